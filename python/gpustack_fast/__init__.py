@@ -1,0 +1,1 @@
+"""gpustack-fast: GPUStack's inference APIs as a fast native router, and the manager of the engines behind it."""

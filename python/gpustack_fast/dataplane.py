@@ -1,0 +1,279 @@
+"""The only file that imports `_native`: the documents that cross the seam, and a typed handle on the data plane.
+
+Each Struct here has a serde twin of the same name in `rust/core/src/documents.rs`.
+Times are milliseconds and sizes are bytes unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gpustack_fast import _native
+from gpustack_fast._native import DataPlaneError
+
+__all__ = [
+    "ConnectionLimits",
+    "DataPlane",
+    "DataPlaneConfig",
+    "DataPlaneError",
+    "Event",
+    "InstanceEntry",
+    "KeyDelta",
+    "KeyEntry",
+    "Limits",
+    "ModelEntry",
+    "Polled",
+    "Record",
+    "RouteEntry",
+    "Started",
+    "Stats",
+    "Table",
+    "TargetEntry",
+    "Timeouts",
+    "__version__",
+]
+
+__version__: str = _native.__version__
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What all documents share: keyword arguments only, and no field that the other side does not know."""
+
+
+class Timeouts(Document):
+    """Each phase of a request has a limit of its own, and its own error when it is over. 0 means no limit.
+
+    There is no limit on a whole request: a long generation may take as long as it makes progress.
+    """
+
+    head: int = 60_000
+    """From the first chance to read a request's head until it is whole; also how long an idle client connection is kept."""
+    body: int = 60_000
+    """From one piece of a client's request body to the next."""
+    connect: int = 3_000
+    """Connecting to an instance."""
+    first_frame: int = 1_800_000
+    """From the request's delivery to the engine until the first frame (for a whole answer: its first byte)."""
+    idle: int = 1_800_000
+    """From one piece of an engine's answer to the next."""
+
+
+class Limits(Document):
+    """Bounds on what one request may hold."""
+
+    body: int = 512 * 1024 * 1024
+    """The largest request body; a larger one is answered 413."""
+    replay: int = 1024 * 1024
+    """The largest request body that is kept so that it can be sent to a second instance."""
+    nesting: int = 512
+    """The deepest nesting of a JSON body (1,024 at most); a deeper one is answered 400."""
+
+
+class ConnectionLimits(Document):
+    """Bounds on connections toward engines."""
+
+    idle_per_instance: int = 128
+    """Idle connections that each worker keeps to each instance."""
+
+
+class DataPlaneConfig(Document):
+    """What the data plane knows from its start to its end."""
+
+    workers: int = 1
+    control_socket: str | None = None
+    """Path of the Unix socket where the management API listens: it gets every path that is neither inference nor
+    the data plane's own."""
+    timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    connections: ConnectionLimits = msgspec.field(default_factory=ConnectionLimits)
+    record_queue: int = 65_536
+    """Finished requests that wait for `poll`; when it is full, new records are dropped and counted."""
+
+
+class Started(Document):
+    """The addresses that answer: `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`, in the order of the listeners."""
+
+    addresses: list[str]
+
+
+class InstanceEntry(Document):
+    """One engine process (or one address of somebody else's engine)."""
+
+    id: str
+    """Unique for ever: a restarted engine gets a new one, so that its counters start anew."""
+    address: str
+    """`http://HOST:PORT` or `unix:PATH`."""
+    state: str
+    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting, running, error, unreachable.
+    Only a running one gets requests."""
+    api_key: str | None = None
+    """Sent to the engine as `Authorization: Bearer`."""
+    idle_timeout: int = 4_000
+    """How long an idle connection to it may be used again; below the engine's own limit."""
+    requests_per_connection: int = 0
+    """After so many requests a connection is not used again; 0: no limit. Below the engine's own limit."""
+    cancel_lag: int = 0
+    """How long the engine goes on with a non-streamed request after its connection was closed: so long the slot stays
+    counted. (For streams a close ends the work at once, in every engine that we know.)"""
+
+
+class ModelEntry(Document):
+    """A deployment: interchangeable instances that serve the same thing."""
+
+    name: str
+    served_name: str
+    """What the engines call it: `model` becomes this on the way in, and the route's name on the way out."""
+    backend: str
+    dialects: list[str] = msgspec.field(default_factory=lambda: ["openai"])
+    instances: list[InstanceEntry] = []
+
+
+class TargetEntry(Document):
+    """A weighted link from a route to a model."""
+
+    model: str
+    weight: int = 100
+
+
+class RouteEntry(Document):
+    """A public name: what clients send in `model`."""
+
+    name: str
+    created: int
+    """Unix seconds."""
+    targets: list[TargetEntry]
+    categories: list[str] = []
+    generic_proxy: bool = False
+
+
+class Table(Document):
+    """The whole routing table. Every target must name a model in it."""
+
+    models: list[ModelEntry] = []
+    routes: list[RouteEntry] = []
+    metrics: str = ""
+    """Prometheus text of the control plane's own families, appended to `/metrics` as it is."""
+
+
+class KeyEntry(Document):
+    """One API key. The key itself never crosses: only its digest."""
+
+    id: str
+    """The access key (16 hex digits): what logs, records and lists may show."""
+    digest: str
+    """Hex of SHA-256 over the store's salt followed by the whole key as the client sends it."""
+    allowed_models: list[str] | None = None
+    """Route names; None allows all."""
+
+
+class KeyDelta(Document):
+    """A change of the key table."""
+
+    salt: str
+    """Hex; the same for all keys of a store."""
+    replace: bool = False
+    """True: forget all other keys first."""
+    upsert: list[KeyEntry] = []
+    remove: list[str] = []
+    """Ids."""
+
+
+class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """One finished request. The order of the fields is the wire's order."""
+
+    started: float
+    """Unix seconds."""
+    request_id: str
+    key: str
+    """The key's id; empty where none was needed or none was right."""
+    route: str
+    """Empty when the request did not get so far."""
+    instance: str
+    """The instance that answered last; empty when none did."""
+    path: str
+    """The row of the path table, e.g. `/v1/chat/completions`."""
+    status: int
+    """What the client got; 499 when it left before the head."""
+    attempts: int
+    """Instances that were tried."""
+    first_frame: float
+    """Milliseconds from the request's head to the first byte handed to the client; 0 when there was none."""
+    duration: float
+    """Milliseconds from the request's head to the end."""
+    bytes_in: int
+    bytes_out: int
+    stream: bool
+    end: str
+    """How it ended: done, refused (we answered an error), engine_error, engine_died, client_gone, timeout, drained."""
+
+
+class Event(Document):
+    """Something that the control plane should act on soon."""
+
+    type: str
+    """instance_idle, instance_faulted, drained."""
+    instance: str = ""
+    version: int = 0
+    """instance_idle: the version of the table that retired the instance."""
+    reason: str = ""
+    """instance_faulted: what was seen, e.g. `connect: Connection refused`."""
+    cut: int = 0
+    """drained: requests that were cut at the deadline."""
+
+
+class Polled(Document):
+    """What happened since the last poll."""
+
+    records: list[Record] = []
+    dropped: int = 0
+    """Records that were dropped since the last poll because the queue was full."""
+    events: list[Event] = []
+
+
+class InstanceStats(Document):
+    """One instance's counters."""
+
+    id: str
+    outstanding: int
+    requests: int
+    faults: int
+
+
+class Stats(Document):
+    """A reading of the counters."""
+
+    version: int
+    """The table's version; 0 before the first."""
+    connections: int
+    """Open client connections."""
+    in_flight: int
+    """Requests between their head and their end."""
+    instances: list[InstanceStats] = []
+
+
+class DataPlane:
+    """`_native.DataPlane` with documents instead of bytes. See the stub for what each call promises."""
+
+    def __init__(self, config: DataPlaneConfig, listeners: list[int]) -> None:
+        self._native = _native.DataPlane(msgspec.json.encode(config), listeners)
+
+    def start(self) -> Started:
+        return msgspec.json.decode(self._native.start(), type=Started)
+
+    def publish(self, table: Table) -> int:
+        return self._native.publish(msgspec.json.encode(table))
+
+    def update_keys(self, delta: KeyDelta) -> None:
+        self._native.update_keys(msgspec.json.encode(delta))
+
+    def poll(self) -> Polled:
+        return msgspec.json.decode(self._native.poll(), type=Polled)
+
+    def fileno(self) -> int:
+        return self._native.fileno()
+
+    def stats(self) -> Stats:
+        return msgspec.json.decode(self._native.stats(), type=Stats)
+
+    def drain(self, deadline: float) -> None:
+        self._native.drain(deadline)
