@@ -1,0 +1,823 @@
+//! Finds `model`, `stream` and `stream_options` in a JSON request body while its bytes arrive.
+//!
+//! The scanner builds no tree, does not recurse, and keeps its whole state between pieces, so the body may come in any
+//! split. It checks the structure of everything that it passes: what it accepts is what a JSON parser accepts, because
+//! a body that two readers understand differently is a way around the check of the key (an engine takes the last
+//! `model` of two). Three leniencies are wanted, for clients that exist:
+//!
+//! * `NaN`, `Infinity` and `-Infinity` are values (Python writes them);
+//! * bytes that are not UTF-8 pass inside strings, except in the value of `model`;
+//! * a lone surrogate (`"\ud800"`) passes, except in the value of `model`.
+//!
+//! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested `model` are not.
+
+use std::fmt;
+use std::ops::Range;
+
+/// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
+pub const MODEL_BYTES_MAX: usize = 512;
+
+/// The deepest nesting that any limit can allow; the body's own object counts as one.
+pub const NESTING_MAX: u16 = 1024;
+
+/// The range of the top-level `model`'s string value, both quotes included, in a JSON object that an engine wrote.
+///
+/// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON before the value, a
+/// value that is not a string. The name itself is not judged: an empty one is found too.
+pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
+    let mut finder = ModelFinder::new();
+    finder.feed(json);
+    finder.found()
+}
+
+/// `find_model` over pieces: the scan stops at the value and the bytes of the name are not kept.
+pub(crate) struct ModelFinder {
+    sniffer: Sniffer,
+}
+
+impl ModelFinder {
+    pub(crate) fn new() -> Self {
+        let mut sniffer = Sniffer::new(NESTING_MAX);
+        sniffer.keep_name = false;
+        Self { sniffer }
+    }
+
+    /// Reads on until the value is found, the text is broken or the piece ends.
+    pub(crate) fn feed(&mut self, piece: &[u8]) {
+        let mut at = 0;
+        while at < piece.len() && self.found().is_none() {
+            // A fault is final: the rest of the text is of no use.
+            at = self.sniffer.step_or_fail(piece, at).unwrap_or(piece.len());
+        }
+        self.sniffer.base += piece.len() as u64;
+    }
+
+    /// The range of the value, counted over all pieces.
+    pub(crate) fn found(&self) -> Option<Range<usize>> {
+        let range = &self.sniffer.model()?.range;
+        Some(range.start as usize..range.end as usize)
+    }
+
+    /// How many bytes came in all pieces.
+    pub(crate) fn seen(&self) -> usize {
+        self.sniffer.base as usize
+    }
+}
+
+/// What the top-level `model` says, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The name after unescaping: neither empty nor blank, at most [`MODEL_BYTES_MAX`] bytes. Any character can be in
+    /// it, control characters too.
+    pub name: String,
+    /// The bytes of the JSON string in the body, both quotes included.
+    pub range: Range<u64>,
+}
+
+/// The scanner; see the module's page. Allocates nothing until `model` is found.
+pub struct Sniffer {
+    state: State,
+    /// Where the present piece begins in the body.
+    base: u64,
+    nesting_limit: u16,
+    depth: u16,
+    /// One bit for each open container: set for an array.
+    arrays: [u64; NESTING_MAX as usize / 64],
+    /// What the string being read is for.
+    role: Role,
+    key: Key,
+    name: Vec<u8>,
+    /// The four digits of a `\u` escape so far.
+    unit: u16,
+    /// A high surrogate that waits for its low one; 0 when none does.
+    high: u16,
+    /// Which top-level member the present value belongs to.
+    member: Member,
+    value_start: u64,
+    value_is_true: bool,
+    keep_name: bool,
+    model: Option<Model>,
+    stream: bool,
+    stream_options: Option<Range<u64>>,
+    failed: Option<SniffError>,
+}
+
+impl Sniffer {
+    /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own included; it is held
+    /// between 1 and [`NESTING_MAX`].
+    pub fn new(nesting_limit: u16) -> Self {
+        Self {
+            state: State::Start,
+            base: 0,
+            nesting_limit: nesting_limit.clamp(1, NESTING_MAX),
+            depth: 0,
+            arrays: [0; NESTING_MAX as usize / 64],
+            role: Role::Value,
+            key: Key::default(),
+            name: Vec::new(),
+            unit: 0,
+            high: 0,
+            member: Member::Other,
+            value_start: 0,
+            value_is_true: false,
+            keep_name: true,
+            model: None,
+            stream: false,
+            stream_options: None,
+            failed: None,
+        }
+    }
+
+    /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
+    /// later call repeats it.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SniffError> {
+        let mut at = 0;
+        while at < piece.len() {
+            at = self.step_or_fail(piece, at)?;
+        }
+        self.base += piece.len() as u64;
+        Ok(())
+    }
+
+    /// The top-level `model`, as soon as its closing quote was read. It is not proof of a good body: a second one may
+    /// follow and is an error then.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
+    }
+
+    /// Whether the last top-level `stream` read so far is the literal `true`. Nothing else streams.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever its type.
+    pub fn stream_options(&self) -> Option<Range<u64>> {
+        self.stream_options.clone()
+    }
+
+    /// Whether the body's object is closed: only white space may follow.
+    pub fn finished(&self) -> bool {
+        self.state == State::Done && self.failed.is_none()
+    }
+
+    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object is missing or not
+    /// whole, or it has no `model`.
+    pub fn end(&self) -> Result<(), SniffError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let kind = match self.state {
+            State::Start => SniffErrorKind::Empty,
+            State::Done if self.model.is_some() => return Ok(()),
+            State::Done => SniffErrorKind::ModelMissing,
+            _ => SniffErrorKind::Truncated,
+        };
+        Err(SniffError {
+            kind,
+            offset: self.base,
+        })
+    }
+
+    /// `step`, with the memory that an error is final.
+    fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => self.step(piece, at).inspect_err(|&error| self.failed = Some(error)),
+        }
+    }
+
+    /// Reads one token, or the part of it that is in the piece, and says where to read on.
+    fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        match self.state {
+            State::Text => self.text(piece, at),
+            State::Escape => self.escape(piece[at], at),
+            State::Hex(left) => self.hex(piece[at], left, at),
+            State::Number(part) => self.number(piece, part, at),
+            State::Word(rest) => self.word(piece, rest, at),
+            _ => {
+                let at = at + leading_space(&piece[at..]);
+                match piece.get(at) {
+                    Some(&byte) => self.punctuation(byte, at).map(|()| at + 1),
+                    None => Ok(at),
+                }
+            }
+        }
+    }
+
+    /// One byte between tokens, or the first byte of one.
+    fn punctuation(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        match (self.state, byte) {
+            (State::AfterValue, b',') if self.in_array() => self.state = State::Value,
+            (State::AfterValue, b',') => self.state = State::NextKey,
+            (State::FirstValue, b']') => self.close(at),
+            (State::AfterValue, b']') if self.in_array() => self.close(at),
+            (State::AfterValue | State::FirstKey, b'}') if !self.in_array() => self.close(at),
+            (State::FirstKey | State::NextKey, b'"') => self.open_key(),
+            (State::Colon, b':') => self.state = State::Value,
+            (State::Value | State::FirstValue, _) => return self.open_value(byte, at),
+            (State::Start, b'{') => return self.open(State::FirstKey, false, at),
+            (State::FirstKey, 0) if self.offset(at) == 1 => return Err(self.fault(SniffErrorKind::NotUtf8, at)),
+            _ => return Err(self.fault(self.unexpected(byte, at), at)),
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a byte that the state has no use for.
+    fn unexpected(&self, byte: u8, at: usize) -> SniffErrorKind {
+        match self.state {
+            State::Start if byte == 0 => SniffErrorKind::NotUtf8,
+            State::Start if matches!(byte, 0xEF | 0xFE | 0xFF) && self.offset(at) == 0 => SniffErrorKind::ByteOrderMark,
+            State::Start => SniffErrorKind::NotAnObject,
+            State::Done => SniffErrorKind::TrailingData,
+            State::FirstKey => SniffErrorKind::Syntax("a key in double quotes or `}`"),
+            State::NextKey => SniffErrorKind::Syntax("a key in double quotes"),
+            State::Colon => SniffErrorKind::Syntax("`:` after the key"),
+            _ if self.in_array() => SniffErrorKind::Syntax("`,` or `]` after the value"),
+            _ => SniffErrorKind::Syntax("`,` or `}` after the value"),
+        }
+    }
+
+    fn open_key(&mut self) {
+        self.role = if self.depth == 1 { Role::TopKey } else { Role::NestedKey };
+        self.key = Key::default();
+        self.state = State::Text;
+    }
+
+    fn open_value(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        if self.depth == 1 {
+            self.value_start = self.offset(at);
+            self.value_is_true = byte == b't';
+            if self.member == Member::Model && byte != b'"' && starts_value(byte) {
+                return Err(self.fault(SniffErrorKind::ModelNotAString, at));
+            }
+        }
+        match byte {
+            b'"' => {
+                let named = self.depth == 1 && self.member == Member::Model && self.keep_name;
+                self.role = if named { Role::Name } else { Role::Value };
+                self.state = State::Text;
+            }
+            b'{' => return self.open(State::FirstKey, false, at),
+            b'[' => return self.open(State::FirstValue, true, at),
+            b't' => self.state = State::Word(b"rue"),
+            b'f' => self.state = State::Word(b"alse"),
+            b'n' => self.state = State::Word(b"ull"),
+            b'N' => self.state = State::Word(b"aN"),
+            b'I' => self.state = State::Word(b"nfinity"),
+            b'-' => self.state = State::Number(Number::Minus),
+            b'0' => self.state = State::Number(Number::Zero),
+            b'1'..=b'9' => self.state = State::Number(Number::Integer),
+            _ => return Err(self.fault(SniffErrorKind::Syntax("a value"), at)),
+        }
+        Ok(())
+    }
+
+    /// Opens an object or an array.
+    fn open(&mut self, state: State, array: bool, at: usize) -> Result<(), SniffError> {
+        if self.depth >= self.nesting_limit {
+            return Err(self.fault(SniffErrorKind::TooDeep, at));
+        }
+        let (word, bit) = (usize::from(self.depth / 64), self.depth % 64);
+        self.arrays[word] = self.arrays[word] & !(1 << bit) | u64::from(array) << bit;
+        self.depth += 1;
+        self.state = state;
+        Ok(())
+    }
+
+    fn in_array(&self) -> bool {
+        let Some(top) = self.depth.checked_sub(1) else {
+            return false;
+        };
+        self.arrays[usize::from(top / 64)] >> (top % 64) & 1 == 1
+    }
+
+    /// Closes the innermost object or array; `at` is its bracket.
+    fn close(&mut self, at: usize) {
+        self.depth -= 1;
+        if self.depth == 0 {
+            self.state = State::Done;
+        } else {
+            self.close_value(at + 1);
+        }
+    }
+
+    /// A value that is not the model's name ends before `end`.
+    fn close_value(&mut self, end: usize) {
+        self.state = State::AfterValue;
+        if self.depth == 1 {
+            match self.member {
+                Member::Stream => self.stream = self.value_is_true,
+                Member::StreamOptions => self.stream_options = Some(self.value_start..self.offset(end)),
+                Member::Model => self.take_model(String::new(), end),
+                Member::Other => {}
+            }
+        }
+    }
+
+    fn take_model(&mut self, name: String, end: usize) {
+        self.model = Some(Model {
+            name,
+            range: self.value_start..self.offset(end),
+        });
+    }
+
+    /// The inside of a string.
+    fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        let end = at + plain_text(&piece[at..]);
+        if end > at {
+            self.keep(&piece[at..end])?;
+        }
+        match piece.get(end) {
+            None => return Ok(end),
+            Some(b'"') => self.close_text(end)?,
+            Some(b'\\') => self.state = State::Escape,
+            Some(_) => return Err(self.fault(SniffErrorKind::Syntax("an escape in place of a control character"), end)),
+        }
+        Ok(end + 1)
+    }
+
+    /// The closing quote of a string is at `at`.
+    fn close_text(&mut self, at: usize) -> Result<(), SniffError> {
+        match self.role {
+            Role::NestedKey => self.state = State::Colon,
+            Role::TopKey => {
+                self.lone_surrogate()?;
+                self.member = self.key.member();
+                if self.member == Member::Model && self.model.is_some() {
+                    return Err(self.fault(SniffErrorKind::ModelTwice, at));
+                }
+                self.state = State::Colon;
+            }
+            Role::Value => self.close_value(at + 1),
+            Role::Name => {
+                self.lone_surrogate()?;
+                let name = String::from_utf8(std::mem::take(&mut self.name))
+                    .map_err(|_| self.name_fault(SniffErrorKind::ModelNotUnicode))?;
+                if name.trim().is_empty() {
+                    return Err(self.name_fault(SniffErrorKind::ModelEmpty));
+                }
+                self.take_model(name, at + 1);
+                self.state = State::AfterValue;
+            }
+        }
+        Ok(())
+    }
+
+    /// The byte behind a backslash.
+    fn escape(&mut self, byte: u8, at: usize) -> Result<usize, SniffError> {
+        let character = match byte {
+            b'"' | b'\\' | b'/' => byte,
+            b'b' => 0x08,
+            b'f' => 0x0C,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                self.unit = 0;
+                self.state = State::Hex(4);
+                return Ok(at + 1);
+            }
+            _ => return Err(self.fault(SniffErrorKind::Syntax("one of the JSON escapes after `\\`"), at)),
+        };
+        self.keep(&[character])?;
+        self.state = State::Text;
+        Ok(at + 1)
+    }
+
+    /// One digit of a `\u` escape; `left` counts it.
+    fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, SniffError> {
+        let Some(digit) = char::from(byte).to_digit(16) else {
+            return Err(self.fault(SniffErrorKind::Syntax("four hexadecimal digits after `\\u`"), at));
+        };
+        self.unit = self.unit << 4 | digit as u16;
+        if left > 1 {
+            self.state = State::Hex(left - 1);
+        } else {
+            self.state = State::Text;
+            self.keep_unit(self.unit)?;
+        }
+        Ok(at + 1)
+    }
+
+    /// Keeps a UTF-16 code unit of an escaped character, of which a pair makes one.
+    fn keep_unit(&mut self, unit: u16) -> Result<(), SniffError> {
+        if !self.role.is_kept() {
+            return Ok(());
+        }
+        let scalar = match (self.high, unit) {
+            (0, 0xD800..=0xDBFF) => {
+                self.high = unit;
+                return Ok(());
+            }
+            (0, _) => u32::from(unit),
+            (high, 0xDC00..=0xDFFF) => {
+                self.high = 0;
+                0x1_0000 + (u32::from(high - 0xD800) << 10 | u32::from(unit - 0xDC00))
+            }
+            // The first of two high ones is alone; so `high` is left as it is for `lone_surrogate` to see.
+            _ => return self.lone_surrogate_then(unit),
+        };
+        match char::from_u32(scalar) {
+            Some(character) => self.keep(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            None => self.not_a_character(),
+        }
+    }
+
+    /// A high surrogate was not followed by a low one but by `unit`.
+    fn lone_surrogate_then(&mut self, unit: u16) -> Result<(), SniffError> {
+        self.lone_surrogate()?;
+        self.keep_unit(unit)
+    }
+
+    /// Settles a high surrogate that got no low one, if there is one.
+    fn lone_surrogate(&mut self) -> Result<(), SniffError> {
+        if self.high == 0 {
+            return Ok(());
+        }
+        self.high = 0;
+        self.not_a_character()
+    }
+
+    fn not_a_character(&mut self) -> Result<(), SniffError> {
+        if self.role == Role::Name {
+            return Err(self.name_fault(SniffErrorKind::ModelLoneSurrogate));
+        }
+        self.key.spoil();
+        Ok(())
+    }
+
+    /// Keeps a part of the string, if it is one that is needed.
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
+        if !self.role.is_kept() {
+            return Ok(());
+        }
+        self.lone_surrogate()?;
+        if self.role == Role::TopKey {
+            self.key.push(bytes);
+        } else if self.name.len() + bytes.len() > MODEL_BYTES_MAX {
+            return Err(self.name_fault(SniffErrorKind::ModelTooLong));
+        } else {
+            self.name.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// The rest of a number, up to the first byte that is not its own.
+    fn number(&mut self, piece: &[u8], part: Number, at: usize) -> Result<usize, SniffError> {
+        let mut part = part;
+        for (at, &byte) in piece.iter().enumerate().skip(at) {
+            part = match part.next(byte) {
+                Some(next) => next,
+                None if part.may_end() => {
+                    self.close_value(at);
+                    return Ok(at);
+                }
+                None if part == Number::Minus && byte == b'I' => {
+                    self.state = State::Word(b"nfinity");
+                    return Ok(at + 1);
+                }
+                None => return Err(self.fault(SniffErrorKind::Syntax("a digit of a number"), at)),
+            };
+        }
+        self.state = State::Number(part);
+        Ok(piece.len())
+    }
+
+    /// The rest of `true`, `false`, `null`, `NaN` or `Infinity`.
+    fn word(&mut self, piece: &[u8], rest: &'static [u8], at: usize) -> Result<usize, SniffError> {
+        let mut rest = rest;
+        for (at, &byte) in piece.iter().enumerate().skip(at) {
+            match rest.split_first() {
+                Some((&first, more)) if first == byte => rest = more,
+                _ => return Err(self.fault(SniffErrorKind::Syntax("`true`, `false`, `null` or a number"), at)),
+            }
+            if rest.is_empty() {
+                self.close_value(at + 1);
+                return Ok(at + 1);
+            }
+        }
+        self.state = State::Word(rest);
+        Ok(piece.len())
+    }
+
+    fn offset(&self, at: usize) -> u64 {
+        self.base + at as u64
+    }
+
+    fn fault(&self, kind: SniffErrorKind, at: usize) -> SniffError {
+        SniffError {
+            kind,
+            offset: self.offset(at),
+        }
+    }
+
+    /// A fault of the model's name is shown at its opening quote.
+    fn name_fault(&self, kind: SniffErrorKind) -> SniffError {
+        SniffError {
+            kind,
+            offset: self.value_start,
+        }
+    }
+}
+
+impl fmt::Debug for Sniffer {
+    /// Shows where the scan stands, and nothing of the body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sniffer")
+            .field("state", &self.state)
+            .field("depth", &self.depth)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is expected next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The `{` of the body.
+    Start,
+    /// Behind a `{`.
+    FirstKey,
+    /// Behind a `,` in an object.
+    NextKey,
+    /// Behind a key.
+    Colon,
+    /// Behind a `[`.
+    FirstValue,
+    /// Behind a `:`, or a `,` in an array.
+    Value,
+    AfterValue,
+    /// Inside a string.
+    Text,
+    /// Behind a backslash.
+    Escape,
+    /// Behind `\u`; so many digits are to come.
+    Hex(u8),
+    Number(Number),
+    /// These bytes complete a word.
+    Word(&'static [u8]),
+    /// Behind the `}` of the body.
+    Done,
+}
+
+/// The last part of a number that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+}
+
+impl Number {
+    fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Minus, b'0') => Self::Zero,
+            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
+            (Self::Zero | Self::Integer, b'.') => Self::Point,
+            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
+            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
+            (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
+            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
+            _ => return None,
+        })
+    }
+
+    fn may_end(self) -> bool {
+        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
+    }
+}
+
+/// What a string is for; only a top-level key and the model's name are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    TopKey,
+    NestedKey,
+    Name,
+    Value,
+}
+
+impl Role {
+    fn is_kept(self) -> bool {
+        matches!(self, Self::TopKey | Self::Name)
+    }
+}
+
+/// The top-level members that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Model,
+    Stream,
+    StreamOptions,
+    Other,
+}
+
+/// A top-level key, unescaped, as far as it can still be one that matters.
+#[derive(Clone, Copy, Default)]
+struct Key {
+    bytes: [u8; 15],
+    length: u8,
+}
+
+impl Key {
+    /// A length that no key that matters has.
+    const SPOILT: u8 = u8::MAX;
+
+    fn push(&mut self, more: &[u8]) {
+        let start = usize::from(self.length);
+        match self.bytes.get_mut(start..start + more.len()) {
+            Some(room) => {
+                room.copy_from_slice(more);
+                self.length += more.len() as u8;
+            }
+            None => self.spoil(),
+        }
+    }
+
+    fn spoil(&mut self) {
+        self.length = Self::SPOILT;
+    }
+
+    fn member(&self) -> Member {
+        match self.bytes.get(..usize::from(self.length)) {
+            Some(b"model") => Member::Model,
+            Some(b"stream") => Member::Stream,
+            Some(b"stream_options") => Member::StreamOptions,
+            _ => Member::Other,
+        }
+    }
+}
+
+/// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SniffError {
+    /// What is wrong.
+    pub kind: SniffErrorKind,
+    /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where the value begins.
+    pub offset: u64,
+}
+
+/// What can be wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SniffErrorKind {
+    /// Nothing or only white space.
+    Empty,
+    /// Something other than a JSON object.
+    NotAnObject,
+    /// Not JSON; says what was expected.
+    Syntax(&'static str),
+    /// Something other than white space follows the object.
+    TrailingData,
+    /// The body ends inside the object.
+    Truncated,
+    /// More open objects and arrays than allowed.
+    TooDeep,
+    /// The body begins with a byte order mark.
+    ByteOrderMark,
+    /// The body looks like UTF-16 or UTF-32.
+    NotUtf8,
+    /// The object has no top-level `model`.
+    ModelMissing,
+    /// `model` is null, a number, an object and so on.
+    ModelNotAString,
+    /// `model` is empty or blank.
+    ModelEmpty,
+    /// `model` is longer than [`MODEL_BYTES_MAX`].
+    ModelTooLong,
+    /// The object has a second top-level `model`, escaped or not.
+    ModelTwice,
+    /// `model` holds half of a surrogate pair.
+    ModelLoneSurrogate,
+    /// `model` is not UTF-8.
+    ModelNotUnicode,
+}
+
+impl std::error::Error for SniffError {}
+
+impl fmt::Display for SniffError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.offset;
+        match self.kind {
+            SniffErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
+            SniffErrorKind::NotAnObject => {
+                write!(
+                    f,
+                    "The request body is not a JSON object: byte {at} is not `{{`; send one JSON object."
+                )
+            }
+            SniffErrorKind::Syntax(expected) => {
+                write!(
+                    f,
+                    "The request body is not valid JSON: at byte {at} there should be {expected}."
+                )
+            }
+            SniffErrorKind::TrailingData => {
+                write!(
+                    f,
+                    "The request body goes on after its JSON object, at byte {at}; send one JSON object only."
+                )
+            }
+            SniffErrorKind::Truncated => {
+                write!(
+                    f,
+                    "The request body ends after {at} bytes, inside its JSON object; send the whole object."
+                )
+            }
+            SniffErrorKind::TooDeep => {
+                write!(
+                    f,
+                    "The request body nests objects and arrays too deeply at byte {at}; send a flatter one."
+                )
+            }
+            SniffErrorKind::ByteOrderMark => {
+                f.write_str("The request body begins with a byte order mark; send UTF-8 without one.")
+            }
+            SniffErrorKind::NotUtf8 => f.write_str("The request body looks like UTF-16 or UTF-32; send UTF-8."),
+            SniffErrorKind::ModelMissing => {
+                f.write_str("The request body has no `model`; name the model to use, as /v1/models lists it.")
+            }
+            SniffErrorKind::ModelNotAString => {
+                write!(f, "`model` must be a string; at byte {at} it is something else.")
+            }
+            SniffErrorKind::ModelEmpty => {
+                f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
+            }
+            SniffErrorKind::ModelTooLong => {
+                write!(
+                    f,
+                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it."
+                )
+            }
+            SniffErrorKind::ModelTwice => {
+                write!(
+                    f,
+                    "The request body has a second `model` before byte {at}; send `model` once."
+                )
+            }
+            SniffErrorKind::ModelLoneSurrogate => {
+                f.write_str("`model` holds half of a surrogate pair, which is no character; name the model in Unicode.")
+            }
+            SniffErrorKind::ModelNotUnicode => f.write_str("`model` is not valid UTF-8; name the model in UTF-8."),
+        }
+    }
+}
+
+fn starts_value(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9'
+    )
+}
+
+fn leading_space(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
+        .unwrap_or(bytes.len())
+}
+
+/// How many bytes from the start are neither a quote, a backslash nor a control character.
+fn plain_text(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        // Most strings have ended by now; a longer one is worth bigger steps.
+        if at == 32 {
+            at += plain_blocks(&bytes[at..]);
+        }
+    }
+    at + bytes[at..]
+        .iter()
+        .position(|&byte| is_special(byte))
+        .unwrap_or(bytes.len() - at)
+}
+
+/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of the inner loop.
+fn plain_blocks(bytes: &[u8]) -> usize {
+    let is_plain = |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
+    bytes.as_chunks().0.iter().take_while(is_plain).count() * 64
+}
+
+fn is_special(byte: u8) -> bool {
+    matches!(byte, 0..0x20 | b'"' | b'\\')
+}
+
+/// A word whose lowest set bit is the top bit of the first special byte of eight; 0 when there is none. Bits above the
+/// lowest mean nothing: the subtractions may borrow from a special byte's neighbour.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    let quote = word ^ (ONES * 0x22);
+    let backslash = word ^ (ONES * 0x5C);
+    let below = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = quote.wrapping_sub(ONES) & !quote;
+    let backslashes = backslash.wrapping_sub(ONES) & !backslash;
+    (below | quotes | backslashes) & TOPS
+}
