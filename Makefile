@@ -1,0 +1,109 @@
+# Every command that anyone types. Each target sets up what it needs and redoes only what changed.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+UV := .tools/bin/uv
+BIN := .venv/bin
+# Arguments for `gpustack-fast serve`: make serve ARGS="--config my.toml --port 8000"
+ARGS ?=
+# Arguments for pytest: make test-python PYTEST_ARGS="-k drain"
+PYTEST_ARGS ?=
+# Seconds for each fuzz target.
+TIME ?= 60
+# Rounds and seconds per window of the bench.
+ROUNDS ?= 5
+SECONDS_PER_WINDOW ?= 4
+
+RUST_SOURCES := $(shell find rust/core/src rust/py/src -name '*.rs') \
+	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/py/Cargo.toml pyproject.toml
+
+# maturin and cargo take the project's own environment, whatever the shell has active.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+unexport CONDA_PREFIX PYTHONPATH
+
+.PHONY: help
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+# -- what the others stand on ------------------------------------------------
+
+.tools/.ready: requirements/tools.txt scripts/setup-tools
+	@scripts/setup-tools
+	@touch $@
+
+.venv/.ready: requirements/dev.txt .tools/.ready
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --allow-existing --python .tools/bin/python .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@touch $@
+
+# .venv/.native-quick or .venv/.native-release: the extension module, built with the Cargo profile of that name.
+.venv/.native-%: .venv/.ready $(RUST_SOURCES)
+	$(BIN)/maturin develop --quiet --uv --locked --profile $*
+	@rm -f .venv/.native-*
+	@touch $@
+
+# -- running -----------------------------------------------------------------
+
+.PHONY: serve
+serve: .venv/.native-quick  ## Build what is missing and run the server (ARGS="--config my.toml")
+	@exec $(BIN)/gpustack-fast serve $(ARGS)
+
+# -- checking ----------------------------------------------------------------
+
+.PHONY: test test-rust test-python
+test: test-rust test-python  ## All tests: Rust first, then pytest with the real SDK and the real engine
+
+# gpustack-fast-py is tested through Python; a test binary of its own would need libpython to link.
+test-rust:  ## The Rust tests alone
+	cargo test --locked --workspace --exclude gpustack-fast-py
+
+test-python: .venv/.native-quick  ## pytest alone (PYTEST_ARGS="-k drain")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: .venv/.native-quick  ## Formatting, clippy, ruff, mypy, and the stub against the built module
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest gpustack_fast._native
+
+.PHONY: fmt
+fmt: .venv/.ready  ## Format everything, and fix what ruff can fix
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: fuzz
+fuzz:  ## Fuzz each target for TIME=60 seconds
+	scripts/fuzz $(TIME)
+
+# -- measuring ---------------------------------------------------------------
+
+.PHONY: bench
+bench: .venv/.native-release  ## Side by side with nginx (ROUNDS=5); needs scripts/install-system-packages bench
+	cargo build --quiet --locked --release -p gpustack-fast-bench-kit
+	$(BIN)/python bench/side_by_side.py --rounds $(ROUNDS) --seconds $(SECONDS_PER_WINDOW)
+
+# -- upkeep ------------------------------------------------------------------
+
+# Without UPGRADE the locks only follow the manifests; with UPGRADE=1 everything in them moves to its newest version.
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: newest versions)
+	$(if $(UPGRADE),cargo update,cargo metadata --format-version 1 >/dev/null)
+	$(COMPILE) pyproject.toml -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	$(COMPILE) requirements/tools.in -o requirements/tools.txt
+
+.PHONY: clean
+clean:  ## Remove the environments, build outputs and caches (not the data directory)
+	rm -rf .tools .venv target rust/fuzz/target dist bench/out
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis python/gpustack_fast/*.so
+	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
