@@ -11,8 +11,14 @@
 //!
 //! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested `model` are not.
 
+mod error;
+mod token;
+
 use std::fmt;
 use std::ops::Range;
+
+pub use error::{SniffError, SniffErrorKind};
+use token::{Key, Member, Number, leading_space, plain_text, starts_value};
 
 /// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
 pub const MODEL_BYTES_MAX: usize = 512;
@@ -45,8 +51,7 @@ impl ModelFinder {
     /// Reads on until the value is found, the text is broken or the piece ends.
     pub(crate) fn feed(&mut self, piece: &[u8]) {
         let mut at = 0;
-        while at < piece.len() && self.found().is_none() {
-            // A fault is final: the rest of the text is of no use.
+        while at < piece.len() && self.sniffer.model.is_none() && self.sniffer.failed.is_none() {
             at = self.sniffer.step_or_fail(piece, at).unwrap_or(piece.len());
         }
         self.sniffer.base += piece.len() as u64;
@@ -131,6 +136,9 @@ impl Sniffer {
     /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
     /// later call repeats it.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), SniffError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         let mut at = 0;
         while at < piece.len() {
             at = self.step_or_fail(piece, at)?;
@@ -178,12 +186,9 @@ impl Sniffer {
         })
     }
 
-    /// `step`, with the memory that an error is final.
+    /// `step`, with a memory of its error.
     fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
-        match self.failed {
-            Some(error) => Err(error),
-            None => self.step(piece, at).inspect_err(|&error| self.failed = Some(error)),
-        }
+        self.step(piece, at).inspect_err(|&error| self.failed = Some(error))
     }
 
     /// Reads one token, or the part of it that is in the piece, and says where to read on.
@@ -559,38 +564,6 @@ enum State {
     Done,
 }
 
-/// The last part of a number that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Number {
-    Minus,
-    Zero,
-    Integer,
-    Point,
-    Fraction,
-    Exponent,
-    ExponentSign,
-    ExponentDigits,
-}
-
-impl Number {
-    fn next(self, byte: u8) -> Option<Self> {
-        Some(match (self, byte) {
-            (Self::Minus, b'0') => Self::Zero,
-            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
-            (Self::Zero | Self::Integer, b'.') => Self::Point,
-            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
-            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
-            (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
-            _ => return None,
-        })
-    }
-
-    fn may_end(self) -> bool {
-        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
-    }
-}
-
 /// What a string is for; only a top-level key and the model's name are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -604,220 +577,4 @@ impl Role {
     fn is_kept(self) -> bool {
         matches!(self, Self::TopKey | Self::Name)
     }
-}
-
-/// The top-level members that matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
-    Model,
-    Stream,
-    StreamOptions,
-    Other,
-}
-
-/// A top-level key, unescaped, as far as it can still be one that matters.
-#[derive(Clone, Copy, Default)]
-struct Key {
-    bytes: [u8; 15],
-    length: u8,
-}
-
-impl Key {
-    /// A length that no key that matters has.
-    const SPOILT: u8 = u8::MAX;
-
-    fn push(&mut self, more: &[u8]) {
-        let start = usize::from(self.length);
-        match self.bytes.get_mut(start..start + more.len()) {
-            Some(room) => {
-                room.copy_from_slice(more);
-                self.length += more.len() as u8;
-            }
-            None => self.spoil(),
-        }
-    }
-
-    fn spoil(&mut self) {
-        self.length = Self::SPOILT;
-    }
-
-    fn member(&self) -> Member {
-        match self.bytes.get(..usize::from(self.length)) {
-            Some(b"model") => Member::Model,
-            Some(b"stream") => Member::Stream,
-            Some(b"stream_options") => Member::StreamOptions,
-            _ => Member::Other,
-        }
-    }
-}
-
-/// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SniffError {
-    /// What is wrong.
-    pub kind: SniffErrorKind,
-    /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where the value begins.
-    pub offset: u64,
-}
-
-/// What can be wrong with a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SniffErrorKind {
-    /// Nothing or only white space.
-    Empty,
-    /// Something other than a JSON object.
-    NotAnObject,
-    /// Not JSON; says what was expected.
-    Syntax(&'static str),
-    /// Something other than white space follows the object.
-    TrailingData,
-    /// The body ends inside the object.
-    Truncated,
-    /// More open objects and arrays than allowed.
-    TooDeep,
-    /// The body begins with a byte order mark.
-    ByteOrderMark,
-    /// The body looks like UTF-16 or UTF-32.
-    NotUtf8,
-    /// The object has no top-level `model`.
-    ModelMissing,
-    /// `model` is null, a number, an object and so on.
-    ModelNotAString,
-    /// `model` is empty or blank.
-    ModelEmpty,
-    /// `model` is longer than [`MODEL_BYTES_MAX`].
-    ModelTooLong,
-    /// The object has a second top-level `model`, escaped or not.
-    ModelTwice,
-    /// `model` holds half of a surrogate pair.
-    ModelLoneSurrogate,
-    /// `model` is not UTF-8.
-    ModelNotUnicode,
-}
-
-impl std::error::Error for SniffError {}
-
-impl fmt::Display for SniffError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.offset;
-        match self.kind {
-            SniffErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
-            SniffErrorKind::NotAnObject => {
-                write!(
-                    f,
-                    "The request body is not a JSON object: byte {at} is not `{{`; send one JSON object."
-                )
-            }
-            SniffErrorKind::Syntax(expected) => {
-                write!(
-                    f,
-                    "The request body is not valid JSON: at byte {at} there should be {expected}."
-                )
-            }
-            SniffErrorKind::TrailingData => {
-                write!(
-                    f,
-                    "The request body goes on after its JSON object, at byte {at}; send one JSON object only."
-                )
-            }
-            SniffErrorKind::Truncated => {
-                write!(
-                    f,
-                    "The request body ends after {at} bytes, inside its JSON object; send the whole object."
-                )
-            }
-            SniffErrorKind::TooDeep => {
-                write!(
-                    f,
-                    "The request body nests objects and arrays too deeply at byte {at}; send a flatter one."
-                )
-            }
-            SniffErrorKind::ByteOrderMark => {
-                f.write_str("The request body begins with a byte order mark; send UTF-8 without one.")
-            }
-            SniffErrorKind::NotUtf8 => f.write_str("The request body looks like UTF-16 or UTF-32; send UTF-8."),
-            SniffErrorKind::ModelMissing => {
-                f.write_str("The request body has no `model`; name the model to use, as /v1/models lists it.")
-            }
-            SniffErrorKind::ModelNotAString => {
-                write!(f, "`model` must be a string; at byte {at} it is something else.")
-            }
-            SniffErrorKind::ModelEmpty => {
-                f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
-            }
-            SniffErrorKind::ModelTooLong => {
-                write!(
-                    f,
-                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it."
-                )
-            }
-            SniffErrorKind::ModelTwice => {
-                write!(
-                    f,
-                    "The request body has a second `model` before byte {at}; send `model` once."
-                )
-            }
-            SniffErrorKind::ModelLoneSurrogate => {
-                f.write_str("`model` holds half of a surrogate pair, which is no character; name the model in Unicode.")
-            }
-            SniffErrorKind::ModelNotUnicode => f.write_str("`model` is not valid UTF-8; name the model in UTF-8."),
-        }
-    }
-}
-
-fn starts_value(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9'
-    )
-}
-
-fn leading_space(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
-        .unwrap_or(bytes.len())
-}
-
-/// How many bytes from the start are neither a quote, a backslash nor a control character.
-fn plain_text(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(word) = bytes[at..].first_chunk() {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-        // Most strings have ended by now; a longer one is worth bigger steps.
-        if at == 32 {
-            at += plain_blocks(&bytes[at..]);
-        }
-    }
-    at + bytes[at..]
-        .iter()
-        .position(|&byte| is_special(byte))
-        .unwrap_or(bytes.len() - at)
-}
-
-/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of the inner loop.
-fn plain_blocks(bytes: &[u8]) -> usize {
-    let is_plain = |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
-    bytes.as_chunks().0.iter().take_while(is_plain).count() * 64
-}
-
-fn is_special(byte: u8) -> bool {
-    matches!(byte, 0..0x20 | b'"' | b'\\')
-}
-
-/// A word whose lowest set bit is the top bit of the first special byte of eight; 0 when there is none. Bits above the
-/// lowest mean nothing: the subtractions may borrow from a special byte's neighbour.
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const TOPS: u64 = ONES << 7;
-    let quote = word ^ (ONES * 0x22);
-    let backslash = word ^ (ONES * 0x5C);
-    let below = word.wrapping_sub(ONES * 0x20) & !word;
-    let quotes = quote.wrapping_sub(ONES) & !quote;
-    let backslashes = backslash.wrapping_sub(ONES) & !backslash;
-    (below | quotes | backslashes) & TOPS
 }

@@ -34,32 +34,41 @@ pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// The complete frames of `buf` in order, each with its empty line. They are what lies before `last_edge(buf, 0)`; an
-/// empty line on its own is a frame too.
+/// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a frame too. A CR at
+/// the very end counts as a line end: `last_edge` has judged it. They make up all of `buf` when it was cut there.
 pub fn frames(buf: &[u8]) -> impl Iterator<Item = &[u8]> {
     frame_ranges(buf).map(|range| &buf[range])
 }
 
 /// Puts `name_json` (a JSON string, quotes included) in place of the top-level `model` of each event's data, where that
 /// is a JSON object with such a string. Every other byte stays. `None` when nothing had to change, so that the caller
-/// can pass on what it has.
-pub fn rename_model(whole_frames: &[u8], name_json: &[u8]) -> Option<Vec<u8>> {
+/// can pass on what it has. `frames` begins with a frame; a last one that is cut off is served as far as it goes.
+pub fn rename_model(frames: &[u8], name_json: &[u8]) -> Option<Vec<u8>> {
     let mut renamed = Vec::new();
     let mut copied = 0;
-    for frame in frame_ranges(whole_frames) {
-        let Some(model) = model_in(whole_frames, frame) else {
-            continue;
-        };
-        if &whole_frames[model.clone()] != name_json {
-            renamed.extend_from_slice(&whole_frames[copied..model.start]);
+    let mut finder = ModelFinder::new();
+    let mut at = 0;
+    while at < frames.len() {
+        let line_end = LineEnd::first_in(frames, at).unwrap_or(LineEnd {
+            start: frames.len(),
+            end: frames.len(),
+        });
+        let line = &frames[at..line_end.start];
+        if line.is_empty() {
+            finder = ModelFinder::new();
+        } else if let Some(model) = model_in(line, &mut finder)
+            && &line[model.clone()] != name_json
+        {
+            renamed.extend_from_slice(&frames[copied..at + model.start]);
             renamed.extend_from_slice(name_json);
-            copied = model.end;
+            copied = at + model.end;
         }
+        at = line_end.end;
     }
     if copied == 0 {
         return None;
     }
-    renamed.extend_from_slice(&whole_frames[copied..]);
+    renamed.extend_from_slice(&frames[copied..]);
     Some(renamed)
 }
 
@@ -91,7 +100,7 @@ fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
         loop {
             let line_end = LineEnd::first_in(buf, at)?;
             at = line_end.end;
-            if line_end.is_of_an_empty_line(buf) && line_end.is_whole(buf) {
+            if line_end.is_of_an_empty_line(buf) {
                 return Some(std::mem::replace(&mut start, at)..at);
             }
         }
@@ -122,25 +131,21 @@ fn field(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where in `buf` the frame's data names its model. Lines of data are one text with line feeds between, which a JSON
-/// string cannot span: so the name lies within one line.
-fn model_in(buf: &[u8], frame: Range<usize>) -> Option<Range<usize>> {
-    let mut finder = ModelFinder::new();
-    let mut at = frame.start;
-    while at < frame.end {
-        let line_end = LineEnd::first_in(&buf[..frame.end], at)?;
-        if let (b"data", value) = field(&buf[at..line_end.start]) {
-            let before = finder.seen();
-            finder.feed(value);
-            if let Some(found) = finder.found() {
-                let value_start = line_end.start - value.len();
-                return Some(value_start + (found.start - before)..value_start + (found.end - before));
-            }
-            finder.feed(b"\n");
-        }
-        at = line_end.end;
+/// Where in the line the event's data names its model. `finder` has read the event's lines before it. Lines of data are
+/// one text with line feeds between, which a JSON string cannot span: so the name lies within one line.
+fn model_in(line: &[u8], finder: &mut ModelFinder) -> Option<Range<usize>> {
+    let (b"data", value) = field(line) else { return None };
+    if finder.found().is_some() {
+        return None;
     }
-    None
+    let value_start = line.len() - value.len();
+    let before = finder.seen();
+    finder.feed(value);
+    let found = finder
+        .found()
+        .map(|found| value_start + (found.start - before)..value_start + (found.end - before));
+    finder.feed(b"\n");
+    found
 }
 
 /// The bytes that end a line: LF, CR LF or CR.

@@ -1,0 +1,135 @@
+//! The small parts of a JSON text: keys that matter, numbers, white space, plain text.
+
+/// The top-level members that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Member {
+    Model,
+    Stream,
+    StreamOptions,
+    Other,
+}
+
+/// A top-level key, unescaped, as far as it can still be one that matters.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Key {
+    bytes: [u8; 15],
+    length: u8,
+}
+
+impl Key {
+    /// A length that no key that matters has.
+    const SPOILT: u8 = u8::MAX;
+
+    pub(super) fn push(&mut self, more: &[u8]) {
+        let start = usize::from(self.length);
+        match self.bytes.get_mut(start..start + more.len()) {
+            Some(room) => {
+                room.copy_from_slice(more);
+                self.length += more.len() as u8;
+            }
+            None => self.spoil(),
+        }
+    }
+
+    pub(super) fn spoil(&mut self) {
+        self.length = Self::SPOILT;
+    }
+
+    pub(super) fn member(self) -> Member {
+        match self.bytes.get(..usize::from(self.length)) {
+            Some(b"model") => Member::Model,
+            Some(b"stream") => Member::Stream,
+            Some(b"stream_options") => Member::StreamOptions,
+            _ => Member::Other,
+        }
+    }
+}
+
+/// The last part of a number that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Number {
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+}
+
+impl Number {
+    pub(super) fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Minus, b'0') => Self::Zero,
+            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
+            (Self::Zero | Self::Integer, b'.') => Self::Point,
+            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
+            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
+            (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
+            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn may_end(self) -> bool {
+        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
+    }
+}
+
+pub(super) fn starts_value(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9'
+    )
+}
+
+pub(super) fn leading_space(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
+        .unwrap_or(bytes.len())
+}
+
+/// How many bytes from the start are neither a quote, a backslash nor a control character.
+pub(super) fn plain_text(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        // Most strings have ended by now; a longer one is worth bigger steps.
+        if at == 32 {
+            at += plain_blocks(&bytes[at..]);
+        }
+    }
+    at + bytes[at..]
+        .iter()
+        .position(|&byte| is_special(byte))
+        .unwrap_or(bytes.len() - at)
+}
+
+/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of the inner loop.
+fn plain_blocks(bytes: &[u8]) -> usize {
+    let is_plain = |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
+    bytes.as_chunks().0.iter().take_while(is_plain).count() * 64
+}
+
+fn is_special(byte: u8) -> bool {
+    matches!(byte, 0..0x20 | b'"' | b'\\')
+}
+
+/// A word whose lowest set bit is the top bit of the first special byte of eight; 0 when there is none. Bits above the
+/// lowest mean nothing: the subtractions may borrow from a special byte's neighbour.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    let quote = word ^ (ONES * 0x22);
+    let backslash = word ^ (ONES * 0x5C);
+    let below = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = quote.wrapping_sub(ONES) & !quote;
+    let backslashes = backslash.wrapping_sub(ONES) & !backslash;
+    (below | quotes | backslashes) & TOPS
+}

@@ -1,0 +1,644 @@
+//! `sniff`: the cases of the wire contract by name, and agreement with `serde_json` on generated bodies.
+
+#[path = "../../fuzz/checks/sniff.rs"]
+mod agreement;
+
+use gpustack_fast_core::sniff::{MODEL_BYTES_MAX, NESTING_MAX, SniffErrorKind, Sniffer, find_model};
+use proptest::prelude::*;
+
+/// Reads a whole body, compared with `serde_json` and in splits on the way.
+fn sniff(body: impl AsRef<[u8]>) -> (Sniffer, Result<(), SniffErrorKind>) {
+    agreement::check(body.as_ref());
+    let mut sniffer = Sniffer::new(64);
+    let result = sniffer.feed(body.as_ref()).and_then(|()| sniffer.end());
+    (sniffer, result.map_err(|error| error.kind))
+}
+
+/// The name found in a body that must be good.
+#[track_caller]
+fn name(body: impl AsRef<[u8]>) -> String {
+    let (sniffer, result) = sniff(body);
+    assert_eq!(result, Ok(()));
+    sniffer.model().map(|model| model.name.clone()).unwrap_or_default()
+}
+
+#[track_caller]
+fn refusal(body: impl AsRef<[u8]>) -> SniffErrorKind {
+    sniff(body).1.expect_err("the body should be refused")
+}
+
+#[track_caller]
+fn assert_syntax_error(body: impl AsRef<[u8]>) {
+    assert!(matches!(refusal(body), SniffErrorKind::Syntax(_)));
+}
+
+#[test]
+fn the_model_is_found_with_its_place() {
+    let body = br#" { "messages": [] , "model" : "smollm2" } "#;
+    assert_eq!(name(body), "smollm2");
+    let (sniffer, _) = sniff(body);
+    let range = sniffer.model().map(|model| model.range.clone()).unwrap_or_default();
+    assert_eq!(&body[range.start as usize..range.end as usize], b"\"smollm2\"");
+}
+
+#[test]
+fn the_model_is_known_before_the_body_ends() {
+    let mut sniffer = Sniffer::new(64);
+    assert_eq!(sniffer.feed(br#"{"model":"m","mess"#), Ok(()));
+    assert_eq!(sniffer.model().map(|model| model.name.as_str()), Some("m"));
+    assert!(!sniffer.finished());
+}
+
+#[test]
+fn a_second_model_is_refused() {
+    assert_eq!(refusal(r#"{"model":"a","model":"b"}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","model":"a"}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","model":null}"#), SniffErrorKind::ModelTwice);
+}
+
+#[test]
+fn a_second_model_is_refused_however_it_is_escaped() {
+    assert_eq!(refusal(r#"{"model":"a","mod\u0065l":"b"}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(
+        refusal(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#),
+        SniffErrorKind::ModelTwice
+    );
+}
+
+#[test]
+fn a_second_model_is_refused_behind_a_megabyte() {
+    let padding = "x".repeat(1 << 20);
+    for second in ["model", "\\u006dodel"] {
+        let body = format!(r#"{{"model":"a","pad":"{padding}","{second}":"b"}}"#);
+        assert_eq!(refusal(body), SniffErrorKind::ModelTwice);
+    }
+}
+
+#[test]
+fn an_escaped_key_is_the_model() {
+    assert_eq!(name(r#"{"mod\u0065l":"a"}"#), "a");
+}
+
+#[test]
+fn escapes_in_the_name_are_decoded() {
+    assert_eq!(
+        name(r#"{"model":"a\/b\"c\\d\b\f\n\r\t\u0041\u00e4\u20AC"}"#),
+        "a/b\"c\\d\u{8}\u{c}\n\r\tAä€"
+    );
+    assert_eq!(name(r#"{"model":"\u0000"}"#), "\0");
+}
+
+#[test]
+fn a_surrogate_pair_in_the_name_is_one_character() {
+    assert_eq!(name(r#"{"model":"\ud83d\ude00!"}"#), "😀!");
+    assert_eq!(name(r#"{"model":"\uD83D\uDE00"}"#), "😀");
+}
+
+#[test]
+fn a_lone_surrogate_in_the_name_is_refused() {
+    for model in [
+        r"\ud83d",
+        r"\ude00",
+        r"\ud83d!",
+        r"\ud83d\n",
+        r"\ud83d\u0041",
+        r"\ud83d\ud83d\ude00",
+        r"\ude00\ud83d",
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":"a{model}"}}"#)),
+            SniffErrorKind::ModelLoneSurrogate,
+            "{model}"
+        );
+    }
+}
+
+#[test]
+fn a_lone_surrogate_elsewhere_passes() {
+    assert_eq!(
+        name(r#"{"a":"\ud83d","\ud83d":1,"b":{"\ude00":"\ude00"},"model":"m"}"#),
+        "m"
+    );
+}
+
+#[test]
+fn a_key_with_half_a_pair_is_not_the_model() {
+    assert_eq!(refusal(r#"{"model\ud83d":"a"}"#), SniffErrorKind::ModelMissing);
+    assert_eq!(refusal(r#"{"\ud83dmodel":"a"}"#), SniffErrorKind::ModelMissing);
+    assert_eq!(name(r#"{"\ud83d":1,"model":"a"}"#), "a");
+}
+
+#[test]
+fn names_are_compared_exactly() {
+    for key in [
+        "Model",
+        "MODEL",
+        "model_",
+        "_model",
+        " model",
+        "model ",
+        "mode",
+        "mоdel",
+        "model\\u0000",
+        "models",
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"{key}":"a"}}"#)),
+            SniffErrorKind::ModelMissing,
+            "{key}"
+        );
+        assert_eq!(name(format!(r#"{{"{key}":"a","model":"b"}}"#)), "b", "{key}");
+    }
+    assert_eq!(name(r#"{"model":" a "}"#), " a ");
+}
+
+#[test]
+fn a_nested_model_is_not_the_model() {
+    assert_eq!(
+        refusal(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#),
+        SniffErrorKind::ModelMissing
+    );
+    assert_eq!(
+        name(r#"{"a":{"model":"x"},"model":"m","b":[{"model":"y"}],"c":"model"}"#),
+        "m"
+    );
+}
+
+#[test]
+fn a_model_inside_a_string_is_not_the_model() {
+    assert_eq!(name(r#"{"a":"\",\"model\":\"x","model":"m"}"#), "m");
+    assert_eq!(name(r#"{"a":"x\\\\","model":"m"}"#), "m");
+    assert_syntax_error(r#"{"a":"x\\\","model":"m"}"#);
+}
+
+#[test]
+fn the_model_may_follow_megabytes() {
+    let body = format!(
+        r#"{{"image":"data:image/png;base64,{}","model":"m"}}"#,
+        "QUJD".repeat(5 << 20)
+    );
+    assert_eq!(name(body), "m");
+}
+
+#[test]
+fn numbers_that_doubles_cannot_hold_pass() {
+    for number in [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e400",
+        "-0.0",
+        "1.10",
+        "123456789012345678901234567890",
+        "0E-7",
+    ] {
+        assert_eq!(
+            name(format!(r#"{{"model":"m","a":{number},"b":[{number}]}}"#)),
+            "m",
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn broken_numbers_and_words_are_refused() {
+    let broken = [
+        "01", "-", "+1", "1.", ".5", "1e", "1e+", "--1", "0x1", "1_0", "-NaN", "Nan", "inf", "Infinit", "True",
+    ];
+    for value in broken
+        .into_iter()
+        .chain(["nul", "truee", "tru e", "1NaN", "'a'", "undefined", "-Infinit"])
+    {
+        assert_syntax_error(format!(r#"{{"model":"m","a":{value}}}"#));
+    }
+}
+
+#[test]
+fn broken_structure_is_refused() {
+    for rest in [
+        "",
+        ",",
+        ",}",
+        ",1",
+        ",\"a\"}",
+        ",\"a\":}",
+        ",\"a\" 1}",
+        ",\"a\":1,}",
+        "]",
+        ",\"a\":[1,]}",
+        ",\"a\":[}",
+    ] {
+        assert!(sniff(format!(r#"{{"model":"m"{rest}"#)).1.is_err(), "{rest}");
+    }
+    for rest in [
+        "\"a\":[1 2]}",
+        "\"a\":[1}",
+        "\"a\":{]}",
+        "\"a\":[,1]}",
+        "a:1}",
+        "//\n\"a\":1}",
+        "\"a\":\"\\x\"}",
+    ] {
+        assert_syntax_error(format!(r#"{{"model":"m",{rest}"#));
+    }
+    for string in [
+        "\u{0}", "\n", "\t", "\u{1f}", "\\u12", "\\u12g4", "\\u+123", "\\U0041", "\\'",
+    ] {
+        assert_syntax_error(format!(r#"{{"model":"m","a":"{string}"}}"#));
+    }
+}
+
+#[test]
+fn white_space_of_any_amount_is_skipped() {
+    let space = " \t\r\n".repeat(10_000);
+    assert_eq!(
+        name(format!(r#"{space}{{{space}"model"{space}:{space}"m"{space}}}{space}"#)),
+        "m"
+    );
+    for wrong in ["\u{b}", "\u{c}", "\u{a0}", "\u{2028}"] {
+        assert!(sniff(format!(r#"{{{wrong}"model":"m"}}"#)).1.is_err());
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_refused() {
+    assert_eq!(refusal("\u{feff}{\"model\":\"m\"}"), SniffErrorKind::ByteOrderMark);
+}
+
+#[test]
+fn utf_16_and_utf_32_are_refused() {
+    let text = r#"{"model":"m"}"#;
+    let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let wide: Vec<u8> = text
+        .chars()
+        .flat_map(|character| u32::from(character).to_le_bytes())
+        .collect();
+    for body in [&little, &big, &wide] {
+        assert_eq!(refusal(body), SniffErrorKind::NotUtf8);
+        let marked = [b"\xff\xfe".as_slice(), body].concat();
+        assert_eq!(refusal(marked), SniffErrorKind::ByteOrderMark);
+    }
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_pass_outside_the_name() {
+    assert_eq!(name(b"{\"a\xff\":\"\xc3(\",\"model\":\"m\"}"), "m");
+    assert_eq!(refusal(b"{\"model\":\"m\xff\"}"), SniffErrorKind::ModelNotUnicode);
+    assert_eq!(refusal(b"{\"model\":\"\xc3\"}"), SniffErrorKind::ModelNotUnicode);
+    assert!(matches!(refusal(b"{\"model\":\"m\",\xff}"), SniffErrorKind::Syntax(_)));
+}
+
+#[test]
+fn nesting_is_limited_and_does_not_recurse() {
+    let nested = |depth: usize| {
+        format!(
+            r#"{{"model":"m","a":{}{}}}"#,
+            "[".repeat(depth - 1),
+            "]".repeat(depth - 1)
+        )
+    };
+    assert_eq!(name(nested(64)), "m");
+    assert_eq!(refusal(nested(65)), SniffErrorKind::TooDeep);
+    assert_eq!(refusal(nested(100_000)), SniffErrorKind::TooDeep);
+    let deepest = usize::from(NESTING_MAX);
+    assert_eq!(Sniffer::new(u16::MAX).feed(nested(deepest).as_bytes()), Ok(()));
+    assert!(Sniffer::new(u16::MAX).feed(nested(deepest + 1).as_bytes()).is_err());
+}
+
+#[test]
+fn mixed_nesting_is_told_apart_at_every_depth() {
+    let open: String = (0..300)
+        .map(|depth| if depth % 3 == 0 { r#"{"a":"# } else { "[" })
+        .collect();
+    let close: String = (0..300)
+        .rev()
+        .map(|depth| if depth % 3 == 0 { '}' } else { ']' })
+        .collect();
+    let whole = |close: &str| format!(r#"{{"model":"m","b":{open}1{close}}}"#);
+    assert_eq!(Sniffer::new(512).feed(whole(&close).as_bytes()), Ok(()));
+    for at in 0..close.len() {
+        let mut wrong = close.clone();
+        wrong.replace_range(at..=at, if &close[at..=at] == "}" { "]" } else { "}" });
+        assert!(
+            Sniffer::new(512).feed(whole(&wrong).as_bytes()).is_err(),
+            "bracket {at}"
+        );
+    }
+}
+
+#[test]
+fn a_truncated_body_is_refused_wherever_it_ends() {
+    let body = r#"{"a":[1,{"b":"\u00e4\n"},tru],"model":"m","c":-1.5e-3}"#.replace("tru]", "true]");
+    assert_eq!(name(&body), "m");
+    for end in 1..body.len() {
+        assert_eq!(refusal(&body[..end]), SniffErrorKind::Truncated, "after {end} bytes");
+    }
+}
+
+#[test]
+fn an_empty_body_is_refused() {
+    assert_eq!(refusal(""), SniffErrorKind::Empty);
+    assert_eq!(refusal(" \r\n\t"), SniffErrorKind::Empty);
+}
+
+#[test]
+fn what_follows_the_object_is_refused() {
+    for rest in ["x", "{}", "{\"model\":\"m\"}", ",", "}", "\0", "\u{feff}"] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":"m"}} {rest}"#)),
+            SniffErrorKind::TrailingData,
+            "{rest}"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_is_no_object_is_refused() {
+    for body in [
+        "[]",
+        "[{\"model\":\"m\"}]",
+        "\"model\"",
+        "1",
+        "null",
+        "true",
+        "model=m",
+        "<xml/>",
+        "NaN",
+    ] {
+        assert_eq!(refusal(body), SniffErrorKind::NotAnObject, "{body}");
+    }
+}
+
+#[test]
+fn a_model_that_is_no_string_is_refused() {
+    for value in [
+        "null",
+        "1",
+        "-1",
+        "true",
+        "false",
+        "[]",
+        "[\"m\"]",
+        "{}",
+        "{\"model\":\"m\"}",
+        "NaN",
+        "Infinity",
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":{value}}}"#)),
+            SniffErrorKind::ModelNotAString,
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn a_blank_model_is_refused() {
+    for value in ["", " ", "\\n\\t", "\\u00a0", "\\u2003 ", "\u{3000}"] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":"{value}"}}"#)),
+            SniffErrorKind::ModelEmpty,
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn an_over_long_model_is_refused() {
+    assert_eq!(
+        name(format!(r#"{{"model":"{}"}}"#, "m".repeat(MODEL_BYTES_MAX))).len(),
+        MODEL_BYTES_MAX
+    );
+    assert_eq!(
+        name(format!(r#"{{"model":"{}"}}"#, r"\u006d".repeat(MODEL_BYTES_MAX))).len(),
+        MODEL_BYTES_MAX
+    );
+    for value in [
+        "m".repeat(MODEL_BYTES_MAX + 1),
+        r"\n".repeat(MODEL_BYTES_MAX + 1),
+        "ä".repeat(MODEL_BYTES_MAX),
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":"{value}"}}"#)),
+            SniffErrorKind::ModelTooLong
+        );
+    }
+}
+
+#[test]
+fn a_body_without_a_model_is_refused() {
+    assert_eq!(refusal("{}"), SniffErrorKind::ModelMissing);
+    assert_eq!(refusal(r#"{"messages":[]}"#), SniffErrorKind::ModelMissing);
+}
+
+#[test]
+fn only_the_literal_true_streams() {
+    let stream = |members: &str| sniff(format!(r#"{{"model":"m"{members}}}"#)).0.stream();
+    assert!(stream(r#","stream":true"#));
+    assert!(stream(r#","str\u0065am" : true "#));
+    for value in ["false", "null", "1", "\"true\"", "[true]", "{\"stream\":true}"] {
+        assert!(!stream(&format!(r#","stream":{value}"#)), "{value}");
+    }
+    assert!(!stream(r#","a":{"stream":true},"Stream":true"#));
+}
+
+#[test]
+fn the_last_stream_wins() {
+    let stream = |members: &str| sniff(format!(r#"{{"model":"m",{members}}}"#)).0.stream();
+    assert!(!stream(r#""stream":true,"stream":false"#));
+    assert!(!stream(r#""stream":true,"stream":[true]"#));
+    assert!(stream(r#""stream":false,"str\u0065am":true"#));
+}
+
+#[test]
+fn the_last_stream_options_are_found_whole() {
+    let options = |body: &str| {
+        let range = sniff(body).0.stream_options().unwrap_or_default();
+        body[range.start as usize..range.end as usize].to_owned()
+    };
+    let value = r#"{ "include_usage": true, "x": [1, "}"] }"#;
+    assert_eq!(
+        options(&format!(r#"{{"model":"m","stream_options": {value} ,"a":1}}"#)),
+        value
+    );
+    assert_eq!(
+        options(r#"{"model":"m","stream_options":null,"a":{"stream_options":1}}"#),
+        "null"
+    );
+    assert_eq!(
+        options(r#"{"model":"m","stream_options":{},"stream_options":12}"#),
+        "12"
+    );
+    assert_eq!(options(r#"{"model":"m"}"#), "");
+}
+
+#[test]
+fn an_error_is_final_and_names_its_byte() {
+    let mut sniffer = Sniffer::new(64);
+    assert_eq!(sniffer.feed(br#"{"model""#), Ok(()));
+    let error = sniffer.feed(b"x").expect_err("a key needs a colon");
+    assert_eq!(error.offset, 8);
+    assert_eq!(sniffer.feed(br#":"m"}"#), Err(error));
+    assert_eq!(sniffer.end(), Err(error));
+    assert!(!sniffer.finished());
+}
+
+#[test]
+fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
+    let secret = "hunter2";
+    let (lone, long) = (
+        format!("{{\"model\":\"{secret}\\ud800\"}}"),
+        format!("{{\"model\":\"{}\"}}", secret.repeat(99)),
+    );
+    let bodies = [
+        String::new(),
+        secret.into(),
+        format!("{{\"{secret}\":hunter}}"),
+        format!("{{\"model\":\"m\"}}{secret}"),
+        format!("{{\"{secret}"),
+        format!("\u{feff}{secret}"),
+        format!("\0{secret}"),
+        format!("{{\"{secret}\":1}}"),
+        format!("{{\"model\":[\"{secret}\"]}}"),
+        format!("{{\"model\":\"\",\"{secret}\":1}}"),
+        format!("{{\"model\":\"{secret}\",\"model\":1}}"),
+        format!("{{\"{secret}\":{}", "[".repeat(65)),
+        lone,
+        long,
+    ];
+    for body in bodies {
+        let mut sniffer = Sniffer::new(64);
+        let error = sniffer
+            .feed(body.as_bytes())
+            .and_then(|()| sniffer.end())
+            .expect_err("a bad body");
+        let text = error.to_string();
+        assert!(
+            text.ends_with('.') && text.contains(' ') && !text.contains("hunter"),
+            "{text}"
+        );
+        assert!(
+            text.starts_with("The request body") || text.starts_with("`model`"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_model_of_an_answer_is_found_in_whole_and_in_part() {
+    let answer = br#"{"id":"x","model":"Qwen/Qwen3-8B","choices":[{"model":"no"}]}"#;
+    assert_eq!(find_model(answer), Some(18..33));
+    assert_eq!(find_model(&answer[..33]), Some(18..33));
+    assert_eq!(find_model(&answer[..32]), None);
+    assert_eq!(find_model(br#"{"model":"","broken"#), Some(9..11));
+}
+
+#[test]
+fn an_answer_that_is_odd_has_no_model() {
+    for answer in [
+        "",
+        "[DONE]",
+        "{}",
+        r#"{"model":null}"#,
+        r#"{"a" "model":"m"}"#,
+        r#"[{"model":"m"}]"#,
+        r#"{"a":{"model":"m"}}"#,
+    ] {
+        assert_eq!(find_model(answer.as_bytes()), None, "{answer}");
+    }
+}
+
+/// A key, with a liking for the ones that matter and their disguises.
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => Just("model".to_owned()),
+        1 => Just("mod\\u0065l".to_owned()),
+        1 => Just("Model".to_owned()),
+        2 => Just("stream".to_owned()),
+        2 => Just("stream_options".to_owned()),
+        4 => text(),
+    ]
+}
+
+/// The inside of a JSON string, mostly a valid one.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        8 => "[ -!#-\\[\\]-~äß€😀]{0,12}",
+        1 => "[a-z ]{30,200}",
+        4 => prop::sample::select(vec![
+            "\\n", "\\\"", "\\\\", "\\/", "\\u0041", "\\ud83d\\ude00", "\\ud83d", "\\ude00", "\\u", "\\x", "\n", "\\\",\\\"model",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    prop::collection::vec(part, 0..4).prop_map(|parts| parts.concat())
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "true",
+        "false",
+        "null",
+        "NaN",
+        "-Infinity",
+        "0",
+        "-0.0",
+        "1e400",
+        "-12.5E+3",
+        "7",
+        "01",
+        "1.",
+        "tru",
+    ]);
+    let leaf = prop_oneof![3 => text().prop_map(|text| format!("\"{text}\"")), 2 => word.prop_map(str::to_owned)];
+    leaf.prop_recursive(5, 32, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(" ,"))),
+            prop::collection::vec((key(), inner), 0..5).prop_map(|members| object(&members)),
+        ]
+    })
+}
+
+fn object(members: &[(String, String)]) -> String {
+    let members: Vec<String> = members
+        .iter()
+        .map(|(key, value)| format!("\"{key}\": {value}"))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn body() -> impl Strategy<Value = String> {
+    prop::collection::vec((key(), value()), 0..6).prop_map(|members| object(&members))
+}
+
+proptest! {
+    #[test]
+    fn generated_bodies_are_judged_as_serde_json_does(body in body()) {
+        agreement::check(body.as_bytes());
+    }
+
+    #[test]
+    fn mutated_bodies_are_judged_as_serde_json_does(
+        body in body(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..4),
+    ) {
+        let mut body = body.into_bytes();
+        for (place, byte, change) in changes {
+            let at = place.index(body.len() + 1);
+            match change {
+                0 => body.insert(at, byte),
+                1 => body.truncate(at),
+                _ => body.iter_mut().skip(at).take(1).for_each(|old| *old = byte),
+            }
+        }
+        agreement::check(&body);
+    }
+
+    #[test]
+    fn a_good_body_of_any_text_is_accepted(model in "[^ ].{0,40}", prompt in ".{0,300}", stream in any::<bool>()) {
+        prop_assume!(!model.trim().is_empty());
+        let body = serde_json::json!({"messages": [{"content": prompt}], "stream": stream, "model": model}).to_string();
+        prop_assert_eq!(name(&body), model);
+        prop_assert_eq!(sniff(&body).0.stream(), stream);
+    }
+}

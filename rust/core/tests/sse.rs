@@ -1,0 +1,202 @@
+//! `sse`: line ends in every mix, names and ends of streams, and agreement with a reader that goes line by line.
+
+#[path = "../../fuzz/checks/sse.rs"]
+mod agreement;
+
+use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
+use proptest::prelude::*;
+
+#[test]
+fn a_frame_ends_behind_its_empty_line_whatever_the_line_ends() {
+    for (stream, edge) in [
+        ("data: a\n\n", 9),
+        ("data: a\r\n\r\n", 11),
+        ("data: a\r\r", 9),
+        ("data: a\n\r\n", 10),
+        ("data: a\r\n\n", 10),
+        ("data: a\r\n\rd", 10),
+        ("data: a\n\rd", 9),
+        ("data: a\n\ndata: b\n\nda", 18),
+    ] {
+        agreement::check(stream.as_bytes());
+        assert_eq!(last_edge(stream.as_bytes(), 0), Some(edge), "{stream:?}");
+    }
+}
+
+#[test]
+fn an_unfinished_frame_has_no_edge() {
+    for stream in [
+        "",
+        "d",
+        "data: a",
+        "data: a\n",
+        "data: a\r\n",
+        "data: a\r",
+        "data: a\nevent: b\n",
+    ] {
+        agreement::check(stream.as_bytes());
+        assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
+    }
+}
+
+#[test]
+fn a_final_cr_waits_for_its_lf_unless_the_stream_ends_lines_with_cr_alone() {
+    assert_eq!(last_edge(b"data: a\r\n\r", 0), None);
+    assert_eq!(last_edge(b"data: a\r\n\r\n", 10), Some(11));
+    assert_eq!(last_edge(b"data: a\r\n\rd", 10), Some(10));
+    assert_eq!(last_edge(b"data: a\r\r", 0), Some(9));
+    assert_eq!(last_edge(b"\r", 0), None);
+}
+
+#[test]
+fn an_lf_that_comes_after_its_cr_was_counted_is_an_empty_frame() {
+    assert_eq!(last_edge(b"\n", 0), Some(1));
+    assert_eq!(
+        frames(b"\ndata: a\n\n").collect::<Vec<_>>(),
+        [b"\n".as_slice(), b"data: a\n\n"]
+    );
+    assert!(!is_terminal(b"\n"));
+}
+
+#[test]
+fn other_separators_of_unicode_end_no_line() {
+    for stream in [
+        "data: a\u{85}\u{85}",
+        "data: a\u{2028}\u{2028}",
+        "data: a\u{b}\u{b}",
+        "data: a\u{c}\u{c}",
+    ] {
+        agreement::check(stream.as_bytes());
+        assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
+    }
+}
+
+#[test]
+fn frames_are_whole_and_the_rest_is_left() {
+    let stream = b": ping\n\nevent: x\r\ndata: 1\r\n\r\ndata: 2\r\rdata: 3\n";
+    let expected: [&[u8]; 3] = [b": ping\n\n", b"event: x\r\ndata: 1\r\n\r\n", b"data: 2\r\r"];
+    assert_eq!(frames(stream).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_frame_of_megabytes_in_one_byte_reads_is_looked_at_once() {
+    // Two million looks at all of it would take hours; the test would not end.
+    let stream = [b"data: ".as_slice(), &vec![b'x'; 2 << 20], b"\n\n"].concat();
+    for end in 0..stream.len() {
+        assert_eq!(last_edge(&stream[..end], end.saturating_sub(1)), None);
+    }
+    assert_eq!(last_edge(&stream, stream.len() - 1), Some(stream.len()));
+}
+
+#[test]
+fn the_name_is_replaced_and_nothing_else() {
+    let stream = concat!(
+        ": the \"model\":\"x\" of a comment\n",
+        "data: {\"id\": 1.10, \"model\" : \"a/b\",\"choices\":[{\"model\":\"a/b\"}] }\n\n",
+        "event: e\r\ndata:{\"mod\\u0065l\":\"\\u0061/b\"}\r\nid: {\"model\":\"x\"}\r\n\r\n",
+        "data: [DONE]\n\n",
+    );
+    let expected = concat!(
+        ": the \"model\":\"x\" of a comment\n",
+        "data: {\"id\": 1.10, \"model\" : \"public\",\"choices\":[{\"model\":\"a/b\"}] }\n\n",
+        "event: e\r\ndata:{\"mod\\u0065l\":\"public\"}\r\nid: {\"model\":\"x\"}\r\n\r\n",
+        "data: [DONE]\n\n",
+    );
+    agreement::check(stream.as_bytes());
+    let renamed = rename_model(stream.as_bytes(), b"\"public\"").unwrap_or_default();
+    assert_eq!(String::from_utf8_lossy(&renamed), expected);
+}
+
+#[test]
+fn the_name_is_found_in_data_of_several_lines() {
+    let stream = b"data: {\ndata:   \"model\":\nevent: e\ndata: \"a\"\ndata: }\n\n";
+    agreement::check(stream);
+    let renamed = rename_model(stream, b"\"public\"").unwrap_or_default();
+    assert_eq!(
+        renamed,
+        b"data: {\ndata:   \"model\":\nevent: e\ndata: \"public\"\ndata: }\n\n"
+    );
+}
+
+#[test]
+fn nothing_is_copied_when_no_name_changes() {
+    for stream in [
+        "data: [DONE]\n\n",
+        ": ping\n\n",
+        "data: {\"choices\":[]}\n\n",
+        "data: {\"model\":\"public\"}\n\n",
+        "data: {\"model\":null}\n\n",
+        "data: {\"message\":{\"model\":\"a\"}}\n\n",
+        "data: {\"model\":\ndata\n\n",
+        "data: \"model\":\"a\"\n\n",
+    ] {
+        agreement::check(stream.as_bytes());
+        assert_eq!(rename_model(stream.as_bytes(), b"\"public\""), None, "{stream:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_ends_the_stream_is_known() {
+    for frame in [
+        "data: [DONE]\n\n",
+        "data:[DONE]\r\n\r\n",
+        "data: [DONE]",
+        ": last\ndata: [DONE] \n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        "event:error\ndata: {}\n\n",
+        "data: {}\revent: response.completed\r\r",
+        "event: response.failed\ndata: {}\n\n",
+        "event: response.incomplete\ndata: {}\n\n",
+    ] {
+        agreement::check(frame.as_bytes());
+        assert!(is_terminal(frame.as_bytes()), "{frame:?}");
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_end_the_stream_is_known() {
+    for frame in [
+        "data: {\"a\":\"[DONE]\"}\n\n",
+        "data: [DONE\n\n",
+        ": data: [DONE]\n\n",
+        "id: [DONE]\n\n",
+        "data: \ndata: [DONE]\n\n",
+        "event: message_stop\n\n",
+        "event: message_stop\nevent: ping\ndata: {}\n\n",
+        "event: message_delta\ndata: message_stop\n\n",
+        "event: response.created\ndata: {}\n\n",
+        "\n",
+    ] {
+        agreement::check(frame.as_bytes());
+        assert!(!is_terminal(frame.as_bytes()), "{frame:?}");
+    }
+}
+
+fn line() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => Just(String::new()),
+        2 => prop::sample::select(vec![
+            "data: [DONE]", "data:[DONE]", "data", "event: error", "event: message_stop", ": ping", "id: 1", "data: {",
+            "data: }", "data: {\"model\":\"m\"}", "data: {\"a\":{\"model\":1},\"model\":\"x\\ny\"}", "data: \"model\":\"m\"",
+        ])
+        .prop_map(str::to_owned),
+        1 => "(data|event|id|retry|x)?:? ?[a-z\\[\\]{}\":,\u{2028}\u{85}]{0,20}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn streams_are_read_as_line_by_line(
+        lines in prop::collection::vec((line(), prop::sample::select(vec!["\n", "\r\n", "\r"])), 0..24),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let stream: String = lines.iter().flat_map(|(line, end)| [line.as_str(), end]).collect();
+        agreement::check(stream.as_bytes());
+        agreement::check(&stream.as_bytes()[..cut.index(stream.len() + 1)]);
+    }
+
+    #[test]
+    fn any_bytes_are_read_as_line_by_line(bytes in prop::collection::vec(prop::sample::select(b"\r\nd: {\"".to_vec()), 0..40)) {
+        agreement::check(&bytes);
+    }
+}

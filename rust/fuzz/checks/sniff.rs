@@ -1,0 +1,274 @@
+//! `sniff` against `serde_json`: the same bodies pass, the same values are found, and splits make no difference.
+
+use std::fmt;
+
+use gpustack_fast_core::sniff::{MODEL_BYTES_MAX, Model, SniffError, SniffErrorKind, Sniffer, find_model};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+const NESTING_LIMIT: u16 = 64;
+
+/// Stands for bytes and escapes that `serde_json` refuses and `sniff` lets pass. A noncharacter that texts do not hold.
+const ODD: char = '\u{10FFFE}';
+
+/// Panics when the scanner and the parser disagree about `body`.
+pub fn check(body: &[u8]) {
+    let plain = normalised(body);
+    if contains_odd(body) {
+        return;
+    }
+    let seen = scan([body]);
+    splits_make_no_difference(body, &seen);
+    match serde_json::from_str::<Members>(&plain) {
+        Err(_) => assert!(seen.end.is_err(), "accepted what serde_json refuses"),
+        Ok(members) => judge(body, &seen, &members, depth(&plain)),
+    }
+}
+
+/// Compares what was found in a body that is one whole JSON object.
+fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
+    let fits = depth <= usize::from(NESTING_LIMIT);
+    let faults = model_faults(members);
+    match seen.end {
+        Err(SniffError {
+            kind: SniffErrorKind::TooDeep,
+            ..
+        }) => assert!(!fits, "refused a depth of {depth}"),
+        Err(SniffError { kind, .. }) => assert!(faults.contains(&kind), "refused a good body: {kind:?}"),
+        Ok(()) => {
+            assert!(fits, "accepted a depth of {depth}");
+            assert_eq!(faults, [], "accepted a bad model");
+            values_agree(body, seen, members);
+        }
+    }
+}
+
+fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
+    let at = |range: &std::ops::Range<u64>| normalised(&body[range.start as usize..range.end as usize]);
+    let model = seen.model.as_ref().expect("an accepted body has a model");
+    assert_eq!(Some(&model.name), members.text("model").as_ref(), "another name");
+    assert_eq!(
+        serde_json::from_str::<String>(&at(&model.range)).ok().as_ref(),
+        Some(&model.name),
+        "another range"
+    );
+    assert_eq!(
+        find_model(body),
+        Some(model.range.start as usize..model.range.end as usize)
+    );
+    assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
+    let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
+    assert_eq!(
+        options.as_deref(),
+        members.last("stream_options"),
+        "another `stream_options`"
+    );
+    prefixes_are_truncated(body);
+}
+
+/// What may be said about the model of a body that is whole; nothing when it is good.
+fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
+    let mut values = members
+        .0
+        .iter()
+        .filter(|(key, _)| key == "model")
+        .map(|(_, value)| value);
+    let Some(first) = values.next() else {
+        return vec![SniffErrorKind::ModelMissing];
+    };
+    let Ok(name) = serde_json::from_str::<String>(first.get()) else {
+        return vec![SniffErrorKind::ModelNotAString];
+    };
+    if name.contains(ODD) {
+        return vec![
+            SniffErrorKind::ModelLoneSurrogate,
+            SniffErrorKind::ModelNotUnicode,
+            SniffErrorKind::ModelTooLong,
+        ];
+    }
+    if name.len() > MODEL_BYTES_MAX {
+        vec![SniffErrorKind::ModelTooLong]
+    } else if name.trim().is_empty() {
+        vec![SniffErrorKind::ModelEmpty]
+    } else if values.next().is_some() {
+        vec![SniffErrorKind::ModelTwice]
+    } else {
+        vec![]
+    }
+}
+
+/// All that a scanner tells after the last byte.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    end: Result<(), SniffError>,
+    finished: bool,
+    model: Option<Model>,
+    stream: bool,
+    stream_options: Option<std::ops::Range<u64>>,
+}
+
+fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+    let mut sniffer = Sniffer::new(NESTING_LIMIT);
+    let mut fed = Ok(());
+    for piece in pieces {
+        let now = sniffer.feed(piece);
+        assert!(fed.is_ok() || fed == now, "an error is not final");
+        fed = now;
+    }
+    assert!(fed.is_ok() || fed == sniffer.end(), "the end forgets the error");
+    Seen {
+        end: sniffer.end(),
+        finished: sniffer.finished(),
+        model: sniffer.model().cloned(),
+        stream: sniffer.stream(),
+        stream_options: sniffer.stream_options(),
+    }
+}
+
+fn splits_make_no_difference(body: &[u8], whole: &Seen) {
+    if body.len() < 4096 {
+        assert_eq!(&scan(body.chunks(1)), whole, "one byte at a time");
+    }
+    // The cut depends on the body only, so that a failure repeats.
+    let first = body.iter().fold(7, |sum: usize, &byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(byte))
+    });
+    let (head, tail) = body.split_at(first % (body.len() + 1));
+    assert_eq!(&scan([head, b"", tail]), whole, "cut at {}", head.len());
+    assert_eq!(
+        &scan(body.chunks(2 + first % 13)),
+        whole,
+        "pieces of {}",
+        2 + first % 13
+    );
+}
+
+/// A part of a good body is never a good body, and never called finished.
+fn prefixes_are_truncated(body: &[u8]) {
+    let close = body
+        .iter()
+        .rposition(|&byte| byte == b'}')
+        .expect("an object has an end");
+    for end in [close, close / 2, close * 7 / 8] {
+        let part = scan([&body[..end]]);
+        let kinds = [SniffErrorKind::Truncated, SniffErrorKind::Empty];
+        assert!(
+            part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished,
+            "whole after {end} bytes"
+        );
+    }
+}
+
+/// The members of an object in order, with repeats.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl Members {
+    fn last(&self, key: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.get())
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        serde_json::from_str(self.last(key)?).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// Whether the body itself holds the stand-in, literally or escaped: then nothing can be compared.
+fn contains_odd(body: &[u8]) -> bool {
+    let literal = ODD.to_string();
+    body.windows(literal.len()).any(|window| window == literal.as_bytes())
+        || body
+            .windows(12)
+            .any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
+}
+
+/// The body as `serde_json` can take it: `sniff`'s leniencies are replaced by something that has their effect.
+fn normalised(body: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in body.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push(ODD);
+        }
+    }
+    let (mut plain, mut rest, mut in_string) = (String::new(), text.as_str(), false);
+    while let Some(first) = rest.chars().next() {
+        let mut taken = first.len_utf8();
+        if in_string && first == '\\' {
+            taken = escape(rest, &mut plain);
+        } else if let Some(word) = ["NaN", "-Infinity", "Infinity"]
+            .iter()
+            .find(|word| rest.starts_with(**word))
+            && !in_string
+        {
+            plain.push_str(" null ");
+            taken = word.len();
+        } else {
+            in_string ^= first == '"';
+            plain.push(first);
+        }
+        rest = &rest[taken..];
+    }
+    plain
+}
+
+/// Copies the escape that `rest` begins with, a lone surrogate replaced; returns its length.
+fn escape(rest: &str, plain: &mut String) -> usize {
+    let unit = |at: usize| {
+        let digits = rest.get(at..at + 6)?.strip_prefix("\\u")?;
+        let hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        hex.then(|| u16::from_str_radix(digits, 16).ok())?
+    };
+    let length = match (unit(0), unit(6)) {
+        (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+        (Some(0xD800..=0xDFFF), _) => {
+            plain.push(ODD);
+            return 6;
+        }
+        _ => rest.chars().take(2).map(char::len_utf8).sum(),
+    };
+    plain.push_str(&rest[..length]);
+    length
+}
+
+/// How many objects and arrays of a valid JSON text are open at once, at most.
+fn depth(json: &str) -> usize {
+    let (mut open, mut most, mut in_string) = (0_usize, 0, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' => _ = bytes.next(),
+            b'{' | b'[' if !in_string => open += 1,
+            b'}' | b']' if !in_string => open -= 1,
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}

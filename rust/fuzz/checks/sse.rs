@@ -1,0 +1,182 @@
+//! `sse` against a reader that takes a stream apart line by line, slowly and plainly.
+
+use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
+use serde_json::Value;
+
+const NAME: &str = "the/public name";
+
+/// Panics when `sse` and the plain reader disagree about `stream`.
+pub fn check(stream: &[u8]) {
+    let expected = plain_frames(stream);
+    let found: Vec<&[u8]> = frames(stream).collect();
+    assert_eq!(found, expected, "other frames");
+    let edge = plain_edge(stream, &expected);
+    assert_eq!(last_edge(stream, 0).unwrap_or(0), edge, "another last edge");
+    for frame in expected {
+        assert_eq!(is_terminal(frame), plainly_terminal(frame), "another end of the stream");
+    }
+    cuts_keep_every_event(stream);
+    names_are_replaced(&stream[..edge]);
+}
+
+/// What a relay does: reads of any size go out up to the last edge. Nothing is lost, and every write stands for itself.
+fn cuts_keep_every_event(stream: &[u8]) {
+    let whole = plain_events(stream);
+    for size in [1, 2, 3, 7, 64] {
+        let (mut relayed, mut events) = (Vec::new(), Vec::new());
+        let (mut held, mut looked_at) = (Vec::new(), 0);
+        for read in stream.chunks(size) {
+            held.extend_from_slice(read);
+            let edge = last_edge(&held, looked_at);
+            assert_eq!(edge, last_edge(&held, 0), "`from` hides an edge");
+            looked_at = held.len();
+            if let Some(edge) = edge {
+                let write: Vec<u8> = held.drain(..edge).collect();
+                looked_at = 0;
+                events.extend(plain_events(&write));
+                relayed.extend(write);
+            }
+        }
+        // What is left is an unfinished frame, or one whose last CR may still get its LF.
+        events.extend(plain_events(&held));
+        relayed.extend(held);
+        assert_eq!(relayed, stream, "bytes lost in reads of {size}");
+        assert_eq!(events, whole, "events lost in reads of {size}");
+    }
+}
+
+fn names_are_replaced(whole_frames: &[u8]) {
+    let name_json = Value::from(NAME).to_string();
+    let renamed = rename_model(whole_frames, name_json.as_bytes());
+    assert_ne!(renamed.as_deref(), Some(whole_frames), "copied without need");
+    let renamed = renamed.unwrap_or_else(|| whole_frames.to_vec());
+    assert_eq!(
+        rename_model(&renamed, name_json.as_bytes()),
+        None,
+        "not settled by one replacement"
+    );
+    let (before, after) = (plain_events(whole_frames), plain_events(&renamed));
+    assert_eq!(before.len(), after.len(), "another number of events");
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before.name, after.name);
+        match serde_json::from_slice::<Value>(&before.data()) {
+            Ok(Value::Object(mut object)) if has_one_model(&before.data()) => {
+                if object.get("model").is_some_and(Value::is_string) {
+                    object.insert("model".to_owned(), Value::from(NAME));
+                }
+                assert_eq!(
+                    serde_json::from_slice::<Value>(&after.data()).ok(),
+                    Some(Value::Object(object))
+                );
+            }
+            // Of two, or of broken JSON, the first that can be read is replaced.
+            Ok(Value::Object(_)) | Err(_) => {}
+            Ok(_) => assert_eq!(before, after, "changed what is no object"),
+        }
+    }
+}
+
+/// Whether the text says the key once at most, in any spelling and at any depth.
+fn has_one_model(json: &[u8]) -> bool {
+    let plain = json.windows(7).filter(|window| window == b"\"model\"").count();
+    plain <= 1 && !json.contains(&b'\\')
+}
+
+#[derive(Debug, PartialEq)]
+struct Event {
+    name: Vec<u8>,
+    lines: Vec<Vec<u8>>,
+}
+
+impl Event {
+    fn data(&self) -> Vec<u8> {
+        self.lines.join(&b'\n')
+    }
+}
+
+fn plainly_terminal(frame: &[u8]) -> bool {
+    let names: [&[u8]; 5] = [
+        b"message_stop",
+        b"error",
+        b"response.completed",
+        b"response.failed",
+        b"response.incomplete",
+    ];
+    plain_events(frame)
+        .iter()
+        .any(|event| names.contains(&event.name.as_slice()) || event.lines.len() == 1 && done(&event.lines[0]))
+}
+
+fn done(line: &[u8]) -> bool {
+    line.trim_ascii() == b"[DONE]"
+}
+
+/// The events that a browser would dispatch; the rest without an empty line is dropped.
+fn plain_events(stream: &[u8]) -> Vec<Event> {
+    let (mut events, mut name, mut data) = (Vec::new(), Vec::new(), Vec::new());
+    for (line, _) in plain_lines(stream) {
+        let (field, value) = match line.iter().position(|&byte| byte == b':') {
+            Some(colon) => (&line[..colon], &line[colon + 1..]),
+            None => (line, &line[line.len()..]),
+        };
+        let value = if value.first() == Some(&b' ') {
+            &value[1..]
+        } else {
+            value
+        };
+        match field {
+            _ if line.is_empty() => {
+                let lines = std::mem::take(&mut data);
+                let name = std::mem::take(&mut name);
+                if !lines.is_empty() {
+                    events.push(Event { name, lines });
+                }
+            }
+            b"event" => name = value.to_vec(),
+            b"data" => data.push(value.to_vec()),
+            _ => {}
+        }
+    }
+    events
+}
+
+fn plain_frames(stream: &[u8]) -> Vec<&[u8]> {
+    let (mut frames, mut start, mut at) = (Vec::new(), 0, 0);
+    for (line, end) in plain_lines(stream) {
+        at += line.len() + end.len();
+        if line.is_empty() {
+            frames.push(&stream[start..at]);
+            start = at;
+        }
+    }
+    frames
+}
+
+/// Where the last frame ends that cannot grow: a final CR may get an LF, except where lines end with CR alone.
+fn plain_edge(stream: &[u8], frames: &[&[u8]]) -> usize {
+    let all: usize = frames.iter().map(|frame| frame.len()).sum();
+    let before = plain_lines(stream).into_iter().rev().nth(1).map(|(_, end)| end);
+    if all == stream.len() && stream.ends_with(b"\r") && before != Some("\r") {
+        return all - frames.last().map_or(0, |frame| frame.len());
+    }
+    all
+}
+
+/// The finished lines and what ends each.
+fn plain_lines(stream: &[u8]) -> Vec<(&[u8], &'static str)> {
+    let (mut lines, mut start, mut at) = (Vec::new(), 0, 0);
+    while at < stream.len() {
+        let end = match &stream[at..] {
+            [b'\r', b'\n', ..] => "\r\n",
+            [b'\r', ..] => "\r",
+            [b'\n', ..] => "\n",
+            _ => "",
+        };
+        if !end.is_empty() {
+            lines.push((&stream[start..at], end));
+            start = at + end.len();
+        }
+        at += end.len().max(1);
+    }
+    lines
+}
