@@ -263,7 +263,7 @@ def default_data_dir() -> Path:
         return Path.home() / ".local" / "share" / "gpustack-fast"
     except RuntimeError as error:
         raise ConfigError(
-            "There is no home directory to put data into. Set --data-dir (or GPUSTACK_FAST_DATA_DIR)."
+            "There is no home directory to put data into. Set the environment variable HOME or XDG_DATA_HOME."
         ) from error
 
 

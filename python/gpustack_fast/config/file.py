@@ -1,0 +1,93 @@
+"""A TOML file → Config. Every error names the file, the line, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpustack_fast.config.mistakes import translate
+from gpustack_fast.config.rules import RuleBroken, check
+from gpustack_fast.config.shape import Config
+from gpustack_fast.config.toml_lines import find_line, line_numbers
+from gpustack_fast.errors import ConfigError
+
+__all__ = ["expanded", "read_config_file"]
+
+_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def read_config_file(file: Path) -> Config:
+    """Reads and checks a configuration file. Raises ConfigError."""
+    text = _read(file)
+    document = _parse(file, text)
+    try:
+        config = msgspec.convert(document, Config, dec_hook=_decode_path)
+        check(config)
+    except msgspec.ValidationError as error:
+        path, message = translate(str(error), document)
+    except RuleBroken as error:
+        path, message = error.path, error.message
+    else:
+        return _anchored(config, file.absolute().parent)
+    raise ConfigError(message, file, find_line(line_numbers(text), path))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode().replace("\r\n", "\n")
+    except OSError as error:
+        raise ConfigError(f"The configuration file cannot be read: {error.strerror}. Check --config.", file) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError("This line is not UTF-8 text. Save the file as UTF-8.", file, line) from error
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _PLACE.search(str(error))
+        what = _PLACE.sub("", str(error))
+        line = int(place[1]) if place and place[1] else text.rstrip("\n").count("\n") + 1
+        column = f" at column {place[2]}" if place and place[2] else " at the end of the file"
+        raise ConfigError(
+            f"This is not TOML: {what[:1].lower()}{what[1:]}{column}. Correct it (the rules: https://toml.io).",
+            file,
+            line,
+        ) from error
+
+
+def _decode_path(kind: type, value: object) -> object:
+    """msgspec's hook for the one type it does not know by itself."""
+    if kind is not Path:
+        raise NotImplementedError(kind)
+    if not isinstance(value, str):
+        # Worded as msgspec words its own, so that one translation serves both.
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+    if not value:
+        raise ValueError("Expected `str` of length >= 1")
+    return Path(value)
+
+
+def expanded(path: Path, subject: str) -> Path:
+    """With `~` replaced by the home directory. Raises ConfigError when the system knows none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{subject} begins with `~`, but no such home directory is known. Write it out.") from error
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Makes the file's relative paths absolute: they are meant from the folder that the file lies in."""
+    server = msgspec.structs.replace(config.server, data_dir=folder / expanded(config.server.data_dir, "`data_dir`"))
+    models = [
+        msgspec.structs.replace(model, local_path=str(folder / expanded(Path(model.local_path), "`local_path`")))
+        if model.local_path is not None
+        else model
+        for model in config.models
+    ]
+    return msgspec.structs.replace(config, server=server, models=models)

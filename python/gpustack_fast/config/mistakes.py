@@ -1,0 +1,129 @@
+"""What msgspec says about a document that does not fit `Config` → where it is, and whole sentences."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import inspect
+
+from gpustack_fast.config.sentences import closest, explain, listed
+from gpustack_fast.config.shape import Config
+from gpustack_fast.config.toml_lines import KeyPath
+
+__all__ = ["translate"]
+
+_PLACED = re.compile(r"(?P<message>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_PATH_PART = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_HOMES: tuple[KeyPath, ...] = (
+    (),
+    ("server",),
+    ("server", "timeouts"),
+    ("server", "limits"),
+    ("models", 0),
+    ("routes", 0),
+    ("routes", 0, "targets", 0),
+)
+"""Every table that the file may hold: a key that is wrong in one may belong to another."""
+
+
+def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
+    """From `Expected ... - at $.models[0].name` to `("models", 0, "name")` and what to write instead."""
+    placed = _PLACED.fullmatch(error)
+    assert placed is not None, "the pattern matches every text"
+    message = placed["message"]
+    path = tuple(_key(name, index) for name, index in _PATH_PART.findall(placed["path"] or ""))
+    if unknown := _UNKNOWN.fullmatch(message):
+        return (*path, unknown[1]), _unknown_key(path, unknown[1])
+    if missing := _MISSING.fullmatch(message):
+        return path, f"This {_table_name(path)} has no `{missing[1]}`. Add `{missing[1]} = ...`."
+    if path in (("models",), ("routes",)):
+        return path, f"`{path[0]}` must be a list of tables. Write [[{path[0]}]] in double brackets."
+    if path and path[0] == "server" and message.startswith("Expected `object`"):
+        return path, f"`{path[-1]}` must be one table. Write {_table_name(path)} in single brackets."
+    return path, explain(message, _subject(path), _value_at(document, path), _choices(path))
+
+
+def _key(name: str, index: str) -> str | int:
+    """msgspec writes `[...]` for a key of a free table (`env`): it stays, for the value there cannot be told."""
+    if name:
+        return name
+    return int(index) if index.isdigit() else index
+
+
+def _unknown_key(path: KeyPath, key: str) -> str:
+    known = _known_keys(path)
+    homes = [home for home in _HOMES if home != path and key in _known_keys(home)]
+    if suggestion := closest(key, known):
+        advice = suggestion
+    elif homes:
+        advice = f" It belongs into {_table_name(homes[0])}."
+    else:
+        advice = f" Known here: {listed(known)}."
+    return f"There is no key `{key}` {_inside(path)}.{advice}"
+
+
+def _inside(path: KeyPath) -> str:
+    return f"in {_table_name(path)}" if path else "at the top of the file"
+
+
+def _table_name(path: KeyPath) -> str:
+    """`[server.timeouts]`, `[[models]]`, or `target` for the tables inside a route."""
+    if "targets" in path:
+        return "target"
+    if not path:
+        return "file's top level"
+    names = ".".join(part for part in path if isinstance(part, str))
+    return f"[[{names}]]" if isinstance(path[-1], int) else f"[{names}]"
+
+
+def _subject(path: KeyPath) -> str:
+    """What a sentence about this value begins with."""
+    name = next((part for part in reversed(path) if isinstance(part, str) and part != "..."), "file")
+    if path and isinstance(path[-1], int):
+        return f"Entry {path[-1] + 1} of `{name}`"
+    if path and path[-1] == "...":
+        return f"Every value in `{name}`"
+    return f"`{name}`"
+
+
+def _value_at(document: Any, path: KeyPath) -> object:
+    for part in path:
+        if part == "...":
+            return None
+        document = document[part]
+    return document
+
+
+def _known_keys(path: KeyPath) -> tuple[str, ...]:
+    kind = _type_at(path)
+    return kind.cls.__struct_fields__ if isinstance(kind, inspect.StructType) else ()
+
+
+def _choices(path: KeyPath) -> tuple[str, ...]:
+    kind = _type_at(path)
+    return tuple(str(value) for value in kind.values) if isinstance(kind, inspect.LiteralType) else ()
+
+
+def _type_at(path: KeyPath) -> inspect.Type | None:
+    """The type that Config has at a path; None inside a free table."""
+    kind: inspect.Type = _bare(inspect.type_info(Config))
+    for part in path:
+        if isinstance(kind, inspect.StructType):
+            kind = _bare(next(field.type for field in kind.fields if field.name == part))
+        elif isinstance(kind, inspect.ListType):
+            kind = _bare(kind.item_type)
+        else:
+            return None
+    return kind
+
+
+def _bare(kind: inspect.Type) -> inspect.Type:
+    """Without descriptions, and without `| None`."""
+    if isinstance(kind, inspect.Metadata):
+        return _bare(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return _bare(next(member for member in kind.types if not isinstance(member, inspect.NoneType)))
+    return kind

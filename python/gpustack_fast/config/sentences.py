@@ -1,0 +1,79 @@
+"""Wrong values in words: turns msgspec's short messages into whole sentences that say what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = ["closest", "explain", "listed", "quoted"]
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text in quotes",
+    "bool": "true or false",
+    "array": "a list in [ ]",
+    "object": "a table",
+}
+_GOT = {**_KINDS, "str": "text", "array": "a list", "bool": "a truth value"}
+_EXPECTED = re.compile(r"Expected `([a-z| ]+)`, got `(\w+)`")
+_BOUND = re.compile(r"Expected `[a-z| ]+` (>=|<=) (\S+)")
+_LENGTH = re.compile(r"Expected `[a-z| ]+` of length >= 1")
+_NEEDLESS_QUOTES = {
+    "int": re.compile(r"[+-]?\d+"),
+    "float": re.compile(r"[+-]?\d+(\.\d+)?"),
+    "bool": re.compile("true|false"),
+}
+"""Texts that would be right without their quotes. (From a flag or a variable they never come here.)"""
+_ENUM = re.compile(r"Invalid enum value")
+
+
+def explain(message: str, subject: str, value: object, choices: Iterable[str] = ()) -> str:
+    """The sentences for one of msgspec's messages about a value.
+
+    `subject` begins the sentence (`` `port` ``, `--port`); `choices` are what it may be, where that is a fixed set.
+    """
+    if found := _EXPECTED.fullmatch(message):
+        return _wrong_kind(found[1], found[2], subject, value)
+    if found := _BOUND.fullmatch(message):
+        bound = "at least" if found[1] == ">=" else "at most"
+        limit = found[2].removesuffix(".0")
+        return f"{subject} must be {bound} {limit}, but it is {value}. Write a number within the limit."
+    if _LENGTH.fullmatch(message):
+        return f"{subject} must not be empty. Write a value, or leave it out."
+    if _ENUM.match(message):
+        return f"{subject} cannot be {quoted(value)}. Write {listed(choices)}.{closest(str(value), choices)}"
+    return f"{subject} is not right: {message}."
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean `…`? `` with a space in front, or nothing when nothing known looks like the word."""
+    by_lower_case = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    return f" Did you mean `{by_lower_case[found[0]]}`?" if found else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """`` `a`, `b` or `c` ``"""
+    marked = [f"`{word}`" for word in words]
+    return " or ".join([", ".join(marked[:-1]), marked[-1]]) if len(marked) > 1 else "".join(marked)
+
+
+def quoted(value: object) -> str:
+    """A value as a person would point at it; a long one is cut."""
+    text = str(value)
+    return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
+
+
+def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
+    kind = wanted.replace("| null", "").strip()
+    if got == "str" and kind in _NEEDLESS_QUOTES:
+        hint = " Write it without quotes." if _NEEDLESS_QUOTES[kind].fullmatch(str(value)) else ""
+        return f"{subject} must be {_KINDS[kind]}, but it is the text {quoted(value)}.{hint}"
+    hint = ""
+    if kind == "str" and got in ("int", "float", "bool"):
+        hint = " Put it in quotes."
+    elif kind == "array" and got == "str":
+        hint = f' Write it as ["{value}"].'
+    return f"{subject} must be {_KINDS.get(kind, kind)}, but it is {_GOT.get(got, 'a ' + got)}.{hint}"

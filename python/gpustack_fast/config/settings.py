@@ -1,0 +1,145 @@
+"""Flags and environment variables over `[server]`: flag > variable > file > default.
+
+Nothing is listed here. Each field of ServerConfig (and of the tables in it) is a setting; its name makes the flag and
+the variable, its type and bounds check all three ways in, its description is the flag's help:
+
+    [server.timeouts]
+    first_frame = 1800        --timeouts-first-frame 1800        GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
+
+An empty variable counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gpustack_fast.config.file import expanded, read_config_file
+from gpustack_fast.config.sentences import explain
+from gpustack_fast.config.shape import Config, ServerConfig
+from gpustack_fast.errors import ConfigError
+
+__all__ = ["PREFIX", "SETTINGS", "Setting", "data_dir_alone", "load_config", "variable_of"]
+
+PREFIX = "GPUSTACK_FAST_"
+
+
+def variable_of(flag: str) -> str:
+    """The environment variable of a flag: `--data-dir` → `GPUSTACK_FAST_DATA_DIR`."""
+    return PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+
+
+class Setting(Struct, frozen=True, kw_only=True):
+    """One setting of the server, in all the ways it can be written."""
+
+    path: tuple[str, ...]
+    """Its place below `[server]`: `("timeouts", "first_frame")`."""
+    type: Any
+    """With its bounds, as msgspec reads it."""
+    help: str
+    default: object
+    """None where the default is not a constant."""
+
+    @property
+    def flag(self) -> str:
+        """`--timeouts-first-frame`"""
+        return "--" + "-".join(self.path).replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME`"""
+        return variable_of(self.flag)
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in the help."""
+        kinds = {float: "SECONDS", int: "NUMBER", Path: "DIR", str: "TEXT"}
+        return next((word for kind, word in kinds.items() if kind in _kinds(self.type)), "NUMBER")
+
+    def parse(self, text: str, subject: str) -> object:
+        """Reads the value from text. Raises ConfigError, whose sentence begins with the subject."""
+        if Path in _kinds(self.type):
+            return expanded(Path(text), subject).absolute()
+        try:
+            return msgspec.convert(text, self.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(explain(str(error), subject, text) + _hint(text)) from error
+
+
+def load_config(
+    file: Path | None, flags: Mapping[str, str] | None = None, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """The whole configuration: the file (without one: the embedded default) under variables under flags.
+
+    `flags` maps `--name` to the text that was typed. Raises ConfigError.
+    """
+    config = Config.default() if file is None else read_config_file(file)
+    server = config.server
+    for setting in SETTINGS:
+        if (written := _written(setting, flags or {}, environment)) is not None:
+            server = _replace(server, setting.path, setting.parse(*written))
+    return msgspec.structs.replace(config, server=server)
+
+
+def data_dir_alone(file: Path | None, flags: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Path:
+    """The data directory. The file is opened only where nothing above it says: a broken one must not stop a revoke."""
+    setting = next(setting for setting in SETTINGS if setting.path == ("data_dir",))
+    if (written := _written(setting, flags, environment)) is not None:
+        return Path(str(setting.parse(*written)))
+    return load_config(file, flags, {}).server.data_dir
+
+
+def _written(setting: Setting, flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """The text of a setting and where it stands, or None where it is left to the file."""
+    if (text := flags.get(setting.flag)) is not None:
+        return text, f"`{setting.flag}`"
+    if text := environment.get(setting.variable):
+        return text, f"The environment variable `{setting.variable}`"
+    return None
+
+
+def _hint(text: str) -> str:
+    if text.startswith("tcp://"):
+        return " Kubernetes sets such variables for a service of this name; `enableServiceLinks: false` turns it off."
+    return ""
+
+
+def _replace(struct: Any, path: tuple[str, ...], value: object) -> Any:
+    """A copy of a Struct with one field, however deep, changed."""
+    if len(path) > 1:
+        value = _replace(getattr(struct, path[0]), path[1:], value)
+    return msgspec.structs.replace(struct, **{path[0]: value})
+
+
+def _settings(table: type[Struct], above: tuple[str, ...] = ()) -> list[Setting]:
+    found: list[Setting] = []
+    hints = get_type_hints(table, include_extras=True)
+    for field in msgspec.structs.fields(table):
+        path = (*above, field.name)
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            found += _settings(field.type, path)
+            continue
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        found.append(Setting(path=path, type=hints[field.name], help=_description(hints[field.name]), default=default))
+    return found
+
+
+def _description(kind: Any) -> str:
+    metas = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Meta)]
+    return next(meta.description for meta in metas if meta.description)
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    """The plain types in an annotation: `Annotated[int | None, …]` → `(int, NoneType)`."""
+    inner = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+    members = getattr(inner, "__args__", ())
+    return tuple(plain for member in members for plain in _kinds(member)) if members else (inner,)
+
+
+SETTINGS: tuple[Setting, ...] = tuple(_settings(ServerConfig))
+"""Every setting of the server, in the order of the file."""
