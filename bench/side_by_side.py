@@ -1,0 +1,426 @@
+"""Measures gpustack-fast and nginx in front of the same mock engine, in interleaved rounds.
+
+What counts is the CPU time of the proxy's whole process for each request and each frame, as a ratio to nginx's in the
+same round; the verdict is the median of the rounds' ratios. bench/README.md tells how to read the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "mock"
+KEY = "bench-key-of-more-than-16-characters"
+CORES = sorted(os.sched_getaffinity(0))
+PROXY_CORES, OTHER_CORES = set(CORES[:1]), set(CORES[1:])
+
+NGINX_CONF = """\
+daemon off;
+master_process off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log crit;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    tcp_nodelay on;
+    keepalive_timeout 600s;
+    keepalive_requests 1000000000;
+    client_body_buffer_size 128k;
+    client_max_body_size 512m;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream engine {{
+        server {engine};
+        keepalive 1024;
+        keepalive_requests 1000000000;
+        keepalive_timeout 600s;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://engine;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+            proxy_read_timeout 3600s;
+        }}
+    }}
+}}
+"""
+
+OUR_CONFIG = """\
+[server]
+host = "127.0.0.1"
+port = {port}
+
+[[models]]
+name = "{model}"
+backend = "external"
+urls = ["{engine}"]
+"""
+
+
+class BenchError(Exception):
+    """The measurement cannot be made, or is worth nothing. The text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One shape of traffic, and what its cost is divided by."""
+
+    name: str
+    unit: str
+    load: dict[str, Any]
+
+
+SCENARIOS = [
+    Scenario("request of 1 KB", "request", {"connections": 32, "body_bytes": 1024}),
+    Scenario("request of 32 KB", "request", {"connections": 32, "body_bytes": 32768}),
+    Scenario("stream at full speed", "frame", {"connections": 16, "frames": 500}),
+    Scenario("stream at 20 ms", "frame", {"connections": 256, "frames": 50, "pause_ms": 20}),
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the load goes. Straight to the engine there is no proxy whose CPU time could be read."""
+
+    name: str
+    url: str
+    pid: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One window: one scenario against one target in one round."""
+
+    round: int
+    scenario: Scenario
+    target: str
+    report: dict[str, Any]
+    cpu: float
+    """Seconds of the proxy's process, all threads, user and system."""
+
+    @property
+    def cost(self) -> float:
+        """Microseconds of CPU for each request or frame."""
+        return self.cpu * 1e6 / float(self.report["frames" if self.scenario.unit == "frame" else "requests"])
+
+    @property
+    def busy(self) -> float:
+        """The share of its core that the proxy used."""
+        return self.cpu / float(self.report["seconds"])
+
+
+# -- processes ---------------------------------------------------------------
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """What is started inside inherits the cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def running(argv: list[str], cores: set[int], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child on some cores, stopped politely and then firmly."""
+    with log.open("wb") as output, pinned(cores):
+        child = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def wait_until_answering(url: str, child: subprocess.Popen[bytes], log: Path, patience: float = 30) -> None:
+    """Returns when a chat request through `url` is answered 200."""
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "ready?"}]}).encode()
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url + "/v1/chat/completions", body, headers)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError as error:
+            last = error
+        if child.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:]
+            raise BenchError(f"Nothing answers at {url} ({last}). The end of its output:\n{tail}")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mock_engine(kit: Path, folder: Path, over: str) -> Iterator[str]:
+    """Its address, as our configuration and the load generator write it."""
+    address = f"unix:{folder}/engine.sock" if over == "unix" else f"http://127.0.0.1:{free_port()}"
+    argv = [str(kit / "mock_engine"), json.dumps({"listen": address, "model": MODEL})]
+    with running(argv, OTHER_CORES, folder / "engine.log") as child:
+        deadline = time.monotonic() + 10
+        while subprocess.run(
+            load_argv(kit, address, {"requests": 1, "connections": 1}), capture_output=True
+        ).returncode:
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise BenchError("The mock engine does not start: " + (folder / "engine.log").read_text())
+            time.sleep(0.05)
+        yield address
+
+
+@contextmanager
+def nginx(engine: str, folder: Path) -> Iterator[Target]:
+    port = free_port()
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX_CONF.format(folder=folder, port=port, engine=engine.removeprefix("http://")))
+    try:
+        with running(["nginx", "-p", str(folder), "-c", str(conf)], PROXY_CORES, folder / "nginx.out") as child:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_answering(url, child, folder / "nginx.out")
+            yield Target("nginx", url, child.pid)
+    except FileNotFoundError:
+        raise BenchError("There is no nginx here. Install it: scripts/install-system-packages bench") from None
+
+
+@contextmanager
+def ours(engine: str, folder: Path) -> Iterator[Target]:
+    port = free_port()
+    config = folder / "gpustack-fast.toml"
+    config.write_text(OUR_CONFIG.format(port=port, model=MODEL, engine=engine))
+    argv = [str(Path(sys.executable).parent / "gpustack-fast"), "serve", "--config", str(config), "--workers", "1"]
+    argv += ["--data-dir", str(folder / "data"), "--bootstrap-key", KEY]
+    with running(argv, PROXY_CORES, folder / "ours.out") as child:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_answering(url, child, folder / "ours.out")
+        yield Target("ours", url, child.pid)
+
+
+# -- measuring ---------------------------------------------------------------
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a whole process, ended threads included, to the nanosecond.
+
+    The same sum as utime + stime in /proc/PID/stat, which counts in steps of 10 ms. The clock's number is what
+    clock_getcpuclockid(3) computes.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def load_argv(kit: Path, url: str, settings: dict[str, Any]) -> list[str]:
+    return [str(kit / "load"), json.dumps({"target": url, "key": KEY, "model": MODEL, **settings})]
+
+
+def load(kit: Path, url: str, settings: dict[str, Any]) -> dict[str, Any]:
+    with pinned(OTHER_CORES):
+        done = subprocess.run(load_argv(kit, url, settings), capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{done.stderr.strip()} (load against {url} with {settings})")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def window(kit: Path, number: int, scenario: Scenario, target: Target, seconds: float) -> Row:
+    before = cpu_seconds(target.pid) if target.pid else 0.0
+    report = load(kit, target.url, {**scenario.load, "seconds": seconds})
+    after = cpu_seconds(target.pid) if target.pid else 0.0
+    return Row(number, scenario, target.name, report, after - before)
+
+
+def measure(kit: Path, targets: list[Target], rounds: int, seconds: float) -> Iterator[Row]:
+    """Round 0 warms up and is not yielded. The order turns with every round, so that drift hits all alike."""
+    for number in range(rounds + 1):
+        for scenario in SCENARIOS:
+            for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
+                row = window(kit, number, scenario, target, seconds if number else min(seconds, 1.0))
+                if number:
+                    yield row
+
+
+def system_calls(kit: Path, scenario: Scenario, target: Target, folder: Path) -> str:
+    """The proxy's system calls for each request or frame, counted by strace in a run of its own."""
+    out = folder / "strace.txt"
+    counter = subprocess.Popen(
+        ["strace", "-f", "-c", "-U", "calls,name", "-o", str(out), "-p", str(target.pid)], stderr=subprocess.PIPE
+    )
+    assert counter.stderr is not None
+    counter.stderr.readline()  # "strace: Process N attached": from here on it counts.
+    report = load(kit, target.url, {**scenario.load, "seconds": 2.0})
+    counter.send_signal(signal.SIGINT)
+    counter.communicate(timeout=20)
+    units = report["frames" if scenario.unit == "frame" else "requests"]
+    counts = {name: int(calls) for calls, name in re.findall(r"^\s*(\d+)\s+(\w+)$", out.read_text(), re.MULTILINE)}
+    total = counts.pop("total", sum(counts.values()))
+    most = sorted(counts.items(), key=lambda pair: -pair[1])[:6]
+    return f"{total / units:.2f} ({', '.join(f'{name} {calls / units:.2f}' for name, calls in most)})"
+
+
+# -- telling -----------------------------------------------------------------
+
+
+def ratios(rows: list[Row], scenario: Scenario) -> list[float]:
+    """Ours to nginx, round by round."""
+    cost = {(row.round, row.target): row.cost for row in rows if row.scenario == scenario}
+    return [cost[number, "ours"] / cost[number, "nginx"] for number, name in sorted(cost) if name == "ours"]
+
+
+def summary(rows: list[Row]) -> list[str]:
+    lines = []
+    for scenario in SCENARIOS:
+        line = f"{scenario.name:<22}"
+        for name in ("nginx", "ours"):
+            mine = [row for row in rows if row.scenario == scenario and row.target == name]
+            if mine:
+                cost, busy = (statistics.median(values) for values in ([r.cost for r in mine], [r.busy for r in mine]))
+                line += f"  {name} {cost:7.2f} us CPU per {scenario.unit} (core {busy:4.0%} busy)"
+        if {"nginx", "ours"} <= {row.target for row in rows}:
+            each = ratios(rows, scenario)
+            line += f"  ratio {statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+        lines.append(line)
+    return lines
+
+
+def output_of(*argv: str) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return (done.stdout or done.stderr).strip()
+
+
+def machine() -> list[str]:
+    """What a reader must know to place the figures; nothing that names this very machine."""
+    models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return [
+        f"cpu: {models[0] if models else platform.machine()}, {os.cpu_count()} cores",
+        f"kernel: Linux {re.match(r'[0-9.]*', platform.release()).group()}",  # type: ignore[union-attr]
+        f"nginx: {output_of('nginx', '-v').rpartition('/')[2]}",
+        f"rustc: {output_of('rustc', '--version')}",
+        f"python: {platform.python_version()}",
+    ]
+
+
+def commit() -> str:
+    name = output_of("git", "rev-parse", "--short=12", "HEAD")
+    return name + ("+changes" if output_of("git", "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def write_record(rows: list[Row], notes: list[str]) -> Path:
+    """A CSV file whose leading `#` lines say where, when and how it was made."""
+    now = datetime.now(UTC)
+    path = ROOT / "bench" / "record" / f"{now:%Y-%m-%d-%H%M}-{commit()}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.writelines(f"# {line}\n" for line in [f"date: {now:%Y-%m-%d %H:%M} UTC", f"commit: {commit()}", *notes])
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS + TIMES)
+        for row in rows:
+            report = row.report
+            counts = [report["requests"], report["frames"], f"{report['seconds']:.3f}", f"{row.cpu:.4f}"]
+            times = [(report[kind] or {}).get(rank, "") for kind, _, rank in (name.rpartition("_") for name in TIMES)]
+            cost = [f"{row.cost:.3f}", row.scenario.unit, f"{row.busy:.3f}"]
+            table.writerow([row.round, row.scenario.name, row.target, *counts, *cost, *times])
+    return path
+
+
+COLUMNS = ["round", "scenario", "target", "requests", "frames", "seconds", "cpu_s", "cpu_us_per_unit", "unit", "busy"]
+TIMES = ["latency_p50", "latency_p99", "first_frame_p50", "first_frame_p99", "gap_p50", "gap_p99"]
+"""Microseconds, as the client saw them."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one window")
+    parser.add_argument("--engine", choices=["tcp", "unix"], default="tcp", help="how the proxies reach the engine")
+    parser.add_argument("--targets", default="nginx,ours,direct", help="which of them, separated by commas")
+    parser.add_argument("--system-calls", action="store_true", help="count them with strace, after the rounds")
+    parser.add_argument(
+        "--kit", type=Path, help="the folder with mock_engine and load (default: cargo's release folder)"
+    )
+    parser.add_argument("--no-record", action="store_true", help="print only; write nothing under bench/record")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
+    kit = options.kit or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+    engine = stack.enter_context(mock_engine(kit, folder, options.engine))
+    starters = {"nginx": nginx, "ours": ours}
+    names = options.targets.split(",")
+    targets = [stack.enter_context(starters[name](engine, folder)) for name in names if name in starters]
+    if "direct" in names:
+        targets.append(Target("direct", engine, None))
+    rows = []
+    for row in measure(kit, targets, options.rounds, options.seconds):
+        rows.append(row)
+        rate = row.report["requests"] / row.report["seconds"]
+        print(f"round {row.round}  {row.scenario.name:<22} {row.target:<7} {rate:9.1f} req/s", flush=True)
+        if row.target != "direct":
+            print(f"{'':48}{row.cost:9.2f} us CPU per {row.scenario.unit}", flush=True)
+    told = summary(rows)
+    if options.system_calls:
+        for scenario in SCENARIOS:
+            for target in targets:
+                if target.pid:
+                    calls = system_calls(kit, scenario, target, folder)
+                    told.append(f"{scenario.name:<22}  {target.name:<6} system calls per {scenario.unit}: {calls}")
+    print("\n" + "\n".join(told))
+    if not options.no_record:
+        how = f"how: {options.rounds} rounds of {options.seconds:g} s, engine over {options.engine}, proxy on one core"
+        print(f"\nWritten to {write_record(rows, [*machine(), how, *told]).relative_to(ROOT)}")
+
+
+def main() -> int:
+    options = arguments()
+    if not OTHER_CORES:
+        print("The proxy needs a core of its own: at least two cores are needed.", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="gpustack-fast-bench-") as name, ExitStack() as stack:
+        try:
+            run(options, Path(name), stack)
+        except BenchError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
