@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ class DataPlaneRouter(Router):
         self.served_name = served_name
         self.instance_fields = instance or {}
         self.routes = routes
+        self.is_drained = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         if isinstance(config.get("timeouts"), dict):
             config["timeouts"] = dataplane.Timeouts(**config["timeouts"])
@@ -210,18 +212,69 @@ class DataPlaneRouter(Router):
         stats = self.plane.stats()
         return stats.in_flight == 0 and all(instance.outstanding == 0 for instance in stats.instances)
 
+    def wait_until_drained(self) -> int:
+        """Waits for the end of a drain that has begun; returns how many requests it cut."""
+        events: list[Any] = []
+
+        def drained() -> bool:
+            events.extend(event for event in self.plane.poll().events if event.type == "drained")
+            return bool(events)
+
+        eventually(drained, "the drain to end")
+        assert len(events) == 1, events
+        self.is_drained = True
+        cut: int = events[0].cut
+        return cut
+
     def stop(self) -> None:
         """Cuts what still runs and ends the workers."""
-        self.plane.drain(0)
-        eventually(lambda: any(event.type == "drained" for event in self.plane.poll().events), "the drain to end")
+        if not self.is_drained:
+            self.plane.drain(0)
+            self.wait_until_drained()
         self.listener.close()
+
+
+@dataclass(frozen=True)
+class RealEngine:
+    """A llama.cpp process that `serve` has started."""
+
+    pid: int
+    socket: str
+    key: str
+
+    @classmethod
+    def of(cls, pid: int) -> RealEngine | None:
+        """The engine with this process id, or None when it is none (any more)."""
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            return None
+        if "--host" not in arguments or not any(one.endswith("llama_cpp_main.py") for one in arguments):
+            return None
+        keys = [one.partition("=")[2] for one in environment if one.startswith("LLAMA_API_KEY=")]
+        return cls(pid, arguments[arguments.index("--host") + 1], keys[0] if keys else "")
+
+    def busy_slots(self) -> int:
+        """How many of its slots are at work, by its own `/slots`."""
+        with Client(f"unix:{self.socket}") as client:
+            slots = client.request("GET", "/slots", key=self.key).json()
+        return sum(bool(slot["is_processing"]) for slot in slots)
 
 
 class ServedRouter(Router):
     """The whole product: `gpustack-fast serve` as a child, with a data directory of its own."""
 
-    def __init__(self, folder: Path, config: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        program: list[str] | None = None,
+    ) -> None:
         self.folder = folder
+        self.program = program or cli()
         self.data_dir = folder / "data"
         self.config = folder / "config.toml"
         self.config.write_text(config)
@@ -234,7 +287,7 @@ class ServedRouter(Router):
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = self.folder / "serve.log"
-        command = [*cli(), "serve", "--config", str(self.config), "--data-dir", str(self.data_dir)]
+        command = [*self.program, "serve", "--config", str(self.config), "--data-dir", str(self.data_dir)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--bootstrap-key", KEY, *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
@@ -246,17 +299,42 @@ class ServedRouter(Router):
             return self.request("GET", "/readyz").status == 200
         return False
 
+    def is_alive(self) -> bool:
+        """The same with `/healthz`."""
+        assert self.process.poll() is None, f"serve ended with {self.process.returncode}:\n{self.output()}"
+        with contextlib.suppress(OSError):
+            return self.request("GET", "/healthz").status == 200
+        return False
+
+    def wait_until_alive(self) -> None:
+        """Alive is not ready: no engine has to run."""
+        eventually(self.is_alive, "/healthz to answer 200", 60)
+
     def wait_until_ready(self, deadline: float = 120.0) -> None:
         """The first start also builds the engine's environment."""
-        eventually(self.is_ready, f"/readyz to answer 200; so far serve wrote:\n{self.output()}", deadline)
+        try:
+            eventually(self.is_ready, "/readyz to answer 200", deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nserve wrote:\n{self.output()}") from None
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def keys(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`gpustack-fast keys ...` against this server's data directory."""
-        command = [*cli(), "keys", *arguments, "--data-dir", str(self.data_dir)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=self.environment, check=False)
+        environment = {**self.environment, "GPUSTACK_FAST_DATA_DIR": str(self.data_dir)}
+        command = [*cli(), "keys", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+
+    def engines(self) -> list[RealEngine]:
+        """The llama.cpp processes of this server, by their command lines."""
+        found = [RealEngine.of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]
+        return [engine for engine in found if engine is not None and engine.socket.startswith(str(self.data_dir))]
+
+    def running(self) -> int:
+        """How many instances `GET /v2/models` shows as running."""
+        instances = [instance for model in self.models() for instance in model["instances"]]
+        return sum(instance["state"] == "running" for instance in instances)
 
     def models(self) -> list[dict[str, Any]]:
         """The items of `GET /v2/models`."""
@@ -293,12 +371,13 @@ targets = [{{ model = "m", weight = 100 }}]
 
 
 @contextlib.contextmanager
-def serving(config: str, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[ServedRouter]:
-    """The whole product for as long as the block runs; waits until it is ready."""
+def serving(config: str, *arguments: str, wait: bool = True, **options: Any) -> Iterator[ServedRouter]:
+    """The whole product for as long as the block runs; waits until it is ready unless told not to."""
     folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    server = ServedRouter(folder, config, *arguments, environment=environment)
+    server = ServedRouter(folder, config, *arguments, **options)
     try:
-        server.wait_until_ready()
+        if wait:
+            server.wait_until_ready()
         yield server
     finally:
         server.stop()

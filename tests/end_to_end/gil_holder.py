@@ -1,0 +1,31 @@
+"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds once a file named `hold` appears.
+
+    python gil_holder.py FOLDER serve --config ...
+
+It writes FOLDER/held just before, and FOLDER/released just after.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from pathlib import Path
+
+from gpustack_fast.cli import main
+
+
+def hold(folder: Path) -> None:
+    """`PyDLL` calls C without letting the GIL go, as a badly behaved extension does."""
+    libc = ctypes.PyDLL(None)
+    while not (folder / "hold").exists():
+        time.sleep(0.01)
+    (folder / "held").touch()
+    libc.sleep(10)
+    (folder / "released").touch()
+
+
+if __name__ == "__main__":
+    threading.Thread(target=hold, args=(Path(sys.argv.pop(1)),), daemon=True).start()
+    sys.exit(main())

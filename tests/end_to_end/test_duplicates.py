@@ -1,0 +1,123 @@
+"""No body gets past the check of the key by naming two models (an engine takes the last one)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpustack_fast.dataplane import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+from harness import DataPlaneRouter, FakeEngine
+from raw_http import BrokenFraming, build, eventually
+
+ALLOWED = "allowed"
+FORBIDDEN = "forbidden"
+NAMES = (ALLOWED, FORBIDDEN)
+KEY = "gpustack_bbbbbbbbbbbbbbbb_00000000000000000000000000000000"
+
+
+class TwoModels(DataPlaneRouter):
+    """One engine that serves both models."""
+
+    def table(self) -> Table:
+        instances = [InstanceEntry(id="i-0", address=self.addresses[0], state="running")]
+        return Table(
+            models=[ModelEntry(name=name, served_name=name, backend="external", instances=instances) for name in NAMES],
+            routes=[RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)]) for name in NAMES],
+        )
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[tuple[DataPlaneRouter, FakeEngine]]:
+    """The engine, and a router with a key that may use one of the two models."""
+    engine = FakeEngine("both", "--port", "0")
+    plane = TwoModels([engine])
+    plane.add_key("b" * 16, KEY, allowed_models=[ALLOWED])
+    yield plane, engine
+    plane.stop()
+    engine.kill()
+
+
+def escaped(word: str, seed: int) -> str:
+    """The word as a JSON string with some characters escaped."""
+    chance = random.Random(seed)
+    return '"' + "".join(f"\\u{ord(letter):04x}" if chance.random() < 0.3 else letter for letter in word) + '"'
+
+
+names = st.sampled_from(NAMES)
+keys = st.one_of(st.just('"model"'), st.integers(0, 1000).map(lambda seed: escaped("model", seed)))
+values = st.builds(escaped, names, st.integers(0, 1000))
+model_member = st.builds(lambda key, value: f"{key}: {value}", keys, values)
+decoy = st.sampled_from(
+    [
+        '"Model": "forbidden"',
+        '"x": {"model": "forbidden"}',
+        '"y": [{"model": "forbidden"}, "model"]',
+        '"z": "\\",\\"model\\":\\"forbidden"',
+        '"model ": "forbidden"',
+        '"w": "model"',
+        '"": 0',
+    ]
+)
+filler = st.builds(
+    lambda size, letter: '"f": "' + letter * size + '"',
+    st.sampled_from([0, 1, 100, 4_000, 16_384, 65_536, 300_000, 1_000_000]),
+    st.sampled_from(["x", "\\\\", '\\"', "é", "{", "\\u0022"]),
+).filter(lambda text: len(text) <= 1_100_000)
+members = st.lists(st.one_of(model_member, decoy, filler), min_size=1, max_size=5)
+tails = st.sampled_from(["", "", "", " ", "\n", "}", ' {"model": "forbidden"}', "x", ","])
+
+
+@pytest.mark.timeout(600)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(members=members, models=st.lists(model_member, max_size=2), tail=tails, cuts=st.data())
+def test_no_complete_request_reaches_an_engine_with_another_model_than_the_key_allows(
+    house: tuple[DataPlaneRouter, FakeEngine], members: list[str], models: list[str], tail: str, cuts: st.DataObject
+) -> None:
+    plane, engine = house
+    everything = members + models
+    cuts.draw(st.randoms(use_true_random=False)).shuffle(everything)
+    body = ("{" + ", ".join(everything) + "}" + tail).encode()
+    chunk = cuts.draw(st.sampled_from([None, None, 1_000, 65_536]))
+    request = build("POST", "/v1/chat/completions", body, key=KEY, chunk=chunk)
+    edges = sorted(cuts.draw(st.lists(st.integers(0, len(request)), max_size=4)))
+    status = upload(plane, [request[a:b] for a, b in zip([0, *edges], [*edges, len(request)], strict=True)])
+    eventually(plane.is_idle, "the request to be over")
+    journal = engine.inference()
+    engine.reset()
+    for entry in journal:
+        assert not (entry["complete"] and entry["model"] != ALLOWED), f"got through: {body[:300]!r} ..."
+    assert status in expected_statuses(body)
+    assert any(entry["complete"] for entry in journal) == (status == 200)
+
+
+def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
+    """Sends the pieces in writes of their own; the router may answer, and close, before it has them all."""
+    with plane.client() as client:
+        try:
+            for piece in pieces:
+                client.send(piece)
+        except ConnectionError:
+            pass  # The answer is there all the same.
+        try:
+            return client.read_response().status
+        except BrokenFraming:
+            return 0
+
+
+def expected_statuses(body: bytes) -> set[int]:
+    """What a JSON parser that keeps every member says about the body. Of two reasons to refuse, either may be told."""
+    try:
+        document = json.loads(body, object_pairs_hook=lambda pairs: pairs)
+    except ValueError:
+        return {400, 403} if FORBIDDEN in body.decode() or "\\u" in body.decode() else {400}
+    found = [value for name, value in document if name == "model"]
+    if found == [ALLOWED]:
+        return {200}
+    if found == [FORBIDDEN]:
+        return {403}
+    return {400, 403} if FORBIDDEN in found else {400}
