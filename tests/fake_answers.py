@@ -37,8 +37,8 @@ ORDERS = frozenset(
         "trailers",  # true: trailers behind the last chunk
         "pieces",  # "bytes": every byte in a write of its own; "chunks": in a chunk and a write of its own
         "gzip",  # true: a compressed answer
-        "extra",  # string sent behind the end of the answer
-        "extra_delay",  # seconds between the answer's end and "extra"
+        "extra",  # string sent behind the end of the answer, in the same write
+        "extra_delay",  # seconds between the answer's end and "extra"; then the counter `extra_sent` rises
         "close",  # "silent": closes after the answer; "announced": says so in the head
         "close_chance",  # 0..1: how often an answer is followed by a silent close
         "close_idle",  # seconds after which an idle connection is closed

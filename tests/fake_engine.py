@@ -327,7 +327,8 @@ class Connection(asyncio.Protocol):
             answer.frames, answer.end = [], b""
         self.note_answer(answer)
         if orders.keys().isdisjoint(SLOW_ORDERS):
-            wire = [answer.head, *map(answer.on_the_wire, answer.frames), answer.end]
+            extra = str(orders.get("extra", "")).encode("latin-1")
+            wire = [answer.head, *map(answer.on_the_wire, answer.frames), answer.end, extra]
             self.transport.write(b"".join(wire))
             self.finish("answered")
             self.after_answer(orders)
@@ -382,12 +383,12 @@ class Connection(asyncio.Protocol):
                     continue
             await self.send(answer.on_the_wire(frame), singly)
         await self.strike(fault, "before_end")
-        extra = str(orders.get("extra", "")).encode("latin-1")
-        await self.send(answer.end + (b"" if "extra_delay" in orders else extra), singly=False)
+        await self.send(answer.end, singly=False)
         self.finish("answered")
         if "extra_delay" in orders:
             await asyncio.sleep(orders["extra_delay"])
-            await self.send(extra, singly=False)
+            await self.send(str(orders["extra"]).encode("latin-1"), singly=False)
+            self.engine.counters["extra_sent"] += 1
         self.task = None
         self.after_answer(orders)
         self.advance()
@@ -480,8 +481,9 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-SLOW_ORDERS = frozenset({"delay", "pieces", "fault", "extra", "extra_delay", "interim"})
-"""Orders that need a task; all others are answered in one write."""
+SLOW_ORDERS = frozenset({"delay", "pieces", "fault", "extra_delay"})
+"""Orders that need a task; all others are answered in one write, `extra` too: bytes that come later could not be told
+from the answer to a next request."""
 
 
 def parse(text: str | bytes, default: Any = None) -> Any:

@@ -133,8 +133,7 @@ def test_a_caller_that_pipelines_without_end_is_cut_off(engine: FakeEngine, plan
     with plane.client() as client:
         plane.send_chat(client, chat(fake=SILENT))
         wait_until_busy(engine)
-        client.socket.settimeout(10)
-        with pytest.raises((ConnectionError, TimeoutError)):
+        with pytest.raises(ConnectionError):
             while True:
                 client.send(b"x" * 65_536)
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to be told")

@@ -249,7 +249,7 @@ def test_bytes_behind_the_end_of_an_answer_reach_nobody(
         assert f"n-{number}".encode() in response.body
         assert b"evil" not in response.body
         if later:
-            eventually(lambda: engine.state()["in_progress"] == 0, "the answer's end")
+            wait_for_extra(engine, number + 1)
         assert_sound(plane, 2)
 
 

