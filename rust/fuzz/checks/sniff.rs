@@ -12,7 +12,7 @@ const NESTING_LIMIT: u16 = 64;
 const ODD: char = '\u{10FFFE}';
 
 /// Panics when the scanner and the parser disagree about `body`.
-pub fn check(body: &[u8]) {
+pub(crate) fn check(body: &[u8]) {
     let plain = normalised(body);
     if contains_odd(body) {
         return;

@@ -6,7 +6,7 @@ use serde_json::Value;
 const NAME: &str = "the/public name";
 
 /// Panics when `sse` and the plain reader disagree about `stream`.
-pub fn check(stream: &[u8]) {
+pub(crate) fn check(stream: &[u8]) {
     let expected = plain_frames(stream);
     let found: Vec<&[u8]> = frames(stream).collect();
     assert_eq!(found, expected, "other frames");

@@ -1,0 +1,169 @@
+//! The fuzz targets on stable Rust: the committed corpus first, then mutations of it for `FUZZ_SECONDS` (default 10)
+//! each. `make fuzz` runs the same checks under libFuzzer.
+//!
+//! The generator has a fixed seed, so a failure repeats; its input is written to `CARGO_TARGET_TMPDIR`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+#[path = "../../fuzz/checks/sniff.rs"]
+mod sniff;
+#[path = "../../fuzz/checks/sse.rs"]
+mod sse;
+
+/// Pieces that mutations put in, so that they meet the words that matter.
+const JSON_WORDS: &[&str] = &[
+    "\"model\":\"m\",",
+    "\"mod\\u0065l\":",
+    "\"stream\":true",
+    "\"stream_options\":{",
+    "\"",
+    "\\",
+    "\\u",
+    "\\ud83d",
+    "\\ude00",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    " ",
+    "\n",
+    "NaN",
+    "-Infinity",
+    "1e400",
+    "-0.0",
+    "01",
+    "true",
+    "null",
+    "\u{feff}",
+    "€",
+    "{\"a\":[1,{\"model\":\"x\"}]}",
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+];
+const SSE_WORDS: &[&str] = &[
+    "\n",
+    "\r",
+    "\r\n",
+    "\n\n",
+    "\r\n\r\n",
+    "\r\r",
+    "data:",
+    "data: ",
+    "data: {\"model\":\"m\"}",
+    "data: [DONE]",
+    "event: error\n",
+    "event: message_stop",
+    "event: response.completed",
+    ": ping",
+    "id: 1",
+    "retry: 1",
+    "{\"model\":",
+    "\"x\"",
+    "}",
+    "\u{2028}",
+];
+
+#[test]
+fn sniff_agrees_with_serde_json() {
+    fuzz("sniff", JSON_WORDS, sniff::check);
+}
+
+#[test]
+fn sse_agrees_with_a_line_by_line_reader() {
+    fuzz("sse", SSE_WORDS, sse::check);
+}
+
+/// Replays `rust/fuzz/corpus/<target>`, then checks mutations of it until the time is over.
+fn fuzz(target: &str, words: &[&str], check: fn(&[u8])) {
+    let seeds = corpus(target);
+    assert!(!seeds.is_empty(), "rust/fuzz/corpus/{target} is empty");
+    for seed in &seeds {
+        run(target, seed, check);
+    }
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let end = Instant::now() + seconds();
+    while Instant::now() < end {
+        // Looking at the clock costs more than a small check.
+        for _ in 0..64 {
+            run(target, &mutated(&seeds, words, &mut random), check);
+        }
+    }
+}
+
+fn seconds() -> Duration {
+    match std::env::var("FUZZ_SECONDS") {
+        Ok(text) => Duration::from_secs(text.parse().expect("FUZZ_SECONDS is a whole number of seconds")),
+        Err(_) => Duration::from_secs(10),
+    }
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
+    let entries = std::fs::read_dir(&folder).expect("the corpus is part of the repository");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).expect("a readable seed"))
+        .collect()
+}
+
+/// Checks one input; one that fails is kept as a file before the panic goes on.
+fn run(target: &str, data: &[u8], check: fn(&[u8])) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(data))) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-failure"));
+        std::fs::write(&path, data).expect("the build folder is writable");
+        eprintln!("the input that fails is in {}: {}", path.display(), data.escape_ascii());
+        resume_unwind(panic);
+    }
+}
+
+/// A seed, or the start of one and the end of another, with up to eight small changes.
+fn mutated(seeds: &[Vec<u8>], words: &[&str], random: &mut Random) -> Vec<u8> {
+    let mut data = seeds[random.below(seeds.len())].clone();
+    if random.below(4) == 0 {
+        let other = &seeds[random.below(seeds.len())];
+        data.truncate(random.below(data.len() + 1));
+        data.extend_from_slice(&other[random.below(other.len() + 1)..]);
+    }
+    for _ in 0..random.below(9) {
+        change(&mut data, words, random);
+    }
+    data
+}
+
+fn change(data: &mut Vec<u8>, words: &[&str], random: &mut Random) {
+    let at = random.below(data.len() + 1);
+    let end = (at + random.below(24)).min(data.len());
+    match random.below(7) {
+        0 => drop(data.drain(at..end)),
+        1 => data.truncate(at),
+        2 => data.insert(at, random.below(256) as u8),
+        3 => data[at..end]
+            .iter_mut()
+            .take(1)
+            .for_each(|byte| *byte ^= 1 << random.below(8)),
+        4 => {
+            let copy = data[at..end].repeat(1 + random.below(8));
+            data.splice(at..at, copy);
+        }
+        _ => drop(data.splice(at..at, words[random.below(words.len())].bytes())),
+    }
+}
+
+/// Marsaglia's xorshift: the same numbers on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as usize % limit
+    }
+}
