@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         """Reads as many requests as are there; an answer that takes time holds the next one back."""
         while self.task is None and not self.gone:
             request = self.request = self.request or self.read_head()
-            if request is None or self.gone:
+            if request is None or self.gone or self.read_rate == 0:
                 return
             if not request.read(self.buffer):
                 self.note_progress()

@@ -235,6 +235,11 @@ def test_a_bare_line_feed_in_a_later_chunk_ends_the_stream_with_an_error(
     assert_sound(plane)
 
 
+def wait_for_extra(engine: FakeEngine, times: int) -> None:
+    """Only then is it the router's to see: bytes that cross the next request on their way look like its answer."""
+    eventually(lambda: engine.state()["counters"].get("extra_sent") == times, "the poison to be sent")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     "later", [{}, {"extra_delay": 0.05}], ids=["in the same write", "while the connection is idle"]
