@@ -86,7 +86,7 @@ class DataPlaneConfig(Document):
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     limits: Limits = msgspec.field(default_factory=Limits)
     connections: ConnectionLimits = msgspec.field(default_factory=ConnectionLimits)
-    record_queue: int = 65_536
+    record_queue: int = 16_384
     """Finished requests that wait for `poll`; when it is full, new records are dropped and counted."""
 
 

@@ -1,4 +1,39 @@
 //! The data plane of gpustack-fast: everything that happens to a request.
+//!
+//! The parts, and what flows between them. Bytes in, values out, no sockets:
+//!
+//! * [`sniff`] finds the model in a JSON body while it arrives; [`sse`] finds the edges of frames;
+//!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
+//! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
+//!   lease that a request has on an instance;
+//! * [`error`] is what a caller is told; [`documents`] is what crosses the seam to Python.
+//!
+//! Moving, over tokio and hyper: `listener` (workers, accepting, the drain) → `request` (from its head to the first byte
+//! of its answer) → `upload` (the request's body), `exchange` (one attempt at one instance) over `upstream` (connections
+//! to engines), `body` (the answer on its way) → `ticket` and `records` (what a request leaves behind). `local` is what
+//! needs no engine, `client_io` notices clients that leave, and `dataplane` is the handle that the control plane holds.
 
+pub mod auth;
+mod body;
+mod client_io;
+mod dataplane;
+pub mod documents;
+pub mod error;
+mod exchange;
+pub mod headers;
+pub mod http1;
+mod listener;
+mod local;
+pub mod metrics;
+pub mod paths;
+mod records;
+mod request;
 pub mod sniff;
 pub mod sse;
+pub mod table;
+mod ticket;
+mod timer;
+mod upload;
+mod upstream;
+
+pub use dataplane::{DataPlane, DataPlaneError};

@@ -1,1 +1,97 @@
-//! placeholder
+//! `gpustack_fast._native`: the data plane as a Python extension module. Translation only: what each call means is told
+//! in `_native.pyi`, and done in the core crate.
+
+use std::{
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    time::Duration,
+};
+
+use gpustack_fast_core as core;
+use pyo3::{create_exception, exceptions::PyException, prelude::*, types::PyBytes};
+
+/// Python's allocator stays CPython's; this one serves the data plane. Its thread-local storage is the local-dynamic
+/// kind, so that the module can be loaded late, after others have used up the static space.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+create_exception!(
+    gpustack_fast._native,
+    DataPlaneError,
+    PyException,
+    "The data plane cannot do what a call asked. The text names the cause and what to change."
+);
+
+fn error(error: core::DataPlaneError) -> PyErr {
+    DataPlaneError::new_err(error.to_string())
+}
+
+/// Duplicates a descriptor that Python goes on owning.
+#[allow(
+    unsafe_code,
+    reason = "Python hands descriptors over as numbers, and only its caller can vouch for them"
+)]
+fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(DataPlaneError::new_err(format!("{fd} is no file descriptor.")));
+    }
+    // SAFETY: the number is not -1, and it is only borrowed for the one call that duplicates it, which fails cleanly
+    // (EBADF) if nothing is open under it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|error| DataPlaneError::new_err(format!("Descriptor {fd} cannot be used: {error}.")))
+}
+
+#[pyclass(frozen, module = "gpustack_fast._native")]
+struct DataPlane(core::DataPlane);
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    fn new(config: &[u8], listeners: Vec<RawFd>) -> PyResult<Self> {
+        let listeners = listeners.into_iter().map(duplicate).collect::<PyResult<_>>()?;
+        core::DataPlane::new(config, listeners).map(Self).map_err(error)
+    }
+
+    fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let started = self.0.start().map_err(error)?;
+        Ok(PyBytes::new(py, &started))
+    }
+
+    fn publish(&self, table: &[u8]) -> PyResult<u64> {
+        self.0.publish(table).map_err(error)
+    }
+
+    fn update_keys(&self, delta: &[u8]) -> PyResult<()> {
+        self.0.update_keys(delta).map_err(error)
+    }
+
+    fn poll<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.poll())
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.0.fd().as_raw_fd()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.stats())
+    }
+
+    fn drain(&self, deadline: f64) -> PyResult<()> {
+        let deadline = Duration::try_from_secs_f64(deadline)
+            .map_err(|_| DataPlaneError::new_err("The deadline must be a number of seconds, 0 or more."))?;
+        self.0.drain(deadline);
+        Ok(())
+    }
+}
+
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::{DataPlane, DataPlaneError};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

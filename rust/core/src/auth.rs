@@ -1,0 +1,197 @@
+//! API keys, checked in memory.
+//!
+//! A key is looked up by SHA-256 over the store's salt and the key, so the table holds nothing that opens a door and the
+//! time of a look-up tells nothing about a key.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use sha2::{Digest, Sha256};
+
+use crate::documents::{KeyDelta, KeyEntry};
+
+type KeyDigest = [u8; 32];
+
+/// One API key: what it is called in records, and what it may use.
+#[derive(Debug)]
+pub struct Key {
+    /// The access key; what logs and records may show.
+    pub id: Arc<str>,
+    allowed_models: Option<Vec<String>>,
+}
+
+impl Key {
+    /// Whether this key may use the route of this name.
+    pub fn allows(&self, route: &str) -> bool {
+        self.allowed_models
+            .as_ref()
+            .is_none_or(|names| names.iter().any(|name| name == route))
+    }
+}
+
+/// All keys, immutable; a change makes a new table.
+#[derive(Debug, Default)]
+pub struct Keys {
+    salt: Vec<u8>,
+    by_digest: HashMap<KeyDigest, Arc<Key>, foldhash::fast::RandomState>,
+}
+
+/// Why a request has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthError {
+    /// Neither `Authorization: Bearer` nor `x-api-key` was sent.
+    Missing,
+    /// What was sent is no key of ours.
+    Unknown,
+}
+
+impl Keys {
+    /// Finds the key that a request carries, as `Authorization: Bearer` (any case) or `x-api-key`.
+    pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
+        let secret = credential(headers).ok_or(AuthError::Missing)?;
+        let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
+        self.by_digest
+            .get(&KeyDigest::from(digest))
+            .cloned()
+            .ok_or(AuthError::Unknown)
+    }
+
+    /// The table after a change. The error names the entry that does not fit.
+    pub fn changed_by(&self, delta: KeyDelta) -> Result<Self, String> {
+        let salt = hex_bytes(&delta.salt).ok_or("the salt is not hexadecimal")?;
+        let mut by_digest = if delta.replace {
+            HashMap::default()
+        } else {
+            self.by_digest.clone()
+        };
+        if !delta.replace && !by_digest.is_empty() && salt != self.salt {
+            return Err("the salt differs from that of the keys already there; send all keys with replace".to_owned());
+        }
+        by_digest.retain(|_, key| {
+            !delta.remove.iter().any(|id| *id == *key.id) && !delta.upsert.iter().any(|entry| *entry.id == *key.id)
+        });
+        for KeyEntry {
+            id,
+            digest,
+            allowed_models,
+        } in delta.upsert
+        {
+            let digest: KeyDigest = hex_bytes(&digest)
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or_else(|| format!("the digest of key {id} is not 64 hexadecimal digits"))?;
+            by_digest.insert(
+                digest,
+                Arc::new(Key {
+                    id: id.into(),
+                    allowed_models,
+                }),
+            );
+        }
+        Ok(Self { salt, by_digest })
+    }
+}
+
+/// The credential of a request. Bearer wins, as both SDKs send it (spec/wire.md 1.2).
+fn credential(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
+        return scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii());
+    }
+    headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
+}
+
+fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.as_bytes()
+        .chunks_exact(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delta(replace: bool, upsert: &[(&str, &str)], remove: &[&str]) -> KeyDelta {
+        let entry = |(id, secret): &(&str, &str)| KeyEntry {
+            id: (*id).to_owned(),
+            digest: Sha256::new()
+                .chain_update([0xab, 0xcd])
+                .chain_update(secret)
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            allowed_models: None,
+        };
+        KeyDelta {
+            salt: "abcd".to_owned(),
+            replace,
+            upsert: upsert.iter().map(entry).collect(),
+            remove: remove.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, http::HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn a_key_opens_as_bearer_in_any_case_and_as_x_api_key() {
+        let keys = Keys::default()
+            .changed_by(delta(true, &[("a", "secret-one")], &[]))
+            .unwrap();
+        for (name, value) in [
+            ("authorization", "Bearer secret-one"),
+            ("authorization", "bEARER   secret-one"),
+            ("x-api-key", "secret-one"),
+        ] {
+            assert_eq!(&*keys.check(&headers(name, value)).unwrap().id, "a", "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_of_ours_opens_nothing() {
+        let keys = Keys::default()
+            .changed_by(delta(true, &[("a", "secret-one")], &[]))
+            .unwrap();
+        for (name, value, error) in [
+            ("authorization", "Bearer secret-on", AuthError::Unknown),
+            ("authorization", "Bearer ", AuthError::Unknown),
+            ("authorization", "Basic secret-one", AuthError::Missing),
+            ("authorization", "Bear", AuthError::Missing),
+            ("x-other", "secret-one", AuthError::Missing),
+        ] {
+            assert_eq!(keys.check(&headers(name, value)).unwrap_err(), error, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn removing_and_replacing_take_keys_away() {
+        let two = Keys::default()
+            .changed_by(delta(true, &[("a", "secret-one"), ("b", "secret-two")], &[]))
+            .unwrap();
+        let one = two.changed_by(delta(false, &[], &["a"])).unwrap();
+        assert!(one.check(&headers("x-api-key", "secret-one")).is_err());
+        assert!(one.check(&headers("x-api-key", "secret-two")).is_ok());
+        let renewed = one.changed_by(delta(false, &[("b", "secret-three")], &[])).unwrap();
+        assert!(renewed.check(&headers("x-api-key", "secret-two")).is_err());
+        assert!(renewed.check(&headers("x-api-key", "secret-three")).is_ok());
+        let none = renewed.changed_by(delta(true, &[], &[])).unwrap();
+        assert!(none.check(&headers("x-api-key", "secret-three")).is_err());
+    }
+
+    #[test]
+    fn a_malformed_delta_is_refused() {
+        let mut odd = delta(true, &[("a", "secret-one")], &[]);
+        odd.upsert[0].digest.truncate(10);
+        assert!(Keys::default().changed_by(odd).unwrap_err().contains("key a"));
+        let mut odd = delta(true, &[], &[]);
+        odd.salt = "xyz".to_owned();
+        assert!(Keys::default().changed_by(odd).is_err());
+    }
+}

@@ -1,0 +1,415 @@
+//! Bodies of answers: ours, or an engine's as it is relayed.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::{
+    client_io::ClientWatch,
+    documents::End,
+    error::{ApiError, Cause, Dialect},
+    exchange::{Exchange, Fault},
+    sniff::ModelFinder,
+    sse,
+    ticket::Ticket,
+    upload::Upload,
+    upstream::Pool,
+};
+
+/// An unfinished frame is held back up to this size; a longer one is relayed as it comes.
+const FRAME_HELD: usize = 64 * 1024;
+/// A whole (not streamed) answer is held back up to this size while its `model` is looked for.
+const ANSWER_HELD: usize = 4 * 1024 * 1024;
+/// A task that has relayed so much without a pause lets others run.
+const BURST: usize = 256 * 1024;
+
+/// Why a body breaks off: hyper then breaks the framing toward the client, which is the only honest sign left.
+#[derive(Debug)]
+pub(crate) struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the answer broke off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+/// The body of any answer.
+pub(crate) enum AnswerBody<B, W> {
+    /// One of ours.
+    Full(Bytes),
+    /// An engine's.
+    Relayed(Box<RelayedBody<B, W>>),
+}
+
+/// How an answer's bytes are treated on their way.
+pub(crate) enum Shape {
+    /// As they come.
+    Plain,
+    /// Whole frames; each `model` is renamed to the JSON string, if there is one.
+    Events {
+        tail: BytesMut,
+        /// Bytes of `tail` that were looked at without finding a frame's edge.
+        searched: usize,
+        /// Inside a frame that is too long to hold.
+        raw: bool,
+        rename: Option<Bytes>,
+    },
+    /// Held back until `model` is found and renamed; from then on as it comes.
+    Renamed {
+        held: BytesMut,
+        finder: ModelFinder,
+        name: Bytes,
+    },
+}
+
+/// An engine's answer, shaped for the client. It knows nothing of who reads it.
+pub(crate) struct Relay<B> {
+    exchange: Exchange<B>,
+    shape: Shape,
+    pool: Rc<Pool>,
+    /// Bytes handed on since the last pause.
+    burst: usize,
+}
+
+impl<B> Relay<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
+    pub(crate) fn new(exchange: Exchange<B>, shape: Shape, pool: Rc<Pool>) -> Self {
+        Self {
+            exchange,
+            shape,
+            pool,
+            burst: 0,
+        }
+    }
+
+    /// The request's body, to try another instance.
+    pub(crate) fn into_upload(self) -> Upload<B> {
+        self.exchange.into_upload()
+    }
+
+    /// The next bytes for the client; None at the end. A fault leaves whatever was held back unsaid.
+    pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if self.burst > BURST {
+            self.burst = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let exchange = &mut self.exchange;
+        while !exchange.is_over() {
+            let Poll::Ready(data) = exchange.poll_data(context)? else {
+                self.burst = 0;
+                return Poll::Pending;
+            };
+            let done = exchange.is_done();
+            // An event stream that ends with its connection, in the middle of a frame, has not ended: the engine died.
+            if done && exchange.was_until_close() && self.shape.is_inside_frame() {
+                return Poll::Ready(Some(Err(Fault::Died(
+                    "it closed the connection inside a frame".to_owned(),
+                ))));
+            }
+            let piece = self.shape.pass(data, done);
+            if done {
+                exchange.finish(&self.pool);
+            }
+            if !piece.is_empty() {
+                self.burst += piece.len();
+                return Poll::Ready(Some(Ok(piece)));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
+    pub(crate) fn at_frame_edge(&self) -> bool {
+        matches!(&self.shape, Shape::Events { raw: false, .. })
+    }
+
+    /// The exact number of bytes to come, where it can be told.
+    fn remaining(&self) -> Option<u64> {
+        match &self.shape {
+            _ if self.exchange.is_over() => Some(0),
+            Shape::Plain => self.exchange.remaining(),
+            _ => None,
+        }
+    }
+}
+
+impl Shape {
+    pub(crate) fn events(rename: Option<Bytes>) -> Self {
+        Self::Events {
+            tail: BytesMut::new(),
+            searched: 0,
+            raw: false,
+            rename,
+        }
+    }
+
+    pub(crate) fn renamed(name: Bytes) -> Self {
+        Self::Renamed {
+            held: BytesMut::new(),
+            finder: ModelFinder::new(),
+            name,
+        }
+    }
+
+    fn is_inside_frame(&self) -> bool {
+        matches!(self, Self::Events { tail, .. } if !tail.is_empty())
+    }
+
+    /// What of the engine's bytes goes on now; `done`: these are the last.
+    fn pass(&mut self, data: Bytes, done: bool) -> Bytes {
+        match self {
+            Self::Plain => data,
+            Self::Events {
+                tail,
+                searched,
+                raw,
+                rename,
+            } => {
+                // A name that is to be replaced is worth more memory than a frame that only passes.
+                let held = if rename.is_some() { ANSWER_HELD } else { FRAME_HELD };
+                let frames = pass_frames(tail, searched, raw, data, done, held);
+                match rename {
+                    Some(name) if !*raw => sse::rename_model(&frames, name).map_or(frames, Bytes::from),
+                    _ => frames,
+                }
+            }
+            Self::Renamed { held, finder, name } => {
+                held.extend_from_slice(&data);
+                finder.feed(&data);
+                let found = finder.found();
+                if found.is_none() && !done && held.len() <= ANSWER_HELD {
+                    return Bytes::new();
+                }
+                let whole = held.split().freeze();
+                let piece = match found {
+                    Some(range) => [&whole[..range.start], name, &whole[range.end..]].concat().into(),
+                    None => whole,
+                };
+                *self = Self::Plain;
+                piece
+            }
+        }
+    }
+}
+
+/// Whole frames go on, the unfinished tail waits. The usual read ends with a frame and is not copied.
+fn pass_frames(
+    tail: &mut BytesMut,
+    searched: &mut usize,
+    raw: &mut bool,
+    mut data: Bytes,
+    done: bool,
+    held: usize,
+) -> Bytes {
+    if tail.is_empty() && !*raw {
+        let edge = if done {
+            Some(data.len())
+        } else {
+            sse::last_edge(&data, 0)
+        };
+        if let Some(edge) = edge {
+            tail.extend_from_slice(&data.split_off(edge));
+            *searched = tail.len();
+            return data;
+        }
+    }
+    tail.extend_from_slice(&data);
+    let edge = if done {
+        Some(tail.len())
+    } else {
+        sse::last_edge(tail, *searched)
+    };
+    if let Some(edge) = edge {
+        *raw = false;
+        let frames = tail.split_to(edge).freeze();
+        *searched = tail.len();
+        return frames;
+    }
+    *searched = tail.len();
+    if *raw || tail.len() > held {
+        // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
+        *raw = true;
+        let frames = tail.split_to(tail.len().saturating_sub(3)).freeze();
+        *searched = 0;
+        return frames;
+    }
+    Bytes::new()
+}
+
+/// An engine's answer on its way to one client.
+pub(crate) struct RelayedBody<B, W> {
+    relay: Relay<B>,
+    /// What was read before the head was handed on.
+    first: Option<Bytes>,
+    ended: bool,
+    ticket: Option<Ticket>,
+    /// None: the request's body was not read to its end, so what the client sends says nothing.
+    watch: Option<W>,
+    dialect: Dialect,
+}
+
+impl<B, W> RelayedBody<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    pub(crate) fn new(
+        relay: Relay<B>,
+        first: Option<Bytes>,
+        ticket: Ticket,
+        watch: Option<W>,
+        dialect: Dialect,
+    ) -> Self {
+        let mut body = Self {
+            relay,
+            first,
+            ended: false,
+            ticket: Some(ticket),
+            watch,
+            dialect,
+        };
+        if body.first.is_none() {
+            body.over(End::Done);
+        }
+        body
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(self.hand_on(first))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.poll_gone(context).is_ready())
+        {
+            self.over(End::ClientGone);
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
+        match ready!(self.relay.poll_piece(context)) {
+            Some(Ok(piece)) => Poll::Ready(Some(Ok(self.hand_on(piece)))),
+            Some(Err(fault)) => Poll::Ready(self.break_off(&fault)),
+            None => {
+                self.over(End::Done);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn hand_on(&mut self, piece: Bytes) -> Frame<Bytes> {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.bytes_out(piece.len());
+        }
+        if self.relay.exchange.is_over() {
+            self.over(End::Done);
+        }
+        Frame::data(piece)
+    }
+
+    /// The engine failed after the first byte was handed on. A stream gets one more frame that says so, then the
+    /// connection ends; anything else breaks off.
+    fn break_off(&mut self, fault: &Fault) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+        let (error, end) = broken(fault);
+        let event = self.relay.at_frame_edge().then(|| {
+            let id = self.ticket.as_ref().map_or("", |ticket| ticket.request_id());
+            error.event(self.dialect, id)
+        });
+        self.over(end);
+        if let Some(watch) = &self.watch {
+            watch.close_after_answer();
+        }
+        Some(event.map(Frame::data).ok_or(BrokenOff))
+    }
+
+    fn over(&mut self, end: End) {
+        self.ended = true;
+        if end != End::Done {
+            self.relay.exchange.abort();
+        }
+        if let Some(mut ticket) = self.ticket.take() {
+            ticket.end(end);
+        }
+    }
+}
+
+/// What a client is told when its answer breaks off, and what the record says.
+fn broken(fault: &Fault) -> (ApiError, End) {
+    match fault {
+        Fault::Idle | Fault::FirstFrame => (
+            ApiError::new(
+                Cause::GatewayTimeout,
+                "The engine stopped sending in the middle of this answer (the idle timeout is over). The answer is incomplete; send the request again.",
+            ),
+            End::Timeout,
+        ),
+        Fault::Wire(error) => (
+            ApiError::new(
+                Cause::BadGateway,
+                format!("The engine's answer breaks HTTP: {error}. The answer is incomplete; send the request again."),
+            ),
+            End::EngineError,
+        ),
+        _ => (
+            ApiError::new(
+                Cause::BadGateway,
+                "The engine ended in the middle of this answer. The answer is incomplete; send the request again.",
+            ),
+            End::EngineDied,
+        ),
+    }
+}
+
+impl<B, W> Body for AnswerBody<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch + Unpin,
+{
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Relayed(body) => body.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Relayed(body) => body.ended && body.first.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relayed(body) => {
+                let first = body.first.as_ref().map_or(0, |first| first.len() as u64);
+                body.relay
+                    .remaining()
+                    .map_or_else(SizeHint::default, |rest| SizeHint::with_exact(first + rest))
+            }
+        }
+    }
+}

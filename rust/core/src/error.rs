@@ -1,0 +1,226 @@
+//! What a caller is told when something goes wrong: the status, the words, and their shape in the caller's dialect.
+
+use bytes::Bytes;
+use serde_json::json;
+
+/// Whose error shape an answer has. It follows the path, never the headers (spec/wire.md 2.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"error": {"message", "type", "param", "code"}}`
+    OpenAi,
+    /// `{"type": "error", "error": {"type", "message"}, "request_id"}`
+    Anthropic,
+    /// GPUStack's `{"code", "reason", "message"}`
+    Management,
+}
+
+/// What went wrong, by the names of the statuses and codes that clients know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The request cannot be understood.
+    BadRequest,
+    /// No key, or none of ours.
+    Unauthorized,
+    /// The key may not use this.
+    Forbidden,
+    /// No such path.
+    NotFound,
+    /// No such route.
+    ModelNotFound,
+    /// The path exists, with other methods.
+    MethodNotAllowed,
+    /// The client stopped sending.
+    RequestTimeout,
+    /// The body is over the limit.
+    TooLarge,
+    /// No instance runs.
+    Unavailable,
+    /// The engine failed.
+    BadGateway,
+    /// The engine was too slow.
+    GatewayTimeout,
+}
+
+impl Cause {
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound | Self::ModelNotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::TooLarge => 413,
+            Self::BadGateway => 502,
+            Self::Unavailable => 503,
+            Self::GatewayTimeout => 504,
+        }
+    }
+
+    /// `error.type` and `error.code` of the OpenAI shape (spec/wire.md 2.4).
+    const fn openai(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::BadRequest | Self::MethodNotAllowed | Self::TooLarge | Self::RequestTimeout | Self::NotFound => {
+                ("invalid_request_error", None)
+            }
+            Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
+            Self::Forbidden => ("permission_error", Some("model_not_allowed")),
+            Self::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
+            Self::Unavailable => ("server_error", Some("no_running_instance")),
+            Self::BadGateway => ("server_error", Some("engine_error")),
+            Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
+        }
+    }
+
+    /// `error.type` of the Anthropic shape (spec/wire.md 2.5).
+    const fn anthropic(self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::MethodNotAllowed | Self::RequestTimeout => "invalid_request_error",
+            Self::Unauthorized => "authentication_error",
+            Self::Forbidden => "permission_error",
+            Self::NotFound | Self::ModelNotFound => "not_found_error",
+            Self::TooLarge => "request_too_large",
+            Self::Unavailable => "overloaded_error",
+            Self::BadGateway => "api_error",
+            Self::GatewayTimeout => "timeout_error",
+        }
+    }
+
+    /// `reason` of the management shape (spec/gpustack.md 4.6).
+    const fn management(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BadRequest",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound | Self::ModelNotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::RequestTimeout => "RequestTimeout",
+            Self::TooLarge => "PayloadTooLarge",
+            Self::Unavailable => "ServiceUnavailable",
+            Self::BadGateway => "BadGateway",
+            Self::GatewayTimeout => "GatewayTimeout",
+        }
+    }
+}
+
+/// An answer of ours that is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// What went wrong.
+    pub cause: Cause,
+    /// A whole sentence or two: the cause and what to do. Never a key, a prompt or a body.
+    pub message: String,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u32>,
+    /// `x-should-retry: false`: both SDKs then do not repeat the request.
+    pub do_not_retry: bool,
+    /// `Allow`, for a 405.
+    pub allow: Option<&'static str>,
+    /// Whether the connection must end with this answer, since the rest of the request was not read.
+    pub close: bool,
+}
+
+impl ApiError {
+    /// An error with nothing but its words.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self {
+            cause,
+            message: message.into(),
+            retry_after: None,
+            do_not_retry: false,
+            allow: None,
+            close: false,
+        }
+    }
+
+    /// The same, with `Retry-After`.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..self
+        }
+    }
+
+    /// The same, ending the connection.
+    #[must_use]
+    pub fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// The JSON body in a dialect.
+    pub fn body(&self, dialect: Dialect, request_id: &str) -> Bytes {
+        let document = match dialect {
+            Dialect::OpenAi => {
+                let (kind, code) = self.cause.openai();
+                json!({"error": {"message": self.message, "type": kind, "param": null, "code": code}})
+            }
+            Dialect::Anthropic => json!({
+                "type": "error",
+                "error": {"type": self.cause.anthropic(), "message": self.message},
+                "request_id": request_id,
+            }),
+            Dialect::Management => json!({
+                "code": self.cause.status(),
+                "reason": self.cause.management(),
+                "message": self.message,
+            }),
+        };
+        Bytes::from(document.to_string())
+    }
+
+    /// The same as one event of a stream that has begun. No end mark of a good stream (`[DONE]`, `message_stop`) may
+    /// follow it (spec/wire.md 1.8).
+    pub fn event(&self, dialect: Dialect, request_id: &str) -> Bytes {
+        let body = self.body(dialect, request_id);
+        let name: &[u8] = if dialect == Dialect::Anthropic {
+            b"event: error\n"
+        } else {
+            b""
+        };
+        [name, b"data: ", &body, b"\n\n"].concat().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dialect_tells_the_same_error_in_its_own_shape() {
+        let error = ApiError::new(Cause::ModelNotFound, "Model \"x\" was not found.");
+        let parse = |bytes: Bytes| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+        assert_eq!(
+            parse(error.body(Dialect::OpenAi, "r1")),
+            json!({"error": {"message": "Model \"x\" was not found.", "type": "invalid_request_error",
+                "param": null, "code": "model_not_found"}})
+        );
+        assert_eq!(
+            parse(error.body(Dialect::Anthropic, "r1")),
+            json!({"type": "error", "error": {"type": "not_found_error", "message": "Model \"x\" was not found."},
+                "request_id": "r1"})
+        );
+        assert_eq!(
+            parse(error.body(Dialect::Management, "r1")),
+            json!({"code": 404, "reason": "NotFound", "message": "Model \"x\" was not found."})
+        );
+    }
+
+    #[test]
+    fn an_event_is_one_frame_that_the_dialects_sdk_raises_on() {
+        let error = ApiError::new(Cause::BadGateway, "two\nlines");
+        let openai = error.event(Dialect::OpenAi, "r1");
+        assert!(openai.starts_with(b"data: {\"error\":{"), "{openai:?}");
+        assert_eq!(
+            openai.iter().filter(|byte| **byte == b'\n').count(),
+            2,
+            "a line break in the words stays escaped"
+        );
+        assert!(
+            error
+                .event(Dialect::Anthropic, "r1")
+                .starts_with(b"event: error\ndata: {\"error\"")
+        );
+    }
+}

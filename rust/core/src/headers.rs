@@ -1,0 +1,250 @@
+//! Which headers pass, which stop here, and which are ours.
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields that mean one connection only (RFC 9110 7.6.1), besides those that `Connection` names.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
+
+/// Fields of a client's request that no engine sees: framing and host are made anew, credentials and cookies are ours,
+/// `Expect` was answered here, bodies are asked for unencoded, and GPUStack's internal names are not a client's to set.
+fn stops_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "host"
+            | "content-length"
+            | "expect"
+            | "authorization"
+            | "x-api-key"
+            | "cookie"
+            | "accept-encoding"
+            | "x-request-id"
+            | "x-gpustack-model"
+            | "x-gpustack-model-instance"
+            | "x-gpustack-auth-token"
+            | "x-gpustack-access-key"
+            | "x-gpustack-key-ref"
+            | "x-mse-consumer"
+    )
+}
+
+/// Whether a `Connection` field names this header.
+fn named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    })
+}
+
+fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
+    head.reserve(name.len() + value.len() + 4);
+    head.put_slice(name);
+    head.put_slice(b": ");
+    head.put_slice(value);
+    head.put_slice(b"\r\n");
+}
+
+/// Writes the client's fields that pass on to an engine.
+pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap) {
+    let connection = headers.contains_key(header::CONNECTION);
+    for (name, value) in headers {
+        if !is_hop_by_hop(name) && !stops_here(name) && !(connection && named_by_connection(headers, name)) {
+            put_field(head, name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    put_field(head, b"accept-encoding", b"identity");
+}
+
+/// Writes the client's fields that pass on to the management API: the credential too, which it checks itself. Who the
+/// client is, is said by us alone.
+pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str) {
+    let connection = headers.contains_key(header::CONNECTION);
+    for (name, value) in headers {
+        let ours = matches!(
+            name.as_str(),
+            "content-length" | "expect" | "x-request-id" | "forwarded"
+        ) || name.as_str().starts_with("x-forwarded-")
+            || name.as_str().starts_with("x-gpustack-");
+        if !ours && !is_hop_by_hop(name) && !(connection && named_by_connection(headers, name)) {
+            put_field(head, name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    put_field(head, b"x-forwarded-for", peer.as_bytes());
+    put_field(head, b"x-forwarded-proto", b"http");
+    if let Some(host) = headers.get(header::HOST) {
+        put_field(head, b"x-forwarded-host", host.as_bytes());
+    }
+}
+
+/// Takes away what an engine's answer must not hand on: its framing, which is made anew, its connection's fields, its name
+/// and clock, and its idea of the request's id.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| named_by_connection(headers, name))
+            .cloned()
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::CONTENT_LENGTH,
+        header::DATE,
+        header::SERVER,
+        header::TRAILER,
+        header::UPGRADE,
+        header::TE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "x-request-id", "request-id"] {
+        headers.remove(name);
+    }
+}
+
+/// The request's id, under both names that SDKs look for (spec/wire.md 2.2).
+pub fn put_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert("request-id", value.clone());
+        headers.insert("x-request-id", value);
+    }
+}
+
+/// The client's own request id, if it is sane: up to 128 characters that need no quoting anywhere.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&byte);
+    ((1..=128).contains(&id.len()) && id.bytes().all(sane)).then_some(id)
+}
+
+/// Whether intermediaries must be told to pass this answer on as it comes.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    const KIND: &[u8] = b"text/event-stream";
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes().trim_ascii_start();
+        value
+            .get(..KIND.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(KIND))
+    })
+}
+
+/// Whether an answer is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let kind = value
+            .as_bytes()
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        kind.len() >= 4 && kind[kind.len() - 4..].eq_ignore_ascii_case(b"json")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.parse::<HeaderName>().unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    fn engine_sees(fields: &[(&str, &str)]) -> String {
+        let mut head = BytesMut::new();
+        put_for_engine(&mut head, &map(fields));
+        String::from_utf8(head.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn credentials_framing_and_hop_by_hop_fields_stop_here() {
+        let seen = engine_sees(&[
+            ("host", "a"),
+            ("authorization", "Bearer k"),
+            ("x-api-key", "k"),
+            ("cookie", "c"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "X-Private, close"),
+            ("x-private", "1"),
+            ("te", "trailers"),
+            ("x-gpustack-model-instance", "1"),
+            ("expect", "100-continue"),
+            ("accept-encoding", "gzip"),
+            ("content-type", "application/json"),
+            ("traceparent", "00-1"),
+        ]);
+        assert_eq!(
+            seen,
+            "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_loses_its_framing_and_keeps_repeats() {
+        let mut headers = map(&[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("content-length", "3"),
+            ("server", "uvicorn"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("content-type", "text/event-stream; charset=utf-8"),
+        ]);
+        strip_answer(&mut headers);
+        assert_eq!(headers.len(), 3);
+        assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
+        assert!(is_event_stream(&headers));
+    }
+
+    #[test]
+    fn a_request_id_is_taken_only_if_it_is_sane() {
+        assert_eq!(
+            request_id(&map(&[("x-request-id", "req-1.a:b/c")])),
+            Some("req-1.a:b/c")
+        );
+        assert_eq!(request_id(&map(&[("x-request-id", "a b")])), None);
+        assert_eq!(request_id(&map(&[("x-request-id", "")])), None);
+        assert_eq!(request_id(&map(&[("x-request-id", &"a".repeat(129))])), None);
+    }
+
+    #[test]
+    fn json_is_known_by_the_end_of_its_media_type() {
+        for (value, json) in [
+            ("application/json", true),
+            ("application/problem+JSON; charset=x", true),
+            ("text/plain", false),
+        ] {
+            assert_eq!(is_json(&map(&[("content-type", value)])), json, "{value}");
+        }
+    }
+}

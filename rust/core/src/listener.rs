@@ -1,0 +1,406 @@
+//! Workers: each accepts clients on the shared sockets and serves them on one thread, until the drain.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    hash::{BuildHasher, Hasher},
+    io,
+    os::fd::OwnedFd,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    task::LocalSet,
+};
+
+use crate::{
+    client_io::{ClientIo, StreamWatch},
+    dataplane::Shared,
+    exchange::Lingering,
+    request,
+    upstream::Pool,
+};
+
+/// How often idle connections and lingering slots are looked through.
+const SWEEP: Duration = Duration::from_millis(250);
+/// A worker with more connections than the mean by this factor and this number lets others accept first.
+const CROWDED_FACTOR: usize = 2;
+const CROWDED_MORE: usize = 8;
+/// For how long what a refused client still sends is read, so that it can read its answer.
+const DISCARD: Duration = Duration::from_secs(2);
+
+/// A listening socket, before workers have it.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Takes a bound, listening TCP or Unix stream socket.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let address = rustix::net::getsockname(&socket)?;
+        if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the socket does not listen",
+            ));
+        }
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(if std::net::SocketAddr::try_from(address).is_ok() {
+            Self::Tcp(socket.into())
+        } else {
+            Self::Unix(socket.into())
+        })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                format!(
+                    "unix:{}",
+                    path.map(std::path::Path::display)
+                        .map_or_else(String::new, |path| path.to_string())
+                )
+            }
+        }
+    }
+
+    fn duplicate(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        })
+    }
+}
+
+/// One worker's own things. Nothing in it is shared with another thread but `shared`.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) lingering: Rc<Lingering>,
+    connections: Cell<usize>,
+    /// Connections of all workers.
+    all_connections: Arc<AtomicUsize>,
+    workers: usize,
+    random: Cell<u64>,
+    attempts: Cell<u64>,
+}
+
+impl Worker {
+    fn new(shared: &Arc<Shared>, all_connections: &Arc<AtomicUsize>, workers: usize) -> Self {
+        // The standard library's hasher is the random seed that needs no further dependency.
+        let seed = std::hash::RandomState::new().build_hasher().finish();
+        Self {
+            shared: Arc::clone(shared),
+            pool: Pool::new(shared.idle_per_instance),
+            lingering: Rc::default(),
+            connections: Cell::new(0),
+            all_connections: Arc::clone(all_connections),
+            workers,
+            random: Cell::new(seed | 1),
+            attempts: Cell::new(seed >> 32),
+        }
+    }
+
+    /// A cheap random number (xorshift64*), for balancing and ids; nothing secret hangs on it.
+    pub(crate) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn new_request_id(&self) -> Arc<str> {
+        format!("{:016x}{:016x}", self.random(), self.random()).into()
+    }
+
+    /// A number that no other attempt of this worker has.
+    pub(crate) fn next_attempt(&self) -> u64 {
+        let number = self.attempts.get().wrapping_add(1);
+        self.attempts.set(number);
+        number
+    }
+
+    fn is_crowded(&self) -> bool {
+        let mean = self.all_connections.load(Ordering::Relaxed) / self.workers;
+        self.workers > 1 && self.connections.get() > mean * CROWDED_FACTOR + CROWDED_MORE
+    }
+}
+
+/// Starts the workers' threads. Each ends by itself when the drain is over.
+pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> io::Result<()> {
+    let all_connections = Arc::default();
+    for number in 0..workers {
+        let listeners = listeners
+            .iter()
+            .map(Listener::duplicate)
+            .collect::<io::Result<Vec<_>>>()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
+        std::thread::Builder::new()
+            .name(format!("gpustack-fast-{number}"))
+            .spawn(move || {
+                let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
+                let tasks = LocalSet::new();
+                tasks.block_on(&runtime, run(Rc::clone(&worker), listeners));
+                // What still runs is cut here; each request leaves its record.
+                drop(tasks);
+                drop(worker);
+                drop(runtime);
+                shared.worker_ended();
+            })?;
+    }
+    Ok(())
+}
+
+/// Serves until the drain is over.
+async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let acceptors: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener)))
+        .collect();
+    loop {
+        let changed = worker.shared.ending.notified();
+        let mut changed = pin!(changed);
+        // Registered before the phase is read, so that no change is missed.
+        changed.as_mut().enable();
+        let Some(deadline) = worker.shared.deadline() else {
+            changed.await;
+            continue;
+        };
+        for acceptor in &acceptors {
+            acceptor.abort();
+        }
+        if until_idle(&worker, deadline.into(), changed).await {
+            break;
+        }
+    }
+    sweeper.abort();
+}
+
+/// Waits until no connection is left or the deadline is over (true), or the deadline was changed (false).
+async fn until_idle(worker: &Worker, deadline: tokio::time::Instant, changed: impl Future<Output = ()>) -> bool {
+    let mut changed = pin!(changed);
+    let mut changed_early = false;
+    while worker.connections.get() > 0 && tokio::time::Instant::now() < deadline && !changed_early {
+        let pause = deadline.min(tokio::time::Instant::now() + Duration::from_millis(10));
+        changed_early = tokio::time::timeout_at(pause, changed.as_mut()).await.is_ok();
+    }
+    if changed_early {
+        return false;
+    }
+    if worker.connections.get() > 0 {
+        worker.shared.cut();
+    }
+    true
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        worker.pool.sweep();
+        worker.lingering.sweep();
+    }
+}
+
+/// Accepts on one socket. All workers accept on the same one, so that an upgrade can pass it on with its queue.
+async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let served = match listener {
+        Listener::Tcp(listener) => match TcpListener::from_std(listener) {
+            Ok(listener) => accept_tcp(worker, listener).await,
+            Err(error) => Err(error),
+        },
+        Listener::Unix(listener) => match UnixListener::from_std(listener) {
+            Ok(listener) => accept_unix(worker, listener).await,
+            Err(error) => Err(error),
+        },
+    };
+    debug_assert!(served.is_ok(), "a listening socket can always be registered");
+}
+
+async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+    loop {
+        give_way(&worker).await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = TcpStream::set_nodelay(&stream, true);
+                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, peer.ip().to_string().into()));
+            }
+            Err(error) => after_accept_error(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<()> {
+    loop {
+        give_way(&worker).await;
+        match UnixListener::accept(&listener).await {
+            Ok((stream, _)) => {
+                let stream: UnixStream = stream;
+                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, "unix".into()));
+            }
+            Err(error) => after_accept_error(&error).await,
+        }
+    }
+}
+
+/// A worker well above the mean of connections skips its turn, for a moment.
+async fn give_way(worker: &Worker) {
+    if worker.is_crowded() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A client that left before it was accepted is nothing. Without descriptors or memory only waiting helps.
+async fn after_accept_error(error: &io::Error) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Counted(Rc<Worker>);
+
+impl Counted {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        worker.all_connections.fetch_add(1, Ordering::Relaxed);
+        worker.shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        Self(worker)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.all_connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one client's connection to its end.
+async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>) {
+    let _counted = Counted::new(Rc::clone(&worker));
+    let (io, watch) = ClientIo::new(stream);
+    serve_http1(worker, io, watch.clone(), peer).await;
+    if watch.must_close() {
+        let _ = tokio::time::timeout(DISCARD, watch.discard()).await;
+    }
+}
+
+async fn serve_http1<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+    worker: Rc<Worker>,
+    io: ClientIo<T>,
+    watch: StreamWatch<T>,
+    peer: Rc<str>,
+) {
+    let shared = Arc::clone(&worker.shared);
+    let service = {
+        let watch = watch.clone();
+        service_fn(move |request| request::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
+    };
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.head_limit);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut ending = pin!(shared.ending.notified());
+    let (mut registered, mut told) = (false, false);
+    // An error is the client's: it left, or what it sent is no HTTP (hyper has answered then).
+    let _ = poll_fn(|context| {
+        // Registered once, the task is woken when the drain begins; the phase is what counts from then on.
+        if !registered {
+            registered = true;
+            let _ = ending.as_mut().poll(context);
+        }
+        let served = connection.as_mut().poll(context);
+        if served.is_ready() || told || !(watch.must_close() || shared.is_draining()) {
+            return served;
+        }
+        told = true;
+        connection.as_mut().graceful_shutdown();
+        connection.as_mut().poll(context)
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use hyper::{body::Incoming, server::conn::http2};
+
+    use super::*;
+    use crate::{body::AnswerBody, client_io::ProtocolTells};
+
+    #[derive(Clone)]
+    struct LocalTasks;
+
+    impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalTasks {
+        fn execute(&self, task: F) {
+            tokio::task::spawn_local(task);
+        }
+    }
+
+    /// The request path over HTTP/2 and a pipe in memory: many streams on one connection, nothing `Send`, no socket.
+    async fn serve_http2(worker: Rc<Worker>, stream: tokio::io::DuplexStream) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            request::answer(Rc::clone(&worker), "pipe".into(), request, ProtocolTells)
+        });
+        let _ = http2::Builder::new(LocalTasks)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+
+    #[test]
+    fn the_request_path_serves_http2_over_a_pipe() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let plane = crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
+            let (client, server) = tokio::io::duplex(4096);
+            tokio::task::spawn_local(serve_http2(worker, server));
+            let handshake = hyper::client::conn::http2::handshake(LocalTasks, TokioIo::new(client));
+            let (mut sender, connection) = handshake.await.unwrap();
+            tokio::task::spawn_local(async move {
+                let _ = connection.await;
+            });
+            let ask = |path: &str| {
+                Request::get(format!("http://x{path}"))
+                    .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
+                    .unwrap()
+            };
+            let (health, models) = (
+                sender.send_request(ask("/healthz")),
+                sender.send_request(ask("/v1/models")),
+            );
+            let (health, models): (Response<Incoming>, Response<Incoming>) =
+                (health.await.unwrap(), models.await.unwrap());
+            assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! What the data plane answers itself, without an engine and without Python.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
+use serde_json::json;
+
+use crate::{
+    auth::Key,
+    dataplane::Shared,
+    error::{ApiError, Cause},
+    paths::{Endpoint, Row, percent_decode},
+    request::check_key,
+    table::{Route, Table},
+};
+
+/// Answers a row that is no inference.
+pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Response<Bytes>, ApiError> {
+    let key = || check_key(shared.keys.load().check(&parts.headers));
+    Ok(match row.endpoint {
+        Endpoint::ListModels => list_models(&shared.table.load(), &*key()?),
+        Endpoint::ShowModel => {
+            let name = percent_decode(&parts.uri.path()[row.path.len()..]);
+            let key = key()?;
+            let route = find_route(shared, &name)
+                .ok()
+                .filter(|route| route.is_ready() && key.allows(&route.name));
+            let route = route.ok_or_else(|| model_not_found(&name))?;
+            json_answer(&describe(&route))
+        }
+        Endpoint::Readyz => readyz(shared),
+        Endpoint::Metrics => metrics(shared),
+        Endpoint::Healthz | Endpoint::Inference(_) => text_answer(StatusCode::OK, "ok"),
+    })
+}
+
+/// The route of this public name.
+pub(crate) fn find_route(shared: &Shared, name: &str) -> Result<Arc<Route>, ApiError> {
+    shared
+        .table
+        .load()
+        .route(name)
+        .cloned()
+        .ok_or_else(|| model_not_found(name))
+}
+
+fn model_not_found(name: &str) -> ApiError {
+    ApiError::new(
+        Cause::ModelNotFound,
+        format!("Model {name} was not found. GET /v1/models lists the models that this key may use."),
+    )
+}
+
+/// Ready routes only (spec/gpustack.md 1.2), and only those that the key may use.
+fn list_models(table: &Table, key: &Key) -> Response<Bytes> {
+    let visible = table
+        .routes
+        .iter()
+        .filter(|route| route.is_ready() && key.allows(&route.name));
+    json_answer(&json!({"object": "list", "data": visible.map(|route| describe(route)).collect::<Vec<_>>()}))
+}
+
+fn describe(route: &Route) -> serde_json::Value {
+    json!({"id": &*route.name, "object": "model", "created": route.created, "owned_by": "gpustack"})
+}
+
+fn readyz(shared: &Shared) -> Response<Bytes> {
+    let table = shared.table.load();
+    let why_not = if shared.is_draining() {
+        "draining: this server is stopping"
+    } else if table.version == 0 {
+        "starting: no routing table has been published yet"
+    } else if !table.routes.iter().any(|route| route.is_ready()) {
+        "no model has a running instance"
+    } else {
+        return text_answer(StatusCode::OK, "ok");
+    };
+    text_answer(StatusCode::SERVICE_UNAVAILABLE, why_not)
+}
+
+fn metrics(shared: &Shared) -> Response<Bytes> {
+    let mut page = shared.metrics.page(&shared.table.load());
+    page.push_str("# HELP gpustack_fast_workers Threads that serve requests.\n# TYPE gpustack_fast_workers gauge\n");
+    page.push_str(&format!(
+        "gpustack_fast_workers {}\n",
+        shared.workers.load(Ordering::Relaxed)
+    ));
+    let mut response = text_answer(StatusCode::OK, page);
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+fn json_answer(document: &serde_json::Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(document.to_string()));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

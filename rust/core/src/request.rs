@@ -1,0 +1,673 @@
+//! One request, from its head to the first byte of its answer.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http_body::Body;
+use tokio::time::Instant;
+
+use crate::{
+    auth::{AuthError, Key},
+    body::{AnswerBody, BrokenOff, Relay, RelayedBody, Shape},
+    client_io::ClientWatch,
+    documents::{End, Event},
+    error::{ApiError, Cause, Dialect},
+    exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
+    headers,
+    listener::Worker,
+    local,
+    metrics::UpstreamError,
+    paths::{self, Endpoint, Found, Inference, Row},
+    table::{Instance, Lease, Model, Route},
+    ticket::Ticket,
+    timer::PhaseTimer,
+    upload::{Upload, UploadError},
+    upstream::Connection,
+};
+
+/// How long others are preferred to an instance that failed.
+const SUSPECT_MS: u64 = 1_000;
+/// What a 503 says in `Retry-After`, in seconds.
+const RETRY_AFTER: u32 = 2;
+/// The path under which requests for the management API are recorded.
+const CONTROL_PLANE: &str = "control_plane";
+
+type Answer<B, W> = Result<Response<AnswerBody<B, W>>, BrokenOff>;
+
+/// Why a request gets no answer of an engine's.
+enum Refusal {
+    /// The client left: nobody reads an answer.
+    Gone,
+    /// We answer.
+    Error(ApiError, End),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error, End::Refused)
+    }
+}
+
+impl From<UploadError> for Refusal {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Gone => Self::Gone,
+            UploadError::Refused(error) => error.into(),
+        }
+    }
+}
+
+/// Answers one request. It is polled inside the client's connection, whatever that speaks: it assumes neither one
+/// request per connection nor a thread that it may move to.
+pub(crate) async fn answer<B, W>(worker: Rc<Worker>, peer: Rc<str>, request: Request<B>, watch: W) -> Answer<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch + Clone,
+{
+    let (parts, body) = request.into_parts();
+    let request_id = headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
+    let refuse = |error: ApiError, dialect, path| {
+        let ticket = Ticket::new(&worker.shared, Arc::clone(&request_id), path);
+        Ok(refusal(ticket, dialect, &error, End::Refused, &watch))
+    };
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        let mut error = ApiError::new(
+            Cause::MethodNotAllowed,
+            "This server is no forward proxy: it takes no CONNECT and no TRACE.",
+        );
+        error.allow = Some("GET, HEAD, POST");
+        return refuse(error, Dialect::Management, CONTROL_PLANE);
+    }
+    match paths::find(&parts.method, parts.uri.path()) {
+        Found::Row(row) => match row.endpoint {
+            Endpoint::Inference(inference) => {
+                let ticket = Ticket::new(&worker.shared, request_id, row.path);
+                Inbound {
+                    worker,
+                    parts,
+                    peer,
+                    row,
+                    ticket,
+                    watch,
+                    body_whole: Rc::default(),
+                }
+                .infer(inference, body)
+                .await
+            }
+            _ => {
+                let ticket = Ticket::new(&worker.shared, Arc::clone(&request_id), row.path);
+                Ok(match local::answer(&worker.shared, row, &parts) {
+                    Ok(response) => finish_local(ticket, response),
+                    Err(error) => refusal(ticket, row.dialect, &error, End::Refused, &watch),
+                })
+            }
+        },
+        Found::WrongMethod(row) => refuse(wrong_method(row), row.dialect, row.path),
+        Found::NoSuchEndpoint(dialect) => {
+            let message = format!(
+                "There is no endpoint {} {} in this version of gpustack-fast.",
+                parts.method,
+                parts.uri.path()
+            );
+            refuse(ApiError::new(Cause::NotFound, message), dialect, "unknown")
+        }
+        Found::ControlPlane => {
+            let ticket = Ticket::new(&worker.shared, request_id, CONTROL_PLANE);
+            let row = &CONTROL_ROW;
+            Inbound {
+                worker,
+                parts,
+                peer,
+                row,
+                ticket,
+                watch,
+                body_whole: Rc::default(),
+            }
+            .pass_to_control_plane(body)
+            .await
+        }
+    }
+}
+
+/// The row of requests that are not inference; it is matched by nothing.
+static CONTROL_ROW: Row = Row {
+    path: CONTROL_PLANE,
+    method: Method::GET,
+    dialect: Dialect::Management,
+    endpoint: Endpoint::Healthz,
+};
+
+fn wrong_method(row: &Row) -> ApiError {
+    let mut error = ApiError::new(
+        Cause::MethodNotAllowed,
+        format!("{} takes {} requests only.", row.path, row.method),
+    );
+    error.allow = Some(if row.method == Method::POST {
+        "POST"
+    } else {
+        "GET, HEAD"
+    });
+    error
+}
+
+/// One request that goes on to an engine or to the management API.
+struct Inbound<W> {
+    worker: Rc<Worker>,
+    parts: Parts,
+    /// The client's address.
+    peer: Rc<str>,
+    row: &'static Row,
+    ticket: Ticket,
+    watch: W,
+    /// The client has sent its whole body: from now on what it sends says whether it is still there.
+    body_whole: Rc<Cell<bool>>,
+}
+
+/// What one attempt needs to know of its instance.
+struct Attempt {
+    lease: Lease,
+    /// None: the management API.
+    model: Option<Arc<Model>>,
+    /// Use no pooled connection.
+    fresh: bool,
+}
+
+/// What a client gets once an engine has answered.
+struct Committed<B> {
+    head: AnswerHead,
+    relay: Relay<B>,
+    first: Option<Bytes>,
+    body_whole: bool,
+}
+
+/// A failed attempt: what happened, and the body for another one.
+type Failed<B> = (Fault, Upload<B>);
+
+impl<W: ClientWatch + Clone> Inbound<W> {
+    async fn infer<B>(mut self, inference: Inference, body: B) -> Answer<B, W>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let (watch, body_whole) = (self.watch.clone(), Rc::clone(&self.body_whole));
+        let committed = unless_gone(&watch, &body_whole, self.route_and_send(inference, body)).await;
+        self.respond(committed)
+    }
+
+    async fn pass_to_control_plane<B>(mut self, body: B) -> Answer<B, W>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let (watch, body_whole) = (self.watch.clone(), Rc::clone(&self.body_whole));
+        let committed = unless_gone(&watch, &body_whole, self.send_to_control_plane(body)).await;
+        self.respond(committed)
+    }
+
+    /// Checks the key, finds the model, and tries instances until one answers.
+    async fn route_and_send<B>(&mut self, inference: Inference, body: B) -> Result<Committed<B>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let key = authenticate(&self.worker, &self.parts.headers)?;
+        self.ticket.key(&key.id);
+        let mut upload = Upload::new(body, true, self.worker.shared.body_limits)?;
+        self.receive_model(&mut upload).await?;
+        let route = self.find_route(&key, upload.model().map(|model| &*model.name))?;
+        self.ticket.route(&route.name, &route.metrics);
+        self.try_instances(&route, inference, upload).await
+    }
+
+    /// Reads the body until its model is known.
+    async fn receive_model<B>(&mut self, upload: &mut Upload<B>) -> Result<(), Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let limit = self.worker.shared.phases.body;
+        let mut timer = PhaseTimer::default();
+        while upload.model().is_none() && !upload.is_whole() {
+            let since = Instant::now();
+            poll_fn(|context| match upload.poll_receive(context) {
+                Poll::Ready(received) => Poll::Ready(received.map_err(Refusal::from)),
+                Poll::Pending => timer.poll(context, since, limit).map(|()| Err(body_timeout())),
+            })
+            .await?;
+            self.ticket.bytes_in(upload.received());
+        }
+        self.body_whole.set(upload.is_whole());
+        Ok(())
+    }
+
+    fn find_route(&self, key: &Key, name: Option<&str>) -> Result<Arc<Route>, ApiError> {
+        let missing = || {
+            ApiError::new(
+                Cause::BadRequest,
+                "Missing 'model' field: name a model of GET /v1/models in it.",
+            )
+        };
+        let name = name.ok_or_else(missing)?;
+        let route = local::find_route(&self.worker.shared, name)?;
+        if !key.allows(&route.name) {
+            let message = format!("Not allowed to access model {name}. Use a key whose allowed models include it.");
+            return Err(ApiError::new(Cause::Forbidden, message));
+        }
+        Ok(route)
+    }
+
+    /// Tries instances until one answers, by the rules of re-sending: freely while nothing was delivered; once more
+    /// after an instance died with the request, where the row allows that.
+    async fn try_instances<B>(
+        &mut self,
+        route: &Route,
+        inference: Inference,
+        mut upload: Upload<B>,
+    ) -> Result<Committed<B>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let (mut tried, mut refused): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
+        let (mut fresh, mut deaths) = (false, 0);
+        loop {
+            let worker = Rc::clone(&self.worker);
+            let now = worker.shared.clock();
+            let leased = route.lease(&tried, now, &mut || worker.random(), &worker.shared.idle_listener);
+            let Some((lease, model)) = leased.filter(|(lease, _)| !refused.contains(&lease.instance().id)) else {
+                return Err(unavailable(&route.name).into());
+            };
+            let instance = Arc::clone(lease.instance());
+            self.ticket.attempt(&instance.id);
+            let attempt = Attempt {
+                lease,
+                model: Some(model),
+                fresh,
+            };
+            let (fault, back) = match self.attempt(attempt, Some(route), upload).await {
+                Ok(committed) => return Ok(committed),
+                Err(failed) => failed,
+            };
+            upload = back;
+            self.note_fault(&instance, &fault);
+            let again = match &fault {
+                Fault::Connect(_) => {
+                    refused.push(Arc::clone(&instance.id));
+                    true
+                }
+                Fault::Stale => upload.is_replayable(),
+                Fault::Died(_) => {
+                    deaths += 1;
+                    inference.resend && deaths < 2 && upload.is_replayable()
+                }
+                _ => false,
+            };
+            if !again {
+                return Err(fault_refusal(fault, deaths));
+            }
+            if !matches!(fault, Fault::Stale) {
+                tried.push(Arc::clone(&instance.id));
+            }
+            fresh = true;
+            worker.shared.metrics.retries.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn send_to_control_plane<B>(&mut self, body: B) -> Result<Committed<B>, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let worker = Rc::clone(&self.worker);
+        let unavailable = || {
+            ApiError::new(
+                Cause::Unavailable,
+                "The management API does not answer yet. Try again in a few seconds.",
+            )
+            .retry_after(RETRY_AFTER)
+        };
+        let instance = worker.shared.control_plane.as_ref().ok_or_else(unavailable)?;
+        let mut upload = Upload::new(body, false, worker.shared.body_limits)?;
+        let mut fresh = false;
+        loop {
+            let lease = Lease::take(instance, &worker.shared.idle_listener).ok_or_else(unavailable)?;
+            match self
+                .attempt(
+                    Attempt {
+                        lease,
+                        model: None,
+                        fresh,
+                    },
+                    None,
+                    upload,
+                )
+                .await
+            {
+                Ok(committed) => return Ok(committed),
+                Err((Fault::Stale, back)) if back.is_replayable() && !fresh => (upload, fresh) = (back, true),
+                Err((Fault::Connect(_), _)) => return Err(unavailable().into()),
+                Err((fault, _)) => return Err(fault_refusal(fault, 0)),
+            }
+        }
+    }
+
+    /// Sends the request to one instance and waits for the commit point: the first byte for the client, which in a
+    /// stream is the first frame.
+    async fn attempt<B>(
+        &mut self,
+        attempt: Attempt,
+        route: Option<&Route>,
+        mut upload: Upload<B>,
+    ) -> Result<Committed<B>, Failed<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let Attempt { lease, model, fresh } = attempt;
+        let instance = Arc::clone(lease.instance());
+        let pooled = if fresh { None } else { self.worker.pool.take(&instance) };
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => match Connection::open(&instance, self.worker.shared.connect_limit).await {
+                Ok(connection) => connection,
+                Err(error) => return Err((Fault::Connect(error), upload)),
+            },
+        };
+        // A route knows its model by the route's name; the engine by its own.
+        let names = route
+            .zip(model.as_deref())
+            .filter(|(route, model)| route.name != model.served_name);
+        let length = upload.start_attempt(names.map(|(_, model)| model.served_json.clone()));
+        let to_head_request = self.parts.method == Method::HEAD;
+        let request = RequestHead {
+            head: self.compose_head(&instance, route.is_some()),
+            length,
+            to_head_request,
+        };
+        let slot = Slot::new(lease, &self.worker.lingering);
+        let mut exchange = Exchange::new(connection, slot, upload, request, self.worker.shared.phases);
+        let body_whole = &*self.body_whole;
+        let head = poll_fn(|context| {
+            let head = exchange.poll_head(context);
+            body_whole.set(exchange.upload.is_whole());
+            head
+        })
+        .await;
+        self.ticket.bytes_in(exchange.upload.received());
+        let head = match head {
+            Ok(head) => head,
+            Err(fault) => return Err((fault, exchange.into_upload())),
+        };
+        let shape = shape(&head, route.is_some(), names.map(|(route, _)| route.name_json.clone()));
+        let body_whole = exchange.upload.is_whole();
+        let mut relay = Relay::new(exchange, shape, Rc::clone(&self.worker.pool));
+        match poll_fn(|context| relay.poll_piece(context)).await.transpose() {
+            Ok(first) => Ok(Committed {
+                head,
+                relay,
+                first,
+                body_whole,
+            }),
+            Err(fault) => Err((fault, relay.into_upload())),
+        }
+    }
+
+    /// The request's head toward an instance.
+    fn compose_head(&self, instance: &Instance, to_engine: bool) -> BytesMut {
+        let target = self.parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut head = BytesMut::with_capacity(512);
+        for text in [self.parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            head.put_slice(text.as_bytes());
+        }
+        if to_engine {
+            put_lines(&mut head, &["host: ", &instance.host, "\r\n"]);
+            headers::put_for_engine(&mut head, &self.parts.headers);
+        } else {
+            headers::put_for_control_plane(&mut head, &self.parts.headers, &self.peer);
+        }
+        if let Some(authorization) = &instance.authorization {
+            put_lines(&mut head, &["authorization: ", authorization, "\r\n"]);
+        }
+        // Each attempt has an id of its own, since an engine takes it for the id of its work.
+        let number = self.worker.next_attempt();
+        put_lines(
+            &mut head,
+            &[
+                "x-request-id: ",
+                self.ticket.request_id(),
+                "-",
+                itoa::Buffer::new().format(number),
+                "\r\n",
+            ],
+        );
+        head
+    }
+
+    /// Counts a fault of an engine's, prefers others for a while, and tells the control plane.
+    fn note_fault(&self, instance: &Instance, fault: &Fault) {
+        let shared = &self.worker.shared;
+        let (kind, reason) = match fault {
+            Fault::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
+            Fault::Died(how) => (UpstreamError::Died, format!("died before its answer: {how}")),
+            Fault::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
+            Fault::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
+            Fault::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
+            Fault::Stale | Fault::Body | Fault::Gone | Fault::Refused(_) => return,
+        };
+        shared.metrics.upstream_error(kind);
+        let now = shared.clock();
+        if instance.suspect(now, now + SUSPECT_MS) {
+            shared.records.event(Event::InstanceFaulted {
+                instance: instance.id.to_string(),
+                reason,
+            });
+        }
+    }
+
+    fn respond<B>(mut self, committed: Result<Committed<B>, Refusal>) -> Answer<B, W>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        let dialect = self.row.dialect;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(Refusal::Gone) => return Err(BrokenOff),
+            Err(Refusal::Error(error, end)) => return Ok(refusal(self.ticket, dialect, &error, end, &self.watch)),
+        };
+        let Committed {
+            head,
+            relay,
+            first,
+            body_whole,
+        } = committed;
+        if let Some(error) = credential_fault(&head, self.row) {
+            return Ok(refusal(self.ticket, dialect, &error, End::EngineError, &self.watch));
+        }
+        let mut headers = head.headers;
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .cloned()
+            .filter(|_| self.parts.method == Method::HEAD);
+        headers::strip_answer(&mut headers);
+        headers::put_request_id(&mut headers, self.ticket.request_id());
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, length);
+        }
+        let stream = headers::is_event_stream(&headers);
+        if stream {
+            headers
+                .entry(header::CACHE_CONTROL)
+                .or_insert(HeaderValue::from_static("no-cache"));
+            headers
+                .entry("x-accel-buffering")
+                .or_insert(HeaderValue::from_static("no"));
+        }
+        self.ticket.answered(head.status.as_u16(), stream);
+        let watch = body_whole.then_some(self.watch);
+        let body = RelayedBody::new(relay, first, self.ticket, watch, dialect);
+        let mut response = Response::new(AnswerBody::Relayed(Box::new(body)));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+/// Drives a request until it is committed, or its client has left.
+async fn unless_gone<T>(
+    watch: &impl ClientWatch,
+    body_whole: &Cell<bool>,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let done = work.as_mut().poll(context);
+        if done.is_pending() && body_whole.get() && watch.poll_gone(context).is_ready() {
+            return Poll::Ready(Err(Refusal::Gone));
+        }
+        done
+    })
+    .await
+}
+
+fn put_lines(head: &mut BytesMut, texts: &[&str]) {
+    for text in texts {
+        head.extend_from_slice(text.as_bytes());
+    }
+}
+
+pub(crate) fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
+    check_key(worker.shared.keys.load().check(headers))
+}
+
+/// The words for a request without a key.
+pub(crate) fn check_key(checked: Result<Arc<Key>, AuthError>) -> Result<Arc<Key>, ApiError> {
+    checked.map_err(|error| {
+        let message = match error {
+            AuthError::Missing => {
+                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
+            }
+            AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
+        };
+        ApiError::new(Cause::Unauthorized, message)
+    })
+}
+
+/// How an answer is treated: frames of a stream are kept whole, and the engine's name for the model becomes `rename`.
+fn shape(head: &AnswerHead, from_engine: bool, rename: Option<Bytes>) -> Shape {
+    // An answer that the engine compressed all the same cannot be read.
+    let encoded = head
+        .headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity");
+    match rename {
+        _ if encoded || !from_engine => Shape::Plain,
+        rename if headers::is_event_stream(&head.headers) => Shape::events(rename),
+        Some(name) if headers::is_json(&head.headers) => Shape::renamed(name),
+        _ => Shape::Plain,
+    }
+}
+
+/// An engine that refuses our credential is our fault, not the client's, whose key is fine (spec/wire.md 10).
+fn credential_fault(head: &AnswerHead, row: &Row) -> Option<ApiError> {
+    let refused = matches!(head.status.as_u16(), 401 | 403) && matches!(row.endpoint, Endpoint::Inference(_));
+    refused.then(|| {
+        let message = format!(
+            "The engine refused this server's own credential (status {}). The operator must give this server the engine's key.",
+            head.status.as_u16()
+        );
+        ApiError::new(Cause::BadGateway, message)
+    })
+}
+
+fn unavailable(route: &str) -> ApiError {
+    let message = format!(
+        "No running instances available for model {route}: none has started yet, or all have failed and are being restarted. Try again in a few seconds."
+    );
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+}
+
+fn body_timeout() -> Refusal {
+    let message = "The request body stopped arriving (the body timeout is over). Send the request again.";
+    Refusal::Error(ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
+}
+
+/// What the client is told when no instance is left to try.
+fn fault_refusal(fault: Fault, deaths: u32) -> Refusal {
+    let (error, end) = match fault {
+        Fault::Gone => return Refusal::Gone,
+        Fault::Refused(error) => return error.into(),
+        Fault::Body => return body_timeout(),
+        Fault::FirstFrame | Fault::Idle => {
+            let message = "The engine sent no first frame in time (the first-frame timeout is over). Try again later or raise the timeout.";
+            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
+        }
+        Fault::Wire(error) => {
+            let message = format!("The engine's answer breaks HTTP: {error}.");
+            (ApiError::new(Cause::BadGateway, message), End::EngineError)
+        }
+        Fault::Connect(_) | Fault::Stale | Fault::Died(_) => {
+            let message = if deaths > 1 {
+                "Two engines ended while they worked on this request, so it is not sent to a third. Check the engines' logs before you send it again."
+            } else {
+                "The engine ended before it answered this request. Send the request again."
+            };
+            let mut error = ApiError::new(Cause::BadGateway, message);
+            error.do_not_retry = deaths > 1;
+            (error, End::EngineDied)
+        }
+    };
+    Refusal::Error(error, end)
+}
+
+/// An answer of ours that is no success.
+fn refusal<B, W: ClientWatch>(
+    ticket: Ticket,
+    dialect: Dialect,
+    error: &ApiError,
+    end: End,
+    watch: &W,
+) -> Response<AnswerBody<B, W>> {
+    let id = Arc::clone(ticket.request_id());
+    let mut response = Response::new(AnswerBody::Full(error.body(dialect, &id)));
+    *response.status_mut() = http::StatusCode::from_u16(error.cause.status()).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers::put_request_id(headers, &id);
+    if error.cause == Cause::Unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = error.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if error.do_not_retry {
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+    if let Some(allow) = error.allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if error.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        watch.close_after_answer();
+    }
+    ticket.refused(error.cause.status(), end);
+    response
+}
+
+fn finish_local<B, W>(mut ticket: Ticket, local: Response<Bytes>) -> Response<AnswerBody<B, W>> {
+    let (mut parts, body) = local.into_parts();
+    headers::put_request_id(&mut parts.headers, ticket.request_id());
+    ticket.answered(parts.status.as_u16(), false);
+    ticket.bytes_out(body.len());
+    ticket.end(End::Done);
+    Response::from_parts(parts, AnswerBody::Full(body))
+}
