@@ -1,0 +1,278 @@
+"""The API keys, hashed, in one file of the data directory.
+
+    gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef      a generated key: GPUStack's form
+             └ access key ──┘ └ secret (128 random bits) ─────┘
+    any other text of 16 characters or more                         a custom key
+
+The **access key** names a key in lists, logs and records. Of a custom key it is the first 16 hex digits of the
+BLAKE2b-128 hash of the whole text (GPUStack takes the same hash, spec: keys of its `security.py`). That hash has no
+salt: somebody who sees it can test guesses, so a custom key should be random.
+
+Stored is only a **digest**: hex of SHA-256 over the store's salt (32 random bytes) followed by the whole key. One
+fast hash is right here, and argon2 is not: a key is random, not a word that somebody remembers, and it is checked on
+every request.
+
+**Why a JSON file.** A few dozen keys change a few times a day, and the data plane holds them all in memory. A database
+would be a dependency, a schema and a migration for that; it comes when usage is recorded. The file is written beside
+the old one, fsynced, renamed over it, and the folder fsynced: after a crash there is the old file or the new one. A
+file that cannot be understood is never overwritten. `DataDirectory`'s lock keeps writers apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gpustack_fast.data_directory import DataDirectory, explain_os_error, give_to_owner
+from gpustack_fast.errors import KeyNameTaken, KeyNotFound, StoreError, UsageError
+
+__all__ = ["SHORTEST_KEY", "CreatedKey", "Key", "KeyInfo", "Store", "access_key_of", "check_key_text", "digest_of"]
+
+SHORTEST_KEY = 16
+"""Characters of a custom key, at least."""
+_LONGEST_KEY = 1024
+_LONGEST_NAME = 100
+_VERSION = 1
+_GENERATED = re.compile(r"gpustack_([0-9a-f]{16})_[0-9a-f]{32}", re.ASCII)
+_ACCESS_KEY = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""32 bytes in hex."""
+
+
+class KeyInfo(Struct, frozen=True, kw_only=True):
+    """What may be shown of a key."""
+
+    name: str
+    access_key: str
+    masked: str
+    allowed_models: list[str] | None
+    """Route names; None allows all."""
+    created: int
+    """Unix seconds."""
+    custom: bool
+
+
+class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key as it is stored."""
+
+    name: str
+    access_key: Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    digest: Hex32
+    allowed_models: list[str] | None = None
+    """Route names; None allows all."""
+    created: int
+    """Unix seconds."""
+    custom: bool = False
+    """Whether somebody chose its text, so that it is not of the generated form."""
+
+    def info(self) -> KeyInfo:
+        """What may be shown of it."""
+        return KeyInfo(
+            name=self.name,
+            access_key=self.access_key,
+            masked="********" if self.custom else f"gpustack_{self.access_key}_********",
+            allowed_models=self.allowed_models,
+            created=self.created,
+            custom=self.custom,
+        )
+
+
+class CreatedKey(Struct, frozen=True, kw_only=True):
+    """A new key and its text, which is known at this moment only."""
+
+    info: KeyInfo
+    text: str
+
+    def __repr__(self) -> str:
+        return f"CreatedKey(info={self.info!r}, text='********')"
+
+
+class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file."""
+
+    version: int = _VERSION
+    salt: Hex32
+    keys: list[Key] = []
+
+
+class _Version(Struct):
+    """The one field that files of every version have."""
+
+    version: int
+
+
+class Store:
+    """The keys of a data directory whose lock we hold. Every change is on the disk when its call returns.
+
+    Not for several threads at once: `keys` orders the changes of a running server.
+    """
+
+    def __init__(self, directory: DataDirectory) -> None:
+        """Reads the keys. Raises StoreError when the file is damaged, newer than we are, or cannot be read."""
+        assert directory.held, "the store belongs to the holder of the data directory's lock"
+        self._file = directory.keys_file
+        found = _read(self._file)
+        self.is_new = found is None
+        """No key was ever made here. (A store whose last key was revoked is not new.)"""
+        self._document = found or _Document(salt=secrets.token_bytes(32).hex())
+
+    @property
+    def salt(self) -> str:
+        """Hex; the same for all keys, for ever."""
+        return self._document.salt
+
+    @property
+    def keys(self) -> list[Key]:
+        """All keys, oldest first."""
+        return list(self._document.keys)
+
+    def create(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
+        """Makes a key: a generated one, or of a text that the user chose.
+
+        Raises UsageError when name, models or text cannot be used, KeyNameTaken, StoreError when it cannot be saved.
+        """
+        _check_name(name)
+        if allowed_models is not None and not all(allowed_models):
+            raise UsageError("A name in the list of allowed models is empty. Remove the comma too many.")
+        if allowed_models == []:
+            raise UsageError(
+                "The list of allowed models is empty. Name at least one, or leave the list out to allow all."
+            )
+        if text is None:
+            text = f"gpustack_{secrets.token_hex(8)}_{secrets.token_hex(16)}"
+        check_key_text(text)
+        key = Key(
+            name=name,
+            access_key=access_key_of(text),
+            digest=digest_of(self.salt, text),
+            allowed_models=allowed_models,
+            created=int(time.time()),
+            custom=not _GENERATED.fullmatch(text),
+        )
+        for other in self._document.keys:
+            if other.name == name:
+                raise KeyNameTaken(
+                    f"There is a key named `{name}` already. Choose another name, or revoke that key first."
+                )
+            if other.access_key == key.access_key:
+                raise KeyNameTaken(
+                    f"The key named `{other.name}` is the same or has the same access key. Use that one."
+                )
+        self._save([*self._document.keys, key])
+        return CreatedKey(info=key.info(), text=text)
+
+    def revoke(self, name_or_access_key: str) -> Key:
+        """Removes a key. Raises KeyNotFound, StoreError when it cannot be saved."""
+        for key in self._document.keys:
+            if name_or_access_key in (key.access_key, key.name):
+                self._save([other for other in self._document.keys if other is not key])
+                return key
+        raise KeyNotFound(f"There is no key with the name or access key `{name_or_access_key}`. `keys list` shows all.")
+
+    def find(self, text: str) -> Key | None:
+        """The key that a client sent, if it is one of ours."""
+        digest = digest_of(self.salt, text)
+        # The digests are salted: how long a comparison takes tells nothing about a key.
+        return next((key for key in self._document.keys if key.digest == digest), None)
+
+    def _save(self, keys: list[Key]) -> None:
+        document = _Document(salt=self.salt, keys=keys)
+        _write(self._file, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+        self._document = document
+        self.is_new = False
+
+
+def digest_of(salt: str, text: str) -> str:
+    """Hex of SHA-256 over the salt's bytes followed by the key's bytes."""
+    return hashlib.sha256(bytes.fromhex(salt) + text.encode()).hexdigest()
+
+
+def access_key_of(text: str) -> str:
+    """16 hex digits that name a key: its middle part if it was generated, else of its BLAKE2b-128 hash."""
+    if generated := _GENERATED.fullmatch(text):
+        return generated[1]
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:16]
+
+
+def check_key_text(text: str) -> None:
+    """Raises UsageError when a text cannot be a key: too short, or not to be sent in a header. Never repeats it."""
+    if not SHORTEST_KEY <= len(text) <= _LONGEST_KEY:
+        raise UsageError(
+            f"A key has {SHORTEST_KEY} to {_LONGEST_KEY} characters, but this one has {len(text)}. "
+            "Choose another, or leave it out to have one generated."
+        )
+    if not text.isprintable() or text != text.strip():
+        raise UsageError(
+            "A key may not hold control characters, nor begin or end with a space: no header could carry it. "
+            "Choose another, or leave it out to have one generated."
+        )
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise UsageError(f"A key's name has 1 to {_LONGEST_NAME} printable characters. Choose another name.")
+    if _ACCESS_KEY.fullmatch(name):
+        raise UsageError("A name of 16 hex digits looks like an access key. Choose another name.")
+
+
+def _read(file: Path) -> _Document | None:
+    """The file's content; None when there is no file yet."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(explain_os_error(error, f"The keys in {file} cannot be read")) from error
+    try:
+        version = msgspec.json.decode(content, type=_Version).version
+        if version > _VERSION:
+            raise StoreError(
+                f"The keys in {file} were written by a newer gpustack-fast (format {version}; this one knows "
+                f"{_VERSION}). Use that version, or another directory with --data-dir."
+            )
+        document = msgspec.json.decode(content, type=_Document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # The text of the error may quote the file: it stays out of the message.
+        raise StoreError(
+            f"The keys in {file} are damaged: the file is not what gpustack-fast wrote. It was left as it is. "
+            "Restore it from a backup, or move it away to begin with new keys."
+        ) from error
+    return document
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Replaces a file so that a crash leaves the old content or the new one."""
+    new = file.with_name(file.name + ".new")
+    try:
+        new.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(content)
+                out.flush()
+                give_to_owner(out.fileno(), file.parent)
+                os.fsync(out.fileno())
+            new.rename(file)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise StoreError(explain_os_error(error, f"The change was not saved in {file}")) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

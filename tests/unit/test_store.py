@@ -1,0 +1,411 @@
+"""The keys on the disk: real files, real locks, real processes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.errors import (
+    DataDirectoryInUse,
+    GpustackFastError,
+    KeyNameTaken,
+    KeyNotFound,
+    StoreError,
+    UsageError,
+)
+from gpustack_fast.keys import bootstrap
+from gpustack_fast.store import Store, access_key_of, digest_of
+
+GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
+    held = DataDirectory(tmp_path / "data")
+    held.acquire()
+    yield held
+    held.release()
+
+
+def test_a_new_key_has_gpustack_s_form_and_is_found_after_a_restart(directory: DataDirectory) -> None:
+    created = Store(directory).create("laptop", ["smollm2"])
+    assert re.fullmatch(r"gpustack_[0-9a-f]{16}_[0-9a-f]{32}", created.text)
+    assert created.info.access_key == created.text.split("_")[1]
+    found = Store(directory).find(created.text)
+    assert found is not None
+    assert (found.name, found.allowed_models, found.custom) == ("laptop", ["smollm2"], False)
+    assert Store(directory).find(created.text + "x") is None
+
+
+def test_the_disk_holds_no_key_but_the_salted_digest(directory: DataDirectory) -> None:
+    store = Store(directory)
+    created = store.create("laptop")
+    text = directory.keys_file.read_text()
+    secret = created.text.rsplit("_", 1)[1]
+    assert secret not in text
+    assert hashlib.sha256(bytes.fromhex(store.salt) + created.text.encode()).hexdigest() in text
+    assert secret not in repr(created)
+    assert created.info.masked == f"gpustack_{created.info.access_key}_********"
+
+
+def test_only_the_owner_may_read_what_is_there(directory: DataDirectory) -> None:
+    Store(directory).create("laptop")
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (directory.path, directory.run, directory.keys_file)}
+    assert modes == {directory.path: 0o700, directory.run: 0o700, directory.keys_file: 0o600}
+
+
+def test_two_stores_have_two_salts(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        directory = DataDirectory(tmp_path / name)
+        directory.acquire()
+        store = Store(directory)
+        store.create("same", text=GIVEN)
+        digests.add(store.keys[0].digest)
+        assert Store(directory).salt == store.salt
+        directory.release()
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "custom", "access_key"),
+    [
+        (GIVEN, False, "0123456789abcdef"),
+        ("correct horse battery staple", True, None),
+        ("sixteen-letters!", True, None),
+        ("schlüssel-mit-umlaut", True, None),
+        (GIVEN.upper(), True, None),
+    ],
+)
+def test_any_text_of_16_characters_can_be_a_key(
+    directory: DataDirectory, text: str, custom: bool, access_key: str | None
+) -> None:
+    created = Store(directory).create("mine", text=text)
+    assert created.text == text
+    assert created.info.custom is custom
+    hashed = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:16]
+    assert created.info.access_key == access_key_of(text) == (access_key or hashed)
+    found = Store(directory).find(text)
+    assert found is not None and found.digest == digest_of(Store(directory).salt, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fifteen-letters", " leading-space-is-none", "a\tb" * 10, "line\n" * 5, "x" * 1025]
+)
+def test_a_text_that_no_header_could_carry_is_refused_and_not_repeated(directory: DataDirectory, text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Store(directory).create("mine", text=text)
+    assert not text or text not in str(raised.value)
+    assert not directory.keys_file.exists()
+
+
+def test_a_revoked_key_is_gone_by_name_and_by_access_key(directory: DataDirectory) -> None:
+    store = Store(directory)
+    keys = [store.create(name) for name in ("a", "b", "c")]
+    assert store.revoke("a").name == "a"
+    assert store.revoke(keys[1].info.access_key).name == "b"
+    again = Store(directory)
+    assert [key.name for key in again.keys] == ["c"]
+    assert again.find(keys[0].text) is None
+    with pytest.raises(KeyNotFound, match="no key with the name or access key `a`"):
+        again.revoke("a")
+
+
+def test_names_are_unique_until_the_key_is_revoked(directory: DataDirectory) -> None:
+    store = Store(directory)
+    store.create("a")
+    with pytest.raises(KeyNameTaken, match="There is a key named `a` already"):
+        store.create("a")
+    store.revoke("a")
+    store.create("a")
+    store.create("b", text=GIVEN)
+    with pytest.raises(KeyNameTaken, match="The key named `b`"):
+        store.create("c", text=GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("", None),
+        (" ", None),
+        ("a\nb", None),
+        ("x" * 101, None),
+        ("0123456789abcdef", None),
+        ("a", []),
+        ("a", ["b", ""]),
+    ],
+)
+def test_names_and_models_that_cannot_be_are_refused(
+    directory: DataDirectory, name: str, models: list[str] | None
+) -> None:
+    with pytest.raises(UsageError):
+        Store(directory).create(name, models)
+
+
+# The first start
+
+
+def test_a_first_start_makes_one_key_and_later_starts_make_none(directory: DataDirectory) -> None:
+    first = bootstrap(Store(directory), None)
+    assert first.created is not None and first.notice is None
+    assert Store(directory).find(first.created.text)
+    later = bootstrap(Store(directory), None)
+    assert later.created is None and later.notice is None
+
+
+def test_a_first_start_takes_the_key_that_it_is_given(directory: DataDirectory) -> None:
+    first = bootstrap(Store(directory), "my-own-key-of-16")
+    assert first.created is not None and first.created.text == "my-own-key-of-16"
+    again = bootstrap(Store(directory), "my-own-key-of-16")
+    assert again.created is None and again.notice is None
+
+
+def test_a_later_start_ignores_another_bootstrap_key_and_says_so(directory: DataDirectory) -> None:
+    bootstrap(Store(directory), None)
+    later = bootstrap(Store(directory), "my-own-key-of-16")
+    assert later.created is None
+    assert later.notice is not None and "ignored" in later.notice and "my-own-key" not in later.notice
+    assert Store(directory).find("my-own-key-of-16") is None
+
+
+def test_a_revoked_bootstrap_key_does_not_come_back_with_the_next_start(directory: DataDirectory) -> None:
+    bootstrap(Store(directory), "my-own-key-of-16")
+    Store(directory).revoke("default")
+    later = bootstrap(Store(directory), "my-own-key-of-16")
+    assert later.created is None and later.notice is not None
+    assert Store(directory).keys == []
+
+
+def test_a_bootstrap_key_that_is_too_short_makes_no_store(directory: DataDirectory) -> None:
+    with pytest.raises(UsageError, match="16 to 1024 characters"):
+        bootstrap(Store(directory), "short")
+    assert not directory.keys_file.exists()
+
+
+# Damage
+
+
+GOOD = {
+    "version": 1,
+    "salt": "00" * 32,
+    "keys": [
+        {
+            "name": "a",
+            "access_key": "0" * 16,
+            "digest": "11" * 32,
+            "allowed_models": None,
+            "created": 1,
+            "custom": False,
+        }
+    ],
+}
+DAMAGED = {
+    "empty": b"",
+    "half": msgspec.json.encode(GOOD)[:100],
+    "zeros": bytes(300),
+    "no JSON": b"hello",
+    "not UTF-8": b'{"version":1,"salt":"\xff"}',
+    "another document": b"[]",
+    "no salt": b'{"version":1,"keys":[]}',
+    "a short salt": msgspec.json.encode({**GOOD, "salt": "00"}),
+    "a short digest": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "digest": "11"}]}),  # type: ignore[index]
+    "an unknown field": msgspec.json.encode({**GOOD, "more": 1}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory, content: bytes) -> None:
+    directory.keys_file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"keys\.json are damaged.*left as it is.*[Rr]estore it"):
+        Store(directory)
+    assert directory.keys_file.read_bytes() == content
+
+
+def test_a_good_file_of_this_version_is_read(directory: DataDirectory) -> None:
+    directory.keys_file.write_bytes(msgspec.json.encode(GOOD))
+    assert [key.name for key in Store(directory).keys] == ["a"]
+
+
+def test_a_file_of_a_newer_version_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
+    content = b'{"version":2,"vault":"something that we do not know"}'
+    directory.keys_file.write_bytes(content)
+    with pytest.raises(StoreError, match="newer gpustack-fast"):
+        Store(directory)
+    assert directory.keys_file.read_bytes() == content
+
+
+# What the disk may do to us
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename", "open"])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "The disk is full"), (errno.EDQUOT, "quota"), (errno.EIO, "Input/output error")],
+)
+def test_a_failed_write_leaves_the_old_keys_and_says_why(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch, failing: str, number: int, words: str
+) -> None:
+    store = Store(directory)
+    kept = store.create("kept")
+    before = directory.keys_file.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if failing == "rename" else os, failing, fail)
+        with pytest.raises(StoreError, match=words):
+            store.create("lost")
+        with pytest.raises(StoreError, match=words):
+            store.revoke("kept")
+    assert directory.keys_file.read_bytes() == before
+    assert [key.name for key in store.keys] == ["kept"] == [key.name for key in Store(directory).keys]
+    assert sorted(path.name for path in directory.path.iterdir()) == ["keys.json", "lock", "run"]
+    store.revoke("kept")
+    assert Store(directory).find(kept.text) is None
+
+
+def test_what_a_crash_left_beside_the_file_is_no_obstacle(directory: DataDirectory) -> None:
+    directory.path.joinpath("keys.json.new").write_bytes(b"half a fi")
+    created = Store(directory).create("a")
+    assert Store(directory).find(created.text)
+    assert not directory.path.joinpath("keys.json.new").exists()
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from gpustack_fast import store
+from gpustack_fast.data_directory import DataDirectory
+
+directory = DataDirectory(Path(sys.argv[1]))
+directory.acquire()
+keys = store.Store(directory)
+setattr(os, sys.argv[2], lambda *_, **__: os._exit(9))
+keys.create("second")
+"""
+
+
+@pytest.mark.parametrize("moment", ["fsync", "rename"])
+def test_a_crash_while_writing_leaves_a_whole_file(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "data"
+    directory = DataDirectory(path)
+    directory.acquire()
+    first = Store(directory).create("first")
+    directory.release()
+    code = subprocess.run([sys.executable, "-c", CRASH, str(path), moment], env=ENVIRONMENT, check=False).returncode
+    assert code == 9
+    directory.acquire()
+    store = Store(directory)
+    assert [key.name for key in store.keys] == ["first"]
+    assert store.find(first.text)
+    store.create("third")
+    directory.release()
+
+
+# The lock
+
+
+def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
+    holder = "import sys; from pathlib import Path; from gpustack_fast.data_directory import DataDirectory as D\n"
+    holder += "d = D(Path(sys.argv[1])); d.acquire(); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(DataDirectoryInUse, match=rf"process {process.pid}\)\. Stop that one first") as raised:
+            DataDirectory(tmp_path).acquire(patience=0)
+        assert raised.value.pid == process.pid
+        process.kill()
+        process.wait()
+    freed = DataDirectory(tmp_path)
+    freed.acquire(patience=0)
+    freed.release()
+
+
+def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
+    held = DataDirectory(tmp_path)
+    held.acquire()
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
+        held.release()
+        other = DataDirectory(tmp_path)
+        other.acquire(patience=0)
+        other.release()
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_a_directory_that_exists_keeps_its_rights(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    directory.release()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE(directory.run.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: path.write_text("a file"), "cannot be used"),
+        (lambda path: (path.mkdir(), path.chmod(0o777)), "Everybody may write"),
+        (lambda path: (path.mkdir(), (path / "run").symlink_to("/")), "cannot be used"),
+        (lambda path: (path.mkdir(), (path / "lock").symlink_to("/nowhere")), "cannot be used"),
+    ],
+)
+def test_a_directory_that_cannot_be_trusted_is_refused(tmp_path: Path, prepare: object, message: str) -> None:
+    assert callable(prepare)
+    prepare(tmp_path / "data")
+    with pytest.raises(StoreError, match=message):
+        DataDirectory(tmp_path / "data").acquire()
+
+
+def test_a_path_too_long_for_sockets_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    with pytest.raises(StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"):
+        DataDirectory(deep).acquire()
+    assert not deep.exists()
+
+
+MAKE_KEYS = """
+import sys
+from pathlib import Path
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.store import Store
+
+for number in range(10):
+    directory = DataDirectory(Path(sys.argv[1]))
+    directory.acquire(patience=60)
+    Store(directory).create(f"{sys.argv[2]}-{number}")
+    directory.release()
+"""
+
+
+def test_two_writers_do_not_lose_each_other_s_keys(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", MAKE_KEYS, str(tmp_path), name], env=ENVIRONMENT) for name in "ab"
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    assert sorted(key.name for key in Store(directory).keys) == [
+        f"{name}-{number}" for name in "ab" for number in range(10)
+    ]
+    directory.release()
+
+
+def test_every_error_of_the_tree_ends_with_status_1_or_2() -> None:
+    assert (StoreError("x").exit_status, UsageError("x").exit_status, GpustackFastError("x").exit_status) == (1, 2, 1)
