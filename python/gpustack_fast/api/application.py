@@ -1,0 +1,86 @@
+"""The ASGI application: finds the row of the table, checks the key, turns errors into answers.
+
+Only the data plane talks to it. That has taken `X-Forwarded-*` off the client's request and set its own, and passes the
+client's credential on, for the keys are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from gpustack_fast.api.documents import Problem
+from gpustack_fast.api.routes import ROUTES, ApiError, Call, Route, Sources
+
+__all__ = ["Application"]
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Application:
+    """An ASGI application over a table of routes."""
+
+    def __init__(self, sources: Sources, routes: Iterable[Route] = ROUTES) -> None:
+        self._sources = sources
+        self._routes = tuple(routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = {}
+        try:
+            status, body = 200, msgspec.json.encode(self._answer(scope))
+        except ApiError as error:
+            status, headers = error.code, error.headers
+            body = msgspec.json.encode(Problem(code=error.code, reason=error.reason, message=error.message))
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+        encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _answer(self, scope: Scope) -> object:
+        route = self._find(scope["method"], scope["raw_path"].partition(b"?")[0].decode("latin-1"))
+        if not route.open and not self._is_authenticated(scope["headers"]):
+            raise ApiError(
+                401,
+                "Unauthorized",
+                "Invalid authentication credentials. Send an API key as `Authorization: Bearer KEY`; "
+                "`gpustack-fast keys create NAME` makes one.",
+                {"www-authenticate": "Bearer"},
+            )
+        return route.answer(Call(sources=self._sources, query=scope["query_string"].decode("latin-1")))
+
+    def _find(self, method: str, path: str) -> Route:
+        rows = {route.method: route for route in self._routes if route.path == path}
+        if not rows:
+            raise ApiError(404, "NotFound", f"There is no {path[:200]} in this API. Check the path.")
+        if found := rows.get("GET" if method == "HEAD" else method):
+            return found
+        allowed = [*rows, "HEAD"] if "GET" in rows else [*rows]
+        raise ApiError(
+            405,
+            "MethodNotAllowed",
+            f"{method} cannot be used with {path}. Use {' or '.join(allowed)}.",
+            {"allow": ", ".join(allowed)},
+        )
+
+    def _is_authenticated(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        key = _credential(headers)
+        return key is not None and self._sources.is_key(key)
+
+
+def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key of a request, looked for as the data plane does: `Authorization: Bearer` wins over `X-API-Key`."""
+    fields = {name.lower(): value for name, value in reversed(list(headers))}
+    if (authorization := fields.get(b"authorization")) is not None:
+        scheme, _, text = authorization.partition(b" ")
+        key = text if scheme.lower() == b"bearer" else b""
+    else:
+        key = fields.get(b"x-api-key", b"")
+    # A key that is not UTF-8 is none of ours; the replacement makes it match none.
+    return key.strip().decode(errors="replace") or None

@@ -1,0 +1,75 @@
+"""What the management API sends, in GPUStack's shapes (its `schemas/` and `api/exceptions.py`)."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+__all__ = ["InstanceView", "ModelView", "Page", "Pagination", "Problem", "VersionView"]
+
+T = TypeVar("T")
+
+
+class InstanceView(Struct, frozen=True, kw_only=True):
+    """One engine process, or one address of somebody else's engine. Fields as GPUStack's model instances have them."""
+
+    name: str
+    state: str
+    """GPUStack's names: pending … running, error, unreachable."""
+    state_message: str = ""
+    pid: int | None = None
+    restart_count: int = 0
+    last_restart_time: float | None = None
+    """Unix seconds."""
+
+
+class ModelView(Struct, frozen=True, kw_only=True):
+    """One deployment. Its `env` and `backend_parameters` are left out: they may hold secrets."""
+
+    name: str
+    backend: str
+    source: str | None = None
+    """None for somebody else's engine."""
+    categories: list[str] = []
+    generic_proxy: bool = False
+    replicas: int
+    """Wanted."""
+    ready_replicas: int
+    """Running."""
+    instances: list[InstanceView] = []
+
+
+class Pagination(Struct, frozen=True, kw_only=True, rename="camel"):
+    """As GPUStack counts: page 1 is the first, page -1 holds all (and is then told as -1)."""
+
+    page: int
+    per_page: int
+    total: int
+    total_page: int
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    """One page of a list."""
+
+    items: list[T]
+    pagination: Pagination
+
+
+class VersionView(Struct, frozen=True, kw_only=True):
+    """`GET /version`."""
+
+    version: str
+    git_commit: str = ""
+    """Empty: a wheel does not know it. The field is there because GPUStack's clients read it."""
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Every error of this API."""
+
+    code: int
+    """The HTTP status."""
+    reason: str
+    """One word: Unauthorized, NotFound …"""
+    message: str
+    """Whole sentences."""

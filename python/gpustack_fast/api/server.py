@@ -1,0 +1,84 @@
+"""granian, embedded in our event loop: the only file that names it.
+
+granian calls its embedded server experimental (its version is pinned to a minor for that). What we rely on, as read in
+2.8: `Server(...)` configures the logger `_granian` and sets no signal handler; `serve()` binds the Unix socket, runs
+one worker as a task of the running loop and returns after `stop()`; it removes the socket's file at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from gpustack_fast.api.application import Application
+from gpustack_fast.errors import GpustackFastError
+
+__all__ = ["ApiServer"]
+
+_PATIENCE = 10.0
+"""Seconds until the socket must be there, and until a stop must be done."""
+_LOGGING = {
+    "version": 1,
+    "incremental": True,
+    "loggers": {"_granian": {"level": "ERROR"}},
+    "handlers": {},
+    "formatters": {},
+}
+"""Incremental: nobody else's handlers are touched, and granian's own, which write to standard output, are not made."""
+
+
+class ApiServer:
+    """Serves an application on a Unix socket, from `start` to `close`. The socket's folder must be private."""
+
+    def __init__(self, application: Application, socket: Path) -> None:
+        self._application = application
+        self._socket = socket
+        self._server: Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when the socket answers. Needs the data directory's lock: it removes a dead server's socket.
+
+        Raises GpustackFastError when the socket cannot be made.
+        """
+        self._socket.unlink(missing_ok=True)
+        self._server = Server(
+            self._application,
+            uds=self._socket,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            log_level=LogLevels.error,
+            log_dictconfig=_LOGGING,
+        )
+        self._task = asyncio.ensure_future(self._server.serve())
+        async with asyncio.timeout(_PATIENCE):
+            while not await self._answers():
+                if self._task.done():
+                    raise GpustackFastError(
+                        f"The management API could not listen on {self._socket}. Check the rights of its folder."
+                    ) from self._task.exception()
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Ends the server and removes its socket's file."""
+        if self._server is None or self._task is None:
+            return
+        stop: Callable[[], None] = self._server.stop
+        stop()
+        await asyncio.wait_for(self._task, _PATIENCE)
+        self._server = self._task = None
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(self._socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True

@@ -1,0 +1,299 @@
+"""The management API: through real granian on a real Unix socket, in a real uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from gpustack_fast.api.application import Application
+from gpustack_fast.api.documents import InstanceView, ModelView
+from gpustack_fast.api.routes import Sources
+from gpustack_fast.api.server import ApiServer
+from gpustack_fast.errors import GpustackFastError
+
+KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
+MODELS = [
+    ModelView(
+        name=f"m{number}",
+        backend="llama_cpp",
+        source="python_package",
+        categories=["llm"],
+        replicas=2,
+        ready_replicas=1,
+        instances=[
+            InstanceView(name=f"m{number}-abcde", state="running", pid=7),
+            InstanceView(name="x", state="error"),
+        ],
+    )
+    for number in range(5)
+]
+SOURCES = Sources(version="1.2.3", models=lambda: MODELS, is_key=lambda text: text == KEY)
+
+Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+def with_api(folder: Path, scenario: Scenario) -> None:
+    """Runs a scenario against a served API."""
+    socket = folder / "api.sock"
+
+    async def serve_and_run() -> None:
+        server = ApiServer(Application(SOURCES), socket)
+        await server.start()
+        try:
+            transport = httpx.AsyncHTTPTransport(uds=str(socket))
+            async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+                await scenario(client)
+        finally:
+            await server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_and_run())
+
+
+def get(folder: Path, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> httpx.Response:
+    answers: list[httpx.Response] = []
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        answers.append(await client.request(method, path, headers=headers))
+
+    with_api(folder, scenario)
+    return answers[0]
+
+
+def bearer(key: str = KEY) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_the_version_is_open_to_everybody(tmp_path: Path) -> None:
+    answer = get(tmp_path, "/version")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"version": "1.2.3", "git_commit": ""}
+
+
+def test_the_models_come_in_gpustack_s_list_shape(tmp_path: Path) -> None:
+    answer = get(tmp_path, "/v2/models", bearer())
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["pagination"] == {"page": 1, "perPage": 100, "total": 5, "totalPage": 1}
+    assert [item["name"] for item in document["items"]] == ["m0", "m1", "m2", "m3", "m4"]
+    assert document["items"][0] == {
+        "name": "m0",
+        "backend": "llama_cpp",
+        "source": "python_package",
+        "categories": ["llm"],
+        "generic_proxy": False,
+        "replicas": 2,
+        "ready_replicas": 1,
+        "instances": [
+            {
+                "name": "m0-abcde",
+                "state": "running",
+                "state_message": "",
+                "pid": 7,
+                "restart_count": 0,
+                "last_restart_time": None,
+            },
+            {
+                "name": "x",
+                "state": "error",
+                "state_message": "",
+                "pid": None,
+                "restart_count": 0,
+                "last_restart_time": None,
+            },
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "names", "pagination"),
+    [
+        ("page=1&perPage=2", ["m0", "m1"], {"page": 1, "perPage": 2, "total": 5, "totalPage": 3}),
+        ("page=3&perPage=2", ["m4"], {"page": 3, "perPage": 2, "total": 5, "totalPage": 3}),
+        ("page=4&perPage=2", [], {"page": 4, "perPage": 2, "total": 5, "totalPage": 3}),
+        ("page=-1&perPage=2", ["m0", "m1", "m2", "m3", "m4"], {"page": -1, "perPage": 2, "total": 5, "totalPage": 3}),
+    ],
+)
+def test_lists_are_paged(tmp_path: Path, query: str, names: list[str], pagination: dict[str, int]) -> None:
+    document = get(tmp_path, f"/v2/models?{query}", bearer()).json()
+    assert [item["name"] for item in document["items"]] == names
+    assert document["pagination"] == pagination
+
+
+@pytest.mark.parametrize("query", ["page=0", "page=-2", "perPage=0", "page=x", "page=", "page=9999999999", "page=--1"])
+def test_a_page_that_cannot_be_is_refused(tmp_path: Path, query: str) -> None:
+    answer = get(tmp_path, f"/v2/models?{query}", bearer())
+    assert answer.status_code == 422
+    assert answer.json()["reason"] == "Invalid"
+
+
+@pytest.mark.parametrize("headers", [bearer(), {"authorization": f"bEaReR   {KEY}"}, {"X-API-Key": KEY}])
+def test_a_key_is_taken_from_either_header(tmp_path: Path, headers: dict[str, str]) -> None:
+    assert get(tmp_path, "/v2/models", headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        bearer("wrong"),
+        {"Authorization": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Bearer"},
+        {"X-API-Key": "wrong"},
+        {"Authorization": "Bearer wrong", "X-API-Key": KEY},
+    ],
+)
+def test_without_a_right_key_the_answer_is_401_in_the_management_shape(tmp_path: Path, headers: dict[str, str]) -> None:
+    answer = get(tmp_path, "/v2/models", headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    document = answer.json()
+    assert (document["code"], document["reason"]) == (401, "Unauthorized")
+    assert document["message"].startswith("Invalid authentication credentials")
+
+
+@pytest.mark.parametrize("path", ["/", "/v2", "/v2/models/", "/v2/Models", "/v2/%6dodels", "/healthz/x"])
+def test_an_unknown_path_is_404_in_the_management_shape(tmp_path: Path, path: str) -> None:
+    answer = get(tmp_path, path, bearer())
+    assert answer.status_code == 404
+    assert (answer.json()["code"], answer.json()["reason"]) == (404, "NotFound")
+
+
+def test_a_wrong_method_is_405_and_told_the_right_ones(tmp_path: Path) -> None:
+    answer = get(tmp_path, "/v2/models", bearer(), method="POST")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert answer.json()["reason"] == "MethodNotAllowed"
+
+
+def test_head_has_the_head_of_get_and_no_body(tmp_path: Path) -> None:
+    answers: list[httpx.Response] = []
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for method in ("GET", "HEAD", "GET"):
+            answers.append(await client.request(method, "/version"))
+
+    with_api(tmp_path, scenario)
+    whole, head, after = answers
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    assert after.content == whole.content
+
+
+def test_a_body_that_nobody_reads_does_not_spoil_the_next_request(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            refused = await client.post("/v2/models", content=b"x" * 1_000_000)
+            assert refused.status_code == 405
+            assert (await client.get("/version")).status_code == 200
+
+    with_api(tmp_path, scenario)
+
+
+def test_many_requests_at_once_are_all_answered(tmp_path: Path) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        answers = await asyncio.gather(
+            *(client.get(f"/v2/models?page={1 + n % 5}&perPage=1", headers=bearer()) for n in range(100))
+        )
+        assert [answer.json()["items"][0]["name"] for answer in answers] == [f"m{n % 5}" for n in range(100)]
+
+    with_api(tmp_path, scenario)
+
+
+def test_the_server_leaves_signals_and_logs_alone_and_ends_without_a_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def surroundings() -> tuple[object, ...]:
+        signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        return signals, list(logging.getLogger().handlers), list(logging.getLogger("_granian").handlers)
+
+    async def run() -> None:
+        before = surroundings()
+        server = ApiServer(Application(SOURCES), tmp_path / "api.sock")
+        await server.start()
+        assert stat.S_ISSOCK((tmp_path / "api.sock").stat().st_mode)
+        assert surroundings() == before
+        await server.close()
+        assert surroundings() == before
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    assert not (tmp_path / "api.sock").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_can_be_closed_while_a_client_keeps_its_connection(tmp_path: Path) -> None:
+    socket = tmp_path / "api.sock"
+
+    async def run() -> None:
+        server = ApiServer(Application(SOURCES), socket)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(socket)
+        writer.write(b"GET /version HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await server.close()
+        writer.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def test_it_starts_again_over_the_socket_of_a_dead_server(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, os, sys, pathlib\n"
+        "from gpustack_fast.api.application import Application\n"
+        "from gpustack_fast.api.routes import Sources\n"
+        "from gpustack_fast.api.server import ApiServer\n"
+        "sources = Sources(version='0', models=list, is_key=lambda text: False)\n"
+        "async def main():\n"
+        "    await ApiServer(Application(sources), pathlib.Path(sys.argv[1])).start()\n"
+        "    os._exit(0)\n"
+        "asyncio.run(main())\n"
+    )
+    dead = tmp_path / "api.sock"
+
+    async def die() -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(dead), env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        assert await process.wait() == 0
+
+    asyncio.run(die())
+    assert dead.exists()
+    assert get(tmp_path, "/version").json()["version"] == "1.2.3"
+
+
+def test_a_socket_that_cannot_be_made_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    async def run() -> None:
+        with pytest.raises((GpustackFastError, OSError)):
+            await ApiServer(Application(SOURCES), tmp_path / "missing" / "api.sock").start()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def test_a_websocket_is_closed_and_not_answered() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    asyncio.run(Application(SOURCES)({"type": "websocket"}, receive, send))
+    assert json.dumps(sent) == '[{"type": "websocket.close", "code": 1008}]'
