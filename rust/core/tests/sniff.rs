@@ -203,7 +203,25 @@ fn numbers_that_doubles_cannot_hold_pass() {
 #[test]
 fn broken_numbers_and_words_are_refused() {
     let broken = [
-        "01", "-", "+1", "1.", ".5", "1e", "1e+", "--1", "0x1", "1_0", "-NaN", "Nan", "inf", "Infinit", "True",
+        "01",
+        "-",
+        "+1",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "--1",
+        "0x1",
+        "1_0",
+        "-NaN",
+        "Nan",
+        "inf",
+        "Infinit",
+        "True",
+        "-01",
+        "1.Infinity",
+        "1eInfinity",
+        "1e+Infinity",
     ];
     for value in broken
         .into_iter()
@@ -245,6 +263,31 @@ fn broken_structure_is_refused() {
         "\u{0}", "\n", "\t", "\u{1f}", "\\u12", "\\u12g4", "\\u+123", "\\U0041", "\\'",
     ] {
         assert_syntax_error(format!(r#"{{"model":"m","a":"{string}"}}"#));
+    }
+}
+
+#[test]
+fn every_byte_is_judged_alike_at_every_place_of_a_string() {
+    // Strings are read in words, blocks and single bytes; none of the ways may miss or invent an end.
+    for at in (0..48).chain(90..104) {
+        for byte in 0..=u8::MAX {
+            let mut text = [b'x'; 112];
+            text[at] = byte;
+            let body = [b"{\"model\":\"m\",\"a\":\"".as_slice(), &text, b"\"}"].concat();
+            let mut sniffer = Sniffer::new(64);
+            let fault = sniffer.feed(&body).and_then(|()| sniffer.end()).err();
+            // A control character is the fault itself; a quote or a backslash makes one of the byte behind it.
+            let expected = match byte {
+                0..0x20 => Some(20 + at),
+                b'"' | b'\\' => Some(21 + at),
+                _ => None,
+            };
+            assert_eq!(
+                fault.map(|error| error.offset as usize),
+                expected,
+                "byte {byte:#x} at {at}"
+            );
+        }
     }
 }
 

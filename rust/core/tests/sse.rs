@@ -119,6 +119,17 @@ fn the_name_is_found_in_data_of_several_lines() {
 }
 
 #[test]
+fn a_value_that_two_lines_of_data_break_is_no_name() {
+    for stream in [
+        "data: {\"model\":\"a\ndata: b\"}\n\n",
+        "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n",
+    ] {
+        agreement::check(stream.as_bytes());
+        assert_eq!(rename_model(stream.as_bytes(), b"\"public\""), None, "{stream:?}");
+    }
+}
+
+#[test]
 fn nothing_is_copied_when_no_name_changes() {
     for stream in [
         "data: [DONE]\n\n",
@@ -162,6 +173,7 @@ fn a_frame_that_does_not_end_the_stream_is_known() {
         "id: [DONE]\n\n",
         "data: \ndata: [DONE]\n\n",
         "event: message_stop\n\n",
+        "event:  error\ndata: {}\n\n",
         "event: message_stop\nevent: ping\ndata: {}\n\n",
         "event: message_delta\ndata: message_stop\n\n",
         "event: response.created\ndata: {}\n\n",
