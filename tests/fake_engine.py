@@ -137,21 +137,17 @@ class Request:
         return self.missing == 0
 
     def read_chunks(self, buffer: bytearray) -> bool:
-        """The same for a chunked body."""
+        """The same for a chunked body. `missing` counts the CRLF behind a chunk's data, too."""
         while True:
-            if self.missing:
-                piece = buffer[: self.missing]
+            if self.missing > 2:
+                piece = buffer[: self.missing - 2]
                 del buffer[: len(piece)]
                 self.body += piece
                 self.missing -= len(piece)
-                if self.missing:
-                    return False
-                self.missing = -2
-            if self.missing < 0:
-                if len(buffer) < 2:
-                    return False
-                del buffer[:2]
-                self.missing = 0
+            if self.missing > 2 or len(buffer) < self.missing:
+                return False
+            del buffer[: self.missing]
+            self.missing = 0
             end = buffer.find(b"\r\n")
             if end < 0:
                 return False
@@ -162,9 +158,8 @@ class Request:
                     return True
                 continue
             size = int(line.split(b";")[0], 16)
-            if size == 0:
-                self.in_trailers = True
-            self.missing = size
+            self.in_trailers = size == 0
+            self.missing = size + 2 if size else 0
 
 
 class Connection(asyncio.Protocol):

@@ -83,18 +83,6 @@ def test_an_engine_that_dies_before_its_first_frame_costs_a_caller_nothing(
     assert max(record.attempts for record in plane.records(12)) == 2
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("status", [500, 502, 503])
-def test_an_engine_that_fails_before_its_first_frame_costs_a_caller_nothing(
-    fake_engines: Engines, router: Routers, status: int, stream: bool
-) -> None:
-    failing, sound = fake_engines(2)
-    plane = router([failing, sound])
-    failing.defaults(status=status)
-    assert [plane.chat(chat(stream=stream)).status for _ in range(12)] == [200] * 12
-    assert failing.state()["counters"][f"status:{status}"] >= 1
-
-
 @pytest.mark.parametrize("place", EARLY_PLACES)
 def test_a_lone_engine_that_dies_before_its_first_frame_is_502(
     engine: FakeEngine, plane: DataPlaneRouter, place: str
@@ -328,10 +316,11 @@ def test_connections_that_close_by_chance_cost_no_caller_anything(fake_engines: 
 
 
 def test_an_engines_keep_alive_limit_is_obeyed(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    engine.defaults(headers=[["keep-alive", "timeout=5, max=1"]])
-    assert_sound(plane, 6)
+    """cpp-httplib, below llama.cpp, says with each answer how many requests it takes per connection in all."""
+    engine.defaults(headers=[["keep-alive", "timeout=5, max=3"]])
+    assert_sound(plane, 9)
     connections = [entry["connection"] for entry in engine.inference()]
-    assert max(connections.count(one) for one in connections) <= 2
+    assert max(connections.count(one) for one in connections) <= 3
 
 
 def test_a_backends_limit_of_requests_per_connection_is_obeyed(engine: FakeEngine, router: Routers) -> None:

@@ -59,7 +59,7 @@ UNREADABLE = {
     "a bad number": b'{"model": "m", "x": 01}',
     "a bad escape": b'{"model": "m", "x": "\\q"}',
     "a raw line break": b'{"model": "m", "x": "\n"}',
-    "deeply nested": b'{"model": "m", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "deeply nested": b'{"model": "m", "x": ' + b"[" * 600 + b"]" * 600 + b"}",
     "UTF-16": '{"model": "m"}'.encode("utf-16"),
     "no model": b'{"messages": []}',
     "a nested model": b'{"x": {"model": "m"}}',
@@ -221,9 +221,13 @@ def test_without_a_running_instance_it_is_503_with_retry_after(engine: FakeEngin
     assert plane.chat(chat()).header("retry-after")
 
 
-def test_an_engine_that_refuses_connections_is_502(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_while_every_instance_refuses_connections_it_is_503_with_retry_after(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     engine.kill()
-    assert_error(plane.chat(chat()), 502, "engine_error")
+    response = plane.chat(chat())
+    assert_error(response, 503)
+    assert int(response.header("retry-after") or 0) >= 1
 
 
 TIMEOUTS = {"head": 60_000, "body": 60_000, "connect": 3_000, "first_frame": 60_000, "idle": 60_000}

@@ -335,7 +335,7 @@ def test_a_caller_of_http_1_0_gets_no_chunks(engine: FakeEngine, plane: DataPlan
         client.send(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
         response = client.read_response()
     assert response.header("transfer-encoding") is None
-    assert response.end_by_close
+    assert response.broken is None
     assert response.events()[-1] == "[DONE]"
 
 

@@ -46,6 +46,17 @@ def test_it_journals_what_it_received(engine: FakeEngine) -> None:
     assert ["X-One", "1"] in entry["headers"] and json.loads(entry["text"])["prompt"] == "p"
 
 
+@pytest.mark.parametrize("pause", range(1, 30))
+def test_it_reads_chunks_wherever_they_are_torn(engine: FakeEngine, pause: int) -> None:
+    request = build("POST", "/v1/completions", b'{"model": "m"}', chunk=3)
+    with Client(engine.address) as client:
+        client.send(request[:-pause])
+        eventually(lambda: engine.state()["in_progress"] == 1, "the engine to have the beginning")
+        client.send(request[-pause:])
+        assert client.read_response().status == 200
+    assert engine.last()["text"] == '{"model": "m"}'
+
+
 def test_it_journals_an_upload_that_broke_off(engine: FakeEngine) -> None:
     with Client(engine.address) as client:
         client.send(build("POST", "/v1/chat/completions", chat())[:-5])
