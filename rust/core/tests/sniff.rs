@@ -273,13 +273,14 @@ fn every_byte_is_judged_alike_at_every_place_of_a_string() {
         for byte in 0..=u8::MAX {
             let mut text = [b'x'; 112];
             text[at] = byte;
-            let body = [b"{\"model\":\"m\",\"a\":\"".as_slice(), &text, b"\"}"].concat();
+            let before = br#"{"model":"m","a":""#;
+            let body = [before.as_slice(), &text, b"\"}"].concat();
             let mut sniffer = Sniffer::new(64);
             let fault = sniffer.feed(&body).and_then(|()| sniffer.end()).err();
             // A control character is the fault itself; a quote or a backslash makes one of the byte behind it.
             let expected = match byte {
-                0..0x20 => Some(20 + at),
-                b'"' | b'\\' => Some(21 + at),
+                0..0x20 => Some(before.len() + at),
+                b'"' | b'\\' => Some(before.len() + at + 1),
                 _ => None,
             };
             assert_eq!(
