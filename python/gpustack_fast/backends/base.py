@@ -1,0 +1,60 @@
+"""What the supervisor must know of an engine, as one value per engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.errors import GpustackFastError
+
+__all__ = ["Backend", "BackendError", "Command", "Place"]
+
+
+class BackendError(GpustackFastError):
+    """This backend cannot run the model as it is configured. The text says what to change."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one instance runs."""
+
+    python: Path
+    """The interpreter of the engine's own environment."""
+    socket: Path
+    """The Unix socket where it has to listen."""
+    key: str
+    """The API key that it has to ask for: given by environment, never in the argument list."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    """On top of the router's own environment."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One kind of engine. Times are milliseconds where a name does not say otherwise."""
+
+    name: str
+    command: Callable[[ModelConfig, Place], Command]
+    """Raises BackendError when the model's settings do not fit the engine."""
+    ready_path: str
+    """Answers 200 as soon as the engine can serve, and not before."""
+    dialects: tuple[str, ...]
+    """What it speaks by itself."""
+    idle_timeout: int
+    """How long an idle connection may be used again; below the engine's own limit."""
+    requests_per_connection: int
+    """Below the engine's own limit; 0: no limit."""
+    cancel_lag: int
+    """How long it goes on with a non-streamed request whose connection was closed."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_grace: float = 15.0
+    """Seconds from the first stop signal until the whole session is killed."""

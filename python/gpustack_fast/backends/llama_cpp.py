@@ -1,0 +1,121 @@
+"""llama.cpp's own server, as the PyPI wheel `xllamacpp` carries it; see `llama_cpp_main` for its command line.
+
+What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix socket, two cores, SmolLM2-135M:
+
+* An idle keep-alive connection is closed after 5.0 s, and any after 100 requests; both are announced
+  (`Keep-Alive: timeout=5, max=100`, then `Connection: close` on the hundredth answer).
+* A closed connection ends a *streamed* generation within one token (20 ms). A *non-streamed* one runs on to its last
+  token (600 tokens: 5.3 s undisturbed, 5.6 s after a close at 0.3 s). Prefill runs on to its end in both cases, with
+  `--batch-size` 512 as well as 2048 (1,800 words: 7 s).
+* The listen backlog is 512. The server makes a thread per connection as it needs them: 1,000 idle connections were
+  held and the next was still answered, then the limit of open files ended it. So no pool of ours can starve it.
+* Requests beyond the slots wait inside it, first come first served, and are never refused.
+* With `--kv-unified` (shared by all slots) requests fail in the middle of their answer once the cache is full (500
+  "Context size has been exceeded", 8 of 8), so each slot gets its own share.
+* The socket's file stays behind at its end. `/health` needs no key.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from gpustack_fast.backends.base import Backend, BackendError, Command, Place
+from gpustack_fast.config import ModelConfig
+
+__all__ = ["LLAMA_CPP"]
+
+MAIN = Path(__file__).parent / "llama_cpp_main.py"
+
+OURS = ("--host", "--port", "--model", "-m", "--python-package", "--alias", "-a")
+"""Flags that the supervisor's own knowledge of the instance depends on."""
+
+SLOTS = 8
+"""Requests that are answered side by side unless the user says otherwise; the others wait inside. 32 requests at once
+took 7 to 13 s with 4, 8 and 16 slots alike on two cores: they share the arithmetic, and each slot costs memory."""
+SLOT_CONTEXT = 2048
+"""Tokens of context per slot unless the user says otherwise: for SmolLM2 8 slots of 2,048 take 0.5 GB in all."""
+
+
+def command(model: ModelConfig, place: Place) -> Command:
+    """The command line for one instance of `model`."""
+    for parameter in model.backend_parameters:
+        flag = parameter.partition("=")[0].replace("_", "-")
+        if flag in OURS:
+            raise BackendError(
+                f"The model {model.name} sets {flag} in backend_parameters, but the server itself decides it. "
+                "Remove it from backend_parameters."
+            )
+    arguments = [str(place.python), str(MAIN), *model_file(model), "--alias", model.name, "--host", str(place.socket)]
+    arguments += [*defaults(model), *model.backend_parameters]
+    return Command(arguments=arguments, environment={"LLAMA_API_KEY": place.key})
+
+
+def model_file(model: ModelConfig) -> list[str]:
+    """The flags that name what to load."""
+    if model.source == "python_package" and model.python_package:
+        return ["--python-package", model.python_package]
+    if model.source == "local_path" and model.local_path:
+        return ["--model", model.local_path]
+    raise BackendError(
+        f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here yet. "
+        'Download its GGUF file, and name it with source = "local_path" and local_path = "/path/to/model.gguf".'
+    )
+
+
+def defaults(model: ModelConfig) -> list[str]:
+    """Flags that the user did not give. llama.cpp divides --ctx-size among the --parallel slots."""
+    given = dict(read_flags(model.backend_parameters))
+    context = given.get("--ctx-size", given.get("-c"))
+    slots = given.get("--parallel", given.get("-np"))
+    flags = ["--metrics"]
+    if slots is None:
+        count = SLOTS if context is None else max(1, min(SLOTS, whole(context) // SLOT_CONTEXT))
+        flags.append(f"--parallel={count}")
+    if context is None:
+        flags.append(f"--ctx-size={SLOT_CONTEXT * max(1, whole(slots) if slots else SLOTS)}")
+    if not given.keys() & {"--cache-ram", "-cram"}:
+        flags.append("--cache-ram=512")  # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB
+    if not given.keys() & {"--threads", "-t"}:
+        # Engines that share the cores must not each take all: their threads spin while they wait for each other.
+        flags.append(f"--threads={max(1, usable_cores() // max(1, model.replicas))}")
+    return flags
+
+
+def read_flags(parameters: list[str]) -> list[tuple[str, str]]:
+    """Each flag with its value, whether that is joined by `=` or the next parameter."""
+    found = []
+    for parameter, following in itertools.pairwise([*parameters, ""]):
+        if parameter.startswith("-"):
+            flag, equals, value = parameter.partition("=")
+            found.append((flag.replace("_", "-"), value if equals else following))
+    return found
+
+
+def whole(text: str) -> int:
+    """A number that llama.cpp will read again; what is none is left to it to refuse."""
+    return int(text) if text.isdigit() else 0
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: by affinity, and by the control group's quota in a container."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+LLAMA_CPP = Backend(
+    name="llama_cpp",
+    command=command,
+    ready_path="/health",
+    dialects=("openai", "anthropic"),
+    idle_timeout=4_000,
+    requests_per_connection=90,
+    # It goes on to the last token, which nobody outside can foresee: this covers some hundred tokens on a CPU.
+    cancel_lag=10_000,
+    stop_grace=15.0,
+)

