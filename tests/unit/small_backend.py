@@ -1,0 +1,72 @@
+"""The backend of `small_engine.py`, and what tests of engines share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gpustack_fast import processes
+from gpustack_fast.backends import Backend, Command, Place
+from gpustack_fast.config import ModelConfig
+
+ENGINE = Path(__file__).parent / "small_engine.py"
+
+
+def command(model: ModelConfig, place: Place) -> Command:
+    arguments = [str(place.python), str(ENGINE), str(place.socket), *model.backend_parameters]
+    return Command(arguments=arguments, environment={"SMALL_ENGINE_KEY": place.key})
+
+
+SMALL = Backend(
+    name="small",
+    command=command,
+    ready_path="/health",
+    dialects=("openai",),
+    idle_timeout=4_000,
+    requests_per_connection=0,
+    cancel_lag=0,
+    stop_grace=1.0,
+)
+
+PYTHON = Path(sys.executable)
+
+
+def small(*orders: str, name: str = "small", ready_timeout: float = 30.0, **more: object) -> ModelConfig:
+    """A model of the small engine."""
+    return ModelConfig(
+        name=name,
+        backend="small",
+        backend_parameters=list(orders),
+        ready_timeout=ready_timeout,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+async def eventually(happened: Callable[[], bool], what: str, deadline: float = 30.0) -> None:
+    """Waits until something is so; the deadline only keeps a broken test from waiting for ever."""
+    end = time.monotonic() + deadline
+    while not happened():
+        assert time.monotonic() < end, f"It did not happen: {what}."
+        await asyncio.sleep(0.02)
+
+
+def child_of(log: Path) -> int:
+    """The process id of the worker that a small engine told in its log; 0 as long as it has not."""
+    found = re.search(r"child (\d+)", log.read_text()) if log.exists() else None
+    return int(found[1]) if found else 0
+
+
+def alive(pid: int) -> bool:
+    found = processes.process(pid)
+    return found is not None and found.alive
+
+
+def kill(pid: int) -> None:
+    """As `kill -9` does."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,44 @@
+"""An engine of forty lines: answers 200 at every path of a Unix socket, and misbehaves as it is told.
+
+python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+
+def main() -> None:
+    path, orders = sys.argv[1], set(sys.argv[2:])
+    print("small engine begins", flush=True)
+    if "--crash" in orders:
+        print("ValueError: the weights are torn", flush=True)
+        sys.exit(0)  # as a crashed vLLM does
+    if "--deaf" in orders:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if orders & {"--child", "--leave-child"}:
+        # A worker that ignores SIGTERM and watches nobody, in the session of its parent, as vLLM's do.
+        code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-S", "-c", code])
+        print(f"child {child.pid}", flush=True)
+    if "--leave-child" in orders:
+        sys.exit(1)
+    if "--never-ready" in orders:
+        time.sleep(600)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                seen = connection.recv(65536)
+                key = f"Bearer {os.environ['SMALL_ENGINE_KEY']}".encode()
+                status = b"200 OK" if key in seen else b"401 Unauthorized"
+                connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+if __name__ == "__main__":
+    main()
