@@ -1,0 +1,304 @@
+"""One engine process: started, watched until it is ready and until it ends, stopped politely and then firmly.
+
+    DATA_DIR/run/instances/ID.json    who it is, written by the process itself before it becomes the engine
+    DATA_DIR/run/engines/ID.sock      where it listens (a folder of ours elsewhere when this path is too long)
+    DATA_DIR/logs/MODEL/ID.log        its standard output and error, appended to by the engine itself
+
+The engine may outlive this program, so its output is a file and never a pipe, and nothing of it depends on ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from gpustack_fast import processes
+from gpustack_fast.backends import Backend, Place
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.processes import Identity, Process
+
+__all__ = ["EngineFailed", "Instance", "Rooms", "end_leftovers", "new_id"]
+
+STUB = Path(__file__).parent / "backends" / "exec_stub.py"
+SOCKET_PATH_LIMIT = 107
+"""Bytes, without the closing zero (unix(7))."""
+LOG_LIMIT = 64 * 1024 * 1024
+LOGS_PER_MODEL = 10
+LEFTOVER_GRACE = 15.0
+PROBE_TIMEOUT = 1.0
+
+
+class EngineFailed(GpustackFastError):
+    """An engine ended, or did not become ready. The text tells what was seen and where its log is."""
+
+
+class Rooms:
+    """The folders of a data directory that engines use; only their owner may enter those under `run`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.records = data_dir / "run" / "instances"
+        self.logs = data_dir / "logs"
+        self.sockets = data_dir / "run" / "engines"
+        for folder in (data_dir / "run", self.records, self.sockets, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        longest = self.sockets / f"{'m' * 32}-{'r' * 5}.sock"
+        if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
+            self.sockets = short_folder(data_dir)
+
+    def record(self, instance_id: str) -> Path:
+        return self.records / f"{instance_id}.json"
+
+    def socket(self, instance_id: str) -> Path:
+        return self.sockets / f"{instance_id}.sock"
+
+    def log(self, model: str, instance_id: str) -> Path:
+        """The log of a new instance; the oldest logs of its model go."""
+        folder = self.logs / safe(model)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in logs[LOGS_PER_MODEL - 1 :]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".log.1").unlink(missing_ok=True)
+        return folder / f"{instance_id}.log"
+
+
+def short_folder(data_dir: Path) -> Path:
+    """A folder for sockets whose path is short, ours alone: under XDG_RUNTIME_DIR, else under /tmp.
+
+    In /tmp another user may have made a folder of this name, so its owner and mode are checked.
+    """
+    digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:8]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = (
+        Path(runtime) if os.path.isabs(runtime) and len(runtime) <= 32 and os.access(runtime, os.W_OK) else Path("/tmp")
+    )
+    folder = base / f"gpustack-fast-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EngineFailed(
+            f"The folder {folder} belongs to somebody else, so engines cannot listen there. "
+            "Choose a shorter path with --data-dir, or set XDG_RUNTIME_DIR."
+        )
+    return folder
+
+
+def safe(name: str) -> str:
+    """A model's name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:32]
+
+
+def new_id(model: str) -> str:
+    """GPUStack's form: the model's name and five random characters."""
+    return f"{safe(model)}-{''.join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))}"
+
+
+class Instance:
+    """One engine process, from its start until nobody of its session is left."""
+
+    def __init__(self, instance_id: str, model: ModelConfig, backend: Backend, rooms: Rooms) -> None:
+        self.id = instance_id
+        self.model = model
+        self.backend = backend
+        self.key = secrets.token_hex(24)
+        self.socket = rooms.socket(instance_id)
+        self.record = rooms.record(instance_id)
+        self.log = rooms.log(model.name, instance_id)
+        self.exited = asyncio.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.socket}"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    def start(self, python: Path) -> None:
+        """Starts the process and watches it. Raises BackendError or OSError."""
+        command = self.backend.command(self.model, Place(python=python, socket=self.socket, key=self.key))
+        self.socket.unlink(missing_ok=True)
+        stub = [sys.executable, "-I", "-S", str(STUB), str(self.record), str(self.socket), str(self.log)]
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [*stub, *command.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(command.environment, self.model.env),
+                start_new_session=True,
+            )
+        self._pidfd = os.pidfd_open(self._child.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.exited.set()
+
+    async def wait_until_ready(self) -> None:
+        """Returns when the engine can serve. Raises EngineFailed when it ends before, or takes too long."""
+        limit = self.model.ready_timeout
+        begun = time.monotonic()
+        while not await self.probe():
+            waited = time.monotonic() - begun
+            if limit and waited > limit:
+                raise EngineFailed(
+                    f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for the model "
+                    f"{self.model.name}, or look into its log. {self.last_words()}"
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), 0.1 if waited < 10 else 0.5)
+            if self.exited.is_set():
+                raise EngineFailed(f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}")
+
+    async def probe(self) -> bool:
+        """Whether the engine answers 200 at its ready path."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                return await status(self.socket, self.backend.ready_path, self.key) == 200
+        except (OSError, TimeoutError):
+            return False
+
+    def how_it_ended(self) -> str:
+        """For a sentence: `ended with exit code 1`. Only a hint: a crashed engine may well exit with 0."""
+        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return "is running"
+        if found.si_code == os.CLD_EXITED:
+            return f"ended with exit code {found.si_status}"
+        return f"was ended by {signal.strsignal(found.si_status) or 'a signal'} (signal {found.si_status})"
+
+    def last_words(self) -> str:
+        """The end of its log, in one line, for a message."""
+        with contextlib.suppress(OSError):
+            with self.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+                lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return f"It wrote last: {' | '.join(line[-300:] for line in lines[-3:])} (log: {self.log})."
+        return f"It wrote nothing (log: {self.log})."
+
+    def rotate_log(self, limit: int = LOG_LIMIT) -> None:
+        """Copies a log that has grown large and truncates it: the engine holds the file open, for appending."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.log.stat().st_size > limit:
+                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+                os.truncate(self.log, 0)
+
+    def living(self) -> list[Process]:
+        """Who of its session is alive. Reaps the others, except for the leader: as long as that is not reaped, no
+        other session can have its number."""
+        if self._child is None:
+            return []
+        found = processes.members(self._child.pid)
+        processes.reap(found, spare=self._child.pid)
+        return [one for one in found if one.alive]
+
+    async def stop(self) -> bool:
+        """Ends the whole session, and removes what it leaves. Returns False when somebody could not be ended."""
+        if self._child is None:
+            return True
+        gone = await processes.end(self._child.pid, self.living, self.backend.stop_signal, self.backend.stop_grace)
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if gone:
+            self._child.wait()
+            self.exited.set()
+            remove_files(self.socket, self.record)
+            os.close(self._pidfd)
+            self._child = None
+        return gone
+
+
+def environment(*more: dict[str, str]) -> dict[str, str]:
+    """The engine's environment: ours, without our own settings (the first key may be one), and what is its own."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")}
+    for names in more:
+        found.update(names)
+    return found
+
+
+async def status(socket: Path, path: str, key: str) -> int:
+    """The status of one GET over a Unix socket. Raises OSError when there is no answer."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        head = f"GET {path} HTTP/1.1\r\nHost: engine\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
+        await writer.drain()
+        parts = (await reader.readline()).split()
+        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+    finally:
+        writer.close()
+
+
+async def end_leftovers(rooms: Rooms, grace: float = LEFTOVER_GRACE) -> list[str]:
+    """Ends the engines that an earlier, killed server left behind; returns the ids of those that were alive.
+
+    Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it may hold a GPU.
+    """
+    found = sorted(rooms.records.glob("*.json"))
+    return [name for name in await asyncio.gather(*(end_leftover(record, grace) for record in found)) if name]
+
+
+async def end_leftover(record: Path, grace: float) -> str | None:
+    """Ends what one record tells of; returns its id when somebody was alive."""
+    identity = read_record(record)
+    if identity is None:
+        return None
+    living = functools.partial(leftovers, identity, set())
+    alive = bool(living())
+    if alive and not await processes.end(identity.pid, living, signal.SIGTERM, grace):
+        raise EngineFailed(
+            f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, even by SIGKILL. "
+            "It waits inside the kernel, perhaps for a device: look at it with `ps`, then start again."
+        )
+    remove_files(identity.socket, record)
+    return record.stem if alive else None
+
+
+def read_record(record: Path) -> Identity | None:
+    """What a record tells; one that cannot be read is not from us (they are replaced as a whole) and goes."""
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=Identity)
+    except msgspec.DecodeError:
+        record.unlink(missing_ok=True)
+        return None
+
+
+def remove_files(*paths: Path | str) -> None:
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+
+
+def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
+    """Who of an earlier run's session is alive, and certainly of it. `known` remembers who was, from call to call.
+
+    The kernel gives a session's number to nobody else while a member lives. So one member that is surely ours vouches
+    for the others: the leader by its start time, or one that writes to the instance's own log, or one known before.
+    """
+    if not identity.is_of_this_boot():
+        return []
+    found = [one for one in processes.members(identity.pid) if one.alive]
+    sure = identity.leader_is_alive() or any(
+        (one.pid, one.start_time) in known or processes.writes_to(one.pid, identity.log) for one in found
+    )
+    if not sure:
+        return []
+    known.update((one.pid, one.start_time) for one in found)
+    return found

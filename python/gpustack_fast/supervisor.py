@@ -1,0 +1,309 @@
+"""Wanted → running: which engines should be there, which are, and what to do about the difference.
+
+`plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names:
+
+    pending → scheduled → initializing (its environment is built) → starting → running
+    any → error (it ended, or could not start) → scheduled, after a pause
+
+Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or changes, and
+`instance_idle` is told when a retired instance has answered its last request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gpustack_fast.backends import BACKENDS, Backend
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.instance import Instance, Rooms, new_id, safe
+
+__all__ = ["Actual", "Replica", "Start", "Stop", "Supervisor", "plan", "restart_delay"]
+
+FIRST_PAUSE = 10.0
+LONGEST_PAUSE = 300.0
+MAINTAIN_EVERY = 10.0
+CANNOT_BE_ENDED = "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
+
+Prepare = Callable[[str], Awaitable[Path]]
+"""Gives the interpreter of a backend's environment, which may have to be built first."""
+
+
+class Slot(NamedTuple):
+    """One of a model's replicas, over all the engines that fill it one after another."""
+
+    model: str
+    number: int
+
+
+class Actual(NamedTuple):
+    """What a plan needs to know of a slot that is there."""
+
+    slot: Slot
+    occupied: bool
+    """An engine is in it: starting, running or stopping."""
+    stopping: bool
+    retry_at: float
+    """When the next engine may be started in it; infinity: never again."""
+
+
+class Start(NamedTuple):
+    slot: Slot
+
+
+class Stop(NamedTuple):
+    slot: Slot
+
+
+def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> list[Start | Stop]:
+    """What to do now so that `actual` becomes `wanted` (replicas by model): a pure function."""
+    present = {one.slot: one for one in actual}
+    slots = [Slot(model, number) for model, replicas in wanted.items() for number in range(replicas)]
+    actions: list[Start | Stop] = [
+        Stop(slot) for slot, one in present.items() if slot not in slots and not one.stopping
+    ]
+    for slot in slots:
+        one = present.get(slot)
+        if one is None or (not one.occupied and one.retry_at <= now):
+            actions.append(Start(slot))
+    return actions
+
+
+def restart_delay(failures: int) -> float:
+    """The pause after that many failures in a row: 0, 10, 20, 40 … 300 s."""
+    return 0.0 if failures <= 1 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 30), LONGEST_PAUSE))
+
+
+@dataclasses.dataclass
+class Replica:
+    """A slot and the engine in it."""
+
+    slot: Slot
+    model: ModelConfig
+    backend: Backend
+    id: str
+    created: float
+    """Unix seconds: when this engine (not the slot) began."""
+    state: str = "pending"
+    state_message: str = ""
+    address: str = ""
+    instance: Instance | None = None
+    failures: int = 0
+    restarts: int = 0
+    retry_at: float = 0.0
+    retired: bool = False
+    """Out of the table for good."""
+    running: asyncio.Task[None] | None = None
+    stopping: asyncio.Task[None] | None = None
+    idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """Set when the data plane has told that its last request has ended."""
+
+    def raise_mistake(self) -> None:
+        """A life ends with an exception only by a mistake of ours: better to end loudly than to start it for ever."""
+        if self.running is not None and self.running.done() and not self.running.cancelled():
+            self.running.result()
+
+    def actual(self) -> Actual:
+        busy = self.running is not None and not self.running.done()
+        return Actual(self.slot, busy, self.stopping is not None, self.retry_at)
+
+
+class Supervisor:
+    """Carries out the plan. Everything happens on one event loop; `on_change` and `tell` must not wait."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        prepare: Prepare,
+        *,
+        on_change: Callable[[], None],
+        tell: Callable[[str], None],
+        backends: Mapping[str, Backend] = BACKENDS,
+    ) -> None:
+        self._rooms = rooms
+        self._prepare = prepare
+        self._on_change = on_change
+        self._tell = tell
+        self._backends = backends
+        self._models: dict[str, ModelConfig] = {}
+        self._replicas: dict[Slot, Replica] = {}
+        self._preparing: dict[str, asyncio.Task[Path]] = {}
+        self._awake = asyncio.Event()
+        self._closing = False
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """What is there, external addresses too, without what is on its way out."""
+        return [replica for replica in self._replicas.values() if not replica.retired]
+
+    def want(self, models: Iterable[ModelConfig]) -> None:
+        """Says which models should run. External ones run elsewhere: each of their addresses is an instance."""
+        self._models = {model.name: model for model in models}
+        self._replicas = {slot: one for slot, one in self._replicas.items() if not one.model.external}
+        for model in self._models.values():
+            if model.external:
+                self._add_external(model)
+        self._awake.set()
+        self._on_change()
+
+    def _add_external(self, model: ModelConfig) -> None:
+        for number, url in enumerate(model.urls):
+            slot = Slot(model.name, number)
+            self._replicas[slot] = Replica(
+                slot=slot,
+                model=model,
+                backend=self._backends[model.backend],
+                id=f"{safe(model.name)}-{number}",
+                created=time.time(),
+                state="running",
+                address=url,
+            )
+
+    async def run(self) -> None:
+        """Keeps what is wanted running, until it is cancelled."""
+        maintain_at = time.monotonic() + MAINTAIN_EVERY
+        while True:
+            self._awake.clear()
+            now = time.monotonic()
+            wanted = {} if self._closing else {m.name: m.replicas for m in self._models.values() if not m.external}
+            ours = [replica for replica in self._replicas.values() if not replica.model.external]
+            for replica in ours:
+                replica.raise_mistake()
+            for action in plan(wanted, [replica.actual() for replica in ours], now):
+                if isinstance(action, Start):
+                    self._start(action.slot)
+                else:
+                    self._stop(action.slot, patience=0.0)
+            if now >= maintain_at:
+                maintain_at = now + MAINTAIN_EVERY
+                self._maintain()
+            pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._awake.wait(), min([*pauses, maintain_at - now]))
+
+    def _start(self, slot: Slot) -> None:
+        """Puts a new engine into a slot."""
+        replica = self._replicas.get(slot)
+        if replica is None:
+            model = self._models[slot.model]
+            replica = Replica(slot, model, self._backends[model.backend], id="", created=0.0)
+            self._replicas[slot] = replica
+        else:
+            replica.restarts += 1
+        replica.id = new_id(slot.model)
+        replica.created = time.time()
+        replica.address = ""
+        replica.idle = asyncio.Event()
+        self._set(replica, "scheduled")
+        replica.running = asyncio.create_task(self._live(replica))
+        replica.running.add_done_callback(lambda _: self._awake.set())
+
+    def _set(self, replica: Replica, state: str, message: str = "") -> None:
+        replica.state, replica.state_message = state, message
+        self._on_change()
+
+    async def _live(self, replica: Replica) -> None:
+        """One engine's life, from its environment to the end of its session."""
+        try:
+            await self._bring_up(replica)
+            replica.failures = 0
+            self._tell(f"{replica.id} is running after {time.time() - replica.created:.1f} s.")
+            self._set(replica, "running")
+            assert replica.instance is not None
+            await replica.instance.exited.wait()
+            # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
+            reason = f"The engine {replica.instance.how_it_ended()}, unasked. {replica.instance.last_words()}"
+        except (GpustackFastError, OSError) as error:
+            reason = str(error)
+        self._failed(replica, reason)
+        if replica.instance is not None and not await replica.instance.stop():
+            replica.retry_at = float("inf")
+            self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
+            self._tell(f"{replica.id}: {CANNOT_BE_ENDED}")
+        else:
+            replica.instance = None
+
+    async def _bring_up(self, replica: Replica) -> None:
+        """Environment, process, readiness."""
+        self._set(replica, "initializing", f"Its environment ({replica.backend.name}) is made ready.")
+        python = await self._environment(replica.backend.name)
+        self._tell(f"Starting {replica.id} ...")
+        replica.instance = Instance(replica.id, replica.model, replica.backend, self._rooms)
+        replica.instance.start(python)
+        replica.address = replica.instance.address
+        self._set(replica, "starting")
+        await replica.instance.wait_until_ready()
+
+    async def _environment(self, backend: str) -> Path:
+        """The backend's interpreter: all its replicas wait for one build."""
+        task = self._preparing.get(backend)
+        if task is None or task.done():
+            task = asyncio.ensure_future(self._prepare(backend))
+            self._preparing[backend] = task
+        return await asyncio.shield(task)
+
+    def _failed(self, replica: Replica, reason: str) -> None:
+        """Takes the engine out of the table at once, and says when the next one starts."""
+        replica.failures += 1
+        if replica.model.restart_on_error:
+            pause = restart_delay(replica.failures)
+            replica.retry_at = time.monotonic() + pause
+            follows = "Starting it again at once." if not pause else f"Starting it again in {pause:g} s."
+        else:
+            replica.retry_at = float("inf")
+            follows = "It is not started again (restart_on_error = false)."
+        self._set(replica, "error", f"{reason} {follows}")
+        self._tell(f"{replica.id}: {reason} {follows}")
+
+    def instance_idle(self, instance_id: str) -> None:
+        """The data plane tells that a retired instance has answered its last request."""
+        for replica in self._replicas.values():
+            if replica.id == instance_id:
+                replica.idle.set()
+
+    def _stop(self, slot: Slot, patience: float) -> asyncio.Task[None]:
+        """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
+        replica = self._replicas[slot]
+        if replica.stopping is None:
+            waits = patience if replica.state == "running" else 0.0
+            replica.retired = True
+            self._on_change()
+            replica.stopping = asyncio.create_task(self._wind_up(replica, waits))
+        return replica.stopping
+
+    async def _wind_up(self, replica: Replica, patience: float) -> None:
+        """Waits until the engine is idle (or `patience` seconds), then ends it."""
+        if patience > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(replica.idle.wait(), patience)
+        if replica.running is not None:
+            replica.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await replica.running
+        if replica.instance is not None and not await replica.instance.stop():
+            self._tell(
+                f"{replica.id}: A process of it could not be ended, even by SIGKILL. The next start tries again."
+            )
+        del self._replicas[replica.slot]
+
+    async def shutdown(self, patience: float) -> None:
+        """Ends every engine and every build; those that still answer requests get `patience` seconds for them."""
+        self._closing = True
+        stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
+        for task in self._preparing.values():
+            task.cancel()
+        await asyncio.gather(*stopping)
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+
+    def _maintain(self) -> None:
+        """Now and then: large logs, and zombies that engines left to us."""
+        for replica in self._replicas.values():
+            if replica.instance is not None:
+                replica.instance.rotate_log()
+                replica.instance.living()

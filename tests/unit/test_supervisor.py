@@ -1,0 +1,303 @@
+"""Wanted → running: the plan as a pure function, and the loop over small real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
+
+from gpustack_fast import processes, supervisor
+from gpustack_fast.backends import BACKENDS
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.environments import BuildError
+from gpustack_fast.instance import Rooms
+from gpustack_fast.supervisor import Actual, Replica, Slot, Start, Stop, Supervisor, plan, restart_delay
+
+# The plan.
+
+
+def there(model: str, number: int, *, occupied: bool = True, stopping: bool = False, retry_at: float = 0.0) -> Actual:
+    return Actual(Slot(model, number), occupied, stopping, retry_at)
+
+
+def test_what_is_wanted_and_not_there_is_started() -> None:
+    assert plan({"m": 2}, [], 0.0) == [Start(Slot("m", 0)), Start(Slot("m", 1))]
+    assert plan({"m": 2}, [there("m", 0)], 0.0) == [Start(Slot("m", 1))]
+
+
+def test_what_is_there_and_not_wanted_is_stopped_once() -> None:
+    assert plan({"m": 1}, [there("m", 0), there("m", 1), there("gone", 0)], 0.0) == [
+        Stop(Slot("m", 1)),
+        Stop(Slot("gone", 0)),
+    ]
+    assert plan({}, [there("m", 0, stopping=True)], 0.0) == []
+
+
+def test_an_empty_slot_is_filled_when_its_pause_is_over_and_not_before() -> None:
+    failed = there("m", 0, occupied=False, retry_at=10.0)
+    assert plan({"m": 1}, [failed], 9.9) == []
+    assert plan({"m": 1}, [failed], 10.0) == [Start(Slot("m", 0))]
+
+
+def test_a_slot_that_was_given_up_stays_empty() -> None:
+    assert plan({"m": 1}, [there("m", 0, occupied=False, retry_at=float("inf"))], 1e12) == []
+
+
+def test_pauses_grow_as_gpustack_s_do() -> None:
+    assert [restart_delay(failures) for failures in range(1, 9)] == [0, 10, 20, 40, 80, 160, 300, 300]
+    assert restart_delay(10_000) == 300
+
+
+slots = st.builds(Slot, st.sampled_from("abc"), st.integers(0, 3))
+actuals = st.builds(Actual, slots, st.booleans(), st.booleans(), st.floats(0, 100))
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 4)),
+    st.lists(actuals, unique_by=lambda one: one.slot),
+    st.floats(0, 100),
+)
+def test_a_plan_that_is_carried_out_leaves_nothing_to_plan(
+    wanted: dict[str, int], actual: list[Actual], now: float
+) -> None:
+    after = {one.slot: one for one in actual}
+    for action in plan(wanted, actual, now):
+        if isinstance(action, Start):
+            assert action.slot not in after or not after[action.slot].occupied
+            after[action.slot] = Actual(action.slot, True, False, 0.0)
+        else:
+            after[action.slot] = after[action.slot]._replace(stopping=True)
+    assert plan(wanted, after.values(), now) == []
+
+
+# The loop.
+
+
+class House:
+    """A supervisor with the small engine as its only backend, and what it told."""
+
+    def __init__(self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None) -> None:
+        self.lines: list[str] = []
+        self.seen: list[list[tuple[str, str]]] = []
+        self.rooms = Rooms(folder)
+        self.supervisor = Supervisor(
+            self.rooms,
+            prepare or self.prepare,
+            on_change=self.look,
+            tell=self.lines.append,
+            backends={"small": SMALL, "external": BACKENDS["external"]},
+        )
+
+    async def prepare(self, backend: str) -> Path:
+        assert backend == "small"
+        return PYTHON
+
+    def look(self) -> None:
+        """What a table would hold now."""
+        self.seen.append([(replica.id, replica.state) for replica in self.supervisor.replicas])
+
+    def replica(self, number: int = 0) -> Replica:
+        return self.supervisor.replicas[number]
+
+    def states(self) -> list[str]:
+        return [replica.state for replica in self.supervisor.replicas]
+
+    async def until_running(self, count: int = 1) -> None:
+        await eventually(lambda: self.states() == ["running"] * count, f"{count} running; {self.lines}")
+
+    def pid(self, number: int = 0) -> int:
+        instance = self.replica(number).instance
+        assert instance is not None
+        assert instance.pid is not None
+        return instance.pid
+
+
+@contextlib.asynccontextmanager
+async def living(house: House) -> AsyncIterator[House]:
+    """Runs the supervisor for as long as the block runs, then shuts it down."""
+    processes.become_subreaper()
+    loop = asyncio.ensure_future(house.supervisor.run())
+    try:
+        yield house
+    finally:
+        await house.supervisor.shutdown(0.0)
+        assert house.supervisor.replicas == []
+        assert list(house.rooms.records.iterdir()) == []
+        loop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop
+
+
+def scenario(folder: Path, *models: ModelConfig, house: House | None = None) -> Callable[..., None]:
+    """Decorates a coroutine: runs it with a house in which these models are wanted."""
+
+    def decorate(body: Callable[[House], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with living(house or House(folder)) as there:
+                there.supervisor.want(models)
+                await body(there)
+
+        uvloop.run(main())
+
+    return decorate
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ORPHANS_MAY_TAKE", 0.2)
+
+
+def test_replicas_come_up_through_the_states_of_gpustack(short_folder: Path) -> None:
+    @scenario(short_folder, small(replicas=2))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        first = house.replica().id
+        states = [state for seen in house.seen for name, state in seen if name == first]
+        assert list(dict.fromkeys(states)) == ["scheduled", "initializing", "starting", "running"]
+        assert house.replica(0).id != house.replica(1).id
+        assert house.replica().address.startswith("unix:/")
+
+
+def test_a_killed_engine_leaves_the_table_at_once_and_is_replaced(short_folder: Path) -> None:
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        first = house.replica().id
+        kill(house.pid())
+        await eventually(lambda: house.seen[-1] not in ([], [(first, "running")]), "the table changed")
+        await eventually(lambda: house.states() == ["running"] and house.replica().id != first, "another one runs")
+        assert [(first, "error")] in house.seen
+        assert house.replica().restarts == 1
+        assert house.replica().failures == 0, "running clears the count"
+        assert any(first in line and "unasked" in line and "signal 9" in line for line in house.lines)
+
+
+def test_the_successor_waits_until_nobody_of_the_old_session_is_left(short_folder: Path) -> None:
+    @scenario(short_folder, small("--child"))
+    async def _(house: House) -> None:
+        await house.until_running()
+        instance = house.replica().instance
+        assert instance is not None
+        child = child_of(instance.log)
+        kill(house.pid())
+        await eventually(lambda: house.states() == ["starting"], "the successor starts")
+        assert not alive(child)
+
+
+def test_an_engine_that_crashes_at_start_is_started_again_after_growing_pauses(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.05)
+
+    @scenario(short_folder, small("--crash"))
+    async def _(house: House) -> None:
+        await eventually(lambda: any(one.restarts >= 3 for one in house.supervisor.replicas), "three restarts")
+        follows = [line.rpartition("). ")[2] for line in house.lines if "the weights are torn" in line]
+        assert follows[:3] == [
+            "Starting it again at once.",
+            "Starting it again in 0.05 s.",
+            "Starting it again in 0.1 s.",
+        ]
+
+
+def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(short_folder: Path) -> None:
+    @scenario(short_folder, small("--crash", restart_on_error=False))
+    async def _(house: House) -> None:
+        await eventually(lambda: house.states() == ["error"], "the error state")
+        assert "the weights are torn" in house.replica().state_message
+        assert "restart_on_error" in house.replica().state_message
+        assert house.replica().restarts == 0
+
+
+def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(short_folder: Path) -> None:
+    async def fails(backend: str) -> Path:
+        raise BuildError("The disk is full.")
+
+    @scenario(short_folder, small(restart_on_error=False), house=House(short_folder, fails))
+    async def _(house: House) -> None:
+        await eventually(lambda: house.states() == ["error"], "the error state")
+        assert house.replica().state_message.startswith("The disk is full.")
+
+
+def test_replicas_wait_for_one_build_of_their_environment(short_folder: Path) -> None:
+    built = []
+
+    async def slowly(backend: str) -> Path:
+        built.append(backend)
+        await asyncio.sleep(0.05)
+        return PYTHON
+
+    @scenario(short_folder, small(replicas=3), house=House(short_folder, slowly))
+    async def _(house: House) -> None:
+        await house.until_running(3)
+        assert built == ["small"]
+
+
+def test_a_shutdown_while_the_environment_is_built_ends_the_build(short_folder: Path) -> None:
+    ended = []
+
+    async def for_ever(backend: str) -> Path:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.append(backend)
+        return PYTHON
+
+    @scenario(short_folder, small(), house=House(short_folder, for_ever))
+    async def _(house: House) -> None:
+        await eventually(lambda: house.states() == ["initializing"], "the build")
+        await house.supervisor.shutdown(0.0)
+        assert ended == ["small"]
+
+
+def test_a_model_that_is_no_longer_wanted_is_stopped_and_others_stay(short_folder: Path) -> None:
+    @scenario(short_folder, small(name="stays"), small(name="goes"))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        pid = house.pid(1)
+        house.supervisor.want([small(name="stays")])
+        await eventually(lambda: [one.slot.model for one in house.supervisor.replicas] == ["stays"], "it goes")
+        await eventually(lambda: not alive(pid), "its process ends")
+        assert house.states() == ["running"]
+
+
+def test_a_stop_leaves_the_table_first_and_ends_the_engine_only_when_it_is_idle(short_folder: Path) -> None:
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        pid, name = house.pid(), house.replica().id
+        closing = asyncio.ensure_future(house.supervisor.shutdown(600.0))
+        await eventually(lambda: house.seen[-1] == [], "the table is empty")
+        assert not closing.done()
+        assert alive(pid)
+        house.supervisor.instance_idle("another-one")
+        house.supervisor.instance_idle(name)
+        await closing
+        assert not alive(pid)
+
+
+def test_the_wait_for_idle_ends_with_the_patience(short_folder: Path) -> None:
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        pid = house.pid()
+        await house.supervisor.shutdown(0.1)
+        assert not alive(pid)
+
+
+def test_each_address_of_an_external_model_is_a_running_instance(short_folder: Path) -> None:
+    model = ModelConfig(name="remote", backend="external", urls=["http://127.0.0.1:1", "unix:/run/e.sock"])
+
+    @scenario(short_folder, model)
+    async def _(house: House) -> None:
+        assert [(one.id, one.address, one.state) for one in house.supervisor.replicas] == [
+            ("remote-0", "http://127.0.0.1:1", "running"),
+            ("remote-1", "unix:/run/e.sock", "running"),
+        ]
