@@ -1,0 +1,116 @@
+"""The command line's end of the control socket: blocking, and quick to import."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from gpustack_fast import errors
+from gpustack_fast.control.documents import (
+    Answer,
+    CreatedKey,
+    CreateKey,
+    Failure,
+    KeyInfo,
+    ListKeys,
+    Request,
+    RevokeKey,
+    ServerStatus,
+    Status,
+)
+from gpustack_fast.errors import ControlError, GpustackFastError
+
+__all__ = ["ControlClient", "NoServer"]
+
+T = TypeVar("T")
+
+
+class NoServer(ControlError):
+    """Nobody listens on the control socket."""
+
+
+class ControlClient:
+    """One connection to a running server. Raises NoServer at once when there is none."""
+
+    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            self._socket.close()
+            raise NoServer(f"No server listens on {path}. Start one with `gpustack-fast serve`.") from error
+        except OSError as error:
+            self._socket.close()
+            raise ControlError(
+                f"The control socket {path} cannot be reached: {error.strerror or error}. "
+                "Run the command as the user who runs the server."
+            ) from error
+        self._lines = self._socket.makefile("rb")
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._lines.close()
+        self._socket.close()
+
+    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
+        """Makes a key; the next request may use it."""
+        return self._ask(CreateKey(name=name, allowed_models=allowed_models, text=text), CreatedKey)
+
+    def list_keys(self) -> list[KeyInfo]:
+        """All keys, oldest first."""
+        return self._ask(ListKeys(), list[KeyInfo])
+
+    def revoke_key(self, which: str) -> KeyInfo:
+        """Removes a key; when this returns, the next request with it is refused."""
+        return self._ask(RevokeKey(which=which), KeyInfo)
+
+    def status(self) -> ServerStatus:
+        """How the server does."""
+        return self._ask(Status(), ServerStatus)
+
+    def _ask(self, request: Request, kind: type[T]) -> T:
+        try:
+            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            line = self._lines.readline()
+        except OSError as error:
+            raise ControlError(
+                f"The server behind {self._path} did not answer: {error.strerror or error}. "
+                "Look at its log, and repeat the command."
+            ) from error
+        if not line.endswith(b"\n"):
+            raise ControlError(
+                f"The server behind {self._path} closed the connection. Run the command as the user who runs it, or as "
+                "root; if it was about to stop, repeat the command."
+            )
+        try:
+            answer = msgspec.json.decode(line, type=Answer)
+            if answer.error is not None:
+                raise _raised(answer.error)
+            return msgspec.json.decode(answer.result, type=kind)
+        except msgspec.DecodeError as error:
+            raise ControlError(
+                f"The server behind {self._path} answered something unknown. Use the command of its own version."
+            ) from error
+
+
+def _raised(failure: Failure) -> GpustackFastError:
+    """The same exception as on the server's side, so that the exit status is the same with and without a server."""
+    kind = getattr(errors, failure.kind, ControlError)
+    if kind in (errors.KeyNameTaken, errors.KeyNotFound, errors.StoreError, errors.UsageError):
+        known: GpustackFastError = kind(failure.message)
+        return known
+    return ControlError(failure.message)

@@ -1,0 +1,325 @@
+"""The control socket: real sockets, a real store, a fake data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import uvloop
+
+from gpustack_fast.control.client import ControlClient, NoServer
+from gpustack_fast.control.documents import InstanceStatus, ServerStatus
+from gpustack_fast.control.server import ControlServer
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.errors import ControlError, KeyNameTaken, KeyNotFound, StoreError, UsageError
+from gpustack_fast.keys import KeyChange, Keys
+from gpustack_fast.store import Store
+
+T = TypeVar("T")
+
+STATUS = ServerStatus(
+    version="1.2.3",
+    pid=7,
+    addresses=["http://127.0.0.1:8080"],
+    instances=[InstanceStatus(name="a-1", model="a", state="running", pid=8)],
+)
+
+
+class FakeApp:
+    """The handler that `app` would hand in: writes down what the data plane would hear, and what the disk held then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = DataDirectory(folder)
+        self.directory.acquire()
+        self.changes: list[KeyChange] = []
+        self.on_disk: list[list[str]] = []
+        self.heard = asyncio.Event()
+        self.store = Store(self.directory)
+        self.keys = Keys(self.store, self.publish)
+
+    def publish(self, change: KeyChange) -> None:
+        self.changes.append(change)
+        self.heard.set()
+        self.on_disk.append([key.name for key in Store(self.directory).keys])
+
+    def status(self) -> ServerStatus:
+        return STATUS
+
+
+def with_server(
+    folder: Path, scenario: Callable[[Path], T], loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+) -> tuple[T, FakeApp]:
+    """Runs a blocking scenario, which gets the socket's path, against a server."""
+    app = FakeApp(folder)
+
+    async def run() -> T:
+        server = ControlServer(app.directory.control_socket, app)
+        await server.start()
+        try:
+            return await asyncio.to_thread(scenario, app.directory.control_socket)
+        finally:
+            await server.close()
+
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(run()), app
+    finally:
+        app.directory.release()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_keys_are_made_listed_and_revoked(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def scenario(path: Path) -> str:
+        with ControlClient(path) as client:
+            assert client.list_keys() == []
+            created = client.create_key("laptop", ["smollm2"])
+            custom = client.create_key("mine", text="my-own-key-of-16")
+            assert custom.text == "my-own-key-of-16"
+            assert client.list_keys() == [created.info, custom.info]
+            assert client.revoke_key("laptop") == created.info
+            assert client.list_keys() == [custom.info]
+            assert client.status() == STATUS
+            return created.text
+
+    text, app = with_server(tmp_path, scenario, loop)
+    assert app.store.find(text) is None
+    made, mine, revoked = app.changes
+    assert [key.allowed_models for key in made.upsert] == [["smollm2"]]
+    assert (made.remove, made.replace, made.salt) == ([], False, app.store.salt)
+    assert [key.name for key in mine.upsert] == ["mine"]
+    assert (revoked.upsert, revoked.remove) == ([], [made.upsert[0].access_key])
+
+
+def test_the_disk_has_a_change_before_the_data_plane_hears_of_it(tmp_path: Path) -> None:
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            client.create_key("a")
+            client.revoke_key("a")
+
+    _, app = with_server(tmp_path, scenario)
+    assert app.on_disk == [["a"], []]
+
+
+def test_a_refused_operation_raises_on_the_client_s_side_what_the_store_raised(tmp_path: Path) -> None:
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            client.create_key("a")
+            with pytest.raises(KeyNameTaken, match="There is a key named `a` already"):
+                client.create_key("a")
+            with pytest.raises(KeyNotFound):
+                client.revoke_key("b")
+            with pytest.raises(UsageError, match="16 to 1024 characters"):
+                client.create_key("c", text="short")
+            assert [key.name for key in client.list_keys()] == ["a"]
+
+    _, app = with_server(tmp_path, scenario)
+    assert len(app.changes) == 1
+
+
+def test_a_full_disk_is_told_to_the_client_and_the_data_plane_hears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scenario(path: Path) -> None:
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with ControlClient(path) as client, monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(StoreError, match="The disk is full"):
+                client.create_key("a")
+
+    _, app = with_server(tmp_path, scenario)
+    assert app.changes == [] and app.store.keys == []
+
+
+def test_changes_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
+    app = FakeApp(tmp_path)
+
+    async def run() -> None:
+        await asyncio.gather(*(app.keys.create(f"k{number}") for number in range(20)))
+        await asyncio.gather(*(app.keys.revoke(f"k{number}") for number in range(0, 20, 2)))
+
+    asyncio.run(run())
+    assert len(Store(app.directory).keys) == 10
+    assert [len(names) for names in app.on_disk] == [*range(1, 21), *range(19, 9, -1)]
+
+
+def test_a_client_that_goes_away_does_not_stop_a_change_half_way(tmp_path: Path) -> None:
+    app = FakeApp(tmp_path)
+
+    async def run() -> None:
+        await app.keys.create("a")
+        change = asyncio.ensure_future(app.keys.revoke("a"))
+        await asyncio.sleep(0)
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        app.heard.clear()
+        await app.heard.wait()
+
+    asyncio.run(run())
+    assert app.changes[1].remove == [app.changes[0].upsert[0].access_key]
+    assert app.on_disk[1] == []
+
+
+def test_all_keys_are_published_after_a_start(tmp_path: Path) -> None:
+    app = FakeApp(tmp_path)
+
+    async def run() -> None:
+        await app.keys.create("a")
+        await app.keys.create("b")
+        app.keys.publish_all()
+
+    asyncio.run(run())
+    everything = app.changes[-1]
+    assert everything.replace and [key.name for key in everything.upsert] == ["a", "b"]
+
+
+def test_the_management_api_s_question_is_answered_from_the_store(tmp_path: Path) -> None:
+    app = FakeApp(tmp_path)
+
+    async def run() -> None:
+        created = await app.keys.create("a")
+        assert app.keys.authenticate(created.text) == created.info
+        assert app.keys.authenticate(created.text + "0") is None
+
+    asyncio.run(run())
+
+
+# The socket
+
+
+def test_the_socket_is_for_its_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    def scenario(path: Path) -> tuple[int, int]:
+        return stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)
+
+    modes, app = with_server(tmp_path, scenario)
+    assert modes == (0o600, 0o700)
+    assert not app.directory.control_socket.exists()
+    with pytest.raises(NoServer, match="Start one with `gpustack-fast serve`"):
+        ControlClient(app.directory.control_socket)
+
+
+def test_a_dead_server_s_socket_is_replaced(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(directory.control_socket))
+    dead.close()
+    directory.release()
+    with pytest.raises(NoServer):
+        ControlClient(directory.control_socket)
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+
+
+def test_a_file_in_the_way_is_told_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "control.sock").write_text("precious")
+    with pytest.raises(ControlError, match="is no socket"):
+        with_server(tmp_path, lambda path: None)
+    assert (tmp_path / "run" / "control.sock").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "line", [b"hello\n", b"{}\n", b'{"operation":"keys.steal"}\n', b'{"operation":"status","x":1}\n', b"\xff\n", b"\n"]
+)
+def test_a_request_that_nobody_knows_is_answered_and_the_connection_lives_on(tmp_path: Path, line: bytes) -> None:
+    def scenario(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as raw, raw.makefile("rb") as lines:
+            raw.connect(str(path))
+            raw.sendall(line)
+            assert lines.readline().startswith(
+                b'{"error":{"kind":"ControlError","message":"The control socket got a req'
+            )
+            raw.sendall(b'{"operation":"keys.list"}\n')
+            assert lines.readline() == b'{"result":[]}\n'
+
+    with_server(tmp_path, scenario)
+
+
+def test_a_line_without_end_closes_the_connection_and_not_the_server(tmp_path: Path) -> None:
+    def scenario(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(path))
+            with pytest.raises(OSError, match=r"Broken pipe|reset"):
+                for _ in range(100_000):
+                    raw.sendall(b"x" * 1000)
+        with ControlClient(path) as client:
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_line_harms_nobody(tmp_path: Path) -> None:
+    def scenario(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(path))
+            raw.sendall(b'{"operation":"keys.cre')
+        with ControlClient(path) as client:
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+
+
+def test_the_server_ends_while_a_client_is_connected(tmp_path: Path) -> None:
+    def scenario(path: Path) -> ControlClient:
+        client = ControlClient(path)
+        assert client.list_keys() == []
+        return client
+
+    client, _ = with_server(tmp_path, scenario)
+    with client, pytest.raises(ControlError, match=r"closed the connection|did not answer"):
+        client.list_keys()
+
+
+def test_a_process_of_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folder's rights alone would stop a stranger; here they are opened, so that the second lock is seen to hold.
+    stranger = 65534 if os.geteuid() == 0 else os.geteuid()
+    if stranger == os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: stranger + 1)
+
+    def scenario(path: Path) -> bytes:
+        path.parent.chmod(0o755)
+        path.chmod(0o666)
+        return ask_as(stranger, path)
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        answer, app = with_server(Path(folder), scenario)
+    assert answer == b"closed"
+    assert app.changes == []
+
+
+def ask_as(user: int, path: Path) -> bytes:
+    """What a process of a user is answered; `closed` when the server hangs up without a word."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setresuid(user, user, user)
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.connect(str(path))
+                try:
+                    raw.sendall(b'{"operation":"keys.create","name":"stolen"}\n')
+                    os.write(writer, raw.recv(1000) or b"closed")
+                except (BrokenPipeError, ConnectionResetError):
+                    os.write(writer, b"closed")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as answer:
+        return answer.read()
