@@ -1,0 +1,241 @@
+"""What a person types: arguments → Config → the command.
+
+Commands are imported when they run: `keys` and `check` need neither the data plane nor an event loop, and are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.sentences import closest
+from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config, variable_of
+from gpustack_fast.errors import GpustackFastError, UsageError
+
+__all__ = ["main"]
+
+_DESCRIPTION = "Serves language models behind GPUStack's inference APIs, and runs the engines behind them."
+_PRECEDENCE = (
+    "A flag wins over its environment variable (in brackets), the variable over the configuration file, the file over "
+    "the default. Without a configuration file, `serve` runs a small embedded model, SmolLM2-135M-Instruct."
+)
+_SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for a failure, 2 for a mistake in what was typed."""
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        status: int = options.run(options)
+    except GpustackFastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells count
+    return status
+
+
+def _serve(options: argparse.Namespace) -> int:
+    file = _config_file(options)
+    config = load_config(file, _flags(options))
+    key = _bootstrap_key(options)
+
+    from gpustack_fast.app import serve
+
+    return serve(config, ServeOptions(config_file=file, bootstrap_key=key))
+
+
+def _check(options: argparse.Namespace) -> int:
+    file = _config_file(options)
+    config = load_config(file, _flags(options))
+    name = "The embedded default" if file is None else str(file)
+    print(f"{name} is right: {_summary(config)}.")
+    return 0
+
+
+def _summary(config: Config) -> str:
+    def names(things: list[str], kind: str) -> str:
+        listed = f" ({', '.join(things)})" if things else ""
+        return f"{len(things)} {kind}{'' if len(things) == 1 else 's'}{listed}"
+
+    models = names([model.name for model in config.models], "model")
+    return f"{models}, {names([route.name for route in config.all_routes()], 'route')}"
+
+
+def _create_key(options: argparse.Namespace) -> int:
+    from gpustack_fast import key_commands
+
+    models = None if options.allowed_models is None else [name.strip() for name in options.allowed_models.split(",")]
+    text = options.key if options.key_file is None else _read_key(Path(options.key_file))
+    return key_commands.create(_data_dir(options), options.name, models, text)
+
+
+def _list_keys(options: argparse.Namespace) -> int:
+    from gpustack_fast import key_commands
+
+    return key_commands.show(_data_dir(options))
+
+
+def _revoke_key(options: argparse.Namespace) -> int:
+    from gpustack_fast import key_commands
+
+    return key_commands.revoke(_data_dir(options), options.which)
+
+
+def _version(_: argparse.Namespace) -> int:
+    from gpustack_fast.dataplane import __version__
+
+    print(__version__)
+    return 0
+
+
+def _config_file(options: argparse.Namespace) -> Path | None:
+    name = options.config or os.environ.get(variable_of("--config"))
+    return Path(name) if name else None
+
+
+def _data_dir(options: argparse.Namespace) -> Path:
+    return data_dir_alone(_config_file(options), _flags(options))
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    """The settings that were typed, by their flags."""
+    given = {setting.flag: getattr(options, setting.flag, None) for setting in SETTINGS}
+    return {flag: text for flag, text in given.items() if text is not None}
+
+
+def _bootstrap_key(options: argparse.Namespace) -> str | None:
+    """The key of a first start, from the first place that has one. Raises UsageError when it cannot be a key."""
+    from gpustack_fast.store import check_key_text
+
+    # Taken out of the environment, for engines inherit that, and the key is none of their business.
+    from_environment = os.environ.pop(variable_of("--bootstrap-key"), None) or None
+    text: str | None = options.bootstrap_key
+    file: str | None = options.bootstrap_key_file
+    if text is None and file is None:
+        text = from_environment
+        file = os.environ.get(variable_of("--bootstrap-key-file")) or None
+    if text is None and file is not None:
+        text = _read_key(Path(file))
+    if text is not None:
+        check_key_text(text)
+    return text
+
+
+def _read_key(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise UsageError(f"The key file {file} cannot be read: {error.strerror}. Check its path and rights.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The key file {file} is not text. Write the key alone on one line.") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a message says what can be written, and an unknown flag or command gets the nearest known one."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [word for action in self._actions for word in (*action.option_strings, *(action.choices or ()))]
+        wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')(.+?)(?:[ '=]|$)", message)
+        hint = closest(wrong[1], known) if wrong else ""
+        text = message[:1].upper() + message[1:]
+        self.exit(2, f"error: {text}.{hint} `{self.prog} --help` shows what can be written.\n")
+
+
+# argparse has no public name for what `add_subparsers` returns.
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="gpustack-fast", description=_DESCRIPTION, epilog=_PRECEDENCE, allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+    serve = _command(commands, "serve", "run the server and its engines", _serve)
+    _add_config(serve)
+    _add_settings(serve)
+    _add_bootstrap(serve)
+
+    check = _command(commands, "check", "tell whether a configuration is right, without starting anything", _check)
+    _add_config(check)
+    _add_settings(check)
+
+    keys = commands.add_parser("keys", help="make, list and revoke API keys", allow_abbrev=False, description=_KEYS)
+    _add_key_commands(keys)
+
+    _command(commands, "version", "print the version", _version)
+    return parser
+
+
+_KEYS = (
+    "Makes, lists and revokes API keys. A running server is told at once: when the command returns, the very next "
+    "request sees the change. Without a server the data directory is changed."
+)
+
+
+def _command(commands: _Commands, name: str, does: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+    description = does[:1].upper() + does[1:] + "."
+    parser = commands.add_parser(name, help=does, description=description, epilog=_PRECEDENCE, allow_abbrev=False)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"the configuration, a TOML file [{variable_of('--config')}]")
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting] = SETTINGS) -> None:
+    group = parser.add_argument_group("settings of the server")
+    for setting in settings:
+        default = "" if setting.default is None else f" (default: {_plain(setting.default)})"
+        text = f"{setting.help}{default} [{setting.variable}]".replace("%", "%%")
+        group.add_argument(setting.flag, metavar=setting.placeholder, dest=setting.flag, help=text)
+
+
+def _plain(default: object) -> str:
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "key of the first start",
+        "Any text of 16 characters or more. A data directory that had its first start before ignores it; "
+        "without it, the first start makes a key and shows it once.",
+    )
+    ways = group.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--bootstrap-key-file",
+        metavar="FILE",
+        help=f"a file that holds the key alone [{variable_of('--bootstrap-key-file')}]",
+    )
+    ways.add_argument(
+        "--bootstrap-key", metavar="KEY", help=f"the key itself; {_SHOWN_IN_PS} [{variable_of('--bootstrap-key')}]"
+    )
+
+
+def _add_key_commands(keys: _Parser) -> None:
+    commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="key_command")
+
+    create = _command(commands, "create", "make a key and print it, alone, on standard output", _create_key)
+    create.add_argument("name", metavar="NAME", help="what to call the key in lists")
+    create.add_argument("--allowed-models", metavar="A,B", help="the routes that it may use; by default all")
+    text = create.add_mutually_exclusive_group()
+    text.add_argument("--key-file", metavar="FILE", help="take the key from this file instead of generating one")
+    text.add_argument("--key", metavar="KEY", help=f"take this text of 16 characters or more; {_SHOWN_IN_PS}")
+
+    _command(commands, "list", "list the keys by name and access key", _list_keys)
+
+    revoke = _command(commands, "revoke", "refuse a key from the next request on", _revoke_key)
+    revoke.add_argument("which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it")
+
+    data_dir = [setting for setting in SETTINGS if setting.path == ("data_dir",)]
+    for command in commands.choices.values():
+        _add_config(command)
+        _add_settings(command, data_dir)

@@ -1,0 +1,120 @@
+"""`gpustack-fast keys …`: through a running server's control socket, else in the store under the directory's lock.
+
+Nothing here imports asyncio, granian, uvloop or the data plane: a revoke in an emergency should be done in a moment.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from gpustack_fast.control.client import ControlClient, NoServer
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.errors import ControlError, DataDirectoryInUse, StoreError
+from gpustack_fast.store import CreatedKey, KeyInfo, Store
+
+__all__ = ["create", "revoke", "show"]
+
+_PATIENCE = 10.0
+"""Seconds to wait for a server that is just starting or stopping: it holds the lock, but nobody answers."""
+_POLL = 0.02
+
+
+class _KeyAccess(Protocol):
+    """What both ways can do."""
+
+    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey: ...
+
+    def list_keys(self) -> list[KeyInfo]: ...
+
+    def revoke_key(self, which: str) -> KeyInfo: ...
+
+
+class _StoredKeys:
+    """The way without a server."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
+        return self._store.create(name, allowed_models, text)
+
+    def list_keys(self) -> list[KeyInfo]:
+        return [key.info() for key in self._store.keys]
+
+    def revoke_key(self, which: str) -> KeyInfo:
+        return self._store.revoke(which).info()
+
+
+def create(data_dir: Path, name: str, allowed_models: list[str] | None, text: str | None) -> int:
+    """Makes a key and prints it alone."""
+    with _access(DataDirectory(data_dir)) as keys:
+        print(keys.create_key(name, allowed_models, text).text)
+    return 0
+
+
+def show(data_dir: Path) -> int:
+    """Prints a table of all keys, never their secrets."""
+    _check_exists(data_dir)
+    with _access(DataDirectory(data_dir)) as keys:
+        rows = [_row(key) for key in keys.list_keys()]
+    header = ("NAME", "ACCESS KEY", "KEY", "ALLOWED MODELS", "CREATED")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def revoke(data_dir: Path, which: str) -> int:
+    """Revokes a key; when it returns, the next request with it is refused."""
+    _check_exists(data_dir)
+    with _access(DataDirectory(data_dir)) as keys:
+        revoked = keys.revoke_key(which)
+    print(f"The key `{revoked.name}` (access key {revoked.access_key}) is revoked.")
+    return 0
+
+
+@contextmanager
+def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
+    """The running server, or the store with its lock held so that no server starts meanwhile."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            client = ControlClient(directory.control_socket)
+        except NoServer:
+            pass
+        else:
+            with client:
+                yield client
+            return
+        try:
+            directory.acquire(patience=0)
+        except DataDirectoryInUse as error:
+            if time.monotonic() >= deadline:
+                holder = "A server" if error.pid is None else f"A server (process {error.pid})"
+                raise ControlError(
+                    f"{holder} holds {directory.path} but does not answer on {directory.control_socket}. "
+                    "Repeat the command when it has started, or stop it first."
+                ) from error
+            time.sleep(_POLL)
+            continue
+        try:
+            yield _StoredKeys(Store(directory))
+        finally:
+            directory.release()
+        return
+
+
+def _check_exists(data_dir: Path) -> None:
+    if not data_dir.is_dir():
+        raise StoreError(f"There is no data directory {data_dir}, and so no keys. Check --data-dir.")
+
+
+def _row(key: KeyInfo) -> tuple[str, str, str, str, str]:
+    models = "all" if key.allowed_models is None else ",".join(key.allowed_models)
+    created = datetime.datetime.fromtimestamp(key.created).astimezone().isoformat(sep=" ", timespec="seconds")
+    return key.name, key.access_key, key.masked, models, created

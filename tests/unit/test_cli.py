@@ -1,0 +1,320 @@
+"""The command line: real processes where it matters, and a fake server of the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpustack_fast import cli, key_commands
+from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.settings import SETTINGS
+from gpustack_fast.control.documents import ServerStatus
+from gpustack_fast.control.server import ControlServer
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.keys import KeyChange, Keys
+from gpustack_fast.store import Store
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
+    "PYTHONPATH": os.pathsep.join(sys.path),
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GPUSTACK_FAST_")]:
+        monkeypatch.delenv(name)
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "gpustack_fast", *arguments],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# check
+
+
+def test_check_tells_that_a_file_is_right_without_starting_anything(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n')
+    done = run("check", "--config", str(file), "--data-dir", str(tmp_path / "data"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file} is right: 1 model (a), 1 route (a).\n", "")
+    assert not (tmp_path / "data").exists()
+
+
+def test_check_tells_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[server]\nprot = 1\n")
+    done = run("check", GPUSTACK_FAST_CONFIG=str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {file}:2: There is no key `prot` in [server]. Did you mean `port`?\n"
+
+
+def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
+    assert run("check", "--port", "x").stderr == "error: `--port` must be a whole number, but it is the text `x`.\n"
+    done = run("check", GPUSTACK_FAST_WORKERS="0")
+    assert done.returncode == 2
+    assert "The environment variable `GPUSTACK_FAST_WORKERS` must be at least 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["sevre"], "Did you mean `serve`?"),
+        (["serve", "--prot", "1"], "Did you mean `--port`?"),
+        (["serve", "--prot=1"], "Did you mean `--port`?"),
+        (["serve", "--port"], "--port: expected one argument"),
+        (["serve", "--bootstrap-key", "a", "--bootstrap-key-file", "b"], "not allowed with argument"),
+        (["keys"], "required: COMMAND"),
+        (["keys", "revok", "x"], "Did you mean `revoke`?"),
+        (["keys", "create"], "required: NAME"),
+    ],
+)
+def test_a_slip_is_answered_with_what_can_be_written(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and message in told and "--help` shows what can be written." in told
+
+
+def test_the_help_of_serve_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    text = re.sub(r"\s+", "", capsys.readouterr().out)
+    for setting in SETTINGS:
+        assert setting.flag in text and f"[{setting.variable}]" in text
+    assert "[GPUSTACK_FAST_BOOTSTRAP_KEY]" in text and "itshowsin`ps`" in text
+
+
+# serve
+
+
+@contextmanager
+def fake_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Config, ServeOptions]]]:
+    """Takes the place of `app`, and writes down how it is called."""
+    calls: list[tuple[Config, ServeOptions]] = []
+
+    def serve(config: Config, options: ServeOptions) -> int:
+        assert "GPUSTACK_FAST_BOOTSTRAP_KEY" not in os.environ
+        calls.append((config, options))
+        return 7
+
+    module = types.ModuleType("gpustack_fast.app")
+    module.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gpustack_fast.app", module)
+    yield calls
+
+
+def test_serve_hands_the_configuration_to_the_app_and_returns_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_app(monkeypatch) as calls:
+        status = cli.main(["serve", "--port", "0", "--data-dir", str(tmp_path), "--drain-timeout", "1.5"])
+    assert status == 7
+    [(config, options)] = calls
+    assert (config.server.port, config.server.data_dir, config.server.drain_timeout) == (0, tmp_path, 1.5)
+    assert [model.name for model in config.models] == ["smollm2"]
+    assert options == ServeOptions(config_file=None, bootstrap_key=None)
+
+
+def test_the_bootstrap_key_comes_from_flag_then_file_then_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("key-from-the-file-1\n")
+    with fake_app(monkeypatch) as calls:
+        monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
+        cli.main(["serve", "--bootstrap-key", "key-from-the-flag-1"])
+        monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
+        cli.main(["serve", "--bootstrap-key-file", str(file)])
+        monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
+        cli.main(["serve"])
+        monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "")
+        cli.main(["serve"])
+        monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY_FILE", str(file))
+        cli.main(["serve"])
+    assert [options.bootstrap_key for _, options in calls] == [
+        "key-from-the-flag-1",
+        "key-from-the-file-1",
+        "key-from-the-environment",
+        None,
+        "key-from-the-file-1",
+    ]
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 15, " sixteen letters ", ""])
+def test_a_bootstrap_key_that_cannot_be_a_key_starts_nothing_and_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    with fake_app(monkeypatch) as calls:
+        assert cli.main(["serve", "--bootstrap-key", text]) == 2
+    assert calls == []
+    told = capsys.readouterr().err
+    assert told.startswith("error: A key ") and (not text or text not in told)
+
+
+def test_a_key_file_that_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--bootstrap-key-file", str(tmp_path / "none")]) == 2
+    assert "none cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+# keys without a server
+
+
+def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    made = run("keys", "create", "laptop", "--allowed-models", "a, b", "--data-dir", data)
+    assert made.returncode == 0 and made.stderr == ""
+    assert re.fullmatch(r"gpustack_[0-9a-f]{16}_[0-9a-f]{32}\n", made.stdout)
+    key = made.stdout.strip()
+
+    listed = run("keys", "list", GPUSTACK_FAST_DATA_DIR=data).stdout
+    assert listed.splitlines()[0].split() == ["NAME", "ACCESS", "KEY", "KEY", "ALLOWED", "MODELS", "CREATED"]
+    assert "laptop" in listed and key.split("_")[1] in listed and "a,b" in listed
+    assert key.split("_")[2] not in listed
+
+    revoked = run("keys", "revoke", key.split("_")[1], "--data-dir", data)
+    assert revoked.returncode == 0 and "The key `laptop`" in revoked.stdout
+    again = run("keys", "revoke", "laptop", "--data-dir", data)
+    assert again.returncode == 1 and again.stderr.startswith("error: There is no key with the name")
+    assert len(run("keys", "list", "--data-dir", data).stdout.splitlines()) == 1
+
+
+def test_a_custom_key_is_taken_from_a_file_or_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("my-own-key-of-16\r\n")
+    data = ["--data-dir", str(tmp_path / "data")]
+    assert run("keys", "create", "a", "--key-file", str(file), *data).stdout == "my-own-key-of-16\n"
+    assert run("keys", "create", "b", "--key", "another-key-of-mine", *data).stdout == "another-key-of-mine\n"
+    short = run("keys", "create", "c", "--key", "too-short", *data)
+    assert short.returncode == 2 and "too-short" not in short.stderr
+
+
+def test_list_and_revoke_make_no_data_directory(tmp_path: Path) -> None:
+    data = tmp_path / "typo"
+    for command in (["list"], ["revoke", "a"]):
+        done = run("keys", *command, "--data-dir", str(data))
+        assert done.returncode == 1 and "There is no data directory" in done.stderr
+    assert not data.exists()
+
+
+def test_a_key_can_be_revoked_beside_a_broken_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[[[")
+    data = str(tmp_path / "data")
+    run("keys", "create", "a", "--data-dir", data)
+    assert run("keys", "revoke", "a", "--data-dir", data, "--config", str(tmp_path / "c.toml")).returncode == 0
+
+
+def test_the_data_directory_of_the_configuration_is_used(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[server]\ndata_dir = "state"\n')
+    assert run("keys", "create", "a", GPUSTACK_FAST_CONFIG=str(tmp_path / "c.toml")).returncode == 0
+    assert (tmp_path / "state" / "keys.json").exists()
+
+
+def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -> None:
+    script = (
+        "import sys; from gpustack_fast.cli import main\n"
+        "main(['check']); main(['keys', 'create', 'a', '--data-dir', sys.argv[1]])\n"
+        "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# keys with a server
+
+
+class FakeServer:
+    """Holds a data directory and answers on its control socket, in a thread of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = DataDirectory(folder)
+        self.directory.acquire()
+        self.changes: list[KeyChange] = []
+        self.stop = threading.Event()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
+
+    async def serve(self) -> None:
+        self.keys = Keys(Store(self.directory), self.changes.append)
+        server = ControlServer(self.directory.control_socket, self)
+        await server.start()
+        self.ready.set()
+        await asyncio.to_thread(self.stop.wait)
+        await server.close()
+        self.directory.release()
+
+    def status(self) -> ServerStatus:
+        return ServerStatus(version="0", pid=1, addresses=[])
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[FakeServer]:
+    fake = FakeServer(folder)
+    fake.thread.start()
+    try:
+        fake.ready.wait()
+        yield fake
+    finally:
+        fake.stop.set()
+        fake.thread.join()
+
+
+def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path)]
+    with server(tmp_path) as fake:
+        key = run("keys", "create", "laptop", *data).stdout.strip()
+        assert key.split("_")[1] in run("keys", "list", *data).stdout
+        assert run("keys", "revoke", "laptop", *data).returncode == 0
+        refused = run("keys", "revoke", "laptop", *data)
+        assert refused.returncode == 1 and "There is no key with the name" in refused.stderr
+    assert [len(change.upsert) for change in fake.changes] == [1, 0]
+    assert fake.changes[1].remove == [key.split("_")[1]]
+
+
+def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> None:
+    fake = FakeServer(tmp_path)
+    command = threading.Thread(target=lambda: statuses.append(key_commands.create(tmp_path, "a", None, None)))
+    statuses: list[int] = []
+    command.start()
+    command.join(0.2)
+    assert command.is_alive()
+    fake.thread.start()
+    command.join()
+    fake.stop.set()
+    fake.thread.join()
+    assert statuses == [0] and [change.upsert[0].name for change in fake.changes] == ["a"]
+
+
+def test_a_holder_that_never_answers_is_told_by_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(key_commands, "_PATIENCE", 0.1)
+    silent = DataDirectory(tmp_path)
+    silent.acquire()
+    assert cli.main(["keys", "create", "a", "--data-dir", str(tmp_path)]) == 1
+    silent.release()
+    assert f"A server (process {os.getpid()}) holds {tmp_path} but does not answer" in capsys.readouterr().err
