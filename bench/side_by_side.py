@@ -30,6 +30,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "mock"
+QUIET = 0.05
+"""What others may use of the proxy's core, as a share, before a run is called noisy."""
 KEY = "bench-key-of-more-than-16-characters"
 CORES = sorted(os.sched_getaffinity(0))
 PROXY_CORES, OTHER_CORES = set(CORES[:1]), set(CORES[1:])
@@ -124,6 +126,8 @@ class Row:
     report: dict[str, Any]
     cpu: float
     """Seconds of the proxy's process, all threads, user and system."""
+    core: float
+    """Seconds that anybody used of the proxy's core."""
 
     @property
     def cost(self) -> float:
@@ -134,6 +138,11 @@ class Row:
     def busy(self) -> float:
         """The share of its core that the proxy used."""
         return self.cpu / float(self.report["seconds"])
+
+    @property
+    def others(self) -> float:
+        """The share of that core that others used: what makes a window noisy."""
+        return max(0.0, self.core - self.cpu) / float(self.report["seconds"])
 
 
 # -- processes ---------------------------------------------------------------
@@ -221,11 +230,11 @@ def nginx(engine: str, folder: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def ours(engine: str, folder: Path) -> Iterator[Target]:
+def ours(program: Path, engine: str, folder: Path) -> Iterator[Target]:
     port = free_port()
     config = folder / "gpustack-fast.toml"
     config.write_text(OUR_CONFIG.format(port=port, model=MODEL, engine=engine))
-    argv = [str(Path(sys.executable).parent / "gpustack-fast"), "serve", "--config", str(config), "--workers", "1"]
+    argv = [str(program), "serve", "--config", str(config), "--workers", "1"]
     argv += ["--data-dir", str(folder / "data"), "--bootstrap-key", KEY]
     with running(argv, PROXY_CORES, folder / "ours.out") as child:
         url = f"http://127.0.0.1:{port}"
@@ -245,6 +254,13 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def core_seconds() -> float:
+    """What anybody has used of the proxy's core since the machine started, in steps of 10 ms."""
+    text = Path("/proc/stat").read_text()
+    core = re.search(rf"^cpu{min(PROXY_CORES)} (\d+) (\d+) (\d+) ", text, re.MULTILINE)
+    return sum(int(ticks) for ticks in core.groups()) / os.sysconf("SC_CLK_TCK") if core else 0.0
+
+
 def load_argv(kit: Path, url: str, settings: dict[str, Any]) -> list[str]:
     return [str(kit / "load"), json.dumps({"target": url, "key": KEY, "model": MODEL, **settings})]
 
@@ -259,10 +275,13 @@ def load(kit: Path, url: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def window(kit: Path, number: int, scenario: Scenario, target: Target, seconds: float) -> Row:
-    before = cpu_seconds(target.pid) if target.pid else 0.0
+    def clocks() -> tuple[float, float]:
+        return cpu_seconds(target.pid) if target.pid else 0.0, core_seconds()
+
+    cpu, core = clocks()
     report = load(kit, target.url, {**scenario.load, "seconds": seconds})
-    after = cpu_seconds(target.pid) if target.pid else 0.0
-    return Row(number, scenario, target.name, report, after - before)
+    cpu_after, core_after = clocks()
+    return Row(number, scenario, target.name, report, cpu_after - cpu, core_after - core)
 
 
 def measure(kit: Path, targets: list[Target], rounds: int, seconds: float) -> Iterator[Row]:
@@ -290,7 +309,8 @@ def system_calls(kit: Path, scenario: Scenario, target: Target, folder: Path) ->
     counts = {name: int(calls) for calls, name in re.findall(r"^\s*(\d+)\s+(\w+)$", out.read_text(), re.MULTILINE)}
     total = counts.pop("total", sum(counts.values()))
     most = sorted(counts.items(), key=lambda pair: -pair[1])[:6]
-    return f"{total / units:.2f} ({', '.join(f'{name} {calls / units:.2f}' for name, calls in most)})"
+    each = ", ".join(f"{name} {calls / units:.2f}" for name, calls in most)
+    return f"{scenario.name:<22}  {target.name:<6} system calls per {scenario.unit}: {total / units:.2f} ({each})"
 
 
 # -- telling -----------------------------------------------------------------
@@ -315,6 +335,11 @@ def summary(rows: list[Row]) -> list[str]:
             each = ratios(rows, scenario)
             line += f"  ratio {statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
         lines.append(line)
+    others = statistics.median(row.others for row in rows)
+    if others > QUIET:
+        lines.append(
+            f"The machine was not quiet: others used {others:.0%} of the proxy's core. Take no figure from this run."
+        )
     return lines
 
 
@@ -356,12 +381,24 @@ def write_record(rows: list[Row], notes: list[str]) -> Path:
             report = row.report
             counts = [report["requests"], report["frames"], f"{report['seconds']:.3f}", f"{row.cpu:.4f}"]
             times = [(report[kind] or {}).get(rank, "") for kind, _, rank in (name.rpartition("_") for name in TIMES)]
-            cost = [f"{row.cost:.3f}", row.scenario.unit, f"{row.busy:.3f}"]
+            cost = [f"{row.cost:.3f}", row.scenario.unit, f"{row.busy:.3f}", f"{row.others:.3f}"]
             table.writerow([row.round, row.scenario.name, row.target, *counts, *cost, *times])
     return path
 
 
-COLUMNS = ["round", "scenario", "target", "requests", "frames", "seconds", "cpu_s", "cpu_us_per_unit", "unit", "busy"]
+COLUMNS = [
+    "round",
+    "scenario",
+    "target",
+    "requests",
+    "frames",
+    "seconds",
+    "cpu_s",
+    "cpu_us_per_unit",
+    "unit",
+    "busy",
+    "others",
+]
 TIMES = ["latency_p50", "latency_p99", "first_frame_p50", "first_frame_p99", "gap_p50", "gap_p99"]
 """Microseconds, as the client saw them."""
 
@@ -374,34 +411,51 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", default="nginx,ours,direct", help="which of them, separated by commas")
     parser.add_argument("--system-calls", action="store_true", help="count them with strace, after the rounds")
     parser.add_argument(
+        "--program",
+        type=Path,
+        default=Path(sys.executable).parent / "gpustack-fast",
+        help="the gpustack-fast to measure (default: that of this environment)",
+    )
+    parser.add_argument(
         "--kit", type=Path, help="the folder with mock_engine and load (default: cargo's release folder)"
     )
     parser.add_argument("--no-record", action="store_true", help="print only; write nothing under bench/record")
     return parser.parse_args()
 
 
+def start(options: argparse.Namespace, kit: Path, folder: Path, stack: ExitStack) -> list[Target]:
+    engine = stack.enter_context(mock_engine(kit, folder, options.engine))
+    targets = []
+    for name in options.targets.split(","):
+        if name == "nginx":
+            targets.append(stack.enter_context(nginx(engine, folder)))
+        elif name == "ours":
+            targets.append(stack.enter_context(ours(options.program, engine, folder)))
+        elif name == "direct":
+            targets.append(Target("direct", engine, None))
+        else:
+            raise BenchError(f"There is no target `{name}`. Choose among nginx, ours and direct.")
+    return targets
+
+
+def tell(row: Row) -> None:
+    line = f"round {row.round}  {row.scenario.name:<22} {row.target:<7}"
+    line += f"{row.report['requests'] / row.report['seconds']:10.1f} requests/s"
+    if row.target != "direct":
+        line += f"{row.cost:9.2f} us CPU per {row.scenario.unit}"
+    print(line, flush=True)
+
+
 def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
     kit = options.kit or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-    engine = stack.enter_context(mock_engine(kit, folder, options.engine))
-    starters = {"nginx": nginx, "ours": ours}
-    names = options.targets.split(",")
-    targets = [stack.enter_context(starters[name](engine, folder)) for name in names if name in starters]
-    if "direct" in names:
-        targets.append(Target("direct", engine, None))
+    targets = start(options, kit, folder, stack)
     rows = []
     for row in measure(kit, targets, options.rounds, options.seconds):
         rows.append(row)
-        rate = row.report["requests"] / row.report["seconds"]
-        print(f"round {row.round}  {row.scenario.name:<22} {row.target:<7} {rate:9.1f} req/s", flush=True)
-        if row.target != "direct":
-            print(f"{'':48}{row.cost:9.2f} us CPU per {row.scenario.unit}", flush=True)
+        tell(row)
     told = summary(rows)
     if options.system_calls:
-        for scenario in SCENARIOS:
-            for target in targets:
-                if target.pid:
-                    calls = system_calls(kit, scenario, target, folder)
-                    told.append(f"{scenario.name:<22}  {target.name:<6} system calls per {scenario.unit}: {calls}")
+        told += [system_calls(kit, scenario, one, folder) for scenario in SCENARIOS for one in targets if one.pid]
     print("\n" + "\n".join(told))
     if not options.no_record:
         how = f"how: {options.rounds} rounds of {options.seconds:g} s, engine over {options.engine}, proxy on one core"
