@@ -357,6 +357,17 @@ def test_a_directory_that_exists_keeps_its_rights(tmp_path: Path) -> None:
     assert stat.S_IMODE(directory.run.stat().st_mode) == 0o700
 
 
+def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 65534, 65534)
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    Store(directory).create("a")
+    directory.release()
+    owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
+    assert owners == dict.fromkeys(["keys.json", "lock", "run"], tmp_path.stat().st_uid)
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

@@ -19,6 +19,8 @@ from gpustack_fast.config.toml_lines import KeyPath
 __all__ = ["RuleBroken", "check"]
 
 _LATER_BACKENDS = ("vllm", "sglang", "tensorrt_llm")
+_LOADABLE = {"llama_cpp": ("python_package", "local_path")}
+"""The sources that each backend can load from in this version; downloads come with the backends that need them."""
 _EXTERNAL_ONLY = ("urls", "served_name", "dialects")
 _OURS_ONLY = (
     "source",
@@ -173,6 +175,12 @@ def _check_source(path: KeyPath, model: ModelConfig) -> None:
                 f'`{name}` belongs to `source = "{source}"`, but the model `{model.name}` has '
                 f'`source = "{model.source}"`. Remove one of the two.',
             )
+    if model.source not in _LOADABLE[model.backend]:
+        raise RuleBroken(
+            (*path, "source"),
+            f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. Download the file of '
+            f'`{model.name}`, and name it with `source = "local_path"` and `local_path = "..."`.',
+        )
     package = model.python_package
     if package is not None and not all(part.isidentifier() for part in package.split(".")):
         raise RuleBroken(
