@@ -191,10 +191,14 @@ class Caller:
         if strangers:
             self.tally.foreign.append(f"asked {plan.nonce}, saw {strangers}: {plan.wire[-300:]!r}")
         mine = plan.nonce.encode() in payload
-        if status == 200 and whole and (b"[DONE]" in payload or b'"chat.completion"' in payload):
+        if status == 200 and whole and b"[DONE]" in payload and b'"error"' in payload:
+            outcome = "truncated"  # A caller who stops at [DONE] would take it for whole, another for broken.
+            self.hang_up()
+        elif status == 200 and whole and (b"[DONE]" in payload or b'"chat.completion"' in payload):
             outcome = "done"
         elif status == 200 and whole:
             outcome = "error event" if b'"error"' in payload else "truncated"
+            self.hang_up()  # The router closes behind an error event; its head had promised nothing yet.
         else:
             outcome = f"{status}" if whole else "broken"
         self.tally.outcomes[outcome] += 1
