@@ -70,9 +70,9 @@ def test_each_slot_gets_a_context_that_a_chat_fits_in(
     assert found.get("--ctx-size") == context
 
 
-def test_replicas_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_share_the_cores_that_the_data_plane_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "usable_cores", lambda: 8)
-    assert flags(smollm2(replicas=2))["--threads"] == "4"
+    assert flags(smollm2(replicas=2))["--threads"] == "3"
     assert flags(smollm2(replicas=100))["--threads"] == "1"
     assert flags(smollm2("-t", "3"))["-t"] == "3"
 

@@ -1,0 +1,232 @@
+"""`gpustack-fast serve`: wires the rooms together; reads top to bottom.
+
+serve → Server.run → start …    the data directory, the listening sockets, the data plane (it answers from here on),
+                                the keys, the control socket, the management API, the engines
+                   → wait       for a signal
+                   → stop …     drain, the engines, the rest; a second signal cuts what still runs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+import time
+
+import uvloop
+
+from gpustack_fast import environments, greeting, listeners, processes, publication
+from gpustack_fast.api.application import Application
+from gpustack_fast.api.documents import ModelView
+from gpustack_fast.api.routes import Sources
+from gpustack_fast.api.server import ApiServer
+from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.control.documents import InstanceStatus, ServerStatus
+from gpustack_fast.control.server import ControlServer
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.dataplane import DataPlane, KeyDelta, KeyEntry, __version__
+from gpustack_fast.greeting import tell
+from gpustack_fast.instance import Rooms, end_leftovers
+from gpustack_fast.keys import KeyChange, Keys, bootstrap
+from gpustack_fast.store import Store
+from gpustack_fast.supervisor import Supervisor
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+POLL_EVERY = 1.0
+"""Seconds between two looks at the records; events come at once."""
+DRAINED_WITHIN = 5.0
+"""Seconds that the data plane may take to tell that it is drained, after the deadline."""
+
+
+def serve(config: Config, options: ServeOptions) -> int:
+    """Runs the server until SIGTERM or SIGINT; returns its exit status. Raises GpustackFastError."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    directory = DataDirectory(config.server.data_dir)
+    directory.acquire()
+    try:
+        processes.become_subreaper()
+        sockets = listeners.bind(config.server.host, config.server.port)
+        return uvloop.run(Server(config, options, directory, sockets).run())
+    finally:
+        directory.release()
+
+
+class Server:
+    """A running server: everything on one event loop."""
+
+    def __init__(
+        self, config: Config, options: ServeOptions, directory: DataDirectory, sockets: list[socket.socket]
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._sockets = sockets
+        self._created = int(time.time())
+        self._greeted = False
+        self._signals = 0
+        self._signalled = asyncio.Event()
+        self._drained: asyncio.Future[int] | None = None
+        self._contexts = contextlib.AsyncExitStack()
+
+        control = publication.plane_config(config.server, str(directory.api_socket))
+        self._plane = DataPlane(control, [one.fileno() for one in sockets])
+        store = Store(directory)
+        first = bootstrap(store, options.bootstrap_key)
+        self._new_key = first.created.text if first.created and options.bootstrap_key is None else None
+        self._notice = first.notice
+        self.keys = Keys(store, self._publish_keys)
+        self._rooms = Rooms(directory.path)
+        prepare = functools.partial(environments.prepare, directory.path, tell=tell)
+        self._supervisor = Supervisor(self._rooms, prepare, on_change=self._publish, tell=tell)
+
+    async def run(self) -> int:
+        """From the first request's answer to the last engine's end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        self._addresses = self._plane.start().addresses
+        loop.add_reader(self._plane.fileno(), self._poll)
+        polling = asyncio.ensure_future(self._poll_now_and_then())
+        working = asyncio.ensure_future(self._work())
+        signalled = asyncio.ensure_future(self._signalled.wait())
+        try:
+            await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._stop(working)
+            for task in (polling, signalled):
+                task.cancel()
+            loop.remove_reader(self._plane.fileno())
+        if working.cancelled():
+            return 0
+        working.result()  # it ends by itself only with an exception
+        return 1
+
+    async def _work(self) -> None:
+        """Starts the rest, then keeps the engines running, for ever."""
+        self.keys.publish_all()
+        tell(f"Listening on {self._url}; engines are starting.")
+        if self._notice:
+            tell(self._notice)
+        if self._new_key:
+            tell(greeting.first_key(self._new_key))
+        control = ControlServer(self._directory.control_socket, self)
+        self._contexts.push_async_callback(control.close)
+        await control.start()
+        api = ApiServer(Application(self._sources()), self._directory.api_socket)
+        self._contexts.push_async_callback(api.close)
+        await api.start()
+        for name in await end_leftovers(self._rooms):
+            tell(f"Ended the engine {name}, which an earlier run had left.")
+        self._supervisor.want(self._config.models)
+        await self._supervisor.run()
+
+    async def _stop(self, working: asyncio.Future[None]) -> None:
+        """Drains, then ends the engines and the rest."""
+        for one in self._sockets:
+            one.close()
+        await self._drain()
+        working.cancel()
+        await asyncio.wait({working})  # its exception, if any, is raised by `run`
+        await self._supervisor.shutdown(0.0)
+        await self._contexts.aclose()
+        tell("Stopped.")
+
+    async def _drain(self) -> None:
+        """Lets running requests end; a second signal cuts them. Tells how many were cut."""
+        patience = self._config.server.drain_timeout
+        self._drained = asyncio.get_running_loop().create_future()
+        running = self._plane.stats().in_flight
+        if running:
+            tell(f"Stopping: {running} requests may still take {patience:g} s; a second Ctrl-C cuts them.")
+        self._plane.drain(0.0 if self._signals > 1 else patience)
+        try:
+            cut = await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
+        except TimeoutError:
+            tell("The data plane did not tell that it is drained; going on without.")
+        else:
+            if cut:
+                tell(f"{cut} requests were cut.")
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._signalled.set()
+        if self._drained is not None:
+            self._plane.drain(0.0)
+
+    # What the data plane tells.
+
+    async def _poll_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_EVERY)
+            self._poll()
+
+    def _poll(self) -> None:
+        """Hands events on. Records have no reader yet."""
+        polled = self._plane.poll()
+        if polled.records or polled.dropped:
+            log.debug("%d requests finished; %d records were dropped.", len(polled.records), polled.dropped)
+        for event in polled.events:
+            if event.type == "instance_idle":
+                self._supervisor.instance_idle(event.instance)
+            elif event.type == "instance_faulted":
+                # Nothing is killed for it: whether an engine lives is the supervisor's own finding.
+                log.warning("The instance %s failed a request: %s.", event.instance, event.reason)
+            elif event.type == "drained" and self._drained is not None and not self._drained.done():
+                self._drained.set_result(event.cut)
+
+    # What the data plane is told.
+
+    def _publish(self) -> None:
+        """The table of now; and the greeting, the first time that every model can answer."""
+        replicas = self._supervisor.replicas
+        self._plane.publish(publication.table(self._config, replicas, self._created))
+        waiting = not self._greeted and self._signals == 0
+        if waiting and all(view.ready_replicas or not view.replicas for view in self._models()):
+            self._greeted = True
+            tell(greeting.ready(self._config, self._url, self._new_key, self._directory.path))
+
+    def _publish_keys(self, change: KeyChange) -> None:
+        upsert = [
+            KeyEntry(id=key.access_key, digest=key.digest, allowed_models=key.allowed_models) for key in change.upsert
+        ]
+        delta = KeyDelta(salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove)
+        self._plane.update_keys(delta)
+
+    # What the control socket and the management API ask for.
+
+    @property
+    def _url(self) -> str:
+        return greeting.public_url(self._addresses[0])
+
+    def _models(self) -> list[ModelView]:
+        return publication.model_views(self._config, self._supervisor.replicas)
+
+    def _sources(self) -> Sources:
+        return Sources(
+            version=__version__,
+            models=self._models,
+            is_key=lambda text: self.keys.authenticate(text) is not None,
+        )
+
+    def status(self) -> ServerStatus:
+        """For the control socket."""
+        instances = [
+            InstanceStatus(
+                name=one.name,
+                model=model.name,
+                state=one.state,
+                state_message=one.state_message,
+                pid=one.pid,
+                restart_count=one.restart_count,
+            )
+            for model in self._models()
+            for one in model.instances
+        ]
+        addresses = [f"http://{address}" for address in self._addresses]
+        return ServerStatus(version=__version__, pid=os.getpid(), addresses=addresses, instances=instances)

@@ -1,0 +1,50 @@
+"""The plain lines that a person sees while the server starts and ends."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from gpustack_fast.config import Config
+from gpustack_fast.config.shape import default_data_dir
+
+__all__ = ["first_key", "public_url", "ready", "tell"]
+
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""Where a client on this machine reaches a server that listens everywhere."""
+
+
+def tell(line: str) -> None:
+    """Shows a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def public_url(address: str) -> str:
+    """The URL for a data plane's address, `127.0.0.1:8080` or `[::1]:8080`."""
+    host, _, port = address.rpartition(":")
+    return f"http://{ANY_ADDRESS.get(host, host)}:{port}"
+
+
+def first_key(key: str) -> str:
+    """Shown as soon as the key is made, for its text is known at this moment only."""
+    return f"API key (shown once; keep it): {key}"
+
+
+def ready(config: Config, url: str, key: str | None, data_dir: Path) -> str:
+    """The URL, and a line to paste that streams an answer. `key` is known on a first start only."""
+    lines = ["", f"Ready: {url}"]
+    if key is None:
+        where = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
+        lines.append(f"A key:  YOUR_KEY=$(gpustack-fast keys create NAME{where})")
+    routes = config.all_routes()
+    chats = [route for route in routes if "llm" in route.categories] or routes
+    if chats:
+        body = {"model": chats[0].name, "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}
+        bearer = '"Authorization: Bearer $YOUR_KEY"' if key is None else shlex.quote(f"Authorization: Bearer {key}")
+        lines.append(
+            f"Try it: curl -N {url}/v1/chat/completions -H {bearer} "
+            f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+        )
+    return "\n".join([*lines, ""])

@@ -1,0 +1,66 @@
+"""The sockets where clients arrive: bound before anything slow is begun, so that a taken port is told at once."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from gpustack_fast.errors import GpustackFastError
+
+__all__ = ["BindError", "bind"]
+
+BACKLOG = 4096
+
+
+class BindError(GpustackFastError):
+    """The server cannot listen where it was told to."""
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`; port 0 takes any free one, the same for all of them.
+
+    Raises BindError.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise BindError(f"The host {host} is unknown: {error.strerror}. Set --host to an address here.") from error
+    listeners: list[socket.socket] = []
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            listeners.append(listen(family, str(address[0]), port))
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            raise BindError(explain(error, host, port)) from error
+        port = port or int(listeners[0].getsockname()[1])
+    return listeners
+
+
+def listen(family: int, address: str, port: int) -> socket.socket:
+    """One listening socket. An IPv6 one takes IPv6 alone: the IPv4 addresses have their own."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def explain(error: OSError, host: str, port: int) -> str:
+    """The cause and the next step."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"The port {port} of {host} is in use by another program. "
+            "Stop that one, or choose another port with --port (0 takes any free one)."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"The address {host} does not belong to this machine. Choose another with --host."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"The port {port} of {host} needs more rights than this user has. Choose one above 1023 with --port."
+    return f"The server cannot listen on {host}, port {port}: {error.strerror}. Choose others with --host and --port."
