@@ -9,7 +9,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,47 +45,66 @@ SOURCES = Sources(version="1.2.3", models=lambda: MODELS, is_key=lambda text: te
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
+@asynccontextmanager
+async def serving(socket: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A served API and a client of it."""
+    server = ApiServer(Application(SOURCES), socket)
+    await server.start()
+    try:
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            yield client
+    finally:
+        await server.close()
+
+
 def with_api(folder: Path, scenario: Scenario) -> None:
-    """Runs a scenario against a served API."""
-    socket = folder / "api.sock"
+    """Runs a scenario against an API of its own."""
 
     async def serve_and_run() -> None:
-        server = ApiServer(Application(SOURCES), socket)
-        await server.start()
-        try:
-            transport = httpx.AsyncHTTPTransport(uds=str(socket))
-            async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-                await scenario(client)
-        finally:
-            await server.close()
+        async with serving(folder / "api.sock") as client:
+            await scenario(client)
 
+    in_uvloop(serve_and_run())
+
+
+def in_uvloop(work: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_and_run())
+        runner.run(work)
 
 
-def get(folder: Path, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> httpx.Response:
-    answers: list[httpx.Response] = []
+class Api:
+    """One served API for many requests, in a loop of its own."""
 
-    async def scenario(client: httpx.AsyncClient) -> None:
-        answers.append(await client.request(method, path, headers=headers))
+    def __init__(self, runner: asyncio.Runner, client: httpx.AsyncClient) -> None:
+        self._runner = runner
+        self._client = client
 
-    with_api(folder, scenario)
-    return answers[0]
+    def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, headers=headers))
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        served = serving(tmp_path_factory.mktemp("api") / "api.sock")
+        yield Api(runner, runner.run(served.__aenter__()))
+        runner.run(served.__aexit__(None, None, None))
 
 
 def bearer(key: str = KEY) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_the_version_is_open_to_everybody(tmp_path: Path) -> None:
-    answer = get(tmp_path, "/version")
+def test_the_version_is_open_to_everybody(api: Api) -> None:
+    answer = api.get("/version")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"version": "1.2.3", "git_commit": ""}
 
 
-def test_the_models_come_in_gpustack_s_list_shape(tmp_path: Path) -> None:
-    answer = get(tmp_path, "/v2/models", bearer())
+def test_the_models_come_in_gpustack_s_list_shape(api: Api) -> None:
+    answer = api.get("/v2/models", bearer())
     assert answer.status_code == 200
     document = answer.json()
     assert document["pagination"] == {"page": 1, "perPage": 100, "total": 5, "totalPage": 1}
@@ -127,22 +147,22 @@ def test_the_models_come_in_gpustack_s_list_shape(tmp_path: Path) -> None:
         ("page=-1&perPage=2", ["m0", "m1", "m2", "m3", "m4"], {"page": -1, "perPage": 2, "total": 5, "totalPage": 3}),
     ],
 )
-def test_lists_are_paged(tmp_path: Path, query: str, names: list[str], pagination: dict[str, int]) -> None:
-    document = get(tmp_path, f"/v2/models?{query}", bearer()).json()
+def test_lists_are_paged(api: Api, query: str, names: list[str], pagination: dict[str, int]) -> None:
+    document = api.get(f"/v2/models?{query}", bearer()).json()
     assert [item["name"] for item in document["items"]] == names
     assert document["pagination"] == pagination
 
 
 @pytest.mark.parametrize("query", ["page=0", "page=-2", "perPage=0", "page=x", "page=", "page=9999999999", "page=--1"])
-def test_a_page_that_cannot_be_is_refused(tmp_path: Path, query: str) -> None:
-    answer = get(tmp_path, f"/v2/models?{query}", bearer())
+def test_a_page_that_cannot_be_is_refused(api: Api, query: str) -> None:
+    answer = api.get(f"/v2/models?{query}", bearer())
     assert answer.status_code == 422
     assert answer.json()["reason"] == "Invalid"
 
 
 @pytest.mark.parametrize("headers", [bearer(), {"authorization": f"bEaReR   {KEY}"}, {"X-API-Key": KEY}])
-def test_a_key_is_taken_from_either_header(tmp_path: Path, headers: dict[str, str]) -> None:
-    assert get(tmp_path, "/v2/models", headers).status_code == 200
+def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) -> None:
+    assert api.get("/v2/models", headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -157,8 +177,8 @@ def test_a_key_is_taken_from_either_header(tmp_path: Path, headers: dict[str, st
         {"Authorization": "Bearer wrong", "X-API-Key": KEY},
     ],
 )
-def test_without_a_right_key_the_answer_is_401_in_the_management_shape(tmp_path: Path, headers: dict[str, str]) -> None:
-    answer = get(tmp_path, "/v2/models", headers)
+def test_without_a_right_key_the_answer_is_401_in_the_management_shape(api: Api, headers: dict[str, str]) -> None:
+    answer = api.get("/v2/models", headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     document = answer.json()
@@ -167,14 +187,14 @@ def test_without_a_right_key_the_answer_is_401_in_the_management_shape(tmp_path:
 
 
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/models/", "/v2/Models", "/v2/%6dodels", "/healthz/x"])
-def test_an_unknown_path_is_404_in_the_management_shape(tmp_path: Path, path: str) -> None:
-    answer = get(tmp_path, path, bearer())
+def test_an_unknown_path_is_404_in_the_management_shape(api: Api, path: str) -> None:
+    answer = api.get(path, bearer())
     assert answer.status_code == 404
     assert (answer.json()["code"], answer.json()["reason"]) == (404, "NotFound")
 
 
-def test_a_wrong_method_is_405_and_told_the_right_ones(tmp_path: Path) -> None:
-    answer = get(tmp_path, "/v2/models", bearer(), method="POST")
+def test_a_wrong_method_is_405_and_told_the_right_ones(api: Api) -> None:
+    answer = api.get("/v2/models", bearer(), method="POST")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, HEAD"
     assert answer.json()["reason"] == "MethodNotAllowed"
@@ -225,13 +245,12 @@ def test_the_server_leaves_signals_and_logs_alone_and_ends_without_a_trace(
         before = surroundings()
         server = ApiServer(Application(SOURCES), tmp_path / "api.sock")
         await server.start()
-        assert stat.S_ISSOCK((tmp_path / "api.sock").stat().st_mode)
+        assert (tmp_path / "api.sock").stat().st_mode == stat.S_IFSOCK | 0o600
         assert surroundings() == before
         await server.close()
         assert surroundings() == before
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    in_uvloop(run())
     assert not (tmp_path / "api.sock").exists()
     assert capfd.readouterr() == ("", "")
 
@@ -248,8 +267,7 @@ def test_it_can_be_closed_while_a_client_keeps_its_connection(tmp_path: Path) ->
         await server.close()
         writer.close()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    in_uvloop(run())
 
 
 def test_it_starts_again_over_the_socket_of_a_dead_server(tmp_path: Path) -> None:
@@ -274,7 +292,11 @@ def test_it_starts_again_over_the_socket_of_a_dead_server(tmp_path: Path) -> Non
 
     asyncio.run(die())
     assert dead.exists()
-    assert get(tmp_path, "/version").json()["version"] == "1.2.3"
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/version")).json()["version"] == "1.2.3"
+
+    with_api(tmp_path, scenario)
 
 
 def test_a_socket_that_cannot_be_made_is_an_error_and_no_hang(tmp_path: Path) -> None:
@@ -282,8 +304,7 @@ def test_a_socket_that_cannot_be_made_is_an_error_and_no_hang(tmp_path: Path) ->
         with pytest.raises((GpustackFastError, OSError)):
             await ApiServer(Application(SOURCES), tmp_path / "missing" / "api.sock").start()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+    in_uvloop(run())
 
 
 def test_a_websocket_is_closed_and_not_answered() -> None:

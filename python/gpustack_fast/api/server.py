@@ -8,6 +8,7 @@ one worker as a task of the running loop and returns after `stop()`; it removes 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from gpustack_fast.api.application import Application
 from gpustack_fast.errors import GpustackFastError
 
 __all__ = ["ApiServer"]
+
+log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 """Seconds until the socket must be there, and until a stop must be done."""
@@ -40,6 +43,7 @@ class ApiServer:
         self._socket = socket
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def start(self) -> None:
         """Returns when the socket answers. Needs the data directory's lock: it removes a dead server's socket.
@@ -64,15 +68,27 @@ class ApiServer:
                         f"The management API could not listen on {self._socket}. Check the rights of its folder."
                     ) from self._task.exception()
                 await asyncio.sleep(0.01)
+        self._socket.chmod(0o600)
+        self._task.add_done_callback(self._tell_end)
 
     async def close(self) -> None:
         """Ends the server and removes its socket's file."""
         if self._server is None or self._task is None:
             return
+        self._closing = True
         stop: Callable[[], None] = self._server.stop
         stop()
-        await asyncio.wait_for(self._task, _PATIENCE)
+        ended, _ = await asyncio.wait({self._task}, timeout=_PATIENCE)
+        if not ended:
+            self._task.cancel()
+            log.warning("The management API did not end within %g s and was abandoned.", _PATIENCE)
         self._server = self._task = None
+
+    def _tell_end(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for the task while it serves: an end that was not asked for must not go unseen."""
+        if not self._closing:
+            error = None if task.cancelled() else task.exception()
+            log.error("The management API ended by itself (%s). Restart the server to have it back.", error)
 
     async def _answers(self) -> bool:
         try:
