@@ -209,7 +209,9 @@ class Connection(asyncio.Protocol):
     def advance(self) -> None:
         """Reads as many requests as are there; an answer that takes time holds the next one back."""
         while self.task is None and not self.gone:
-            request = self.request = self.request or self.read_head()
+            if self.request is None:
+                self.request = self.read_head()
+            request = self.request
             if request is None or self.gone or self.read_rate == 0:
                 return
             if not request.read(self.buffer):

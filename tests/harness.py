@@ -151,6 +151,7 @@ class DataPlaneRouter(Router):
         served_name: str = "m",
         routes: list[Any] | None = None,
         instance: dict[str, Any] | None = None,
+        publish: bool = True,
         **config: Any,
     ) -> None:
         from gpustack_fast import dataplane
@@ -170,8 +171,9 @@ class DataPlaneRouter(Router):
         self.salt = secrets.token_hex(16)
         self.plane = dataplane.DataPlane(dataplane.DataPlaneConfig(**config), [self.listener.fileno()])
         self.address = f"http://{self.plane.start().addresses[0]}"
-        self.publish()
-        self.add_key("0123456789abcdef", KEY)
+        if publish:
+            self.publish()
+            self.add_key("0123456789abcdef", KEY)
 
     def table(self) -> Any:
         """The table for the engines and states of now."""

@@ -221,6 +221,17 @@ def test_without_a_running_instance_it_is_503_with_retry_after(engine: FakeEngin
     assert plane.chat(chat()).header("retry-after")
 
 
+def test_before_the_first_table_every_inference_request_is_503(engine: FakeEngine, router: Routers) -> None:
+    """A server that is starting knows neither keys nor routes: 401 and 404 would be wrong, and are never retried."""
+    plane = router([engine], publish=False)
+    assert_error(plane.chat(chat()), 503)
+    assert plane.request("GET", "/readyz").status == 503
+    plane.add_key("0123456789abcdef", KEY)
+    assert_error(plane.chat(chat()), 503)
+    plane.publish()
+    assert plane.chat(chat()).status == 200
+
+
 def test_while_every_instance_refuses_connections_it_is_503_with_retry_after(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:

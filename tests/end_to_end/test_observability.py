@@ -175,7 +175,7 @@ def test_the_whole_product_shows_its_engines_states(fake_engines: Engines, serve
     assert server.chat(chat("default")).status == 200
     samples = read(server)
     assert value(samples, "gpustack_fast_requests_total", route="default", code="200") == 1
-    assert [labels for (name, labels), number in samples.items() if ("state", "running") in labels and number == 2]
+    assert value(samples, "gpustack_fast_instance_state", model="m", state="running") == 2
     (model,) = server.models()
     assert model["name"] == "m"
     assert server.running() == 2

@@ -11,6 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from harness import FakeEngine, ServedRouter, external, free_port, serving
+from raw_http import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -163,6 +164,14 @@ def test_a_key_without_the_model_is_a_permission_denied_error(smollm2: ServedRou
         ask(client, "default")
 
 
+def list_or_nothing(client: openai.OpenAI) -> list[openai.types.Model]:
+    """The model list; empty while the server does not know its keys yet."""
+    try:
+        return list(client.models.list())
+    except openai.APIStatusError:
+        return []
+
+
 def test_no_running_instance_is_an_internal_server_error_with_503() -> None:
     config = f"""
 [[models]]
@@ -175,6 +184,7 @@ urls = ["http://127.0.0.1:{free_port()}"]
         openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as client,
     ):
         server.wait_until_alive()
+        eventually(lambda: any(model.id == "m" for model in list_or_nothing(client)), "the route to be there")
         with pytest.raises(openai.InternalServerError) as caught:
             ask(client, "m")
         assert caught.value.status_code in (502, 503)
