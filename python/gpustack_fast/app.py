@@ -28,7 +28,7 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.data_directory import DataDirectory
-from gpustack_fast.dataplane import DataPlane, KeyDelta, KeyEntry, __version__
+from gpustack_fast.dataplane import DataPlane, Event, KeyDelta, KeyEntry, __version__
 from gpustack_fast.greeting import tell
 from gpustack_fast.instance import Rooms, end_leftovers
 from gpustack_fast.keys import KeyChange, Keys, bootstrap
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
+NOTE_FAULTS_EVERY = 10.0
+"""Seconds between two lines about the same instance's faults."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to tell that it is drained, after the deadline."""
 
@@ -69,6 +71,8 @@ class Server:
         self._sockets = sockets
         self._created = int(time.time())
         self._greeted = False
+        self._noted: dict[str, float] = {}
+        """When each instance's fault was noted last."""
         self._signals = 0
         self._signalled = asyncio.Event()
         self._drained: asyncio.Future[int] | None = None
@@ -143,7 +147,7 @@ class Server:
         self._drained = asyncio.get_running_loop().create_future()
         running = self._plane.stats().in_flight
         if running:
-            tell(f"Stopping: {running} requests may still take {patience:g} s; a second Ctrl-C cuts them.")
+            tell(f"Stopping; requests that still run: {running}, for up to {patience:g} s. A second Ctrl-C cuts them.")
         self._plane.drain(0.0 if self._signals > 1 else patience)
         try:
             cut = await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
@@ -151,7 +155,7 @@ class Server:
             tell("The data plane did not tell that it is drained; going on without.")
         else:
             if cut:
-                tell(f"{cut} requests were cut.")
+                tell(f"Requests that were cut: {cut}.")
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -175,10 +179,16 @@ class Server:
             if event.type == "instance_idle":
                 self._supervisor.instance_idle(event.instance)
             elif event.type == "instance_faulted":
-                # Nothing is killed for it: whether an engine lives is the supervisor's own finding.
-                log.warning("The instance %s failed a request: %s.", event.instance, event.reason)
+                self._note_fault(event)
             elif event.type == "drained" and self._drained is not None and not self._drained.done():
                 self._drained.set_result(event.cut)
+
+    def _note_fault(self, event: Event) -> None:
+        """A line now and then. Nothing is killed for it: whether an engine lives is the supervisor's own finding."""
+        now = time.monotonic()
+        if now - self._noted.get(event.instance, -NOTE_FAULTS_EVERY) >= NOTE_FAULTS_EVERY:
+            self._noted[event.instance] = now
+            log.warning("The instance %s failed a request: %s.", event.instance, event.reason)
 
     # What the data plane is told.
 

@@ -1,0 +1,176 @@
+"""No process is left behind, whatever ends the server; and what keeps it from starting is told in a sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import KEY, SMOLLM2, FakeEngine, ServedRouter, cli, external, serving
+from raw_http import build, chat, eventually
+
+
+def processes_of(data_dir: Path) -> dict[int, str]:
+    """Every living process whose command line names this data directory."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it ended meanwhile
+            if str(data_dir) in line:
+                found[int(folder.name)] = line
+    return found
+
+
+def engines(server: ServedRouter) -> list[int]:
+    """The process ids of the running engines, as the management API shows them."""
+    instances = [one for model in server.models() for one in model["instances"]]
+    return [one["pid"] for one in instances if one["state"] == "running"]
+
+
+def assert_nothing_is_left(server: ServedRouter) -> None:
+    assert processes_of(server.data_dir) == {}
+    assert [path.name for path in (server.data_dir / "run").rglob("*") if path.is_socket()] == []
+    assert list((server.data_dir / "run" / "instances").iterdir()) == []
+
+
+@pytest.fixture
+def server() -> Iterator[ServedRouter]:
+    """Two real engines behind the whole product."""
+    with serving(SMOLLM2.format(replicas=2)) as one:
+        eventually(lambda: len(engines(one)) == 2, "two engines to run", 120.0)
+        yield one
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_the_server_and_every_engine(server: ServedRouter, number: signal.Signals) -> None:
+    pids = engines(server)
+    assert set(pids) < set(processes_of(server.data_dir))
+    server.process.send_signal(number)
+    assert server.process.wait(60) == 0, server.output()
+    assert_nothing_is_left(server)
+
+
+def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: ServedRouter) -> None:
+    before = engines(server)
+    server.process.kill()
+    server.process.wait()
+    assert set(processes_of(server.data_dir)) == set(before), "engines outlive a kill -9 of their server"
+    server.start()
+    server.wait_until_ready()
+    eventually(lambda: len(engines(server)) == 2, "two engines to run", 120.0)
+    assert not set(before) & set(processes_of(server.data_dir))
+    assert server.output().count("which an earlier run had left") == 2
+    assert server.chat(chat("smollm2", max_tokens=1)).status == 200
+    assert server.stop() == 0
+    assert_nothing_is_left(server)
+
+
+def test_a_killed_engine_is_started_again(server: ServedRouter) -> None:
+    first, other = engines(server)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: first not in (now := engines(server)) and len(now) == 2, "another engine to run", 60.0)
+    assert other in engines(server)
+    instances = [one for model in server.models() for one in model["instances"]]
+    assert sorted(one["restart_count"] for one in instances) == [0, 1]
+    assert "unasked" in server.output()
+
+
+def test_requests_end_before_the_server_does_and_a_second_signal_cuts_them(server: ServedRouter) -> None:
+    with server.client() as client:
+        client.send(
+            build("POST", "/v1/chat/completions", chat("smollm2", stream=True, max_tokens=1500), key=server.key)
+        )
+        client.read_head()
+        server.process.send_signal(signal.SIGINT)
+        eventually(lambda: "requests that still run: 1" in server.output(), "the drain is told")
+        assert server.process.poll() is None
+        assert len(processes_of(server.data_dir)) == 3, "the engines stay as long as a request runs"
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+    assert "Requests that were cut: 1" in server.output()
+    assert_nothing_is_left(server)
+
+
+def test_a_signal_while_engines_start_leaves_nothing_behind(short_folder: Path) -> None:
+    server = ServedRouter(short_folder, SMOLLM2.format(replicas=2))
+    eventually(lambda: "Starting smollm2-" in server.output(), "the first engine to start", 120.0)
+    assert server.stop() == 0, server.output()
+    assert_nothing_is_left(server)
+
+
+# What keeps it from starting.
+
+
+def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`serve`, which is expected to end by itself."""
+    return subprocess.run([*cli(), "serve", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def small_server(short_folder: Path) -> Iterator[ServedRouter]:
+    """The product in front of a fake engine."""
+    engine = FakeEngine("process", "--port", "0")
+    try:
+        with serving(external([engine])) as one:
+            yield one
+    finally:
+        engine.kill()
+
+
+def test_a_second_server_on_the_same_data_directory_is_refused(small_server: ServedRouter) -> None:
+    ended = refused("--data-dir", str(small_server.data_dir), "--port", "0")
+    assert ended.returncode == 1
+    assert f"in use by another gpustack-fast (process {small_server.process.pid})" in ended.stderr
+    assert "--data-dir" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert small_server.chat(chat("m"), key=KEY).status == 200, "the first one goes on"
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_built(short_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = refused("--data-dir", str(short_folder / "data"), "--port", port)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: The port {port} of 127.0.0.1 is in use")
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (short_folder / "data" / "engines").exists()
+    assert not (short_folder / "data" / "keys.json").exists(), "no key is made that nobody has seen"
+
+
+def test_a_wrong_configuration_is_told_with_file_and_line(short_folder: Path) -> None:
+    config = short_folder / "config.toml"
+    config.write_text('[server]\nport = 8080\n\n[[models]]\nname = "m"\nbackend = "llama_ccp"\n')
+    ended = refused("--config", str(config), "--data-dir", str(short_folder / "data"))
+    assert ended.returncode == 2
+    assert f"{config}:6" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_that_cannot_start_is_shown_with_the_reason(short_folder: Path) -> None:
+    config = """
+[[models]]
+name = "broken"
+backend = "llama_cpp"
+source = "local_path"
+local_path = "/nowhere/model.gguf"
+restart_on_error = false
+"""
+    server = ServedRouter(short_folder, config)
+    try:
+        eventually(lambda: "is not started again" in server.output(), "the reason is told", 120.0)
+        (instance,) = server.models()[0]["instances"]
+        assert instance["state"] == "error"
+        assert "exit code 1" in instance["state_message"]
+        answer = server.chat(chat("broken"))
+        assert answer.status == 503
+    finally:
+        assert server.stop() == 0
+    assert_nothing_is_left(server)

@@ -1,0 +1,53 @@
+"""What a person sees when the server is ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gpustack_fast import greeting
+from gpustack_fast.config import Config, ModelConfig
+
+
+def curl(text: str) -> list[str]:
+    return shlex.split(text.partition("Try it: ")[2].splitlines()[0])
+
+
+def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
+    key = 'it\'s a "custom" $key of ours'
+    words = curl(greeting.ready(Config.default(), "http://127.0.0.1:8080", key, Path("/data")))
+    assert words[:3] == ["curl", "-N", "http://127.0.0.1:8080/v1/chat/completions"]
+    assert f"Authorization: Bearer {key}" in words
+    body = json.loads(words[-1])
+    assert (body["model"], body["stream"]) == ("smollm2", True)
+
+
+def test_without_a_key_to_show_it_tells_how_to_get_one() -> None:
+    text = greeting.ready(Config.default(), "http://h:1", None, Path("/my data"))
+    assert "gpustack-fast keys create NAME --data-dir '/my data'" in text
+    assert '"Authorization: Bearer $YOUR_KEY"' in text
+
+
+def test_a_model_that_chats_is_preferred() -> None:
+    models = [
+        ModelConfig(name="embed", backend="external", urls=["http://h:1"], categories=["embedding"]),
+        ModelConfig(name="talk", backend="external", urls=["http://h:2"], categories=["llm"]),
+    ]
+    assert (
+        json.loads(curl(greeting.ready(Config(models=models), "http://h:1", None, Path("/d")))[-1])["model"] == "talk"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        ("[::]:80", "http://[::1]:80"),
+        ("10.0.0.1:8080", "http://10.0.0.1:8080"),
+    ],
+)
+def test_the_url_is_one_that_this_machine_can_use(address: str, url: str) -> None:
+    assert greeting.public_url(address) == url

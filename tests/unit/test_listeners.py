@@ -1,0 +1,39 @@
+"""The sockets where clients arrive."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from gpustack_fast.listeners import BindError, bind
+
+
+def test_port_0_takes_a_free_port() -> None:
+    (listener,) = bind("127.0.0.1", 0)
+    with listener, socket.create_connection(listener.getsockname()):
+        assert listener.getsockname()[1] > 0
+
+
+def test_a_name_with_several_addresses_gets_one_port_for_all() -> None:
+    listeners = bind("localhost", 0)
+    try:
+        assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(BindError, match=r"in use by another program.*--port"):
+            bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [("203.0.113.7", "does not belong to this machine"), ("no such host", "is unknown")],
+)
+def test_a_host_that_cannot_be_used_is_told(host: str, message: str) -> None:
+    with pytest.raises(BindError, match=message):
+        bind(host, 0)
