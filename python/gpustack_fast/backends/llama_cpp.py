@@ -12,7 +12,8 @@ What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix sock
 * Requests beyond the slots wait inside it, first come first served, and are never refused.
 * With `--kv-unified` (shared by all slots) requests fail in the middle of their answer once the cache is full (500
   "Context size has been exceeded", 8 of 8), so each slot gets its own share.
-* The socket's file stays behind at its end. `/health` needs no key.
+* It listens while the model loads, and `/health` (which needs no key) answers 503 until it is there. The socket's file
+  stays behind at its end.
 """
 
 from __future__ import annotations
