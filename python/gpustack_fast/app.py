@@ -73,6 +73,8 @@ class Server:
         self._greeted = False
         self._noted: dict[str, float] = {}
         """When each instance's fault was noted last."""
+        self._leftovers = True
+        """Whether engines of an earlier run may still be there."""
         self._signals = 0
         self._signalled = asyncio.Event()
         self._drained: asyncio.Future[int] | None = None
@@ -125,10 +127,15 @@ class Server:
         api = ApiServer(Application(self._sources()), self._directory.api_socket)
         self._contexts.push_async_callback(api.close)
         await api.start()
-        for name in await end_leftovers(self._rooms):
-            tell(f"Ended the engine {name}, which an earlier run had left.")
+        await self._end_leftovers()
         self._supervisor.want(self._config.models)
         await self._supervisor.run()
+
+    async def _end_leftovers(self) -> None:
+        """Ends the engines of an earlier, killed server."""
+        for name in await end_leftovers(self._rooms):
+            tell(f"Ended the engine {name}, which an earlier run had left.")
+        self._leftovers = False
 
     async def _stop(self, working: asyncio.Future[None]) -> None:
         """Drains, then ends the engines and the rest."""
@@ -138,6 +145,8 @@ class Server:
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
         await self._supervisor.shutdown(0.0)
+        if self._leftovers and working.cancelled():
+            await self._end_leftovers()
         await self._contexts.aclose()
         tell("Stopped.")
 

@@ -152,6 +152,39 @@ def test_an_interrupted_build_ends_uv_and_can_be_repeated(
     assert uvloop.run(prepare(tmp_path, "tiny_engine", print, lock)).exists()
 
 
+KILLED_BUILDER = """
+import asyncio, pathlib, sys
+from gpustack_fast import environments
+environments.find_uv = lambda: sys.argv[1]
+asyncio.run(environments.prepare(pathlib.Path(sys.argv[2]), "tiny_engine", print, pathlib.Path(sys.argv[3])))
+"""
+
+
+def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(tmp_path: Path, lock: Path) -> None:
+    told, go = tmp_path / "pid", tmp_path / "go"
+    slow = tmp_path / "slow-uv"
+    slow.write_text(
+        f"#!{sys.executable} -S\nimport os, time\nopen({str(told)!r}, 'w').write(str(os.getpid()))\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    )
+    slow.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED_BUILDER, str(slow), str(tmp_path), str(lock)]
+    lines: list[str] = []
+
+    async def next_builder(builder: subprocess.Popen[bytes]) -> Path:
+        await eventually(lambda: told.exists() and told.read_text() != "", "uv was started")
+        builder.kill()
+        task = asyncio.ensure_future(prepare(tmp_path, "tiny_engine", lines.append, lock))
+        await eventually(lambda: lines != [], "the next builder speaks")
+        assert lines == ["Another process is building the environment of tiny_engine; waiting for it ..."]
+        go.touch()
+        return await task
+
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as builder:
+        assert uvloop.run(next_builder(builder)).exists()
+
+
 def test_a_missing_uv_is_told_with_the_way_to_get_it(
     tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
