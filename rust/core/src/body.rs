@@ -241,7 +241,7 @@ fn pass_frames(
         // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
         *raw = true;
         let frames = tail.split_to(tail.len().saturating_sub(3)).freeze();
-        *searched = 0;
+        *searched = tail.len();
         return frames;
     }
     Bytes::new()

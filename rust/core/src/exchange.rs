@@ -82,6 +82,8 @@ pub(crate) struct PhaseLimits {
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// What `Content-Length` said, for answers to HEAD.
+    pub(crate) content_length: Option<u64>,
 }
 
 /// A request's head toward an engine, without its framing field and empty line: they depend on the body and are added
@@ -257,6 +259,7 @@ where
         AnswerHead {
             status: head.status,
             headers: head.headers,
+            content_length: head.content_length,
         }
     }
 

@@ -3,10 +3,12 @@
 //! Whatever is doubtful is an error, never a guess: a wrong guess about where an answer ends hands one caller's bytes to
 //! another (RFC 9112 6, spec/wire.md 8).
 
-use std::{fmt, time::Duration};
+use std::{fmt, mem::MaybeUninit, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::headers;
 
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -56,10 +58,12 @@ impl fmt::Display for WireError {
 pub struct Head {
     /// The status; never 1xx.
     pub status: StatusCode,
-    /// All fields as they came.
+    /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
     pub headers: HeaderMap,
     /// How the body is framed.
     pub decoder: Decoder,
+    /// What `Content-Length` says, also where there is no body (an answer to HEAD).
+    pub content_length: Option<u64>,
     /// Whether the connection may carry another request after this answer.
     pub keep_alive: bool,
     /// What a `Keep-Alive: timeout=N` field allows.
@@ -70,9 +74,10 @@ pub struct Head {
 /// None: not whole yet.
 pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {
     loop {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut parsed = httparse::Response::new(&mut fields);
-        let length = match parsed.parse(buffer) {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if buffer.len() > MAX_HEAD => return Err(WireError::HeadTooLarge),
             Ok(httparse::Status::Partial) => return Ok(None),
@@ -90,40 +95,103 @@ pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<
             buffer.advance(length);
             continue;
         }
-        let version_11 = parsed.version == Some(1);
-        let mut headers = HeaderMap::with_capacity(parsed.headers.len() + 4);
-        for field in parsed.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Head)?;
-            let value = HeaderValue::from_bytes(field.value).map_err(|_| WireError::Head)?;
-            headers.append(name, value);
-        }
+        let framing = Framing::read(parsed.headers)?;
+        let headers = end_to_end(parsed.headers, framing.names_others)?;
+        let decoder = framing.decoder(status, to_head_request);
+        let keep_alive = parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
         buffer.advance(length);
-        let decoder = Decoder::for_answer(&headers, status, to_head_request)?;
-        let keep_alive = version_11 && !connection_has(&headers, b"close") && !matches!(decoder, Decoder::UntilClose);
-        let keep_alive_timeout = keep_alive_timeout(&headers);
         return Ok(Some(Head {
             status,
             headers,
             decoder,
+            content_length: framing.length,
             keep_alive,
-            keep_alive_timeout,
+            keep_alive_timeout: framing.keep_alive_timeout,
         }));
     }
 }
 
-fn connection_has(headers: &HeaderMap, token: &[u8]) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
-    })
+/// What a head says about its connection and its body.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    /// `Connection` names fields other than its own words.
+    names_others: bool,
+    keep_alive_timeout: Option<Duration>,
 }
 
-fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("keep-alive")?.to_str().ok()?;
-    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
-    seconds.parse().ok().map(Duration::from_secs)
+impl Framing {
+    fn read(fields: &[httparse::Header<'_>]) -> Result<Self, WireError> {
+        let mut framing = Self::default();
+        for field in fields {
+            let named = |name: &str| field.name.eq_ignore_ascii_case(name);
+            match field.name.len() {
+                14 if named("content-length") => {
+                    let length = plain_number(field.value).ok_or(WireError::Length)?;
+                    if framing.length.replace(length).is_some() {
+                        return Err(WireError::Length);
+                    }
+                }
+                17 if named("transfer-encoding") => {
+                    if framing.chunked || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                        return Err(WireError::TransferCoding);
+                    }
+                    framing.chunked = true;
+                }
+                10 if named("connection") => {
+                    for token in headers::tokens(field.value) {
+                        framing.close |= token.eq_ignore_ascii_case(b"close");
+                        framing.names_others |=
+                            !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                10 if named("keep-alive") => framing.keep_alive_timeout = keep_alive_timeout(field.value),
+                _ => {}
+            }
+        }
+        if framing.chunked && framing.length.is_some() {
+            return Err(WireError::LengthAndChunked);
+        }
+        Ok(framing)
+    }
+
+    fn decoder(&self, status: StatusCode, to_head_request: bool) -> Decoder {
+        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+            return Decoder::Length(0);
+        }
+        match self.length {
+            _ if self.chunked => Decoder::Chunked(Chunk::Size),
+            Some(length) => Decoder::Length(length),
+            None => Decoder::UntilClose,
+        }
+    }
+}
+
+/// The fields that may pass on. `names_others`: `Connection` names some that may not.
+fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
+    let mut kept = HeaderMap::with_capacity(fields.len() + 4);
+    let named = |name: &HeaderName| {
+        let connection = fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        connection
+            .flat_map(|field| headers::tokens(field.value))
+            .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Head)?;
+        if headers::passes_from_engine(&name) && !(names_others && named(&name)) {
+            kept.append(name, HeaderValue::from_bytes(field.value).map_err(|_| WireError::Head)?);
+        }
+    }
+    Ok(kept)
+}
+
+fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
+    let seconds = headers::tokens(value).find_map(|token| token.strip_prefix(b"timeout="))?;
+    plain_number(seconds).map(Duration::from_secs)
 }
 
 /// Undoes the framing of a body, piece by piece.
@@ -162,35 +230,6 @@ pub struct Decoded {
 }
 
 impl Decoder {
-    fn for_answer(headers: &HeaderMap, status: StatusCode, to_head_request: bool) -> Result<Self, WireError> {
-        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        let length = lengths.next();
-        if lengths.next().is_some() {
-            return Err(WireError::Length);
-        }
-        let length = length
-            .map(|value| plain_number(value.as_bytes()).ok_or(WireError::Length))
-            .transpose()?;
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let coding = codings.next();
-        if coding.is_some() && length.is_some() {
-            return Err(WireError::LengthAndChunked);
-        }
-        if codings.next().is_some()
-            || coding.is_some_and(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-        {
-            return Err(WireError::TransferCoding);
-        }
-        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-            return Ok(Self::Length(0));
-        }
-        Ok(match (coding, length) {
-            (Some(_), _) => Self::Chunked(Chunk::Size),
-            (None, Some(length)) => Self::Length(length),
-            (None, None) => Self::UntilClose,
-        })
-    }
-
     /// The exact number of body bytes to come, where the framing tells it.
     pub fn remaining(&self) -> Option<u64> {
         match self {
@@ -363,7 +402,7 @@ mod tests {
             (head.status.as_u16(), head.decoder, head.keep_alive),
             (200, Decoder::Length(2), true)
         );
-        assert!(head.headers.get("link").is_none());
+        assert!(head.headers.is_empty(), "nothing of the hints, nothing of the framing");
         assert_eq!(&buffer[..], b"ok!");
     }
 
@@ -407,6 +446,15 @@ mod tests {
             error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))),
             WireError::HeadTooLarge
         );
+    }
+
+    #[test]
+    fn fields_of_the_connection_do_not_pass_and_repeats_do() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nServer: uvicorn\r\nDate: x\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 3\r\n\r\n";
+        let head = head(text).unwrap().unwrap();
+        assert_eq!(head.headers.len(), 2);
+        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(head.content_length, Some(3));
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! to engines), `body` (the answer on its way) → `ticket` and `records` (what a request leaves behind). `local` is what
 //! needs no engine, `client_io` notices clients that leave, and `dataplane` is the handle that the control plane holds.
 
+#![forbid(unsafe_code)]
+
 pub mod auth;
 mod body;
 mod client_io;

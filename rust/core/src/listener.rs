@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    task::LocalSet,
+    runtime::LocalOptions,
 };
 
 use crate::{
@@ -130,7 +130,15 @@ impl Worker {
 
     /// 32 hexadecimal digits.
     pub(crate) fn new_request_id(&self) -> Arc<str> {
-        format!("{:016x}{:016x}", self.random(), self.random()).into()
+        let mut digits = [0; 32];
+        for half in digits.chunks_exact_mut(16) {
+            let mut rest = self.random();
+            for digit in half {
+                *digit = b"0123456789abcdef"[(rest & 15) as usize];
+                rest >>= 4;
+            }
+        }
+        std::str::from_utf8(&digits).unwrap_or_default().into()
     }
 
     /// A number that no other attempt of this worker has.
@@ -154,20 +162,27 @@ pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], worker
             .iter()
             .map(Listener::duplicate)
             .collect::<io::Result<Vec<_>>>()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
+        let (tell, started) = std::sync::mpsc::channel();
         std::thread::Builder::new()
             .name(format!("gpustack-fast-{number}"))
             .spawn(move || {
+                // A local runtime belongs to the thread that makes it.
+                let built = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                let runtime = match built {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+                let _ = tell.send(Ok(()));
                 let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
-                let tasks = LocalSet::new();
-                tasks.block_on(&runtime, run(Rc::clone(&worker), listeners));
+                runtime.block_on(run(worker, listeners));
                 // What still runs is cut here; each request leaves its record.
-                drop(tasks);
-                drop(worker);
                 drop(runtime);
                 shared.worker_ended();
             })?;
+        started.recv().map_err(io::Error::other)??;
     }
     Ok(())
 }
@@ -350,6 +365,8 @@ mod tests {
     use bytes::Bytes;
     use http::{Request, Response};
     use hyper::{body::Incoming, server::conn::http2};
+
+    use tokio::task::LocalSet;
 
     use super::*;
     use crate::{body::AnswerBody, client_io::ProtocolTells};

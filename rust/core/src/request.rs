@@ -237,10 +237,13 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let limit = self.worker.shared.phases.body;
         let mut timer = PhaseTimer::default();
         while upload.model().is_none() && !upload.is_whole() {
-            let since = Instant::now();
+            let mut since = None;
             poll_fn(|context| match upload.poll_receive(context) {
                 Poll::Ready(received) => Poll::Ready(received.map_err(Refusal::from)),
-                Poll::Pending => timer.poll(context, since, limit).map(|()| Err(body_timeout())),
+                Poll::Pending => {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    timer.poll(context, since, limit).map(|()| Err(body_timeout()))
+                }
             })
             .await?;
             self.ticket.bytes_in(upload.received());
@@ -494,14 +497,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             return Ok(refusal(self.ticket, dialect, &error, End::EngineError, &self.watch));
         }
         let mut headers = head.headers;
-        let length = headers
-            .get(header::CONTENT_LENGTH)
-            .cloned()
-            .filter(|_| self.parts.method == Method::HEAD);
-        headers::strip_answer(&mut headers);
         headers::put_request_id(&mut headers, self.ticket.request_id());
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, length);
+        if let Some(length) = head.content_length.filter(|_| self.parts.method == Method::HEAD) {
+            headers.insert(header::CONTENT_LENGTH, length.into());
         }
         let stream = headers::is_event_stream(&headers);
         if stream {

@@ -102,17 +102,27 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
         metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let record = &mut self.record;
-        if record.end == End::ClientGone && self.shared.is_cutting() {
-            record.end = End::Drained;
+        let mut end = self.record.end;
+        if end == End::ClientGone && self.shared.is_cutting() {
+            end = End::Drained;
         }
         let duration = self.started.elapsed();
         let first_frame = self.first.map(|first| first - self.started);
-        record.duration = duration.as_secs_f64() * 1e3;
-        record.first_frame = first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3);
-        let route = self.route.as_deref().unwrap_or(&metrics.unrouted);
-        route.count(record.status, duration, first_frame);
-        if !self.shared.records.push(record.clone()) {
+        self.route
+            .as_deref()
+            .unwrap_or(&metrics.unrouted)
+            .count(self.record.status, duration, first_frame);
+        let record = Record {
+            request_id: Arc::clone(&self.record.request_id),
+            key: self.record.key.take(),
+            route: self.record.route.take(),
+            instance: self.record.instance.take(),
+            duration: duration.as_secs_f64() * 1e3,
+            first_frame: first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3),
+            end,
+            ..self.record
+        };
+        if !self.shared.records.push(record) {
             metrics.records_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,6 +1,14 @@
 //! `gpustack_fast._native`: the data plane as a Python extension module. Translation only: what each call means is told
 //! in `_native.pyi`, and done in the core crate.
 
+#![deny(unsafe_code)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "PyO3 makes the public items, and its arguments are owned"
+)]
+
 use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     time::Duration,
