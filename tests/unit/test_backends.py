@@ -152,6 +152,7 @@ def test_the_last_of_two_flags_wins() -> None:
     ("words", "message"),
     [
         ("--fly", "--fly is not known"),
+        ("--ctx-sise=1", "Did you mean --ctx-size?"),
         ("-m x --ctx-size", "--ctx-size needs a value"),
         ("-m x --ctx-size=many", "--ctx-size cannot take 'many'"),
         ("-m x --slots=1", "--slots takes no value"),

@@ -14,6 +14,7 @@ Exit codes: 0 asked to end, 1 the engine could not start, 2 the command line is 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import json
@@ -234,7 +235,9 @@ def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
         if flag.startswith("--"):
             flag = flag.replace("_", "-")  # llama.cpp takes both
         if flag not in flags:
-            raise UsageError(f"The flag {flag} is not known to this llama.cpp. --help lists those that are.")
+            near = difflib.get_close_matches(flag, flags, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "--help lists those that are."
+            raise UsageError(f"The flag {flag} is not known to this llama.cpp. {hint}")
         takes_value, apply = flags[flag]
         if takes_value and not equals:
             if not rest:
