@@ -177,6 +177,8 @@ class Connection(asyncio.Protocol):
         self.read_rate: float | None = None
         self.gone = False
         self.control = False
+        self.writable = asyncio.Event()
+        self.writable.set()
 
     # --- what asyncio calls ---
 
@@ -196,6 +198,12 @@ class Connection(asyncio.Protocol):
             self.read_slowly(len(data))
         self.advance()
 
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
     def eof_received(self) -> bool:
         self.leave("peer_closed")
         return False
@@ -212,7 +220,7 @@ class Connection(asyncio.Protocol):
             if self.request is None:
                 self.request = self.read_head()
             request = self.request
-            if request is None or self.gone or self.read_rate == 0:
+            if request is None or self.read_rate == 0:
                 return
             if not request.read(self.buffer):
                 self.note_progress()
@@ -245,7 +253,7 @@ class Connection(asyncio.Protocol):
             self.read_slowly(len(self.buffer))
         if "early" in orders:
             self.answer_early(request, self.engine.orders(own))
-        return request
+        return None if self.gone else request
 
     def open_entry(self, request: Request) -> None:
         self.entry = {
@@ -406,6 +414,7 @@ class Connection(asyncio.Protocol):
                 raise asyncio.CancelledError
             self.transport.write(piece)
             await asyncio.sleep(0)
+            await self.writable.wait()
 
     async def strike(self, fault: Orders, place: str) -> None:
         """Commits the ordered fault if this is its place."""
