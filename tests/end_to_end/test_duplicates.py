@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import permutations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -93,6 +94,27 @@ def test_no_complete_request_reaches_an_engine_with_another_model_than_the_key_a
         assert not (entry["complete"] and entry["model"] != ALLOWED), f"got through: {body[:300]!r} ..."
     assert status in expected_statuses(body)
     assert any(entry["complete"] for entry in journal) == (status == 200)
+
+
+MEGABYTE = '"f": "' + "x" * 1_000_000 + '"'
+TWICE = [f'"model": "{ALLOWED}"', '"mod\\u0065l": "forbidd\\u0065n"']
+
+
+@pytest.mark.parametrize("members", [[*one] for one in permutations([MEGABYTE, *TWICE])], ids=range(6))
+@pytest.mark.parametrize("chunk", [None, 1_000, 65_536])
+@pytest.mark.parametrize("piece", [4_096, 2_000_000])
+def test_a_second_model_before_or_after_a_megabyte_never_completes_a_request(
+    house: tuple[DataPlaneRouter, FakeEngine], members: list[str], chunk: int | None, piece: int
+) -> None:
+    plane, engine = house
+    body = ("{" + ",".join(members) + "}").encode()
+    request = build("POST", "/v1/chat/completions", body, key=KEY, chunk=chunk)
+    status = upload(plane, [request[at : at + piece] for at in range(0, len(request), piece)])
+    eventually(plane.is_idle, "the request to be over")
+    journal = engine.inference()
+    engine.reset()
+    assert status in (400, 403)
+    assert not [entry for entry in journal if entry["complete"]]
 
 
 def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
