@@ -71,7 +71,7 @@ pub(crate) enum Shape {
 
 /// An engine's answer, shaped for the client. It knows nothing of who reads it.
 pub(crate) struct Relay<B> {
-    exchange: Exchange<B>,
+    exchange: Box<Exchange<B>>,
     shape: Shape,
     pool: Rc<Pool>,
     /// Bytes handed on since the last pause.
@@ -83,7 +83,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    pub(crate) fn new(exchange: Exchange<B>, shape: Shape, pool: Rc<Pool>) -> Self {
+    pub(crate) fn new(exchange: Box<Exchange<B>>, shape: Shape, pool: Rc<Pool>) -> Self {
         Self {
             exchange,
             shape,
@@ -93,7 +93,7 @@ where
     }
 
     /// The request's body, to try another instance.
-    pub(crate) fn into_upload(self) -> Upload<B> {
+    pub(crate) fn into_upload(self) -> Box<Upload<B>> {
         self.exchange.into_upload()
     }
 

@@ -97,7 +97,7 @@ pub(crate) struct RequestHead {
 
 /// See the module.
 pub(crate) struct Exchange<B> {
-    pub(crate) upload: Upload<B>,
+    pub(crate) upload: Box<Upload<B>>,
     slot: Slot,
     /// None: it has ended.
     connection: Option<Connection>,
@@ -183,10 +183,10 @@ where
     pub(crate) fn new(
         connection: Connection,
         slot: Slot,
-        upload: Upload<B>,
+        upload: Box<Upload<B>>,
         request: RequestHead,
         limits: PhaseLimits,
-    ) -> Self {
+    ) -> Box<Self> {
         let RequestHead {
             mut head,
             length,
@@ -203,7 +203,7 @@ where
         let mut queue = OutQueue::default();
         queue.push(head.freeze());
         let now = Instant::now();
-        Self {
+        Box::new(Self {
             upload,
             slot,
             connection: Some(connection),
@@ -221,7 +221,7 @@ where
             framed: false,
             limits,
             timer: PhaseTimer::default(),
-        }
+        })
     }
 
     /// Waits for the head of the answer, sending meanwhile.
@@ -330,7 +330,7 @@ where
     }
 
     /// The request's body, for another attempt.
-    pub(crate) fn into_upload(self) -> Upload<B> {
+    pub(crate) fn into_upload(self: Box<Self>) -> Box<Upload<B>> {
         self.upload
     }
 

@@ -91,17 +91,9 @@ where
         Found::Row(row) => match row.endpoint {
             Endpoint::Inference(inference) => {
                 let ticket = Ticket::new(&worker.shared, request_id, row.path);
-                Inbound {
-                    worker,
-                    parts,
-                    peer,
-                    row,
-                    ticket,
-                    watch,
-                    body_whole: Rc::default(),
-                }
-                .infer(inference, body)
-                .await
+                Inbound::new(worker, parts, peer, row, ticket, watch)
+                    .infer(inference, body)
+                    .await
             }
             _ => {
                 let ticket = Ticket::new(&worker.shared, Arc::clone(&request_id), row.path);
@@ -123,17 +115,9 @@ where
         Found::ControlPlane => {
             let ticket = Ticket::new(&worker.shared, request_id, CONTROL_PLANE);
             let row = &CONTROL_ROW;
-            Inbound {
-                worker,
-                parts,
-                peer,
-                row,
-                ticket,
-                watch,
-                body_whole: Rc::default(),
-            }
-            .pass_to_control_plane(body)
-            .await
+            Inbound::new(worker, parts, peer, row, ticket, watch)
+                .pass_to_control_plane(body)
+                .await
         }
     }
 }
@@ -190,10 +174,23 @@ struct Committed<B> {
 }
 
 /// A failed attempt: what happened, and the body for another one.
-type Failed<B> = (Fault, Upload<B>);
+type Failed<B> = (Fault, Box<Upload<B>>);
 
 impl<W: ClientWatch + Clone> Inbound<W> {
-    async fn infer<B>(mut self, inference: Inference, body: B) -> Answer<B, W>
+    /// In a box: it is handed from stage to stage, and would be copied at each.
+    fn new(worker: Rc<Worker>, parts: Parts, peer: Rc<str>, row: &'static Row, ticket: Ticket, watch: W) -> Box<Self> {
+        Box::new(Self {
+            worker,
+            parts,
+            peer,
+            row,
+            ticket,
+            watch,
+            body_whole: Rc::default(),
+        })
+    }
+
+    async fn infer<B>(mut self: Box<Self>, inference: Inference, body: B) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -203,7 +200,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         self.respond(committed)
     }
 
-    async fn pass_to_control_plane<B>(mut self, body: B) -> Answer<B, W>
+    async fn pass_to_control_plane<B>(mut self: Box<Self>, body: B) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -274,7 +271,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         &mut self,
         route: &Route,
         inference: Inference,
-        mut upload: Upload<B>,
+        mut upload: Box<Upload<B>>,
     ) -> Result<Committed<B>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -369,7 +366,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         &mut self,
         attempt: Attempt,
         route: Option<&Route>,
-        mut upload: Upload<B>,
+        mut upload: Box<Upload<B>>,
     ) -> Result<Committed<B>, Failed<B>>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -476,7 +473,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
     }
 
-    fn respond<B>(mut self, committed: Result<Committed<B>, Refusal>) -> Answer<B, W>
+    fn respond<B>(mut self: Box<Self>, committed: Result<Committed<B>, Refusal>) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,

@@ -76,12 +76,13 @@ where
     B::Error: std::error::Error + 'static,
 {
     /// A body that is scanned as a JSON request, or (without `scan`) only carried.
-    pub(crate) fn new(body: B, scan: bool, limits: BodyLimits) -> Result<Self, ApiError> {
+    pub(crate) fn new(body: B, scan: bool, limits: BodyLimits) -> Result<Box<Self>, ApiError> {
         let declared = body.size_hint().exact();
         if declared.is_some_and(|length| length > limits.body) {
             return Err(too_large(limits.body));
         }
-        Ok(Self {
+        // In a box, since it moves from attempt to attempt and holds the whole state of the scan.
+        Ok(Box::new(Self {
             scan: scan.then(|| Sniffer::new(limits.nesting)),
             limits,
             declared,
@@ -94,7 +95,7 @@ where
             splice: None,
             all_sent: false,
             body,
-        })
+        }))
     }
 
     /// Waits for the next piece, scans and keeps it. Ready(Ok) also when the body is whole.
