@@ -533,6 +533,13 @@ def control_answer(engine: Engine, request: Request) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
 
 
+async def stop_with_parent(engine: Engine, parent: int) -> None:
+    """Ends the engine when the process that started it is gone, however that ended."""
+    while os.getppid() == parent:
+        await asyncio.sleep(1)
+    engine.stopping.set()
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     """Listens until SIGTERM, SIGINT or `/fake/stop`."""
     loop = asyncio.get_running_loop()
@@ -550,7 +557,10 @@ async def serve(arguments: argparse.Namespace) -> None:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engine.defaults = parse(arguments.defaults)
     print(address, flush=True)
+    watch = loop.create_task(stop_with_parent(engine, os.getppid())) if arguments.with_parent else None
     await engine.stopping.wait()
+    if watch is not None:
+        watch.cancel()
     server.close()
 
 
@@ -563,6 +573,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="for what happens by chance")
     parser.add_argument("--defaults", default="{}", help="orders for all requests, as JSON")
     parser.add_argument("--ignore-sigterm", action="store_true", help="only SIGKILL, SIGINT or /fake/stop ends it")
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process is gone")
     arguments = parser.parse_args()
     try:
         asyncio.run(serve(arguments))

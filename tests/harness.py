@@ -56,7 +56,7 @@ class FakeEngine:
 
     def start(self) -> None:
         """Starts the process and waits until it listens."""
-        command = [sys.executable, str(TESTS / "fake_engine.py"), *self.arguments]
+        command = [sys.executable, str(TESTS / "fake_engine.py"), "--with-parent", *self.arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
