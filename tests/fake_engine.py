@@ -535,7 +535,7 @@ def control_answer(engine: Engine, request: Request) -> bytes:
 
 async def stop_with_parent(engine: Engine, parent: int) -> None:
     """Ends the engine when the process that started it is gone, however that ended."""
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110  (the kernel sets no event of ours)
         await asyncio.sleep(1)
     engine.stopping.set()
 
