@@ -23,9 +23,7 @@ pub struct Key {
 impl Key {
     /// Whether this key may use the route of this name.
     pub fn allows(&self, route: &str) -> bool {
-        self.allowed_models
-            .as_ref()
-            .is_none_or(|names| names.iter().any(|name| name == route))
+        self.allowed_models.as_ref().is_none_or(|names| names.iter().any(|name| name == route))
     }
 }
 
@@ -50,42 +48,24 @@ impl Keys {
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let secret = credential(headers).ok_or(AuthError::Missing)?;
         let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
-        self.by_digest
-            .get(&KeyDigest::from(digest))
-            .cloned()
-            .ok_or(AuthError::Unknown)
+        self.by_digest.get(&KeyDigest::from(digest)).cloned().ok_or(AuthError::Unknown)
     }
 
     /// The table after a change. The error names the entry that does not fit.
     pub fn changed_by(&self, delta: KeyDelta) -> Result<Self, String> {
         let salt = hex_bytes(&delta.salt).ok_or("the salt is not hexadecimal")?;
-        let mut by_digest = if delta.replace {
-            HashMap::default()
-        } else {
-            self.by_digest.clone()
-        };
+        let mut by_digest = if delta.replace { HashMap::default() } else { self.by_digest.clone() };
         if !delta.replace && !by_digest.is_empty() && salt != self.salt {
             return Err("the salt differs from that of the keys already there; send all keys with replace".to_owned());
         }
         by_digest.retain(|_, key| {
             !delta.remove.iter().any(|id| *id == *key.id) && !delta.upsert.iter().any(|entry| *entry.id == *key.id)
         });
-        for KeyEntry {
-            id,
-            digest,
-            allowed_models,
-        } in delta.upsert
-        {
+        for KeyEntry { id, digest, allowed_models } in delta.upsert {
             let digest: KeyDigest = hex_bytes(&digest)
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or_else(|| format!("the digest of key {id} is not 64 hexadecimal digits"))?;
-            by_digest.insert(
-                digest,
-                Arc::new(Key {
-                    id: id.into(),
-                    allowed_models,
-                }),
-            );
+            by_digest.insert(digest, Arc::new(Key { id: id.into(), allowed_models }));
         }
         Ok(Self { salt, by_digest })
     }
@@ -104,10 +84,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
+    text.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 #[cfg(test)]
@@ -115,16 +92,10 @@ mod tests {
     use super::*;
 
     fn delta(replace: bool, upsert: &[(&str, &str)], remove: &[&str]) -> KeyDelta {
-        let entry = |(id, secret): &(&str, &str)| KeyEntry {
-            id: (*id).to_owned(),
-            digest: Sha256::new()
-                .chain_update([0xab, 0xcd])
-                .chain_update(secret)
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-            allowed_models: None,
+        let entry = |(id, secret): &(&str, &str)| {
+            let digest = Sha256::new().chain_update([0xab, 0xcd]).chain_update(secret).finalize();
+            let digest: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            KeyEntry { id: (*id).to_owned(), digest: digest.concat(), allowed_models: None }
         };
         KeyDelta {
             salt: "abcd".to_owned(),
@@ -142,9 +113,7 @@ mod tests {
 
     #[test]
     fn a_key_opens_as_bearer_in_any_case_and_as_x_api_key() {
-        let keys = Keys::default()
-            .changed_by(delta(true, &[("a", "secret-one")], &[]))
-            .unwrap();
+        let keys = Keys::default().changed_by(delta(true, &[("a", "secret-one")], &[])).unwrap();
         for (name, value) in [
             ("authorization", "Bearer secret-one"),
             ("authorization", "bEARER   secret-one"),
@@ -156,9 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_no_key_of_ours_opens_nothing() {
-        let keys = Keys::default()
-            .changed_by(delta(true, &[("a", "secret-one")], &[]))
-            .unwrap();
+        let keys = Keys::default().changed_by(delta(true, &[("a", "secret-one")], &[])).unwrap();
         for (name, value, error) in [
             ("authorization", "Bearer secret-on", AuthError::Unknown),
             ("authorization", "Bearer ", AuthError::Unknown),
@@ -172,9 +139,7 @@ mod tests {
 
     #[test]
     fn removing_and_replacing_take_keys_away() {
-        let two = Keys::default()
-            .changed_by(delta(true, &[("a", "secret-one"), ("b", "secret-two")], &[]))
-            .unwrap();
+        let two = Keys::default().changed_by(delta(true, &[("a", "secret-one"), ("b", "secret-two")], &[])).unwrap();
         let one = two.changed_by(delta(false, &[], &["a"])).unwrap();
         assert!(one.check(&headers("x-api-key", "secret-one")).is_err());
         assert!(one.check(&headers("x-api-key", "secret-two")).is_ok());

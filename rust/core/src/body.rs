@@ -53,20 +53,9 @@ pub(crate) enum Shape {
     /// As they come.
     Plain,
     /// Whole frames; each `model` is renamed to the JSON string, if there is one.
-    Events {
-        tail: BytesMut,
-        /// Bytes of `tail` that were looked at without finding a frame's edge.
-        searched: usize,
-        /// Inside a frame that is too long to hold.
-        raw: bool,
-        rename: Option<Bytes>,
-    },
+    Events { frames: HeldFrames, rename: Option<Bytes> },
     /// Held back until `model` is found and renamed; from then on as it comes.
-    Renamed {
-        held: BytesMut,
-        finder: ModelFinder,
-        name: Bytes,
-    },
+    Renamed(Box<HeldAnswer>),
 }
 
 /// An engine's answer, shaped for the client. It knows nothing of who reads it.
@@ -84,12 +73,7 @@ where
     B::Error: std::error::Error + 'static,
 {
     pub(crate) fn new(exchange: Box<Exchange<B>>, shape: Shape, pool: Rc<Pool>) -> Self {
-        Self {
-            exchange,
-            shape,
-            pool,
-            burst: 0,
-        }
+        Self { exchange, shape, pool, burst: 0 }
     }
 
     /// The request's body, to try another instance.
@@ -111,11 +95,10 @@ where
                 return Poll::Pending;
             };
             let done = exchange.is_done();
-            // An event stream that ends with its connection, in the middle of a frame, has not ended: the engine died.
-            if done && exchange.was_until_close() && self.shape.is_inside_frame() {
-                return Poll::Ready(Some(Err(Fault::Died(
-                    "it closed the connection inside a frame".to_owned(),
-                ))));
+            // An event stream that ends with its connection has ended only if it said so: else the engine died.
+            if done && exchange.was_until_close() && !self.shape.may_end_here() {
+                let how = "it closed the connection before the end of its event stream".to_owned();
+                return Poll::Ready(Some(Err(Fault::Died(how))));
             }
             let piece = self.shape.pass(data, done);
             if done {
@@ -131,7 +114,12 @@ where
 
     /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
     pub(crate) fn at_frame_edge(&self) -> bool {
-        matches!(&self.shape, Shape::Events { raw: false, .. })
+        matches!(&self.shape, Shape::Events { frames, .. } if !frames.raw)
+    }
+
+    /// Whether the engine's last frame said that the stream is over; all that a death can take away then is framing.
+    pub(crate) fn has_said_its_end(&self) -> bool {
+        matches!(&self.shape, Shape::Events { .. }) && self.shape.may_end_here()
     }
 
     /// The exact number of bytes to come, where it can be told.
@@ -146,56 +134,33 @@ where
 
 impl Shape {
     pub(crate) fn events(rename: Option<Bytes>) -> Self {
-        Self::Events {
-            tail: BytesMut::new(),
-            searched: 0,
-            raw: false,
-            rename,
-        }
+        Self::Events { frames: HeldFrames::default(), rename }
     }
 
     pub(crate) fn renamed(name: Bytes) -> Self {
-        Self::Renamed {
-            held: BytesMut::new(),
-            finder: ModelFinder::new(),
-            name,
-        }
+        Self::Renamed(Box::new(HeldAnswer { held: BytesMut::new(), finder: ModelFinder::new(), name }))
     }
 
-    fn is_inside_frame(&self) -> bool {
-        matches!(self, Self::Events { tail, .. } if !tail.is_empty())
+    /// Whether an end of the connection can be the end of the answer.
+    fn may_end_here(&self) -> bool {
+        match self {
+            Self::Events { frames, .. } => frames.over && frames.tail.is_empty(),
+            _ => true,
+        }
     }
 
     /// What of the engine's bytes goes on now; `done`: these are the last.
     fn pass(&mut self, data: Bytes, done: bool) -> Bytes {
         match self {
             Self::Plain => data,
-            Self::Events {
-                tail,
-                searched,
-                raw,
-                rename,
-            } => {
+            Self::Events { frames, rename: None } => frames.pass(data, done, FRAME_HELD),
+            Self::Events { frames, rename: Some(name) } => {
                 // A name that is to be replaced is worth more memory than a frame that only passes.
-                let held = if rename.is_some() { ANSWER_HELD } else { FRAME_HELD };
-                let frames = pass_frames(tail, searched, raw, data, done, held);
-                match rename {
-                    Some(name) if !*raw => sse::rename_model(&frames, name).map_or(frames, Bytes::from),
-                    _ => frames,
-                }
+                let whole = frames.pass(data, done, ANSWER_HELD);
+                if frames.raw { whole } else { sse::rename_model(&whole, name).map_or(whole, Bytes::from) }
             }
-            Self::Renamed { held, finder, name } => {
-                held.extend_from_slice(&data);
-                finder.feed(&data);
-                let found = finder.found();
-                if found.is_none() && !done && held.len() <= ANSWER_HELD {
-                    return Bytes::new();
-                }
-                let whole = held.split().freeze();
-                let piece = match found {
-                    Some(range) => [&whole[..range.start], name, &whole[range.end..]].concat().into(),
-                    None => whole,
-                };
+            Self::Renamed(answer) => {
+                let Some(piece) = answer.pass(&data, done) else { return Bytes::new() };
                 *self = Self::Plain;
                 piece
             }
@@ -203,48 +168,82 @@ impl Shape {
     }
 }
 
-/// Whole frames go on, the unfinished tail waits. The usual read ends with a frame and is not copied.
-fn pass_frames(
-    tail: &mut BytesMut,
-    searched: &mut usize,
-    raw: &mut bool,
-    mut data: Bytes,
-    done: bool,
-    held: usize,
-) -> Bytes {
-    if tail.is_empty() && !*raw {
-        let edge = if done {
-            Some(data.len())
-        } else {
-            sse::last_edge(&data, 0)
-        };
-        if let Some(edge) = edge {
-            tail.extend_from_slice(&data.split_off(edge));
-            *searched = tail.len();
+/// A whole answer, held back until its `model` is found.
+pub(crate) struct HeldAnswer {
+    held: BytesMut,
+    finder: ModelFinder,
+    name: Bytes,
+}
+
+impl HeldAnswer {
+    /// What was held, renamed; None while more must come. An answer without a `model`, or too long before it, goes on
+    /// as it is.
+    fn pass(&mut self, data: &[u8], done: bool) -> Option<Bytes> {
+        self.held.extend_from_slice(data);
+        self.finder.feed(data);
+        let found = self.finder.found();
+        if found.is_none() && !done && self.held.len() <= ANSWER_HELD {
+            return None;
+        }
+        let whole = self.held.split().freeze();
+        Some(match found {
+            Some(range) => [&whole[..range.start], &self.name, &whole[range.end..]].concat().into(),
+            None => whole,
+        })
+    }
+}
+
+/// An event stream, handed on in whole frames.
+#[derive(Default)]
+pub(crate) struct HeldFrames {
+    /// The unfinished frame.
+    tail: BytesMut,
+    /// Bytes of `tail` that were looked at without finding a frame's edge.
+    searched: usize,
+    /// Inside a frame that is too long to hold.
+    raw: bool,
+    /// The last frame that went on said that the stream is over.
+    over: bool,
+}
+
+impl HeldFrames {
+    /// Whole frames go on, the unfinished tail waits. `done`: these are the last bytes; `held`: how long a tail may be.
+    fn pass(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
+        let frames = self.cut(data, done, held);
+        if !frames.is_empty() {
+            self.over = !self.raw && sse::is_terminal(sse::last_frame(&frames));
+        }
+        frames
+    }
+
+    fn cut(&mut self, mut data: Bytes, done: bool, held: usize) -> Bytes {
+        // The usual read ends with a frame and is not copied.
+        if self.tail.is_empty()
+            && !self.raw
+            && let Some(edge) = if done { Some(data.len()) } else { sse::last_edge(&data, 0) }
+        {
+            self.tail.extend_from_slice(&data.split_off(edge));
+            self.searched = self.tail.len();
             return data;
         }
+        self.tail.extend_from_slice(&data);
+        let edge = if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
+        let passing = match edge {
+            Some(edge) => {
+                self.raw = false;
+                edge
+            }
+            None if self.raw || self.tail.len() > held => {
+                // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
+                self.raw = true;
+                self.tail.len().saturating_sub(3)
+            }
+            None => 0,
+        };
+        let frames = self.tail.split_to(passing).freeze();
+        self.searched = self.tail.len();
+        frames
     }
-    tail.extend_from_slice(&data);
-    let edge = if done {
-        Some(tail.len())
-    } else {
-        sse::last_edge(tail, *searched)
-    };
-    if let Some(edge) = edge {
-        *raw = false;
-        let frames = tail.split_to(edge).freeze();
-        *searched = tail.len();
-        return frames;
-    }
-    *searched = tail.len();
-    if *raw || tail.len() > held {
-        // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
-        *raw = true;
-        let frames = tail.split_to(tail.len().saturating_sub(3)).freeze();
-        *searched = tail.len();
-        return frames;
-    }
-    Bytes::new()
 }
 
 /// An engine's answer on its way to one client.
@@ -253,9 +252,12 @@ pub(crate) struct RelayedBody<B, W> {
     /// What was read before the head was handed on.
     first: Option<Bytes>,
     ended: bool,
+    /// The next thing to say is that the answer breaks off.
+    broken: bool,
     ticket: Option<Ticket>,
-    /// None: the request's body was not read to its end, so what the client sends says nothing.
-    watch: Option<W>,
+    watch: W,
+    /// The client has sent its whole request, so that what it sends from now on says whether it is there.
+    body_whole: bool,
     dialect: Dialect,
 }
 
@@ -269,18 +271,12 @@ where
         relay: Relay<B>,
         first: Option<Bytes>,
         ticket: Ticket,
-        watch: Option<W>,
+        (watch, body_whole): (W, bool),
         dialect: Dialect,
     ) -> Self {
-        let mut body = Self {
-            relay,
-            first,
-            ended: false,
-            ticket: Some(ticket),
-            watch,
-            dialect,
-        };
-        if body.first.is_none() {
+        let ended = first.is_none();
+        let mut body = Self { relay, first, ended, broken: false, ticket: Some(ticket), watch, body_whole, dialect };
+        if ended {
             body.over(End::Done);
         }
         body
@@ -290,20 +286,25 @@ where
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(self.hand_on(first))));
         }
+        if self.broken {
+            self.broken = false;
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
-        if self
-            .watch
-            .as_ref()
-            .is_some_and(|watch| watch.poll_gone(context).is_ready())
-        {
+        if self.watch.poll_left(context, self.body_whole).is_ready() {
             self.over(End::ClientGone);
             return Poll::Ready(Some(Err(BrokenOff)));
         }
         match ready!(self.relay.poll_piece(context)) {
             Some(Ok(piece)) => Poll::Ready(Some(Ok(self.hand_on(piece)))),
-            Some(Err(fault)) => Poll::Ready(self.break_off(&fault)),
+            Some(Err(_)) if self.relay.has_said_its_end() => {
+                self.relay.exchange.abort();
+                self.over(End::Done);
+                Poll::Ready(None)
+            }
+            Some(Err(fault)) => self.break_off(context, &fault),
             None => {
                 self.over(End::Done);
                 Poll::Ready(None)
@@ -323,17 +324,21 @@ where
 
     /// The engine failed after the first byte was handed on. A stream gets one more frame that says so, then the
     /// connection ends; anything else breaks off.
-    fn break_off(&mut self, fault: &Fault) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+    fn break_off(&mut self, context: &mut Context<'_>, fault: &Fault) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let (error, end) = broken(fault);
         let event = self.relay.at_frame_edge().then(|| {
             let id = self.ticket.as_ref().map_or("", |ticket| ticket.request_id());
             error.event(self.dialect, id)
         });
         self.over(end);
-        if let Some(watch) = &self.watch {
-            watch.close_after_answer();
+        self.watch.close_after_answer();
+        if let Some(event) = event {
+            return Poll::Ready(Some(Ok(Frame::data(event))));
         }
-        Some(event.map(Frame::data).ok_or(BrokenOff))
+        // One pause, in which hyper sends what it was handed: the client must see that an answer had begun.
+        self.broken = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn over(&mut self, end: End) {
@@ -397,7 +402,7 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Relayed(body) => body.ended && body.first.is_none(),
+            Self::Relayed(body) => body.ended && !body.broken && body.first.is_none(),
         }
     }
 
@@ -406,9 +411,7 @@ where
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(body) => {
                 let first = body.first.as_ref().map_or(0, |first| first.len() as u64);
-                body.relay
-                    .remaining()
-                    .map_or_else(SizeHint::default, |rest| SizeHint::with_exact(first + rest))
+                body.relay.remaining().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(first + rest))
             }
         }
     }

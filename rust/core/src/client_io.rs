@@ -5,24 +5,35 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
+    os::fd::AsFd,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{Instant, Sleep},
+};
 use tokio_util::io::poll_read_buf;
 
 /// The most that is read ahead of a request; a client that sends more before it has its answer is cut.
 const AHEAD: usize = 16 * 1024;
 
+/// How often a client whose bytes nobody reads is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What a request in flight can know of, and do to, its client's connection.
 pub(crate) trait ClientWatch {
-    /// Ready when the client has gone. May read ahead, so it is asked only when the request's body is whole.
-    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()>;
+    /// Ready when the client has left. `body_whole`: its request was read to the end, so that what it sends now may be
+    /// read ahead; else its socket is only looked at, now and then.
+    fn poll_left(&self, context: &mut Context<'_>, body_whole: bool) -> Poll<()>;
 
     /// Ends the connection after the answer, without hurting the answer: what the client still sends is read and thrown
     /// away for a while, since closing a socket with unread bytes would reset it under the client's eyes.
@@ -34,19 +45,41 @@ pub(crate) trait ClientWatch {
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(test),
-    expect(
-        dead_code,
-        reason = "HTTP/2 toward clients comes with its own issue; a test holds the path to it open"
-    )
+    expect(dead_code, reason = "HTTP/2 toward clients comes with its own issue; a test holds the path to it open")
 )]
 pub(crate) struct ProtocolTells;
 
 impl ClientWatch for ProtocolTells {
-    fn poll_gone(&self, _: &mut Context<'_>) -> Poll<()> {
+    fn poll_left(&self, _: &mut Context<'_>, _: bool) -> Poll<()> {
         Poll::Pending
     }
 
     fn close_after_answer(&self) {}
+}
+
+/// A client's stream, of whatever kind.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// Whether the client has closed its side, even if bytes before that were not read.
+    fn is_closed_by_client(&self) -> bool;
+}
+
+impl ClientStream for TcpStream {
+    fn is_closed_by_client(&self) -> bool {
+        is_hung_up(self)
+    }
+}
+
+impl ClientStream for UnixStream {
+    fn is_closed_by_client(&self) -> bool {
+        is_hung_up(self)
+    }
+}
+
+fn is_hung_up(socket: &impl AsFd) -> bool {
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut looked_at = [PollFd::new(socket, gone)];
+    let polled = rustix::event::poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && looked_at[0].revents().intersects(gone)
 }
 
 /// The stream that hyper reads and writes.
@@ -62,6 +95,7 @@ pub(crate) struct StreamWatch<T> {
 struct Shared<T> {
     stream: RefCell<ReadAhead<T>>,
     close: Cell<bool>,
+    next_look: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
 struct ReadAhead<T> {
@@ -72,29 +106,15 @@ struct ReadAhead<T> {
 
 impl<T> ClientIo<T> {
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
-        let stream = RefCell::new(ReadAhead {
-            io,
-            ahead: BytesMut::new(),
-            ended: false,
-        });
-        let shared = Rc::new(Shared {
-            stream,
-            close: Cell::new(false),
-        });
-        (
-            Self {
-                shared: Rc::clone(&shared),
-            },
-            StreamWatch { shared },
-        )
+        let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false });
+        let shared = Rc::new(Shared { stream, close: Cell::new(false), next_look: RefCell::default() });
+        (Self { shared: Rc::clone(&shared) }, StreamWatch { shared })
     }
 }
 
 impl<T> Clone for StreamWatch<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Rc::clone(&self.shared),
-        }
+        Self { shared: Rc::clone(&self.shared) }
     }
 }
 
@@ -122,7 +142,8 @@ impl<T: AsyncRead + Unpin> StreamWatch<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> ClientWatch for StreamWatch<T> {
+impl<T: ClientStream> StreamWatch<T> {
+    /// Reads ahead until there is nothing to read, or too much, or the end.
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         let stream = &mut *self.shared.stream.borrow_mut();
         while !stream.ended && stream.ahead.len() < AHEAD {
@@ -131,6 +152,25 @@ impl<T: AsyncRead + Unpin> ClientWatch for StreamWatch<T> {
             stream.ended = !matches!(read, Ok(1..));
         }
         Poll::Ready(())
+    }
+
+    /// Looks at the socket now and then: while its bytes wait unread, nothing wakes us for an end behind them.
+    fn poll_looks(&self, context: &mut Context<'_>) -> Poll<()> {
+        let next_look = &mut *self.shared.next_look.borrow_mut();
+        let next_look = next_look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        loop {
+            ready!(next_look.as_mut().poll(context));
+            if self.shared.stream.borrow().io.is_closed_by_client() {
+                return Poll::Ready(());
+            }
+            next_look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+}
+
+impl<T: ClientStream> ClientWatch for StreamWatch<T> {
+    fn poll_left(&self, context: &mut Context<'_>, body_whole: bool) -> Poll<()> {
+        if body_whole { self.poll_gone(context) } else { self.poll_looks(context) }
     }
 
     fn close_after_answer(&self) {
@@ -186,8 +226,25 @@ mod tests {
 
     use super::*;
 
-    async fn is_gone<T: AsyncRead + Unpin>(watch: &StreamWatch<T>) -> bool {
-        poll_fn(|context| Poll::Ready(watch.poll_gone(context).is_ready())).await
+    impl ClientStream for tokio::io::DuplexStream {
+        fn is_closed_by_client(&self) -> bool {
+            false
+        }
+    }
+
+    async fn is_gone<T: ClientStream>(watch: &StreamWatch<T>) -> bool {
+        poll_fn(|context| Poll::Ready(watch.poll_left(context, true).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn a_close_is_seen_behind_a_body_that_nobody_reads() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let (_io, watch) = ClientIo::new(server);
+        client.write_all(&[b'x'; 100]).await.unwrap();
+        let early = tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context, false))).await;
+        assert!(early.is_err());
+        drop(client);
+        poll_fn(|context| watch.poll_left(context, false)).await;
     }
 
     #[tokio::test]

@@ -103,9 +103,7 @@ impl Shared {
     /// A worker has ended; the last one tells the control plane.
     pub(crate) fn worker_ended(&self) {
         if self.workers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.records.event(Event::Drained {
-                cut: self.cut.load(Ordering::SeqCst),
-            });
+            self.records.event(Event::Drained { cut: self.cut.load(Ordering::SeqCst) });
         }
     }
 }
@@ -116,10 +114,7 @@ struct TellIdle(Arc<Records>);
 
 impl IdleListener for TellIdle {
     fn idle(&self, instance: &Instance, version: u64) {
-        self.0.event(Event::InstanceIdle {
-            instance: instance.id.to_string(),
-            version,
-        });
+        self.0.event(Event::InstanceIdle { instance: instance.id.to_string(), version });
     }
 }
 
@@ -136,10 +131,7 @@ impl DataPlane {
     /// Reads a `DataPlaneConfig` document and takes the listening sockets.
     pub fn new(config: &[u8], listeners: Vec<OwnedFd>) -> Result<Self, DataPlaneError> {
         let config: DataPlaneConfig = read("configuration", config)?;
-        let listeners = listeners
-            .into_iter()
-            .map(Listener::new)
-            .collect::<std::io::Result<Vec<_>>>();
+        let listeners = listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
         let listeners = listeners.map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
         let records = Records::new(config.record_queue)
             .map_err(|error| DataPlaneError(format!("No event descriptor could be made: {error}.")))?;
@@ -172,11 +164,7 @@ impl DataPlane {
             epoch: Instant::now(),
         };
         let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
-        Ok(Self {
-            shared: Arc::new(shared),
-            waiting,
-            publishing: Mutex::new(()),
-        })
+        Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })
     }
 
     /// Starts the workers; returns a `Started` document.
@@ -184,9 +172,7 @@ impl DataPlane {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (listeners, workers) =
             waiting.ok_or_else(|| DataPlaneError("The data plane was started before.".to_owned()))?;
-        let started = Started {
-            addresses: listeners.iter().map(Listener::address).collect(),
-        };
+        let started = Started { addresses: listeners.iter().map(Listener::address).collect() };
         self.shared.workers.store(workers, Ordering::SeqCst);
         listener::spawn_workers(&self.shared, &listeners, workers)
             .map_err(|error| DataPlaneError(format!("A worker thread could not be started: {error}.")))?;
@@ -230,16 +216,12 @@ impl DataPlane {
     pub fn stats(&self) -> Vec<u8> {
         let table = self.shared.table.load();
         let count = |value: &std::sync::atomic::AtomicI64| u64::try_from(value.load(Ordering::Relaxed)).unwrap_or(0);
-        let instances = table
-            .models
-            .iter()
-            .flat_map(|model| &model.instances)
-            .map(|(instance, _)| InstanceStats {
-                id: instance.id.to_string(),
-                outstanding: instance.outstanding(),
-                requests: instance.requests.load(Ordering::Relaxed),
-                faults: instance.faults.load(Ordering::Relaxed),
-            });
+        let instances = table.models.iter().flat_map(|model| &model.instances).map(|(instance, _)| InstanceStats {
+            id: instance.id.to_string(),
+            outstanding: instance.outstanding(),
+            requests: instance.requests.load(Ordering::Relaxed),
+            faults: instance.faults.load(Ordering::Relaxed),
+        });
         write(&Stats {
             version: table.version,
             connections: count(&self.shared.metrics.connections),
@@ -251,26 +233,15 @@ impl DataPlane {
     /// Stops accepting, lets running requests end, and cuts what is left after `limit`.
     pub fn drain(&self, limit: Duration) {
         let now = Instant::now();
-        let deadline = now
-            .checked_add(limit)
-            .unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
+        let deadline = now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
         {
             let mut current = self.shared.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             *current = Some(current.map_or(deadline, |current| current.min(deadline)));
         }
-        let _ = self
-            .shared
-            .phase
-            .compare_exchange(phase::SERVING, phase::DRAINING, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.shared.phase.compare_exchange(phase::SERVING, phase::DRAINING, Ordering::SeqCst, Ordering::SeqCst);
         self.shared.ending.notify_waiters();
         // Without workers nobody else would tell.
-        if self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .is_some()
-        {
+        if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.records.event(Event::Drained { cut: 0 });
         }
     }
@@ -300,9 +271,7 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, DataPlaneError> {
         requests_per_connection: 0,
         cancel_lag: 0,
     };
-    Instance::new(&entry, &"control-plane".into())
-        .map(Arc::new)
-        .map_err(DataPlaneError)
+    Instance::new(&entry, &"control-plane".into()).map(Arc::new).map_err(DataPlaneError)
 }
 
 fn read<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, DataPlaneError> {

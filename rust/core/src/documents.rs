@@ -21,13 +21,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            head: 60_000,
-            body: 60_000,
-            connect: 3_000,
-            first_frame: 1_800_000,
-            idle: 1_800_000,
-        }
+        Self { head: 60_000, body: 60_000, connect: 3_000, first_frame: 1_800_000, idle: 1_800_000 }
     }
 }
 
@@ -41,11 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            body: 512 << 20,
-            replay: 1 << 20,
-            nesting: 512,
-        }
+        Self { body: 512 << 20, replay: 1 << 20, nesting: 512 }
     }
 }
 

@@ -124,23 +124,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error with nothing but its words.
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self {
-            cause,
-            message: message.into(),
-            retry_after: None,
-            do_not_retry: false,
-            allow: None,
-            close: false,
-        }
+        Self { cause, message: message.into(), retry_after: None, do_not_retry: false, allow: None, close: false }
     }
 
     /// The same, with `Retry-After`.
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
-        Self {
-            retry_after: Some(seconds),
-            ..self
-        }
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// The same, ending the connection.
@@ -174,11 +164,7 @@ impl ApiError {
     /// follow it (spec/wire.md 1.8).
     pub fn event(&self, dialect: Dialect, request_id: &str) -> Bytes {
         let body = self.body(dialect, request_id);
-        let name: &[u8] = if dialect == Dialect::Anthropic {
-            b"event: error\n"
-        } else {
-            b""
-        };
+        let name: &[u8] = if dialect == Dialect::Anthropic { b"event: error\n" } else { b"" };
         [name, b"data: ", &body, b"\n\n"].concat().into()
     }
 }
@@ -212,15 +198,7 @@ mod tests {
         let error = ApiError::new(Cause::BadGateway, "two\nlines");
         let openai = error.event(Dialect::OpenAi, "r1");
         assert!(openai.starts_with(b"data: {\"error\":{"), "{openai:?}");
-        assert_eq!(
-            openai.iter().filter(|byte| **byte == b'\n').count(),
-            2,
-            "a line break in the words stays escaped"
-        );
-        assert!(
-            error
-                .event(Dialect::Anthropic, "r1")
-                .starts_with(b"event: error\ndata: {\"error\"")
-        );
+        assert_eq!(memchr::memchr_iter(b'\n', &openai).count(), 2, "a line break in the words stays escaped");
+        assert!(error.event(Dialect::Anthropic, "r1").starts_with(b"event: error\ndata: {\"error\""));
     }
 }

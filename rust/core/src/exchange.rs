@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::ApiError,
-    http1::{self, Decoder, WireError},
+    http1::{self, Decoder, KeepAlive, WireError},
     table::{Instance, Lease},
     timer::PhaseTimer,
     upload::{Upload, UploadError},
@@ -96,6 +96,7 @@ pub(crate) struct RequestHead {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, about one direction or the other")]
 pub(crate) struct Exchange<B> {
     pub(crate) upload: Box<Upload<B>>,
     slot: Slot,
@@ -109,7 +110,7 @@ pub(crate) struct Exchange<B> {
     decoder: Option<Decoder>,
     until_close: bool,
     keep_alive: bool,
-    keep_alive_timeout: Option<Duration>,
+    keep_alive_limits: KeepAlive,
     any_byte: bool,
     started: Instant,
     /// When something last moved.
@@ -187,11 +188,7 @@ where
         request: RequestHead,
         limits: PhaseLimits,
     ) -> Box<Self> {
-        let RequestHead {
-            mut head,
-            length,
-            to_head_request,
-        } = request;
+        let RequestHead { mut head, length, to_head_request } = request;
         match length {
             Some(length) => {
                 head.extend_from_slice(b"content-length: ");
@@ -214,7 +211,7 @@ where
             decoder: None,
             until_close: false,
             keep_alive: false,
-            keep_alive_timeout: None,
+            keep_alive_limits: KeepAlive::default(),
             any_byte: false,
             started: now,
             moved: now,
@@ -255,12 +252,8 @@ where
         self.until_close = head.decoder == Decoder::UntilClose;
         self.decoder = Some(head.decoder);
         self.keep_alive = head.keep_alive;
-        self.keep_alive_timeout = head.keep_alive_timeout;
-        AnswerHead {
-            status: head.status,
-            headers: head.headers,
-            content_length: head.content_length,
-        }
+        self.keep_alive_limits = head.keep_alive_limits;
+        AnswerHead { status: head.status, headers: head.headers, content_length: head.content_length }
     }
 
     /// The next piece of the answer's body; empty only when the body ends with it (`is_done`).
@@ -270,19 +263,17 @@ where
         };
         loop {
             if !connection.buffer.is_empty() || decoder.is_done() {
-                let decoded = decoder.decode(&mut connection.buffer).map_err(Fault::Wire)?;
-                if !decoded.data.is_empty() || decoded.done {
+                let piece = decoder.decode(&mut connection.buffer).map_err(Fault::Wire)?;
+                if !piece.data.is_empty() || piece.done {
                     self.framed = true;
-                    return Poll::Ready(Ok(decoded.data));
+                    return Poll::Ready(Ok(piece.data));
                 }
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
                 Poll::Ready(Ok(0)) if *decoder == Decoder::UntilClose => *decoder = Decoder::Length(0),
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(Fault::Died(
-                        "it closed the connection inside its answer".to_owned(),
-                    )));
+                    return Poll::Ready(Err(Fault::Died("it closed the connection inside its answer".to_owned())));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Died(error.to_string()))),
                 Poll::Pending => return self.wait(context).map(Err),
@@ -309,12 +300,8 @@ where
     pub(crate) fn finish(&mut self, pool: &Pool) {
         let clean = self.is_done() && self.is_delivered() && self.keep_alive && !self.sending_stopped;
         self.slot.give_back();
-        if let Some(connection) = self
-            .connection
-            .take()
-            .filter(|connection| clean && connection.buffer.is_empty())
-        {
-            pool.put(&self.slot.instance, connection, self.keep_alive_timeout);
+        if let Some(connection) = self.connection.take().filter(|connection| clean && connection.buffer.is_empty()) {
+            pool.put(&self.slot.instance, connection, self.keep_alive_limits);
         }
     }
 

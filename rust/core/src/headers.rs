@@ -64,7 +64,8 @@ fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
 pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
-        if !is_hop_by_hop(name) && !stops_here(name) && !(connection && named_by_connection(headers, name)) {
+        let stops = is_hop_by_hop(name) || stops_here(name) || connection && named_by_connection(headers, name);
+        if !stops {
             put_field(head, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -76,12 +77,11 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap) {
 pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
-        let ours = matches!(
-            name.as_str(),
-            "content-length" | "expect" | "x-request-id" | "forwarded"
-        ) || name.as_str().starts_with("x-forwarded-")
+        let ours = matches!(name.as_str(), "content-length" | "expect" | "x-request-id" | "forwarded")
+            || name.as_str().starts_with("x-forwarded-")
             || name.as_str().starts_with("x-gpustack-");
-        if !ours && !is_hop_by_hop(name) && !(connection && named_by_connection(headers, name)) {
+        let stops = ours || is_hop_by_hop(name) || connection && named_by_connection(headers, name);
+        if !stops {
             put_field(head, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -101,10 +101,7 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// name and clock, and its idea of the request's id.
 pub fn passes_from_engine(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
-        && !matches!(
-            name.as_str(),
-            "content-length" | "date" | "server" | "x-request-id" | "request-id"
-        )
+        && !matches!(name.as_str(), "content-length" | "date" | "server" | "x-request-id" | "request-id")
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -130,21 +127,14 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const KIND: &[u8] = b"text/event-stream";
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let value = value.as_bytes().trim_ascii_start();
-        value
-            .get(..KIND.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(KIND))
+        value.get(..KIND.len()).is_some_and(|start| start.eq_ignore_ascii_case(KIND))
     })
 }
 
 /// Whether an answer is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let kind = value
-            .as_bytes()
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
+        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         kind.len() >= 4 && kind[kind.len() - 4..].eq_ignore_ascii_case(b"json")
     })
 }
@@ -156,12 +146,7 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
             .collect()
     }
 
@@ -189,29 +174,21 @@ mod tests {
             ("content-type", "application/json"),
             ("traceparent", "00-1"),
         ]);
-        assert_eq!(
-            seen,
-            "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
-        );
+        assert_eq!(seen, "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n");
     }
 
     #[test]
     fn an_event_stream_is_known_by_its_media_type() {
-        for (value, stream) in [
-            ("text/event-stream", true),
-            (" Text/Event-Stream; charset=utf-8", true),
-            ("text/plain", false),
-        ] {
+        for (value, stream) in
+            [("text/event-stream", true), (" Text/Event-Stream; charset=utf-8", true), ("text/plain", false)]
+        {
             assert_eq!(is_event_stream(&map(&[("content-type", value)])), stream, "{value}");
         }
     }
 
     #[test]
     fn a_request_id_is_taken_only_if_it_is_sane() {
-        assert_eq!(
-            request_id(&map(&[("x-request-id", "req-1.a:b/c")])),
-            Some("req-1.a:b/c")
-        );
+        assert_eq!(request_id(&map(&[("x-request-id", "req-1.a:b/c")])), Some("req-1.a:b/c"));
         assert_eq!(request_id(&map(&[("x-request-id", "a b")])), None);
         assert_eq!(request_id(&map(&[("x-request-id", "")])), None);
         assert_eq!(request_id(&map(&[("x-request-id", &"a".repeat(129))])), None);
@@ -219,11 +196,9 @@ mod tests {
 
     #[test]
     fn json_is_known_by_the_end_of_its_media_type() {
-        for (value, json) in [
-            ("application/json", true),
-            ("application/problem+JSON; charset=x", true),
-            ("text/plain", false),
-        ] {
+        for (value, json) in
+            [("application/json", true), ("application/problem+JSON; charset=x", true), ("text/plain", false)]
+        {
             assert_eq!(is_json(&map(&[("content-type", value)])), json, "{value}");
         }
     }

@@ -66,8 +66,8 @@ pub struct Head {
     pub content_length: Option<u64>,
     /// Whether the connection may carry another request after this answer.
     pub keep_alive: bool,
-    /// What a `Keep-Alive: timeout=N` field allows.
-    pub keep_alive_timeout: Option<Duration>,
+    /// What a `Keep-Alive` field allows.
+    pub keep_alive_limits: KeepAlive,
 }
 
 /// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.
@@ -84,10 +84,7 @@ pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<
             Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
             Err(_) => return Err(WireError::Head),
         };
-        let status = parsed
-            .code
-            .and_then(|code| StatusCode::from_u16(code).ok())
-            .ok_or(WireError::Head)?;
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(WireError::Upgrade);
         }
@@ -106,7 +103,7 @@ pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<
             decoder,
             content_length: framing.length,
             keep_alive,
-            keep_alive_timeout: framing.keep_alive_timeout,
+            keep_alive_limits: framing.keep_alive_limits,
         }));
     }
 }
@@ -119,7 +116,17 @@ struct Framing {
     close: bool,
     /// `Connection` names fields other than its own words.
     names_others: bool,
-    keep_alive_timeout: Option<Duration>,
+    keep_alive_limits: KeepAlive,
+}
+
+/// What a `Keep-Alive: timeout=N, max=M` field says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long the engine keeps an idle connection.
+    pub timeout: Option<Duration>,
+    /// How many requests it takes on one. Some engines count down, some always say the whole; to stop when a connection
+    /// has carried as many is right for both.
+    pub max: Option<u64>,
 }
 
 impl Framing {
@@ -147,7 +154,7 @@ impl Framing {
                             !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive");
                     }
                 }
-                10 if named("keep-alive") => framing.keep_alive_timeout = keep_alive_timeout(field.value),
+                10 if named("keep-alive") => framing.keep_alive_limits = KeepAlive::read(field.value),
                 _ => {}
             }
         }
@@ -173,9 +180,7 @@ impl Framing {
 fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let named = |name: &HeaderName| {
-        let connection = fields
-            .iter()
-            .filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
         connection
             .flat_map(|field| headers::tokens(field.value))
             .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
@@ -189,9 +194,11 @@ fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<Hea
     Ok(kept)
 }
 
-fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
-    let seconds = headers::tokens(value).find_map(|token| token.strip_prefix(b"timeout="))?;
-    plain_number(seconds).map(Duration::from_secs)
+impl KeepAlive {
+    fn read(value: &[u8]) -> Self {
+        let number = |name: &[u8]| headers::tokens(value).find_map(|token| plain_number(token.strip_prefix(name)?));
+        Self { timeout: number(b"timeout=").map(Duration::from_secs), max: number(b"max=") }
+    }
 }
 
 /// Undoes the framing of a body, piece by piece.
@@ -254,10 +261,7 @@ impl Decoder {
             }
             Self::Chunked(state) => decode_chunks(state, buffer)?,
         };
-        Ok(Decoded {
-            data,
-            done: self.is_done(),
-        })
+        Ok(Decoded { data, done: self.is_done() })
     }
 }
 
@@ -279,11 +283,7 @@ fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, Wire
             Chunk::Size => match size_line(&buffer[at..])? {
                 Some((size, line)) => {
                     at += line;
-                    *state = if size == 0 {
-                        Chunk::Trailer(0)
-                    } else {
-                        Chunk::Data(size)
-                    };
+                    *state = if size == 0 { Chunk::Trailer(0) } else { Chunk::Data(size) };
                 }
                 None => break,
             },
@@ -314,11 +314,7 @@ fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, Wire
             Chunk::Trailer(seen) => match trailer_line(&buffer[at..], seen)? {
                 Some(line) => {
                     at += line;
-                    *state = if line == 2 {
-                        Chunk::Done
-                    } else {
-                        Chunk::Trailer(seen + line)
-                    };
+                    *state = if line == 2 { Chunk::Done } else { Chunk::Trailer(seen + line) };
                 }
                 None => break,
             },
@@ -344,17 +340,12 @@ fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
         return if hopeless { Err(WireError::Chunk) } else { Ok(None) };
     };
     let line = window[..feed].strip_suffix(b"\r").ok_or(WireError::Chunk)?;
-    let digits = line
-        .iter()
-        .position(|byte| !byte.is_ascii_hexdigit())
-        .unwrap_or(line.len());
+    let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let behind = line[digits..].trim_ascii_start();
     if digits == 0 || digits > 16 || !(behind.is_empty() || behind[0] == b';') || behind.contains(&b'\r') {
         return Err(WireError::Chunk);
     }
-    let size = line[..digits]
-        .iter()
-        .fold(0_u64, |size, digit| size << 4 | u64::from(hex_value(*digit)));
+    let size = line[..digits].iter().fold(0_u64, |size, digit| size << 4 | u64::from(hex_value(*digit)));
     Ok(Some((size, feed + 1)))
 }
 
@@ -368,11 +359,7 @@ fn hex_value(digit: u8) -> u8 {
 /// One line of the trailer section: its length; 2 is the empty line that ends it.
 fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> {
     let Some(feed) = memchr::memchr(b'\n', buffer) else {
-        return if seen + buffer.len() > MAX_LINE {
-            Err(WireError::Trailer)
-        } else {
-            Ok(None)
-        };
+        return if seen + buffer.len() > MAX_LINE { Err(WireError::Trailer) } else { Ok(None) };
     };
     if feed == 0 || buffer[feed - 1] != b'\r' || seen + feed > MAX_LINE {
         return Err(WireError::Trailer);
@@ -398,10 +385,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!",
         );
         let head = take_head(&mut buffer, false).unwrap().unwrap();
-        assert_eq!(
-            (head.status.as_u16(), head.decoder, head.keep_alive),
-            (200, Decoder::Length(2), true)
-        );
+        assert_eq!((head.status.as_u16(), head.decoder, head.keep_alive), (200, Decoder::Length(2), true));
         assert!(head.headers.is_empty(), "nothing of the hints, nothing of the framing");
         assert_eq!(&buffer[..], b"ok!");
     }
@@ -420,10 +404,7 @@ mod tests {
             error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
             WireError::LengthAndChunked
         );
-        assert_eq!(
-            error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"),
-            WireError::Length
-        );
+        assert_eq!(error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"), WireError::Length);
         for length in ["+2", "-2", "2,2", "0x2", "2 2", "", "18446744073709551616", "1_0"] {
             assert_eq!(
                 error(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")),
@@ -431,21 +412,13 @@ mod tests {
                 "{length}"
             );
         }
-        for coding in [
-            "gzip, chunked",
-            "chunked, chunked",
-            "identity",
-            "chunked\r\nTransfer-Encoding: chunked",
-        ] {
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", "chunked\r\nTransfer-Encoding: chunked"] {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
             assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
         }
         assert_eq!(error("HTTP/1.1 101 Switching Protocols\r\n\r\n"), WireError::Upgrade);
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
-        assert_eq!(
-            error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))),
-            WireError::HeadTooLarge
-        );
+        assert_eq!(error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))), WireError::HeadTooLarge);
     }
 
     #[test]
@@ -460,19 +433,11 @@ mod tests {
     #[test]
     fn answers_without_a_body_have_none_whatever_they_say() {
         for status in ["204 No Content", "304 Not Modified"] {
-            let head = head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n"))
-                .unwrap()
-                .unwrap();
+            let head = head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n")).unwrap().unwrap();
             assert!(head.decoder.is_done());
         }
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
-        assert!(
-            take_head(&mut BytesMut::from(text), true)
-                .unwrap()
-                .unwrap()
-                .decoder
-                .is_done()
-        );
+        assert!(take_head(&mut BytesMut::from(text), true).unwrap().unwrap().decoder.is_done());
     }
 
     #[test]
@@ -480,14 +445,11 @@ mod tests {
         let kept = |text: &str| head(text).unwrap().unwrap().keep_alive;
         assert!(kept("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
         assert!(!kept("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
-        assert!(!kept(
-            "HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 0\r\n\r\n"
-        ));
+        assert!(!kept("HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 0\r\n\r\n"));
         assert!(!kept("HTTP/1.1 200 OK\r\n\r\n"), "a body that ends with the connection");
-        let head = head("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n")
-            .unwrap()
-            .unwrap();
-        assert_eq!(head.keep_alive_timeout, Some(Duration::from_secs(5)));
+        let head =
+            head("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n").unwrap().unwrap();
+        assert_eq!(head.keep_alive_limits, KeepAlive { timeout: Some(Duration::from_secs(5)), max: Some(100) });
     }
 
     /// Feeds a chunked body in pieces of `step` bytes; the data, and what was left behind the end.
@@ -529,11 +491,7 @@ mod tests {
             b"0\r\nTrailer: x\n\r\n",
         ] {
             for step in [1, 2, text.len()] {
-                assert!(
-                    dechunk(text, step).is_err(),
-                    "{:?} step {step}",
-                    String::from_utf8_lossy(text)
-                );
+                assert!(dechunk(text, step).is_err(), "{:?} step {step}", String::from_utf8_lossy(text));
             }
         }
         let endless = [&b"1;"[..], &vec![b'x'; MAX_LINE]].concat();
@@ -544,13 +502,7 @@ mod tests {
     fn a_length_leaves_what_is_behind_it() {
         let mut decoder = Decoder::Length(3);
         let mut buffer = BytesMut::from("abcd");
-        assert_eq!(
-            decoder.decode(&mut buffer).unwrap(),
-            Decoded {
-                data: Bytes::from("abc"),
-                done: true
-            }
-        );
+        assert_eq!(decoder.decode(&mut buffer).unwrap(), Decoded { data: Bytes::from("abc"), done: true });
         assert_eq!(&buffer[..], b"d");
     }
 }

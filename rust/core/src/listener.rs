@@ -18,13 +18,12 @@ use std::{
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::LocalOptions,
 };
 
 use crate::{
-    client_io::{ClientIo, StreamWatch},
+    client_io::{ClientIo, ClientStream, StreamWatch},
     dataplane::Shared,
     exchange::Lingering,
     request,
@@ -51,10 +50,7 @@ impl Listener {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let address = rustix::net::getsockname(&socket)?;
         if !rustix::net::sockopt::socket_acceptconn(&socket)? {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the socket does not listen",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
         }
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(if std::net::SocketAddr::try_from(address).is_ok() {
@@ -66,17 +62,11 @@ impl Listener {
 
     pub(crate) fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string()),
             Self::Unix(listener) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
-                format!(
-                    "unix:{}",
-                    path.map(std::path::Path::display)
-                        .map_or_else(String::new, |path| path.to_string())
-                )
+                format!("unix:{}", path.map(std::path::Path::display).map_or_else(String::new, |path| path.to_string()))
             }
         }
     }
@@ -158,30 +148,23 @@ impl Worker {
 pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> io::Result<()> {
     let all_connections = Arc::default();
     for number in 0..workers {
-        let listeners = listeners
-            .iter()
-            .map(Listener::duplicate)
-            .collect::<io::Result<Vec<_>>>()?;
+        let listeners = listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
         let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
         let (tell, started) = std::sync::mpsc::channel();
-        std::thread::Builder::new()
-            .name(format!("gpustack-fast-{number}"))
-            .spawn(move || {
-                // A local runtime belongs to the thread that makes it.
-                let built = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build_local(LocalOptions::default());
-                let runtime = match built {
-                    Ok(runtime) => runtime,
-                    Err(error) => return drop(tell.send(Err(error))),
-                };
-                let _ = tell.send(Ok(()));
-                let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
-                runtime.block_on(run(worker, listeners));
-                // What still runs is cut here; each request leaves its record.
-                drop(runtime);
-                shared.worker_ended();
-            })?;
+        std::thread::Builder::new().name(format!("gpustack-fast-{number}")).spawn(move || {
+            // A local runtime belongs to the thread that makes it.
+            let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = match built {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            let _ = tell.send(Ok(()));
+            let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
+            runtime.block_on(run(worker, listeners));
+            // What still runs is cut here; each request leaves its record.
+            drop(runtime);
+            shared.worker_ended();
+        })?;
         started.recv().map_err(io::Error::other)??;
     }
     Ok(())
@@ -190,10 +173,8 @@ pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], worker
 /// Serves until the drain is over.
 async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let acceptors: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener)))
-        .collect();
+    let acceptors: Vec<_> =
+        listeners.into_iter().map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener))).collect();
     loop {
         let changed = worker.shared.ending.notified();
         let mut changed = pin!(changed);
@@ -288,10 +269,7 @@ async fn give_way(worker: &Worker) {
 
 /// A client that left before it was accepted is nothing. Without descriptors or memory only waiting helps.
 async fn after_accept_error(error: &io::Error) {
-    if !matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    ) {
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -317,7 +295,7 @@ impl Drop for Counted {
 }
 
 /// Serves one client's connection to its end.
-async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>) {
+async fn serve<T: ClientStream + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>) {
     let _counted = Counted::new(Rc::clone(&worker));
     let (io, watch) = ClientIo::new(stream);
     serve_http1(worker, io, watch.clone(), peer).await;
@@ -326,7 +304,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(worker: Rc<Worker>, 
     }
 }
 
-async fn serve_http1<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+async fn serve_http1<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
     watch: StreamWatch<T>,
@@ -385,17 +363,12 @@ mod tests {
         let service = service_fn(move |request: Request<Incoming>| {
             request::answer(Rc::clone(&worker), "pipe".into(), request, ProtocolTells)
         });
-        let _ = http2::Builder::new(LocalTasks)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let _ = http2::Builder::new(LocalTasks).serve_connection(TokioIo::new(stream), service).await;
     }
 
     #[test]
     fn the_request_path_serves_http2_over_a_pipe() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let plane = crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
         LocalSet::new().block_on(&runtime, async {
             let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
@@ -411,10 +384,7 @@ mod tests {
                     .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
                     .unwrap()
             };
-            let (health, models) = (
-                sender.send_request(ask("/healthz")),
-                sender.send_request(ask("/v1/models")),
-            );
+            let (health, models) = (sender.send_request(ask("/healthz")), sender.send_request(ask("/v1/models")));
             let (health, models): (Response<Incoming>, Response<Incoming>) =
                 (health.await.unwrap(), models.await.unwrap());
             assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));

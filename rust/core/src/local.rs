@@ -1,6 +1,6 @@
 //! What the data plane answers itself, without an engine and without Python.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request::Parts};
@@ -23,9 +23,7 @@ pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Respon
         Endpoint::ShowModel => {
             let name = percent_decode(&parts.uri.path()[row.path.len()..]);
             let key = key()?;
-            let route = find_route(shared, &name)
-                .ok()
-                .filter(|route| route.is_ready() && key.allows(&route.name));
+            let route = find_route(shared, &name).ok().filter(|route| route.is_ready() && key.allows(&route.name));
             let route = route.ok_or_else(|| model_not_found(&name))?;
             json_answer(&describe(&route))
         }
@@ -37,12 +35,7 @@ pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Respon
 
 /// The route of this public name.
 pub(crate) fn find_route(shared: &Shared, name: &str) -> Result<Arc<Route>, ApiError> {
-    shared
-        .table
-        .load()
-        .route(name)
-        .cloned()
-        .ok_or_else(|| model_not_found(name))
+    shared.table.load().route(name).cloned().ok_or_else(|| model_not_found(name))
 }
 
 fn model_not_found(name: &str) -> ApiError {
@@ -54,10 +47,7 @@ fn model_not_found(name: &str) -> ApiError {
 
 /// Ready routes only (spec/gpustack.md 1.2), and only those that the key may use.
 fn list_models(table: &Table, key: &Key) -> Response<Bytes> {
-    let visible = table
-        .routes
-        .iter()
-        .filter(|route| route.is_ready() && key.allows(&route.name));
+    let visible = table.routes.iter().filter(|route| route.is_ready() && key.allows(&route.name));
     json_answer(&json!({"object": "list", "data": visible.map(|route| describe(route)).collect::<Vec<_>>()}))
 }
 
@@ -80,13 +70,7 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
 }
 
 fn metrics(shared: &Shared) -> Response<Bytes> {
-    let mut page = shared.metrics.page(&shared.table.load());
-    page.push_str("# HELP gpustack_fast_workers Threads that serve requests.\n# TYPE gpustack_fast_workers gauge\n");
-    page.push_str(&format!(
-        "gpustack_fast_workers {}\n",
-        shared.workers.load(Ordering::Relaxed)
-    ));
-    let mut response = text_answer(StatusCode::OK, page);
+    let mut response = text_answer(StatusCode::OK, shared.metrics.page(&shared.table.load()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -95,17 +79,12 @@ fn metrics(shared: &Shared) -> Response<Bytes> {
 fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 fn json_answer(document: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(document.to_string()));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::table::{Instance, Table};
+
 /// The statuses that are counted by themselves; any other falls to its class.
 const STATUSES: [(u16, &str); 20] = [
     (200, "200"),
@@ -71,11 +73,7 @@ impl Histogram {
 
     fn write(&self, text: &mut String, name: &str, labels: &str) {
         let mut total = 0;
-        for (count, bound) in self
-            .counts
-            .iter()
-            .zip(BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]))
-        {
+        for (count, bound) in self.counts.iter().zip(BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"])) {
             total += count.load(Ordering::Relaxed);
             let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
         }
@@ -144,91 +142,12 @@ impl Metrics {
     }
 
     /// The whole `/metrics` page (Prometheus text format 0.0.4).
-    pub fn page(&self, table: &crate::table::Table) -> String {
+    pub fn page(&self, table: &Table) -> String {
         let mut text = String::with_capacity(8 * 1024);
-        let routes = || {
-            let routed = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
-            std::iter::once((String::new(), &self.unrouted)).chain(routed)
-        };
-        family(
-            &mut text,
-            "gpustack_fast_requests_total",
-            "counter",
-            "Finished requests by public route name and status; an empty route means that the request reached none.",
-        );
-        for (route, metrics) in routes() {
-            for (count, (_, code)) in metrics.statuses.iter().zip(STATUSES) {
-                let count = count.load(Ordering::Relaxed);
-                if count > 0 {
-                    let _ = writeln!(
-                        text,
-                        "gpustack_fast_requests_total{{route=\"{route}\",code=\"{code}\"}} {count}"
-                    );
-                }
-            }
-        }
-        type Pick = fn(&RouteMetrics) -> &Histogram;
-        let histograms: [(&str, &str, Pick); 2] = [
-            (
-                "gpustack_fast_request_duration_seconds",
-                "From a request's head to the end of its answer.",
-                |metrics| &metrics.duration,
-            ),
-            (
-                "gpustack_fast_first_frame_seconds",
-                "From a request's head to the first byte of its answer.",
-                |metrics| &metrics.first_frame,
-            ),
-        ];
-        for (name, help, pick) in histograms {
-            family(&mut text, name, "histogram", help);
-            for (route, metrics) in routes() {
-                pick(metrics).write(&mut text, name, &format!("route=\"{route}\""));
-            }
-        }
-        for (name, help, value) in [
-            (
-                "gpustack_fast_requests_in_flight",
-                "Requests between their head and their end.",
-                &self.in_flight,
-            ),
-            (
-                "gpustack_fast_client_connections",
-                "Open client connections.",
-                &self.connections,
-            ),
-        ] {
-            family(&mut text, name, "gauge", help);
-            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
-        }
-        for (name, help, value) in [
-            (
-                "gpustack_fast_retries_total",
-                "Requests that were sent to an instance once more.",
-                &self.retries,
-            ),
-            (
-                "gpustack_fast_records_dropped_total",
-                "Usage records that were lost because nobody fetched them in time.",
-                &self.records_dropped,
-            ),
-        ] {
-            family(&mut text, name, "counter", help);
-            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
-        }
-        family(
-            &mut text,
-            "gpustack_fast_upstream_errors_total",
-            "counter",
-            "Faults of engines by what was seen.",
-        );
-        for (count, kind) in self.upstream_errors.iter().zip(UPSTREAM_ERRORS) {
-            let _ = writeln!(
-                text,
-                "gpustack_fast_upstream_errors_total{{kind=\"{kind}\"}} {}",
-                count.load(Ordering::Relaxed)
-            );
-        }
+        let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
+        let routes: Vec<_> = std::iter::once((String::new(), &self.unrouted)).chain(named).collect();
+        route_families(&mut text, &routes);
+        self.process_families(&mut text);
         instance_families(&mut text, table);
         text.push_str(&table.metrics);
         if !text.ends_with('\n') {
@@ -236,29 +155,71 @@ impl Metrics {
         }
         text
     }
+
+    fn process_families(&self, text: &mut String) {
+        for (name, help, value) in [
+            ("gpustack_fast_requests_in_flight", "Requests between their head and their end.", &self.in_flight),
+            ("gpustack_fast_client_connections", "Open client connections.", &self.connections),
+        ] {
+            family(text, name, "gauge", help);
+            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
+        }
+        let lost = "Usage records that were lost because nobody fetched them in time.";
+        for (name, help, value) in [
+            ("gpustack_fast_retries_total", "Requests that were sent to an instance once more.", &self.retries),
+            ("gpustack_fast_records_dropped_total", lost, &self.records_dropped),
+        ] {
+            family(text, name, "counter", help);
+            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
+        }
+        let name = "gpustack_fast_upstream_errors_total";
+        family(text, name, "counter", "Faults of engines by what was seen.");
+        for (count, kind) in self.upstream_errors.iter().zip(UPSTREAM_ERRORS) {
+            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {}", count.load(Ordering::Relaxed));
+        }
+    }
 }
 
-fn instance_families(text: &mut String, table: &crate::table::Table) {
-    type Pick = fn(&crate::table::Instance) -> u64;
-    let families: [(&str, &str, &str, Pick); 3] = [
-        (
-            "gpustack_fast_instance_outstanding",
-            "gauge",
-            "Requests on an instance now.",
-            |instance| u64::from(instance.outstanding()),
-        ),
-        (
-            "gpustack_fast_instance_requests_total",
-            "counter",
-            "Requests that were given to an instance.",
-            |instance| instance.requests.load(Ordering::Relaxed),
-        ),
-        (
-            "gpustack_fast_instance_faults_total",
-            "counter",
-            "Times that an instance was found faulty.",
-            |instance| instance.faults.load(Ordering::Relaxed),
-        ),
+/// Reads one histogram of a route.
+type PickHistogram = fn(&RouteMetrics) -> &Histogram;
+
+fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
+    let name = "gpustack_fast_requests_total";
+    let help = "Finished requests by public route name and status; an empty route means that the request reached none.";
+    family(text, name, "counter", help);
+    for (route, metrics) in routes {
+        for (count, (_, code)) in metrics.statuses.iter().zip(STATUSES) {
+            let count = count.load(Ordering::Relaxed);
+            if count > 0 {
+                let _ = writeln!(text, "{name}{{route=\"{route}\",code=\"{code}\"}} {count}");
+            }
+        }
+    }
+    let duration = "From a request's head to the end of its answer.";
+    let first_frame = "From a request's head to the first byte of its answer.";
+    let histograms: [(&str, &str, PickHistogram); 2] = [
+        ("gpustack_fast_request_duration_seconds", duration, |metrics| &metrics.duration),
+        ("gpustack_fast_first_frame_seconds", first_frame, |metrics| &metrics.first_frame),
+    ];
+    for (name, help, pick) in histograms {
+        family(text, name, "histogram", help);
+        for (route, metrics) in routes {
+            pick(metrics).write(text, name, &format!("route=\"{route}\""));
+        }
+    }
+}
+
+/// Reads one counter of an instance.
+type PickCounter = fn(&Instance) -> u64;
+
+fn instance_families(text: &mut String, table: &Table) {
+    let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
+    let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
+    let faults: PickCounter = |instance| instance.faults.load(Ordering::Relaxed);
+    let families = [
+        ("gpustack_fast_instance_outstanding", "gauge", "Requests on an instance now.", outstanding),
+        ("gpustack_fast_instance_requests_total", "counter", "Requests that were given to an instance.", requests),
+        ("gpustack_fast_instance_faults_total", "counter", "Times that an instance was found faulty.", faults),
     ];
     for (name, kind, help, pick) in families {
         family(text, name, kind, help);
@@ -290,11 +251,7 @@ mod tests {
         for micros in [0, 500, 501, 1_000, u64::MAX] {
             histogram.observe(Duration::from_micros(micros));
         }
-        let counts: Vec<u64> = histogram
-            .counts
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .collect();
+        let counts: Vec<u64> = histogram.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         assert_eq!((counts[0], counts[1], counts[BUCKETS.len()]), (2, 2, 1));
     }
 
@@ -304,7 +261,7 @@ mod tests {
         for status in [200, 206, 418, 599, 799] {
             metrics.unrouted.count(status, Duration::from_millis(1), None);
         }
-        let page = metrics.page(&crate::table::Table::default());
+        let page = metrics.page(&Table::default());
         for code in ["200", "2xx", "4xx", "5xx", "other"] {
             assert!(
                 page.contains(&format!("gpustack_fast_requests_total{{route=\"\",code=\"{code}\"}} 1")),

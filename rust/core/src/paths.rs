@@ -59,11 +59,8 @@ pub struct Row {
     pub endpoint: Endpoint,
 }
 
-const GENERATE: Endpoint = Endpoint::Inference(Inference {
-    body: BodyKind::Json,
-    resend: true,
-    model_in_answer: ModelPlace::TopLevel,
-});
+const GENERATE: Endpoint =
+    Endpoint::Inference(Inference { body: BodyKind::Json, resend: true, model_in_answer: ModelPlace::TopLevel });
 
 #[rustfmt::skip]
 static ROWS: &[Row] = &[
@@ -130,24 +127,12 @@ mod tests {
         assert!(
             matches!(find(&Method::POST, "/v1/chat/completions"), Found::Row(row) if row.path == "/v1/chat/completions")
         );
-        assert!(matches!(
-            find(&Method::GET, "/v1/chat/completions"),
-            Found::WrongMethod(_)
-        ));
+        assert!(matches!(find(&Method::GET, "/v1/chat/completions"), Found::WrongMethod(_)));
         assert!(matches!(find(&Method::HEAD, "/v1/models"), Found::Row(_)));
         assert!(matches!(find(&Method::GET, "/v1/models/a/b"), Found::Row(row) if row.endpoint == Endpoint::ShowModel));
-        assert!(matches!(
-            find(&Method::GET, "/v1/models/"),
-            Found::NoSuchEndpoint(Dialect::OpenAi)
-        ));
-        assert!(matches!(
-            find(&Method::POST, "/v1//chat/completions"),
-            Found::NoSuchEndpoint(Dialect::OpenAi)
-        ));
-        assert!(matches!(
-            find(&Method::POST, "/v1/messages"),
-            Found::NoSuchEndpoint(Dialect::Anthropic)
-        ));
+        assert!(matches!(find(&Method::GET, "/v1/models/"), Found::NoSuchEndpoint(Dialect::OpenAi)));
+        assert!(matches!(find(&Method::POST, "/v1//chat/completions"), Found::NoSuchEndpoint(Dialect::OpenAi)));
+        assert!(matches!(find(&Method::POST, "/v1/messages"), Found::NoSuchEndpoint(Dialect::Anthropic)));
         assert!(matches!(find(&Method::GET, "/version"), Found::ControlPlane));
     }
 

@@ -67,11 +67,7 @@ impl Records {
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
         }
-        Polled {
-            records,
-            dropped: self.dropped.swap(0, Ordering::Relaxed),
-            events,
-        }
+        Polled { records, dropped: self.dropped.swap(0, Ordering::Relaxed), events }
     }
 
     fn wake_up(&self) {
@@ -143,10 +139,7 @@ mod tests {
     fn documents_have_the_shape_that_python_reads() {
         let records = Records::new(4).unwrap();
         records.push(record("id"));
-        records.event(Event::InstanceIdle {
-            instance: "i".to_owned(),
-            version: 7,
-        });
+        records.event(Event::InstanceIdle { instance: "i".to_owned(), version: 7 });
         assert_eq!(
             serde_json::to_string(&records.poll()).unwrap(),
             r#"{"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#

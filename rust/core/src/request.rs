@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -88,58 +88,36 @@ where
         return refuse(error, Dialect::Management, CONTROL_PLANE);
     }
     match paths::find(&parts.method, parts.uri.path()) {
-        Found::Row(row) => match row.endpoint {
-            Endpoint::Inference(inference) => {
-                let ticket = Ticket::new(&worker.shared, request_id, row.path);
-                Inbound::new(worker, parts, peer, row, ticket, watch)
-                    .infer(inference, body)
-                    .await
+        Found::Row(row) => {
+            let ticket = Ticket::new(&worker.shared, request_id, row.path);
+            if let Endpoint::Inference(inference) = row.endpoint {
+                return Inbound::new(worker, parts, peer, row, ticket, watch).infer(inference, body).await;
             }
-            _ => {
-                let ticket = Ticket::new(&worker.shared, Arc::clone(&request_id), row.path);
-                Ok(match local::answer(&worker.shared, row, &parts) {
-                    Ok(response) => finish_local(ticket, response),
-                    Err(error) => refusal(ticket, row.dialect, &error, End::Refused, &watch),
-                })
-            }
-        },
+            Ok(match local::answer(&worker.shared, row, &parts) {
+                Ok(response) => finish_local(ticket, response),
+                Err(error) => refusal(ticket, row.dialect, &error, End::Refused, &watch),
+            })
+        }
         Found::WrongMethod(row) => refuse(wrong_method(row), row.dialect, row.path),
         Found::NoSuchEndpoint(dialect) => {
-            let message = format!(
-                "There is no endpoint {} {} in this version of gpustack-fast.",
-                parts.method,
-                parts.uri.path()
-            );
+            let (method, path) = (&parts.method, parts.uri.path());
+            let message = format!("There is no endpoint {method} {path} in this version of gpustack-fast.");
             refuse(ApiError::new(Cause::NotFound, message), dialect, "unknown")
         }
         Found::ControlPlane => {
             let ticket = Ticket::new(&worker.shared, request_id, CONTROL_PLANE);
-            let row = &CONTROL_ROW;
-            Inbound::new(worker, parts, peer, row, ticket, watch)
-                .pass_to_control_plane(body)
-                .await
+            Inbound::new(worker, parts, peer, &CONTROL_ROW, ticket, watch).pass_to_control_plane(body).await
         }
     }
 }
 
 /// The row of requests that are not inference; it is matched by nothing.
-static CONTROL_ROW: Row = Row {
-    path: CONTROL_PLANE,
-    method: Method::GET,
-    dialect: Dialect::Management,
-    endpoint: Endpoint::Healthz,
-};
+static CONTROL_ROW: Row =
+    Row { path: CONTROL_PLANE, method: Method::GET, dialect: Dialect::Management, endpoint: Endpoint::Healthz };
 
 fn wrong_method(row: &Row) -> ApiError {
-    let mut error = ApiError::new(
-        Cause::MethodNotAllowed,
-        format!("{} takes {} requests only.", row.path, row.method),
-    );
-    error.allow = Some(if row.method == Method::POST {
-        "POST"
-    } else {
-        "GET, HEAD"
-    });
+    let mut error = ApiError::new(Cause::MethodNotAllowed, format!("{} takes {} requests only.", row.path, row.method));
+    error.allow = Some(if row.method == Method::POST { "POST" } else { "GET, HEAD" });
     error
 }
 
@@ -179,15 +157,7 @@ type Failed<B> = (Fault, Box<Upload<B>>);
 impl<W: ClientWatch + Clone> Inbound<W> {
     /// In a box: it is handed from stage to stage, and would be copied at each.
     fn new(worker: Rc<Worker>, parts: Parts, peer: Rc<str>, row: &'static Row, ticket: Ticket, watch: W) -> Box<Self> {
-        Box::new(Self {
-            worker,
-            parts,
-            peer,
-            row,
-            ticket,
-            watch,
-            body_whole: Rc::default(),
-        })
+        Box::new(Self { worker, parts, peer, row, ticket, watch, body_whole: Rc::default() })
     }
 
     async fn infer<B>(mut self: Box<Self>, inference: Inference, body: B) -> Answer<B, W>
@@ -216,7 +186,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let key = authenticate(&self.worker, &self.parts.headers)?;
+        if self.worker.shared.table.load().version == 0 {
+            let message = "This server is starting: it does not know its models yet. Try again in a few seconds.";
+            return Err(ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).into());
+        }
+        let key = check_key(self.worker.shared.keys.load().check(&self.parts.headers))?;
         self.ticket.key(&key.id);
         let mut upload = Upload::new(body, true, self.worker.shared.body_limits)?;
         self.receive_model(&mut upload).await?;
@@ -250,12 +224,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     }
 
     fn find_route(&self, key: &Key, name: Option<&str>) -> Result<Arc<Route>, ApiError> {
-        let missing = || {
-            ApiError::new(
-                Cause::BadRequest,
-                "Missing 'model' field: name a model of GET /v1/models in it.",
-            )
-        };
+        let missing =
+            || ApiError::new(Cause::BadRequest, "Missing 'model' field: name a model of GET /v1/models in it.");
         let name = name.ok_or_else(missing)?;
         let route = local::find_route(&self.worker.shared, name)?;
         if !key.allows(&route.name) {
@@ -278,21 +248,17 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B::Error: std::error::Error + 'static,
     {
         let (mut tried, mut refused): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
-        let (mut fresh, mut deaths) = (false, 0);
+        let (mut fresh, mut deaths, mut connect_timed_out) = (false, 0, false);
         loop {
             let worker = Rc::clone(&self.worker);
             let now = worker.shared.clock();
             let leased = route.lease(&tried, now, &mut || worker.random(), &worker.shared.idle_listener);
             let Some((lease, model)) = leased.filter(|(lease, _)| !refused.contains(&lease.instance().id)) else {
-                return Err(unavailable(&route.name).into());
+                return Err(if connect_timed_out { connect_timeout() } else { unavailable(&route.name).into() });
             };
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
-            let attempt = Attempt {
-                lease,
-                model: Some(model),
-                fresh,
-            };
+            let attempt = Attempt { lease, model: Some(model), fresh };
             let (fault, back) = match self.attempt(attempt, Some(route), upload).await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
@@ -300,8 +266,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             upload = back;
             self.note_fault(&instance, &fault);
             let again = match &fault {
-                Fault::Connect(_) => {
+                Fault::Connect(error) => {
                     refused.push(Arc::clone(&instance.id));
+                    connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
                     true
                 }
                 Fault::Stale => upload.is_replayable(),
@@ -329,29 +296,15 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let worker = Rc::clone(&self.worker);
         let unavailable = || {
-            ApiError::new(
-                Cause::Unavailable,
-                "The management API does not answer yet. Try again in a few seconds.",
-            )
-            .retry_after(RETRY_AFTER)
+            ApiError::new(Cause::Unavailable, "The management API does not answer yet. Try again in a few seconds.")
+                .retry_after(RETRY_AFTER)
         };
         let instance = worker.shared.control_plane.as_ref().ok_or_else(unavailable)?;
         let mut upload = Upload::new(body, false, worker.shared.body_limits)?;
         let mut fresh = false;
         loop {
             let lease = Lease::take(instance, &worker.shared.idle_listener).ok_or_else(unavailable)?;
-            match self
-                .attempt(
-                    Attempt {
-                        lease,
-                        model: None,
-                        fresh,
-                    },
-                    None,
-                    upload,
-                )
-                .await
-            {
+            match self.attempt(Attempt { lease, model: None, fresh }, None, upload).await {
                 Ok(committed) => return Ok(committed),
                 Err((Fault::Stale, back)) if back.is_replayable() && !fresh => (upload, fresh) = (back, true),
                 Err((Fault::Connect(_), _)) => return Err(unavailable().into()),
@@ -383,16 +336,10 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             },
         };
         // A route knows its model by the route's name; the engine by its own.
-        let names = route
-            .zip(model.as_deref())
-            .filter(|(route, model)| route.name != model.served_name);
+        let names = route.zip(model.as_deref()).filter(|(route, model)| route.name != model.served_name);
         let length = upload.start_attempt(names.map(|(_, model)| model.served_json.clone()));
         let to_head_request = self.parts.method == Method::HEAD;
-        let request = RequestHead {
-            head: self.compose_head(&instance, route.is_some()),
-            length,
-            to_head_request,
-        };
+        let request = RequestHead { head: self.compose_head(&instance, route.is_some()), length, to_head_request };
         let slot = Slot::new(lease, &self.worker.lingering);
         let mut exchange = Exchange::new(connection, slot, upload, request, self.worker.shared.phases);
         let body_whole = &*self.body_whole;
@@ -411,12 +358,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let body_whole = exchange.upload.is_whole();
         let mut relay = Relay::new(exchange, shape, Rc::clone(&self.worker.pool));
         match poll_fn(|context| relay.poll_piece(context)).await.transpose() {
-            Ok(first) => Ok(Committed {
-                head,
-                relay,
-                first,
-                body_whole,
-            }),
+            Ok(first) => Ok(Committed { head, relay, first, body_whole }),
             Err(fault) => Err((fault, relay.into_upload())),
         }
     }
@@ -441,13 +383,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let number = self.worker.next_attempt();
         put_lines(
             &mut head,
-            &[
-                "x-request-id: ",
-                self.ticket.request_id(),
-                "-",
-                itoa::Buffer::new().format(number),
-                "\r\n",
-            ],
+            &["x-request-id: ", self.ticket.request_id(), "-", itoa::Buffer::new().format(number), "\r\n"],
         );
         head
     }
@@ -466,13 +402,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         shared.metrics.upstream_error(kind);
         let now = shared.clock();
         if instance.suspect(now, now + SUSPECT_MS) {
-            shared.records.event(Event::InstanceFaulted {
-                instance: instance.id.to_string(),
-                reason,
-            });
+            shared.records.event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
         }
     }
 
+    #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
     fn respond<B>(mut self: Box<Self>, committed: Result<Committed<B>, Refusal>) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -484,12 +418,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             Err(Refusal::Gone) => return Err(BrokenOff),
             Err(Refusal::Error(error, end)) => return Ok(refusal(self.ticket, dialect, &error, end, &self.watch)),
         };
-        let Committed {
-            head,
-            relay,
-            first,
-            body_whole,
-        } = committed;
+        let Committed { head, relay, first, body_whole } = committed;
         if let Some(error) = credential_fault(&head, self.row) {
             return Ok(refusal(self.ticket, dialect, &error, End::EngineError, &self.watch));
         }
@@ -500,21 +429,38 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
         let stream = headers::is_event_stream(&headers);
         if stream {
-            headers
-                .entry(header::CACHE_CONTROL)
-                .or_insert(HeaderValue::from_static("no-cache"));
-            headers
-                .entry("x-accel-buffering")
-                .or_insert(HeaderValue::from_static("no"));
+            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+            headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
         }
         self.ticket.answered(head.status.as_u16(), stream);
-        let watch = body_whole.then_some(self.watch);
-        let body = RelayedBody::new(relay, first, self.ticket, watch, dialect);
+        let is_error = head.status.is_client_error() || head.status.is_server_error();
+        if is_error && first.is_none() && self.parts.method != Method::HEAD && self.row.path != CONTROL_PLANE {
+            return Ok(fill_error(self.ticket, dialect, head.status, headers));
+        }
+        let body = RelayedBody::new(relay, first, self.ticket, (self.watch, body_whole), dialect);
         let mut response = Response::new(AnswerBody::Relayed(Box::new(body)));
         *response.status_mut() = head.status;
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+/// An engine's error without a word gets ours: no client gets an empty body.
+fn fill_error<B, W>(
+    mut ticket: Ticket,
+    dialect: Dialect,
+    status: StatusCode,
+    mut headers: HeaderMap,
+) -> Response<AnswerBody<B, W>> {
+    let cause = if status.is_server_error() { Cause::BadGateway } else { Cause::BadRequest };
+    let error =
+        ApiError::new(cause, format!("The engine answered with status {} and no explanation.", status.as_u16()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    ticket.end(End::Done);
+    let mut response = Response::new(AnswerBody::Full(error.body(dialect, ticket.request_id())));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// Drives a request until it is committed, or its client has left.
@@ -526,7 +472,7 @@ async fn unless_gone<T>(
     let mut work = pin!(work);
     poll_fn(|context| {
         let done = work.as_mut().poll(context);
-        if done.is_pending() && body_whole.get() && watch.poll_gone(context).is_ready() {
+        if done.is_pending() && watch.poll_left(context, body_whole.get()).is_ready() {
             return Poll::Ready(Err(Refusal::Gone));
         }
         done
@@ -538,10 +484,6 @@ fn put_lines(head: &mut BytesMut, texts: &[&str]) {
     for text in texts {
         head.extend_from_slice(text.as_bytes());
     }
-}
-
-pub(crate) fn authenticate(worker: &Worker, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
-    check_key(worker.shared.keys.load().check(headers))
 }
 
 /// The words for a request without a key.
@@ -560,10 +502,7 @@ pub(crate) fn check_key(checked: Result<Arc<Key>, AuthError>) -> Result<Arc<Key>
 /// How an answer is treated: frames of a stream are kept whole, and the engine's name for the model becomes `rename`.
 fn shape(head: &AnswerHead, from_engine: bool, rename: Option<Bytes>) -> Shape {
     // An answer that the engine compressed all the same cannot be read.
-    let encoded = head
-        .headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity");
+    let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     match rename {
         _ if encoded || !from_engine => Shape::Plain,
         rename if headers::is_event_stream(&head.headers) => Shape::events(rename),
@@ -589,6 +528,11 @@ fn unavailable(route: &str) -> ApiError {
         "No running instances available for model {route}: none has started yet, or all have failed and are being restarted. Try again in a few seconds."
     );
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+}
+
+fn connect_timeout() -> Refusal {
+    let message = "No engine could be connected to in time (the connect timeout is over). Try again in a few seconds.";
+    Refusal::Error(ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER), End::Timeout)
 }
 
 fn body_timeout() -> Refusal {

@@ -180,10 +180,7 @@ impl Sniffer {
             State::Done => SniffErrorKind::ModelMissing,
             _ => SniffErrorKind::Truncated,
         };
-        Err(SniffError {
-            kind,
-            offset: self.base,
-        })
+        Err(SniffError { kind, offset: self.base })
     }
 
     /// `step`, with a memory of its error.
@@ -320,10 +317,7 @@ impl Sniffer {
     }
 
     fn take_model(&mut self, name: String, end: usize) {
-        self.model = Some(Model {
-            name,
-            range: self.value_start..self.offset(end),
-        });
+        self.model = Some(Model { name, range: self.value_start..self.offset(end) });
     }
 
     /// The inside of a string.
@@ -510,28 +504,19 @@ impl Sniffer {
     }
 
     fn fault(&self, kind: SniffErrorKind, at: usize) -> SniffError {
-        SniffError {
-            kind,
-            offset: self.offset(at),
-        }
+        SniffError { kind, offset: self.offset(at) }
     }
 
     /// A fault of the model's name is shown at its opening quote.
     fn name_fault(&self, kind: SniffErrorKind) -> SniffError {
-        SniffError {
-            kind,
-            offset: self.value_start,
-        }
+        SniffError { kind, offset: self.value_start }
     }
 }
 
 impl fmt::Debug for Sniffer {
     /// Shows where the scan stands, and nothing of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sniffer")
-            .field("state", &self.state)
-            .field("depth", &self.depth)
-            .finish_non_exhaustive()
+        f.debug_struct("Sniffer").field("state", &self.state).field("depth", &self.depth).finish_non_exhaustive()
     }
 }
 

@@ -40,6 +40,13 @@ pub fn frames(buf: &[u8]) -> impl Iterator<Item = &[u8]> {
     frame_ranges(buf).map(|range| &buf[range])
 }
 
+/// The last of the frames that make up all of `frames`, which ends with one.
+pub fn last_frame(frames: &[u8]) -> &[u8] {
+    let line_end = if frames.ends_with(b"\r\n") { 2 } else { 1 };
+    let start = last_edge(&frames[..frames.len().saturating_sub(line_end)], 0).unwrap_or(0);
+    &frames[start..]
+}
+
 /// Puts `name_json` (a JSON string, quotes included) in place of the top-level `model` of each event's data, where that
 /// is a JSON object with such a string. Every other byte stays. `None` when nothing had to change, so that the caller
 /// can pass on what it has. `frames` begins with a frame; a last one that is cut off is served as far as it goes.
@@ -49,10 +56,7 @@ pub fn rename_model(frames: &[u8], name_json: &[u8]) -> Option<Vec<u8>> {
     let mut finder = ModelFinder::new();
     let mut at = 0;
     while at < frames.len() {
-        let line_end = LineEnd::first_in(frames, at).unwrap_or(LineEnd {
-            start: frames.len(),
-            end: frames.len(),
-        });
+        let line_end = LineEnd::first_in(frames, at).unwrap_or(LineEnd { start: frames.len(), end: frames.len() });
         let line = &frames[at..line_end.start];
         if line.is_empty() {
             finder = ModelFinder::new();
@@ -141,9 +145,7 @@ fn model_in(line: &[u8], finder: &mut ModelFinder) -> Option<Range<usize>> {
     let value_start = line.len() - value.len();
     let before = finder.seen();
     finder.feed(value);
-    let found = finder
-        .found()
-        .map(|found| value_start + (found.start - before)..value_start + (found.end - before));
+    let found = finder.found().map(|found| value_start + (found.start - before)..value_start + (found.end - before));
     finder.feed(b"\n");
     found
 }
@@ -159,19 +161,13 @@ impl LineEnd {
     fn first_in(buf: &[u8], at: usize) -> Option<Self> {
         let start = at + memchr2(b'\n', b'\r', buf.get(at..)?)?;
         let is_pair = buf[start] == b'\r' && buf.get(start + 1) == Some(&b'\n');
-        Some(Self {
-            start,
-            end: start + 1 + usize::from(is_pair),
-        })
+        Some(Self { start, end: start + 1 + usize::from(is_pair) })
     }
 
     /// The one whose last byte, an LF or a CR, is at `last`.
     fn ending_with(buf: &[u8], last: usize) -> Self {
         let is_pair = buf[last] == b'\n' && last > 0 && buf[last - 1] == b'\r';
-        Self {
-            start: last - usize::from(is_pair),
-            end: last + 1,
-        }
+        Self { start: last - usize::from(is_pair), end: last + 1 }
     }
 
     fn is_of_an_empty_line(&self, buf: &[u8]) -> bool {

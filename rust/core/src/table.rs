@@ -41,11 +41,7 @@ impl Address {
         let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
         let port = port.parse().ok()?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty()
-            || !host
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))
-        {
+        if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte)) {
             return None;
         }
         Some(
@@ -65,6 +61,8 @@ impl fmt::Display for Address {
         }
     }
 }
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// One engine. It lives as long as a table or a lease holds it; its counters go on over every publish.
 #[derive(Debug)]
@@ -102,21 +100,12 @@ pub struct Instance {
 impl Instance {
     /// An instance that has served nothing yet; what is wrong with its entry otherwise.
     pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, String> {
-        let address = Address::parse(&entry.address).ok_or_else(|| {
-            format!(
-                "instance {}: the address is neither http://HOST:PORT nor unix:PATH",
-                entry.id
-            )
-        })?;
+        let address = Address::parse(&entry.address)
+            .ok_or_else(|| format!("instance {}: the address is neither http://HOST:PORT nor unix:PATH", entry.id))?;
         let host = address.to_string();
-        if entry
-            .api_key
-            .as_ref()
-            .is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control()))
-        {
+        if entry.api_key.as_ref().is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control())) {
             return Err(format!("instance {}: the key holds control characters", entry.id));
         }
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             id: entry.id.as_str().into(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
@@ -187,10 +176,7 @@ impl Lease {
     /// slip onto an instance that was already seen idle. None: it is retired.
     pub fn take(instance: &Arc<Instance>, idle: &Arc<dyn IdleListener>) -> Option<Self> {
         instance.outstanding.fetch_add(1, Ordering::SeqCst);
-        let lease = Self {
-            instance: Arc::clone(instance),
-            idle: Arc::clone(idle),
-        };
+        let lease = Self { instance: Arc::clone(instance), idle: Arc::clone(idle) };
         if instance.retired().is_some() {
             return None;
         }
@@ -246,9 +232,7 @@ pub struct Route {
 impl Route {
     /// Whether an instance of it runs.
     pub fn is_ready(&self) -> bool {
-        self.targets
-            .iter()
-            .any(|(model, weight)| *weight > 0 && !model.running.is_empty())
+        self.targets.iter().any(|(model, weight)| *weight > 0 && !model.running.is_empty())
     }
 
     /// Chooses an instance and takes a slot on it: a target by weight among those with a running instance, then the one
@@ -279,28 +263,17 @@ impl Route {
         let fresh = |model: &Model| model.running.iter().any(|instance| !tried.contains(&instance.id));
         let any_fresh = self.targets.iter().any(|(model, weight)| *weight > 0 && fresh(model));
         let usable = |model: &Model| {
-            if any_fresh {
-                fresh(model)
-            } else {
-                !model.running.is_empty()
-            }
+            if any_fresh { fresh(model) } else { !model.running.is_empty() }
         };
-        let total: u64 = self
-            .targets
-            .iter()
-            .filter(|(model, _)| usable(model))
-            .map(|(_, weight)| u64::from(*weight))
-            .sum();
+        let total: u64 =
+            self.targets.iter().filter(|(model, _)| usable(model)).map(|(_, weight)| u64::from(*weight)).sum();
         let mut point = random().checked_rem(total)?;
-        self.targets
-            .iter()
-            .filter(|(model, _)| usable(model))
-            .find_map(|(model, weight)| {
-                let weight = u64::from(*weight);
-                let here = point < weight;
-                point = point.wrapping_sub(weight);
-                here.then_some(model)
-            })
+        self.targets.iter().filter(|(model, _)| usable(model)).find_map(|(model, weight)| {
+            let weight = u64::from(*weight);
+            let here = point < weight;
+            point = point.wrapping_sub(weight);
+            here.then_some(model)
+        })
     }
 }
 
@@ -310,13 +283,7 @@ fn choose_instance<'a>(
     now: u64,
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Instance>> {
-    let cost = |instance: &Instance| {
-        (
-            tried.contains(&instance.id),
-            instance.is_suspect(now),
-            instance.outstanding(),
-        )
-    };
+    let cost = |instance: &Instance| (tried.contains(&instance.id), instance.is_suspect(now), instance.outstanding());
     match running {
         [] => None,
         [one] => Some(one),
@@ -328,11 +295,7 @@ fn choose_instance<'a>(
             let (first, second) = (&many[first], &many[second]);
             let better = if cost(second) < cost(first) { second } else { first };
             let (was_tried, suspect, _) = cost(better);
-            if was_tried || suspect {
-                many.iter().min_by_key(|instance| cost(instance))
-            } else {
-                Some(better)
-            }
+            if was_tried || suspect { many.iter().min_by_key(|instance| cost(instance)) } else { Some(better) }
         }
     }
 }
@@ -365,37 +328,24 @@ impl Table {
     /// the same identity are carried over with their counters.
     pub fn replaced_by(&self, document: TableDocument) -> Result<(Self, Vec<Arc<Instance>>), String> {
         let version = self.version + 1;
-        let models: Vec<Arc<Model>> = document
-            .models
-            .into_iter()
-            .map(|entry| self.build_model(entry))
-            .collect::<Result<_, _>>()?;
+        let models: Vec<Arc<Model>> =
+            document.models.into_iter().map(|entry| self.build_model(entry)).collect::<Result<_, _>>()?;
         let mut routes = Vec::with_capacity(document.routes.len());
         for entry in document.routes {
             routes.push(Arc::new(self.build_route(entry, &models)?));
         }
-        let by_name: HashMap<_, _, _> = routes
-            .iter()
-            .map(|route| (Arc::clone(&route.name), Arc::clone(route)))
-            .collect();
+        let by_name: HashMap<_, _, _> =
+            routes.iter().map(|route| (Arc::clone(&route.name), Arc::clone(route))).collect();
         if by_name.len() != routes.len() {
             return Err("two routes have the same name".to_owned());
         }
-        let table = Self {
-            version,
-            models,
-            routes,
-            metrics: document.metrics,
-            by_name,
-        };
+        let table = Self { version, models, routes, metrics: document.metrics, by_name };
         let idle = self.retire_missing_from(&table);
         Ok((table, idle))
     }
 
     fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.models
-            .iter()
-            .flat_map(|model| model.instances.iter().map(|(instance, _)| instance))
+        self.models.iter().flat_map(|model| model.instances.iter().map(|(instance, _)| instance))
     }
 
     fn build_model(&self, entry: ModelEntry) -> Result<Arc<Model>, String> {
@@ -416,13 +366,7 @@ impl Table {
             instances.push((instance, instance_entry.state));
         }
         let served_json = json_string(&entry.served_name);
-        Ok(Arc::new(Model {
-            name,
-            served_name: entry.served_name.into(),
-            served_json,
-            instances,
-            running,
-        }))
+        Ok(Arc::new(Model { name, served_name: entry.served_name.into(), served_json, instances, running }))
     }
 
     fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, String> {
@@ -434,27 +378,15 @@ impl Table {
                 .ok_or_else(|| format!("route {}: there is no model {}", entry.name, target.model))?;
             targets.push((Arc::clone(model), target.weight));
         }
-        let metrics = self
-            .route(&entry.name)
-            .map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
+        let metrics = self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
         let name_json = json_string(&entry.name);
-        Ok(Route {
-            name: entry.name.into(),
-            name_json,
-            created: entry.created,
-            metrics,
-            targets,
-        })
+        Ok(Route { name: entry.name.into(), name_json, created: entry.created, metrics, targets })
     }
 
     /// Retires every instance that served under this table and does not under `next`; returns those that are idle.
     fn retire_missing_from(&self, next: &Self) -> Vec<Arc<Instance>> {
         let serving = |table: &Self| -> Vec<Arc<Instance>> {
-            table
-                .models
-                .iter()
-                .flat_map(|model| model.running.iter().cloned())
-                .collect()
+            table.models.iter().flat_map(|model| model.running.iter().cloned()).collect()
         };
         let next_serving = serving(next);
         serving(self)
@@ -512,10 +444,7 @@ mod tests {
                     created: 0,
                     targets: targets
                         .iter()
-                        .map(|(model, weight)| TargetEntry {
-                            model: (*model).to_owned(),
-                            weight: *weight,
-                        })
+                        .map(|(model, weight)| TargetEntry { model: (*model).to_owned(), weight: *weight })
                         .collect(),
                     categories: vec![],
                     generic_proxy: false,
@@ -543,15 +472,8 @@ mod tests {
         assert_eq!(shown("http://engine.local:81").as_deref(), Some("engine.local:81"));
         assert_eq!(shown("http://engine").as_deref(), Some("engine:80"));
         assert_eq!(shown("unix:/run/e.sock").as_deref(), Some("localhost"));
-        for wrong in [
-            "https://a:1",
-            "http://",
-            "http://a:b",
-            "http://a/b:1",
-            "unix:",
-            "127.0.0.1:8000",
-            "http://a b:1",
-        ] {
+        for wrong in ["https://a:1", "http://", "http://a:b", "http://a/b:1", "unix:", "127.0.0.1:8000", "http://a b:1"]
+        {
             assert_eq!(Address::parse(wrong), None, "{wrong}");
         }
     }
@@ -560,16 +482,11 @@ mod tests {
     fn the_least_loaded_of_two_is_taken_and_leases_come_back() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let (table, _) = Table::default()
-            .replaced_by(document(
-                &[("m", &[("a", "running"), ("b", "running")])],
-                &[("r", &[("m", 1)])],
-            ))
+            .replaced_by(document(&[("m", &[("a", "running"), ("b", "running")])], &[("r", &[("m", 1)])]))
             .unwrap();
         let route = table.route("r").unwrap();
         let mut random = random();
-        let leases: Vec<_> = (0..10)
-            .map(|_| route.lease(&[], 0, &mut random, &idle).unwrap().0)
-            .collect();
+        let leases: Vec<_> = (0..10).map(|_| route.lease(&[], 0, &mut random, &idle).unwrap().0).collect();
         let mut counts: Vec<_> = table.instances().map(|instance| instance.outstanding()).collect();
         assert_eq!(counts, [5, 5], "with two instances the choice is always between both");
         drop(leases);
@@ -602,14 +519,10 @@ mod tests {
     #[test]
     fn weights_share_requests_among_the_targets_that_run() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
-        let models: &[(&str, &[(&str, &str)])] = &[
-            ("m", &[("a", "running")]),
-            ("n", &[("b", "running")]),
-            ("o", &[("c", "starting")]),
-        ];
-        let (table, _) = Table::default()
-            .replaced_by(document(models, &[("r", &[("m", 3), ("n", 1), ("o", 100)])]))
-            .unwrap();
+        let models: &[(&str, &[(&str, &str)])] =
+            &[("m", &[("a", "running")]), ("n", &[("b", "running")]), ("o", &[("c", "starting")])];
+        let (table, _) =
+            Table::default().replaced_by(document(models, &[("r", &[("m", 3), ("n", 1), ("o", 100)])])).unwrap();
         let mut random = random();
         let mut count = 0;
         for _ in 0..4000 {
@@ -623,47 +536,30 @@ mod tests {
     fn a_retired_instance_gets_nothing_new_and_is_reported_idle_once() {
         let listener = Arc::new(Idle::default());
         let idle: Arc<dyn IdleListener> = listener.clone();
-        let (one, _) = Table::default()
-            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
-            .unwrap();
+        let (one, _) =
+            Table::default().replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
         let mut random = random();
         let (lease, _) = one.route("r").unwrap().lease(&[], 0, &mut random, &idle).unwrap();
-        let (two, idle_now) = one
-            .replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])]))
-            .unwrap();
+        let (two, idle_now) = one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
         assert!(idle_now.is_empty(), "a request is still on it");
-        assert!(
-            one.route("r").unwrap().lease(&[], 0, &mut random, &idle).is_none(),
-            "not even by the old table"
-        );
+        assert!(one.route("r").unwrap().lease(&[], 0, &mut random, &idle).is_none(), "not even by the old table");
         assert!(!two.route("r").unwrap().is_ready());
         listener.0.lock().unwrap().clear();
         drop(lease);
         assert_eq!(*listener.0.lock().unwrap(), [("a".to_owned(), 2)]);
-        let (three, idle_now) = two
-            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
-            .unwrap();
+        let (three, idle_now) =
+            two.replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
         assert!(idle_now.is_empty());
-        assert!(
-            three.route("r").unwrap().lease(&[], 0, &mut random, &idle).is_some(),
-            "it may come back to service"
-        );
+        assert!(three.route("r").unwrap().lease(&[], 0, &mut random, &idle).is_some(), "it may come back to service");
         let (_, idle_now) = three.replaced_by(TableDocument::default()).unwrap();
         assert_eq!(idle_now.len(), 1);
     }
 
     #[test]
     fn a_document_that_contradicts_itself_is_refused() {
+        assert!(Table::default().replaced_by(document(&[], &[("r", &[("m", 1)])])).unwrap_err().contains("no model m"));
         assert!(
-            Table::default()
-                .replaced_by(document(&[], &[("r", &[("m", 1)])]))
-                .unwrap_err()
-                .contains("no model m")
-        );
-        assert!(
-            Table::default()
-                .replaced_by(document(&[("m", &[])], &[("r", &[("m", 1)]), ("r", &[("m", 1)])]))
-                .is_err()
+            Table::default().replaced_by(document(&[("m", &[])], &[("r", &[("m", 1)]), ("r", &[("m", 1)])])).is_err()
         );
     }
 }

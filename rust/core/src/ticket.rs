@@ -26,9 +26,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Self {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        let started = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |time| time.as_secs_f64());
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         Self {
             shared: Arc::clone(shared),
             started: Instant::now(),
@@ -108,10 +106,7 @@ impl Drop for Ticket {
         }
         let duration = self.started.elapsed();
         let first_frame = self.first.map(|first| first - self.started);
-        self.route
-            .as_deref()
-            .unwrap_or(&metrics.unrouted)
-            .count(self.record.status, duration, first_frame);
+        self.route.as_deref().unwrap_or(&metrics.unrouted).count(self.record.status, duration, first_frame);
         let record = Record {
             request_id: Arc::clone(&self.record.request_id),
             key: self.record.key.take(),

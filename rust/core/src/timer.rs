@@ -27,9 +27,7 @@ impl PhaseTimer {
         let Some(deadline) = limit.and_then(|limit| since.checked_add(limit)) else {
             return Poll::Pending;
         };
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -69,11 +67,8 @@ mod tests {
     async fn without_a_limit_it_never_fires() {
         let mut timer = PhaseTimer::default();
         let since = Instant::now();
-        let fired = tokio::time::timeout(
-            Duration::from_secs(9),
-            poll_fn(|context| timer.poll(context, since, limit(0))),
-        )
-        .await;
+        let fired =
+            tokio::time::timeout(Duration::from_secs(9), poll_fn(|context| timer.poll(context, since, limit(0)))).await;
         assert!(fired.is_err());
     }
 }

@@ -120,8 +120,7 @@ where
             return Err(too_large(self.limits.body));
         }
         if let Some(scan) = &mut self.scan {
-            scan.feed(&piece)
-                .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()).closing())?;
+            scan.feed(&piece).map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()).closing())?;
         }
         if !piece.is_empty() {
             self.pieces.push_back(piece);
@@ -139,8 +138,7 @@ where
 
     fn finish(&mut self) -> Result<(), ApiError> {
         if let Some(scan) = &self.scan {
-            scan.end()
-                .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
+            scan.end().map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
         }
         self.whole = true;
         Ok(())
@@ -179,19 +177,18 @@ where
     /// Starts an attempt, with `model` as the engine calls it (None: as the client wrote it). Returns the length of what
     /// will be sent; None: only the end will tell.
     pub(crate) fn start_attempt(&mut self, model: Option<Bytes>) -> Option<u64> {
-        debug_assert!(
-            self.replayable || self.sent == 0,
-            "an attempt starts at the body's first byte"
-        );
+        debug_assert!(self.replayable || self.sent == 0, "an attempt starts at the body's first byte");
         self.sent = 0;
         self.sent_bytes = 0;
         self.all_sent = false;
         let range = self.model().map(|model| model.range.clone());
         self.splice = model.zip(range).map(|(text, range)| Splice { range, text });
         let length = self.whole.then_some(self.received).or(self.declared)?;
-        Some(self.splice.as_ref().map_or(length, |splice| {
-            length - (splice.range.end - splice.range.start) + splice.text.len() as u64
-        }))
+        Some(
+            self.splice
+                .as_ref()
+                .map_or(length, |splice| length - (splice.range.end - splice.range.start) + splice.text.len() as u64),
+        )
     }
 
     /// Hands the pieces that are there to an engine's queue; `chunked`: each as a chunk, with the last chunk behind the
@@ -247,14 +244,8 @@ fn too_large(limit: u64) -> ApiError {
 /// What hyper says of a body that the client stopped sending, or sent wrongly. A malformed chunk is an I/O error of a
 /// certain kind inside hyper's own error.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> UploadError {
-    let kind = error
-        .source()
-        .and_then(|source| source.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind);
-    if matches!(
-        kind,
-        Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)
-    ) {
+    let kind = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
         let message =
             "The request body's chunked framing is broken. Send each chunk's size in hexadecimal, followed by CR LF.";
         return UploadError::Refused(ApiError::new(Cause::BadRequest, message).closing());

@@ -8,6 +8,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,7 +22,10 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::table::{Address, Instance};
+use crate::{
+    http1::KeepAlive,
+    table::{Address, Instance},
+};
 
 /// What one read asks for, and the most it asks for when an engine sends faster than that.
 const READ: usize = 16 * 1024;
@@ -84,12 +88,7 @@ impl Connection {
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within the limit"))??,
             None => opening.await?,
         };
-        Ok(Self {
-            stream,
-            buffer: BytesMut::new(),
-            read_size: READ,
-            requests: 1,
-        })
+        Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1 })
     }
 
     /// Whether it was used before: then the engine may have closed it without our knowing.
@@ -114,11 +113,8 @@ impl Connection {
     pub(crate) fn poll_send(&mut self, context: &mut Context<'_>, queue: &mut OutQueue) -> Poll<io::Result<()>> {
         while !queue.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = slices
-                .iter_mut()
-                .zip(&queue.pieces)
-                .map(|(slice, piece)| *slice = IoSlice::new(piece))
-                .count();
+            let filled =
+                slices.iter_mut().zip(&queue.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
             let count = ready!(self.stream.poll_write_vectored(context, &slices[..filled]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -187,31 +183,26 @@ struct Idle {
     limit: Duration,
 }
 
+/// By the instance's serial number; the instance is held so that its retirement is seen.
+type IdleByInstance = HashMap<u64, (Arc<Instance>, Vec<Idle>), foldhash::fast::RandomState>;
+
 /// One worker's idle connections.
 #[derive(Default)]
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<u64, (std::sync::Arc<Instance>, Vec<Idle>), foldhash::fast::RandomState>>,
+    idle: RefCell<IdleByInstance>,
     per_instance: usize,
 }
 
 impl Pool {
     pub(crate) fn new(per_instance: usize) -> Rc<Self> {
-        Rc::new(Self {
-            idle: RefCell::default(),
-            per_instance,
-        })
+        Rc::new(Self { idle: RefCell::default(), per_instance })
     }
 
     /// The connection that was used last, if it is young enough and quiet.
     pub(crate) fn take(&self, instance: &Instance) -> Option<Connection> {
         let idle = &mut self.idle.borrow_mut();
         let (_, connections) = idle.get_mut(&instance.serial)?;
-        while let Some(Idle {
-            mut connection,
-            since,
-            limit,
-        }) = connections.pop()
-        {
+        while let Some(Idle { mut connection, since, limit }) = connections.pop() {
             if since.elapsed() >= limit {
                 // All that lie deeper are older.
                 connections.clear();
@@ -223,25 +214,20 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last answer ended cleanly. `allowed`: what the engine's `Keep-Alive` field said.
-    pub(crate) fn put(&self, instance: &std::sync::Arc<Instance>, connection: Connection, allowed: Option<Duration>) {
-        let worn = instance.requests_per_connection > 0 && connection.requests >= instance.requests_per_connection;
-        if worn || instance.retired().is_some() {
+    /// Keeps a connection whose last answer ended cleanly. `engine`: what its `Keep-Alive` field said.
+    pub(crate) fn put(&self, instance: &Arc<Instance>, connection: Connection, engine: KeepAlive) {
+        let most = u64::from(instance.requests_per_connection);
+        let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
+        if u64::from(connection.requests) >= most || instance.retired().is_some() {
             return;
         }
         // An engine's own limit is shortened by what a request may need to reach it.
-        let allowed = allowed.map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
+        let allowed = engine.timeout.map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
         let limit = instance.idle_timeout.min(allowed);
         let idle = &mut self.idle.borrow_mut();
-        let (_, connections) = idle
-            .entry(instance.serial)
-            .or_insert_with(|| (std::sync::Arc::clone(instance), Vec::new()));
+        let (_, connections) = idle.entry(instance.serial).or_insert_with(|| (Arc::clone(instance), Vec::new()));
         if connections.len() < self.per_instance && !limit.is_zero() {
-            connections.push(Idle {
-                connection,
-                since: Instant::now(),
-                limit,
-            });
+            connections.push(Idle { connection, since: Instant::now(), limit });
         }
     }
 
@@ -256,7 +242,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::Arc};
+    use std::future::poll_fn;
 
     use tokio::{io::AsyncWriteExt, net::UnixListener};
 
@@ -293,35 +279,36 @@ mod tests {
         };
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, None);
+        pool.put(&instance, connection, KeepAlive::default());
         let again = pool.take(&instance).unwrap();
         assert!(again.is_reused());
-        pool.put(&instance, again, None);
+        pool.put(&instance, again, KeepAlive::default());
         let third = pool.take(&instance).unwrap();
-        pool.put(&instance, third, None);
+        pool.put(&instance, third, KeepAlive::default());
         assert!(pool.take(&instance).is_none(), "worn out after three requests");
 
         let (connection, mut engine) = opened().await;
-        pool.put(&instance, connection, None);
+        pool.put(&instance, connection, KeepAlive::default());
         engine.write_all(b"late").await.unwrap();
-        assert!(
-            pool.take(&instance).is_none(),
-            "bytes behind the end of an answer poison it"
-        );
+        assert!(pool.take(&instance).is_none(), "bytes behind the end of an answer poison it");
 
         let (connection, engine) = opened().await;
-        pool.put(&instance, connection, None);
+        pool.put(&instance, connection, KeepAlive::default());
         drop(engine);
         assert!(pool.take(&instance).is_none(), "the engine closed it");
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, None);
+        pool.put(&instance, connection, KeepAlive::default());
         tokio::time::sleep(Duration::from_millis(250)).await;
         assert!(pool.take(&instance).is_none(), "too old");
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, Some(Duration::from_secs(1)));
+        pool.put(&instance, connection, KeepAlive { timeout: Some(Duration::from_secs(1)), max: None });
         assert!(pool.take(&instance).is_none(), "the engine's own limit leaves no time");
+
+        let (connection, _engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive { timeout: None, max: Some(1) });
+        assert!(pool.take(&instance).is_none(), "the engine takes no second request on it");
         let _ = std::fs::remove_file(path);
     }
 
@@ -360,9 +347,7 @@ mod tests {
             queue.push(piece);
         }
         let send = async {
-            poll_fn(|context| connection.poll_send(context, &mut queue))
-                .await
-                .unwrap();
+            poll_fn(|context| connection.poll_send(context, &mut queue)).await.unwrap();
             drop(connection);
         };
         let mut received = Vec::new();

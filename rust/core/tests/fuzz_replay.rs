@@ -3,6 +3,8 @@
 //!
 //! The generator has a fixed seed, so a failure repeats; its input is written to `CARGO_TARGET_TMPDIR`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -101,16 +103,11 @@ fn seconds() -> Duration {
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&folder).expect("the corpus is part of the repository");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
     paths.sort();
-    paths
-        .iter()
-        .map(|path| std::fs::read(path).expect("a readable seed"))
-        .collect()
+    paths.iter().map(|path| std::fs::read(path).expect("a readable seed")).collect()
 }
 
 /// Checks one input; one that fails is kept as a file before the panic goes on.
@@ -144,10 +141,7 @@ fn change(data: &mut Vec<u8>, words: &[&str], random: &mut Random) {
         0 => drop(data.drain(at..end)),
         1 => data.truncate(at),
         2 => data.insert(at, random.below(256) as u8),
-        3 => data[at..end]
-            .iter_mut()
-            .take(1)
-            .for_each(|byte| *byte ^= 1 << random.below(8)),
+        3 => data[at..end].iter_mut().take(1).for_each(|byte| *byte ^= 1 << random.below(8)),
         4 => {
             let copy = data[at..end].repeat(1 + random.below(8));
             data.splice(at..at, copy);

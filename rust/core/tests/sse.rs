@@ -1,5 +1,7 @@
 //! `sse`: line ends in every mix, names and ends of streams, and agreement with a reader that goes line by line.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
@@ -25,15 +27,7 @@ fn a_frame_ends_behind_its_empty_line_whatever_the_line_ends() {
 
 #[test]
 fn an_unfinished_frame_has_no_edge() {
-    for stream in [
-        "",
-        "d",
-        "data: a",
-        "data: a\n",
-        "data: a\r\n",
-        "data: a\r",
-        "data: a\nevent: b\n",
-    ] {
+    for stream in ["", "d", "data: a", "data: a\n", "data: a\r\n", "data: a\r", "data: a\nevent: b\n"] {
         agreement::check(stream.as_bytes());
         assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
     }
@@ -51,21 +45,13 @@ fn a_final_cr_waits_for_its_lf_unless_the_stream_ends_lines_with_cr_alone() {
 #[test]
 fn an_lf_that_comes_after_its_cr_was_counted_is_an_empty_frame() {
     assert_eq!(last_edge(b"\n", 0), Some(1));
-    assert_eq!(
-        frames(b"\ndata: a\n\n").collect::<Vec<_>>(),
-        [b"\n".as_slice(), b"data: a\n\n"]
-    );
+    assert_eq!(frames(b"\ndata: a\n\n").collect::<Vec<_>>(), [b"\n".as_slice(), b"data: a\n\n"]);
     assert!(!is_terminal(b"\n"));
 }
 
 #[test]
 fn other_separators_of_unicode_end_no_line() {
-    for stream in [
-        "data: a\u{85}\u{85}",
-        "data: a\u{2028}\u{2028}",
-        "data: a\u{b}\u{b}",
-        "data: a\u{c}\u{c}",
-    ] {
+    for stream in ["data: a\u{85}\u{85}", "data: a\u{2028}\u{2028}", "data: a\u{b}\u{b}", "data: a\u{c}\u{c}"] {
         agreement::check(stream.as_bytes());
         assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
     }
@@ -112,18 +98,12 @@ fn the_name_is_found_in_data_of_several_lines() {
     let stream = b"data: {\ndata:   \"model\":\nevent: e\ndata: \"a\"\ndata: }\n\n";
     agreement::check(stream);
     let renamed = rename_model(stream, b"\"public\"").unwrap_or_default();
-    assert_eq!(
-        renamed,
-        b"data: {\ndata:   \"model\":\nevent: e\ndata: \"public\"\ndata: }\n\n"
-    );
+    assert_eq!(renamed, b"data: {\ndata:   \"model\":\nevent: e\ndata: \"public\"\ndata: }\n\n");
 }
 
 #[test]
 fn a_value_that_two_lines_of_data_break_is_no_name() {
-    for stream in [
-        "data: {\"model\":\"a\ndata: b\"}\n\n",
-        "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n",
-    ] {
+    for stream in ["data: {\"model\":\"a\ndata: b\"}\n\n", "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n"] {
         agreement::check(stream.as_bytes());
         assert_eq!(rename_model(stream.as_bytes(), b"\"public\""), None, "{stream:?}");
     }

@@ -30,10 +30,7 @@ fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
     let fits = depth <= usize::from(NESTING_LIMIT);
     let faults = model_faults(members);
     match seen.end {
-        Err(SniffError {
-            kind: SniffErrorKind::TooDeep,
-            ..
-        }) => assert!(!fits, "refused a depth of {depth}"),
+        Err(SniffError { kind: SniffErrorKind::TooDeep, .. }) => assert!(!fits, "refused a depth of {depth}"),
         Err(SniffError { kind, .. }) => assert!(faults.contains(&kind), "refused a good body: {kind:?}"),
         Ok(()) => {
             assert!(fits, "accepted a depth of {depth}");
@@ -47,32 +44,17 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
     let at = |range: &std::ops::Range<u64>| normalised(&body[range.start as usize..range.end as usize]);
     let model = seen.model.as_ref().expect("an accepted body has a model");
     assert_eq!(Some(&model.name), members.text("model").as_ref(), "another name");
-    assert_eq!(
-        serde_json::from_str::<String>(&at(&model.range)).ok().as_ref(),
-        Some(&model.name),
-        "another range"
-    );
-    assert_eq!(
-        find_model(body),
-        Some(model.range.start as usize..model.range.end as usize)
-    );
+    assert_eq!(serde_json::from_str::<String>(&at(&model.range)).ok().as_ref(), Some(&model.name), "another range");
+    assert_eq!(find_model(body), Some(model.range.start as usize..model.range.end as usize));
     assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
     let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
-    assert_eq!(
-        options.as_deref(),
-        members.last("stream_options"),
-        "another `stream_options`"
-    );
+    assert_eq!(options.as_deref(), members.last("stream_options"), "another `stream_options`");
     prefixes_are_truncated(body);
 }
 
 /// What may be said about the model of a body that is whole; nothing when it is good.
 fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
-    let mut values = members
-        .0
-        .iter()
-        .filter(|(key, _)| key == "model")
-        .map(|(_, value)| value);
+    let mut values = members.0.iter().filter(|(key, _)| key == "model").map(|(_, value)| value);
     let Some(first) = values.next() else {
         return vec![SniffErrorKind::ModelMissing];
     };
@@ -80,11 +62,7 @@ fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
         return vec![SniffErrorKind::ModelNotAString];
     };
     if name.contains(ODD) {
-        return vec![
-            SniffErrorKind::ModelLoneSurrogate,
-            SniffErrorKind::ModelNotUnicode,
-            SniffErrorKind::ModelTooLong,
-        ];
+        return vec![SniffErrorKind::ModelLoneSurrogate, SniffErrorKind::ModelNotUnicode, SniffErrorKind::ModelTooLong];
     }
     if name.len() > MODEL_BYTES_MAX {
         vec![SniffErrorKind::ModelTooLong]
@@ -130,32 +108,19 @@ fn splits_make_no_difference(body: &[u8], whole: &Seen) {
         assert_eq!(&scan(body.chunks(1)), whole, "one byte at a time");
     }
     // The cut depends on the body only, so that a failure repeats.
-    let first = body.iter().fold(7, |sum: usize, &byte| {
-        sum.wrapping_mul(31).wrapping_add(usize::from(byte))
-    });
+    let first = body.iter().fold(7, |sum: usize, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
     let (head, tail) = body.split_at(first % (body.len() + 1));
     assert_eq!(&scan([head, b"", tail]), whole, "cut at {}", head.len());
-    assert_eq!(
-        &scan(body.chunks(2 + first % 13)),
-        whole,
-        "pieces of {}",
-        2 + first % 13
-    );
+    assert_eq!(&scan(body.chunks(2 + first % 13)), whole, "pieces of {}", 2 + first % 13);
 }
 
 /// A part of a good body is never a good body, and never called finished.
 fn prefixes_are_truncated(body: &[u8]) {
-    let close = body
-        .iter()
-        .rposition(|&byte| byte == b'}')
-        .expect("an object has an end");
+    let close = body.iter().rposition(|&byte| byte == b'}').expect("an object has an end");
     for end in [close, close / 2, close * 7 / 8] {
         let part = scan([&body[..end]]);
         let kinds = [SniffErrorKind::Truncated, SniffErrorKind::Empty];
-        assert!(
-            part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished,
-            "whole after {end} bytes"
-        );
+        assert!(part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished, "whole after {end} bytes");
     }
 }
 
@@ -164,11 +129,7 @@ struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
     fn last(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.get())
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.get())
     }
 
     fn text(&self, key: &str) -> Option<String> {
@@ -202,9 +163,7 @@ impl<'de> Deserialize<'de> for Members {
 fn contains_odd(body: &[u8]) -> bool {
     let literal = ODD.to_string();
     body.windows(literal.len()).any(|window| window == literal.as_bytes())
-        || body
-            .windows(12)
-            .any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
+        || body.windows(12).any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
 }
 
 /// The body as `serde_json` can take it: `sniff`'s leniencies are replaced by something that has their effect.
@@ -221,9 +180,7 @@ fn normalised(body: &[u8]) -> String {
         let mut taken = first.len_utf8();
         if in_string && first == '\\' {
             taken = escape(rest, &mut plain);
-        } else if let Some(word) = ["NaN", "-Infinity", "Infinity"]
-            .iter()
-            .find(|word| rest.starts_with(**word))
+        } else if let Some(word) = ["NaN", "-Infinity", "Infinity"].iter().find(|word| rest.starts_with(**word))
             && !in_string
         {
             plain.push_str(" null ");

@@ -50,11 +50,7 @@ fn names_are_replaced(whole_frames: &[u8]) {
     let renamed = rename_model(whole_frames, name_json.as_bytes());
     assert_ne!(renamed.as_deref(), Some(whole_frames), "copied without need");
     let renamed = renamed.unwrap_or_else(|| whole_frames.to_vec());
-    assert_eq!(
-        rename_model(&renamed, name_json.as_bytes()),
-        None,
-        "not settled by one replacement"
-    );
+    assert_eq!(rename_model(&renamed, name_json.as_bytes()), None, "not settled by one replacement");
     let (before, after) = (plain_events(whole_frames), plain_events(&renamed));
     assert_eq!(before.len(), after.len(), "another number of events");
     for (before, after) in before.iter().zip(&after) {
@@ -64,10 +60,7 @@ fn names_are_replaced(whole_frames: &[u8]) {
                 if object.get("model").is_some_and(Value::is_string) {
                     object.insert("model".to_owned(), Value::from(NAME));
                 }
-                assert_eq!(
-                    serde_json::from_slice::<Value>(&after.data()).ok(),
-                    Some(Value::Object(object))
-                );
+                assert_eq!(serde_json::from_slice::<Value>(&after.data()).ok(), Some(Value::Object(object)));
             }
             // Of two, or of broken JSON, the first that can be read is replaced.
             Ok(Value::Object(_)) | Err(_) => {}
@@ -95,13 +88,8 @@ impl Event {
 }
 
 fn plainly_terminal(frame: &[u8]) -> bool {
-    let names: [&[u8]; 5] = [
-        b"message_stop",
-        b"error",
-        b"response.completed",
-        b"response.failed",
-        b"response.incomplete",
-    ];
+    let names: [&[u8]; 5] =
+        [b"message_stop", b"error", b"response.completed", b"response.failed", b"response.incomplete"];
     plain_events(frame)
         .iter()
         .any(|event| names.contains(&event.name.as_slice()) || event.lines.len() == 1 && done(&event.lines[0]))
@@ -119,11 +107,7 @@ fn plain_events(stream: &[u8]) -> Vec<Event> {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, &line[line.len()..]),
         };
-        let value = if value.first() == Some(&b' ') {
-            &value[1..]
-        } else {
-            value
-        };
+        let value = if value.first() == Some(&b' ') { &value[1..] } else { value };
         match field {
             _ if line.is_empty() => {
                 let lines = std::mem::take(&mut data);

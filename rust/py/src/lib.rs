@@ -34,10 +34,7 @@ fn error(error: core::DataPlaneError) -> PyErr {
 }
 
 /// Duplicates a descriptor that Python goes on owning.
-#[allow(
-    unsafe_code,
-    reason = "Python hands descriptors over as numbers, and only its caller can vouch for them"
-)]
+#[allow(unsafe_code, reason = "Python hands descriptors over as numbers, and only its caller can vouch for them")]
 fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(DataPlaneError::new_err(format!("{fd} is no file descriptor.")));

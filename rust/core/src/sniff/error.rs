@@ -56,34 +56,19 @@ impl fmt::Display for SniffError {
         match self.kind {
             SniffErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
             SniffErrorKind::NotAnObject => {
-                write!(
-                    f,
-                    "The request body is not a JSON object: byte {at} is not `{{`; send one JSON object."
-                )
+                write!(f, "The request body is not a JSON object: byte {at} is not `{{`; send one JSON object.")
             }
             SniffErrorKind::Syntax(expected) => {
-                write!(
-                    f,
-                    "The request body is not valid JSON: at byte {at} there should be {expected}."
-                )
+                write!(f, "The request body is not valid JSON: at byte {at} there should be {expected}.")
             }
             SniffErrorKind::TrailingData => {
-                write!(
-                    f,
-                    "The request body goes on after its JSON object, at byte {at}; send one JSON object only."
-                )
+                write!(f, "The request body goes on after its JSON object, at byte {at}; send one JSON object only.")
             }
             SniffErrorKind::Truncated => {
-                write!(
-                    f,
-                    "The request body ends after {at} bytes, inside its JSON object; send the whole object."
-                )
+                write!(f, "The request body ends after {at} bytes, inside its JSON object; send the whole object.")
             }
             SniffErrorKind::TooDeep => {
-                write!(
-                    f,
-                    "The request body nests objects and arrays too deeply at byte {at}; send a flatter one."
-                )
+                write!(f, "The request body nests objects and arrays too deeply at byte {at}; send a flatter one.")
             }
             SniffErrorKind::ByteOrderMark => {
                 f.write_str("The request body begins with a byte order mark; send UTF-8 without one.")
@@ -99,16 +84,10 @@ impl fmt::Display for SniffError {
                 f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
             }
             SniffErrorKind::ModelTooLong => {
-                write!(
-                    f,
-                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it."
-                )
+                write!(f, "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it.")
             }
             SniffErrorKind::ModelTwice => {
-                write!(
-                    f,
-                    "The request body has a second `model` before byte {at}; send `model` once."
-                )
+                write!(f, "The request body has a second `model` before byte {at}; send `model` once.")
             }
             SniffErrorKind::ModelLoneSurrogate => {
                 f.write_str("`model` holds half of a surrogate pair, which is no character; name the model in Unicode.")

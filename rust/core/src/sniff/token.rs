@@ -78,17 +78,11 @@ impl Number {
 }
 
 pub(super) fn starts_value(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9'
-    )
+    matches!(byte, b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'N' | b'I' | b'-' | b'0'..=b'9')
 }
 
 pub(super) fn leading_space(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
-        .unwrap_or(bytes.len())
+    bytes.iter().position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).unwrap_or(bytes.len())
 }
 
 /// How many bytes from the start are neither a quote, a backslash nor a control character.
@@ -105,10 +99,7 @@ pub(super) fn plain_text(bytes: &[u8]) -> usize {
             at += plain_blocks(&bytes[at..]);
         }
     }
-    at + bytes[at..]
-        .iter()
-        .position(|&byte| is_special(byte))
-        .unwrap_or(bytes.len() - at)
+    at + bytes[at..].iter().position(|&byte| is_special(byte)).unwrap_or(bytes.len() - at)
 }
 
 /// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of the inner loop.
