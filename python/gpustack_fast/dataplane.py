@@ -47,7 +47,8 @@ class Timeouts(Document):
     """
 
     head: int = 60_000
-    """From the first chance to read a request's head until it is whole; also how long an idle client connection is kept."""
+    """From the first chance to read a request's head until it is whole; so also how long an idle client connection is
+    kept."""
     body: int = 60_000
     """From one piece of a client's request body to the next."""
     connect: int = 3_000
@@ -104,8 +105,8 @@ class InstanceEntry(Document):
     address: str
     """`http://HOST:PORT` or `unix:PATH`."""
     state: str
-    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting, running, error, unreachable.
-    Only a running one gets requests."""
+    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting, running, error and
+    unreachable. Only a running one gets requests."""
     api_key: str | None = None
     """Sent to the engine as `Authorization: Bearer`."""
     idle_timeout: int = 4_000

@@ -39,11 +39,7 @@ pub fn usage_frame(model: &str) -> Vec<u8> {
 fn padded(before: &str, after: &str, size: usize) -> Vec<u8> {
     let filler = "lorem ipsum dolor sit amet ".bytes().cycle();
     let missing = size.saturating_sub(before.len() + after.len());
-    before
-        .bytes()
-        .chain(filler.take(missing))
-        .chain(after.bytes())
-        .collect()
+    before.bytes().chain(filler.take(missing)).chain(after.bytes()).collect()
 }
 
 /// `data` as one HTTP chunk.
@@ -92,10 +88,7 @@ pub fn request(model: &str, size: usize, order: Order) -> Vec<u8> {
     let before = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":""#);
     let after = match order.frames {
         Some(frames) => {
-            format!(
-                r#""}}],"stream":true,"mock_frames":{frames},"mock_pause_ms":{}}}"#,
-                order.pause
-            )
+            format!(r#""}}],"stream":true,"mock_frames":{frames},"mock_pause_ms":{}}}"#, order.pause)
         }
         None => r#""}],"max_tokens":128}"#.to_owned(),
     };
@@ -109,21 +102,9 @@ mod tests {
     #[test]
     fn an_order_survives_its_way_through_a_request() {
         for order in [
-            Order {
-                frames: None,
-                pause: 0,
-                usage: false,
-            },
-            Order {
-                frames: Some(500),
-                pause: 0,
-                usage: false,
-            },
-            Order {
-                frames: Some(7),
-                pause: 20,
-                usage: false,
-            },
+            Order { frames: None, pause: 0, usage: false },
+            Order { frames: Some(500), pause: 0, usage: false },
+            Order { frames: Some(7), pause: 20, usage: false },
         ] {
             assert_eq!(Order::find(&request("m", 1024, order)), order);
         }
@@ -138,10 +119,7 @@ mod tests {
     fn answers_are_json_of_the_promised_size() {
         let size_and_json = |bytes: &[u8]| (bytes.len(), serde_json::from_slice::<serde_json::Value>(bytes).is_ok());
         assert_eq!(size_and_json(&completion("mock")), (ANSWER_BYTES, true));
-        assert_eq!(
-            size_and_json(&request("mock", 32_768, Order::find(b""))),
-            (32_768, true)
-        );
+        assert_eq!(size_and_json(&request("mock", 32_768, Order::find(b""))), (32_768, true));
         let frame = frame("mock", FRAME_BYTES);
         assert_eq!(frame.len(), FRAME_BYTES);
         assert!(size_and_json(&frame[6..]).1 && size_and_json(&usage_frame("mock")[6..]).1);

@@ -33,10 +33,7 @@ pub fn framing(head: &[u8]) -> io::Result<Framing> {
         }
         if header.name.eq_ignore_ascii_case("content-length") {
             let text = std::str::from_utf8(header.value).unwrap_or_default();
-            found = Framing::Length(
-                text.parse()
-                    .map_err(|_| broken("A content-length that is no number."))?,
-            );
+            found = Framing::Length(text.parse().map_err(|_| broken("A content-length that is no number."))?);
         }
     }
     Ok(found)
@@ -45,9 +42,7 @@ pub fn framing(head: &[u8]) -> io::Result<Framing> {
 /// The status of a response's head.
 pub fn status(head: &[u8]) -> io::Result<u16> {
     let digits = head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
-    digits
-        .and_then(|digits| digits.parse().ok())
-        .ok_or_else(|| broken("A response without a status."))
+    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| broken("A response without a status."))
 }
 
 /// The reading half of a connection, with what was read and not yet used.
@@ -60,10 +55,7 @@ pub struct Incoming<R> {
 impl<R: AsyncRead + Unpin> Incoming<R> {
     /// Starts with an empty buffer.
     pub fn new(io: R) -> Self {
-        Self {
-            io,
-            buffer: BytesMut::with_capacity(64 * 1024),
-        }
+        Self { io, buffer: BytesMut::with_capacity(64 * 1024) }
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -165,11 +157,8 @@ mod tests {
 
     #[test]
     fn a_body_that_breaks_off_is_an_error() {
-        let cut = crate::runtime().map(|runtime| {
-            runtime
-                .block_on(Incoming::new(&b"ab"[..]).body(Framing::Length(3), |_| Ok(())))
-                .is_err()
-        });
+        let cut = crate::runtime()
+            .map(|runtime| runtime.block_on(Incoming::new(&b"ab"[..]).body(Framing::Length(3), |_| Ok(()))).is_err());
         assert!(matches!(cut, Ok(true)));
     }
 

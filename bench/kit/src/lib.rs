@@ -13,9 +13,7 @@ use serde::de::DeserializeOwned;
 ///
 /// The error is a sentence for the person who typed it.
 pub fn settings<T: DeserializeOwned>() -> Result<T, String> {
-    let text = std::env::args()
-        .nth(1)
-        .ok_or("Give the settings as one JSON document; bench/README.md lists them.")?;
+    let text = std::env::args().nth(1).ok_or("Give the settings as one JSON document; bench/README.md lists them.")?;
     serde_json::from_str(&text).map_err(|error| format!("The settings do not fit: {error}."))
 }
 

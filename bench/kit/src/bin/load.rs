@@ -66,11 +66,7 @@ struct Plan {
 impl Plan {
     fn new(settings: &Settings) -> Self {
         let streamed = settings.frames > 0;
-        let order = Order {
-            frames: streamed.then_some(settings.frames),
-            pause: settings.pause_ms,
-            usage: false,
-        };
+        let order = Order { frames: streamed.then_some(settings.frames), pause: settings.pause_ms, usage: false };
         let body = answers::request(&settings.model, settings.body_bytes, order);
         let frame = answers::frame(&settings.model, settings.frame_bytes);
         let expected = if streamed {
@@ -128,23 +124,13 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn begin(plan: &'a Plan, seen: &'a RefCell<Seen>) -> Self {
         let now = Instant::now();
-        Self {
-            plan,
-            seen,
-            at: 0,
-            frames: 0,
-            begun: now,
-            last: now,
-        }
+        Self { plan, seen, at: 0, frames: 0, begun: now, last: now }
     }
 
     fn piece(&mut self, piece: &[u8]) -> io::Result<()> {
         let end = self.at + piece.len();
         if self.plan.expected.get(self.at..end) != Some(piece) {
-            let text = format!(
-                "An answer differs from the engine's at its byte {} or soon after.",
-                self.at
-            );
+            let text = format!("An answer differs from the engine's at its byte {} or soon after.", self.at);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         self.at = end;
@@ -169,11 +155,7 @@ impl<'a> Check<'a> {
 
     fn finish(self) -> io::Result<()> {
         if self.at != self.plan.expected.len() {
-            let text = format!(
-                "An answer ended after {} of {} bytes.",
-                self.at,
-                self.plan.expected.len()
-            );
+            let text = format!("An answer ended after {} of {} bytes.", self.at, self.plan.expected.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let mut seen = self.seen.borrow_mut();
@@ -224,13 +206,7 @@ impl Percentiles {
         values.sort_unstable();
         let at = |share: f64| values[((values.len() - 1) as f64 * share) as usize];
         let max = *values.last()?;
-        Some(Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max,
-        })
+        Some(Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max })
     }
 }
 
