@@ -374,7 +374,7 @@ fn an_error_is_final_and_names_its_byte() {
 #[test]
 fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
     let secret = "hunter2";
-    let (lone, long) =
+    let (lone, long_name) =
         (format!("{{\"model\":\"{secret}\\ud800\"}}"), format!("{{\"model\":\"{}\"}}", secret.repeat(99)));
     let bodies = [
         String::new(),
@@ -390,7 +390,7 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
         format!("{{\"model\":\"{secret}\",\"model\":1}}"),
         format!("{{\"{secret}\":{}", "[".repeat(65)),
         lone,
-        long,
+        long_name,
     ];
     for body in bodies {
         let mut sniffer = Sniffer::new(64);
