@@ -182,8 +182,8 @@ class Server:
     def _poll(self) -> None:
         """Hands events on. Records have no reader yet."""
         polled = self._plane.poll()
-        if polled.records or polled.dropped:
-            log.debug("%d requests finished; %d records were dropped.", len(polled.records), polled.dropped)
+        if polled.finished or polled.dropped:
+            log.debug("%d requests finished; %d records were dropped.", polled.finished, polled.dropped)
         for event in polled.events:
             if event.type == "instance_idle":
                 self._supervisor.instance_idle(event.instance)

@@ -223,12 +223,23 @@ class Event(Document):
 
 
 class Polled(Document):
-    """What happened since the last poll."""
+    """What happened since the last poll.
 
-    records: list[Record] = []
+    The only document that crosses as MessagePack, since it carries every request: reading its records costs more than
+    carrying them, so they stay packed until they are asked for.
+    """
+
+    finished: int
+    """How many records there are."""
+    packed_records: msgspec.Raw = msgspec.field(name="records")
     dropped: int = 0
     """Records that were dropped since the last poll because the queue was full."""
     events: list[Event] = []
+
+    @property
+    def records(self) -> list[Record]:
+        """Unpacks the records, anew at each use."""
+        return msgspec.msgpack.decode(self.packed_records, type=list[Record])
 
 
 class InstanceStats(Document):
@@ -268,7 +279,7 @@ class DataPlane:
         self._native.update_keys(msgspec.json.encode(delta))
 
     def poll(self) -> Polled:
-        return msgspec.json.decode(self._native.poll(), type=Polled)
+        return msgspec.msgpack.decode(self._native.poll(), type=Polled)
 
     def fileno(self) -> int:
         return self._native.fileno()

@@ -202,9 +202,9 @@ impl DataPlane {
         Ok(())
     }
 
-    /// A `Polled` document: what happened since the last call.
+    /// A `Polled` document: what happened since the last call. It alone is MessagePack, since it carries every request.
     pub fn poll(&self) -> Vec<u8> {
-        write(&self.shared.records.poll())
+        rmp_serde::to_vec_named(&self.shared.records.poll()).unwrap_or_default()
     }
 
     /// Readable when `poll` has something that should be fetched soon.

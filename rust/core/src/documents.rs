@@ -1,6 +1,6 @@
 //! The documents that cross the seam, as serde structs.
 //!
-//! Each has a msgspec twin of the same name in `gpustack_fast/dataplane.py`, where the meaning of every field is told.
+//! They are JSON, but for [`Polled`], which carries a record for every request and is MessagePack. Each has a msgspec twin of the same name in `gpustack_fast/dataplane.py`, where the meaning of every field is told.
 //! Times are milliseconds and sizes are bytes unless a name says otherwise.
 
 #![allow(missing_docs, reason = "the fields are described once, beside their Python twins")]
@@ -213,6 +213,7 @@ pub enum Event {
 
 #[derive(Debug, Serialize)]
 pub struct Polled {
+    pub finished: usize,
     pub records: Vec<Record>,
     pub dropped: u64,
     pub events: Vec<Event>,

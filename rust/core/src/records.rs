@@ -63,11 +63,11 @@ impl Records {
         self.awake.store(false, Ordering::SeqCst);
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         let events = std::mem::take(&mut *self.lock_events());
-        let records = std::iter::from_fn(|| self.queue.pop()).take(BATCH).collect();
+        let records: Vec<_> = std::iter::from_fn(|| self.queue.pop()).take(BATCH).collect();
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
         }
-        Polled { records, dropped: self.dropped.swap(0, Ordering::Relaxed), events }
+        Polled { finished: records.len(), records, dropped: self.dropped.swap(0, Ordering::Relaxed), events }
     }
 
     fn wake_up(&self) {
@@ -142,7 +142,7 @@ mod tests {
         records.event(Event::InstanceIdle { instance: "i".to_owned(), version: 7 });
         assert_eq!(
             serde_json::to_string(&records.poll()).unwrap(),
-            r#"{"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
+            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
         );
     }
 }
