@@ -15,6 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+#[path = "../../fuzz/checks/http1.rs"]
+mod http1;
 #[path = "../../fuzz/checks/sniff.rs"]
 mod sniff;
 #[path = "../../fuzz/checks/sse.rs"]
@@ -73,6 +75,31 @@ const SSE_WORDS: &[&str] = &[
     "}",
     "\u{2028}",
 ];
+
+const HTTP_WORDS: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 103 Early Hints\r\n\r\n",
+    "content-length: 3\r\n",
+    "transfer-encoding: chunked\r\n",
+    "connection: close\r\n",
+    "\r\n\r\n",
+    "0\r\n\r\n",
+    "3\r\nabc\r\n",
+    "ffffffffffffffff\r\n",
+    "00000000000000001\r\n",
+    ";",
+    " ",
+    "-1",
+    "a: b\r\n",
+];
+
+#[test]
+fn http1_agrees_with_itself_in_other_reads_and_with_a_plain_decoder() {
+    fuzz("http1", HTTP_WORDS, http1::check);
+}
 
 #[test]
 fn sniff_agrees_with_serde_json() {

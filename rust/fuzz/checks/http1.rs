@@ -1,0 +1,150 @@
+//! `http1` against itself in other reads, and its chunked decoder against one that reads line by line.
+
+use bytes::BytesMut;
+use gpustack_fast_core::http1::{Chunk, Decoder, WireError, take_head};
+
+/// Panics when an answer means something else in other reads, or when the plain decoder disagrees about its body.
+pub(crate) fn check(answer: &[u8]) {
+    for to_head_request in [false, true] {
+        let expected = read_answer(answer, answer.len().max(1), to_head_request);
+        for size in [1, 2, 3, 7, 64] {
+            assert_eq!(read_answer(answer, size, to_head_request), expected, "in reads of {size} bytes");
+        }
+    }
+    let expected = plain_chunks(answer);
+    for size in [1, 2, 5, answer.len().max(1)] {
+        let found = decode(Decoder::Chunked(Chunk::Size), answer, size);
+        assert_eq!(found, expected, "chunks in reads of {size} bytes");
+    }
+}
+
+/// What became of a body.
+#[derive(Debug, PartialEq)]
+enum Body {
+    Whole { data: Vec<u8>, behind: Vec<u8> },
+    More { data: Vec<u8> },
+    Broken,
+}
+
+/// What became of an answer: its status and fields, its body.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    NoHead,
+    BrokenHead(WireError),
+    Read { status: u16, fields: Vec<(String, Vec<u8>)>, keep_alive: bool, body: Body },
+}
+
+fn read_answer(answer: &[u8], size: usize, to_head_request: bool) -> Answer {
+    let mut buffer = BytesMut::new();
+    let mut read = 0;
+    for piece in answer.chunks(size) {
+        buffer.extend_from_slice(piece);
+        read += piece.len();
+        match take_head(&mut buffer, to_head_request) {
+            Err(error) => return Answer::BrokenHead(error),
+            Ok(None) => {}
+            Ok(Some(head)) => {
+                let fields = head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+                let rest = [&buffer, &answer[read..]].concat();
+                return Answer::Read {
+                    status: head.status.as_u16(),
+                    fields: fields.collect(),
+                    keep_alive: head.keep_alive,
+                    body: decode(head.decoder, &rest, size),
+                };
+            }
+        }
+    }
+    Answer::NoHead
+}
+
+fn decode(mut decoder: Decoder, body: &[u8], size: usize) -> Body {
+    let (mut buffer, mut data) = (BytesMut::new(), Vec::new());
+    for piece in body.chunks(size) {
+        buffer.extend_from_slice(piece);
+        if decoder.is_done() {
+            continue;
+        }
+        match decoder.decode(&mut buffer) {
+            Ok(decoded) => data.extend_from_slice(&decoded.data),
+            Err(_) => return Body::Broken,
+        }
+    }
+    if decoder.is_done() { Body::Whole { data, behind: buffer.to_vec() } } else { Body::More { data } }
+}
+
+/// Line by line, with the rules of RFC 9112 7.1 and nothing forgiven; lines and trailers of up to 4 KB.
+fn plain_chunks(body: &[u8]) -> Body {
+    let (mut data, mut rest) = (Vec::new(), body);
+    loop {
+        let size = match line(rest, 0) {
+            Line::Whole(text, length) => match plain_size(text) {
+                Some(size) => {
+                    rest = &rest[length..];
+                    size
+                }
+                None => return Body::Broken,
+            },
+            Line::More if rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count() > 16 => return Body::Broken,
+            Line::More => return Body::More { data },
+            Line::Broken => return Body::Broken,
+        };
+        if size == 0 {
+            return plain_trailer(data, rest);
+        }
+        let here = usize::try_from(size).unwrap_or(usize::MAX).min(rest.len());
+        data.extend_from_slice(&rest[..here]);
+        rest = &rest[here..];
+        if (here as u64) < size {
+            return Body::More { data };
+        }
+        match rest {
+            [] | [b'\r'] => return Body::More { data },
+            [b'\r', b'\n', behind @ ..] => rest = behind,
+            _ => return Body::Broken,
+        }
+    }
+}
+
+fn plain_trailer(data: Vec<u8>, mut rest: &[u8]) -> Body {
+    let mut seen = 0;
+    loop {
+        match line(rest, seen) {
+            Line::Whole([], length) => return Body::Whole { data, behind: rest[length..].to_vec() },
+            Line::Whole(_, length) => {
+                seen += length;
+                rest = &rest[length..];
+            }
+            Line::More => return Body::More { data },
+            Line::Broken => return Body::Broken,
+        }
+    }
+}
+
+enum Line<'a> {
+    /// Its text, and its length with CR LF.
+    Whole(&'a [u8], usize),
+    More,
+    Broken,
+}
+
+/// The first line; `seen`: bytes of the same section before it.
+fn line(bytes: &[u8], seen: usize) -> Line<'_> {
+    const MOST: usize = 4096;
+    match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(feed) if feed == 0 || bytes[feed - 1] != b'\r' || seen + feed >= MOST => Line::Broken,
+        Some(feed) => Line::Whole(&bytes[..feed - 1], feed + 1),
+        None if seen + bytes.len() >= MOST => Line::Broken,
+        None => Line::More,
+    }
+}
+
+fn plain_size(line: &[u8]) -> Option<u64> {
+    let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
+    let mut behind = line[digits.len()..].iter().skip_while(|byte| byte.is_ascii_whitespace());
+    let extension = behind.clone().next().is_none_or(|byte| *byte == b';') && behind.all(|byte| *byte != b'\r');
+    if digits.is_empty() || digits.len() > 16 || !extension {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()
+}
