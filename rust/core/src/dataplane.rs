@@ -3,27 +3,17 @@
 use std::{
     fmt,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
 
 use crate::{
-    auth::Keys,
     documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
-    exchange::PhaseLimits,
     listener::{self, Listener},
-    metrics::Metrics,
-    records::Records,
-    table::{IdleListener, Instance, Table},
-    timer,
-    upload::BodyLimits,
+    shared::Shared,
+    table::Instance,
 };
 
 /// Why the data plane cannot do what was asked: a sentence with the cause.
@@ -37,86 +27,6 @@ impl fmt::Display for DataPlaneError {
 }
 
 impl std::error::Error for DataPlaneError {}
-
-/// How far the end is.
-mod phase {
-    pub(super) const SERVING: u8 = 0;
-    pub(super) const DRAINING: u8 = 1;
-    pub(super) const CUTTING: u8 = 2;
-}
-
-/// What all workers and the handle share: the published snapshots, counters, queues.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) table: ArcSwap<Table>,
-    pub(crate) keys: ArcSwap<Keys>,
-    pub(crate) metrics: Metrics,
-    pub(crate) records: Arc<Records>,
-    pub(crate) control_plane: Option<Arc<Instance>>,
-    pub(crate) idle_listener: Arc<dyn IdleListener>,
-    pub(crate) head_limit: Option<Duration>,
-    pub(crate) connect_limit: Option<Duration>,
-    pub(crate) phases: PhaseLimits,
-    pub(crate) body_limits: BodyLimits,
-    pub(crate) idle_per_instance: usize,
-    /// Worker threads that run.
-    pub(crate) workers: AtomicUsize,
-    /// Requests that a drain has cut.
-    pub(crate) cut: AtomicU64,
-    /// Workers are woken when the end comes nearer.
-    pub(crate) ending: Notify,
-    phase: AtomicU8,
-    /// When what still runs is cut.
-    deadline: Mutex<Option<Instant>>,
-    epoch: Instant,
-}
-
-impl Shared {
-    /// Milliseconds since the data plane was made.
-    pub(crate) fn clock(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
-    }
-
-    /// No new connections are taken.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.phase.load(Ordering::SeqCst) != phase::SERVING
-    }
-
-    /// The deadline is over: what still runs is cut.
-    pub(crate) fn is_cutting(&self) -> bool {
-        self.phase.load(Ordering::SeqCst) == phase::CUTTING
-    }
-
-    /// When the drain ends; None while serving.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first worker that reaches the deadline says how many requests are cut.
-    pub(crate) fn cut(&self) {
-        if self.phase.swap(phase::CUTTING, Ordering::SeqCst) != phase::CUTTING {
-            let running = self.metrics.in_flight.load(Ordering::SeqCst);
-            self.cut.store(u64::try_from(running).unwrap_or(0), Ordering::SeqCst);
-        }
-    }
-
-    /// A worker has ended; the last one tells the control plane.
-    pub(crate) fn worker_ended(&self) {
-        if self.workers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.records.event(Event::Drained { cut: self.cut.load(Ordering::SeqCst) });
-        }
-    }
-}
-
-/// Tells the control plane of instances that have become idle.
-#[derive(Debug)]
-struct TellIdle(Arc<Records>);
-
-impl IdleListener for TellIdle {
-    fn idle(&self, instance: &Instance, version: u64) {
-        self.0.event(Event::InstanceIdle { instance: instance.id.to_string(), version });
-    }
-}
 
 /// See the module. Dropping it ends the workers at once.
 #[derive(Debug)]
@@ -133,36 +43,9 @@ impl DataPlane {
         let config: DataPlaneConfig = read("configuration", config)?;
         let listeners = listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
         let listeners = listeners.map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
-        let records = Records::new(config.record_queue)
+        let control_plane = config.control_socket.as_deref().map(control_plane).transpose()?;
+        let shared = Shared::new(&config, control_plane)
             .map_err(|error| DataPlaneError(format!("No event descriptor could be made: {error}.")))?;
-        let records = Arc::new(records);
-        let shared = Shared {
-            table: ArcSwap::default(),
-            keys: ArcSwap::default(),
-            metrics: Metrics::default(),
-            control_plane: config.control_socket.as_deref().map(control_plane).transpose()?,
-            idle_listener: Arc::new(TellIdle(Arc::clone(&records))),
-            records,
-            head_limit: timer::limit(config.timeouts.head),
-            connect_limit: timer::limit(config.timeouts.connect),
-            phases: PhaseLimits {
-                body: timer::limit(config.timeouts.body),
-                first_frame: timer::limit(config.timeouts.first_frame),
-                idle: timer::limit(config.timeouts.idle),
-            },
-            body_limits: BodyLimits {
-                body: config.limits.body,
-                replay: config.limits.replay,
-                nesting: config.limits.nesting,
-            },
-            idle_per_instance: config.connections.idle_per_instance,
-            workers: AtomicUsize::new(0),
-            cut: AtomicU64::new(0),
-            ending: Notify::new(),
-            phase: AtomicU8::new(phase::SERVING),
-            deadline: Mutex::new(None),
-            epoch: Instant::now(),
-        };
         let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
         Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })
     }
@@ -234,12 +117,7 @@ impl DataPlane {
     pub fn drain(&self, limit: Duration) {
         let now = Instant::now();
         let deadline = now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
-        {
-            let mut current = self.shared.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            *current = Some(current.map_or(deadline, |current| current.min(deadline)));
-        }
-        let _ = self.shared.phase.compare_exchange(phase::SERVING, phase::DRAINING, Ordering::SeqCst, Ordering::SeqCst);
-        self.shared.ending.notify_waiters();
+        self.shared.end_at(deadline);
         // Without workers nobody else would tell.
         if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.records.event(Event::Drained { cut: 0 });

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::{
     error::ApiError,
     http1::{self, Decoder, KeepAlive, WireError},
+    limits::PhaseLimits,
     table::{Instance, Lease},
     timer::PhaseTimer,
     upload::{Upload, UploadError},
@@ -67,14 +68,6 @@ impl From<UploadError> for Fault {
             UploadError::Refused(error) => Self::Refused(error),
         }
     }
-}
-
-/// The limits of the phases that an exchange goes through; None: no limit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PhaseLimits {
-    pub(crate) body: Option<Duration>,
-    pub(crate) first_frame: Option<Duration>,
-    pub(crate) idle: Option<Duration>,
 }
 
 /// The head of an engine's answer.

@@ -6,12 +6,13 @@
 //!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
 //!   lease that a request has on an instance;
-//! * [`error`] is what a caller is told; [`documents`] is what crosses the seam to Python.
+//! * [`error`] is what a caller is told; [`metrics`] counts; [`documents`] is what crosses the seam to Python.
 //!
-//! Moving, over tokio and hyper: `listener` (workers, accepting, the drain) → `request` (from its head to the first byte
-//! of its answer) → `upload` (the request's body), `exchange` (one attempt at one instance) over `upstream` (connections
-//! to engines), `body` (the answer on its way) → `ticket` and `records` (what a request leaves behind). `local` is what
-//! needs no engine, `client_io` notices clients that leave, and `dataplane` is the handle that the control plane holds.
+//! Moving, over tokio and hyper: `dataplane` (the handle that the control plane holds) → `listener` (accepting, the drain)
+//! → `request` (from its head to the first byte of its answer) → `upload` (the request's body), `exchange` (one attempt at
+//! one instance) over `upstream` (connections to engines), `body` (the answer on its way) → `ticket` and `records` (what a
+//! request leaves behind). `local` is what needs no engine, with `prometheus` for the metrics page; `client_io` notices
+//! clients that leave; `worker` is what one thread has, `shared` what all have, `limits` and `timer` the phases' limits.
 
 #![forbid(unsafe_code)]
 
@@ -24,12 +25,15 @@ pub mod error;
 mod exchange;
 pub mod headers;
 pub mod http1;
+mod limits;
 mod listener;
 mod local;
 pub mod metrics;
 pub mod paths;
+mod prometheus;
 mod records;
 mod request;
+mod shared;
 pub mod sniff;
 pub mod sse;
 pub mod table;
@@ -37,5 +41,6 @@ mod ticket;
 mod timer;
 mod upload;
 mod upstream;
+mod worker;
 
 pub use dataplane::{DataPlane, DataPlaneError};

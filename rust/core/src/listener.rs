@@ -1,17 +1,12 @@
 //! Workers: each accepts clients on the shared sockets and serves them on one thread, until the drain.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
-    hash::{BuildHasher, Hasher},
     io,
     os::fd::OwnedFd,
     pin::pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,17 +19,13 @@ use tokio::{
 
 use crate::{
     client_io::{ClientIo, ClientStream, StreamWatch},
-    dataplane::Shared,
-    exchange::Lingering,
     request,
-    upstream::Pool,
+    shared::Shared,
+    worker::{Counted, Worker},
 };
 
 /// How often idle connections and lingering slots are looked through.
 const SWEEP: Duration = Duration::from_millis(250);
-/// A worker with more connections than the mean by this factor and this number lets others accept first.
-const CROWDED_FACTOR: usize = 2;
-const CROWDED_MORE: usize = 8;
 /// For how long what a refused client still sends is read, so that it can read its answer.
 const DISCARD: Duration = Duration::from_secs(2);
 
@@ -76,71 +67,6 @@ impl Listener {
             Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
             Self::Unix(listener) => Self::Unix(listener.try_clone()?),
         })
-    }
-}
-
-/// One worker's own things. Nothing in it is shared with another thread but `shared`.
-pub(crate) struct Worker {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Rc<Pool>,
-    pub(crate) lingering: Rc<Lingering>,
-    connections: Cell<usize>,
-    /// Connections of all workers.
-    all_connections: Arc<AtomicUsize>,
-    workers: usize,
-    random: Cell<u64>,
-    attempts: Cell<u64>,
-}
-
-impl Worker {
-    fn new(shared: &Arc<Shared>, all_connections: &Arc<AtomicUsize>, workers: usize) -> Self {
-        // The standard library's hasher is the random seed that needs no further dependency.
-        let seed = std::hash::RandomState::new().build_hasher().finish();
-        Self {
-            shared: Arc::clone(shared),
-            pool: Pool::new(shared.idle_per_instance),
-            lingering: Rc::default(),
-            connections: Cell::new(0),
-            all_connections: Arc::clone(all_connections),
-            workers,
-            random: Cell::new(seed | 1),
-            attempts: Cell::new(seed >> 32),
-        }
-    }
-
-    /// A cheap random number (xorshift64*), for balancing and ids; nothing secret hangs on it.
-    pub(crate) fn random(&self) -> u64 {
-        let mut state = self.random.get();
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        self.random.set(state);
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// 32 hexadecimal digits.
-    pub(crate) fn new_request_id(&self) -> Arc<str> {
-        let mut digits = [0; 32];
-        for half in digits.chunks_exact_mut(16) {
-            let mut rest = self.random();
-            for digit in half {
-                *digit = b"0123456789abcdef"[(rest & 15) as usize];
-                rest >>= 4;
-            }
-        }
-        std::str::from_utf8(&digits).unwrap_or_default().into()
-    }
-
-    /// A number that no other attempt of this worker has.
-    pub(crate) fn next_attempt(&self) -> u64 {
-        let number = self.attempts.get().wrapping_add(1);
-        self.attempts.set(number);
-        number
-    }
-
-    fn is_crowded(&self) -> bool {
-        let mean = self.all_connections.load(Ordering::Relaxed) / self.workers;
-        self.workers > 1 && self.connections.get() > mean * CROWDED_FACTOR + CROWDED_MORE
     }
 }
 
@@ -198,14 +124,14 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
 async fn until_idle(worker: &Worker, deadline: tokio::time::Instant, changed: impl Future<Output = ()>) -> bool {
     let mut changed = pin!(changed);
     let mut changed_early = false;
-    while worker.connections.get() > 0 && tokio::time::Instant::now() < deadline && !changed_early {
+    while worker.connections() > 0 && tokio::time::Instant::now() < deadline && !changed_early {
         let pause = deadline.min(tokio::time::Instant::now() + Duration::from_millis(10));
         changed_early = tokio::time::timeout_at(pause, changed.as_mut()).await.is_ok();
     }
     if changed_early {
         return false;
     }
-    if worker.connections.get() > 0 {
+    if worker.connections() > 0 {
         worker.shared.cut();
     }
     true
@@ -274,26 +200,6 @@ async fn after_accept_error(error: &io::Error) {
     }
 }
 
-/// Counts a connection for as long as it is open.
-struct Counted(Rc<Worker>);
-
-impl Counted {
-    fn new(worker: Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        worker.all_connections.fetch_add(1, Ordering::Relaxed);
-        worker.shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        Self(worker)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-        self.0.all_connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.shared.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves one client's connection to its end.
 async fn serve<T: ClientStream + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>) {
     let _counted = Counted::new(Rc::clone(&worker));
@@ -316,7 +222,7 @@ async fn serve_http1<T: ClientStream + 'static>(
         service_fn(move |request| request::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
     };
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(shared.head_limit);
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut ending = pin!(shared.ending.notified());
     let (mut registered, mut told) = (false, false);

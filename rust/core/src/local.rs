@@ -8,16 +8,16 @@ use serde_json::json;
 
 use crate::{
     auth::Key,
-    dataplane::Shared,
     error::{ApiError, Cause},
     paths::{Endpoint, Row, percent_decode},
-    request::check_key,
+    prometheus,
+    shared::Shared,
     table::{Route, Table},
 };
 
 /// Answers a row that is no inference.
 pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Response<Bytes>, ApiError> {
-    let key = || check_key(shared.keys.load().check(&parts.headers));
+    let key = || shared.keys.load().authenticate(&parts.headers);
     Ok(match row.endpoint {
         Endpoint::ListModels => list_models(&shared.table.load(), &*key()?),
         Endpoint::ShowModel => {
@@ -70,7 +70,7 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
 }
 
 fn metrics(shared: &Shared) -> Response<Bytes> {
-    let mut response = text_answer(StatusCode::OK, shared.metrics.page(&shared.table.load()));
+    let mut response = text_answer(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

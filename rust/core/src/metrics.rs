@@ -1,12 +1,9 @@
 //! Counters and histograms, written by workers with relaxed atomics and read without stopping anyone.
 
 use std::{
-    fmt::Write,
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
-
-use crate::table::{Instance, Table};
 
 /// The statuses that are counted by themselves; any other falls to its class.
 const STATUSES: [(u16, &str); 20] = [
@@ -71,14 +68,19 @@ impl Histogram {
         self.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    fn write(&self, text: &mut String, name: &str, labels: &str) {
-        let mut total = 0;
-        for (count, bound) in self.counts.iter().zip(BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"])) {
-            total += count.load(Ordering::Relaxed);
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
-        }
-        let sum = self.sum_micros.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {total}");
+    /// The buckets: each upper bound in seconds, and how many observations did not exceed it.
+    pub fn buckets(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
+        let totals = self.counts.iter().scan(0, |total, count| {
+            *total += count.load(Ordering::Relaxed);
+            Some(*total)
+        });
+        bounds.zip(totals)
+    }
+
+    /// The sum of all observations, in seconds.
+    pub fn sum(&self) -> f64 {
+        self.sum_micros.load(Ordering::Relaxed) as f64 / 1e6
     }
 }
 
@@ -86,11 +88,19 @@ impl Histogram {
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
     statuses: [AtomicU64; STATUSES.len()],
-    duration: Histogram,
-    first_frame: Histogram,
+    /// From a request's head to the end of its answer.
+    pub duration: Histogram,
+    /// From a request's head to the first byte of its answer.
+    pub first_frame: Histogram,
 }
 
 impl RouteMetrics {
+    /// How many requests ended with each status, or class of statuses; those that never happened are left out.
+    pub fn statuses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.statuses.iter().map(|count| count.load(Ordering::Relaxed));
+        STATUSES.iter().map(|(_, code)| *code).zip(counts).filter(|(_, count)| *count > 0)
+    }
+
     /// Counts one finished request; `first_frame` only where a byte of an answer came.
     pub fn count(&self, status: u16, duration: Duration, first_frame: Option<Duration>) {
         let exact = STATUSES.iter().position(|(known, _)| *known == status);
@@ -136,109 +146,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// How often each fault of an engine was seen.
+    pub fn upstream_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        UPSTREAM_ERRORS.into_iter().zip(self.upstream_errors.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
     /// Counts a fault of an engine.
     pub fn upstream_error(&self, kind: UpstreamError) {
         self.upstream_errors[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
-
-    /// The whole `/metrics` page (Prometheus text format 0.0.4).
-    pub fn page(&self, table: &Table) -> String {
-        let mut text = String::with_capacity(8 * 1024);
-        let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
-        let routes: Vec<_> = std::iter::once((String::new(), &self.unrouted)).chain(named).collect();
-        route_families(&mut text, &routes);
-        self.process_families(&mut text);
-        instance_families(&mut text, table);
-        text.push_str(&table.metrics);
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text
-    }
-
-    fn process_families(&self, text: &mut String) {
-        for (name, help, value) in [
-            ("gpustack_fast_requests_in_flight", "Requests between their head and their end.", &self.in_flight),
-            ("gpustack_fast_client_connections", "Open client connections.", &self.connections),
-        ] {
-            family(text, name, "gauge", help);
-            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
-        }
-        let lost = "Usage records that were lost because nobody fetched them in time.";
-        for (name, help, value) in [
-            ("gpustack_fast_retries_total", "Requests that were sent to an instance once more.", &self.retries),
-            ("gpustack_fast_records_dropped_total", lost, &self.records_dropped),
-        ] {
-            family(text, name, "counter", help);
-            let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
-        }
-        let name = "gpustack_fast_upstream_errors_total";
-        family(text, name, "counter", "Faults of engines by what was seen.");
-        for (count, kind) in self.upstream_errors.iter().zip(UPSTREAM_ERRORS) {
-            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {}", count.load(Ordering::Relaxed));
-        }
-    }
-}
-
-/// Reads one histogram of a route.
-type PickHistogram = fn(&RouteMetrics) -> &Histogram;
-
-fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
-    let name = "gpustack_fast_requests_total";
-    let help = "Finished requests by public route name and status; an empty route means that the request reached none.";
-    family(text, name, "counter", help);
-    for (route, metrics) in routes {
-        for (count, (_, code)) in metrics.statuses.iter().zip(STATUSES) {
-            let count = count.load(Ordering::Relaxed);
-            if count > 0 {
-                let _ = writeln!(text, "{name}{{route=\"{route}\",code=\"{code}\"}} {count}");
-            }
-        }
-    }
-    let duration = "From a request's head to the end of its answer.";
-    let first_frame = "From a request's head to the first byte of its answer.";
-    let histograms: [(&str, &str, PickHistogram); 2] = [
-        ("gpustack_fast_request_duration_seconds", duration, |metrics| &metrics.duration),
-        ("gpustack_fast_first_frame_seconds", first_frame, |metrics| &metrics.first_frame),
-    ];
-    for (name, help, pick) in histograms {
-        family(text, name, "histogram", help);
-        for (route, metrics) in routes {
-            pick(metrics).write(text, name, &format!("route=\"{route}\""));
-        }
-    }
-}
-
-/// Reads one counter of an instance.
-type PickCounter = fn(&Instance) -> u64;
-
-fn instance_families(text: &mut String, table: &Table) {
-    let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
-    let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
-    let faults: PickCounter = |instance| instance.faults.load(Ordering::Relaxed);
-    let families = [
-        ("gpustack_fast_instance_outstanding", "gauge", "Requests on an instance now.", outstanding),
-        ("gpustack_fast_instance_requests_total", "counter", "Requests that were given to an instance.", requests),
-        ("gpustack_fast_instance_faults_total", "counter", "Times that an instance was found faulty.", faults),
-    ];
-    for (name, kind, help, pick) in families {
-        family(text, name, kind, help);
-        for model in &table.models {
-            for (instance, _) in &model.instances {
-                let (model, id) = (label(&model.name), label(&instance.id));
-                let _ = writeln!(text, "{name}{{model=\"{model}\",instance=\"{id}\"}} {}", pick(instance));
-            }
-        }
-    }
-}
-
-fn family(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-/// A label's value, escaped.
-fn label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -261,12 +177,7 @@ mod tests {
         for status in [200, 206, 418, 599, 799] {
             metrics.unrouted.count(status, Duration::from_millis(1), None);
         }
-        let page = metrics.page(&Table::default());
-        for code in ["200", "2xx", "4xx", "5xx", "other"] {
-            assert!(
-                page.contains(&format!("gpustack_fast_requests_total{{route=\"\",code=\"{code}\"}} 1")),
-                "{code}\n{page}"
-            );
-        }
+        let counted: Vec<_> = metrics.unrouted.statuses().collect();
+        assert_eq!(counted, [("200", 1), ("2xx", 1), ("4xx", 1), ("5xx", 1), ("other", 1)]);
     }
 }

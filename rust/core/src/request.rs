@@ -15,15 +15,13 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    auth::{AuthError, Key},
+    auth::Key,
     body::{AnswerBody, BrokenOff, Relay, RelayedBody, Shape},
     client_io::ClientWatch,
     documents::{End, Event},
     error::{ApiError, Cause, Dialect},
     exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
-    headers,
-    listener::Worker,
-    local,
+    headers, local,
     metrics::UpstreamError,
     paths::{self, Endpoint, Found, Inference, Row},
     table::{Instance, Lease, Model, Route},
@@ -31,6 +29,7 @@ use crate::{
     timer::PhaseTimer,
     upload::{Upload, UploadError},
     upstream::Connection,
+    worker::Worker,
 };
 
 /// How long others are preferred to an instance that failed.
@@ -190,7 +189,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let message = "This server is starting: it does not know its models yet. Try again in a few seconds.";
             return Err(ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).into());
         }
-        let key = check_key(self.worker.shared.keys.load().check(&self.parts.headers))?;
+        let key = self.worker.shared.keys.load().authenticate(&self.parts.headers)?;
         self.ticket.key(&key.id);
         let mut upload = Upload::new(body, true, self.worker.shared.body_limits)?;
         self.receive_model(&mut upload).await?;
@@ -330,7 +329,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let pooled = if fresh { None } else { self.worker.pool.take(&instance) };
         let connection = match pooled {
             Some(connection) => connection,
-            None => match Connection::open(&instance, self.worker.shared.connect_limit).await {
+            None => match Connection::open(&instance, self.worker.shared.phases.connect).await {
                 Ok(connection) => connection,
                 Err(error) => return Err((Fault::Connect(error), upload)),
             },
@@ -484,19 +483,6 @@ fn put_lines(head: &mut BytesMut, texts: &[&str]) {
     for text in texts {
         head.extend_from_slice(text.as_bytes());
     }
-}
-
-/// The words for a request without a key.
-pub(crate) fn check_key(checked: Result<Arc<Key>, AuthError>) -> Result<Arc<Key>, ApiError> {
-    checked.map_err(|error| {
-        let message = match error {
-            AuthError::Missing => {
-                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
-            }
-            AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
-        };
-        ApiError::new(Cause::Unauthorized, message)
-    })
 }
 
 /// How an answer is treated: frames of a stream are kept whole, and the engine's name for the model becomes `rename`.

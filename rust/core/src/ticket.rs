@@ -8,9 +8,9 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    dataplane::Shared,
     documents::{End, Record},
     metrics::RouteMetrics,
+    shared::Shared,
 };
 
 /// One request between its head and its end. Dropping it tells the end; unless it was told before, the client left (or,

@@ -9,11 +9,6 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// Reads a limit of a document: milliseconds, 0 for none.
-pub(crate) fn limit(milliseconds: u64) -> Option<Duration> {
-    (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
-}
-
 /// Fires when nothing has happened for a limit's time. What happens meanwhile costs nothing: the timer looks at the time
 /// of the last event only when it would fire.
 #[derive(Debug, Default)]
@@ -68,7 +63,7 @@ mod tests {
         let mut timer = PhaseTimer::default();
         let since = Instant::now();
         let fired =
-            tokio::time::timeout(Duration::from_secs(9), poll_fn(|context| timer.poll(context, since, limit(0)))).await;
+            tokio::time::timeout(Duration::from_secs(9), poll_fn(|context| timer.poll(context, since, None))).await;
         assert!(fired.is_err());
     }
 }

@@ -15,6 +15,7 @@ use http_body::Body;
 
 use crate::{
     error::{ApiError, Cause},
+    limits::BodyLimits,
     sniff::{Model, Sniffer},
     upstream::OutQueue,
 };
@@ -32,14 +33,6 @@ impl From<ApiError> for UploadError {
     fn from(error: ApiError) -> Self {
         Self::Refused(error)
     }
-}
-
-/// What a body may hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BodyLimits {
-    pub(crate) body: u64,
-    pub(crate) replay: u64,
-    pub(crate) nesting: u16,
 }
 
 /// The replacement of a byte range of the body.

@@ -66,7 +66,7 @@ fn decode(mut decoder: Decoder, body: &[u8], size: usize) -> Body {
             continue;
         }
         match decoder.decode(&mut buffer) {
-            Ok(decoded) => data.extend_from_slice(&decoded.data),
+            Ok(piece) => data.extend_from_slice(&piece.data),
             Err(_) => return Body::Broken,
         }
     }
