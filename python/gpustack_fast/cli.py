@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.file import line_of
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config, variable_of
-from gpustack_fast.errors import GpustackFastError, UsageError
+from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
 
 __all__ = ["main"]
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     file = _config_file(options)
-    config = load_config(file, _flags(options))
+    config = _checked_config(file, options)
     key = _bootstrap_key(options)
 
     from gpustack_fast.app import serve
@@ -55,10 +56,24 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     file = _config_file(options)
-    config = load_config(file, _flags(options))
+    config = _checked_config(file, options)
     name = "The embedded default" if file is None else str(file)
     print(f"{name} is right: {_summary(config)}.")
     return 0
+
+
+def _checked_config(file: Path | None, options: argparse.Namespace) -> Config:
+    """The configuration, each model of which its backend could start. Raises ConfigError."""
+    from gpustack_fast.backends import BACKENDS, BackendError
+
+    config = load_config(file, _flags(options))
+    for index, model in enumerate(config.models):
+        try:
+            BACKENDS[model.backend].check(model)
+        except BackendError as error:
+            line = None if file is None else line_of(file, ("models", index, "backend_parameters"))
+            raise ConfigError(str(error), file, line) from error
+    return config
 
 
 def _summary(config: Config) -> str:

@@ -27,6 +27,7 @@ SMALL = Backend(
     name="small",
     command=command,
     ready_path="/health",
+    check=lambda _: None,
     dialects=("openai",),
     idle_timeout=4_000,
     requests_per_connection=0,

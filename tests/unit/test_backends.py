@@ -80,7 +80,34 @@ def test_replicas_share_the_cores_that_the_data_plane_leaves(monkeypatch: pytest
 @pytest.mark.parametrize("flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"])
 def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> None:
     with pytest.raises(BackendError, match=r"smollm2.*backend_parameters"):
-        flags(smollm2(flag))
+        BACKENDS["llama_cpp"].check(smollm2(flag))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (["--ctx-sise=1"], "Did you mean --ctx-size?"),
+        (["--slots", "--ctx-size"], "--ctx-size needs a value"),
+        (["4096"], "The flag 4096 is not known"),
+    ],
+)
+def test_flags_that_llama_cpp_would_refuse_are_refused_before_any_start(parameters: list[str], message: str) -> None:
+    with pytest.raises(BackendError, match=r"smollm2 .*backend_parameters") as caught:
+        BACKENDS["llama_cpp"].check(smollm2(*parameters))
+    assert message in str(caught.value)
+
+
+def test_flags_that_llama_cpp_knows_are_let_through_in_every_spelling() -> None:
+    BACKENDS["llama_cpp"].check(smollm2("--ctx_size", "4096", "-np=2", "--no-slots", "--cache-type-k", "q8_0"))
+
+
+def test_a_file_that_is_not_there_is_told_in_a_sentence_before_llama_cpp_is_started(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path=str(file))
+    with pytest.raises(BackendError, match=rf"The file {file} of the model m is not there, .* Check local_path"):
+        flags(model)
+    file.touch()
+    assert flags(model)["--model"] == str(file)
 
 
 def test_a_source_that_cannot_be_loaded_yet_is_refused_with_the_way_out() -> None:

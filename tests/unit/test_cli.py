@@ -66,6 +66,22 @@ def test_check_tells_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Pa
     assert done.stderr == f"error: {file}:2: There is no key `prot` in [server]. Did you mean `port`?\n"
 
 
+def test_check_and_serve_refuse_flags_for_the_engine_that_it_could_never_start_with(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    model = 'backend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
+    file.write_text(
+        f'[[models]]\nname = "a"\n{model}\n[[models]]\nname = "b"\n{model}backend_parameters = ["--port=1"]\n'
+    )
+    for command in ("check", "serve"):
+        done = run(command, "--config", str(file), "--data-dir", str(tmp_path / "data"))
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"error: {file}:12: The model b sets --port in backend_parameters, but the server itself decides it. "
+            "Remove it from backend_parameters.\n"
+        )
+    assert not (tmp_path / "data").exists()
+
+
 def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
     assert run("check", "--port", "x").stderr == "error: `--port` must be a whole number, but it is the text `x`.\n"
     done = run("check", GPUSTACK_FAST_WORKERS="0")

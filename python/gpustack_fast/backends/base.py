@@ -43,6 +43,8 @@ class Backend:
     """One kind of engine. Times are milliseconds where a name does not say otherwise."""
 
     name: str
+    check: Callable[[ModelConfig], None]
+    """Looks at the model's settings alone. Raises BackendError when no start could ever succeed with them."""
     command: Callable[[ModelConfig, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
     ready_path: str

@@ -8,6 +8,10 @@ from gpustack_fast.config import ModelConfig
 __all__ = ["EXTERNAL"]
 
 
+def check(_: ModelConfig) -> None:
+    """Every external model that the configuration allows is right: nothing of it is ours to decide."""
+
+
 def command(model: ModelConfig, place: Place) -> Command:
     """There is none."""
     raise BackendError(f"The model {model.name} is external: it is not started here.")
@@ -15,6 +19,7 @@ def command(model: ModelConfig, place: Place) -> Command:
 
 EXTERNAL = Backend(
     name="external",
+    check=check,
     command=command,
     ready_path="/health",
     dialects=("openai",),

@@ -22,6 +22,7 @@ import itertools
 import os
 from pathlib import Path
 
+from gpustack_fast.backends import llama_cpp_main
 from gpustack_fast.backends.base import Backend, BackendError, Command, Place
 from gpustack_fast.config import ModelConfig
 
@@ -39,8 +40,8 @@ SLOT_CONTEXT = 2048
 """Tokens of context per slot unless the user says otherwise: for SmolLM2 8 slots of 2,048 take 0.5 GB in all."""
 
 
-def command(model: ModelConfig, place: Place) -> Command:
-    """The command line for one instance of `model`."""
+def check(model: ModelConfig) -> None:
+    """Raises BackendError for a flag that the server decides or that llama.cpp does not know."""
     for parameter in model.backend_parameters:
         flag = parameter.partition("=")[0].replace("_", "-")
         if flag in OURS:
@@ -48,6 +49,15 @@ def command(model: ModelConfig, place: Place) -> Command:
                 f"The model {model.name} sets {flag} in backend_parameters, but the server itself decides it. "
                 "Remove it from backend_parameters."
             )
+    try:
+        list(llama_cpp_main.read_flags(llama_cpp_main.settings(None), model.backend_parameters))
+    except llama_cpp_main.UsageError as error:
+        raise BackendError(f"The model {model.name} has wrong backend_parameters. {error}") from error
+
+
+def command(model: ModelConfig, place: Place) -> Command:
+    """The command line for one instance of `model`."""
+    check(model)
     arguments = [str(place.python), str(MAIN), *model_file(model), "--alias", model.name, "--host", str(place.socket)]
     arguments += [*defaults(model), *model.backend_parameters]
     return Command(arguments=arguments, environment={"LLAMA_API_KEY": place.key})
@@ -58,6 +68,11 @@ def model_file(model: ModelConfig) -> list[str]:
     if model.source == "python_package" and model.python_package:
         return ["--python-package", model.python_package]
     if model.source == "local_path" and model.local_path:
+        if not (os.path.isfile(model.local_path) and os.access(model.local_path, os.R_OK)):
+            raise BackendError(
+                f"The file {model.local_path} of the model {model.name} is not there, or this user may not read it. "
+                "Check local_path and the rights of the file."
+            )
         return ["--model", model.local_path]
     raise BackendError(
         f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here yet. "
@@ -120,6 +135,7 @@ def usable_cores() -> int:
 
 LLAMA_CPP = Backend(
     name="llama_cpp",
+    check=check,
     command=command,
     ready_path="/health",
     dialects=("openai", "anthropic"),

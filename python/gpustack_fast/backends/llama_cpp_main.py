@@ -21,7 +21,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -221,14 +221,11 @@ def settings(xllamacpp: Any) -> dict[str, tuple[bool, Setter]]:
     return {name: (takes_value, apply) for names, takes_value, apply in rows for name in names.split()}
 
 
-def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
-    """A CommonParams as the command line wants it.
+def read_flags(flags: dict[str, tuple[bool, Setter]], arguments: list[str]) -> Iterator[tuple[str, str, Setter]]:
+    """Each flag that stands in the arguments, with its value.
 
-    Raises UsageError, naming the flag, for one that is unknown, lacks its value, or has one that cannot be read.
+    Raises UsageError, naming the flag, for one that is unknown, lacks its value, or has one that it does not take.
     """
-    params = xllamacpp.CommonParams()
-    params.port = 8080
-    flags = settings(xllamacpp)
     rest = list(arguments)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
@@ -245,6 +242,17 @@ def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
             value = rest.pop(0)
         elif equals and not takes_value:
             raise UsageError(f"The flag {flag} takes no value, but got {value!r}.")
+        yield flag, value, apply
+
+
+def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
+    """A CommonParams as the command line wants it.
+
+    Raises UsageError, as `read_flags` does, and for a value that cannot be read.
+    """
+    params = xllamacpp.CommonParams()
+    params.port = 8080
+    for flag, value, apply in read_flags(settings(xllamacpp), arguments):
         try:
             apply(params, value)
         except (ValueError, OverflowError, OSError, AttributeError) as error:

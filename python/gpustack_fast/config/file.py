@@ -12,10 +12,10 @@ import msgspec
 from gpustack_fast.config.mistakes import translate
 from gpustack_fast.config.rules import RuleBroken, check
 from gpustack_fast.config.shape import Config
-from gpustack_fast.config.toml_lines import find_line, line_numbers
+from gpustack_fast.config.toml_lines import KeyPath, find_line, line_numbers
 from gpustack_fast.errors import ConfigError
 
-__all__ = ["expanded", "read_config_file"]
+__all__ = ["expanded", "line_of", "read_config_file"]
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -34,6 +34,11 @@ def read_config_file(file: Path) -> Config:
     else:
         return _anchored(config, file.absolute().parent)
     raise ConfigError(message, file, find_line(line_numbers(text), path))
+
+
+def line_of(file: Path, path: KeyPath) -> int | None:
+    """The line of a value, or of what encloses it, in a file that was read already."""
+    return find_line(line_numbers(_read(file)), path)
 
 
 def _read(file: Path) -> str:
