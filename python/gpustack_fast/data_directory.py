@@ -118,8 +118,10 @@ def explain_os_error(error: OSError, what: str) -> str:
         errno.EPERM: "Permission was denied: run it as the owner of the directory, or choose another with --data-dir",
         errno.ENOLCK: "Its file system cannot lock files: choose a local directory with --data-dir",
         errno.ENOTDIR: "A part of its path is no directory: choose another with --data-dir",
+        errno.EEXIST: "There is a file of this name, and no directory: choose another with --data-dir",
     }
-    reason = steps.get(error.errno or 0, f"The system says: {error.strerror or error}")
+    unknown = f"The system says: {error.strerror or error}. Choose another directory with --data-dir"
+    reason = steps.get(error.errno or 0, unknown)
     return f"{what}. {reason}."
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from gpustack_fast.config import Config
 from gpustack_fast.config.shape import default_data_dir
 
-__all__ = ["first_key", "public_url", "ready", "tell"]
+__all__ = ["first_key", "program", "public_url", "ready", "tell"]
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 """Where a client on this machine reaches a server that listens everywhere."""
@@ -27,6 +29,17 @@ def public_url(address: str) -> str:
     return f"http://{ANY_ADDRESS.get(host, host)}:{port}"
 
 
+def program() -> str:
+    """How this program is called from a shell in any folder: by its name only where the PATH leads to this very one."""
+    called = Path(sys.argv[0]).absolute()
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m gpustack_fast"
+    found = shutil.which(called.name)
+    if found is not None and os.path.realpath(found) == os.path.realpath(called):
+        return called.name
+    return shlex.quote(str(called))
+
+
 def first_key(key: str) -> str:
     """Shown as soon as the key is made, for its text is known at this moment only."""
     return f"API key (shown once; keep it): {key}"
@@ -37,7 +50,7 @@ def ready(config: Config, url: str, key: str | None, data_dir: Path) -> str:
     lines = ["", f"Ready: {url}"]
     if key is None:
         where = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
-        lines.append(f"A key:  YOUR_KEY=$(gpustack-fast keys create NAME{where})")
+        lines.append(f"A key:  YOUR_KEY=$({program()} keys create NAME{where})")
     routes = config.all_routes()
     chats = [route for route in routes if "llm" in route.categories] or routes
     if chats:

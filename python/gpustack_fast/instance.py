@@ -136,7 +136,7 @@ class Instance:
         command = self.backend.command(self.model, Place(python=python, socket=self.socket, key=self.key))
         self.socket.unlink(missing_ok=True)
         stub = [sys.executable, "-I", "-S", str(STUB), str(self.record), str(self.socket), str(self.log)]
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=functools.partial(os.open, mode=0o600)) as log:
             self._child = subprocess.Popen(
                 [*stub, *command.arguments],
                 stdin=subprocess.DEVNULL,
@@ -183,7 +183,8 @@ class Instance:
             return "is running"
         if found.si_code == os.CLD_EXITED:
             return f"ended with exit code {found.si_status}"
-        return f"was ended by {signal.strsignal(found.si_status) or 'a signal'} (signal {found.si_status})"
+        hint = "; perhaps memory ran out, see `dmesg`" if found.si_status == signal.SIGKILL else ""
+        return f"was ended by signal {found.si_status} ({signal.strsignal(found.si_status) or 'unknown'}{hint})"
 
     def last_words(self) -> str:
         """The end of its log, in one line, for a message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,29 @@ def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
 
 def test_without_a_key_to_show_it_tells_how_to_get_one() -> None:
     text = greeting.ready(Config.default(), "http://h:1", None, Path("/my data"))
-    assert "gpustack-fast keys create NAME --data-dir '/my data'" in text
+    assert " keys create NAME --data-dir '/my data'" in text
     assert '"Authorization: Bearer $YOUR_KEY"' in text
+
+
+def test_the_command_is_its_name_alone_only_where_the_path_leads_to_this_very_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = tmp_path / "our folder" / "gpustack-fast", tmp_path / "other" / "gpustack-fast"
+    for script in (ours, other):
+        script.parent.mkdir()
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(ours), "serve"])
+    monkeypatch.setenv("PATH", str(ours.parent))
+    assert greeting.program() == "gpustack-fast"
+    for elsewhere in (other.parent, tmp_path):
+        monkeypatch.setenv("PATH", str(elsewhere))
+        assert shlex.split(greeting.program()) == [str(ours)]
+
+
+def test_a_program_that_was_started_as_a_module_is_called_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/site-packages/gpustack_fast/__main__.py", "serve"])
+    assert shlex.split(greeting.program()) == [sys.executable, "-m", "gpustack_fast"]
 
 
 def test_a_model_that_chats_is_preferred() -> None:

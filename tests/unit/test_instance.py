@@ -45,6 +45,7 @@ def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -
         record = json.loads(one.record.read_bytes())
         assert record["pid"] == pid
         assert os.getsid(pid) == pid
+        assert one.log.stat().st_mode & 0o777 == 0o600
         assert await one.stop()
         assert not alive(pid)
         assert one.exited.is_set()
@@ -120,7 +121,7 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
         child = child_of(one.log)
         kill(one.pid)
         await one.exited.wait()
-        assert "signal 9" in one.how_it_ended()
+        assert one.how_it_ended() == "was ended by signal 9 (Killed; perhaps memory ran out, see `dmesg`)"
         assert alive(child)
         assert await one.stop()
         assert processes.process(child) is None, "it was our zombie, and should be reaped"

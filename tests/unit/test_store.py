@@ -371,7 +371,7 @@ def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda path: path.write_text("a file"), "cannot be used"),
+        (lambda path: path.write_text("a file"), "cannot be used. There is a file of this name, .* --data-dir"),
         (lambda path: (path.mkdir(), path.chmod(0o777)), "Everybody may write"),
         (lambda path: (path.mkdir(), (path / "run").symlink_to("/")), "cannot be used"),
         (lambda path: (path.mkdir(), (path / "lock").symlink_to("/nowhere")), "cannot be used"),
