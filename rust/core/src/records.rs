@@ -59,9 +59,10 @@ impl Records {
     }
 
     pub(crate) fn poll(&self) -> Polled {
-        // Cleared before the queues are read: what comes in between wakes once more.
-        self.awake.store(false, Ordering::SeqCst);
+        // In this order: the flag never stands without a signal, which would swallow all later ones; and it is cleared
+        // before the queues are read, so that what comes in between wakes once more.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.awake.store(false, Ordering::SeqCst);
         let events = std::mem::take(&mut *self.lock_events());
         let records: Vec<_> = std::iter::from_fn(|| self.queue.pop()).take(BATCH).collect();
         if self.queue.len() * 2 >= self.queue.capacity() {
@@ -133,6 +134,25 @@ mod tests {
         records.event(Event::Drained { cut: 3 });
         assert!(readable(&records));
         assert_eq!(records.poll().events, [Event::Drained { cut: 3 }]);
+    }
+
+    #[test]
+    fn no_signal_is_lost_to_a_reader_who_polls_only_when_told() {
+        const EVENTS: u64 = 1_000_000;
+        let records = Records::new(4).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..EVENTS).for_each(|cut| records.event(Event::Drained { cut })));
+            let mut seen = 0;
+            loop {
+                let written = writer.is_finished();
+                if readable(&records) {
+                    seen += records.poll().events.len() as u64;
+                } else if written {
+                    break;
+                }
+            }
+            assert_eq!(seen, EVENTS);
+        });
     }
 
     #[test]
