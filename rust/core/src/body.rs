@@ -411,7 +411,8 @@ where
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(body) => {
                 let first = body.first.as_ref().map_or(0, |first| first.len() as u64);
-                body.relay.remaining().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(first + rest))
+                let whole = body.relay.remaining().and_then(|rest| rest.checked_add(first));
+                whole.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
         }
     }
