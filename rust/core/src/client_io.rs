@@ -38,6 +38,10 @@ pub(crate) trait ClientWatch {
     /// Ends the connection after the answer, without hurting the answer: what the client still sends is read and thrown
     /// away for a while, since closing a socket with unread bytes would reset it under the client's eyes.
     fn close_after_answer(&self);
+
+    /// Says whether the client may still be sending the request that is answered: then its connection, if it ends with
+    /// the answer, is treated as after `close_after_answer`.
+    fn leave_unread(&self, unread: bool);
 }
 
 /// The watch where the protocol itself tells that a client left, by dropping the request's future or body (HTTP/2's
@@ -55,6 +59,8 @@ impl ClientWatch for ProtocolTells {
     }
 
     fn close_after_answer(&self) {}
+
+    fn leave_unread(&self, _: bool) {}
 }
 
 /// A client's stream, of whatever kind.
@@ -95,6 +101,7 @@ pub(crate) struct StreamWatch<T> {
 struct Shared<T> {
     stream: RefCell<ReadAhead<T>>,
     close: Cell<bool>,
+    unread: Cell<bool>,
     next_look: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
@@ -107,7 +114,8 @@ struct ReadAhead<T> {
 impl<T> ClientIo<T> {
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
         let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false });
-        let shared = Rc::new(Shared { stream, close: Cell::new(false), next_look: RefCell::default() });
+        let shared =
+            Rc::new(Shared { stream, close: Cell::default(), unread: Cell::default(), next_look: RefCell::default() });
         (Self { shared: Rc::clone(&shared) }, StreamWatch { shared })
     }
 }
@@ -123,11 +131,20 @@ impl<T> StreamWatch<T> {
     pub(crate) fn must_close(&self) -> bool {
         self.shared.close.get()
     }
+
+    /// Whether the client may still be sending when its connection ends.
+    pub(crate) fn must_discard(&self) -> bool {
+        self.shared.close.get() || self.shared.unread.get()
+    }
 }
 
-impl<T: AsyncRead + Unpin> StreamWatch<T> {
-    /// Reads and throws away what the client still sends, until it ends.
+impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
+    /// Ends our side, then reads and throws away what the client still sends, until it ends too.
     pub(crate) async fn discard(&self) {
+        // An answer that broke off has not ended our side yet, and its client waits for that end.
+        let shutdown =
+            |context: &mut Context<'_>| Pin::new(&mut self.shared.stream.borrow_mut().io).poll_shutdown(context);
+        let _ = poll_fn(shutdown).await;
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
             while !stream.ended {
@@ -175,6 +192,10 @@ impl<T: ClientStream> ClientWatch for StreamWatch<T> {
 
     fn close_after_answer(&self) {
         self.shared.close.set(true);
+    }
+
+    fn leave_unread(&self, unread: bool) {
+        self.shared.unread.set(unread);
     }
 }
 

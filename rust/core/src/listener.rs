@@ -205,7 +205,7 @@ async fn serve<T: ClientStream + 'static>(worker: Rc<Worker>, stream: T, peer: R
     let _counted = Counted::new(Rc::clone(&worker));
     let (io, watch) = ClientIo::new(stream);
     serve_http1(worker, io, watch.clone(), peer).await;
-    if watch.must_close() {
+    if watch.must_discard() {
         let _ = tokio::time::timeout(DISCARD, watch.discard()).await;
     }
 }

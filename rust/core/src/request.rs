@@ -73,6 +73,7 @@ where
     W: ClientWatch + Clone,
 {
     let (parts, body) = request.into_parts();
+    watch.leave_unread(!body.is_end_stream());
     let request_id = headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
     let refuse = |error: ApiError, dialect, path| {
         let ticket = Ticket::new(&worker.shared, Arc::clone(&request_id), path);
@@ -195,7 +196,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         self.receive_model(&mut upload).await?;
         let route = self.find_route(&key, upload.model().map(|model| &*model.name))?;
         self.ticket.route(&route.name, &route.metrics);
-        self.try_instances(&route, inference, upload).await
+        self.try_instances(route, inference, upload).await
     }
 
     /// Reads the body until its model is known.
@@ -238,7 +239,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     /// after an instance died with the request, where the row allows that.
     async fn try_instances<B>(
         &mut self,
-        route: &Route,
+        mut route: Arc<Route>,
         inference: Inference,
         mut upload: Box<Upload<B>>,
     ) -> Result<Committed<B>, Refusal>
@@ -253,12 +254,15 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let now = worker.shared.clock();
             let leased = route.lease(&tried, now, &mut || worker.random(), &worker.shared.idle_listener);
             let Some((lease, model)) = leased.filter(|(lease, _)| !refused.contains(&lease.instance().id)) else {
+                if self.follow_table(&mut route) {
+                    continue;
+                }
                 return Err(if connect_timed_out { connect_timeout() } else { unavailable(&route.name).into() });
             };
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
             let attempt = Attempt { lease, model: Some(model), fresh };
-            let (fault, back) = match self.attempt(attempt, Some(route), upload).await {
+            let (fault, back) = match self.attempt(attempt, Some(&*route), upload).await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
             };
@@ -284,8 +288,19 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 tried.push(Arc::clone(&instance.id));
             }
             fresh = true;
+            self.follow_table(&mut route);
             worker.shared.metrics.retries.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Goes over to the table of now, where what the request began with may have been replaced; true if it is another.
+    fn follow_table(&self, route: &mut Arc<Route>) -> bool {
+        let table = self.worker.shared.table.load();
+        let newer = table.route(&route.name).filter(|current| !Arc::ptr_eq(current, route)).cloned();
+        newer.is_some_and(|newer| {
+            *route = newer;
+            true
+        })
     }
 
     async fn send_to_control_plane<B>(&mut self, body: B) -> Result<Committed<B>, Refusal>
@@ -326,7 +341,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let Attempt { lease, model, fresh } = attempt;
         let instance = Arc::clone(lease.instance());
-        let pooled = if fresh { None } else { self.worker.pool.take(&instance) };
+        // A connection that the engine may be closing is nothing for a body that cannot be sent again.
+        let may_be_stale = !fresh && upload.will_be_replayable();
+        let pooled = if may_be_stale { self.worker.pool.take(&instance) } else { None };
         let connection = match pooled {
             Some(connection) => connection,
             None => match Connection::open(&instance, self.worker.shared.phases.connect).await {
@@ -412,6 +429,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B::Error: std::error::Error + 'static,
     {
         let dialect = self.row.dialect;
+        self.watch.leave_unread(!self.body_whole.get());
         let committed = match committed {
             Ok(committed) => committed,
             Err(Refusal::Gone) => return Err(BrokenOff),

@@ -167,6 +167,11 @@ where
         self.replayable
     }
 
+    /// Whether another attempt could still have all of it once it has come, as far as its length is known.
+    pub(crate) fn will_be_replayable(&self) -> bool {
+        self.replayable && self.declared.is_none_or(|length| length <= self.limits.replay)
+    }
+
     /// Starts an attempt, with `model` as the engine calls it (None: as the client wrote it). Returns the length of what
     /// will be sent; None: only the end will tell.
     pub(crate) fn start_attempt(&mut self, model: Option<Bytes>) -> Option<u64> {

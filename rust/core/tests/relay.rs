@@ -1,0 +1,395 @@
+//! The whole data plane over real sockets: a raw client, a scripted engine, and what each sees of the other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+#[path = "relay/harness.rs"]
+mod harness;
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use harness::{Engine, Plane, chunk, events, json_answer, read_request, request, request_with};
+
+const DONE: &str = "data: [DONE]\n\n";
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+const BODY: &str = r#"{"model":"m","stream":true}"#;
+
+/// An engine that answers every request, on every connection, with the request's own body.
+fn echo(unix: bool) -> Engine {
+    Engine::start(unix, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
+            if stream.write_all(&[head.as_bytes(), &request.body].concat()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_body_passes_byte_by_byte_over_tcp_and_unix_in_any_framing() {
+    for unix in [false, true] {
+        let engine = echo(unix);
+        let plane = Plane::builder().engines(&[&engine]).listen_unix(unix).start();
+        let mut client = plane.connect();
+        for size in [0, 1, 70_000, 3_000_000] {
+            let body = format!(r#"{{"prompt":"{}","model":"m"}}"#, "é\\n\u{1F600} ".repeat(size / 10));
+            client.write(request(&body).as_bytes());
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.whole), (200, true));
+            assert!(answer.body == body.as_bytes(), "{size} bytes over unix={unix} came back as they were sent");
+
+            client.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for piece in body.as_bytes().chunks(9_999) {
+                client.write(&chunk(piece));
+            }
+            client.write(b"0\r\nX-Trailer: x\r\n\r\n");
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.whole), (200, true));
+            assert!(answer.body == body.as_bytes(), "{size} bytes in chunks over unix={unix}");
+        }
+        plane.assert_idle();
+    }
+}
+
+#[test]
+fn only_whole_frames_pass_at_any_split_of_what_the_engine_writes() {
+    let stream = format!("data: {{\"model\":\"m\",\"n\":1}}\r\n\r\nevent: x\ndata: é\n\ndata: 2\n\n{DONE}");
+    let written = stream.clone();
+    // Each request gets its frames cut at another place, the cut in the middle of a pause.
+    let engine = Engine::start(false, move |_, mut engine| {
+        while let Some(request) = read_request(&mut engine) {
+            let cut = request.number("\"seed\":").min(written.len());
+            engine.write_all(STREAM_HEAD.as_bytes()).unwrap();
+            for part in [&written.as_bytes()[..cut], &written.as_bytes()[cut..]] {
+                if !part.is_empty() {
+                    engine.write_all(&chunk(part)).unwrap();
+                    thread::sleep(Duration::from_millis(3));
+                }
+            }
+            engine.write_all(b"0\r\n\r\n").unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    for cut in 0..=stream.len() {
+        client.write(request(&format!(r#"{{"model":"m","stream":true,"seed":{cut}}}"#)).as_bytes());
+        let answer = client.answer();
+        assert!(answer.whole);
+        assert_eq!(String::from_utf8_lossy(&answer.body), stream, "cut at {cut}");
+        for piece in &answer.chunks {
+            assert!(piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n"), "cut at {cut}: {piece:?}");
+        }
+    }
+    plane.assert_idle();
+}
+
+/// An engine that reads a request, answers with `said`, and closes the connection.
+fn dying(said: &'static [u8]) -> Engine {
+    Engine::start(true, move |_, mut stream| {
+        if read_request(&mut stream).is_some() {
+            let _ = stream.write_all(said);
+        }
+    })
+}
+
+#[test]
+fn a_death_before_the_first_frame_goes_to_the_other_replica() {
+    for said in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Type: text/event-st", STREAM_HEAD.as_bytes()] {
+        let (bad, good) = (dying(said), echo(true));
+        let plane = Plane::builder().engines(&[&bad, &good]).start();
+        for _ in 0..12 {
+            let answer = plane.ask(BODY);
+            assert_eq!((answer.status, answer.whole, &*answer.body), (200, true, BODY.as_bytes()));
+        }
+        assert!(bad.connections() >= 1, "the test has seen a death");
+        plane.assert_idle();
+    }
+}
+
+#[test]
+fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\ndata: {\"unfin")).unwrap();
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).as_bytes());
+    let answer = client.answer();
+    assert!(answer.whole, "the last chunk is there");
+    let frames = events(&answer.body);
+    assert_eq!((frames.len(), &*frames[0]), (2, "data: 1"));
+    assert!(frames[1].starts_with("data: {\"error\":{"), "{frames:?}");
+    assert_eq!(client.read_to_end(), b"", "and the connection ends");
+    plane.assert_idle();
+}
+
+#[test]
+fn a_whole_answer_that_breaks_off_breaks_its_framing_while_the_client_still_listens() {
+    for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+        let (closed, wait) = mpsc::channel::<()>();
+        let engine = Engine::start(true, move |_, mut stream| {
+            read_request(&mut stream).unwrap();
+            let body = if head.starts_with('T') { "2\r\n{}\r\n" } else { "{}" };
+            write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").unwrap();
+            thread::sleep(Duration::from_millis(20));
+            drop(stream);
+            let _ = closed.send(());
+        });
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let mut client = plane.connect();
+        client.write(request(BODY).as_bytes());
+        wait.recv().unwrap();
+        client.limit(Duration::from_secs(1));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.whole, &*answer.body), (200, false, &b"{}"[..]), "{head}");
+    }
+}
+
+#[test]
+fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
+    let (tell, told) = mpsc::channel();
+    let engine = Engine::start(true, move |_, mut stream| {
+        let _ = tell.send(read_request(&mut stream).is_some());
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let filler = "x".repeat(200_000);
+    for (duplicate, chunked) in [("model", false), ("model", true), (r"mod\u0065l", false), (r"mod\u0065l", true)] {
+        let body = format!(r#"{{"model":"m","prompt":"{filler}","{duplicate}":"other"}}"#);
+        let mut client = plane.connect();
+        let framing =
+            if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", body.len()) };
+        client.write(request_with(&framing, "").as_bytes());
+        for piece in body.as_bytes().chunks(50_000) {
+            client.write(&if chunked { chunk(piece) } else { piece.to_vec() });
+            thread::sleep(Duration::from_millis(5));
+        }
+        if chunked {
+            client.try_write(b"0\r\n\r\n");
+        }
+        let answer = client.answer();
+        assert_eq!(answer.status, 400, "{duplicate} chunked={chunked}: {}", String::from_utf8_lossy(&answer.body));
+        assert!(!told.recv().unwrap(), "{duplicate} chunked={chunked}: the engine had a whole request");
+    }
+    plane.assert_idle();
+}
+
+#[test]
+fn a_connection_with_bytes_behind_its_answer_is_not_used_again() {
+    let engine = Engine::start(true, |number, mut stream| {
+        let late = format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nlate-{number}");
+        while read_request(&mut stream).is_some() {
+            let _ = stream.write_all(&[&json_answer("mine")[..], late.as_bytes()].concat());
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    for _ in 0..20 {
+        client.write(request(BODY).as_bytes());
+        assert_eq!(client.answer().body, b"mine");
+    }
+    assert_eq!(engine.connections(), 20);
+}
+
+/// An engine whose streams say one frame, then wait for a word, then end.
+fn waiting(go_on: mpsc::Receiver<()>) -> Engine {
+    let go_on = std::sync::Mutex::new(go_on);
+    Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\n")).unwrap();
+        if go_on.lock().unwrap().recv().is_ok() {
+            let _ = stream.write_all(&chunk(DONE.as_bytes()));
+            let _ = stream.write_all(b"0\r\n\r\n");
+        }
+        let _ = stream.read(&mut [0]);
+    })
+}
+
+#[test]
+fn a_drain_lets_a_stream_finish_and_tells_its_end_once() {
+    let (go_on, wait) = mpsc::channel();
+    let engine = waiting(wait);
+    let plane = Plane::builder().engines(&[&engine]).workers(2).start();
+    let (mut client, mut idle) = (plane.connect(), plane.connect());
+    idle.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(idle.answer().status, 200);
+    client.write(request(BODY).as_bytes());
+    client.until(b"data: 1\n\n");
+    plane.plane.drain(Duration::from_secs(60));
+    plane.plane.drain(Duration::from_secs(90));
+    assert_eq!(idle.read_to_end(), b"", "a kept connection without a request ends at once");
+    go_on.send(()).unwrap();
+    client.until(DONE.as_bytes());
+    assert!(client.read_to_end().ends_with(b"0\r\n\r\n"));
+    assert_eq!(plane.drained(), 0);
+    assert!(!plane.events_in(Duration::from_millis(50)).contains("drained"), "told once");
+}
+
+#[test]
+fn a_drain_cuts_at_its_deadline_and_a_second_one_can_bring_it_nearer() {
+    let (_go_on, wait) = mpsc::channel();
+    let engine = waiting(wait);
+    let plane = Plane::builder().engines(&[&engine]).workers(2).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).as_bytes());
+    client.until(b"data: 1\n\n");
+    plane.plane.drain(Duration::from_secs(600));
+    plane.plane.drain(Duration::from_millis(50));
+    assert_eq!(plane.drained(), 1);
+    assert!(!client.read_to_end().ends_with(b"0\r\n\r\n"), "a cut stream does not look like a whole one");
+}
+
+#[test]
+fn a_connection_that_never_asked_does_not_hold_up_a_drain() {
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut silent = plane.connect();
+    plane.until_connections(1);
+    plane.plane.drain(Duration::from_secs(600));
+    assert_eq!(silent.read_to_end(), b"");
+    assert_eq!(plane.drained(), 0);
+}
+
+/// Sends a whole request before it reads a byte, as many clients do.
+fn stubborn(plane: &Plane, head: &str, body: &[u8]) -> harness::Answer {
+    let mut client = plane.connect();
+    client.write(head.as_bytes());
+    client.write(body);
+    let answer = client.answer();
+    assert!(client.ends_without_a_reset(), "a reset can take the answer away before it is read");
+    answer
+}
+
+#[test]
+fn a_refusal_reaches_a_client_that_still_sends_its_body() {
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let body = format!(r#"{{"model":"nobody","prompt":"{}"}}"#, "x".repeat(8_000_000));
+    let length = format!("Content-Length: {}", body.len());
+    let head = request_with(&length, "").replace("Bearer secret", "Bearer wrong");
+    for (head, status) in [(head, 401), (request_with(&length, ""), 404)] {
+        assert_eq!(stubborn(&plane, &head, body.as_bytes()).status, status);
+    }
+}
+
+#[test]
+fn an_engines_early_answer_reaches_a_client_that_still_sends_its_body() {
+    let engine = Engine::start(false, |_, mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!");
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let body = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(8_000_000));
+    let answer = stubborn(&plane, &request_with(&format!("Content-Length: {}", body.len()), ""), body.as_bytes());
+    assert_eq!((answer.status, &*answer.body), (400, &b"no!"[..]));
+}
+
+#[test]
+fn a_retry_goes_by_the_table_of_now() {
+    let (tell, told) = mpsc::channel();
+    let (die, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let old = Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        tell.send(()).unwrap();
+        let _ = wait.lock().unwrap().recv();
+    });
+    let new = echo(true);
+    let plane = Plane::builder().engines(&[&old]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).as_bytes());
+    told.recv().unwrap();
+    plane.publish(&[&new], "m");
+    die.send(()).unwrap();
+    assert_eq!(client.answer().status, 200, "an instance runs");
+}
+
+#[test]
+fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stale() {
+    // Ends each connection at the start of the second request on it, as an engine whose idle time is over would.
+    let engine = Engine::start(true, |_, mut stream| {
+        if read_request(&mut stream).is_some() {
+            let _ = stream.write_all(&json_answer("ok"));
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).limits(r#"{"body":9000000,"replay":1000,"nesting":9}"#).start();
+    let big = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(100_000));
+    for body in [BODY, &big, BODY, &big] {
+        assert_eq!(plane.ask(body).status, 200);
+    }
+}
+
+#[test]
+fn an_endless_length_that_a_longer_name_would_overflow_is_no_panic() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18446744073709551615\r\n\r\n";
+        stream.write_all(format!("{head}{{\"model\":\"\",").as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    });
+    let plane = Plane::builder().engines(&[&engine]).served_name("e").start();
+    let mut client = plane.connect();
+    client.write(request(BODY).as_bytes());
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.whole, &*answer.body), (200, false, &b"{\"model\":\"m\","[..]));
+    plane.assert_idle();
+}
+
+#[test]
+fn an_http_1_0_client_gets_no_chunks_and_its_end() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&[chunk(b"data: 1\n\n"), chunk(DONE.as_bytes()), b"0\r\n\r\n".to_vec()].concat()).unwrap();
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+    let said = String::from_utf8(client.read_to_end()).unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
+    assert_eq!(body, format!("data: 1\n\n{DONE}"));
+}
+
+#[test]
+fn a_client_that_leaves_closes_the_engines_connection_and_gives_its_slot_back() {
+    for behind in [&b""[..], b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let (tell, told) = mpsc::channel();
+        let engine = Engine::start(true, move |_, mut stream| {
+            let _ = tell.send(read_request(&mut stream).is_some());
+            let _ = tell.send(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+        });
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let mut client = plane.connect();
+        client.write(request(BODY).as_bytes());
+        client.write(behind);
+        assert!(told.recv().unwrap(), "the request came");
+        drop(client);
+        assert!(told.recv_timeout(Duration::from_secs(10)).unwrap(), "its connection ended");
+        plane.assert_idle();
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_turn_and_a_half_closed_client_counts_as_gone() {
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let bodies = [r#"{"model":"m","n":1}"#, r#"{"model":"m","n":22}"#, r#"{"model":"m","n":333}"#];
+    let mut client = plane.connect();
+    client.write(bodies.map(request).concat().as_bytes());
+    for body in bodies {
+        assert_eq!(client.answer().body, body.as_bytes());
+    }
+    client.shutdown(Shutdown::Write);
+    assert_eq!(client.read_to_end(), b"");
+    plane.assert_idle();
+}

@@ -1,0 +1,454 @@
+//! What the tests of the whole data plane share: a running plane, a raw client, a scripted engine.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use gpustack_fast_core::DataPlane;
+use sha2::{Digest, Sha256};
+
+/// Nothing in these tests should take so long: a test that hangs says where.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn socket_path() -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("gpustack-fast-relay-{}-{number}.sock", std::process::id()))
+}
+
+/// A socket of either kind.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn limit(&self, limit: Duration) {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true).unwrap();
+                stream.set_read_timeout(Some(limit)).unwrap();
+                stream.set_write_timeout(Some(limit)).unwrap();
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(limit)).unwrap();
+                stream.set_write_timeout(Some(limit)).unwrap();
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A request as an engine read it.
+pub(crate) struct Request {
+    pub(crate) body: Vec<u8>,
+}
+
+impl Request {
+    /// The number behind `field` in the body.
+    pub(crate) fn number(&self, field: &str) -> usize {
+        let text = String::from_utf8_lossy(&self.body);
+        let digits = text.split_once(field).unwrap().1;
+        digits[..digits.find(|character: char| !character.is_ascii_digit()).unwrap()].parse().unwrap()
+    }
+}
+
+fn read_line(stream: &mut impl Read) -> Option<String> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        line.push(byte[0]);
+    }
+    line.truncate(line.len() - 2);
+    Some(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Reads a head: its first line, and its fields with names in lower case. None: the connection ended.
+fn read_head(stream: &mut impl Read) -> Option<(String, Vec<(String, String)>)> {
+    let first = read_line(stream)?;
+    let mut fields = Vec::new();
+    loop {
+        let line = read_line(stream)?;
+        if line.is_empty() {
+            return Some((first, fields));
+        }
+        let (name, value) = line.split_once(':').unwrap();
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+}
+
+fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    fields.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+}
+
+/// Reads chunks until the last; false: the connection ended before it.
+fn read_chunks(stream: &mut impl Read, chunks: &mut Vec<Vec<u8>>) -> bool {
+    while let Some(line) = read_line(stream) {
+        let size = usize::from_str_radix(&line, 16).unwrap();
+        let mut data = vec![0; size + 2];
+        if stream.read_exact(&mut data).is_err() {
+            return false;
+        }
+        if size == 0 {
+            return true;
+        }
+        data.truncate(size);
+        chunks.push(data);
+    }
+    false
+}
+
+/// Reads one whole request. None: the connection ended before it was whole.
+pub(crate) fn read_request(stream: &mut Stream) -> Option<Request> {
+    let (_, fields) = read_head(stream)?;
+    let Some(length) = field(&fields, "content-length") else {
+        let mut chunks = Vec::new();
+        return read_chunks(stream, &mut chunks).then(|| Request { body: chunks.concat() });
+    };
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).ok()?;
+    Some(Request { body })
+}
+
+/// An engine that serves each connection with a script, on a thread of its own.
+pub(crate) struct Engine {
+    address: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Engine {
+    /// The script gets the connection's number and its stream; the connection ends with it.
+    pub(crate) fn start(unix: bool, script: impl Fn(usize, Stream) + Send + Sync + 'static) -> Self {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (script, count) = (Arc::new(script), Arc::clone(&connections));
+        let serve = move |stream: Stream| {
+            stream.limit(PATIENCE);
+            let (script, number) = (Arc::clone(&script), count.fetch_add(1, Ordering::SeqCst));
+            thread::spawn(move || script(number, stream));
+        };
+        let address = if unix {
+            let path = socket_path();
+            let listener = UnixListener::bind(&path).unwrap();
+            thread::spawn(move || listener.incoming().for_each(|stream| serve(Stream::Unix(stream.unwrap()))));
+            format!("unix:{}", path.display())
+        } else {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = format!("http://{}", listener.local_addr().unwrap());
+            thread::spawn(move || listener.incoming().for_each(|stream| serve(Stream::Tcp(stream.unwrap()))));
+            address
+        };
+        Self { address, connections }
+    }
+
+    /// How many connections it has had.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(path) = self.address.strip_prefix("unix:") {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What a plane is started with.
+pub(crate) struct PlaneBuilder {
+    engines: Vec<String>,
+    unix: bool,
+    workers: usize,
+    limits: String,
+    served_name: String,
+}
+
+/// A data plane that serves route `m` to the key `secret`.
+pub(crate) struct Plane {
+    pub(crate) plane: DataPlane,
+    address: String,
+}
+
+fn table(engines: &[String], served_name: &str) -> String {
+    let mut instances = Vec::new();
+    for address in engines {
+        instances.push(format!(
+            r#"{{"id":"{address}","address":"{address}","state":"running","idle_timeout":4000,"requests_per_connection":0,"cancel_lag":0}}"#
+        ));
+    }
+    format!(
+        r#"{{"models":[{{"name":"m","served_name":"{served_name}","backend":"external","dialects":["openai"],"instances":[{}]}}],
+           "routes":[{{"name":"m","created":1,"targets":[{{"model":"m","weight":1}}],"categories":[],"generic_proxy":false}}],"metrics":""}}"#,
+        instances.join(",")
+    )
+}
+
+fn addresses(engines: &[&Engine]) -> Vec<String> {
+    engines.iter().map(|engine| engine.address.clone()).collect()
+}
+
+impl PlaneBuilder {
+    pub(crate) fn engines(mut self, engines: &[&Engine]) -> Self {
+        self.engines = addresses(engines);
+        self
+    }
+
+    pub(crate) fn listen_unix(mut self, unix: bool) -> Self {
+        self.unix = unix;
+        self
+    }
+
+    pub(crate) fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    pub(crate) fn limits(mut self, limits: &str) -> Self {
+        limits.clone_into(&mut self.limits);
+        self
+    }
+
+    pub(crate) fn served_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.served_name);
+        self
+    }
+
+    pub(crate) fn start(self) -> Plane {
+        let Self { engines, unix, workers, limits, served_name } = self;
+        let path = socket_path();
+        let listener = if unix {
+            UnixListener::bind(&path).unwrap().into()
+        } else {
+            TcpListener::bind("127.0.0.1:0").unwrap().into()
+        };
+        let config = format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}}}"#);
+        let plane = DataPlane::new(config.as_bytes(), vec![listener]).unwrap();
+        let digest = Sha256::new().chain_update([0xab]).chain_update("secret").finalize();
+        let digest = digest.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        });
+        let keys = format!(r#"{{"salt":"ab","replace":true,"upsert":[{{"id":"k","digest":"{digest}"}}],"remove":[]}}"#);
+        plane.update_keys(keys.as_bytes()).unwrap();
+        plane.publish(table(&engines, &served_name).as_bytes()).unwrap();
+        let started: serde_json::Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
+        Plane { plane, address: started["addresses"][0].as_str().unwrap().to_owned() }
+    }
+}
+
+impl Plane {
+    pub(crate) fn builder() -> PlaneBuilder {
+        let limits = r#"{"body":536870912,"replay":1048576,"nesting":512}"#.to_owned();
+        PlaneBuilder { engines: vec![], unix: false, workers: 1, limits, served_name: "m".to_owned() }
+    }
+
+    pub(crate) fn publish(&self, engines: &[&Engine], served_name: &str) {
+        self.plane.publish(table(&addresses(engines), served_name).as_bytes()).unwrap();
+    }
+
+    pub(crate) fn connect(&self) -> Client {
+        let stream = match self.address.strip_prefix("unix:") {
+            Some(path) => Stream::Unix(UnixStream::connect(path).unwrap()),
+            None => Stream::Tcp(TcpStream::connect(self.address.parse::<SocketAddr>().unwrap()).unwrap()),
+        };
+        stream.limit(PATIENCE);
+        Client { stream }
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn ask(&self, body: &str) -> Answer {
+        let mut client = self.connect();
+        client.write(request(body).as_bytes());
+        client.answer()
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
+        let mut stats = serde_json::Value::Null;
+        for _ in 0..PATIENCE.as_millis() / 5 {
+            stats = serde_json::from_slice(&self.plane.stats()).unwrap();
+            if holds(&stats) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("never {what}: {stats}");
+    }
+
+    /// No request and no slot on any instance is left.
+    pub(crate) fn assert_idle(&self) {
+        self.until("idle", |stats| {
+            let busy = stats["instances"].as_array().unwrap().iter().any(|instance| instance["outstanding"] != 0);
+            stats["in_flight"] == 0 && !busy
+        });
+    }
+
+    pub(crate) fn until_connections(&self, count: u64) {
+        self.until("as many connections", |stats| stats["connections"] == count);
+    }
+
+    fn poll(&self) -> serde_json::Value {
+        rmp_serde::from_slice(&self.plane.poll()).unwrap()
+    }
+
+    /// Waits for the drain's end; how many requests it has cut.
+    pub(crate) fn drained(&self) -> u64 {
+        for _ in 0..PATIENCE.as_millis() / 5 {
+            let polled = self.poll();
+            let events = polled["events"].as_array().unwrap();
+            if let Some(event) = events.iter().find(|event| event["type"] == "drained") {
+                return event["cut"].as_u64().unwrap();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("never drained: {}", String::from_utf8_lossy(&self.plane.stats()));
+    }
+
+    /// What is told within a time.
+    pub(crate) fn events_in(&self, time: Duration) -> String {
+        thread::sleep(time);
+        self.poll()["events"].to_string()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if let Some(path) = self.address.strip_prefix("unix:") {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    /// The pieces, of a chunked answer.
+    pub(crate) chunks: Vec<Vec<u8>>,
+    /// The framing was kept to its end.
+    pub(crate) whole: bool,
+}
+
+/// A client that says exactly what it is told to.
+pub(crate) struct Client {
+    stream: Stream,
+}
+
+impl Client {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// False: the other side takes no more.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// How long it waits for the next byte.
+    pub(crate) fn limit(&self, limit: Duration) {
+        self.stream.limit(limit);
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(how).unwrap(),
+            Stream::Unix(stream) => stream.shutdown(how).unwrap(),
+        }
+    }
+
+    /// Reads one answer, by its framing.
+    pub(crate) fn answer(&mut self) -> Answer {
+        let (first, fields) = read_head(&mut self.stream).expect("an answer");
+        let status = first.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut answer = Answer { status, body: vec![], chunks: vec![], whole: false };
+        if let Some(length) = field(&fields, "content-length") {
+            let length: u64 = length.parse().unwrap();
+            answer.whole = (&mut self.stream).take(length).read_to_end(&mut answer.body).unwrap() as u64 == length;
+        } else {
+            assert_eq!(field(&fields, "transfer-encoding"), Some("chunked"));
+            answer.whole = read_chunks(&mut self.stream, &mut answer.chunks);
+            answer.body = answer.chunks.concat();
+        }
+        answer
+    }
+
+    /// Reads until `mark` was read.
+    pub(crate) fn until(&mut self, mark: &[u8]) {
+        let (mut read, mut byte) = (Vec::new(), [0]);
+        while !read.ends_with(mark) {
+            self.stream.read_exact(&mut byte).unwrap();
+            read.push(byte[0]);
+        }
+    }
+
+    /// Reads to the end: whether it was the orderly one.
+    pub(crate) fn ends_without_a_reset(&mut self) -> bool {
+        self.stream.read_to_end(&mut Vec::new()).is_ok()
+    }
+
+    /// Everything until the connection ends; a reset is an end.
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        let mut read = Vec::new();
+        if let Err(error) = self.stream.read_to_end(&mut read) {
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        read
+    }
+}
+
+/// A completion request.
+pub(crate) fn request(body: &str) -> String {
+    request_with(&format!("Content-Length: {}", body.len()), body)
+}
+
+pub(crate) fn request_with(field: &str, body: &str) -> String {
+    format!("POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n{field}\r\n\r\n{body}")
+}
+
+pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
+}
+
+pub(crate) fn json_answer(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// The frames of an event stream.
+pub(crate) fn events(body: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(body).into_owned();
+    text.split_terminator("\n\n").map(str::to_owned).collect()
+}
