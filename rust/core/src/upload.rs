@@ -7,10 +7,10 @@ use std::{
     collections::VecDeque,
     ops::Range,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Body;
 
 use crate::{
@@ -19,6 +19,11 @@ use crate::{
     sniff::{Model, Sniffer},
     upstream::OutQueue,
 };
+
+/// A task that has received so much without a pause lets others run.
+const BURST: usize = 256 * 1024;
+/// Waiting pieces are joined up to this size, since each has a cost of its own: a client may send single bytes.
+const JOINED: usize = 4 * 1024;
 
 /// Why a body cannot be had.
 #[derive(Debug)]
@@ -56,6 +61,8 @@ pub(crate) struct Upload<B> {
     /// The position in the body behind the last sent piece.
     sent_bytes: u64,
     received: u64,
+    /// Bytes received since the last pause.
+    burst: usize,
     /// The client has sent all of it, and it was found in order.
     whole: bool,
     replayable: bool,
@@ -83,6 +90,7 @@ where
             sent: 0,
             sent_bytes: 0,
             received: 0,
+            burst: 0,
             whole: !scan && (declared == Some(0) || body.is_end_stream()),
             replayable: true,
             splice: None,
@@ -96,7 +104,16 @@ where
         if self.whole {
             return Poll::Ready(Ok(()));
         }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
+        if self.burst > BURST {
+            self.burst = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            self.burst = 0;
+            return Poll::Pending;
+        };
+        let Some(frame) = frame else {
             return Poll::Ready(self.finish().map_err(UploadError::from));
         };
         let piece = match frame {
@@ -109,15 +126,14 @@ where
 
     fn accept(&mut self, piece: Bytes) -> Result<(), ApiError> {
         self.received += piece.len() as u64;
+        self.burst += piece.len();
         if self.received > self.limits.body {
             return Err(too_large(self.limits.body));
         }
         if let Some(scan) = &mut self.scan {
             scan.feed(&piece).map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()).closing())?;
         }
-        if !piece.is_empty() {
-            self.pieces.push_back(piece);
-        }
+        self.keep(piece);
         if self.replayable && self.received > self.limits.replay {
             self.replayable = false;
             self.pieces.drain(..self.sent);
@@ -127,6 +143,24 @@ where
             self.finish()?;
         }
         Ok(())
+    }
+
+    /// Keeps a piece behind the others, or as a part of the last if that waits too and both are small.
+    fn keep(&mut self, piece: Bytes) {
+        let waiting = self.pieces.len() > self.sent;
+        match self.pieces.back_mut() {
+            _ if piece.is_empty() => {}
+            Some(last) if waiting && last.len() + piece.len() <= JOINED => {
+                let mut joined = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
+                    let mut joined = BytesMut::with_capacity(JOINED);
+                    joined.extend_from_slice(&shared);
+                    joined
+                });
+                joined.extend_from_slice(&piece);
+                *last = joined.freeze();
+            }
+            _ => self.pieces.push_back(piece),
+        }
     }
 
     fn finish(&mut self) -> Result<(), ApiError> {
@@ -253,9 +287,55 @@ fn body_error(error: &(dyn std::error::Error + 'static)) -> UploadError {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
+    use http_body::Frame;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A body whose pieces are all there at once.
+    struct Ready(VecDeque<Bytes>);
+
+    impl Body for Ready {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    fn upload(pieces: VecDeque<Bytes>) -> Box<Upload<Ready>> {
+        Upload::new(Ready(pieces), false, BodyLimits { body: 64 << 20, replay: 64 << 20, nesting: 9 }).unwrap()
+    }
+
+    #[test]
+    fn a_fast_client_does_not_keep_others_waiting() {
+        let mut upload = upload(vec![Bytes::from_static(&[b' '; 10_000]); 1_000].into());
+        let context = &mut Context::from_waker(Waker::noop());
+        while !upload.is_whole() {
+            let before = upload.received();
+            while upload.poll_receive(context).is_ready() && !upload.is_whole() {}
+            assert!(upload.received() - before <= BURST as u64 + 10_000, "without a pause");
+        }
+        assert_eq!(upload.received(), 10_000_000);
+    }
+
+    #[test]
+    fn single_bytes_are_kept_together() {
+        let text: Bytes = (0..=255).cycle().take(100_000).collect::<Vec<u8>>().into();
+        let mut upload = upload((0..text.len()).map(|at| text.slice(at..=at)).collect());
+        let context = &mut Context::from_waker(Waker::noop());
+        while !upload.is_whole() {
+            let _ = upload.poll_receive(context);
+        }
+        assert_eq!(upload.pieces.len(), text.len().div_ceil(JOINED));
+        assert_eq!(Vec::from(upload.pieces).concat(), text);
+    }
 
     proptest! {
         #[test]
