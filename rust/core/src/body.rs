@@ -325,6 +325,9 @@ where
     /// The engine failed after the first byte was handed on. A stream gets one more frame that says so, then the
     /// connection ends; anything else breaks off.
     fn break_off(&mut self, context: &mut Context<'_>, fault: &Fault) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(ticket) = &self.ticket {
+            fault.note(ticket.shared(), self.relay.exchange.instance());
+        }
         let (error, end) = broken(fault);
         let event = self.relay.at_frame_edge().then(|| {
             let id = self.ticket.as_ref().map_or("", |ticket| ticket.request_id());

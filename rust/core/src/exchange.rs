@@ -18,9 +18,12 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
+    documents::Event,
     error::ApiError,
     http1::{self, Decoder, KeepAlive, WireError},
     limits::PhaseLimits,
+    metrics::UpstreamError,
+    shared::Shared,
     table::{Instance, Lease},
     timer::PhaseTimer,
     upload::{Upload, UploadError},
@@ -30,6 +33,9 @@ use crate::{
 /// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by the engine before it
 /// saw the request.
 const STALE: Duration = Duration::from_millis(50);
+
+/// How long others are preferred to an instance that failed.
+const SUSPECT_MS: u64 = 1_000;
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -58,6 +64,23 @@ impl Fault {
     /// Asked for more after its end.
     fn over() -> Self {
         Self::Died("the exchange is over".to_owned())
+    }
+
+    /// If it is the instance's: counts it, prefers others for a while, and tells the control plane.
+    pub(crate) fn note(&self, shared: &Shared, instance: &Instance) {
+        let (kind, reason) = match self {
+            Self::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
+            Self::Died(how) => (UpstreamError::Died, format!("died: {how}")),
+            Self::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
+            Self::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
+            Self::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
+            Self::Stale | Self::Body | Self::Gone | Self::Refused(_) => return,
+        };
+        shared.metrics.upstream_error(kind);
+        let now = shared.clock();
+        if instance.suspect(now, now + SUSPECT_MS) {
+            shared.records.event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
+        }
     }
 }
 
@@ -296,6 +319,11 @@ where
         if let Some(connection) = self.connection.take().filter(|connection| clean && connection.buffer.is_empty()) {
             pool.put(&self.slot.instance, connection, self.keep_alive_limits);
         }
+    }
+
+    /// Who answers.
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.slot.instance
     }
 
     /// Ends it at once: the connection closes, which stops the engine's work.

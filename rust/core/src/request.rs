@@ -18,11 +18,10 @@ use crate::{
     auth::Key,
     body::{AnswerBody, BrokenOff, Relay, RelayedBody, Shape},
     client_io::ClientWatch,
-    documents::{End, Event},
+    documents::End,
     error::{ApiError, Cause, Dialect},
     exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
     headers, local,
-    metrics::UpstreamError,
     paths::{self, Endpoint, Found, Inference, Row},
     table::{Instance, Lease, Model, Route},
     ticket::Ticket,
@@ -32,8 +31,6 @@ use crate::{
     worker::Worker,
 };
 
-/// How long others are preferred to an instance that failed.
-const SUSPECT_MS: u64 = 1_000;
 /// What a 503 says in `Retry-After`, in seconds.
 const RETRY_AFTER: u32 = 2;
 /// The path under which requests for the management API are recorded.
@@ -267,7 +264,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 Err(failed) => failed,
             };
             upload = back;
-            self.note_fault(&instance, &fault);
+            fault.note(&worker.shared, &instance);
             let again = match &fault {
                 Fault::Connect(error) => {
                     refused.push(Arc::clone(&instance.id));
@@ -402,24 +399,6 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             &["x-request-id: ", self.ticket.request_id(), "-", itoa::Buffer::new().format(number), "\r\n"],
         );
         head
-    }
-
-    /// Counts a fault of an engine's, prefers others for a while, and tells the control plane.
-    fn note_fault(&self, instance: &Instance, fault: &Fault) {
-        let shared = &self.worker.shared;
-        let (kind, reason) = match fault {
-            Fault::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
-            Fault::Died(how) => (UpstreamError::Died, format!("died before its answer: {how}")),
-            Fault::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
-            Fault::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
-            Fault::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
-            Fault::Stale | Fault::Body | Fault::Gone | Fault::Refused(_) => return,
-        };
-        shared.metrics.upstream_error(kind);
-        let now = shared.clock();
-        if instance.suspect(now, now + SUSPECT_MS) {
-            shared.records.event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
-        }
     }
 
     #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]

@@ -51,6 +51,10 @@ impl Ticket {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     pub(crate) fn request_id(&self) -> &Arc<str> {
         &self.record.request_id
     }

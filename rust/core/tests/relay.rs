@@ -129,6 +129,8 @@ fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark
     assert!(frames[1].starts_with("data: {\"error\":{"), "{frames:?}");
     assert_eq!(client.read_to_end(), b"", "and the connection ends");
     plane.assert_idle();
+    assert!(plane.events_in(Duration::ZERO).contains("instance_faulted"), "and the control plane knows");
+    assert!(plane.metrics().contains("upstream_errors_total{kind=\"died\"} 1"));
 }
 
 #[test]

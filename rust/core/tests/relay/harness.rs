@@ -337,6 +337,12 @@ impl Plane {
         panic!("never drained: {}", String::from_utf8_lossy(&self.plane.stats()));
     }
 
+    pub(crate) fn metrics(&self) -> String {
+        let mut client = self.connect();
+        client.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        String::from_utf8(client.answer().body).unwrap()
+    }
+
     /// What is told within a time.
     pub(crate) fn events_in(&self, time: Duration) -> String {
         thread::sleep(time);
