@@ -87,8 +87,9 @@ pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], worker
             let _ = tell.send(Ok(()));
             let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
             runtime.block_on(run(worker, listeners));
-            // What still runs is cut here; each request leaves its record.
-            drop(runtime);
+            // What still runs is cut here; each request leaves its record. A name that is still being resolved, on a
+            // thread of the runtime's, is not waited for.
+            runtime.shutdown_background();
             shared.worker_ended();
         })?;
         started.recv().map_err(io::Error::other)??;
