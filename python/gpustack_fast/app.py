@@ -202,13 +202,16 @@ class Server:
     # What the data plane is told.
 
     def _publish(self) -> None:
-        """The table of now; and the greeting, the first time that every model can answer."""
+        """The table of now; and the greeting, the first time that a model can answer and none is on its way."""
         replicas = self._supervisor.replicas
         self._plane.publish(publication.table(self._config, replicas, self._created))
-        waiting = not self._greeted and self._signals == 0
-        if waiting and all(view.ready_replicas or not view.replicas for view in self._models()):
+        if self._greeted or self._signals:
+            return
+        views = self._models()
+        ready = {view.name for view in views if view.ready_replicas or not view.replicas}
+        if all(view.name in ready or publication.has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
-            tell(greeting.ready(self._config, self._url, self._new_key, self._directory.path))
+            tell(greeting.ready(self._config, ready, self._url, self._new_key, self._directory.path))
 
     def _publish_keys(self, change: KeyChange) -> None:
         upsert = [

@@ -45,13 +45,18 @@ def first_key(key: str) -> str:
     return f"API key (shown once; keep it): {key}"
 
 
-def ready(config: Config, url: str, key: str | None, data_dir: Path) -> str:
-    """The URL, and a line to paste that streams an answer. `key` is known on a first start only."""
+def ready(config: Config, models: set[str], url: str, key: str | None, data_dir: Path) -> str:
+    """The URL, and a line to paste that streams an answer.
+
+    `models` are those that can answer; the others are named. `key` is known on a first start only.
+    """
     lines = ["", f"Ready: {url}"]
+    if missing := [model.name for model in config.models if model.name not in models]:
+        lines.append(f"Not ready: {', '.join(missing)}; the lines above tell why.")
     if key is None:
         where = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
         lines.append(f"A key:  YOUR_KEY=$({program()} keys create NAME{where})")
-    routes = config.all_routes()
+    routes = [route for route in config.all_routes() if any(target.model in models for target in route.targets)]
     chats = [route for route in routes if "llm" in route.categories] or routes
     if chats:
         body = {"model": chats[0].name, "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}

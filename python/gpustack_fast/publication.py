@@ -19,7 +19,7 @@ from gpustack_fast.dataplane import (
 )
 from gpustack_fast.supervisor import Replica
 
-__all__ = ["metrics", "model_views", "plane_config", "table"]
+__all__ = ["has_failed", "metrics", "model_views", "plane_config", "table"]
 
 
 def plane_config(server: ServerConfig, control_socket: str) -> DataPlaneConfig:
@@ -132,6 +132,11 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
         ready_replicas=sum(replica.state == "running" for replica in replicas),
         instances=[instance_view(replica) for replica in replicas],
     )
+
+
+def has_failed(view: ModelView) -> bool:
+    """Whether no instance of a model is on its way: each has failed, and is only tried again."""
+    return bool(view.instances) and all(one.state in ("error", "unreachable") for one in view.instances)
 
 
 def instance_view(replica: Replica) -> InstanceView:

@@ -4,6 +4,7 @@
 
     pending → scheduled → initializing (its environment is built) → starting → running
     any → error (it ended, or could not start) → scheduled, after a pause
+    of an engine that somebody else runs: pending → running ⇄ unreachable
 
 Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or changes, and
 `instance_idle` is told when a retired instance has answered its last request.
@@ -15,11 +16,12 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpustack_fast.backends import BACKENDS, Backend
+from gpustack_fast.backends.external import unreachable
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.instance import Instance, Rooms, new_id, safe
@@ -29,6 +31,8 @@ __all__ = ["Actual", "Replica", "Start", "Stop", "Supervisor", "plan", "restart_
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 300.0
 MAINTAIN_EVERY = 10.0
+TRY_EVERY = 2.0
+"""Seconds between two tries of the address of somebody else's engine."""
 CANNOT_BE_ENDED = "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 
 Prepare = Callable[[str], Awaitable[Path]]
@@ -143,9 +147,16 @@ class Supervisor:
         return [replica for replica in self._replicas.values() if not replica.retired]
 
     def want(self, models: Iterable[ModelConfig]) -> None:
-        """Says which models should run. External ones run elsewhere: each of their addresses is an instance."""
+        """Says which models should run. External ones run elsewhere: each of their addresses is an instance.
+
+        Called from within the event loop.
+        """
         self._models = {model.name: model for model in models}
-        self._replicas = {slot: one for slot, one in self._replicas.items() if not one.model.external}
+        for slot, one in list(self._replicas.items()):
+            if one.model.external:
+                assert one.running is not None
+                one.running.cancel()
+                del self._replicas[slot]
         for model in self._models.values():
             if model.external:
                 self._add_external(model)
@@ -161,9 +172,23 @@ class Supervisor:
                 backend=self._backends[model.backend],
                 id=f"{safe(model.name)}-{number}",
                 created=time.time(),
-                state="running",
                 address=url,
             )
+            self._replicas[slot].running = self._task(self._watch(self._replicas[slot]))
+
+    async def _watch(self, replica: Replica) -> None:
+        """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
+        while True:
+            problem = await unreachable(replica.address)
+            if problem is not None and replica.state != "unreachable":
+                message = f"{problem} It is tried again every {TRY_EVERY:g} s."
+                self._tell(f"{replica.id}: {message}")
+                self._set(replica, "unreachable", message)
+            elif problem is None and replica.state != "running":
+                if replica.state == "unreachable":
+                    self._tell(f"{replica.id} can be reached now.")
+                self._set(replica, "running")
+            await asyncio.sleep(TRY_EVERY)
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
@@ -173,7 +198,7 @@ class Supervisor:
             now = time.monotonic()
             wanted = {} if self._closing else {m.name: m.replicas for m in self._models.values() if not m.external}
             ours = [replica for replica in self._replicas.values() if not replica.model.external]
-            for replica in ours:
+            for replica in self._replicas.values():
                 replica.raise_mistake()
             for action in plan(wanted, [replica.actual() for replica in ours], now):
                 if isinstance(action, Start):
@@ -184,8 +209,10 @@ class Supervisor:
                 maintain_at = now + MAINTAIN_EVERY
                 self._maintain()
             pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes in the same moment as the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), min([*pauses, maintain_at - now]))
+                async with asyncio.timeout(min([*pauses, maintain_at - now])):
+                    await self._awake.wait()
 
     def _start(self, slot: Slot) -> None:
         """Puts a new engine into a slot."""
@@ -201,8 +228,13 @@ class Supervisor:
         replica.address = ""
         replica.idle = asyncio.Event()
         self._set(replica, "scheduled")
-        replica.running = asyncio.create_task(self._live(replica))
-        replica.running.add_done_callback(lambda _: self._awake.set())
+        replica.running = self._task(self._live(replica))
+
+    def _task(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A replica's life; its end wakes the loop, which looks at what it came to."""
+        task = asyncio.create_task(life)
+        task.add_done_callback(lambda _: self._awake.set())
+        return task
 
     def _set(self, replica: Replica, state: str, message: str = "") -> None:
         replica.state, replica.state_message = state, message

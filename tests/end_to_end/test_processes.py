@@ -155,12 +155,14 @@ def test_a_wrong_configuration_is_told_with_file_and_line(short_folder: Path) ->
 
 
 def test_a_model_that_cannot_start_is_shown_with_the_reason(short_folder: Path) -> None:
-    config = """
+    model = short_folder / "model.gguf"
+    model.write_text("no weights")
+    config = f"""
 [[models]]
 name = "broken"
 backend = "llama_cpp"
 source = "local_path"
-local_path = "/nowhere/model.gguf"
+local_path = "{model}"
 restart_on_error = false
 """
     server = ServedRouter(short_folder, config)

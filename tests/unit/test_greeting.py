@@ -19,7 +19,7 @@ def curl(text: str) -> list[str]:
 
 def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
     key = 'it\'s a "custom" $key of ours'
-    words = curl(greeting.ready(Config.default(), "http://127.0.0.1:8080", key, Path("/data")))
+    words = curl(greeting.ready(Config.default(), {"smollm2"}, "http://127.0.0.1:8080", key, Path("/data")))
     assert words[:3] == ["curl", "-N", "http://127.0.0.1:8080/v1/chat/completions"]
     assert f"Authorization: Bearer {key}" in words
     body = json.loads(words[-1])
@@ -27,7 +27,7 @@ def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
 
 
 def test_without_a_key_to_show_it_tells_how_to_get_one() -> None:
-    text = greeting.ready(Config.default(), "http://h:1", None, Path("/my data"))
+    text = greeting.ready(Config.default(), {"smollm2"}, "http://h:1", None, Path("/my data"))
     assert " keys create NAME --data-dir '/my data'" in text
     assert '"Authorization: Bearer $YOUR_KEY"' in text
 
@@ -53,14 +53,24 @@ def test_a_program_that_was_started_as_a_module_is_called_as_one(monkeypatch: py
     assert shlex.split(greeting.program()) == [sys.executable, "-m", "gpustack_fast"]
 
 
-def test_a_model_that_chats_is_preferred() -> None:
-    models = [
+MODELS = Config(
+    models=[
         ModelConfig(name="embed", backend="external", urls=["http://h:1"], categories=["embedding"]),
         ModelConfig(name="talk", backend="external", urls=["http://h:2"], categories=["llm"]),
     ]
-    assert (
-        json.loads(curl(greeting.ready(Config(models=models), "http://h:1", None, Path("/d")))[-1])["model"] == "talk"
-    )
+)
+
+
+def test_a_model_that_chats_is_preferred() -> None:
+    text = greeting.ready(MODELS, {"embed", "talk"}, "http://h:1", None, Path("/d"))
+    assert json.loads(curl(text)[-1])["model"] == "talk"
+    assert "Not ready" not in text
+
+
+def test_a_model_that_has_failed_is_named_and_not_proposed() -> None:
+    text = greeting.ready(MODELS, {"embed"}, "http://h:1", None, Path("/d"))
+    assert json.loads(curl(text)[-1])["model"] == "embed"
+    assert "Not ready: talk; the lines above tell why." in text
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from gpustack_fast import publication
+from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import (
     Config,
@@ -92,6 +94,16 @@ def test_the_management_api_shows_states_and_no_secrets() -> None:
     assert (second.state, second.state_message, second.restart_count) == ("initializing", "Soon.", 3)
     assert second.last_restart_time == 1000.0
     assert b"hush" not in msgspec.json.encode(views)
+
+
+@pytest.mark.parametrize(
+    ("states", "failed"),
+    [([], False), (["error"], True), (["error", "starting"], False), (["unreachable", "error"], True)],
+)
+def test_a_model_has_failed_when_none_of_its_instances_is_on_its_way(states: list[str], failed: bool) -> None:
+    instances = [InstanceView(name="i", state=state) for state in states]
+    view = ModelView(name="m", backend="external", replicas=2, ready_replicas=0, instances=instances)
+    assert publication.has_failed(view) is failed
 
 
 def test_seconds_become_milliseconds_and_no_limit_stays_none() -> None:

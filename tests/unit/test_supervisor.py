@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -292,12 +293,40 @@ def test_the_wait_for_idle_ends_with_the_patience(short_folder: Path) -> None:
         assert not alive(pid)
 
 
-def test_each_address_of_an_external_model_is_a_running_instance(short_folder: Path) -> None:
-    model = ModelConfig(name="remote", backend="external", urls=["http://127.0.0.1:1", "unix:/run/e.sock"])
+def test_each_address_of_an_external_model_is_an_instance_that_tells_whether_it_can_be_reached(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "TRY_EVERY", 0.02)
+    path = short_folder / "e.sock"
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        there = f"http://127.0.0.1:{engine.getsockname()[1]}"
+        model = ModelConfig(name="remote", backend="external", urls=[there, f"unix:{path}"])
+
+        @scenario(short_folder, model)
+        async def _(house: House) -> None:
+            await eventually(lambda: house.states() == ["running", "unreachable"], "the second is not there")
+            assert [(one.id, one.address) for one in house.supervisor.replicas] == [
+                ("remote-0", there),
+                ("remote-1", f"unix:{path}"),
+            ]
+            (line,) = house.lines
+            assert line.startswith(f"remote-1: Nobody can be reached at unix:{path} (No such file or directory). Start")
+            assert house.replica(1).state_message in line
+            with socket.socket(socket.AF_UNIX) as second:
+                second.bind(str(path))
+                second.listen()
+                await house.until_running(2)
+            await eventually(lambda: house.states() == ["running", "unreachable"], "the second has gone")
+
+
+def test_external_models_that_are_wanted_no_more_are_tried_no_more(short_folder: Path) -> None:
+    model = ModelConfig(name="remote", backend="external", urls=["http://127.0.0.1:1"])
 
     @scenario(short_folder, model)
     async def _(house: House) -> None:
-        assert [(one.id, one.address, one.state) for one in house.supervisor.replicas] == [
-            ("remote-0", "http://127.0.0.1:1", "running"),
-            ("remote-1", "unix:/run/e.sock", "running"),
-        ]
+        watch = house.replica().running
+        assert watch is not None
+        house.supervisor.want([])
+        await asyncio.wait({watch})
+        assert watch.cancelled()
+        assert house.supervisor.replicas == []
