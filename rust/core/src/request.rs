@@ -84,6 +84,10 @@ where
         error.allow = Some("GET, HEAD, POST");
         return refuse(error, Dialect::Management, CONTROL_PLANE);
     }
+    if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
+        let error = ApiError::new(Cause::BadRequest, "The request has two Host fields. Send one.").closing();
+        return refuse(error, Dialect::Management, "unknown");
+    }
     match paths::find(&parts.method, parts.uri.path()) {
         Found::Row(row) => {
             let ticket = Ticket::new(&worker.shared, request_id, row.path);
@@ -271,7 +275,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                     connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
                     true
                 }
-                Fault::Stale => upload.is_replayable(),
+                Fault::Stale => {
+                    // Most likely it was never read. But an engine that dies of it looks the same, and two are enough.
+                    deaths += 1;
+                    upload.is_replayable()
+                }
                 Fault::Died(_) => {
                     deaths += 1;
                     inference.resend && deaths < 2 && upload.is_replayable()

@@ -257,7 +257,7 @@ impl Route {
     }
 
     fn choose_model(&self, tried: &[Arc<str>], random: &mut impl FnMut() -> u64) -> Option<&Arc<Model>> {
-        if let [(model, _)] = self.targets.as_slice() {
+        if let [(model, 1..)] = self.targets.as_slice() {
             return Some(model);
         }
         let fresh = |model: &Model| model.running.iter().any(|instance| !tried.contains(&instance.id));

@@ -8,7 +8,11 @@ mod harness;
 use std::{
     io::{Read, Write},
     net::Shutdown,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -394,4 +398,42 @@ fn pipelined_requests_are_answered_in_turn_and_a_half_closed_client_counts_as_go
     client.shutdown(Shutdown::Write);
     assert_eq!(client.read_to_end(), b"");
     plane.assert_idle();
+}
+
+#[test]
+fn a_request_that_ends_every_engine_is_given_to_two_at_most() {
+    let deliveries = Arc::new(AtomicUsize::new(0));
+    let engines: Vec<Engine> = (0..3)
+        .map(|_| {
+            let deliveries = Arc::clone(&deliveries);
+            Engine::start(true, move |_, mut stream| {
+                while let Some(request) = read_request(&mut stream) {
+                    if request.body.len() > 100 {
+                        deliveries.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    if stream.write_all(&json_answer("ok")).is_err() {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    let plane = Plane::builder().engines(&engines.iter().collect::<Vec<_>>()).start();
+    for _ in 0..20 {
+        assert_eq!(plane.ask(BODY).status, 200, "so that every engine has a pooled connection");
+    }
+    let deadly = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(100));
+    assert_eq!(plane.ask(&deadly).status, 502);
+    assert_eq!(deliveries.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_request_with_two_hosts_is_refused() {
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).replacen("Host: ", "Host: other\r\nHost: ", 1).as_bytes());
+    assert_eq!(client.answer().status, 400);
+    assert_eq!(engine.connections(), 0);
 }
