@@ -35,13 +35,15 @@ help:  ## List the targets
 	@touch $@
 
 .venv/.ready: requirements/dev.txt .tools/.ready
+	@echo "Setting up the Python environment in .venv ..." >&2
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --allow-existing --python .tools/bin/python .venv
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@touch $@
 
 # .venv/.native-quick or .venv/.native-release: the extension module, built with the Cargo profile of that name.
 .venv/.native-%: .venv/.ready $(RUST_SOURCES)
-	$(BIN)/maturin develop --quiet --uv --locked --profile $*
+	@echo "Compiling the data plane (the first time takes some minutes) ..." >&2
+	@$(BIN)/maturin develop --quiet --uv --locked --profile $*
 	@rm -f .venv/.native-*
 	@touch $@
 
