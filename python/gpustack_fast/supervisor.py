@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpustack_fast.backends import BACKENDS, Backend
-from gpustack_fast.backends.external import unreachable
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.instance import Instance, Rooms, new_id, safe
+from gpustack_fast.reachability import unreachable
 
 __all__ = ["Actual", "Replica", "Start", "Stop", "Supervisor", "plan", "restart_delay"]
 
