@@ -516,7 +516,7 @@ fn credential_fault(head: &AnswerHead, row: &Row) -> Option<ApiError> {
 
 fn unavailable(route: &str) -> ApiError {
     let message = format!(
-        "No running instances available for model {route}: none has started yet, or all have failed and are being restarted. Try again in a few seconds."
+        "No running instances available for model {route}: its engines are starting, have failed, or cannot be reached. Try again in a few seconds; GET /v2/models tells the reason."
     );
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
