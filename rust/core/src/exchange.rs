@@ -314,9 +314,12 @@ where
 
     /// Ends it after a whole answer: the connection goes back to the pool if nothing speaks against its use.
     pub(crate) fn finish(&mut self, pool: &Pool) {
-        let clean = self.is_done() && self.is_delivered() && self.keep_alive && !self.sending_stopped;
+        let delivered = self.is_delivered();
+        let clean = self.is_done() && delivered && self.keep_alive && !self.sending_stopped;
         self.slot.give_back();
-        if let Some(connection) = self.connection.take().filter(|connection| clean && connection.buffer.is_empty()) {
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.unfinished = !delivered;
+        if clean && connection.buffer.is_empty() {
             pool.put(&self.slot.instance, connection, self.keep_alive_limits);
         }
     }

@@ -76,6 +76,18 @@ pub(crate) struct Connection {
     read_size: usize,
     /// Requests that it has carried, this one included.
     pub(crate) requests: u32,
+    /// Its last answer was not read to the end.
+    pub(crate) unfinished: bool,
+}
+
+impl Drop for Connection {
+    /// A plain close would leave its end behind bytes that an engine does not read, perhaps for ever; a reset overtakes
+    /// them. (A Unix socket's end is seen at once.)
+    fn drop(&mut self) {
+        if let (true, Stream::Tcp(stream)) = (self.unfinished, &self.stream) {
+            let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+        }
+    }
 }
 
 impl Connection {
@@ -88,7 +100,7 @@ impl Connection {
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within the limit"))??,
             None => opening.await?,
         };
-        Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1 })
+        Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1, unfinished: true })
     }
 
     /// Whether it was used before: then the engine may have closed it without our knowing.
@@ -208,6 +220,7 @@ impl Pool {
                 connections.clear();
             } else if connection.stream.is_quiet() {
                 connection.requests += 1;
+                connection.unfinished = true;
                 return Some(connection);
             }
         }
