@@ -6,6 +6,8 @@ Times are milliseconds and sizes are bytes unless a name says otherwise.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from gpustack_fast import _native
@@ -13,6 +15,7 @@ from gpustack_fast._native import DataPlaneError
 
 __all__ = [
     "ConnectionLimits",
+    "Cors",
     "DataPlane",
     "DataPlaneConfig",
     "DataPlaneError",
@@ -29,7 +32,9 @@ __all__ = [
     "Stats",
     "Table",
     "TargetEntry",
+    "Telling",
     "Timeouts",
+    "Tls",
     "__version__",
 ]
 
@@ -66,6 +71,10 @@ class Limits(Document):
     """The largest request body; a larger one is answered 413."""
     replay: int = 1024 * 1024
     """The largest request body that is kept so that it can be sent to a second instance."""
+    memory: int = 4 * 1024 * 1024
+    """The most of one request body that is held in memory while its model is not known; the rest waits in a file."""
+    ratio: int = 100
+    """Decoded bytes for each byte of a compressed request body, at most, once more than 1 MB was decoded."""
     nesting: int = 512
     """The deepest nesting of a JSON body (1,024 at most); a deeper one is answered 400."""
 
@@ -75,6 +84,43 @@ class ConnectionLimits(Document):
 
     idle_per_instance: int = 128
     """Idle connections that each worker keeps to each instance."""
+
+
+class Tls(Document):
+    """What the listeners speak TLS with. Paths of PEM files."""
+
+    certificate: str
+    """The certificate, followed by those between it and a root."""
+    key: str
+
+
+class Cors(Document):
+    """Which pages of other origins may use the API from a browser."""
+
+    origins: list[str]
+    """`https://HOST[:PORT]`, or `*` for all."""
+    methods: list[str] = []
+    """Empty: what each path takes."""
+    headers: list[str] = []
+    """Request headers that a page may set, beside those that the SDKs send."""
+    expose: list[str] = []
+    """Answer headers that a page may read, beside those that the SDKs read."""
+    credentials: bool = False
+    max_age: int = 600
+    """Seconds that a browser may remember the answer to a preflight."""
+
+
+class Telling(Document):
+    """What is told to clients beyond what engines say."""
+
+    server_timing: bool = True
+    """The `Server-Timing` header."""
+    server_timing_in_streams: bool = False
+    """The same as a comment at the end of an event stream."""
+    usage_timings: bool = True
+    """GPUStack's three fields in the `usage` of a stream's last usage frame."""
+    sse_keep_alive: int = 0
+    """After so long without a byte from the engine a stream gets a comment; 0: never."""
 
 
 class DataPlaneConfig(Document):
@@ -87,6 +133,13 @@ class DataPlaneConfig(Document):
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     limits: Limits = msgspec.field(default_factory=Limits)
     connections: ConnectionLimits = msgspec.field(default_factory=ConnectionLimits)
+    telling: Telling = msgspec.field(default_factory=Telling)
+    tls: Tls | None = None
+    cors: Cors | None = None
+    spool_folder: str | None = None
+    """Where large request bodies wait until their model is known; None: they are answered 413 beyond `limits.memory`."""
+    responses_kept: int = 65_536
+    """How many responses of the Responses API are remembered with the instance that made them."""
     record_queue: int = 16_384
     """Finished requests that wait for `poll`; when it is full, new records are dropped and counted."""
 
@@ -126,6 +179,15 @@ class ModelEntry(Document):
     """What the engines call it: `model` becomes this on the way in, and the route's name on the way out."""
     backend: str
     dialects: list[str] = msgspec.field(default_factory=lambda: ["openai"])
+    """What its engines speak by themselves: openai, anthropic (else `/v1/messages` is translated), tei (rerank)."""
+    stream_usage: bool = False
+    """Whether its engines know `stream_options.include_usage`."""
+    hidden_names: list[str] = []
+    """Further names and paths that the engines call the model by, and that no client may see, in errors neither."""
+    proxy_denied: list[str] = []
+    """Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what lies below it."""
+    proxy_allowed: list[str] | None = None
+    """The only paths that the generic proxy passes on; None: all that are not denied."""
     instances: list[InstanceEntry] = []
 
 
@@ -134,6 +196,10 @@ class TargetEntry(Document):
 
     model: str
     weight: int = 100
+    served_name: str | None = None
+    """What `model` becomes for this target, e.g. an adapter's name; None: the model's own served name."""
+    fallback: list[str] = []
+    """`4xx`, `5xx`: this target is tried when the others have answered so, or when none of them runs."""
 
 
 class RouteEntry(Document):
@@ -145,6 +211,14 @@ class RouteEntry(Document):
     targets: list[TargetEntry]
     categories: list[str] = []
     generic_proxy: bool = False
+    number: int = 0
+    """Its number for ever, as in `/model/proxy/NUMBER/...`; 0: none."""
+    access_policy: str = "authed"
+    """public (no key is asked for), authed (every key), allowed_keys."""
+    allowed_keys: list[str] = []
+    """Names or ids of keys; for `allowed_keys` only."""
+    meta: dict[str, Any] | None = None
+    """Shown by `GET /v1/models?with_meta=true`."""
 
 
 class Table(Document):
@@ -163,8 +237,14 @@ class KeyEntry(Document):
     """The access key (16 hex digits): what logs, records and lists may show."""
     digest: str
     """Hex of SHA-256 over the store's salt followed by the whole key as the client sends it."""
+    name: str = ""
+    """What its owner calls it."""
     allowed_models: list[str] | None = None
     """Route names; None allows all."""
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    """`*`, `management`, `inference`."""
+    expires: int | None = None
+    """Unix seconds; None: never."""
 
 
 class KeyDelta(Document):
@@ -203,6 +283,10 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Milliseconds from the request's head to the end."""
     bytes_in: int
     bytes_out: int
+    input_tokens: int
+    """As the engine counted them, the cached ones included; 0 when it did not say."""
+    cached_tokens: int
+    output_tokens: int
     stream: bool
     end: str
     """How it ended: done, refused (we answered an error), engine_error, engine_died, client_gone, timeout, drained."""

@@ -25,10 +25,24 @@ CONFIG = DataPlaneConfig(
     workers=2,
     control_socket="/nonexistent/api.sock",
     timeouts=dataplane.Timeouts(head=1001, body=1002, connect=1003, first_frame=1004, idle=1005),
-    limits=dataplane.Limits(body=4096, replay=1024, nesting=16),
+    limits=dataplane.Limits(body=4096, replay=1024, memory=2048, ratio=10, nesting=16),
     connections=dataplane.ConnectionLimits(idle_per_instance=3),
+    telling=dataplane.Telling(
+        server_timing=False, server_timing_in_streams=True, usage_timings=False, sse_keep_alive=1006
+    ),
+    cors=dataplane.Cors(
+        origins=["https://a.example"],
+        methods=["POST"],
+        headers=["x-one"],
+        expose=["x-two"],
+        credentials=True,
+        max_age=7,
+    ),
+    spool_folder="/nonexistent/spool",
+    responses_kept=5,
     record_queue=8,
 )
+TLS = dataplane.Tls(certificate="/nonexistent/certificate.pem", key="/nonexistent/key.pem")
 INSTANCE = dataplane.InstanceEntry(
     id="i-1",
     address="http://127.0.0.1:9",
@@ -41,16 +55,28 @@ INSTANCE = dataplane.InstanceEntry(
 TABLE = dataplane.Table(
     models=[
         dataplane.ModelEntry(
-            name="m", served_name="s", backend="external", dialects=["openai", "anthropic"], instances=[INSTANCE]
+            name="m",
+            served_name="s",
+            backend="external",
+            dialects=["openai", "anthropic"],
+            stream_usage=True,
+            hidden_names=["/models/s"],
+            proxy_denied=["/sleep"],
+            proxy_allowed=["/v1"],
+            instances=[INSTANCE],
         )
     ],
     routes=[
         dataplane.RouteEntry(
             name="r",
             created=12,
-            targets=[dataplane.TargetEntry(model="m", weight=5)],
+            targets=[dataplane.TargetEntry(model="m", weight=5, served_name="t", fallback=["5xx"])],
             categories=["llm"],
             generic_proxy=True,
+            number=9,
+            access_policy="allowed_keys",
+            allowed_keys=["a"],
+            meta={"size": 1},
         )
     ],
     metrics="# the control plane's own\n",
@@ -60,7 +86,12 @@ KEYS = dataplane.KeyDelta(
     replace=True,
     upsert=[
         dataplane.KeyEntry(
-            id="a", digest=hashlib.sha256(bytes.fromhex(SALT) + KEY.encode()).hexdigest(), allowed_models=["r"]
+            id="a",
+            digest=hashlib.sha256(bytes.fromhex(SALT) + KEY.encode()).hexdigest(),
+            name="the first",
+            allowed_models=["r"],
+            scopes=["inference"],
+            expires=4_000_000_000,
         )
     ],
     remove=["b"],
@@ -92,7 +123,9 @@ def fields_left_at_their_default(document: msgspec.Struct) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("document", [CONFIG, TABLE, KEYS], ids=lambda document: type(document).__name__)
+@pytest.mark.parametrize(
+    "document", [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS], ids=lambda document: type(document).__name__
+)
 def test_the_samples_below_set_every_field(document: msgspec.Struct) -> None:
     assert fields_left_at_their_default(document) == []
 

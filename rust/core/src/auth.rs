@@ -3,7 +3,11 @@
 //! A key is looked up by SHA-256 over the store's salt and the key, so the table holds nothing that opens a door and the
 //! time of a look-up tells nothing about a key.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
@@ -20,13 +24,33 @@ type KeyDigest = [u8; 32];
 pub struct Key {
     /// The access key; what logs and records may show.
     pub id: Arc<str>,
+    name: String,
     allowed_models: Option<Vec<String>>,
+    may_infer: bool,
+    /// Unix seconds.
+    expires: Option<u64>,
 }
 
 impl Key {
     /// Whether this key may use the route of this name.
     pub fn allows(&self, route: &str) -> bool {
         self.allowed_models.as_ref().is_none_or(|names| names.iter().any(|name| name == route))
+    }
+
+    /// Whether its scopes hold inference.
+    pub fn may_infer(&self) -> bool {
+        self.may_infer
+    }
+
+    /// Whether it is meant by this name or id.
+    pub fn is_called(&self, name_or_id: &str) -> bool {
+        self.name == name_or_id || *self.id == *name_or_id
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| {
+            SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.as_secs() >= expires)
+        })
     }
 }
 
@@ -44,6 +68,8 @@ pub enum AuthError {
     Missing,
     /// What was sent is no key of ours.
     Unknown,
+    /// Its time is over.
+    Expired,
 }
 
 impl Keys {
@@ -55,6 +81,9 @@ impl Keys {
                     "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
                 }
                 AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
+                AuthError::Expired => {
+                    "Invalid authentication credentials: this API key has expired. Ask the operator for a new one."
+                }
             };
             ApiError::new(Cause::Unauthorized, message)
         })
@@ -64,7 +93,8 @@ impl Keys {
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let secret = credential(headers).ok_or(AuthError::Missing)?;
         let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
-        self.by_digest.get(&KeyDigest::from(digest)).cloned().ok_or(AuthError::Unknown)
+        let key = self.by_digest.get(&KeyDigest::from(digest)).ok_or(AuthError::Unknown)?;
+        if key.is_expired() { Err(AuthError::Expired) } else { Ok(Arc::clone(key)) }
     }
 
     /// The table after a change. The error names the entry that does not fit.
@@ -77,11 +107,12 @@ impl Keys {
         by_digest.retain(|_, key| {
             !delta.remove.iter().any(|id| *id == *key.id) && !delta.upsert.iter().any(|entry| *entry.id == *key.id)
         });
-        for KeyEntry { id, digest, allowed_models } in delta.upsert {
+        for KeyEntry { id, digest, name, allowed_models, scopes, expires } in delta.upsert {
             let digest: KeyDigest = hex_bytes(&digest)
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or_else(|| format!("the digest of key {id} is not 64 hexadecimal digits"))?;
-            by_digest.insert(digest, Arc::new(Key { id: id.into(), allowed_models }));
+            let may_infer = scopes.iter().any(|scope| scope == "*" || scope == "inference");
+            by_digest.insert(digest, Arc::new(Key { id: id.into(), name, allowed_models, may_infer, expires }));
         }
         Ok(Self { salt, by_digest })
     }
@@ -111,7 +142,14 @@ mod tests {
         let entry = |(id, secret): &(&str, &str)| {
             let digest = Sha256::new().chain_update([0xab, 0xcd]).chain_update(secret).finalize();
             let digest: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            KeyEntry { id: (*id).to_owned(), digest: digest.concat(), allowed_models: None }
+            KeyEntry {
+                id: (*id).to_owned(),
+                digest: digest.concat(),
+                name: format!("key {id}"),
+                allowed_models: None,
+                scopes: vec!["*".to_owned()],
+                expires: None,
+            }
         };
         KeyDelta {
             salt: "abcd".to_owned(),
@@ -164,6 +202,31 @@ mod tests {
         assert!(renewed.check(&headers("x-api-key", "secret-three")).is_ok());
         let none = renewed.changed_by(delta(true, &[], &[])).unwrap();
         assert!(none.check(&headers("x-api-key", "secret-three")).is_err());
+    }
+
+    #[test]
+    fn an_expired_key_opens_nothing_and_is_told_so() {
+        for (expires, opens) in [(1, false), (4_000_000_000, true)] {
+            let mut one = delta(true, &[("a", "secret-one")], &[]);
+            one.upsert[0].expires = Some(expires);
+            let keys = Keys::default().changed_by(one).unwrap();
+            let found = keys.check(&headers("x-api-key", "secret-one"));
+            assert_eq!(found.is_ok(), opens);
+            assert!(opens || found.unwrap_err() == AuthError::Expired);
+        }
+    }
+
+    #[test]
+    fn scopes_say_whether_a_key_may_infer() {
+        for (scopes, may) in
+            [(vec!["*"], true), (vec!["inference"], true), (vec!["management"], false), (vec![], false)]
+        {
+            let mut one = delta(true, &[("a", "secret-one")], &[]);
+            one.upsert[0].scopes = scopes.into_iter().map(str::to_owned).collect();
+            let key = Keys::default().changed_by(one).unwrap().check(&headers("x-api-key", "secret-one")).unwrap();
+            assert_eq!(key.may_infer(), may);
+            assert!(key.is_called("a") && key.is_called("key a") && !key.is_called("b"));
+        }
     }
 
     #[test]

@@ -30,12 +30,14 @@ impl Default for Timeouts {
 pub struct Limits {
     pub body: u64,
     pub replay: u64,
+    pub memory: u64,
+    pub ratio: u32,
     pub nesting: u16,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body: 512 << 20, replay: 1 << 20, nesting: 512 }
+        Self { body: 512 << 20, replay: 1 << 20, memory: 4 << 20, ratio: 100, nesting: 512 }
     }
 }
 
@@ -53,6 +55,39 @@ impl Default for ConnectionLimits {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cors {
+    pub origins: Vec<String>,
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub expose: Vec<String>,
+    pub credentials: bool,
+    pub max_age: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telling {
+    pub server_timing: bool,
+    pub server_timing_in_streams: bool,
+    pub usage_timings: bool,
+    pub sse_keep_alive: u64,
+}
+
+impl Default for Telling {
+    fn default() -> Self {
+        Self { server_timing: true, server_timing_in_streams: false, usage_timings: true, sse_keep_alive: 0 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DataPlaneConfig {
     pub workers: usize,
     #[serde(default)]
@@ -63,7 +98,21 @@ pub struct DataPlaneConfig {
     pub limits: Limits,
     #[serde(default)]
     pub connections: ConnectionLimits,
+    #[serde(default)]
+    pub telling: Telling,
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    #[serde(default)]
+    pub cors: Option<Cors>,
+    #[serde(default)]
+    pub spool_folder: Option<String>,
+    #[serde(default = "responses_kept")]
+    pub responses_kept: usize,
     pub record_queue: usize,
+}
+
+fn responses_kept() -> usize {
+    65_536
 }
 
 impl Default for DataPlaneConfig {
@@ -74,6 +123,11 @@ impl Default for DataPlaneConfig {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             connections: ConnectionLimits::default(),
+            telling: Telling::default(),
+            tls: None,
+            cors: None,
+            spool_folder: None,
+            responses_kept: responses_kept(),
             record_queue: 16_384,
         }
     }
@@ -104,6 +158,14 @@ pub struct ModelEntry {
     pub served_name: String,
     pub backend: String,
     pub dialects: Vec<String>,
+    #[serde(default)]
+    pub stream_usage: bool,
+    #[serde(default)]
+    pub hidden_names: Vec<String>,
+    #[serde(default)]
+    pub proxy_denied: Vec<String>,
+    #[serde(default)]
+    pub proxy_allowed: Option<Vec<String>>,
     pub instances: Vec<InstanceEntry>,
 }
 
@@ -112,6 +174,10 @@ pub struct ModelEntry {
 pub struct TargetEntry {
     pub model: String,
     pub weight: u32,
+    #[serde(default)]
+    pub served_name: Option<String>,
+    #[serde(default)]
+    pub fallback: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -122,6 +188,18 @@ pub struct RouteEntry {
     pub targets: Vec<TargetEntry>,
     pub categories: Vec<String>,
     pub generic_proxy: bool,
+    #[serde(default)]
+    pub number: u64,
+    #[serde(default = "authed")]
+    pub access_policy: String,
+    #[serde(default)]
+    pub allowed_keys: Vec<String>,
+    #[serde(default)]
+    pub meta: Option<serde_json::Value>,
+}
+
+fn authed() -> String {
+    "authed".to_owned()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -138,7 +216,17 @@ pub struct KeyEntry {
     pub id: String,
     pub digest: String,
     #[serde(default)]
+    pub name: String,
+    #[serde(default)]
     pub allowed_models: Option<Vec<String>>,
+    #[serde(default = "all_scopes")]
+    pub scopes: Vec<String>,
+    #[serde(default)]
+    pub expires: Option<u64>,
+}
+
+fn all_scopes() -> Vec<String> {
+    vec!["*".to_owned()]
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -165,6 +253,9 @@ pub struct Record {
     pub duration: f64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    pub input_tokens: u64,
+    pub cached_tokens: u64,
+    pub output_tokens: u64,
     pub stream: bool,
     pub end: End,
 }
@@ -184,7 +275,7 @@ pub enum End {
 
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut row = serializer.serialize_tuple(14)?;
+        let mut row = serializer.serialize_tuple(17)?;
         row.serialize_element(&self.started)?;
         row.serialize_element(&*self.request_id)?;
         row.serialize_element(self.key.as_deref().unwrap_or_default())?;
@@ -197,6 +288,9 @@ impl Serialize for Record {
         row.serialize_element(&self.duration)?;
         row.serialize_element(&self.bytes_in)?;
         row.serialize_element(&self.bytes_out)?;
+        row.serialize_element(&self.input_tokens)?;
+        row.serialize_element(&self.cached_tokens)?;
+        row.serialize_element(&self.output_tokens)?;
         row.serialize_element(&self.stream)?;
         row.serialize_element(&self.end)?;
         row.end()

@@ -31,6 +31,7 @@ mod local;
 pub mod metrics;
 pub mod paths;
 mod prometheus;
+pub mod proxy_paths;
 mod records;
 mod request;
 mod shared;

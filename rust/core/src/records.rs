@@ -102,6 +102,9 @@ mod tests {
             duration: 3.5,
             bytes_in: 4,
             bytes_out: 5,
+            input_tokens: 6,
+            cached_tokens: 7,
+            output_tokens: 8,
             stream: true,
             end: End::EngineDied,
         }

@@ -23,7 +23,7 @@ use crate::{
     exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
     headers, local,
     paths::{self, Endpoint, Found, Inference, Row},
-    table::{Instance, Lease, Model, Route},
+    table::{Choice, Instance, Lease, Route, Target},
     ticket::Ticket,
     timer::PhaseTimer,
     upload::{Upload, UploadError},
@@ -139,7 +139,7 @@ struct Inbound<W> {
 struct Attempt {
     lease: Lease,
     /// None: the management API.
-    model: Option<Arc<Model>>,
+    target: Option<Arc<Target>>,
     /// Use no pooled connection.
     fresh: bool,
 }
@@ -253,8 +253,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         loop {
             let worker = Rc::clone(&self.worker);
             let now = worker.shared.clock();
-            let leased = route.lease(&tried, now, &mut || worker.random(), &worker.shared.idle_listener);
-            let Some((lease, model)) = leased.filter(|(lease, _)| !refused.contains(&lease.instance().id)) else {
+            let choice = Choice { tried: &tried, failed: None, now };
+            let leased = route.lease(choice, &mut || worker.random(), &worker.shared.idle_listener);
+            let Some((lease, target)) = leased.filter(|(lease, _)| !refused.contains(&lease.instance().id)) else {
                 if self.follow_table(&mut route) {
                     continue;
                 }
@@ -262,7 +263,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             };
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
-            let attempt = Attempt { lease, model: Some(model), fresh };
+            let attempt = Attempt { lease, target: Some(target), fresh };
             let (fault, back) = match self.attempt(attempt, Some(&*route), upload).await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
@@ -323,7 +324,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let mut fresh = false;
         loop {
             let lease = Lease::take(instance, &worker.shared.idle_listener).ok_or_else(unavailable)?;
-            match self.attempt(Attempt { lease, model: None, fresh }, None, upload).await {
+            match self.attempt(Attempt { lease, target: None, fresh }, None, upload).await {
                 Ok(committed) => return Ok(committed),
                 Err((Fault::Stale, back)) if back.is_replayable() && !fresh => (upload, fresh) = (back, true),
                 Err((Fault::Connect(_), _)) => return Err(unavailable().into()),
@@ -344,7 +345,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let Attempt { lease, model, fresh } = attempt;
+        let Attempt { lease, target, fresh } = attempt;
         let instance = Arc::clone(lease.instance());
         // A connection that the engine may be closing is nothing for a body that cannot be sent again.
         let may_be_stale = !fresh && upload.will_be_replayable();
@@ -357,8 +358,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             },
         };
         // A route knows its model by the route's name; the engine by its own.
-        let names = route.zip(model.as_deref()).filter(|(route, model)| route.name != model.served_name);
-        let length = upload.start_attempt(names.map(|(_, model)| model.served_json.clone()));
+        let names = route.zip(target.as_deref()).filter(|(route, target)| route.name != target.served_name);
+        let length = upload.start_attempt(names.map(|(_, target)| target.served_json.clone()));
         let to_head_request = self.parts.method == Method::HEAD;
         let request = RequestHead { head: self.compose_head(&instance, route.is_some()), length, to_head_request };
         let slot = Slot::new(lease, &self.worker.lingering);
