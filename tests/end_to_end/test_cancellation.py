@@ -38,16 +38,6 @@ def half_close(client: Client) -> None:
 LEAVES: list[Leave] = [close, reset, half_close]
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def engine(request: pytest.FixtureRequest, fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1, unix=request.param == "unix")[0]
-
-
-@pytest.fixture
-def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    return router([engine])
-
-
 def assert_engine_is_told(engine: FakeEngine, plane: DataPlaneRouter) -> dict[str, Any]:
     """The engine's side closed, no lease is left, and one record says that the caller left."""
     eventually(lambda: engine.inference() and engine.last()["ended"] == "peer_closed", "the engine to see the close")

@@ -21,16 +21,6 @@ EARLY_PLACES = ("before_head", "inside_head", "after_head")
 """Where an engine has not sent a frame yet, so that the caller can be spared its end."""
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def engine(request: pytest.FixtureRequest, fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1, unix=request.param == "unix")[0]
-
-
-@pytest.fixture
-def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    return router([engine])
-
-
 def assert_bad_gateway(response: Response) -> None:
     """A whole 502 in OpenAI's shape."""
     assert response.status == 502, response.body

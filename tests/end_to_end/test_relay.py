@@ -19,16 +19,6 @@ Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def engine(request: pytest.FixtureRequest, fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1, unix=request.param == "unix")[0]
-
-
-@pytest.fixture
-def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    return router([engine])
-
-
 def sent_by_engine(engine: FakeEngine) -> tuple[int, str]:
     """Length and hash of the payload of its last answer."""
     entry = engine.last()
