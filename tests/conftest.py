@@ -55,6 +55,18 @@ def router(short_folder: Path) -> Iterator[Callable[..., DataPlaneRouter]]:
         one.stop()
 
 
+@pytest.fixture(params=["tcp", "unix"])
+def engine(request: pytest.FixtureRequest, fake_engines: Callable[..., list[FakeEngine]]) -> FakeEngine:
+    """A fake engine, once on a loopback port and once on a Unix socket."""
+    return fake_engines(1, unix=request.param == "unix")[0]
+
+
+@pytest.fixture
+def plane(engine: FakeEngine, router: Callable[..., DataPlaneRouter]) -> DataPlaneRouter:
+    """The data plane over `engine`."""
+    return router([engine])
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ServedRouter]]:
     """`serve(config, *arguments)`: the whole product, ready; stopped when the test ends."""
