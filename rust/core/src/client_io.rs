@@ -23,6 +23,8 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
+use crate::tunnel::Tunnel;
+
 /// The most that is read ahead of a request; a client that sends more before it has its answer is cut.
 const AHEAD: usize = 16 * 1024;
 
@@ -42,15 +44,17 @@ pub(crate) trait ClientWatch {
     /// Says whether the client may still be sending the request that is answered: then its connection, if it ends with
     /// the answer, is treated as after `close_after_answer`.
     fn leave_unread(&self, unread: bool);
+
+    /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent. False: this protocol has no
+    /// tunnels (HTTP/2), and the 101 must not be sent.
+    #[allow(dead_code, reason = "the endpoints that open tunnels come with the next commits")]
+    fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 
 /// The watch where the protocol itself tells that a client left, by dropping the request's future or body (HTTP/2's
 /// `RST_STREAM`).
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "HTTP/2 toward clients comes with its own issue; a test holds the path to it open")
-)]
+#[allow(dead_code, reason = "HTTP/2 toward clients comes with the next commits; a test holds the path to it open")]
 pub(crate) struct ProtocolTells;
 
 impl ClientWatch for ProtocolTells {
@@ -61,6 +65,10 @@ impl ClientWatch for ProtocolTells {
     fn close_after_answer(&self) {}
 
     fn leave_unread(&self, _: bool) {}
+
+    fn tunnel(&self, _: Tunnel) -> bool {
+        false
+    }
 }
 
 /// A client's stream, of whatever kind.
@@ -102,6 +110,7 @@ struct Shared<T> {
     stream: RefCell<ReadAhead<T>>,
     close: Cell<bool>,
     unread: Cell<bool>,
+    tunnel: RefCell<Option<Tunnel>>,
     next_look: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
@@ -114,8 +123,13 @@ struct ReadAhead<T> {
 impl<T> ClientIo<T> {
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
         let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false });
-        let shared =
-            Rc::new(Shared { stream, close: Cell::default(), unread: Cell::default(), next_look: RefCell::default() });
+        let shared = Rc::new(Shared {
+            stream,
+            close: Cell::default(),
+            unread: Cell::default(),
+            tunnel: RefCell::default(),
+            next_look: RefCell::default(),
+        });
         (Self { shared: Rc::clone(&shared) }, StreamWatch { shared })
     }
 }
@@ -135,6 +149,11 @@ impl<T> StreamWatch<T> {
     /// Whether the client may still be sending when its connection ends.
     pub(crate) fn must_discard(&self) -> bool {
         self.shared.close.get() || self.shared.unread.get()
+    }
+
+    /// The tunnel that the last answer has opened.
+    pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.shared.tunnel.take()
     }
 }
 
@@ -196,6 +215,11 @@ impl<T: ClientStream> ClientWatch for StreamWatch<T> {
 
     fn leave_unread(&self, unread: bool) {
         self.shared.unread.set(unread);
+    }
+
+    fn tunnel(&self, tunnel: Tunnel) -> bool {
+        self.shared.tunnel.replace(Some(tunnel));
+        true
     }
 }
 

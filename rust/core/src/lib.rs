@@ -40,6 +40,7 @@ pub mod sse;
 pub mod table;
 mod ticket;
 mod timer;
+mod tunnel;
 mod upload;
 mod upstream;
 mod worker;

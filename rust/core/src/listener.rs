@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     os::fd::OwnedFd,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    client_io::{ClientIo, ClientStream, StreamWatch},
+    client_io::{ClientIo, ClientStream, ClientWatch, StreamWatch},
     request,
     shared::Shared,
     worker::{Counted, Worker},
@@ -224,7 +224,7 @@ async fn serve_http1<T: ClientStream + 'static>(
     };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let mut ending = pin!(shared.ending.notified());
     let (mut registered, mut told) = (false, false);
     // An error is the client's: it left, or what it sent is no HTTP (hyper has answered then).
@@ -234,15 +234,21 @@ async fn serve_http1<T: ClientStream + 'static>(
             registered = true;
             let _ = ending.as_mut().poll(context);
         }
-        let served = connection.as_mut().poll(context);
+        let served = Pin::new(&mut connection).poll(context);
         if served.is_ready() || told || !(watch.must_close() || shared.is_draining()) {
             return served;
         }
         told = true;
-        connection.as_mut().graceful_shutdown();
-        connection.as_mut().poll(context)
+        Pin::new(&mut connection).graceful_shutdown();
+        Pin::new(&mut connection).poll(context)
     })
     .await;
+    // hyper has neither ended a connection whose 101 was sent, nor lost what it had read behind the request.
+    if let Some(tunnel) = watch.take_tunnel() {
+        let parts = connection.into_parts();
+        tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.phases.idle).await;
+        watch.close_after_answer();
+    }
 }
 
 #[cfg(test)]
