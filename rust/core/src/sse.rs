@@ -112,7 +112,7 @@ fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The lines of a frame without their ends; an unfinished last one too.
-fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = frame.get(at..).filter(|rest| !rest.is_empty())?;
@@ -125,7 +125,7 @@ fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A line's field name and value: one space behind the colon is not part of the value. A comment has an empty name.
-fn field(line: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn field(line: &[u8]) -> (&[u8], &[u8]) {
     match memchr(b':', line) {
         None => (line, b""),
         Some(colon) => {

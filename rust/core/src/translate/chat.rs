@@ -1,0 +1,253 @@
+//! What answers and chunks of chat completions say, read leniently: a field of another type counts as missing.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::json::{Raw, decoded, inside, list, object};
+
+/// The tokens of a request, as a chat completion counts them: those of the prompt include the cached ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// The answer's tokens, reasoning included.
+    pub completion_tokens: u64,
+    /// How many of the prompt's tokens came from the cache; `None` where the engine does not say.
+    pub cached_tokens: Option<u64>,
+    /// How many of the prompt's tokens were put into the cache; vLLM alone says it.
+    pub created_cache_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// A chat completion's `usage`; `None` if it is no object.
+    pub(super) fn read(raw: &RawValue) -> Option<Self> {
+        let usage: UsageObject<'_> = object(raw)?;
+        let details: Details<'_> = usage.prompt_tokens_details.and_then(object).unwrap_or_default();
+        Some(Self {
+            prompt_tokens: usage.prompt_tokens.and_then(count).unwrap_or(0),
+            completion_tokens: usage.completion_tokens.and_then(count).unwrap_or(0),
+            cached_tokens: details.cached_tokens.and_then(count),
+            created_cache_tokens: details.created_cache_tokens.and_then(count),
+        })
+    }
+
+    /// A Message's `usage`. Its `input_tokens` are those that the cache has nothing to do with (spec/wire.md 1.18).
+    pub(super) fn message_json(self) -> String {
+        let cache = self.cached_tokens.unwrap_or(0).saturating_add(self.created_cache_tokens.unwrap_or(0));
+        let member = |key: &str, count: Option<u64>| count.map_or(String::new(), |count| format!(",\"{key}\":{count}"));
+        format!(
+            "{{\"input_tokens\":{},\"output_tokens\":{}{}{}}}",
+            self.prompt_tokens.saturating_sub(cache),
+            self.completion_tokens,
+            member("cache_creation_input_tokens", self.created_cache_tokens),
+            member("cache_read_input_tokens", self.cached_tokens),
+        )
+    }
+}
+
+#[derive(Deserialize)]
+struct UsageObject<'a> {
+    #[serde(borrow)]
+    prompt_tokens: Raw<'a>,
+    #[serde(borrow)]
+    completion_tokens: Raw<'a>,
+    #[serde(borrow)]
+    prompt_tokens_details: Raw<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Details<'a> {
+    #[serde(borrow)]
+    cached_tokens: Raw<'a>,
+    #[serde(borrow)]
+    created_cache_tokens: Raw<'a>,
+}
+
+/// A whole number that is not negative.
+pub(super) fn count(raw: &RawValue) -> Option<u64> {
+    raw.get().parse().ok()
+}
+
+/// A whole answer, or one chunk of a streamed one.
+#[derive(Deserialize)]
+pub(super) struct Completion<'a> {
+    #[serde(borrow)]
+    pub(super) id: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) object: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) choices: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) usage: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) error: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) message: Raw<'a>,
+}
+
+impl<'a> Completion<'a> {
+    /// The choice with the index 0; a Message has no room for others.
+    pub(super) fn choice(&self) -> Option<Choice<'a>> {
+        let choices = list(self.choices?)?;
+        choices
+            .into_iter()
+            .filter_map(object::<Choice<'_>>)
+            .find(|choice| choice.index.is_none_or(|at| at.get() == "0"))
+    }
+
+    /// The words of an engine that reports an error in place of an answer: OpenAI's shape, one that is a bare string
+    /// (vLLM), or a flat one (TensorRT-LLM).
+    /// `Some(None)` is an error without words.
+    pub(super) fn error_words(&self) -> Option<Raw<'a>> {
+        let is_error = |raw: &&RawValue| !matches!(raw.get(), "false" | "0" | "\"\"" | "{}" | "[]");
+        let error = match self.error.filter(is_error) {
+            Some(error) => error,
+            None if self.object.is_some_and(|object| object.get() == "\"error\"") => {
+                return Some(self.message.filter(|words| inside(words).is_some()));
+            }
+            None => return None,
+        };
+        if inside(error).is_some() {
+            return Some(Some(error));
+        }
+        let fields: Option<ErrorObject<'_>> = object(error);
+        Some(fields.and_then(|fields| fields.message).filter(|words| inside(words).is_some()))
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorObject<'a> {
+    #[serde(borrow)]
+    message: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Choice<'a> {
+    #[serde(borrow)]
+    index: Raw<'a>,
+    /// In a whole answer.
+    #[serde(borrow)]
+    pub(super) message: Raw<'a>,
+    /// In a chunk.
+    #[serde(borrow)]
+    pub(super) delta: Raw<'a>,
+    #[serde(borrow)]
+    pub(super) finish_reason: Raw<'a>,
+    /// vLLM and TensorRT-LLM: the stop string that matched, or a token's number.
+    #[serde(borrow)]
+    pub(super) stop_reason: Raw<'a>,
+}
+
+/// A `message` or a `delta`.
+#[derive(Deserialize)]
+pub(super) struct Words<'a> {
+    #[serde(borrow)]
+    pub(super) content: Raw<'a>,
+    #[serde(borrow)]
+    reasoning: Raw<'a>,
+    #[serde(borrow)]
+    reasoning_content: Raw<'a>,
+    #[serde(borrow)]
+    tool_calls: Raw<'a>,
+    #[serde(borrow)]
+    function_call: Raw<'a>,
+}
+
+impl<'a> Words<'a> {
+    /// The inside of the content's string; `None` for an empty one too.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        self.content.and_then(inside).filter(|text| !text.is_empty())
+    }
+
+    /// The same of the reasoning. Engines that have both names for it say the same under both.
+    pub(super) fn thinking(&self) -> Option<&'a str> {
+        [self.reasoning, self.reasoning_content]
+            .into_iter()
+            .find_map(|field| field.and_then(inside).filter(|text| !text.is_empty()))
+    }
+
+    /// The tool calls, or their fragments.
+    pub(super) fn calls(&self) -> Vec<CallPart> {
+        match (self.tool_calls.and_then(list), self.function_call) {
+            (Some(calls), _) if !calls.is_empty() => calls.into_iter().filter_map(CallPart::read).collect(),
+            (_, Some(function)) => CallPart::of_function(function).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A tool call or a fragment of one. What is empty counts as missing.
+#[derive(Debug, Default)]
+pub(super) struct CallPart {
+    pub(super) index: Option<u64>,
+    pub(super) id: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) arguments: String,
+}
+
+#[derive(Deserialize)]
+struct CallObject<'a> {
+    #[serde(borrow)]
+    index: Raw<'a>,
+    #[serde(borrow)]
+    id: Raw<'a>,
+    #[serde(borrow)]
+    function: Raw<'a>,
+}
+
+#[derive(Deserialize)]
+struct FunctionObject<'a> {
+    #[serde(borrow)]
+    name: Raw<'a>,
+    #[serde(borrow)]
+    arguments: Raw<'a>,
+}
+
+impl CallPart {
+    fn read(raw: &RawValue) -> Option<Self> {
+        let call: CallObject<'_> = object(raw)?;
+        Some(Self {
+            index: call.index.and_then(count),
+            id: call.id.and_then(decoded).filter(|id| !id.is_empty()),
+            ..call.function.and_then(Self::of_function).unwrap_or_default()
+        })
+    }
+
+    fn of_function(raw: &RawValue) -> Option<Self> {
+        let function: FunctionObject<'_> = object(raw)?;
+        Some(Self {
+            name: function.name.and_then(decoded).filter(|name| !name.is_empty()),
+            // Some engines put the object itself in place of its text.
+            arguments: match function.arguments {
+                Some(arguments) if arguments.get().starts_with('{') => arguments.get().to_owned(),
+                Some(arguments) => decoded(arguments).unwrap_or_default(),
+                None => String::new(),
+            },
+            ..Self::default()
+        })
+    }
+}
+
+/// How the answer's last tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastCall {
+    /// There is none.
+    None,
+    /// Inside its arguments.
+    Cut,
+    /// With its arguments.
+    Whole,
+}
+
+/// Anthropic's `stop_reason` (spec/wire.md 6.2). `matched` is the engine's `stop_reason`.
+pub(super) fn stop_reason(finish_reason: Option<&str>, matched: bool, last_call: LastCall) -> &'static str {
+    match (finish_reason, last_call) {
+        (Some("length"), _) => "max_tokens",
+        (Some("tool_calls" | "function_call"), LastCall::Cut | LastCall::Whole) | (Some("stop"), LastCall::Whole) => {
+            "tool_use"
+        }
+        (Some("stop"), _) if matched => "stop_sequence",
+        (Some("content_filter"), _) => "refusal",
+        _ => "end_turn",
+    }
+}
