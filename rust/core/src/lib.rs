@@ -4,6 +4,7 @@
 //!
 //! * [`sniff`] finds the model in a JSON body while it arrives; [`sse`] finds the edges of frames;
 //!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
+//! * [`translate`] turns Anthropic's Messages into chat completions and back;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
 //!   lease that a request has on an instance;
 //! * [`error`] is what a caller is told; [`metrics`] counts; [`documents`] is what crosses the seam to Python.
@@ -40,6 +41,7 @@ pub mod sse;
 pub mod table;
 mod ticket;
 mod timer;
+pub mod translate;
 mod tunnel;
 mod upload;
 mod upstream;
