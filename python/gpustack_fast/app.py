@@ -28,10 +28,13 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.data_directory import DataDirectory
-from gpustack_fast.dataplane import DataPlane, Event, KeyDelta, KeyEntry, __version__
+from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, KeyEntry, __version__
+from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.greeting import tell
 from gpustack_fast.instance import Rooms, end_leftovers
 from gpustack_fast.keys import KeyChange, Keys, bootstrap
+from gpustack_fast.plane_settings import plane_config
+from gpustack_fast.route_numbers import known_routes
 from gpustack_fast.store import Store
 from gpustack_fast.supervisor import Supervisor
 
@@ -56,6 +59,8 @@ def serve(config: Config, options: ServeOptions) -> int:
         processes.become_subreaper()
         sockets = listeners.bind(config.server.host, config.server.port)
         return uvloop.run(Server(config, options, directory, sockets).run())
+    except DataPlaneError as error:
+        raise GpustackFastError(f"The data plane cannot do what the configuration asks. {error}") from error
     finally:
         directory.release()
 
@@ -69,7 +74,7 @@ class Server:
         self._config = config
         self._directory = directory
         self._sockets = sockets
-        self._created = int(time.time())
+        self._scheme = "http" if config.server.tls_certificate is None else "https"
         self._greeted = False
         self._noted: dict[str, float] = {}
         """When each instance's fault was noted last."""
@@ -80,8 +85,10 @@ class Server:
         self._drained: asyncio.Future[int] | None = None
         self._contexts = contextlib.AsyncExitStack()
 
-        control = publication.plane_config(config.server, str(directory.api_socket))
-        self._plane = DataPlane(control, [one.fileno() for one in sockets])
+        self._routes = known_routes(directory, [route.name for route in config.all_routes()])
+        self._engine_keys = options.engine_keys
+        settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
+        self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         store = Store(directory)
         first = bootstrap(store, options.bootstrap_key)
         self._new_key = first.created.text if first.created and options.bootstrap_key is None else None
@@ -204,7 +211,7 @@ class Server:
     def _publish(self) -> None:
         """The table of now; and the greeting, the first time that a model can answer and none is on its way."""
         replicas = self._supervisor.replicas
-        self._plane.publish(publication.table(self._config, replicas, self._created))
+        self._plane.publish(publication.table(self._config, replicas, self._routes, self._engine_keys))
         if self._greeted or self._signals:
             return
         views = self._models()
@@ -224,7 +231,7 @@ class Server:
 
     @property
     def _url(self) -> str:
-        return greeting.public_url(self._addresses[0])
+        return greeting.public_url(self._addresses[0], self._scheme)
 
     def _models(self) -> list[ModelView]:
         return publication.model_views(self._config, self._supervisor.replicas)
@@ -250,5 +257,5 @@ class Server:
             for model in self._models()
             for one in model.instances
         ]
-        addresses = [f"http://{address}" for address in self._addresses]
+        addresses = [f"{self._scheme}://{address}" for address in self._addresses]
         return ServerStatus(version=__version__, pid=os.getpid(), addresses=addresses, instances=instances)

@@ -17,6 +17,7 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.file import line_of
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config, variable_of
+from gpustack_fast.credentials import check_tls_files, take_engine_keys
 from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
 
 __all__ = ["main"]
@@ -48,10 +49,12 @@ def _serve(options: argparse.Namespace) -> int:
     file = _config_file(options)
     config = _checked_config(file, options)
     key = _bootstrap_key(options)
+    engine_keys = take_engine_keys(config, os.environ, file)
+    check_tls_files(config.server, file)
 
     from gpustack_fast.app import serve
 
-    return serve(config, ServeOptions(config_file=file, bootstrap_key=key))
+    return serve(config, ServeOptions(config_file=file, bootstrap_key=key, engine_keys=engine_keys))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -215,6 +218,8 @@ def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting] =
 
 
 def _plain(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

@@ -3,6 +3,8 @@
     DIR/                0700 if we make it
     ├── lock            held (flock) by the running server, or for a moment by a command that changes the keys
     ├── keys.json       0600, see `store`
+    ├── routes.json     0600, see `route_numbers`
+    ├── spool/          0700: request bodies that wait in files; emptied at each start
     └── run/            0700
         ├── control.sock    0600, see `control`
         └── api.sock        the management API, see `api`
@@ -39,7 +41,9 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = path / "run"
+        self.spool = path / "spool"
         self.keys_file = path / "keys.json"
+        self.routes_file = path / "routes.json"
         self.control_socket = self.run / "control.sock"
         self.api_socket = self.run / "api.sock"
         self._lock_file = path / "lock"
@@ -75,6 +79,22 @@ class DataDirectory:
             raise
         give_to_owner(lock, self.path)
         self._lock = lock
+
+    def empty_spool(self) -> Path:
+        """Makes the folder for request bodies that wait in files, and removes those that a killed server left there.
+
+        Needs the lock. Nothing but plain files is touched. Raises StoreError.
+        """
+        assert self.held, "the spool belongs to the holder of the lock"
+        try:
+            _make_private(self.spool)
+            with os.scandir(self.spool) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        os.unlink(entry.path)
+        except OSError as error:
+            raise StoreError(explain_os_error(error, f"The folder {self.spool} cannot be used")) from error
+        return self.spool
 
     def release(self) -> None:
         """Gives the lock back. The file stays: removing it would let two processes lock two files of one name."""

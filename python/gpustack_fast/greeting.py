@@ -23,10 +23,10 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def public_url(address: str) -> str:
+def public_url(address: str, scheme: str) -> str:
     """The URL for a data plane's address, `127.0.0.1:8080` or `[::1]:8080`."""
     host, _, port = address.rpartition(":")
-    return f"http://{ANY_ADDRESS.get(host, host)}:{port}"
+    return f"{scheme}://{ANY_ADDRESS.get(host, host)}:{port}"
 
 
 def program() -> str:

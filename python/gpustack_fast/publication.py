@@ -2,93 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from gpustack_fast.api.documents import InstanceView, ModelView
-from gpustack_fast.config import Config, ModelConfig, ServerConfig
-from gpustack_fast.dataplane import (
-    ConnectionLimits,
-    DataPlaneConfig,
-    InstanceEntry,
-    Limits,
-    ModelEntry,
-    RouteEntry,
-    Table,
-    TargetEntry,
-    Timeouts,
-)
+from gpustack_fast.backends import BACKENDS, INFERENCE_PATHS, EngineFacts
+from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
+from gpustack_fast.dataplane import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+from gpustack_fast.route_numbers import KnownRoute
 from gpustack_fast.supervisor import Replica
 
-__all__ = ["has_failed", "metrics", "model_views", "plane_config", "table"]
+__all__ = ["has_failed", "metrics", "model_views", "table"]
 
 
-def plane_config(server: ServerConfig, control_socket: str) -> DataPlaneConfig:
-    """The data plane's settings: its times are milliseconds."""
+def table(
+    config: Config, replicas: Iterable[Replica], routes: Mapping[str, KnownRoute], engine_keys: Mapping[str, str]
+) -> Table:
+    """The whole routing table for the replicas of now.
 
-    def milliseconds(seconds: float) -> int:
-        return max(1, round(seconds * 1000)) if seconds else 0
-
-    times, limits = server.timeouts, server.limits
-    return DataPlaneConfig(
-        workers=server.worker_count(),
-        control_socket=control_socket,
-        timeouts=Timeouts(
-            head=milliseconds(times.head),
-            body=milliseconds(times.body),
-            connect=milliseconds(times.connect),
-            first_frame=milliseconds(times.first_frame),
-            idle=milliseconds(times.idle),
-        ),
-        limits=Limits(body=limits.max_body_bytes, replay=limits.replay_bytes, nesting=limits.max_nesting),
-        connections=ConnectionLimits(idle_per_instance=limits.idle_connections),
-        record_queue=limits.record_queue,
-    )
-
-
-def table(config: Config, replicas: Sequence[Replica], created: int) -> Table:
-    """The whole routing table for the replicas of now. `created`: the routes' Unix time."""
-    routes = [
-        RouteEntry(
-            name=route.name,
-            created=created,
-            targets=[TargetEntry(model=target.model, weight=target.weight) for target in route.targets],
-            categories=list(route.categories),
-            generic_proxy=route.generic_proxy,
-        )
-        for route in config.all_routes()
+    `routes`: what is known of every route's name; `engine_keys`: the keys of somebody else's engines, by model.
+    """
+    models = [
+        model_entry(model, found, engine_keys.get(model.name)) for model, found in replicas_by_model(config, replicas)
     ]
-    models = [model_entry(model, replicas_of(model, replicas)) for model in config.models]
-    return Table(models=models, routes=routes, metrics=metrics(replicas))
+    entries = [route_entry(route, routes[route.name]) for route in config.all_routes()]
+    return Table(models=models, routes=entries, metrics=metrics(replicas))
 
 
-def replicas_of(model: ModelConfig, replicas: Iterable[Replica]) -> list[Replica]:
-    return [replica for replica in replicas if replica.slot.model == model.name]
-
-
-def model_entry(model: ModelConfig, replicas: list[Replica]) -> ModelEntry:
-    """One model with those of its instances that have an address already."""
-    dialects = (
-        model.dialects if model.external else [dialect for one in replicas[:1] for dialect in one.backend.dialects]
+def route_entry(route: RouteConfig, known: KnownRoute) -> RouteEntry:
+    return RouteEntry(
+        name=route.name,
+        created=known.created,
+        targets=[target_entry(target) for target in route.targets],
+        categories=list(route.categories),
+        generic_proxy=route.generic_proxy,
+        number=known.number,
+        access_policy=route.access_policy,
+        allowed_keys=route.allowed_keys,
+        meta=route.meta,
     )
+
+
+def target_entry(target: TargetConfig) -> TargetEntry:
+    return TargetEntry(
+        model=target.model,
+        weight=target.share,
+        served_name=target.overridden_model_name,
+        fallback=list(target.fallback),
+    )
+
+
+def replicas_by_model(config: Config, replicas: Iterable[Replica]) -> list[tuple[ModelConfig, list[Replica]]]:
+    """Every model with its replicas, in the order of the configuration."""
+    found: dict[str, list[Replica]] = {model.name: [] for model in config.models}
+    for replica in replicas:
+        found[replica.slot.model].append(replica)
+    return [(model, found[model.name]) for model in config.models]
+
+
+def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | None) -> ModelEntry:
+    """One model with those of its instances that have an address already."""
+    facts = BACKENDS[model.backend].facts(model)
     return ModelEntry(
         name=model.name,
         served_name=model.engine_name,
         backend=model.backend,
-        dialects=list(dialects) or ["openai"],
-        instances=[instance_entry(replica) for replica in replicas if replica.address],
+        dialects=list(facts.dialects),
+        stream_usage=facts.stream_usage,
+        hidden_names=list(facts.hidden_names),
+        proxy_denied=list(facts.admin_paths),
+        proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
+        instances=[instance_entry(replica, facts, engine_key) for replica in replicas if replica.address],
     )
 
 
-def instance_entry(replica: Replica) -> InstanceEntry:
-    backend = replica.backend
+def instance_entry(replica: Replica, facts: EngineFacts, engine_key: str | None) -> InstanceEntry:
     return InstanceEntry(
         id=replica.id,
         address=replica.address,
         state=replica.state,
-        api_key=None if replica.instance is None else replica.instance.key,
-        idle_timeout=backend.idle_timeout,
-        requests_per_connection=backend.requests_per_connection,
-        cancel_lag=backend.cancel_lag,
+        api_key=engine_key if replica.instance is None else replica.instance.key,
+        idle_timeout=facts.idle_timeout,
+        requests_per_connection=facts.requests_per_connection,
+        cancel_lag=facts.cancel_lag,
     )
 
 
@@ -116,9 +111,9 @@ def label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def model_views(config: Config, replicas: Sequence[Replica]) -> list[ModelView]:
+def model_views(config: Config, replicas: Iterable[Replica]) -> list[ModelView]:
     """What `GET /v2/models` shows."""
-    return [model_view(model, replicas_of(model, replicas)) for model in config.models]
+    return [model_view(model, found) for model, found in replicas_by_model(config, replicas)]
 
 
 def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:

@@ -13,26 +13,24 @@ fast hash is right here, and argon2 is not: a key is random, not a word that som
 every request.
 
 **Why a JSON file.** A few dozen keys change a few times a day, and the data plane holds them all in memory. A database
-would be a dependency, a schema and a migration for that; it comes when usage is recorded. The file is written beside
-the old one, fsynced, renamed over it, and the folder fsynced: after a crash there is the old file or the new one. A
-file that cannot be understood is never overwritten. `DataDirectory`'s lock keeps writers apart.
+would be a dependency, a schema and a migration for that; it comes when usage is recorded. `durable` writes it so that
+after a crash there is the old file or the new one. A file that cannot be understood is never overwritten.
+`DataDirectory`'s lock keeps writers apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import time
-from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
-from gpustack_fast.data_directory import DataDirectory, explain_os_error, give_to_owner
-from gpustack_fast.errors import KeyNameTaken, KeyNotFound, StoreError, UsageError
+from gpustack_fast import durable
+from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.errors import KeyNameTaken, KeyNotFound, UsageError
 
 __all__ = ["SHORTEST_KEY", "CreatedKey", "Key", "KeyInfo", "Store", "access_key_of", "check_key_text", "digest_of"]
 
@@ -104,12 +102,6 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keys: list[Key] = []
 
 
-class _Version(Struct):
-    """The one field that files of every version have."""
-
-    version: int
-
-
 class Store:
     """The keys of a data directory whose lock we hold. Every change is on the disk when its call returns.
 
@@ -120,7 +112,7 @@ class Store:
         """Reads the keys. Raises StoreError when the file is damaged, newer than we are, or cannot be read."""
         assert directory.held, "the store belongs to the holder of the data directory's lock"
         self._file = directory.keys_file
-        found = _read(self._file)
+        found = durable.read(self._file, _Document, _VERSION, "The keys")
         self.is_new = found is None
         """No key was ever made here. (A store whose last key was revoked is not new.)"""
         self._document = found or _Document(salt=secrets.token_bytes(32).hex())
@@ -186,7 +178,7 @@ class Store:
 
     def _save(self, keys: list[Key]) -> None:
         document = _Document(salt=self.salt, keys=keys)
-        _write(self._file, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+        durable.write(self._file, document)
         self._document = document
         self.is_new = False
 
@@ -222,57 +214,3 @@ def _check_name(name: str) -> None:
         raise UsageError(f"A key's name has 1 to {_LONGEST_NAME} printable characters. Choose another name.")
     if _ACCESS_KEY.fullmatch(name):
         raise UsageError("A name of 16 hex digits looks like an access key. Choose another name.")
-
-
-def _read(file: Path) -> _Document | None:
-    """The file's content; None when there is no file yet."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(explain_os_error(error, f"The keys in {file} cannot be read")) from error
-    try:
-        version = msgspec.json.decode(content, type=_Version).version
-        if version > _VERSION:
-            raise StoreError(
-                f"The keys in {file} were written by a newer gpustack-fast (format {version}; this one knows "
-                f"{_VERSION}). Use that version, or another directory with --data-dir."
-            )
-        document = msgspec.json.decode(content, type=_Document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # The text of the error may quote the file: it stays out of the message.
-        raise StoreError(
-            f"The keys in {file} are damaged: the file is not what gpustack-fast wrote. It was left as it is. "
-            "Restore it from a backup, or move it away to begin with new keys."
-        ) from error
-    return document
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Replaces a file so that a crash leaves the old content or the new one."""
-    new = file.with_name(file.name + ".new")
-    try:
-        new.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(content)
-                out.flush()
-                give_to_owner(out.fileno(), file.parent)
-                os.fsync(out.fileno())
-            new.rename(file)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        _sync_folder(file.parent)
-    except OSError as error:
-        raise StoreError(explain_os_error(error, f"The change was not saved in {file}")) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

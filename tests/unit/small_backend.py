@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpustack_fast import processes
-from gpustack_fast.backends import Backend, Command, Place
+from gpustack_fast.backends import Backend, Command, EngineFacts, Place
 from gpustack_fast.config import ModelConfig
 
 ENGINE = Path(__file__).parent / "small_engine.py"
@@ -28,10 +28,7 @@ SMALL = Backend(
     command=command,
     ready_path="/health",
     check=lambda _: None,
-    dialects=("openai",),
-    idle_timeout=4_000,
-    requests_per_connection=0,
-    cancel_lag=0,
+    facts=lambda _: EngineFacts(dialects=("openai",), stream_usage=False, admin_paths=(), cancel_lag=0),
     stop_grace=1.0,
 )
 

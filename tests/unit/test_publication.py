@@ -8,15 +8,8 @@ import pytest
 from gpustack_fast import publication
 from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
-from gpustack_fast.config import (
-    Config,
-    LimitsConfig,
-    ModelConfig,
-    RouteConfig,
-    ServerConfig,
-    TargetConfig,
-    TimeoutsConfig,
-)
+from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
+from gpustack_fast.route_numbers import KnownRoute
 from gpustack_fast.supervisor import Replica, Slot
 
 SMOLLM2 = ModelConfig(
@@ -31,6 +24,10 @@ SMOLLM2 = ModelConfig(
 REMOTE = ModelConfig(name="remote", backend="external", urls=["http://h:1"], served_name="Org/M", generic_proxy=True)
 ROUTES = [RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=70), TargetConfig(model="remote")])]
 CONFIG = Config(models=[SMOLLM2, REMOTE], routes=ROUTES)
+KNOWN = {
+    name: KnownRoute(name=name, number=number, created=number * 10)
+    for number, name in enumerate(["smollm2", "remote", "default"], 1)
+}
 
 
 def replica(model: ModelConfig, number: int, state: str, address: str = "", **more: object) -> Replica:
@@ -54,15 +51,15 @@ REPLICAS = [
 
 
 def test_every_model_is_a_route_of_its_own_name_beside_the_declared_ones() -> None:
-    table = publication.table(CONFIG, REPLICAS, created=7)
+    table = publication.table(CONFIG, REPLICAS, KNOWN, {})
     assert [route.name for route in table.routes] == ["smollm2", "remote", "default"]
     assert [(target.model, target.weight) for target in table.routes[2].targets] == [("smollm2", 70), ("remote", 100)]
     assert [route.generic_proxy for route in table.routes] == [False, True, False]
-    assert {route.created for route in table.routes} == {7}
+    assert [(route.number, route.created) for route in table.routes] == [(1, 10), (2, 20), (3, 30)]
 
 
 def test_a_table_holds_the_instances_that_have_an_address_with_their_engine_s_facts() -> None:
-    models = {model.name: model for model in publication.table(CONFIG, REPLICAS, created=7).models}
+    models = {model.name: model for model in publication.table(CONFIG, REPLICAS, KNOWN, {}).models}
     (instance,) = models["smollm2"].instances
     assert (instance.id, instance.address, instance.state) == ("smollm2-0", "unix:/run/0.sock", "running")
     assert (instance.idle_timeout, instance.requests_per_connection) == (4_000, 90)
@@ -73,7 +70,7 @@ def test_a_table_holds_the_instances_that_have_an_address_with_their_engine_s_fa
 
 
 def test_a_model_without_any_instance_is_still_a_route() -> None:
-    table = publication.table(CONFIG, [], created=7)
+    table = publication.table(CONFIG, [], KNOWN, {})
     assert [model.instances for model in table.models] == [[], []]
     assert len(table.routes) == 3
 
@@ -104,17 +101,3 @@ def test_a_model_has_failed_when_none_of_its_instances_is_on_its_way(states: lis
     instances = [InstanceView(name="i", state=state) for state in states]
     view = ModelView(name="m", backend="external", replicas=2, ready_replicas=0, instances=instances)
     assert publication.has_failed(view) is failed
-
-
-def test_seconds_become_milliseconds_and_no_limit_stays_none() -> None:
-    server = ServerConfig(
-        workers=3,
-        timeouts=TimeoutsConfig(head=1.5, body=0.0001, connect=0, first_frame=2, idle=3),
-        limits=LimitsConfig(max_body_bytes=10, replay_bytes=5, max_nesting=6, idle_connections=7, record_queue=8),
-    )
-    made = publication.plane_config(server, "/run/api.sock")
-    times = made.timeouts
-    assert (times.head, times.body, times.connect, times.first_frame, times.idle) == (1500, 1, 0, 2000, 3000)
-    assert (made.limits.body, made.limits.replay, made.limits.nesting) == (10, 5, 6)
-    assert (made.connections.idle_per_instance, made.record_queue, made.workers) == (7, 8, 3)
-    assert made.control_socket == "/run/api.sock"

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from gpustack_fast.backends.facts import EngineFacts
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.errors import GpustackFastError
 
@@ -40,23 +41,17 @@ class Command:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One kind of engine. Times are milliseconds where a name does not say otherwise."""
+    """One way to have engines."""
 
     name: str
     check: Callable[[ModelConfig], None]
     """Looks at the model's settings alone. Raises BackendError when no start could ever succeed with them."""
     command: Callable[[ModelConfig, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
+    facts: Callable[[ModelConfig], EngineFacts]
+    """What the data plane must know of the model's engines."""
     ready_path: str
     """Answers 200 as soon as the engine can serve, and not before."""
-    dialects: tuple[str, ...]
-    """What it speaks by itself."""
-    idle_timeout: int
-    """How long an idle connection may be used again; below the engine's own limit."""
-    requests_per_connection: int
-    """Below the engine's own limit; 0: no limit."""
-    cancel_lag: int
-    """How long it goes on with a non-streamed request whose connection was closed."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 15.0
     """Seconds from the first stop signal until the whole session is killed."""

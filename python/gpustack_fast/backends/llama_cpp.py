@@ -18,15 +18,17 @@ What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix sock
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from pathlib import Path
 
 from gpustack_fast.backends import llama_cpp_main
 from gpustack_fast.backends.base import Backend, BackendError, Command, Place
+from gpustack_fast.backends.facts import EngineFacts
 from gpustack_fast.config import ModelConfig
 
-__all__ = ["LLAMA_CPP"]
+__all__ = ["LLAMA_CPP", "LLAMA_CPP_FACTS"]
 
 MAIN = Path(__file__).parent / "llama_cpp_main.py"
 
@@ -133,15 +135,41 @@ def usable_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
+LLAMA_CPP_FACTS = EngineFacts(
+    dialects=("openai", "anthropic"),
+    stream_usage=True,
+    admin_paths=(
+        # The prompts in its slots can be saved, restored and erased; its properties tell and change its settings.
+        "/slots",
+        "/props",
+        "/metrics",
+        "/lora-adapters",
+        "/models",
+        # Tools for its own web page: one runs programs, the other fetches any address for its caller.
+        "/tools",
+        "/cors-proxy",
+        # Streams and generations of all clients, by number.
+        "/v1/stream",
+        "/v1/streams",
+        "/v1/chat/completions/control",
+    ),
+    requests_per_connection=90,
+    # It goes on to the last token, which nobody outside can foresee: this covers some hundred tokens on a CPU.
+    cancel_lag=10_000,
+)
+"""The paths are those of b11549, as the wheel's library names them."""
+
+
+def facts(model: ModelConfig) -> EngineFacts:
+    """What is known of our own: with the file that it has loaded, which no client may see."""
+    return dataclasses.replace(LLAMA_CPP_FACTS, hidden_names=(model.local_path,) if model.local_path else ())
+
+
 LLAMA_CPP = Backend(
     name="llama_cpp",
     check=check,
     command=command,
+    facts=facts,
     ready_path="/health",
-    dialects=("openai", "anthropic"),
-    idle_timeout=4_000,
-    requests_per_connection=90,
-    # It goes on to the last token, which nobody outside can foresee: this covers some hundred tokens on a CPU.
-    cancel_lag=10_000,
     stop_grace=15.0,
 )

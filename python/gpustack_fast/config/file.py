@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct, structs
 
 from gpustack_fast.config.mistakes import translate
 from gpustack_fast.config.rules import RuleBroken, check
@@ -15,7 +17,9 @@ from gpustack_fast.config.shape import Config
 from gpustack_fast.config.toml_lines import KeyPath, find_line, line_numbers
 from gpustack_fast.errors import ConfigError
 
-__all__ = ["expanded", "line_of", "read_config_file"]
+__all__ = ["expanded", "line_of", "read_config_file", "where"]
+
+T = TypeVar("T", bound=Struct)
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -39,6 +43,13 @@ def read_config_file(file: Path) -> Config:
 def line_of(file: Path, path: KeyPath) -> int | None:
     """The line of a value, or of what encloses it, in a file that was read already."""
     return find_line(line_numbers(_read(file)), path)
+
+
+def where(file: Path | None, path: KeyPath) -> tuple[Path | None, int | None]:
+    """The file and the line of a setting; neither when it was not written there, but in a flag or a variable."""
+    key = path[:-1] if isinstance(path[-1], int) else path
+    lines = {} if file is None else line_numbers(_read(file))
+    return (file, lines[key]) if key in lines else (None, None)
 
 
 def _read(file: Path) -> str:
@@ -75,6 +86,8 @@ def _decode_path(kind: type, value: object) -> object:
         raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
     if not value:
         raise ValueError("Expected `str` of length >= 1")
+    if "\0" in value:
+        raise ValueError("it holds a zero byte")
     return Path(value)
 
 
@@ -88,11 +101,15 @@ def expanded(path: Path, subject: str) -> Path:
 
 def _anchored(config: Config, folder: Path) -> Config:
     """Makes the file's relative paths absolute: they are meant from the folder that the file lies in."""
-    server = msgspec.structs.replace(config.server, data_dir=folder / expanded(config.server.data_dir, "`data_dir`"))
-    models = [
-        msgspec.structs.replace(model, local_path=str(folder / expanded(Path(model.local_path), "`local_path`")))
-        if model.local_path is not None
-        else model
-        for model in config.models
-    ]
-    return msgspec.structs.replace(config, server=server, models=models)
+
+    def absolute(path: Path | str, name: str) -> Path:
+        return folder / expanded(Path(path), f"`{name}`")
+
+    def with_paths(table: T, names: Iterable[str], kind: type) -> T:
+        """The Struct with those of these fields absolute that are there."""
+        written = {name: value for name in names if (value := getattr(table, name)) is not None}
+        return structs.replace(table, **{name: kind(absolute(value, name)) for name, value in written.items()})
+
+    server = with_paths(config.server, ("data_dir", "tls_certificate", "tls_key"), Path)
+    models = [with_paths(model, ("local_path", "api_key_file"), str) for model in config.models]
+    return structs.replace(config, server=server, models=models)

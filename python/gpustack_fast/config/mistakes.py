@@ -22,6 +22,7 @@ _HOMES: tuple[KeyPath, ...] = (
     ("server",),
     ("server", "timeouts"),
     ("server", "limits"),
+    ("server", "cors"),
     ("models", 0),
     ("routes", 0),
     ("routes", 0, "targets", 0),

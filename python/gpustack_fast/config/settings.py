@@ -6,7 +6,8 @@ the variable, its type and bounds check all three ways in, its description is th
     [server.timeouts]
     first_frame = 1800        --timeouts-first-frame 1800        GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
 
-An empty variable counts as not set.
+A list is written with commas: `--cors-origins https://a.example,https://b.example`. An empty variable counts as not
+set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from gpustack_fast.config.file import expanded, read_config_file
+from gpustack_fast.config.file import expanded, read_config_file, where
+from gpustack_fast.config.rules import RuleBroken, check_server
 from gpustack_fast.config.sentences import explain
 from gpustack_fast.config.shape import Config, ServerConfig
 from gpustack_fast.errors import ConfigError
@@ -58,15 +60,18 @@ class Setting(Struct, frozen=True, kw_only=True):
     @property
     def placeholder(self) -> str:
         """What stands for the value in the help."""
-        kinds = {float: "SECONDS", int: "NUMBER", Path: "DIR", str: "TEXT"}
+        if _is_list(self.type):
+            return "A,B"
+        kinds = {float: "SECONDS", int: "NUMBER", Path: "PATH", str: "TEXT", bool: "TRUE|FALSE"}
         return next((word for kind, word in kinds.items() if kind in _kinds(self.type)), "NUMBER")
 
     def parse(self, text: str, subject: str) -> object:
         """Reads the value from text. Raises ConfigError, whose sentence begins with the subject."""
         if Path in _kinds(self.type):
             return expanded(Path(text), subject).absolute()
+        words = [word.strip() for word in text.split(",") if word.strip()] if _is_list(self.type) else text
         try:
-            return msgspec.convert(text, self.type, strict=False)
+            return msgspec.convert(words, self.type, strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(explain(str(error), subject, text) + _hint(text)) from error
 
@@ -83,6 +88,10 @@ def load_config(
     for setting in SETTINGS:
         if (written := _written(setting, flags or {}, environment)) is not None:
             server = _replace(server, setting.path, setting.parse(*written))
+    try:
+        check_server(server)
+    except RuleBroken as error:
+        raise ConfigError(error.message, *where(file, error.path)) from error
     return msgspec.structs.replace(config, server=server)
 
 
@@ -132,6 +141,10 @@ def _settings(table: type[Struct], above: tuple[str, ...] = ()) -> list[Setting]
 def _description(kind: Any) -> str:
     metas = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Meta)]
     return next(meta.description for meta in metas if meta.description)
+
+
+def _is_list(kind: Any) -> bool:
+    return getattr(getattr(kind, "__origin__", None), "__origin__", None) is list
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
     Config
     ├── server: ServerConfig       [server]          also as flags and environment variables, see `settings`
     │   ├── timeouts               [server.timeouts]
-    │   └── limits                 [server.limits]
+    │   ├── limits                 [server.limits]
+    │   └── cors                   [server.cors]
     ├── models: ModelConfig …      [[models]]        a deployment: something we run, or something somebody else runs
     └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
 
@@ -15,7 +16,7 @@ may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public name
 A model's name obeys the same rule, for every model is also a route of its own name.
 
 **A route named like a model** replaces that model's own route: so one takes a model out of its own name, or puts
-weights behind it. Its categories and its `generic_proxy` are then its own, too.
+weights behind it. Its categories, its access policy and all else are then its own, too.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, structs
 
 from gpustack_fast.errors import ConfigError
 
@@ -34,6 +35,8 @@ __all__ = [
     "NAME_PATTERN",
     "SOURCE_FIELDS",
     "Config",
+    "CorsConfig",
+    "Engine",
     "LimitsConfig",
     "ModelConfig",
     "RouteConfig",
@@ -50,7 +53,11 @@ NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*",
 
 Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
 Category = Literal["llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"]
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "anthropic", "tei"]
+Engine = Literal["openai", "vllm", "tensorrt_llm", "sglang", "llama_cpp", "tei"]
+AccessPolicy = Literal["public", "authed", "allowed_keys"]
+StatusClass = Literal["4xx", "5xx"]
+Name = Annotated[str, Meta(min_length=1)]
 
 BACKENDS = ("llama_cpp", "external")
 """What `backend` may name in this version."""
@@ -95,6 +102,14 @@ class LimitsConfig(Written, frozen=True, kw_only=True):
     replay_bytes: Annotated[
         int, Meta(ge=0, le=2**40, description="the largest request body that is kept for a second attempt elsewhere")
     ] = 1024 * 1024
+    memory_bytes: Annotated[
+        int,
+        Meta(ge=65_536, le=2**40, description="what is held in memory of one body whose model is not known yet"),
+    ] = 4 * 1024 * 1024
+    """The rest waits in a file."""
+    decoded_ratio: Annotated[
+        int, Meta(ge=1, le=65_536, description="decoded bytes for each byte of a compressed request body, at most")
+    ] = 100
     max_nesting: Annotated[
         int, Meta(ge=1, le=1024, description="the deepest nesting of a JSON body; a deeper one is answered 400")
     ] = 512
@@ -104,6 +119,25 @@ class LimitsConfig(Written, frozen=True, kw_only=True):
     record_queue: Annotated[
         int, Meta(ge=1, le=2**24, description="finished requests that wait for accounting; more are dropped")
     ] = 16_384
+
+
+class CorsConfig(Written, frozen=True, kw_only=True):
+    """Which pages of other origins may use the API from a browser. Without `origins`: none."""
+
+    origins: Annotated[
+        list[Name], Meta(description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all")
+    ] = []
+    methods: Annotated[list[Name], Meta(description="methods that a page may use; by default those of each path")] = []
+    headers: Annotated[
+        list[Name], Meta(description="request headers that a page may set, beside those that the SDKs send")
+    ] = []
+    expose: Annotated[
+        list[Name], Meta(description="answer headers that a page may read, beside those that the SDKs read")
+    ] = []
+    credentials: Annotated[bool, Meta(description="whether a page may send its cookies and certificates")] = False
+    max_age: Annotated[
+        int, Meta(ge=0, le=86_400, description="seconds that a browser may remember what it was allowed")
+    ] = 600
 
 
 class ServerConfig(Written, frozen=True, kw_only=True):
@@ -125,8 +159,26 @@ class ServerConfig(Written, frozen=True, kw_only=True):
     drain_timeout: Annotated[
         Seconds, Meta(description="how long running requests may still take after a stop signal; 0 cuts them at once")
     ] = 30.0
+    tls_certificate: Annotated[
+        Path | None, Meta(description="a PEM file: the certificate, then those between it and a root; speaks TLS then")
+    ] = None
+    """Absolute once it was read, as `tls_key`; relative ones are taken as `data_dir`."""
+    tls_key: Annotated[Path | None, Meta(description="a PEM file: the certificate's private key")] = None
+    server_timing: Annotated[bool, Meta(description="whether answers tell where their time went (Server-Timing)")] = (
+        True
+    )
+    server_timing_in_streams: Annotated[
+        bool, Meta(description="whether an event stream ends with a comment that tells the same")
+    ] = False
+    usage_timings: Annotated[
+        bool, Meta(description="whether `usage` of a stream gets GPUStack's three fields about its speed")
+    ] = True
+    sse_keep_alive: Annotated[
+        Seconds, Meta(description="after so long without a byte from the engine a stream gets a comment; 0: never")
+    ] = 0.0
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()
+    cors: CorsConfig = CorsConfig()
 
     def worker_count(self) -> int:
         """The number of worker threads: what was written, else a quarter of the cores this process may use, 1 to 4."""
@@ -148,6 +200,11 @@ class ModelConfig(Written, frozen=True, kw_only=True):
     categories: list[Category] = []
     generic_proxy: bool = False
     """Whether the model's own route may be used through the generic proxy."""
+    access_policy: AccessPolicy = "authed"
+    """Who may use the model's own route, as in RouteConfig."""
+    allowed_keys: list[Name] = []
+    meta: dict[str, Any] | None = None
+    """Of the model's own route, as in RouteConfig."""
 
     source: Source | None = None
     python_package: str | None = None
@@ -167,10 +224,17 @@ class ModelConfig(Written, frozen=True, kw_only=True):
 
     urls: list[str] = []
     """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""
+    engine: Engine = "openai"
+    """External only: which program answers there, for what is known of it (see `backends`). `openai` is any server that
+    speaks OpenAI's API, of which nothing more is known."""
+    api_key_env: str | None = None
+    """External only: the environment variable of this server that holds the key which the engine asks for."""
+    api_key_file: str | None = None
+    """External only: the file that holds it. Absolute once it was read; relative as `local_path`."""
     served_name: str | None = None
     """External only: what the engine calls the model; see `engine_name`."""
-    dialects: Annotated[list[Dialect], Meta(min_length=1)] = field(default_factory=lambda: ["openai"])
-    """External only: what the engine speaks by itself."""
+    dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
+    """External only: what the engine speaks by itself; None: what is known of `engine`."""
 
     @property
     def external(self) -> bool:
@@ -187,8 +251,19 @@ class TargetConfig(Written, frozen=True, kw_only=True):
     """A weighted link from a route to a model."""
 
     model: str
-    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
-    """Its share among the route's targets; 0 takes none."""
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """Its share among the route's targets; 0 takes none. None: see `share`."""
+    fallback: list[StatusClass] = []
+    """When other targets have answered so (or none of them runs), this one is tried."""
+    overridden_model_name: str | None = None
+    """GPUStack's name for what `model` becomes toward this target's engines, e.g. that of an adapter (LoRA)."""
+
+    @property
+    def share(self) -> int:
+        """The weight: what was written, else 100, but 0 for a fallback, which then gets no requests of its own."""
+        if self.weight is not None:
+            return self.weight
+        return 0 if self.fallback else 100
 
 
 class RouteConfig(Written, frozen=True, kw_only=True):
@@ -199,6 +274,12 @@ class RouteConfig(Written, frozen=True, kw_only=True):
     categories: list[Category] = []
     """Empty: those of its targets' models, see `Config.all_routes`."""
     generic_proxy: bool = False
+    access_policy: AccessPolicy = "authed"
+    """public (no key is asked for), authed (every key that may use inference), allowed_keys."""
+    allowed_keys: list[Name] = []
+    """With `access_policy = "allowed_keys"`: the names or access keys of those that may."""
+    meta: dict[str, Any] | None = None
+    """What the operator says of it, as JSON can carry it; shown by `GET /v1/models?with_meta=true`."""
 
 
 class Config(Written, frozen=True, kw_only=True):
@@ -234,12 +315,7 @@ class Config(Written, frozen=True, kw_only=True):
             return route
         targets = {target.model for target in route.targets}
         found = [category for model in self.models if model.name in targets for category in model.categories]
-        return RouteConfig(
-            name=route.name,
-            targets=route.targets,
-            categories=list(dict.fromkeys(found)),
-            generic_proxy=route.generic_proxy,
-        )
+        return structs.replace(route, categories=list(dict.fromkeys(found)))
 
 
 class ServeOptions(Struct, frozen=True, kw_only=True):
@@ -249,6 +325,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """None: no file was given, the embedded default runs."""
     bootstrap_key: str | None = None
     """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a key."""
+    engine_keys: dict[str, str] = {}
+    """What the engines of external models ask for, by model."""
 
 
 def default_data_dir() -> Path:
@@ -270,7 +348,10 @@ def default_data_dir() -> Path:
 def _own_route(model: ModelConfig) -> RouteConfig:
     return RouteConfig(
         name=model.name,
-        targets=[TargetConfig(model=model.name)],
+        targets=[TargetConfig(model=model.name, weight=100)],
         categories=model.categories,
         generic_proxy=model.generic_proxy,
+        access_policy=model.access_policy,
+        allowed_keys=model.allowed_keys,
+        meta=model.meta,
     )

@@ -1,27 +1,26 @@
-"""What must hold in a configuration beyond the types of its values. Pure: no file is opened, no name resolved."""
+"""Rules of the deployments: names, sources, addresses, and what a process can be given."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
+from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.sentences import closest, listed, quoted
 from gpustack_fast.config.shape import (
     BACKENDS,
     NAME_PATTERN,
     SOURCE_FIELDS,
-    Config,
     ModelConfig,
-    RouteConfig,
 )
 from gpustack_fast.config.toml_lines import KeyPath
 
-__all__ = ["RuleBroken", "check"]
+__all__ = ["check_models", "check_names"]
 
 _LATER_BACKENDS = ("vllm", "sglang", "tensorrt_llm")
 _LOADABLE = {"llama_cpp": ("python_package", "local_path")}
 """The sources that each backend can load from in this version; downloads come with the backends that need them."""
-_EXTERNAL_ONLY = ("urls", "served_name", "dialects")
+_EXTERNAL_ONLY = ("urls", "engine", "api_key_env", "api_key_file", "served_name", "dialects")
 _OURS_ONLY = (
     "source",
     *SOURCE_FIELDS.values(),
@@ -32,35 +31,20 @@ _OURS_ONLY = (
     "ready_timeout",
 )
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII | re.IGNORECASE)
 _LONGEST_NAME = 200
 _LONGEST_SOCKET_PATH = 107
 """Bytes: `sun_path` of Linux without its closing zero (unix(7))."""
 
 
-class RuleBroken(Exception):
-    """A rule does not hold. `path` leads to the value, as in `("models", 0, "name")`; the text says the fix."""
-
-    def __init__(self, path: KeyPath, message: str) -> None:
-        super().__init__(message)
-        self.path = path
-        self.message = message
-
-
-def check(config: Config) -> None:
+def check_models(models: list[ModelConfig]) -> None:
     """Raises RuleBroken for the first rule that does not hold."""
-    if "\0" in str(config.server.data_dir):
-        raise RuleBroken(("server", "data_dir"), "`data_dir` holds a zero byte. Remove it.")
-    _check_names("models", [model.name for model in config.models])
-    for index, model in enumerate(config.models):
+    for index, model in enumerate(models):
         _check_model(("models", index), model)
-    _check_names("routes", [route.name for route in config.routes])
-    models = [model.name for model in config.models]
-    for index, route in enumerate(config.routes):
-        _check_route(("routes", index), route, models)
 
 
-def _check_names(table: str, names: list[str]) -> None:
-    """Each name fits the pattern and stands once."""
+def check_names(table: str, names: list[str]) -> None:
+    """Each name fits the pattern and stands once. Raises RuleBroken."""
     for index, name in enumerate(names):
         path = (table, index, "name")
         if len(name) > _LONGEST_NAME:
@@ -124,6 +108,25 @@ def _check_external(path: KeyPath, model: ModelConfig) -> None:
         raise RuleBroken(
             (*path, "served_name"), "`served_name` is empty. Write what the engine calls the model, or leave it out."
         )
+    _check_engine_key(path, model)
+
+
+def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
+    """The key of somebody else's engine comes from one place, which is well written. (The place is looked at later.)"""
+    if model.api_key_env is not None and model.api_key_file is not None:
+        raise RuleBroken(
+            (*path, "api_key_file"),
+            f"The model `{model.name}` has both `api_key_env` and `api_key_file`. Remove one of the two.",
+        )
+    if model.api_key_env is not None and not _VARIABLE.fullmatch(model.api_key_env):
+        # It may be the key itself, put into the wrong place: it is not repeated.
+        raise RuleBroken(
+            (*path, "api_key_env"),
+            "`api_key_env` must be the name of an environment variable, such as `VLLM_API_KEY`, and not the key "
+            "itself. Put the key into that variable.",
+        )
+    if model.api_key_file is not None and (not model.api_key_file or "\0" in model.api_key_file):
+        raise RuleBroken((*path, "api_key_file"), "`api_key_file` is no path of a file. Correct it, or leave it out.")
 
 
 def _url_problem(url: str) -> str | None:
@@ -199,27 +202,3 @@ def _check_process(path: KeyPath, model: ModelConfig) -> None:
             raise RuleBroken((*path, "env"), f"{quoted(name)} cannot name an environment variable. Rename it.")
         if "\0" in value:
             raise RuleBroken((*path, "env", name), f"The variable `{name}` holds a zero byte. Remove it.")
-
-
-def _check_route(path: KeyPath, route: RouteConfig, models: list[str]) -> None:
-    seen: set[str] = set()
-    for index, target in enumerate(route.targets):
-        here = (*path, "targets", index)
-        if target.model not in models:
-            raise RuleBroken(
-                here,
-                f"The route `{route.name}` has the target {quoted(target.model)}, but no model is called so. "
-                f"Declare it under [[models]], or correct the name.{closest(target.model, models)}",
-            )
-        if target.model in seen:
-            raise RuleBroken(
-                here,
-                f"The route `{route.name}` names the model `{target.model}` twice. Add the weights up in one target.",
-            )
-        seen.add(target.model)
-    if not any(target.weight for target in route.targets):
-        raise RuleBroken(
-            (*path, "targets"),
-            f"All targets of the route `{route.name}` have weight 0, so that no request could go anywhere. "
-            "Give one a weight above 0.",
-        )

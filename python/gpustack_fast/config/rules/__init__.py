@@ -1,0 +1,27 @@
+"""What must hold in a configuration beyond the types of its values. Pure: no file is opened, no name resolved.
+
+models   names, sources, addresses, processes
+routes   targets, who may use a route, what is said of it
+server   the listener: TLS, CORS
+"""
+
+from __future__ import annotations
+
+from gpustack_fast.config.rules.broken import RuleBroken
+from gpustack_fast.config.rules.models import check_models, check_names
+from gpustack_fast.config.rules.routes import check_routes
+from gpustack_fast.config.rules.server import check_server
+from gpustack_fast.config.shape import Config
+
+__all__ = ["RuleBroken", "check", "check_server"]
+
+
+def check(config: Config) -> None:
+    """Raises RuleBroken for the first rule of models and routes that does not hold.
+
+    (`check_server` comes when flags and variables have been laid over the file: they may complete it.)
+    """
+    check_names("models", [model.name for model in config.models])
+    check_models(config.models)
+    check_names("routes", [route.name for route in config.routes])
+    check_routes(config)

@@ -1,0 +1,92 @@
+"""What the configuration names but does not hold: the keys of somebody else's engines, and the files for TLS.
+
+They are looked for when the server starts, and not by `check`, which may run on another machine. No error and no log
+shows what was found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from gpustack_fast.config import Config, ModelConfig, ServerConfig
+from gpustack_fast.config.file import where
+from gpustack_fast.errors import ConfigError
+
+__all__ = ["check_tls_files", "take_engine_keys"]
+
+
+def take_engine_keys(config: Config, environment: MutableMapping[str, str], file: Path | None) -> dict[str, str]:
+    """The key of each model that names a place for one. Raises ConfigError when a place holds none.
+
+    `file` is the configuration's, for errors. The variables are taken out of the environment, for engines of our own
+    inherit that, and the keys of others are none of their business.
+    """
+    keys: dict[str, str] = {}
+    for index, model in enumerate(config.models):
+        field = "api_key_env" if model.api_key_env is not None else "api_key_file"
+        try:
+            text = _text(model, environment)
+        except ConfigError as error:
+            raise ConfigError(error.message, *where(file, ("models", index, field))) from error
+        if text is not None:
+            keys[model.name] = text
+    for model in config.models:
+        if model.api_key_env is not None:
+            environment.pop(model.api_key_env, None)
+    return keys
+
+
+def _text(model: ModelConfig, environment: MutableMapping[str, str]) -> str | None:
+    """The key of one model; None when it asks for none."""
+    if model.api_key_env is not None:
+        place = f"The environment variable `{model.api_key_env}`"
+        text = environment.get(model.api_key_env, "")
+    elif model.api_key_file is not None:
+        place = f"The file {model.api_key_file}"
+        text = _read(model.api_key_file, place, model.name)
+    else:
+        return None
+    text = text.rstrip("\r\n")
+    if not text:
+        raise ConfigError(
+            f"{place} should hold the key of the engines of the model `{model.name}`, but it is empty or not there. "
+            "Put the key there before the start."
+        )
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise ConfigError(
+            f"{place} does not hold a key that a header could carry: it has a space around it, a second line, or "
+            "letters beyond ASCII. Write the key alone."
+        )
+    return text
+
+
+def _read(name: str, place: str, model: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{place} with the key of the engines of the model `{model}` cannot be read: {error.strerror}. "
+            "Check its path and rights."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{place} is not text. Write the key alone on one line.") from error
+
+
+def check_tls_files(server: ServerConfig, file: Path | None) -> None:
+    """Raises ConfigError when a file for TLS cannot be read. (What is in it, the data plane tells.)"""
+    for name in ("tls_certificate", "tls_key"):
+        path: Path | None = getattr(server, name)
+        if path is None:
+            continue
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            problem = "it is no file" if path.is_dir() else None
+        except OSError as error:
+            problem = error.strerror
+        if problem is not None:
+            raise ConfigError(
+                f"The file {path} of `{name}` cannot be read: {problem}. Check its path and rights.",
+                *where(file, ("server", name)),
+            )
