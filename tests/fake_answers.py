@@ -1,18 +1,17 @@
-"""What the fake engine says: the shapes of real vLLM answers, and every way to frame them well or badly.
+"""The orders of the fake engine, and every way to frame its answers well or badly.
 
-Pure functions, values in and bytes out; `fake_engine.py` moves the bytes.
+Pure functions, values in and bytes out: `fake_rows` says what is in an answer, `fake_engine.py` moves the bytes.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
-Orders = dict[str, Any]
+from fake_rows import Asked, say
+from fake_rows.asked import Orders
 
-CREATED = 1_795_360_598
 REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
 LAST_CHUNK = b"0\r\n\r\n"
 TRAILERS = b"0\r\nx-fake-trailer: 1\r\nauthorization: Bearer from-a-trailer\r\n\r\n"
@@ -25,7 +24,21 @@ ORDERS = frozenset(
         "frame_bytes",  # that many bytes of padding in every frame (or in the whole answer)
         "line_end",  # of a stream's lines: "\n" (default), "\r\n" or "\r"
         "comments",  # true: a comment line before every frame
-        "raw_frames",  # list of strings, sent instead of the frames of the model
+        "words",  # list of the text's pieces, in place of the nonce
+        "reasoning",  # list of the reasoning's pieces
+        "reasoning_field",  # chat's name for it: reasoning (default) or reasoning_content
+        "calls",  # tool calls: list of {"name": ..., "arguments": "JSON text", "id": ...}
+        "interleave",  # true: a fragment of each tool call in turn
+        "whole_calls",  # true: each tool call in one fragment
+        "reason",  # OpenAI's finish_reason
+        "stop",  # the stop string that matched
+        "cached_tokens",  # so many of the prompt's tokens came from the cache
+        "image_bytes",  # the length of each picture, before base64
+        "text",  # what a transcription heard
+        "rerank",  # the dialect: vllm (default), llama_cpp, tei
+        "raw_frames",  # list of strings, sent instead of the frames of the model (surrogate escapes: any bytes)
+        "cuts",  # list of offsets: the payload goes out in chunks and writes that end there, whatever its frames
+        "greeting",  # of a WebSocket: a text frame in the same write as the 101
         "body_text",  # string, sent instead of a whole answer
         "status",  # e.g. 500: an error answer; with "error" as its message
         "error",
@@ -92,20 +105,18 @@ class Answer:
         return frame
 
 
-def compose(target: str, body: Any, orders: Orders) -> Answer:
-    """The answer to a request, as the orders want it."""
-    fields = body if isinstance(body, dict) else {}
-    if orders.get("status", 200) != 200:
-        frames, content_type = [error_body(fields, orders)], "application/json"
-    elif fields.get("stream") is True:
-        frames, content_type = stream_frames(target, fields, orders), "text/event-stream; charset=utf-8"
-    else:
-        frames, content_type = [whole_body(target, fields, orders)], "application/json"
-    streamed = content_type.startswith("text/event-stream")
-    headers = [["content-type", orders.get("content_type", content_type)]]
+def compose(asked: Asked) -> Answer:
+    """The answer to a request, as its orders want it."""
+    orders = asked.orders
+    said = say(asked)
+    frames = said.frames
+    streamed = said.content_type.startswith("text/event-stream") or len(frames) > 1
+    headers = [["content-type", orders.get("content_type", said.content_type)]]
     if orders.get("gzip"):
         frames = [gzip.compress(b"".join(frames))]
         headers.append(["content-encoding", "gzip"])
+    if "cuts" in orders:
+        frames = cut(b"".join(frames), orders["cuts"])
     framing = orders.get("framing", "chunked" if streamed else "length")
     if orders.get("pieces") == "chunks":
         framing = "byte_chunks"
@@ -114,12 +125,20 @@ def compose(target: str, body: Any, orders: Orders) -> Answer:
     if orders.get("close") == "announced":
         headers.append(["connection", "close"])
     headers += orders.get("headers", [])
-    return Answer(head(orders, headers), frames, framing, end_of(framing, orders))
-
-
-def head(orders: Orders, headers: list[list[str]]) -> bytes:
-    """The status line and the headers, behind whatever interim answers are wanted."""
     status = orders.get("status", 200)
+    return Answer(
+        head(status if status != 200 else said.status, orders, headers), frames, framing, end_of(framing, orders)
+    )
+
+
+def cut(payload: bytes, offsets: list[int]) -> list[bytes]:
+    """The payload in pieces that end at these offsets; empty ones are left out."""
+    edges = [0, *sorted(offsets), len(payload)]
+    return [payload[start:end] for start, end in itertools.pairwise(edges) if payload[start:end]]
+
+
+def head(status: int, orders: Orders, headers: list[list[str]]) -> bytes:
+    """The status line and the headers, behind whatever interim answers are wanted."""
     lines = []
     for interim in orders.get("interim", []):
         link = "link: </style.css>; rel=preload\r\n" if interim == 103 else ""
@@ -158,97 +177,3 @@ def end_of(framing: str, orders: Orders) -> bytes:
     if framing in ("chunked", "byte_chunks", "length_and_chunked", "long_chunk_size", "bare_lf_in_chunk_line"):
         return TRAILERS if orders.get("trailers") else LAST_CHUNK
     return b""
-
-
-def nonce_of(fields: dict[str, Any], orders: Orders) -> str:
-    """What this request wants to hear again."""
-    if "nonce" in orders:
-        return str(orders["nonce"])
-    messages = fields.get("messages")
-    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-        return str(messages[-1].get("content", ""))
-    return str(fields.get("prompt", ""))
-
-
-def error_body(fields: dict[str, Any], orders: Orders) -> bytes:
-    """An error as vLLM words it, with the nonce in it."""
-    if "body_text" in orders:
-        return str(orders["body_text"]).encode()
-    message = f"{orders.get('error', 'The fake engine was told to fail.')} {nonce_of(fields, orders)}"
-    error = {"message": message, "type": "FakeError", "param": None, "code": orders.get("status")}
-    return encode({"error": error})
-
-
-def whole_body(target: str, fields: dict[str, Any], orders: Orders) -> bytes:
-    """A chat completion or a text completion, as vLLM sends it."""
-    if "body_text" in orders:
-        return str(orders["body_text"]).encode()
-    nonce = nonce_of(fields, orders)
-    text = nonce + "x" * orders.get("frame_bytes", 0)
-    chat = "chat" in target
-    choice: dict[str, Any] = {"index": 0}
-    if chat:
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}
-    else:
-        choice["text"] = text
-    choice |= {"logprobs": None, "finish_reason": "stop", "stop_reason": None}
-    return encode(
-        {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{nonce}",
-            "object": "chat.completion" if chat else "text_completion",
-            "created": CREATED,
-            "model": fields.get("model"),
-            "choices": [choice],
-            "usage": usage(1),
-            "kv_transfer_params": None,
-        }
-    )
-
-
-def stream_frames(target: str, fields: dict[str, Any], orders: Orders) -> list[bytes]:
-    """The frames of a stream, each with its blank line; the last one is `[DONE]`."""
-    end = str(orders.get("line_end", "\n")).encode()
-    if "raw_frames" in orders:
-        return [str(frame).encode() for frame in orders["raw_frames"]]
-    documents = stream_documents(target, fields, orders)
-    frames = [b"data: " + encode(document) + end + end for document in documents]
-    frames.append(b"data: [DONE]" + end + end)
-    if orders.get("comments"):
-        frames = [b": comment %d" % number + end + frame for number, frame in enumerate(frames)]
-    return frames
-
-
-def stream_documents(target: str, fields: dict[str, Any], orders: Orders) -> list[dict[str, Any]]:
-    """The JSON documents of a stream: the role, the text, the reason, and the usage if it was asked for."""
-    nonce = nonce_of(fields, orders)
-    chat = "chat" in target
-    common = {
-        "id": f"{'chatcmpl' if chat else 'cmpl'}-{nonce}",
-        "object": "chat.completion.chunk" if chat else "text_completion",
-        "created": CREATED,
-        "model": fields.get("model"),
-    }
-    text = nonce + "x" * orders.get("frame_bytes", 0)
-    documents: list[dict[str, Any]] = []
-    if chat:
-        first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        documents.append({**common, "choices": [first], "prompt_token_ids": None})
-    count = orders.get("frames", 3)
-    for number in range(count):
-        content = {"delta": {"content": text}} if chat else {"text": text}
-        reason = "stop" if number == count - 1 else None
-        documents.append({**common, "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]})
-    options = fields.get("stream_options")
-    if isinstance(options, dict) and options.get("include_usage"):
-        documents.append({**common, "choices": [], "usage": usage(count)})
-    return documents
-
-
-def usage(completion_tokens: int) -> dict[str, Any]:
-    """Token counts; the prompt always has 24."""
-    return {"prompt_tokens": 24, "total_tokens": 24 + completion_tokens, "completion_tokens": completion_tokens}
-
-
-def encode(document: Any) -> bytes:
-    """JSON without spaces, as vLLM writes it."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,11 +1,14 @@
-"""An OpenAI-shaped engine that obeys orders, for faults that no real engine commits on order.
+"""An engine of every kind that obeys orders, for faults and endpoints that no real engine here has.
 
     python tests/fake_engine.py --uds /tmp/engine.sock
     python tests/fake_engine.py --port 0              # prints the port that it got
 
 Orders (see `fake_answers.ORDERS`) come with a request, in the field `fake` of its JSON body or in the header
-`X-Fake: <json>` (for what must happen before the body is read), or for all requests by `POST /fake/defaults`.
-A request's own orders win over the defaults.
+`X-Fake: <json>` (for what must happen before the body is read, and for forms), or for all requests by
+`POST /fake/defaults`. A request's own orders win over the defaults.
+
+What it says on which path stands in `fake_rows`; any other path is echoed, and with `Upgrade: websocket` each is an
+echo of WebSocket messages.
 
 It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`. Times in it are
 `time.monotonic()`, which all processes of one machine share.
@@ -32,15 +35,21 @@ from collections import Counter
 from typing import Any
 
 import fake_answers
-from fake_answers import Answer, Orders
+import fake_form
+import fake_websocket
+from fake_answers import Answer
+from fake_request import Request, parse
+from fake_rows import Asked
+from fake_rows.asked import Orders
 
 TEXT_LIMIT = 64 * 1024
 """Bodies up to this length are kept in the journal as text."""
 
 Entry = dict[str, Any]
 """One request in the journal: connection, method, target, headers, length, sha256, text, model (of the JSON body, the
-last one if there are several), complete (the whole request arrived by its framing), started, ended (answered, died,
-peer_closed, or None while it runs), ended_at."""
+last one if there are several, or of a form), complete (the whole request arrived by its framing), started, ended
+(answered, died, peer_closed, or None while it runs), ended_at; and what was sent: sent_bytes, sent_sha256 (of the whole
+payload), sent_frames (the SHA-256 of each frame), messages (of a WebSocket)."""
 
 
 class Engine:
@@ -60,6 +69,7 @@ class Engine:
         self.defaults: Orders = {}
         self.seen: set[str] = set()
         self.counters: Counter[str] = Counter()
+        self.memory: dict[str, Any] = {}
         self.keep_journal = True
 
     def state(self) -> dict[str, Any]:
@@ -70,6 +80,7 @@ class Engine:
             "connections": sum(1 for connection in self.connections if not connection.control),
             "accepted": self.accepted,
             "in_progress": sum(1 for connection in self.connections if connection.entry is not None),
+            "administrative": self.memory.get("administrative", 0),
             "counters": dict(self.counters),
         }
 
@@ -112,56 +123,6 @@ class Engine:
                     self.counters[key] += 1
 
 
-class Request:
-    """A request that is being read."""
-
-    def __init__(self, method: str, target: str, headers: list[tuple[str, str]]) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.fields = {name.lower(): value for name, value in headers}
-        self.chunked = "chunked" in self.fields.get("transfer-encoding", "").lower()
-        self.missing = 0 if self.chunked else int(self.fields.get("content-length", "0"))
-        self.body = bytearray()
-        self.in_trailers = False
-        self.answered_early = False
-
-    def read(self, buffer: bytearray) -> bool:
-        """Moves what belongs to the body out of `buffer`; True when it is whole."""
-        if self.chunked:
-            return self.read_chunks(buffer)
-        piece = buffer[: self.missing]
-        del buffer[: len(piece)]
-        self.body += piece
-        self.missing -= len(piece)
-        return self.missing == 0
-
-    def read_chunks(self, buffer: bytearray) -> bool:
-        """The same for a chunked body. `missing` counts the CRLF behind a chunk's data, too."""
-        while True:
-            if self.missing > 2:
-                piece = buffer[: self.missing - 2]
-                del buffer[: len(piece)]
-                self.body += piece
-                self.missing -= len(piece)
-            if self.missing > 2 or len(buffer) < self.missing:
-                return False
-            del buffer[: self.missing]
-            self.missing = 0
-            end = buffer.find(b"\r\n")
-            if end < 0:
-                return False
-            line = bytes(buffer[:end])
-            del buffer[: end + 2]
-            if self.in_trailers:
-                if not line:
-                    return True
-                continue
-            size = int(line.split(b";")[0], 16)
-            self.in_trailers = size == 0
-            self.missing = size + 2 if size else 0
-
-
 class Connection(asyncio.Protocol):
     """One connection from the router: requests in, ordered answers out, one at a time."""
 
@@ -177,6 +138,7 @@ class Connection(asyncio.Protocol):
         self.read_rate: float | None = None
         self.gone = False
         self.control = False
+        self.websocket = False
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -196,7 +158,10 @@ class Connection(asyncio.Protocol):
         self.buffer += data
         if self.read_rate is not None:
             self.read_slowly(len(data))
-        self.advance()
+        if self.websocket:
+            self.echo()
+        else:
+            self.advance()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -271,6 +236,8 @@ class Connection(asyncio.Protocol):
             "ended_at": None,
             "sent_bytes": 0,
             "sent_sha256": None,
+            "sent_frames": [],
+            "messages": 0,
         }
         if self.engine.keep_journal:
             self.engine.journal.append(self.entry)
@@ -313,21 +280,16 @@ class Connection(asyncio.Protocol):
             self.transport.write(control_answer(self.engine, request))
             self.control = False
             return
-        body = self.close_body(request)
+        fields, files = self.close_body(request)
         if request.answered_early:
             self.finish("answered")
             return
-        own = body.get("fake") if isinstance(body, dict) else None
-        if "x-fake" in request.fields:
-            own = {**parse(request.fields["x-fake"], default={}), **(own or {})}
-        try:
-            orders = self.engine.orders(own)
-        except ValueError as error:
-            orders = {"status": 400, "error": str(error)}
-        if "once" in orders and not self.engine.first_time(str(orders["once"])):
-            orders = {key: orders[key] for key in ("nonce", "frames") if key in orders}
+        orders = self.orders_of(request, fields)
         self.engine.count(orders)
-        answer = plain_answer(self.engine, request) or fake_answers.compose(request.target, body, orders)
+        if request.fields.get("upgrade", "").lower() == "websocket" and orders.get("status", 200) == 200:
+            self.open_websocket(request, orders)
+            return
+        answer = fake_answers.compose(self.asked(request, orders, fields, files))
         if request.method == "HEAD":
             answer.frames, answer.end = [], b""
         self.note_answer(answer)
@@ -340,8 +302,35 @@ class Connection(asyncio.Protocol):
         else:
             self.task = asyncio.get_running_loop().create_task(self.obey(answer, orders))
 
-    def close_body(self, request: Request) -> Any:
-        """Notes in the journal that the request is whole; returns its JSON, or None."""
+    def orders_of(self, request: Request, fields: dict[str, Any]) -> Orders:
+        """A request's orders; those that are unknown make it a 400, those that hold once are gone the second time."""
+        own = fields.get("fake")
+        own = parse(own) if isinstance(own, str) else own
+        if "x-fake" in request.fields:
+            own = {**parse(request.fields["x-fake"], default={}), **(own or {})}
+        try:
+            orders = self.engine.orders(own)
+        except ValueError as error:
+            orders = {"status": 400, "error": str(error)}
+        if "once" in orders and not self.engine.first_time(str(orders["once"])):
+            orders = {key: orders[key] for key in ("nonce", "frames") if key in orders}
+        return orders
+
+    def asked(self, request: Request, orders: Orders, fields: dict[str, Any], files: dict[str, int]) -> Asked:
+        return Asked(
+            method=request.method,
+            target=request.target,
+            orders=orders,
+            fields=fields,
+            files=files,
+            body=bytes(request.body),
+            headers=request.headers,
+            engine=self.engine.name,
+            memory=self.engine.memory,
+        )
+
+    def close_body(self, request: Request) -> tuple[dict[str, Any], dict[str, int]]:
+        """Notes in the journal that the request is whole; returns the fields of its object or form, and its files."""
         entry = self.entry
         assert entry is not None
         body = bytes(request.body)
@@ -350,16 +339,51 @@ class Connection(asyncio.Protocol):
         entry["sha256"] = hashlib.sha256(body).hexdigest()
         if len(body) <= TEXT_LIMIT:
             entry["text"] = body.decode("utf-8", "replace")
-        document = parse(body, default=None)
-        if isinstance(document, dict):
-            entry["model"] = document.get("model")
-        return document
+        fields: Any = {}
+        files: dict[str, int] = {}
+        content_type = request.fields.get("content-type", "")
+        if content_type.lower().startswith("multipart/form-data"):
+            try:
+                fields, files = fake_form.read_form(content_type, body)
+            except ValueError:
+                self.engine.counters["broken_form"] += 1
+        elif body:
+            fields = parse(body, default={})
+        if not isinstance(fields, dict):
+            fields = {}
+        entry["model"] = fields.get("model")
+        return fields, files
+
+    # --- WebSocket ---
+
+    def open_websocket(self, request: Request, orders: Orders) -> None:
+        """Switches protocols; from here on every message comes back."""
+        self.websocket = True
+        accept = fake_websocket.accept_for(request.fields.get("sec-websocket-key", ""))
+        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        lines += [f"Sec-WebSocket-Accept: {accept}", *(f"{name}: {value}" for name, value in orders.get("headers", []))]
+        greeting = b""
+        if "greeting" in orders:
+            greeting = fake_websocket.frame(fake_websocket.TEXT, str(orders["greeting"]).encode(), masked=False)
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + greeting)
+        self.echo()
+
+    def echo(self) -> None:
+        """Answers what has arrived; after a close frame the connection is closed."""
+        assert self.entry is not None
+        sent, messages, over = fake_websocket.echo(self.buffer)
+        self.entry["messages"] += messages
+        self.transport.write(sent)
+        if over:
+            self.finish("answered")
+            self.hang_up("close")
 
     def note_answer(self, answer: Answer) -> None:
         if self.entry is not None and self.engine.keep_journal:
             payload = b"".join(answer.frames)
             self.entry["sent_bytes"] = len(payload)
             self.entry["sent_sha256"] = hashlib.sha256(payload).hexdigest()
+            self.entry["sent_frames"] = [hashlib.sha256(frame).hexdigest() for frame in answer.frames]
 
     async def obey(self, answer: Answer, orders: Orders) -> None:
         """Sends an answer as slowly, as oddly and as incompletely as ordered."""
@@ -439,7 +463,7 @@ class Connection(asyncio.Protocol):
         if early is None:
             return
         self.engine.count({"early": early})
-        answer = fake_answers.compose(request.target, {}, {**orders, "status": early.get("status", 400)})
+        answer = fake_answers.compose(self.asked(request, {**orders, "status": early.get("status", 400)}, {}, {}))
         self.transport.write(b"".join([answer.head, *answer.frames, answer.end]))
         request.answered_early = True
         if early.get("then", "close") != "read":
@@ -487,28 +511,9 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-SLOW_ORDERS = frozenset({"delay", "pieces", "fault", "extra_delay"})
+SLOW_ORDERS = frozenset({"delay", "pieces", "cuts", "fault", "extra_delay"})
 """Orders that need a task; all others are answered in one write, `extra` too: bytes that come later could not be told
 from the answer to a next request."""
-
-
-def parse(text: str | bytes, default: Any = None) -> Any:
-    """JSON, or `default` where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return default
-
-
-def plain_answer(engine: Engine, request: Request) -> Answer | None:
-    """What an engine answers besides completions."""
-    path = request.target.partition("?")[0]
-    if path == "/health":
-        return fake_answers.compose(path, {}, {"body_text": ""})
-    if path == "/v1/models":
-        entry = {"id": engine.name, "object": "model", "created": fake_answers.CREATED, "owned_by": "fake"}
-        return fake_answers.compose(path, {}, {"body_text": json.dumps({"object": "list", "data": [entry]})})
-    return None
 
 
 def control_answer(engine: Engine, request: Request) -> bytes:

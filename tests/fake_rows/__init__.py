@@ -1,0 +1,57 @@
+"""What the fake engine says on each path: one file per family of endpoints, all of them values in, bytes out.
+
+The shapes are those that real engines sent (vLLM 0.32, llama.cpp's server, text-embeddings-inference), not those that
+their documents promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import unquote
+
+from fake_rows import chat, media, messages, other, pooling, responses
+from fake_rows.asked import Asked, Said, said
+
+__all__ = ["Asked", "Said", "say"]
+
+ROWS: dict[str, Callable[[Asked], Said]] = {
+    "/health": lambda _: said(""),
+    "/v1/models": other.models,
+    "/v1/chat/completions": chat.answer,
+    "/v1/completions": chat.answer,
+    "/v1/responses": responses.create,
+    "/v1/messages": messages.answer,
+    "/v1/messages/count_tokens": messages.count_tokens,
+    "/v1/embeddings": pooling.embeddings,
+    "/v1/rerank": pooling.rerank,
+    "/v2/rerank": pooling.rerank,
+    "/rerank": pooling.rerank,
+    "/v1/score": pooling.score,
+    "/score": pooling.score,
+    "/v1/moderations": pooling.moderations,
+    "/tokenize": other.tokenize,
+    "/v1/images/generations": media.images,
+    "/v1/images/edits": media.images,
+    "/v1/images/variations": media.images,
+    "/v1/audio/speech": media.speech,
+    "/v1/audio/transcriptions": media.transcription,
+    "/v1/audio/translations": media.transcription,
+}
+
+
+def say(asked: Asked) -> Said:
+    """The answer of a row, or the echo of any other path. As real engines do, it decodes the path before it looks."""
+    orders = asked.orders
+    path = unquote(asked.path)
+    if orders.get("status", 200) != 200:
+        return other.error(asked)
+    if "raw_frames" in orders and asked.stream:
+        frames = [str(frame).encode("utf-8", "surrogateescape") for frame in orders["raw_frames"]]
+        return Said(frames, "text/event-stream; charset=utf-8")
+    if "body_text" in orders and not asked.stream:
+        return said(str(orders["body_text"]))
+    if path.startswith("/v1/responses/"):
+        return responses.about_one(asked, path)
+    if path in other.ADMINISTRATIVE:
+        return other.administrative(asked)
+    return ROWS.get(path, other.echo)(asked)
