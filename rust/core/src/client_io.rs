@@ -21,12 +21,16 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::{Instant, Sleep},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::tunnel::Tunnel;
 
 /// The most that is read ahead of a request; a client that sends more before it has its answer is cut.
 const AHEAD: usize = 16 * 1024;
+
+/// What the first read of a connection asks for.
+const FIRST: usize = 4 * 1024;
 
 /// How often a client whose bytes nobody reads is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -54,7 +58,6 @@ pub(crate) trait ClientWatch {
 /// The watch where the protocol itself tells that a client left, by dropping the request's future or body (HTTP/2's
 /// `RST_STREAM`).
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "HTTP/2 toward clients comes with the next commits; a test holds the path to it open")]
 pub(crate) struct ProtocolTells;
 
 impl ClientWatch for ProtocolTells {
@@ -80,6 +83,13 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
 impl ClientStream for TcpStream {
     fn is_closed_by_client(&self) -> bool {
         is_hung_up(self)
+    }
+}
+
+/// Over TLS too the socket's end is what tells: a client that leaves ends both.
+impl ClientStream for TlsStream<TcpStream> {
+    fn is_closed_by_client(&self) -> bool {
+        is_hung_up(self.get_ref().0)
     }
 }
 
@@ -118,11 +128,13 @@ struct ReadAhead<T> {
     io: T,
     ahead: BytesMut,
     ended: bool,
+    /// Our side has been ended.
+    shut: bool,
 }
 
 impl<T> ClientIo<T> {
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
-        let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false });
+        let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false, shut: false });
         let shared = Rc::new(Shared {
             stream,
             close: Cell::default(),
@@ -158,12 +170,44 @@ impl<T> StreamWatch<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
+    /// Whether the first bytes are these. It reads no further than it must to tell, or what one read brings; nothing is
+    /// lost.
+    pub(crate) async fn begins_with(&self, start: &[u8]) -> bool {
+        poll_fn(|context| {
+            let stream = &mut *self.shared.stream.borrow_mut();
+            loop {
+                let known = stream.ahead.len().min(start.len());
+                if stream.ended || stream.ahead[..known] != start[..known] {
+                    return Poll::Ready(false);
+                }
+                if known == start.len() {
+                    return Poll::Ready(true);
+                }
+                stream.ahead.reserve(FIRST);
+                let read = ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
+                stream.ended = !matches!(read, Ok(1..));
+            }
+        })
+        .await
+    }
+
+    /// Ends our side, unless that was done.
+    pub(crate) async fn end(&self) {
+        poll_fn(|context| {
+            let stream = &mut *self.shared.stream.borrow_mut();
+            if !stream.shut {
+                let _ = ready!(Pin::new(&mut stream.io).poll_shutdown(context));
+                stream.shut = true;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Ends our side, then reads and throws away what the client still sends, until it ends too.
     pub(crate) async fn discard(&self) {
         // An answer that broke off has not ended our side yet, and its client waits for that end.
-        let shutdown =
-            |context: &mut Context<'_>| Pin::new(&mut self.shared.stream.borrow_mut().io).poll_shutdown(context);
-        let _ = poll_fn(shutdown).await;
+        self.end().await;
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
             while !stream.ended {
@@ -230,6 +274,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
             let length = stream.ahead.len().min(buffer.remaining());
             buffer.put_slice(&stream.ahead[..length]);
             stream.ahead.advance(length);
+            if stream.ahead.is_empty() {
+                // Most connections never need it again.
+                stream.ahead = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if stream.ended {
@@ -261,7 +309,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.shared.stream.borrow_mut().io).poll_shutdown(context)
+        let stream = &mut *self.shared.stream.borrow_mut();
+        let ended = ready!(Pin::new(&mut stream.io).poll_shutdown(context));
+        stream.shut = true;
+        Poll::Ready(ended)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     listener::{self, Listener},
     shared::Shared,
     table::Instance,
+    tls::Tls,
 };
 
 /// Why the data plane cannot do what was asked: a sentence with the cause.
@@ -44,7 +45,8 @@ impl DataPlane {
         let listeners = listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
         let listeners = listeners.map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
         let control_plane = config.control_socket.as_deref().map(control_plane).transpose()?;
-        let shared = Shared::new(&config, control_plane)
+        let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(DataPlaneError)?;
+        let shared = Shared::new(&config, control_plane, tls)
             .map_err(|error| DataPlaneError(format!("No event descriptor could be made: {error}.")))?;
         let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
         Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })

@@ -1,33 +1,16 @@
 //! Workers: each accepts clients on the shared sockets and serves them on one thread, until the drain.
 
-use std::{
-    future::{Future, poll_fn},
-    io,
-    os::fd::OwnedFd,
-    pin::{Pin, pin},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, os::fd::OwnedFd, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::LocalOptions,
 };
 
-use crate::{
-    client_io::{ClientIo, ClientStream, ClientWatch, StreamWatch},
-    request,
-    shared::Shared,
-    worker::{Counted, Worker},
-};
+use crate::{connection, shared::Shared, tls::Tls, worker::Worker};
 
 /// How often idle connections and lingering slots are looked through.
 const SWEEP: Duration = Duration::from_millis(250);
-/// For how long what a refused client still sends is read, so that it can read its answer.
-const DISCARD: Duration = Duration::from_secs(2);
 
 /// A listening socket, before workers have it.
 #[derive(Debug)]
@@ -143,6 +126,15 @@ async fn sweep(worker: Rc<Worker>) {
         tokio::time::sleep(SWEEP).await;
         worker.pool.sweep();
         worker.lingering.sweep();
+        look_at_certificate(&worker.shared);
+    }
+}
+
+/// Takes up a renewed certificate, on a thread where reading files holds nobody up.
+fn look_at_certificate(shared: &Arc<Shared>) {
+    if shared.tls.as_ref().is_some_and(|tls| tls.is_look_due(shared.clock())) {
+        let shared = Arc::clone(shared);
+        drop(tokio::task::spawn_blocking(move || shared.tls.as_ref().map(Tls::refresh)));
     }
 }
 
@@ -167,7 +159,7 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let _ = TcpStream::set_nodelay(&stream, true);
-                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, peer.ip().to_string().into()));
+                tokio::task::spawn_local(connection::serve_tcp(Rc::clone(&worker), stream, peer));
             }
             Err(error) => after_accept_error(&error).await,
         }
@@ -180,7 +172,7 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
         match UnixListener::accept(&listener).await {
             Ok((stream, _)) => {
                 let stream: UnixStream = stream;
-                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, "unix".into()));
+                tokio::task::spawn_local(connection::serve_unix(Rc::clone(&worker), stream));
             }
             Err(error) => after_accept_error(&error).await,
         }
@@ -198,109 +190,5 @@ async fn give_way(worker: &Worker) {
 async fn after_accept_error(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Serves one client's connection to its end.
-async fn serve<T: ClientStream + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>) {
-    let _counted = Counted::new(Rc::clone(&worker));
-    let (io, watch) = ClientIo::new(stream);
-    serve_http1(worker, io, watch.clone(), peer).await;
-    if watch.must_discard() {
-        let _ = tokio::time::timeout(DISCARD, watch.discard()).await;
-    }
-}
-
-async fn serve_http1<T: ClientStream + 'static>(
-    worker: Rc<Worker>,
-    io: ClientIo<T>,
-    watch: StreamWatch<T>,
-    peer: Rc<str>,
-) {
-    let shared = Arc::clone(&worker.shared);
-    let service = {
-        let watch = watch.clone();
-        service_fn(move |request| request::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
-    };
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let mut ending = pin!(shared.ending.notified());
-    let (mut registered, mut told) = (false, false);
-    // An error is the client's: it left, or what it sent is no HTTP (hyper has answered then).
-    let _ = poll_fn(|context| {
-        // Registered once, the task is woken when the drain begins; the phase is what counts from then on.
-        if !registered {
-            registered = true;
-            let _ = ending.as_mut().poll(context);
-        }
-        let served = Pin::new(&mut connection).poll(context);
-        if served.is_ready() || told || !(watch.must_close() || shared.is_draining()) {
-            return served;
-        }
-        told = true;
-        Pin::new(&mut connection).graceful_shutdown();
-        Pin::new(&mut connection).poll(context)
-    })
-    .await;
-    // hyper has neither ended a connection whose 101 was sent, nor lost what it had read behind the request.
-    if let Some(tunnel) = watch.take_tunnel() {
-        let parts = connection.into_parts();
-        tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.phases.idle).await;
-        watch.close_after_answer();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use http::{Request, Response};
-    use hyper::{body::Incoming, server::conn::http2};
-
-    use tokio::task::LocalSet;
-
-    use super::*;
-    use crate::{body::AnswerBody, client_io::ProtocolTells};
-
-    #[derive(Clone)]
-    struct LocalTasks;
-
-    impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalTasks {
-        fn execute(&self, task: F) {
-            tokio::task::spawn_local(task);
-        }
-    }
-
-    /// The request path over HTTP/2 and a pipe in memory: many streams on one connection, nothing `Send`, no socket.
-    async fn serve_http2(worker: Rc<Worker>, stream: tokio::io::DuplexStream) {
-        let service = service_fn(move |request: Request<Incoming>| {
-            request::answer(Rc::clone(&worker), "pipe".into(), request, ProtocolTells)
-        });
-        let _ = http2::Builder::new(LocalTasks).serve_connection(TokioIo::new(stream), service).await;
-    }
-
-    #[test]
-    fn the_request_path_serves_http2_over_a_pipe() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let plane = crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
-        LocalSet::new().block_on(&runtime, async {
-            let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
-            let (client, server) = tokio::io::duplex(4096);
-            tokio::task::spawn_local(serve_http2(worker, server));
-            let handshake = hyper::client::conn::http2::handshake(LocalTasks, TokioIo::new(client));
-            let (mut sender, connection) = handshake.await.unwrap();
-            tokio::task::spawn_local(async move {
-                let _ = connection.await;
-            });
-            let ask = |path: &str| {
-                Request::get(format!("http://x{path}"))
-                    .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
-                    .unwrap()
-            };
-            let (health, models) = (sender.send_request(ask("/healthz")), sender.send_request(ask("/v1/models")));
-            let (health, models): (Response<Incoming>, Response<Incoming>) =
-                (health.await.unwrap(), models.await.unwrap());
-            assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));
-        });
     }
 }

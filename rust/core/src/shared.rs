@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     records::Records,
     table::{IdleListener, Instance, Table},
+    tls::Tls,
 };
 
 /// How far the end is.
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) phases: PhaseLimits,
     pub(crate) body_limits: BodyLimits,
     pub(crate) idle_per_instance: usize,
+    /// What TCP listeners speak; None: plain.
+    pub(crate) tls: Option<Tls>,
     /// Worker threads that run.
     pub(crate) workers: AtomicUsize,
     /// Requests that a drain has cut.
@@ -54,7 +57,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Without a table, without keys, serving.
-    pub(crate) fn new(config: &DataPlaneConfig, control_plane: Option<Arc<Instance>>) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        config: &DataPlaneConfig,
+        control_plane: Option<Arc<Instance>>,
+        tls: Option<Tls>,
+    ) -> std::io::Result<Self> {
         let records = Arc::new(Records::new(config.record_queue)?);
         Ok(Self {
             table: ArcSwap::default(),
@@ -66,6 +73,7 @@ impl Shared {
             phases: PhaseLimits::from(&config.timeouts),
             body_limits: BodyLimits::from(&config.limits),
             idle_per_instance: config.connections.idle_per_instance,
+            tls,
             workers: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
             ending: Notify::new(),

@@ -327,7 +327,10 @@ fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stal
             let _ = stream.read(&mut [0]);
         }
     });
-    let plane = Plane::builder().engines(&[&engine]).limits(r#"{"body":9000000,"replay":1000,"nesting":9}"#).start();
+    let plane = Plane::builder()
+        .engines(&[&engine])
+        .limits(r#"{"body":9000000,"replay":1000,"memory":4194304,"ratio":100,"nesting":9}"#)
+        .start();
     let big = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(100_000));
     for body in [BODY, &big, BODY, &big] {
         assert_eq!(plane.ask(body).status, 200);

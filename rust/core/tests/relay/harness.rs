@@ -272,7 +272,7 @@ impl PlaneBuilder {
 
 impl Plane {
     pub(crate) fn builder() -> PlaneBuilder {
-        let limits = r#"{"body":536870912,"replay":1048576,"nesting":512}"#.to_owned();
+        let limits = r#"{"body":536870912,"replay":1048576,"memory":4194304,"ratio":100,"nesting":512}"#.to_owned();
         PlaneBuilder { engines: vec![], unix: false, workers: 1, limits, served_name: "m".to_owned() }
     }
 
