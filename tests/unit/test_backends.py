@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
-from gpustack_fast.backends import BACKENDS, BackendError, Place, llama_cpp, llama_cpp_main
+from gpustack_fast.backends import (
+    BACKENDS,
+    INFERENCE_PATHS,
+    BackendError,
+    EngineFacts,
+    Place,
+    external,
+    llama_cpp,
+    llama_cpp_main,
+    vllm,
+)
 from gpustack_fast.config import BACKENDS as CONFIGURABLE
-from gpustack_fast.config import ModelConfig
+from gpustack_fast.config import Engine, ModelConfig
+from gpustack_fast.config.shape import Dialect
 
 PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
 RECORDED = Path(__file__).parents[2] / "engines" / "llama_cpp" / "common_params.txt"
@@ -119,6 +132,26 @@ def test_a_source_that_cannot_be_loaded_yet_is_refused_with_the_way_out() -> Non
 def test_an_external_model_is_never_started() -> None:
     with pytest.raises(BackendError, match="external"):
         BACKENDS["external"].command(ModelConfig(name="m", backend="external", urls=["http://h:1"]), PLACE)
+
+
+def test_everything_is_known_of_each_engine_that_the_configuration_may_name() -> None:
+    assert set(external.FACTS) == set(get_args(Engine))
+
+
+@pytest.mark.parametrize("facts", external.FACTS.values(), ids=external.FACTS.keys())
+def test_the_facts_of_an_engine_are_of_the_right_form(facts: EngineFacts) -> None:
+    assert set(facts.dialects) <= set(get_args(Dialect)) and facts.dialects
+    for path in (*facts.admin_paths, *INFERENCE_PATHS):
+        assert re.fullmatch(r"(/[a-z0-9_-]+)+", path), path
+    assert len(set(facts.admin_paths)) == len(facts.admin_paths)
+    assert facts.idle_timeout < 5_000, "uvicorn and llama.cpp close after 5 s"
+
+
+@pytest.mark.parametrize(("value", "alone"), [("1", True), ("0", False), ("", False), (None, False)])
+def test_a_vllm_in_development_mode_is_reached_by_its_inference_paths_alone(value: str | None, alone: bool) -> None:
+    facts = vllm.facts({} if value is None else {vllm.DEVELOPMENT: value})
+    assert facts.inference_paths_only is alone
+    assert facts.admin_paths == vllm.VLLM.admin_paths
 
 
 # The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned version.

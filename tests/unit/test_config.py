@@ -7,12 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpustack_fast.config import SOURCE_FIELDS, Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.config.file import read_config_file
+from gpustack_fast.config.rules import check
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config
 from gpustack_fast.config.shape import NAME_PATTERN, Source
 from gpustack_fast.config.toml_lines import KeyPath, find_line, line_numbers
@@ -47,6 +49,7 @@ targets = [{ model = "smollm2", weight = 100 }]
 """
 
 OURS = '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
+ROUTE = OURS + '[[routes]]\nname = "r"\n'
 THEIRS = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
 
 
@@ -106,11 +109,92 @@ def test_every_model_is_a_route_of_its_own_name_unless_one_is_declared() -> None
     assert routes["told"].categories == ["image"]
 
 
+FALLBACK = """
+[[routes]]
+name = "gpt-4o"
+targets = [
+  { model = "big", fallback = ["5xx", "4xx"], overridden_model_name = "big:lora" },
+  { model = "a" },
+  { model = "a", overridden_model_name = "a-lora", weight = 0 },
+  { model = "big", fallback = [], weight = 5 },
+  { model = "spare", fallback = ["5xx"], weight = 3 },
+]
+access_policy = "allowed_keys"
+allowed_keys = ["alice", "0123456789abcdef"]
+generic_proxy = true
+categories = ["llm"]
+meta = { context = 4096, tags = ["fast", true], nested = { price = 0.5 } }
+
+[[routes]]
+name = "owner/only:lora"
+targets = [{ model = "spare", fallback = ["5xx"] }]
+"""
+
+
+def test_a_route_says_where_it_leads_who_may_use_it_and_what_it_is(tmp_path: Path) -> None:
+    models = "".join(THEIRS.replace('"a"', f'"{name}"') for name in ("a", "big", "spare"))
+    named, only = read_config_file(write(tmp_path, models + FALLBACK)).routes
+    assert [target.share for target in named.targets] == [0, 100, 0, 5, 3]
+    assert [target.fallback for target in named.targets] == [["5xx", "4xx"], [], [], [], ["5xx"]]
+    assert named.targets[0].overridden_model_name == "big:lora"
+    assert (named.access_policy, named.allowed_keys) == ("allowed_keys", ["alice", "0123456789abcdef"])
+    assert named.meta == {"context": 4096, "tags": ["fast", True], "nested": {"price": 0.5}}
+    assert (only.targets[0].share, only.access_policy, only.meta) == (0, "authed", None)
+
+
+def test_a_model_s_own_route_has_its_policy_and_a_declared_one_keeps_all_of_its_own() -> None:
+    config = Config(
+        models=[
+            ModelConfig(
+                name="a",
+                backend="external",
+                urls=["http://h:1"],
+                categories=["llm"],
+                access_policy="allowed_keys",
+                allowed_keys=["alice"],
+                meta={"x": 1},
+            )
+        ],
+        routes=[
+            RouteConfig(
+                name="r",
+                targets=[TargetConfig(model="a")],
+                access_policy="public",
+                generic_proxy=True,
+                meta={"y": 2},
+            )
+        ],
+    )
+    own, declared = config.all_routes()
+    assert (own.access_policy, own.allowed_keys, own.meta) == ("allowed_keys", ["alice"], {"x": 1})
+    assert (declared.access_policy, declared.allowed_keys, declared.meta) == ("public", [], {"y": 2})
+    assert (declared.categories, declared.generic_proxy) == (["llm"], True)
+
+
+JSON = st.recursive(
+    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), JSON, max_size=3))
+def test_whatever_json_can_carry_may_be_said_of_a_route(meta: dict[str, object]) -> None:
+    model = ModelConfig(name="a", backend="external", urls=["http://h:1"], meta=meta)
+    check(Config(models=[model]))
+    assert msgspec.json.decode(msgspec.json.encode(meta)) == meta
+
+
 def test_relative_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path) -> None:
     text = '[server]\ndata_dir = "state"\n' + OURS.replace("python_package", "local_path").replace('"p"', '"m.gguf"')
     config = read_config_file(write(tmp_path, text))
     assert config.server.data_dir == tmp_path / "state"
     assert config.models[0].local_path == str(tmp_path / "m.gguf")
+    text = '[server]\ntls_certificate = "c.pem"\ntls_key = "/k.pem"\n' + THEIRS + 'api_key_file = "key"\n'
+    config = read_config_file(write(tmp_path, text))
+    assert (config.server.tls_certificate, config.server.tls_key) == (tmp_path / "c.pem", Path("/k.pem"))
+    assert config.models[0].api_key_file == str(tmp_path / "key")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +344,75 @@ WRONG_FILES = [
     (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = 0}]\n', 8, "have weight 0"),
     (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a"}, {model = "a"}]\n', 8, "names the model `a` twice"),
     (OURS + '[[routes]]\nname = "r"\n[[routes.targets]]\nmodel = "b"\n', 8, "no model is called so"),
+    (ROUTE + 'targets = [{model = "a", fallback = ["500"]}]\n', 8, "cannot be `500`. Write `4xx` or `5xx`."),
+    (ROUTE + 'targets = [{model = "a", overridden_model_name = ""}]\n', 8, "`overridden_model_name` is empty."),
+    (
+        ROUTE + 'targets = [{model = "a", overridden_model_name = "l"}, {model = "a", overridden_model_name = "l"}]\n',
+        8,
+        "names the model `a` twice",
+    ),
+    (ROUTE + 'targets = [{model = "a"}, {model = "a", overridden_model_name = "a"}]\n', 8, "names the model `a` twice"),
+    # Who may use them.
+    (
+        ROUTE + 'targets = [{model = "a"}]\naccess_policy = "everybody"\n',
+        9,
+        "`access_policy` cannot be `everybody`. Write `allowed_keys`, `authed` or `public`.",
+    ),
+    (ROUTE + 'targets = [{model = "a"}]\naccess_policy = "allowed_keys"\n', 9, "but no key is named."),
+    (
+        ROUTE + 'targets = [{model = "a"}]\naccess_policy = "public"\nallowed_keys = ["x"]\n',
+        10,
+        '`r` names `allowed_keys`, but has `access_policy = "public"`, which lets others in, too.',
+    ),
+    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = ["x"]\n', 9, 'has `access_policy = "authed"`'),
+    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = [""]\n', 9, "Entry 1 of `allowed_keys` must not be empty."),
+    (OURS + 'access_policy = "allowed_keys"\n', 6, "`a` has `access_policy"),
+    (
+        OURS + 'access_policy = "public"\n[[routes]]\nname = "a"\ntargets = [{model = "a"}]\n',
+        6,
+        "The route `a` under [[routes]] replaces the model's own, so that `access_policy` would do nothing here.",
+    ),
+    # What is said of them.
+    (OURS + "meta = 5\n", 6, "`meta` must be a table, but it is a whole number."),
+    (OURS + "[models.meta]\na.b = 2026-11-22\n", 7, "which has no dates and times: 2026-11-22."),
+    (OURS + "meta = {a = [1, 10:00:00]}\n", 6, "which has no dates and times: 10:00:00."),
+    (OURS + "[models.meta]\nx = 1\ny = [nan]\n", 8, "which has no number nan."),
+    (OURS + "meta.x = -9007199254740993\n", 6, "`-9007199254740993` in `meta` is too large for readers of JSON."),
+    (OURS + f"meta.x = {'[' * 17}{']' * 17}\n", 6, "`meta` is nested deeper than 16 levels."),
+    # Engines of somebody else.
+    (
+        THEIRS + 'engine = "vlm"\n',
+        5,
+        "`engine` cannot be `vlm`. Write `llama_cpp`, `openai`, `sglang`, `tei`, `tensorrt_llm` or `vllm`. "
+        "Did you mean `vllm`?",
+    ),
+    (OURS + 'engine = "vllm"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
+    (OURS + 'api_key_env = "A"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
+    (THEIRS + 'api_key_env = "A"\napi_key_file = "b"\n', 6, "has both `api_key_env` and `api_key_file`."),
+    (THEIRS + 'api_key_env = "sk-secret"\n', 5, "must be the name of an environment variable, such as `VLLM_API_KEY`"),
+    (THEIRS + 'api_key_file = ""\n', 5, "`api_key_file` is no path of a file."),
+    # TLS and CORS.
+    ('[server]\nport = 1\ntls_key = "k"\n', 3, "`tls_key` is set, but `tls_certificate` is not: TLS needs both."),
+    ('[server]\ntls_certificate = "c"\n', 2, "`tls_certificate` is set, but `tls_key` is not"),
+    ('[server]\ntls_key = "a\\u0000b"\n', 2, "`tls_key` is not right: it holds a zero byte."),
+    ('[server.cors]\norigins = "*"\n', 2, 'Write it as ["*"].'),
+    ('[server]\ncors.origins = ["https://a", "https://a/b"]\n', 2, "`https://a/b` is no origin. Write `https://HOST`"),
+    ('[server.cors]\norigins = ["HTTPS://a"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["a.example"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["null"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["*"]\nmethods = ["GET, POST"]\n', 3, "`GET, POST` in `methods` is neither a method"),
+    ('[server.cors]\nexpose = ["X-A"]\n', 2, "`expose` of [server.cors] does nothing without `origins`."),
+    ('[server.cors]\norigins = ["*"]\ncredentials = true\n', 2, "`origins` has `*` together with `credentials`"),
+    (
+        '[server.cors]\norigins = ["https://a"]\ncredentials = true\nheaders = ["*"]\n',
+        4,
+        "`headers` has `*` together with `credentials`",
+    ),
+    ("[server.cors]\nmax_age = -1\n", 2, "`max_age` must be at least 0"),
+    ("[server]\nserver_timings = true\n", 2, "Did you mean `server_timing`?"),
+    ("[server]\nsse_keep_alive = -1\n", 2, "`sse_keep_alive` must be at least 0"),
+    ("[server.limits]\nmemory_bytes = 1\n", 2, "`memory_bytes` must be at least 65536"),
+    ("[server.limits]\norigins = []\n", 2, "It belongs into [server.cors]."),
 ]
 
 
@@ -274,6 +427,7 @@ def test_a_mistake_in_the_file_is_told_with_file_line_and_fix(
     assert told.startswith(f"{file}:{line}: ")
     assert message in told
     assert told[-1] in ".?"
+    assert "secret" not in told
 
 
 def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
@@ -362,6 +516,19 @@ def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: 
     assert load_config(None, needed, {setting.variable: text}).server == from_file
 
 
+def test_what_a_file_begins_a_flag_may_complete(tmp_path: Path) -> None:
+    file = write(tmp_path, '[server]\ntls_certificate = "/c"\n[server.cors]\nexpose = ["X-A"]\n')
+    server = load_config(file, {"--tls-key": "/k", "--cors-origins": "https://a"}, {}).server
+    assert (server.tls_key, server.cors.origins, server.cors.expose) == (Path("/k"), ["https://a"], ["X-A"])
+
+
+def test_a_rule_that_a_flag_breaks_names_no_line_of_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "[server]\nport = 1\n")
+    with pytest.raises(ConfigError) as raised:
+        load_config(file, {"--tls-key": "/k"}, {})
+    assert str(raised.value).startswith("`tls_key` is set, but `tls_certificate` is not")
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert load_config(None, {}, {"GPUSTACK_FAST_PORT": ""}).server.port == 8080
 
@@ -375,6 +542,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("--timeouts-idle", "soon", "`--timeouts-idle` must be a number, but it is the text `soon`."),
         ("--drain-timeout", "inf", "`--drain-timeout` must be at most"),
         ("--host", "", "`--host` must not be empty."),
+        ("--server-timing", "maybe", "`--server-timing` must be true or false, but it is the text `maybe`."),
+        ("--cors-origins", "https://a,b", "`b` is no origin."),
         ("--data-dir", "~nobody-of-this-name/x", "`--data-dir` begins with `~`, but no such home directory is known."),
     ],
 )

@@ -9,6 +9,7 @@ from gpustack_fast import publication
 from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
+from gpustack_fast.dataplane import ModelEntry
 from gpustack_fast.route_numbers import KnownRoute
 from gpustack_fast.supervisor import Replica, Slot
 
@@ -67,6 +68,90 @@ def test_a_table_holds_the_instances_that_have_an_address_with_their_engine_s_fa
     assert models["smollm2"].served_name == "smollm2", "our engines are started under the public name"
     assert models["remote"].served_name == "Org/M"
     assert models["remote"].dialects == ["openai"]
+
+
+def test_a_route_s_targets_policy_and_meta_reach_the_table() -> None:
+    route = RouteConfig(
+        name="default",
+        targets=[
+            TargetConfig(model="smollm2"),
+            TargetConfig(model="remote", fallback=["5xx"], overridden_model_name="remote:lora"),
+        ],
+        access_policy="allowed_keys",
+        allowed_keys=["alice"],
+        meta={"x": 1},
+    )
+    config = Config(models=[SMOLLM2, REMOTE], routes=[route])
+    entry = publication.table(config, REPLICAS, KNOWN, {}).routes[2]
+    assert [(one.weight, one.served_name, one.fallback) for one in entry.targets] == [
+        (100, None, []),
+        (0, "remote:lora", ["5xx"]),
+    ]
+    assert (entry.access_policy, entry.allowed_keys, entry.meta) == ("allowed_keys", ["alice"], {"x": 1})
+
+
+def external(**more: object) -> ModelEntry:
+    """The entry of an external model, with one instance."""
+    model = ModelConfig(name="m", backend="external", urls=["http://h:1"], **more)  # type: ignore[arg-type]
+    known = {"m": KnownRoute(name="m", number=1, created=1)}
+    replicas = [replica(model, 0, "running", "http://h:1")]
+    return publication.table(Config(models=[model]), replicas, known, {"m": "the-key"}).models[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "dialects", "stream_usage", "cancel_lag"),
+    [
+        ("openai", ["openai"], False, 1_000),
+        ("vllm", ["openai", "anthropic"], True, 100),
+        ("tensorrt_llm", ["openai"], True, 1_000),
+        ("sglang", ["openai", "anthropic"], True, 4_000),
+        ("llama_cpp", ["openai", "anthropic"], True, 10_000),
+        ("tei", ["openai", "tei"], False, 1_000),
+    ],
+)
+def test_what_is_known_of_somebody_else_s_engine_follows_from_its_name(
+    engine: str, dialects: list[str], stream_usage: bool, cancel_lag: int
+) -> None:
+    entry = external(engine=engine)
+    assert (entry.dialects, entry.stream_usage, entry.hidden_names) == (dialects, stream_usage, [])
+    (instance,) = entry.instances
+    assert (instance.idle_timeout, instance.cancel_lag) == (4_000, cancel_lag)
+    assert external(engine=engine, dialects=["anthropic"]).dialects == ["anthropic"]
+
+
+def test_the_key_of_somebody_else_s_engine_goes_to_its_instances_alone() -> None:
+    assert [instance.api_key for instance in external().instances] == ["the-key"]
+    models = publication.table(CONFIG, REPLICAS, KNOWN, {"remote": "the-key"}).models
+    assert [[instance.api_key for instance in model.instances] for model in models] == [[None], ["the-key"]]
+
+
+def test_an_engine_whose_paths_are_known_is_reached_by_all_but_those_of_its_operator() -> None:
+    for engine, denied in {
+        "vllm": ["/collective_rpc", "/v1/load_lora_adapter", "/sleep"],
+        "tensorrt_llm": ["/update_weights", "/kv_cache_events", "/metrics"],
+        "sglang": ["/server_info", "/flush_cache", "/pause_generation"],
+        "llama_cpp": ["/slots", "/props", "/lora-adapters", "/models", "/tools"],
+        "tei": ["/metrics"],
+    }.items():
+        entry = external(engine=engine)
+        assert entry.proxy_allowed is None
+        assert set(denied) <= set(entry.proxy_denied), engine
+        assert not {"/v1", "/v1/chat/completions", "/tokenize", "/embed", "/rerank"} & set(entry.proxy_denied)
+
+
+def test_an_engine_that_nothing_is_known_of_is_reached_by_its_inference_paths_alone() -> None:
+    entry = external()
+    assert entry.proxy_allowed is not None
+    assert "/v1/chat/completions" in entry.proxy_allowed
+    assert not {"/v1", "/", "/v1/models", "/metrics", "/v1/responses", "/tokenize"} & set(entry.proxy_allowed)
+    # It may be llama.cpp all the same, which stops generations of others here.
+    assert "/v1/chat/completions/control" in entry.proxy_denied
+
+
+def test_the_file_that_an_engine_has_loaded_is_hidden_from_clients() -> None:
+    model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path="/models/m.gguf")
+    known = {"m": KnownRoute(name="m", number=1, created=1)}
+    assert publication.table(Config(models=[model]), [], known, {}).models[0].hidden_names == ["/models/m.gguf"]
 
 
 def test_a_model_without_any_instance_is_still_a_route() -> None:
