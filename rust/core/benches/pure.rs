@@ -6,8 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use gpustack_fast_core::paths::ModelPlace;
 use gpustack_fast_core::sniff::{Sniffer, find_model};
 use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
+use gpustack_fast_core::usage::{StreamUsage, Timings};
 
 const FRAME: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789abcdef01234567\",\"object\":\"chat.completion.chunk\",\
 \"created\":1700000000,\"model\":\"Qwen/Qwen3-8B\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" hello\"},\
@@ -47,7 +49,10 @@ fn framing() {
     let unfinished = &many[..many.len() - 1];
     let long = [b"data: ".as_slice(), &vec![b'x'; 2 << 20]].concat();
     measure("find_model in a chunk", 50_000, || find_model(black_box(&FRAME[6..])));
-    measure("rename_model in a frame", 50_000, || rename_model(black_box(FRAME), b"\"smollm2\""));
+    measure("rename_model in a frame", 50_000, || rename_model(black_box(FRAME), ModelPlace::TopLevel, b"\"smollm2\""));
+    let now = || Timings { first_ms: 1.0, elapsed_ms: 2.0 };
+    let mut usage = StreamUsage::new(true, true);
+    measure("usage: 64 frames without any", 50_000, || usage.pass(black_box(&many), now));
     measure("is_terminal of a frame", 50_000, || is_terminal(black_box(FRAME)));
     measure("last_edge at the buffer's end", 50_000, || last_edge(black_box(&many), 0));
     measure("last_edge one frame back", 50_000, || last_edge(black_box(unfinished), 0));

@@ -14,7 +14,8 @@ use crate::{
     documents::End,
     error::{ApiError, Cause, Dialect},
     exchange::{Exchange, Fault},
-    sniff::ModelFinder,
+    paths::ModelPlace,
+    sniff::Finder,
     sse,
     ticket::Ticket,
     upload::Upload,
@@ -138,7 +139,7 @@ impl Shape {
     }
 
     pub(crate) fn renamed(name: Bytes) -> Self {
-        Self::Renamed(Box::new(HeldAnswer { held: BytesMut::new(), finder: ModelFinder::new(), name }))
+        Self::Renamed(Box::new(HeldAnswer { held: BytesMut::new(), finder: Finder::string(&["model"]), name }))
     }
 
     /// Whether an end of the connection can be the end of the answer.
@@ -157,7 +158,11 @@ impl Shape {
             Self::Events { frames, rename: Some(name) } => {
                 // A name that is to be replaced is worth more memory than a frame that only passes.
                 let whole = frames.pass(data, done, ANSWER_HELD);
-                if frames.raw { whole } else { sse::rename_model(&whole, name).map_or(whole, Bytes::from) }
+                if frames.raw {
+                    whole
+                } else {
+                    sse::rename_model(&whole, ModelPlace::TopLevel, name).map_or(whole, Bytes::from)
+                }
             }
             Self::Renamed(answer) => {
                 let Some(piece) = answer.pass(&data, done) else { return Bytes::new() };
@@ -171,7 +176,7 @@ impl Shape {
 /// A whole answer, held back until its `model` is found.
 pub(crate) struct HeldAnswer {
     held: BytesMut,
-    finder: ModelFinder,
+    finder: Finder,
     name: Bytes,
 }
 

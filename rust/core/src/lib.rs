@@ -3,6 +3,7 @@
 //! The parts, and what flows between them. Bytes in, values out, no sockets:
 //!
 //! * [`sniff`] finds the model in a JSON body while it arrives; [`sse`] finds the edges of frames;
+//!   [`usage`] reads and edits what is said of tokens;
 //!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
 //! * [`translate`] turns Anthropic's Messages into chat completions and back;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
@@ -48,6 +49,7 @@ pub mod translate;
 mod tunnel;
 mod upload;
 mod upstream;
+pub mod usage;
 mod worker;
 
 pub use dataplane::{DataPlane, DataPlaneError};

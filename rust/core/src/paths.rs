@@ -42,8 +42,14 @@ pub enum BodyKind {
 /// Where an answer, and each frame of a stream, carries the model's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelPlace {
-    /// `model` at the top level.
+    /// `model` at the top level, everywhere.
     TopLevel,
+    /// `model` at the top level of a whole answer, `response.model` in the events of a stream.
+    Response,
+    /// `model` at the top level of a whole answer, `message.model` in a stream's `message_start`.
+    Message,
+    /// Nowhere: the answer is not looked into.
+    Nowhere,
 }
 
 /// One endpoint.

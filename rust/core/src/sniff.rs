@@ -12,16 +12,25 @@
 //! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested `model` are not.
 
 mod error;
+mod find;
 mod token;
 
 use std::fmt;
 use std::ops::Range;
 
 pub use error::{SniffError, SniffErrorKind};
+pub use find::Finder;
+pub(crate) use find::find_last;
 use token::{Key, Member, Number, leading_space, plain_text, starts_value};
 
 /// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
 pub const MODEL_BYTES_MAX: usize = 512;
+
+/// The longest id of a response that is kept, in bytes of UTF-8 after unescaping.
+pub const RESPONSE_ID_BYTES_MAX: usize = 512;
+
+/// Stands for an id that no answer can have had: over-long, or no Unicode text.
+const IMPOSSIBLE_ID: &str = "\0";
 
 /// The deepest nesting that any limit can allow; the body's own object counts as one.
 pub const NESTING_MAX: u16 = 1024;
@@ -31,42 +40,9 @@ pub const NESTING_MAX: u16 = 1024;
 /// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON before the value, a
 /// value that is not a string. The name itself is not judged: an empty one is found too.
 pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
-    let mut finder = ModelFinder::new();
+    let mut finder = Finder::string(&["model"]);
     finder.feed(json);
     finder.found()
-}
-
-/// `find_model` over pieces: the scan stops at the value and the bytes of the name are not kept.
-pub(crate) struct ModelFinder {
-    sniffer: Sniffer,
-}
-
-impl ModelFinder {
-    pub(crate) fn new() -> Self {
-        let mut sniffer = Sniffer::new(NESTING_MAX);
-        sniffer.keep_name = false;
-        Self { sniffer }
-    }
-
-    /// Reads on until the value is found, the text is broken or the piece ends.
-    pub(crate) fn feed(&mut self, piece: &[u8]) {
-        let mut at = 0;
-        while at < piece.len() && self.sniffer.model.is_none() && self.sniffer.failed.is_none() {
-            at = self.sniffer.step_or_fail(piece, at).unwrap_or(piece.len());
-        }
-        self.sniffer.base += piece.len() as u64;
-    }
-
-    /// The range of the value, counted over all pieces.
-    pub(crate) fn found(&self) -> Option<Range<usize>> {
-        let range = &self.sniffer.model()?.range;
-        Some(range.start as usize..range.end as usize)
-    }
-
-    /// How many bytes came in all pieces.
-    pub(crate) fn seen(&self) -> usize {
-        self.sniffer.base as usize
-    }
 }
 
 /// What the top-level `model` says, and where.
@@ -82,10 +58,13 @@ pub struct Model {
 /// The scanner; see the module's page. Allocates nothing until `model` is found.
 pub struct Sniffer {
     state: State,
+    purpose: Purpose,
     /// Where the present piece begins in the body.
     base: u64,
     nesting_limit: u16,
     depth: u16,
+    /// The depth at which members matter: 1, or more on the path to what is looked for.
+    level: u16,
     /// One bit for each open container: set for an array.
     arrays: [u64; NESTING_MAX as usize / 64],
     /// What the string being read is for.
@@ -96,14 +75,23 @@ pub struct Sniffer {
     unit: u16,
     /// A high surrogate that waits for its low one; 0 when none does.
     high: u16,
-    /// Which top-level member the present value belongs to.
+    /// Which member the present value belongs to, at the level that matters.
     member: Member,
     value_start: u64,
-    value_is_true: bool,
-    keep_name: bool,
+    /// The first byte of that value.
+    value_first: u8,
     model: Option<Model>,
     stream: bool,
     stream_options: Option<Range<u64>>,
+    /// Where the value began that is being read, if its range will be asked for.
+    open_since: Option<u64>,
+    /// The id of a response: the previous one, or the one that is looked for.
+    id: Option<String>,
+    /// The text being read can be no id.
+    id_spoilt: bool,
+    object_end: Option<u64>,
+    /// What is looked for, as it was last seen.
+    found: Option<Range<u64>>,
     failed: Option<SniffError>,
 }
 
@@ -113,9 +101,11 @@ impl Sniffer {
     pub fn new(nesting_limit: u16) -> Self {
         Self {
             state: State::Start,
+            purpose: Purpose::Request { keep_previous_response_id: false },
             base: 0,
             nesting_limit: nesting_limit.clamp(1, NESTING_MAX),
             depth: 0,
+            level: 1,
             arrays: [0; NESTING_MAX as usize / 64],
             role: Role::Value,
             key: Key::default(),
@@ -124,13 +114,22 @@ impl Sniffer {
             high: 0,
             member: Member::Other,
             value_start: 0,
-            value_is_true: false,
-            keep_name: true,
+            value_first: 0,
             model: None,
             stream: false,
             stream_options: None,
+            open_since: None,
+            id: None,
+            id_spoilt: false,
+            object_end: None,
+            found: None,
             failed: None,
         }
+    }
+
+    /// Keeps the top-level `previous_response_id` too, from here on.
+    pub fn keep_previous_response_id(&mut self) {
+        self.purpose = Purpose::Request { keep_previous_response_id: true };
     }
 
     /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
@@ -161,6 +160,22 @@ impl Sniffer {
     /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever its type.
     pub fn stream_options(&self) -> Option<Range<u64>> {
         self.stream_options.clone()
+    }
+
+    /// Where the value of a top-level `stream_options` began whose end was not read yet.
+    pub fn open_stream_options(&self) -> Option<u64> {
+        self.open_since
+    }
+
+    /// The last top-level `previous_response_id` read so far, if it is a string and was to be kept. One that is longer
+    /// than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which no answer's id is.
+    pub fn previous_response_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The place of the `}` that closes the body's object, once it was read.
+    pub fn object_end(&self) -> Option<u64> {
+        self.object_end
     }
 
     /// Whether the body's object is closed: only white space may follow.
@@ -240,23 +255,18 @@ impl Sniffer {
     }
 
     fn open_key(&mut self) {
-        self.role = if self.depth == 1 { Role::TopKey } else { Role::NestedKey };
+        self.role = if self.depth == self.level { Role::Key } else { Role::OtherKey };
         self.key = Key::default();
         self.state = State::Text;
     }
 
     fn open_value(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
-        if self.depth == 1 {
-            self.value_start = self.offset(at);
-            self.value_is_true = byte == b't';
-            if self.member == Member::Model && byte != b'"' && starts_value(byte) {
-                return Err(self.fault(SniffErrorKind::ModelNotAString, at));
-            }
+        if self.depth == self.level {
+            self.begin_member(byte, at)?;
         }
         match byte {
             b'"' => {
-                let named = self.depth == 1 && self.member == Member::Model && self.keep_name;
-                self.role = if named { Role::Name } else { Role::Value };
+                self.role = if self.depth == self.level { self.role_of_string() } else { Role::Value };
                 self.state = State::Text;
             }
             b'{' => return self.open(State::FirstKey, false, at),
@@ -272,6 +282,35 @@ impl Sniffer {
             _ => return Err(self.fault(SniffErrorKind::Syntax("a value"), at)),
         }
         Ok(())
+    }
+
+    /// The value of a member at the level that matters begins.
+    fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        self.value_start = self.offset(at);
+        self.value_first = byte;
+        match self.member {
+            Member::Model if byte != b'"' && starts_value(byte) => {
+                return Err(self.fault(SniffErrorKind::ModelNotAString, at));
+            }
+            Member::StreamOptions | Member::Wanted => self.open_since = Some(self.value_start),
+            Member::PreviousResponseId => {
+                self.id = None;
+                self.id_spoilt = false;
+                self.name.clear();
+            }
+            Member::Outer if byte == b'{' => self.level += 1,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn role_of_string(&self) -> Role {
+        match (self.member, self.purpose) {
+            (Member::Model, _) => Role::Name,
+            (Member::PreviousResponseId, Purpose::Request { keep_previous_response_id: true })
+            | (Member::Wanted, Purpose::Find { keep: true, .. }) => Role::Id,
+            _ => Role::Value,
+        }
     }
 
     /// Opens an object or an array.
@@ -295,29 +334,33 @@ impl Sniffer {
 
     /// Closes the innermost object or array; `at` is its bracket.
     fn close(&mut self, at: usize) {
+        if self.depth == self.level && self.level > 1 {
+            self.level -= 1;
+            // Behind the value that the path leads into; whatever it held was dealt with.
+            self.member = Member::Other;
+        }
         self.depth -= 1;
         if self.depth == 0 {
             self.state = State::Done;
+            self.object_end = Some(self.offset(at));
         } else {
             self.close_value(at + 1);
         }
     }
 
-    /// A value that is not the model's name ends before `end`.
+    /// A value that is neither the model's name nor an id ends before `end`.
     fn close_value(&mut self, end: usize) {
         self.state = State::AfterValue;
-        if self.depth == 1 {
+        if self.depth == self.level {
             match self.member {
-                Member::Stream => self.stream = self.value_is_true,
-                Member::StreamOptions => self.stream_options = Some(self.value_start..self.offset(end)),
-                Member::Model => self.take_model(String::new(), end),
-                Member::Other => {}
+                Member::Stream => self.stream = self.value_first == b't',
+                Member::StreamOptions => {
+                    self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
+                }
+                Member::Wanted => self.found = self.open_since.take().map(|start| start..self.offset(end)),
+                _ => {}
             }
         }
-    }
-
-    fn take_model(&mut self, name: String, end: usize) {
-        self.model = Some(Model { name, range: self.value_start..self.offset(end) });
     }
 
     /// The inside of a string.
@@ -338,10 +381,10 @@ impl Sniffer {
     /// The closing quote of a string is at `at`.
     fn close_text(&mut self, at: usize) -> Result<(), SniffError> {
         match self.role {
-            Role::NestedKey => self.state = State::Colon,
-            Role::TopKey => {
+            Role::OtherKey => self.state = State::Colon,
+            Role::Key => {
                 self.lone_surrogate()?;
-                self.member = self.key.member();
+                self.member = self.member();
                 if self.member == Member::Model && self.model.is_some() {
                     return Err(self.fault(SniffErrorKind::ModelTwice, at));
                 }
@@ -355,11 +398,28 @@ impl Sniffer {
                 if name.trim().is_empty() {
                     return Err(self.name_fault(SniffErrorKind::ModelEmpty));
                 }
-                self.take_model(name, at + 1);
+                self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
                 self.state = State::AfterValue;
+            }
+            Role::Id => {
+                self.lone_surrogate()?;
+                let id = String::from_utf8(std::mem::take(&mut self.name)).ok().filter(|_| !self.id_spoilt);
+                self.id = Some(id.unwrap_or_else(|| IMPOSSIBLE_ID.to_owned()));
+                self.close_value(at + 1);
             }
         }
         Ok(())
+    }
+
+    /// Which member the key that was just read names.
+    fn member(&self) -> Member {
+        let Purpose::Find { path, .. } = self.purpose else { return self.key.member() };
+        match path.get(usize::from(self.level - 1)) {
+            Some(key) if !self.key.is(key) => Member::Other,
+            Some(_) if path.len() > usize::from(self.level) => Member::Outer,
+            Some(_) => Member::Wanted,
+            None => Member::Other,
+        }
     }
 
     /// The byte behind a backslash.
@@ -438,10 +498,11 @@ impl Sniffer {
     }
 
     fn not_a_character(&mut self) -> Result<(), SniffError> {
-        if self.role == Role::Name {
-            return Err(self.name_fault(SniffErrorKind::ModelLoneSurrogate));
+        match self.role {
+            Role::Name => return Err(self.name_fault(SniffErrorKind::ModelLoneSurrogate)),
+            Role::Id => self.id_spoilt = true,
+            _ => self.key.spoil(),
         }
-        self.key.spoil();
         Ok(())
     }
 
@@ -451,14 +512,24 @@ impl Sniffer {
             return Ok(());
         }
         self.lone_surrogate()?;
-        if self.role == Role::TopKey {
+        if self.role == Role::Key {
             self.key.push(bytes);
+        } else if self.role == Role::Id {
+            self.keep_id(bytes);
         } else if self.name.len() + bytes.len() > MODEL_BYTES_MAX {
             return Err(self.name_fault(SniffErrorKind::ModelTooLong));
         } else {
             self.name.extend_from_slice(bytes);
         }
         Ok(())
+    }
+
+    fn keep_id(&mut self, bytes: &[u8]) {
+        if self.name.len() + bytes.len() > RESPONSE_ID_BYTES_MAX {
+            self.id_spoilt = true;
+        } else {
+            self.name.extend_from_slice(bytes);
+        }
     }
 
     /// The rest of a number, up to the first byte that is not its own.
@@ -549,17 +620,30 @@ enum State {
     Done,
 }
 
-/// What a string is for; only a top-level key and the model's name are kept.
+/// What the scan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The members of a request's top level.
+    Request { keep_previous_response_id: bool },
+    /// The value under these keys, each inside the one before; `keep`: its text too.
+    Find { path: &'static [&'static str], keep: bool },
+}
+
+/// What a string is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    TopKey,
-    NestedKey,
+    /// A key at the level that matters.
+    Key,
+    OtherKey,
+    /// The model's name.
     Name,
+    /// The id of a response.
+    Id,
     Value,
 }
 
 impl Role {
     fn is_kept(self) -> bool {
-        matches!(self, Self::TopKey | Self::Name)
+        matches!(self, Self::Key | Self::Name | Self::Id)
     }
 }

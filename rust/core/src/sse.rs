@@ -9,11 +9,14 @@
 //! it. If an LF does follow a CR that was counted, it begins the next buffer and is taken for an empty line, which
 //! dispatches nothing.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use memchr::memmem::Finder as Needle;
 use memchr::{memchr, memchr2, memrchr2};
 
-use crate::sniff::ModelFinder;
+use crate::paths::ModelPlace;
+use crate::sniff::Finder;
 
 /// The index just behind the last complete frame in `buf`, its empty line included; `None` while there is none.
 ///
@@ -47,20 +50,21 @@ pub fn last_frame(frames: &[u8]) -> &[u8] {
     &frames[start..]
 }
 
-/// Puts `name_json` (a JSON string, quotes included) in place of the top-level `model` of each event's data, where that
-/// is a JSON object with such a string. Every other byte stays. `None` when nothing had to change, so that the caller
+/// Puts `name_json` (a JSON string, quotes included) in place of the model's name in each event's data, where that is a
+/// JSON object with a string at the place. Every other byte stays. `None` when nothing had to change, so that the caller
 /// can pass on what it has. `frames` begins with a frame; a last one that is cut off is served as far as it goes.
-pub fn rename_model(frames: &[u8], name_json: &[u8]) -> Option<Vec<u8>> {
+pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Option<Vec<u8>> {
+    let path = model_path(place)?;
     let mut renamed = Vec::new();
     let mut copied = 0;
-    let mut finder = ModelFinder::new();
+    let mut finder = Finder::string(path);
     let mut at = 0;
     while at < frames.len() {
-        let line_end = LineEnd::first_in(frames, at).unwrap_or(LineEnd { start: frames.len(), end: frames.len() });
+        let line_end = LineEnd::first_or_rest(frames, at);
         let line = &frames[at..line_end.start];
         if line.is_empty() {
-            finder = ModelFinder::new();
-        } else if let Some(model) = model_in(line, &mut finder)
+            finder = Finder::string(path);
+        } else if let Some(model) = found_in(line, &mut finder)
             && &line[model.clone()] != name_json
         {
             renamed.extend_from_slice(&frames[copied..at + model.start]);
@@ -74,6 +78,110 @@ pub fn rename_model(frames: &[u8], name_json: &[u8]) -> Option<Vec<u8>> {
     }
     renamed.extend_from_slice(&frames[copied..]);
     Some(renamed)
+}
+
+/// Where the events of a stream have the model's name.
+fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
+    match place {
+        ModelPlace::TopLevel => Some(&["model"]),
+        ModelPlace::Response => Some(&["response", "model"]),
+        ModelPlace::Message => Some(&["message", "model"]),
+        ModelPlace::Nowhere => None,
+    }
+}
+
+/// The id of the response that a stream of the Responses API makes: `response.id` of the first event that has one.
+/// `frames` begins with a frame. None also for an id that nobody can ask for, over-long or no Unicode text.
+pub fn response_id(frames: &[u8]) -> Option<String> {
+    let id = |frame| {
+        let mut finder = Finder::text_of(&["response", "id"]);
+        place_in(frame, &mut finder).and(finder.text().map(str::to_owned))
+    };
+    frame_ranges(frames).find_map(|range| id(&frames[range]))
+}
+
+/// [`response_id`] in an answer as it passes, whole or streamed.
+#[derive(Debug)]
+pub struct ResponseIdFinder {
+    whole: Finder,
+    streamed: Option<String>,
+    /// An event with data was seen: the first one has the id, or none has.
+    over: bool,
+}
+
+impl ResponseIdFinder {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self { whole: Finder::text_of(&["id"]), streamed: None, over: false }
+    }
+
+    /// Reads the next bytes of a whole answer.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.whole.feed(piece);
+    }
+
+    /// Reads the next frames of a stream.
+    pub fn feed_frames(&mut self, frames: &[u8]) {
+        if !self.over {
+            self.streamed = response_id(frames);
+            self.over = frame_ranges(frames).any(|range| data(&frames[range]).is_some());
+        }
+    }
+
+    /// The id, once it was read.
+    pub fn found(&self) -> Option<&str> {
+        self.streamed.as_deref().or_else(|| self.whole.text())
+    }
+}
+
+impl Default for ResponseIdFinder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where in the frame the value lies that `finder` looks for in the event's data.
+pub(crate) fn place_in(frame: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
+    let mut at = 0;
+    while at < frame.len() {
+        let line_end = LineEnd::first_or_rest(frame, at);
+        if let Some(found) = found_in(&frame[at..line_end.start], finder) {
+            return Some(at + found.start..at + found.end);
+        }
+        at = line_end.end;
+    }
+    None
+}
+
+/// The event's data, its lines joined with line feeds; None when it has none.
+pub(crate) fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let mut data: Option<Cow<'_, [u8]>> = None;
+    for line in lines(frame) {
+        let (b"data", value) = field(line) else { continue };
+        match &mut data {
+            None => data = Some(Cow::Borrowed(value)),
+            Some(joined) => {
+                joined.to_mut().push(b'\n');
+                joined.to_mut().extend_from_slice(value);
+            }
+        }
+    }
+    data
+}
+
+/// The frames that hold `token`, as ranges, in order; a last one may be cut off. The usual
+/// bytes have none, and cost one search.
+pub(crate) fn frames_with<'a>(frames: &'a [u8], token: &'a Needle<'_>) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let rest = frames.get(from..)?;
+        let hit = token.find(rest)?;
+        // The hit is inside a line, so that every empty line before it is whole.
+        let start = from + last_edge(&rest[..=hit], 0).unwrap_or(0);
+        let end = frame_ranges(&frames[start..]).next().map_or(frames.len(), |range| start + range.end);
+        from = end;
+        Some(start..end)
+    })
 }
 
 /// Whether the frame says by itself that the stream is over: its data is `[DONE]`, or it is an event that has data and
@@ -135,9 +243,9 @@ pub(crate) fn field(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where in the line the event's data names its model. `finder` has read the event's lines before it. Lines of data are
-/// one text with line feeds between, which a JSON string cannot span: so the name lies within one line.
-fn model_in(line: &[u8], finder: &mut ModelFinder) -> Option<Range<usize>> {
+/// Where in the line the value lies that `finder` looks for, which has read the event's lines before it. Lines of data
+/// are one text with line feeds between. A JSON string cannot span them: it lies within one line.
+fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
     let (b"data", value) = field(line) else { return None };
     if finder.found().is_some() {
         return None;
@@ -145,7 +253,9 @@ fn model_in(line: &[u8], finder: &mut ModelFinder) -> Option<Range<usize>> {
     let value_start = line.len() - value.len();
     let before = finder.seen();
     finder.feed(value);
-    let found = finder.found().map(|found| value_start + (found.start - before)..value_start + (found.end - before));
+    let found = finder.found().and_then(|found| {
+        Some(value_start + found.start.checked_sub(before)?..value_start + found.end.checked_sub(before)?)
+    });
     finder.feed(b"\n");
     found
 }
@@ -162,6 +272,11 @@ impl LineEnd {
         let start = at + memchr2(b'\n', b'\r', buf.get(at..)?)?;
         let is_pair = buf[start] == b'\r' && buf.get(start + 1) == Some(&b'\n');
         Some(Self { start, end: start + 1 + usize::from(is_pair) })
+    }
+
+    /// The same; without one, an empty one at the end of `buf`.
+    fn first_or_rest(buf: &[u8], at: usize) -> Self {
+        Self::first_in(buf, at).unwrap_or(Self { start: buf.len(), end: buf.len() })
     }
 
     /// The one whose last byte, an LF or a CR, is at `last`.

@@ -5,7 +5,9 @@
 #[path = "../../fuzz/checks/sniff.rs"]
 mod agreement;
 
-use gpustack_fast_core::sniff::{MODEL_BYTES_MAX, NESTING_MAX, SniffErrorKind, Sniffer, find_model};
+use gpustack_fast_core::sniff::{
+    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer, find_model,
+};
 use proptest::prelude::*;
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
@@ -361,6 +363,101 @@ fn the_last_stream_options_are_found_whole() {
 }
 
 #[test]
+fn options_are_open_from_their_first_byte_to_their_last() {
+    let body = r#"{"stream_options":1,"a":{"stream_options":{}}, "str\u0065am_options" : {"x":[{}]} ,"model":"m"}"#;
+    agreement::check(body.as_bytes());
+    let (first, second) = (18..19, 71..81);
+    assert_eq!(&body[second.clone()], r#"{"x":[{}]}"#);
+    let mut sniffer = Sniffer::new(64);
+    for at in 0..body.len() {
+        sniffer.feed(&body.as_bytes()[at..=at]).unwrap();
+        // A number's end shows at the byte behind it.
+        let open = if (18..19).contains(&at) {
+            Some(first.start as u64)
+        } else {
+            (second.start..second.end - 1).contains(&at).then_some(second.start as u64)
+        };
+        assert_eq!(sniffer.open_stream_options(), open, "after byte {at}");
+    }
+}
+
+#[test]
+fn the_end_of_the_object_is_told_with_its_brace() {
+    let body = br#" {"a":{},"model":"m" } "#;
+    let mut sniffer = Sniffer::new(64);
+    assert_eq!(sniffer.feed(&body[..21]), Ok(()));
+    assert_eq!(sniffer.object_end(), None);
+    assert_eq!(sniffer.feed(&body[21..]), Ok(()));
+    assert_eq!(sniffer.object_end(), Some(21));
+}
+
+#[test]
+fn the_previous_response_is_told_where_it_was_asked_for() {
+    let previous = |members: &str, keep: bool| {
+        let body = format!(r#"{{"model":"m"{members}}}"#);
+        agreement::check(body.as_bytes());
+        let mut sniffer = Sniffer::new(64);
+        if keep {
+            sniffer.keep_previous_response_id();
+        }
+        sniffer.feed(body.as_bytes()).and_then(|()| sniffer.end()).unwrap();
+        sniffer.previous_response_id().map(str::to_owned)
+    };
+    let id = r#","previous_response_id":"resp_\u0031""#;
+    assert_eq!(previous(id, true).as_deref(), Some("resp_1"));
+    assert_eq!(previous(id, false), None);
+    assert_eq!(previous(r#","a":{"previous_response_id":"resp_1"}"#, true), None);
+    assert_eq!(previous(&format!(r#"{id},"previous_response_id":null"#), true), None);
+    assert_eq!(previous(&format!(r#","previous_response_id":"x"{id}"#), true).as_deref(), Some("resp_1"));
+    assert_eq!(previous(r#","previous_response_id":"""#, true).as_deref(), Some(""));
+}
+
+#[test]
+fn a_previous_response_that_cannot_be_is_no_error_and_no_id() {
+    let longest = "x".repeat(RESPONSE_ID_BYTES_MAX);
+    for (id, told) in [
+        (longest.clone().into_bytes(), longest.as_str()),
+        ([longest.as_bytes(), b"x"].concat(), "\0"),
+        ("x\\n".repeat(200_000).into_bytes(), "\0"),
+        (br"resp_\ud800".to_vec(), "\0"),
+        (b"resp_\xff".to_vec(), "\0"),
+    ] {
+        let body = [br#"{"model":"m","previous_response_id":""#.as_slice(), &id, br#"","stream":true}"#].concat();
+        agreement::check(&body);
+        let mut sniffer = Sniffer::new(64);
+        sniffer.keep_previous_response_id();
+        sniffer.feed(&body).and_then(|()| sniffer.end()).unwrap();
+        assert_eq!(sniffer.previous_response_id(), Some(told));
+        assert!(sniffer.stream());
+    }
+}
+
+#[test]
+fn a_value_is_found_under_its_path_in_any_split() {
+    let json = br#"{"a":{"id":1},"response":[{"id":"x"}],"response":{"a":{"id":"x"},"b":[{"id":"x"}],"id":"resp\u005f1"},"id":"z"}"#;
+    for size in 1..json.len() {
+        let mut finder = Finder::text_of(&["response", "id"]);
+        let mut top = Finder::text_of(&["id"]);
+        for piece in json.chunks(size) {
+            finder.feed(piece);
+            top.feed(piece);
+        }
+        assert_eq!(finder.found().map(|range| &json[range]), Some(br#""resp\u005f1""#.as_slice()));
+        assert_eq!(finder.text(), Some("resp_1"));
+        assert_eq!(top.text(), Some("z"));
+    }
+}
+
+#[test]
+fn a_value_of_another_kind_is_not_found() {
+    for json in [r#"{"id":1,"id":"x"}"#, r#"{"id":null}"#, r#"{"id":{"id":"x"}}"#, r#"{"id" "x"}"#, r#"["id"]"#] {
+        let mut finder = Finder::text_of(&["id"]);
+        finder.feed(json.as_bytes());
+        assert_eq!((finder.found(), finder.text()), (None, None), "{json}");
+    }
+}
+
+#[test]
 fn an_error_is_final_and_names_its_byte() {
     let mut sniffer = Sniffer::new(64);
     assert_eq!(sniffer.feed(br#"{"model""#), Ok(()));
@@ -433,6 +530,7 @@ fn key() -> impl Strategy<Value = String> {
         1 => Just("Model".to_owned()),
         2 => Just("stream".to_owned()),
         2 => Just("stream_options".to_owned()),
+        2 => Just("previous_response_id".to_owned()),
         4 => text(),
     ]
 }

@@ -5,7 +5,8 @@
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
-use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
+use gpustack_fast_core::paths::ModelPlace;
+use gpustack_fast_core::sse::{ResponseIdFinder, frames, is_terminal, last_edge, rename_model, response_id};
 use proptest::prelude::*;
 
 #[test]
@@ -89,7 +90,7 @@ fn the_name_is_replaced_and_nothing_else() {
         "data: [DONE]\n\n",
     );
     agreement::check(stream.as_bytes());
-    let renamed = rename_model(stream.as_bytes(), b"\"public\"").unwrap_or_default();
+    let renamed = rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\"").unwrap_or_default();
     assert_eq!(String::from_utf8_lossy(&renamed), expected);
 }
 
@@ -97,7 +98,7 @@ fn the_name_is_replaced_and_nothing_else() {
 fn the_name_is_found_in_data_of_several_lines() {
     let stream = b"data: {\ndata:   \"model\":\nevent: e\ndata: \"a\"\ndata: }\n\n";
     agreement::check(stream);
-    let renamed = rename_model(stream, b"\"public\"").unwrap_or_default();
+    let renamed = rename_model(stream, ModelPlace::TopLevel, b"\"public\"").unwrap_or_default();
     assert_eq!(renamed, b"data: {\ndata:   \"model\":\nevent: e\ndata: \"public\"\ndata: }\n\n");
 }
 
@@ -105,8 +106,67 @@ fn the_name_is_found_in_data_of_several_lines() {
 fn a_value_that_two_lines_of_data_break_is_no_name() {
     for stream in ["data: {\"model\":\"a\ndata: b\"}\n\n", "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n"] {
         agreement::check(stream.as_bytes());
-        assert_eq!(rename_model(stream.as_bytes(), b"\"public\""), None, "{stream:?}");
+        assert_eq!(rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""), None, "{stream:?}");
     }
+}
+
+#[test]
+fn the_name_is_replaced_at_its_place_alone() {
+    let stream = concat!(
+        "event: response.created\n",
+        "data: {\"response\":{\"id\":\"r\",\"tools\":[{\"model\":\"a\"}],\"model\":\"a\"},\"model\":\"a\"}\n\n",
+        "event: message_start\r\ndata: {\"model\":\"a\",\"message\":{\"x\":{\"model\":\"a\"},\ndata: \"model\" : \"a\"}}\r\n\r\n",
+        "data: {\"response\":\"model\",\"message\":null,\"a\":[{\"response\":{\"model\":\"a\"}}]}\n\n",
+    );
+    agreement::check(stream.as_bytes());
+    for (place, marker) in [
+        (ModelPlace::TopLevel, ["},\"model\":\"a\"}\n\n", "data: {\"model\":\"a\",\"message"].as_slice()),
+        (ModelPlace::Response, &["}],\"model\":\"a\"}"]),
+        (ModelPlace::Message, &["\"model\" : \"a\""]),
+    ] {
+        let mut expected = stream.to_owned();
+        for marker in marker {
+            expected = expected.replace(marker, &marker.replace("\"a\"", "\"public\""));
+        }
+        let renamed = rename_model(stream.as_bytes(), place, b"\"public\"").unwrap_or_default();
+        assert_eq!(String::from_utf8_lossy(&renamed), expected, "{place:?}");
+    }
+    assert_eq!(rename_model(stream.as_bytes(), ModelPlace::Nowhere, b"\"public\""), None);
+}
+
+#[test]
+fn the_id_of_a_response_is_that_of_the_first_event_that_has_one() {
+    let stream = concat!(
+        ": ping\n\ndata: {\"id\":\"no\",\"item\":{\"id\":\"no\"}}\n\n",
+        "event: response.created\ndata: {\"response\":{\"output\":[{\"id\":\"no\"}],\"id\":\"resp_\\u0031\"}}\n\n",
+        "data: {\"response\":{\"id\":\"resp_2\"}}\n\n",
+    );
+    agreement::check(stream.as_bytes());
+    assert_eq!(response_id(stream.as_bytes()).as_deref(), Some("resp_1"));
+    for stream in [
+        "",
+        "data: [DONE]\n\n",
+        "data: {\"response\":{\"id\":null}}\n\n",
+        "data: {\"response\":{\"id\":\"\\ud800\"}}\n\n",
+    ] {
+        assert_eq!(response_id(stream.as_bytes()), None, "{stream:?}");
+    }
+}
+
+#[test]
+fn the_id_of_a_response_is_found_while_the_answer_passes() {
+    let answer = br#"{"output":[{"id":"no"}],"id":"resp_1","model":"m"}"#;
+    for size in 1..answer.len() {
+        let mut finder = ResponseIdFinder::new();
+        answer.chunks(size).for_each(|piece| finder.feed(piece));
+        assert_eq!(finder.found(), Some("resp_1"));
+    }
+    let mut finder = ResponseIdFinder::new();
+    finder.feed_frames(b": ping\n\n");
+    assert_eq!(finder.found(), None);
+    finder.feed_frames(b"event: response.created\ndata: {\"response\":{\"id\":\"resp_1\"}}\n\n");
+    finder.feed_frames(b"event: response.completed\ndata: {\"response\":{\"id\":\"resp_2\"}}\n\n");
+    assert_eq!(finder.found(), Some("resp_1"));
 }
 
 #[test]
@@ -122,7 +182,7 @@ fn nothing_is_copied_when_no_name_changes() {
         "data: \"model\":\"a\"\n\n",
     ] {
         agreement::check(stream.as_bytes());
-        assert_eq!(rename_model(stream.as_bytes(), b"\"public\""), None, "{stream:?}");
+        assert_eq!(rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""), None, "{stream:?}");
     }
 }
 
@@ -169,6 +229,8 @@ fn line() -> impl Strategy<Value = String> {
         3 => Just(String::new()),
         2 => prop::sample::select(vec![
             "data: [DONE]", "data:[DONE]", "data", "event: error", "event: message_stop", ": ping", "id: 1", "data: {",
+            "data: {\"response\":{\"id\":\"r\",\"model\":\"m\"}}", "data: {\"message\":{\"model\":\"m\"}}",
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}", "data: \"usage\":{\"prompt_tokens\":1}}", "data: {\"choices\":[],",
             "data: }", "data: {\"model\":\"m\"}", "data: {\"a\":{\"model\":1},\"model\":\"x\\ny\"}", "data: \"model\":\"m\"",
         ])
         .prop_map(str::to_owned),

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use gpustack_fast_core::sniff::{MODEL_BYTES_MAX, Model, SniffError, SniffErrorKind, Sniffer, find_model};
+use gpustack_fast_core::sniff::{
+    Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, SniffError, SniffErrorKind, Sniffer, find_model,
+};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -49,7 +51,28 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
     assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
     let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
     assert_eq!(options.as_deref(), members.last("stream_options"), "another `stream_options`");
+    assert_eq!(seen.previous_response_id, previous_response_id(members), "another `previous_response_id`");
+    let end = body.iter().rposition(|&byte| byte == b'}').map(|at| at as u64);
+    assert_eq!((seen.object_end, seen.open_stream_options), (end, None), "another end");
+    objects_are_found(body, members);
     prefixes_are_truncated(body);
+}
+
+/// The id that an engine would read; "\0" stands for one that nothing can have.
+fn previous_response_id(members: &Members) -> Option<String> {
+    let id = members.text("previous_response_id")?;
+    Some(if id.contains(ODD) || id.len() > RESPONSE_ID_BYTES_MAX { "\0".to_owned() } else { id })
+}
+
+/// The first `stream_options` is found whole where it is an object, in any split.
+fn objects_are_found(body: &[u8], members: &Members) {
+    let value = members.0.iter().find(|(key, _)| key == "stream_options").map(|(_, value)| value.get());
+    for size in [1, 7, body.len()] {
+        let mut finder = Finder::object(&["stream_options"]);
+        body.chunks(size).for_each(|piece| finder.feed(piece));
+        let found = finder.found().map(|range| normalised(&body[range]));
+        assert_eq!(found.as_deref(), value.filter(|value| value.starts_with('{')), "another object");
+    }
 }
 
 /// What may be said about the model of a body that is whole; nothing when it is good.
@@ -83,10 +106,14 @@ struct Seen {
     model: Option<Model>,
     stream: bool,
     stream_options: Option<std::ops::Range<u64>>,
+    open_stream_options: Option<u64>,
+    previous_response_id: Option<String>,
+    object_end: Option<u64>,
 }
 
 fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     let mut sniffer = Sniffer::new(NESTING_LIMIT);
+    sniffer.keep_previous_response_id();
     let mut fed = Ok(());
     for piece in pieces {
         let now = sniffer.feed(piece);
@@ -100,6 +127,9 @@ fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
         model: sniffer.model().cloned(),
         stream: sniffer.stream(),
         stream_options: sniffer.stream_options(),
+        open_stream_options: sniffer.open_stream_options(),
+        previous_response_id: sniffer.previous_response_id().map(str::to_owned),
+        object_end: sniffer.object_end(),
     }
 }
 

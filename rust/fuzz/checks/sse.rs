@@ -1,7 +1,12 @@
 //! `sse` against a reader that takes a stream apart line by line, slowly and plainly.
 
-use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
+use std::collections::BTreeMap;
+
+use gpustack_fast_core::paths::ModelPlace;
+use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model, response_id};
+use gpustack_fast_core::usage::{StreamUsage, Timings};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 const NAME: &str = "the/public name";
 
@@ -16,7 +21,14 @@ pub(crate) fn check(stream: &[u8]) {
         assert_eq!(is_terminal(frame), plainly_terminal(frame), "another end of the stream");
     }
     cuts_keep_every_event(stream);
-    names_are_replaced(&stream[..edge]);
+    for (place, outer) in
+        [(ModelPlace::TopLevel, ""), (ModelPlace::Response, "response"), (ModelPlace::Message, "message")]
+    {
+        names_are_replaced(&stream[..edge], place, outer);
+    }
+    assert_eq!(rename_model(stream, ModelPlace::Nowhere, b"\"x\""), None);
+    ids_are_found(&stream[..edge]);
+    usage_is_cut_and_timed(&stream[..edge]);
 }
 
 /// What a relay does: reads of any size go out up to the last edge. Nothing is lost, and every write stands for itself.
@@ -45,22 +57,26 @@ fn cuts_keep_every_event(stream: &[u8]) {
     }
 }
 
-fn names_are_replaced(whole_frames: &[u8]) {
+fn names_are_replaced(whole_frames: &[u8], place: ModelPlace, outer: &str) {
     let name_json = Value::from(NAME).to_string();
-    let renamed = rename_model(whole_frames, name_json.as_bytes());
+    let renamed = rename_model(whole_frames, place, name_json.as_bytes());
     assert_ne!(renamed.as_deref(), Some(whole_frames), "copied without need");
     let renamed = renamed.unwrap_or_else(|| whole_frames.to_vec());
-    assert_eq!(rename_model(&renamed, name_json.as_bytes()), None, "not settled by one replacement");
+    assert_eq!(rename_model(&renamed, place, name_json.as_bytes()), None, "not settled by one replacement");
     let (before, after) = (plain_events(whole_frames), plain_events(&renamed));
     assert_eq!(before.len(), after.len(), "another number of events");
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before.name, after.name);
         match serde_json::from_slice::<Value>(&before.data()) {
-            Ok(Value::Object(mut object)) if has_one_model(&before.data()) => {
-                if object.get("model").is_some_and(Value::is_string) {
-                    object.insert("model".to_owned(), Value::from(NAME));
+            Ok(Value::Object(object)) if is_plain(&before.data(), &["model", "response", "message"]) => {
+                let mut expected = Value::Object(object);
+                let inner = if outer.is_empty() { Some(&mut expected) } else { expected.get_mut(outer) };
+                if let Some(model) = inner.and_then(|inner| inner.get_mut("model"))
+                    && model.is_string()
+                {
+                    *model = Value::from(NAME);
                 }
-                assert_eq!(serde_json::from_slice::<Value>(&after.data()).ok(), Some(Value::Object(object)));
+                assert_eq!(serde_json::from_slice::<Value>(&after.data()).ok(), Some(expected));
             }
             // Of two, or of broken JSON, the first that can be read is replaced.
             Ok(Value::Object(_)) | Err(_) => {}
@@ -69,10 +85,58 @@ fn names_are_replaced(whole_frames: &[u8]) {
     }
 }
 
-/// Whether the text says the key once at most, in any spelling and at any depth.
-fn has_one_model(json: &[u8]) -> bool {
-    let plain = json.windows(7).filter(|window| window == b"\"model\"").count();
-    plain <= 1 && !json.contains(&b'\\')
+fn ids_are_found(whole_frames: &[u8]) {
+    let events = plain_events(whole_frames);
+    let plain = |event: &Event| is_plain(&event.data(), &["id", "response"]);
+    let parsed: Vec<Value> = events.iter().filter_map(|event| serde_json::from_slice(&event.data()).ok()).collect();
+    if events.iter().all(plain) && parsed.len() == events.len() {
+        let id = parsed.iter().find_map(|event| event.get("response")?.get("id")?.as_str().map(str::to_owned));
+        assert_eq!(response_id(whole_frames), id);
+    }
+}
+
+/// Cutting leaves exactly the other frames; timings are one insertion in each usage-only frame.
+fn usage_is_cut_and_timed(whole_frames: &[u8]) {
+    let now = || Timings { first_ms: 12.4, elapsed_ms: 112.4 };
+    let mut reader = StreamUsage::new(false, false);
+    assert_eq!(reader.pass(whole_frames, now), None, "changed by reading");
+    let frames = plain_frames(whole_frames);
+    let members = ["usage", "choices", "response", "message"];
+    if !frames.iter().all(|frame| is_plain(frame, &members)) {
+        return;
+    }
+    let expected: Vec<u8> = frames.iter().filter(|frame| !plainly_usage(frame)).copied().flatten().copied().collect();
+    let cut = StreamUsage::new(true, true).pass(whole_frames, now);
+    assert_ne!(cut.as_deref(), Some(whole_frames), "copied without need");
+    assert_eq!(cut.unwrap_or_else(|| whole_frames.to_vec()), expected, "cut something else");
+    let Some(timed) = StreamUsage::new(false, true).pass(whole_frames, now) else { return };
+    let inserted = timed.len() - whole_frames.len();
+    let same = timed.iter().zip(whole_frames).take_while(|(timed, plain)| timed == plain).count();
+    let behind = timed.iter().rev().zip(whole_frames.iter().rev()).take_while(|(timed, plain)| timed == plain).count();
+    assert!(inserted > 0 && same + behind >= whole_frames.len(), "changed something else");
+    let (before, after) = (plain_events(whole_frames), plain_events(&timed));
+    assert_eq!(before.len(), after.len(), "another number of events");
+    let told = |event: &&Event| String::from_utf8_lossy(&event.data()).contains(",\"time_to_first_token_ms\":12");
+    assert_eq!(after.iter().filter(told).count(), before.iter().filter(told).count() + 1);
+}
+
+fn plainly_usage(frame: &[u8]) -> bool {
+    plain_events(frame).iter().any(|event| {
+        let Ok(members) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&event.data()) else {
+            return false;
+        };
+        let get = |key: &str| members.get(key).map(|value| value.get().split_ascii_whitespace().collect::<String>());
+        get("choices").as_deref() == Some("[]") && get("usage").is_some_and(|usage| usage.starts_with('{'))
+    })
+}
+
+/// Whether the text says each key once at most, at any depth, and nothing in escapes or in other alphabets.
+fn is_plain(text: &[u8], keys: &[&str]) -> bool {
+    let once = |key: &&str| {
+        let quoted = format!("\"{key}\"");
+        text.windows(quoted.len()).filter(|window| *window == quoted.as_bytes()).count() <= 1
+    };
+    keys.iter().all(once) && !text.contains(&b'\\') && text.is_ascii()
 }
 
 #[derive(Debug, PartialEq)]

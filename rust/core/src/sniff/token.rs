@@ -1,18 +1,23 @@
 //! The small parts of a JSON text: keys that matter, numbers, white space, plain text.
 
-/// The top-level members that matter.
+/// The members that matter: of a request's top level, or on the path to what is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Member {
     Model,
     Stream,
     StreamOptions,
+    PreviousResponseId,
+    /// The value of this one is looked for.
+    Wanted,
+    /// What is looked for lies inside the value of this one.
+    Outer,
     Other,
 }
 
-/// A top-level key, unescaped, as far as it can still be one that matters.
+/// A key, unescaped, as far as it can still be one that matters.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Key {
-    bytes: [u8; 15],
+    bytes: [u8; 23],
     length: u8,
 }
 
@@ -35,13 +40,19 @@ impl Key {
         self.length = Self::SPOILT;
     }
 
+    /// Which member of a request's top level it names.
     pub(super) fn member(self) -> Member {
         match self.bytes.get(..usize::from(self.length)) {
             Some(b"model") => Member::Model,
             Some(b"stream") => Member::Stream,
             Some(b"stream_options") => Member::StreamOptions,
+            Some(b"previous_response_id") => Member::PreviousResponseId,
             _ => Member::Other,
         }
+    }
+
+    pub(super) fn is(self, name: &str) -> bool {
+        self.bytes.get(..usize::from(self.length)) == Some(name.as_bytes())
     }
 }
 
