@@ -5,6 +5,8 @@
 //! * [`sniff`] finds the model in a JSON body while it arrives; [`sse`] finds the edges of frames;
 //!   [`usage`] reads and edits what is said of tokens;
 //!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
+//! * [`multipart`] finds the model in a form while it arrives;
+//! * [`inflate`] decodes a compressed body while it arrives;
 //! * [`translate`] turns Anthropic's Messages into chat completions and back;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
 //!   lease that a request has on an instance;
@@ -28,11 +30,13 @@ pub mod error;
 mod exchange;
 pub mod headers;
 pub mod http1;
+pub mod inflate;
 mod http2;
 mod limits;
 mod listener;
 mod local;
 pub mod metrics;
+pub mod multipart;
 pub mod paths;
 mod prometheus;
 pub mod proxy_paths;
