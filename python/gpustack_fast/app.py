@@ -28,7 +28,7 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.data_directory import DataDirectory
-from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, KeyEntry, __version__
+from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, __version__
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.greeting import tell
 from gpustack_fast.instance import Rooms, end_leftovers
@@ -221,9 +221,7 @@ class Server:
             tell(greeting.ready(self._config, ready, self._url, self._new_key, self._directory.path))
 
     def _publish_keys(self, change: KeyChange) -> None:
-        upsert = [
-            KeyEntry(id=key.access_key, digest=key.digest, allowed_models=key.allowed_models) for key in change.upsert
-        ]
+        upsert = [publication.key_entry(key) for key in change.upsert]
         delta = KeyDelta(salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove)
         self._plane.update_keys(delta)
 
@@ -240,7 +238,8 @@ class Server:
         return Sources(
             version=__version__,
             models=self._models,
-            is_key=lambda text: self.keys.authenticate(text) is not None,
+            routes=lambda: publication.route_views(self._config, self._routes, self._supervisor.replicas),
+            find_key=self.keys.authenticate,
         )
 
     def status(self) -> ServerStatus:

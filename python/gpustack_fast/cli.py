@@ -90,10 +90,13 @@ def _summary(config: Config) -> str:
 
 def _create_key(options: argparse.Namespace) -> int:
     from gpustack_fast import key_commands
+    from gpustack_fast.store import Grant
 
     models = None if options.allowed_models is None else [name.strip() for name in options.allowed_models.split(",")]
+    expires_in = None if options.expires_in is None else key_commands.seconds(options.expires_in)
+    grant = Grant(allowed_models=models, scopes=options.scopes or ["*"], expires_in=expires_in)
     text = options.key if options.key_file is None else _read_key(Path(options.key_file))
-    return key_commands.create(_data_dir(options), options.name, models, text)
+    return key_commands.create(_data_dir(options), options.name, grant, text)
 
 
 def _list_keys(options: argparse.Namespace) -> int:
@@ -246,6 +249,17 @@ def _add_key_commands(keys: _Parser) -> None:
     create = _command(commands, "create", "make a key and print it, alone, on standard output", _create_key)
     create.add_argument("name", metavar="NAME", help="what to call the key in lists")
     create.add_argument("--allowed-models", metavar="A,B", help="the routes that it may use; by default all")
+    create.add_argument(
+        "--scope",
+        action="append",
+        choices=["*", "inference", "management"],
+        metavar="SCOPE",
+        dest="scopes",
+        help="what it may be used for: inference or management; repeat it for both; by default all (`*`)",
+    )
+    create.add_argument(
+        "--expires-in", metavar="TIME", help="after which it is refused: 90s, 15m, 12h, 30d or 4w; by default never"
+    )
     text = create.add_mutually_exclusive_group()
     text.add_argument("--key-file", metavar="FILE", help="take the key from this file instead of generating one")
     text.add_argument("--key", metavar="KEY", help=f"take this text of 16 characters or more; {_SHOWN_IN_PS}")

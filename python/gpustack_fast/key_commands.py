@@ -6,28 +6,32 @@ Nothing here imports asyncio, granian, uvloop or the data plane: a revoke in an 
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from gpustack_fast.config.sentences import quoted
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.data_directory import DataDirectory
-from gpustack_fast.errors import ControlError, DataDirectoryInUse, StoreError
-from gpustack_fast.store import CreatedKey, KeyInfo, Store
+from gpustack_fast.errors import ControlError, DataDirectoryInUse, StoreError, UsageError
+from gpustack_fast.store import CreatedKey, Grant, KeyInfo, Store
 
-__all__ = ["create", "revoke", "show"]
+__all__ = ["create", "revoke", "seconds", "show"]
 
 _PATIENCE = 10.0
 """Seconds to wait for a server that is just starting or stopping: it holds the lock, but nobody answers."""
 _POLL = 0.02
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+_TIME = re.compile(r"(\d{1,12})([smhdw]?)", re.ASCII)
 
 
 class _KeyAccess(Protocol):
     """What both ways can do."""
 
-    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey: ...
+    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey: ...
 
     def list_keys(self) -> list[KeyInfo]: ...
 
@@ -40,8 +44,8 @@ class _StoredKeys:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
-        return self._store.create(name, allowed_models, text)
+    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+        return self._store.create(name, grant, text)
 
     def list_keys(self) -> list[KeyInfo]:
         return [key.info() for key in self._store.keys]
@@ -50,19 +54,29 @@ class _StoredKeys:
         return self._store.revoke(which).info()
 
 
-def create(data_dir: Path, name: str, allowed_models: list[str] | None, text: str | None) -> int:
+def create(data_dir: Path, name: str, grant: Grant, text: str | None) -> int:
     """Makes a key and prints it alone."""
     with _access(DataDirectory(data_dir)) as keys:
-        print(keys.create_key(name, allowed_models, text).text)
+        print(keys.create_key(name, grant, text).text)
     return 0
+
+
+def seconds(text: str) -> int:
+    """A time such as `30d`: weeks, days, hours, minutes or seconds; a bare number is seconds. Raises UsageError."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"{quoted(text)} is no time. Write a whole number and its unit, s, m, h, d or w: for example `30d`."
+        )
+    return int(found[1]) * _UNITS[found[2] or "s"]
 
 
 def show(data_dir: Path) -> int:
     """Prints a table of all keys, never their secrets."""
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
-        rows = [_row(key) for key in keys.list_keys()]
-    header = ("NAME", "ACCESS KEY", "KEY", "ALLOWED MODELS", "CREATED")
+        rows = [_row(key, time.time()) for key in keys.list_keys()]
+    header = ("NAME", "ACCESS KEY", "KEY", "SCOPES", "ALLOWED MODELS", "CREATED", "EXPIRES")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -114,7 +128,14 @@ def _check_exists(data_dir: Path) -> None:
         raise StoreError(f"There is no data directory {data_dir}, and so no keys. Check --data-dir.")
 
 
-def _row(key: KeyInfo) -> tuple[str, str, str, str, str]:
+def _row(key: KeyInfo, now: float) -> tuple[str, ...]:
     models = "all" if key.allowed_models is None else ",".join(key.allowed_models)
-    created = datetime.datetime.fromtimestamp(key.created).astimezone().isoformat(sep=" ", timespec="seconds")
-    return key.name, key.access_key, key.masked, models, created
+    scopes = "all" if "*" in key.scopes else ",".join(key.scopes)
+    expires = "never" if key.expires is None else _local_time(key.expires)
+    if key.is_expired(now):
+        expires = f"EXPIRED {expires}"
+    return key.name, key.access_key, key.masked, scopes, models, _local_time(key.created), expires
+
+
+def _local_time(unix: int) -> str:
+    return datetime.datetime.fromtimestamp(unix).astimezone().isoformat(sep=" ", timespec="seconds")

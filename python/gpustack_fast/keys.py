@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from gpustack_fast.store import CreatedKey, Key, KeyInfo, Store
+from gpustack_fast.store import CreatedKey, Grant, Key, KeyInfo, Store
 
 __all__ = ["FIRST_KEY", "FirstKey", "KeyChange", "Keys", "bootstrap"]
 
@@ -59,9 +59,9 @@ class Keys:
         """Tells the data plane every key, as after a start."""
         self._publish(KeyChange(salt=self._store.salt, replace=True, upsert=self._store.keys))
 
-    async def create(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
+    async def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
         """As `Store.create`; the next request may use the key."""
-        return await self._to_its_end(self._create(name, allowed_models, text))
+        return await self._to_its_end(self._create(name, grant, text))
 
     async def revoke(self, name_or_access_key: str) -> KeyInfo:
         """As `Store.revoke`; the next request with the key is refused."""
@@ -72,13 +72,13 @@ class Keys:
         return [key.info() for key in self._store.keys]
 
     def authenticate(self, text: str) -> KeyInfo | None:
-        """The key that a client of the management API sent, if it is one of ours."""
+        """The key that a client of the management API sent, if it is one of ours; it may have expired."""
         found = self._store.find(text)
         return found.info() if found else None
 
-    async def _create(self, name: str, allowed_models: list[str] | None, text: str | None) -> CreatedKey:
+    async def _create(self, name: str, grant: Grant | None, text: str | None) -> CreatedKey:
         async with self._one_at_a_time:
-            created = await asyncio.to_thread(self._store.create, name, allowed_models, text)
+            created = await asyncio.to_thread(self._store.create, name, grant, text)
             self._publish(KeyChange(salt=self._store.salt, upsert=[self._store.keys[-1]]))
             return created
 

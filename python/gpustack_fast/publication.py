@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gpustack_fast.api.documents import InstanceView, ModelView
+from gpustack_fast.api.documents import InstanceView, ModelView, RouteView, TargetView
 from gpustack_fast.backends import BACKENDS, INFERENCE_PATHS, EngineFacts
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.dataplane import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+from gpustack_fast.dataplane import InstanceEntry, KeyEntry, ModelEntry, RouteEntry, Table, TargetEntry
 from gpustack_fast.route_numbers import KnownRoute
+from gpustack_fast.store import Key
 from gpustack_fast.supervisor import Replica
 
-__all__ = ["has_failed", "metrics", "model_views", "table"]
+__all__ = ["has_failed", "key_entry", "metrics", "model_views", "route_views", "table"]
 
 
 def table(
@@ -48,6 +49,18 @@ def target_entry(target: TargetConfig) -> TargetEntry:
         weight=target.share,
         served_name=target.overridden_model_name,
         fallback=list(target.fallback),
+    )
+
+
+def key_entry(key: Key) -> KeyEntry:
+    """One key, as the data plane checks it."""
+    return KeyEntry(
+        id=key.access_key,
+        digest=key.digest,
+        name=key.name,
+        allowed_models=key.allowed_models,
+        scopes=list(key.scopes),
+        expires=key.expires,
     )
 
 
@@ -126,6 +139,38 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
         replicas=len(model.urls) if model.external else model.replicas,
         ready_replicas=sum(replica.state == "running" for replica in replicas),
         instances=[instance_view(replica) for replica in replicas],
+    )
+
+
+def route_views(config: Config, routes: Mapping[str, KnownRoute], replicas: Iterable[Replica]) -> list[RouteView]:
+    """What `GET /v2/model-routes` shows."""
+    running = {replica.slot.model for replica in replicas if replica.state == "running"}
+    return [route_view(route, routes[route.name], running) for route in config.all_routes()]
+
+
+def route_view(route: RouteConfig, known: KnownRoute, running: set[str]) -> RouteView:
+    targets = [
+        TargetView(
+            model=target.model,
+            weight=target.share,
+            fallback_status_codes=list(target.fallback),
+            overridden_model_name=target.overridden_model_name,
+            state="active" if target.model in running else "unavailable",
+        )
+        for target in route.targets
+    ]
+    return RouteView(
+        id=known.number,
+        name=route.name,
+        created=known.created,
+        targets=targets,
+        ready_targets=sum(
+            target.state == "active" and (target.weight > 0 or bool(target.fallback_status_codes)) for target in targets
+        ),
+        access_policy=route.access_policy,
+        generic_proxy=route.generic_proxy,
+        categories=list(route.categories),
+        meta=route.meta,
     )
 
 

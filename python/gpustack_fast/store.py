@@ -24,26 +24,56 @@ import hashlib
 import re
 import secrets
 import time
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from gpustack_fast import durable
 from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import KeyNameTaken, KeyNotFound, UsageError
 
-__all__ = ["SHORTEST_KEY", "CreatedKey", "Key", "KeyInfo", "Store", "access_key_of", "check_key_text", "digest_of"]
+__all__ = [
+    "SCOPES",
+    "SHORTEST_KEY",
+    "CreatedKey",
+    "Grant",
+    "Key",
+    "KeyInfo",
+    "Scope",
+    "Store",
+    "access_key_of",
+    "check_key_text",
+    "digest_of",
+]
 
 SHORTEST_KEY = 16
 """Characters of a custom key, at least."""
 _LONGEST_KEY = 1024
 _LONGEST_NAME = 100
-_VERSION = 1
+_LONGEST_LIFE = 100 * 365 * 24 * 3600
+"""Seconds."""
+_VERSION = 2
+"""1 had no scopes and no expiry; its keys may do everything, for ever."""
 _GENERATED = re.compile(r"gpustack_([0-9a-f]{16})_[0-9a-f]{32}", re.ASCII)
 _ACCESS_KEY = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """32 bytes in hex."""
+
+
+Scope = Literal["*", "management", "inference"]
+"""What a key may be used for: everything, the management API, inference."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key may do, and for how long."""
+
+    allowed_models: list[str] | None = None
+    """Route names; None allows all."""
+    scopes: list[Scope] = field(default_factory=lambda: ["*"])
+    expires_in: int | None = None
+    """Seconds from its making; None: for ever."""
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
@@ -54,9 +84,20 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     masked: str
     allowed_models: list[str] | None
     """Route names; None allows all."""
+    scopes: list[Scope]
     created: int
     """Unix seconds."""
+    expires: int | None
+    """Unix seconds, the first at which it is refused; None: never."""
     custom: bool
+
+    def is_expired(self, now: float) -> bool:
+        """Whether it is refused at this Unix time."""
+        return self.expires is not None and now >= self.expires
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether it may be used for this."""
+        return "*" in self.scopes or scope in self.scopes
 
 
 class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,8 +108,11 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     digest: Hex32
     allowed_models: list[str] | None = None
     """Route names; None allows all."""
+    scopes: Annotated[list[Scope], Meta(min_length=1)] = field(default_factory=lambda: ["*"])
     created: int
     """Unix seconds."""
+    expires: int | None = None
+    """Unix seconds; None: never."""
     custom: bool = False
     """Whether somebody chose its text, so that it is not of the generated form."""
 
@@ -79,7 +123,9 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             access_key=self.access_key,
             masked="********" if self.custom else f"gpustack_{self.access_key}_********",
             allowed_models=self.allowed_models,
+            scopes=self.scopes,
             created=self.created,
+            expires=self.expires,
             custom=self.custom,
         )
 
@@ -127,27 +173,26 @@ class Store:
         """All keys, oldest first."""
         return list(self._document.keys)
 
-    def create(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
-        """Makes a key: a generated one, or of a text that the user chose.
+    def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+        """Makes a key: a generated one, or of a text that the user chose. Without a grant it may do everything.
 
-        Raises UsageError when name, models or text cannot be used, KeyNameTaken, StoreError when it cannot be saved.
+        Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it cannot be saved.
         """
+        grant = grant or Grant()
         _check_name(name)
-        if allowed_models is not None and not all(allowed_models):
-            raise UsageError("A name in the list of allowed models is empty. Remove the comma too many.")
-        if allowed_models == []:
-            raise UsageError(
-                "The list of allowed models is empty. Name at least one, or leave the list out to allow all."
-            )
+        _check_grant(grant)
         if text is None:
             text = f"gpustack_{secrets.token_hex(8)}_{secrets.token_hex(16)}"
         check_key_text(text)
+        now = int(time.time())
         key = Key(
             name=name,
             access_key=access_key_of(text),
             digest=digest_of(self.salt, text),
-            allowed_models=allowed_models,
-            created=int(time.time()),
+            allowed_models=grant.allowed_models,
+            scopes=list(dict.fromkeys(grant.scopes)),
+            created=now,
+            expires=None if grant.expires_in is None else now + grant.expires_in,
             custom=not _GENERATED.fullmatch(text),
         )
         for other in self._document.keys:
@@ -207,6 +252,17 @@ def check_key_text(text: str) -> None:
             "A key may not hold control characters, nor begin or end with a space: no header could carry it. "
             "Choose another, or leave it out to have one generated."
         )
+
+
+def _check_grant(grant: Grant) -> None:
+    if grant.allowed_models is not None and not all(grant.allowed_models):
+        raise UsageError("A name in the list of allowed models is empty. Remove the comma too many.")
+    if grant.allowed_models == []:
+        raise UsageError("The list of allowed models is empty. Name at least one, or leave the list out to allow all.")
+    if not grant.scopes:
+        raise UsageError("The list of scopes is empty. Name at least one, or leave the list out to allow all.")
+    if grant.expires_in is not None and not 1 <= grant.expires_in <= _LONGEST_LIFE:
+        raise UsageError("A key expires after 1 second to 100 years. Choose a time between, or none for no expiry.")
 
 
 def _check_name(name: str) -> None:

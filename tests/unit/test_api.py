@@ -19,10 +19,11 @@ import pytest
 import uvloop
 
 from gpustack_fast.api.application import Application
-from gpustack_fast.api.documents import InstanceView, ModelView
+from gpustack_fast.api.documents import InstanceView, ModelView, RouteView, TargetView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.store import KeyInfo, Scope
 
 KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 MODELS = [
@@ -40,7 +41,44 @@ MODELS = [
     )
     for number in range(5)
 ]
-SOURCES = Sources(version="1.2.3", models=lambda: MODELS, is_key=lambda text: text == KEY)
+ROUTES = [
+    RouteView(
+        id=7,
+        name="owner/default",
+        created=1000,
+        targets=[
+            TargetView(model="m0", weight=100, state="active"),
+            TargetView(model="m1", weight=0, fallback_status_codes=["5xx"], state="unavailable"),
+        ],
+        ready_targets=1,
+        access_policy="public",
+        generic_proxy=True,
+        categories=["llm"],
+        meta={"context": 4096},
+    )
+]
+
+
+def key_info(scopes: list[Scope], expires: int | None = None) -> KeyInfo:
+    return KeyInfo(
+        name="k",
+        access_key="0" * 16,
+        masked="",
+        allowed_models=["nothing"],
+        scopes=scopes,
+        created=1,
+        expires=expires,
+        custom=False,
+    )
+
+
+KEYS = {
+    KEY: key_info(["*"]),
+    "manages": key_info(["inference", "management"], expires=2**40),
+    "infers": key_info(["inference"]),
+    "expired": key_info(["*"], expires=1000),
+}
+SOURCES = Sources(version="1.2.3", models=lambda: MODELS, routes=lambda: ROUTES, find_key=KEYS.get)
 
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
@@ -136,6 +174,56 @@ def test_the_models_come_in_gpustack_s_list_shape(api: Api) -> None:
             },
         ],
     }
+
+
+def test_the_routes_come_with_their_numbers_and_targets(api: Api) -> None:
+    document = api.get("/v2/model-routes", bearer()).json()
+    assert document["pagination"] == {"page": 1, "perPage": 100, "total": 1, "totalPage": 1}
+    assert document["items"] == [
+        {
+            "id": 7,
+            "name": "owner/default",
+            "created": 1000,
+            "targets": [
+                {
+                    "model": "m0",
+                    "weight": 100,
+                    "fallback_status_codes": [],
+                    "overridden_model_name": None,
+                    "state": "active",
+                },
+                {
+                    "model": "m1",
+                    "weight": 0,
+                    "fallback_status_codes": ["5xx"],
+                    "overridden_model_name": None,
+                    "state": "unavailable",
+                },
+            ],
+            "ready_targets": 1,
+            "access_policy": "public",
+            "generic_proxy": True,
+            "categories": ["llm"],
+            "meta": {"context": 4096},
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v2/models", "/v2/model-routes"])
+def test_a_key_for_inference_alone_manages_nothing(api: Api, path: str) -> None:
+    answer = api.get(path, bearer("infers"))
+    assert answer.status_code == 403
+    document = answer.json()
+    assert (document["code"], document["reason"]) == (403, "Forbidden")
+    assert document["message"].startswith("API key does not have permission to access management features.")
+    assert api.get(path, bearer("manages")).status_code == 200
+
+
+def test_an_expired_key_is_refused_and_told_why(api: Api) -> None:
+    answer = api.get("/v2/models", bearer("expired"))
+    assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["reason"] == "Unauthorized"
+    assert answer.json()["message"].startswith("This API key has expired.")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +364,7 @@ def test_it_starts_again_over_the_socket_of_a_dead_server(tmp_path: Path) -> Non
         "from gpustack_fast.api.application import Application\n"
         "from gpustack_fast.api.routes import Sources\n"
         "from gpustack_fast.api.server import ApiServer\n"
-        "sources = Sources(version='0', models=list, is_key=lambda text: False)\n"
+        "sources = Sources(version='0', models=list, routes=list, find_key=lambda text: None)\n"
         "async def main():\n"
         "    await ApiServer(Application(sources), pathlib.Path(sys.argv[1])).start()\n"
         "    os._exit(0)\n"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpustack_fast import cli, key_commands
@@ -21,8 +22,9 @@ from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.control.documents import ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.errors import UsageError
 from gpustack_fast.keys import KeyChange, Keys
-from gpustack_fast.store import Store
+from gpustack_fast.store import Grant, KeyInfo, Store
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
@@ -205,7 +207,9 @@ def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> No
     key = made.stdout.strip()
 
     listed = run("keys", "list", GPUSTACK_FAST_DATA_DIR=data).stdout
-    assert listed.splitlines()[0].split() == ["NAME", "ACCESS", "KEY", "KEY", "ALLOWED", "MODELS", "CREATED"]
+    assert listed.splitlines()[0].split() == [
+        *["NAME", "ACCESS", "KEY", "KEY", "SCOPES", "ALLOWED", "MODELS", "CREATED", "EXPIRES"]
+    ]
     assert "laptop" in listed and key.split("_")[1] in listed and "a,b" in listed
     assert key.split("_")[2] not in listed
 
@@ -214,6 +218,58 @@ def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> No
     again = run("keys", "revoke", "laptop", "--data-dir", data)
     assert again.returncode == 1 and again.stderr.startswith("error: There is no key with the name")
     assert len(run("keys", "list", "--data-dir", data).stdout.splitlines()) == 1
+
+
+def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path / "data")]
+    both = ["--scope", "inference", "--scope", "management"]
+    assert run("keys", "create", "both", *both, "--expires-in", "30d", *data).returncode == 0
+    assert run("keys", "create", "short", "--scope", "inference", "--expires-in", "1", *data).returncode == 0
+    assert run("keys", "create", "ever", *data).returncode == 0
+    directory = DataDirectory(tmp_path / "data")
+    directory.acquire()
+    stored = {key.name: key for key in Store(directory).keys}
+    assert stored["both"].scopes == ["inference", "management"]
+    assert stored["both"].expires == stored["both"].created + 30 * 24 * 3600
+    assert (stored["short"].scopes, stored["short"].expires) == (["inference"], stored["short"].created + 1)
+    assert (stored["ever"].scopes, stored["ever"].expires) == (["*"], None)
+    directory.release()
+
+
+def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(capsys: pytest.CaptureFixture[str]) -> None:
+    info = KeyInfo(
+        name="k",
+        access_key="0" * 16,
+        masked="********",
+        allowed_models=["a"],
+        scopes=["inference", "management"],
+        created=1000,
+        expires=2000,
+        custom=True,
+    )
+    assert key_commands._row(info, 1999.0)[3:5] == ("inference,management", "a")
+    assert not key_commands._row(info, 1999.0)[6].startswith("EXPIRED")
+    assert key_commands._row(info, 2000.0)[6].startswith("EXPIRED 1970-01-01")
+    assert key_commands._row(msgspec.structs.replace(info, scopes=["*"], expires=None), 1e12)[3::3] == ("all", "never")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)]
+)
+def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
+    assert key_commands.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13])
+def test_what_is_no_time_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"):
+        key_commands.seconds(text)
+
+
+def test_a_scope_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    done = run("keys", "create", "a", "--scope", "inferense", "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 2 and "inference" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_custom_key_is_taken_from_a_file_or_a_flag(tmp_path: Path) -> None:
@@ -313,7 +369,7 @@ def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_pa
 
 def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> None:
     fake = FakeServer(tmp_path)
-    command = threading.Thread(target=lambda: statuses.append(key_commands.create(tmp_path, "a", None, None)))
+    command = threading.Thread(target=lambda: statuses.append(key_commands.create(tmp_path, "a", Grant(), None)))
     statuses: list[int] = []
     command.start()
     command.join(0.2)

@@ -20,7 +20,7 @@ from gpustack_fast.control.server import ControlServer
 from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import ControlError, KeyNameTaken, KeyNotFound, StoreError, UsageError
 from gpustack_fast.keys import KeyChange, Keys
-from gpustack_fast.store import Store
+from gpustack_fast.store import Grant, Store
 
 T = TypeVar("T")
 
@@ -79,7 +79,9 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, loop: Callable[[], asy
     def scenario(path: Path) -> str:
         with ControlClient(path) as client:
             assert client.list_keys() == []
-            created = client.create_key("laptop", ["smollm2"])
+            created = client.create_key(
+                "laptop", Grant(allowed_models=["smollm2"], scopes=["inference"], expires_in=60)
+            )
             custom = client.create_key("mine", text="my-own-key-of-16")
             assert custom.text == "my-own-key-of-16"
             assert client.list_keys() == [created.info, custom.info]
@@ -92,6 +94,7 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, loop: Callable[[], asy
     assert app.store.find(text) is None
     made, mine, revoked = app.changes
     assert [key.allowed_models for key in made.upsert] == [["smollm2"]]
+    assert [(key.scopes, key.expires) for key in made.upsert] == [(["inference"], made.upsert[0].created + 60)]
     assert (made.remove, made.replace, made.salt) == ([], False, app.store.salt)
     assert [key.name for key in mine.upsert] == ["mine"]
     assert (revoked.upsert, revoked.remove) == ([], [made.upsert[0].access_key])

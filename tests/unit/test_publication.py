@@ -9,8 +9,9 @@ from gpustack_fast import publication
 from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.dataplane import ModelEntry
+from gpustack_fast.dataplane import KeyEntry, ModelEntry
 from gpustack_fast.route_numbers import KnownRoute
+from gpustack_fast.store import Key
 from gpustack_fast.supervisor import Replica, Slot
 
 SMOLLM2 = ModelConfig(
@@ -176,6 +177,49 @@ def test_the_management_api_shows_states_and_no_secrets() -> None:
     assert (second.state, second.state_message, second.restart_count) == ("initializing", "Soon.", 3)
     assert second.last_restart_time == 1000.0
     assert b"hush" not in msgspec.json.encode(views)
+
+
+def test_the_management_api_shows_each_route_with_its_number_and_what_is_ready() -> None:
+    config = Config(
+        models=[SMOLLM2, REMOTE],
+        routes=[
+            RouteConfig(
+                name="default",
+                targets=[
+                    TargetConfig(model="smollm2", fallback=["5xx"]),
+                    TargetConfig(model="remote"),
+                    TargetConfig(model="remote", overridden_model_name="lora", weight=0),
+                ],
+            )
+        ],
+    )
+    views = publication.route_views(config, KNOWN, REPLICAS[1:])
+    assert [(view.id, view.name, view.created, view.ready_targets) for view in views] == [
+        (1, "smollm2", 10, 0),
+        (2, "remote", 20, 1),
+        (3, "default", 30, 1),
+    ]
+    assert [(one.state, one.weight) for one in views[2].targets] == [("unavailable", 0), ("active", 100), ("active", 0)]
+
+
+def test_a_key_reaches_the_data_plane_with_all_that_it_may_do() -> None:
+    key = Key(
+        name="alice",
+        access_key="0123456789abcdef",
+        digest="11" * 32,
+        allowed_models=["a"],
+        scopes=["inference"],
+        created=1,
+        expires=2,
+    )
+    assert publication.key_entry(key) == KeyEntry(
+        id="0123456789abcdef",
+        digest="11" * 32,
+        name="alice",
+        allowed_models=["a"],
+        scopes=["inference"],
+        expires=2,
+    )
 
 
 @pytest.mark.parametrize(

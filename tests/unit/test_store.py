@@ -25,7 +25,7 @@ from gpustack_fast.errors import (
     UsageError,
 )
 from gpustack_fast.keys import bootstrap
-from gpustack_fast.store import Store, access_key_of, digest_of
+from gpustack_fast.store import Grant, Store, access_key_of, digest_of
 
 GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> Iterator[DataDirectory]:
 
 
 def test_a_new_key_has_gpustack_s_form_and_is_found_after_a_restart(directory: DataDirectory) -> None:
-    created = Store(directory).create("laptop", ["smollm2"])
+    created = Store(directory).create("laptop", Grant(allowed_models=["smollm2"]))
     assert re.fullmatch(r"gpustack_[0-9a-f]{16}_[0-9a-f]{32}", created.text)
     assert created.info.access_key == created.text.split("_")[1]
     found = Store(directory).find(created.text)
@@ -135,23 +135,40 @@ def test_names_are_unique_until_the_key_is_revoked(directory: DataDirectory) -> 
         store.create("c", text=GIVEN)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "0123456789abcdef"])
+def test_names_that_cannot_be_are_refused(directory: DataDirectory, name: str) -> None:
+    with pytest.raises(UsageError):
+        Store(directory).create(name)
+
+
 @pytest.mark.parametrize(
-    ("name", "models"),
+    ("grant", "message"),
     [
-        ("", None),
-        (" ", None),
-        ("a\nb", None),
-        ("x" * 101, None),
-        ("0123456789abcdef", None),
-        ("a", []),
-        ("a", ["b", ""]),
+        (Grant(allowed_models=[]), "list of allowed models is empty"),
+        (Grant(allowed_models=["b", ""]), "Remove the comma too many"),
+        (Grant(scopes=[]), "list of scopes is empty"),
+        (Grant(expires_in=0), "A key expires after 1 second to 100 years"),
+        (Grant(expires_in=10**12), "A key expires after 1 second to 100 years"),
     ],
 )
-def test_names_and_models_that_cannot_be_are_refused(
-    directory: DataDirectory, name: str, models: list[str] | None
-) -> None:
-    with pytest.raises(UsageError):
-        Store(directory).create(name, models)
+def test_what_no_key_can_be_granted_is_refused(directory: DataDirectory, grant: Grant, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Store(directory).create("a", grant)
+    assert not directory.keys_file.exists()
+
+
+def test_scopes_and_expiry_are_kept_and_told(directory: DataDirectory) -> None:
+    store = Store(directory)
+    store.create("all")
+    made = store.create("some", Grant(scopes=["inference", "inference", "management"], expires_in=60)).info
+    everything, some = (key.info() for key in Store(directory).keys)
+    assert (everything.scopes, everything.expires, everything.is_expired(1e12)) == (["*"], None, False)
+    assert everything.allows("inference") and everything.allows("management")
+    assert some == made and some.scopes == ["inference", "management"]
+    assert some.expires == some.created + 60
+    assert not some.is_expired(some.created + 59.9) and some.is_expired(some.created + 60)
+    only = store.create("only", Grant(scopes=["inference"])).info
+    assert only.allows("inference") and not only.allows("management")
 
 
 # The first start
@@ -221,6 +238,8 @@ DAMAGED = {
     "no salt": b'{"version":1,"keys":[]}',
     "a short salt": msgspec.json.encode({**GOOD, "salt": "00"}),
     "a short digest": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "digest": "11"}]}),  # type: ignore[index]
+    "an unknown scope": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "scopes": ["x"]}]}),  # type: ignore[index]
+    "no scope": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "scopes": []}]}),  # type: ignore[index]
     "an unknown field": msgspec.json.encode({**GOOD, "more": 1}),
 }
 
@@ -233,13 +252,18 @@ def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory, cont
     assert directory.keys_file.read_bytes() == content
 
 
-def test_a_good_file_of_this_version_is_read(directory: DataDirectory) -> None:
+def test_a_file_of_the_first_version_is_read_and_becomes_one_of_this(directory: DataDirectory) -> None:
     directory.keys_file.write_bytes(msgspec.json.encode(GOOD))
-    assert [key.name for key in Store(directory).keys] == ["a"]
+    store = Store(directory)
+    (key,) = store.keys
+    assert (key.name, key.scopes, key.expires) == ("a", ["*"], None)
+    store.create("b", Grant(scopes=["inference"]))
+    assert msgspec.json.decode(directory.keys_file.read_bytes())["version"] == 2
+    assert [(key.name, key.scopes) for key in Store(directory).keys] == [("a", ["*"]), ("b", ["inference"])]
 
 
 def test_a_file_of_a_newer_version_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
-    content = b'{"version":2,"vault":"something that we do not know"}'
+    content = b'{"version":3,"vault":"something that we do not know"}'
     directory.keys_file.write_bytes(content)
     with pytest.raises(StoreError, match="newer gpustack-fast"):
         Store(directory)

@@ -6,6 +6,7 @@ client's credential on, for the keys are the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -45,14 +46,8 @@ class Application:
 
     def _answer(self, scope: Scope) -> object:
         route = self._find(scope["method"], scope["raw_path"].partition(b"?")[0].decode("latin-1"))
-        if not route.open and not self._is_authenticated(scope["headers"]):
-            raise ApiError(
-                401,
-                "Unauthorized",
-                "Invalid authentication credentials. Send an API key as `Authorization: Bearer KEY`; "
-                "`gpustack-fast keys create NAME` makes one.",
-                {"www-authenticate": "Bearer"},
-            )
+        if not route.open:
+            self._check_key(scope["headers"])
         return route.answer(Call(sources=self._sources, query=scope["query_string"].decode("latin-1")))
 
     def _find(self, method: str, path: str) -> Route:
@@ -69,9 +64,28 @@ class Application:
             {"allow": ", ".join(allowed)},
         )
 
-    def _is_authenticated(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        key = _credential(headers)
-        return key is not None and self._sources.is_key(key)
+    def _check_key(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raises ApiError when the request has no key that may manage, now."""
+        text = _credential(headers)
+        key = None if text is None else self._sources.find_key(text)
+        if key is None:
+            raise _unauthorized(
+                "Invalid authentication credentials. Send an API key as `Authorization: Bearer KEY`; "
+                "`gpustack-fast keys create NAME` makes one."
+            )
+        if key.is_expired(time.time()):
+            raise _unauthorized("This API key has expired. `gpustack-fast keys create NAME` makes a new one.")
+        if not key.allows("management"):
+            raise ApiError(
+                403,
+                "Forbidden",
+                "API key does not have permission to access management features. Use one with the scope `management`, "
+                "as `gpustack-fast keys create NAME --scope management` makes it.",
+            )
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, "Unauthorized", message, {"www-authenticate": "Bearer"})
 
 
 def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

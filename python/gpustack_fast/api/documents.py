@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-__all__ = ["InstanceView", "ModelView", "Page", "Pagination", "Problem", "VersionView"]
+__all__ = [
+    "InstanceView",
+    "ModelView",
+    "Page",
+    "Pagination",
+    "Problem",
+    "RouteView",
+    "TargetView",
+    "VersionView",
+]
 
 T = TypeVar("T")
 
@@ -38,6 +47,34 @@ class ModelView(Struct, frozen=True, kw_only=True):
     ready_replicas: int
     """Running."""
     instances: list[InstanceView] = []
+
+
+class TargetView(Struct, frozen=True, kw_only=True):
+    """Where a route leads. Fields and states as GPUStack's route targets have them."""
+
+    model: str
+    weight: int
+    fallback_status_codes: list[str] = []
+    overridden_model_name: str | None = None
+    state: str
+    """active: an instance of its model runs; unavailable."""
+
+
+class RouteView(Struct, frozen=True, kw_only=True):
+    """One public name. Fields as GPUStack's model routes have them."""
+
+    id: int
+    """Its number for ever, as in `/model/proxy/ID/...`."""
+    name: str
+    created: int
+    """Unix seconds: when the name was first seen here."""
+    targets: list[TargetView]
+    ready_targets: int
+    """How many are active and get requests: with none, the route is not in `GET /v1/models`."""
+    access_policy: str
+    generic_proxy: bool
+    categories: list[str] = []
+    meta: dict[str, Any] | None = None
 
 
 class Pagination(Struct, frozen=True, kw_only=True, rename="camel"):

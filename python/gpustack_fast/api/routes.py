@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 from msgspec import Struct
 
-from gpustack_fast.api.documents import ModelView, Page, Pagination, VersionView
+from gpustack_fast.api.documents import ModelView, Page, Pagination, RouteView, VersionView
+from gpustack_fast.store import KeyInfo
 
 __all__ = ["ROUTES", "ApiError", "Call", "Route", "Sources"]
 
@@ -20,8 +21,9 @@ class Sources(Struct, frozen=True, kw_only=True):
 
     version: str
     models: Callable[[], list[ModelView]]
-    is_key: Callable[[str], bool]
-    """Whether a text is a valid API key."""
+    routes: Callable[[], list[RouteView]]
+    find_key: Callable[[str], KeyInfo | None]
+    """The API key of this text; it may have expired."""
 
 
 class ApiError(Exception):
@@ -61,9 +63,14 @@ def _list_models(call: Call) -> Page[ModelView]:
     return _page(call.sources.models(), call.query)
 
 
+def _list_routes(call: Call) -> Page[RouteView]:
+    return _page(call.sources.routes(), call.query)
+
+
 ROUTES = (
     Route("GET", "/version", _version, open=True),
     Route("GET", "/v2/models", _list_models),
+    Route("GET", "/v2/model-routes", _list_routes),
 )
 
 

@@ -15,6 +15,7 @@ from gpustack_fast.control.documents import (
     CreatedKey,
     CreateKey,
     Failure,
+    Grant,
     KeyInfo,
     ListKeys,
     Request,
@@ -66,9 +67,9 @@ class ControlClient:
         self._lines.close()
         self._socket.close()
 
-    def create_key(self, name: str, allowed_models: list[str] | None = None, text: str | None = None) -> CreatedKey:
-        """Makes a key; the next request may use it."""
-        return self._ask(CreateKey(name=name, allowed_models=allowed_models, text=text), CreatedKey)
+    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+        """Makes a key; the next request may use it. Without a grant it may do everything."""
+        return self._ask(CreateKey(name=name, grant=grant or Grant(), text=text), CreatedKey)
 
     def list_keys(self) -> list[KeyInfo]:
         """All keys, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from gpustack_fast.store import CreatedKey, KeyInfo
+from gpustack_fast.store import CreatedKey, Grant, KeyInfo
 
 __all__ = [
     "LONGEST_LINE",
@@ -13,6 +13,7 @@ __all__ = [
     "CreateKey",
     "CreatedKey",
     "Failure",
+    "Grant",
     "InstanceStatus",
     "KeyInfo",
     "ListKeys",
@@ -30,7 +31,7 @@ class CreateKey(Struct, frozen=True, tag_field="operation", tag="keys.create", f
     """Answered by a CreatedKey."""
 
     name: str
-    allowed_models: list[str] | None = None
+    grant: Grant
     text: str | None = None
     """A custom key; None: generate one."""
 

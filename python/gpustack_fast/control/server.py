@@ -19,6 +19,7 @@ from gpustack_fast.control.documents import (
     CreatedKey,
     CreateKey,
     Failure,
+    Grant,
     KeyInfo,
     ListKeys,
     Request,
@@ -40,9 +41,7 @@ _UCRED = struct.Struct("iII")
 class KeyOperations(Protocol):
     """What the control socket needs of `keys.Keys`."""
 
-    async def create(
-        self, name: str, allowed_models: list[str] | None = None, text: str | None = None
-    ) -> CreatedKey: ...
+    async def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey: ...
 
     async def revoke(self, name_or_access_key: str) -> KeyInfo: ...
 
@@ -123,7 +122,7 @@ class ControlServer:
     async def _carry_out(self, request: Request) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
-            return await keys.create(request.name, request.allowed_models, request.text)
+            return await keys.create(request.name, request.grant, request.text)
         if isinstance(request, RevokeKey):
             return await keys.revoke(request.which)
         if isinstance(request, ListKeys):
