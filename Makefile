@@ -47,6 +47,14 @@ help:  ## List the targets
 	@rm -f .venv/.native-*
 	@touch $@
 
+.vllm/.ready: requirements/vllm.txt scripts/setup-vllm .tools/.ready
+	@scripts/setup-vllm
+	@touch $@
+
+.vllm/models/.ready: tests/vllm/tiny_models.py .vllm/.ready
+	@.vllm/venv/bin/python tests/vllm/tiny_models.py .vllm/models
+	@touch $@
+
 # -- running -----------------------------------------------------------------
 
 .PHONY: serve
@@ -64,6 +72,11 @@ test-rust:  ## The Rust tests alone
 
 test-python: .venv/.native-quick  ## pytest alone (PYTEST_ARGS="-k drain")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Not a part of `make test`: it needs 5.5 GB of disk, up to 14 GB of memory, and some minutes.
+.PHONY: test-vllm
+test-vllm: .venv/.native-quick .vllm/models/.ready  ## A real vLLM behind the router, on CPU (PYTEST_ARGS as above)
+	$(BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: .venv/.native-quick  ## Formatting, clippy, ruff, mypy, and the stub against the built module
@@ -106,6 +119,6 @@ lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: new
 
 .PHONY: clean
 clean:  ## Remove the environments, build outputs and caches (not the data directory)
-	rm -rf .tools .venv target rust/fuzz/target dist bench/out
+	rm -rf .tools .venv .vllm target rust/fuzz/target dist bench/out
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis python/gpustack_fast/*.so
 	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

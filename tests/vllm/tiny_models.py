@@ -1,0 +1,189 @@
+"""Writes tiny models with random weights: what a real vLLM loads in the tests. Nothing is downloaded.
+
+    .vllm/venv/bin/python tests/vllm/tiny_models.py FOLDER
+
+`text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts the two together, so
+that it takes images; `reranker` is a Qwen3 with a classification head of one label, `speech` a Whisper of two small
+layers. Their tokens are single bytes and a few marks, their weights come from a fixed seed: they answer nonsense, the
+same one every time, at about a thousand tokens a second on one core.
+
+It runs in vLLM's own environment, never in the project's.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizerFast,
+)
+
+CONTEXT = 16_384
+"""Long enough for a stream that is still running when a test looks for it."""
+
+CHAT_TEMPLATE = """
+{%- if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}
+""".strip()
+
+
+def byte_tokenizer(marks: list[str]) -> Tokenizer:
+    """One token for each byte, and one for each mark."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    return tokenizer
+
+
+def save(model: Any, folder: Path, *beside: Any) -> None:
+    """Writes a model in bfloat16, and what belongs to it."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for one in beside:
+        one.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes 0600
+    print(f"{folder.name}: {sum(one.numel() for one in model.parameters())} parameters", file=sys.stderr)
+
+
+def text_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes, and the marks of the chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        model_max_length=CONTEXT,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def text_config(**more: Any) -> Qwen3Config:
+    """The smallest shape that vLLM's attention on a CPU takes."""
+    return Qwen3Config(
+        vocab_size=260,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=258,
+        pad_token_id=256,
+        **more,
+    )
+
+
+def write_text(folder: Path) -> None:
+    torch.manual_seed(0)
+    save(Qwen3ForCausalLM(text_config()), folder, text_tokenizer())
+
+
+def write_chat(folder: Path) -> None:
+    """LLaVA: an image becomes four tokens, whatever its size."""
+    torch.manual_seed(3)
+    tokenizer = text_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        projection_dim=64,
+    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(vision_config=vision, text_config=text_config(), image_token_index=image, image_seq_length=4)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    save(LlavaForConditionalGeneration(config), folder, processor)
+    # transformers 5 drops a level of names that vLLM looks for, as older checkpoints have it.
+    file = folder / "model.safetensors"
+    weights = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in load_file(file).items()
+    }
+    save_file(weights, file, {"format": "pt"})
+
+
+def write_reranker(folder: Path) -> None:
+    torch.manual_seed(1)
+    save(Qwen3ForSequenceClassification(text_config(num_labels=1)), folder, text_tokenizer())
+
+
+def write_speech(folder: Path) -> None:
+    """A Whisper with the real marks of languages and tasks, so that vLLM's prompt for it finds them."""
+    torch.manual_seed(2)
+    marks = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
+    marks += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", "<|0.00|>"]
+    tokenizer = WhisperTokenizerFast(
+        tokenizer_object=byte_tokenizer(marks),
+        unk_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    )
+    end, start = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|startoftranscript|>"])
+    config = WhisperConfig(
+        vocab_size=256 + len(marks),
+        num_mel_bins=80,
+        d_model=128,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=256,
+        decoder_ffn_dim=256,
+        max_source_positions=1500,
+        max_target_positions=448,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=start,
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+    )
+    save(WhisperForConditionalGeneration(config), folder, tokenizer, WhisperFeatureExtractor(feature_size=80))
+
+
+def main(folder: str) -> None:
+    for write in (write_chat, write_text, write_reranker, write_speech):
+        write(Path(folder, write.__name__.removeprefix("write_")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,124 @@
+"""A real vLLM as a child: started by its own command line, asked by raw bytes, and ended with all of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import Router, read_gauge
+from raw_http import Client, Response
+
+HOME = Path(__file__).parents[1] / ".vllm"
+"""What `make test-vllm` sets up: `venv`, `name` (see scripts/setup-vllm) and `models`."""
+
+KEY = "the-key-that-only-the-engine-and-the-router-know"
+
+START = 500.0
+"""Seconds that a start may take: 30 to 60 on two free cores, most of it imports in three processes."""
+
+ANSWER = 120.0
+"""Seconds that an answer may take on a busy machine."""
+
+ENVIRONMENT = {
+    "PYTHONPATH": str(HOME / "name"),
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_API_KEY": KEY,
+    "VLLM_CACHE_ROOT": str(HOME / "cache"),
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_DISABLE_LOG_LOGO": "1",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # Else the first request with log probabilities compiles a kernel for 20 seconds.
+    "TORCH_COMPILE_DISABLE": "1",
+}
+
+
+class VllmEngine:
+    """`vllm serve` with one of the tiny models, on a Unix socket; it calls the model MODEL-served."""
+
+    def __init__(self, folder: Path, model: str, *flags: str) -> None:
+        program = HOME / "venv" / "bin" / "vllm"
+        assert program.exists(), f"There is no vLLM at {program}. `make test-vllm` sets it up and runs these tests."
+        self.model = f"{model}-served"
+        self.socket = folder / f"{model}.sock"
+        self.address = f"unix:{self.socket}"
+        self.log = folder / f"{model}.log"
+        command = [str(program), "serve", str(HOME / "models" / model), "--served-model-name", self.model]
+        command += ["--uds", str(self.socket), "--enforce-eager", "--dtype", "bfloat16", *flags]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **ENVIRONMENT},
+                start_new_session=True,  # so that one signal reaches its children too, which outlive it otherwise
+            )
+
+    def wait_until_ready(self) -> None:
+        """Until it says so, its socket refuses. Looks seldom: the processors have enough to do."""
+        end = time.monotonic() + START
+        while "Application startup complete." not in self.output():
+            assert self.process.poll() is None, f"vLLM ended with {self.process.returncode}. It wrote:\n{self.output()}"
+            assert time.monotonic() < end, f"vLLM did not start within {START} seconds. It wrote:\n{self.output()}"
+            time.sleep(0.5)
+
+    def output(self) -> str:
+        """The end of what it wrote."""
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def client(self) -> Client:
+        return Client(self.address, ANSWER)
+
+    def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
+        """One request past the router, with the engine's key."""
+        with self.client() as client:
+            return client.request(method, target, body, **{"key": KEY, **options})
+
+    def metric(self, name: str) -> float:
+        """One of its own metrics, as `num_requests_running`."""
+        return read_gauge(self.request("GET", "/metrics").body.decode(), f"vllm:{name}")
+
+    def stop(self) -> None:
+        """Ends every process of its session."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(model: str, *flags: str) -> Iterator[VllmEngine]:
+    """An engine for as long as the block runs."""
+    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
+    engine = VllmEngine(folder, model, *flags)
+    try:
+        engine.wait_until_ready()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ask(router: Router, method: str, target: str, body: Any = None, **options: Any) -> Response:
+    """One request on a connection of its own through the router, with a patience that fits a real engine."""
+    with Client(router.address, ANSWER) as client:
+        return client.request(method, target, body, **{"key": router.key, **options})
+
+
+CHANGING = re.compile(rb'"(id|item_id|created|created_at|completed_at|model|system_fingerprint)":("[^"]*"|\d+)')
+
+
+def masked(body: bytes) -> bytes:
+    """An answer's bytes without ids and times, which differ each time, and without the model's name."""
+    return CHANGING.sub(rb'"\1":0', body)
