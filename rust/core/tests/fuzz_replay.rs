@@ -21,6 +21,8 @@ mod http1;
 mod sniff;
 #[path = "../../fuzz/checks/sse.rs"]
 mod sse;
+#[path = "../../fuzz/checks/translate.rs"]
+mod translate;
 
 /// Pieces that mutations put in, so that they meet the words that matter.
 const JSON_WORDS: &[&str] = &[
@@ -105,6 +107,36 @@ const HTTP_WORDS: &[&str] = &[
     "a: b\r\n",
 ];
 
+const MESSAGE_WORDS: &[&str] = &[
+    "\n\n",
+    "\r\n\r\n",
+    "data: ",
+    "data: [DONE]\n\n",
+    ": comment\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{}\"}}]}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":1,\"id\":\"i\",\"function\":{\"name\":\"n\"}}]}}]}\n\n",
+    "data: {\"error\":\"e\"}\n\n",
+    "\"index\":1,",
+    "\"finish_reason\":\"stop\"",
+    "\"type\":\"text\"",
+    "\"type\":\"tool_result\",\"tool_use_id\":\"t\"",
+    "\"type\":\"document\",\"source\":",
+    "\"source\":{\"type\":\"content\",\"content\":",
+    "\"content\":[{",
+    "\\ud800",
+    "\\\"",
+    "[",
+    "{",
+    "}",
+    "]",
+    ",",
+    "null",
+    "\"\"",
+    "1e400",
+    "-",
+];
+
 #[test]
 fn http1_agrees_with_itself_in_other_reads_and_with_a_plain_decoder() {
     fuzz("http1", HTTP_WORDS, http1::check);
@@ -118,6 +150,11 @@ fn sniff_agrees_with_serde_json() {
 #[test]
 fn sse_agrees_with_a_line_by_line_reader() {
     fuzz("sse", SSE_WORDS, sse::check);
+}
+
+#[test]
+fn translate_never_breaks_the_rules_of_a_messages_stream() {
+    fuzz("translate", MESSAGE_WORDS, translate::check);
 }
 
 /// Replays `rust/fuzz/corpus/<target>`, then checks mutations of it until the time is over.

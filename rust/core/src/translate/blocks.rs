@@ -49,6 +49,7 @@ struct Call {
     /// Accepted and still to be sent; as text.
     arguments: String,
     scan: ObjectScan,
+    started: bool,
     ended: bool,
 }
 
@@ -177,8 +178,9 @@ impl Call {
     /// repeat id and name in every fragment, or make up a new id for each.
     fn is_followed_by(&self, part: &CallPart) -> bool {
         let Some(name) = &part.name else { return false };
-        let may_be_over = self.scan.is_over() || self.scan.is_empty() && !self.name.is_empty();
+        let may_be_over = self.scan.is_over() || self.scan.is_empty();
         may_be_over
+            && !self.name.is_empty()
             && match (&self.id, &part.id) {
                 (Some(id), Some(other)) => id != other,
                 (None, None) => self.scan.is_over() && *name != self.name,
@@ -192,7 +194,7 @@ impl Call {
             self.id = part.id;
         }
         // A name comes whole, in pieces, or whole in every fragment.
-        if let Some(name) = part.name.filter(|name| *name != self.name && self.scan.is_empty()) {
+        if let Some(name) = part.name.filter(|name| *name != self.name && !self.started) {
             self.name.push_str(&name);
         }
         let accepted = self.scan.feed(&part.arguments);
@@ -206,7 +208,8 @@ impl Call {
     }
 
     /// The block as it begins.
-    fn start(&self, message_id: &str, position: usize) -> String {
+    fn start(&mut self, message_id: &str, position: usize) -> String {
+        self.started = true;
         let made = || made_tool_id(message_id, position);
         let id = literal(&self.id.clone().unwrap_or_else(made));
         let name = literal(&self.name);

@@ -82,7 +82,8 @@ impl MessageStream {
         if self.phase == Phase::Over {
             return;
         }
-        for comment in sse::lines(frame).filter(|line| line.starts_with(b":")) {
+        // What is no text would fail the client's decoder.
+        for comment in sse::lines(frame).filter(|line| line.starts_with(b":") && std::str::from_utf8(line).is_ok()) {
             out.extend_from_slice(comment);
             out.extend_from_slice(b"\n\n");
         }

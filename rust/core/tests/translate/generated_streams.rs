@@ -1,0 +1,177 @@
+//! Streams that are cut out of generated answers: any split, any interleaving, and the same message as the answer gives
+//! in one piece.
+
+use gpustack_fast_core::translate::answer;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::agreement::{End, accumulate, check, translated};
+
+/// A chat answer, and the numbers from which its chunks are cut.
+#[derive(Clone, Debug)]
+struct Answer {
+    reasoning: String,
+    content: String,
+    calls: Vec<Call>,
+    finish_reason: &'static str,
+    usage: Option<(u32, u32, Option<u32>)>,
+    /// Where texts are cut, and whose turn it is.
+    dice: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct Call {
+    id: Option<String>,
+    name: String,
+    arguments: String,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let value = prop_oneof![
+        "[a-zé \"\\\\\n\u{1F600}]{0,8}".prop_map(|text| json!(text).to_string()),
+        Just("1.50".into()),
+        Just("[{},null,-2e3]".into())
+    ];
+    let members = prop::collection::vec(("[a-z]{1,4}", value), 0..4).prop_map(|members| {
+        let members = members.iter().enumerate().map(|(at, (key, value))| format!("\"{key}{at}\": {value}"));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+    });
+    let arguments = prop_oneof![9 => members, 1 => Just(String::new())];
+    (prop::option::of("call_[a-z]{3}"), "[a-z_]{1,9}", arguments).prop_map(|(id, name, arguments)| Call {
+        id,
+        name,
+        arguments,
+    })
+}
+
+prop_compose! {
+    fn any_answer()(
+        reasoning in "[a-zé\"\\\\\n ]{0,20}",
+        content in "[a-zé\"\\\\\n\u{1F600} ]{0,30}",
+        calls in prop::collection::vec(call(), 0..4),
+        finish_reason in prop::sample::select(vec!["stop", "length", "tool_calls", "content_filter", "odd"]),
+        usage in prop::option::of((0u32..99, 0u32..99, prop::option::of(0u32..99))),
+        dice in prop::collection::vec(any::<u8>(), 40),
+    ) -> Answer {
+        Answer { reasoning, content, calls, finish_reason, usage, dice }
+    }
+}
+
+impl Answer {
+    fn usage(&self) -> Value {
+        self.usage.map_or(Value::Null, |(prompt, completion, cached)| {
+            json!({"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": {"cached_tokens": cached}})
+        })
+    }
+
+    /// The answer in one piece.
+    fn whole(&self) -> String {
+        let calls: Vec<Value> = self.calls.iter().map(|call| {
+            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+        }).collect();
+        let message = json!({"content": self.content, "reasoning_content": self.reasoning, "tool_calls": calls});
+        json!({"id": "chatcmpl-1", "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
+            "usage": self.usage()})
+        .to_string()
+    }
+
+    /// The answer in chunks. The calls' fragments are interleaved, unless only one call is written at a time.
+    fn chunks(&self, interleaved: bool) -> Vec<Value> {
+        let mut dice = self.dice.iter().copied().cycle();
+        let mut roll = move |sides: usize| dice.next().unwrap() as usize % sides.max(1);
+        let mut chunks = vec![delta(json!({"role": "assistant", "content": ""}))];
+        for (field, text) in [("reasoning_content", &self.reasoning), ("content", &self.content)] {
+            chunks.extend(pieces(text, &mut roll).into_iter().map(|piece| delta(json!({field: piece}))));
+        }
+        let mut fragments: Vec<Vec<Value>> = Vec::new();
+        for (index, call) in self.calls.iter().enumerate() {
+            let first = json!({"index": index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}});
+            let rest = pieces(&call.arguments, &mut roll);
+            let rest = rest.into_iter().map(|piece| json!({"index": index, "function": {"arguments": piece}}));
+            fragments.push(std::iter::once(first).chain(rest).rev().collect());
+        }
+        let mut begun = 0;
+        loop {
+            let mut unfinished: Vec<usize> = (0..begun).filter(|&call| !fragments[call].is_empty()).collect();
+            if begun < fragments.len() && (unfinished.is_empty() || interleaved && roll(3) == 0) {
+                unfinished = vec![begun];
+                begun += 1;
+            }
+            if unfinished.is_empty() {
+                break;
+            }
+            let fragment = fragments[unfinished[roll(unfinished.len())]].pop();
+            chunks.push(delta(json!({"tool_calls": [fragment]})));
+        }
+        chunks.push(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish_reason}]}));
+        chunks.push(json!({"choices": [], "usage": self.usage()}));
+        chunks
+    }
+}
+
+fn delta(delta: Value) -> Value {
+    json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+}
+
+/// The text in pieces of one to six characters.
+fn pieces(text: &str, roll: &mut impl FnMut(usize) -> usize) -> Vec<String> {
+    let mut left: Vec<char> = text.chars().collect();
+    let mut pieces = Vec::new();
+    while !left.is_empty() {
+        pieces.push(left.drain(..(1 + roll(6)).min(left.len())).collect());
+    }
+    pieces
+}
+
+fn stream(chunks: &[Value], end: &str) -> String {
+    let frames = chunks.iter().map(|chunk| format!("data: {chunk}{end}{end}"));
+    frames.chain([format!("data: [DONE]{end}{end}")]).collect::<Vec<_>>().concat()
+}
+
+/// The blocks of a Message, with made ids left out: they count calls, and the order may differ.
+fn blocks(content: &[Value]) -> Vec<Value> {
+    let mut content = content.to_vec();
+    for block in &mut content {
+        if block["id"].as_str().is_some_and(|id| id.starts_with("toolu_")) {
+            block["id"] = json!("made");
+        }
+    }
+    content
+}
+
+proptest! {
+    #[test]
+    fn a_stream_adds_up_to_what_the_answer_in_one_piece_says(answer_ in any_answer(), interleaved in any::<bool>()) {
+        let expected: Value = serde_json::from_slice(&answer(answer_.whole().as_bytes(), "public").unwrap()).unwrap();
+        let stream = stream(&answer_.chunks(interleaved), "\n");
+        check(stream.as_bytes());
+        let message = accumulate(&translated(&[stream.as_bytes()]).0);
+        prop_assert_eq!(message.end, End::Stopped);
+        prop_assert_eq!(blocks(&message.content), blocks(expected["content"].as_array().unwrap()));
+        prop_assert_eq!(&message.stop_reason, &expected["stop_reason"]);
+        prop_assert_eq!(&message.usage, &expected["usage"]);
+        prop_assert_eq!(&message.start["model"], &expected["model"]);
+    }
+
+    #[test]
+    fn the_events_do_not_depend_on_how_many_frames_come_at_once(
+        answer in any_answer(),
+        end in prop::sample::select(vec!["\n", "\r\n", "\r"]),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let stream = stream(&answer.chunks(true), end);
+        let frames: Vec<&[u8]> = gpustack_fast_core::sse::frames(stream.as_bytes()).collect();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(frames.len() + 1)).collect();
+        cuts.extend([0, frames.len()]);
+        cuts.sort_unstable();
+        let feeds: Vec<Vec<u8>> = cuts.windows(2).map(|cut| frames[cut[0]..cut[1]].concat()).collect();
+        let feeds: Vec<&[u8]> = feeds.iter().map(Vec::as_slice).collect();
+        prop_assert_eq!(translated(&feeds), translated(&[stream.as_bytes()]));
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_anywhere_is_a_good_stream_so_far(answer in any_answer(), cut in any::<prop::sample::Index>()) {
+        let stream = stream(&answer.chunks(true), "\n");
+        check(&stream.as_bytes()[..cut.index(stream.len() + 1)]);
+    }
+}

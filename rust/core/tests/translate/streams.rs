@@ -1,0 +1,399 @@
+//! Streams: the state machine of spec/wire.md 6.3, and streams that were recorded from a real vLLM 0.32.
+
+use gpustack_fast_core::translate::{MessageStream, Usage};
+use serde_json::{Value, json};
+
+use crate::agreement::{End, Message, accumulate, check, translated};
+
+/// A stream of these chunks and `[DONE]`.
+fn done(chunks: &[Value]) -> String {
+    format!("{}data: [DONE]\n\n", frames(chunks))
+}
+
+fn frames(chunks: &[Value]) -> String {
+    chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect::<Vec<_>>().concat()
+}
+
+fn delta(delta: Value) -> Value {
+    json!({"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+}
+
+fn call(index: u64, id: Value, name: Value, arguments: Value) -> Value {
+    delta(json!({"tool_calls": [{"index": index, "id": id, "function": {"name": name, "arguments": arguments}}]}))
+}
+
+fn finish(reason: &str) -> Value {
+    json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason, "stop_reason": null}]})
+}
+
+/// The message that a client has of the stream.
+fn message(stream: &str) -> Message {
+    check(stream.as_bytes());
+    accumulate(&translated(&[stream.as_bytes()]).0)
+}
+
+/// The names of the events that the frames cause, for the blocks with what begins or goes on.
+fn names(stream: &str) -> Vec<String> {
+    let events = String::from_utf8(translated(&[stream.as_bytes()]).0).unwrap();
+    let data = events.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|data| {
+        let data: Value = serde_json::from_str(data).unwrap();
+        let of = data["content_block"]["type"].as_str().or(data["delta"]["type"].as_str()).unwrap_or_default();
+        format!("{} {of}", data["type"].as_str().unwrap()).trim_end().to_owned()
+    })
+    .collect()
+}
+
+#[test]
+fn a_recorded_stream_of_vllm_becomes_a_message() {
+    let stream = concat!(
+        r#"data: {"id":"chatcmpl-b3a997953606305c","object":"chat.completion.chunk","created":1795360598,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-b3a997953606305c","object":"chat.completion.chunk","created":1795360598,"model":"tiny","choices":[{"index":0,"delta":{"content":"\n"},"logprobs":null,"finish_reason":null,"token_ids":null}]}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-b3a997953606305c","object":"chat.completion.chunk","created":1795360598,"model":"tiny","choices":[{"index":0,"delta":{"content":"\n"},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null}]}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-b3a997953606305c","object":"chat.completion.chunk","created":1795360598,"model":"tiny","choices":[],"usage":{"prompt_tokens":24,"total_tokens":30,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":0,"created_cache_tokens":0}},"system_fingerprint":"vllm-0.32.0-d693bc74"}"#,
+        "\n\n",
+        "data: [DONE]\n\n",
+    );
+    let message = message(stream);
+    assert_eq!((&message.start["model"], &message.start["id"]), (&json!("public"), &json!("msg_1")));
+    assert_eq!(message.content, [json!({"type": "text", "text": "\n\n"})]);
+    assert_eq!(message.stop_reason, "max_tokens");
+    assert_eq!(
+        message.usage,
+        json!({"input_tokens": 24, "output_tokens": 6, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0})
+    );
+    assert_eq!(message.end, End::Stopped);
+}
+
+#[test]
+fn a_recorded_death_of_vllms_core_is_an_error_event_and_no_end() {
+    let stream = concat!(
+        r#"data: {"id":"chatcmpl-9fe6f216c56771dc","object":"chat.completion.chunk","created":1795363360,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#,
+        "\n\n",
+        r#"data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", "type": "InternalServerError", "param": null, "code": 500}}"#,
+        "\n\n",
+        "data: [DONE]\n\n",
+    );
+    let words = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
+    assert_eq!(message(stream).end, End::Error(json!(words)));
+}
+
+#[test]
+fn a_recorded_stream_of_two_choices_counts_the_first() {
+    let stream = concat!(
+        r#"data: {"id":"chatcmpl-aca0873157c7badb","object":"chat.completion.chunk","created":1795360599,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-aca0873157c7badb","object":"chat.completion.chunk","created":1795360599,"model":"tiny","choices":[{"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-aca0873157c7badb","object":"chat.completion.chunk","created":1795360599,"model":"tiny","choices":[{"index":0,"delta":{"content":"\u0013"},"logprobs":{"content":[{"token":"\u0013","logprob":-5.277908802032471,"bytes":[19],"top_logprobs":[{"token":"\u0013","logprob":-5.277908802032471,"bytes":[19]}]}]},"finish_reason":null,"token_ids":null}]}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-aca0873157c7badb","object":"chat.completion.chunk","created":1795360599,"model":"tiny","choices":[{"index":1,"delta":{"content":"x"},"logprobs":null,"finish_reason":"stop","token_ids":null}]}"#,
+        "\n\n",
+        r#"data: {"id":"chatcmpl-aca0873157c7badb","object":"chat.completion.chunk","created":1795360599,"model":"tiny","choices":[{"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null}],"system_fingerprint":"vllm-0.32.0-d693bc74"}"#,
+        "\n\n",
+        "data: [DONE]\n\n",
+    );
+    let message = message(stream);
+    assert_eq!((&message.content[0]["text"], &message.stop_reason), (&json!("\u{13}"), &json!("max_tokens")));
+}
+
+#[test]
+fn the_first_chunk_of_any_kind_starts_the_message_at_once() {
+    for chunk in
+        [delta(json!({"role": "assistant", "content": ""})), json!({"choices": []}), json!({}), delta(json!({}))]
+    {
+        assert_eq!(names(&frames(&[chunk])), ["message_start"]);
+    }
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 0}});
+    assert_eq!(message(&frames(&[usage])).start["usage"]["input_tokens"], 7);
+}
+
+#[test]
+fn text_flows_chunk_by_chunk_in_one_block() {
+    let chunks = [
+        delta(json!({"content": "a"})),
+        delta(json!({"content": null})),
+        delta(json!({"content": "b"})),
+        finish("stop"),
+    ];
+    assert_eq!(
+        names(&done(&chunks)),
+        [
+            "message_start",
+            "content_block_start text",
+            "content_block_delta text_delta",
+            "content_block_delta text_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+    );
+}
+
+#[test]
+fn thinking_is_signed_and_ends_before_the_text() {
+    for field in ["reasoning", "reasoning_content"] {
+        let chunks = [delta(json!({field: "R"})), delta(json!({field: "", "content": "T"})), finish("stop")];
+        assert_eq!(
+            names(&done(&chunks))[1..6],
+            [
+                "content_block_start thinking",
+                "content_block_delta thinking_delta",
+                "content_block_delta signature_delta",
+                "content_block_stop",
+                "content_block_start text",
+            ]
+        );
+    }
+}
+
+#[test]
+fn empty_text_before_a_call_opens_no_block() {
+    let chunks = [
+        delta(json!({"role": "assistant", "content": ""})),
+        call(0, json!("t"), json!("n"), json!("")),
+        call(0, Value::Null, Value::Null, json!("{\"a\"")),
+        call(0, Value::Null, Value::Null, json!(":1}")),
+        finish("tool_calls"),
+    ];
+    assert_eq!(
+        names(&done(&chunks)),
+        [
+            "message_start",
+            "content_block_start tool_use",
+            "content_block_delta input_json_delta",
+            "content_block_delta input_json_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+    );
+    let message = message(&done(&chunks));
+    assert_eq!(message.content, [json!({"type": "tool_use", "id": "t", "name": "n", "input": {"a": 1}})]);
+    assert_eq!(message.stop_reason, "tool_use");
+}
+
+#[test]
+fn fragments_of_another_call_wait_for_the_open_one() {
+    let chunks = [
+        call(0, json!("t0"), json!("a"), json!("{\"x\":")),
+        call(1, json!("t1"), json!("b"), json!("{\"y\":")),
+        call(2, json!("t2"), json!("c"), json!("{}")),
+        call(0, Value::Null, Value::Null, json!("0}")),
+        call(1, Value::Null, Value::Null, json!("1}")),
+        finish("tool_calls"),
+    ];
+    let inputs: Vec<Value> = message(&done(&chunks)).content.iter().map(|block| block["input"].clone()).collect();
+    assert_eq!(inputs, [json!({"x": 0}), json!({"y": 1}), json!({})]);
+}
+
+#[test]
+fn a_call_ends_for_the_client_as_soon_as_its_arguments_are_whole() {
+    let chunks = [call(0, json!("t"), json!("a"), json!("{\"x\":1}"))];
+    assert_eq!(names(&frames(&chunks)).last().unwrap(), "content_block_stop");
+}
+
+#[test]
+fn text_behind_an_unfinished_call_waits_and_breaks_nothing() {
+    let chunks = [
+        call(0, json!("t"), json!("a"), json!("{\"x\":")),
+        delta(json!({"content": "then"})),
+        call(0, Value::Null, Value::Null, json!("1}")),
+        finish("stop"),
+    ];
+    let message = message(&done(&chunks));
+    assert_eq!((&message.content[0]["input"], &message.content[1]["text"]), (&json!({"x": 1}), &json!("then")));
+}
+
+#[test]
+fn names_may_come_late_in_pieces_or_again_and_again() {
+    let late = [call(0, json!("t"), Value::Null, json!("{}")), call(0, Value::Null, json!("look"), json!(""))];
+    let pieces = [call(0, json!("t"), json!("lo"), json!("")), call(0, Value::Null, json!("ok"), json!("{}"))];
+    // TensorRT-LLM, when a call is forced: the name in every chunk, no id.
+    let repeated = [
+        call(0, Value::Null, json!("look"), json!("")),
+        call(0, Value::Null, json!("look"), json!("{")),
+        call(0, Value::Null, json!("look"), json!("}")),
+        call(0, Value::Null, json!("look"), json!("")),
+    ];
+    for chunks in [&late[..], &pieces, &repeated] {
+        let message = message(&done(&[chunks, &[finish("stop")]].concat()));
+        assert_eq!(message.content.len(), 1);
+        assert_eq!((&message.content[0]["name"], &message.content[0]["input"]), (&json!("look"), &json!({})));
+        assert_eq!(message.stop_reason, "tool_use", "engines end a forced call with `stop`");
+    }
+}
+
+#[test]
+fn missing_ids_are_made_and_differ() {
+    let chunks = [
+        call(0, json!(""), json!("a"), json!("{}")),
+        call(1, Value::Null, json!("b"), json!("{}")),
+        call(2, json!("own"), json!("c"), json!("{}")),
+        finish("tool_calls"),
+    ];
+    let ids: Vec<Value> = message(&done(&chunks)).content.iter().map(|block| block["id"].clone()).collect();
+    assert_eq!(ids, ["toolu_1_0", "toolu_1_1", "own"]);
+}
+
+#[test]
+fn an_engine_that_numbers_all_calls_zero_is_understood() {
+    let chunks = [
+        call(0, json!("t0"), json!("a"), json!("{\"x\":1}")),
+        call(0, json!("t1"), json!("a"), json!("{\"x\":2}")),
+        finish("tool_calls"),
+    ];
+    let message = message(&done(&chunks));
+    assert_eq!(message.content.len(), 2);
+    assert_eq!((&message.content[1]["id"], &message.content[1]["input"]), (&json!("t1"), &json!({"x": 2})));
+}
+
+#[test]
+fn arguments_that_are_no_object_never_reach_the_client() {
+    for (arguments, input) in [
+        (json!(["hel", "lo"]), json!({})),
+        (json!(["[1]"]), json!({})),
+        (json!([""]), json!({})),
+        (json!([" ", "{\"a\":1}", " trailing", "}"]), json!({"a": 1})),
+    ] {
+        let fragments = arguments.as_array().unwrap().iter();
+        let mut chunks: Vec<_> = fragments.map(|piece| call(0, json!("t"), json!("n"), piece.clone())).collect();
+        chunks.push(finish("tool_calls"));
+        assert_eq!(message(&done(&chunks)).content[0]["input"], input, "{arguments}");
+    }
+}
+
+#[test]
+fn arguments_cut_by_the_limit_stay_the_beginning_of_an_object() {
+    let chunks = [call(0, json!("t"), json!("n"), json!("{\"a\": [1, \"x")), finish("length")];
+    let message = message(&done(&chunks));
+    assert_eq!((&message.content[0]["input"], &message.stop_reason), (&json!("{\"a\": [1, \"x"), &json!("max_tokens")));
+}
+
+#[test]
+fn a_stop_string_is_named() {
+    let mut chunk = finish("stop");
+    chunk["choices"][0]["stop_reason"] = json!("E\"ND");
+    let message = message(&done(&[delta(json!({"content": "a"})), chunk]));
+    assert_eq!((message.stop_reason, message.stop_sequence), (json!("stop_sequence"), json!("E\"ND")));
+}
+
+#[test]
+fn usage_may_come_with_any_chunk_and_the_newest_counts() {
+    let usage = |tokens: u64| json!({"prompt_tokens": 9, "completion_tokens": tokens, "prompt_tokens_details": {"cached_tokens": 4}});
+    let mut first = delta(json!({"content": "a"}));
+    first["usage"] = usage(1);
+    let chunks = [first, finish("stop"), json!({"choices": [], "usage": usage(2)})];
+    let stream = done(&chunks);
+    assert_eq!(message(&stream).usage, json!({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 4}));
+    let mut translated = MessageStream::new("m", "msg_1");
+    assert_eq!(translated.usage(), None);
+    translated.feed(stream.as_bytes(), &mut Vec::new());
+    let newest = Usage { prompt_tokens: 9, completion_tokens: 2, cached_tokens: Some(4), created_cache_tokens: None };
+    assert_eq!(translated.usage(), Some(newest));
+}
+
+#[test]
+fn a_stream_without_content_has_one_empty_text() {
+    assert_eq!(message(&done(&[finish("stop")])).content, [json!({"type": "text", "text": ""})]);
+    assert_eq!(message("data: [DONE]\n\n").content.len(), 1);
+}
+
+#[test]
+fn the_end_is_done_or_a_clean_end_after_a_finish_reason() {
+    let text = delta(json!({"content": "a"}));
+    assert_eq!(message(&frames(&[text.clone(), finish("stop")])).end, End::Stopped);
+    assert_eq!(
+        message(&format!("{}data: [DONE]", frames(std::slice::from_ref(&text)))).end,
+        End::Stopped,
+        "without its empty line"
+    );
+    let cut = frames(&[text]);
+    assert!(!translated(&[cut.as_bytes()]).1, "the client must be told of the death");
+    assert_eq!(message(&cut).end, End::Open);
+    assert_eq!(message("").end, End::Open);
+}
+
+#[test]
+fn nothing_is_finished_before_the_usage_had_its_chance() {
+    assert_eq!(names(&frames(&[delta(json!({"content": "a"}))])).len(), 3);
+    let mut stream = MessageStream::new("m", "msg_1");
+    let mut events = Vec::new();
+    stream.feed(frames(&[delta(json!({"content": "a"})), finish("stop")]).as_bytes(), &mut events);
+    assert!(!stream.is_over() && !String::from_utf8(events).unwrap().contains("message_delta"));
+}
+
+#[test]
+fn errors_in_every_shape_end_the_stream() {
+    for (error, words) in [
+        (json!({"error": {"message": "Boom", "code": 500}}), "Boom"),
+        (json!({"error": "Boom"}), "Boom"),
+        (json!({"object": "error", "message": "Boom", "code": 400}), "Boom"),
+        (json!({"error": {"code": 1}}), "The engine reported an error without words; send the request again."),
+        (json!({"error": true}), "The engine reported an error without words; send the request again."),
+    ] {
+        let stream = format!("{}{}", frames(&[delta(json!({"content": "a"})), error]), done(&[finish("stop")]));
+        assert_eq!(message(&stream).end, End::Error(json!(words)));
+    }
+    let nothing = json!({"choices": [], "error": null});
+    assert_eq!(message(&done(&[nothing])).end, End::Stopped);
+}
+
+#[test]
+fn an_engine_that_gives_up_in_its_finish_reason_did_not_end_well() {
+    for reason in ["abort", "cancelled", "timeout", "error"] {
+        let stream = done(&[delta(json!({"content": "a"})), finish(reason)]);
+        assert!(matches!(message(&stream).end, End::Error(_)), "{reason}");
+        let stream = frames(&[finish(reason)]);
+        assert!(matches!(message(&stream).end, End::Error(_)), "{reason} and the end of the body");
+    }
+}
+
+#[test]
+fn an_event_that_is_no_chunk_is_an_error_and_not_silence() {
+    for data in ["hello", "[1]", "5", "{\"choices\":"] {
+        assert!(matches!(message(&format!("data: {data}\n\n")).end, End::Error(_)), "{data}");
+    }
+}
+
+#[test]
+fn comments_stay_comments_and_frames_without_data_say_nothing() {
+    let stream = format!(": keep-alive\n\nevent: x\n\n\n\nid: 1\n\n{}: late\n\n", done(&[finish("stop")]));
+    let (events, _) = translated(&[stream.as_bytes()]);
+    let message = accumulate(&events);
+    assert_eq!((message.comments, message.end), (1, End::Stopped));
+    assert!(events.starts_with(b": keep-alive\n\nevent: message_start\n"));
+}
+
+#[test]
+fn line_ends_of_any_kind_and_data_of_several_lines_are_read() {
+    let stream = done(&[delta(json!({"content": "a"})), finish("stop")]);
+    let expected = translated(&[stream.as_bytes()]);
+    for end in ["\r\n", "\r"] {
+        assert_eq!(translated(&[stream.replace('\n', end).as_bytes()]), expected);
+    }
+    // TensorRT-LLM ends its data with a space; OpenAI's data may span lines.
+    assert_eq!(translated(&[stream.replace("\n\n", " \n\n").as_bytes()]), expected);
+    assert_eq!(translated(&[stream.replace("data: {\"", "data:{\ndata:\"").as_bytes()]), expected);
+}
+
+#[test]
+fn texts_pass_as_they_were_written() {
+    let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"\\ud800\\/é\u{2028}\"}}]}\n\n";
+    let events = String::from_utf8(translated(&[stream.as_bytes()]).0).unwrap();
+    assert!(events.contains("\"text\":\"\\ud800\\/é\u{2028}\""), "{events}");
+    check(stream.as_bytes());
+}
+
+#[test]
+fn an_answer_that_cannot_be_put_in_order_ends_with_an_error() {
+    let open = call(0, json!("t"), json!("a"), json!("{"));
+    let more = delta(json!({"content": "x".repeat(1 << 20)}));
+    let chunks: Vec<_> = std::iter::once(open).chain(std::iter::repeat_n(more, 17)).collect();
+    assert!(matches!(accumulate(&translated(&[frames(&chunks).as_bytes()]).0).end, End::Error(_)));
+    let chunks: Vec<_> = (0..2000).map(|index| call(index, Value::Null, json!("a"), json!("{}"))).collect();
+    assert!(matches!(accumulate(&translated(&[frames(&chunks).as_bytes()]).0).end, End::Error(_)));
+}

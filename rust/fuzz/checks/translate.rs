@@ -1,0 +1,235 @@
+//! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an accumulator written from them.
+
+use gpustack_fast_core::sse::frames;
+use gpustack_fast_core::translate::{MessageStream, answer, count_answer, count_request, request};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON or no Message's stream, or
+/// when the stream's events depend on how its frames arrive.
+pub(crate) fn check(data: &[u8]) {
+    for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
+        is_object(&body.body);
+    }
+    for body in [answer(data, "m"), count_answer(data)].into_iter().flatten() {
+        is_object(&body);
+    }
+    let (events, ended) = translated(&[data]);
+    let mut pieces: Vec<&[u8]> = frames(data).collect();
+    let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
+    pieces.push(&data[whole..]);
+    assert_eq!((&events, ended), (&translated(&pieces).0, translated(&pieces).1), "other events in other pieces");
+    let message = accumulate(&events);
+    assert_eq!(ended, message.end != End::Open, "`end` tells of another end than the events");
+}
+
+/// A stream's events when its bytes come in these pieces, and what `end` said.
+pub(crate) fn translated(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+    let mut stream = MessageStream::new("public", "msg_1");
+    let mut events = Vec::new();
+    for piece in pieces {
+        stream.feed(piece, &mut events);
+    }
+    let ended = stream.end(&mut events);
+    assert_eq!(ended, stream.is_over());
+    let length = events.len();
+    stream.feed(b"data: {\"choices\":[]}\n\ndata: [DONE]\n\n", &mut events);
+    assert!(!ended || events.len() == length, "something follows the end");
+    events.truncate(length);
+    (events, ended)
+}
+
+/// What a client has of a stream.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) start: Value,
+    pub(crate) content: Vec<Value>,
+    pub(crate) stop_reason: Value,
+    pub(crate) stop_sequence: Value,
+    pub(crate) usage: Value,
+    pub(crate) end: End,
+    /// The comments on the way.
+    pub(crate) comments: usize,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(crate) enum End {
+    #[default]
+    Open,
+    /// With `message_stop`.
+    Stopped,
+    /// With an error of these words.
+    Error(Value),
+}
+
+/// The message that the events add up to. Panics at the first event that an SDK could not take.
+pub(crate) fn accumulate(events: &[u8]) -> Message {
+    let mut message = Message::default();
+    let mut open: Option<OpenBlock> = None;
+    for (name, data) in read(events, &mut message.comments) {
+        assert_eq!(message.end, End::Open, "{name} follows the end");
+        assert_eq!(data["type"], name, "an event's name is its type");
+        let started = message.start.is_object();
+        assert!(started != (name == "message_start") || name == "error", "{name} at the wrong end of message_start");
+        let at = data["index"].as_u64().map(|index| index as usize);
+        match name.as_str() {
+            "message_start" => message.start = started_message(&data),
+            "content_block_start" => {
+                assert!(open.is_none() && at == Some(message.content.len()), "{data}: one at a time, without gaps");
+                open = Some(OpenBlock::new(&data["content_block"]));
+            }
+            "content_block_delta" => {
+                assert_eq!(at, Some(message.content.len()), "a delta of the open block");
+                open.as_mut().expect("a delta needs a block").add(&data["delta"]);
+            }
+            "content_block_stop" => {
+                assert_eq!(at, Some(message.content.len()), "the stop of the open block");
+                message.content.push(open.take().expect("a stop needs a block").stop());
+            }
+            "message_delta" => {
+                assert!(open.is_none() && message.stop_reason.is_null() && !message.content.is_empty());
+                message.stop_reason = data["delta"]["stop_reason"].clone();
+                message.stop_sequence = data["delta"]["stop_sequence"].clone();
+                message.usage = data["usage"].clone();
+                let reasons = ["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"];
+                assert!(reasons.iter().any(|reason| message.stop_reason == *reason), "{data}");
+                assert_eq!(message.stop_reason == "stop_sequence", message.stop_sequence.is_string());
+                assert!(message.usage["output_tokens"].is_u64() && message.usage["input_tokens"].is_u64());
+            }
+            "message_stop" => {
+                assert!(message.stop_reason.is_string(), "message_delta comes before message_stop");
+                message.end = End::Stopped;
+            }
+            "error" => {
+                assert_eq!(data["error"]["type"], "api_error");
+                assert!(data["error"]["message"].is_string());
+                message.end = End::Error(data["error"]["message"].clone());
+            }
+            _ => panic!("an event that no client knows: {name}"),
+        }
+    }
+    message
+}
+
+/// The events: their names and data. Each frame is one event of two lines, or a comment.
+fn read(events: &[u8], comments: &mut usize) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for frame in frames(events) {
+        if frame.starts_with(b":") {
+            *comments += 1;
+            continue;
+        }
+        let frame = std::str::from_utf8(frame).expect("events are text");
+        let (name, data) =
+            frame.strip_prefix("event: ").and_then(|rest| rest.split_once("\ndata: ")).expect("two lines");
+        let data = data.strip_suffix("\n\n").expect("an empty line");
+        assert!(!data.contains(['\n', '\r']), "data of one line");
+        found.push((name.to_owned(), value(data)));
+    }
+    let whole: usize = frames(events).map(<[u8]>::len).sum();
+    assert_eq!(whole, events.len(), "whole frames");
+    found
+}
+
+fn started_message(data: &Value) -> Value {
+    let message = &data["message"];
+    assert!(message["id"].is_string() && message["model"].is_string());
+    assert_eq!((&message["type"], &message["role"]), (&json!("message"), &json!("assistant")));
+    assert_eq!(message["content"], json!([]));
+    assert!(message["stop_reason"].is_null() && message["stop_sequence"].is_null());
+    assert!(message["usage"]["input_tokens"].is_u64() && message["usage"]["output_tokens"].is_u64());
+    message.clone()
+}
+
+struct OpenBlock {
+    block: Value,
+    text: String,
+    signature: Option<Value>,
+}
+
+impl OpenBlock {
+    fn new(block: &Value) -> Self {
+        let expected = match block["type"].as_str() {
+            Some("text") => json!({"type": "text", "text": ""}),
+            Some("thinking") => json!({"type": "thinking", "thinking": "", "signature": ""}),
+            Some("tool_use") => {
+                assert!(block["id"].as_str().is_some_and(|id| !id.is_empty()) && block["name"].is_string());
+                json!({"type": "tool_use", "id": block["id"], "name": block["name"], "input": {}})
+            }
+            _ => panic!("a block that no client knows: {block}"),
+        };
+        assert_eq!(*block, expected);
+        Self { block: expected, text: String::new(), signature: None }
+    }
+
+    fn add(&mut self, delta: &Value) {
+        assert!(self.signature.is_none(), "nothing follows a signature");
+        let key = match (self.block["type"].as_str(), delta["type"].as_str()) {
+            (Some("text"), Some("text_delta")) => "text",
+            (Some("thinking"), Some("thinking_delta")) => "thinking",
+            (Some("tool_use"), Some("input_json_delta")) => "partial_json",
+            (Some("thinking"), Some("signature_delta")) => {
+                assert!(delta["signature"].is_string());
+                self.signature = Some(delta["signature"].clone());
+                return;
+            }
+            (block, delta) => panic!("{delta:?} in a block {block:?}"),
+        };
+        let piece = delta[key].as_str().expect("a delta's text");
+        assert!(!piece.is_empty(), "a delta without anything");
+        self.text.push_str(piece);
+    }
+
+    fn stop(mut self) -> Value {
+        match self.block["type"].as_str() {
+            Some("tool_use") => self.block["input"] = input(&self.text),
+            Some("thinking") => {
+                self.block["thinking"] = Value::from(self.text);
+                self.block["signature"] = self.signature.expect("thinking is signed");
+            }
+            _ => self.block["text"] = Value::from(self.text),
+        }
+        self.block
+    }
+}
+
+/// What the fragments of a tool's input add up to: an object. For one that was cut off, its text.
+fn input(text: &str) -> Value {
+    match serde_json::from_str::<&RawValue>(text) {
+        _ if text.is_empty() => json!({}),
+        Ok(_) => {
+            assert!(text.starts_with('{'), "no object: {text}");
+            // An object can nest deeper than `Value` goes, and have numbers that are too big for it.
+            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+        }
+        Err(_) => {
+            assert!(text.starts_with('{') && is_cut(text), "neither an object nor the beginning of one: {text}");
+            Value::from(text)
+        }
+    }
+}
+
+/// Whether the JSON text only ends too early.
+fn is_cut(text: &str) -> bool {
+    let is_cut = |text: &str| serde_json::from_str::<&RawValue>(text).is_err_and(|error| error.is_eof());
+    // serde_json calls the beginning of a number a wrong number.
+    is_cut(text) || is_cut(&format!("{text}0"))
+}
+
+/// Halves of surrogate pairs are JSON, but no `Value`.
+fn value(json: &str) -> Value {
+    is_object(json.as_bytes());
+    serde_json::from_str(json).unwrap_or_else(|_| {
+        let lower = json.replace("\\uD", "\\ud");
+        let mut whole = lower.clone();
+        for digit in "89abcdefABCDEF".chars() {
+            whole = whole.replace(&format!("\\ud{digit}"), &format!("\\u0{digit}"));
+        }
+        serde_json::from_str(&whole).expect("JSON")
+    })
+}
+
+fn is_object(json: &[u8]) {
+    let value: &RawValue = serde_json::from_slice(json).expect("JSON");
+    assert!(value.get().starts_with('{'));
+}
