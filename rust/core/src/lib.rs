@@ -10,7 +10,8 @@
 //! * [`translate`] turns Anthropic's Messages into chat completions and back;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
 //!   lease that a request has on an instance;
-//! * [`error`] is what a caller is told; [`metrics`] counts; [`documents`] is what crosses the seam to Python.
+//! * [`error`] is what a caller is told, [`engine_error`] an engine's error made fit for it; [`metrics`] counts;
+//!   [`documents`] is what crosses the seam to Python.
 //!
 //! Moving, over tokio and hyper: `dataplane` (the handle that the control plane holds) → `listener` (accepting, the drain)
 //! → `request` (from its head to the first byte of its answer) → `upload` (the request's body), `exchange` (one attempt at
@@ -26,12 +27,13 @@ mod client_io;
 mod connection;
 mod dataplane;
 pub mod documents;
+pub mod engine_error;
 pub mod error;
 mod exchange;
 pub mod headers;
 pub mod http1;
-pub mod inflate;
 mod http2;
+pub mod inflate;
 mod limits;
 mod listener;
 mod local;

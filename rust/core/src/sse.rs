@@ -169,6 +169,15 @@ pub(crate) fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
     data
 }
 
+/// The event's name; empty when it has none.
+pub(crate) fn event_name(frame: &[u8]) -> &[u8] {
+    let name = |line| match field(line) {
+        (b"event", value) => Some(value),
+        _ => None,
+    };
+    lines(frame).filter_map(name).last().unwrap_or_default()
+}
+
 /// The frames that hold `token`, as ranges, in order; a last one may be cut off. The usual
 /// bytes have none, and cost one search.
 pub(crate) fn frames_with<'a>(frames: &'a [u8], token: &'a Needle<'_>) -> impl Iterator<Item = Range<usize>> + 'a {

@@ -1,0 +1,262 @@
+//! `engine_error`: every shape of an engine's error in every dialect, its names hidden, and no other byte changed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+use gpustack_fast_core::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
+use gpustack_fast_core::error::Dialect;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn names(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|&(name, public)| (name.to_owned(), public.to_owned())).collect()
+}
+
+/// The document that a client gets; the body itself where it passes.
+fn told(status: u16, body: &str, dialect: Dialect) -> Value {
+    let made = reshape(status, body.as_bytes(), dialect, "req-1", &[]);
+    serde_json::from_slice(&made.unwrap_or_else(|| body.into())).unwrap()
+}
+
+fn openai(message: &str, kind: &str) -> Value {
+    json!({"error": {"message": message, "type": kind, "param": null, "code": null}})
+}
+
+fn anthropic(message: &str, kind: &str) -> Value {
+    json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req-1"})
+}
+
+#[test]
+fn what_an_sdk_can_read_passes_as_it_is() {
+    let vllm =
+        r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":404}}"#;
+    assert_eq!(reshape(404, vllm.as_bytes(), Dialect::OpenAi, "r", &[]), None);
+    let message = r#"{ "type":"error","error":{"type":"not_found_error","message":"No."},"request_id":"r2"}"#;
+    assert_eq!(reshape(404, message.as_bytes(), Dialect::Anthropic, "r", &[]), None);
+    for body in [vllm, message, "", "<html>"] {
+        assert_eq!(reshape(500, body.as_bytes(), Dialect::Management, "r", &[]), None);
+    }
+}
+
+#[test]
+fn every_other_shape_becomes_the_dialects() {
+    let long = "x".repeat(600);
+    for (status, body, message) in [
+        (401, r#"{"error":"Unauthorized"}"#, "Unauthorized"),
+        (404, r#"{"detail":"Not Found"}"#, "Not Found"),
+        (
+            422,
+            r#"{"detail":[{"type":"missing","loc":["body","messages",0],"msg":"Field required"},{"msg":"Bad"}]}"#,
+            "body.messages.0: Field required; Bad",
+        ),
+        (
+            400,
+            r#"{"object":"error","message":"Too long","type":"BadRequestError","param":null,"code":400}"#,
+            "Too long",
+        ),
+        (400, "\"said\"", "said"),
+        (500, "Internal Server Error\n", "Internal Server Error"),
+        (502, long.as_str(), &long[..500]),
+        (
+            502,
+            "<html><body>secret</body></html>",
+            "The engine answered with status 502 and a page of HTML. Send the request again, or look into the engine's log.",
+        ),
+        (
+            500,
+            " ",
+            "The engine answered with status 500 without a word. Send the request again, or look into the engine's log.",
+        ),
+        (400, r#"{"odd":1}"#, r#"{"odd":1}"#),
+        (400, r#"{"error":null}"#, r#"{"error":null}"#),
+    ] {
+        let (ours, theirs) = match status {
+            401 => ("invalid_request_error", "authentication_error"),
+            404 => ("invalid_request_error", "not_found_error"),
+            500 | 502 => ("server_error", "api_error"),
+            _ => ("invalid_request_error", "invalid_request_error"),
+        };
+        assert_eq!(told(status, body, Dialect::OpenAi), openai(message, ours), "{body}");
+        assert_eq!(told(status, body, Dialect::Anthropic), anthropic(message, theirs), "{body}");
+    }
+}
+
+#[test]
+fn a_text_that_is_no_unicode_is_told_all_the_same() {
+    let made = reshape(500, b"bad \xff byte", Dialect::OpenAi, "r", &[]).unwrap();
+    let made: Value = serde_json::from_slice(&made).unwrap();
+    assert_eq!(made["error"]["message"], "bad \u{fffd} byte");
+}
+
+#[test]
+fn a_flat_error_keeps_its_parameter_and_its_word() {
+    let body =
+        r#"{"object":"error","message":"Too long","type":"x","param":"max_tokens","code":"context_length_exceeded"}"#;
+    let error = told(400, body, Dialect::OpenAi)["error"].take();
+    assert_eq!((&error["param"], &error["code"]), (&json!("max_tokens"), &json!("context_length_exceeded")));
+}
+
+#[test]
+fn each_dialect_is_told_the_others_error_in_its_own_shape() {
+    let vllm = r#"{"type":"error","error":{"type":"Service Unavailable","message":"Busy."}}"#;
+    assert_eq!(told(503, vllm, Dialect::OpenAi), openai("Busy.", "server_error"));
+    assert_eq!(told(503, vllm, Dialect::Anthropic), anthropic("Busy.", "overloaded_error"));
+    let bad_json = r#"{"error":{"message":"1 validation error","type":"Bad Request","param":"body.31","code":400}}"#;
+    assert_eq!(told(400, bad_json, Dialect::Anthropic), anthropic("1 validation error", "invalid_request_error"));
+    let newer = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Slow down."}}"#;
+    assert_eq!(told(503, newer, Dialect::Anthropic), anthropic("Slow down.", "rate_limit_error"));
+}
+
+#[test]
+fn an_engines_name_is_hidden_where_it_is_whole() {
+    let names = names(&[("tiny", "public/tiny"), ("/data/models/tiny", "public/tiny"), ("/srv/x/", "y")]);
+    let hide = |text: &str| hide_name(text.as_bytes(), &names).map(|text| String::from_utf8(text).unwrap());
+    for (text, hidden) in [
+        ("The model `tiny` does not exist.", "The model `public/tiny` does not exist."),
+        ("tiny", "public/tiny"),
+        ("tiny.", "public/tiny."),
+        ("(tiny): tiny, tiny", "(public/tiny): public/tiny, public/tiny"),
+        ("model tiny: gone", "model public/tiny: gone"),
+        ("模型tiny不存在", "模型public/tiny不存在"),
+        ("'/data/models/tiny/config.json'", "'public/tiny/config.json'"),
+        ("at file:///data/models/tiny.", "at file://public/tiny."),
+        ("/srv/x/config.json", "yconfig.json"),
+        ("public/tiny is not tiny", "public/tiny is not public/tiny"),
+    ] {
+        assert_eq!(hide(text).as_deref(), Some(hidden));
+    }
+    for text in [
+        "",
+        "tinyx",
+        "xtiny",
+        "tiny-alias",
+        "tiny_2",
+        "tiny.gguf",
+        "v.tiny",
+        "tiny:lora",
+        "public/tiny",
+        "/more/data/models/tinyx",
+    ] {
+        assert_eq!(hide(text), None, "{text}");
+    }
+}
+
+#[test]
+fn names_are_hidden_in_the_words_of_a_body_alone() {
+    let names = names(&[("model", "gpt"), ("a\"é", "x\"y"), ("/m/q", "qwen")]);
+    let body = r#"{"error":{"message":"No model \"model\" at \/m\/q, nor a\"\u00e9.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":404}}"#;
+    let expected = r#"{"error":{"message":"No gpt \"gpt\" at qwen, nor x\"y.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":404}}"#;
+    let made = reshape(404, body.as_bytes(), Dialect::OpenAi, "r", &names).unwrap();
+    assert_eq!(String::from_utf8(made).unwrap(), expected);
+    let made = reshape(404, br#"{"detail":"No model"}"#, Dialect::Anthropic, "r", &names).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&made).unwrap()["error"]["message"], "No gpt");
+}
+
+#[test]
+fn names_are_hidden_in_the_errors_of_a_stream_alone() {
+    let names = names(&[("tiny", "public")]);
+    let stream = concat!(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"tiny \\\"error\\\"\"}}],\"x\":\"error\"}\n\n",
+        "data: {\"error\": {\"message\": \"tiny died\", \"code\": 500}}\r\n\r\n",
+        "event: response.failed\ndata: {\"response\":{\"output\":\"tiny\",\"error\":{\"message\":\"tiny died\"}}}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"message\":\"tiny died\",\"code\":\"error\"}\n\n",
+        "event: response.created\ndata: {\"response\":{\"output\":\"tiny\",\"error\":null}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    let hidden = hide_in_frames(stream.as_bytes(), &names).unwrap();
+    assert_eq!(String::from_utf8(hidden).unwrap(), stream.replace("tiny died", "public died"));
+    assert_eq!(hide_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names), None);
+}
+
+#[test]
+fn an_error_event_speaks_anthropics_words() {
+    let stream = concat!(
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"internal_error\",\"message\":\"2 validation errors for ",
+        "ChatCompletionStreamResponse\\nmodel\\n  Field required [type=missing]\"}}\n\n",
+    );
+    let expected = concat!(
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"2 validation errors for ",
+        "ChatCompletionStreamResponse\"}}\n\n",
+    );
+    let fixed = fix_anthropic_error_frames(stream.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(fixed).unwrap(), expected);
+    assert_eq!(fix_anthropic_error_frames(expected.as_bytes()), None, "not settled by one change");
+}
+
+#[test]
+fn an_error_events_words_are_mapped_and_its_message_kept_short() {
+    let fixed = |kind: &str, message: &str| {
+        let frame = format!("event: error\r\ndata: {}\r\n\r\n", json!({"error": {"message": message, "type": kind}}));
+        let fixed = fix_anthropic_error_frames(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
+        let fixed = String::from_utf8(fixed).unwrap();
+        let json = fixed.strip_prefix("event: error\r\ndata: ").unwrap().strip_suffix("\r\n\r\n").unwrap();
+        serde_json::from_str::<Value>(json).unwrap()["error"].take()
+    };
+    for (kind, word) in [
+        ("BadRequestError", "invalid_request_error"),
+        ("Not Found", "not_found_error"),
+        ("Service Unavailable", "overloaded_error"),
+        ("InternalServerError", "api_error"),
+        ("overloaded_error", "overloaded_error"),
+        ("", "api_error"),
+    ] {
+        assert_eq!(fixed(kind, "a\nb"), json!({"type": word, "message": "a\nb"}), "{kind}");
+    }
+    assert_eq!(fixed("api_error", &"ä".repeat(501))["message"], "ä".repeat(500));
+    let traceback = "Traceback (most recent call last):\n  File \"x\"\nValueError: no\n";
+    assert_eq!(fixed("api_error", traceback)["message"], "ValueError: no");
+}
+
+#[test]
+fn frames_that_are_no_errors_stay() {
+    for frame in [
+        "data: {\"error\":{\"type\":\"internal_error\"}}\n\n",
+        "event: error\ndata: \"error\"\n\n",
+        "event: error\ndata: {\"error\":\"x\"}\n\n",
+        "event: error\n\n",
+        "event: ping\ndata: {\"error\":{\"type\":\"internal_error\"}}\n\n",
+    ] {
+        assert_eq!(fix_anthropic_error_frames(frame.as_bytes()), None, "{frame:?}");
+    }
+}
+
+/// A name is replaced wherever it stands between others' characters; the slow way splits at blanks.
+fn words() -> impl Strategy<Value = Vec<String>> {
+    let word = prop::sample::select(vec!["tiny", "tinyx", "public", "/m/tiny", "a", "é", "tiny-2", "\"", "\n"]);
+    prop::collection::vec(word.prop_map(str::to_owned), 0..12)
+}
+
+proptest! {
+    #[test]
+    fn words_are_replaced_one_by_one(words in words()) {
+        let names = names(&[("tiny", "public"), ("/m/tiny", "public")]);
+        let text = words.join(" ");
+        let replace = |word: &String| if word == "tiny" || word == "/m/tiny" { "public".to_owned() } else { word.clone() };
+        let expected = words.iter().map(replace).collect::<Vec<_>>().join(" ");
+        let hidden = hide_name(text.as_bytes(), &names).unwrap_or_else(|| text.clone().into());
+        prop_assert_eq!(String::from_utf8(hidden).unwrap(), expected.clone());
+        // The same inside a frame, byte for byte around the string.
+        let frame = |message: &str| format!(": tiny\ndata: {{\"x\":\"tiny\",\"error\":{{\"message\":{}}}}}\n\n", Value::from(message));
+        let frame_hidden = hide_in_frames(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
+        prop_assert_eq!(String::from_utf8(frame_hidden).unwrap(), frame(&expected));
+    }
+
+    #[test]
+    fn any_body_becomes_a_document_of_the_dialect(status in 400..600_u16, body in prop::collection::vec(any::<u8>(), 0..80)) {
+        for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
+            let made = reshape(status, &body, dialect, "r", &names(&[("tiny", "public")])).unwrap_or_else(|| body.clone());
+            let made: Value = serde_json::from_slice(&made).unwrap();
+            prop_assert!(made["error"].is_object());
+        }
+    }
+
+    #[test]
+    fn any_frames_are_read_without_a_fault(frames in "(event: error\n|data: |\\{|\\}|\"error\":|\"message\":|\"tiny\"|\"|,|\n\n|\\\\|[a-z ]){0,24}") {
+        let names = names(&[("tiny", "public")]);
+        let hidden = hide_in_frames(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
+        prop_assert_eq!(hide_in_frames(&hidden, &names), None);
+        let fixed = fix_anthropic_error_frames(&hidden).unwrap_or(hidden);
+        prop_assert_eq!(fix_anthropic_error_frames(&fixed), None);
+    }
+}
