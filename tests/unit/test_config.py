@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -69,6 +70,15 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
     assert theirs.urls == ["http://127.0.0.1:8000", "unix:/run/vllm.sock"]
     assert (theirs.engine_name, theirs.dialects, theirs.external) == ("Qwen/Qwen3-8B", ["openai", "anthropic"], True)
     assert config.routes == [RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=100)])]
+
+
+def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert len(examples) == 2
+    first, second = (load_config(write(tmp_path, example), {}, {}) for example in examples)
+    assert [route.name for route in first.all_routes()] == ["smollm2", "remote", "default", "careful"]
+    assert second.server.tls_key == tmp_path / "privkey.pem"
 
 
 def test_without_a_file_the_embedded_model_runs() -> None:
