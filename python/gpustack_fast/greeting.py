@@ -56,13 +56,24 @@ def ready(config: Config, models: set[str], url: str, key: str | None, data_dir:
     if key is None:
         where = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
         lines.append(f"A key:  YOUR_KEY=$({program()} keys create NAME{where})")
-    routes = [route for route in config.all_routes() if any(target.model in models for target in route.targets)]
-    chats = [route for route in routes if "llm" in route.categories] or routes
+    chats = chat_routes(config, models)
     if chats:
-        body = {"model": chats[0].name, "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}
+        # A certificate names a host that this line need not know: it goes to this machine.
+        options = "-Nk" if url.startswith("https:") else "-N"
+        body = {"model": chats[0], "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}
         bearer = '"Authorization: Bearer $YOUR_KEY"' if key is None else shlex.quote(f"Authorization: Bearer {key}")
         lines.append(
-            f"Try it: curl -N {url}/v1/chat/completions -H {bearer} "
+            f"Try it: curl {options} {url}/v1/chat/completions -H {bearer} "
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         )
     return "\n".join([*lines, ""])
+
+
+def chat_routes(config: Config, models: set[str]) -> list[str]:
+    """The routes that lead to one of these models and that any key may use; those for chat, if there are any."""
+    usable = [
+        route
+        for route in config.all_routes()
+        if route.access_policy != "allowed_keys" and any(target.model in models for target in route.targets)
+    ]
+    return [route.name for route in usable if "llm" in route.categories] or [route.name for route in usable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Mapping
 
 from gpustack_fast.api.documents import InstanceView, ModelView, RouteView, TargetView
@@ -66,7 +67,7 @@ def key_entry(key: Key) -> KeyEntry:
 
 def replicas_by_model(config: Config, replicas: Iterable[Replica]) -> list[tuple[ModelConfig, list[Replica]]]:
     """Every model with its replicas, in the order of the configuration."""
-    found: dict[str, list[Replica]] = {model.name: [] for model in config.models}
+    found: dict[str, list[Replica]] = collections.defaultdict(list)
     for replica in replicas:
         found[replica.slot.model].append(replica)
     return [(model, found[model.name]) for model in config.models]

@@ -399,7 +399,8 @@ WRONG_FILES = [
     (OURS + 'engine = "vllm"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
     (OURS + 'api_key_env = "A"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
     (THEIRS + 'api_key_env = "A"\napi_key_file = "b"\n', 6, "has both `api_key_env` and `api_key_file`."),
-    (THEIRS + 'api_key_env = "sk-secret"\n', 5, "must be the name of an environment variable, such as `VLLM_API_KEY`"),
+    (THEIRS + 'api_key_env = "sk-secret"\n', 5, "must be the name of an environment variable in capital letters"),
+    (THEIRS + 'api_key_env = "gpustack_secret"\n', 5, "and not the key itself. Put the key into that variable."),
     (THEIRS + 'api_key_file = ""\n', 5, "`api_key_file` is no path of a file."),
     # TLS and CORS.
     ('[server]\nport = 1\ntls_key = "k"\n', 3, "`tls_key` is set, but `tls_certificate` is not: TLS needs both."),

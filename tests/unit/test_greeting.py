@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpustack_fast import greeting
@@ -65,6 +66,14 @@ def test_a_model_that_chats_is_preferred() -> None:
     text = greeting.ready(MODELS, {"embed", "talk"}, "http://h:1", None, Path("/d"))
     assert json.loads(curl(text)[-1])["model"] == "talk"
     assert "Not ready" not in text
+
+
+def test_a_route_that_a_new_key_may_not_use_is_not_proposed() -> None:
+    talk = msgspec.structs.replace(MODELS.models[1], access_policy="allowed_keys", allowed_keys=["alice"])
+    config = msgspec.structs.replace(MODELS, models=[MODELS.models[0], talk])
+    text = greeting.ready(config, {"embed", "talk"}, "https://h:1", None, Path("/d"))
+    assert json.loads(curl(text)[-1])["model"] == "embed"
+    assert curl(text)[:2] == ["curl", "-Nk"], "a certificate seldom names this machine"
 
 
 def test_a_model_that_has_failed_is_named_and_not_proposed() -> None:

@@ -31,7 +31,8 @@ _OURS_ONLY = (
     "ready_timeout",
 )
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII | re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
+"""Capitals alone, so that a key in its place (most have small letters) is seen to be none."""
 _LONGEST_NAME = 200
 _LONGEST_SOCKET_PATH = 107
 """Bytes: `sun_path` of Linux without its closing zero (unix(7))."""
@@ -122,8 +123,8 @@ def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
         # It may be the key itself, put into the wrong place: it is not repeated.
         raise RuleBroken(
             (*path, "api_key_env"),
-            "`api_key_env` must be the name of an environment variable, such as `VLLM_API_KEY`, and not the key "
-            "itself. Put the key into that variable.",
+            "`api_key_env` must be the name of an environment variable in capital letters, such as `VLLM_API_KEY`, and "
+            "not the key itself. Put the key into that variable.",
         )
     if model.api_key_file is not None and (not model.api_key_file or "\0" in model.api_key_file):
         raise RuleBroken((*path, "api_key_file"), "`api_key_file` is no path of a file. Correct it, or leave it out.")
