@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 #[path = "../../fuzz/checks/http1.rs"]
 mod http1;
+#[path = "../../fuzz/checks/multipart.rs"]
+mod multipart;
 #[path = "../../fuzz/checks/sniff.rs"]
 mod sniff;
 #[path = "../../fuzz/checks/sse.rs"]
@@ -137,9 +139,42 @@ const MESSAGE_WORDS: &[&str] = &[
     "-",
 ];
 
+const FORM_WORDS: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    " ",
+    "--x",
+    "--x\r\n",
+    "--x--",
+    "\r\n--x\r\n",
+    "\r\n--x \r\n",
+    "\r\n--x--\r\n",
+    "\r\n\r\n",
+    "Content-Disposition: form-data; name=\"model\"\r\n",
+    "\r\n--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm",
+    "\r\n--x\r\nContent-Disposition: form-data; name=\"stream\"\r\n\r\ntrue",
+    "Content-Transfer-Encoding: base64\r\n",
+    "; filename=\"a\"",
+    "; filename*=UTF-8''a",
+    "; name=model",
+    "name=",
+    "stream",
+    "model",
+    "\"",
+    "\\",
+    ";",
+    "=",
+];
+
 #[test]
 fn http1_agrees_with_itself_in_other_reads_and_with_a_plain_decoder() {
     fuzz("http1", HTTP_WORDS, http1::check);
+}
+
+#[test]
+fn multipart_agrees_with_itself_in_other_splits_and_with_a_plain_reader() {
+    fuzz("multipart", FORM_WORDS, multipart::check);
 }
 
 #[test]
