@@ -7,6 +7,7 @@
 //!   [`http1`] reads engines' answers; [`headers`] says which fields pass;
 //! * [`multipart`] finds the model in a form while it arrives;
 //! * [`inflate`] decodes a compressed body while it arrives;
+//! * [`rerank`] puts Jina's reranking before engines of several dialects;
 //! * [`translate`] turns Anthropic's Messages into chat completions and back;
 //! * [`paths`] is the table of endpoints, [`auth`] the table of keys, [`table`] the table of routes and instances, with the
 //!   lease that a request has on an instance;
@@ -44,6 +45,7 @@ mod prometheus;
 pub mod proxy_paths;
 mod records;
 mod request;
+pub mod rerank;
 mod shared;
 pub mod sniff;
 pub mod sse;

@@ -1,0 +1,208 @@
+//! `rerank`: what engines of three dialects are asked, and Jina's answer made of what they say.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+use gpustack_fast_core::rerank::{Engine, Prepared, RerankError, answer, request};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const REQUEST: &str = r#"{"model": "public", "query": "what", "documents": ["aa", "bbbb", "cc"]}"#;
+
+fn prepared(body: &str, engine: Engine) -> Prepared {
+    request(body.as_bytes(), engine, "served").unwrap()
+}
+
+fn answered(prepared: &Prepared, engine_says: &str) -> Value {
+    serde_json::from_slice(&answer(engine_says.as_bytes(), prepared, "public").unwrap()).unwrap()
+}
+
+fn jina(results: &Value, prompt: u64, total: u64) -> Value {
+    json!({"model": "public", "object": "list", "results": results, "usage": {"prompt_tokens": prompt, "total_tokens": total}})
+}
+
+#[test]
+fn a_request_of_strings_goes_on_as_it_is() {
+    let prepared = prepared(REQUEST, Engine::Jina);
+    assert_eq!((prepared.body, prepared.path), (None, "/v1/rerank"));
+    assert_eq!((prepared.top_n, prepared.return_documents), (None, true));
+    assert_eq!(prepared.documents, ["aa", "bbbb", "cc"].map(|text| Some(text.to_owned())));
+}
+
+#[test]
+fn vllms_answer_gets_jinas_shape() {
+    let vllm = r#"{"id":"score-908777811d16bb86","model":"tiny","usage":{"prompt_tokens":20,"total_tokens":20},"results":[{"index":1,"document":{"text":"bbbb","multi_modal":null},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa","multi_modal":null},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc","multi_modal":null},"relevance_score":0.5247668027877808}]}"#;
+    let expected = r#"{"model":"public","object":"list","results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa"},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc"},"relevance_score":0.5247668027877808}],"usage":{"prompt_tokens":20,"total_tokens":20}}"#;
+    let made = answer(vllm.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
+    assert_eq!(String::from_utf8(made).unwrap(), expected);
+}
+
+#[test]
+fn documents_are_left_out_where_they_are_not_wanted() {
+    let body = REQUEST.replace("\"query\"", "\"return_documents\":false,\"query\"");
+    let vllm = r#"{"results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":1}],"usage":{"total_tokens":3}}"#;
+    let expected = jina(&json!([{"index": 1, "relevance_score": 1}]), 3, 3);
+    assert_eq!(answered(&prepared(&body, Engine::Jina), vllm), expected);
+}
+
+#[test]
+fn llama_cpps_answer_gets_its_documents_and_its_order() {
+    let llama = r#"{"model":"x","object":"list","usage":{"prompt_tokens":9,"total_tokens":9},"results":[{"index":0,"relevance_score":-7.5},{"index":1,"relevance_score":-1e-1},{"index":2,"relevance_score":null}]}"#;
+    let expected = jina(
+        &json!([
+            {"index": 1, "document": {"text": "bbbb"}, "relevance_score": -0.1},
+            {"index": 0, "document": {"text": "aa"}, "relevance_score": -7.5},
+            {"index": 2, "document": {"text": "cc"}, "relevance_score": null},
+        ]),
+        9,
+        9,
+    );
+    assert_eq!(answered(&prepared(REQUEST, Engine::Jina), llama), expected);
+    let made = answer(llama.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
+    assert!(String::from_utf8(made).unwrap().contains(":-1e-1}"), "a score is as the engine wrote it");
+}
+
+#[test]
+fn tei_is_asked_in_its_own_words() {
+    let body = r#"{"model":"public","query":"wh\u0061t","documents":["a\u0061",{"text":"b","title":"t"}],"top_n":1,"raw_scores":true,"truncate_prompt_tokens":5}"#;
+    let prepared = prepared(body, Engine::Tei);
+    let asked: Value = serde_json::from_slice(prepared.body.as_deref().unwrap()).unwrap();
+    let expected =
+        json!({"query": "what", "texts": ["aa", "b"], "return_text": false, "raw_scores": true, "truncate": true});
+    assert_eq!((asked, prepared.path), (expected, "/rerank"));
+    let expected = jina(&json!([{"index": 1, "document": {"text": "b"}, "relevance_score": 0.9}]), 0, 0);
+    assert_eq!(answered(&prepared, r#"[{"index":0,"score":0.1},{"index":1,"score":0.9}]"#), expected);
+}
+
+#[test]
+fn objects_with_text_become_the_strings_that_engines_take() {
+    let body = r#"{"documents":["x", {"text" : "\u00e9" } ,{"content":[{"text":"no"}]},{"text":"z"}], "query":"q","x":1.10,"model":"public"}"#;
+    let prepared = prepared(body, Engine::Jina);
+    let expected =
+        r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","x":1.10,"model":"served"}"#;
+    assert_eq!(String::from_utf8(prepared.body.clone().unwrap()).unwrap(), expected);
+    assert_eq!(prepared.documents, [Some("x".to_owned()), Some("é".to_owned()), None, Some("z".to_owned())]);
+    let vllm = r#"{"results":[{"index":2,"document":{"text":null,"multi_modal":{}},"relevance_score":1}]}"#;
+    let expected = json!([{"index": 2, "document": {"text": null, "multi_modal": {}}, "relevance_score": 1}]);
+    assert_eq!(answered(&prepared, vllm)["results"], expected);
+}
+
+#[test]
+fn at_most_top_n_results_are_given_best_first() {
+    let engine = r#"{"results":[{"index":0,"relevance_score":1},{"index":1,"relevance_score":3},{"index":2,"relevance_score":2}]}"#;
+    for (top_n, indexes) in
+        [("0", vec![1, 2, 0]), ("1", vec![1]), ("2", vec![1, 2]), ("9", vec![1, 2, 0]), ("null", vec![1, 2, 0])]
+    {
+        let body = REQUEST.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));
+        let made = answered(&prepared(&body, Engine::Jina), engine);
+        let found: Vec<u64> =
+            made["results"].as_array().unwrap().iter().filter_map(|result| result["index"].as_u64()).collect();
+        assert_eq!(found, indexes, "top_n {top_n}");
+    }
+}
+
+#[test]
+fn a_wrong_request_is_refused_with_a_sentence() {
+    for (members, word) in [
+        (r#""documents":["a"]"#, "`query`"),
+        (r#""query":null,"documents":["a"]"#, "`query`"),
+        (r#""query":3,"documents":["a"]"#, "`query`"),
+        (r#""query":"q""#, "`documents`"),
+        (r#""query":"q","documents":null"#, "`documents`"),
+        (r#""query":"q","documents":"a""#, "`documents`"),
+        (r#""query":"q","documents":[]"#, "`documents`"),
+        (r#""query":"q","documents":[1]"#, "`documents`"),
+        (r#""query":"q","documents":["\ud800"]"#, "`documents`"),
+        (r#""query":"q","documents":["a"],"documents":["b"]"#, "each member once"),
+        (r#""query":"q","documents":["a"],"top_n":-1"#, "`top_n`"),
+        (r#""query":"q","documents":["a"],"top_n":1.5"#, "`top_n`"),
+        (r#""query":"q","documents":["a"],"top_n":"1""#, "`top_n`"),
+        (r#""query":"q","documents":["a"],"return_documents":"no""#, "`return_documents`"),
+        (r#""query":NaN,"documents":["a"]"#, "JSON"),
+    ] {
+        for engine in [Engine::Jina, Engine::Tei] {
+            let error = request(format!("{{\"model\":\"m\",{members}}}").as_bytes(), engine, "served").unwrap_err();
+            let sentence = error.to_string();
+            assert!(matches!(error, RerankError::Request(_)) && sentence.contains(word), "{members}: {sentence}");
+            assert!(sentence.ends_with('.') && sentence.contains(' '), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn what_tei_cannot_rank_is_refused() {
+    for body in [
+        r#"{"query":{"content":[]},"documents":["a"]}"#,
+        r#"{"query":"q","documents":[{"image":"x"}]}"#,
+        r#"{"query":"q","documents":["a",{"text":null}]}"#,
+    ] {
+        assert!(request(body.as_bytes(), Engine::Jina, "served").is_ok());
+        assert!(matches!(request(body.as_bytes(), Engine::Tei, "served"), Err(RerankError::Request(_))), "{body}");
+    }
+}
+
+#[test]
+fn an_answer_that_ranks_nothing_is_refused() {
+    let prepared = prepared(REQUEST, Engine::Jina);
+    for body in [
+        "",
+        "x",
+        "{}",
+        r#"{"results":null}"#,
+        r#"{"results":[{"index":3,"relevance_score":1}]}"#,
+        r#"{"results":[{"index":-1,"relevance_score":1}]}"#,
+        r#"{"results":[{"index":0}]}"#,
+        r#"[{"score":1}]"#,
+        r#"{"object":"list","data":[{"embedding":[0.5]}]}"#,
+    ] {
+        assert!(matches!(answer(body.as_bytes(), &prepared, "public"), Err(RerankError::Answer(_))), "{body}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_engine_gives_the_same_answer(
+        documents in prop::collection::vec((".{0,12}", any::<bool>(), -1000_i32..1000), 1..12),
+        top_n in 0_usize..14,
+        return_documents in any::<bool>(),
+    ) {
+        let written: Vec<Value> =
+            documents.iter().map(|(text, object, _)| if *object { json!({"text": text}) } else { json!(text) }).collect();
+        let body = json!({"model": "public", "query": "q", "documents": written, "top_n": top_n, "return_documents": return_documents});
+        // The slow way: sort the indexes.
+        let mut order: Vec<usize> = (0..documents.len()).collect();
+        order.sort_by_key(|&at| -documents[at].2);
+        order.truncate(if top_n == 0 { usize::MAX } else { top_n });
+        let results: Vec<Value> = order.iter().map(|&at| {
+            let (text, _, score) = &documents[at];
+            if return_documents {
+                json!({"index": at, "document": {"text": text}, "relevance_score": score})
+            } else {
+                json!({"index": at, "relevance_score": score})
+            }
+        }).collect();
+        let ranked = |key: &str| -> Vec<Value> {
+            documents.iter().enumerate().map(|(at, (_, _, score))| json!({"index": at, key: score})).collect()
+        };
+        for (engine, says) in [
+            (Engine::Jina, json!({"results": ranked("relevance_score")})),
+            (Engine::Tei, json!(ranked("score"))),
+        ] {
+            let prepared = request(body.to_string().as_bytes(), engine, "served").unwrap();
+            if let Some(sent) = &prepared.body {
+                let sent: Value = serde_json::from_slice(sent).unwrap();
+                let texts: Vec<&str> = documents.iter().map(|(text, ..)| text.as_str()).collect();
+                prop_assert_eq!(&sent[if engine == Engine::Tei { "texts" } else { "documents" }], &json!(texts));
+            }
+            prop_assert_eq!(answered(&prepared, &says.to_string()), jina(&json!(results), 0, 0));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_fault(bytes in "(\\{|\\}|\\[|\\]|\"query\":|\"documents\":|\"text\":|\"results\":|\"index\":0|\"score\":1|\"a\"|,|1|null){0,16}") {
+        let prepared = prepared(REQUEST, Engine::Jina);
+        for engine in [Engine::Jina, Engine::Tei] {
+            let _ = request(bytes.as_bytes(), engine, "served");
+        }
+        let _ = answer(bytes.as_bytes(), &prepared, "public");
+    }
+}
