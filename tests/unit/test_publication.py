@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 
@@ -124,6 +126,12 @@ def test_the_key_of_somebody_else_s_engine_goes_to_its_instances_alone() -> None
     assert [instance.api_key for instance in external().instances] == ["the-key"]
     models = publication.table(CONFIG, REPLICAS, KNOWN, {"remote": "the-key"}).models
     assert [[instance.api_key for instance in model.instances] for model in models] == [[None], ["the-key"]]
+
+
+def test_an_engine_of_ours_is_asked_with_its_own_key() -> None:
+    ours = replica(SMOLLM2, 0, "running", "unix:/run/0.sock", instance=SimpleNamespace(key="made-for-it", pid=7))
+    models = publication.table(CONFIG, [ours], KNOWN, {"smollm2": "of-somebody-else"}).models
+    assert [instance.api_key for instance in models[0].instances] == ["made-for-it"]
 
 
 def test_an_engine_whose_paths_are_known_is_reached_by_all_but_those_of_its_operator() -> None:
