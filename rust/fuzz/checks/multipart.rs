@@ -9,10 +9,8 @@ pub(crate) fn check(input: &[u8]) {
         Some(end) => (&input[..end], &input[end + 1..]),
         None => (b"x".as_slice(), input),
     };
-    let content_type = match first.contains(&b';') {
-        true => first.to_vec(),
-        false => [b"multipart/form-data; boundary=", first].concat(),
-    };
+    let content_type =
+        if first.contains(&b';') { first.to_vec() } else { [b"multipart/form-data; boundary=", first].concat() };
     check_form(&content_type, body);
 }
 
@@ -298,10 +296,10 @@ impl PlainPart {
         if self.name.is_none() {
             return Err(Kind::DispositionMissing);
         }
-        match self.named("model") {
-            true if self.file => Err(Kind::ModelIsAFile),
-            true if self.encoded => Err(Kind::ModelEncoded),
-            true if second => Err(Kind::ModelTwice),
+        match self.name.as_deref() {
+            Some("model") if self.file => Err(Kind::ModelIsAFile),
+            Some("model") if self.encoded => Err(Kind::ModelEncoded),
+            Some("model") if second => Err(Kind::ModelTwice),
             _ => Ok(()),
         }
     }
