@@ -19,8 +19,9 @@ use tokio::{
 };
 
 use crate::{
+    answering,
     client_io::{ClientIo, ClientStream, ClientWatch, StreamWatch},
-    http2, request,
+    http2,
     shared::Shared,
     timer::PhaseTimer,
     tls,
@@ -123,7 +124,7 @@ async fn serve_http1<T: ClientStream + 'static>(
     let shared = Arc::clone(&worker.shared);
     let service = {
         let watch = watch.clone();
-        service_fn(move |request| request::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
+        service_fn(move |request| answering::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
     };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);

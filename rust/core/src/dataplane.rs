@@ -10,6 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    cors::Cors,
     documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
     listener::{self, Listener},
     shared::Shared,
@@ -46,7 +47,8 @@ impl DataPlane {
         let listeners = listeners.map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
         let control_plane = config.control_socket.as_deref().map(control_plane).transpose()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(DataPlaneError)?;
-        let shared = Shared::new(&config, control_plane, tls)
+        let cors = config.cors.as_ref().map(Cors::new).transpose().map_err(DataPlaneError)?;
+        let shared = Shared::new(&config, control_plane, (tls, cors))
             .map_err(|error| DataPlaneError(format!("No event descriptor could be made: {error}.")))?;
         let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
         Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })

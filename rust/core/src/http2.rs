@@ -8,9 +8,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
+    answering,
     client_io::{ClientIo, ClientStream, ProtocolTells},
     connection::until_served,
-    request,
     timer::PhaseTimer,
     worker::Worker,
 };
@@ -41,7 +41,7 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
     let shared = Arc::clone(&worker.shared);
     let service = service_fn(move |mut request: Request<Incoming>| {
         put_host(&mut request);
-        request::answer(Rc::clone(&worker), Rc::clone(&peer), request, ProtocolTells)
+        answering::answer(Rc::clone(&worker), Rc::clone(&peer), request, ProtocolTells)
     });
     let streams = Streams::default();
     let mut builder = http2::Builder::new(streams.clone());

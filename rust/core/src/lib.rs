@@ -22,10 +22,12 @@
 
 #![forbid(unsafe_code)]
 
+mod answering;
 pub mod auth;
 mod body;
 mod client_io;
 mod connection;
+pub mod cors;
 mod dataplane;
 pub mod documents;
 pub mod engine_error;

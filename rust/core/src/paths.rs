@@ -107,6 +107,15 @@ pub fn find(method: &Method, path: &str) -> Found {
     }
 }
 
+/// What `Allow` says of a path; None: it is not in the table.
+pub fn allow(path: &str) -> Option<&'static str> {
+    match find(&Method::GET, path) {
+        Found::Row(_) => Some("GET, HEAD, OPTIONS"),
+        Found::WrongMethod(_) => Some("POST, OPTIONS"),
+        _ => None,
+    }
+}
+
 /// Undoes percent-encoding in a path segment. A malformed escape stays as it is.
 pub fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();

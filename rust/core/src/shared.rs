@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     auth::Keys,
+    cors::Cors,
     documents::{DataPlaneConfig, Event},
     limits::{BodyLimits, PhaseLimits},
     metrics::Metrics,
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) idle_per_instance: usize,
     /// What TCP listeners speak; None: plain.
     pub(crate) tls: Option<Tls>,
+    pub(crate) cors: Option<Arc<Cors>>,
     /// Worker threads that run.
     pub(crate) workers: AtomicUsize,
     /// Requests that a drain has cut.
@@ -60,7 +62,7 @@ impl Shared {
     pub(crate) fn new(
         config: &DataPlaneConfig,
         control_plane: Option<Arc<Instance>>,
-        tls: Option<Tls>,
+        (tls, cors): (Option<Tls>, Option<Cors>),
     ) -> std::io::Result<Self> {
         let records = Arc::new(Records::new(config.record_queue)?);
         Ok(Self {
@@ -74,6 +76,7 @@ impl Shared {
             body_limits: BodyLimits::from(&config.limits),
             idle_per_instance: config.connections.idle_per_instance,
             tls,
+            cors: cors.map(Arc::new),
             workers: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
             ending: Notify::new(),

@@ -1,5 +1,7 @@
 //! What the tests of the whole data plane share: a running plane, a raw client, a scripted engine.
 
+#![allow(dead_code, reason = "each test crate uses a part of it")]
+
 use std::{
     fmt::Write as _,
     io::{self, Read, Write},
@@ -15,6 +17,7 @@ use std::{
 };
 
 use gpustack_fast_core::DataPlane;
+use rustls::{ClientConnection, StreamOwned};
 use sha2::{Digest, Sha256};
 
 /// Nothing in these tests should take so long: a test that hangs says where.
@@ -30,11 +33,16 @@ fn socket_path() -> PathBuf {
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {
     fn limit(&self, limit: Duration) {
         match self {
+            Self::Tls(stream) => {
+                stream.sock.set_read_timeout(Some(limit)).unwrap();
+                stream.sock.set_write_timeout(Some(limit)).unwrap();
+            }
             Self::Tcp(stream) => {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(limit)).unwrap();
@@ -53,6 +61,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -62,11 +71,12 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if let Self::Tls(stream) = self { stream.flush() } else { Ok(()) }
     }
 }
 
@@ -146,7 +156,7 @@ pub(crate) fn read_request(stream: &mut Stream) -> Option<Request> {
 
 /// An engine that serves each connection with a script, on a thread of its own.
 pub(crate) struct Engine {
-    address: String,
+    pub(crate) address: String,
     connections: Arc<AtomicUsize>,
 }
 
@@ -195,12 +205,13 @@ pub(crate) struct PlaneBuilder {
     workers: usize,
     limits: String,
     served_name: String,
+    more: String,
 }
 
 /// A data plane that serves route `m` to the key `secret`.
 pub(crate) struct Plane {
     pub(crate) plane: DataPlane,
-    address: String,
+    pub(crate) address: String,
 }
 
 fn table(engines: &[String], served_name: &str) -> String {
@@ -247,15 +258,22 @@ impl PlaneBuilder {
         self
     }
 
+    /// Further fields of the configuration.
+    pub(crate) fn with(mut self, more: &str) -> Self {
+        self.more.push(',');
+        self.more.push_str(more);
+        self
+    }
+
     pub(crate) fn start(self) -> Plane {
-        let Self { engines, unix, workers, limits, served_name } = self;
+        let Self { engines, unix, workers, limits, served_name, more } = self;
         let path = socket_path();
         let listener = if unix {
             UnixListener::bind(&path).unwrap().into()
         } else {
             TcpListener::bind("127.0.0.1:0").unwrap().into()
         };
-        let config = format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}}}"#);
+        let config = format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}{more}}}"#);
         let plane = DataPlane::new(config.as_bytes(), vec![listener]).unwrap();
         let digest = Sha256::new().chain_update([0xab]).chain_update("secret").finalize();
         let digest = digest.iter().fold(String::new(), |mut text, byte| {
@@ -273,7 +291,14 @@ impl PlaneBuilder {
 impl Plane {
     pub(crate) fn builder() -> PlaneBuilder {
         let limits = r#"{"body":536870912,"replay":1048576,"memory":4194304,"ratio":100,"nesting":512}"#.to_owned();
-        PlaneBuilder { engines: vec![], unix: false, workers: 1, limits, served_name: "m".to_owned() }
+        PlaneBuilder {
+            engines: vec![],
+            unix: false,
+            workers: 1,
+            limits,
+            served_name: "m".to_owned(),
+            more: String::new(),
+        }
     }
 
     pub(crate) fn publish(&self, engines: &[&Engine], served_name: &str) {
@@ -285,8 +310,7 @@ impl Plane {
             Some(path) => Stream::Unix(UnixStream::connect(path).unwrap()),
             None => Stream::Tcp(TcpStream::connect(self.address.parse::<SocketAddr>().unwrap()).unwrap()),
         };
-        stream.limit(PATIENCE);
-        Client { stream }
+        Client::over(stream)
     }
 
     /// One request on a connection of its own.
@@ -384,6 +408,22 @@ impl Client {
         self.stream.write_all(bytes).is_ok()
     }
 
+    /// A client over any stream.
+    pub(crate) fn over(stream: Stream) -> Self {
+        stream.limit(PATIENCE);
+        Self { stream }
+    }
+
+    /// Reads one head, as it is.
+    pub(crate) fn head(&mut self) -> String {
+        let (mut read, mut byte) = (Vec::new(), [0]);
+        while !read.ends_with(b"\r\n\r\n") {
+            self.read_exact(&mut byte);
+            read.push(byte[0]);
+        }
+        String::from_utf8(read).unwrap()
+    }
+
     /// How long it waits for the next byte.
     pub(crate) fn limit(&self, limit: Duration) {
         self.stream.limit(limit);
@@ -393,6 +433,15 @@ impl Client {
         match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(how).unwrap(),
             Stream::Unix(stream) => stream.shutdown(how).unwrap(),
+            Stream::Tls(stream) => stream.sock.shutdown(how).unwrap(),
+        }
+    }
+
+    /// Says over TLS that nothing more will come, and no more than that.
+    pub(crate) fn close_notify(&mut self) {
+        if let Stream::Tls(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
         }
     }
 
@@ -419,6 +468,10 @@ impl Client {
             self.stream.read_exact(&mut byte).unwrap();
             read.push(byte[0]);
         }
+    }
+
+    pub(crate) fn read_exact(&mut self, buffer: &mut [u8]) {
+        self.stream.read_exact(buffer).unwrap();
     }
 
     /// Reads to the end: whether it was the orderly one.

@@ -1,0 +1,380 @@
+//! HTTP/2 toward clients, over real sockets: what hyper's own client sees, and what the engine behind us does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+#[path = "relay/harness.rs"]
+mod harness;
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use harness::{Engine, Plane, Stream, chunk, json_answer, read_request};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpStream, task::JoinHandle};
+
+const BODY: &str = r#"{"model":"m","stream":true}"#;
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// Nothing in these tests should take so long.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A connection that speaks HTTP/2 without having asked.
+async fn connect(plane: &Plane) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+    let (sender, connection, _) = connect_socket(plane).await;
+    (sender, connection)
+}
+
+/// The same, with its socket.
+async fn connect_socket(plane: &Plane) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>, std::net::TcpStream) {
+    let socket = std::net::TcpStream::connect(&plane.address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(socket.try_clone().unwrap()).unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(connection), socket)
+}
+
+fn request(method: Method, path: &str, body: Body) -> Request<Body> {
+    let builder = Request::builder().method(method).uri(format!("http://plane.test{path}"));
+    builder.header("authorization", "Bearer secret").body(body).unwrap()
+}
+
+fn completion(text: impl Into<Bytes>) -> Request<Body> {
+    request(Method::POST, "/v1/completions", body(text))
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// The frames of a body, as they are.
+struct Pieces(std::vec::IntoIter<Result<Frame<Bytes>, std::io::Error>>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Poll::Ready(self.0.next())
+    }
+}
+
+/// An engine that answers every request with its own body.
+fn echo() -> Engine {
+    Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
+            if stream.write_all(&[head.as_bytes(), &request.body].concat()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_one_connection_are_answered_independently() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let engine = Engine::start(true, move |number, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\n")).unwrap();
+        if number == 0 {
+            wait.lock().unwrap().recv().unwrap();
+        }
+        stream.write_all(&chunk(b"data: [DONE]\n\n")).unwrap();
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let mut first = sender.send_request(completion(BODY)).await.unwrap();
+    assert_eq!(
+        (first.status().as_u16(), &first.headers()["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
+    let frame = first.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(&frame[..], b"data: 1\n\n", "a frame arrives while its stream goes on");
+    for _ in 0..20 {
+        let other = sender.send_request(completion(BODY)).await.unwrap();
+        assert_eq!(text(other).await, "data: 1\n\ndata: [DONE]\n\n");
+    }
+    go.send(()).unwrap();
+    assert_eq!(text(first).await, "data: [DONE]\n\n");
+    plane.assert_idle();
+}
+
+#[test]
+fn the_first_bytes_tell_the_protocol_however_they_are_cut() {
+    let engine = echo();
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let http1 = harness::request(BODY);
+    for size in [1, 3, 24, 1000] {
+        let mut client = plane.connect();
+        for piece in preface.chunks(size) {
+            client.write(piece);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut settings = [0; 9];
+        client.read_exact(&mut settings);
+        assert_eq!(settings[3..5], [4, 0], "a frame of settings, not of an HTTP/1.1 error");
+
+        let mut client = plane.connect();
+        for piece in http1.as_bytes().chunks(size) {
+            client.write(piece);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let answer = client.answer();
+        assert_eq!((answer.status, &*answer.body), (200, BODY.as_bytes()), "in pieces of {size}");
+    }
+    // What only resembles the preface is HTTP/1.1, and answered as that.
+    let mut client = plane.connect();
+    client.write(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n");
+    assert!(client.read_to_end().starts_with(b"HTTP/1.1 400"));
+}
+
+/// Tells when an engine sees the end of a connection with an unfinished request.
+fn watched(said: &'static str) -> (Engine, mpsc::Receiver<()>, mpsc::Receiver<()>) {
+    let ((began, begins), (ended, ends)) = (mpsc::channel(), mpsc::channel());
+    let engine = Engine::start(true, move |_, mut stream: Stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(said.as_bytes()).unwrap();
+        began.send(()).unwrap();
+        assert!(matches!(stream.read(&mut [0; 9]), Ok(0) | Err(_)));
+        ended.send(()).unwrap();
+    });
+    (engine, begins, ends)
+}
+
+/// What a client does to leave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaving {
+    ResetsStream,
+    ClosesConnection,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_before_the_engines_head_ends_the_engines_work() {
+    for leaving in [Leaving::ResetsStream, Leaving::ClosesConnection] {
+        let (engine, begins, ends) = watched("");
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let (mut sender, _connection, socket) = connect_socket(&plane).await;
+        let asked = tokio::spawn(sender.send_request(completion(BODY)));
+        begins.recv_timeout(PATIENCE).unwrap();
+        match leaving {
+            Leaving::ResetsStream => asked.abort(),
+            Leaving::ClosesConnection => socket.shutdown(Shutdown::Both).unwrap(),
+        }
+        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
+        plane.assert_idle();
+        plane.until_connections(u64::from(leaving == Leaving::ResetsStream));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_a_stream_ends_the_engines_work() {
+    const FRAME: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+    for leaving in [Leaving::ResetsStream, Leaving::ClosesConnection] {
+        let (engine, _begins, ends) = watched(FRAME);
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let (mut sender, _connection, socket) = connect_socket(&plane).await;
+        let mut answer = sender.send_request(completion(BODY)).await.unwrap();
+        answer.body_mut().frame().await.unwrap().unwrap();
+        match leaving {
+            Leaving::ResetsStream => drop(answer),
+            Leaving::ClosesConnection => socket.shutdown(Shutdown::Both).unwrap(),
+        }
+        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
+        plane.assert_idle();
+        plane.until_connections(u64::from(leaving == Leaving::ResetsStream));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_resets_its_stream_alone() {
+    for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+        let engine = Engine::start(true, move |_, mut stream| {
+            read_request(&mut stream).unwrap();
+            let body = if head.starts_with('T') { "2\r\n{}\r\n" } else { "{}" };
+            write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").unwrap();
+        });
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let (mut sender, _connection) = connect(&plane).await;
+        let mut answer = sender.send_request(completion(BODY)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(&answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap()[..], b"{}");
+        let broken = answer.body_mut().frame().await.expect("no clean end").unwrap_err();
+        let reason = std::error::Error::source(&broken).map(ToString::to_string).unwrap_or_default();
+        assert!(reason.contains("unexpected internal error"), "INTERNAL_ERROR, not {reason:?}");
+        let health = sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap();
+        assert_eq!(health.status(), 200, "the connection lives on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_back_its_engine_and_nobody_else() {
+    const SIZE: u64 = 256 << 20;
+    let written = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&written);
+    let engine = Engine::start(true, move |number, mut stream| {
+        read_request(&mut stream).unwrap();
+        if number > 0 {
+            return stream.write_all(&json_answer("quick")).unwrap();
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").unwrap();
+        while stream.write_all(&[b'x'; 10_000]).is_ok() {
+            count.fetch_add(10_000, Ordering::SeqCst);
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let slow = sender.send_request(completion(BODY)).await.unwrap();
+    // Until what it could write stands still.
+    let mut before = 0;
+    while before == 0 || before != written.load(Ordering::SeqCst) {
+        before = written.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(before < SIZE / 8, "{before} bytes went somewhere though nobody reads");
+    let quick = sender.send_request(completion(BODY)).await.unwrap();
+    assert_eq!(text(quick).await, "quick");
+    drop(slow);
+    plane.assert_idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_body_passes_and_its_trailers_do_not() {
+    let engine = echo();
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let prompt = format!(r#"{{"model":"m","prompt":"{}"}}"#, "é\\n ".repeat(2_000_000));
+    let mut frames: Vec<_> =
+        prompt.as_bytes().chunks(99_999).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("authorization", "Bearer other".parse().unwrap());
+    frames.push(Ok(Frame::trailers(trailers)));
+    let upload = Pieces(frames.into_iter()).boxed_unsync();
+    let answer = sender.send_request(request(Method::POST, "/v1/completions", upload)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(text(answer).await == prompt);
+    plane.assert_idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_without_reading_ends_no_connection_and_names_none() {
+    let engine = echo();
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    for _ in 0..3 {
+        let mut unread = completion(vec![b'x'; 5_000_000]);
+        unread.headers_mut().insert("authorization", "Bearer wrong".parse().unwrap());
+        let answer = sender.send_request(unread).await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert!(!answer.headers().contains_key("connection"));
+        assert!(text(answer).await.contains("invalid_api_key"));
+    }
+    // Over HTTP/1.1 this one ends its connection, and says so.
+    let answer = sender.send_request(completion("[]")).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    assert!(!answer.headers().contains_key("connection"));
+    assert_eq!(text(sender.send_request(completion(BODY)).await.unwrap()).await, BODY);
+    plane.assert_idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_streams_finish_and_then_ends_the_connection() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let engine = Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\n")).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        stream.write_all(&chunk(b"data: [DONE]\n\n")).unwrap();
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, connection) = connect(&plane).await;
+    let (_idle_sender, idle) = connect(&plane).await;
+    let mut running = sender.send_request(completion(BODY)).await.unwrap();
+    running.body_mut().frame().await.unwrap().unwrap();
+    plane.plane.drain(PATIENCE);
+    idle.await.unwrap().unwrap();
+    go.send(()).unwrap();
+    assert_eq!(text(running).await, "data: [DONE]\n\n");
+    connection.await.unwrap().unwrap();
+    assert_eq!(plane.drained(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_requests_ends_when_the_next_head_is_due() {
+    let timeouts = r#""timeouts":{"head":300,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
+    let plane = Plane::builder().with(timeouts).start();
+    let (mut sender, connection) = connect(&plane).await;
+    assert_eq!(sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap().status(), 200);
+    tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    plane.until_connections(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_has_the_fields_of_get_and_no_body() {
+    let plane = Plane::builder().start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let mut answers = Vec::new();
+    for method in [Method::GET, Method::HEAD] {
+        let answer = sender.send_request(request(method, "/v1/models", body(""))).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        answers.push((length, text(answer).await));
+    }
+    assert_eq!(answers[0].0, answers[0].1.len());
+    assert_eq!(answers[1], (answers[0].0, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_management_api_sees_the_authority_as_host() {
+    let (tell, told) = mpsc::channel();
+    let api = Engine::start(true, move |_, mut stream| {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        tell.send(String::from_utf8(head).unwrap()).unwrap();
+        stream.write_all(&json_answer("{}")).unwrap();
+    });
+    let socket = api.address.strip_prefix("unix:").unwrap();
+    let plane = Plane::builder().with(&format!(r#""control_socket":"{socket}""#)).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let answer = sender.send_request(request(Method::GET, "/v2/models?page=1", body(""))).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let head = told.recv_timeout(PATIENCE).unwrap();
+    assert!(head.starts_with("GET /v2/models?page=1 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: plane.test\r\n"), "{head}");
+}
