@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
+
 from harness import Router, read_gauge
 from raw_http import Client, Response
 
@@ -122,3 +124,10 @@ CHANGING = re.compile(rb'"(id|item_id|created|created_at|completed_at|model|syst
 def masked(body: bytes) -> bytes:
     """An answer's bytes without ids and times, which differ each time, and without the model's name."""
     return CHANGING.sub(rb'"\1":0', body)
+
+
+def openai_client(router: Router, key: str | None = None) -> openai.OpenAI:
+    """The SDK for a router, with its key or another one. It repeats nothing."""
+    return openai.OpenAI(
+        base_url=f"{router.address}/v1", api_key=router.key if key is None else key, max_retries=0, timeout=ANSWER
+    )

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from harness import ServedRouter, serving
-from vllm_engine import ANSWER, KEY, START, VllmEngine, running
+from vllm_engine import ANSWER, KEY, START, VllmEngine, openai_client, running
 
 FOLDER = Path(__file__).parent
 
@@ -62,8 +62,47 @@ def router(chat_engine: VllmEngine) -> Iterator[ServedRouter]:
 
 
 @pytest.fixture(scope="session")
+def embedder() -> Iterator[VllmEngine]:
+    """Makes embeddings, of the text model's last hidden state."""
+    with running("text", "--runner", "pooling", "--convert", "embed") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def embedding_router(embedder: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `embedder`."""
+    yield from behind_router(embedder, "embedding")
+
+
+@pytest.fixture(scope="session")
+def reranker() -> Iterator[VllmEngine]:
+    """Scores pairs of texts."""
+    with running("reranker", "--runner", "pooling") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def reranking_router(reranker: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `reranker`."""
+    yield from behind_router(reranker, "reranker")
+
+
+@pytest.fixture(scope="session")
+def listener() -> Iterator[VllmEngine]:
+    """Transcribes speech."""
+    with running("speech") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def listening_router(listener: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `listener`."""
+    yield from behind_router(listener, "speech_to_text")
+
+
+@pytest.fixture(scope="session")
 def client(router: ServedRouter) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{router.address}/v1", api_key=router.key, max_retries=0, timeout=ANSWER) as client:
+    with openai_client(router) as client:
         yield client
 
 

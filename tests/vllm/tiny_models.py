@@ -34,6 +34,7 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperTokenizerFast,
 )
+from transformers.utils import logging
 
 CONTEXT = 16_384
 """Long enough for a stream that is still running when a test looks for it."""
@@ -181,6 +182,7 @@ def write_speech(folder: Path) -> None:
 
 
 def main(folder: str) -> None:
+    logging.disable_progress_bar()
     for write in (write_chat, write_text, write_reranker, write_speech):
         write(Path(folder, write.__name__.removeprefix("write_")))
 
