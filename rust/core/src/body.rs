@@ -4,30 +4,31 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::{
     client_io::ClientWatch,
     documents::End,
     error::{ApiError, Cause, Dialect},
     exchange::{Exchange, Fault},
-    paths::ModelPlace,
-    sniff::Finder,
-    sse,
+    shape::{Shape, Unfit},
+    sse::ResponseIdFinder,
     ticket::Ticket,
+    timer::PhaseTimer,
     upload::Upload,
     upstream::Pool,
+    usage::Timings,
 };
 
-/// An unfinished frame is held back up to this size; a longer one is relayed as it comes.
-const FRAME_HELD: usize = 64 * 1024;
-/// A whole (not streamed) answer is held back up to this size while its `model` is looked for.
-const ANSWER_HELD: usize = 4 * 1024 * 1024;
 /// A task that has relayed so much without a pause lets others run.
 const BURST: usize = 256 * 1024;
+/// What a stream gets whose engine is silent.
+const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 /// Why a body breaks off: hyper then breaks the framing toward the client, which is the only honest sign left.
 #[derive(Debug)]
@@ -49,23 +50,29 @@ pub(crate) enum AnswerBody<B, W> {
     Relayed(Box<RelayedBody<B, W>>),
 }
 
-/// How an answer's bytes are treated on their way.
-pub(crate) enum Shape {
-    /// As they come.
-    Plain,
-    /// Whole frames; each `model` is renamed to the JSON string, if there is one.
-    Events { frames: HeldFrames, rename: Option<Bytes> },
-    /// Held back until `model` is found and renamed; from then on as it comes.
-    Renamed(Box<HeldAnswer>),
-}
-
 /// An engine's answer, shaped for the client. It knows nothing of who reads it.
 pub(crate) struct Relay<B> {
     exchange: Box<Exchange<B>>,
     shape: Shape,
     pool: Rc<Pool>,
+    /// Looks for the id of the response that is answered.
+    response_id: Option<ResponseIdFinder>,
+    /// When the client's request began.
+    began: Instant,
+    /// When the first piece went on.
+    first: Option<Instant>,
+    keep_alive: KeepAlive,
     /// Bytes handed on since the last pause.
     burst: usize,
+}
+
+/// Comments in a stream whose engine is silent.
+#[derive(Default)]
+struct KeepAlive {
+    interval: Option<Duration>,
+    timer: PhaseTimer,
+    /// Since when nothing was handed on.
+    quiet_since: Option<Instant>,
 }
 
 impl<B> Relay<B>
@@ -73,8 +80,26 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    pub(crate) fn new(exchange: Box<Exchange<B>>, shape: Shape, pool: Rc<Pool>) -> Self {
-        Self { exchange, shape, pool, burst: 0 }
+    pub(crate) fn new(exchange: Box<Exchange<B>>, shape: Shape, pool: Rc<Pool>, began: Instant) -> Self {
+        let (response_id, keep_alive) = (None, KeepAlive::default());
+        Self { exchange, shape, pool, response_id, began, first: None, keep_alive, burst: 0 }
+    }
+
+    /// The same, looking for the id of the response that is answered.
+    pub(crate) fn look_for_response_id(&mut self) {
+        self.response_id = Some(ResponseIdFinder::new());
+    }
+
+    /// The same, with a comment wherever its stream is silent for so long.
+    pub(crate) fn keep_alive(&mut self, interval: Option<Duration>) {
+        self.keep_alive.interval = interval.filter(|_| matches!(self.shape, Shape::Events(_)));
+    }
+
+    /// The id of the response that is answered, once, when it was seen.
+    pub(crate) fn take_response_id(&mut self) -> Option<String> {
+        let id = self.response_id.as_ref()?.found()?.to_owned();
+        self.response_id = None;
+        Some(id)
     }
 
     /// The request's body, to try another instance.
@@ -84,26 +109,48 @@ where
 
     /// The next bytes for the client; None at the end. A fault leaves whatever was held back unsaid.
     pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let polled = self.poll_engine(context);
+        if self.keep_alive.interval.is_none() {
+            return polled;
+        }
+        if polled.is_ready() {
+            self.keep_alive.quiet_since = None;
+            return polled;
+        }
+        let since = *self.keep_alive.quiet_since.get_or_insert_with(Instant::now);
+        if !self.shape.at_frame_edge()
+            || self.keep_alive.timer.poll(context, since, self.keep_alive.interval).is_pending()
+        {
+            return Poll::Pending;
+        }
+        self.keep_alive.quiet_since = None;
+        Poll::Ready(Some(Ok(Bytes::from_static(KEEP_ALIVE))))
+    }
+
+    fn poll_engine(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         if self.burst > BURST {
             self.burst = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let exchange = &mut self.exchange;
-        while !exchange.is_over() {
-            let Poll::Ready(data) = exchange.poll_data(context)? else {
+        while !self.exchange.is_over() {
+            let Poll::Ready(data) = self.exchange.poll_data(context)? else {
                 self.burst = 0;
                 return Poll::Pending;
             };
-            let done = exchange.is_done();
+            let done = self.exchange.is_done();
             // An event stream that ends with its connection has ended only if it said so: else the engine died.
-            if done && exchange.was_until_close() && !self.shape.may_end_here() {
-                let how = "it closed the connection before the end of its event stream".to_owned();
-                return Poll::Ready(Some(Err(Fault::Died(how))));
-            }
-            let piece = self.shape.pass(data, done);
+            let died = done && self.exchange.was_until_close() && !self.shape.may_end_here();
+            let piece = match if died { Err(Unfit::Incomplete) } else { self.shape_piece(data, done) } {
+                Ok(piece) => piece,
+                Err(Unfit::Incomplete) => {
+                    let how = "it closed the connection before the end of its event stream".to_owned();
+                    return Poll::Ready(Some(Err(Fault::Died(how))));
+                }
+                Err(Unfit::Strange(how)) => return Poll::Ready(Some(Err(Fault::Unfit(how)))),
+            };
             if done {
-                exchange.finish(&self.pool);
+                self.exchange.finish(&self.pool);
             }
             if !piece.is_empty() {
                 self.burst += piece.len();
@@ -113,141 +160,45 @@ where
         Poll::Ready(None)
     }
 
+    fn shape_piece(&mut self, data: Bytes, done: bool) -> Result<Bytes, Unfit> {
+        let (began, first) = (self.began, self.first);
+        let timings = || {
+            let now = Instant::now();
+            let milliseconds = |time: Instant| time.duration_since(began).as_secs_f64() * 1e3;
+            Timings { first_ms: milliseconds(first.unwrap_or(now)), elapsed_ms: milliseconds(now) }
+        };
+        let piece = self.shape.pass(data, done, timings)?;
+        if self.first.is_none() && !piece.is_empty() {
+            self.first = Some(Instant::now());
+        }
+        if let Some(finder) = &mut self.response_id {
+            if matches!(self.shape, Shape::Events(_)) { finder.feed_frames(&piece) } else { finder.feed(&piece) }
+        }
+        Ok(piece)
+    }
+
+    /// Whether what is handed on is a JSON document of ours, whatever the engine sent.
+    pub(crate) fn makes_anew(&self) -> bool {
+        self.shape.makes_anew()
+    }
+
     /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
     pub(crate) fn at_frame_edge(&self) -> bool {
-        matches!(&self.shape, Shape::Events { frames, .. } if !frames.raw)
+        self.shape.at_frame_edge()
     }
 
     /// Whether the engine's last frame said that the stream is over; all that a death can take away then is framing.
     pub(crate) fn has_said_its_end(&self) -> bool {
-        matches!(&self.shape, Shape::Events { .. }) && self.shape.may_end_here()
+        self.shape.has_said_its_end()
     }
 
     /// The exact number of bytes to come, where it can be told.
     fn remaining(&self) -> Option<u64> {
         match &self.shape {
             _ if self.exchange.is_over() => Some(0),
-            Shape::Plain => self.exchange.remaining(),
+            shape if shape.keeps_length() => self.exchange.remaining(),
             _ => None,
         }
-    }
-}
-
-impl Shape {
-    pub(crate) fn events(rename: Option<Bytes>) -> Self {
-        Self::Events { frames: HeldFrames::default(), rename }
-    }
-
-    pub(crate) fn renamed(name: Bytes) -> Self {
-        Self::Renamed(Box::new(HeldAnswer { held: BytesMut::new(), finder: Finder::string(&["model"]), name }))
-    }
-
-    /// Whether an end of the connection can be the end of the answer.
-    fn may_end_here(&self) -> bool {
-        match self {
-            Self::Events { frames, .. } => frames.over && frames.tail.is_empty(),
-            _ => true,
-        }
-    }
-
-    /// What of the engine's bytes goes on now; `done`: these are the last.
-    fn pass(&mut self, data: Bytes, done: bool) -> Bytes {
-        match self {
-            Self::Plain => data,
-            Self::Events { frames, rename: None } => frames.pass(data, done, FRAME_HELD),
-            Self::Events { frames, rename: Some(name) } => {
-                // A name that is to be replaced is worth more memory than a frame that only passes.
-                let whole = frames.pass(data, done, ANSWER_HELD);
-                if frames.raw {
-                    whole
-                } else {
-                    sse::rename_model(&whole, ModelPlace::TopLevel, name).map_or(whole, Bytes::from)
-                }
-            }
-            Self::Renamed(answer) => {
-                let Some(piece) = answer.pass(&data, done) else { return Bytes::new() };
-                *self = Self::Plain;
-                piece
-            }
-        }
-    }
-}
-
-/// A whole answer, held back until its `model` is found.
-pub(crate) struct HeldAnswer {
-    held: BytesMut,
-    finder: Finder,
-    name: Bytes,
-}
-
-impl HeldAnswer {
-    /// What was held, renamed; None while more must come. An answer without a `model`, or too long before it, goes on
-    /// as it is.
-    fn pass(&mut self, data: &[u8], done: bool) -> Option<Bytes> {
-        self.held.extend_from_slice(data);
-        self.finder.feed(data);
-        let found = self.finder.found();
-        if found.is_none() && !done && self.held.len() <= ANSWER_HELD {
-            return None;
-        }
-        let whole = self.held.split().freeze();
-        Some(match found {
-            Some(range) => [&whole[..range.start], &self.name, &whole[range.end..]].concat().into(),
-            None => whole,
-        })
-    }
-}
-
-/// An event stream, handed on in whole frames.
-#[derive(Default)]
-pub(crate) struct HeldFrames {
-    /// The unfinished frame.
-    tail: BytesMut,
-    /// Bytes of `tail` that were looked at without finding a frame's edge.
-    searched: usize,
-    /// Inside a frame that is too long to hold.
-    raw: bool,
-    /// The last frame that went on said that the stream is over.
-    over: bool,
-}
-
-impl HeldFrames {
-    /// Whole frames go on, the unfinished tail waits. `done`: these are the last bytes; `held`: how long a tail may be.
-    fn pass(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
-        let frames = self.cut(data, done, held);
-        if !frames.is_empty() {
-            self.over = !self.raw && sse::is_terminal(sse::last_frame(&frames));
-        }
-        frames
-    }
-
-    fn cut(&mut self, mut data: Bytes, done: bool, held: usize) -> Bytes {
-        // The usual read ends with a frame and is not copied.
-        if self.tail.is_empty()
-            && !self.raw
-            && let Some(edge) = if done { Some(data.len()) } else { sse::last_edge(&data, 0) }
-        {
-            self.tail.extend_from_slice(&data.split_off(edge));
-            self.searched = self.tail.len();
-            return data;
-        }
-        self.tail.extend_from_slice(&data);
-        let edge = if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
-        let passing = match edge {
-            Some(edge) => {
-                self.raw = false;
-                edge
-            }
-            None if self.raw || self.tail.len() > held => {
-                // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
-                self.raw = true;
-                self.tail.len().saturating_sub(3)
-            }
-            None => 0,
-        };
-        let frames = self.tail.split_to(passing).freeze();
-        self.searched = self.tail.len();
-        frames
     }
 }
 
@@ -264,6 +215,8 @@ pub(crate) struct RelayedBody<B, W> {
     /// The client has sent its whole request, so that what it sends from now on says whether it is there.
     body_whole: bool,
     dialect: Dialect,
+    /// A comment for the end of a stream.
+    last_comment: Option<Bytes>,
 }
 
 impl<B, W> RelayedBody<B, W>
@@ -278,9 +231,11 @@ where
         ticket: Ticket,
         (watch, body_whole): (W, bool),
         dialect: Dialect,
+        last_comment: Option<Bytes>,
     ) -> Self {
         let ended = first.is_none();
-        let mut body = Self { relay, first, ended, broken: false, ticket: Some(ticket), watch, body_whole, dialect };
+        let ticket = Some(ticket);
+        let mut body = Self { relay, first, ended, broken: false, ticket, watch, body_whole, dialect, last_comment };
         if ended {
             body.over(End::Done);
         }
@@ -311,8 +266,9 @@ where
             }
             Some(Err(fault)) => self.break_off(context, &fault),
             None => {
+                let last = self.last_comment.take().filter(|_| self.relay.at_frame_edge());
                 self.over(End::Done);
-                Poll::Ready(None)
+                Poll::Ready(last.map(|comment| Ok(Frame::data(comment))))
             }
         }
     }
@@ -320,8 +276,11 @@ where
     fn hand_on(&mut self, piece: Bytes) -> Frame<Bytes> {
         if let Some(ticket) = &mut self.ticket {
             ticket.bytes_out(piece.len());
+            if let Some(id) = self.relay.take_response_id() {
+                ticket.made_response(id);
+            }
         }
-        if self.relay.exchange.is_over() {
+        if self.relay.exchange.is_over() && self.last_comment.is_none() {
             self.over(End::Done);
         }
         Frame::data(piece)
@@ -355,6 +314,9 @@ where
             self.relay.exchange.abort();
         }
         if let Some(mut ticket) = self.ticket.take() {
+            if let Some(usage) = self.relay.shape.usage() {
+                ticket.tokens(usage);
+            }
             ticket.end(end);
         }
     }
@@ -374,6 +336,15 @@ fn broken(fault: &Fault) -> (ApiError, End) {
             ApiError::new(
                 Cause::BadGateway,
                 format!("The engine's answer breaks HTTP: {error}. The answer is incomplete; send the request again."),
+            ),
+            End::EngineError,
+        ),
+        Fault::Unfit(how) => (
+            ApiError::new(
+                Cause::BadGateway,
+                format!(
+                    "The engine's answer cannot be passed on: {how}. The answer is incomplete; send the request again."
+                ),
             ),
             End::EngineError,
         ),

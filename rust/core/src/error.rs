@@ -27,8 +27,12 @@ pub enum Cause {
     NotFound,
     /// No such route.
     ModelNotFound,
+    /// No such response of this key's.
+    ResponseNotFound,
     /// The path exists, with other methods.
     MethodNotAllowed,
+    /// The body is encoded in a way that cannot be read.
+    UnsupportedEncoding,
     /// The client stopped sending.
     RequestTimeout,
     /// The body is over the limit.
@@ -48,10 +52,11 @@ impl Cause {
             Self::BadRequest => 400,
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
-            Self::NotFound | Self::ModelNotFound => 404,
+            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::TooLarge => 413,
+            Self::UnsupportedEncoding => 415,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
             Self::GatewayTimeout => 504,
@@ -67,6 +72,8 @@ impl Cause {
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
             Self::Forbidden => ("permission_error", Some("model_not_allowed")),
             Self::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
+            Self::ResponseNotFound => ("invalid_request_error", Some("response_not_found")),
+            Self::UnsupportedEncoding => ("invalid_request_error", Some("unsupported_content_encoding")),
             Self::Unavailable => ("server_error", Some("no_running_instance")),
             Self::BadGateway => ("server_error", Some("engine_error")),
             Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
@@ -76,10 +83,12 @@ impl Cause {
     /// `error.type` of the Anthropic shape (spec/wire.md 2.5).
     const fn anthropic(self) -> &'static str {
         match self {
-            Self::BadRequest | Self::MethodNotAllowed | Self::RequestTimeout => "invalid_request_error",
+            Self::BadRequest | Self::MethodNotAllowed | Self::RequestTimeout | Self::UnsupportedEncoding => {
+                "invalid_request_error"
+            }
             Self::Unauthorized => "authentication_error",
             Self::Forbidden => "permission_error",
-            Self::NotFound | Self::ModelNotFound => "not_found_error",
+            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "not_found_error",
             Self::TooLarge => "request_too_large",
             Self::Unavailable => "overloaded_error",
             Self::BadGateway => "api_error",
@@ -93,7 +102,8 @@ impl Cause {
             Self::BadRequest => "BadRequest",
             Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
-            Self::NotFound | Self::ModelNotFound => "NotFound",
+            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "NotFound",
+            Self::UnsupportedEncoding => "UnsupportedMediaType",
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::RequestTimeout => "RequestTimeout",
             Self::TooLarge => "PayloadTooLarge",

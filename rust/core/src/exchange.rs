@@ -58,6 +58,10 @@ pub(crate) enum Fault {
     Gone,
     /// The request's body is refused.
     Refused(ApiError),
+    /// An answer of a status for which there is another target.
+    Status(u16),
+    /// The answer is not what the endpoint answers, so that it cannot be made fit for the client; how not.
+    Unfit(String),
 }
 
 impl Fault {
@@ -74,7 +78,7 @@ impl Fault {
             Self::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
             Self::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
             Self::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
-            Self::Stale | Self::Body | Self::Gone | Self::Refused(_) => return,
+            Self::Stale | Self::Body | Self::Gone | Self::Refused(_) | Self::Status(_) | Self::Unfit(_) => return,
         };
         shared.metrics.upstream_error(kind);
         let now = shared.clock();
@@ -108,7 +112,11 @@ pub(crate) struct RequestHead {
     pub(crate) head: BytesMut,
     /// The body's length; None: chunked.
     pub(crate) length: Option<u64>,
+    /// An empty body needs no word: the method has none by nature.
+    pub(crate) bodiless: bool,
     pub(crate) to_head_request: bool,
+    /// It asks for another protocol.
+    pub(crate) upgrade: bool,
 }
 
 /// See the module.
@@ -123,6 +131,7 @@ pub(crate) struct Exchange<B> {
     /// The engine reads no more, or has answered: what is left of the request stays here.
     sending_stopped: bool,
     to_head_request: bool,
+    upgrade: bool,
     decoder: Option<Decoder>,
     until_close: bool,
     keep_alive: bool,
@@ -204,8 +213,9 @@ where
         request: RequestHead,
         limits: PhaseLimits,
     ) -> Box<Self> {
-        let RequestHead { mut head, length, to_head_request } = request;
+        let RequestHead { mut head, length, bodiless, to_head_request, upgrade } = request;
         match length {
+            Some(0) if bodiless => head.extend_from_slice(b"\r\n"),
             Some(length) => {
                 head.extend_from_slice(b"content-length: ");
                 head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
@@ -224,6 +234,7 @@ where
             chunked: length.is_none(),
             sending_stopped: false,
             to_head_request,
+            upgrade,
             decoder: None,
             until_close: false,
             keep_alive: false,
@@ -246,7 +257,8 @@ where
             };
             if self.any_byte
                 && let Some(head) =
-                    http1::take_head(&mut connection.buffer, self.to_head_request).map_err(Fault::Wire)?
+                    http1::take_head_or_upgrade(&mut connection.buffer, self.to_head_request, self.upgrade)
+                        .map_err(Fault::Wire)?
             {
                 return Poll::Ready(Ok(self.take_answer(head)));
             }
@@ -322,6 +334,14 @@ where
         if clean && connection.buffer.is_empty() {
             pool.put(&self.slot.instance, connection, self.keep_alive_limits);
         }
+    }
+
+    /// The connection, which speaks another protocol from now on, and the slot that it holds; the request's body where it
+    /// has ended.
+    pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
+        let Self { connection, mut slot, upload, .. } = *self;
+        slot.lingers = false;
+        connection.map(|connection| (connection, slot)).ok_or(upload)
     }
 
     /// Who answers.

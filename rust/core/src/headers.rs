@@ -60,16 +60,59 @@ fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
     head.put_slice(b"\r\n");
 }
 
+/// What is special about the body that goes to an engine, and about its answer.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct ForEngine {
+    /// The answer is not looked into: it may be compressed as the client likes.
+    pub encoded_answer: bool,
+    /// The body was decoded here.
+    pub decoded: bool,
+    /// The body is JSON, whatever the client called it.
+    pub json: bool,
+    /// The body is not the client's, nor is its dialect.
+    pub translated: bool,
+    /// A WebSocket is asked for.
+    pub upgrade: bool,
+}
+
 /// Writes the client's fields that pass on to an engine.
-pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap) {
+pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine) {
     let connection = headers.contains_key(header::CONNECTION);
+    let json = with.json && !is_json(headers);
     for (name, value) in headers {
-        let stops = is_hop_by_hop(name) || stops_here(name) || connection && named_by_connection(headers, name);
-        if !stops {
+        let stops = is_hop_by_hop(name)
+            || stops_here(name)
+            || with.decoded && name == header::CONTENT_ENCODING
+            || json && name == header::CONTENT_TYPE
+            || with.translated && name.as_str().starts_with("anthropic-")
+            || connection && named_by_connection(headers, name);
+        if !stops || with.encoded_answer && name == header::ACCEPT_ENCODING {
             put_field(head, name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    put_field(head, b"accept-encoding", b"identity");
+    if json {
+        put_field(head, b"content-type", b"application/json");
+    }
+    if !with.encoded_answer {
+        put_field(head, b"accept-encoding", b"identity");
+    }
+    if with.upgrade {
+        put_field(head, b"connection", b"upgrade");
+        put_field(head, b"upgrade", b"websocket");
+    }
+}
+
+/// Whether a client asks for a WebSocket.
+pub fn asks_websocket(headers: &HeaderMap) -> bool {
+    let says = |name: HeaderName, word: &[u8]| {
+        headers
+            .get_all(name)
+            .iter()
+            .flat_map(|value| tokens(value.as_bytes()))
+            .any(|token| token.eq_ignore_ascii_case(word))
+    };
+    says(header::CONNECTION, b"upgrade") && says(header::UPGRADE, b"websocket")
 }
 
 /// Writes the client's fields that pass on to the management API: the credential too, which it checks itself. Who the
@@ -152,7 +195,7 @@ mod tests {
 
     fn engine_sees(fields: &[(&str, &str)]) -> String {
         let mut head = BytesMut::new();
-        put_for_engine(&mut head, &map(fields));
+        put_for_engine(&mut head, &map(fields), ForEngine::default());
         String::from_utf8(head.to_vec()).unwrap()
     }
 
@@ -175,6 +218,25 @@ mod tests {
             ("traceparent", "00-1"),
         ]);
         assert_eq!(seen, "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n");
+    }
+
+    #[test]
+    fn what_was_decoded_or_is_json_is_told_so() {
+        let fields = [("content-encoding", "gzip"), ("content-type", "text/plain"), ("accept-encoding", "br")];
+        let mut head = BytesMut::new();
+        put_for_engine(&mut head, &map(&fields), ForEngine { decoded: true, json: true, ..ForEngine::default() });
+        assert_eq!(&head[..], b"content-type: application/json\r\naccept-encoding: identity\r\n");
+        head.clear();
+        put_for_engine(&mut head, &map(&fields), ForEngine { encoded_answer: true, ..ForEngine::default() });
+        let as_it_was = b"content-encoding: gzip\r\ncontent-type: text/plain\r\naccept-encoding: br\r\n";
+        assert_eq!(&head[..], as_it_was);
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_by_two_fields() {
+        assert!(asks_websocket(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(!asks_websocket(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+        assert!(!asks_websocket(&map(&[("upgrade", "websocket")])));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl fmt::Display for WireError {
 /// The head of a final answer.
 #[derive(Debug)]
 pub struct Head {
-    /// The status; never 1xx.
+    /// The status; never 1xx but for a 101 that was asked for.
     pub status: StatusCode,
     /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
     pub headers: HeaderMap,
@@ -73,6 +73,15 @@ pub struct Head {
 /// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.
 /// None: not whole yet.
 pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {
+    take_head_or_upgrade(buffer, to_head_request, false)
+}
+
+/// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is the other protocol's.
+pub fn take_head_or_upgrade(
+    buffer: &mut BytesMut,
+    to_head_request: bool,
+    upgrade: bool,
+) -> Result<Option<Head>, WireError> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
@@ -85,16 +94,17 @@ pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<
             Err(_) => return Err(WireError::Head),
         };
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
-        if status == StatusCode::SWITCHING_PROTOCOLS {
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !upgrade {
             return Err(WireError::Upgrade);
         }
-        if status.is_informational() {
+        if status.is_informational() && !switches {
             buffer.advance(length);
             continue;
         }
         let framing = Framing::read(parsed.headers)?;
         let headers = end_to_end(parsed.headers, framing.names_others)?;
-        let decoder = framing.decoder(status, to_head_request);
+        let decoder = if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
         let keep_alive = parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
         buffer.advance(length);
         return Ok(Some(Head {
@@ -416,7 +426,11 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
             assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
         }
-        assert_eq!(error("HTTP/1.1 101 Switching Protocols\r\n\r\n"), WireError::Upgrade);
+        let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
+        assert_eq!(error(switching), WireError::Upgrade);
+        let mut buffer = BytesMut::from(switching);
+        let head = take_head_or_upgrade(&mut buffer, false, true).unwrap().unwrap();
+        assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
         assert_eq!(error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))), WireError::HeadTooLarge);
     }

@@ -1,6 +1,6 @@
 //! The limits of a request's phases and of its body.
 
-use std::time::Duration;
+use std::{path::Path, rc::Rc, time::Duration};
 
 use crate::documents::{Limits, Timeouts};
 
@@ -33,18 +33,27 @@ impl From<&Timeouts> for PhaseLimits {
 }
 
 /// What a request's body may hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BodyLimits {
     /// Its bytes.
     pub(crate) body: u64,
     /// Its bytes, for it to be kept for a second instance.
     pub(crate) replay: u64,
+    /// Its bytes in memory before it can go on to an engine.
+    pub(crate) memory: u64,
+    /// Decoded bytes for each byte of a compressed one.
+    pub(crate) ratio: u32,
     /// The nesting of its JSON.
     pub(crate) nesting: u16,
+    /// Where what is too much for memory waits.
+    pub(crate) spool_folder: Rc<Path>,
 }
 
-impl From<&Limits> for BodyLimits {
-    fn from(limits: &Limits) -> Self {
-        Self { body: limits.body, replay: limits.replay, nesting: limits.nesting }
+impl BodyLimits {
+    /// One worker's own.
+    pub(crate) fn new(limits: &Limits, spool_folder: &Path) -> Self {
+        let Limits { body, replay, memory, ratio, nesting } = *limits;
+        // What can be replayed is in memory.
+        Self { body, replay, memory: memory.max(replay), ratio, nesting, spool_folder: spool_folder.into() }
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
-    auth::Key,
+    admission::Caller,
     error::{ApiError, Cause},
     paths::{Endpoint, Row, percent_decode},
     prometheus,
@@ -17,19 +17,19 @@ use crate::{
 
 /// Answers a row that is no inference.
 pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Response<Bytes>, ApiError> {
-    let key = || shared.keys.load().authenticate(&parts.headers);
+    let caller = || Caller::identify(shared, &parts.headers);
     Ok(match row.endpoint {
-        Endpoint::ListModels => list_models(&shared.table.load(), &*key()?),
+        Endpoint::ListModels => list_models(&shared.table.load(), &caller()?, parts.uri.query().unwrap_or_default()),
         Endpoint::ShowModel => {
             let name = percent_decode(&parts.uri.path()[row.path.len()..]);
-            let key = key()?;
-            let route = find_route(shared, &name).ok().filter(|route| route.is_ready() && key.allows(&route.name));
+            let caller = caller()?;
+            let route = find_route(shared, &name).ok().filter(|route| route.is_ready() && caller.may_use(route));
             let route = route.ok_or_else(|| model_not_found(&name))?;
-            json_answer(&describe(&route))
+            json_answer(&describe(&route, asks_meta(parts.uri.query().unwrap_or_default())))
         }
         Endpoint::Readyz => readyz(shared),
         Endpoint::Metrics => metrics(shared),
-        Endpoint::Healthz | Endpoint::Inference(_) => text_answer(StatusCode::OK, "ok"),
+        _ => text_answer(StatusCode::OK, "ok"),
     })
 }
 
@@ -45,14 +45,32 @@ fn model_not_found(name: &str) -> ApiError {
     )
 }
 
-/// Ready routes only (spec/gpustack.md 1.2), and only those that the key may use.
-fn list_models(table: &Table, key: &Key) -> Response<Bytes> {
-    let visible = table.routes.iter().filter(|route| route.is_ready() && key.allows(&route.name));
-    json_answer(&json!({"object": "list", "data": visible.map(|route| describe(route)).collect::<Vec<_>>()}))
+/// Ready routes only (spec/gpustack.md 1.2), of the categories that are asked for, and only those that the caller may use.
+fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
+    let categories: Vec<_> = values(query, "categories").collect();
+    let wanted =
+        |route: &Route| categories.is_empty() || route.categories.iter().any(|category| categories.contains(category));
+    let visible = table.routes.iter().filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
+    let with_meta = asks_meta(query);
+    json_answer(&json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()}))
 }
 
-fn describe(route: &Route) -> serde_json::Value {
-    json!({"id": &*route.name, "object": "model", "created": route.created, "owned_by": "gpustack"})
+fn describe(route: &Route, with_meta: bool) -> serde_json::Value {
+    let mut model = json!({"id": &*route.name, "object": "model", "created": route.created, "owned_by": "gpustack"});
+    if with_meta {
+        model["meta"] = route.meta.clone().unwrap_or_default();
+    }
+    model
+}
+
+fn asks_meta(query: &str) -> bool {
+    values(query, "with_meta").any(|value| matches!(value.as_str(), "true" | "True" | "1"))
+}
+
+/// Every value of a name in a query.
+fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| percent_decode(&value.replace('+', " ")))
 }
 
 fn readyz(shared: &Shared) -> Response<Bytes> {

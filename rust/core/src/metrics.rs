@@ -140,6 +140,10 @@ pub struct Metrics {
     pub connections: AtomicI64,
     /// Requests that were sent to a second instance, or once more.
     pub retries: AtomicU64,
+    /// Requests that went over to a fallback target.
+    pub fallbacks: AtomicU64,
+    /// Answers that engines compressed although they were asked not to, and that passed without being looked into.
+    pub encoded_answers: AtomicU64,
     /// Records that were dropped, since the start.
     pub records_dropped: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],

@@ -33,6 +33,12 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     let lost = "Usage records that were lost because nobody fetched them in time.";
     for (name, help, value) in [
         ("gpustack_fast_retries_total", "Requests that were sent to an instance once more.", &metrics.retries),
+        ("gpustack_fast_fallbacks_total", "Requests that went over to a fallback target.", &metrics.fallbacks),
+        (
+            "gpustack_fast_encoded_answers_total",
+            "Answers that engines compressed unasked, and that passed without being looked into.",
+            &metrics.encoded_answers,
+        ),
         ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
     ] {
         family(text, name, "counter", help);

@@ -165,7 +165,7 @@ mod tests {
         records.event(Event::InstanceIdle { instance: "i".to_owned(), version: 7 });
         assert_eq!(
             serde_json::to_string(&records.poll()).unwrap(),
-            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
+            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,6,7,8,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
         );
     }
 }

@@ -2,6 +2,7 @@
 //! is.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -15,10 +16,11 @@ use tokio::sync::Notify;
 use crate::{
     auth::Keys,
     cors::Cors,
-    documents::{DataPlaneConfig, Event},
-    limits::{BodyLimits, PhaseLimits},
+    documents::{DataPlaneConfig, Event, Limits, Telling},
+    limits::PhaseLimits,
     metrics::Metrics,
     records::Records,
+    responses::Responses,
     table::{IdleListener, Instance, Table},
     tls::Tls,
 };
@@ -40,8 +42,12 @@ pub(crate) struct Shared {
     pub(crate) control_plane: Option<Arc<Instance>>,
     pub(crate) idle_listener: Arc<dyn IdleListener>,
     pub(crate) phases: PhaseLimits,
-    pub(crate) body_limits: BodyLimits,
+    pub(crate) limits: Limits,
+    pub(crate) spool_folder: PathBuf,
     pub(crate) idle_per_instance: usize,
+    pub(crate) telling: Telling,
+    /// Which instance made which response of the Responses API.
+    pub(crate) responses: Responses,
     /// What TCP listeners speak; None: plain.
     pub(crate) tls: Option<Tls>,
     pub(crate) cors: Option<Arc<Cors>>,
@@ -73,8 +79,11 @@ impl Shared {
             idle_listener: Arc::new(TellIdle(Arc::clone(&records))),
             records,
             phases: PhaseLimits::from(&config.timeouts),
-            body_limits: BodyLimits::from(&config.limits),
+            limits: config.limits.clone(),
+            spool_folder: config.spool_folder.as_ref().map_or_else(std::env::temp_dir, PathBuf::from),
             idle_per_instance: config.connections.idle_per_instance,
+            telling: config.telling.clone(),
+            responses: Responses::new(config.responses_kept),
             tls,
             cors: cors.map(Arc::new),
             workers: AtomicUsize::new(0),

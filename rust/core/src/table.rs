@@ -235,6 +235,8 @@ pub struct Target {
     pub served_name: Arc<str>,
     /// The same as a JSON string.
     pub served_json: Bytes,
+    /// Each name of the engines' that no client may see, with what it sees instead.
+    pub hidden: Arc<[(String, String)]>,
     weight: u32,
     /// The status classes (4, 5) of other targets' answers upon which it is tried.
     fallback: Vec<u16>,
@@ -398,7 +400,12 @@ fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Result<T
         other => Err(format!("route {route}: there is no status class {other}")),
     };
     let served_name = entry.served_name.map_or_else(|| Arc::clone(&model.served_name), Arc::from);
+    let names = [&*served_name, &*model.served_name].into_iter().chain(model.hidden_names.iter().map(String::as_str));
+    let mut hidden: Vec<_> =
+        names.filter(|name| *name != route).map(|name| (name.to_owned(), route.to_owned())).collect();
+    hidden.dedup();
     Ok(Target {
+        hidden: hidden.into(),
         model: Arc::clone(model),
         served_json: json_string(&served_name),
         served_name,

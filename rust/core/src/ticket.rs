@@ -11,6 +11,7 @@ use crate::{
     documents::{End, Record},
     metrics::RouteMetrics,
     shared::Shared,
+    usage::Usage,
 };
 
 /// One request between its head and its end. Dropping it tells the end; unless it was told before, the client left (or,
@@ -74,6 +75,25 @@ impl Ticket {
     pub(crate) fn attempt(&mut self, instance: &Arc<str>) {
         self.record.attempts = self.record.attempts.saturating_add(1);
         self.record.instance = Some(Arc::clone(instance));
+    }
+
+    /// When the request began.
+    pub(crate) fn began(&self) -> Instant {
+        self.started
+    }
+
+    /// The engine has made a response that requests of the same key may name from now on.
+    pub(crate) fn made_response(&self, id: String) {
+        if let (Some(route), Some(instance)) = (&self.record.route, &self.record.instance) {
+            self.shared.responses.remember(self.record.key.as_deref(), id, route, instance);
+        }
+    }
+
+    /// What the engine counted.
+    pub(crate) fn tokens(&mut self, usage: Usage) {
+        self.record.input_tokens = usage.input;
+        self.record.cached_tokens = usage.cached;
+        self.record.output_tokens = usage.output;
     }
 
     pub(crate) fn bytes_in(&mut self, bytes: u64) {

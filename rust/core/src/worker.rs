@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::{exchange::Lingering, shared::Shared, upstream::Pool};
+use crate::{exchange::Lingering, limits::BodyLimits, shared::Shared, upstream::Pool};
 
 /// A worker with more connections than the mean by this factor and this number lets others accept first.
 const CROWDED_FACTOR: usize = 2;
@@ -21,6 +21,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) lingering: Rc<Lingering>,
+    pub(crate) body_limits: BodyLimits,
     /// Client connections that are open.
     connections: Cell<usize>,
     /// Connections of all workers.
@@ -38,6 +39,7 @@ impl Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(shared.idle_per_instance),
             lingering: Rc::default(),
+            body_limits: BodyLimits::new(&shared.limits, &shared.spool_folder),
             connections: Cell::new(0),
             all_connections: Arc::clone(all_connections),
             workers,

@@ -1,0 +1,165 @@
+//! What one attempt makes of a request and of its answer: decided from the row, the route and the target, before a byte
+//! goes out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header;
+
+use crate::{
+    error::{ApiError, Cause, Dialect},
+    exchange::AnswerHead,
+    headers,
+    paths::{Edit, Inference, ModelPlace},
+    rerank,
+    shape::{FrameEdits, Shape, WholeEdit},
+    table::{Route, Target},
+    translate::{self, MessageStream},
+    usage::{EventUsage, StreamUsage},
+};
+
+/// Whether the request must be whole before it can be sent to this target.
+pub(crate) fn needs_whole(inference: Inference, target: &Target) -> bool {
+    match inference.edit {
+        Edit::Rerank => true,
+        Edit::Messages | Edit::CountTokens => !target.model.speaks_anthropic,
+        Edit::None | Edit::StreamUsage | Edit::StoredResponse => false,
+    }
+}
+
+/// See the module.
+pub(crate) struct Plan {
+    inference: Inference,
+    pub(crate) target: Arc<Target>,
+    /// The engine's path, where it is not the row's.
+    pub(crate) path: Option<&'static str>,
+    /// Whether the engine knows the model by another name than the client.
+    pub(crate) renames: bool,
+    pub(crate) ask_usage: bool,
+    /// Sent in place of the client's body.
+    pub(crate) substitute: Option<Bytes>,
+    make: Make,
+}
+
+/// What a good answer becomes.
+enum Make {
+    /// Itself, edited.
+    Itself,
+    Message,
+    TokenCount,
+    Reranked(Box<rerank::Prepared>),
+}
+
+/// What a plan needs to know of the client's request to shape the answer.
+pub(crate) struct Asker<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) dialect: Dialect,
+    pub(crate) request_id: &'a Arc<str>,
+    /// The client itself asked for a stream's usage.
+    pub(crate) asked_usage: bool,
+    pub(crate) usage_timings: bool,
+}
+
+impl Plan {
+    /// `whole`: the body, where `needs_whole` says so. The error is the client's: its request cannot be translated.
+    pub(crate) fn new(
+        inference: Inference,
+        route: &Route,
+        target: &Arc<Target>,
+        whole: Option<&[u8]>,
+    ) -> Result<Self, ApiError> {
+        let mut plan = Self {
+            inference,
+            target: Arc::clone(target),
+            path: None,
+            renames: route.name != target.served_name,
+            ask_usage: inference.edit == Edit::StreamUsage && target.model.stream_usage,
+            substitute: None,
+            make: Make::Itself,
+        };
+        if let Some(body) = whole {
+            plan.translate(body)?;
+        }
+        Ok(plan)
+    }
+
+    fn translate(&mut self, body: &[u8]) -> Result<(), ApiError> {
+        let refused = |message| ApiError::new(Cause::BadRequest, message);
+        let name = &self.target.served_name;
+        match self.inference.edit {
+            Edit::Messages => {
+                let request = translate::request(body, name).map_err(|error| refused(error.message))?;
+                self.substitute = Some(request.body.into());
+                self.path = Some("/v1/chat/completions");
+                self.make = Make::Message;
+            }
+            Edit::CountTokens => {
+                let request = translate::count_request(body, name).map_err(|error| refused(error.message))?;
+                self.substitute = Some(request.body.into());
+                self.path = Some("/v1/chat/completions");
+                self.make = Make::TokenCount;
+            }
+            Edit::Rerank => {
+                let engine = if self.target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
+                let mut prepared = rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
+                self.path = Some(prepared.path);
+                self.substitute = prepared.body.take().map(Bytes::from);
+                self.make = Make::Reranked(Box::new(prepared));
+            }
+            Edit::None | Edit::StreamUsage | Edit::StoredResponse => {}
+        }
+        Ok(())
+    }
+
+    /// How the answer with this head is treated.
+    pub(crate) fn shape(self, head: &AnswerHead, asker: &Asker<'_>) -> Shape {
+        let events = headers::is_event_stream(&head.headers);
+        if head.status.as_u16() >= 400 && !events {
+            return Shape::whole(WholeEdit::Error {
+                status: head.status.as_u16(),
+                dialect: asker.dialect,
+                request_id: Arc::clone(asker.request_id),
+                names: Arc::clone(&self.target.hidden),
+            });
+        }
+        let model = || Arc::clone(&asker.route.name);
+        match self.make {
+            Make::Message if !events => Shape::whole(WholeEdit::Message { model: model() }),
+            Make::TokenCount => Shape::whole(WholeEdit::TokenCount),
+            Make::Reranked(prepared) => Shape::whole(WholeEdit::Rerank { prepared, model: model() }),
+            Make::Itself | Make::Message if events => Shape::events(self.frame_edits(asker)),
+            _ if self.inference.model_in_answer != ModelPlace::Nowhere && headers::is_json(&head.headers) => {
+                Shape::renamed(asker.route.name_json.clone())
+            }
+            _ if headers::is_json(&head.headers) => Shape::counted(),
+            _ => Shape::Plain,
+        }
+    }
+
+    fn frame_edits(self, asker: &Asker<'_>) -> FrameEdits {
+        let hidden = (!self.target.hidden.is_empty()).then(|| Arc::clone(&self.target.hidden));
+        if matches!(self.make, Make::Message) {
+            let id = format!("msg_{}", asker.request_id);
+            let translate = Some(Box::new(MessageStream::new(&asker.route.name, &id)));
+            return FrameEdits { hidden, translate, ..FrameEdits::default() };
+        }
+        let place = self.inference.model_in_answer;
+        let streams_usage = self.inference.edit == Edit::StreamUsage;
+        let cut = self.ask_usage && !asker.asked_usage;
+        let reads_usage = matches!(self.inference.edit, Edit::Messages | Edit::StoredResponse);
+        FrameEdits {
+            rename: (place != ModelPlace::Nowhere).then(|| (place, asker.route.name_json.clone())),
+            rename_expected: self.renames,
+            stream_usage: streams_usage.then(|| StreamUsage::new(cut, asker.usage_timings)),
+            event_usage: reads_usage.then(EventUsage::default),
+            hidden,
+            anthropic_errors: asker.dialect == Dialect::Anthropic,
+            translate: None,
+        }
+    }
+}
+
+/// Whether an engine encoded its answer although it was asked not to: then it cannot be looked into.
+pub(crate) fn is_encoded(head: &AnswerHead) -> bool {
+    head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
+}

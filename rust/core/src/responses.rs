@@ -1,0 +1,98 @@
+//! Which instance made which response of the Responses API: it lives in that engine's memory alone.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::BuildHasher,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Parts with a lock of their own, so that workers seldom wait for each other.
+const PARTS: usize = 16;
+
+/// Whose it is, and its id.
+type Name = (Arc<str>, Arc<str>);
+
+/// Where a response was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) route: Arc<str>,
+    pub(crate) instance: Arc<str>,
+}
+
+/// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it; nobody else finds it.
+#[derive(Debug)]
+pub(crate) struct Responses {
+    parts: [Mutex<Part>; PARTS],
+    most_per_part: usize,
+    hasher: foldhash::fast::RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    made: HashMap<Name, Made, foldhash::fast::RandomState>,
+    oldest_first: VecDeque<Name>,
+}
+
+impl Responses {
+    /// For at most about so many.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            parts: Default::default(),
+            most_per_part: most.div_ceil(PARTS),
+            hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+
+    /// A response was made for this key (None: for nobody's).
+    pub(crate) fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
+        let name: Name = (key.unwrap_or_default().into(), id.into());
+        let part = &mut *self.part(&name);
+        let made = Made { route: Arc::clone(route), instance: Arc::clone(instance) };
+        if part.made.insert(name.clone(), made).is_none() {
+            part.oldest_first.push_back(name);
+        }
+        while part.oldest_first.len() > self.most_per_part {
+            if let Some(oldest) = part.oldest_first.pop_front() {
+                part.made.remove(&oldest);
+            }
+        }
+    }
+
+    /// Where this key's response of this id was made.
+    pub(crate) fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
+        let name: Name = (key.unwrap_or_default().into(), id.into());
+        self.part(&name).made.get(&name).cloned()
+    }
+
+    fn part(&self, name: &Name) -> MutexGuard<'_, Part> {
+        let index = self.hasher.hash_one(name) as usize % PARTS;
+        self.parts[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_found_by_its_own_key_alone() {
+        let responses = Responses::new(100);
+        responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
+        assert_eq!(responses.find(Some("a"), "resp_1"), Some(Made { route: "r".into(), instance: "i-1".into() }));
+        assert_eq!(responses.find(Some("b"), "resp_1"), None);
+        assert_eq!(responses.find(None, "resp_1"), None);
+        assert_eq!(responses.find(Some("a"), "resp_2"), None);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_first_and_the_number_is_bounded() {
+        let responses = Responses::new(160);
+        for number in 0..10_000 {
+            responses.remember(Some("a"), format!("resp_{number}"), &"r".into(), &"i-1".into());
+        }
+        let kept = (0..10_000).filter(|number| responses.find(Some("a"), &format!("resp_{number}")).is_some()).count();
+        assert!(kept <= 160, "{kept}");
+        assert!(responses.find(Some("a"), "resp_9999").is_some());
+        assert!(responses.find(Some("a"), "resp_0").is_none());
+    }
+}
