@@ -104,6 +104,9 @@ fn check_head(parts: &Parts) -> Result<(), ApiError> {
     if hosts > 1 {
         return Err(ApiError::new(Cause::BadRequest, "The request has two Host fields. Send one.").closing());
     }
+    if parts.headers.get_all(header::CONTENT_TYPE).iter().nth(1).is_some() {
+        return Err(ApiError::new(Cause::BadRequest, "The request has two Content-Type fields. Send one.").closing());
+    }
     if hosts == 0 && parts.version == Version::HTTP_11 && parts.uri.authority().is_none() {
         return Err(ApiError::new(Cause::BadRequest, "The request has no Host field. Send one.").closing());
     }
