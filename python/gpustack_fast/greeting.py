@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from gpustack_fast.config import Config
-from gpustack_fast.config.shape import default_data_dir
+from gpustack_fast.config.server import default_data_dir
 
 __all__ = ["first_key", "program", "public_url", "ready", "tell"]
 

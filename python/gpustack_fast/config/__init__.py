@@ -1,6 +1,7 @@
 """The configuration: what a user may write, and the way from files, variables and flags into it.
 
-shape       the Structs: Config, ServerConfig, ModelConfig, RouteConfig …
+shape       the Structs: Config, ModelConfig, RouteConfig …
+server      the Structs of `[server]`
 rules       what must hold between them, and what a type cannot say
 file        a TOML file → Config; every error names the file, the line and the fix
 settings    flags and environment variables over `[server]`, generated from ServerConfig
@@ -8,19 +9,16 @@ toml_lines  where each key of a TOML text stands
 sentences   wrong values in words
 """
 
+from gpustack_fast.config.server import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
 from gpustack_fast.config.shape import (
     BACKENDS,
     SOURCE_FIELDS,
     Config,
-    CorsConfig,
     Engine,
-    LimitsConfig,
     ModelConfig,
     RouteConfig,
     ServeOptions,
-    ServerConfig,
     TargetConfig,
-    TimeoutsConfig,
 )
 
 __all__ = [

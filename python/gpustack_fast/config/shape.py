@@ -8,8 +8,9 @@
     ├── models: ModelConfig …      [[models]]        a deployment: something we run, or something somebody else runs
     └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
 
-`config_file` reads a file into it and holds the rules that a type cannot say; `settings` lays flags and environment
-variables over it. Fields carry GPUStack's names where it has them. Durations are seconds, sizes are bytes.
+`file` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and environment variables
+over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them. Durations are seconds,
+sizes are bytes.
 
 **Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and more: several such parts
 may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public names (a later part may begin with a digit).
@@ -21,30 +22,24 @@ weights behind it. Its categories, its access policy and all else are then its o
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
 
-from gpustack_fast.errors import ConfigError
+from gpustack_fast.config.server import Name, Seconds, ServerConfig
 
 __all__ = [
     "BACKENDS",
     "NAME_PATTERN",
     "SOURCE_FIELDS",
     "Config",
-    "CorsConfig",
     "Engine",
-    "LimitsConfig",
     "ModelConfig",
     "RouteConfig",
     "ServeOptions",
-    "ServerConfig",
     "TargetConfig",
-    "TimeoutsConfig",
-    "default_data_dir",
 ]
 
 _PART = r"[A-Za-z0-9_\-.:]*[A-Za-z0-9]"
@@ -57,7 +52,6 @@ Dialect = Literal["openai", "anthropic", "tei"]
 Engine = Literal["openai", "vllm", "tensorrt_llm", "sglang", "llama_cpp", "tei"]
 AccessPolicy = Literal["public", "authed", "allowed_keys"]
 StatusClass = Literal["4xx", "5xx"]
-Name = Annotated[str, Meta(min_length=1)]
 
 BACKENDS = ("llama_cpp", "external")
 """What `backend` may name in this version."""
@@ -70,124 +64,8 @@ SOURCE_FIELDS = {
 }
 """Each source's companion: the field that says which one."""
 
-_YEAR = 365 * 24 * 3600.0
-Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
-"""A duration; 0 means no limit, unless a field says otherwise."""
 
-
-class Written(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all tables of the file share: no key that we do not know, and no change after parsing."""
-
-
-class TimeoutsConfig(Written, frozen=True, kw_only=True):
-    """Each phase of a request has a limit of its own, in seconds; 0: none. There is none on a whole request."""
-
-    head: Annotated[
-        Seconds, Meta(description="a request's head; also, how long an idle client connection is kept open")
-    ] = 60.0
-    body: Annotated[Seconds, Meta(description="from one piece of a client's request body to the next")] = 60.0
-    connect: Annotated[Seconds, Meta(description="connecting to an engine")] = 3.0
-    first_frame: Annotated[
-        Seconds, Meta(description="from the delivery of a request to the first frame of the engine's answer")
-    ] = 1800.0
-    idle: Annotated[Seconds, Meta(description="from one piece of an engine's answer to the next")] = 1800.0
-
-
-class LimitsConfig(Written, frozen=True, kw_only=True):
-    """Bounds on what a request and the server may hold."""
-
-    max_body_bytes: Annotated[
-        int, Meta(ge=1, le=2**63 - 1, description="the largest request body; a larger one is answered 413")
-    ] = 512 * 1024 * 1024
-    replay_bytes: Annotated[
-        int, Meta(ge=0, le=2**40, description="the largest request body that is kept for a second attempt elsewhere")
-    ] = 1024 * 1024
-    memory_bytes: Annotated[
-        int,
-        Meta(ge=65_536, le=2**40, description="what is held in memory of one body whose model is not known yet"),
-    ] = 4 * 1024 * 1024
-    """The rest waits in a file."""
-    decoded_ratio: Annotated[
-        int, Meta(ge=1, le=65_536, description="decoded bytes for each byte of a compressed request body, at most")
-    ] = 100
-    max_nesting: Annotated[
-        int, Meta(ge=1, le=1024, description="the deepest nesting of a JSON body; a deeper one is answered 400")
-    ] = 512
-    idle_connections: Annotated[
-        int, Meta(ge=0, le=65_536, description="idle connections that each worker keeps to each engine instance")
-    ] = 128
-    record_queue: Annotated[
-        int, Meta(ge=1, le=2**24, description="finished requests that wait for accounting; more are dropped")
-    ] = 16_384
-
-
-class CorsConfig(Written, frozen=True, kw_only=True):
-    """Which pages of other origins may use the API from a browser. Without `origins`: none."""
-
-    origins: Annotated[
-        list[Name], Meta(description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all")
-    ] = []
-    methods: Annotated[list[Name], Meta(description="methods that a page may use; by default those of each path")] = []
-    headers: Annotated[
-        list[Name], Meta(description="request headers that a page may set, beside those that the SDKs send")
-    ] = []
-    expose: Annotated[
-        list[Name], Meta(description="answer headers that a page may read, beside those that the SDKs read")
-    ] = []
-    credentials: Annotated[bool, Meta(description="whether a page may send its cookies and certificates")] = False
-    max_age: Annotated[
-        int, Meta(ge=0, le=86_400, description="seconds that a browser may remember what it was allowed")
-    ] = 600
-
-
-class ServerConfig(Written, frozen=True, kw_only=True):
-    """`[server]`. Every field is also a flag and an environment variable; its description is the flag's help."""
-
-    host: Annotated[str, Meta(min_length=1, description="the address to listen on; 0.0.0.0 is every IPv4 one")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Meta(ge=0, le=65_535, description="the port to listen on; 0 takes any free one")] = 8080
-    data_dir: Annotated[Path, Meta(description="where keys, engines and logs live")] = field(
-        default_factory=lambda: default_data_dir()
-    )
-    """Absolute once it was read. A relative one is taken from the file's folder, in a flag from the current folder."""
-    workers: Annotated[
-        Annotated[int, Meta(ge=1, le=256)] | None,
-        Meta(description="threads that carry requests; by default a quarter of the cores, 1 to 4"),
-    ] = None
-    """None: see `worker_count`."""
-    drain_timeout: Annotated[
-        Seconds, Meta(description="how long running requests may still take after a stop signal; 0 cuts them at once")
-    ] = 30.0
-    tls_certificate: Annotated[
-        Path | None, Meta(description="a PEM file: the certificate, then those between it and a root; speaks TLS then")
-    ] = None
-    """Absolute once it was read, as `tls_key`; relative ones are taken as `data_dir`."""
-    tls_key: Annotated[Path | None, Meta(description="a PEM file: the certificate's private key")] = None
-    server_timing: Annotated[bool, Meta(description="whether answers tell where their time went (Server-Timing)")] = (
-        True
-    )
-    server_timing_in_streams: Annotated[
-        bool, Meta(description="whether an event stream ends with a comment that tells the same")
-    ] = False
-    usage_timings: Annotated[
-        bool, Meta(description="whether `usage` of a stream gets GPUStack's three fields about its speed")
-    ] = True
-    sse_keep_alive: Annotated[
-        Seconds, Meta(description="after so long without a byte from the engine a stream gets a comment; 0: never")
-    ] = 0.0
-    timeouts: TimeoutsConfig = TimeoutsConfig()
-    limits: LimitsConfig = LimitsConfig()
-    cors: CorsConfig = CorsConfig()
-
-    def worker_count(self) -> int:
-        """The number of worker threads: what was written, else a quarter of the cores this process may use, 1 to 4."""
-        if self.workers is not None:
-            return self.workers
-        return min(4, max(1, len(os.sched_getaffinity(0)) // 4))
-
-
-class ModelConfig(Written, frozen=True, kw_only=True):
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[models]]`: a deployment, interchangeable instances that serve the same thing.
 
     With `backend = "external"` it is something that somebody else runs: `urls` says where, and the fields about
@@ -247,7 +125,7 @@ class ModelConfig(Written, frozen=True, kw_only=True):
         return self.name if self.served_name is None else self.served_name
 
 
-class TargetConfig(Written, frozen=True, kw_only=True):
+class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A weighted link from a route to a model."""
 
     model: str
@@ -266,7 +144,7 @@ class TargetConfig(Written, frozen=True, kw_only=True):
         return 0 if self.fallback else 100
 
 
-class RouteConfig(Written, frozen=True, kw_only=True):
+class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[routes]]`: a public name."""
 
     name: str
@@ -282,7 +160,7 @@ class RouteConfig(Written, frozen=True, kw_only=True):
     """What the operator says of it, as JSON can carry it; shown by `GET /v1/models?with_meta=true`."""
 
 
-class Config(Written, frozen=True, kw_only=True):
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
@@ -327,22 +205,6 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a key."""
     engine_keys: dict[str, str] = {}
     """What the engines of external models ask for, by model."""
-
-
-def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/gpustack-fast`, else `~/.local/share/gpustack-fast`.
-
-    A relative XDG_DATA_HOME is ignored, as the XDG Base Directory specification asks.
-    """
-    base = os.environ.get("XDG_DATA_HOME", "")
-    if os.path.isabs(base):
-        return Path(base) / "gpustack-fast"
-    try:
-        return Path.home() / ".local" / "share" / "gpustack-fast"
-    except RuntimeError as error:
-        raise ConfigError(
-            "There is no home directory to put data into. Set the environment variable HOME or XDG_DATA_HOME."
-        ) from error
 
 
 def _own_route(model: ModelConfig) -> RouteConfig:

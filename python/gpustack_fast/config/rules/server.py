@@ -6,7 +6,7 @@ import re
 
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.sentences import quoted
-from gpustack_fast.config.shape import CorsConfig, ServerConfig
+from gpustack_fast.config.server import CorsConfig, ServerConfig
 from gpustack_fast.config.toml_lines import KeyPath
 
 __all__ = ["check_server"]

