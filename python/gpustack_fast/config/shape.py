@@ -9,8 +9,8 @@
     └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
 
 `file` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and environment variables
-over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them. Durations are seconds,
-sizes are bytes.
+over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them.
+Durations are seconds, sizes are bytes.
 
 **Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and more: several such parts
 may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public names (a later part may begin with a digit).
