@@ -23,7 +23,7 @@ use crate::{
     plan::{self, Asker, Plan},
     refusals::{self, Refusal},
     request::Inbound,
-    shape::{FrameEdits, Shape},
+    shape::Shape,
     table::{Choice, Instance, Lease, Route, Target},
     upload::{Changes, Upload},
     upstream::Connection,
@@ -299,7 +299,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 relay.look_for_response_id();
             }
             let interval = self.worker.shared.telling.sse_keep_alive;
-            relay.keep_alive((interval > 0).then(|| Duration::from_millis(interval)));
+            relay.set_keep_alive((interval > 0).then(|| Duration::from_millis(interval)));
         }
         let first = poll_fn(|context| relay.poll_piece(context)).await.transpose();
         self.moments.first_frame = Some(Instant::now());
@@ -355,11 +355,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let Some((errand, plan)) = errand.zip(plan) else {
-            // A stream of the generic proxy is passed on in whole frames too, so that it can say how it ended.
-            let events = errand.is_some() && headers::is_event_stream(&head.headers) && !plan::is_encoded(head);
-            return if events { Shape::events(FrameEdits::default()) } else { Shape::Plain };
-        };
+        let Some((errand, plan)) = errand.zip(plan) else { return Shape::Plain };
         if plan::is_encoded(head) {
             self.worker.shared.metrics.encoded_answers.fetch_add(1, Ordering::Relaxed);
             return Shape::Plain;

@@ -85,13 +85,13 @@ where
         Self { exchange, shape, pool, response_id, began, first: None, keep_alive, burst: 0 }
     }
 
-    /// The same, looking for the id of the response that is answered.
+    /// Looks for the id of the response that is answered, from now on.
     pub(crate) fn look_for_response_id(&mut self) {
         self.response_id = Some(ResponseIdFinder::new());
     }
 
-    /// The same, with a comment wherever its stream is silent for so long.
-    pub(crate) fn keep_alive(&mut self, interval: Option<Duration>) {
+    /// Puts a comment wherever its stream is silent for so long; None: nowhere.
+    pub(crate) fn set_keep_alive(&mut self, interval: Option<Duration>) {
         self.keep_alive.interval = interval.filter(|_| matches!(self.shape, Shape::Events(_)));
     }
 

@@ -68,7 +68,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         self.ticket.answered(head.status.as_u16(), stream);
         let ours = self.row.path == CONTROL_PLANE;
         let telling = &self.worker.shared.telling;
-        if telling.server_timing && !ours {
+        if telling.server_timing {
             put_server_timing(&mut headers, &self.moments);
         }
         let is_error = head.status.is_client_error() || head.status.is_server_error();

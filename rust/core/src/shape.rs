@@ -228,7 +228,9 @@ impl Events {
         let frames = self.frames.pass(data, done, self.edits.held());
         let frames = if self.frames.raw {
             if self.edits.translate.is_some() {
-                return Err(Unfit::Strange(format!("it sent a frame of more than {EDITED_HELD} bytes")));
+                return Err(Unfit::Strange(format!(
+                    "The engine's stream has a frame of more than {EDITED_HELD} bytes, which cannot be translated."
+                )));
             }
             frames
         } else {
@@ -353,7 +355,9 @@ impl Whole {
             return Ok((self.held.split().freeze(), true));
         }
         if self.held.len() > WHOLE_HELD {
-            return Err(Unfit::Strange(format!("it is longer than {WHOLE_HELD} bytes")));
+            return Err(Unfit::Strange(format!(
+                "The engine's answer is longer than {WHOLE_HELD} bytes, and cannot be translated."
+            )));
         }
         if !done {
             return Ok((Bytes::new(), false));
