@@ -141,9 +141,10 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether a field of an engine's answer may pass on: not its framing, which is made anew, nor its connection's fields, its
-/// name and clock, and its idea of the request's id.
+/// name and clock, its idea of the request's id, and of which pages may read the answer.
 pub fn passes_from_engine(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
+        && !name.as_str().starts_with("access-control-")
         && !matches!(name.as_str(), "content-length" | "date" | "server" | "x-request-id" | "request-id")
 }
 
