@@ -80,6 +80,10 @@ class FakeEngine:
         found: list[dict[str, Any]] = self.control("journal")
         return found
 
+    def received(self, path: str) -> list[dict[str, Any]]:
+        """The journal's requests of one path, whatever their methods and queries."""
+        return [entry for entry in self.journal() if entry["target"].partition("?")[0] == path]
+
     def inference(self) -> list[dict[str, Any]]:
         """The journal's requests that are no probes of a router."""
         return [entry for entry in self.journal() if entry["method"] == "POST"]
@@ -142,7 +146,10 @@ def read_gauge(text: str, name: str) -> float:
 
 
 class DataPlaneRouter(Router):
-    """The data plane alone, over external engines: model `m`, and a route `default` that leads to it."""
+    """The data plane alone, over external engines: model `m`, and a route `default` that leads to it.
+
+    `model` and `instance` are further fields of their entries; `others` further models with an engine each, by name.
+    """
 
     def __init__(
         self,
@@ -151,6 +158,8 @@ class DataPlaneRouter(Router):
         served_name: str = "m",
         routes: list[Any] | None = None,
         instance: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
+        others: dict[str, Any] | None = None,
         publish: bool = True,
         **config: Any,
     ) -> None:
@@ -161,6 +170,8 @@ class DataPlaneRouter(Router):
         self.states = ["running"] * len(self.addresses)
         self.served_name = served_name
         self.instance_fields = instance or {}
+        self.model_fields = model or {}
+        self.others = others or {}
         self.routes = routes
         self.is_drained = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -168,6 +179,8 @@ class DataPlaneRouter(Router):
             config["timeouts"] = dataplane.Timeouts(**config["timeouts"])
         if isinstance(config.get("limits"), dict):
             config["limits"] = dataplane.Limits(**config["limits"])
+        if isinstance(config.get("telling"), dict):
+            config["telling"] = dataplane.Telling(**config["telling"])
         self.salt = secrets.token_hex(16)
         self.plane = dataplane.DataPlane(dataplane.DataPlaneConfig(**config), [self.listener.fileno()])
         self.address = f"http://{self.plane.start().addresses[0]}"
@@ -182,18 +195,23 @@ class DataPlaneRouter(Router):
             plane.InstanceEntry(id=f"i-{number}", address=address, state=state, **self.instance_fields)
             for number, (address, state) in enumerate(zip(self.addresses, self.states, strict=True))
         ]
-        model = plane.ModelEntry(name="m", served_name=self.served_name, backend="external", instances=instances)
+        first = {"name": "m", "served_name": self.served_name, "backend": "external", **self.model_fields}
+        models = [plane.ModelEntry(**first, instances=instances)]
+        for name, engine in self.others.items():
+            instance = plane.InstanceEntry(id=f"i-{name}", address=engine.address, state="running")
+            models.append(plane.ModelEntry(name=name, served_name=name, backend="external", instances=[instance]))
         routes = self.routes or [
             plane.RouteEntry(name=name, created=1, targets=[plane.TargetEntry(model="m")]) for name in ("m", "default")
         ]
-        return plane.Table(models=[model], routes=routes)
+        return plane.Table(models=models, routes=routes)
 
     def publish(self) -> int:
         return self.plane.publish(self.table())
 
-    def add_key(self, access_key: str, key: str, allowed_models: list[str] | None = None) -> None:
+    def add_key(self, access_key: str, key: str, **fields: Any) -> None:
+        """Makes the key known; `fields` are those of a KeyEntry."""
         digest = hashlib.sha256(bytes.fromhex(self.salt) + key.encode()).hexdigest()
-        entry = self.dataplane.KeyEntry(id=access_key, digest=digest, allowed_models=allowed_models)
+        entry = self.dataplane.KeyEntry(id=access_key, digest=digest, **fields)
         self.plane.update_keys(self.dataplane.KeyDelta(salt=self.salt, upsert=[entry]))
 
     def remove_key(self, access_key: str) -> None:
