@@ -180,6 +180,29 @@ def test_the_bootstrap_key_comes_from_flag_then_file_then_environment(
     ]
 
 
+def test_a_certificate_that_is_none_ends_serve_with_a_sentence_before_any_key_is_made(tmp_path: Path) -> None:
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).write_text("no certificate")
+    tls = ["--tls-certificate", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "k.pem")]
+    done = run("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), *tls)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: The data plane cannot do what the configuration asks. The TLS certificate file"
+    )
+    assert not (tmp_path / "data" / "keys.json").exists()
+
+
+def test_a_place_without_a_key_for_an_engine_ends_serve_before_anything_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    model = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\napi_key_env = "NOWHERE"\n'
+    file.write_text(model)
+    assert run("check", "--config", str(file)).returncode == 0, "check may run on another machine"
+    done = run("serve", "--config", str(file), "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {file}:5: The environment variable `NOWHERE` should hold the key")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("text", ["short", "x" * 15, " sixteen letters ", ""])
 def test_a_bootstrap_key_that_cannot_be_a_key_starts_nothing_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
