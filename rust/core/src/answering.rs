@@ -18,7 +18,9 @@ use crate::{
     client_io::ClientWatch,
     cors::{self, Cors},
     documents::End,
-    headers, paths, request,
+    headers,
+    paths::{self, Found},
+    request,
     ticket::Ticket,
     worker::Worker,
 };
@@ -64,6 +66,10 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     }
     let mut fields = HeaderMap::new();
     if path != "*" {
+        // The generic proxy passes OPTIONS on as any method.
+        if !matches!(paths::find(&Method::OPTIONS, path), Found::WrongMethod(_)) {
+            return None;
+        }
         fields.insert(header::ALLOW, HeaderValue::from_static(methods?));
     }
     if let Some(cors) = cors {

@@ -51,7 +51,6 @@ pub(crate) trait ClientWatch {
 
     /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent. False: this protocol has no
     /// tunnels (HTTP/2), and the 101 must not be sent.
-    #[allow(dead_code, reason = "the endpoints that open tunnels come with the next commits")]
     fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 

@@ -49,7 +49,6 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// `from_engine`: what was read behind the 101's head. `on_end` is called exactly once, when the tunnel has ended or
     /// is dropped (then as if its client had left); it holds what must live as long as the tunnel.
-    #[allow(dead_code, reason = "the endpoints that open tunnels come with the next commits")]
     pub(crate) fn new(engine: impl Side + 'static, from_engine: Bytes, on_end: impl FnOnce(Ended) + 'static) -> Self {
         let ended = Ended { bytes_in: 0, bytes_out: 0, end: End::ClientGone };
         Self { engine: Box::new(engine), from_engine, report: Report { ended, on_end: Some(Box::new(on_end)) } }
