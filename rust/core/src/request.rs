@@ -1,14 +1,6 @@
 //! One request, from its head to the errand that an engine is sent on.
 
-use std::{
-    borrow::Cow,
-    cell::Cell,
-    future::{Future, poll_fn},
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Version, header, request::Parts};
@@ -18,26 +10,20 @@ use tokio::time::Instant;
 use crate::{
     admission::Caller,
     attempt::{Errand, Outcome},
-    body::{AnswerBody, BrokenOff},
     client_io::ClientWatch,
     error::{ApiError, Cause, Dialect},
-    headers, inflate, local,
+    headers,
+    inbound::{Answer, CONTROL_PLANE, Inbound, unless_gone},
+    inflate, local,
     paths::{self, BodyKind, Edit, Endpoint, Found, Inference, Methods, ModelPlace, Row},
     proxy_paths,
     refusals::{self, Refusal},
     respond::{finish_local, refuse},
-    server_timing::Moments,
     table::Route,
     ticket::Ticket,
-    timer::PhaseTimer,
     upload::{Reading, Upload},
     worker::Worker,
 };
-
-/// The path under which requests for the management API are recorded.
-pub(crate) const CONTROL_PLANE: &str = "control_plane";
-
-pub(crate) type Answer<B, W> = Result<http::Response<AnswerBody<B, W>>, BrokenOff>;
 
 /// The row of requests that are not inference; it is matched by nothing.
 static CONTROL_ROW: Row = Row {
@@ -127,27 +113,7 @@ enum Wish {
     ControlPlane,
 }
 
-/// One request that goes on to an engine or to the management API.
-pub(crate) struct Inbound<W> {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) parts: Parts,
-    /// The client's address.
-    pub(crate) peer: Rc<str>,
-    pub(crate) row: &'static Row,
-    pub(crate) ticket: Ticket,
-    pub(crate) moments: Moments,
-    pub(crate) watch: W,
-    /// The client has sent its whole body: from now on what it sends says whether it is still there.
-    pub(crate) body_whole: Rc<Cell<bool>>,
-}
-
 impl<W: ClientWatch + Clone> Inbound<W> {
-    /// In a box: it is handed from stage to stage, and would be copied at each.
-    fn new(worker: Rc<Worker>, parts: Parts, peer: Rc<str>, row: &'static Row, ticket: Ticket, watch: W) -> Box<Self> {
-        let moments = Moments::new(ticket.began());
-        Box::new(Self { worker, parts, peer, row, ticket, moments, watch, body_whole: Rc::default() })
-    }
-
     async fn serve<B>(mut self: Box<Self>, wish: Wish, body: B) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -361,37 +327,6 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             && headers::asks_websocket(&self.parts.headers)
     }
 
-    /// Reads the body until `enough`, or all of it.
-    pub(crate) async fn receive_until<B>(
-        &mut self,
-        upload: &mut Upload<B>,
-        enough: impl Fn(&Upload<B>) -> bool,
-    ) -> Result<(), Refusal>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: std::error::Error + 'static,
-    {
-        let limit = self.worker.shared.phases.body;
-        let mut timer = PhaseTimer::default();
-        while !enough(upload) && !upload.is_whole() {
-            let mut since = None;
-            poll_fn(|context| match upload.poll_receive(context) {
-                Poll::Ready(received) => Poll::Ready(received.map_err(Refusal::from)),
-                Poll::Pending => {
-                    let since = *since.get_or_insert_with(Instant::now);
-                    timer.poll(context, since, limit).map(|()| Err(refusals::body_timeout()))
-                }
-            })
-            .await?;
-            if let Some(since) = since {
-                self.moments.waited_for_client += since.elapsed();
-            }
-            self.body_whole.set(upload.is_whole());
-            self.ticket.bytes_in(upload.received());
-        }
-        Ok(())
-    }
-
     /// The route of a public name, if the caller may use it.
     fn find_route(&self, caller: &Caller, name: Option<&str>) -> Result<Arc<Route>, ApiError> {
         let Some(name) = name else {
@@ -407,21 +342,4 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 /// An id as it may stand in an error.
 fn shown(id: &str) -> String {
     id.chars().take(100).collect()
-}
-
-/// Drives a request until it is committed, or its client has left.
-async fn unless_gone<T>(
-    watch: &impl ClientWatch,
-    body_whole: &Cell<bool>,
-    work: impl Future<Output = Result<T, Refusal>>,
-) -> Result<T, Refusal> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        let done = work.as_mut().poll(context);
-        if done.is_pending() && watch.poll_left(context, body_whole.get()).is_ready() {
-            return Poll::Ready(Err(Refusal::Gone));
-        }
-        done
-    })
-    .await
 }
