@@ -16,7 +16,7 @@ from typing import Any
 
 import openai
 
-from harness import Router, read_gauge
+from harness import Router, ServedRouter, read_gauge, serving
 from raw_http import Client, Response
 
 HOME = Path(__file__).parents[1] / ".vllm"
@@ -42,6 +42,23 @@ ENVIRONMENT = {
     # Else the first request with log probabilities compiles a kernel for 20 seconds.
     "TORCH_COMPILE_DISABLE": "1",
 }
+
+
+CONFIG = """
+[[models]]
+name = "tiny"
+backend = "external"
+engine = "vllm"
+urls = ["{address}"]
+api_key_env = "TINY_ENGINE_KEY"
+served_name = "{served_name}"
+categories = ["{category}"]
+generic_proxy = true
+
+[[routes]]
+name = "team/alias:v1"
+targets = [{{ model = "tiny" }}]
+"""
 
 
 class VllmEngine:
@@ -112,6 +129,14 @@ def running(model: str, *flags: str) -> Iterator[VllmEngine]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def behind_router(address: str, served_name: str, category: str) -> Iterator[ServedRouter]:
+    """The whole product in front of an engine: model `tiny`, and a route `team/alias:v1` to it."""
+    config = CONFIG.format(address=address, served_name=served_name, category=category)
+    with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
+        yield server
+
+
 def ask(router: Router, method: str, target: str, body: Any = None, **options: Any) -> Response:
     """One request on a connection of its own through the router, with a patience that fits a real engine."""
     with Client(router.address, ANSWER) as client:
@@ -124,6 +149,20 @@ CHANGING = re.compile(rb'"(id|item_id|created|created_at|completed_at|model|syst
 def masked(body: bytes) -> bytes:
     """An answer's bytes without ids and times, which differ each time, and without the model's name."""
     return CHANGING.sub(rb'"\1":0', body)
+
+
+TIMINGS = ("time_to_first_token_ms", "time_per_output_token_ms", "tokens_per_second")
+"""GPUStack's members of the usage of a stream."""
+
+
+def without_timings(body: bytes) -> bytes:
+    """A stream without `TIMINGS`."""
+    return re.sub(rb',"(%s)":[\d.]+' % "|".join(TIMINGS).encode(), b"", body)
+
+
+def without_usage_frame(body: bytes) -> bytes:
+    """A stream without its frames that have no choice."""
+    return b"".join(frame for frame in re.findall(rb".*?\n\n", body, re.DOTALL) if b'"choices":[]' not in frame)
 
 
 def openai_client(router: Router, key: str | None = None) -> openai.OpenAI:

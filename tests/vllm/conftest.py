@@ -12,26 +12,10 @@ import anthropic
 import openai
 import pytest
 
-from harness import ServedRouter, serving
-from vllm_engine import ANSWER, KEY, START, VllmEngine, openai_client, running
+from harness import ServedRouter
+from vllm_engine import ANSWER, START, VllmEngine, behind_router, openai_client, running
 
 FOLDER = Path(__file__).parent
-
-CONFIG = """
-[[models]]
-name = "tiny"
-backend = "external"
-engine = "vllm"
-urls = ["{address}"]
-api_key_env = "TINY_ENGINE_KEY"
-served_name = "{served_name}"
-categories = ["{category}"]
-generic_proxy = true
-
-[[routes]]
-name = "team/alias:v1"
-targets = [{{ model = "tiny" }}]
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,12 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             item.add_marker(pytest.mark.timeout(START + ANSWER))
-
-
-def behind_router(engine: VllmEngine, category: str) -> Iterator[ServedRouter]:
-    config = CONFIG.format(address=engine.address, served_name=engine.model, category=category)
-    with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +36,8 @@ def chat_engine() -> Iterator[VllmEngine]:
 @pytest.fixture(scope="session")
 def router(chat_engine: VllmEngine) -> Iterator[ServedRouter]:
     """The product in front of `chat_engine`."""
-    yield from behind_router(chat_engine, "llm")
+    with behind_router(chat_engine.address, chat_engine.model, "llm") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +50,8 @@ def embedder() -> Iterator[VllmEngine]:
 @pytest.fixture(scope="session")
 def embedding_router(embedder: VllmEngine) -> Iterator[ServedRouter]:
     """The product in front of `embedder`."""
-    yield from behind_router(embedder, "embedding")
+    with behind_router(embedder.address, embedder.model, "embedding") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +64,8 @@ def reranker() -> Iterator[VllmEngine]:
 @pytest.fixture(scope="session")
 def reranking_router(reranker: VllmEngine) -> Iterator[ServedRouter]:
     """The product in front of `reranker`."""
-    yield from behind_router(reranker, "reranker")
+    with behind_router(reranker.address, reranker.model, "reranker") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +78,8 @@ def listener() -> Iterator[VllmEngine]:
 @pytest.fixture(scope="session")
 def listening_router(listener: VllmEngine) -> Iterator[ServedRouter]:
     """The product in front of `listener`."""
-    yield from behind_router(listener, "speech_to_text")
+    with behind_router(listener.address, listener.model, "speech_to_text") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

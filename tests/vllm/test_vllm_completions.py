@@ -7,9 +7,6 @@ from typing import Any
 import openai
 import pytest
 
-from harness import ServedRouter
-from vllm_engine import VllmEngine, ask, masked
-
 NAMES = pytest.mark.parametrize("name", ["tiny", "team/alias:v1"])
 
 
@@ -50,18 +47,6 @@ def test_token_ids_are_passed_on(client: openai.OpenAI) -> None:
     of_lists = client.completions.create(prompt=[ids, ids], **fields)
     of_text = client.completions.create(prompt="Hi", **fields)
     assert of_ids.choices[0].text == of_lists.choices[1].text == of_text.choices[0].text
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_only_the_name_differs_from_what_the_engine_sent(
-    router: ServedRouter, chat_engine: VllmEngine, stream: bool
-) -> None:
-    fields: dict[str, Any] = {"prompt": "\x00\x7fé", "max_tokens": 32, "temperature": 0, "stream": stream, "echo": True}
-    through = ask(router, "POST", "/v1/completions", {"model": "tiny", **fields})
-    direct = chat_engine.request("POST", "/v1/completions", {"model": chat_engine.model, **fields})
-    assert b'"model":"tiny"' in through.body
-    assert chat_engine.model.encode() not in through.body
-    assert masked(through.body) == masked(direct.body)
 
 
 def test_the_usage_of_a_stream_comes_when_it_was_asked_for(client: openai.OpenAI) -> None:
