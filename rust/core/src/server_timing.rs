@@ -1,6 +1,6 @@
 //! Where a request's time went, as the client is told in `Server-Timing`.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -81,9 +81,14 @@ impl Moments {
 }
 
 fn put(text: &mut String, name: &str, duration: Duration) {
-    let micros = duration.as_micros();
-    // Writing into a string cannot fail.
-    let _ = write!(text, "{name};dur={}.{:03}", micros / 1000, micros % 1000);
+    let micros = duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros());
+    text.push_str(name);
+    text.push_str(";dur=");
+    text.push_str(itoa::Buffer::new().format(micros / 1000));
+    text.push('.');
+    for unit in [100, 10, 1] {
+        text.push(char::from(b'0' + (micros / unit % 10) as u8));
+    }
 }
 
 #[cfg(test)]

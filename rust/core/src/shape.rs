@@ -14,7 +14,7 @@ use crate::{
     sniff::Finder,
     sse,
     translate::{self, MessageStream},
-    usage::{self, EventUsage, StreamUsage, Timings, Usage},
+    usage::{AnswerUsage, EventUsage, StreamUsage, Timings, Usage},
 };
 
 /// An unfinished frame is held back up to this size; a longer one is relayed as it comes.
@@ -116,7 +116,7 @@ impl Shape {
             Self::Plain => Ok(data),
             Self::Counted { usage, first } => {
                 if *first && done && data.len() <= COUNTED {
-                    *usage = usage::usage_of_answer(&data);
+                    *usage = usage_in_tail(&data);
                 }
                 *first = false;
                 Ok(data)
@@ -126,7 +126,7 @@ impl Shape {
                 let Some(piece) = answer.pass(&data, done) else { return Ok(Bytes::new()) };
                 *self = Self::counted();
                 if let Self::Counted { usage, first } = self {
-                    *usage = (done && piece.len() <= COUNTED).then(|| usage::usage_of_answer(&piece)).flatten();
+                    *usage = (done && piece.len() <= COUNTED).then(|| usage_in_tail(&piece)).flatten();
                     *first = false;
                 }
                 Ok(piece)
@@ -140,6 +140,16 @@ impl Shape {
             }
         }
     }
+}
+
+/// The usage of a whole answer, without reading all of it: engines write it last, or nearly. A quoted key cannot stand
+/// inside a string, where its quotes would be escaped.
+fn usage_in_tail(answer: &[u8]) -> Option<Usage> {
+    let at = memmem::rfind(answer, br#""usage""#)?;
+    let mut usage = AnswerUsage::new();
+    usage.feed(b"{");
+    usage.feed(&answer[at..]);
+    usage.usage()
 }
 
 /// What is edited in the frames of a stream.
@@ -363,7 +373,7 @@ impl Whole {
             return Ok((Bytes::new(), false));
         }
         let whole = self.held.split().freeze();
-        self.usage = (whole.len() <= COUNTED).then(|| usage::usage_of_answer(&whole)).flatten();
+        self.usage = (whole.len() <= COUNTED).then(|| usage_in_tail(&whole)).flatten();
         Ok((self.made_anew(whole)?, false))
     }
 
@@ -384,5 +394,20 @@ impl Whole {
         };
         self.changed = made.is_some();
         Ok(made.map_or(whole, Bytes::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usage_of_an_answer_is_found_behind_texts_that_speak_of_it() {
+        let answer = br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "timings": {"usag": 1}}"#;
+        let usage = usage_in_tail(answer).unwrap();
+        assert_eq!((usage.input, usage.output), (3, 4));
+        assert!(usage_in_tail(br#"{"choices":[]}"#).is_none());
+        assert!(usage_in_tail(br#"{"usage":null}"#).is_none());
     }
 }
