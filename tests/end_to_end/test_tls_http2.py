@@ -14,9 +14,10 @@ import httpx
 import openai
 import pytest
 import trustme
+from websockets.sync.client import connect
 
 from harness import KEY, DataPlaneRouter, FakeEngine, external, serving
-from raw_http import chat, events, eventually
+from raw_http import DEADLINE, chat, events, eventually
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -160,6 +161,16 @@ def test_the_openai_sdk_speaks_http2_over_tls(plane: DataPlaneRouter, certificat
             model="m", messages=[{"role": "user", "content": "x"}], stream=True
         ) as stream:
             assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][-1] == "stop"
+
+
+def test_a_websocket_passes_over_tls(plane: DataPlaneRouter, certificate: Certificate) -> None:
+    url = plane.address.replace("https", "wss", 1) + "/v1/realtime?model=m"
+    message = bytes(range(256)) * 4_000
+    with connect(url, additional_headers=AUTHORIZATION, ssl=certificate.trust, proxy=None, max_size=None) as client:
+        for _ in range(3):
+            client.send(message)
+            assert client.recv(DEADLINE) == message
+    eventually(plane.is_idle, "the lease to be returned")
 
 
 def test_serve_speaks_tls_with_the_certificate_of_its_configuration(

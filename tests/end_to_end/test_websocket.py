@@ -11,8 +11,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from fake_websocket import CLOSE, TEXT, frame
 from harness import KEY, DataPlaneRouter, FakeEngine
-from raw_http import DEADLINE, eventually
+from raw_http import DEADLINE, build, eventually
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -75,6 +76,18 @@ def test_what_the_engine_says_right_behind_its_head_arrives(plane: DataPlaneRout
         assert client.recv(DEADLINE) == "session.created"
         client.send("after")
         assert client.recv(DEADLINE) == "after"
+
+
+def test_what_a_client_says_right_behind_its_request_arrives(plane: DataPlaneRouter) -> None:
+    fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    request = build("GET", "/v1/realtime?model=m", key=KEY, headers=[*fields, ("Sec-WebSocket-Key", "x" * 22 + "==")])
+    with plane.client() as client:
+        client.send(request + frame(TEXT, b"early", masked=True))
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+        assert client.read_exactly(7) == frame(TEXT, b"early", masked=False)
+        client.send(frame(CLOSE, b"", masked=True))
+        assert client.read_exactly(2) == frame(CLOSE, b"", masked=False)
+        assert client.more() == b"", "and the connection ends"
 
 
 def test_the_closing_handshake_passes_with_its_code(plane: DataPlaneRouter) -> None:
