@@ -123,7 +123,7 @@ impl Shape {
             }
             Self::Events(events) => events.pass(data, done, timings),
             Self::Renamed(answer) => {
-                let Some(piece) = answer.pass(&data, done) else { return Ok(Bytes::new()) };
+                let Some(piece) = answer.pass(data, done) else { return Ok(Bytes::new()) };
                 *self = Self::counted();
                 if let Self::Counted { usage, first } = self {
                     *usage = (done && piece.len() <= COUNTED).then(|| usage_in_tail(&piece)).flatten();
@@ -267,17 +267,25 @@ pub(crate) struct HeldAnswer {
 impl HeldAnswer {
     /// What was held, renamed; None while more must come. An answer without a `model`, or too long before it, goes on
     /// as it is.
-    fn pass(&mut self, data: &[u8], done: bool) -> Option<Bytes> {
-        self.held.extend_from_slice(data);
-        self.finder.feed(data);
+    fn pass(&mut self, data: Bytes, done: bool) -> Option<Bytes> {
+        self.finder.feed(&data);
         let found = self.finder.found();
-        if found.is_none() && !done && self.held.len() <= EDITED_HELD {
-            return None;
-        }
-        let whole = self.held.split().freeze();
+        let waits = found.is_none() && !done && self.held.len() + data.len() <= EDITED_HELD;
+        // The usual answer comes in one piece, with the right name: it is not copied.
+        let whole = if self.held.is_empty() && !waits {
+            data
+        } else {
+            self.held.extend_from_slice(&data);
+            if waits {
+                return None;
+            }
+            self.held.split().freeze()
+        };
         Some(match found {
-            Some(range) => [&whole[..range.start], &self.name, &whole[range.end..]].concat().into(),
-            None => whole,
+            Some(range) if whole[range.clone()] != self.name => {
+                [&whole[..range.start], &self.name, &whole[range.end..]].concat().into()
+            }
+            _ => whole,
         })
     }
 }
