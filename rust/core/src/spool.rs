@@ -38,6 +38,8 @@ pub(crate) struct Spool {
 struct Done {
     file: File,
     read: Option<Bytes>,
+    /// Goes back to the thread that made it, so that its memory is used again there.
+    _written: VecDeque<Bytes>,
 }
 
 impl Spool {
@@ -70,7 +72,7 @@ impl Spool {
                     file.write_all_at(piece, at)?;
                     at += piece.len() as u64;
                 }
-                Ok(Done { file, read: None })
+                Ok(Done { file, read: None, _written: pieces })
             }));
             ready!(self.poll_job(context))?;
         }
@@ -90,11 +92,12 @@ impl Spool {
                 self.waiting_bytes -= piece.as_ref().map_or(0, Bytes::len);
                 return Poll::Ready(Ok(piece));
             };
-            let (at, length) = (self.read, left.min(PIECE));
+            let at = self.read;
+            // Made here, where it is dropped: what many threads make stays with each of them.
+            let mut piece = vec![0; left.min(PIECE)];
             self.job = Some(tokio::task::spawn_blocking(move || {
-                let mut piece = vec![0; length];
                 file.read_exact_at(&mut piece, at)?;
-                Ok(Done { file, read: Some(piece.into()) })
+                Ok(Done { file, read: Some(piece.into()), _written: VecDeque::new() })
             }));
         }
     }
