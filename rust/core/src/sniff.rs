@@ -284,7 +284,8 @@ impl Sniffer {
         Ok(())
     }
 
-    /// The value of a member at the level that matters begins.
+    /// The value of a member at the level that matters begins. Apart from the loop over all other values.
+    #[inline(never)]
     fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
         self.value_start = self.offset(at);
         self.value_first = byte;
@@ -352,14 +353,19 @@ impl Sniffer {
     fn close_value(&mut self, end: usize) {
         self.state = State::AfterValue;
         if self.depth == self.level {
-            match self.member {
-                Member::Stream => self.stream = self.value_first == b't',
-                Member::StreamOptions => {
-                    self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
-                }
-                Member::Wanted => self.found = self.open_since.take().map(|start| start..self.offset(end)),
-                _ => {}
+            self.close_member(end);
+        }
+    }
+
+    #[inline(never)]
+    fn close_member(&mut self, end: usize) {
+        match self.member {
+            Member::Stream => self.stream = self.value_first == b't',
+            Member::StreamOptions => {
+                self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
             }
+            Member::Wanted => self.found = self.open_since.take().map(|start| start..self.offset(end)),
+            _ => {}
         }
     }
 
@@ -391,23 +397,28 @@ impl Sniffer {
                 self.state = State::Colon;
             }
             Role::Value => self.close_value(at + 1),
-            Role::Name => {
-                self.lone_surrogate()?;
-                let name = String::from_utf8(std::mem::take(&mut self.name))
-                    .map_err(|_| self.name_fault(SniffErrorKind::ModelNotUnicode))?;
-                if name.trim().is_empty() {
-                    return Err(self.name_fault(SniffErrorKind::ModelEmpty));
-                }
-                self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
-                self.state = State::AfterValue;
-            }
-            Role::Id => {
-                self.lone_surrogate()?;
-                let id = String::from_utf8(std::mem::take(&mut self.name)).ok().filter(|_| !self.id_spoilt);
-                self.id = Some(id.unwrap_or_else(|| IMPOSSIBLE_ID.to_owned()));
-                self.close_value(at + 1);
-            }
+            Role::Name | Role::Id => self.close_kept(at)?,
         }
+        Ok(())
+    }
+
+    /// The same, of the model's name or an id.
+    #[inline(never)]
+    fn close_kept(&mut self, at: usize) -> Result<(), SniffError> {
+        self.lone_surrogate()?;
+        let text = String::from_utf8(std::mem::take(&mut self.name));
+        if self.role == Role::Id {
+            let id = text.ok().filter(|_| !self.id_spoilt);
+            self.id = Some(id.unwrap_or_else(|| IMPOSSIBLE_ID.to_owned()));
+            self.close_value(at + 1);
+            return Ok(());
+        }
+        let name = text.map_err(|_| self.name_fault(SniffErrorKind::ModelNotUnicode))?;
+        if name.trim().is_empty() {
+            return Err(self.name_fault(SniffErrorKind::ModelEmpty));
+        }
+        self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
+        self.state = State::AfterValue;
         Ok(())
     }
 
@@ -506,11 +517,14 @@ impl Sniffer {
         Ok(())
     }
 
-    /// Keeps a part of the string, if it is one that is needed.
+    /// Keeps a part of the string, if it is one that is needed; most are not.
+    #[inline]
     fn keep(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
-        if !self.role.is_kept() {
-            return Ok(());
-        }
+        if self.role.is_kept() { self.keep_part(bytes) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn keep_part(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
         self.lone_surrogate()?;
         if self.role == Role::Key {
             self.key.push(bytes);
