@@ -196,6 +196,10 @@ class Server:
                 self._supervisor.instance_idle(event.instance)
             elif event.type == "instance_faulted":
                 self._note_fault(event)
+            elif event.type == "certificate_renewed":
+                log.info("The TLS certificate was renewed: new connections get the new one.")
+            elif event.type == "certificate_refused":
+                log.error("The TLS files have changed and cannot be used; the old certificate stays. %s", event.reason)
             elif event.type == "drained" and self._drained is not None and not self._drained.done():
                 self._drained.set_result(event.cut)
 

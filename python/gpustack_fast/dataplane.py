@@ -296,12 +296,12 @@ class Event(Document):
     """Something that the control plane should act on soon."""
 
     type: str
-    """instance_idle, instance_faulted, drained."""
+    """instance_idle, instance_faulted, certificate_renewed, certificate_refused, drained."""
     instance: str = ""
     version: int = 0
     """instance_idle: the version of the table that retired the instance."""
     reason: str = ""
-    """instance_faulted: what was seen, e.g. `connect: Connection refused`."""
+    """instance_faulted: what was seen, e.g. `connect: Connection refused`; certificate_refused: why, in a sentence."""
     cut: int = 0
     """drained: requests that were cut at the deadline."""
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::{
     body::Relay,
     client_io::ClientWatch,
+    connection,
     error::{ApiError, Cause},
     exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
     headers::{self, ForEngine},
@@ -396,7 +397,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let with = ForEngine { translated, ..errand.for_engine };
             headers::put_for_engine(&mut head, &self.parts.headers, with);
         } else {
-            headers::put_for_control_plane(&mut head, &self.parts.headers, &self.peer);
+            let scheme = connection::scheme(&self.worker.shared, &self.peer);
+            headers::put_for_control_plane(&mut head, &self.parts.headers, &self.peer, scheme);
         }
         if let Some(authorization) = &instance.authorization {
             put(&mut head, &["authorization: ", authorization, "\r\n"]);

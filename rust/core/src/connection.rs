@@ -31,6 +31,9 @@ use crate::{
 /// For how long what a refused client still sends is read, so that it can read its answer.
 const DISCARD: Duration = Duration::from_secs(2);
 
+/// Who a Unix socket's client is.
+const UNIX: &str = "unix";
+
 /// Told to clients that speak plain HTTP to a port that speaks TLS.
 const SPEAK_HTTPS: &str = "This port speaks HTTPS. Send the same request with an https:// URL.\n";
 
@@ -49,7 +52,12 @@ pub(crate) async fn serve_tcp(worker: Rc<Worker>, stream: TcpStream, peer: Socke
 /// Serves a Unix socket's client to its end.
 pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream) {
     let _counted = Counted::new(Rc::clone(&worker));
-    serve(worker, stream, "unix".into(), false).await;
+    serve(worker, stream, UNIX.into(), false).await;
+}
+
+/// What a client of this address speaks.
+pub(crate) fn scheme(shared: &Shared, peer: &str) -> &'static str {
+    if shared.tls.is_some() && peer != UNIX { "https" } else { "http" }
 }
 
 async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>) {

@@ -302,6 +302,8 @@ impl Serialize for Record {
 pub enum Event {
     InstanceIdle { instance: String, version: u64 },
     InstanceFaulted { instance: String, reason: String },
+    CertificateRenewed,
+    CertificateRefused { reason: String },
     Drained { cut: u64 },
 }
 

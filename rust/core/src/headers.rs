@@ -117,7 +117,7 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
 
 /// Writes the client's fields that pass on to the management API: the credential too, which it checks itself. Who the
 /// client is, is said by us alone.
-pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str) {
+pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str, scheme: &str) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
         let ours = matches!(name.as_str(), "content-length" | "expect" | "x-request-id" | "forwarded")
@@ -129,7 +129,7 @@ pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &st
         }
     }
     put_field(head, b"x-forwarded-for", peer.as_bytes());
-    put_field(head, b"x-forwarded-proto", b"http");
+    put_field(head, b"x-forwarded-proto", scheme.as_bytes());
     if let Some(host) = headers.get(header::HOST) {
         put_field(head, b"x-forwarded-host", host.as_bytes());
     }

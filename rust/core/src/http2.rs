@@ -160,4 +160,21 @@ mod tests {
             assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));
         });
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_no_ping_is_left() {
+        let config = br#"{"workers": 1, "record_queue": 16, "timeouts":
+            {"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0}}"#;
+        let plane = crate::DataPlane::new(config, vec![]).unwrap();
+        let started = Instant::now();
+        let serving = async {
+            let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
+            let (mut client, server) = tokio::io::duplex(4096);
+            let greet = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
+            tokio::io::AsyncWriteExt::write_all(&mut client, &greet).await.unwrap();
+            let _ = serve(worker, ClientIo::new(server).0, "pipe".into()).await;
+        };
+        LocalSet::new().run_until(serving).await;
+        assert_eq!(started.elapsed().as_secs(), (PING + PONG).as_secs());
+    }
 }

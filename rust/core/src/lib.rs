@@ -15,7 +15,8 @@
 //!   [`documents`] is what crosses the seam to Python.
 //!
 //! Moving, over tokio and hyper: `dataplane` (the handle that the control plane holds) → `listener` (accepting, the drain)
-//! → `request` (from its head to the errand that it is, with `admission` for who may; `inbound` is what its stages share) → `attempt` (trying instances until
+//! → `connection` (one client's, over `tls` or not, with `http2` beside HTTP/1.1) → `answering` (OPTIONS and [`cors`], around
+//! every answer) → `request` (from its head to the errand that it is, with `admission` for who may; `inbound` is what its stages share) → `attempt` (trying instances until
 //! one answers, each by its `plan`) → `upload` (the request's body, with `spool` for large ones that must wait), `exchange` (one attempt at one instance) over
 //! `upstream` (connections to engines) → `respond` (the answer's head), `body` (the answer on its way, as its `shape` has
 //! it), `tunnel` (a WebSocket on its way) → `ticket` and `records` (what a request leaves behind). `refusals` is what is

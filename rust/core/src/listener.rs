@@ -7,7 +7,7 @@ use tokio::{
     runtime::LocalOptions,
 };
 
-use crate::{connection, shared::Shared, tls::Tls, worker::Worker};
+use crate::{connection, documents::Event, shared::Shared, tls::Tls, worker::Worker};
 
 /// How often idle connections and lingering slots are looked through.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -134,7 +134,11 @@ async fn sweep(worker: Rc<Worker>) {
 fn look_at_certificate(shared: &Arc<Shared>) {
     if shared.tls.as_ref().is_some_and(|tls| tls.is_look_due(shared.clock())) {
         let shared = Arc::clone(shared);
-        drop(tokio::task::spawn_blocking(move || shared.tls.as_ref().map(Tls::refresh)));
+        drop(tokio::task::spawn_blocking(move || match shared.tls.as_ref().map(Tls::refresh) {
+            Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
+            Some(Err(reason)) => shared.records.event(Event::CertificateRefused { reason }),
+            Some(Ok(false)) | None => {}
+        }));
     }
 }
 

@@ -127,3 +127,70 @@ fn read_file(what: &str, path: &str) -> Result<Vec<u8>, String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A certificate and its key, in PEM.
+    fn issue() -> (String, String) {
+        let issued = rcgen::generate_simple_self_signed(["plane.test".to_owned()]).unwrap();
+        (issued.cert.pem(), issued.signing_key.serialize_pem())
+    }
+
+    /// Writes a file as a renewal does: another one takes its place. The times of two renewals must differ.
+    fn replace(path: &str, text: &str, number: u64) {
+        let fresh = format!("{path}.new");
+        std::fs::write(&fresh, text).unwrap();
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 + number);
+        std::fs::File::options().append(true).open(&fresh).unwrap().set_modified(time).unwrap();
+        std::fs::rename(fresh, path).unwrap();
+    }
+
+    fn path(folder: &Path, name: &str) -> String {
+        folder.join(name).display().to_string()
+    }
+
+    #[test]
+    fn renewed_files_are_taken_up_and_half_renewed_ones_are_not() {
+        let folder = std::env::temp_dir().join(format!("gpustack-fast-renewal-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let files = documents::Tls { certificate: path(&folder, "certificate.pem"), key: path(&folder, "key.pem") };
+        let (old, new) = (issue(), issue());
+        replace(&files.certificate, &old.0, 1);
+        replace(&files.key, &old.1, 1);
+        let tls = Tls::load(&files).unwrap();
+        let first = tls.current.load_full();
+        assert_eq!(tls.refresh(), Ok(false), "nothing has changed");
+
+        replace(&files.certificate, &new.0, 2);
+        assert!(tls.refresh().unwrap_err().contains("does not belong"));
+        assert!(Arc::ptr_eq(&first, &tls.current.load_full()), "the old one stays");
+        assert_eq!(tls.refresh(), Ok(false), "and it is said once");
+
+        replace(&files.key, &new.1, 2);
+        assert_eq!(tls.refresh(), Ok(true));
+        assert!(!Arc::ptr_eq(&first, &tls.current.load_full()));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(tls.refresh().unwrap_err().contains("cannot be read"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn one_asker_alone_looks_and_not_before_its_time() {
+        let folder = std::env::temp_dir().join(format!("gpustack-fast-look-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let files = documents::Tls { certificate: path(&folder, "certificate.pem"), key: path(&folder, "key.pem") };
+        let (certificate, key) = issue();
+        replace(&files.certificate, &certificate, 1);
+        replace(&files.key, &key, 1);
+        let tls = Tls::load(&files).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+        assert!(!tls.is_look_due(LOOK_MS - 1));
+        assert!(tls.is_look_due(LOOK_MS));
+        assert!(!tls.is_look_due(LOOK_MS + 1));
+        assert!(tls.is_look_due(3 * LOOK_MS));
+    }
+}

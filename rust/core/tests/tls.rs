@@ -229,6 +229,28 @@ fn a_connection_ends_with_the_word_that_nothing_was_cut_off() {
 }
 
 #[test]
+fn the_management_api_is_told_that_its_client_speaks_tls() {
+    let (tell, told) = mpsc::channel();
+    let api = Engine::start(true, move |_, mut stream| {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        tell.send(String::from_utf8(head).unwrap()).unwrap();
+        stream.write_all(&harness::json_answer("{}")).unwrap();
+    });
+    let socket = api.address.strip_prefix("unix:").unwrap();
+    let files = Files::new();
+    let plane = Plane::builder().with(&fields(&files)).with(&format!(r#""control_socket":"{socket}""#)).start();
+    let mut client = connect(&plane, &files);
+    client.write(b"GET /v2/models HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: gopher\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    let head = told.recv_timeout(PATIENCE).unwrap();
+    assert!(head.contains("\r\nx-forwarded-proto: https\r\n") && !head.contains("gopher"), "{head}");
+}
+
+#[test]
 fn a_drain_waits_for_no_handshake() {
     let files = Files::new();
     let plane = Plane::builder().with(&fields(&files)).start();
