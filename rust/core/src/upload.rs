@@ -461,12 +461,11 @@ where
         }
         self.wish = if changes.ask_usage { UsageWish::Open } else { UsageWish::None };
         self.settle_usage();
-        let length = if self.whole {
-            self.received
-        } else if self.wish == UsageWish::Open {
-            return None;
-        } else {
-            self.declared?
+        let length = match self.wish {
+            // Also of a whole body, when the place of the edit lies in the file.
+            UsageWish::Open => return None,
+            _ if self.whole => self.received,
+            _ => self.declared?,
         };
         let growth: i64 = self.splices.iter().flatten().map(Splice::growth).sum();
         length.checked_add_signed(growth)
@@ -608,8 +607,8 @@ mod tests {
 
     use super::*;
 
-    /// A body whose pieces are all there at once.
-    struct Ready(VecDeque<Bytes>);
+    /// A body whose pieces are all there at once. `true`: with the last one it says that it was the last.
+    struct Ready(VecDeque<Bytes>, bool);
 
     impl Body for Ready {
         type Data = Bytes;
@@ -620,6 +619,10 @@ mod tests {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
             Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.1 && self.0.is_empty()
         }
     }
 
@@ -632,7 +635,7 @@ mod tests {
             nesting: 9,
             spool_folder: std::env::temp_dir().as_path().into(),
         };
-        Upload::new(Ready(pieces), Reading::Carry, None, &limits).unwrap()
+        Upload::new(Ready(pieces, false), Reading::Carry, None, &limits).unwrap()
     }
 
     #[test]
@@ -675,11 +678,16 @@ mod tests {
     }
 
     /// What an engine gets of a body in these pieces, when the attempt begins as soon as the model is known.
-    fn sent(body: &[u8], cuts: &[usize], target: &Target, limits: &BodyLimits) -> (Option<u64>, Vec<u8>) {
+    fn sent(
+        body: &[u8],
+        (cuts, says_its_end): (&[usize], bool),
+        target: &Target,
+        limits: &BodyLimits,
+    ) -> (Option<u64>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let pieces = cuts.windows(2).map(|pair| Bytes::copy_from_slice(&body[pair[0]..pair[1]])).collect();
-            let mut upload = Upload::new(Ready(pieces), Reading::Json, None, limits).unwrap();
+            let mut upload = Upload::new(Ready(pieces, says_its_end), Reading::Json, None, limits).unwrap();
             let receive = async |upload: &mut Upload<Ready>| {
                 std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
             };
@@ -708,6 +716,7 @@ mod tests {
                     r#""messages":[{"role":"user","content":"\u00e9 {\"stream_options\":1}"}]"#], 0..=4).prop_shuffle(),
             at in any::<prop::sample::Index>(),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+            says_its_end in any::<bool>(),
             (replay, memory) in prop_oneof![Just((1_000, 1_000)), Just((5, 5)), Just((5, 40)), Just((0, 1_000))],
         ) {
             let mut members = members;
@@ -717,7 +726,7 @@ mod tests {
             cuts.sort_unstable();
             let spool_folder = std::env::temp_dir().as_path().into();
             let limits = BodyLimits { body: 10_000, replay, memory, ratio: 9, nesting: 9, spool_folder };
-            let (length, sent) = sent(body.as_bytes(), &cuts, &target("engine"), &limits);
+            let (length, sent) = sent(body.as_bytes(), (&cuts, says_its_end), &target("engine"), &limits);
             let streams = members.contains(&r#""stream":true"#);
             let own = members.iter().any(|member| member.starts_with(r#""stream_options"#));
             let mut expected = body.replace(r#""public""#, r#""engine""#).replace(r#""include_usage":false"#, r#""include_usage":true"#);
