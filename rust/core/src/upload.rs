@@ -32,6 +32,9 @@ const JOINED: usize = 4 * 1024;
 /// A compressed body is decoded in pieces of this size.
 const DECODED: usize = 64 * 1024;
 
+/// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be edited.
+const STREAM_OPTIONS: u64 = 64 * 1024;
+
 /// Why a body cannot be had.
 #[derive(Debug)]
 pub(crate) enum UploadError {
@@ -323,6 +326,11 @@ where
             return Err(too_large(self.limits.body));
         }
         self.scan.feed(&piece)?;
+        let open = self.scan.json().and_then(Sniffer::open_stream_options);
+        if open.is_some_and(|start| self.received - start > STREAM_OPTIONS) {
+            let message = format!("`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone.");
+            return Err(ApiError::new(Cause::BadRequest, message).closing());
+        }
         self.keep(piece);
         if self.replayable && self.received > self.limits.replay {
             self.replayable = false;
@@ -660,6 +668,26 @@ mod tests {
         }
         assert_eq!(upload.pieces.len(), text.len().div_ceil(JOINED));
         assert_eq!(Vec::from(upload.pieces).concat(), text);
+    }
+
+    #[test]
+    fn options_that_would_fill_memory_are_refused() {
+        let start = Bytes::from_static(br#"{"model":"m","stream_options":{"x":""#);
+        let rest = std::iter::repeat_n(Bytes::from_static(&[b'x'; 10_000]), 100);
+        let pieces = Ready(std::iter::once(start).chain(rest).collect(), false);
+        let spool_folder = std::env::temp_dir().as_path().into();
+        let limits = BodyLimits { body: 64 << 20, replay: 0, memory: 64 << 20, ratio: 9, nesting: 9, spool_folder };
+        let mut upload = Upload::new(pieces, Reading::Json, None, &limits).unwrap();
+        let context = &mut Context::from_waker(Waker::noop());
+        let error = loop {
+            match upload.poll_receive(context) {
+                Poll::Ready(Err(UploadError::Refused(error))) => break error,
+                Poll::Ready(Err(UploadError::Gone)) => panic!("the client is there"),
+                Poll::Ready(Ok(())) | Poll::Pending => assert!(!upload.is_whole()),
+            }
+        };
+        assert_eq!(error.cause, Cause::BadRequest);
+        assert!(upload.received() < 2 * STREAM_OPTIONS);
     }
 
     fn target(served_name: &str) -> Target {
