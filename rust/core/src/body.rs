@@ -388,6 +388,8 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // A comment may follow the engine's last byte.
+            Self::Relayed(body) if body.last_comment.is_some() => SizeHint::default(),
             Self::Relayed(body) => {
                 let first = body.first.as_ref().map_or(0, |first| first.len() as u64);
                 let whole = body.relay.remaining().and_then(|rest| rest.checked_add(first));
