@@ -9,17 +9,18 @@ use std::{
 /// Parts with a lock of their own, so that workers seldom wait for each other.
 const PARTS: usize = 16;
 
-/// Whose it is, and its id.
-type Name = (Arc<str>, Arc<str>);
-
 /// Where a response was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
+    /// The key that asked for it; empty: nobody's.
+    owner: Arc<str>,
     pub(crate) route: Arc<str>,
     pub(crate) instance: Arc<str>,
 }
 
 /// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it; nobody else finds it.
+/// The first key that was answered with an id keeps it: some engines let a client choose the id of what it asks for
+/// (vLLM's `request_id`), and who chooses another's must not come to own what is stored under it.
 #[derive(Debug)]
 pub(crate) struct Responses {
     parts: [Mutex<Part>; PARTS],
@@ -29,8 +30,8 @@ pub(crate) struct Responses {
 
 #[derive(Debug, Default)]
 struct Part {
-    made: HashMap<Name, Made, foldhash::fast::RandomState>,
-    oldest_first: VecDeque<Name>,
+    made: HashMap<Arc<str>, Made, foldhash::fast::RandomState>,
+    oldest_first: VecDeque<Arc<str>>,
 }
 
 impl Responses {
@@ -45,12 +46,15 @@ impl Responses {
 
     /// A response was made for this key (None: for nobody's).
     pub(crate) fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
-        let name: Name = (key.unwrap_or_default().into(), id.into());
-        let part = &mut *self.part(&name);
-        let made = Made { route: Arc::clone(route), instance: Arc::clone(instance) };
-        if part.made.insert(name.clone(), made).is_none() {
-            part.oldest_first.push_back(name);
+        let (owner, id): (Arc<str>, Arc<str>) = (key.unwrap_or_default().into(), id.into());
+        let part = &mut *self.part(&id);
+        match part.made.get(&id) {
+            Some(known) if known.owner != owner => return,
+            Some(_) => {}
+            None => part.oldest_first.push_back(Arc::clone(&id)),
         }
+        let made = Made { owner, route: Arc::clone(route), instance: Arc::clone(instance) };
+        part.made.insert(id, made);
         while part.oldest_first.len() > self.most_per_part {
             if let Some(oldest) = part.oldest_first.pop_front() {
                 part.made.remove(&oldest);
@@ -60,12 +64,12 @@ impl Responses {
 
     /// Where this key's response of this id was made.
     pub(crate) fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
-        let name: Name = (key.unwrap_or_default().into(), id.into());
-        self.part(&name).made.get(&name).cloned()
+        let part = self.part(id);
+        part.made.get(id).filter(|made| *made.owner == *key.unwrap_or_default()).cloned()
     }
 
-    fn part(&self, name: &Name) -> MutexGuard<'_, Part> {
-        let index = self.hasher.hash_one(name) as usize % PARTS;
+    fn part(&self, id: &str) -> MutexGuard<'_, Part> {
+        let index = self.hasher.hash_one(id) as usize % PARTS;
         self.parts[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,10 +82,22 @@ mod tests {
     fn a_response_is_found_by_its_own_key_alone() {
         let responses = Responses::new(100);
         responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
-        assert_eq!(responses.find(Some("a"), "resp_1"), Some(Made { route: "r".into(), instance: "i-1".into() }));
+        let made = Made { owner: "a".into(), route: "r".into(), instance: "i-1".into() };
+        assert_eq!(responses.find(Some("a"), "resp_1"), Some(made));
         assert_eq!(responses.find(Some("b"), "resp_1"), None);
         assert_eq!(responses.find(None, "resp_1"), None);
         assert_eq!(responses.find(Some("a"), "resp_2"), None);
+    }
+
+    #[test]
+    fn a_key_that_asks_for_anothers_id_does_not_come_to_own_it() {
+        let responses = Responses::new(100);
+        responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
+        responses.remember(Some("b"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
+        assert_eq!(responses.find(Some("b"), "resp_1"), None);
+        assert!(responses.find(Some("a"), "resp_1").is_some());
+        responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-2".into());
+        assert_eq!(responses.find(Some("a"), "resp_1").unwrap().instance, "i-2".into());
     }
 
     #[test]
