@@ -72,7 +72,7 @@ impl Caller {
             for other in serves_more {
                 self.check(other).map_err(|_| {
                     let message = format!(
-                        "The engines of model {} also serve {}, which this API key may not use. Without reading the body this request could reach it; name the model in the JSON body instead.",
+                        "The engines of model {} also serve {}, which this API key may not use. What is not read of this request could name it. Use a key that may use both, or name the model in a JSON body.",
                         route.name, other.name
                     );
                     ApiError::new(Cause::Forbidden, message)

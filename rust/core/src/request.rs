@@ -247,6 +247,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let name = self.parts.uri.query().and_then(paths::model_in_query);
         let route = self.find_route(caller, name.as_deref())?;
+        // What is said inside the WebSocket is not read, and may name another model.
+        caller.check_all_names(&self.worker.shared.table.load(), &route)?;
         if !self.asks_websocket() {
             let message =
                 "This endpoint is a WebSocket: open it with Connection: Upgrade and Upgrade: websocket, over HTTP/1.1.";
@@ -277,7 +279,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
         let table = self.worker.shared.table.load();
         let (first, below) = rest[1..].find('/').map_or((&rest[1..], "/"), |at| rest[1..].split_at(at));
-        let numbered = first.parse().ok().and_then(|number| table.route_by_number(number).cloned());
+        let digits = first.bytes().all(|byte| byte.is_ascii_digit());
+        let number = first.parse().ok().filter(|_| digits);
+        let numbered = number.and_then(|number| table.route_by_number(number).cloned());
         let header = self.parts.headers.get("x-gpustack-model");
         let limits = self.worker.body_limits.clone();
         let path = if numbered.is_some() { below } else { rest }.to_owned();
@@ -304,10 +308,10 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             );
             return Err(ApiError::new(Cause::NotFound, message).into());
         }
-        if upload.model().is_none() {
+        let upgrade = self.asks_websocket();
+        if upgrade || upload.model().is_none() {
             caller.check_all_names(&self.worker.shared.table.load(), &route)?;
         }
-        let upgrade = self.asks_websocket();
         let errand = Errand {
             route,
             path: Cow::Owned(path),

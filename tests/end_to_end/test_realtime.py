@@ -1,0 +1,85 @@
+"""The WebSocket of `GET /v1/realtime?model=`, and those of the generic proxy: who may open one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness import DataPlaneRouter, FakeEngine
+
+Engines = Callable[..., list[FakeEngine]]
+Routers = Callable[..., DataPlaneRouter]
+
+NARROW, WIDE = (f"gpustack_{digit * 16}_{'0' * 32}" for digit in "ab")
+"""Keys: of the model alone, and of its adapter too."""
+
+
+@pytest.fixture
+def engine(fake_engines: Engines) -> FakeEngine:
+    return fake_engines(1)[0]
+
+
+@pytest.fixture
+def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
+    """`m`, and `m:tuned`, an adapter in the same engine."""
+    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+
+    routes = [
+        RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7),
+        RouteEntry(name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]),
+    ]
+    one = router([engine], routes=routes)
+    one.add_key("a" * 16, NARROW, allowed_models=["m"])
+    one.add_key("b" * 16, WIDE, allowed_models=["m", "m:tuned"])
+    return one
+
+
+def status_of_opening(plane: DataPlaneRouter, target: str, key: str, body: Any = None) -> int:
+    """The status that answers the wish for a WebSocket."""
+    text = b"" if body is None else json.dumps(body).encode()
+    fields = [
+        f"GET {target} HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {key}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *([] if body is None else ["Content-Type: application/json", f"Content-Length: {len(text)}"]),
+    ]
+    with plane.client() as client:
+        client.send("\r\n".join([*fields, "", ""]).encode() + text)
+        return client.read_head().status
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/realtime?model=m",
+        "/v1/realtime?model=m&model=tuned",
+        "/v1/realtime?model=m&mod%65l=tuned",
+        "/model/proxy/7/v1/realtime?model=tuned",
+    ],
+)
+def test_a_websocket_needs_a_key_for_every_name_of_the_engine(
+    plane: DataPlaneRouter, engine: FakeEngine, target: str
+) -> None:
+    """What is said in it is not read, and names the model once more (vLLM's `session.update`)."""
+    assert status_of_opening(plane, target, NARROW) == 403
+    assert engine.journal() == []
+    assert status_of_opening(plane, target, WIDE) == 101
+
+
+def test_the_model_of_a_body_before_a_websocket_opens_no_other(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+    target = "/model/proxy/v1/realtime?model=tuned"
+    assert status_of_opening(plane, target, NARROW, {"model": "m"}) == 403
+    assert engine.journal() == []
+
+
+def test_without_a_model_none_opens(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+    assert status_of_opening(plane, "/v1/realtime", WIDE) == 400
+    assert status_of_opening(plane, "/v1/realtime?model=n", WIDE) == 404
+    assert engine.journal() == []
