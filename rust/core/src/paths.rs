@@ -192,6 +192,17 @@ pub enum Found {
     ControlPlane,
 }
 
+impl Found {
+    /// The error shape of what was asked for.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Row(row) | Self::WrongMethod(row) => row.dialect,
+            Self::NoSuchEndpoint(dialect) => *dialect,
+            Self::ControlPlane => Dialect::Management,
+        }
+    }
+}
+
 /// Finds the row of a path. Paths are compared literally: nothing is decoded, merged or trimmed (spec/wire.md 8.4).
 pub fn find(method: &Method, path: &str) -> Found {
     match find_row(path) {
@@ -301,6 +312,22 @@ mod tests {
         assert_eq!(row(&Method::PATCH, "/model/proxy/x"), Some("/model/proxy/"));
         assert_eq!(row(&Method::DELETE, "/v1/responses/resp_1"), Some("/v1/responses/"));
         assert_eq!(row(&Method::POST, "/v1/messages/count_tokens"), Some("/v1/messages/count_tokens"));
+    }
+
+    #[test]
+    fn what_a_path_leads_to_has_the_dialect_of_its_errors() {
+        for (path, dialect) in [
+            ("/v1/messages", Dialect::Anthropic),
+            ("/v1/messages/batches", Dialect::Anthropic),
+            ("/v1/models", Dialect::OpenAi),
+            ("/v1/nothing", Dialect::OpenAi),
+            ("/healthz", Dialect::Management),
+            ("/v2/models", Dialect::Management),
+        ] {
+            for method in [Method::POST, Method::GET] {
+                assert_eq!(find(&method, path).dialect(), dialect, "{path}");
+            }
+        }
     }
 
     #[test]

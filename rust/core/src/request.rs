@@ -47,10 +47,11 @@ where
     let request_id = headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
     let shared = Arc::clone(&worker.shared);
     let ticket = |path| Ticket::new(&shared, Arc::clone(&request_id), path);
+    let found = paths::find(&parts.method, parts.uri.path());
     if let Err(error) = check_head(&parts) {
-        return Ok(refuse(ticket("unknown"), Dialect::Management, &error, &watch));
+        return Ok(refuse(ticket("unknown"), found.dialect(), &error, &watch));
     }
-    match paths::find(&parts.method, parts.uri.path()) {
+    match found {
         Found::Row(row) => {
             let ticket = ticket(row.path);
             let wish = match row.endpoint {
