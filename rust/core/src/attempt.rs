@@ -238,6 +238,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             Ok(plan) => plan,
             Err(error) => return Err((Fault::Refused(error), upload)),
         };
+        // On a connection that was used before, a request can be lost whose engine closes it, and it cannot be told whether
+        // the engine has read it. So what must not be sent twice gets a new one.
+        let fresh = fresh || errand.is_some_and(|errand| !errand.resend && !self.parts.method.is_safe());
         let connection = match self.connect(&instance, fresh, &upload).await {
             Ok(connection) => connection,
             Err(error) => return Err((Fault::Connect(error), upload)),

@@ -1,0 +1,47 @@
+"""What costs too much, or does too much, to be done twice is sent once, whatever becomes of its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness import DataPlaneRouter, FakeEngine
+
+Engines = Callable[..., list[FakeEngine]]
+Routers = Callable[..., DataPlaneRouter]
+
+SENT_ONCE = ["/v1/images/generations", "/v1/audio/speech", "/model/proxy/v1/chat/completions"]
+
+
+def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneRouter]:
+    """An engine that has answered once, and closes every connection after a request from then on."""
+    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+
+    engine = fake_engines(1)[0]
+    route = RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True)
+    plane = router([engine], routes=[route], workers=1)
+    assert plane.request("POST", "/v1/embeddings", body()).status == 200
+    engine.defaults(fault={"how": "close", "at": "before_head"})
+    return engine, plane
+
+
+def body() -> dict[str, Any]:
+    return {"model": "m", "input": "hello", "prompt": "hello", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize("path", SENT_ONCE)
+def test_a_request_that_must_not_be_sent_twice_is_not_lost_on_a_used_connection(
+    fake_engines: Engines, router: Routers, path: str
+) -> None:
+    """An engine that closes a used connection may have read the request: nobody can tell."""
+    engine, plane = warm(fake_engines, router)
+    assert plane.request("POST", path, body()).status == 502
+    assert len(engine.received(path.removeprefix("/model/proxy"))) == 1
+
+
+def test_a_chat_on_a_connection_that_was_closed_is_sent_again(fake_engines: Engines, router: Routers) -> None:
+    engine, plane = warm(fake_engines, router)
+    assert plane.chat(body()).status == 502
+    assert len(engine.received("/v1/chat/completions")) == 2
