@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness import DataPlaneRouter, FakeEngine
+from raw_http import eventually
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -45,3 +46,23 @@ def test_a_chat_on_a_connection_that_was_closed_is_sent_again(fake_engines: Engi
     engine, plane = warm(fake_engines, router)
     assert plane.chat(body()).status == 502
     assert len(engine.received("/v1/chat/completions")) == 2
+
+
+def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(fake_engines: Engines, router: Routers) -> None:
+    """The route was changed while the request waited for an engine that then died."""
+    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+
+    first, second = fake_engines(2)
+    plane = router(
+        [first], others={"other": second}, routes=[RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")])]
+    )
+    first.defaults(fault={"how": "stall", "at": "before_head", "seconds": 60})
+    with plane.client() as client:
+        plane.send_chat(client, body())
+        eventually(first.inference, "the request to be there")
+        closed = {"access_policy": "allowed_keys", "allowed_keys": ["another"]}
+        plane.routes = [RouteEntry(name="m", created=1, targets=[TargetEntry(model="other")], **closed)]
+        plane.publish()
+        first.kill()
+        assert client.read_response().status >= 500
+    assert second.inference() == []

@@ -14,6 +14,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
+    admission::Caller,
     body::Relay,
     client_io::ClientWatch,
     connection,
@@ -97,6 +98,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     /// request, where the row allows that; and where there is another target for the status of an answer, that one.
     pub(crate) async fn try_instances<B>(
         &mut self,
+        caller: &Caller,
         mut errand: Errand,
         mut upload: Box<Upload<B>>,
     ) -> Result<Outcome<B>, Refusal>
@@ -108,7 +110,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let mut fresh = false;
         loop {
             let Some((lease, target)) = self.lease(&errand, &history)? else {
-                if self.follow_table(&mut errand.route) || self.fall_back(&errand, &mut history, 503, &upload) {
+                if self.follow_table(caller, &mut errand.route) || self.fall_back(&errand, &mut history, 503, &upload) {
                     continue;
                 }
                 return Err(if history.connect_timed_out {
@@ -135,7 +137,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 return Err(refusals::fault_refusal(fault, history.deaths));
             }
             fresh = true;
-            self.follow_table(&mut errand.route);
+            self.follow_table(caller, &mut errand.route);
             self.worker.shared.metrics.retries.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -190,10 +192,13 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         history.deaths < 2 && self.fall_back(errand, history, status, upload)
     }
 
-    /// Goes over to the table of now, where what the request began with may have been replaced; true if it is another.
-    fn follow_table(&self, route: &mut Arc<Route>) -> bool {
+    /// Goes over to the table of now, where what the request began with may have been replaced; true if it is another. A
+    /// route that its caller may not use any more, or not in this way, is not followed.
+    fn follow_table(&self, caller: &Caller, route: &mut Arc<Route>) -> bool {
         let table = self.worker.shared.table.load();
-        let newer = table.route(&route.name).filter(|current| !Arc::ptr_eq(current, route)).cloned();
+        let proxied = self.row.endpoint == paths::Endpoint::GenericProxy;
+        let may = |current: &Route| caller.may_use(current) && (current.generic_proxy || !proxied);
+        let newer = table.route(&route.name).filter(|current| !Arc::ptr_eq(current, route) && may(current)).cloned();
         newer.is_some_and(|newer| {
             *route = newer;
             true

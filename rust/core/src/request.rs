@@ -150,7 +150,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         };
         self.moments.routed = Some(Instant::now());
         self.ticket.route(&errand.route.name, &errand.route.metrics);
-        self.try_instances(errand, upload).await
+        self.try_instances(&caller, errand, upload).await
     }
 
     /// `POST` with the model in the body.
