@@ -77,3 +77,12 @@ def test_an_engines_error_is_no_ranking(plane: DataPlaneRouter) -> None:
     response = plane.request("POST", "/v1/rerank", body, headers=[("X-Fake", '{"status": 422, "error": "too long"}')])
     assert response.status == 422
     assert "too long" in response.json()["error"]["message"]
+
+
+def test_a_request_too_long_to_be_held_is_413_and_reaches_no_engine(fake_engines: Engines, router: Routers) -> None:
+    engine = fake_engines(1)[0]
+    body = {"model": "default", "query": "q", "documents": ["x" * (65 << 20)]}
+    response = router([engine]).request("POST", "/v1/rerank", body)
+    assert response.status == 413
+    assert response.json()["error"]["message"].endswith(".")
+    assert engine.inference() == []

@@ -120,8 +120,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 });
             };
             if errand.inference.is_some_and(|inference| plan::needs_whole(inference, &target)) {
-                self.receive_until(&mut upload, |_| false).await?;
-                poll_fn(|context| upload.poll_load(context)).await?;
+                self.receive_whole(&mut upload).await?;
             }
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
@@ -140,6 +139,20 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             self.follow_table(caller, &mut errand.route);
             self.worker.shared.metrics.retries.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Waits for all of a body and takes it into memory, since its engine gets another in its place.
+    async fn receive_whole<B>(&mut self, upload: &mut Upload<B>) -> Result<(), Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        self.receive_until(upload, |upload| upload.received() > plan::WHOLE_BODY).await?;
+        if upload.received() > plan::WHOLE_BODY {
+            return Err(refusals::too_large_to_translate(plan::WHOLE_BODY).into());
+        }
+        poll_fn(|context| upload.poll_load(context)).await?;
+        Ok(())
     }
 
     fn lease(&self, errand: &Errand, history: &History) -> Result<Option<(Lease, Arc<Target>)>, ApiError> {

@@ -18,6 +18,9 @@ use crate::{
     usage::{EventUsage, StreamUsage},
 };
 
+/// The longest request that is translated: it is held in memory, in both forms.
+pub(crate) const WHOLE_BODY: u64 = 64 * 1024 * 1024;
+
 /// Whether the request must be whole before it can be sent to this target.
 pub(crate) fn needs_whole(inference: Inference, target: &Target) -> bool {
     match inference.edit {

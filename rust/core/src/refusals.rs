@@ -102,6 +102,13 @@ pub(crate) fn fault_refusal(fault: Fault, deaths: u32) -> Refusal {
     Refusal::Error(error, end)
 }
 
+pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
+    let message = format!(
+        "The request body is larger than {limit} bytes, the most that can be translated for this model's engine. Send less."
+    );
+    ApiError::new(Cause::TooLarge, message).closing()
+}
+
 pub(crate) fn starting() -> Refusal {
     let message = "This server is starting: it does not know its models yet. Try again in a few seconds.";
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).into()
