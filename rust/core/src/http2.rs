@@ -20,9 +20,10 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests that one connection may have in flight.
 const STREAMS: u32 = 256;
-/// What a client may send before it is read: of one request's body, and on the whole connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What a client may send before it is read: of one request's body, and on the whole connection, so that a few bodies
+/// whose engines do not read hold up no others.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How much of one answer is held for a client that reads slowly, beside the piece that is being sent.
 const SEND_BUFFER: usize = 64 * 1024;
 /// A request's head, decoded.

@@ -69,10 +69,10 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-/// The frames of a body, as they are.
-struct Pieces(std::vec::IntoIter<Result<Frame<Bytes>, std::io::Error>>);
+/// The frames of a body, as they come.
+struct Pieces<I>(I);
 
-impl hyper::body::Body for Pieces {
+impl<I: Iterator<Item = Result<Frame<Bytes>, std::io::Error>> + Unpin> hyper::body::Body for Pieces<I> {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -265,6 +265,42 @@ async fn a_slow_reader_holds_back_its_engine_and_nobody_else() {
     let quick = sender.send_request(completion(BODY)).await.unwrap();
     assert_eq!(text(quick).await, "quick");
     drop(slow);
+    plane.assert_idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_does_not_read_holds_back_its_client_and_nobody_else() {
+    const SIZE: u64 = 256 << 20;
+    let engine = Engine::start(true, |number, mut stream| {
+        if number > 0 {
+            read_request(&mut stream).unwrap();
+            return stream.write_all(&json_answer("quick")).unwrap();
+        }
+        stream.read_exact(&mut [0; 100]).unwrap();
+        // Until the test ends, nothing more.
+        thread::sleep(PATIENCE);
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let start = Bytes::from_static(br#"{"model":"m","prompt":""#);
+    let pieces =
+        std::iter::once(start).chain(std::iter::repeat_n(Bytes::from(vec![b'x'; 16_384]), SIZE as usize >> 14));
+    let upload = pieces.map(move |piece| {
+        count.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        Ok(Frame::data(piece))
+    });
+    let upload = request(Method::POST, "/v1/completions", Pieces(upload).boxed_unsync());
+    let asked = tokio::spawn(sender.send_request(upload));
+    let mut before = 0;
+    while before == 0 || before != sent.load(Ordering::SeqCst) {
+        before = sent.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(before < SIZE / 8, "{before} bytes went somewhere though nobody reads");
+    assert_eq!(text(sender.send_request(completion(BODY)).await.unwrap()).await, "quick");
+    asked.abort();
     plane.assert_idle();
 }
 
