@@ -31,6 +31,9 @@ use crate::{
     upstream::Connection,
 };
 
+/// A larger request is translated on the blocking pool, so that other requests do not wait for it.
+const TRANSLATED_HERE: usize = 256 * 1024;
+
 /// What a request wants of an engine.
 pub(crate) struct Errand {
     pub(crate) route: Arc<Route>,
@@ -108,6 +111,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let mut history = History::default();
         let mut fresh = false;
+        // Before a slot is taken: a slow client must not hold one.
+        let needs_whole = |inference| errand.route.targets().any(|target| plan::needs_whole(inference, target));
+        if errand.inference.is_some_and(needs_whole) {
+            self.receive_whole(&mut upload).await?;
+        }
         loop {
             let Some((lease, target)) = self.lease(&errand, &history)? else {
                 if self.follow_table(caller, &mut errand.route) || self.fall_back(&errand, &mut history, 503, &upload) {
@@ -119,9 +127,6 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                     refusals::unavailable(&errand.route.name).into()
                 });
             };
-            if errand.inference.is_some_and(|inference| plan::needs_whole(inference, &target)) {
-                self.receive_whole(&mut upload).await?;
-            }
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
             let attempt = Attempt { lease, fresh, errand: Some(&errand), target: Some(target) };
@@ -230,7 +235,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let lease = Lease::take(instance, &shared.idle_listener).ok_or_else(refusals::no_management)?;
             match self.attempt(Attempt { lease, fresh, errand: None, target: None }, upload, false).await {
                 Ok(outcome) => return Ok(outcome),
-                Err((Fault::Stale, back)) if back.is_replayable() && !fresh => (upload, fresh) = (back, true),
+                Err((Fault::Stale, back)) if back.is_replayable() && self.parts.method.is_safe() && !fresh => {
+                    (upload, fresh) = (back, true);
+                }
                 Err((Fault::Connect(_), _)) => return Err(refusals::no_management().into()),
                 Err((fault, _)) => return Err(refusals::fault_refusal(fault, 0)),
             }
@@ -252,7 +259,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let Attempt { lease, fresh, errand, target } = attempt;
         let instance = Arc::clone(lease.instance());
         self.moments.attempted = Some(Instant::now());
-        let plan = match self.plan(errand, target.as_ref(), &upload) {
+        let plan = match self.plan(errand, target.as_ref(), &upload).await {
             Ok(plan) => plan,
             Err(error) => return Err((Fault::Refused(error), upload)),
         };
@@ -292,7 +299,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let status = head.status.as_u16();
         let falls_back = errand.is_some_and(|errand| errand.pinned.is_none() && errand.route.has_fallback(status));
         if !last && falls_back && exchange.upload.is_replayable() {
-            return Err((Fault::Status(status), exchange.into_upload()));
+            return Err((Fault::Status(status), exchange.into_upload_after_answer()));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return upgraded(head, exchange);
@@ -331,7 +338,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
     }
 
-    fn plan<B>(
+    async fn plan<B>(
         &self,
         errand: Option<&Errand>,
         target: Option<&Arc<Target>>,
@@ -354,8 +361,18 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             }
             return Ok(None);
         };
-        let whole = plan::needs_whole(inference, target).then(|| upload.gather());
-        Plan::new(inference, &errand.route, target, whole.as_deref()).map(Some)
+        let translated = if plan::needs_whole(inference, target) {
+            let (body, target) = (upload.gather(), Arc::clone(target));
+            Some(if body.len() > TRANSLATED_HERE {
+                let translated = tokio::task::spawn_blocking(move || plan::translate(inference, &target, &body));
+                translated.await.map_err(|_| refusals::translation_failed())??
+            } else {
+                plan::translate(inference, &target, &body)?
+            })
+        } else {
+            None
+        };
+        Ok(Some(Plan::new(inference, &errand.route, target, translated)))
     }
 
     /// A pooled connection, or a new one.
@@ -479,7 +496,7 @@ impl History {
             }
             Fault::Died(_) => {
                 self.deaths += 1;
-                errand.resend && self.deaths < 2 && replayable
+                errand.resend && errand.pinned.is_none() && self.deaths < 2 && replayable
             }
             _ => false,
         };

@@ -18,6 +18,7 @@ use crate::{
     exchange::{Exchange, Fault},
     shape::{Shape, Unfit},
     sse::ResponseIdFinder,
+    table::Instance,
     ticket::Ticket,
     timer::PhaseTimer,
     upload::Upload,
@@ -175,6 +176,11 @@ where
             if matches!(self.shape, Shape::Events(_)) { finder.feed_frames(&piece) } else { finder.feed(&piece) }
         }
         Ok(piece)
+    }
+
+    /// Who answers.
+    pub(crate) fn instance(&self) -> &Instance {
+        self.exchange.instance()
     }
 
     /// Whether what is handed on is a JSON document of ours, whatever the engine sent.

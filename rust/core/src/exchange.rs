@@ -365,6 +365,12 @@ where
         self.upload
     }
 
+    /// The same after an answer that is not passed on: the engine is done with the request.
+    pub(crate) fn into_upload_after_answer(mut self: Box<Self>) -> Box<Upload<B>> {
+        self.slot.give_back();
+        self.upload
+    }
+
     fn is_delivered(&self) -> bool {
         self.upload.is_sent() && self.queue.is_empty()
     }

@@ -148,6 +148,16 @@ pub fn passes_from_engine(name: &HeaderName) -> bool {
         && !matches!(name.as_str(), "content-length" | "date" | "server" | "x-request-id" | "request-id")
 }
 
+/// Drops a redirect to the engine's own address, which is no client's to see (vLLM redirects a path with a slash too many).
+pub fn drop_engine_address(headers: &mut HeaderMap, host: &str) {
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        let authority = headers.get(&name).and_then(|value| value.to_str().ok()?.strip_prefix("http://"));
+        if authority.is_some_and(|rest| rest.split('/').next() == Some(host)) {
+            headers.remove(name);
+        }
+    }
+}
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -246,6 +256,17 @@ mod tests {
             [("text/event-stream", true), (" Text/Event-Stream; charset=utf-8", true), ("text/plain", false)]
         {
             assert_eq!(is_event_stream(&map(&[("content-type", value)])), stream, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_the_engine_itself_is_dropped() {
+        for (location, stays) in
+            [("http://127.0.0.1:8000/v1/models", false), ("/v1/models", true), ("http://elsewhere/x", true)]
+        {
+            let mut headers = map(&[("location", location)]);
+            drop_engine_address(&mut headers, "127.0.0.1:8000");
+            assert_eq!(headers.contains_key(header::LOCATION), stays, "{location}");
         }
     }
 

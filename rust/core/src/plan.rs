@@ -63,55 +63,55 @@ pub(crate) struct Asker<'a> {
     pub(crate) usage_timings: bool,
 }
 
+/// What a translated request and its answer are.
+pub(crate) struct Translated {
+    path: &'static str,
+    body: Option<Bytes>,
+    make: Make,
+}
+
+/// Translates a whole request, where `needs_whole` says so. The error is the client's.
+pub(crate) fn translate(inference: Inference, target: &Target, body: &[u8]) -> Result<Translated, ApiError> {
+    const CHAT: &str = "/v1/chat/completions";
+    let refused = |message| ApiError::new(Cause::BadRequest, message);
+    let name = &target.served_name;
+    Ok(match inference.edit {
+        Edit::Rerank => {
+            let engine = if target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
+            let mut prepared = rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
+            let body = prepared.body.take().map(Bytes::from);
+            Translated { path: prepared.path, body, make: Make::Reranked(Box::new(prepared)) }
+        }
+        Edit::CountTokens => {
+            let request = translate::count_request(body, name).map_err(|error| refused(error.message))?;
+            Translated { path: CHAT, body: Some(request.body.into()), make: Make::TokenCount }
+        }
+        Edit::Messages | Edit::None | Edit::StreamUsage | Edit::StoredResponse => {
+            let request = translate::request(body, name).map_err(|error| refused(error.message))?;
+            Translated { path: CHAT, body: Some(request.body.into()), make: Make::Message }
+        }
+    })
+}
+
 impl Plan {
-    /// `whole`: the body, where `needs_whole` says so. The error is the client's: its request cannot be translated.
+    /// `translated`: the request, where `needs_whole` says so.
     pub(crate) fn new(
         inference: Inference,
         route: &Route,
         target: &Arc<Target>,
-        whole: Option<&[u8]>,
-    ) -> Result<Self, ApiError> {
-        let mut plan = Self {
+        translated: Option<Translated>,
+    ) -> Self {
+        let (path, substitute, make) = translated
+            .map_or((None, None, Make::Itself), |translated| (Some(translated.path), translated.body, translated.make));
+        Self {
             inference,
             target: Arc::clone(target),
-            path: None,
+            path,
             renames: route.name != target.served_name,
             ask_usage: inference.edit == Edit::StreamUsage && target.model.stream_usage,
-            substitute: None,
-            make: Make::Itself,
-        };
-        if let Some(body) = whole {
-            plan.translate(body)?;
+            substitute,
+            make,
         }
-        Ok(plan)
-    }
-
-    fn translate(&mut self, body: &[u8]) -> Result<(), ApiError> {
-        let refused = |message| ApiError::new(Cause::BadRequest, message);
-        let name = &self.target.served_name;
-        match self.inference.edit {
-            Edit::Messages => {
-                let request = translate::request(body, name).map_err(|error| refused(error.message))?;
-                self.substitute = Some(request.body.into());
-                self.path = Some("/v1/chat/completions");
-                self.make = Make::Message;
-            }
-            Edit::CountTokens => {
-                let request = translate::count_request(body, name).map_err(|error| refused(error.message))?;
-                self.substitute = Some(request.body.into());
-                self.path = Some("/v1/chat/completions");
-                self.make = Make::TokenCount;
-            }
-            Edit::Rerank => {
-                let engine = if self.target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
-                let mut prepared = rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
-                self.path = Some(prepared.path);
-                self.substitute = prepared.body.take().map(Bytes::from);
-                self.make = Make::Reranked(Box::new(prepared));
-            }
-            Edit::None | Edit::StreamUsage | Edit::StoredResponse => {}
-        }
-        Ok(())
     }
 
     /// How the answer with this head is treated.

@@ -132,3 +132,9 @@ pub(crate) fn response_not_found(id: &str, why: &str) -> ApiError {
         format!("Response {id} was not found: {why}. Send the whole conversation as input instead."),
     )
 }
+
+/// The work was lost, by no fault of the request.
+pub(crate) fn translation_failed() -> ApiError {
+    ApiError::new(Cause::Unavailable, "The request could not be translated just now. Send it again.")
+        .retry_after(RETRY_AFTER)
+}

@@ -53,6 +53,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             return self.refused(&error, End::EngineError);
         }
         let mut headers = head.headers;
+        headers::drop_engine_address(&mut headers, &relay.instance().host);
         headers::put_request_id(&mut headers, self.ticket.request_id());
         if let Some(length) = head.content_length.filter(|_| self.parts.method == Method::HEAD) {
             headers.insert(header::CONTENT_LENGTH, length.into());
@@ -128,6 +129,7 @@ fn fill_error<B, W>(
     let error =
         ApiError::new(cause, format!("The engine answered with status {} and no explanation.", status.as_u16()));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.remove(header::CONTENT_ENCODING);
     ticket.end(End::Done);
     let mut response = Response::new(AnswerBody::Full(error.body(dialect, ticket.request_id())));
     *response.status_mut() = status;

@@ -44,9 +44,10 @@ impl Responses {
         }
     }
 
-    /// A response was made for this key (None: for nobody's).
+    /// A response was made for this key. Without a key (on a public route) it is not remembered: whose would it be?
     pub(crate) fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
-        let (owner, id): (Arc<str>, Arc<str>) = (key.unwrap_or_default().into(), id.into());
+        let Some(key) = key else { return };
+        let (owner, id): (Arc<str>, Arc<str>) = (key.into(), id.into());
         let part = &mut *self.part(&id);
         match part.made.get(&id) {
             Some(known) if known.owner != owner => return,
@@ -64,8 +65,8 @@ impl Responses {
 
     /// Where this key's response of this id was made.
     pub(crate) fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
-        let part = self.part(id);
-        part.made.get(id).filter(|made| *made.owner == *key.unwrap_or_default()).cloned()
+        let key = key?;
+        self.part(id).made.get(id).filter(|made| *made.owner == *key).cloned()
     }
 
     fn part(&self, id: &str) -> MutexGuard<'_, Part> {
