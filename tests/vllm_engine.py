@@ -130,9 +130,9 @@ def running(model: str, *flags: str) -> Iterator[VllmEngine]:
 
 
 @contextlib.contextmanager
-def behind_router(address: str, served_name: str, category: str) -> Iterator[ServedRouter]:
-    """The whole product in front of an engine: model `tiny`, and a route `team/alias:v1` to it."""
-    config = CONFIG.format(address=address, served_name=served_name, category=category)
+def behind_router(address: str, served_name: str, category: str, more: str = "") -> Iterator[ServedRouter]:
+    """The whole product in front of an engine: model `tiny`, a route `team/alias:v1` to it, and what `more` says."""
+    config = CONFIG.format(address=address, served_name=served_name, category=category) + more
     with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
         yield server
 

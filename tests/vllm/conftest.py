@@ -13,9 +13,16 @@ import openai
 import pytest
 
 from harness import ServedRouter
-from vllm_engine import ANSWER, START, VllmEngine, behind_router, openai_client, running
+from vllm_engine import ANSWER, HOME, START, VllmEngine, behind_router, openai_client, running
 
 FOLDER = Path(__file__).parent
+
+
+ADAPTER = """
+[[routes]]
+name = "tiny:tuned"
+targets = [{ model = "tiny", overridden_model_name = "tuned" }]
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,15 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def chat_engine() -> Iterator[VllmEngine]:
-    """Chats, completes, looks at images, calls tools."""
-    with running("chat", "--enable-auto-tool-choice", "--tool-call-parser", "hermes") as engine:
+    """Chats, completes, looks at images, calls tools, and has an adapter that it calls `tuned`."""
+    adapter = f"tuned={HOME / 'models' / 'adapter'}"
+    flags = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-lora", "--max-lora-rank", "8"]
+    with running("chat", *flags, "--lora-modules", adapter) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def router(chat_engine: VllmEngine) -> Iterator[ServedRouter]:
     """The product in front of `chat_engine`."""
-    with behind_router(chat_engine.address, chat_engine.model, "llm") as server:
+    with behind_router(chat_engine.address, chat_engine.model, "llm", ADAPTER) as server:
         yield server
 
 

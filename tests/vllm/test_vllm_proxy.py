@@ -19,7 +19,7 @@ def proxied(router: ServedRouter, path: str, body: Any = None, model: str | None
 
 
 def test_the_models_are_listed_by_their_public_names(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"tiny", "team/alias:v1"}
+    assert {model.id for model in client.models.list()} == {"tiny", "tiny:tuned", "team/alias:v1"}
     assert client.models.retrieve("team/alias:v1").id == "team/alias:v1"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("chat-served")

@@ -3,15 +3,16 @@
     .vllm/venv/bin/python tests/vllm/tiny_models.py FOLDER
 
 `text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts the two together, so
-that it takes images; `reranker` is a Qwen3 with a classification head of one label, `speech` a Whisper of two small
-layers. Their tokens are single bytes and a few marks, their weights come from a fixed seed: they answer nonsense, the
-same one every time, at about a thousand tokens a second on one core.
+that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a classification head of one label, and
+`speech` a Whisper of two small layers. Their tokens are single bytes and a few marks, their weights come from a fixed
+seed: they answer nonsense, the same one every time, at some hundred tokens a second on one core.
 
 It runs in vLLM's own environment, never in the project's.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,22 @@ def write_chat(folder: Path) -> None:
     save_file(weights, file, {"format": "pt"})
 
 
+def write_adapter(folder: Path) -> None:
+    """A LoRA for `chat` that changes what it says, as the peft library would write it."""
+    torch.manual_seed(4)
+    weights = {}
+    for layer in range(2):
+        for name, width in (("q_proj", 128), ("v_proj", 64)):
+            place = f"base_model.model.language_model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{place}.lora_A.weight"] = torch.randn(8, 128) / 2
+            weights[f"{place}.lora_B.weight"] = torch.randn(width, 8) / 2
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "bias": "none"}
+    config["target_modules"] = ["q_proj", "v_proj"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
 def write_reranker(folder: Path) -> None:
     torch.manual_seed(1)
     save(Qwen3ForSequenceClassification(text_config(num_labels=1)), folder, text_tokenizer())
@@ -183,7 +200,7 @@ def write_speech(folder: Path) -> None:
 
 def main(folder: str) -> None:
     logging.disable_progress_bar()
-    for write in (write_chat, write_text, write_reranker, write_speech):
+    for write in (write_chat, write_adapter, write_text, write_reranker, write_speech):
         write(Path(folder, write.__name__.removeprefix("write_")))
 
 
