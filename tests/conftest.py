@@ -40,6 +40,23 @@ def fake_engines(short_folder: Path) -> Iterator[Callable[..., list[FakeEngine]]
         stop(engine.process, patience=1.0)
 
 
+@pytest.fixture(scope="session")
+def lasting_engine() -> Iterator[FakeEngine]:
+    """The process behind `shared_engine`."""
+    engine = FakeEngine("shared", "--port", "0")
+    yield engine
+    stop(engine.process, patience=1.0)
+
+
+@pytest.fixture
+def shared_engine(lasting_engine: FakeEngine) -> FakeEngine:
+    """A fake engine that has forgotten all that was before, for tests that do not end it: starting one takes time."""
+    if not lasting_engine.alive():
+        lasting_engine.restart()
+    lasting_engine.reset()
+    return lasting_engine
+
+
 @pytest.fixture
 def router(short_folder: Path) -> Iterator[Callable[..., DataPlaneRouter]]:
     """`router(engines, timeouts=..., limits=..., ...)`: the data plane, in this process."""

@@ -13,7 +13,6 @@ import pytest
 
 from harness import DataPlaneRouter, FakeEngine
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 CALLS = [
@@ -50,8 +49,8 @@ def ordered(**orders: Any) -> dict[str, str]:
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import Response
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 BOUNDARY = "a-boundary"
@@ -95,8 +94,8 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 @pytest.fixture

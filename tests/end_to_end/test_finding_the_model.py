@@ -18,7 +18,6 @@ import zstandard
 from harness import KEY, DataPlaneRouter, FakeEngine, ServedRouter, external, serving
 from raw_http import Client, chat
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 TRANSCRIBE = "/v1/audio/transcriptions"
@@ -28,8 +27,8 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 @pytest.fixture

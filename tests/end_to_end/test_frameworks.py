@@ -17,7 +17,6 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from harness import DataPlaneRouter, FakeEngine
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 CALLS = [
@@ -37,8 +36,8 @@ def ordered(**orders: Any) -> dict[str, str]:
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 @pytest.fixture(params=[["openai"], ["openai", "anthropic"]], ids=["translated", "native"])

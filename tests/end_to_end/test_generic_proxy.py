@@ -13,15 +13,14 @@ import pytest
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import Response, build
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 DENIED = ["/collective_rpc", "/sleep", "/v1/load_lora_adapter"]
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 def routes() -> list[Any]:

@@ -13,15 +13,14 @@ import pytest
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import Response, chat
 
-Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 PHASES = ["auth", "route", "queue", "connect", "engine", "gateway"]
 
 
 @pytest.fixture
-def engine(fake_engines: Engines) -> FakeEngine:
-    return fake_engines(1)[0]
+def engine(shared_engine: FakeEngine) -> FakeEngine:
+    return shared_engine
 
 
 def timings(text: str) -> dict[str, float]:
