@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import KEY, DataPlaneRouter, FakeEngine
-from raw_http import Response, chat
+from raw_http import Response, chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -181,6 +181,19 @@ def test_the_fallbacks_own_error_is_what_the_caller_gets(
     assert answer.status == 503
     assert "second" in answer.json()["error"]["message"]
     assert served(engines) == [1, 1]
+
+
+@pytest.mark.parametrize("place", ["before_head", "after_head"])
+def test_what_an_engine_took_down_with_it_before_its_first_frame_falls_back(
+    two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine], place: str
+) -> None:
+    plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
+    engines[0].defaults(fault={"how": "exit", "at": place})
+    answer = plane.chat(chat("safe", "a nonce", stream=True))
+    assert answer.status == 200, answer.body
+    assert answer.events()[-1] == "[DONE]"
+    assert len(engines[1].inference()) == 1
+    eventually(lambda: not engines[0].alive(), "the engine to end")
 
 
 def test_nothing_falls_back_after_the_first_frame(

@@ -127,6 +127,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                     refusals::unavailable(&errand.route.name).into()
                 });
             };
+            // A fallback is better than an instance that has failed this very request.
+            let again = history.tried.contains(&lease.instance().id);
+            if again && self.fall_back(&errand, &mut history, 502, &upload) {
+                continue;
+            }
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
             let attempt = Attempt { lease, fresh, errand: Some(&errand), target: Some(target) };
@@ -137,7 +142,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             upload = back;
             fault.note(&self.worker.shared, &instance);
             let again = history.allows_another(&fault, &instance, &errand, upload.is_replayable());
-            if !again && !self.fall_back_after(&fault, &errand, &mut history, &upload) {
+            // A fallback before an instance that has just died with this request: it may be dying still.
+            let elsewhere = again && errand.route.has_untried(&history.tried);
+            if !elsewhere && !self.fall_back_after(&fault, &errand, &mut history, &upload) && !again {
                 return Err(refusals::fault_refusal(fault, history.deaths));
             }
             fresh = true;
