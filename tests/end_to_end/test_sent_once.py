@@ -60,8 +60,9 @@ def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(fake_engi
     with plane.client() as client:
         plane.send_chat(client, body())
         eventually(first.inference, "the request to be there")
-        closed = {"access_policy": "allowed_keys", "allowed_keys": ["another"]}
-        plane.routes = [RouteEntry(name="m", created=1, targets=[TargetEntry(model="other")], **closed)]
+        closed = RouteEntry(name="m", created=1, targets=[TargetEntry(model="other")], access_policy="allowed_keys")
+        closed.allowed_keys = ["another"]
+        plane.routes = [closed]
         plane.publish()
         first.kill()
         assert client.read_response().status >= 500

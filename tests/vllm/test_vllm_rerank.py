@@ -53,6 +53,12 @@ def test_documents_stay_out_when_nobody_wants_them(reranking_router: ServedRoute
     assert all(set(result) == {"index", "relevance_score"} for result in answer["results"])
 
 
+def test_documents_may_be_objects_with_a_text(reranking_router: ServedRouter) -> None:
+    # vLLM itself takes strings alone.
+    objects = rerank(reranking_router, documents=[{"text": DOCUMENTS[0]}, DOCUMENTS[1], {"text": DOCUMENTS[2]}])
+    assert objects["results"] == rerank(reranking_router)["results"]
+
+
 def test_an_error_of_the_engine_keeps_its_status(reranking_router: ServedRouter) -> None:
     answer = ask(reranking_router, "POST", "/v1/rerank", {"model": "tiny", "query": 5, "documents": DOCUMENTS})
     assert answer.status == 400
