@@ -142,9 +142,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             upload = back;
             fault.note(&self.worker.shared, &instance);
             let again = history.allows_another(&fault, &instance, &errand, upload.is_replayable());
-            // A fallback before an instance that has just died with this request: it may be dying still.
-            let elsewhere = again && errand.route.has_untried(&history.tried);
-            if !elsewhere && !self.fall_back_after(&fault, &errand, &mut history, &upload) && !again {
+            if !again && !self.fall_back_after(&fault, &errand, &mut history, &upload) {
                 return Err(refusals::fault_refusal(fault, history.deaths));
             }
             fresh = true;
