@@ -137,7 +137,7 @@ class DataPlaneConfig(Document):
     tls: Tls | None = None
     cors: Cors | None = None
     spool_folder: str | None = None
-    """Where large bodies wait until their model is known; None: they are answered 413 beyond `limits.memory`."""
+    """Where large bodies wait until their model is known; None: in the system's folder for temporary files."""
     responses_kept: int = 65_536
     """How many responses of the Responses API are remembered with the instance that made them."""
     record_queue: int = 16_384

@@ -310,11 +310,6 @@ impl Route {
         self.targets.iter().any(|target| target.fallback.contains(&(status / 100)) && target.is_running())
     }
 
-    /// Whether any of its targets is there for others' failures.
-    pub fn falls_back(&self) -> bool {
-        self.targets.iter().any(|target| !target.fallback.is_empty())
-    }
-
     /// Chooses an instance and takes a slot on it: a target by weight among those with a running instance, then the one
     /// with fewer requests of two random ones. Instances that were tried, and suspects, are taken only when there are no
     /// others. Without a weighted target that runs, the first fallback that runs is the target.
