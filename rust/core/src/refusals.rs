@@ -39,7 +39,8 @@ pub(crate) fn credential_fault(head: &AnswerHead, row: &Row) -> Option<ApiError>
     let ours = matches!(row.endpoint, Endpoint::Inference(_) | Endpoint::StoredResponse | Endpoint::Realtime);
     let refused = match head.status.as_u16() {
         401 => ours || row.endpoint == Endpoint::GenericProxy,
-        403 => ours,
+        // vLLM answers so to a WebSocket on a path that it does not have.
+        403 => ours && row.endpoint != Endpoint::Realtime,
         _ => false,
     };
     refused.then(|| {
