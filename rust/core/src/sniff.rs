@@ -21,7 +21,8 @@ use std::ops::Range;
 pub use error::{SniffError, SniffErrorKind};
 pub use find::Finder;
 pub(crate) use find::find_last;
-use token::{Key, Member, Number, leading_space, plain_text, starts_value};
+use token::{Key, Member, leading_space, starts_value};
+pub(crate) use token::{Number, plain_text};
 
 /// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
 pub const MODEL_BYTES_MAX: usize = 512;

@@ -58,7 +58,7 @@ impl Key {
 
 /// The last part of a number that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Number {
+pub(crate) enum Number {
     Minus,
     Zero,
     Integer,
@@ -70,7 +70,7 @@ pub(super) enum Number {
 }
 
 impl Number {
-    pub(super) fn next(self, byte: u8) -> Option<Self> {
+    pub(crate) fn next(self, byte: u8) -> Option<Self> {
         Some(match (self, byte) {
             (Self::Minus, b'0') => Self::Zero,
             (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
@@ -83,7 +83,7 @@ impl Number {
         })
     }
 
-    pub(super) fn may_end(self) -> bool {
+    pub(crate) fn may_end(self) -> bool {
         matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
     }
 }
@@ -97,7 +97,7 @@ pub(super) fn leading_space(bytes: &[u8]) -> usize {
 }
 
 /// How many bytes from the start are neither a quote, a backslash nor a control character.
-pub(super) fn plain_text(bytes: &[u8]) -> usize {
+pub(crate) fn plain_text(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(word) = bytes[at..].first_chunk() {
         let special = special_bytes(u64::from_le_bytes(*word));

@@ -1,5 +1,7 @@
 //! A tool call's arguments while they arrive: how far they are one JSON object.
 
+use crate::sniff::{Number, plain_text};
+
 /// Deeper arguments count as broken; a body's limit is in the same range.
 const DEPTH_MAX: usize = 512;
 
@@ -34,43 +36,6 @@ enum State {
 enum Role {
     Key,
     Value,
-}
-
-/// The last part of a number that was read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Number {
-    Minus,
-    Zero,
-    Integer,
-    Point,
-    Fraction,
-    Exponent,
-    ExponentSign,
-    ExponentDigits,
-}
-
-impl Number {
-    fn next(self, byte: u8) -> Option<Self> {
-        Some(match (self, byte) {
-            (Self::Minus, b'0') => Self::Zero,
-            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
-            (Self::Zero | Self::Integer, b'.') => Self::Point,
-            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
-            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
-            (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
-            _ => return None,
-        })
-    }
-
-    fn may_end(self) -> bool {
-        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
-    }
-}
-
-/// How many bytes from the start are neither a quote, a backslash nor a control character.
-fn plain_text(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\')).unwrap_or(bytes.len())
 }
 
 impl ObjectScan {
