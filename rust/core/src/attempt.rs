@@ -111,12 +111,12 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let mut history = History::default();
         let mut fresh = false;
-        // Before a slot is taken: a slow client must not hold one.
-        let needs_whole = |inference| errand.route.targets().any(|target| plan::needs_whole(inference, target));
-        if errand.inference.is_some_and(needs_whole) {
-            self.receive_whole(&mut upload).await?;
-        }
         loop {
+            // Before a slot is taken: a slow client must not hold one. And for each table anew.
+            let needs_whole = |inference| errand.route.targets().any(|target| plan::needs_whole(inference, target));
+            if errand.inference.is_some_and(needs_whole) {
+                self.receive_whole(&mut upload).await?;
+            }
             let Some((lease, target)) = self.lease(&errand, &history)? else {
                 if self.follow_table(caller, &mut errand.route) || self.fall_back(&errand, &mut history, 503, &upload) {
                     continue;
@@ -455,7 +455,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 
     fn put_query(&self, head: &mut BytesMut, errand: &Errand, target: Option<&Target>) {
         let Some(query) = self.parts.uri.query() else { return };
-        let other = target.filter(|target| errand.names_model_in_query && target.served_name != errand.route.name);
+        let other = target.filter(|target| errand.names_model_in_query && errand.route.renames(target));
         match other {
             Some(target) => put(head, &["?", &paths::with_model_in_query(query, &target.served_name)]),
             None => put(head, &["?", query]),
@@ -466,9 +466,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 /// What an attempt changes in the body.
 fn changes<'a>(errand: Option<&Errand>, target: Option<&'a Target>, plan: Option<&Plan>) -> Changes<'a> {
     let Some(errand) = errand else { return Changes::default() };
-    let renames = target.filter(|target| target.served_name != errand.route.name);
     Changes {
-        rename: renames,
+        rename: target.filter(|target| errand.route.renames(target)),
         ask_usage: plan.is_some_and(|plan| plan.ask_usage),
         substitute: plan.and_then(|plan| plan.substitute.clone()),
     }

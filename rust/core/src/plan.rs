@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     /// The engine's path, where it is not the row's.
     pub(crate) path: Option<&'static str>,
     /// Whether the engine knows the model by another name than the client.
-    pub(crate) renames: bool,
+    renames: bool,
     pub(crate) ask_usage: bool,
     /// Sent in place of the client's body.
     pub(crate) substitute: Option<Bytes>,
@@ -107,7 +107,7 @@ impl Plan {
             inference,
             target: Arc::clone(target),
             path,
-            renames: route.name != target.served_name,
+            renames: route.renames(target),
             ask_usage: inference.edit == Edit::StreamUsage && target.model.stream_usage,
             substitute,
             make,

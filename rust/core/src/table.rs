@@ -305,6 +305,11 @@ impl Route {
         self.targets.iter()
     }
 
+    /// Whether a target's engines know the model by another name than clients.
+    pub fn renames(&self, target: &Target) -> bool {
+        self.name != target.served_name
+    }
+
     /// Whether another target is there for answers of this status.
     pub fn has_fallback(&self, status: u16) -> bool {
         self.targets.iter().any(|target| target.fallback.contains(&(status / 100)) && target.is_running())
