@@ -125,11 +125,7 @@ impl Shape {
             Self::Renamed(answer) => {
                 let Some(piece) = answer.pass(data, done) else { return Ok(Bytes::new()) };
                 *self = Self::counted();
-                if let Self::Counted { usage, first } = self {
-                    *usage = (done && piece.len() <= COUNTED).then(|| usage_in_tail(&piece)).flatten();
-                    *first = false;
-                }
-                Ok(piece)
+                self.pass(piece, done, timings)
             }
             Self::Whole(whole) => {
                 let (piece, flushed) = whole.pass(&data, done)?;
