@@ -6,10 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use gpustack_fast_core::paths::ModelPlace;
-use gpustack_fast_core::sniff::{Sniffer, find_model};
-use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model};
-use gpustack_fast_core::usage::{StreamUsage, Timings};
+use gpustack_fast_core::api::endpoints::ModelPlace;
+use gpustack_fast_core::api::usage::{StreamUsage, Timings};
+use gpustack_fast_core::codec::json::{Sniffer, find_model};
+use gpustack_fast_core::codec::sse::{frames, is_terminal, last_edge, rename_model};
 
 const FRAME: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789abcdef01234567\",\"object\":\"chat.completion.chunk\",\
 \"created\":1700000000,\"model\":\"Qwen/Qwen3-8B\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" hello\"},\

@@ -10,12 +10,12 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    cors::Cors,
-    documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
-    listener::{self, Listener},
+    api::cors::Cors,
+    client::tls::Tls,
+    seam::documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
+    server::listener::{self, Listener},
     shared::Shared,
     table::Instance,
-    tls::Tls,
 };
 
 /// Why the data plane cannot do what was asked: a sentence with the cause.

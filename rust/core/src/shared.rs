@@ -14,15 +14,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::{
-    auth::Keys,
-    cors::Cors,
-    documents::{DataPlaneConfig, Event, Limits, Telling},
+    api::cors::Cors,
+    client::tls::Tls,
     limits::PhaseLimits,
-    metrics::Metrics,
-    records::Records,
-    responses::Responses,
-    table::{IdleListener, Instance, Table},
-    tls::Tls,
+    seam::{
+        documents::{DataPlaneConfig, Event, Limits, Telling},
+        records::Records,
+    },
+    table::{IdleListener, Instance, Table, affinity::Responses, keys::Keys, metrics::Metrics},
 };
 
 /// How far the end is.

@@ -10,7 +10,11 @@ use std::{
     },
 };
 
-use crate::{exchange::Lingering, limits::BodyLimits, shared::Shared, upstream::Pool};
+use crate::{
+    limits::BodyLimits,
+    shared::Shared,
+    upstream::{connection::Pool, exchange::Lingering},
+};
 
 /// A worker with more connections than the mean by this factor and this number lets others accept first.
 const CROWDED_FACTOR: usize = 2;

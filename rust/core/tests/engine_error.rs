@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
-use gpustack_fast_core::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
-use gpustack_fast_core::error::Dialect;
+use gpustack_fast_core::api::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
+use gpustack_fast_core::api::error::Dialect;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
-use gpustack_fast_core::inflate::{Caps, Coding, InflateError, Inflater, coding};
+use gpustack_fast_core::codec::inflate::{Caps, Coding, InflateError, Inflater, coding};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use proptest::prelude::*;

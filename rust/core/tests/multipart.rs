@@ -6,8 +6,8 @@
 #[path = "../../fuzz/checks/multipart.rs"]
 mod agreement;
 
-use gpustack_fast_core::multipart::{HEADER_BYTES_MAX, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
-use gpustack_fast_core::sniff::MODEL_BYTES_MAX;
+use gpustack_fast_core::codec::json::MODEL_BYTES_MAX;
+use gpustack_fast_core::codec::multipart::{HEADER_BYTES_MAX, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
 use proptest::prelude::*;
 
 const FORM_DATA: &str = "multipart/form-data; boundary=x";

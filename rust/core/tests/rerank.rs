@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
-use gpustack_fast_core::rerank::{Engine, Prepared, RerankError, answer, request};
+use gpustack_fast_core::api::rerank::{Engine, Prepared, RerankError, answer, request};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@
 #[path = "../../fuzz/checks/sniff.rs"]
 mod agreement;
 
-use gpustack_fast_core::sniff::{
+use gpustack_fast_core::codec::json::{
     Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer, find_model,
 };
 use proptest::prelude::*;

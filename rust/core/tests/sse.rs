@@ -5,8 +5,8 @@
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
-use gpustack_fast_core::paths::ModelPlace;
-use gpustack_fast_core::sse::{ResponseIdFinder, frames, is_terminal, last_edge, rename_model, response_id};
+use gpustack_fast_core::api::endpoints::ModelPlace;
+use gpustack_fast_core::codec::sse::{ResponseIdFinder, frames, is_terminal, last_edge, rename_model, response_id};
 use proptest::prelude::*;
 
 #[test]

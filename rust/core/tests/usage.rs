@@ -5,12 +5,12 @@
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
-use gpustack_fast_core::sniff::Sniffer;
-use gpustack_fast_core::sse::frames;
-use gpustack_fast_core::usage::{
+use gpustack_fast_core::api::usage::{
     AnswerUsage, EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage, includes_usage,
     usage_of_answer,
 };
+use gpustack_fast_core::codec::json::Sniffer;
+use gpustack_fast_core::codec::sse::frames;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

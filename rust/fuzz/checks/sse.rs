@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gpustack_fast_core::paths::ModelPlace;
-use gpustack_fast_core::sse::{frames, is_terminal, last_edge, rename_model, response_id};
-use gpustack_fast_core::usage::{StreamUsage, Timings};
+use gpustack_fast_core::api::endpoints::ModelPlace;
+use gpustack_fast_core::api::usage::{StreamUsage, Timings};
+use gpustack_fast_core::codec::sse::{frames, is_terminal, last_edge, rename_model, response_id};
 use serde_json::Value;
 use serde_json::value::RawValue;
 

@@ -1,7 +1,7 @@
 //! Generated conversations: written as Messages, translated, read back from the chat request by an inverse that is
 //! written here, slowly and plainly. They mean the same.
 
-use gpustack_fast_core::translate::request;
+use gpustack_fast_core::api::messages::request;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,0 +1,260 @@
+//! Which pages of other origins may use the API from a browser (the Fetch standard's CORS protocol). Pure decisions.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{codec::headers::tokens, seam::documents};
+
+/// Request headers that the SDKs' browser builds set.
+const ALLOWED: [&str; 8] = [
+    "authorization",
+    "content-type",
+    "x-api-key",
+    "x-request-id",
+    "x-client-request-id",
+    "x-gpustack-model",
+    "idempotency-key",
+    "traceparent",
+];
+/// Beginnings of their families of headers; `anthropic-dangerous-direct-browser-access` is one.
+const ALLOWED_FAMILIES: [&str; 3] = ["anthropic-", "openai-", "x-stainless-"];
+/// Answer headers that the SDKs read.
+const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing";
+/// Methods of paths that are not in the path table.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+/// What the answer to a preflight depends on.
+const PREFLIGHT_VARY: &str = "origin, access-control-request-method, access-control-request-headers";
+
+/// The rules, as they are configured.
+#[derive(Debug)]
+pub struct Cors {
+    origins: Origins,
+    methods: Option<HeaderValue>,
+    /// Beside those above, in lower case; None: any.
+    headers: Option<Vec<String>>,
+    expose: HeaderValue,
+    credentials: bool,
+    max_age: HeaderValue,
+}
+
+#[derive(Debug)]
+enum Origins {
+    Any,
+    /// As browsers write them, in lower case.
+    Listed(Vec<String>),
+}
+
+impl Cors {
+    /// The error is a sentence for the operator.
+    pub fn new(rules: &documents::Cors) -> Result<Self, String> {
+        let any = rules.origins.iter().any(|origin| origin == "*");
+        if any && rules.credentials {
+            return Err("CORS: every origin (*) together with credentials would let any page act as its visitor. List the origins, or turn credentials off.".to_owned());
+        }
+        if let Some(wrong) = rules.origins.iter().find(|origin| *origin != "*" && !is_origin(origin)) {
+            return Err(format!(
+                "CORS: {wrong:?} is no origin. Write https://HOST or https://HOST:PORT, without a path, or * for all."
+            ));
+        }
+        let listed = rules.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect();
+        let text = |what: &str, text: String| {
+            HeaderValue::try_from(text).map_err(|_| format!("CORS: {what} holds characters that no header may have."))
+        };
+        let expose = [&[EXPOSED.to_owned()], &rules.expose[..]].concat().join(", ");
+        let any_header = rules.headers.iter().any(|name| name == "*");
+        let methods =
+            (!rules.methods.is_empty()).then(|| text("methods", rules.methods.join(", ").to_ascii_uppercase()));
+        Ok(Self {
+            origins: if any { Origins::Any } else { Origins::Listed(listed) },
+            methods: methods.transpose()?,
+            headers: (!any_header).then(|| rules.headers.iter().map(|name| name.to_ascii_lowercase()).collect()),
+            expose: text("expose", expose)?,
+            credentials: rules.credentials,
+            max_age: rules.max_age.into(),
+        })
+    }
+
+    /// What `Access-Control-Allow-Origin` says to a request with these headers; None: nothing.
+    pub fn grant(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let origin = request.get(header::ORIGIN)?;
+        match &self.origins {
+            Origins::Any => Some(HeaderValue::from_static("*")),
+            Origins::Listed(listed) => {
+                let same = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+                listed.iter().any(same).then(|| origin.clone())
+            }
+        }
+    }
+
+    /// Adds to an answer what its page must know to read it.
+    pub fn put(&self, answer: &mut HeaderMap, granted: Option<HeaderValue>) {
+        if matches!(self.origins, Origins::Listed(_)) {
+            // With or without a grant: a cache must not give one origin's answer to another.
+            answer.append(header::VARY, HeaderValue::from_static("origin"));
+        }
+        if granted.is_some() {
+            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
+        }
+        self.put_origin(answer, granted);
+    }
+
+    /// The fields of the answer to a preflight. `methods`: what the path takes, where that is known.
+    pub fn preflight(&self, request: &HeaderMap, methods: Option<&'static str>) -> HeaderMap {
+        let mut answer = HeaderMap::new();
+        answer.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
+        let granted = self.grant(request);
+        if granted.is_none() {
+            return answer;
+        }
+        self.put_origin(&mut answer, granted);
+        let methods = self.methods.clone().unwrap_or(HeaderValue::from_static(methods.unwrap_or(METHODS)));
+        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        if let Some(allowed) = self.allowed_headers(request) {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        }
+        answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        answer
+    }
+
+    fn put_origin(&self, answer: &mut HeaderMap, granted: Option<HeaderValue>) {
+        let Some(origin) = granted else { return };
+        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if self.credentials {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+
+    /// Those of the headers that a page asks to set that it may set.
+    fn allowed_headers(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let asked = request.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS);
+        let asked = asked.iter().flat_map(|value| tokens(value.as_bytes())).filter_map(|name| {
+            let name = HeaderName::from_bytes(name).ok()?;
+            self.allows_header(name.as_str()).then_some(name)
+        });
+        let allowed: Vec<_> = asked.map(|name| name.as_str().to_owned()).collect();
+        if allowed.is_empty() { None } else { HeaderValue::try_from(allowed.join(", ")).ok() }
+    }
+
+    fn allows_header(&self, name: &str) -> bool {
+        ALLOWED.contains(&name)
+            || ALLOWED_FAMILIES.iter().any(|family| name.starts_with(family))
+            || self.headers.as_ref().is_none_or(|more| more.iter().any(|known| known == name))
+    }
+}
+
+/// Whether a request only asks whether another may be made.
+pub fn is_preflight(request: &HeaderMap) -> bool {
+    request.contains_key(header::ORIGIN) && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// A scheme, a host and perhaps a port, and nothing else.
+fn is_origin(text: &str) -> bool {
+    let Ok(uri) = text.parse::<http::Uri>() else { return false };
+    let whole = |host: &str| !host.is_empty() && !host.contains(['*', '@']);
+    uri.scheme().is_some()
+        && uri.authority().is_some_and(|host| whole(host.as_str()))
+        && !text.ends_with('/')
+        && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(origins: &[&str]) -> documents::Cors {
+        documents::Cors {
+            origins: origins.iter().map(ToString::to_string).collect(),
+            methods: vec![],
+            headers: vec![],
+            expose: vec![],
+            credentials: false,
+            max_age: 600,
+        }
+    }
+
+    fn request(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn only_a_listed_origin_is_granted_and_it_alone_is_named() {
+        let cors = Cors::new(&rules(&["https://Chat.example", "http://localhost:3000"])).unwrap();
+        let granted =
+            |origin| cors.grant(&request(&[("origin", origin)])).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(granted("https://chat.example").as_deref(), Some("https://chat.example"));
+        assert_eq!(granted("http://localhost:3000").as_deref(), Some("http://localhost:3000"));
+        for other in ["http://chat.example", "https://chat.example:8443", "https://chat.example.evil", "null", ""] {
+            assert_eq!(granted(other), None, "{other}");
+        }
+        assert_eq!(cors.grant(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_answer_says_what_it_depends_on_and_what_may_be_read() {
+        let cors = Cors::new(&documents::Cors {
+            expose: vec!["x-mine".to_owned()],
+            credentials: true,
+            ..rules(&["https://a.example"])
+        });
+        let (cors, mut answer) = (cors.unwrap(), request(&[("vary", "accept-encoding")]));
+        cors.put(&mut answer, None);
+        assert_eq!(lines(&answer), ["vary: accept-encoding", "vary: origin"]);
+        cors.put(&mut answer, Some(HeaderValue::from_static("https://a.example")));
+        assert!(lines(&answer).contains(&"access-control-allow-credentials: true".to_owned()));
+        assert!(lines(&answer).contains(&"access-control-allow-origin: https://a.example".to_owned()));
+        let exposed = answer[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        assert!(exposed.starts_with("x-request-id, ") && exposed.ends_with(", x-mine"), "{exposed}");
+        let mut answer = HeaderMap::new();
+        Cors::new(&rules(&["*"])).unwrap().put(&mut answer, Some(HeaderValue::from_static("*")));
+        assert!(!answer.contains_key(header::VARY), "for all origins alike");
+    }
+
+    #[test]
+    fn a_preflight_tells_the_methods_and_those_headers_that_may_be_set() {
+        let cors = Cors::new(&documents::Cors { headers: vec!["X-Mine".to_owned()], ..rules(&["*"]) }).unwrap();
+        let asked = request(&[
+            ("origin", "https://a.example"),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,x-mine, x-other,X-Stainless-OS"),
+        ]);
+        assert!(is_preflight(&asked));
+        assert_eq!(
+            lines(&cors.preflight(&asked, Some("POST, OPTIONS"))),
+            [
+                "access-control-allow-headers: authorization, x-mine, x-stainless-os",
+                "access-control-allow-methods: POST, OPTIONS",
+                "access-control-allow-origin: *",
+                "access-control-max-age: 600",
+                &format!("vary: {PREFLIGHT_VARY}"),
+            ]
+        );
+        let cors = Cors::new(&documents::Cors {
+            headers: vec!["*".to_owned()],
+            methods: vec!["get".to_owned()],
+            ..rules(&["https://b.example"])
+        });
+        let cors = cors.unwrap();
+        assert_eq!(lines(&cors.preflight(&asked, None)), [format!("vary: {PREFLIGHT_VARY}")], "not for this origin");
+        let asked = request(&[("origin", "https://b.example"), ("access-control-request-headers", "x-other")]);
+        let answer = cors.preflight(&asked, Some("POST"));
+        assert_eq!(
+            (&answer["access-control-allow-methods"], &answer["access-control-allow-headers"]),
+            (&HeaderValue::from_static("GET"), &HeaderValue::from_static("x-other"))
+        );
+    }
+
+    #[test]
+    fn rules_that_cannot_work_are_refused() {
+        for wrong in ["a.example", "https://a.example/", "https://a.example/app", "https://*.example", "null", ""] {
+            assert!(Cors::new(&rules(&[wrong])).unwrap_err().contains("is no origin"), "{wrong}");
+        }
+        let open = documents::Cors { credentials: true, ..rules(&["*"]) };
+        assert!(Cors::new(&open).unwrap_err().contains("credentials"));
+    }
+}

@@ -1,0 +1,129 @@
+//! A whole chat answer as a Message.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::TranslateError;
+use super::chat::{CallPart, Completion, LastCall, Usage, Words, count, stop_reason};
+use super::events::{SIGNATURE, made_tool_id};
+use super::json::{Raw, Text, decoded, inside, object, raw};
+use crate::codec::json::object::ObjectScan;
+
+/// A whole chat answer as a Message that names the model as the client did.
+///
+/// The error says that the engine's answer is no chat completion.
+pub fn answer(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError> {
+    let completion = completion(body)?;
+    let choice = completion.choice().ok_or_else(no_completion)?;
+    let words: Words<'_> = choice.message.and_then(object).ok_or_else(no_completion)?;
+    if words.content.is_some_and(|content| inside(content).is_none()) {
+        return Err(no_completion());
+    }
+    let id = message_id(completion.id);
+    let calls = words.calls();
+    let finish_reason = choice.finish_reason.and_then(decoded);
+    let matched = choice.stop_reason.filter(|matched| inside(matched).is_some());
+    let reason = stop_reason(finish_reason.as_deref(), matched.is_some(), last_call(&calls));
+    let usage = completion.usage.and_then(Usage::read).unwrap_or_default().message_json();
+    let message = Message {
+        kind: "message",
+        role: "assistant",
+        model: public_model,
+        content: content(&words, &calls, &id),
+        id,
+        stop_reason: reason,
+        stop_sequence: matched.filter(|_| reason == "stop_sequence"),
+        usage: raw(&usage),
+    };
+    serde_json::to_vec(&message).map_err(|_| no_completion())
+}
+
+/// The answer to a request that [`count_request`](super::count_request) made, as `{"input_tokens": n}`: the engine's own
+/// count of the prompt.
+pub fn count_answer(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
+    let completion = completion(body)?;
+    let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
+    let tokens = usage.prompt_tokens.and_then(count).ok_or_else(no_completion)?;
+    Ok(format!("{{\"input_tokens\":{tokens}}}").into_bytes())
+}
+
+#[derive(serde::Deserialize)]
+struct CountedPrompt<'a> {
+    #[serde(borrow)]
+    prompt_tokens: Raw<'a>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    role: &'static str,
+    model: &'a str,
+    content: Vec<Block<'a>>,
+    stop_reason: &'static str,
+    stop_sequence: Raw<'a>,
+    usage: Raw<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Thinking { thinking: Text<'a>, signature: &'static str },
+    Text { text: Text<'a> },
+    ToolUse { id: String, name: &'a str, input: Box<RawValue> },
+}
+
+fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
+    let body: &RawValue = serde_json::from_slice(body).map_err(|_| no_completion())?;
+    object(body).ok_or_else(no_completion)
+}
+
+fn no_completion() -> TranslateError {
+    TranslateError::new("The engine's answer is no chat completion, so it cannot be translated into a Message.")
+}
+
+/// Thinking, text, tool calls. A Message has at least one block: programs read the first one unasked.
+fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<'a>> {
+    let thinking =
+        words.thinking().map(|text| Block::Thinking { thinking: Text::joined(&[text], ""), signature: SIGNATURE });
+    let text = words.text().map(|text| Block::Text { text: Text::joined(&[text], "") });
+    let calls = calls.iter().enumerate().map(|(position, call)| Block::ToolUse {
+        id: call.id.clone().unwrap_or_else(|| made_tool_id(id, position)),
+        name: call.name.as_deref().unwrap_or_default(),
+        input: input(&call.arguments),
+    });
+    let mut blocks: Vec<_> = thinking.into_iter().chain(text).chain(calls).collect();
+    if blocks.is_empty() {
+        blocks.push(Block::Text { text: Text::written("") });
+    }
+    blocks
+}
+
+/// The arguments as an object; an empty one for arguments that are none.
+fn input(arguments: &str) -> Box<RawValue> {
+    let mut scan = ObjectScan::default();
+    let object = scan.feed(arguments);
+    let whole = if scan.is_whole() { raw(object) } else { None };
+    whole.map_or_else(empty_object, RawValue::to_owned)
+}
+
+fn empty_object() -> Box<RawValue> {
+    raw("{}").unwrap_or(RawValue::NULL).to_owned()
+}
+
+fn last_call(calls: &[CallPart]) -> LastCall {
+    calls.last().map_or(LastCall::None, |call| {
+        let mut scan = ObjectScan::default();
+        scan.feed(&call.arguments);
+        if scan.is_whole() || scan.is_empty() { LastCall::Whole } else { LastCall::Cut }
+    })
+}
+
+/// `msg_` and what tells the engine's own id from others.
+fn message_id(id: Raw<'_>) -> String {
+    let id = id.and_then(decoded).unwrap_or_default();
+    let own = id.strip_prefix("chatcmpl-").unwrap_or(&id);
+    let own: String = own.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    format!("msg_{own}")
+}

@@ -1,0 +1,182 @@
+//! A chat completion's chunks as the events of a Message (spec/wire.md 6.3).
+
+use serde_json::value::RawValue;
+
+use crate::codec::sse;
+
+use super::blocks::Blocks;
+use super::chat::{Completion, Usage, Words, stop_reason};
+use super::events;
+use super::json::{decoded, inside, literal, object};
+
+/// The engine's reasons that say that it gave up: the answer is not whole.
+const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
+
+/// The translation of one stream. Its events do not depend on how many frames come in one piece.
+#[derive(Debug)]
+pub struct MessageStream {
+    model: String,
+    message_id: String,
+    phase: Phase,
+    blocks: Blocks,
+    usage: Option<Usage>,
+    finish_reason: Option<String>,
+    /// The stop string that matched, as a JSON string.
+    matched: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    BeforeStart,
+    Started,
+    Over,
+}
+
+impl MessageStream {
+    /// A stream for a client that asked for `public_model`. `message_id` begins with `msg_` and is new for each message.
+    pub fn new(public_model: &str, message_id: &str) -> Self {
+        Self {
+            model: public_model.to_owned(),
+            message_id: message_id.to_owned(),
+            phase: Phase::BeforeStart,
+            blocks: Blocks::default(),
+            usage: None,
+            finish_reason: None,
+            matched: None,
+        }
+    }
+
+    /// Translates whole frames and appends the events to `out`. Comments stay comments. What follows the last frame, the
+    /// rest that an engine left when it closed, counts only if it is `data: [DONE]`.
+    pub fn feed(&mut self, frames: &[u8], out: &mut Vec<u8>) {
+        let mut rest = frames;
+        for frame in sse::frames(frames) {
+            rest = &rest[frame.len()..];
+            self.frame(frame, out);
+        }
+        if self.phase != Phase::Over && data(rest).trim_ascii() == b"[DONE]" {
+            self.finish(out);
+        }
+    }
+
+    /// The engine's body has ended by its framing. True: the stream has its end, `message_stop` or an error event. False:
+    /// the engine had not said that the answer is whole, and nothing was written; the client must be told.
+    pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.phase != Phase::Over && self.finish_reason.is_some() {
+            self.finish(out);
+        }
+        self.is_over()
+    }
+
+    /// Whether `message_stop` or an error event was written: nothing may follow.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// The newest counts of tokens that the engine sent.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        // What is no text would fail the client's decoder.
+        for comment in sse::lines(frame).filter(|line| line.starts_with(b":") && std::str::from_utf8(line).is_ok()) {
+            out.extend_from_slice(comment);
+            out.extend_from_slice(b"\n\n");
+        }
+        let data = data(frame);
+        match data.trim_ascii() {
+            b"" => {}
+            b"[DONE]" => self.finish(out),
+            data => self.chunk(data, out),
+        }
+    }
+
+    fn chunk(&mut self, data: &[u8], out: &mut Vec<u8>) {
+        let chunk: Option<&RawValue> = serde_json::from_slice(data).ok();
+        let Some(chunk) = chunk.and_then(object::<Completion<'_>>) else {
+            return self
+                .fail("The engine sent an event that is no part of a chat completion; send the request again.", out);
+        };
+        if let Some(words) = chunk.error_words() {
+            let own = || literal("The engine reported an error without words; send the request again.");
+            return self.fail_with(&words.map_or_else(own, |words| words.get().to_owned()), out);
+        }
+        if let Some(usage) = chunk.usage.and_then(Usage::read) {
+            self.usage = Some(usage);
+        }
+        self.start(out);
+        let Some(choice) = chunk.choice() else { return };
+        if let Some(delta) = choice.delta.and_then(object) {
+            self.delta(&delta, out);
+        }
+        if let Some(reason) = choice.finish_reason.and_then(decoded) {
+            self.finish_reason = Some(reason);
+        }
+        if let Some(matched) = choice.stop_reason.filter(|matched| inside(matched).is_some()) {
+            self.matched = Some(matched.get().to_owned());
+        }
+    }
+
+    fn delta(&mut self, delta: &Words<'_>, out: &mut Vec<u8>) {
+        if let Some(thinking) = delta.thinking() {
+            self.blocks.think(thinking);
+        }
+        if let Some(text) = delta.text() {
+            self.blocks.write(text);
+        }
+        for call in delta.calls() {
+            self.blocks.call(call);
+        }
+        self.blocks.send(&self.message_id, out);
+        if self.blocks.is_too_much() {
+            self.fail("The engine mixes more tool calls than can be put in order; ask for fewer at a time.", out);
+        }
+    }
+
+    /// The first chunk of any kind starts the message, so that the client hears of it at once.
+    fn start(&mut self, out: &mut Vec<u8>) {
+        if self.phase == Phase::BeforeStart {
+            self.phase = Phase::Started;
+            events::message_start(out, &self.message_id, &self.model, self.usage.unwrap_or_default());
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        let finish_reason = self.finish_reason.take();
+        if finish_reason.as_deref().is_some_and(|reason| CUT_REASONS.contains(&reason)) {
+            return self.fail("The engine gave up before the answer was whole; send the request again.", out);
+        }
+        self.start(out);
+        let last_call = self.blocks.last_call();
+        self.blocks.finish(&self.message_id, out);
+        let reason = stop_reason(finish_reason.as_deref(), self.matched.is_some(), last_call);
+        let sequence = self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
+        events::message_delta(out, reason, sequence, self.usage.unwrap_or_default());
+        events::message_stop(out);
+        self.phase = Phase::Over;
+    }
+
+    fn fail(&mut self, sentence: &str, out: &mut Vec<u8>) {
+        self.fail_with(&literal(sentence), out);
+    }
+
+    /// Ends the stream with an error. `message` is a JSON string.
+    fn fail_with(&mut self, message: &str, out: &mut Vec<u8>) {
+        events::error(out, message);
+        self.phase = Phase::Over;
+    }
+}
+
+/// An event's data: its lines, with line feeds between them.
+fn data(frame: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    let mut values = sse::lines(frame).map(sse::field).filter(|(name, _)| *name == b"data").map(|(_, value)| value);
+    let first = values.next().unwrap_or_default();
+    match values.next() {
+        None => first.into(),
+        Some(second) => [first, second].into_iter().chain(values).collect::<Vec<_>>().join(&b'\n').into(),
+    }
+}

@@ -1,0 +1,11 @@
+//! The APIs: what clients may ask, and how requests and answers of each dialect look. Bytes in, values out.
+
+pub mod cors;
+pub mod endpoints;
+pub mod engine_error;
+pub mod error;
+pub mod messages;
+pub(crate) mod plan;
+pub mod rerank;
+pub(crate) mod transform;
+pub mod usage;

@@ -1,0 +1,369 @@
+//! Tokens: asking an engine for them, reading them in its answer, and GPUStack's timings beside them.
+//!
+//! An engine is asked for the usage of every streamed chat and completion (`stream_options.include_usage`), by an edit
+//! of the client's own object. What the client did not ask for is cut out of its answer again: the frame with `usage`
+//! and an empty `choices` (spec/wire.md 1.13). Frames are searched for `"usage"` as engines write it; a key in escapes is
+//! not known. Inside a JSON string those bytes cannot stand, since its quotes are escaped.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use memchr::memmem::Finder as Needle;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::codec::json::{Finder, find_last};
+use crate::codec::sse;
+
+/// What a request without `stream_options` gets before its closing brace; it has at least `model` before it.
+pub const STREAM_OPTIONS_MEMBER: &[u8] = br#","stream_options":{"include_usage":true}"#;
+
+/// The longest `usage` that is read out of a whole answer.
+const USAGE_BYTES_MAX: usize = 16 * 1024;
+
+static USAGE: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"usage\""));
+
+/// The replacement of a range of bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What goes, counted from the first byte of the value that was looked at.
+    pub range: Range<usize>,
+    /// What comes in its place.
+    pub text: Bytes,
+}
+
+/// The edit after which a `stream_options` value asks for usage; None when it does. The value is one whole JSON value, as
+/// [`crate::codec::json::Sniffer`] has accepted it. Of equal keys the last counts, as in Python.
+pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
+    let Some((b'{', inside)) = stream_options.split_first() else {
+        return Some(edit(0..stream_options.len(), br#"{"include_usage":true}"#));
+    };
+    match find_last(stream_options, &["include_usage"]) {
+        Some(range) if &stream_options[range.clone()] == b"true" => None,
+        Some(range) => Some(edit(range, b"true")),
+        None if inside.trim_ascii_start().starts_with(b"}") => Some(edit(1..1, br#""include_usage":true"#)),
+        None => Some(edit(1..1, br#""include_usage":true,"#)),
+    }
+}
+
+fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
+    Edit { range, text: Bytes::from_static(text) }
+}
+
+/// Whether a `stream_options` value asks for usage by the literal `true`.
+pub fn includes_usage(stream_options: &[u8]) -> bool {
+    find_last(stream_options, &["include_usage"]).is_some_and(|range| &stream_options[range] == b"true")
+}
+
+/// The tokens of one request, counted alike in all dialects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, the cached ones included.
+    pub input: u64,
+    /// Tokens that were generated, the hidden ones included.
+    pub output: u64,
+    /// Tokens of the prompt that the engine's cache had.
+    pub cached: u64,
+}
+
+/// When things happened, in milliseconds since the request's head.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// When the first frame was handed on.
+    pub first_ms: f64,
+    /// Now.
+    pub elapsed_ms: f64,
+}
+
+/// What is said of tokens in a stream of any kind, read as it passes: of chat and completions (`usage`), of Responses
+/// (`response.usage`), of Messages (`message.usage` in `message_start`, `usage` in `message_delta`).
+#[derive(Debug, Default)]
+pub struct EventUsage {
+    seen: Counts,
+}
+
+impl EventUsage {
+    /// Reads whole frames.
+    pub fn read(&mut self, frames: &[u8]) {
+        for range in sse::frames_with(frames, &USAGE) {
+            let json = sse::data(&frames[range]).unwrap_or_default();
+            if let Some(chunk) = Chunk::of(&json) {
+                self.seen.update(&chunk.counts());
+            }
+        }
+    }
+
+    /// The newest that was said so far.
+    pub fn usage(&self) -> Option<Usage> {
+        self.seen.usage()
+    }
+}
+
+/// What is said of tokens in a stream of chat or completions: read as [`EventUsage`] does, cut out, added to.
+#[derive(Debug)]
+pub struct StreamUsage {
+    cut_usage_frame: bool,
+    add_timings: bool,
+    seen: Counts,
+}
+
+impl StreamUsage {
+    /// `cut_usage_frame`: the client did not ask for the frame; `add_timings`: GPUStack's fields are wanted in it.
+    pub fn new(cut_usage_frame: bool, add_timings: bool) -> Self {
+        Self { cut_usage_frame, add_timings, seen: Counts::default() }
+    }
+
+    /// What goes to the client in place of these whole frames (the last one may be cut off at the stream's end); None:
+    /// they go as they are. `timings` is asked when they are needed. Nothing but whole usage-only frames, and the bytes
+    /// before the closing brace of their `usage`, differs.
+    pub fn pass(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
+        USAGE.find(frames)?;
+        let mut passed = Vec::new();
+        let (mut copied, mut changed) = (0, false);
+        let mut timings = Some(timings);
+        for range in sse::frames_with(frames, &USAGE) {
+            let frame = &frames[range.clone()];
+            let Some(json) = sse::data(frame) else { continue };
+            let Some(chunk) = Chunk::of(&json) else { continue };
+            self.seen.update(&chunk.counts());
+            let Some(usage) = chunk.usage_alone() else { continue };
+            if self.cut_usage_frame {
+                passed.extend_from_slice(&frames[copied..range.start]);
+            } else if self.add_timings
+                && let Cow::Borrowed(json) = json
+                && let Some(at) = place_of_timings(frame, json, usage)
+                && let Some(timings) = timings.take()
+            {
+                let at = range.start + at;
+                passed.extend_from_slice(&frames[copied..at]);
+                passed.extend_from_slice(timings().members(self.seen.output).as_bytes());
+                passed.extend_from_slice(&frames[at..range.end]);
+            } else {
+                continue;
+            }
+            changed = true;
+            copied = range.end;
+        }
+        changed.then(|| {
+            passed.extend_from_slice(&frames[copied..]);
+            passed
+        })
+    }
+
+    /// The newest that was said so far.
+    pub fn usage(&self) -> Option<Usage> {
+        self.seen.usage()
+    }
+}
+
+/// Where in the frame the `}` of a `usage` stands that is to get timings. `json` is the frame's only line of data: data
+/// of several lines has no place in the frame, and gets none.
+fn place_of_timings(frame: &[u8], json: &[u8], usage: &RawValue) -> Option<usize> {
+    let tokens: Tokens<'_> = serde_json::from_str(usage.get()).ok()?;
+    let wanted = tokens.prompt_tokens.is_some() && tokens.tokens_per_second.is_none();
+    let brace = offset_in(json, usage.get())? + usage.get().len() - 1;
+    wanted.then_some(offset_in(frame, json)? + brace)
+}
+
+/// Where `part`, which is a part of `whole`, begins in it.
+fn offset_in(whole: &[u8], part: impl AsRef<[u8]>) -> Option<usize> {
+    (part.as_ref().as_ptr() as usize).checked_sub(whole.as_ptr() as usize)
+}
+
+impl Timings {
+    /// GPUStack's members, each with a comma before it; what cannot be told is left out (spec/gpustack.md 2.2).
+    fn members(self, output: Option<u64>) -> String {
+        let mut members = String::new();
+        if self.first_ms.is_finite() && self.first_ms >= 0.0 {
+            let _ = write!(members, ",\"time_to_first_token_ms\":{:.0}", self.first_ms);
+        }
+        let Some(output) = output.filter(|&output| output > 0) else { return members };
+        let each = (self.elapsed_ms - self.first_ms) / (output - 1).max(1) as f64;
+        if each.is_finite() && each >= 0.0 {
+            let _ = write!(members, ",\"time_per_output_token_ms\":{each:.2}");
+            let rate = 1000.0 / each;
+            if rate.is_finite() {
+                let _ = write!(members, ",\"tokens_per_second\":{rate:.2}");
+            }
+        }
+        members
+    }
+}
+
+/// The usage of a whole answer of any JSON endpoint; None when it says nothing.
+pub fn usage_of_answer(json: &[u8]) -> Option<Usage> {
+    let mut answer = AnswerUsage::new();
+    answer.feed(json);
+    answer.usage()
+}
+
+/// [`usage_of_answer`] over pieces, as an answer passes. Nothing of it is kept but its top-level `usage`.
+#[derive(Debug)]
+pub struct AnswerUsage {
+    finder: Finder,
+    kept: Vec<u8>,
+}
+
+impl AnswerUsage {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self { finder: Finder::object(&["usage"]), kept: Vec::new() }
+    }
+
+    /// Reads the next bytes of the answer.
+    pub fn feed(&mut self, piece: &[u8]) {
+        if self.finder.is_over() || self.kept.len() > USAGE_BYTES_MAX {
+            return;
+        }
+        let base = self.finder.seen();
+        self.finder.feed(piece);
+        let range = match (self.finder.found(), self.finder.open_since()) {
+            (Some(found), _) => found,
+            (None, Some(start)) => start..base + piece.len(),
+            (None, None) => return,
+        };
+        let part = piece.get(range.start.saturating_sub(base)..range.end - base);
+        self.kept.extend_from_slice(part.unwrap_or_default());
+    }
+
+    /// What it says, once it was read to its end.
+    pub fn usage(&self) -> Option<Usage> {
+        let counts = self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.kept).ok()?));
+        counts.unwrap_or_default().usage()
+    }
+}
+
+impl Default for AnswerUsage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The data of a frame, as far as it matters. Of no member it is known what kind it is.
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    choices: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
+/// What has a `usage` inside an event.
+#[derive(Deserialize)]
+struct Inner<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+impl<'a> Chunk<'a> {
+    fn of(json: &'a [u8]) -> Option<Self> {
+        // An array could be read as the members in order.
+        let is_object = json.trim_ascii_start().starts_with(b"{");
+        serde_json::from_slice(json).ok().filter(|_| is_object)
+    }
+
+    /// What the frame says of tokens, wherever it does.
+    fn counts(&self) -> Counts {
+        let inner = |outer: Option<&'a RawValue>| serde_json::from_str::<Inner<'a>>(outer?.get()).ok()?.usage;
+        let usage = self.usage.or_else(|| inner(self.response)).or_else(|| inner(self.message));
+        usage.and_then(|usage| Counts::of(usage.get())).unwrap_or_default()
+    }
+
+    /// The `usage` object of a frame that has nothing else: its `choices` are an empty array.
+    fn usage_alone(&self) -> Option<&'a RawValue> {
+        let choices = self.choices?.get().strip_prefix('[')?;
+        let alone = choices.trim_start_matches([' ', '\t', '\r', '\n']) == "]";
+        self.usage.filter(|usage| alone && usage.get().starts_with('{'))
+    }
+}
+
+/// The members of a `usage` that count, by their names in all dialects.
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
+struct Tokens<'a> {
+    #[serde(borrow)]
+    prompt_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    output_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cache_read_input_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cache_creation_input_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_tokens_details: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_tokens_details: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tokens_per_second: Option<&'a RawValue>,
+}
+
+/// The details of a prompt's tokens.
+#[derive(Deserialize)]
+struct Details<'a> {
+    #[serde(borrow)]
+    cached_tokens: Option<&'a RawValue>,
+}
+
+/// What was said so far. Later frames may leave out what earlier ones said, as `message_delta` does.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    input: Option<u64>,
+    output: Option<u64>,
+    cached: Option<u64>,
+    /// Anthropic's `input_tokens` leaves these out (spec/wire.md 1.18).
+    cache_read: Option<u64>,
+    cache_creation: Option<u64>,
+}
+
+impl Counts {
+    fn of(usage: &str) -> Option<Self> {
+        let tokens: Tokens<'_> = serde_json::from_str(usage).ok()?;
+        let details = tokens.prompt_tokens_details.or(tokens.input_tokens_details);
+        let cached = details.and_then(|details| serde_json::from_str::<Details<'_>>(details.get()).ok()?.cached_tokens);
+        // A `prompt_tokens` has the cached ones in it, whatever else is said.
+        let outside = tokens.prompt_tokens.is_none();
+        Some(Self {
+            input: count(tokens.prompt_tokens.or(tokens.input_tokens)),
+            output: count(tokens.completion_tokens.or(tokens.output_tokens)),
+            cached: count(cached),
+            cache_read: count(tokens.cache_read_input_tokens.filter(|_| outside)),
+            cache_creation: count(tokens.cache_creation_input_tokens.filter(|_| outside)),
+        })
+    }
+
+    fn update(&mut self, newer: &Self) {
+        self.input = newer.input.or(self.input);
+        self.output = newer.output.or(self.output);
+        self.cached = newer.cached.or(self.cached);
+        self.cache_read = newer.cache_read.or(self.cache_read);
+        self.cache_creation = newer.cache_creation.or(self.cache_creation);
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        if self.input.is_none() && self.output.is_none() {
+            return None;
+        }
+        let outside = self.cache_read.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
+        Some(Usage {
+            input: self.input.unwrap_or(0).saturating_add(outside),
+            output: self.output.unwrap_or(0),
+            cached: self.cached.or(self.cache_read).unwrap_or(0),
+        })
+    }
+}
+
+/// A whole number that is not negative; anything else counts as not said.
+fn count(value: Option<&RawValue>) -> Option<u64> {
+    value?.get().parse().ok()
+}

@@ -1,0 +1,5 @@
+//! One client's connection.
+
+pub(crate) mod io;
+pub(crate) mod tls;
+pub(crate) mod tunnel;

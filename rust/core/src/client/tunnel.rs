@@ -1,0 +1,296 @@
+//! A connection that has left HTTP (a WebSocket): its bytes pass between client and engine, both ways, unread.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::io::poll_read_buf;
+
+use crate::{seam::documents::End, timer::PhaseTimer};
+
+/// What one read asks for.
+const READ: usize = 16 * 1024;
+/// A direction that has moved so much without a pause lets others run.
+const BURST: usize = 256 * 1024;
+/// When one side has ended, the other has so long to end too.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// One side of a tunnel.
+pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Side for T {}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Bytes that the engine was given.
+    pub(crate) bytes_in: u64,
+    /// Bytes that the client was given.
+    pub(crate) bytes_out: u64,
+    /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`: nothing moved.
+    pub(crate) end: End,
+}
+
+/// An engine's connection after its 101, to be joined with the client's.
+pub(crate) struct Tunnel {
+    engine: Box<dyn Side>,
+    from_engine: Bytes,
+    report: Report,
+}
+
+impl Tunnel {
+    /// `from_engine`: what was read behind the 101's head. `on_end` is called exactly once, when the tunnel has ended or
+    /// is dropped (then as if its client had left); it holds what must live as long as the tunnel.
+    pub(crate) fn new(engine: impl Side + 'static, from_engine: Bytes, on_end: impl FnOnce(Ended) + 'static) -> Self {
+        let ended = Ended { bytes_in: 0, bytes_out: 0, end: End::ClientGone };
+        Self { engine: Box::new(engine), from_engine, report: Report { ended, on_end: Some(Box::new(on_end)) } }
+    }
+
+    /// Joins both sides until both have ended, one has ended and the other does not follow, or nothing has moved for
+    /// `idle`. `from_client`: what was read behind the request.
+    pub(crate) async fn run(self, client: &mut impl Side, from_client: Bytes, idle: Option<Duration>) {
+        let Self { mut engine, from_engine, mut report } = self;
+        let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
+        let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
+        let (mut moved_at, mut timer) = (Instant::now(), PhaseTimer::default());
+        let mut first_over = None;
+        let end = poll_fn(|context| {
+            let into = inward.poll(context, client, &mut engine);
+            let out = outward.poll(context, &mut engine, client);
+            if (report.ended.bytes_in, report.ended.bytes_out) != (inward.moved, outward.moved) {
+                (report.ended.bytes_in, report.ended.bytes_out) = (inward.moved, outward.moved);
+                moved_at = Instant::now();
+            }
+            let overs = [into, out].map(|over| if let Poll::Ready(end) = over { Some(end) } else { None });
+            // Of two that end at once the one that broke says why.
+            if let Some(end) = overs.iter().flatten().max_by_key(|end| **end != End::Done) {
+                let (end, over_at) = *first_over.get_or_insert_with(|| (*end, Instant::now()));
+                let both = overs.iter().all(Option::is_some);
+                return if both { Poll::Ready(end) } else { timer.poll(context, over_at, Some(GRACE)).map(|()| end) };
+            }
+            timer.poll(context, moved_at, idle).map(|()| End::Timeout)
+        })
+        .await;
+        report.ended.end = end;
+    }
+}
+
+/// Tells the end when it is dropped.
+struct Report {
+    ended: Ended,
+    on_end: Option<Box<dyn FnOnce(Ended)>>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(on_end) = self.on_end.take() {
+            on_end(self.ended);
+        }
+    }
+}
+
+/// The bytes on their way from one side to the other.
+struct Direction {
+    buffer: BytesMut,
+    /// Bytes that have been written.
+    moved: u64,
+    unflushed: bool,
+    /// The reading side has ended, this way.
+    ended: Option<End>,
+    over: Option<End>,
+    /// What a broken connection means, of the side that is read and of the one that is written.
+    source_broken: End,
+    sink_broken: End,
+}
+
+impl Direction {
+    fn new(first: Bytes, source_broken: End, sink_broken: End) -> Self {
+        let buffer = BytesMut::from(first);
+        Self { buffer, moved: 0, unflushed: false, ended: None, over: None, source_broken, sink_broken }
+    }
+
+    /// Ready when there is nothing more to move: the source has ended and the sink was told, or the sink is broken.
+    fn poll(&mut self, context: &mut Context<'_>, source: &mut impl Side, sink: &mut impl Side) -> Poll<End> {
+        if let Some(over) = self.over {
+            return Poll::Ready(over);
+        }
+        let over = ready!(self.poll_move(context, source, sink)).unwrap_or(self.sink_broken);
+        self.over = Some(over);
+        Poll::Ready(over)
+    }
+
+    fn poll_move(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &mut impl Side,
+        sink: &mut impl Side,
+    ) -> Poll<std::io::Result<End>> {
+        let mut burst = 0;
+        loop {
+            while !self.buffer.is_empty() {
+                let count = ready!(Pin::new(&mut *sink).poll_write(context, &self.buffer))?;
+                if count == 0 {
+                    return Poll::Ready(Ok(self.sink_broken));
+                }
+                self.buffer.advance(count);
+                self.moved += count as u64;
+                self.unflushed = true;
+                burst += count;
+            }
+            if let Some(end) = self.ended {
+                return Pin::new(&mut *sink).poll_shutdown(context).map_ok(|()| end);
+            }
+            if burst > BURST {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.buffer.reserve(READ);
+            match poll_read_buf(Pin::new(&mut *source), context, &mut self.buffer) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => self.ended = Some(End::Done),
+                Poll::Ready(Err(_)) => self.ended = Some(self.source_broken),
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *sink).poll_flush(context))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// What a test holds: the client's and the engine's outer ends, and how the tunnel ended.
+    struct Ends {
+        client: DuplexStream,
+        engine: DuplexStream,
+        ended: Rc<Cell<Option<Ended>>>,
+    }
+
+    /// A tunnel, not yet run, and the stream to run it with.
+    fn tunnel(from_engine: &'static [u8]) -> (Tunnel, DuplexStream, Ends) {
+        let ((client, inner_client), (engine, inner_engine)) = (duplex(1000), duplex(1000));
+        let ended = Rc::new(Cell::new(None));
+        let told = Rc::clone(&ended);
+        let tunnel = Tunnel::new(inner_engine, Bytes::from_static(from_engine), move |ended| {
+            assert!(told.replace(Some(ended)).is_none(), "told once");
+        });
+        (tunnel, inner_client, Ends { client, engine, ended })
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_read_before_go_first_and_nothing_is_lost_either_way() {
+        let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"hello ");
+        let long: Vec<u8> = (0..700_000_u32).map(|number| number as u8).collect();
+        let run = tunnel.run(&mut inner, Bytes::from_static(b"early "), None);
+        // An engine that sends back what it gets, to the end.
+        let echo = async {
+            let (mut read, mut write) = tokio::io::split(&mut engine);
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let ask = async {
+            let (mut read, mut write) = tokio::io::split(&mut client);
+            let mut got = Vec::new();
+            let send = async {
+                write.write_all(&long).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            tokio::join!(send, async { read.read_to_end(&mut got).await.unwrap() });
+            got
+        };
+        let ((), (), got) = tokio::join!(run, echo, ask);
+        assert!(got == [&b"hello early "[..], &long].concat());
+        let (bytes_in, bytes_out) = (700_006, 700_012);
+        assert_eq!(ended.get(), Some(Ended { bytes_in, bytes_out, end: End::Done }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_sides_end_is_told_to_the_other_which_may_still_speak_for_a_while() {
+        for engine_ends in [true, false] {
+            let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
+            let (mut ending, mut other) = if engine_ends { (engine, client) } else { (client, engine) };
+            let run = tunnel.run(&mut inner, Bytes::new(), None);
+            let speak = async {
+                ending.shutdown().await.unwrap();
+                assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it is told");
+                other.write_all(b"last words").await.unwrap();
+                let mut words = [0; 10];
+                ending.read_exact(&mut words).await.unwrap();
+                assert_eq!(&words, b"last words");
+                // It does not end: the tunnel ends all the same.
+                other
+            };
+            let started = Instant::now();
+            let ((), _other) = tokio::join!(run, speak);
+            assert_eq!(started.elapsed().as_secs(), GRACE.as_secs());
+            assert_eq!(ended.get().unwrap().end, End::Done);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_in_which_nothing_moves_ends() {
+        let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"");
+        let idle = Duration::from_secs(60);
+        let started = Instant::now();
+        let run = tunnel.run(&mut inner, Bytes::new(), Some(idle));
+        let speak = async {
+            for _ in 0..3 {
+                tokio::time::sleep(idle / 2).await;
+                client.write_all(b"x").await.unwrap();
+                engine.read_u8().await.unwrap();
+                tokio::time::sleep(idle / 2).await;
+                engine.write_all(b"y").await.unwrap();
+                client.read_u8().await.unwrap();
+            }
+        };
+        tokio::join!(run, speak);
+        assert_eq!(started.elapsed().as_secs(), 4 * idle.as_secs());
+        assert_eq!(ended.get(), Some(Ended { bytes_in: 3, bytes_out: 3, end: End::Timeout }));
+    }
+
+    #[tokio::test]
+    async fn a_broken_side_ends_the_tunnel_under_its_own_name() {
+        for (engine_breaks, end) in [(true, End::EngineDied), (false, End::ClientGone)] {
+            let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
+            let (broken, mut other) = if engine_breaks { (engine, client) } else { (client, engine) };
+            // A pipe whose other end is gone takes no byte, and has ended for the reader.
+            drop(broken);
+            other.write_all(b"for nobody").await.unwrap();
+            let run = tunnel.run(&mut inner, Bytes::new(), None);
+            let finish = async {
+                assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0);
+                drop(other);
+            };
+            tokio::join!(run, finish);
+            assert_eq!(ended.get().unwrap().end, end);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_dropped_tells_what_it_moved() {
+        let (tunnel, mut inner, Ends { mut client, engine: _engine, ended }) = tunnel(b"");
+        client.write_all(b"four").await.unwrap();
+        let run = tunnel.run(&mut inner, Bytes::new(), None);
+        let cut = tokio::time::timeout(Duration::from_millis(1), run).await;
+        assert!(cut.is_err());
+        assert_eq!(ended.get(), Some(Ended { bytes_in: 4, bytes_out: 0, end: End::ClientGone }));
+    }
+}

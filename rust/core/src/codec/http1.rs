@@ -1,0 +1,522 @@
+//! HTTP/1.1 as engines speak it: reading the head of an answer and undoing the framing of its body. Bytes in, values out.
+//!
+//! Whatever is doubtful is an error, never a guess: a wrong guess about where an answer ends hands one caller's bytes to
+//! another (RFC 9112 6, spec/wire.md 8).
+
+use std::{fmt, mem::MaybeUninit, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::codec::headers;
+
+/// The largest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// The most fields in a head.
+const MAX_FIELDS: usize = 128;
+/// The longest chunk-size line, extensions included, and the longest trailer section.
+const MAX_LINE: usize = 4 * 1024;
+
+/// How an engine's answer breaks the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// The head is no HTTP/1 head.
+    Head,
+    /// The head is over 64 KB or 128 fields.
+    HeadTooLarge,
+    /// `Transfer-Encoding` together with `Content-Length`.
+    LengthAndChunked,
+    /// `Content-Length` twice, or not a plain number.
+    Length,
+    /// A transfer coding other than `chunked`.
+    TransferCoding,
+    /// A switch of protocols that nobody asked for.
+    Upgrade,
+    /// A chunk's size line, or the line end behind its data.
+    Chunk,
+    /// The trailer section.
+    Trailer,
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Head => "its head is not HTTP/1",
+            Self::HeadTooLarge => "its head is larger than 64 KB or has more than 128 fields",
+            Self::LengthAndChunked => "it has both Content-Length and Transfer-Encoding",
+            Self::Length => "its Content-Length is doubled or not a plain number",
+            Self::TransferCoding => "its Transfer-Encoding is not chunked",
+            Self::Upgrade => "it switches protocols without being asked",
+            Self::Chunk => "a chunk's size or end is malformed",
+            Self::Trailer => "its trailer is malformed or larger than 4 KB",
+        })
+    }
+}
+
+/// The head of a final answer.
+#[derive(Debug)]
+pub struct Head {
+    /// The status; never 1xx but for a 101 that was asked for.
+    pub status: StatusCode,
+    /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
+    pub headers: HeaderMap,
+    /// How the body is framed.
+    pub decoder: Decoder,
+    /// What `Content-Length` says, also where there is no body (an answer to HEAD).
+    pub content_length: Option<u64>,
+    /// Whether the connection may carry another request after this answer.
+    pub keep_alive: bool,
+    /// What a `Keep-Alive` field allows.
+    pub keep_alive_limits: KeepAlive,
+}
+
+/// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.
+/// None: not whole yet.
+pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {
+    take_head_or_upgrade(buffer, to_head_request, false)
+}
+
+/// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is the other protocol's.
+pub fn take_head_or_upgrade(
+    buffer: &mut BytesMut,
+    to_head_request: bool,
+    upgrade: bool,
+) -> Result<Option<Head>, WireError> {
+    loop {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if buffer.len() > MAX_HEAD => return Err(WireError::HeadTooLarge),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
+            Err(_) => return Err(WireError::Head),
+        };
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !upgrade {
+            return Err(WireError::Upgrade);
+        }
+        if status.is_informational() && !switches {
+            buffer.advance(length);
+            continue;
+        }
+        let framing = Framing::read(parsed.headers)?;
+        let headers = end_to_end(parsed.headers, framing.names_others)?;
+        let decoder = if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
+        let keep_alive = parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
+        buffer.advance(length);
+        return Ok(Some(Head {
+            status,
+            headers,
+            decoder,
+            content_length: framing.length,
+            keep_alive,
+            keep_alive_limits: framing.keep_alive_limits,
+        }));
+    }
+}
+
+/// What a head says about its connection and its body.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    /// `Connection` names fields other than its own words.
+    names_others: bool,
+    keep_alive_limits: KeepAlive,
+}
+
+/// What a `Keep-Alive: timeout=N, max=M` field says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long the engine keeps an idle connection.
+    pub timeout: Option<Duration>,
+    /// How many requests it takes on one. Some engines count down, some always say the whole; to stop when a connection
+    /// has carried as many is right for both.
+    pub max: Option<u64>,
+}
+
+impl Framing {
+    fn read(fields: &[httparse::Header<'_>]) -> Result<Self, WireError> {
+        let mut framing = Self::default();
+        for field in fields {
+            let named = |name: &str| field.name.eq_ignore_ascii_case(name);
+            match field.name.len() {
+                14 if named("content-length") => {
+                    let length = plain_number(field.value).ok_or(WireError::Length)?;
+                    if framing.length.replace(length).is_some() {
+                        return Err(WireError::Length);
+                    }
+                }
+                17 if named("transfer-encoding") => {
+                    if framing.chunked || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                        return Err(WireError::TransferCoding);
+                    }
+                    framing.chunked = true;
+                }
+                10 if named("connection") => {
+                    for token in headers::tokens(field.value) {
+                        framing.close |= token.eq_ignore_ascii_case(b"close");
+                        framing.names_others |=
+                            !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                10 if named("keep-alive") => framing.keep_alive_limits = KeepAlive::read(field.value),
+                _ => {}
+            }
+        }
+        if framing.chunked && framing.length.is_some() {
+            return Err(WireError::LengthAndChunked);
+        }
+        Ok(framing)
+    }
+
+    fn decoder(&self, status: StatusCode, to_head_request: bool) -> Decoder {
+        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+            return Decoder::Length(0);
+        }
+        match self.length {
+            _ if self.chunked => Decoder::Chunked(Chunk::Size),
+            Some(length) => Decoder::Length(length),
+            None => Decoder::UntilClose,
+        }
+    }
+}
+
+/// The fields that may pass on. `names_others`: `Connection` names some that may not.
+fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
+    let mut kept = HeaderMap::with_capacity(fields.len() + 4);
+    let named = |name: &HeaderName| {
+        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        connection
+            .flat_map(|field| headers::tokens(field.value))
+            .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Head)?;
+        if headers::passes_from_engine(&name) && !(names_others && named(&name)) {
+            kept.append(name, HeaderValue::from_bytes(field.value).map_err(|_| WireError::Head)?);
+        }
+    }
+    Ok(kept)
+}
+
+impl KeepAlive {
+    fn read(value: &[u8]) -> Self {
+        let number = |name: &[u8]| headers::tokens(value).find_map(|token| plain_number(token.strip_prefix(name)?));
+        Self { timeout: number(b"timeout=").map(Duration::from_secs), max: number(b"max=") }
+    }
+}
+
+/// Undoes the framing of a body, piece by piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// This many bytes are still to come.
+    Length(u64),
+    /// Chunked.
+    Chunked(Chunk),
+    /// Everything until the connection closes.
+    UntilClose,
+}
+
+/// Where a chunked body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// Before a chunk-size line.
+    Size,
+    /// Inside a chunk, with this many bytes of data to come.
+    Data(u64),
+    /// Behind a chunk's data: CR LF.
+    DataEnd,
+    /// Behind the last chunk: trailer fields until an empty line; this many bytes of them were seen.
+    Trailer(usize),
+    /// At the end.
+    Done,
+}
+
+/// What `Decoder::decode` took off a buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Body bytes; may be empty.
+    pub data: Bytes,
+    /// Whether the body is whole.
+    pub done: bool,
+}
+
+impl Decoder {
+    /// The exact number of body bytes to come, where the framing tells it.
+    pub fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Length(rest) => Some(*rest),
+            _ => None,
+        }
+    }
+
+    /// Whether the body is whole.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunked(Chunk::Done))
+    }
+
+    /// Takes body bytes off the front of `buffer`, as one piece. Bytes behind the body's end stay.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, WireError> {
+        let data = match self {
+            Self::UntilClose => buffer.split().freeze(),
+            Self::Length(rest) => {
+                let here = usize::try_from(*rest).unwrap_or(usize::MAX).min(buffer.len());
+                *rest -= here as u64;
+                buffer.split_to(here).freeze()
+            }
+            Self::Chunked(state) => decode_chunks(state, buffer)?,
+        };
+        Ok(Decoded { data, done: self.is_done() })
+    }
+}
+
+/// Digits only: no sign, no space, no underscore, no overflow.
+fn plain_number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Takes whole and partial chunks off `buffer`. The data of several chunks is moved together inside the buffer, so that
+/// what one read brought leaves as one piece; the data of a single chunk is not moved at all.
+fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, WireError> {
+    let mut at = 0;
+    let (mut first, mut end) = (0, 0);
+    loop {
+        match *state {
+            Chunk::Size => match size_line(&buffer[at..])? {
+                Some((size, line)) => {
+                    at += line;
+                    *state = if size == 0 { Chunk::Trailer(0) } else { Chunk::Data(size) };
+                }
+                None => break,
+            },
+            Chunk::Data(rest) => {
+                let here = usize::try_from(rest).unwrap_or(usize::MAX).min(buffer.len() - at);
+                if here == 0 {
+                    break;
+                }
+                if end == 0 {
+                    (first, end) = (at, at);
+                }
+                if end != at {
+                    buffer.copy_within(at..at + here, end);
+                }
+                end += here;
+                at += here;
+                let rest = rest - here as u64;
+                *state = if rest == 0 { Chunk::DataEnd } else { Chunk::Data(rest) };
+            }
+            Chunk::DataEnd => match &buffer[at..] {
+                [] | [b'\r'] => break,
+                [b'\r', b'\n', ..] => {
+                    at += 2;
+                    *state = Chunk::Size;
+                }
+                _ => return Err(WireError::Chunk),
+            },
+            Chunk::Trailer(seen) => match trailer_line(&buffer[at..], seen)? {
+                Some(line) => {
+                    at += line;
+                    *state = if line == 2 { Chunk::Done } else { Chunk::Trailer(seen + line) };
+                }
+                None => break,
+            },
+            Chunk::Done => break,
+        }
+    }
+    if end == 0 {
+        buffer.advance(at);
+        return Ok(Bytes::new());
+    }
+    buffer.advance(first);
+    let data = buffer.split_to(end - first).freeze();
+    buffer.advance(at - end);
+    Ok(data)
+}
+
+/// A chunk-size line: the size and the line's length. At most 16 hexadecimal digits; extensions are passed over.
+fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
+    let window = &buffer[..buffer.len().min(MAX_LINE)];
+    let Some(feed) = memchr::memchr(b'\n', window) else {
+        let hopeless =
+            window.len() == MAX_LINE || window.iter().take(17).filter(|byte| byte.is_ascii_hexdigit()).count() > 16;
+        return if hopeless { Err(WireError::Chunk) } else { Ok(None) };
+    };
+    let line = window[..feed].strip_suffix(b"\r").ok_or(WireError::Chunk)?;
+    let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    let behind = line[digits..].trim_ascii_start();
+    if digits == 0 || digits > 16 || !(behind.is_empty() || behind[0] == b';') || behind.contains(&b'\r') {
+        return Err(WireError::Chunk);
+    }
+    let size = line[..digits].iter().fold(0_u64, |size, digit| size << 4 | u64::from(hex_value(*digit)));
+    Ok(Some((size, feed + 1)))
+}
+
+fn hex_value(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+/// One line of the trailer section: its length; 2 is the empty line that ends it.
+fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> {
+    let Some(feed) = memchr::memchr(b'\n', buffer) else {
+        return if seen + buffer.len() > MAX_LINE { Err(WireError::Trailer) } else { Ok(None) };
+    };
+    if feed == 0 || buffer[feed - 1] != b'\r' || seen + feed > MAX_LINE {
+        return Err(WireError::Trailer);
+    }
+    Ok(Some(feed + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Option<Head>, WireError> {
+        take_head(&mut BytesMut::from(text), false)
+    }
+
+    fn error(text: &str) -> WireError {
+        head(text).unwrap_err()
+    }
+
+    #[test]
+    fn interim_answers_are_skipped_and_the_body_stays_in_the_buffer() {
+        let mut buffer = BytesMut::from(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!",
+        );
+        let head = take_head(&mut buffer, false).unwrap().unwrap();
+        assert_eq!((head.status.as_u16(), head.decoder, head.keep_alive), (200, Decoder::Length(2), true));
+        assert!(head.headers.is_empty(), "nothing of the hints, nothing of the framing");
+        assert_eq!(&buffer[..], b"ok!");
+    }
+
+    #[test]
+    fn a_head_that_is_not_whole_is_waited_for() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+        for cut in 0..text.len() {
+            assert!(head(&text[..cut]).unwrap().is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn doubtful_framing_is_an_error() {
+        assert_eq!(
+            error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            WireError::LengthAndChunked
+        );
+        assert_eq!(error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"), WireError::Length);
+        for length in ["+2", "-2", "2,2", "0x2", "2 2", "", "18446744073709551616", "1_0"] {
+            assert_eq!(
+                error(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")),
+                WireError::Length,
+                "{length}"
+            );
+        }
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", "chunked\r\nTransfer-Encoding: chunked"] {
+            let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
+            assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
+        }
+        let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
+        assert_eq!(error(switching), WireError::Upgrade);
+        let mut buffer = BytesMut::from(switching);
+        let head = take_head_or_upgrade(&mut buffer, false, true).unwrap().unwrap();
+        assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
+        assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
+        assert_eq!(error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))), WireError::HeadTooLarge);
+    }
+
+    #[test]
+    fn fields_of_the_connection_do_not_pass_and_repeats_do() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nServer: uvicorn\r\nDate: x\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 3\r\n\r\n";
+        let head = head(text).unwrap().unwrap();
+        assert_eq!(head.headers.len(), 2);
+        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(head.content_length, Some(3));
+    }
+
+    #[test]
+    fn answers_without_a_body_have_none_whatever_they_say() {
+        for status in ["204 No Content", "304 Not Modified"] {
+            let head = head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n")).unwrap().unwrap();
+            assert!(head.decoder.is_done());
+        }
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+        assert!(take_head(&mut BytesMut::from(text), true).unwrap().unwrap().decoder.is_done());
+    }
+
+    #[test]
+    fn a_connection_is_kept_only_when_nothing_speaks_against_it() {
+        let kept = |text: &str| head(text).unwrap().unwrap().keep_alive;
+        assert!(kept("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!kept("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!kept("HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!kept("HTTP/1.1 200 OK\r\n\r\n"), "a body that ends with the connection");
+        let head =
+            head("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n").unwrap().unwrap();
+        assert_eq!(head.keep_alive_limits, KeepAlive { timeout: Some(Duration::from_secs(5)), max: Some(100) });
+    }
+
+    /// Feeds a chunked body in pieces of `step` bytes; the data, and what was left behind the end.
+    fn dechunk(text: &[u8], step: usize) -> Result<(Vec<u8>, bool, Vec<u8>), WireError> {
+        let mut decoder = Decoder::Chunked(Chunk::Size);
+        let (mut buffer, mut data) = (BytesMut::new(), Vec::new());
+        for piece in text.chunks(step) {
+            buffer.extend_from_slice(piece);
+            data.extend_from_slice(&decoder.decode(&mut buffer)?.data);
+        }
+        Ok((data, decoder.is_done(), buffer.to_vec()))
+    }
+
+    #[test]
+    fn chunks_are_joined_whatever_the_reads() {
+        let text = b"4\r\nWiki\r\n6;ext=\"x\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\nTrailer: x\r\n\r\nNEXT";
+        for step in 1..=text.len() {
+            let (data, done, rest) = dechunk(text, step).unwrap();
+            assert_eq!(data, b"Wikipedia in \r\n\r\nchunks.", "step {step}");
+            assert!(done);
+            assert_eq!(rest, b"NEXT");
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_errors_at_any_split() {
+        for text in [
+            &b"00000000000000001\r\nx\r\n"[..],
+            b"4\nWiki\r\n",
+            b"4\r\nWikiX\r\n",
+            b"4\r\nWiki\n",
+            b"-4\r\nWiki\r\n",
+            b"+4\r\nWiki\r\n",
+            b"0x4\r\nWiki\r\n",
+            b"\r\nWiki",
+            b" 4\r\nWiki\r\n",
+            b"4 x\r\nWiki\r\n",
+            b"4;a\rb\r\nWiki\r\n",
+            b"0\r\nTrailer: x\n\r\n",
+        ] {
+            for step in [1, 2, text.len()] {
+                assert!(dechunk(text, step).is_err(), "{:?} step {step}", String::from_utf8_lossy(text));
+            }
+        }
+        let endless = [&b"1;"[..], &vec![b'x'; MAX_LINE]].concat();
+        assert_eq!(dechunk(&endless, 512).unwrap_err(), WireError::Chunk);
+    }
+
+    #[test]
+    fn a_length_leaves_what_is_behind_it() {
+        let mut decoder = Decoder::Length(3);
+        let mut buffer = BytesMut::from("abcd");
+        assert_eq!(decoder.decode(&mut buffer).unwrap(), Decoded { data: Bytes::from("abc"), done: true });
+        assert_eq!(&buffer[..], b"d");
+    }
+}

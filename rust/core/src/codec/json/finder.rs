@@ -1,0 +1,112 @@
+//! The place of one value in a JSON object that an engine wrote, found while its bytes arrive.
+
+use std::ops::Range;
+
+use super::scanner::{IMPOSSIBLE_ID, NESTING_MAX, Purpose, Sniffer};
+
+/// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the member `response`), and
+/// stops at the first value of the kind that is wanted. Keys are compared after unescaping, and are at most 23 bytes
+/// long. Allocates nothing but the text that it keeps.
+///
+/// A value of another kind, and an object that is broken before the value, end the search: then nothing is found.
+pub struct Finder {
+    sniffer: Sniffer,
+    /// The first byte of the value that is wanted.
+    first: u8,
+    /// Nothing will be found any more, or it was found.
+    over: bool,
+}
+
+impl Finder {
+    /// Finds a string; its range has both quotes.
+    pub fn string(path: &'static [&'static str]) -> Self {
+        Self::new(path, b'"')
+    }
+
+    /// Finds an object; its range has both braces.
+    pub fn object(path: &'static [&'static str]) -> Self {
+        Self::new(path, b'{')
+    }
+
+    /// Finds a string and keeps its text of at most [`super::RESPONSE_ID_BYTES_MAX`] bytes, for
+    /// [`Self::text`].
+    pub fn text_of(path: &'static [&'static str]) -> Self {
+        let mut finder = Self::string(path);
+        finder.sniffer.purpose = Purpose::Find { path, keep: true };
+        finder
+    }
+
+    fn new(path: &'static [&'static str], first: u8) -> Self {
+        Self { sniffer: sniffer(path), first, over: false }
+    }
+
+    /// Reads on until the value is found, the text is broken or the piece ends.
+    pub fn feed(&mut self, piece: &[u8]) {
+        let mut at = 0;
+        while at < piece.len() && !self.over {
+            let read = self.sniffer.step_or_fail(piece, at);
+            self.over = read.is_err() || self.sniffer.found.is_some();
+            at = read.unwrap_or(piece.len());
+        }
+        self.sniffer.base += piece.len() as u64;
+    }
+
+    /// The range of the value, counted over all pieces.
+    pub fn found(&self) -> Option<Range<usize>> {
+        let range = self.sniffer.found.as_ref().filter(|_| self.sniffer.value_first == self.first)?;
+        Some(range.start as usize..range.end as usize)
+    }
+
+    /// The text that was found, unescaped; None also when it is over-long or no Unicode text.
+    pub fn text(&self) -> Option<&str> {
+        self.found().and(self.sniffer.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
+    }
+
+    /// Where the value began that is wanted and whose end was not read yet.
+    pub fn open_since(&self) -> Option<usize> {
+        let start = self.sniffer.open_since.filter(|_| self.sniffer.value_first == self.first)?;
+        Some(start as usize)
+    }
+
+    /// Whether no later byte can change what was found.
+    pub fn is_over(&self) -> bool {
+        self.over || self.sniffer.finished()
+    }
+
+    /// How many bytes came in all pieces.
+    pub fn seen(&self) -> usize {
+        self.sniffer.base as usize
+    }
+}
+
+impl std::fmt::Debug for Finder {
+    /// Shows nothing of the text.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Finder").field("found", &self.found()).finish_non_exhaustive()
+    }
+}
+
+/// The range of the top-level `model`'s string value, both quotes included, in a JSON object that an engine wrote.
+///
+/// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON before the value, a
+/// value that is not a string. The name itself is not judged: an empty one is found too.
+pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
+    let mut finder = Finder::string(&["model"]);
+    finder.feed(json);
+    finder.found()
+}
+
+/// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as Python's does. None
+/// when there is none, or the text is no JSON object.
+pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Range<usize>> {
+    let mut sniffer = sniffer(path);
+    sniffer.feed(json).ok()?;
+    let range = sniffer.found.clone().filter(|_| sniffer.finished())?;
+    Some(range.start as usize..range.end as usize)
+}
+
+fn sniffer(path: &'static [&'static str]) -> Sniffer {
+    let mut sniffer = Sniffer::new(NESTING_MAX);
+    sniffer.purpose = Purpose::Find { path, keep: false };
+    sniffer
+}

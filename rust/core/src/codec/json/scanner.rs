@@ -1,0 +1,647 @@
+//! Finds `model`, `stream` and `stream_options` in a JSON request body while its bytes arrive.
+//!
+//! The scanner builds no tree, does not recurse, and keeps its whole state between pieces, so the body may come in any
+//! split. It checks the structure of everything that it passes: what it accepts is what a JSON parser accepts, because
+//! a body that two readers understand differently is a way around the check of the key (an engine takes the last
+//! `model` of two). Three leniencies are wanted, for clients that exist:
+//!
+//! * `NaN`, `Infinity` and `-Infinity` are values (Python writes them);
+//! * bytes that are not UTF-8 pass inside strings, except in the value of `model`;
+//! * a lone surrogate (`"\ud800"`) passes, except in the value of `model`.
+//!
+//! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested `model` are not.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::error::{SniffError, SniffErrorKind};
+use super::token::{Key, Member, Number, leading_space, plain_text, starts_value};
+
+/// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
+pub const MODEL_BYTES_MAX: usize = 512;
+
+/// The longest id of a response that is kept, in bytes of UTF-8 after unescaping.
+pub const RESPONSE_ID_BYTES_MAX: usize = 512;
+
+/// Stands for an id that no answer can have had: over-long, or no Unicode text.
+pub(super) const IMPOSSIBLE_ID: &str = "\0";
+
+/// The deepest nesting that any limit can allow; the body's own object counts as one.
+pub const NESTING_MAX: u16 = 1024;
+
+/// What the top-level `model` says, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The name after unescaping: neither empty nor blank, at most [`MODEL_BYTES_MAX`] bytes. Any character can be in
+    /// it, control characters too.
+    pub name: String,
+    /// The bytes of the JSON string in the body, both quotes included.
+    pub range: Range<u64>,
+}
+
+/// The scanner; see the module's page. Allocates nothing until `model` is found.
+pub struct Sniffer {
+    state: State,
+    pub(super) purpose: Purpose,
+    /// Where the present piece begins in the body.
+    pub(super) base: u64,
+    nesting_limit: u16,
+    depth: u16,
+    /// The depth at which members matter: 1, or more on the path to what is looked for.
+    level: u16,
+    /// One bit for each open container: set for an array.
+    arrays: [u64; NESTING_MAX as usize / 64],
+    /// What the string being read is for.
+    role: Role,
+    key: Key,
+    name: Vec<u8>,
+    /// The four digits of a `\u` escape so far.
+    unit: u16,
+    /// A high surrogate that waits for its low one; 0 when none does.
+    high: u16,
+    /// Which member the present value belongs to, at the level that matters.
+    member: Member,
+    value_start: u64,
+    /// The first byte of that value.
+    pub(super) value_first: u8,
+    model: Option<Model>,
+    stream: bool,
+    stream_options: Option<Range<u64>>,
+    /// Where the value began that is being read, if its range will be asked for.
+    pub(super) open_since: Option<u64>,
+    /// The id of a response: the previous one, or the one that is looked for.
+    pub(super) id: Option<String>,
+    /// The text being read can be no id.
+    id_spoilt: bool,
+    object_end: Option<u64>,
+    /// What is looked for, as it was last seen.
+    pub(super) found: Option<Range<u64>>,
+    failed: Option<SniffError>,
+}
+
+impl Sniffer {
+    /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own included; it is held
+    /// between 1 and [`NESTING_MAX`].
+    pub fn new(nesting_limit: u16) -> Self {
+        Self {
+            state: State::Start,
+            purpose: Purpose::Request { keep_previous_response_id: false },
+            base: 0,
+            nesting_limit: nesting_limit.clamp(1, NESTING_MAX),
+            depth: 0,
+            level: 1,
+            arrays: [0; NESTING_MAX as usize / 64],
+            role: Role::Value,
+            key: Key::default(),
+            name: Vec::new(),
+            unit: 0,
+            high: 0,
+            member: Member::Other,
+            value_start: 0,
+            value_first: 0,
+            model: None,
+            stream: false,
+            stream_options: None,
+            open_since: None,
+            id: None,
+            id_spoilt: false,
+            object_end: None,
+            found: None,
+            failed: None,
+        }
+    }
+
+    /// Keeps the top-level `previous_response_id` too, from here on.
+    pub fn keep_previous_response_id(&mut self) {
+        self.purpose = Purpose::Request { keep_previous_response_id: true };
+    }
+
+    /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
+    /// later call repeats it.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SniffError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let mut at = 0;
+        while at < piece.len() {
+            at = self.step_or_fail(piece, at)?;
+        }
+        self.base += piece.len() as u64;
+        Ok(())
+    }
+
+    /// The top-level `model`, as soon as its closing quote was read. It is not proof of a good body: a second one may
+    /// follow and is an error then.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
+    }
+
+    /// Whether the last top-level `stream` read so far is the literal `true`. Nothing else streams.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever its type.
+    pub fn stream_options(&self) -> Option<Range<u64>> {
+        self.stream_options.clone()
+    }
+
+    /// Where the value of a top-level `stream_options` began whose end was not read yet.
+    pub fn open_stream_options(&self) -> Option<u64> {
+        self.open_since
+    }
+
+    /// The last top-level `previous_response_id` read so far, if it is a string and was to be kept. One that is longer
+    /// than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which no answer's id is.
+    pub fn previous_response_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The place of the `}` that closes the body's object, once it was read.
+    pub fn object_end(&self) -> Option<u64> {
+        self.object_end
+    }
+
+    /// Whether the body's object is closed: only white space may follow.
+    pub fn finished(&self) -> bool {
+        self.state == State::Done && self.failed.is_none()
+    }
+
+    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object is missing or not
+    /// whole, or it has no `model`.
+    pub fn end(&self) -> Result<(), SniffError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let kind = match self.state {
+            State::Start => SniffErrorKind::Empty,
+            State::Done if self.model.is_some() => return Ok(()),
+            State::Done => SniffErrorKind::ModelMissing,
+            _ => SniffErrorKind::Truncated,
+        };
+        Err(SniffError { kind, offset: self.base })
+    }
+
+    /// `step`, with a memory of its error.
+    pub(super) fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        self.step(piece, at).inspect_err(|&error| self.failed = Some(error))
+    }
+
+    /// Reads one token, or the part of it that is in the piece, and says where to read on.
+    fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        match self.state {
+            State::Text => self.text(piece, at),
+            State::Escape => self.escape(piece[at], at),
+            State::Hex(left) => self.hex(piece[at], left, at),
+            State::Number(part) => self.number(piece, part, at),
+            State::Word(rest) => self.word(piece, rest, at),
+            _ => {
+                let at = at + leading_space(&piece[at..]);
+                match piece.get(at) {
+                    Some(&byte) => self.punctuation(byte, at).map(|()| at + 1),
+                    None => Ok(at),
+                }
+            }
+        }
+    }
+
+    /// One byte between tokens, or the first byte of one.
+    fn punctuation(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        match (self.state, byte) {
+            (State::AfterValue, b',') if self.in_array() => self.state = State::Value,
+            (State::AfterValue, b',') => self.state = State::NextKey,
+            (State::FirstValue, b']') => self.close(at),
+            (State::AfterValue, b']') if self.in_array() => self.close(at),
+            (State::AfterValue | State::FirstKey, b'}') if !self.in_array() => self.close(at),
+            (State::FirstKey | State::NextKey, b'"') => self.open_key(),
+            (State::Colon, b':') => self.state = State::Value,
+            (State::Value | State::FirstValue, _) => return self.open_value(byte, at),
+            (State::Start, b'{') => return self.open(State::FirstKey, false, at),
+            (State::FirstKey, 0) if self.offset(at) == 1 => return Err(self.fault(SniffErrorKind::NotUtf8, at)),
+            _ => return Err(self.fault(self.unexpected(byte, at), at)),
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a byte that the state has no use for.
+    fn unexpected(&self, byte: u8, at: usize) -> SniffErrorKind {
+        match self.state {
+            State::Start if byte == 0 => SniffErrorKind::NotUtf8,
+            State::Start if matches!(byte, 0xEF | 0xFE | 0xFF) && self.offset(at) == 0 => SniffErrorKind::ByteOrderMark,
+            State::Start => SniffErrorKind::NotAnObject,
+            State::Done => SniffErrorKind::TrailingData,
+            State::FirstKey => SniffErrorKind::Syntax("a key in double quotes or `}`"),
+            State::NextKey => SniffErrorKind::Syntax("a key in double quotes"),
+            State::Colon => SniffErrorKind::Syntax("`:` after the key"),
+            _ if self.in_array() => SniffErrorKind::Syntax("`,` or `]` after the value"),
+            _ => SniffErrorKind::Syntax("`,` or `}` after the value"),
+        }
+    }
+
+    fn open_key(&mut self) {
+        self.role = if self.depth == self.level { Role::Key } else { Role::OtherKey };
+        self.key = Key::default();
+        self.state = State::Text;
+    }
+
+    fn open_value(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        if self.depth == self.level {
+            self.begin_member(byte, at)?;
+        }
+        match byte {
+            b'"' => {
+                self.role = if self.depth == self.level { self.role_of_string() } else { Role::Value };
+                self.state = State::Text;
+            }
+            b'{' => return self.open(State::FirstKey, false, at),
+            b'[' => return self.open(State::FirstValue, true, at),
+            b't' => self.state = State::Word(b"rue"),
+            b'f' => self.state = State::Word(b"alse"),
+            b'n' => self.state = State::Word(b"ull"),
+            b'N' => self.state = State::Word(b"aN"),
+            b'I' => self.state = State::Word(b"nfinity"),
+            b'-' => self.state = State::Number(Number::Minus),
+            b'0' => self.state = State::Number(Number::Zero),
+            b'1'..=b'9' => self.state = State::Number(Number::Integer),
+            _ => return Err(self.fault(SniffErrorKind::Syntax("a value"), at)),
+        }
+        Ok(())
+    }
+
+    /// The value of a member at the level that matters begins. Apart from the loop over all other values.
+    #[inline(never)]
+    fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+        self.value_start = self.offset(at);
+        self.value_first = byte;
+        match self.member {
+            Member::Model if byte != b'"' && starts_value(byte) => {
+                return Err(self.fault(SniffErrorKind::ModelNotAString, at));
+            }
+            Member::StreamOptions | Member::Wanted => self.open_since = Some(self.value_start),
+            Member::PreviousResponseId => {
+                self.id = None;
+                self.id_spoilt = false;
+                self.name.clear();
+            }
+            Member::Outer if byte == b'{' => self.level += 1,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn role_of_string(&self) -> Role {
+        match (self.member, self.purpose) {
+            (Member::Model, _) => Role::Name,
+            (Member::PreviousResponseId, Purpose::Request { keep_previous_response_id: true })
+            | (Member::Wanted, Purpose::Find { keep: true, .. }) => Role::Id,
+            _ => Role::Value,
+        }
+    }
+
+    /// Opens an object or an array.
+    fn open(&mut self, state: State, array: bool, at: usize) -> Result<(), SniffError> {
+        if self.depth >= self.nesting_limit {
+            return Err(self.fault(SniffErrorKind::TooDeep, at));
+        }
+        let (word, bit) = (usize::from(self.depth / 64), self.depth % 64);
+        self.arrays[word] = self.arrays[word] & !(1 << bit) | u64::from(array) << bit;
+        self.depth += 1;
+        self.state = state;
+        Ok(())
+    }
+
+    fn in_array(&self) -> bool {
+        let Some(top) = self.depth.checked_sub(1) else {
+            return false;
+        };
+        self.arrays[usize::from(top / 64)] >> (top % 64) & 1 == 1
+    }
+
+    /// Closes the innermost object or array; `at` is its bracket.
+    fn close(&mut self, at: usize) {
+        if self.depth == self.level && self.level > 1 {
+            self.level -= 1;
+            // Behind the value that the path leads into; whatever it held was dealt with.
+            self.member = Member::Other;
+        }
+        self.depth -= 1;
+        if self.depth == 0 {
+            self.state = State::Done;
+            self.object_end = Some(self.offset(at));
+        } else {
+            self.close_value(at + 1);
+        }
+    }
+
+    /// A value that is neither the model's name nor an id ends before `end`.
+    fn close_value(&mut self, end: usize) {
+        self.state = State::AfterValue;
+        if self.depth == self.level {
+            self.close_member(end);
+        }
+    }
+
+    #[inline(never)]
+    fn close_member(&mut self, end: usize) {
+        match self.member {
+            Member::Stream => self.stream = self.value_first == b't',
+            Member::StreamOptions => {
+                self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
+            }
+            Member::Wanted => self.found = self.open_since.take().map(|start| start..self.offset(end)),
+            _ => {}
+        }
+    }
+
+    /// The inside of a string.
+    fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+        let end = at + plain_text(&piece[at..]);
+        if end > at {
+            self.keep(&piece[at..end])?;
+        }
+        match piece.get(end) {
+            None => return Ok(end),
+            Some(b'"') => self.close_text(end)?,
+            Some(b'\\') => self.state = State::Escape,
+            Some(_) => return Err(self.fault(SniffErrorKind::Syntax("an escape in place of a control character"), end)),
+        }
+        Ok(end + 1)
+    }
+
+    /// The closing quote of a string is at `at`.
+    fn close_text(&mut self, at: usize) -> Result<(), SniffError> {
+        match self.role {
+            Role::OtherKey => self.state = State::Colon,
+            Role::Key => {
+                self.lone_surrogate()?;
+                self.member = self.member();
+                if self.member == Member::Model && self.model.is_some() {
+                    return Err(self.fault(SniffErrorKind::ModelTwice, at));
+                }
+                self.state = State::Colon;
+            }
+            Role::Value => self.close_value(at + 1),
+            Role::Name | Role::Id => self.close_kept(at)?,
+        }
+        Ok(())
+    }
+
+    /// The same, of the model's name or an id.
+    #[inline(never)]
+    fn close_kept(&mut self, at: usize) -> Result<(), SniffError> {
+        self.lone_surrogate()?;
+        let text = String::from_utf8(std::mem::take(&mut self.name));
+        if self.role == Role::Id {
+            let id = text.ok().filter(|_| !self.id_spoilt);
+            self.id = Some(id.unwrap_or_else(|| IMPOSSIBLE_ID.to_owned()));
+            self.close_value(at + 1);
+            return Ok(());
+        }
+        let name = text.map_err(|_| self.name_fault(SniffErrorKind::ModelNotUnicode))?;
+        if name.trim().is_empty() {
+            return Err(self.name_fault(SniffErrorKind::ModelEmpty));
+        }
+        self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
+        self.state = State::AfterValue;
+        Ok(())
+    }
+
+    /// Which member the key that was just read names.
+    fn member(&self) -> Member {
+        let Purpose::Find { path, .. } = self.purpose else { return self.key.member() };
+        match path.get(usize::from(self.level - 1)) {
+            Some(key) if !self.key.is(key) => Member::Other,
+            Some(_) if path.len() > usize::from(self.level) => Member::Outer,
+            Some(_) => Member::Wanted,
+            None => Member::Other,
+        }
+    }
+
+    /// The byte behind a backslash.
+    fn escape(&mut self, byte: u8, at: usize) -> Result<usize, SniffError> {
+        let character = match byte {
+            b'"' | b'\\' | b'/' => byte,
+            b'b' => 0x08,
+            b'f' => 0x0C,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                self.unit = 0;
+                self.state = State::Hex(4);
+                return Ok(at + 1);
+            }
+            _ => return Err(self.fault(SniffErrorKind::Syntax("one of the JSON escapes after `\\`"), at)),
+        };
+        self.keep(&[character])?;
+        self.state = State::Text;
+        Ok(at + 1)
+    }
+
+    /// One digit of a `\u` escape; `left` counts it.
+    fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, SniffError> {
+        let Some(digit) = char::from(byte).to_digit(16) else {
+            return Err(self.fault(SniffErrorKind::Syntax("four hexadecimal digits after `\\u`"), at));
+        };
+        self.unit = self.unit << 4 | digit as u16;
+        if left > 1 {
+            self.state = State::Hex(left - 1);
+        } else {
+            self.state = State::Text;
+            self.keep_unit(self.unit)?;
+        }
+        Ok(at + 1)
+    }
+
+    /// Keeps a UTF-16 code unit of an escaped character, of which a pair makes one.
+    fn keep_unit(&mut self, unit: u16) -> Result<(), SniffError> {
+        if !self.role.is_kept() {
+            return Ok(());
+        }
+        let scalar = match (self.high, unit) {
+            (0, 0xD800..=0xDBFF) => {
+                self.high = unit;
+                return Ok(());
+            }
+            (0, _) => u32::from(unit),
+            (high, 0xDC00..=0xDFFF) => {
+                self.high = 0;
+                0x1_0000 + (u32::from(high - 0xD800) << 10 | u32::from(unit - 0xDC00))
+            }
+            // The first of two high ones is alone; so `high` is left as it is for `lone_surrogate` to see.
+            _ => return self.lone_surrogate_then(unit),
+        };
+        match char::from_u32(scalar) {
+            Some(character) => self.keep(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            None => self.not_a_character(),
+        }
+    }
+
+    /// A high surrogate was not followed by a low one but by `unit`.
+    fn lone_surrogate_then(&mut self, unit: u16) -> Result<(), SniffError> {
+        self.lone_surrogate()?;
+        self.keep_unit(unit)
+    }
+
+    /// Settles a high surrogate that got no low one, if there is one.
+    fn lone_surrogate(&mut self) -> Result<(), SniffError> {
+        if self.high == 0 {
+            return Ok(());
+        }
+        self.high = 0;
+        self.not_a_character()
+    }
+
+    fn not_a_character(&mut self) -> Result<(), SniffError> {
+        match self.role {
+            Role::Name => return Err(self.name_fault(SniffErrorKind::ModelLoneSurrogate)),
+            Role::Id => self.id_spoilt = true,
+            _ => self.key.spoil(),
+        }
+        Ok(())
+    }
+
+    /// Keeps a part of the string, if it is one that is needed; most are not.
+    #[inline]
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
+        if self.role.is_kept() { self.keep_part(bytes) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn keep_part(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
+        self.lone_surrogate()?;
+        if self.role == Role::Key {
+            self.key.push(bytes);
+        } else if self.role == Role::Id {
+            self.keep_id(bytes);
+        } else if self.name.len() + bytes.len() > MODEL_BYTES_MAX {
+            return Err(self.name_fault(SniffErrorKind::ModelTooLong));
+        } else {
+            self.name.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn keep_id(&mut self, bytes: &[u8]) {
+        if self.name.len() + bytes.len() > RESPONSE_ID_BYTES_MAX {
+            self.id_spoilt = true;
+        } else {
+            self.name.extend_from_slice(bytes);
+        }
+    }
+
+    /// The rest of a number, up to the first byte that is not its own.
+    fn number(&mut self, piece: &[u8], part: Number, at: usize) -> Result<usize, SniffError> {
+        let mut part = part;
+        for (at, &byte) in piece.iter().enumerate().skip(at) {
+            part = match part.next(byte) {
+                Some(next) => next,
+                None if part.may_end() => {
+                    self.close_value(at);
+                    return Ok(at);
+                }
+                None if part == Number::Minus && byte == b'I' => {
+                    self.state = State::Word(b"nfinity");
+                    return Ok(at + 1);
+                }
+                None => return Err(self.fault(SniffErrorKind::Syntax("a digit of a number"), at)),
+            };
+        }
+        self.state = State::Number(part);
+        Ok(piece.len())
+    }
+
+    /// The rest of `true`, `false`, `null`, `NaN` or `Infinity`.
+    fn word(&mut self, piece: &[u8], rest: &'static [u8], at: usize) -> Result<usize, SniffError> {
+        let mut rest = rest;
+        for (at, &byte) in piece.iter().enumerate().skip(at) {
+            match rest.split_first() {
+                Some((&first, more)) if first == byte => rest = more,
+                _ => return Err(self.fault(SniffErrorKind::Syntax("`true`, `false`, `null` or a number"), at)),
+            }
+            if rest.is_empty() {
+                self.close_value(at + 1);
+                return Ok(at + 1);
+            }
+        }
+        self.state = State::Word(rest);
+        Ok(piece.len())
+    }
+
+    fn offset(&self, at: usize) -> u64 {
+        self.base + at as u64
+    }
+
+    fn fault(&self, kind: SniffErrorKind, at: usize) -> SniffError {
+        SniffError { kind, offset: self.offset(at) }
+    }
+
+    /// A fault of the model's name is shown at its opening quote.
+    fn name_fault(&self, kind: SniffErrorKind) -> SniffError {
+        SniffError { kind, offset: self.value_start }
+    }
+}
+
+impl fmt::Debug for Sniffer {
+    /// Shows where the scan stands, and nothing of the body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sniffer").field("state", &self.state).field("depth", &self.depth).finish_non_exhaustive()
+    }
+}
+
+/// What is expected next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The `{` of the body.
+    Start,
+    /// Behind a `{`.
+    FirstKey,
+    /// Behind a `,` in an object.
+    NextKey,
+    /// Behind a key.
+    Colon,
+    /// Behind a `[`.
+    FirstValue,
+    /// Behind a `:`, or a `,` in an array.
+    Value,
+    AfterValue,
+    /// Inside a string.
+    Text,
+    /// Behind a backslash.
+    Escape,
+    /// Behind `\u`; so many digits are to come.
+    Hex(u8),
+    Number(Number),
+    /// These bytes complete a word.
+    Word(&'static [u8]),
+    /// Behind the `}` of the body.
+    Done,
+}
+
+/// What the scan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The members of a request's top level.
+    Request { keep_previous_response_id: bool },
+    /// The value under these keys, each inside the one before; `keep`: its text too.
+    Find { path: &'static [&'static str], keep: bool },
+}
+
+/// What a string is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A key at the level that matters.
+    Key,
+    OtherKey,
+    /// The model's name.
+    Name,
+    /// The id of a response.
+    Id,
+    Value,
+}
+
+impl Role {
+    fn is_kept(self) -> bool {
+        matches!(self, Self::Key | Self::Name | Self::Id)
+    }
+}

@@ -1,0 +1,8 @@
+//! Formats: bytes in, values out. Knows no API and no table.
+
+pub mod headers;
+pub mod http1;
+pub mod inflate;
+pub mod json;
+pub mod multipart;
+pub mod sse;

@@ -1,0 +1,391 @@
+//! Finds the fields `model` and `stream` in a multipart/form-data request body while its bytes arrive.
+//!
+//! The scanner keeps no part of the body but the line of a part's header that is being read and the beginning of those
+//! two fields, so the body may come in any split and be of any size. What it accepts is a form that every engine reads
+//! alike: a form that two readers take apart differently is a way around the check of the key. RFC 7578 and RFC 2046 are
+//! followed, and where engines' parsers (python-multipart under vLLM, cpp-httplib under llama.cpp) are known
+//! to differ from them or from each other, the form is refused:
+//!
+//! * lines end with CR LF; a part has one well-formed `Content-Disposition: form-data` with one plain `name`;
+//! * `model` comes once, as a field: not as a file, not encoded, in one line;
+//! * a preamble is short and does not hold the boundary; nothing but white space follows the closing delimiter.
+//!
+//! Data is data: a line that only begins with the boundary, a boundary inside a line, a whole form inside a file.
+
+use std::fmt;
+
+use memchr::memmem::Finder;
+use memchr::{memchr, memchr2, memrchr};
+
+use super::error::{MultipartError, MultipartErrorKind};
+use super::header::{BOUNDARY_MAX, Field, PartHeader, boundary};
+use crate::codec::json::{MODEL_BYTES_MAX, Model};
+
+/// The longest header section of one part, line ends included, and the longest preamble of a form.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// The most parts of one form; Starlette takes as many files and as many fields.
+pub const PARTS_MAX: u32 = 1000;
+
+/// How much of the delimiter, `\r\n--boundary`, the line end in front of it is.
+const LINE_END: usize = 2;
+const DELIMITER_MAX: usize = LINE_END + 2 + BOUNDARY_MAX;
+
+/// More of the field `stream` than any word that it can say.
+const STREAM_BYTES: usize = 8;
+
+/// The scanner; see the module's page.
+pub struct Scanner {
+    state: State,
+    /// Finds `\r\n--boundary`. A boundary holds no CR, so that a match which fails can only begin anew.
+    delimiter: Finder<'static>,
+    /// How much of the delimiter was read.
+    matched: usize,
+    /// How much of `matched` is not data of this part: the line end in front of it.
+    borrowed: usize,
+    /// Where the present piece begins in the body.
+    base: u64,
+    parts: u32,
+    /// The line of a header being read, or the preamble.
+    line: Vec<u8>,
+    /// How long the present header section is so far.
+    header_bytes: usize,
+    header: PartHeader,
+    /// Where the present part's header or, once it is read, its data begins.
+    start: u64,
+    /// The data of a field that matters.
+    value: Vec<u8>,
+    model: Option<Model>,
+    stream: bool,
+    failed: Option<MultipartError>,
+}
+
+impl Scanner {
+    /// A scanner for one body. `content_type`: the value of the request's Content-Type; an error when it is not
+    /// multipart/form-data, or its boundary is missing, empty, illegal or over 70 characters.
+    pub fn new(content_type: &[u8]) -> Result<Self, MultipartError> {
+        let boundary = boundary(content_type).map_err(|kind| MultipartError { kind, offset: 0 })?;
+        let delimiter = [b"\r\n--", boundary].concat();
+        Ok(Self {
+            state: State::Preamble,
+            delimiter: Finder::new(&delimiter).into_owned(),
+            // The body's start is the start of a line.
+            matched: LINE_END,
+            borrowed: LINE_END,
+            base: 0,
+            parts: 0,
+            line: Vec::new(),
+            header_bytes: 0,
+            header: PartHeader::default(),
+            start: 0,
+            value: Vec::new(),
+            model: None,
+            stream: false,
+            failed: None,
+        })
+    }
+
+    /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
+    /// later call repeats it.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), MultipartError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let mut at = 0;
+        while at < piece.len() {
+            at = self.step(piece, at).inspect_err(|&error| self.failed = Some(error))?;
+        }
+        self.base += piece.len() as u64;
+        Ok(())
+    }
+
+    /// The field `model`, as soon as the delimiter behind it was read. It is not proof of a good body: a second one may
+    /// follow and is an error then. `range` is the field's data.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
+    }
+
+    /// Whether the last field `stream` read so far says `true` or `1`.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the form is missing or not
+    /// whole, or it has no `model`.
+    pub fn end(&self) -> Result<(), MultipartError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let kind = match self.state {
+            State::Epilogue if self.model.is_some() => return Ok(()),
+            State::Epilogue => MultipartErrorKind::ModelMissing,
+            _ if self.base == 0 => MultipartErrorKind::Empty,
+            _ if self.parts == 0 => MultipartErrorKind::NoDelimiter,
+            _ => MultipartErrorKind::Truncated,
+        };
+        Err(MultipartError { kind, offset: self.base })
+    }
+
+    /// Reads on in the present state as far as it goes, and says where to read on.
+    fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
+        match self.state {
+            State::Preamble | State::Data if self.matched > 0 => self.match_on(piece, at),
+            State::Preamble | State::Data => self.search(piece, at),
+            State::Line(line) => self.delimiter_line(piece[at], line, at),
+            State::Header => self.header_line(piece, at),
+            State::Epilogue => {
+                match piece[at..].iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
+                    Some(data) => Err(self.fault(MultipartErrorKind::TrailingData, at + data)),
+                    None => Ok(piece.len()),
+                }
+            }
+        }
+    }
+
+    /// Goes through data up to the next delimiter, or to what may be the beginning of one at the piece's end.
+    fn search(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
+        let rest = &piece[at..];
+        let length = self.delimiter.needle().len();
+        if let Some(found) = self.delimiter.find(rest) {
+            self.keep(&rest[..found])?;
+            self.matched = length;
+            self.state = State::Line(Line::Start);
+            return Ok(at + found + length);
+        }
+        let tail = rest.len().saturating_sub(length - 1);
+        let begun = memrchr(b'\r', &rest[tail..]).map(|found| tail + found);
+        let end = begun.filter(|&begun| self.delimiter.needle().starts_with(&rest[begun..])).unwrap_or(rest.len());
+        self.keep(&rest[..end])?;
+        self.matched = rest.len() - end;
+        Ok(piece.len())
+    }
+
+    /// Compares on where a delimiter has begun.
+    fn match_on(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
+        let wanted = &self.delimiter.needle()[self.matched..];
+        let same = wanted.iter().zip(&piece[at..]).take_while(|(wanted, byte)| wanted == byte).count();
+        let whole = same == wanted.len();
+        self.matched += same;
+        if whole {
+            self.state = State::Line(Line::Start);
+        } else if at + same < piece.len() {
+            self.keep_matched()?;
+        }
+        Ok(at + same)
+    }
+
+    /// What was compared is data after all.
+    fn keep_matched(&mut self) -> Result<(), MultipartError> {
+        let mut data = [0; DELIMITER_MAX];
+        let data = &mut data[..self.matched - self.borrowed];
+        data.copy_from_slice(&self.delimiter.needle()[self.borrowed..self.matched]);
+        self.matched = 0;
+        self.borrowed = 0;
+        self.keep(data)
+    }
+
+    /// One byte of the line that begins with the boundary.
+    fn delimiter_line(&mut self, byte: u8, line: Line, at: usize) -> Result<usize, MultipartError> {
+        match (line, byte) {
+            (Line::Start, b'-') => self.state = State::Line(Line::Dash),
+            (Line::Dash, b'-') => self.close_form(at)?,
+            (Line::Start | Line::Space, b'\r') => self.state = State::Line(Line::Return),
+            (Line::Start, b' ' | b'\t') if self.parts == 0 => {
+                return Err(self.fault(MultipartErrorKind::PaddedFirstLine, at));
+            }
+            (Line::Start | Line::Space, b' ' | b'\t') => self.state = State::Line(Line::Space),
+            (Line::Start | Line::Space, b'\n') => return Err(self.fault(MultipartErrorKind::BareLineFeed, at)),
+            (Line::Return, b'\n') => self.open_part(at)?,
+            _ => return self.not_a_delimiter(at),
+        }
+        Ok(at + 1)
+    }
+
+    /// A line that began with the boundary goes on with the byte at `at`, which no delimiter does.
+    fn not_a_delimiter(&mut self, at: usize) -> Result<usize, MultipartError> {
+        if self.parts == 0 {
+            return Err(self.fault(MultipartErrorKind::BoundaryInPreamble, at));
+        }
+        match self.header.field {
+            Field::Model => return Err(self.start_fault(MultipartErrorKind::ModelNotOneLine)),
+            Field::Stream => self.keep_word(b"\r\n"),
+            Field::Other => {}
+        }
+        self.matched = 0;
+        self.borrowed = 0;
+        self.state = State::Data;
+        Ok(at)
+    }
+
+    /// A delimiter line ends with the byte at `at`.
+    fn open_part(&mut self, at: usize) -> Result<(), MultipartError> {
+        self.close_part(at)?;
+        if self.parts == PARTS_MAX {
+            return Err(self.fault(MultipartErrorKind::TooManyParts, at));
+        }
+        self.parts += 1;
+        self.header = PartHeader::default();
+        self.header_bytes = 0;
+        self.line.clear();
+        self.start = self.offset(at + 1);
+        self.state = State::Header;
+        Ok(())
+    }
+
+    /// The second dash of the closing delimiter is at `at`.
+    fn close_form(&mut self, at: usize) -> Result<(), MultipartError> {
+        self.close_part(at)?;
+        self.state = State::Epilogue;
+        Ok(())
+    }
+
+    /// A delimiter was read up to `at`: the preamble or the part in front of it is whole.
+    fn close_part(&mut self, at: usize) -> Result<(), MultipartError> {
+        if self.parts == 0 {
+            let boundary = &self.delimiter.needle()[LINE_END..];
+            return match Finder::new(boundary).find(&self.line) {
+                Some(_) => Err(self.fault(MultipartErrorKind::BoundaryInPreamble, at)),
+                None => Ok(()),
+            };
+        }
+        if self.borrowed > 0 {
+            return Err(self.start_fault(MultipartErrorKind::DataMissing));
+        }
+        match self.header.field {
+            Field::Model => self.take_model()?,
+            Field::Stream => self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1",
+            Field::Other => {}
+        }
+        Ok(())
+    }
+
+    fn take_model(&mut self) -> Result<(), MultipartError> {
+        let range = self.start..self.start + self.value.len() as u64;
+        let name = String::from_utf8(std::mem::take(&mut self.value))
+            .map_err(|_| self.start_fault(MultipartErrorKind::ModelNotUnicode))?;
+        if name.trim().is_empty() {
+            return Err(self.start_fault(MultipartErrorKind::ModelEmpty));
+        }
+        self.model = Some(Model { name, range });
+        Ok(())
+    }
+
+    /// Keeps data that may matter: of a field, or of the preamble.
+    fn keep(&mut self, data: &[u8]) -> Result<(), MultipartError> {
+        if self.state == State::Preamble {
+            if self.line.len() + data.len() > HEADER_BYTES_MAX {
+                return Err(self.start_fault(MultipartErrorKind::PreambleTooLong));
+            }
+            self.line.extend_from_slice(data);
+            return Ok(());
+        }
+        match self.header.field {
+            Field::Model => return self.keep_name(data),
+            Field::Stream => self.keep_word(data),
+            Field::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps the beginning of what `stream` says.
+    fn keep_word(&mut self, data: &[u8]) {
+        let room = STREAM_BYTES.saturating_sub(self.value.len());
+        self.value.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    fn keep_name(&mut self, data: &[u8]) -> Result<(), MultipartError> {
+        let room = MODEL_BYTES_MAX - self.value.len();
+        // Which fault is told must not depend on the split: the one that comes first in the body.
+        match memchr2(b'\r', b'\n', data) {
+            Some(end) if end <= room => Err(self.start_fault(MultipartErrorKind::ModelNotOneLine)),
+            _ if data.len() > room => Err(self.start_fault(MultipartErrorKind::ModelTooLong)),
+            _ => {
+                self.value.extend_from_slice(data);
+                Ok(())
+            }
+        }
+    }
+
+    /// A line of a part's header, or the part of it that is in the piece.
+    fn header_line(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
+        let rest = &piece[at..];
+        let feed = memchr(b'\n', rest);
+        let read = feed.map_or(rest.len(), |feed| feed + 1);
+        self.header_bytes += read;
+        if self.header_bytes > HEADER_BYTES_MAX {
+            return Err(self.start_fault(MultipartErrorKind::HeaderTooLong));
+        }
+        self.line.extend_from_slice(&rest[..read]);
+        if feed.is_some() {
+            self.close_header_line(at + read)?;
+        }
+        Ok(at + read)
+    }
+
+    /// `line` is a whole one; behind it the body goes on at `end`.
+    fn close_header_line(&mut self, end: usize) -> Result<(), MultipartError> {
+        let Some(line) = self.line.strip_suffix(b"\r\n") else {
+            return Err(self.fault(MultipartErrorKind::BareLineFeed, end - 1));
+        };
+        if !line.is_empty() {
+            self.header.read(line).map_err(|kind| self.start_fault(kind))?;
+            self.line.clear();
+            return Ok(());
+        }
+        self.header.judge(self.model.is_some()).map_err(|kind| self.start_fault(kind))?;
+        self.start = self.offset(end);
+        self.value.clear();
+        // By RFC 2046 the empty line may already be the line end in front of a delimiter.
+        self.matched = LINE_END;
+        self.borrowed = LINE_END;
+        self.state = State::Data;
+        Ok(())
+    }
+
+    fn offset(&self, at: usize) -> u64 {
+        self.base + at as u64
+    }
+
+    fn fault(&self, kind: MultipartErrorKind, at: usize) -> MultipartError {
+        MultipartError { kind, offset: self.offset(at) }
+    }
+
+    /// A fault of a part's header or of a field is shown where it begins.
+    fn start_fault(&self, kind: MultipartErrorKind) -> MultipartError {
+        MultipartError { kind, offset: self.start }
+    }
+}
+
+impl fmt::Debug for Scanner {
+    /// Shows where the scan stands, and nothing of the body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scanner").field("state", &self.state).field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
+/// What is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In front of the first delimiter.
+    Preamble,
+    /// Behind the boundary at the start of a line.
+    Line(Line),
+    /// A part's header.
+    Header,
+    /// A part's data.
+    Data,
+    /// Behind the closing delimiter.
+    Epilogue,
+}
+
+/// How far a line that begins with the boundary was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Start,
+    /// Behind white space.
+    Space,
+    /// Behind a CR.
+    Return,
+    /// Behind a dash.
+    Dash,
+}

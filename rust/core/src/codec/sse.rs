@@ -1,0 +1,305 @@
+//! Server-sent events as bytes: where frames end, what ends a stream, and the public name in place of the engine's.
+//!
+//! The rules are WHATWG's: a line ends with LF, CRLF or CR, in any mix, and an empty line ends a frame. Nothing else is
+//! a line end. Bytes are never decoded. A byte order mark is not looked for: engines send none.
+//!
+//! A CR as the last byte of a buffer may be half of a CRLF whose LF is still on its way. It counts as a line end only
+//! if the line before it ended with a lone CR too, since such a stream may have nothing to send for a long time. In
+//! any other stream the LF is about to come, and a frame must not leave in two writes: readers exist that then lose
+//! it. If an LF does follow a CR that was counted, it begins the next buffer and is taken for an empty line, which
+//! dispatches nothing.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use memchr::memmem::Finder as Needle;
+use memchr::{memchr, memchr2, memrchr2};
+
+use crate::api::endpoints::ModelPlace;
+use crate::codec::json::Finder;
+
+/// The index just behind the last complete frame in `buf`, its empty line included; `None` while there is none.
+///
+/// `buf` begins at a frame's first byte. `from` is how much of it earlier calls have seen without finding an edge (0 for
+/// a new buffer); the search looks back over it by itself as far as it must, which is three bytes, so a long frame that
+/// arrives in small reads costs linear time.
+pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
+    // A CR that ended the earlier bytes was left open by the earlier call.
+    let unseen = from.saturating_sub(1);
+    let mut end = buf.len();
+    while let Some(at) = memrchr2(b'\n', b'\r', buf.get(unseen..end)?) {
+        let line_end = LineEnd::ending_with(buf, unseen + at);
+        if line_end.is_of_an_empty_line(buf) && line_end.is_whole(buf) {
+            return Some(line_end.end);
+        }
+        end = unseen + at;
+    }
+    None
+}
+
+/// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a frame too. A CR at
+/// the very end counts as a line end: `last_edge` has judged it. They make up all of `buf` when it was cut there.
+pub fn frames(buf: &[u8]) -> impl Iterator<Item = &[u8]> {
+    frame_ranges(buf).map(|range| &buf[range])
+}
+
+/// The last of the frames that make up all of `frames`, which ends with one.
+pub fn last_frame(frames: &[u8]) -> &[u8] {
+    let line_end = if frames.ends_with(b"\r\n") { 2 } else { 1 };
+    let start = last_edge(&frames[..frames.len().saturating_sub(line_end)], 0).unwrap_or(0);
+    &frames[start..]
+}
+
+/// Puts `name_json` (a JSON string, quotes included) in place of the model's name in each event's data, where that is a
+/// JSON object with a string at the place. Every other byte stays. `None` when nothing had to change, so that the caller
+/// can pass on what it has. `frames` begins with a frame; a last one that is cut off is served as far as it goes.
+pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Option<Vec<u8>> {
+    let path = model_path(place)?;
+    let mut renamed = Vec::new();
+    let mut copied = 0;
+    let mut finder = Finder::string(path);
+    let mut at = 0;
+    while at < frames.len() {
+        let line_end = LineEnd::first_or_rest(frames, at);
+        let line = &frames[at..line_end.start];
+        if line.is_empty() {
+            finder = Finder::string(path);
+        } else if let Some(model) = found_in(line, &mut finder)
+            && &line[model.clone()] != name_json
+        {
+            renamed.extend_from_slice(&frames[copied..at + model.start]);
+            renamed.extend_from_slice(name_json);
+            copied = at + model.end;
+        }
+        at = line_end.end;
+    }
+    if copied == 0 {
+        return None;
+    }
+    renamed.extend_from_slice(&frames[copied..]);
+    Some(renamed)
+}
+
+/// Where the events of a stream have the model's name.
+fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
+    match place {
+        ModelPlace::TopLevel => Some(&["model"]),
+        ModelPlace::Response => Some(&["response", "model"]),
+        ModelPlace::Message => Some(&["message", "model"]),
+        ModelPlace::Nowhere => None,
+    }
+}
+
+/// The id of the response that a stream of the Responses API makes: `response.id` of the first event that has one.
+/// `frames` begins with a frame. None also for an id that nobody can ask for, over-long or no Unicode text.
+pub fn response_id(frames: &[u8]) -> Option<String> {
+    let id = |frame| {
+        let mut finder = Finder::text_of(&["response", "id"]);
+        place_in(frame, &mut finder).and(finder.text().map(str::to_owned))
+    };
+    frame_ranges(frames).find_map(|range| id(&frames[range]))
+}
+
+/// [`response_id`] in an answer as it passes, whole or streamed.
+#[derive(Debug)]
+pub struct ResponseIdFinder {
+    whole: Finder,
+    streamed: Option<String>,
+    /// An event with data was seen: the first one has the id, or none has.
+    over: bool,
+}
+
+impl ResponseIdFinder {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self { whole: Finder::text_of(&["id"]), streamed: None, over: false }
+    }
+
+    /// Reads the next bytes of a whole answer.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.whole.feed(piece);
+    }
+
+    /// Reads the next frames of a stream.
+    pub fn feed_frames(&mut self, frames: &[u8]) {
+        if !self.over {
+            self.streamed = response_id(frames);
+            self.over = frame_ranges(frames).any(|range| data(&frames[range]).is_some());
+        }
+    }
+
+    /// The id, once it was read.
+    pub fn found(&self) -> Option<&str> {
+        self.streamed.as_deref().or_else(|| self.whole.text())
+    }
+}
+
+impl Default for ResponseIdFinder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where in the frame the value lies that `finder` looks for in the event's data.
+pub(crate) fn place_in(frame: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
+    let mut at = 0;
+    while at < frame.len() {
+        let line_end = LineEnd::first_or_rest(frame, at);
+        if let Some(found) = found_in(&frame[at..line_end.start], finder) {
+            return Some(at + found.start..at + found.end);
+        }
+        at = line_end.end;
+    }
+    None
+}
+
+/// The event's data, its lines joined with line feeds; None when it has none.
+pub(crate) fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let mut data: Option<Cow<'_, [u8]>> = None;
+    for line in lines(frame) {
+        let (b"data", value) = field(line) else { continue };
+        match &mut data {
+            None => data = Some(Cow::Borrowed(value)),
+            Some(joined) => {
+                joined.to_mut().push(b'\n');
+                joined.to_mut().extend_from_slice(value);
+            }
+        }
+    }
+    data
+}
+
+/// The event's name; empty when it has none.
+pub(crate) fn event_name(frame: &[u8]) -> &[u8] {
+    let name = |line| match field(line) {
+        (b"event", value) => Some(value),
+        _ => None,
+    };
+    lines(frame).filter_map(name).last().unwrap_or_default()
+}
+
+/// The frames that hold `token`, as ranges, in order; a last one may be cut off. The usual
+/// bytes have none, and cost one search.
+pub(crate) fn frames_with<'a>(frames: &'a [u8], token: &'a Needle<'_>) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let rest = frames.get(from..)?;
+        let hit = token.find(rest)?;
+        // The hit is inside a line, so that every empty line before it is whole.
+        let start = from + last_edge(&rest[..=hit], 0).unwrap_or(0);
+        let end = frame_ranges(&frames[start..]).next().map_or(frames.len(), |range| start + range.end);
+        from = end;
+        Some(start..end)
+    })
+}
+
+/// Whether the frame says by itself that the stream is over: its data is `[DONE]`, or it is an event that has data and
+/// the name `message_stop`, `error`, `response.completed`, `response.failed` or `response.incomplete`. The empty line
+/// may be missing, for the rest that an engine leaves when it closes.
+pub fn is_terminal(frame: &[u8]) -> bool {
+    let mut name: &[u8] = b"";
+    let mut data = None;
+    for line in lines(frame) {
+        match field(line) {
+            (b"event", value) => name = value,
+            // Data of several lines is none of the words below.
+            (b"data", value) => data = Some(if data.is_none() { value } else { b"" }),
+            _ => {}
+        }
+    }
+    let named = matches!(
+        name,
+        b"message_stop" | b"error" | b"response.completed" | b"response.failed" | b"response.incomplete"
+    );
+    data.is_some_and(|data| named || data.trim_ascii() == b"[DONE]")
+}
+
+fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let mut at = start;
+        loop {
+            let line_end = LineEnd::first_in(buf, at)?;
+            at = line_end.end;
+            if line_end.is_of_an_empty_line(buf) {
+                return Some(std::mem::replace(&mut start, at)..at);
+            }
+        }
+    })
+}
+
+/// The lines of a frame without their ends; an unfinished last one too.
+pub(crate) fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = frame.get(at..).filter(|rest| !rest.is_empty())?;
+        let Some(line_end) = LineEnd::first_in(frame, at) else {
+            at = frame.len();
+            return Some(rest);
+        };
+        Some(&frame[std::mem::replace(&mut at, line_end.end)..line_end.start])
+    })
+}
+
+/// A line's field name and value: one space behind the colon is not part of the value. A comment has an empty name.
+pub(crate) fn field(line: &[u8]) -> (&[u8], &[u8]) {
+    match memchr(b':', line) {
+        None => (line, b""),
+        Some(colon) => {
+            let value = &line[colon + 1..];
+            (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
+        }
+    }
+}
+
+/// Where in the line the value lies that `finder` looks for, which has read the event's lines before it. Lines of data
+/// are one text with line feeds between. A JSON string cannot span them: it lies within one line.
+fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
+    let (b"data", value) = field(line) else { return None };
+    if finder.found().is_some() {
+        return None;
+    }
+    let value_start = line.len() - value.len();
+    let before = finder.seen();
+    finder.feed(value);
+    let found = finder.found().and_then(|found| {
+        Some(value_start + found.start.checked_sub(before)?..value_start + found.end.checked_sub(before)?)
+    });
+    finder.feed(b"\n");
+    found
+}
+
+/// The bytes that end a line: LF, CR LF or CR.
+struct LineEnd {
+    start: usize,
+    end: usize,
+}
+
+impl LineEnd {
+    /// The first one from `at` on.
+    fn first_in(buf: &[u8], at: usize) -> Option<Self> {
+        let start = at + memchr2(b'\n', b'\r', buf.get(at..)?)?;
+        let is_pair = buf[start] == b'\r' && buf.get(start + 1) == Some(&b'\n');
+        Some(Self { start, end: start + 1 + usize::from(is_pair) })
+    }
+
+    /// The same; without one, an empty one at the end of `buf`.
+    fn first_or_rest(buf: &[u8], at: usize) -> Self {
+        Self::first_in(buf, at).unwrap_or(Self { start: buf.len(), end: buf.len() })
+    }
+
+    /// The one whose last byte, an LF or a CR, is at `last`.
+    fn ending_with(buf: &[u8], last: usize) -> Self {
+        let is_pair = buf[last] == b'\n' && last > 0 && buf[last - 1] == b'\r';
+        Self { start: last - usize::from(is_pair), end: last + 1 }
+    }
+
+    fn is_of_an_empty_line(&self, buf: &[u8]) -> bool {
+        self.start == 0 || matches!(buf[self.start - 1], b'\n' | b'\r')
+    }
+
+    /// Whether no LF can still belong to it; see the module's page.
+    fn is_whole(&self, buf: &[u8]) -> bool {
+        self.end < buf.len() || buf[self.end - 1] == b'\n' || self.start > 0 && buf[self.start - 1] == b'\r'
+    }
+}

@@ -1,0 +1,152 @@
+//! The `/metrics` page: counters and the table, as Prometheus text (format 0.0.4).
+
+use std::{fmt::Write, sync::atomic::Ordering};
+
+use crate::table::{
+    Instance, Table,
+    metrics::{Histogram, Metrics, RouteMetrics},
+};
+
+/// The whole page. The control plane's own families come last, as it wrote them.
+pub(crate) fn page(metrics: &Metrics, table: &Table) -> String {
+    let mut text = String::with_capacity(8 * 1024);
+    let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
+    let routes: Vec<_> = std::iter::once((String::new(), &metrics.unrouted)).chain(named).collect();
+    route_families(&mut text, &routes);
+    process_families(&mut text, metrics);
+    instance_families(&mut text, table);
+    text.push_str(&table.metrics);
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn process_families(text: &mut String, metrics: &Metrics) {
+    for (name, help, value) in [
+        ("gpustack_fast_requests_in_flight", "Requests between their head and their end.", &metrics.in_flight),
+        ("gpustack_fast_client_connections", "Open client connections.", &metrics.connections),
+    ] {
+        family(text, name, "gauge", help);
+        let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
+    }
+    let lost = "Usage records that were lost because nobody fetched them in time.";
+    for (name, help, value) in [
+        ("gpustack_fast_retries_total", "Requests that were sent to an instance once more.", &metrics.retries),
+        ("gpustack_fast_fallbacks_total", "Requests that went over to a fallback target.", &metrics.fallbacks),
+        (
+            "gpustack_fast_encoded_answers_total",
+            "Answers that engines compressed unasked, and that passed without being looked into.",
+            &metrics.encoded_answers,
+        ),
+        ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
+    ] {
+        family(text, name, "counter", help);
+        let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
+    }
+    let name = "gpustack_fast_upstream_errors_total";
+    family(text, name, "counter", "Faults of engines by what was seen.");
+    for (kind, count) in metrics.upstream_errors() {
+        let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
+    }
+}
+
+fn histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
+    let mut count = 0;
+    for (bound, total) in histogram.buckets() {
+        count = total;
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
+    }
+    let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {count}", histogram.sum());
+}
+
+/// Reads one histogram of a route.
+type PickHistogram = fn(&RouteMetrics) -> &Histogram;
+
+fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
+    let name = "gpustack_fast_requests_total";
+    let help = "Finished requests by public route name and status; an empty route means that the request reached none.";
+    family(text, name, "counter", help);
+    for (route, metrics) in routes {
+        for (code, count) in metrics.statuses() {
+            let _ = writeln!(text, "{name}{{route=\"{route}\",code=\"{code}\"}} {count}");
+        }
+    }
+    let duration = "From a request's head to the end of its answer.";
+    let first_frame = "From a request's head to the first byte of its answer.";
+    let histograms: [(&str, &str, PickHistogram); 2] = [
+        ("gpustack_fast_request_duration_seconds", duration, |metrics| &metrics.duration),
+        ("gpustack_fast_first_frame_seconds", first_frame, |metrics| &metrics.first_frame),
+    ];
+    for (name, help, pick) in histograms {
+        family(text, name, "histogram", help);
+        for (route, metrics) in routes {
+            histogram(text, name, &format!("route=\"{route}\""), pick(metrics));
+        }
+    }
+}
+
+/// Reads one counter of an instance.
+type PickCounter = fn(&Instance) -> u64;
+
+fn instance_families(text: &mut String, table: &Table) {
+    let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
+    let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
+    let faults: PickCounter = |instance| instance.faults.load(Ordering::Relaxed);
+    let families = [
+        ("gpustack_fast_instance_outstanding", "gauge", "Requests on an instance now.", outstanding),
+        ("gpustack_fast_instance_requests_total", "counter", "Requests that were given to an instance.", requests),
+        ("gpustack_fast_instance_faults_total", "counter", "Times that an instance was found faulty.", faults),
+    ];
+    for (name, kind, help, pick) in families {
+        family(text, name, kind, help);
+        for model in &table.models {
+            for (instance, _) in &model.instances {
+                let (model, id) = (label(&model.name), label(&instance.id));
+                let _ = writeln!(text, "{name}{{model=\"{model}\",instance=\"{id}\"}} {}", pick(instance));
+            }
+        }
+    }
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// A label's value, escaped.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_page_holds_every_family_with_its_type_and_ends_with_a_line() {
+        let metrics = Metrics::default();
+        metrics.unrouted.count(404, Duration::from_millis(3), Some(Duration::from_millis(2)));
+        let mut table = Table::default();
+        table.metrics.push_str("own 1");
+        let page = page(&metrics, &table);
+        for line in [
+            "# TYPE gpustack_fast_requests_total counter",
+            "gpustack_fast_requests_total{route=\"\",code=\"404\"} 1",
+            "gpustack_fast_request_duration_seconds_bucket{route=\"\",le=\"0.0025\"} 0",
+            "gpustack_fast_request_duration_seconds_bucket{route=\"\",le=\"0.005\"} 1",
+            "gpustack_fast_request_duration_seconds_bucket{route=\"\",le=\"+Inf\"} 1",
+            "gpustack_fast_first_frame_seconds_sum{route=\"\"} 0.002",
+            "gpustack_fast_upstream_errors_total{kind=\"connect\"} 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+        assert!(page.ends_with("own 1\n"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(label("a\"b\\c\nd"), r#"a\"b\\c\nd"#);
+    }
+}

@@ -1,0 +1,4 @@
+//! What crosses the seam to Python.
+
+pub mod documents;
+pub(crate) mod records;

@@ -1,0 +1,171 @@
+//! What goes back to the control plane: one record for each finished request, and events that it should act on soon.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_queue::ArrayQueue;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::seam::documents::{Event, Polled, Record};
+
+/// The most records that one poll returns.
+const BATCH: usize = 10_000;
+
+/// Two queues and the descriptor that says that one is worth a look.
+#[derive(Debug)]
+pub(crate) struct Records {
+    queue: ArrayQueue<Record>,
+    dropped: AtomicU64,
+    events: Mutex<Vec<Event>>,
+    wake: OwnedFd,
+    awake: AtomicBool,
+}
+
+impl Records {
+    pub(crate) fn new(capacity: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            queue: ArrayQueue::new(capacity.max(2)),
+            dropped: AtomicU64::new(0),
+            events: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            awake: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Queues a record; false when the queue is full and the record is lost.
+    pub(crate) fn push(&self, record: Record) -> bool {
+        let kept = self.queue.push(record).is_ok();
+        if !kept {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.queue.len() * 2 >= self.queue.capacity() {
+            self.wake_up();
+        }
+        kept
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        self.lock_events().push(event);
+        self.wake_up();
+    }
+
+    pub(crate) fn poll(&self) -> Polled {
+        // In this order: the flag never stands without a signal, which would swallow all later ones; and it is cleared
+        // before the queues are read, so that what comes in between wakes once more.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.awake.store(false, Ordering::SeqCst);
+        let events = std::mem::take(&mut *self.lock_events());
+        let records: Vec<_> = std::iter::from_fn(|| self.queue.pop()).take(BATCH).collect();
+        if self.queue.len() * 2 >= self.queue.capacity() {
+            self.wake_up();
+        }
+        Polled { finished: records.len(), records, dropped: self.dropped.swap(0, Ordering::Relaxed), events }
+    }
+
+    fn wake_up(&self) {
+        if !self.awake.swap(true, Ordering::SeqCst) {
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Nothing panics while it holds the lock, so a poisoned one is as good as any.
+    fn lock_events(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seam::documents::End;
+
+    fn record(request_id: &str) -> Record {
+        Record {
+            started: 1.5,
+            request_id: request_id.into(),
+            key: None,
+            route: Some("r".into()),
+            instance: None,
+            path: "/v1/completions",
+            status: 200,
+            attempts: 1,
+            first_frame: 2.5,
+            duration: 3.5,
+            bytes_in: 4,
+            bytes_out: 5,
+            input_tokens: 6,
+            cached_tokens: 7,
+            output_tokens: 8,
+            stream: true,
+            end: End::EngineDied,
+        }
+    }
+
+    fn readable(records: &Records) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = [PollFd::new(&records.wake, PollFlags::IN)];
+        poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn a_half_full_queue_wakes_and_a_full_one_drops_and_tells() {
+        let records = Records::new(4).unwrap();
+        assert!(records.push(record("1")));
+        assert!(!readable(&records));
+        assert!(records.push(record("2")));
+        assert!(readable(&records));
+        assert!(records.push(record("3")) && records.push(record("4")));
+        assert!(!records.push(record("5")));
+        let polled = records.poll();
+        assert_eq!((polled.records.len(), polled.dropped), (4, 1));
+        assert!(!readable(&records));
+        assert_eq!(records.poll().dropped, 0);
+    }
+
+    #[test]
+    fn an_event_wakes_at_once() {
+        let records = Records::new(4).unwrap();
+        records.event(Event::Drained { cut: 3 });
+        assert!(readable(&records));
+        assert_eq!(records.poll().events, [Event::Drained { cut: 3 }]);
+    }
+
+    #[test]
+    fn no_signal_is_lost_to_a_reader_who_polls_only_when_told() {
+        const EVENTS: u64 = 1_000_000;
+        let records = Records::new(4).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..EVENTS).for_each(|cut| records.event(Event::Drained { cut })));
+            let mut seen = 0;
+            loop {
+                let written = writer.is_finished();
+                if readable(&records) {
+                    seen += records.poll().events.len() as u64;
+                } else if written {
+                    break;
+                }
+            }
+            assert_eq!(seen, EVENTS);
+        });
+    }
+
+    #[test]
+    fn documents_have_the_shape_that_python_reads() {
+        let records = Records::new(4).unwrap();
+        records.push(record("id"));
+        records.event(Event::InstanceIdle { instance: "i".to_owned(), version: 7 });
+        assert_eq!(
+            serde_json::to_string(&records.poll()).unwrap(),
+            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,6,7,8,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! HTTP/2 toward clients: each stream is a task of its own beside its connection's, on the same thread.
+
+use std::{cell::Cell, future::Future, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Request, header};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use crate::{
+    client::io::{ClientIo, ClientStream, ProtocolTells},
+    server::{connection::until_served, middleware},
+    timer::PhaseTimer,
+    worker::Worker,
+};
+
+/// What a client sends first that speaks HTTP/2 without having agreed on it (RFC 9113 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Requests that one connection may have in flight.
+const STREAMS: u32 = 256;
+/// What a client may send before it is read: of one request's body, and on the whole connection, so that a few bodies
+/// whose engines do not read hold up no others.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// How much of one answer is held for a client that reads slowly, beside the piece that is being sent.
+const SEND_BUFFER: usize = 64 * 1024;
+/// A request's head, decoded.
+const HEAD: u32 = 64 * 1024;
+/// How often a client is asked whether it is there, and how long it may take to answer.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
+
+/// Serves a connection to its end. What hyper limits by itself is left as it is: streams that are reset before they are
+/// served (20), errors of ours on streams (1024), and continuations of a head.
+pub(crate) async fn serve<T: ClientStream + 'static>(
+    worker: Rc<Worker>,
+    io: ClientIo<T>,
+    peer: Rc<str>,
+) -> hyper::Result<()> {
+    let shared = Arc::clone(&worker.shared);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        put_host(&mut request);
+        middleware::answer(Rc::clone(&worker), Rc::clone(&peer), request, ProtocolTells)
+    });
+    let streams = Streams::default();
+    let mut builder = http2::Builder::new(streams.clone());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEAD)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut timer = PhaseTimer::default();
+    until_served(&shared, |context, end| {
+        if end {
+            connection.as_mut().graceful_shutdown();
+        }
+        let served = connection.as_mut().poll(context);
+        // A connection without a request ends when the next one's head is due, as an HTTP/1.1 connection does.
+        let idle = streams.idle_since().is_some_and(|since| timer.poll(context, since, shared.phases.head).is_ready());
+        (served, idle)
+    })
+    .await
+}
+
+/// The host is where every other part looks for it.
+fn put_host(request: &mut Request<Incoming>) {
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// The running streams of a connection, as tasks.
+#[derive(Clone)]
+struct Streams(Rc<Running>);
+
+struct Running {
+    count: Cell<usize>,
+    /// When the last one ended.
+    since: Cell<Instant>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Rc::new(Running { count: Cell::new(0), since: Cell::new(Instant::now()) }))
+    }
+}
+
+impl Streams {
+    /// None: streams run.
+    fn idle_since(&self) -> Option<Instant> {
+        (self.0.count.get() == 0).then(|| self.0.since.get())
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let running = Stream::begin(&self.0);
+        tokio::task::spawn_local(async move {
+            stream.await;
+            drop(running);
+        });
+    }
+}
+
+/// One running stream.
+struct Stream(Rc<Running>);
+
+impl Stream {
+    fn begin(running: &Rc<Running>) -> Self {
+        running.count.set(running.count.get() + 1);
+        Self(Rc::clone(running))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.since.set(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Response;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::request::relay::AnswerBody;
+
+    #[test]
+    fn the_request_path_serves_http2_over_a_pipe() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let plane = crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
+            let (client, server) = tokio::io::duplex(4096);
+            tokio::task::spawn_local(serve(worker, ClientIo::new(server).0, "pipe".into()));
+            let handshake = hyper::client::conn::http2::handshake(Streams::default(), TokioIo::new(client));
+            let (mut sender, connection) = handshake.await.unwrap();
+            tokio::task::spawn_local(async move {
+                let _ = connection.await;
+            });
+            let ask = |path: &str| {
+                Request::get(format!("http://x{path}"))
+                    .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
+                    .unwrap()
+            };
+            let (health, models) = (sender.send_request(ask("/healthz")), sender.send_request(ask("/v1/models")));
+            let (health, models): (Response<Incoming>, Response<Incoming>) =
+                (health.await.unwrap(), models.await.unwrap());
+            assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_no_ping_is_left() {
+        let config = br#"{"workers": 1, "record_queue": 16, "timeouts":
+            {"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0}}"#;
+        let plane = crate::DataPlane::new(config, vec![]).unwrap();
+        let started = Instant::now();
+        let serving = async {
+            let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
+            let (mut client, server) = tokio::io::duplex(4096);
+            let greet = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
+            tokio::io::AsyncWriteExt::write_all(&mut client, &greet).await.unwrap();
+            let _ = serve(worker, ClientIo::new(server).0, "pipe".into()).await;
+        };
+        LocalSet::new().run_until(serving).await;
+        assert_eq!(started.elapsed().as_secs(), (PING + PONG).as_secs());
+    }
+}

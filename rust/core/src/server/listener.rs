@@ -1,0 +1,198 @@
+//! Workers: each accepts clients on the shared sockets and serves them on one thread, until the drain.
+
+use std::{future::Future, io, os::fd::OwnedFd, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    runtime::LocalOptions,
+};
+
+use crate::{client::tls::Tls, seam::documents::Event, server::connection, shared::Shared, worker::Worker};
+
+/// How often idle connections and lingering slots are looked through.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// A listening socket, before workers have it.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Takes a bound, listening TCP or Unix stream socket.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let address = rustix::net::getsockname(&socket)?;
+        if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(if std::net::SocketAddr::try_from(address).is_ok() {
+            Self::Tcp(socket.into())
+        } else {
+            Self::Unix(socket.into())
+        })
+    }
+
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                format!("unix:{}", path.map(std::path::Path::display).map_or_else(String::new, |path| path.to_string()))
+            }
+        }
+    }
+
+    fn duplicate(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        })
+    }
+}
+
+/// Starts the workers' threads. Each ends by itself when the drain is over.
+pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> io::Result<()> {
+    let all_connections = Arc::default();
+    for number in 0..workers {
+        let listeners = listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
+        let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
+        let (tell, started) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name(format!("gpustack-fast-{number}")).spawn(move || {
+            // A local runtime belongs to the thread that makes it.
+            let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = match built {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            let _ = tell.send(Ok(()));
+            let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
+            runtime.block_on(run(worker, listeners));
+            // What still runs is cut here; each request leaves its record. A name that is still being resolved, on a
+            // thread of the runtime's, is not waited for.
+            runtime.shutdown_background();
+            shared.worker_ended();
+        })?;
+        started.recv().map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+/// Serves until the drain is over.
+async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let acceptors: Vec<_> =
+        listeners.into_iter().map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener))).collect();
+    loop {
+        let changed = worker.shared.ending.notified();
+        let mut changed = pin!(changed);
+        // Registered before the phase is read, so that no change is missed.
+        changed.as_mut().enable();
+        let Some(deadline) = worker.shared.deadline() else {
+            changed.await;
+            continue;
+        };
+        for acceptor in &acceptors {
+            acceptor.abort();
+        }
+        if until_idle(&worker, deadline.into(), changed).await {
+            break;
+        }
+    }
+    sweeper.abort();
+}
+
+/// Waits until no connection is left or the deadline is over (true), or the deadline was changed (false).
+async fn until_idle(worker: &Worker, deadline: tokio::time::Instant, changed: impl Future<Output = ()>) -> bool {
+    let mut changed = pin!(changed);
+    let mut changed_early = false;
+    while worker.connections() > 0 && tokio::time::Instant::now() < deadline && !changed_early {
+        let pause = deadline.min(tokio::time::Instant::now() + Duration::from_millis(10));
+        changed_early = tokio::time::timeout_at(pause, changed.as_mut()).await.is_ok();
+    }
+    if changed_early {
+        return false;
+    }
+    if worker.connections() > 0 {
+        worker.shared.cut();
+    }
+    true
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        worker.pool.sweep();
+        worker.lingering.sweep();
+        look_at_certificate(&worker.shared);
+    }
+}
+
+/// Takes up a renewed certificate, on a thread where reading files holds nobody up.
+fn look_at_certificate(shared: &Arc<Shared>) {
+    if shared.tls.as_ref().is_some_and(|tls| tls.is_look_due(shared.clock())) {
+        let shared = Arc::clone(shared);
+        drop(tokio::task::spawn_blocking(move || match shared.tls.as_ref().map(Tls::refresh) {
+            Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
+            Some(Err(reason)) => shared.records.event(Event::CertificateRefused { reason }),
+            Some(Ok(false)) | None => {}
+        }));
+    }
+}
+
+/// Accepts on one socket. All workers accept on the same one, so that an upgrade can pass it on with its queue.
+async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let served = match listener {
+        Listener::Tcp(listener) => match TcpListener::from_std(listener) {
+            Ok(listener) => accept_tcp(worker, listener).await,
+            Err(error) => Err(error),
+        },
+        Listener::Unix(listener) => match UnixListener::from_std(listener) {
+            Ok(listener) => accept_unix(worker, listener).await,
+            Err(error) => Err(error),
+        },
+    };
+    debug_assert!(served.is_ok(), "a listening socket can always be registered");
+}
+
+async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+    loop {
+        give_way(&worker).await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = TcpStream::set_nodelay(&stream, true);
+                tokio::task::spawn_local(connection::serve_tcp(Rc::clone(&worker), stream, peer));
+            }
+            Err(error) => after_accept_error(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<()> {
+    loop {
+        give_way(&worker).await;
+        match UnixListener::accept(&listener).await {
+            Ok((stream, _)) => {
+                let stream: UnixStream = stream;
+                tokio::task::spawn_local(connection::serve_unix(Rc::clone(&worker), stream));
+            }
+            Err(error) => after_accept_error(&error).await,
+        }
+    }
+}
+
+/// A worker well above the mean of connections skips its turn, for a moment.
+async fn give_way(worker: &Worker) {
+    if worker.is_crowded() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A client that left before it was accepted is nothing. Without descriptors or memory only waiting helps.
+async fn after_accept_error(error: &io::Error) {
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

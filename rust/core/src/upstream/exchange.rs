@@ -1,0 +1,428 @@
+//! One attempt: a request on its way to one instance, and that instance's answer on its way back.
+//!
+//! Both directions are polled together, since an engine may answer before it has read the request; and a write error is
+//! not the end, since the answer may already lie in the socket.
+
+use std::{
+    cell::RefCell,
+    io,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::Body;
+use tokio::time::Instant;
+
+use crate::{
+    api::error::ApiError,
+    codec::http1::{self, Decoder, KeepAlive, WireError},
+    limits::PhaseLimits,
+    seam::documents::Event,
+    shared::Shared,
+    table::{Instance, Lease, metrics::UpstreamError},
+    timer::PhaseTimer,
+    upstream::{
+        connection::{Connection, OutQueue, Pool},
+        upload::{Upload, UploadError},
+    },
+};
+
+/// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by the engine before it
+/// saw the request.
+const STALE: Duration = Duration::from_millis(50);
+
+/// How long others are preferred to an instance that failed.
+const SUSPECT_MS: u64 = 1_000;
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// No connection: nothing was delivered.
+    Connect(io::Error),
+    /// The pooled connection had been closed by the engine: nothing was delivered.
+    Stale,
+    /// The connection ended before its answer did.
+    Died(String),
+    /// The answer breaks HTTP.
+    Wire(WireError),
+    /// No first frame within the limit.
+    FirstFrame,
+    /// The answer stood still for longer than the limit.
+    Idle,
+    /// The client stopped sending for longer than the limit.
+    Body,
+    /// The client left.
+    Gone,
+    /// The request's body is refused.
+    Refused(ApiError),
+    /// An answer of a status for which there is another target.
+    Status(u16),
+    /// The answer is not what the endpoint answers, so that it cannot be made fit for the client; how not.
+    Unfit(String),
+}
+
+impl Fault {
+    /// Asked for more after its end.
+    fn over() -> Self {
+        Self::Died("the exchange is over".to_owned())
+    }
+
+    /// If it is the instance's: counts it, prefers others for a while, and tells the control plane.
+    pub(crate) fn note(&self, shared: &Shared, instance: &Instance) {
+        let (kind, reason) = match self {
+            Self::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
+            Self::Died(how) => (UpstreamError::Died, format!("died: {how}")),
+            Self::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
+            Self::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
+            Self::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
+            Self::Stale | Self::Body | Self::Gone | Self::Refused(_) | Self::Status(_) | Self::Unfit(_) => return,
+        };
+        shared.metrics.upstream_error(kind);
+        let now = shared.clock();
+        if instance.suspect(now, now + SUSPECT_MS) {
+            shared.records.event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
+        }
+    }
+}
+
+impl From<UploadError> for Fault {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Gone => Self::Gone,
+            UploadError::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
+/// The head of an engine's answer.
+#[derive(Debug)]
+pub(crate) struct AnswerHead {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What `Content-Length` said, for answers to HEAD.
+    pub(crate) content_length: Option<u64>,
+}
+
+/// A request's head toward an engine, without its framing field and empty line: they depend on the body and are added
+/// when it is sent.
+pub(crate) struct RequestHead {
+    pub(crate) head: BytesMut,
+    /// The body's length; None: chunked.
+    pub(crate) length: Option<u64>,
+    /// An empty body needs no word: the method has none by nature.
+    pub(crate) bodiless: bool,
+    pub(crate) to_head_request: bool,
+    /// It asks for another protocol.
+    pub(crate) upgrade: bool,
+}
+
+/// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, about one direction or the other")]
+pub(crate) struct Exchange<B> {
+    pub(crate) upload: Box<Upload<B>>,
+    slot: Slot,
+    /// None: it has ended.
+    connection: Option<Connection>,
+    queue: OutQueue,
+    chunked: bool,
+    /// The engine reads no more, or has answered: what is left of the request stays here.
+    sending_stopped: bool,
+    to_head_request: bool,
+    upgrade: bool,
+    decoder: Option<Decoder>,
+    until_close: bool,
+    keep_alive: bool,
+    keep_alive_limits: KeepAlive,
+    any_byte: bool,
+    started: Instant,
+    /// When something last moved.
+    moved: Instant,
+    /// Body data of the answer has come.
+    framed: bool,
+    limits: PhaseLimits,
+    timer: PhaseTimer,
+}
+
+/// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request for a while keeps
+/// it for so long, so that balancing and drain tell the truth.
+pub(crate) struct Slot {
+    pub(crate) instance: Arc<Instance>,
+    lease: Option<Lease>,
+    lingering: Rc<Lingering>,
+    lingers: bool,
+}
+
+/// The slots of cancelled requests that engines still work on.
+#[derive(Debug, Default)]
+pub(crate) struct Lingering(RefCell<Vec<(Instant, Lease)>>);
+
+impl Lingering {
+    /// Gives back the slots whose time is over.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.0.borrow_mut().retain(|(until, _)| *until > now);
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(lease: Lease, lingering: &Rc<Lingering>) -> Self {
+        Self {
+            instance: Arc::clone(lease.instance()),
+            lease: Some(lease),
+            lingering: Rc::clone(lingering),
+            lingers: false,
+        }
+    }
+}
+
+impl Slot {
+    /// The engine is done with the request.
+    fn give_back(&mut self) {
+        self.lease = None;
+    }
+
+    /// The request ends here; the engine may go on with it for a while.
+    fn release(&mut self) {
+        if let Some(lease) = self.lease.take().filter(|_| self.lingers)
+            && !self.instance.cancel_lag.is_zero()
+        {
+            let until = Instant::now() + self.instance.cancel_lag;
+            self.lingering.0.borrow_mut().push((until, lease));
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Exchange<B>
+where
+    B::Error: std::error::Error + 'static,
+{
+    /// Begins an attempt.
+    pub(crate) fn new(
+        connection: Connection,
+        slot: Slot,
+        upload: Box<Upload<B>>,
+        request: RequestHead,
+        limits: PhaseLimits,
+    ) -> Box<Self> {
+        let RequestHead { mut head, length, bodiless, to_head_request, upgrade } = request;
+        match length {
+            Some(0) if bodiless => head.extend_from_slice(b"\r\n"),
+            Some(length) => {
+                head.extend_from_slice(b"content-length: ");
+                head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                head.extend_from_slice(b"\r\n\r\n");
+            }
+            None => head.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
+        }
+        let mut queue = OutQueue::default();
+        queue.push(head.freeze());
+        let now = Instant::now();
+        Box::new(Self {
+            upload,
+            slot,
+            connection: Some(connection),
+            queue,
+            chunked: length.is_none(),
+            sending_stopped: false,
+            to_head_request,
+            upgrade,
+            decoder: None,
+            until_close: false,
+            keep_alive: false,
+            keep_alive_limits: KeepAlive::default(),
+            any_byte: false,
+            started: now,
+            moved: now,
+            framed: false,
+            limits,
+            timer: PhaseTimer::default(),
+        })
+    }
+
+    /// Waits for the head of the answer, sending meanwhile.
+    pub(crate) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, Fault>> {
+        loop {
+            self.send(context)?;
+            let Some(connection) = &mut self.connection else {
+                return Poll::Ready(Err(Fault::over()));
+            };
+            if self.any_byte
+                && let Some(head) =
+                    http1::take_head_or_upgrade(&mut connection.buffer, self.to_head_request, self.upgrade)
+                        .map_err(Fault::Wire)?
+            {
+                return Poll::Ready(Ok(self.take_answer(head)));
+            }
+            match connection.poll_fill(context) {
+                Poll::Ready(Ok(1..)) => {
+                    self.any_byte = true;
+                    self.moved = Instant::now();
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended("it closed the connection"))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error.to_string()))),
+                Poll::Pending => return self.wait(context).map(Err),
+            }
+        }
+    }
+
+    fn take_answer(&mut self, head: http1::Head) -> AnswerHead {
+        // The request's rest is of no use to an engine that has answered.
+        self.sending_stopped |= !self.is_delivered();
+        self.until_close = head.decoder == Decoder::UntilClose;
+        self.decoder = Some(head.decoder);
+        self.keep_alive = head.keep_alive;
+        self.keep_alive_limits = head.keep_alive_limits;
+        AnswerHead { status: head.status, headers: head.headers, content_length: head.content_length }
+    }
+
+    /// The next piece of the answer's body; empty only when the body ends with it (`is_done`).
+    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
+        let (Some(decoder), Some(connection)) = (&mut self.decoder, &mut self.connection) else {
+            return Poll::Ready(Err(Fault::over()));
+        };
+        loop {
+            if !connection.buffer.is_empty() || decoder.is_done() {
+                let piece = decoder.decode(&mut connection.buffer).map_err(Fault::Wire)?;
+                if !piece.data.is_empty() || piece.done {
+                    self.framed = true;
+                    return Poll::Ready(Ok(piece.data));
+                }
+            }
+            match connection.poll_fill(context) {
+                Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
+                Poll::Ready(Ok(0)) if *decoder == Decoder::UntilClose => *decoder = Decoder::Length(0),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Fault::Died("it closed the connection inside its answer".to_owned())));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Died(error.to_string()))),
+                Poll::Pending => return self.wait(context).map(Err),
+            }
+        }
+    }
+
+    /// Whether the answer's body is whole.
+    pub(crate) fn is_done(&self) -> bool {
+        self.decoder.as_ref().is_some_and(Decoder::is_done)
+    }
+
+    /// The exact number of body bytes to come, where the answer's framing tells it.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.decoder.as_ref().and_then(Decoder::remaining)
+    }
+
+    /// Whether the answer's end is the connection's end, so that a death looks like an end.
+    pub(crate) fn was_until_close(&self) -> bool {
+        self.until_close
+    }
+
+    /// Ends it after a whole answer: the connection goes back to the pool if nothing speaks against its use.
+    pub(crate) fn finish(&mut self, pool: &Pool) {
+        let delivered = self.is_delivered();
+        let clean = self.is_done() && delivered && self.keep_alive && !self.sending_stopped;
+        self.slot.give_back();
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.unfinished = !delivered;
+        if clean && connection.buffer.is_empty() {
+            pool.put(&self.slot.instance, connection, self.keep_alive_limits);
+        }
+    }
+
+    /// The connection, which speaks another protocol from now on, and the slot that it holds; the request's body where it
+    /// has ended.
+    pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
+        let Self { connection, mut slot, upload, .. } = *self;
+        slot.lingers = false;
+        connection.map(|connection| (connection, slot)).ok_or(upload)
+    }
+
+    /// Who answers.
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.slot.instance
+    }
+
+    /// Ends it at once: the connection closes, which stops the engine's work.
+    pub(crate) fn abort(&mut self) {
+        self.connection = None;
+        self.slot.release();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    /// The request's body, for another attempt.
+    pub(crate) fn into_upload(self: Box<Self>) -> Box<Upload<B>> {
+        self.upload
+    }
+
+    /// The same after an answer that is not passed on: the engine is done with the request.
+    pub(crate) fn into_upload_after_answer(mut self: Box<Self>) -> Box<Upload<B>> {
+        self.slot.give_back();
+        self.upload
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.upload.is_sent() && self.queue.is_empty()
+    }
+
+    /// Moves the request on as far as both sides allow.
+    fn send(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+        while !self.sending_stopped {
+            self.upload.send_into(&mut self.queue, self.chunked);
+            let Some(connection) = &mut self.connection else {
+                return Ok(());
+            };
+            if !self.queue.is_empty() {
+                match connection.poll_send(context, &mut self.queue) {
+                    Poll::Ready(Ok(())) => {
+                        self.moved = Instant::now();
+                        self.slot.lingers = !self.upload.asks_stream();
+                    }
+                    Poll::Ready(Err(_)) => self.sending_stopped = true,
+                    Poll::Pending => return Ok(()),
+                }
+            } else if self.upload.is_sent() {
+                return Ok(());
+            } else if self.upload.poll_receive(context)?.is_ready() {
+                self.moved = Instant::now();
+            } else {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing moves: which limit does that use up?
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Fault> {
+        let waits_for_client =
+            self.decoder.is_none() && !self.sending_stopped && self.queue.is_empty() && !self.upload.is_whole();
+        let (limit, fault): (_, fn() -> Fault) = if waits_for_client {
+            (self.limits.body, || Fault::Body)
+        } else if self.framed {
+            (self.limits.idle, || Fault::Idle)
+        } else {
+            (self.limits.first_frame, || Fault::FirstFrame)
+        };
+        self.timer.poll(context, self.moved, limit).map(|()| fault())
+    }
+
+    fn ended(&mut self, how: &str) -> Fault {
+        self.slot.lingers = false;
+        let reused = self.connection.as_ref().is_some_and(Connection::is_reused);
+        if reused && !self.any_byte && self.started.elapsed() < STALE {
+            return Fault::Stale;
+        }
+        Fault::Died(how.to_owned())
+    }
+}

@@ -1,0 +1,6 @@
+//! One attempt at one engine.
+
+pub(crate) mod connection;
+pub(crate) mod exchange;
+pub(crate) mod spool;
+pub(crate) mod upload;
