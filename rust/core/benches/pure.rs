@@ -9,7 +9,10 @@ use std::time::Instant;
 use gpustack_fast_core::api::endpoints::ModelPlace;
 use gpustack_fast_core::api::usage::{StreamUsage, Timings};
 use gpustack_fast_core::codec::json::{Sniffer, find_model};
-use gpustack_fast_core::codec::sse::{frames, is_terminal, last_edge, rename_model};
+use gpustack_fast_core::{
+    api::stream_fields::{is_terminal, rename_model},
+    codec::sse::{frames, last_edge},
+};
 
 const FRAME: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789abcdef01234567\",\"object\":\"chat.completion.chunk\",\
 \"created\":1700000000,\"model\":\"Qwen/Qwen3-8B\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" hello\"},\

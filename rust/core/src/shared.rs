@@ -24,6 +24,9 @@ use crate::{
     table::{IdleListener, Instance, Table, affinity::Responses, keys::Keys, metrics::Metrics},
 };
 
+/// Who a Unix socket's client is.
+pub(crate) const UNIX_PEER: &str = "unix";
+
 /// How far the end is.
 mod phase {
     pub(super) const SERVING: u8 = 0;
@@ -97,6 +100,11 @@ impl Shared {
     /// Milliseconds since the data plane was made.
     pub(crate) fn clock(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+
+    /// What a client of this address speaks.
+    pub(crate) fn scheme(&self, peer: &str) -> &'static str {
+        if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
 
     /// No new connections are taken.

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     limits::BodyLimits,
     shared::Shared,
-    upstream::{connection::Pool, exchange::Lingering},
+    upstream::{pool::Pool, slot::Lingering},
 };
 
 /// A worker with more connections than the mean by this factor and this number lets others accept first.

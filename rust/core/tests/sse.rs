@@ -6,7 +6,10 @@
 mod agreement;
 
 use gpustack_fast_core::api::endpoints::ModelPlace;
-use gpustack_fast_core::codec::sse::{ResponseIdFinder, frames, is_terminal, last_edge, rename_model, response_id};
+use gpustack_fast_core::{
+    api::stream_fields::{ResponseIdFinder, is_terminal, rename_model, response_id},
+    codec::sse::{frames, last_edge},
+};
 use proptest::prelude::*;
 
 #[test]

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use gpustack_fast_core::api::endpoints::ModelPlace;
 use gpustack_fast_core::api::usage::{StreamUsage, Timings};
-use gpustack_fast_core::codec::sse::{frames, is_terminal, last_edge, rename_model, response_id};
+use gpustack_fast_core::{
+    api::stream_fields::{is_terminal, rename_model, response_id},
+    codec::sse::{frames, last_edge},
+};
 use serde_json::Value;
 use serde_json::value::RawValue;
 

@@ -7,5 +7,6 @@ pub mod error;
 pub mod messages;
 pub(crate) mod plan;
 pub mod rerank;
+pub mod stream_fields;
 pub(crate) mod transform;
 pub mod usage;

@@ -15,9 +15,8 @@ use crate::{
         transform::{FrameEdits, Shape, WholeEdit},
         usage::{EventUsage, StreamUsage},
     },
-    codec::headers,
+    codec::{headers, http1::AnswerHead},
     table::{Route, Target},
-    upstream::exchange::AnswerHead,
 };
 
 /// The longest request that is translated: it is held in memory, in both forms.

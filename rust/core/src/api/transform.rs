@@ -12,7 +12,7 @@ use crate::{
         engine_error,
         error::Dialect,
         messages::{self, MessageStream},
-        rerank,
+        rerank, stream_fields,
         usage::{AnswerUsage, EventUsage, StreamUsage, Timings, Usage},
     },
     codec::{json::Finder, sse},
@@ -196,7 +196,7 @@ impl FrameEdits {
         if let Some((place, name)) = &self.rename
             && !frames.is_empty()
         {
-            match sse::rename_model(&frames, *place, name) {
+            match stream_fields::rename_model(&frames, *place, name) {
                 Some(renamed) => {
                     self.rename_expected = true;
                     frames = renamed.into();
@@ -305,7 +305,7 @@ impl HeldFrames {
     fn pass(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
         let frames = self.cut(data, done, held);
         if !frames.is_empty() {
-            self.over = !self.raw && sse::is_terminal(sse::last_frame(&frames));
+            self.over = !self.raw && stream_fields::is_terminal(sse::last_frame(&frames));
         }
         frames
     }

@@ -70,6 +70,15 @@ pub struct Head {
     pub keep_alive_limits: KeepAlive,
 }
 
+/// The head of an engine's answer.
+#[derive(Debug)]
+pub(crate) struct AnswerHead {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What `Content-Length` said, for answers to HEAD.
+    pub(crate) content_length: Option<u64>,
+}
+
 /// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.
 /// None: not whole yet.
 pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {

@@ -5,4 +5,5 @@ pub mod http1;
 pub mod inflate;
 pub mod json;
 pub mod multipart;
+pub mod percent;
 pub mod sse;

@@ -7,7 +7,10 @@ use http::HeaderMap;
 use crate::{
     api::error::{ApiError, Cause},
     shared::Shared,
-    table::{Access, Route, Table, keys::Key},
+    table::{
+        Access, Route, Table,
+        keys::{AuthError, Key, Keys},
+    },
 };
 
 /// Who asks.
@@ -18,7 +21,7 @@ impl Caller {
     /// The caller of an inference request. Without a good key it goes on only if there is a public route, which will be
     /// known once the model is.
     pub(crate) fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let key = shared.keys.load().authenticate(headers).and_then(|key| {
+        let key = authenticate(&shared.keys.load(), headers).and_then(|key| {
             if key.may_infer() {
                 return Ok(key);
             }
@@ -80,4 +83,20 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// The key of a request, or what its sender is told.
+fn authenticate(keys: &Keys, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
+    keys.check(headers).map_err(|error| {
+        let message = match error {
+            AuthError::Missing => {
+                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
+            }
+            AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
+            AuthError::Expired => {
+                "Invalid authentication credentials: this API key has expired. Ask the operator for a new one."
+            }
+        };
+        ApiError::new(Cause::Unauthorized, message)
+    })
 }

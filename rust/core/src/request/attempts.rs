@@ -21,18 +21,22 @@ use crate::{
         transform::Shape,
     },
     client::io::ClientWatch,
-    codec::headers::{self, ForEngine},
+    codec::{
+        headers::{self, ForEngine},
+        http1::AnswerHead,
+        percent,
+    },
     request::{
         admission::Caller,
         context::Inbound,
         rejections::{self, Refusal},
         relay::Relay,
     },
-    server::connection,
     table::{Choice, Instance, Lease, Route, Target},
     upstream::{
         connection::Connection,
-        exchange::{AnswerHead, Exchange, Fault, RequestHead, Slot},
+        exchange::{Exchange, Fault, RequestHead},
+        slot::Slot,
         upload::{Changes, Upload},
     },
 };
@@ -446,7 +450,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let with = ForEngine { translated, ..errand.for_engine };
             headers::put_for_engine(&mut head, &self.parts.headers, with);
         } else {
-            let scheme = connection::scheme(&self.worker.shared, &self.peer);
+            let scheme = self.worker.shared.scheme(&self.peer);
             headers::put_for_control_plane(&mut head, &self.parts.headers, &self.peer, scheme);
         }
         if let Some(authorization) = &instance.authorization {
@@ -463,7 +467,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let Some(query) = self.parts.uri.query() else { return };
         let other = target.filter(|target| errand.names_model_in_query && errand.route.renames(target));
         match other {
-            Some(target) => put(head, &["?", &endpoints::with_model_in_query(query, &target.served_name)]),
+            Some(target) => put(head, &["?", &percent::with_model_in_query(query, &target.served_name)]),
             None => put(head, &["?", query]),
         }
     }

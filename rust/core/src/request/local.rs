@@ -8,9 +8,10 @@ use serde_json::json;
 
 use crate::{
     api::{
-        endpoints::{Endpoint, Row, percent_decode},
+        endpoints::{Endpoint, Row},
         error::{ApiError, Cause},
     },
+    codec::percent::percent_decode,
     request::{admission::Caller, prometheus},
     shared::Shared,
     table::{Route, Table},

@@ -5,11 +5,9 @@ use crate::{
         endpoints::{Endpoint, Row},
         error::{ApiError, Cause},
     },
+    codec::http1::AnswerHead,
     seam::documents::End,
-    upstream::{
-        exchange::{AnswerHead, Fault},
-        upload::UploadError,
-    },
+    upstream::{exchange::Fault, upload::UploadError},
 };
 
 /// What a 503 says in `Retry-After`, in seconds.

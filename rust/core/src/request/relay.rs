@@ -14,18 +14,18 @@ use tokio::time::Instant;
 use crate::{
     api::{
         error::{ApiError, Cause, Dialect},
+        stream_fields::ResponseIdFinder,
         transform::{Shape, Unfit},
         usage::Timings,
     },
     client::io::ClientWatch,
-    codec::sse::ResponseIdFinder,
     request::accounting::Ticket,
     seam::documents::End,
     table::Instance,
     timer::PhaseTimer,
     upstream::{
-        connection::Pool,
         exchange::{Exchange, Fault},
+        pool::Pool,
         upload::Upload,
     },
 };

@@ -13,7 +13,7 @@ use crate::{
         error::{ApiError, Cause, Dialect},
     },
     client::io::ClientWatch,
-    codec::{headers, inflate},
+    codec::{headers, inflate, percent},
     request::{
         accounting::Ticket,
         admission::Caller,
@@ -212,7 +212,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         if !known || id.is_empty() || proxy_paths::has_dot_segment(path) {
             return Err(no_such_endpoint(method, path).into());
         }
-        let id = endpoints::percent_decode(id);
+        let id = percent::percent_decode(id);
         let pinned = self.made_where(caller, &id)?;
         let key = caller.key().map(|key| &*key.id);
         let made = self.worker.shared.responses.find(key, &id);
@@ -249,7 +249,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let name = self.parts.uri.query().and_then(endpoints::model_in_query);
+        let name = self.parts.uri.query().and_then(percent::model_in_query);
         let route = self.find_route(caller, name.as_deref())?;
         // What is said inside the WebSocket is not read, and may name another model.
         caller.check_all_names(&self.worker.shared.table.load(), &route)?;

@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -23,17 +23,14 @@ use crate::{
         io::{ClientIo, ClientStream, ClientWatch, StreamWatch},
         tls,
     },
-    server::{http2, middleware},
-    shared::Shared,
+    server::{graceful::until_served, http2, middleware},
+    shared::{Shared, UNIX_PEER},
     timer::PhaseTimer,
     worker::{Counted, Worker},
 };
 
 /// For how long what a refused client still sends is read, so that it can read its answer.
 const DISCARD: Duration = Duration::from_secs(2);
-
-/// Who a Unix socket's client is.
-const UNIX: &str = "unix";
 
 /// Told to clients that speak plain HTTP to a port that speaks TLS.
 const SPEAK_HTTPS: &str = "This port speaks HTTPS. Send the same request with an https:// URL.\n";
@@ -53,12 +50,7 @@ pub(crate) async fn serve_tcp(worker: Rc<Worker>, stream: TcpStream, peer: Socke
 /// Serves a Unix socket's client to its end.
 pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream) {
     let _counted = Counted::new(Rc::clone(&worker));
-    serve(worker, stream, UNIX.into(), false).await;
-}
-
-/// What a client of this address speaks.
-pub(crate) fn scheme(shared: &Shared, peer: &str) -> &'static str {
-    if shared.tls.is_some() && peer != UNIX { "https" } else { "http" }
+    serve(worker, stream, UNIX_PEER.into(), false).await;
 }
 
 async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>) {
@@ -155,28 +147,4 @@ async fn serve_http1<T: ClientStream + 'static>(
         // Nor does hyper end it behind a request that asked for another protocol in vain.
         let _ = tokio::time::timeout(DISCARD, watch.end()).await;
     }
-}
-
-/// Polls a connection to its end. `poll` tells, too, whether the connection should end after what it does now; it is
-/// told so itself (its second argument), once, when it does or when the drain begins.
-pub(crate) async fn until_served<R>(
-    shared: &Shared,
-    mut poll: impl FnMut(&mut Context<'_>, bool) -> (Poll<R>, bool),
-) -> R {
-    let mut ending = pin!(shared.ending.notified());
-    let (mut registered, mut told) = (false, false);
-    poll_fn(|context| {
-        // Registered once, the task is woken when the drain begins; the phase is what counts from then on.
-        if !registered {
-            registered = true;
-            let _ = ending.as_mut().poll(context);
-        }
-        let (served, should_end) = poll(context, false);
-        if served.is_ready() || told || !(should_end || shared.is_draining()) {
-            return served;
-        }
-        told = true;
-        poll(context, true).0
-    })
-    .await
 }

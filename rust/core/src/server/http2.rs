@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::io::{ClientIo, ClientStream, ProtocolTells},
-    server::{connection::until_served, middleware},
+    server::{graceful::until_served, middleware},
     timer::PhaseTimer,
     worker::Worker,
 };

@@ -12,10 +12,7 @@ use std::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    api::error::{ApiError, Cause},
-    seam::documents::{KeyDelta, KeyEntry},
-};
+use crate::seam::documents::{KeyDelta, KeyEntry};
 
 type KeyDigest = [u8; 32];
 
@@ -73,22 +70,6 @@ pub enum AuthError {
 }
 
 impl Keys {
-    /// The key of a request, or what its sender is told.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
-        self.check(headers).map_err(|error| {
-            let message = match error {
-                AuthError::Missing => {
-                    "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
-                }
-                AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
-                AuthError::Expired => {
-                    "Invalid authentication credentials: this API key has expired. Ask the operator for a new one."
-                }
-            };
-            ApiError::new(Cause::Unauthorized, message)
-        })
-    }
-
     /// Finds the key that a request carries, as `Authorization: Bearer` (any case) or `x-api-key`.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let secret = credential(headers).ok_or(AuthError::Missing)?;

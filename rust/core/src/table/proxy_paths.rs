@@ -3,7 +3,7 @@
 //! An engine decodes a path before it routes, and some merge slashes. So paths are compared after both, without regard to
 //! case and to a slash at the end: two spellings that any engine takes for the same path are the same here.
 
-use crate::api::endpoints::percent_decode;
+use crate::codec::percent::percent_decode;
 
 /// The paths of one kind of engine. A path in a list also covers what lies below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,29 +4,27 @@
 //! not the end, since the answer may already lie in the socket.
 
 use std::{
-    cell::RefCell,
     io,
-    rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
     api::error::ApiError,
-    codec::http1::{self, Decoder, KeepAlive, WireError},
+    codec::http1::{self, AnswerHead, Decoder, KeepAlive, WireError},
     limits::PhaseLimits,
     seam::documents::Event,
     shared::Shared,
-    table::{Instance, Lease, metrics::UpstreamError},
+    table::{Instance, metrics::UpstreamError},
     timer::PhaseTimer,
     upstream::{
-        connection::{Connection, OutQueue, Pool},
+        connection::{Connection, OutQueue},
+        pool::Pool,
+        slot::Slot,
         upload::{Upload, UploadError},
     },
 };
@@ -98,15 +96,6 @@ impl From<UploadError> for Fault {
     }
 }
 
-/// The head of an engine's answer.
-#[derive(Debug)]
-pub(crate) struct AnswerHead {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    /// What `Content-Length` said, for answers to HEAD.
-    pub(crate) content_length: Option<u64>,
-}
-
 /// A request's head toward an engine, without its framing field and empty line: they depend on the body and are added
 /// when it is sent.
 pub(crate) struct RequestHead {
@@ -145,61 +134,6 @@ pub(crate) struct Exchange<B> {
     framed: bool,
     limits: PhaseLimits,
     timer: PhaseTimer,
-}
-
-/// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request for a while keeps
-/// it for so long, so that balancing and drain tell the truth.
-pub(crate) struct Slot {
-    pub(crate) instance: Arc<Instance>,
-    lease: Option<Lease>,
-    lingering: Rc<Lingering>,
-    lingers: bool,
-}
-
-/// The slots of cancelled requests that engines still work on.
-#[derive(Debug, Default)]
-pub(crate) struct Lingering(RefCell<Vec<(Instant, Lease)>>);
-
-impl Lingering {
-    /// Gives back the slots whose time is over.
-    pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.0.borrow_mut().retain(|(until, _)| *until > now);
-    }
-}
-
-impl Slot {
-    pub(crate) fn new(lease: Lease, lingering: &Rc<Lingering>) -> Self {
-        Self {
-            instance: Arc::clone(lease.instance()),
-            lease: Some(lease),
-            lingering: Rc::clone(lingering),
-            lingers: false,
-        }
-    }
-}
-
-impl Slot {
-    /// The engine is done with the request.
-    fn give_back(&mut self) {
-        self.lease = None;
-    }
-
-    /// The request ends here; the engine may go on with it for a while.
-    fn release(&mut self) {
-        if let Some(lease) = self.lease.take().filter(|_| self.lingers)
-            && !self.instance.cancel_lag.is_zero()
-        {
-            let until = Instant::now() + self.instance.cancel_lag;
-            self.lingering.0.borrow_mut().push((until, lease));
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.release();
-    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Exchange<B>

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::TranslateError;
 use super::chat::{CallPart, Completion, LastCall, Usage, Words, count, stop_reason};
+use super::error::TranslateError;
 use super::events::{SIGNATURE, made_tool_id};
 use super::json::{Raw, Text, decoded, inside, object, raw};
 use crate::codec::json::object::ObjectScan;

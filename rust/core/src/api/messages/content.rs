@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::TranslateError;
+use super::error::TranslateError;
 use super::json::{Raw, Text, decoded, inside, list, literal, object};
 
 /// Coding agents put a block that begins so before their system prompt. It differs in each request, which spoils the

@@ -21,37 +21,15 @@ mod answer;
 mod blocks;
 mod chat;
 mod content;
+mod error;
 mod events;
 mod json;
 mod request;
 mod stream;
 mod tools;
 
-use std::fmt;
-
 pub use answer::{answer, count_answer};
 pub use chat::Usage;
+pub use error::TranslateError;
 pub use request::{Request, count_request, request};
 pub use stream::MessageStream;
-
-/// What cannot be translated, as a whole sentence for the client. It repeats nothing of the body but names of keys and
-/// types.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TranslateError {
-    /// The sentence.
-    pub message: String,
-}
-
-impl TranslateError {
-    fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
-    }
-}
-
-impl fmt::Display for TranslateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for TranslateError {}

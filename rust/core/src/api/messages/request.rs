@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::TranslateError;
 use super::chat::count;
 use super::content::{Message, messages};
+use super::error::TranslateError;
 use super::json::{Raw, decoded, inside, list, object};
 use super::tools::{Tool, ToolChoice, tool_choice, tools};
 

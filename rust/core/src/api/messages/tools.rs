@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::TranslateError;
 use super::content::named;
+use super::error::TranslateError;
 use super::json::{Raw, decoded, inside, list, object};
 
 #[derive(Serialize)]

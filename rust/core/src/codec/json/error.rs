@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::scanner::MODEL_BYTES_MAX;
+use super::limits::MODEL_BYTES_MAX;
 
 /// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::scanner::{IMPOSSIBLE_ID, NESTING_MAX, Purpose, Sniffer};
+use super::limits::NESTING_MAX;
+use super::scanner::{IMPOSSIBLE_ID, Purpose, Sniffer};
 
 /// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the member `response`), and
 /// stops at the first value of the kind that is wanted. Keys are compared after unescaping, and are at most 23 bytes

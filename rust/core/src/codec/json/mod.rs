@@ -2,6 +2,7 @@
 
 mod error;
 mod finder;
+mod limits;
 pub(crate) mod object;
 mod scanner;
 mod token;
@@ -9,5 +10,6 @@ mod token;
 pub use error::{SniffError, SniffErrorKind};
 pub(crate) use finder::find_last;
 pub use finder::{Finder, find_model};
-pub use scanner::{MODEL_BYTES_MAX, Model, NESTING_MAX, RESPONSE_ID_BYTES_MAX, Sniffer};
+pub use limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
+pub use scanner::{Model, Sniffer};
 pub(crate) use token::{Number, plain_text};

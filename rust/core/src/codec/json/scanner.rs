@@ -15,19 +15,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::error::{SniffError, SniffErrorKind};
+use super::limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 use super::token::{Key, Member, Number, leading_space, plain_text, starts_value};
-
-/// The longest `model` that is looked at, in bytes of UTF-8 after unescaping.
-pub const MODEL_BYTES_MAX: usize = 512;
-
-/// The longest id of a response that is kept, in bytes of UTF-8 after unescaping.
-pub const RESPONSE_ID_BYTES_MAX: usize = 512;
 
 /// Stands for an id that no answer can have had: over-long, or no Unicode text.
 pub(super) const IMPOSSIBLE_ID: &str = "\0";
-
-/// The deepest nesting that any limit can allow; the body's own object counts as one.
-pub const NESTING_MAX: u16 = 1024;
 
 /// What the top-level `model` says, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::header::BOUNDARY_MAX;
-use super::scanner::{HEADER_BYTES_MAX, PARTS_MAX};
+use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
 use crate::codec::json::MODEL_BYTES_MAX;
 
 /// Why a form was refused, and where. Shown to the client: whole sentences that repeat nothing of the body.

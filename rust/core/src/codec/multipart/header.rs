@@ -4,9 +4,7 @@ use memchr::memchr;
 use memchr::memmem;
 
 use super::error::MultipartErrorKind;
-
-/// The longest boundary of RFC 2046.
-pub(super) const BOUNDARY_MAX: usize = 70;
+use super::limits::BOUNDARY_MAX;
 
 /// The boundary that a Content-Type names.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {

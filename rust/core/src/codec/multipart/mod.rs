@@ -2,7 +2,9 @@
 
 mod error;
 mod header;
+mod limits;
 mod scanner;
 
 pub use error::{MultipartError, MultipartErrorKind};
-pub use scanner::{HEADER_BYTES_MAX, PARTS_MAX, Scanner};
+pub use limits::{HEADER_BYTES_MAX, PARTS_MAX};
+pub use scanner::Scanner;

@@ -18,14 +18,9 @@ use memchr::memmem::Finder;
 use memchr::{memchr, memchr2, memrchr};
 
 use super::error::{MultipartError, MultipartErrorKind};
-use super::header::{BOUNDARY_MAX, Field, PartHeader, boundary};
+use super::header::{Field, PartHeader, boundary};
+use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
 use crate::codec::json::{MODEL_BYTES_MAX, Model};
-
-/// The longest header section of one part, line ends included, and the longest preamble of a form.
-pub const HEADER_BYTES_MAX: usize = 16 << 10;
-
-/// The most parts of one form; Starlette takes as many files and as many fields.
-pub const PARTS_MAX: u32 = 1000;
 
 /// How much of the delimiter, `\r\n--boundary`, the line end in front of it is.
 const LINE_END: usize = 2;

@@ -1,0 +1,371 @@
+//! The published table: every model and route of one moment, built from its document.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    seam::documents::{ModelEntry, RouteEntry, TableDocument, TargetEntry},
+    table::{
+        instance::Instance,
+        proxy_paths::ProxyPaths,
+        route::{Access, Model, Route, Target},
+    },
+};
+
+/// A published snapshot.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// 1, 2, ...; 0 is the empty table before the first.
+    pub version: u64,
+    /// All models.
+    pub models: Vec<Arc<Model>>,
+    /// All routes, in the order in which they were published.
+    pub routes: Vec<Arc<Route>>,
+    /// The control plane's own metrics.
+    pub metrics: String,
+    by_name: HashMap<Arc<str>, Arc<Route>, foldhash::fast::RandomState>,
+    by_number: HashMap<u64, Arc<Route>, foldhash::fast::RandomState>,
+    /// Whether a route asks for no key.
+    pub any_public: bool,
+}
+
+impl Table {
+    /// The route of this public name.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name)
+    }
+
+    /// The route of this number.
+    pub fn route_by_number(&self, number: u64) -> Option<&Arc<Route>> {
+        self.by_number.get(&number)
+    }
+
+    /// The routes that lead to this model.
+    pub fn routes_to<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = &'a Arc<Route>> {
+        self.routes.iter().filter(|route| route.targets().any(|target| target.model.name == model.name))
+    }
+
+    /// The table after a publish, and the instances that it retires and that are idle already. Instances and routes of
+    /// the same identity are carried over with their counters.
+    pub fn replaced_by(&self, document: TableDocument) -> Result<(Self, Vec<Arc<Instance>>), String> {
+        let version = self.version + 1;
+        let models: Vec<Arc<Model>> =
+            document.models.into_iter().map(|entry| self.build_model(entry)).collect::<Result<_, _>>()?;
+        let mut routes = Vec::with_capacity(document.routes.len());
+        for entry in document.routes {
+            routes.push(Arc::new(self.build_route(entry, &models)?));
+        }
+        let by_name: HashMap<_, _, _> =
+            routes.iter().map(|route| (Arc::clone(&route.name), Arc::clone(route))).collect();
+        if by_name.len() != routes.len() {
+            return Err("two routes have the same name".to_owned());
+        }
+        let by_number =
+            routes.iter().filter(|route| route.number > 0).map(|route| (route.number, Arc::clone(route))).collect();
+        let any_public = routes.iter().any(|route| route.access == Access::Public);
+        let table = Self { version, models, routes, metrics: document.metrics, by_name, by_number, any_public };
+        let idle = self.retire_missing_from(&table);
+        Ok((table, idle))
+    }
+
+    fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.models.iter().flat_map(|model| model.instances.iter().map(|(instance, _)| instance))
+    }
+
+    fn build_model(&self, entry: ModelEntry) -> Result<Arc<Model>, String> {
+        let name: Arc<str> = entry.name.as_str().into();
+        let mut instances = Vec::with_capacity(entry.instances.len());
+        let mut running = Vec::new();
+        for instance_entry in entry.instances {
+            let serves = instance_entry.state == "running";
+            let known = self.instances().find(|known| known.same_engine(&instance_entry));
+            // A retired one may come back to service only as a new object: an old lease must not report it idle again.
+            let instance = match known.filter(|known| !serves || known.retired().is_none()) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Instance::new(&instance_entry, &name)?),
+            };
+            if serves {
+                running.push(Arc::clone(&instance));
+            }
+            instances.push((instance, instance_entry.state));
+        }
+        let speaks = |dialect: &str| entry.dialects.iter().any(|spoken| spoken == dialect);
+        Ok(Arc::new(Model {
+            name,
+            speaks_anthropic: speaks("anthropic"),
+            speaks_tei: speaks("tei"),
+            served_name: entry.served_name.into(),
+            stream_usage: entry.stream_usage,
+            hidden_names: entry.hidden_names,
+            proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
+            instances,
+            running,
+        }))
+    }
+
+    fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, String> {
+        let mut targets = Vec::with_capacity(entry.targets.len());
+        for target in entry.targets {
+            let model = models
+                .iter()
+                .find(|model| *model.name == *target.model)
+                .ok_or_else(|| format!("route {}: there is no model {}", entry.name, target.model))?;
+            targets.push(Arc::new(build_target(target, model, &entry.name)?));
+        }
+        let access = match entry.access_policy.as_str() {
+            "public" => Access::Public,
+            "authed" => Access::Authed,
+            "allowed_keys" => Access::Keys(entry.allowed_keys),
+            other => return Err(format!("route {}: there is no access policy {other}", entry.name)),
+        };
+        let metrics = self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
+        Ok(Route {
+            name_json: json_string(&entry.name),
+            name: entry.name.into(),
+            created: entry.created,
+            number: entry.number,
+            access,
+            generic_proxy: entry.generic_proxy,
+            categories: entry.categories,
+            meta: entry.meta,
+            metrics,
+            targets,
+        })
+    }
+
+    /// Retires every instance that served under this table and does not under `next`; returns those that are idle.
+    fn retire_missing_from(&self, next: &Self) -> Vec<Arc<Instance>> {
+        let serving = |table: &Self| -> Vec<Arc<Instance>> {
+            table.models.iter().flat_map(|model| model.running.iter().cloned()).collect()
+        };
+        let next_serving = serving(next);
+        serving(self)
+            .into_iter()
+            .filter(|old| !next_serving.iter().any(|new| Arc::ptr_eq(old, new)))
+            .filter(|old| old.retire(next.version))
+            .collect()
+    }
+}
+
+fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Result<Target, String> {
+    let class = |name: &String| match name.as_str() {
+        "4xx" => Ok(4),
+        "5xx" => Ok(5),
+        other => Err(format!("route {route}: there is no status class {other}")),
+    };
+    let served_name = entry.served_name.map_or_else(|| Arc::clone(&model.served_name), Arc::from);
+    let names = [&*served_name, &*model.served_name].into_iter().chain(model.hidden_names.iter().map(String::as_str));
+    let mut hidden: Vec<_> =
+        names.filter(|name| *name != route).map(|name| (name.to_owned(), route.to_owned())).collect();
+    hidden.dedup();
+    Ok(Target {
+        hidden: hidden.into(),
+        model: Arc::clone(model),
+        served_json: json_string(&served_name),
+        served_name,
+        weight: entry.weight,
+        fallback: entry.fallback.iter().map(class).collect::<Result<_, _>>()?,
+    })
+}
+
+fn json_string(text: &str) -> Bytes {
+    serde_json::Value::from(text).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{
+        seam::documents::InstanceEntry,
+        table::{Choice, IdleListener},
+    };
+
+    #[derive(Debug, Default)]
+    struct Idle(Mutex<Vec<(String, u64)>>);
+
+    impl IdleListener for Idle {
+        fn idle(&self, instance: &Instance, version: u64) {
+            self.0.lock().unwrap().push((instance.id.to_string(), version));
+        }
+    }
+
+    fn entry(id: &str, state: &str) -> InstanceEntry {
+        InstanceEntry {
+            id: id.to_owned(),
+            address: format!("unix:/run/{id}.sock"),
+            state: state.to_owned(),
+            api_key: None,
+            idle_timeout: 4000,
+            requests_per_connection: 0,
+            cancel_lag: 0,
+        }
+    }
+
+    fn document(models: &[(&str, &[(&str, &str)])], routes: &[(&str, &[(&str, u32)])]) -> TableDocument {
+        TableDocument {
+            models: models
+                .iter()
+                .map(|(name, instances)| ModelEntry {
+                    name: (*name).to_owned(),
+                    served_name: (*name).to_owned(),
+                    backend: "external".to_owned(),
+                    dialects: vec![],
+                    stream_usage: false,
+                    hidden_names: vec![],
+                    proxy_denied: vec![],
+                    proxy_allowed: None,
+                    instances: instances.iter().map(|(id, state)| entry(id, state)).collect(),
+                })
+                .collect(),
+            routes: routes
+                .iter()
+                .map(|(name, targets)| RouteEntry {
+                    name: (*name).to_owned(),
+                    created: 0,
+                    targets: targets
+                        .iter()
+                        .map(|(model, weight)| TargetEntry {
+                            model: (*model).to_owned(),
+                            weight: *weight,
+                            served_name: None,
+                            fallback: vec![],
+                        })
+                        .collect(),
+                    categories: vec![],
+                    generic_proxy: false,
+                    number: 0,
+                    access_policy: "authed".to_owned(),
+                    allowed_keys: vec![],
+                    meta: None,
+                })
+                .collect(),
+            metrics: String::new(),
+        }
+    }
+
+    fn random() -> impl FnMut() -> u64 {
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        }
+    }
+
+    const ANY: Choice<'static> = Choice { tried: &[], failed: None, now: 0 };
+
+    #[test]
+    fn the_least_loaded_of_two_is_taken_and_leases_come_back() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, _) = Table::default()
+            .replaced_by(document(&[("m", &[("a", "running"), ("b", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
+        let route = table.route("r").unwrap();
+        let mut random = random();
+        let leases: Vec<_> = (0..10).map(|_| route.lease(ANY, &mut random, &idle).unwrap().0).collect();
+        let mut counts: Vec<_> = table.instances().map(|instance| instance.outstanding()).collect();
+        assert_eq!(counts, [5, 5], "with two instances the choice is always between both");
+        drop(leases);
+        counts = table.instances().map(|instance| instance.outstanding()).collect();
+        assert_eq!(counts, [0, 0]);
+    }
+
+    #[test]
+    fn tried_and_suspect_instances_are_the_last_resort() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, _) = Table::default()
+            .replaced_by(document(
+                &[("m", &[("a", "running"), ("b", "running"), ("c", "running")])],
+                &[("r", &[("m", 1)])],
+            ))
+            .unwrap();
+        let route = table.route("r").unwrap();
+        let mut random = random();
+        let suspect = table.instances().find(|instance| &*instance.id == "b").unwrap();
+        assert!(suspect.suspect(10, 1000));
+        assert!(!suspect.suspect(10, 1000), "it is told once");
+        for _ in 0..50 {
+            let (lease, _) = route.lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle).unwrap();
+            assert_eq!(&*lease.instance().id, "c");
+            let all: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
+            assert!(route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_some());
+        }
+    }
+
+    #[test]
+    fn weights_share_requests_among_the_targets_that_run() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let models: &[(&str, &[(&str, &str)])] =
+            &[("m", &[("a", "running")]), ("n", &[("b", "running")]), ("o", &[("c", "starting")])];
+        let (table, _) =
+            Table::default().replaced_by(document(models, &[("r", &[("m", 3), ("n", 1), ("o", 100)])])).unwrap();
+        let mut random = random();
+        let mut count = 0;
+        for _ in 0..4000 {
+            let (lease, _) = table.route("r").unwrap().lease(ANY, &mut random, &idle).unwrap();
+            count += usize::from(&*lease.instance().id == "a");
+        }
+        assert!((2800..3200).contains(&count), "{count} of 4000");
+    }
+
+    #[test]
+    fn a_fallback_is_chosen_for_its_statuses_and_when_nothing_else_runs() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let route = |main: &str| {
+            let mut document =
+                document(&[("m", &[("a", main)]), ("n", &[("b", "running")])], &[("r", &[("m", 1), ("n", 0)])]);
+            document.routes[0].targets[1].fallback = vec!["5xx".to_owned()];
+            Table::default().replaced_by(document).unwrap().0
+        };
+        let mut random = random();
+        let mut chosen = |table: &Table, failed| {
+            let leased = table.route("r").unwrap().lease(Choice { failed, ..ANY }, &mut random, &idle);
+            leased.map(|(lease, _)| lease.instance().id.to_string())
+        };
+        let both = route("running");
+        assert!(both.route("r").unwrap().has_fallback(503) && !both.route("r").unwrap().has_fallback(429));
+        for _ in 0..20 {
+            assert_eq!(chosen(&both, None).as_deref(), Some("a"));
+        }
+        assert_eq!(chosen(&both, Some(502)).as_deref(), Some("b"));
+        assert_eq!(chosen(&both, Some(404)), None);
+        let down = route("error");
+        assert!(down.route("r").unwrap().is_ready());
+        assert_eq!(chosen(&down, None).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_retired_instance_gets_nothing_new_and_is_reported_idle_once() {
+        let listener = Arc::new(Idle::default());
+        let idle: Arc<dyn IdleListener> = listener.clone();
+        let (one, _) =
+            Table::default().replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
+        let mut random = random();
+        let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random, &idle).unwrap();
+        let (two, idle_now) = one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
+        assert!(idle_now.is_empty(), "a request is still on it");
+        assert!(one.route("r").unwrap().lease(ANY, &mut random, &idle).is_none(), "not even by the old table");
+        assert!(!two.route("r").unwrap().is_ready());
+        listener.0.lock().unwrap().clear();
+        drop(lease);
+        assert_eq!(*listener.0.lock().unwrap(), [("a".to_owned(), 2)]);
+        let (three, idle_now) =
+            two.replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
+        assert!(idle_now.is_empty());
+        assert!(three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(), "it may come back to service");
+        let (_, idle_now) = three.replaced_by(TableDocument::default()).unwrap();
+        assert_eq!(idle_now.len(), 1);
+    }
+
+    #[test]
+    fn a_document_that_contradicts_itself_is_refused() {
+        assert!(Table::default().replaced_by(document(&[], &[("r", &[("m", 1)])])).unwrap_err().contains("no model m"));
+        assert!(
+            Table::default().replaced_by(document(&[("m", &[])], &[("r", &[("m", 1)]), ("r", &[("m", 1)])])).is_err()
+        );
+    }
+}

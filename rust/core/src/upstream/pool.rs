@@ -1,0 +1,123 @@
+//! One worker's idle connections to engines.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{codec::http1::KeepAlive, table::Instance, upstream::connection::Connection};
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    limit: Duration,
+}
+
+/// By the instance's serial number; the instance is held so that its retirement is seen.
+type IdleByInstance = HashMap<u64, (Arc<Instance>, Vec<Idle>), foldhash::fast::RandomState>;
+
+/// One worker's idle connections.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: RefCell<IdleByInstance>,
+    per_instance: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(per_instance: usize) -> Rc<Self> {
+        Rc::new(Self { idle: RefCell::default(), per_instance })
+    }
+
+    /// The connection that was used last, if it is young enough and quiet.
+    pub(crate) fn take(&self, instance: &Instance) -> Option<Connection> {
+        let idle = &mut self.idle.borrow_mut();
+        let (_, connections) = idle.get_mut(&instance.serial)?;
+        while let Some(Idle { mut connection, since, limit }) = connections.pop() {
+            if since.elapsed() >= limit {
+                // All that lie deeper are older.
+                connections.clear();
+            } else if connection.is_quiet() {
+                connection.requests += 1;
+                connection.unfinished = true;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last answer ended cleanly. `engine`: what its `Keep-Alive` field said.
+    pub(crate) fn put(&self, instance: &Arc<Instance>, connection: Connection, engine: KeepAlive) {
+        let most = u64::from(instance.requests_per_connection);
+        let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
+        if u64::from(connection.requests) >= most || instance.retired().is_some() {
+            return;
+        }
+        // An engine's own limit is shortened by what a request may need to reach it.
+        let allowed = engine.timeout.map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
+        let limit = instance.idle_timeout.min(allowed);
+        let idle = &mut self.idle.borrow_mut();
+        let (_, connections) = idle.entry(instance.serial).or_insert_with(|| (Arc::clone(instance), Vec::new()));
+        if connections.len() < self.per_instance && !limit.is_zero() {
+            connections.push(Idle { connection, since: Instant::now(), limit });
+        }
+    }
+
+    /// Closes what is too old, and all connections to instances that have been retired.
+    pub(crate) fn sweep(&self) {
+        self.idle.borrow_mut().retain(|_, (instance, connections)| {
+            connections.retain(|idle| idle.since.elapsed() < idle.limit);
+            instance.retired().is_none() && !connections.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::upstream::connection::tests::{instance, listen};
+
+    #[tokio::test]
+    async fn only_a_quiet_young_connection_is_used_again() {
+        let (listener, path) = listen("quiet");
+        let instance = instance(&path, 200, 3);
+        let pool = Pool::new(4);
+        let opened = async || {
+            let connection = Connection::open(&instance, None).await.unwrap();
+            (connection, listener.accept().await.unwrap().0)
+        };
+
+        let (connection, _engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive::default());
+        let again = pool.take(&instance).unwrap();
+        assert!(again.is_reused());
+        pool.put(&instance, again, KeepAlive::default());
+        let third = pool.take(&instance).unwrap();
+        pool.put(&instance, third, KeepAlive::default());
+        assert!(pool.take(&instance).is_none(), "worn out after three requests");
+
+        let (connection, mut engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive::default());
+        engine.write_all(b"late").await.unwrap();
+        assert!(pool.take(&instance).is_none(), "bytes behind the end of an answer poison it");
+
+        let (connection, engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive::default());
+        drop(engine);
+        assert!(pool.take(&instance).is_none(), "the engine closed it");
+
+        let (connection, _engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive::default());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert!(pool.take(&instance).is_none(), "too old");
+
+        let (connection, _engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive { timeout: Some(Duration::from_secs(1)), max: None });
+        assert!(pool.take(&instance).is_none(), "the engine's own limit leaves no time");
+
+        let (connection, _engine) = opened().await;
+        pool.put(&instance, connection, KeepAlive { timeout: None, max: Some(1) });
+        assert!(pool.take(&instance).is_none(), "the engine takes no second request on it");
+        let _ = std::fs::remove_file(path);
+    }
+}
