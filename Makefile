@@ -17,8 +17,8 @@ TIME ?= 60
 ROUNDS ?= 5
 SECONDS_PER_WINDOW ?= 4
 
-RUST_SOURCES := $(shell find rust/core/src rust/py/src -name '*.rs') \
-	Cargo.toml Cargo.lock rust/core/Cargo.toml rust/py/Cargo.toml pyproject.toml
+RUST_SOURCES := $(shell find rust/sans_io/src rust/core/src rust/py/src -name '*.rs') \
+	Cargo.toml Cargo.lock rust/sans_io/Cargo.toml rust/core/Cargo.toml rust/py/Cargo.toml pyproject.toml
 
 # maturin and cargo take the project's own environment, whatever the shell has active.
 export VIRTUAL_ENV := $(CURDIR)/.venv

@@ -1,6 +1,6 @@
 """The only file that imports `_native`: the documents that cross the seam, and a typed handle on the data plane.
 
-Each Struct here has a serde twin of the same name in `rust/core/src/documents.rs`.
+Each Struct here has a serde twin of the same name in `rust/sans_io/src/seam/documents.rs`.
 Times are milliseconds and sizes are bytes unless a name says otherwise.
 """
 

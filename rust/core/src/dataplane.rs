@@ -10,11 +10,13 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::cors::Cors,
     client::tls::Tls,
-    seam::documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
     server::listener::{self, Listener},
     shared::Shared,
+};
+use sans_io::{
+    api::cors::Cors,
+    seam::documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
     table::Instance,
 };
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, rc::Rc, time::Duration};
 
-use crate::seam::documents::{Limits, Timeouts};
+use sans_io::seam::documents::{Limits, Timeouts};
 
 /// How long each phase may stand still; None: for ever.
 #[derive(Clone, Copy, Debug)]

@@ -13,14 +13,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::{
+use crate::{client::tls::Tls, limits::PhaseLimits, records::Records};
+use sans_io::{
     api::cors::Cors,
-    client::tls::Tls,
-    limits::PhaseLimits,
-    seam::{
-        documents::{DataPlaneConfig, Event, Limits, Telling},
-        records::Records,
-    },
+    seam::documents::{DataPlaneConfig, Event, Limits, Telling},
     table::{IdleListener, Instance, Table, affinity::Responses, keys::Keys, metrics::Metrics},
 };
 

@@ -1,7 +1,7 @@
 //! `http1` against itself in other reads, and its chunked decoder against one that reads line by line.
 
 use bytes::BytesMut;
-use gpustack_fast_core::codec::http1::{Chunk, Decoder, WireError, take_head};
+use sans_io::codec::http1::{Chunk, Decoder, WireError, take_head};
 
 /// Panics when an answer means something else in other reads, or when the plain decoder disagrees about its body.
 pub(crate) fn check(answer: &[u8]) {

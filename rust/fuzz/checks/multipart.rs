@@ -1,9 +1,7 @@
 //! `multipart` against a reader that has the whole body and takes it apart plainly, and against itself in other splits.
 
-use gpustack_fast_core::codec::json::{MODEL_BYTES_MAX, Model};
-use gpustack_fast_core::codec::multipart::{
-    HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner,
-};
+use sans_io::codec::json::{MODEL_BYTES_MAX, Model};
+use sans_io::codec::multipart::{HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
 
 /// Checks a body; its first line is the Content-Type, or a boundary for the usual one.
 pub(crate) fn check(input: &[u8]) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gpustack_fast_core::codec::json::{
+use sans_io::codec::json::{
     Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, SniffError, SniffErrorKind, Sniffer, find_model,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};

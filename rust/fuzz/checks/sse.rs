@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gpustack_fast_core::api::endpoints::ModelPlace;
-use gpustack_fast_core::api::usage::{StreamUsage, Timings};
-use gpustack_fast_core::{
+use sans_io::api::endpoints::ModelPlace;
+use sans_io::api::usage::{StreamUsage, Timings};
+use sans_io::{
     api::stream_fields::{is_terminal, rename_model, response_id},
     codec::sse::{frames, last_edge},
 };

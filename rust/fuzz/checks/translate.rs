@@ -1,7 +1,7 @@
 //! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an accumulator written from them.
 
-use gpustack_fast_core::api::messages::{MessageStream, answer, count_answer, count_request, request};
-use gpustack_fast_core::codec::sse::frames;
+use sans_io::api::messages::{MessageStream, answer, count_answer, count_request, request};
+use sans_io::codec::sse::frames;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

@@ -18,7 +18,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::seam::documents;
+use sans_io::seam::documents;
 
 /// How often the files are looked at, in milliseconds.
 const LOOK_MS: u64 = 60_000;

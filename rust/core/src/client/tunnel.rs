@@ -14,7 +14,8 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::{seam::documents::End, timer::PhaseTimer};
+use crate::timer::PhaseTimer;
+use sans_io::seam::documents::End;
 
 /// What one read asks for.
 const READ: usize = 16 * 1024;

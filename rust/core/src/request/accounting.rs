@@ -7,10 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{
+use crate::shared::Shared;
+use sans_io::{
     api::usage::Usage,
     seam::documents::{End, Record},
-    shared::Shared,
     table::metrics::RouteMetrics,
 };
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::{
+use crate::shared::Shared;
+use sans_io::{
     api::error::{ApiError, Cause},
-    shared::Shared,
     table::{
         Access, Route, Table,
         keys::{AuthError, Key, Keys},

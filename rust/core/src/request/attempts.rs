@@ -14,31 +14,33 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    api::{
-        endpoints::{self, Edit, Inference},
-        error::{ApiError, Cause},
-        plan::{self, Asker, Plan},
-        transform::Shape,
-    },
     client::io::ClientWatch,
-    codec::{
-        headers::{self, ForEngine},
-        http1::AnswerHead,
-        percent,
-    },
     request::{
         admission::Caller,
         context::Inbound,
         rejections::{self, Refusal},
         relay::Relay,
     },
-    table::{Choice, Instance, Lease, Route, Target},
     upstream::{
         connection::Connection,
         exchange::{Exchange, Fault, RequestHead},
         slot::Slot,
         upload::{Changes, Upload},
     },
+};
+use sans_io::{
+    api::{
+        endpoints::{self, Edit, Inference},
+        error::{ApiError, Cause},
+        plan::{self, Asker, Plan},
+        transform::Shape,
+    },
+    codec::{
+        headers::{self, ForEngine},
+        http1::AnswerHead,
+        percent,
+    },
+    table::{Choice, Instance, Lease, Route, Target},
 };
 
 /// A larger request is translated on the blocking pool, so that other requests do not wait for it.

@@ -14,7 +14,6 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    api::endpoints::Row,
     client::io::ClientWatch,
     request::{
         accounting::Ticket,
@@ -26,6 +25,7 @@ use crate::{
     upstream::upload::Upload,
     worker::Worker,
 };
+use sans_io::api::endpoints::Row;
 
 /// The path under which requests for the management API are recorded.
 pub(crate) const CONTROL_PLANE: &str = "control_plane";

@@ -7,13 +7,15 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
+    request::{admission::Caller, prometheus},
+    shared::Shared,
+};
+use sans_io::{
     api::{
         endpoints::{Endpoint, Row},
         error::{ApiError, Cause},
     },
     codec::percent::percent_decode,
-    request::{admission::Caller, prometheus},
-    shared::Shared,
     table::{Route, Table},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, sync::atomic::Ordering};
 
-use crate::table::{
+use sans_io::table::{
     Instance, Table,
     metrics::{Histogram, Metrics, RouteMetrics},
 };

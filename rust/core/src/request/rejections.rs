@@ -1,13 +1,13 @@
 //! What a request's sender is told when no engine answers it.
 
-use crate::{
+use crate::upstream::{exchange::Fault, upload::UploadError};
+use sans_io::{
     api::{
         endpoints::{Endpoint, Row},
         error::{ApiError, Cause},
     },
     codec::http1::AnswerHead,
     seam::documents::End,
-    upstream::{exchange::Fault, upload::UploadError},
 };
 
 /// What a 503 says in `Retry-After`, in seconds.

@@ -12,22 +12,24 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
-    api::{
-        error::{ApiError, Cause, Dialect},
-        stream_fields::ResponseIdFinder,
-        transform::{Shape, Unfit},
-        usage::Timings,
-    },
     client::io::ClientWatch,
     request::accounting::Ticket,
-    seam::documents::End,
-    table::Instance,
     timer::PhaseTimer,
     upstream::{
         exchange::{Exchange, Fault},
         pool::Pool,
         upload::Upload,
     },
+};
+use sans_io::{
+    api::{
+        error::{ApiError, Cause, Dialect},
+        stream_fields::ResponseIdFinder,
+        transform::{Shape, Unfit},
+        usage::Timings,
+    },
+    seam::documents::End,
+    table::Instance,
 };
 
 /// A task that has relayed so much without a pause lets others run.

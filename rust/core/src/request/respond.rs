@@ -7,12 +7,10 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 
 use crate::{
-    api::error::{ApiError, Cause, Dialect},
     client::{
         io::ClientWatch,
         tunnel::{Ended, Tunnel},
     },
-    codec::headers,
     request::{
         accounting::Ticket,
         attempts::{Committed, Outcome, Upgraded},
@@ -21,6 +19,10 @@ use crate::{
         relay::{AnswerBody, BrokenOff, RelayedBody},
         server_timing::Moments,
     },
+};
+use sans_io::{
+    api::error::{ApiError, Cause, Dialect},
+    codec::headers,
     seam::documents::End,
 };
 

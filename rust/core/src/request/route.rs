@@ -8,12 +8,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    api::{
-        endpoints::{self, BodyKind, Edit, Endpoint, Found, Inference, Methods, ModelPlace, Row},
-        error::{ApiError, Cause, Dialect},
-    },
     client::io::ClientWatch,
-    codec::{headers, inflate, percent},
     request::{
         accounting::Ticket,
         admission::Caller,
@@ -23,9 +18,16 @@ use crate::{
         rejections::{self, Refusal},
         respond::{finish_local, refuse},
     },
-    table::{Route, proxy_paths},
     upstream::upload::{Reading, Upload},
     worker::Worker,
+};
+use sans_io::{
+    api::{
+        endpoints::{self, BodyKind, Edit, Endpoint, Found, Inference, Methods, ModelPlace, Row},
+        error::{ApiError, Cause, Dialect},
+    },
+    codec::{headers, inflate, percent},
+    table::{Route, proxy_paths},
 };
 
 /// The row of requests that are not inference; it is matched by nothing.

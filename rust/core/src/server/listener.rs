@@ -7,7 +7,8 @@ use tokio::{
     runtime::LocalOptions,
 };
 
-use crate::{client::tls::Tls, seam::documents::Event, server::connection, shared::Shared, worker::Worker};
+use crate::{client::tls::Tls, server::connection, shared::Shared, worker::Worker};
+use sans_io::seam::documents::Event;
 
 /// How often idle connections and lingering slots are looked through.
 const SWEEP: Duration = Duration::from_millis(250);

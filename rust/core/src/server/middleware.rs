@@ -14,19 +14,21 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use crate::{
-    api::{
-        cors::{self, Cors},
-        endpoints::{self, Found},
-    },
     client::io::ClientWatch,
-    codec::headers,
     request::{
         accounting::Ticket,
         relay::{AnswerBody, BrokenOff},
         route,
     },
-    seam::documents::End,
     worker::Worker,
+};
+use sans_io::{
+    api::{
+        cors::{self, Cors},
+        endpoints::{self, Found},
+    },
+    codec::headers,
+    seam::documents::End,
 };
 
 /// The path under which OPTIONS requests are recorded.

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::table::{Address, Instance};
+use sans_io::table::{Address, Instance};
 
 /// What one read asks for, and the most it asks for when an engine sends faster than that.
 const READ: usize = 16 * 1024;
@@ -224,7 +224,7 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::seam::documents::InstanceEntry;
+    use sans_io::seam::documents::InstanceEntry;
 
     pub(in crate::upstream) fn instance(
         path: &std::path::Path,

@@ -14,12 +14,8 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    api::error::ApiError,
-    codec::http1::{self, AnswerHead, Decoder, KeepAlive, WireError},
     limits::PhaseLimits,
-    seam::documents::Event,
     shared::Shared,
-    table::{Instance, metrics::UpstreamError},
     timer::PhaseTimer,
     upstream::{
         connection::{Connection, OutQueue},
@@ -27,6 +23,12 @@ use crate::{
         slot::Slot,
         upload::{Upload, UploadError},
     },
+};
+use sans_io::{
+    api::error::ApiError,
+    codec::http1::{self, AnswerHead, Decoder, KeepAlive, WireError},
+    seam::documents::Event,
+    table::{Instance, metrics::UpstreamError},
 };
 
 /// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by the engine before it

@@ -4,7 +4,8 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration
 
 use tokio::time::Instant;
 
-use crate::{codec::http1::KeepAlive, table::Instance, upstream::connection::Connection};
+use crate::upstream::connection::Connection;
+use sans_io::{codec::http1::KeepAlive, table::Instance};
 
 struct Idle {
     connection: Connection,

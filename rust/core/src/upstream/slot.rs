@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::table::{Instance, Lease};
+use sans_io::table::{Instance, Lease};
 
 /// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request for a while keeps
 /// it for so long, so that balancing and drain tell the truth.

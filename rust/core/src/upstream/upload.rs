@@ -14,6 +14,10 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 
 use crate::{
+    limits::BodyLimits,
+    upstream::{connection::OutQueue, spool::Spool},
+};
+use sans_io::{
     api::{
         error::{ApiError, Cause},
         usage,
@@ -23,9 +27,7 @@ use crate::{
         json::{Model, Sniffer},
         multipart,
     },
-    limits::BodyLimits,
     table::Target,
-    upstream::{connection::OutQueue, spool::Spool},
 };
 
 /// A task that has received so much without a pause lets others run.
@@ -694,7 +696,7 @@ mod tests {
     }
 
     fn target(served_name: &str) -> Target {
-        use crate::{seam::documents::TableDocument, table::Table};
+        use sans_io::{seam::documents::TableDocument, table::Table};
         let table = serde_json::json!({
             "models": [{"name": "m", "served_name": served_name, "backend": "b", "dialects": [], "instances": []}],
             "routes": [{"name": "r", "created": 0, "targets": [{"model": "m", "weight": 1}], "categories": [],

@@ -1,6 +1,6 @@
 //! Streams: the state machine of spec/wire.md 6.3, and streams that were recorded from a real vLLM 0.32.
 
-use gpustack_fast_core::api::messages::{MessageStream, Usage};
+use sans_io::api::messages::{MessageStream, Usage};
 use serde_json::{Value, json};
 
 use crate::agreement::{End, Message, accumulate, check, translated};

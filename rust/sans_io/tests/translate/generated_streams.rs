@@ -1,8 +1,8 @@
 //! Streams that are cut out of generated answers: any split, any interleaving, and the same message as the answer gives
 //! in one piece.
 
-use gpustack_fast_core::api::messages::answer;
 use proptest::prelude::*;
+use sans_io::api::messages::answer;
 use serde_json::{Value, json};
 
 use crate::agreement::{End, accumulate, check, translated};
@@ -160,7 +160,7 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         let stream = stream(&answer.chunks(true), end);
-        let frames: Vec<&[u8]> = gpustack_fast_core::codec::sse::frames(stream.as_bytes()).collect();
+        let frames: Vec<&[u8]> = sans_io::codec::sse::frames(stream.as_bytes()).collect();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(frames.len() + 1)).collect();
         cuts.extend([0, frames.len()]);
         cuts.sort_unstable();

@@ -1,4 +1,4 @@
-//! How long the pure half takes: `cargo bench -p gpustack-fast-core --bench pure`. Each figure is the best of nine runs,
+//! How long the pure half takes: `cargo bench -p gpustack-fast-sans-io --bench pure`. Each figure is the best of nine runs,
 //! which on a busy machine is the one least disturbed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
@@ -6,10 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use gpustack_fast_core::api::endpoints::ModelPlace;
-use gpustack_fast_core::api::usage::{StreamUsage, Timings};
-use gpustack_fast_core::codec::json::{Sniffer, find_model};
-use gpustack_fast_core::{
+use sans_io::api::endpoints::ModelPlace;
+use sans_io::api::usage::{StreamUsage, Timings};
+use sans_io::codec::json::{Sniffer, find_model};
+use sans_io::{
     api::stream_fields::{is_terminal, rename_model},
     codec::sse::{frames, last_edge},
 };

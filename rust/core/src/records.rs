@@ -11,7 +11,7 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::seam::documents::{Event, Polled, Record};
+use sans_io::seam::documents::{Event, Polled, Record};
 
 /// The most records that one poll returns.
 const BATCH: usize = 10_000;
@@ -86,7 +86,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seam::documents::End;
+    use sans_io::seam::documents::End;
 
     fn record(request_id: &str) -> Record {
         Record {

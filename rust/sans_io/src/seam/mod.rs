@@ -1,4 +1,3 @@
 //! What crosses the seam to Python.
 
 pub mod documents;
-pub(crate) mod records;

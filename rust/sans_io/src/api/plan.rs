@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// The longest request that is translated: it is held in memory, in both forms.
-pub(crate) const WHOLE_BODY: u64 = 64 * 1024 * 1024;
+pub const WHOLE_BODY: u64 = 64 * 1024 * 1024;
 
 /// Whether the request must be whole before it can be sent to this target.
-pub(crate) fn needs_whole(inference: Inference, target: &Target) -> bool {
+pub fn needs_whole(inference: Inference, target: &Target) -> bool {
     match inference.edit {
         Edit::Rerank => true,
         Edit::Messages | Edit::CountTokens => !target.model.speaks_anthropic,
@@ -32,16 +32,18 @@ pub(crate) fn needs_whole(inference: Inference, target: &Target) -> bool {
 }
 
 /// See the module.
-pub(crate) struct Plan {
+pub struct Plan {
     inference: Inference,
-    pub(crate) target: Arc<Target>,
+    /// Where it is sent.
+    pub target: Arc<Target>,
     /// The engine's path, where it is not the row's.
-    pub(crate) path: Option<&'static str>,
+    pub path: Option<&'static str>,
     /// Whether the engine knows the model by another name than the client.
     renames: bool,
-    pub(crate) ask_usage: bool,
+    /// Whether a stream is asked for its usage.
+    pub ask_usage: bool,
     /// Sent in place of the client's body.
-    pub(crate) substitute: Option<Bytes>,
+    pub substitute: Option<Bytes>,
     make: Make,
 }
 
@@ -55,24 +57,28 @@ enum Make {
 }
 
 /// What a plan needs to know of the client's request to shape the answer.
-pub(crate) struct Asker<'a> {
-    pub(crate) route: &'a Route,
-    pub(crate) dialect: Dialect,
-    pub(crate) request_id: &'a Arc<str>,
+pub struct Asker<'a> {
+    /// The route that was asked for.
+    pub route: &'a Route,
+    /// The shape of errors.
+    pub dialect: Dialect,
+    /// The request's id.
+    pub request_id: &'a Arc<str>,
     /// The client itself asked for a stream's usage.
-    pub(crate) asked_usage: bool,
-    pub(crate) usage_timings: bool,
+    pub asked_usage: bool,
+    /// Whether usage gets GPUStack's timings.
+    pub usage_timings: bool,
 }
 
 /// What a translated request and its answer are.
-pub(crate) struct Translated {
+pub struct Translated {
     path: &'static str,
     body: Option<Bytes>,
     make: Make,
 }
 
 /// Translates a whole request, where `needs_whole` says so. The error is the client's.
-pub(crate) fn translate(inference: Inference, target: &Target, body: &[u8]) -> Result<Translated, ApiError> {
+pub fn translate(inference: Inference, target: &Target, body: &[u8]) -> Result<Translated, ApiError> {
     const CHAT: &str = "/v1/chat/completions";
     let refused = |message| ApiError::new(Cause::BadRequest, message);
     let name = &target.served_name;
@@ -96,12 +102,7 @@ pub(crate) fn translate(inference: Inference, target: &Target, body: &[u8]) -> R
 
 impl Plan {
     /// `translated`: the request, where `needs_whole` says so.
-    pub(crate) fn new(
-        inference: Inference,
-        route: &Route,
-        target: &Arc<Target>,
-        translated: Option<Translated>,
-    ) -> Self {
+    pub fn new(inference: Inference, route: &Route, target: &Arc<Target>, translated: Option<Translated>) -> Self {
         let (path, substitute, make) = translated
             .map_or((None, None, Make::Itself), |translated| (Some(translated.path), translated.body, translated.make));
         Self {
@@ -116,7 +117,7 @@ impl Plan {
     }
 
     /// How the answer with this head is treated.
-    pub(crate) fn shape(self, head: &AnswerHead, asker: &Asker<'_>) -> Shape {
+    pub fn shape(self, head: &AnswerHead, asker: &Asker<'_>) -> Shape {
         let events = headers::is_event_stream(&head.headers);
         if head.status.as_u16() >= 400 && !events {
             return Shape::whole(WholeEdit::Error {
@@ -164,6 +165,6 @@ impl Plan {
 }
 
 /// Whether an engine encoded its answer although it was asked not to: then it cannot be looked into.
-pub(crate) fn is_encoded(head: &AnswerHead) -> bool {
+pub fn is_encoded(head: &AnswerHead) -> bool {
     head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }

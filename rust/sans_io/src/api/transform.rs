@@ -34,7 +34,7 @@ pub(crate) type HiddenNames = Arc<[(String, String)]>;
 
 /// Why an answer cannot be shaped.
 #[derive(Debug)]
-pub(crate) enum Unfit {
+pub enum Unfit {
     /// Its end is missing: the engine died.
     Incomplete,
     /// It is not what this endpoint answers; a whole sentence.
@@ -43,11 +43,16 @@ pub(crate) enum Unfit {
 
 /// How an answer's bytes are treated on their way.
 #[derive(Debug)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// As they come.
     Plain,
     /// As they come; the first piece, if it is the whole answer, is looked into for its usage.
-    Counted { usage: Option<Usage>, first: bool },
+    Counted {
+        /// Its usage, once it was found.
+        usage: Option<Usage>,
+        /// The next piece is the first.
+        first: bool,
+    },
     /// Whole frames, edited.
     Events(Box<Events>),
     /// Held back until `model` is found and renamed; from then on as it comes.
@@ -74,12 +79,12 @@ impl Shape {
     }
 
     /// Whether the bytes pass as they come, so that their number is known when the engine's is.
-    pub(crate) fn keeps_length(&self) -> bool {
+    pub fn keeps_length(&self) -> bool {
         matches!(self, Self::Plain | Self::Counted { .. })
     }
 
     /// Whether an end of the connection can be the end of the answer.
-    pub(crate) fn may_end_here(&self) -> bool {
+    pub fn may_end_here(&self) -> bool {
         match self {
             Self::Events(events) => events.is_over(),
             _ => true,
@@ -87,22 +92,22 @@ impl Shape {
     }
 
     /// Whether the engine's last frame said that the stream is over; all that a death can take away then is framing.
-    pub(crate) fn has_said_its_end(&self) -> bool {
+    pub fn has_said_its_end(&self) -> bool {
         matches!(self, Self::Events(events) if events.is_over())
     }
 
     /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
-    pub(crate) fn at_frame_edge(&self) -> bool {
+    pub fn at_frame_edge(&self) -> bool {
         matches!(self, Self::Events(events) if !events.frames.raw)
     }
 
     /// Whether what is handed on is a JSON document of ours.
-    pub(crate) fn makes_anew(&self) -> bool {
+    pub fn makes_anew(&self) -> bool {
         matches!(self, Self::Whole(whole) if whole.changed)
     }
 
     /// The tokens that the engine counted, as far as it said.
-    pub(crate) fn usage(&self) -> Option<Usage> {
+    pub fn usage(&self) -> Option<Usage> {
         match self {
             Self::Counted { usage, .. } => *usage,
             Self::Events(events) => events.edits.usage(),
@@ -112,7 +117,7 @@ impl Shape {
     }
 
     /// What of the engine's bytes goes on now; `done`: these are the last.
-    pub(crate) fn pass(&mut self, data: Bytes, done: bool, timings: impl FnOnce() -> Timings) -> Result<Bytes, Unfit> {
+    pub fn pass(&mut self, data: Bytes, done: bool, timings: impl FnOnce() -> Timings) -> Result<Bytes, Unfit> {
         match self {
             Self::Plain => Ok(data),
             Self::Counted { usage, first } => {
@@ -153,7 +158,7 @@ fn usage_in_tail(answer: &[u8]) -> Option<Usage> {
 #[derive(Debug, Default)]
 pub(crate) struct FrameEdits {
     /// The public name, as a JSON string, and where it goes.
-    pub(crate) rename: Option<(ModelPlace, Bytes)>,
+    pub rename: Option<(ModelPlace, Bytes)>,
     /// The engine is known to say another name; else, when its first frames say the public one, no more are looked into.
     pub(crate) rename_expected: bool,
     /// The usage that was asked for in the client's place, and the timings in it.
@@ -161,11 +166,11 @@ pub(crate) struct FrameEdits {
     /// The usage of other rows' events: only read.
     pub(crate) event_usage: Option<EventUsage>,
     /// Names that no client may see in an error.
-    pub(crate) hidden: Option<HiddenNames>,
+    pub hidden: Option<HiddenNames>,
     /// Errors in frames become Anthropic's.
     pub(crate) anthropic_errors: bool,
     /// Chat chunks become Messages events.
-    pub(crate) translate: Option<Box<MessageStream>>,
+    pub translate: Option<Box<MessageStream>>,
 }
 
 impl FrameEdits {
@@ -220,7 +225,7 @@ impl FrameEdits {
 
 /// An event stream on its way.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub struct Events {
     frames: HeldFrames,
     edits: FrameEdits,
 }
@@ -255,7 +260,7 @@ impl Events {
 
 /// A whole answer, held back until its `model` is found.
 #[derive(Debug)]
-pub(crate) struct HeldAnswer {
+pub struct HeldAnswer {
     held: BytesMut,
     finder: Finder,
     name: Bytes,
@@ -355,7 +360,7 @@ pub(crate) enum WholeEdit {
 
 /// A whole answer, held back to its end.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub struct Whole {
     held: BytesMut,
     edit: WholeEdit,
     changed: bool,

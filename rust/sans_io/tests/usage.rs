@@ -5,13 +5,13 @@
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
-use gpustack_fast_core::api::usage::{
+use proptest::prelude::*;
+use sans_io::api::usage::{
     AnswerUsage, EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage, includes_usage,
     usage_of_answer,
 };
-use gpustack_fast_core::codec::json::Sniffer;
-use gpustack_fast_core::codec::sse::frames;
-use proptest::prelude::*;
+use sans_io::codec::json::Sniffer;
+use sans_io::codec::sse::frames;
 use serde_json::{Value, json};
 
 /// Frames as vLLM 0.32 sends them.

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
-use gpustack_fast_core::api::rerank::{Engine, Prepared, RerankError, answer, request};
 use proptest::prelude::*;
+use sans_io::api::rerank::{Engine, Prepared, RerankError, answer, request};
 use serde_json::{Value, json};
 
 const REQUEST: &str = r#"{"model": "public", "query": "what", "documents": ["aa", "bbbb", "cc"]}"#;

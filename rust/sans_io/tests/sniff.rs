@@ -5,10 +5,10 @@
 #[path = "../../fuzz/checks/sniff.rs"]
 mod agreement;
 
-use gpustack_fast_core::codec::json::{
+use proptest::prelude::*;
+use sans_io::codec::json::{
     Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer, find_model,
 };
-use proptest::prelude::*;
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
 fn sniff(body: impl AsRef<[u8]>) -> (Sniffer, Result<(), SniffErrorKind>) {

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
 
-use gpustack_fast_core::api::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
-use gpustack_fast_core::api::error::Dialect;
 use proptest::prelude::*;
+use sans_io::api::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
+use sans_io::api::error::Dialect;
 use serde_json::{Value, json};
 
 fn names(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

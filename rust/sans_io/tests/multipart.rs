@@ -6,9 +6,9 @@
 #[path = "../../fuzz/checks/multipart.rs"]
 mod agreement;
 
-use gpustack_fast_core::codec::json::MODEL_BYTES_MAX;
-use gpustack_fast_core::codec::multipart::{HEADER_BYTES_MAX, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
 use proptest::prelude::*;
+use sans_io::codec::json::MODEL_BYTES_MAX;
+use sans_io::codec::multipart::{HEADER_BYTES_MAX, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
 
 const FORM_DATA: &str = "multipart/form-data; boundary=x";
 const MODEL: &str = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n";

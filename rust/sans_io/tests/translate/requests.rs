@@ -1,6 +1,6 @@
 //! Requests, row by row of spec/wire.md 6.1.
 
-use gpustack_fast_core::api::messages::{count_request, request};
+use sans_io::api::messages::{count_request, request};
 use serde_json::{Value, json};
 
 /// The chat request for a Messages request with these members on top of the least.

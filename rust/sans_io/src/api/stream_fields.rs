@@ -1,6 +1,5 @@
 //! What the events of a stream say of the whole: the model's name, a response's id, the stream's end.
 
-
 use crate::{
     api::endpoints::ModelPlace,
     codec::{

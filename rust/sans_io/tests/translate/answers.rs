@@ -1,6 +1,6 @@
 //! Whole answers, row by row of spec/wire.md 6.2.
 
-use gpustack_fast_core::api::messages::{answer, count_answer};
+use sans_io::api::messages::{answer, count_answer};
 use serde_json::{Value, json};
 
 /// The Message for a chat completion with this choice and usage.

@@ -11,18 +11,20 @@ const PARTS: usize = 16;
 
 /// Where a response was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Made {
+pub struct Made {
     /// The key that asked for it; empty: nobody's.
     owner: Arc<str>,
-    pub(crate) route: Arc<str>,
-    pub(crate) instance: Arc<str>,
+    /// The route that it was made by.
+    pub route: Arc<str>,
+    /// The id of the instance that keeps it.
+    pub instance: Arc<str>,
 }
 
 /// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it; nobody else finds it.
 /// The first key that was answered with an id keeps it: some engines let a client choose the id of what it asks for
 /// (vLLM's `request_id`), and who chooses another's must not come to own what is stored under it.
 #[derive(Debug)]
-pub(crate) struct Responses {
+pub struct Responses {
     parts: [Mutex<Part>; PARTS],
     most_per_part: usize,
     hasher: foldhash::fast::RandomState,
@@ -36,7 +38,7 @@ struct Part {
 
 impl Responses {
     /// For at most about so many.
-    pub(crate) fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self {
             parts: Default::default(),
             most_per_part: most.div_ceil(PARTS),
@@ -45,7 +47,7 @@ impl Responses {
     }
 
     /// A response was made for this key. Without a key (on a public route) it is not remembered: whose would it be?
-    pub(crate) fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
+    pub fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
         let Some(key) = key else { return };
         let (owner, id): (Arc<str>, Arc<str>) = (key.into(), id.into());
         let part = &mut *self.part(&id);
@@ -64,7 +66,7 @@ impl Responses {
     }
 
     /// Where this key's response of this id was made.
-    pub(crate) fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
+    pub fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
         let key = key?;
         self.part(id).made.get(id).filter(|made| *made.owner == *key).cloned()
     }

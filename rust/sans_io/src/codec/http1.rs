@@ -72,11 +72,13 @@ pub struct Head {
 
 /// The head of an engine's answer.
 #[derive(Debug)]
-pub(crate) struct AnswerHead {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+pub struct AnswerHead {
+    /// The status.
+    pub status: StatusCode,
+    /// The fields that may pass on.
+    pub headers: HeaderMap,
     /// What `Content-Length` said, for answers to HEAD.
-    pub(crate) content_length: Option<u64>,
+    pub content_length: Option<u64>,
 }
 
 /// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.

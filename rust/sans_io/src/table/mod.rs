@@ -1,6 +1,6 @@
 //! The published snapshot: routes, models, instances and keys, with their counters.
 
-pub(crate) mod affinity;
+pub mod affinity;
 mod instance;
 pub mod keys;
 pub mod metrics;

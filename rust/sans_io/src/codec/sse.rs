@@ -63,7 +63,7 @@ pub(crate) fn place_in(frame: &[u8], finder: &mut Finder) -> Option<Range<usize>
 }
 
 /// The event's data, its lines joined with line feeds; None when it has none.
-pub(crate) fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut data: Option<Cow<'_, [u8]>> = None;
     for line in lines(frame) {
         let (b"data", value) = field(line) else { continue };
@@ -117,7 +117,7 @@ pub(crate) fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The lines of a frame without their ends; an unfinished last one too.
-pub(crate) fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = frame.get(at..).filter(|rest| !rest.is_empty())?;
@@ -130,7 +130,7 @@ pub(crate) fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A line's field name and value: one space behind the colon is not part of the value. A comment has an empty name.
-pub(crate) fn field(line: &[u8]) -> (&[u8], &[u8]) {
+pub fn field(line: &[u8]) -> (&[u8], &[u8]) {
     match memchr(b':', line) {
         None => (line, b""),
         Some(colon) => {
@@ -159,8 +159,8 @@ pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>>
 
 /// The bytes that end a line: LF, CR LF or CR.
 pub(crate) struct LineEnd {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    pub start: usize,
+    pub end: usize,
 }
 
 impl LineEnd {

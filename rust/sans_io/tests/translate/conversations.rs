@@ -1,8 +1,8 @@
 //! Generated conversations: written as Messages, translated, read back from the chat request by an inverse that is
 //! written here, slowly and plainly. They mean the same.
 
-use gpustack_fast_core::api::messages::request;
 use proptest::prelude::*;
+use sans_io::api::messages::request;
 use serde_json::{Value, json};
 
 /// What a conversation means, however it is written.

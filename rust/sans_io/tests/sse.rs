@@ -5,12 +5,12 @@
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
-use gpustack_fast_core::api::endpoints::ModelPlace;
-use gpustack_fast_core::{
+use proptest::prelude::*;
+use sans_io::api::endpoints::ModelPlace;
+use sans_io::{
     api::stream_fields::{ResponseIdFinder, is_terminal, rename_model, response_id},
     codec::sse::{frames, last_edge},
 };
-use proptest::prelude::*;
 
 #[test]
 fn a_frame_ends_behind_its_empty_line_whatever_the_line_ends() {

@@ -7,10 +7,10 @@ use std::io::Write;
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
-use gpustack_fast_core::codec::inflate::{Caps, Coding, InflateError, Inflater, coding};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use proptest::prelude::*;
+use sans_io::codec::inflate::{Caps, Coding, InflateError, Inflater, coding};
 
 const CAPS: Caps = Caps { decoded: 64 << 20, ratio: 1 << 20 };
 const TEXT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"hi hi hi hi hi"}]}"#;

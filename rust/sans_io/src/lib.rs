@@ -1,0 +1,14 @@
+//! The pure half of the data plane: bytes in, values out. Its manifest holds no runtime and no socket, and nothing here
+//! reads a file, starts a thread or waits (<https://sans-io.readthedocs.io>).
+//!
+//! * [`codec`]: formats; knows no API and no table.
+//! * [`api`]: what clients may ask, and how requests and answers of each dialect look.
+//! * [`table`]: the published snapshot of routes, models, instances and keys, with their counters.
+//! * [`seam`]: the documents that cross to Python.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod codec;
+pub mod seam;
+pub mod table;
