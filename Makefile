@@ -121,4 +121,4 @@ lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: new
 clean:  ## Remove the environments, build outputs and caches (not the data directory)
 	rm -rf .tools .venv .vllm target rust/fuzz/target dist bench/out
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis python/gpustack_fast/*.so
-	find python tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
