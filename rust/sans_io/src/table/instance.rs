@@ -1,8 +1,8 @@
 //! One engine: where it listens, what is counted of it, and the lease that a request has on it.
 
+use core::net::{IpAddr, SocketAddr};
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
