@@ -60,7 +60,8 @@ impl Address {
         }
     }
 
-    /// Binds and listens; outside a runtime, so that several threads can share the socket by [`Listening::share`].
+    /// Binds and listens; outside a runtime, so that several threads can share the socket by
+    /// [`Listening::share`].
     pub fn listen(&self) -> io::Result<Listening> {
         match self {
             Self::Tcp(authority) => std::net::TcpListener::bind(authority).map(Listening::Tcp),

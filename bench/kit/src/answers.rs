@@ -1,6 +1,8 @@
-//! The bytes that the mock engine sends, in vLLM's shapes. The load generator makes the same bytes and compares.
+//! The bytes that the mock engine sends, in vLLM's shapes. The load generator makes the same bytes
+//! and compares.
 
-/// Frames are padded to this many bytes when nothing else is said: what a token costs on vLLM's wire.
+/// Frames are padded to this many bytes when nothing else is said: what a token costs on vLLM's
+/// wire.
 pub const FRAME_BYTES: usize = 256;
 
 const ANSWER_BYTES: usize = 1024;
@@ -17,7 +19,8 @@ pub fn completion(model: &str) -> Vec<u8> {
     padded(&before, after, ANSWER_BYTES)
 }
 
-/// One frame of a stream, blank line included, `size` bytes long (longer where a model's name needs it).
+/// One frame of a stream, blank line included, `size` bytes long (longer where a model's name needs
+/// it).
 pub fn frame(model: &str, size: usize) -> Vec<u8> {
     let before = format!(
         r#"data: {{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"{model}","choices":[{{"index":0,"delta":{{"content":""#
@@ -50,7 +53,8 @@ pub fn chunk(data: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// What a request orders from the mock engine. It travels inside the body, so that one engine serves every scenario.
+/// What a request orders from the mock engine. It travels inside the body, so that one engine
+/// serves every scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Frames of the stream before `[DONE]`; `None` asks for a whole answer.
@@ -62,13 +66,15 @@ pub struct Order {
 }
 
 impl Order {
-    /// Finds the order in a request's body, by plain search: the engine has to be faster than what it measures.
+    /// Finds the order in a request's body, by plain search: the engine has to be faster than what
+    /// it measures.
     pub fn find(body: &[u8]) -> Self {
         let streamed = contains(body, br#""stream":true"#) || contains(body, br#""stream": true"#);
         Self {
             frames: streamed.then(|| number(body, br#""mock_frames":"#).unwrap_or(16) as usize),
             pause: number(body, br#""mock_pause_ms":"#).unwrap_or(0),
-            usage: contains(body, br#""include_usage":true"#) || contains(body, br#""include_usage": true"#),
+            usage: contains(body, br#""include_usage":true"#)
+                || contains(body, br#""include_usage": true"#),
         }
     }
 }
@@ -88,7 +94,10 @@ pub fn request(model: &str, size: usize, order: Order) -> Vec<u8> {
     let before = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":""#);
     let after = match order.frames {
         Some(frames) => {
-            format!(r#""}}],"stream":true,"mock_frames":{frames},"mock_pause_ms":{}}}"#, order.pause)
+            format!(
+                r#""}}],"stream":true,"mock_frames":{frames},"mock_pause_ms":{}}}"#,
+                order.pause
+            )
         }
         None => r#""}],"max_tokens":128}"#.to_owned(),
     };
@@ -117,7 +126,9 @@ mod tests {
 
     #[test]
     fn answers_are_json_of_the_promised_size() {
-        let size_and_json = |bytes: &[u8]| (bytes.len(), serde_json::from_slice::<serde_json::Value>(bytes).is_ok());
+        let size_and_json = |bytes: &[u8]| {
+            (bytes.len(), serde_json::from_slice::<serde_json::Value>(bytes).is_ok())
+        };
         assert_eq!(size_and_json(&completion("mock")), (ANSWER_BYTES, true));
         assert_eq!(size_and_json(&request("mock", 32_768, Order::find(b""))), (32_768, true));
         let frame = frame("mock", FRAME_BYTES);

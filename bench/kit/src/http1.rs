@@ -1,4 +1,5 @@
-//! Reading HTTP/1.1 messages: a head, and a body by length or in chunks. For ends that trust each other.
+//! Reading HTTP/1.1 messages: a head, and a body by length or in chunks. For ends that trust each
+//! other.
 
 use std::io;
 
@@ -33,7 +34,9 @@ pub fn framing(head: &[u8]) -> io::Result<Framing> {
         }
         if header.name.eq_ignore_ascii_case("content-length") {
             let text = std::str::from_utf8(header.value).unwrap_or_default();
-            found = Framing::Length(text.parse().map_err(|_| broken("A content-length that is no number."))?);
+            found = Framing::Length(
+                text.parse().map_err(|_| broken("A content-length that is no number."))?,
+            );
         }
     }
     Ok(found)
@@ -42,7 +45,9 @@ pub fn framing(head: &[u8]) -> io::Result<Framing> {
 /// The status of a response's head.
 pub fn status(head: &[u8]) -> io::Result<u16> {
     let digits = head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
-    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| broken("A response without a status."))
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| broken("A response without a status."))
 }
 
 /// The reading half of a connection, with what was read and not yet used.
@@ -82,14 +87,22 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     }
 
     /// The body that follows a head: `each` gets it piece by piece, as reads bring it.
-    pub async fn body(&mut self, framing: Framing, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub async fn body(
+        &mut self,
+        framing: Framing,
+        mut each: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         match framing {
             Framing::Length(length) => self.bytes(length, &mut each).await,
             Framing::Chunked => self.chunks(&mut each).await,
         }
     }
 
-    async fn bytes(&mut self, mut left: usize, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    async fn bytes(
+        &mut self,
+        mut left: usize,
+        each: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         while left > 0 {
             if self.buffer.is_empty() {
                 self.fill().await?;
@@ -106,7 +119,8 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         loop {
             let line = self.take_through(b"\r\n").await?;
             let digits = std::str::from_utf8(&line[..line.len() - 2]).unwrap_or_default();
-            let size = usize::from_str_radix(digits, 16).map_err(|_| broken("A chunk without a size."))?;
+            let size =
+                usize::from_str_radix(digits, 16).map_err(|_| broken("A chunk without a size."))?;
             self.bytes(size, each).await?;
             if self.take_through(b"\r\n").await?.len() != 2 {
                 return Err(broken("A chunk that is longer than it says, or trailers."));
@@ -128,7 +142,9 @@ mod tests {
             let mut bodies = Vec::new();
             loop {
                 let head = match incoming.head().await {
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(bodies),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Ok(bodies);
+                    }
                     head => head?,
                 };
                 let mut body = Vec::new();
@@ -152,13 +168,19 @@ mod tests {
 
     #[test]
     fn a_chunk_that_is_longer_than_it_says_is_an_error() {
-        assert!(read(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\ndef\r\n0\r\n\r\n").is_err());
+        assert!(
+            read(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\ndef\r\n0\r\n\r\n")
+                .is_err()
+        );
     }
 
     #[test]
     fn a_body_that_breaks_off_is_an_error() {
-        let cut = crate::runtime()
-            .map(|runtime| runtime.block_on(Incoming::new(&b"ab"[..]).body(Framing::Length(3), |_| Ok(()))).is_err());
+        let cut = crate::runtime().map(|runtime| {
+            runtime
+                .block_on(Incoming::new(&b"ab"[..]).body(Framing::Length(3), |_| Ok(())))
+                .is_err()
+        });
         assert!(matches!(cut, Ok(true)));
     }
 

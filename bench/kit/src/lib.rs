@@ -1,7 +1,8 @@
 //! The measuring kit: what `mock_engine` and `load` share.
 //!
-//! [`address`] where a server listens, [`http1`] the little HTTP/1.1 that both ends read, [`answers`] the bytes that
-//! the engine sends and that the load generator therefore expects. Never shipped; it trusts both of its ends.
+//! [`address`] where a server listens, [`http1`] the little HTTP/1.1 that both ends read,
+//! [`answers`] the bytes that the engine sends and that the load generator therefore expects. Never
+//! shipped; it trusts both of its ends.
 
 pub mod address;
 pub mod answers;
@@ -13,7 +14,9 @@ use serde::de::DeserializeOwned;
 ///
 /// The error is a sentence for the person who typed it.
 pub fn settings<T: DeserializeOwned>() -> Result<T, String> {
-    let text = std::env::args().nth(1).ok_or("Give the settings as one JSON document; bench/README.md lists them.")?;
+    let text = std::env::args()
+        .nth(1)
+        .ok_or("Give the settings as one JSON document; bench/README.md lists them.")?;
     serde_json::from_str(&text).map_err(|error| format!("The settings do not fit: {error}."))
 }
 

@@ -1,4 +1,5 @@
-//! The handle that the control plane holds: it publishes tables and keys, fetches what happened, and ends it all.
+//! The handle that the control plane holds: it publishes tables and keys, fetches what happened,
+//! and ends it all.
 
 use std::{
     fmt,
@@ -16,7 +17,10 @@ use crate::{
 };
 use sans_io::{
     api::cors::Cors,
-    seam::documents::{DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats, TableDocument},
+    seam::documents::{
+        DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats,
+        TableDocument,
+    },
     table::Instance,
 };
 
@@ -45,13 +49,16 @@ impl DataPlane {
     /// Reads a `DataPlaneConfig` document and takes the listening sockets.
     pub fn new(config: &[u8], listeners: Vec<OwnedFd>) -> Result<Self, DataPlaneError> {
         let config: DataPlaneConfig = read("configuration", config)?;
-        let listeners = listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
-        let listeners = listeners.map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
+        let listeners =
+            listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
+        let listeners = listeners
+            .map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
         let control_plane = config.control_socket.as_deref().map(control_plane).transpose()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(DataPlaneError)?;
         let cors = config.cors.as_ref().map(Cors::new).transpose().map_err(DataPlaneError)?;
-        let shared = Shared::new(&config, control_plane, (tls, cors))
-            .map_err(|error| DataPlaneError(format!("No event descriptor could be made: {error}.")))?;
+        let shared = Shared::new(&config, control_plane, (tls, cors)).map_err(|error| {
+            DataPlaneError(format!("No event descriptor could be made: {error}."))
+        })?;
         let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
         Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })
     }
@@ -59,12 +66,13 @@ impl DataPlane {
     /// Starts the workers; returns a `Started` document.
     pub fn start(&self) -> Result<Vec<u8>, DataPlaneError> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (listeners, workers) =
-            waiting.ok_or_else(|| DataPlaneError("The data plane was started before.".to_owned()))?;
+        let (listeners, workers) = waiting
+            .ok_or_else(|| DataPlaneError("The data plane was started before.".to_owned()))?;
         let started = Started { addresses: listeners.iter().map(Listener::address).collect() };
         self.shared.workers.store(workers, Ordering::SeqCst);
-        listener::spawn_workers(&self.shared, &listeners, workers)
-            .map_err(|error| DataPlaneError(format!("A worker thread could not be started: {error}.")))?;
+        listener::spawn_workers(&self.shared, &listeners, workers).map_err(|error| {
+            DataPlaneError(format!("A worker thread could not be started: {error}."))
+        })?;
         Ok(write(&started))
     }
 
@@ -73,7 +81,8 @@ impl DataPlane {
         let document: TableDocument = read("table", table)?;
         // Two publishers must not both start from the same table.
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (table, idle) = self.shared.table.load().replaced_by(document).map_err(DataPlaneError)?;
+        let (table, idle) =
+            self.shared.table.load().replaced_by(document).map_err(DataPlaneError)?;
         let version = table.version;
         self.shared.table.store(Arc::new(table));
         for instance in idle {
@@ -82,7 +91,8 @@ impl DataPlane {
         Ok(version)
     }
 
-    /// Applies a `KeyDelta` document. Workers read the keys anew for every request, so all have it when this returns.
+    /// Applies a `KeyDelta` document. Workers read the keys anew for every request, so all have it
+    /// when this returns.
     pub fn update_keys(&self, delta: &[u8]) -> Result<(), DataPlaneError> {
         let delta: KeyDelta = read("key delta", delta)?;
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +101,8 @@ impl DataPlane {
         Ok(())
     }
 
-    /// A `Polled` document: what happened since the last call. It alone is MessagePack, since it carries every request.
+    /// A `Polled` document: what happened since the last call. It alone is MessagePack, since it
+    /// carries every request.
     pub fn poll(&self) -> Vec<u8> {
         rmp_serde::to_vec_named(&self.shared.records.poll()).unwrap_or_default()
     }
@@ -104,13 +115,18 @@ impl DataPlane {
     /// A `Stats` document.
     pub fn stats(&self) -> Vec<u8> {
         let table = self.shared.table.load();
-        let count = |value: &std::sync::atomic::AtomicI64| u64::try_from(value.load(Ordering::Relaxed)).unwrap_or(0);
-        let instances = table.models.iter().flat_map(|model| &model.instances).map(|(instance, _)| InstanceStats {
-            id: instance.id.to_string(),
-            outstanding: instance.outstanding(),
-            requests: instance.requests.load(Ordering::Relaxed),
-            faults: instance.faults.load(Ordering::Relaxed),
-        });
+        let count = |value: &std::sync::atomic::AtomicI64| {
+            u64::try_from(value.load(Ordering::Relaxed)).unwrap_or(0)
+        };
+        let instances =
+            table.models.iter().flat_map(|model| &model.instances).map(|(instance, _)| {
+                InstanceStats {
+                    id: instance.id.to_string(),
+                    outstanding: instance.outstanding(),
+                    requests: instance.requests.load(Ordering::Relaxed),
+                    faults: instance.faults.load(Ordering::Relaxed),
+                }
+            });
         write(&Stats {
             version: table.version,
             connections: count(&self.shared.metrics.connections),
@@ -122,7 +138,8 @@ impl DataPlane {
     /// Stops accepting, lets running requests end, and cuts what is left after `limit`.
     pub fn drain(&self, limit: Duration) {
         let now = Instant::now();
-        let deadline = now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
+        let deadline =
+            now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
         self.shared.end_at(deadline);
         // Without workers nobody else would tell.
         if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {

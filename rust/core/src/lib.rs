@@ -1,9 +1,10 @@
 //! The data plane of gpustack-fast: everything that happens to a request.
 //!
-//! Its pure half, bytes in and values out, is a crate of its own: `sans_io`. Here is what moves, over tokio and hyper:
-//! `server` (accepting and serving), `request` (one request from head to record), `upstream` (one attempt at one engine),
-//! `client` (one client's connection). At the root: `dataplane` (the handle that the control plane holds), `shared` (what
-//! all workers have), `worker` (what one has), `records` (what requests leave for Python), `limits` and `timer`.
+//! Its pure half, bytes in and values out, is a crate of its own: `sans_io`. Here is what moves,
+//! over tokio and hyper: `server` (accepting and serving), `request` (one request from head to
+//! record), `upstream` (one attempt at one engine), `client` (one client's connection). At the
+//! root: `dataplane` (the handle that the control plane holds), `shared` (what all workers have),
+//! `worker` (what one has), `records` (what requests leave for Python), `limits` and `timer`.
 
 #![forbid(unsafe_code)]
 

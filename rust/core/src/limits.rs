@@ -21,7 +21,8 @@ pub(crate) struct PhaseLimits {
 
 impl From<&Timeouts> for PhaseLimits {
     fn from(timeouts: &Timeouts) -> Self {
-        let limit = |milliseconds: u64| (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
+        let limit =
+            |milliseconds: u64| (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
         Self {
             head: limit(timeouts.head),
             body: limit(timeouts.body),
@@ -54,6 +55,13 @@ impl BodyLimits {
     pub(crate) fn new(limits: &Limits, spool_folder: &Path) -> Self {
         let Limits { body, replay, memory, ratio, nesting } = *limits;
         // What can be replayed is in memory.
-        Self { body, replay, memory: memory.max(replay), ratio, nesting, spool_folder: spool_folder.into() }
+        Self {
+            body,
+            replay,
+            memory: memory.max(replay),
+            ratio,
+            nesting,
+            spool_folder: spool_folder.into(),
+        }
     }
 }

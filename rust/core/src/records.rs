@@ -1,4 +1,5 @@
-//! What goes back to the control plane: one record for each finished request, and events that it should act on soon.
+//! What goes back to the control plane: one record for each finished request, and events that it
+//! should act on soon.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -59,8 +60,9 @@ impl Records {
     }
 
     pub(crate) fn poll(&self) -> Polled {
-        // In this order: the flag never stands without a signal, which would swallow all later ones; and it is cleared
-        // before the queues are read, so that what comes in between wakes once more.
+        // In this order: the flag never stands without a signal, which would swallow all later
+        // ones; and it is cleared before the queues are read, so that what comes in between wakes
+        // once more.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.awake.store(false, Ordering::SeqCst);
         let events = std::mem::take(&mut *self.lock_events());
@@ -68,7 +70,12 @@ impl Records {
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
         }
-        Polled { finished: records.len(), records, dropped: self.dropped.swap(0, Ordering::Relaxed), events }
+        Polled {
+            finished: records.len(),
+            records,
+            dropped: self.dropped.swap(0, Ordering::Relaxed),
+            events,
+        }
     }
 
     fn wake_up(&self) {
@@ -144,7 +151,8 @@ mod tests {
         const EVENTS: u64 = 1_000_000;
         let records = Records::new(4).unwrap();
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| (0..EVENTS).for_each(|cut| records.event(Event::Drained { cut })));
+            let writer =
+                scope.spawn(|| (0..EVENTS).for_each(|cut| records.event(Event::Drained { cut })));
             let mut seen = 0;
             loop {
                 let written = writer.is_finished();

@@ -1,5 +1,5 @@
-//! What all workers and the control plane's handle share: the published snapshots, counters, queues, and how far the end
-//! is.
+//! What all workers and the control plane's handle share: the published snapshots, counters,
+//! queues, and how far the end is.
 
 use std::{
     path::PathBuf,
@@ -78,7 +78,10 @@ impl Shared {
             records,
             phases: PhaseLimits::from(&config.timeouts),
             limits: config.limits.clone(),
-            spool_folder: config.spool_folder.as_ref().map_or_else(std::env::temp_dir, PathBuf::from),
+            spool_folder: config
+                .spool_folder
+                .as_ref()
+                .map_or_else(std::env::temp_dir, PathBuf::from),
             idle_per_instance: config.connections.idle_per_instance,
             telling: config.telling.clone(),
             responses: Responses::new(config.responses_kept),
@@ -124,7 +127,12 @@ impl Shared {
             let mut current = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             *current = Some(current.map_or(deadline, |current| current.min(deadline)));
         }
-        let _ = self.phase.compare_exchange(phase::SERVING, phase::DRAINING, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.phase.compare_exchange(
+            phase::SERVING,
+            phase::DRAINING,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         self.ending.notify_waiters();
     }
 

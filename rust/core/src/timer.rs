@@ -9,8 +9,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// Fires when nothing has happened for a limit's time. What happens meanwhile costs nothing: the timer looks at the time
-/// of the last event only when it would fire.
+/// Fires when nothing has happened for a limit's time. What happens meanwhile costs nothing: the
+/// timer looks at the time of the last event only when it would fire.
 #[derive(Debug, Default)]
 pub(crate) struct PhaseTimer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -18,7 +18,12 @@ pub(crate) struct PhaseTimer {
 
 impl PhaseTimer {
     /// Ready when `limit` has passed since `since`. Must be asked again after each event.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>, since: Instant, limit: Option<Duration>) -> Poll<()> {
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        since: Instant,
+        limit: Option<Duration>,
+    ) -> Poll<()> {
         let Some(deadline) = limit.and_then(|limit| since.checked_add(limit)) else {
             return Poll::Pending;
         };
@@ -48,7 +53,11 @@ mod tests {
         let mut timer = PhaseTimer::default();
         let second = Duration::from_secs(1);
         let mut since = start;
-        let fired = tokio::time::timeout(second / 2, poll_fn(|context| timer.poll(context, since, Some(second)))).await;
+        let fired = tokio::time::timeout(
+            second / 2,
+            poll_fn(|context| timer.poll(context, since, Some(second))),
+        )
+        .await;
         assert!(fired.is_err());
         since = Instant::now();
         poll_fn(|context| timer.poll(context, since, Some(second))).await;
@@ -62,8 +71,11 @@ mod tests {
     async fn without_a_limit_it_never_fires() {
         let mut timer = PhaseTimer::default();
         let since = Instant::now();
-        let fired =
-            tokio::time::timeout(Duration::from_secs(9), poll_fn(|context| timer.poll(context, since, None))).await;
+        let fired = tokio::time::timeout(
+            Duration::from_secs(9),
+            poll_fn(|context| timer.poll(context, since, None)),
+        )
+        .await;
         assert!(fired.is_err());
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     upstream::{pool::Pool, slot::Lingering},
 };
 
-/// A worker with more connections than the mean by this factor and this number lets others accept first.
+/// A worker with more connections than the mean by this factor and this number lets others accept
+/// first.
 const CROWDED_FACTOR: usize = 2;
 const CROWDED_MORE: usize = 8;
 
@@ -36,7 +37,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: &Arc<Shared>, all_connections: &Arc<AtomicUsize>, workers: usize) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        all_connections: &Arc<AtomicUsize>,
+        workers: usize,
+    ) -> Self {
         // The standard library's hasher is the random seed that needs no further dependency.
         let seed = std::hash::RandomState::new().build_hasher().finish();
         Self {

@@ -1,6 +1,12 @@
-//! OPTIONS, CORS and expectations over real sockets: what is answered before anything else looks at a request.
+//! OPTIONS, CORS and expectations over real sockets: what is answered before anything else looks at
+//! a request.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "relay/harness.rs"]
 mod harness;
@@ -10,14 +16,14 @@ use std::io::Write;
 use harness::{Client, Engine, Plane, read_request, request_with};
 
 const BODY: &str = r#"{"model":"m"}"#;
-const RULES: &str =
-    r#""cors":{"origins":["https://app.test"],"methods":[],"headers":[],"expose":[],"credentials":false,"max_age":60}"#;
+const RULES: &str = r#""cors":{"origins":["https://app.test"],"methods":[],"headers":[],"expose":[],"credentials":false,"max_age":60}"#;
 
 /// An engine with a mind of its own about origins.
 fn engine() -> Engine {
     Engine::start(true, |_, mut stream| {
         while read_request(&mut stream).is_some() {
-            let answer = b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\n{}";
+            let answer =
+                b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\n{}";
             let _ = stream.write_all(answer);
         }
     })
@@ -33,7 +39,9 @@ fn head_of(client: &mut Client, line: &str, fields: &str) -> String {
 fn options_tells_what_a_path_takes_without_a_key_and_without_cors() {
     let plane = Plane::builder().start();
     let mut client = plane.connect();
-    for (path, methods) in [("/v1/chat/completions", "post, options"), ("/v1/models", "get, head, options")] {
+    for (path, methods) in
+        [("/v1/chat/completions", "post, options"), ("/v1/models", "get, head, options")]
+    {
         let head = head_of(&mut client, &format!("OPTIONS {path}"), "Origin: https://app.test\r\n");
         assert!(head.starts_with("http/1.1 204 "), "{head}");
         assert!(head.contains(&format!("\r\nallow: {methods}\r\n")), "{head}");
@@ -50,8 +58,13 @@ fn options_tells_what_a_path_takes_without_a_key_and_without_cors() {
 fn a_preflight_is_answered_for_listed_origins_alone() {
     let plane = Plane::builder().with(RULES).start();
     let mut client = plane.connect();
-    let asked = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
-    let head = head_of(&mut client, "OPTIONS /v1/completions", &format!("Origin: https://app.test\r\n{asked}"));
+    let asked =
+        "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n";
+    let head = head_of(
+        &mut client,
+        "OPTIONS /v1/completions",
+        &format!("Origin: https://app.test\r\n{asked}"),
+    );
     assert!(head.starts_with("http/1.1 204 "), "{head}");
     for line in [
         "access-control-allow-origin: https://app.test",
@@ -61,7 +74,11 @@ fn a_preflight_is_answered_for_listed_origins_alone() {
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
     }
-    let head = head_of(&mut client, "OPTIONS /v1/completions", &format!("Origin: https://evil.test\r\n{asked}"));
+    let head = head_of(
+        &mut client,
+        "OPTIONS /v1/completions",
+        &format!("Origin: https://evil.test\r\n{asked}"),
+    );
     assert!(head.starts_with("http/1.1 204 ") && !head.contains("\r\naccess-control"), "{head}");
     assert!(head.contains("\r\nvary: origin"), "{head}");
 }
@@ -75,16 +92,28 @@ fn answers_and_errors_carry_the_fields_that_let_a_page_read_them() {
             let mut client = plane.connect();
             client.write(
                 format!(
-                    "POST /v1/completions HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n{BODY}",
+                    "POST /v1/completions HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n\
+                     Authorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n{BODY}",
                     BODY.len()
                 )
                 .as_bytes(),
             );
             let head = client.head().to_ascii_lowercase();
             assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
-            assert_eq!(head.contains(&format!("\r\naccess-control-allow-origin: {origin}\r\n")), granted, "{head}");
-            assert!(!head.contains("access-control-allow-origin: *"), "the engine's own rules are not ours: {head}");
-            assert_eq!(head.contains("\r\naccess-control-expose-headers: x-request-id, "), granted, "{head}");
+            assert_eq!(
+                head.contains(&format!("\r\naccess-control-allow-origin: {origin}\r\n")),
+                granted,
+                "{head}"
+            );
+            assert!(
+                !head.contains("access-control-allow-origin: *"),
+                "the engine's own rules are not ours: {head}"
+            );
+            assert_eq!(
+                head.contains("\r\naccess-control-expose-headers: x-request-id, "),
+                granted,
+                "{head}"
+            );
             assert!(head.contains("\r\nvary: origin\r\n"), "{head}");
         }
     }
@@ -108,7 +137,8 @@ fn head_has_the_fields_of_get_and_no_body() {
 fn a_body_is_asked_for_only_when_it_is_about_to_be_read() {
     let engine = engine();
     let plane = Plane::builder().engines(&[&engine]).start();
-    let expecting = request_with(&format!("Expect: 100-Continue\r\nContent-Length: {}", BODY.len()), "");
+    let expecting =
+        request_with(&format!("Expect: 100-Continue\r\nContent-Length: {}", BODY.len()), "");
     let mut client = plane.connect();
     for _ in 0..2 {
         client.write(expecting.as_bytes());
@@ -116,7 +146,8 @@ fn a_body_is_asked_for_only_when_it_is_about_to_be_read() {
         client.write(BODY.as_bytes());
         assert_eq!(client.answer().status, 200);
     }
-    // Refused: no 100, the final answer at once, and the end, since the client may send its body all the same.
+    // Refused: no 100, the final answer at once, and the end, since the client may send its body
+    // all the same.
     for (wrong, right, status) in [
         ("Bearer wrong", "Bearer secret", 401),
         ("/v1/no/such", "/v1/completions", 404),
@@ -136,6 +167,9 @@ fn an_unknown_expectation_is_ignored() {
     let engine = engine();
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();
-    client.write(request_with(&format!("Expect: wonders\r\nContent-Length: {}", BODY.len()), BODY).as_bytes());
+    client.write(
+        request_with(&format!("Expect: wonders\r\nContent-Length: {}", BODY.len()), BODY)
+            .as_bytes(),
+    );
     assert_eq!(client.answer().status, 200);
 }

@@ -1,6 +1,12 @@
-//! HTTP/2 toward clients, over real sockets: what hyper's own client sees, and what the engine behind us does.
+//! HTTP/2 toward clients, over real sockets: what hyper's own client sees, and what the engine
+//! behind us does.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "relay/harness.rs"]
 mod harness;
@@ -31,7 +37,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinHandle};
 
 const BODY: &str = r#"{"model":"m","stream":true}"#;
-const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 /// Nothing in these tests should take so long.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -48,11 +55,14 @@ async fn connect(plane: &Plane) -> (SendRequest<Body>, JoinHandle<hyper::Result<
 }
 
 /// The same, with its socket.
-async fn connect_socket(plane: &Plane) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>, std::net::TcpStream) {
+async fn connect_socket(
+    plane: &Plane,
+) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>, std::net::TcpStream) {
     let socket = std::net::TcpStream::connect(&plane.address).unwrap();
     socket.set_nonblocking(true).unwrap();
     let stream = TcpStream::from_std(socket.try_clone().unwrap()).unwrap();
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     (sender, tokio::spawn(connection), socket)
 }
 
@@ -72,7 +82,9 @@ async fn text(response: Response<Incoming>) -> String {
 /// The frames of a body, as they come.
 struct Pieces<I>(I);
 
-impl<I: Iterator<Item = Result<Frame<Bytes>, std::io::Error>> + Unpin> hyper::body::Body for Pieces<I> {
+impl<I: Iterator<Item = Result<Frame<Bytes>, std::io::Error>> + Unpin> hyper::body::Body
+    for Pieces<I>
+{
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -190,7 +202,8 @@ async fn a_client_that_leaves_before_the_engines_head_ends_the_engines_work() {
             Leaving::ResetsStream => asked.abort(),
             Leaving::ClosesConnection => socket.shutdown(Shutdown::Both).unwrap(),
         }
-        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
+        ends.recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
         plane.assert_idle();
         plane.until_connections(u64::from(leaving == Leaving::ResetsStream));
     }
@@ -198,8 +211,8 @@ async fn a_client_that_leaves_before_the_engines_head_ends_the_engines_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_a_stream_ends_the_engines_work() {
-    const FRAME: &str =
-        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+    const FRAME: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: \
+        chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
     for leaving in [Leaving::ResetsStream, Leaving::ClosesConnection] {
         let (engine, _begins, ends) = watched(FRAME);
         let plane = Plane::builder().engines(&[&engine]).start();
@@ -210,7 +223,8 @@ async fn a_client_that_leaves_a_stream_ends_the_engines_work() {
             Leaving::ResetsStream => drop(answer),
             Leaving::ClosesConnection => socket.shutdown(Shutdown::Both).unwrap(),
         }
-        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
+        ends.recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("the engine goes on after {leaving:?}"));
         plane.assert_idle();
         plane.until_connections(u64::from(leaving == Leaving::ResetsStream));
     }
@@ -228,9 +242,13 @@ async fn an_answer_that_breaks_off_resets_its_stream_alone() {
         let (mut sender, _connection) = connect(&plane).await;
         let mut answer = sender.send_request(completion(BODY)).await.unwrap();
         assert_eq!(answer.status(), 200);
-        assert_eq!(&answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap()[..], b"{}");
+        assert_eq!(
+            &answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap()[..],
+            b"{}"
+        );
         let broken = answer.body_mut().frame().await.expect("no clean end").unwrap_err();
-        let reason = std::error::Error::source(&broken).map(ToString::to_string).unwrap_or_default();
+        let reason =
+            std::error::Error::source(&broken).map(ToString::to_string).unwrap_or_default();
         assert!(reason.contains("unexpected internal error"), "INTERNAL_ERROR, not {reason:?}");
         let health = sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap();
         assert_eq!(health.status(), 200, "the connection lives on");
@@ -285,8 +303,8 @@ async fn an_engine_that_does_not_read_holds_back_its_client_and_nobody_else() {
     let sent = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&sent);
     let start = Bytes::from_static(br#"{"model":"m","prompt":""#);
-    let pieces =
-        std::iter::once(start).chain(std::iter::repeat_n(Bytes::from(vec![b'x'; 16_384]), SIZE as usize >> 14));
+    let pieces = std::iter::once(start)
+        .chain(std::iter::repeat_n(Bytes::from(vec![b'x'; 16_384]), SIZE as usize >> 14));
     let upload = pieces.map(move |piece| {
         count.fetch_add(piece.len() as u64, Ordering::SeqCst);
         Ok(Frame::data(piece))
@@ -310,13 +328,17 @@ async fn a_big_body_passes_and_its_trailers_do_not() {
     let plane = Plane::builder().engines(&[&engine]).start();
     let (mut sender, _connection) = connect(&plane).await;
     let prompt = format!(r#"{{"model":"m","prompt":"{}"}}"#, "é\\n ".repeat(2_000_000));
-    let mut frames: Vec<_> =
-        prompt.as_bytes().chunks(99_999).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    let mut frames: Vec<_> = prompt
+        .as_bytes()
+        .chunks(99_999)
+        .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
+        .collect();
     let mut trailers = HeaderMap::new();
     trailers.insert("authorization", "Bearer other".parse().unwrap());
     frames.push(Ok(Frame::trailers(trailers)));
     let upload = Pieces(frames.into_iter()).boxed_unsync();
-    let answer = sender.send_request(request(Method::POST, "/v1/completions", upload)).await.unwrap();
+    let answer =
+        sender.send_request(request(Method::POST, "/v1/completions", upload)).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(text(answer).await == prompt);
     plane.assert_idle();
@@ -370,10 +392,14 @@ async fn a_drain_lets_streams_finish_and_then_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_requests_ends_when_the_next_head_is_due() {
-    let timeouts = r#""timeouts":{"head":300,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
+    let timeouts =
+        r#""timeouts":{"head":300,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
     let plane = Plane::builder().with(timeouts).start();
     let (mut sender, connection) = connect(&plane).await;
-    assert_eq!(sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap().status(), 200);
+    assert_eq!(
+        sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap().status(),
+        200
+    );
     tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
     plane.until_connections(0);
 }
@@ -408,7 +434,8 @@ async fn the_management_api_sees_the_authority_as_host() {
     let socket = api.address.strip_prefix("unix:").unwrap();
     let plane = Plane::builder().with(&format!(r#""control_socket":"{socket}""#)).start();
     let (mut sender, _connection) = connect(&plane).await;
-    let answer = sender.send_request(request(Method::GET, "/v2/models?page=1", body(""))).await.unwrap();
+    let answer =
+        sender.send_request(request(Method::GET, "/v2/models?page=1", body(""))).await.unwrap();
     assert_eq!(answer.status(), 200);
     let head = told.recv_timeout(PATIENCE).unwrap();
     assert!(head.starts_with("GET /v2/models?page=1 HTTP/1.1\r\n"), "{head}");

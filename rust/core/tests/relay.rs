@@ -1,6 +1,12 @@
-//! The whole data plane over real sockets: a raw client, a scripted engine, and what each sees of the other.
+//! The whole data plane over real sockets: a raw client, a scripted engine, and what each sees of
+//! the other.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "relay/harness.rs"]
 mod harness;
@@ -20,7 +26,8 @@ use std::{
 use harness::{Engine, Plane, chunk, events, json_answer, read_request, request, request_with};
 
 const DONE: &str = "data: [DONE]\n\n";
-const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 
 /// An engine that answers every request, on every connection, with the request's own body.
@@ -42,13 +49,20 @@ fn a_body_passes_byte_by_byte_over_tcp_and_unix_in_any_framing() {
         let plane = Plane::builder().engines(&[&engine]).listen_unix(unix).start();
         let mut client = plane.connect();
         for size in [0, 1, 70_000, 3_000_000] {
-            let body = format!(r#"{{"prompt":"{}","model":"m"}}"#, "é\\n\u{1F600} ".repeat(size / 10));
+            let body =
+                format!(r#"{{"prompt":"{}","model":"m"}}"#, "é\\n\u{1F600} ".repeat(size / 10));
             client.write(request(&body).as_bytes());
             let answer = client.answer();
             assert_eq!((answer.status, answer.whole), (200, true));
-            assert!(answer.body == body.as_bytes(), "{size} bytes over unix={unix} came back as they were sent");
+            assert!(
+                answer.body == body.as_bytes(),
+                "{size} bytes over unix={unix} came back as they were sent"
+            );
 
-            client.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nTransfer-Encoding: chunked\r\n\r\n");
+            client.write(
+                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \
+                secret\r\nTransfer-Encoding: chunked\r\n\r\n",
+            );
             for piece in body.as_bytes().chunks(9_999) {
                 client.write(&chunk(piece));
             }
@@ -63,7 +77,8 @@ fn a_body_passes_byte_by_byte_over_tcp_and_unix_in_any_framing() {
 
 #[test]
 fn only_whole_frames_pass_at_any_split_of_what_the_engine_writes() {
-    let stream = format!("data: {{\"model\":\"m\",\"n\":1}}\r\n\r\nevent: x\ndata: é\n\ndata: 2\n\n{DONE}");
+    let stream =
+        format!("data: {{\"model\":\"m\",\"n\":1}}\r\n\r\nevent: x\ndata: é\n\ndata: 2\n\n{DONE}");
     let written = stream.clone();
     // Each request gets its frames cut at another place, the cut in the middle of a pause.
     let engine = Engine::start(false, move |_, mut engine| {
@@ -87,7 +102,10 @@ fn only_whole_frames_pass_at_any_split_of_what_the_engine_writes() {
         assert!(answer.whole);
         assert_eq!(String::from_utf8_lossy(&answer.body), stream, "cut at {cut}");
         for piece in &answer.chunks {
-            assert!(piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n"), "cut at {cut}: {piece:?}");
+            assert!(
+                piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n"),
+                "cut at {cut}: {piece:?}"
+            );
         }
     }
     plane.assert_idle();
@@ -104,7 +122,9 @@ fn dying(said: &'static [u8]) -> Engine {
 
 #[test]
 fn a_death_before_the_first_frame_goes_to_the_other_replica() {
-    for said in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Type: text/event-st", STREAM_HEAD.as_bytes()] {
+    for said in
+        [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Type: text/event-st", STREAM_HEAD.as_bytes()]
+    {
         let (bad, good) = (dying(said), echo(true));
         let plane = Plane::builder().engines(&[&bad, &good]).start();
         for _ in 0..12 {
@@ -133,7 +153,10 @@ fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark
     assert!(frames[1].starts_with("data: {\"error\":{"), "{frames:?}");
     assert_eq!(client.read_to_end(), b"", "and the connection ends");
     plane.assert_idle();
-    assert!(plane.events_in(Duration::ZERO).contains("instance_faulted"), "and the control plane knows");
+    assert!(
+        plane.events_in(Duration::ZERO).contains("instance_faulted"),
+        "and the control plane knows"
+    );
     assert!(plane.metrics().contains("upstream_errors_total{kind=\"died\"} 1"));
 }
 
@@ -155,7 +178,11 @@ fn a_whole_answer_that_breaks_off_breaks_its_framing_while_the_client_still_list
         wait.recv().unwrap();
         client.limit(Duration::from_secs(1));
         let answer = client.answer();
-        assert_eq!((answer.status, answer.whole, &*answer.body), (200, false, &b"{}"[..]), "{head}");
+        assert_eq!(
+            (answer.status, answer.whole, &*answer.body),
+            (200, false, &b"{}"[..]),
+            "{head}"
+        );
     }
 }
 
@@ -167,11 +194,16 @@ fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let filler = "x".repeat(200_000);
-    for (duplicate, chunked) in [("model", false), ("model", true), (r"mod\u0065l", false), (r"mod\u0065l", true)] {
+    for (duplicate, chunked) in
+        [("model", false), ("model", true), (r"mod\u0065l", false), (r"mod\u0065l", true)]
+    {
         let body = format!(r#"{{"model":"m","prompt":"{filler}","{duplicate}":"other"}}"#);
         let mut client = plane.connect();
-        let framing =
-            if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", body.len()) };
+        let framing = if chunked {
+            "Transfer-Encoding: chunked".to_owned()
+        } else {
+            format!("Content-Length: {}", body.len())
+        };
         client.write(request_with(&framing, "").as_bytes());
         for piece in body.as_bytes().chunks(50_000) {
             client.write(&if chunked { chunk(piece) } else { piece.to_vec() });
@@ -181,8 +213,16 @@ fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
             client.try_write(b"0\r\n\r\n");
         }
         let answer = client.answer();
-        assert_eq!(answer.status, 400, "{duplicate} chunked={chunked}: {}", String::from_utf8_lossy(&answer.body));
-        assert!(!told.recv().unwrap(), "{duplicate} chunked={chunked}: the engine had a whole request");
+        assert_eq!(
+            answer.status,
+            400,
+            "{duplicate} chunked={chunked}: {}",
+            String::from_utf8_lossy(&answer.body)
+        );
+        assert!(
+            !told.recv().unwrap(),
+            "{duplicate} chunked={chunked}: the engine had a whole request"
+        );
     }
     plane.assert_idle();
 }
@@ -250,7 +290,10 @@ fn a_drain_cuts_at_its_deadline_and_a_second_one_can_bring_it_nearer() {
     plane.plane.drain(Duration::from_secs(600));
     plane.plane.drain(Duration::from_millis(50));
     assert_eq!(plane.drained(), 1);
-    assert!(!client.read_to_end().ends_with(b"0\r\n\r\n"), "a cut stream does not look like a whole one");
+    assert!(
+        !client.read_to_end().ends_with(b"0\r\n\r\n"),
+        "a cut stream does not look like a whole one"
+    );
 }
 
 #[test]
@@ -294,7 +337,11 @@ fn an_engines_early_answer_reaches_a_client_that_still_sends_its_body() {
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let body = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(8_000_000));
-    let answer = stubborn(&plane, &request_with(&format!("Content-Length: {}", body.len()), ""), body.as_bytes());
+    let answer = stubborn(
+        &plane,
+        &request_with(&format!("Content-Length: {}", body.len()), ""),
+        body.as_bytes(),
+    );
     let error: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!((answer.status, error["error"]["message"].as_str()), (400, Some("no!")));
 }
@@ -321,7 +368,8 @@ fn a_retry_goes_by_the_table_of_now() {
 
 #[test]
 fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stale() {
-    // Ends each connection at the start of the second request on it, as an engine whose idle time is over would.
+    // Ends each connection at the start of the second request on it, as an engine whose idle time
+    // is over would.
     let engine = Engine::start(true, |_, mut stream| {
         if read_request(&mut stream).is_some() {
             let _ = stream.write_all(&json_answer("ok"));
@@ -342,7 +390,8 @@ fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stal
 fn an_endless_length_that_a_longer_name_would_overflow_is_no_panic() {
     let engine = Engine::start(true, |_, mut stream| {
         read_request(&mut stream).unwrap();
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18446744073709551615\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: \
+            18446744073709551615\r\n\r\n";
         stream.write_all(format!("{head}{{\"model\":\"\",").as_bytes()).unwrap();
         thread::sleep(Duration::from_millis(20));
     });
@@ -350,7 +399,10 @@ fn an_endless_length_that_a_longer_name_would_overflow_is_no_panic() {
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
     let answer = client.answer();
-    assert_eq!((answer.status, answer.whole, &*answer.body), (200, false, &b"{\"model\":\"m\","[..]));
+    assert_eq!(
+        (answer.status, answer.whole, &*answer.body),
+        (200, false, &b"{\"model\":\"m\","[..])
+    );
     plane.assert_idle();
 }
 
@@ -359,7 +411,11 @@ fn an_http_1_0_client_gets_no_chunks_and_its_end() {
     let engine = Engine::start(true, |_, mut stream| {
         read_request(&mut stream).unwrap();
         stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
-        stream.write_all(&[chunk(b"data: 1\n\n"), chunk(DONE.as_bytes()), b"0\r\n\r\n".to_vec()].concat()).unwrap();
+        stream
+            .write_all(
+                &[chunk(b"data: 1\n\n"), chunk(DONE.as_bytes()), b"0\r\n\r\n".to_vec()].concat(),
+            )
+            .unwrap();
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();

@@ -1,6 +1,11 @@
 //! TLS toward clients, over real sockets, with rustls's own client and certificates made here.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "relay/harness.rs"]
 mod harness;
@@ -42,9 +47,11 @@ impl Files {
     fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("gpustack-fast-tls-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("gpustack-fast-tls-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["plane.test".to_owned()]).unwrap();
+        let CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["plane.test".to_owned()]).unwrap();
         std::fs::write(folder.join("certificate.pem"), cert.pem()).unwrap();
         std::fs::write(folder.join("key.pem"), signing_key.serialize_pem()).unwrap();
         Self { folder, certificate: cert.der().clone() }
@@ -136,11 +143,16 @@ async fn http2_is_agreed_on_in_the_handshake() {
             continue;
         }
         let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
         tokio::spawn(connection);
         let ask = || {
             let builder = http::Request::post("https://plane.test/v1/completions");
-            builder.header("authorization", "Bearer secret").body(Full::new(Bytes::from(BODY))).unwrap()
+            builder
+                .header("authorization", "Bearer secret")
+                .body(Full::new(Bytes::from(BODY)))
+                .unwrap()
         };
         let (first, second) = (sender.send_request(ask()), sender.send_request(ask()));
         for answer in [first.await.unwrap(), second.await.unwrap()] {
@@ -166,9 +178,13 @@ fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
     let alert = broken.read_to_end();
     assert_eq!(alert.first(), Some(&0x15), "an alert");
     let other_name: ServerName<'_> = "other.test".try_into().unwrap();
-    let connection = ClientConnection::new(Arc::new(client_config(&files, &[&TLS13])), other_name).unwrap();
+    let connection =
+        ClientConnection::new(Arc::new(client_config(&files, &[&TLS13])), other_name).unwrap();
     let stream = TcpStream::connect(&plane.address).unwrap();
-    assert!(StreamOwned::new(connection, stream).write_all(b"x").is_err(), "a client that does not trust us");
+    assert!(
+        StreamOwned::new(connection, stream).write_all(b"x").is_err(),
+        "a client that does not trust us"
+    );
 
     let mut client = connect(&plane, &files);
     client.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -180,7 +196,8 @@ fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
 #[test]
 fn a_client_that_never_finishes_its_handshake_is_cut() {
     let files = Files::new();
-    let timeouts = r#""timeouts":{"head":200,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
+    let timeouts =
+        r#""timeouts":{"head":200,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
     let plane = Plane::builder().with(&fields(&files)).with(timeouts).start();
     let mut silent = plane.connect();
     assert_eq!(silent.read_to_end(), b"");
@@ -210,7 +227,8 @@ fn a_client_that_leaves_behind_bytes_of_its_own_ends_the_engines_work() {
         } else {
             client.shutdown(Shutdown::Write);
         }
-        ends.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the engine goes on; politely: {politely}"));
+        ends.recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("the engine goes on; politely: {politely}"));
         plane.assert_idle();
     }
 }
@@ -242,12 +260,18 @@ fn the_management_api_is_told_that_its_client_speaks_tls() {
     });
     let socket = api.address.strip_prefix("unix:").unwrap();
     let files = Files::new();
-    let plane = Plane::builder().with(&fields(&files)).with(&format!(r#""control_socket":"{socket}""#)).start();
+    let plane = Plane::builder()
+        .with(&fields(&files))
+        .with(&format!(r#""control_socket":"{socket}""#))
+        .start();
     let mut client = connect(&plane, &files);
     client.write(b"GET /v2/models HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: gopher\r\n\r\n");
     assert_eq!(client.answer().status, 200);
     let head = told.recv_timeout(PATIENCE).unwrap();
-    assert!(head.contains("\r\nx-forwarded-proto: https\r\n") && !head.contains("gopher"), "{head}");
+    assert!(
+        head.contains("\r\nx-forwarded-proto: https\r\n") && !head.contains("gopher"),
+        "{head}"
+    );
 }
 
 #[test]
@@ -273,7 +297,8 @@ fn files_that_cannot_be_used_are_refused_with_the_cause() {
         (&certificate, &certificate, "holds no private key"),
         (&certificate, &other.path("key.pem"), "does not belong to the certificate"),
     ] {
-        let config = format!(r#"{{"workers":1,"record_queue":16,{}}}"#, tls_field(certificate, key));
+        let config =
+            format!(r#"{{"workers":1,"record_queue":16,{}}}"#, tls_field(certificate, key));
         let error = DataPlane::new(config.as_bytes(), vec![]).unwrap_err().to_string();
         assert!(error.contains(cause) && error.contains(".pem"), "{error}");
     }

@@ -1,14 +1,20 @@
-//! `http1` against itself in other reads, and its chunked decoder against one that reads line by line.
+//! `http1` against itself in other reads, and its chunked decoder against one that reads line by
+//! line.
 
 use bytes::BytesMut;
 use sans_io::codec::http1::{Chunk, Decoder, WireError, take_head};
 
-/// Panics when an answer means something else in other reads, or when the plain decoder disagrees about its body.
+/// Panics when an answer means something else in other reads, or when the plain decoder disagrees
+/// about its body.
 pub(crate) fn check(answer: &[u8]) {
     for to_head_request in [false, true] {
         let expected = read_answer(answer, answer.len().max(1), to_head_request);
         for size in [1, 2, 3, 7, 64] {
-            assert_eq!(read_answer(answer, size, to_head_request), expected, "in reads of {size} bytes");
+            assert_eq!(
+                read_answer(answer, size, to_head_request),
+                expected,
+                "in reads of {size} bytes"
+            );
         }
     }
     let expected = plain_chunks(answer);
@@ -44,7 +50,10 @@ fn read_answer(answer: &[u8], size: usize, to_head_request: bool) -> Answer {
             Err(error) => return Answer::BrokenHead(error),
             Ok(None) => {}
             Ok(Some(head)) => {
-                let fields = head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+                let fields = head
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
                 let rest = [&buffer, &answer[read..]].concat();
                 return Answer::Read {
                     status: head.status.as_u16(),
@@ -70,10 +79,15 @@ fn decode(mut decoder: Decoder, body: &[u8], size: usize) -> Body {
             Err(_) => return Body::Broken,
         }
     }
-    if decoder.is_done() { Body::Whole { data, behind: buffer.to_vec() } } else { Body::More { data } }
+    if decoder.is_done() {
+        Body::Whole { data, behind: buffer.to_vec() }
+    } else {
+        Body::More { data }
+    }
 }
 
-/// Line by line, with the rules of RFC 9112 7.1 and nothing forgiven; lines and trailers of up to 4 KB.
+/// Line by line, with the rules of RFC 9112 7.1 and nothing forgiven; lines and trailers of up to 4
+/// KB.
 fn plain_chunks(body: &[u8]) -> Body {
     let (mut data, mut rest) = (Vec::new(), body);
     loop {
@@ -85,7 +99,9 @@ fn plain_chunks(body: &[u8]) -> Body {
                 }
                 None => return Body::Broken,
             },
-            Line::More if rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count() > 16 => return Body::Broken,
+            Line::More if rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count() > 16 => {
+                return Body::Broken;
+            }
             Line::More => return Body::More { data },
             Line::Broken => return Body::Broken,
         };
@@ -110,7 +126,9 @@ fn plain_trailer(data: Vec<u8>, mut rest: &[u8]) -> Body {
     let mut seen = 0;
     loop {
         match line(rest, seen) {
-            Line::Whole([], length) => return Body::Whole { data, behind: rest[length..].to_vec() },
+            Line::Whole([], length) => {
+                return Body::Whole { data, behind: rest[length..].to_vec() };
+            }
             Line::Whole(_, length) => {
                 seen += length;
                 rest = &rest[length..];
@@ -142,7 +160,8 @@ fn line(bytes: &[u8], seen: usize) -> Line<'_> {
 fn plain_size(line: &[u8]) -> Option<u64> {
     let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
     let mut behind = line[digits.len()..].iter().skip_while(|byte| byte.is_ascii_whitespace());
-    let extension = behind.clone().next().is_none_or(|byte| *byte == b';') && behind.all(|byte| *byte != b'\r');
+    let extension =
+        behind.clone().next().is_none_or(|byte| *byte == b';') && behind.all(|byte| *byte != b'\r');
     if digits.is_empty() || digits.len() > 16 || !extension {
         return None;
     }

@@ -1,7 +1,10 @@
-//! `multipart` against a reader that has the whole body and takes it apart plainly, and against itself in other splits.
+//! `multipart` against a reader that has the whole body and takes it apart plainly, and against
+//! itself in other splits.
 
 use sans_io::codec::json::{MODEL_BYTES_MAX, Model};
-use sans_io::codec::multipart::{HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner};
+use sans_io::codec::multipart::{
+    HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner,
+};
 
 /// Checks a body; its first line is the Content-Type, or a boundary for the usual one.
 pub(crate) fn check(input: &[u8]) {
@@ -9,8 +12,11 @@ pub(crate) fn check(input: &[u8]) {
         Some(end) => (&input[..end], &input[end + 1..]),
         None => (b"x".as_slice(), input),
     };
-    let content_type =
-        if first.contains(&b';') { first.to_vec() } else { [b"multipart/form-data; boundary=", first].concat() };
+    let content_type = if first.contains(&b';') {
+        first.to_vec()
+    } else {
+        [b"multipart/form-data; boundary=", first].concat()
+    };
     check_form(&content_type, body);
 }
 
@@ -23,7 +29,9 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
     let seen = scan(content_type, [body]);
     splits_make_no_difference(content_type, body, &seen);
     match (plain_form(&boundary, body), &seen.end) {
-        (Err(kind), Err(error)) => assert!(same_fault(error.kind, kind), "another fault: {error:?}, not {kind:?}"),
+        (Err(kind), Err(error)) => {
+            assert!(same_fault(error.kind, kind), "another fault: {error:?}, not {kind:?}");
+        }
         (Err(kind), Ok(())) => panic!("accepted a form with {kind:?}"),
         (Ok(_), Err(error)) => panic!("refused a good form: {error:?}"),
         (Ok(form), Ok(())) => {
@@ -32,9 +40,13 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
             prefixes_are_not_whole(content_type, body);
         }
     }
-    let value =
-        seen.model.map(|model| (body[model.range.start as usize..model.range.end as usize].to_vec(), model.name));
-    assert!(value.is_none_or(|(bytes, name)| bytes == name.as_bytes()), "the range holds something else");
+    let value = seen.model.map(|model| {
+        (body[model.range.start as usize..model.range.end as usize].to_vec(), model.name)
+    });
+    assert!(
+        value.is_none_or(|(bytes, name)| bytes == name.as_bytes()),
+        "the range holds something else"
+    );
 }
 
 /// Which of several faults of one Content-Disposition is told does not matter.
@@ -68,10 +80,17 @@ fn splits_make_no_difference(content_type: &[u8], body: &[u8], whole: &Seen) {
         assert_eq!(&scan(content_type, body.chunks(1)), whole, "one byte at a time");
     }
     // The cut depends on the body only, so that a failure repeats.
-    let first = body.iter().fold(7, |sum: usize, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    let first = body
+        .iter()
+        .fold(7, |sum: usize, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
     let (head, tail) = body.split_at(first % (body.len() + 1));
     assert_eq!(&scan(content_type, [head, b"", tail]), whole, "cut at {}", head.len());
-    assert_eq!(&scan(content_type, body.chunks(2 + first % 13)), whole, "pieces of {}", 2 + first % 13);
+    assert_eq!(
+        &scan(content_type, body.chunks(2 + first % 13)),
+        whole,
+        "pieces of {}",
+        2 + first % 13
+    );
 }
 
 /// A part of a good form, cut before its closing dashes, is never a good form.
@@ -91,8 +110,10 @@ struct Form {
 /// The boundary of a Content-Type that the scanner takes, and so is well-formed.
 fn plain_boundary(content_type: &[u8]) -> Vec<u8> {
     let text: String = content_type.iter().map(|&byte| char::from(byte)).collect();
-    let parameters = plain_parameters(text.split_once(';').expect("it has a parameter").1).expect("it is well-formed");
-    let (_, boundary) = parameters.into_iter().find(|(name, _)| name == "boundary").expect("it has a boundary");
+    let parameters = plain_parameters(text.split_once(';').expect("it has a parameter").1)
+        .expect("it is well-formed");
+    let (_, boundary) =
+        parameters.into_iter().find(|(name, _)| name == "boundary").expect("it has a boundary");
     boundary.trim_matches('"').bytes().collect()
 }
 
@@ -156,9 +177,16 @@ fn plain_line(body: &[u8], at: usize) -> Line {
 /// Where the body goes on behind the first delimiter, and whether that closes the form.
 fn plain_preamble(dashes: &[u8], body: &[u8]) -> Result<(usize, bool), Kind> {
     let with_line_end = [b"\r\n", dashes].concat();
-    let start = if body.starts_with(dashes) { Some(0) } else { find(body, &with_line_end, 0).map(|found| found + 2) };
+    let start = if body.starts_with(dashes) {
+        Some(0)
+    } else {
+        find(body, &with_line_end, 0).map(|found| found + 2)
+    };
     // What looks like the start of a delimiter at the body's end is not counted as preamble.
-    let begun = (0..with_line_end.len()).rev().find(|&length| body.ends_with(&with_line_end[..length])).unwrap_or(0);
+    let begun = (0..with_line_end.len())
+        .rev()
+        .find(|&length| body.ends_with(&with_line_end[..length]))
+        .unwrap_or(0);
     let preamble = start.map_or(body.len() - begun, |start| start.saturating_sub(2));
     if preamble > HEADER_BYTES_MAX {
         return Err(Kind::PreambleTooLong);
@@ -171,13 +199,21 @@ fn plain_preamble(dashes: &[u8], body: &[u8]) -> Result<(usize, bool), Kind> {
         _ if matches!(body[end], b' ' | b'\t') => Err(Kind::PaddedFirstLine),
         Line::BareLineFeed => Err(Kind::BareLineFeed),
         Line::Data => Err(Kind::BoundaryInPreamble),
-        Line::Delimiter(..) if find(&body[..preamble], dashes, 0).is_some() => Err(Kind::BoundaryInPreamble),
+        Line::Delimiter(..) if find(&body[..preamble], dashes, 0).is_some() => {
+            Err(Kind::BoundaryInPreamble)
+        }
         Line::Delimiter(next, last) => Ok((next, last)),
     }
 }
 
-/// Where a part's data ends, where the body goes on behind the delimiter, and whether that closes the form.
-fn plain_data(dashes: &[u8], body: &[u8], start: usize, is_model: bool) -> Result<(usize, usize, bool), Kind> {
+/// Where a part's data ends, where the body goes on behind the delimiter, and whether that closes
+/// the form.
+fn plain_data(
+    dashes: &[u8],
+    body: &[u8],
+    start: usize,
+    is_model: bool,
+) -> Result<(usize, usize, bool), Kind> {
     let with_line_end = [b"\r\n", dashes].concat();
     let mut from = start - 2;
     loop {
@@ -200,10 +236,12 @@ fn plain_data(dashes: &[u8], body: &[u8], start: usize, is_model: bool) -> Resul
     }
 }
 
-/// Judges what is there of the model's name; `open`: more may follow, perhaps this delimiter that has begun.
+/// Judges what is there of the model's name; `open`: more may follow, perhaps this delimiter that
+/// has begun.
 fn plain_name(name: &[u8], open: Option<&Vec<u8>>) -> Result<(), Kind> {
-    let begun =
-        open.and_then(|delimiter| (0..delimiter.len()).rev().find(|&length| name.ends_with(&delimiter[..length])));
+    let begun = open.and_then(|delimiter| {
+        (0..delimiter.len()).rev().find(|&length| name.ends_with(&delimiter[..length]))
+    });
     let name = &name[..name.len() - begun.unwrap_or(0)];
     match name.iter().position(|byte| b"\r\n".contains(byte)) {
         Some(at) if at <= MODEL_BYTES_MAX => Err(Kind::ModelNotOneLine),
@@ -233,7 +271,8 @@ impl PlainPart {
     fn read(body: &[u8], start: usize) -> Result<Self, Kind> {
         let mut part = Self { name: None, file: false, encoded: false, data: start };
         loop {
-            let line = body[part.data..].split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
+            let line =
+                body[part.data..].split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
             part.data += line.len();
             if part.data - start > HEADER_BYTES_MAX {
                 return Err(Kind::HeaderTooLong);
@@ -243,7 +282,9 @@ impl PlainPart {
             }
             match line.strip_suffix(b"\r\n").ok_or(Kind::BareLineFeed)? {
                 [] => return Ok(part),
-                line => part.read_line(&line.iter().map(|&byte| char::from(byte)).collect::<String>())?,
+                line => {
+                    part.read_line(&line.iter().map(|&byte| char::from(byte)).collect::<String>())?;
+                }
             }
         }
     }
@@ -259,7 +300,8 @@ impl PlainPart {
             "content-disposition" if self.name.is_some() => return Err(Kind::DispositionMalformed),
             "content-disposition" => self.read_disposition(value)?,
             "content-transfer-encoding" => {
-                self.encoded |= !["7bit", "8bit", "binary"].contains(&value.to_ascii_lowercase().as_str());
+                self.encoded |=
+                    !["7bit", "8bit", "binary"].contains(&value.to_ascii_lowercase().as_str());
             }
             _ => {}
         }
@@ -335,7 +377,10 @@ fn plain_parameters(text: &str) -> Option<Vec<(String, String)>> {
         }
         let (name, value) = part.split_once('=')?;
         let good = match value.strip_prefix('"') {
-            Some(rest) => closing_quote(rest) == Some(rest.len().wrapping_sub(1)) && !rest.contains(is_control),
+            Some(rest) => {
+                closing_quote(rest) == Some(rest.len().wrapping_sub(1))
+                    && !rest.contains(is_control)
+            }
             None => value.chars().all(|c| c.is_ascii_graphic() && !";\"\\".contains(c)),
         };
         // `\\"` is read differently where more follows.
@@ -383,9 +428,13 @@ fn closing_quote(text: &str) -> Option<usize> {
 }
 
 fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
 fn find(body: &[u8], what: &[u8], from: usize) -> Option<usize> {
-    body.get(from..)?.windows(what.len()).position(|window| window == what).map(|found| from + found)
+    body.get(from..)?
+        .windows(what.len())
+        .position(|window| window == what)
+        .map(|found| from + found)
 }

@@ -1,16 +1,19 @@
-//! `sniff` against `serde_json`: the same bodies pass, the same values are found, and splits make no difference.
+//! `sniff` against `serde_json`: the same bodies pass, the same values are found, and splits make
+//! no difference.
 
 use std::fmt;
 
 use sans_io::codec::json::{
-    Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, SniffError, SniffErrorKind, Sniffer, find_model,
+    Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, SniffError, SniffErrorKind, Sniffer,
+    find_model,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 const NESTING_LIMIT: u16 = 64;
 
-/// Stands for bytes and escapes that `serde_json` refuses and `sniff` lets pass. A noncharacter that texts do not hold.
+/// Stands for bytes and escapes that `serde_json` refuses and `sniff` lets pass. A noncharacter
+/// that texts do not hold.
 const ODD: char = '\u{10FFFE}';
 
 /// Panics when the scanner and the parser disagree about `body`.
@@ -32,8 +35,12 @@ fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
     let fits = depth <= usize::from(NESTING_LIMIT);
     let faults = model_faults(members);
     match seen.end {
-        Err(SniffError { kind: SniffErrorKind::TooDeep, .. }) => assert!(!fits, "refused a depth of {depth}"),
-        Err(SniffError { kind, .. }) => assert!(faults.contains(&kind), "refused a good body: {kind:?}"),
+        Err(SniffError { kind: SniffErrorKind::TooDeep, .. }) => {
+            assert!(!fits, "refused a depth of {depth}");
+        }
+        Err(SniffError { kind, .. }) => {
+            assert!(faults.contains(&kind), "refused a good body: {kind:?}");
+        }
         Ok(()) => {
             assert!(fits, "accepted a depth of {depth}");
             assert_eq!(faults, [], "accepted a bad model");
@@ -43,15 +50,24 @@ fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
 }
 
 fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
-    let at = |range: &std::ops::Range<u64>| normalised(&body[range.start as usize..range.end as usize]);
+    let at =
+        |range: &std::ops::Range<u64>| normalised(&body[range.start as usize..range.end as usize]);
     let model = seen.model.as_ref().expect("an accepted body has a model");
     assert_eq!(Some(&model.name), members.text("model").as_ref(), "another name");
-    assert_eq!(serde_json::from_str::<String>(&at(&model.range)).ok().as_ref(), Some(&model.name), "another range");
+    assert_eq!(
+        serde_json::from_str::<String>(&at(&model.range)).ok().as_ref(),
+        Some(&model.name),
+        "another range"
+    );
     assert_eq!(find_model(body), Some(model.range.start as usize..model.range.end as usize));
     assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
     let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
     assert_eq!(options.as_deref(), members.last("stream_options"), "another `stream_options`");
-    assert_eq!(seen.previous_response_id, previous_response_id(members), "another `previous_response_id`");
+    assert_eq!(
+        seen.previous_response_id,
+        previous_response_id(members),
+        "another `previous_response_id`"
+    );
     let end = body.iter().rposition(|&byte| byte == b'}').map(|at| at as u64);
     assert_eq!((seen.object_end, seen.open_stream_options), (end, None), "another end");
     objects_are_found(body, members);
@@ -66,12 +82,17 @@ fn previous_response_id(members: &Members) -> Option<String> {
 
 /// The first `stream_options` is found whole where it is an object, in any split.
 fn objects_are_found(body: &[u8], members: &Members) {
-    let value = members.0.iter().find(|(key, _)| key == "stream_options").map(|(_, value)| value.get());
+    let value =
+        members.0.iter().find(|(key, _)| key == "stream_options").map(|(_, value)| value.get());
     for size in [1, 7, body.len()] {
         let mut finder = Finder::object(&["stream_options"]);
         body.chunks(size).for_each(|piece| finder.feed(piece));
         let found = finder.found().map(|range| normalised(&body[range]));
-        assert_eq!(found.as_deref(), value.filter(|value| value.starts_with('{')), "another object");
+        assert_eq!(
+            found.as_deref(),
+            value.filter(|value| value.starts_with('{')),
+            "another object"
+        );
     }
 }
 
@@ -85,7 +106,11 @@ fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
         return vec![SniffErrorKind::ModelNotAString];
     };
     if name.contains(ODD) {
-        return vec![SniffErrorKind::ModelLoneSurrogate, SniffErrorKind::ModelNotUnicode, SniffErrorKind::ModelTooLong];
+        return vec![
+            SniffErrorKind::ModelLoneSurrogate,
+            SniffErrorKind::ModelNotUnicode,
+            SniffErrorKind::ModelTooLong,
+        ];
     }
     if name.len() > MODEL_BYTES_MAX {
         vec![SniffErrorKind::ModelTooLong]
@@ -138,7 +163,9 @@ fn splits_make_no_difference(body: &[u8], whole: &Seen) {
         assert_eq!(&scan(body.chunks(1)), whole, "one byte at a time");
     }
     // The cut depends on the body only, so that a failure repeats.
-    let first = body.iter().fold(7, |sum: usize, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    let first = body
+        .iter()
+        .fold(7, |sum: usize, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
     let (head, tail) = body.split_at(first % (body.len() + 1));
     assert_eq!(&scan([head, b"", tail]), whole, "cut at {}", head.len());
     assert_eq!(&scan(body.chunks(2 + first % 13)), whole, "pieces of {}", 2 + first % 13);
@@ -150,7 +177,10 @@ fn prefixes_are_truncated(body: &[u8]) {
     for end in [close, close / 2, close * 7 / 8] {
         let part = scan([&body[..end]]);
         let kinds = [SniffErrorKind::Truncated, SniffErrorKind::Empty];
-        assert!(part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished, "whole after {end} bytes");
+        assert!(
+            part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished,
+            "whole after {end} bytes"
+        );
     }
 }
 
@@ -196,7 +226,8 @@ fn contains_odd(body: &[u8]) -> bool {
         || body.windows(12).any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
 }
 
-/// The body as `serde_json` can take it: `sniff`'s leniencies are replaced by something that has their effect.
+/// The body as `serde_json` can take it: `sniff`'s leniencies are replaced by something that has
+/// their effect.
 fn normalised(body: &[u8]) -> String {
     let mut text = String::new();
     for chunk in body.utf8_chunks() {
@@ -210,7 +241,8 @@ fn normalised(body: &[u8]) -> String {
         let mut taken = first.len_utf8();
         if in_string && first == '\\' {
             taken = escape(rest, &mut plain);
-        } else if let Some(word) = ["NaN", "-Infinity", "Infinity"].iter().find(|word| rest.starts_with(**word))
+        } else if let Some(word) =
+            ["NaN", "-Infinity", "Infinity"].iter().find(|word| rest.starts_with(**word))
             && !in_string
         {
             plain.push_str(" null ");

@@ -24,9 +24,11 @@ pub(crate) fn check(stream: &[u8]) {
         assert_eq!(is_terminal(frame), plainly_terminal(frame), "another end of the stream");
     }
     cuts_keep_every_event(stream);
-    for (place, outer) in
-        [(ModelPlace::TopLevel, ""), (ModelPlace::Response, "response"), (ModelPlace::Message, "message")]
-    {
+    for (place, outer) in [
+        (ModelPlace::TopLevel, ""),
+        (ModelPlace::Response, "response"),
+        (ModelPlace::Message, "message"),
+    ] {
         names_are_replaced(&stream[..edge], place, outer);
     }
     assert_eq!(rename_model(stream, ModelPlace::Nowhere, b"\"x\""), None);
@@ -34,7 +36,8 @@ pub(crate) fn check(stream: &[u8]) {
     usage_is_cut_and_timed(&stream[..edge]);
 }
 
-/// What a relay does: reads of any size go out up to the last edge. Nothing is lost, and every write stands for itself.
+/// What a relay does: reads of any size go out up to the last edge. Nothing is lost, and every
+/// write stands for itself.
 fn cuts_keep_every_event(stream: &[u8]) {
     let whole = plain_events(stream);
     for size in [1, 2, 3, 7, 64] {
@@ -65,15 +68,22 @@ fn names_are_replaced(whole_frames: &[u8], place: ModelPlace, outer: &str) {
     let renamed = rename_model(whole_frames, place, name_json.as_bytes());
     assert_ne!(renamed.as_deref(), Some(whole_frames), "copied without need");
     let renamed = renamed.unwrap_or_else(|| whole_frames.to_vec());
-    assert_eq!(rename_model(&renamed, place, name_json.as_bytes()), None, "not settled by one replacement");
+    assert_eq!(
+        rename_model(&renamed, place, name_json.as_bytes()),
+        None,
+        "not settled by one replacement"
+    );
     let (before, after) = (plain_events(whole_frames), plain_events(&renamed));
     assert_eq!(before.len(), after.len(), "another number of events");
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before.name, after.name);
         match serde_json::from_slice::<Value>(&before.data()) {
-            Ok(Value::Object(object)) if is_plain(&before.data(), &["model", "response", "message"]) => {
+            Ok(Value::Object(object))
+                if is_plain(&before.data(), &["model", "response", "message"]) =>
+            {
                 let mut expected = Value::Object(object);
-                let inner = if outer.is_empty() { Some(&mut expected) } else { expected.get_mut(outer) };
+                let inner =
+                    if outer.is_empty() { Some(&mut expected) } else { expected.get_mut(outer) };
                 if let Some(model) = inner.and_then(|inner| inner.get_mut("model"))
                     && model.is_string()
                 {
@@ -91,9 +101,12 @@ fn names_are_replaced(whole_frames: &[u8], place: ModelPlace, outer: &str) {
 fn ids_are_found(whole_frames: &[u8]) {
     let events = plain_events(whole_frames);
     let plain = |event: &Event| is_plain(&event.data(), &["id", "response"]);
-    let parsed: Vec<Value> = events.iter().filter_map(|event| serde_json::from_slice(&event.data()).ok()).collect();
+    let parsed: Vec<Value> =
+        events.iter().filter_map(|event| serde_json::from_slice(&event.data()).ok()).collect();
     if events.iter().all(plain) && parsed.len() == events.len() {
-        let id = parsed.iter().find_map(|event| event.get("response")?.get("id")?.as_str().map(str::to_owned));
+        let id = parsed
+            .iter()
+            .find_map(|event| event.get("response")?.get("id")?.as_str().map(str::to_owned));
         assert_eq!(response_id(whole_frames), id);
     }
 }
@@ -108,32 +121,45 @@ fn usage_is_cut_and_timed(whole_frames: &[u8]) {
     if !frames.iter().all(|frame| is_plain(frame, &members)) {
         return;
     }
-    let expected: Vec<u8> = frames.iter().filter(|frame| !plainly_usage(frame)).copied().flatten().copied().collect();
+    let expected: Vec<u8> =
+        frames.iter().filter(|frame| !plainly_usage(frame)).copied().flatten().copied().collect();
     let cut = StreamUsage::new(true, true).pass(whole_frames, now);
     assert_ne!(cut.as_deref(), Some(whole_frames), "copied without need");
     assert_eq!(cut.unwrap_or_else(|| whole_frames.to_vec()), expected, "cut something else");
     let Some(timed) = StreamUsage::new(false, true).pass(whole_frames, now) else { return };
     let inserted = timed.len() - whole_frames.len();
     let same = timed.iter().zip(whole_frames).take_while(|(timed, plain)| timed == plain).count();
-    let behind = timed.iter().rev().zip(whole_frames.iter().rev()).take_while(|(timed, plain)| timed == plain).count();
+    let behind = timed
+        .iter()
+        .rev()
+        .zip(whole_frames.iter().rev())
+        .take_while(|(timed, plain)| timed == plain)
+        .count();
     assert!(inserted > 0 && same + behind >= whole_frames.len(), "changed something else");
     let (before, after) = (plain_events(whole_frames), plain_events(&timed));
     assert_eq!(before.len(), after.len(), "another number of events");
-    let told = |event: &&Event| String::from_utf8_lossy(&event.data()).contains(",\"time_to_first_token_ms\":12");
+    let told = |event: &&Event| {
+        String::from_utf8_lossy(&event.data()).contains(",\"time_to_first_token_ms\":12")
+    };
     assert_eq!(after.iter().filter(told).count(), before.iter().filter(told).count() + 1);
 }
 
 fn plainly_usage(frame: &[u8]) -> bool {
     plain_events(frame).iter().any(|event| {
-        let Ok(members) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&event.data()) else {
+        let Ok(members) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&event.data())
+        else {
             return false;
         };
-        let get = |key: &str| members.get(key).map(|value| value.get().split_ascii_whitespace().collect::<String>());
-        get("choices").as_deref() == Some("[]") && get("usage").is_some_and(|usage| usage.starts_with('{'))
+        let get = |key: &str| {
+            members.get(key).map(|value| value.get().split_ascii_whitespace().collect::<String>())
+        };
+        get("choices").as_deref() == Some("[]")
+            && get("usage").is_some_and(|usage| usage.starts_with('{'))
     })
 }
 
-/// Whether the text says each key once at most, at any depth, and nothing in escapes or in other alphabets.
+/// Whether the text says each key once at most, at any depth, and nothing in escapes or in other
+/// alphabets.
 fn is_plain(text: &[u8], keys: &[&str]) -> bool {
     let once = |key: &&str| {
         let quoted = format!("\"{key}\"");
@@ -155,11 +181,16 @@ impl Event {
 }
 
 fn plainly_terminal(frame: &[u8]) -> bool {
-    let names: [&[u8]; 5] =
-        [b"message_stop", b"error", b"response.completed", b"response.failed", b"response.incomplete"];
-    plain_events(frame)
-        .iter()
-        .any(|event| names.contains(&event.name.as_slice()) || event.lines.len() == 1 && done(&event.lines[0]))
+    let names: [&[u8]; 5] = [
+        b"message_stop",
+        b"error",
+        b"response.completed",
+        b"response.failed",
+        b"response.incomplete",
+    ];
+    plain_events(frame).iter().any(|event| {
+        names.contains(&event.name.as_slice()) || event.lines.len() == 1 && done(&event.lines[0])
+    })
 }
 
 fn done(line: &[u8]) -> bool {
@@ -203,7 +234,8 @@ fn plain_frames(stream: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Where the last frame ends that cannot grow: a final CR may get an LF, except where lines end with CR alone.
+/// Where the last frame ends that cannot grow: a final CR may get an LF, except where lines end
+/// with CR alone.
 fn plain_edge(stream: &[u8], frames: &[&[u8]]) -> usize {
     let all: usize = frames.iter().map(|frame| frame.len()).sum();
     let before = plain_lines(stream).into_iter().rev().nth(1).map(|(_, end)| end);

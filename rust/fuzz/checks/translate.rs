@@ -1,12 +1,13 @@
-//! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an accumulator written from them.
+//! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an
+//! accumulator written from them.
 
 use sans_io::api::messages::{MessageStream, answer, count_answer, count_request, request};
 use sans_io::codec::sse::frames;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON or no Message's stream, or
-/// when the stream's events depend on how its frames arrive.
+/// The bytes as a body and as a chat stream. Panics when something comes out that is no JSON or no
+/// Message's stream, or when the stream's events depend on how its frames arrive.
 pub(crate) fn check(data: &[u8]) {
     for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
         is_object(&body.body);
@@ -18,7 +19,11 @@ pub(crate) fn check(data: &[u8]) {
     let mut pieces: Vec<&[u8]> = frames(data).collect();
     let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
     pieces.push(&data[whole..]);
-    assert_eq!((&events, ended), (&translated(&pieces).0, translated(&pieces).1), "other events in other pieces");
+    assert_eq!(
+        (&events, ended),
+        (&translated(&pieces).0, translated(&pieces).1),
+        "other events in other pieces"
+    );
     let message = accumulate(&events);
     assert_eq!(ended, message.end != End::Open, "`end` tells of another end than the events");
 }
@@ -70,12 +75,18 @@ pub(crate) fn accumulate(events: &[u8]) -> Message {
         assert_eq!(message.end, End::Open, "{name} follows the end");
         assert_eq!(data["type"], name, "an event's name is its type");
         let started = message.start.is_object();
-        assert!(started != (name == "message_start") || name == "error", "{name} at the wrong end of message_start");
+        assert!(
+            started != (name == "message_start") || name == "error",
+            "{name} at the wrong end of message_start"
+        );
         let at = data["index"].as_u64().map(|index| index as usize);
         match name.as_str() {
             "message_start" => message.start = started_message(&data),
             "content_block_start" => {
-                assert!(open.is_none() && at == Some(message.content.len()), "{data}: one at a time, without gaps");
+                assert!(
+                    open.is_none() && at == Some(message.content.len()),
+                    "{data}: one at a time, without gaps"
+                );
                 open = Some(OpenBlock::new(&data["content_block"]));
             }
             "content_block_delta" => {
@@ -87,14 +98,22 @@ pub(crate) fn accumulate(events: &[u8]) -> Message {
                 message.content.push(open.take().expect("a stop needs a block").stop());
             }
             "message_delta" => {
-                assert!(open.is_none() && message.stop_reason.is_null() && !message.content.is_empty());
+                assert!(
+                    open.is_none() && message.stop_reason.is_null() && !message.content.is_empty()
+                );
                 message.stop_reason = data["delta"]["stop_reason"].clone();
                 message.stop_sequence = data["delta"]["stop_sequence"].clone();
                 message.usage = data["usage"].clone();
                 let reasons = ["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"];
                 assert!(reasons.iter().any(|reason| message.stop_reason == *reason), "{data}");
-                assert_eq!(message.stop_reason == "stop_sequence", message.stop_sequence.is_string());
-                assert!(message.usage["output_tokens"].is_u64() && message.usage["input_tokens"].is_u64());
+                assert_eq!(
+                    message.stop_reason == "stop_sequence",
+                    message.stop_sequence.is_string()
+                );
+                assert!(
+                    message.usage["output_tokens"].is_u64()
+                        && message.usage["input_tokens"].is_u64()
+                );
             }
             "message_stop" => {
                 assert!(message.stop_reason.is_string(), "message_delta comes before message_stop");
@@ -120,8 +139,10 @@ fn read(events: &[u8], comments: &mut usize) -> Vec<(String, Value)> {
             continue;
         }
         let frame = std::str::from_utf8(frame).expect("events are text");
-        let (name, data) =
-            frame.strip_prefix("event: ").and_then(|rest| rest.split_once("\ndata: ")).expect("two lines");
+        let (name, data) = frame
+            .strip_prefix("event: ")
+            .and_then(|rest| rest.split_once("\ndata: "))
+            .expect("two lines");
         let data = data.strip_suffix("\n\n").expect("an empty line");
         assert!(!data.contains(['\n', '\r']), "data of one line");
         found.push((name.to_owned(), value(data)));
@@ -137,7 +158,9 @@ fn started_message(data: &Value) -> Value {
     assert_eq!((&message["type"], &message["role"]), (&json!("message"), &json!("assistant")));
     assert_eq!(message["content"], json!([]));
     assert!(message["stop_reason"].is_null() && message["stop_sequence"].is_null());
-    assert!(message["usage"]["input_tokens"].is_u64() && message["usage"]["output_tokens"].is_u64());
+    assert!(
+        message["usage"]["input_tokens"].is_u64() && message["usage"]["output_tokens"].is_u64()
+    );
     message.clone()
 }
 
@@ -153,7 +176,10 @@ impl OpenBlock {
             Some("text") => json!({"type": "text", "text": ""}),
             Some("thinking") => json!({"type": "thinking", "thinking": "", "signature": ""}),
             Some("tool_use") => {
-                assert!(block["id"].as_str().is_some_and(|id| !id.is_empty()) && block["name"].is_string());
+                assert!(
+                    block["id"].as_str().is_some_and(|id| !id.is_empty())
+                        && block["name"].is_string()
+                );
                 json!({"type": "tool_use", "id": block["id"], "name": block["name"], "input": {}})
             }
             _ => panic!("a block that no client knows: {block}"),
@@ -199,11 +225,15 @@ fn input(text: &str) -> Value {
         _ if text.is_empty() => json!({}),
         Ok(_) => {
             assert!(text.starts_with('{'), "no object: {text}");
-            // An object can nest deeper than `Value` goes, and have numbers that are too big for it.
+            // An object can nest deeper than `Value` goes, and have numbers that are too big for
+            // it.
             serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
         }
         Err(_) => {
-            assert!(text.starts_with('{') && is_cut(text), "neither an object nor the beginning of one: {text}");
+            assert!(
+                text.starts_with('{') && is_cut(text),
+                "neither an object nor the beginning of one: {text}"
+            );
             Value::from(text)
         }
     }
@@ -211,7 +241,8 @@ fn input(text: &str) -> Value {
 
 /// Whether the JSON text only ends too early.
 fn is_cut(text: &str) -> bool {
-    let is_cut = |text: &str| serde_json::from_str::<&RawValue>(text).is_err_and(|error| error.is_eof());
+    let is_cut =
+        |text: &str| serde_json::from_str::<&RawValue>(text).is_err_and(|error| error.is_eof());
     // serde_json calls the beginning of a number a wrong number.
     is_cut(text) || is_cut(&format!("{text}0"))
 }

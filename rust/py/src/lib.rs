@@ -1,5 +1,5 @@
-//! `gpustack_fast._native`: the data plane as a Python extension module. Translation only: what each call means is told
-//! in `_native.pyi`, and done in the core crate.
+//! `gpustack_fast._native`: the data plane as a Python extension module. Translation only: what
+//! each call means is told in `_native.pyi`, and done in the core crate.
 
 #![deny(unsafe_code)]
 #![allow(
@@ -17,8 +17,9 @@ use std::{
 use gpustack_fast_core as core;
 use pyo3::{create_exception, exceptions::PyException, prelude::*, types::PyBytes};
 
-/// Python's allocator stays CPython's; this one serves the data plane. Its thread-local storage is the local-dynamic
-/// kind, so that the module can be loaded late, after others have used up the static space.
+/// Python's allocator stays CPython's; this one serves the data plane. Its thread-local storage is
+/// the local-dynamic kind, so that the module can be loaded late, after others have used up the
+/// static space.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -34,17 +35,20 @@ fn error(error: core::DataPlaneError) -> PyErr {
 }
 
 /// Duplicates a descriptor that Python goes on owning.
-#[allow(unsafe_code, reason = "Python hands descriptors over as numbers, and only its caller can vouch for them")]
+#[allow(
+    unsafe_code,
+    reason = "Python hands descriptors over as numbers, and only its caller can vouch for them"
+)]
 fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(DataPlaneError::new_err(format!("{fd} is no file descriptor.")));
     }
-    // SAFETY: the number is not -1, and it is only borrowed for the one call that duplicates it, which fails cleanly
-    // (EBADF) if nothing is open under it.
+    // SAFETY: the number is not -1, and it is only borrowed for the one call that duplicates it,
+    // which fails cleanly (EBADF) if nothing is open under it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed
-        .try_clone_to_owned()
-        .map_err(|error| DataPlaneError::new_err(format!("Descriptor {fd} cannot be used: {error}.")))
+    borrowed.try_clone_to_owned().map_err(|error| {
+        DataPlaneError::new_err(format!("Descriptor {fd} cannot be used: {error}."))
+    })
 }
 
 #[pyclass(frozen, module = "gpustack_fast._native")]
@@ -84,8 +88,9 @@ impl DataPlane {
     }
 
     fn drain(&self, deadline: f64) -> PyResult<()> {
-        let deadline = Duration::try_from_secs_f64(deadline)
-            .map_err(|_| DataPlaneError::new_err("The deadline must be a number of seconds, 0 or more."))?;
+        let deadline = Duration::try_from_secs_f64(deadline).map_err(|_| {
+            DataPlaneError::new_err("The deadline must be a number of seconds, 0 or more.")
+        })?;
         self.0.drain(deadline);
         Ok(())
     }

@@ -1,7 +1,12 @@
-//! How long the pure half takes: `cargo bench -p gpustack-fast-sans-io --bench pure`. Each figure is the best of nine runs,
-//! which on a busy machine is the one least disturbed.
+//! How long the pure half takes: `cargo bench -p gpustack-fast-sans-io --bench pure`. Each figure
+//! is the best of nine runs, which on a busy machine is the one least disturbed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -32,11 +37,15 @@ fn sniffing() {
         "What is the capital of France?\\n".repeat(16),
     );
     let image = format!("{{\"image\":\"{}\",\"model\":\"smollm2\"}}", "QUJD".repeat(2_500_000));
-    let escapes = format!("{{\"text\":\"{}\",\"model\":\"smollm2\"}}", "line\\n\\\"q\\\" ".repeat(100_000));
+    let escapes =
+        format!("{{\"text\":\"{}\",\"model\":\"smollm2\"}}", "line\\n\\\"q\\\" ".repeat(100_000));
     let tokens = format!("{{\"input\":[{}0],\"model\":\"smollm2\"}}", "12345,".repeat(200_000));
-    for (name, body, times) in
-        [("chat", &chat, 20_000), ("base64", &image, 5), ("escapes", &escapes, 5), ("token ids", &tokens, 5)]
-    {
+    for (name, body, times) in [
+        ("chat", &chat, 20_000),
+        ("base64", &image, 5),
+        ("escapes", &escapes, 5),
+        ("token ids", &tokens, 5),
+    ] {
         measure(&format!("sniff {name}, {} bytes", body.len()), times, || sniff([body.as_bytes()]));
     }
     measure("sniff base64 in reads of 16 KiB", 5, || sniff(image.as_bytes().chunks(16 << 10)));
@@ -52,7 +61,9 @@ fn framing() {
     let unfinished = &many[..many.len() - 1];
     let long = [b"data: ".as_slice(), &vec![b'x'; 2 << 20]].concat();
     measure("find_model in a chunk", 50_000, || find_model(black_box(&FRAME[6..])));
-    measure("rename_model in a frame", 50_000, || rename_model(black_box(FRAME), ModelPlace::TopLevel, b"\"smollm2\""));
+    measure("rename_model in a frame", 50_000, || {
+        rename_model(black_box(FRAME), ModelPlace::TopLevel, b"\"smollm2\"")
+    });
     let now = || Timings { first_ms: 1.0, elapsed_ms: 2.0 };
     let mut usage = StreamUsage::new(true, true);
     measure("usage: 64 frames without any", 50_000, || usage.pass(black_box(&many), now));
@@ -61,7 +72,8 @@ fn framing() {
     measure("last_edge one frame back", 50_000, || last_edge(black_box(unfinished), 0));
     measure("frames, 64 of them", 5_000, || frames(black_box(&many)).count());
     measure("last_edge over 2 MiB in one-byte reads", 1, || {
-        (0..long.len()).all(|end| last_edge(black_box(&long[..end]), end.saturating_sub(1)).is_none())
+        (0..long.len())
+            .all(|end| last_edge(black_box(&long[..end]), end.saturating_sub(1)).is_none())
     });
 }
 

@@ -1,5 +1,6 @@
-//! The pure half of the data plane: bytes in, values out. Its manifest holds no runtime and no socket, and nothing here
-//! reads a file, starts a thread or waits (<https://sans-io.readthedocs.io>).
+//! The pure half of the data plane: bytes in, values out. Its manifest holds no runtime and no
+//! socket, and nothing here reads a file, starts a thread or waits
+//! (<https://sans-io.readthedocs.io>).
 //!
 //! * [`codec`]: formats; knows no API and no table.
 //! * [`api`]: what clients may ask, and how requests and answers of each dialect look.

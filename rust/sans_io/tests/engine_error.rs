@@ -1,6 +1,12 @@
-//! `engine_error`: every shape of an engine's error in every dialect, its names hidden, and no other byte changed.
+//! `engine_error`: every shape of an engine's error in every dialect, its names hidden, and no
+//! other byte changed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 use proptest::prelude::*;
 use sans_io::api::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
@@ -27,10 +33,10 @@ fn anthropic(message: &str, kind: &str) -> Value {
 
 #[test]
 fn what_an_sdk_can_read_passes_as_it_is() {
-    let vllm =
-        r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":404}}"#;
+    let vllm = r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":404}}"#;
     assert_eq!(reshape(404, vllm.as_bytes(), Dialect::OpenAi, "r", &[]), None);
-    let message = r#"{ "type":"error","error":{"type":"not_found_error","message":"No."},"request_id":"r2"}"#;
+    let message =
+        r#"{ "type":"error","error":{"type":"not_found_error","message":"No."},"request_id":"r2"}"#;
     assert_eq!(reshape(404, message.as_bytes(), Dialect::Anthropic, "r", &[]), None);
     for body in [vllm, message, "", "<html>"] {
         assert_eq!(reshape(500, body.as_bytes(), Dialect::Management, "r", &[]), None);
@@ -59,12 +65,14 @@ fn every_other_shape_becomes_the_dialects() {
         (
             502,
             "<html><body>secret</body></html>",
-            "The engine answered with status 502 and a page of HTML. Send the request again, or look into the engine's log.",
+            "The engine answered with status 502 and a page of HTML. Send the request again, or \
+             look into the engine's log.",
         ),
         (
             500,
             " ",
-            "The engine answered with status 500 without a word. Send the request again, or look into the engine's log.",
+            "The engine answered with status 500 without a word. Send the request again, or look \
+             into the engine's log.",
         ),
         (400, r#"{"odd":1}"#, r#"{"odd":1}"#),
         (400, r#"{"error":null}"#, r#"{"error":null}"#),
@@ -89,10 +97,12 @@ fn a_text_that_is_no_unicode_is_told_all_the_same() {
 
 #[test]
 fn a_flat_error_keeps_its_parameter_and_its_word() {
-    let body =
-        r#"{"object":"error","message":"Too long","type":"x","param":"max_tokens","code":"context_length_exceeded"}"#;
+    let body = r#"{"object":"error","message":"Too long","type":"x","param":"max_tokens","code":"context_length_exceeded"}"#;
     let error = told(400, body, Dialect::OpenAi)["error"].take();
-    assert_eq!((&error["param"], &error["code"]), (&json!("max_tokens"), &json!("context_length_exceeded")));
+    assert_eq!(
+        (&error["param"], &error["code"]),
+        (&json!("max_tokens"), &json!("context_length_exceeded"))
+    );
 }
 
 #[test]
@@ -101,15 +111,21 @@ fn each_dialect_is_told_the_others_error_in_its_own_shape() {
     assert_eq!(told(503, vllm, Dialect::OpenAi), openai("Busy.", "server_error"));
     assert_eq!(told(503, vllm, Dialect::Anthropic), anthropic("Busy.", "overloaded_error"));
     let bad_json = r#"{"error":{"message":"1 validation error","type":"Bad Request","param":"body.31","code":400}}"#;
-    assert_eq!(told(400, bad_json, Dialect::Anthropic), anthropic("1 validation error", "invalid_request_error"));
+    assert_eq!(
+        told(400, bad_json, Dialect::Anthropic),
+        anthropic("1 validation error", "invalid_request_error")
+    );
     let newer = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Slow down."}}"#;
     assert_eq!(told(503, newer, Dialect::Anthropic), anthropic("Slow down.", "rate_limit_error"));
 }
 
 #[test]
 fn an_engines_name_is_hidden_where_it_is_whole() {
-    let names = names(&[("tiny", "public/tiny"), ("/data/models/tiny", "public/tiny"), ("/srv/x/", "y")]);
-    let hide = |text: &str| hide_name(text.as_bytes(), &names).map(|text| String::from_utf8(text).unwrap());
+    let names =
+        names(&[("tiny", "public/tiny"), ("/data/models/tiny", "public/tiny"), ("/srv/x/", "y")]);
+    let hide = |text: &str| {
+        hide_name(text.as_bytes(), &names).map(|text| String::from_utf8(text).unwrap())
+    };
     for (text, hidden) in [
         ("The model `tiny` does not exist.", "The model `public/tiny` does not exist."),
         ("tiny", "public/tiny"),
@@ -155,28 +171,38 @@ fn names_are_hidden_in_the_words_of_a_body_alone() {
 fn names_are_hidden_in_the_errors_of_a_stream_alone() {
     let names = names(&[("tiny", "public")]);
     let stream = concat!(
-        "data: {\"choices\":[{\"delta\":{\"content\":\"tiny \\\"error\\\"\"}}],\"x\":\"error\"}\n\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"tiny \
+         \\\"error\\\"\"}}],\"x\":\"error\"}\n\n",
         "data: {\"error\": {\"message\": \"tiny died\", \"code\": 500}}\r\n\r\n",
-        "event: response.failed\ndata: {\"response\":{\"output\":\"tiny\",\"error\":{\"message\":\"tiny died\"}}}\n\n",
+        "event: response.failed\ndata: \
+         {\"response\":{\"output\":\"tiny\",\"error\":{\"message\":\"tiny died\"}}}\n\n",
         "event: error\ndata: {\"type\":\"error\",\"message\":\"tiny died\",\"code\":\"error\"}\n\n",
         "event: response.created\ndata: {\"response\":{\"output\":\"tiny\",\"error\":null}}\n\n",
         "data: [DONE]\n\n",
     );
     let hidden = hide_in_frames(stream.as_bytes(), &names).unwrap();
     assert_eq!(String::from_utf8(hidden).unwrap(), stream.replace("tiny died", "public died"));
-    assert_eq!(hide_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names), None);
+    assert_eq!(
+        hide_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names),
+        None
+    );
 }
 
 #[test]
 fn an_error_event_speaks_anthropics_words() {
     let stream = concat!(
-        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"internal_error\",\"message\":\"2 validation errors for ",
+        "event: content_block_delta\ndata: \
+         {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
+        "event: error\ndata: \
+         {\"type\":\"error\",\"error\":{\"type\":\"internal_error\",\"message\":\"2 validation \
+         errors for ",
         "ChatCompletionStreamResponse\\nmodel\\n  Field required [type=missing]\"}}\n\n",
     );
     let expected = concat!(
-        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"2 validation errors for ",
+        "event: content_block_delta\ndata: \
+         {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"\\\"error\\\"\"},\"index\":0}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"2 \
+         validation errors for ",
         "ChatCompletionStreamResponse\"}}\n\n",
     );
     let fixed = fix_anthropic_error_frames(stream.as_bytes()).unwrap();
@@ -187,10 +213,15 @@ fn an_error_event_speaks_anthropics_words() {
 #[test]
 fn an_error_events_words_are_mapped_and_its_message_kept_short() {
     let fixed = |kind: &str, message: &str| {
-        let frame = format!("event: error\r\ndata: {}\r\n\r\n", json!({"error": {"message": message, "type": kind}}));
-        let fixed = fix_anthropic_error_frames(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
+        let frame = format!(
+            "event: error\r\ndata: {}\r\n\r\n",
+            json!({"error": {"message": message, "type": kind}})
+        );
+        let fixed =
+            fix_anthropic_error_frames(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
         let fixed = String::from_utf8(fixed).unwrap();
-        let json = fixed.strip_prefix("event: error\r\ndata: ").unwrap().strip_suffix("\r\n\r\n").unwrap();
+        let json =
+            fixed.strip_prefix("event: error\r\ndata: ").unwrap().strip_suffix("\r\n\r\n").unwrap();
         serde_json::from_str::<Value>(json).unwrap()["error"].take()
     };
     for (kind, word) in [
@@ -223,7 +254,9 @@ fn frames_that_are_no_errors_stay() {
 
 /// A name is replaced wherever it stands between others' characters; the slow way splits at blanks.
 fn words() -> impl Strategy<Value = Vec<String>> {
-    let word = prop::sample::select(vec!["tiny", "tinyx", "public", "/m/tiny", "a", "é", "tiny-2", "\"", "\n"]);
+    let word = prop::sample::select(vec![
+        "tiny", "tinyx", "public", "/m/tiny", "a", "é", "tiny-2", "\"", "\n",
+    ]);
     prop::collection::vec(word.prop_map(str::to_owned), 0..12)
 }
 
@@ -237,7 +270,8 @@ proptest! {
         let hidden = hide_name(text.as_bytes(), &names).unwrap_or_else(|| text.clone().into());
         prop_assert_eq!(String::from_utf8(hidden).unwrap(), expected.clone());
         // The same inside a frame, byte for byte around the string.
-        let frame = |message: &str| format!(": tiny\ndata: {{\"x\":\"tiny\",\"error\":{{\"message\":{}}}}}\n\n", Value::from(message));
+        let frame = |message: &str| format!(": tiny\ndata: \
+            {{\"x\":\"tiny\",\"error\":{{\"message\":{}}}}}\n\n", Value::from(message));
         let frame_hidden = hide_in_frames(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
         prop_assert_eq!(String::from_utf8(frame_hidden).unwrap(), frame(&expected));
     }
@@ -252,7 +286,8 @@ proptest! {
     }
 
     #[test]
-    fn any_frames_are_read_without_a_fault(frames in "(event: error\n|data: |\\{|\\}|\"error\":|\"message\":|\"tiny\"|\"|,|\n\n|\\\\|[a-z ]){0,24}") {
+    fn any_frames_are_read_without_a_fault(frames in "(event: error\n|data: \
+        |\\{|\\}|\"error\":|\"message\":|\"tiny\"|\"|,|\n\n|\\\\|[a-z ]){0,24}") {
         let names = names(&[("tiny", "public")]);
         let hidden = hide_in_frames(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
         prop_assert_eq!(hide_in_frames(&hidden, &names), None);

@@ -1,7 +1,8 @@
-//! The fuzz targets on stable Rust: the committed corpus first, then mutations of it for `FUZZ_SECONDS` (default 10)
-//! each. `make fuzz` runs the same checks under libFuzzer.
+//! The fuzz targets on stable Rust: the committed corpus first, then mutations of it for
+//! `FUZZ_SECONDS` (default 10) each. `make fuzz` runs the same checks under libFuzzer.
 //!
-//! The generator has a fixed seed, so a failure repeats; its input is written to `CARGO_TARGET_TMPDIR`.
+//! The generator has a fixed seed, so a failure repeats; its input is written to
+//! `CARGO_TARGET_TMPDIR`.
 
 #![allow(
     clippy::unwrap_used,
@@ -211,7 +212,9 @@ fn fuzz(target: &str, words: &[&str], check: fn(&[u8])) {
 
 fn seconds() -> Duration {
     match std::env::var("FUZZ_SECONDS") {
-        Ok(text) => Duration::from_secs(text.parse().expect("FUZZ_SECONDS is a whole number of seconds")),
+        Ok(text) => {
+            Duration::from_secs(text.parse().expect("FUZZ_SECONDS is a whole number of seconds"))
+        }
         Err(_) => Duration::from_secs(10),
     }
 }

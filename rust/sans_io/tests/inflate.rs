@@ -1,6 +1,12 @@
-//! `inflate`: bodies of real encoders whatever the split, and everything that a damaged or hostile body can be.
+//! `inflate`: bodies of real encoders whatever the split, and everything that a damaged or hostile
+//! body can be.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 use std::io::Write;
 
@@ -80,7 +86,11 @@ fn decode<'a>(
             assert!(out.len() <= most, "more than was asked for");
             whole.extend_from_slice(&out);
             if let Err(error) = result {
-                assert_eq!(inflater.decode(&mut piece, &mut out, most), Err(error), "an error is final");
+                assert_eq!(
+                    inflater.decode(&mut piece, &mut out, most),
+                    Err(error),
+                    "an error is final"
+                );
                 assert_eq!(inflater.end(), Err(error), "the end forgets the error");
                 return Err(error);
             }
@@ -101,7 +111,10 @@ fn bodies_of_every_encoder_are_decoded_in_every_split() {
             for size in [1, 2, 7, 4096, usize::MAX] {
                 for most in [1, 13, 1 << 16] {
                     let pieces = body.chunks(size.min(body.len()));
-                    assert!(decode(coding, pieces, most, CAPS).as_deref() == Ok(text), "{coding:?} {size} {most}");
+                    assert!(
+                        decode(coding, pieces, most, CAPS).as_deref() == Ok(text),
+                        "{coding:?} {size} {most}"
+                    );
                 }
             }
         }
@@ -113,7 +126,10 @@ fn bodies_of_python_are_decoded() {
     assert_eq!(decode_all(Coding::Gzip, PYTHON_GZIP).as_deref(), Ok(TEXT));
     assert_eq!(decode_all(Coding::Deflate, PYTHON_ZLIB).as_deref(), Ok(TEXT));
     // With `wbits=-15` it writes what is inside.
-    assert_eq!(decode_all(Coding::Deflate, &PYTHON_ZLIB[2..PYTHON_ZLIB.len() - 4]).as_deref(), Ok(TEXT));
+    assert_eq!(
+        decode_all(Coding::Deflate, &PYTHON_ZLIB[2..PYTHON_ZLIB.len() - 4]).as_deref(),
+        Ok(TEXT)
+    );
 }
 
 #[test]
@@ -131,7 +147,11 @@ fn several_members_are_one_body() {
     for (coding, encode) in [(Coding::Gzip, gzip as fn(&[u8]) -> Vec<u8>), (Coding::Zstd, zstd)] {
         let body = [encode(b"one, "), encode(b""), encode(b"two")].concat();
         for size in [1, 5, body.len()] {
-            assert_eq!(decode(coding, body.chunks(size), 2, CAPS).as_deref(), Ok(b"one, two".as_slice()), "{coding:?}");
+            assert_eq!(
+                decode(coding, body.chunks(size), 2, CAPS).as_deref(),
+                Ok(b"one, two".as_slice()),
+                "{coding:?}"
+            );
         }
         let cut = &body[..body.len() - 1];
         assert_eq!(decode_all(coding, cut), Err(InflateError::Truncated), "{coding:?}");
@@ -140,7 +160,8 @@ fn several_members_are_one_body() {
 
 #[test]
 fn a_skippable_frame_of_zstd_is_passed_over() {
-    let body = [&zstd(b"one, "), b"\x5A\x2A\x4D\x18\x03\x00\x00\x00abc".as_slice(), &zstd(b"two")].concat();
+    let body = [&zstd(b"one, "), b"\x5A\x2A\x4D\x18\x03\x00\x00\x00abc".as_slice(), &zstd(b"two")]
+        .concat();
     assert_eq!(decode_all(Coding::Zstd, &body).as_deref(), Ok(b"one, two".as_slice()));
 }
 
@@ -168,7 +189,9 @@ fn a_body_that_is_cut_off_anywhere_is_refused() {
 
 #[test]
 fn a_flipped_bit_never_makes_another_text() {
-    for (coding, body) in [(Coding::Gzip, gzip(TEXT)), (Coding::Deflate, zlib(TEXT)), (Coding::Zstd, zstd(TEXT))] {
+    for (coding, body) in
+        [(Coding::Gzip, gzip(TEXT)), (Coding::Deflate, zlib(TEXT)), (Coding::Zstd, zstd(TEXT))]
+    {
         let mut refused = 0;
         for bit in 0..body.len() * 8 {
             let mut damaged = body.clone();
@@ -178,7 +201,11 @@ fn a_flipped_bit_never_makes_another_text() {
             assert!(result.is_err() || result.as_deref() == Ok(TEXT), "{coding:?}, bit {bit}");
         }
         // A few bits say nothing of the text: gzip's time, its system.
-        assert!(refused > body.len() * 8 / 2, "{coding:?}: only {refused} of {} bits", body.len() * 8);
+        assert!(
+            refused > body.len() * 8 / 2,
+            "{coding:?}: only {refused} of {} bits",
+            body.len() * 8
+        );
     }
 }
 
@@ -188,7 +215,11 @@ fn what_follows_the_end_is_refused() {
         for rest in [b"x".as_slice(), b"\0\0\0\0", b"\r\n", TEXT] {
             let body = [&body, rest].concat();
             assert_eq!(decode_all(coding, &body), Err(InflateError::TrailingData), "{coding:?}");
-            assert_eq!(decode(coding, body.chunks(1), 1, CAPS), Err(InflateError::TrailingData), "{coding:?}");
+            assert_eq!(
+                decode(coding, body.chunks(1), 1, CAPS),
+                Err(InflateError::TrailingData),
+                "{coding:?}"
+            );
         }
     }
 }
@@ -216,7 +247,10 @@ fn a_bomb_is_stopped_at_the_size_cap() {
             assert!(out.len() as u64 <= limit + 1, "{coding:?} decoded {} bytes", out.len());
         }
         let exact = Caps { decoded: 8 << 20, ..CAPS };
-        assert!(decode(coding, [body.as_slice()], 1 << 16, exact).as_deref() == Ok(zeros.as_slice()), "{coding:?}");
+        assert!(
+            decode(coding, [body.as_slice()], 1 << 16, exact).as_deref() == Ok(zeros.as_slice()),
+            "{coding:?}"
+        );
     }
 }
 
@@ -229,7 +263,10 @@ fn a_bomb_is_stopped_at_the_ratio_cap() {
     }
     for (coding, body) in encoded(&vec![b' '; 1 << 20]) {
         let caps = Caps { decoded: u64::MAX, ratio: 1 };
-        assert!(decode(coding, [body.as_slice()], 1 << 16, caps).is_ok(), "{coding:?}: the first MiB is free");
+        assert!(
+            decode(coding, [body.as_slice()], 1 << 16, caps).is_ok(),
+            "{coding:?}: the first MiB is free"
+        );
     }
 }
 
@@ -275,7 +312,15 @@ fn a_coding_is_found_by_its_name() {
     ] {
         assert_eq!(named(&[name]), Ok(expected), "{}", name.escape_ascii());
     }
-    for name in [b"br".as_slice(), b"compress", b"gzip, gzip", b"gzip,", b"identity, gzip", b"gzip;q=1", b"gz\xff"] {
+    for name in [
+        b"br".as_slice(),
+        b"compress",
+        b"gzip, gzip",
+        b"gzip,",
+        b"identity, gzip",
+        b"gzip;q=1",
+        b"gz\xff",
+    ] {
         assert!(named(&[name]).is_err(), "{}", name.escape_ascii());
     }
     assert!(named(&[b"gzip", b"gzip"]).is_err());
@@ -285,12 +330,20 @@ fn a_coding_is_found_by_its_name() {
 #[test]
 fn errors_are_whole_sentences_and_tell_what_is_too_large() {
     let caps = [InflateError::TooLarge { limit: 7 }, InflateError::Ratio { limit: 7 }];
-    let faults = [InflateError::Broken, InflateError::Truncated, InflateError::TrailingData, InflateError::Window];
+    let faults = [
+        InflateError::Broken,
+        InflateError::Truncated,
+        InflateError::TrailingData,
+        InflateError::Window,
+    ];
     assert!(caps.into_iter().all(InflateError::is_too_large));
     assert!(!faults.into_iter().any(InflateError::is_too_large));
     let unknown =
-        coding(&HeaderMap::from_iter([(CONTENT_ENCODING, http::HeaderValue::from_static("br"))])).unwrap_err();
-    for text in caps.into_iter().chain(faults).map(|error| error.to_string()).chain([unknown.to_string()]) {
+        coding(&HeaderMap::from_iter([(CONTENT_ENCODING, http::HeaderValue::from_static("br"))]))
+            .unwrap_err();
+    for text in
+        caps.into_iter().chain(faults).map(|error| error.to_string()).chain([unknown.to_string()])
+    {
         assert!(text.starts_with("The ") && text.ends_with('.') && text.contains("; "), "{text}");
     }
 }

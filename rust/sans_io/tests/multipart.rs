@@ -1,7 +1,12 @@
-//! `multipart`: the cases of the wire contract by name, forms as real clients write them, and agreement with a plain
-//! reader on generated forms.
+//! `multipart`: the cases of the wire contract by name, forms as real clients write them, and
+//! agreement with a plain reader on generated forms.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "../../fuzz/checks/multipart.rs"]
 mod agreement;
@@ -85,7 +90,8 @@ fn the_model_may_follow_megabytes() {
 fn forms_of_real_clients_are_read() {
     let curl = "--------------------------d74496d66958873e\r\nContent-Disposition: form-data; name=\"file\"; \
         filename=\"a \\\"b\\\".wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--------------------------d74496d66958873e\
-        \r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nw-1\r\n--------------------------d74496d66958873e--\r\n";
+        \r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nw-1\r\n\
+            --------------------------d74496d66958873e--\r\n";
     let curl_type = "multipart/form-data; boundary=------------------------d74496d66958873e";
     let httpx = "--9431149156168\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nw-1\r\n--9431149156168\r\n\
         Content-Disposition: form-data; name=\"timestamp_granularities[]\"\r\n\r\nword\r\n--9431149156168\r\n\
@@ -125,7 +131,11 @@ fn a_boundary_is_read_in_every_legal_form() {
     }
     for boundary in ["'()+_,-./:=? z", &"b".repeat(70), "----=_Part_0_1.2"] {
         let body = form(&[MODEL]).replace("--x", &format!("--{boundary}"));
-        assert_eq!(name_as(&format!("multipart/form-data; boundary=\"{boundary}\""), body), "m", "{boundary}");
+        assert_eq!(
+            name_as(&format!("multipart/form-data; boundary=\"{boundary}\""), body),
+            "m",
+            "{boundary}"
+        );
     }
     let body = form(&[MODEL]).replace("--x", "------=_Part_0_1.2");
     assert_eq!(name_as("multipart/form-data; boundary=----=_Part_0_1.2", body), "m");
@@ -162,11 +172,15 @@ fn a_wrong_content_type_is_refused() {
 
 #[test]
 fn a_boundary_that_readers_would_find_elsewhere_is_refused() {
-    // cpp-httplib takes what follows the first `boundary=`; Python's readers end a quoted string elsewhere.
-    for parameters in
-        ["xboundary=y; boundary=x", "a=\"boundary=y\"; boundary=x", "a=\"\\\\\"; b=\"; boundary=y\"; boundary=x"]
-    {
-        let error = Scanner::new(format!("multipart/form-data; {parameters}").as_bytes()).expect_err(parameters);
+    // cpp-httplib takes what follows the first `boundary=`; Python's readers end a quoted string
+    // elsewhere.
+    for parameters in [
+        "xboundary=y; boundary=x",
+        "a=\"boundary=y\"; boundary=x",
+        "a=\"\\\\\"; b=\"; boundary=y\"; boundary=x",
+    ] {
+        let error = Scanner::new(format!("multipart/form-data; {parameters}").as_bytes())
+            .expect_err(parameters);
         assert_eq!(error.kind, Kind::ContentTypeMalformed, "{parameters}");
     }
     assert!(Scanner::new(b"multipart/form-data; boundary=\"a=boundary=b\"; b=c").is_ok());
@@ -176,7 +190,8 @@ fn a_boundary_that_readers_would_find_elsewhere_is_refused() {
 fn a_form_in_another_character_set_is_refused() {
     // Starlette decodes names and values by it: `name="+AG0-odel"` is `model` in UTF-7.
     for charset in ["utf-7", "utf-16", "latin-1", "\"utf-7\"", ""] {
-        let error = Scanner::new(format!("multipart/form-data; boundary=x; charset={charset}").as_bytes());
+        let error =
+            Scanner::new(format!("multipart/form-data; boundary=x; charset={charset}").as_bytes());
         assert_eq!(error.expect_err(charset).kind, Kind::OtherCharset, "{charset}");
     }
 }
@@ -185,7 +200,10 @@ fn a_form_in_another_character_set_is_refused() {
 fn a_preamble_is_ignored() {
     assert_eq!(name(format!("This is a form.\r\n\r\n{}", form(&[MODEL]))), "m");
     assert_eq!(name(format!("\r\n{}", form(&[MODEL]))), "m");
-    assert_eq!(refusal(format!("{}\r\n{}", "p".repeat(HEADER_BYTES_MAX + 1), form(&[MODEL]))), Kind::PreambleTooLong);
+    assert_eq!(
+        refusal(format!("{}\r\n{}", "p".repeat(HEADER_BYTES_MAX + 1), form(&[MODEL]))),
+        Kind::PreambleTooLong
+    );
 }
 
 #[test]
@@ -205,7 +223,9 @@ fn white_space_may_follow_the_boundary_of_later_delimiters() {
 
 #[test]
 fn a_line_that_only_begins_with_the_boundary_is_data() {
-    for line in ["--xy", "--x-", "--x-y", "--x y", "--x \ry", "--x\ry", " --x", "a--x", "--", "--x\t--"] {
+    for line in
+        ["--xy", "--x-", "--x-y", "--x y", "--x \ry", "--x\ry", " --x", "a--x", "--", "--x\t--"]
+    {
         let file = part("name=f; filename=f", &format!("a\r\n{line}\r\n\r\r\n--xx\r\nb"));
         assert_eq!(name(form(&[&file, MODEL])), "m", "{line}");
         assert_eq!(name(form(&[&part("name=f; filename=f", line), MODEL])), "m", "{line}");
@@ -215,7 +235,9 @@ fn a_line_that_only_begins_with_the_boundary_is_data() {
 #[test]
 fn a_whole_form_inside_a_file_is_data() {
     let inner = form(&[&part("name=\"model\"", "other")]);
-    for inner in [inner.replace("--x", "--y"), inner.replace("--x", "--x2"), inner.replace("--x", "\n--x")] {
+    for inner in
+        [inner.replace("--x", "--y"), inner.replace("--x", "--x2"), inner.replace("--x", "\n--x")]
+    {
         assert_eq!(name(form(&[&part("name=f; filename=f", &inner), MODEL])), "m");
     }
 }
@@ -231,7 +253,10 @@ fn lines_that_end_with_a_line_feed_alone_are_refused() {
 #[test]
 fn a_part_that_ends_with_its_header_is_refused() {
     // Go and RFC 2046 see a delimiter there, python-multipart and cpp-httplib data.
-    assert_eq!(refusal("--x\r\nContent-Disposition: form-data; name=a\r\n\r\n--x--\r\n"), Kind::DataMissing);
+    assert_eq!(
+        refusal("--x\r\nContent-Disposition: form-data; name=a\r\n\r\n--x--\r\n"),
+        Kind::DataMissing
+    );
     assert_eq!(name(form(&[&part("name=a", ""), MODEL])), "m");
 }
 
@@ -258,11 +283,12 @@ fn what_follows_the_closing_delimiter_is_refused() {
 
 #[test]
 fn names_are_read_in_every_legal_form() {
-    for disposition in ["name=model", "NAME=\"model\"", "name=\"model\";", ";; \tname=\"model\"\t"] {
+    for disposition in ["name=model", "NAME=\"model\"", "name=\"model\";", ";; \tname=\"model\"\t"]
+    {
         assert_eq!(name(form(&[&part(disposition, "m")])), "m", "{disposition}");
     }
-    let odd_header =
-        "--x\r\nx-a: b\r\ncOnTeNt-DiSpOsItIoN:form-data;name=model\r\nContent-Type: text/plain\r\n\r\nm\r\n";
+    let odd_header = "--x\r\nx-a: b\r\ncOnTeNt-DiSpOsItIoN:form-data;name=model\r\nContent-Type: \
+        text/plain\r\n\r\nm\r\n";
     assert_eq!(name(form(&[odd_header])), "m");
 }
 
@@ -326,11 +352,19 @@ fn a_part_is_described_once_and_as_form_data() {
     let headers = |lines: &str| refusal(form(&[&format!("--x\r\n{lines}\r\na\r\n"), MODEL]));
     assert_eq!(headers(""), Kind::DispositionMissing);
     assert_eq!(headers("Content-Type: text/plain\r\n"), Kind::DispositionMissing);
-    assert_eq!(headers("Content-Disposition: attachment; name=\"model\"\r\n"), Kind::DispositionMalformed);
-    assert_eq!(headers("Content-Disposition: form-data name=\"model\"\r\n"), Kind::DispositionMalformed);
-    let twice = "Content-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=model\r\n";
+    assert_eq!(
+        headers("Content-Disposition: attachment; name=\"model\"\r\n"),
+        Kind::DispositionMalformed
+    );
+    assert_eq!(
+        headers("Content-Disposition: form-data name=\"model\"\r\n"),
+        Kind::DispositionMalformed
+    );
+    let twice =
+        "Content-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=model\r\n";
     assert_eq!(headers(twice), Kind::DispositionMalformed);
-    for line in [" name=model", "a b: c", ": a", "a", "a : b", "ä: b", "a: b\rc", "a: \u{1}", "--x"] {
+    for line in [" name=model", "a b: c", ": a", "a", "a : b", "ä: b", "a: b\rc", "a: \u{1}", "--x"]
+    {
         let lines = format!("Content-Disposition: form-data; name=a;\r\n{line}\r\n");
         assert_eq!(headers(&lines), Kind::HeaderMalformed, "{line}");
     }
@@ -339,14 +373,25 @@ fn a_part_is_described_once_and_as_form_data() {
 #[test]
 fn a_second_model_is_refused() {
     assert_eq!(refusal(form(&[MODEL, MODEL])), Kind::ModelTwice);
-    assert_eq!(refusal(form(&[MODEL, &part("name=f", "a"), &part("name=\"model\"", "")])), Kind::ModelTwice);
+    assert_eq!(
+        refusal(form(&[MODEL, &part("name=f", "a"), &part("name=\"model\"", "")])),
+        Kind::ModelTwice
+    );
 }
 
 #[test]
 fn a_model_that_is_a_file_is_refused() {
-    for disposition in ["name=model; filename=\"\"", "filename=m; name=\"model\"", "name=model; filename*=UTF-8''m"] {
+    for disposition in [
+        "name=model; filename=\"\"",
+        "filename=m; name=\"model\"",
+        "name=model; filename*=UTF-8''m",
+    ] {
         assert_eq!(refusal(form(&[&part(disposition, "m")])), Kind::ModelIsAFile, "{disposition}");
-        assert_eq!(refusal(form(&[MODEL, &part(disposition, "m")])), Kind::ModelIsAFile, "{disposition}");
+        assert_eq!(
+            refusal(form(&[MODEL, &part(disposition, "m")])),
+            Kind::ModelIsAFile,
+            "{disposition}"
+        );
     }
 }
 
@@ -354,7 +399,8 @@ fn a_model_that_is_a_file_is_refused() {
 fn an_encoded_model_is_refused() {
     let encoded = |encoding: &str| {
         format!(
-            "--x\r\ncontent-transfer-encoding: {encoding}\r\nContent-Disposition: form-data; name=model\r\n\r\nm\r\n"
+            "--x\r\ncontent-transfer-encoding: {encoding}\r\nContent-Disposition: form-data; \
+             name=model\r\n\r\nm\r\n"
         )
     };
     for encoding in ["base64", "quoted-printable", "8bit, base64", ""] {
@@ -368,8 +414,18 @@ fn an_encoded_model_is_refused() {
 
 #[test]
 fn the_name_is_the_bytes_of_the_field() {
-    for model in [" m ", "-", "--", "--y", "-x", "Qwen/Qwen3:8b", "ä€😀", "\t\0", "a--x", &"m".repeat(MODEL_BYTES_MAX)]
-    {
+    for model in [
+        " m ",
+        "-",
+        "--",
+        "--y",
+        "-x",
+        "Qwen/Qwen3:8b",
+        "ä€😀",
+        "\t\0",
+        "a--x",
+        &"m".repeat(MODEL_BYTES_MAX),
+    ] {
         assert_eq!(name(form(&[&part("name=model", model)])), model);
     }
 }
@@ -397,7 +453,8 @@ fn a_form_without_a_model_is_refused() {
 #[test]
 fn the_last_stream_says_whether_the_client_wants_one() {
     let stream = |values: &[&str]| {
-        let parts: Vec<String> = values.iter().map(|value| part("name=\"stream\"", value)).collect();
+        let parts: Vec<String> =
+            values.iter().map(|value| part("name=\"stream\"", value)).collect();
         scan(form(&[MODEL, &parts.concat()])).0.stream()
     };
     for yes in ["true", "True", "TRUE", "1"] {
@@ -415,7 +472,10 @@ fn the_last_stream_says_whether_the_client_wants_one() {
 #[test]
 fn what_grows_without_need_is_limited() {
     let long = |length: usize| {
-        format!("--x\r\nContent-Disposition: form-data; name=a\r\na: {}\r\n\r\n\r\n", "b".repeat(length))
+        format!(
+            "--x\r\nContent-Disposition: form-data; name=a\r\na: {}\r\n\r\n\r\n",
+            "b".repeat(length)
+        )
     };
     let rest = "Content-Disposition: form-data; name=a\r\na: \r\n\r\n".len();
     assert_eq!(name(form(&[&long(HEADER_BYTES_MAX - rest), MODEL])), "m");
@@ -446,7 +506,9 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
         format!("multipart/form-data; boundary={}", secret.repeat(20)),
         format!("multipart/form-data; boundary=x; charset={secret}"),
     ] {
-        texts.push(Scanner::new(content_type.as_bytes()).expect_err("a bad Content-Type").to_string());
+        texts.push(
+            Scanner::new(content_type.as_bytes()).expect_err("a bad Content-Type").to_string(),
+        );
     }
     let header = |line: &str| form(&[&format!("--x\r\n{line}\r\n\r\n{secret}\r\n")]);
     for body in [
@@ -475,11 +537,20 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
         form(&[&part(&format!("name={secret}"), "").repeat(1001)]),
     ] {
         let mut scanner = Scanner::new(FORM_DATA.as_bytes()).unwrap();
-        texts.push(scanner.feed(body.as_bytes()).and_then(|()| scanner.end()).expect_err("a bad form").to_string());
+        texts.push(
+            scanner
+                .feed(body.as_bytes())
+                .and_then(|()| scanner.end())
+                .expect_err("a bad form")
+                .to_string(),
+        );
     }
     for text in &texts {
         assert!(
-            text.ends_with('.') && text.contains(' ') && !text.contains("hunter") && !text.contains("  "),
+            text.ends_with('.')
+                && text.contains(' ')
+                && !text.contains("hunter")
+                && !text.contains("  "),
             "{text}"
         );
         assert!(["The ", "`model`"].iter().any(|start| text.starts_with(start)), "{text}");
@@ -491,7 +562,15 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
 
 /// A part, mostly a good one, with a liking for the names that matter.
 fn any_part() -> impl Strategy<Value = String> {
-    let name = prop::sample::select(vec!["model", "stream", "file", "\"model\"", "\"a;b\"", "\"mod\\el\"", "\"\\\"\""]);
+    let name = prop::sample::select(vec![
+        "model",
+        "stream",
+        "file",
+        "\"model\"",
+        "\"a;b\"",
+        "\"mod\\el\"",
+        "\"\\\"\"",
+    ]);
     let more = prop::sample::select(vec![
         "",
         "",
@@ -512,15 +591,26 @@ fn any_part() -> impl Strategy<Value = String> {
     ];
     let padding = prop::sample::select(vec!["", "", "", "", " ", "\t ", "-", "y"]);
     (name, more, value, padding).prop_map(|(name, more, value, padding)| {
-        format!("--x{padding}\r\nContent-Disposition: form-data; name={name}{more}\r\n\r\n{value}\r\n")
+        format!(
+            "--x{padding}\r\nContent-Disposition: form-data; name={name}{more}\r\n\r\n{value}\r\n"
+        )
     })
 }
 
 fn any_form() -> impl Strategy<Value = Vec<u8>> {
     let preamble = prop::sample::select(vec!["", "", "", "", "\r\n", "a\r\n", "a", "--xy\r\n"]);
-    let end = prop::sample::select(vec!["--x--\r\n", "--x--", "--x--", "--x-- ", "--x--a", "--x\r\n", ""]);
-    (preamble, prop::collection::vec(any_part(), 0..5), end)
-        .prop_map(|(preamble, parts, end)| format!("{preamble}{}{end}", parts.concat()).into_bytes())
+    let end = prop::sample::select(vec![
+        "--x--\r\n",
+        "--x--",
+        "--x--",
+        "--x-- ",
+        "--x--a",
+        "--x\r\n",
+        "",
+    ]);
+    (preamble, prop::collection::vec(any_part(), 0..5), end).prop_map(|(preamble, parts, end)| {
+        format!("{preamble}{}{end}", parts.concat()).into_bytes()
+    })
 }
 
 proptest! {

@@ -1,6 +1,11 @@
 //! `rerank`: what engines of three dialects are asked, and Jina's answer made of what they say.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 use proptest::prelude::*;
 use sans_io::api::rerank::{Engine, Prepared, RerankError, answer, request};
@@ -58,7 +63,10 @@ fn llama_cpps_answer_gets_its_documents_and_its_order() {
     );
     assert_eq!(answered(&prepared(REQUEST, Engine::Jina), llama), expected);
     let made = answer(llama.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
-    assert!(String::from_utf8(made).unwrap().contains(":-1e-1}"), "a score is as the engine wrote it");
+    assert!(
+        String::from_utf8(made).unwrap().contains(":-1e-1}"),
+        "a score is as the engine wrote it"
+    );
 }
 
 #[test]
@@ -66,36 +74,50 @@ fn tei_is_asked_in_its_own_words() {
     let body = r#"{"model":"public","query":"wh\u0061t","documents":["a\u0061",{"text":"b","title":"t"}],"top_n":1,"raw_scores":true,"truncate_prompt_tokens":5}"#;
     let prepared = prepared(body, Engine::Tei);
     let asked: Value = serde_json::from_slice(prepared.body.as_deref().unwrap()).unwrap();
-    let expected =
-        json!({"query": "what", "texts": ["aa", "b"], "return_text": false, "raw_scores": true, "truncate": true});
+    let expected = json!({"query": "what", "texts": ["aa", "b"], "return_text": false, "raw_scores": true, "truncate": true});
     assert_eq!((asked, prepared.path), (expected, "/rerank"));
-    let expected = jina(&json!([{"index": 1, "document": {"text": "b"}, "relevance_score": 0.9}]), 0, 0);
-    assert_eq!(answered(&prepared, r#"[{"index":0,"score":0.1},{"index":1,"score":0.9}]"#), expected);
+    let expected =
+        jina(&json!([{"index": 1, "document": {"text": "b"}, "relevance_score": 0.9}]), 0, 0);
+    assert_eq!(
+        answered(&prepared, r#"[{"index":0,"score":0.1},{"index":1,"score":0.9}]"#),
+        expected
+    );
 }
 
 #[test]
 fn objects_with_text_become_the_strings_that_engines_take() {
     let body = r#"{"documents":["x", {"text" : "\u00e9" } ,{"content":[{"text":"no"}]},{"text":"z"}], "query":"q","x":1.10,"model":"public"}"#;
     let prepared = prepared(body, Engine::Jina);
-    let expected =
-        r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","x":1.10,"model":"served"}"#;
+    let expected = r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","x":1.10,"model":"served"}"#;
     assert_eq!(String::from_utf8(prepared.body.clone().unwrap()).unwrap(), expected);
-    assert_eq!(prepared.documents, [Some("x".to_owned()), Some("é".to_owned()), None, Some("z".to_owned())]);
+    assert_eq!(
+        prepared.documents,
+        [Some("x".to_owned()), Some("é".to_owned()), None, Some("z".to_owned())]
+    );
     let vllm = r#"{"results":[{"index":2,"document":{"text":null,"multi_modal":{}},"relevance_score":1}]}"#;
-    let expected = json!([{"index": 2, "document": {"text": null, "multi_modal": {}}, "relevance_score": 1}]);
+    let expected =
+        json!([{"index": 2, "document": {"text": null, "multi_modal": {}}, "relevance_score": 1}]);
     assert_eq!(answered(&prepared, vllm)["results"], expected);
 }
 
 #[test]
 fn at_most_top_n_results_are_given_best_first() {
     let engine = r#"{"results":[{"index":0,"relevance_score":1},{"index":1,"relevance_score":3},{"index":2,"relevance_score":2}]}"#;
-    for (top_n, indexes) in
-        [("0", vec![1, 2, 0]), ("1", vec![1]), ("2", vec![1, 2]), ("9", vec![1, 2, 0]), ("null", vec![1, 2, 0])]
-    {
+    for (top_n, indexes) in [
+        ("0", vec![1, 2, 0]),
+        ("1", vec![1]),
+        ("2", vec![1, 2]),
+        ("9", vec![1, 2, 0]),
+        ("null", vec![1, 2, 0]),
+    ] {
         let body = REQUEST.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));
         let made = answered(&prepared(&body, Engine::Jina), engine);
-        let found: Vec<u64> =
-            made["results"].as_array().unwrap().iter().filter_map(|result| result["index"].as_u64()).collect();
+        let found: Vec<u64> = made["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|result| result["index"].as_u64())
+            .collect();
         assert_eq!(found, indexes, "top_n {top_n}");
     }
 }
@@ -120,9 +142,14 @@ fn a_wrong_request_is_refused_with_a_sentence() {
         (r#""query":NaN,"documents":["a"]"#, "JSON"),
     ] {
         for engine in [Engine::Jina, Engine::Tei] {
-            let error = request(format!("{{\"model\":\"m\",{members}}}").as_bytes(), engine, "served").unwrap_err();
+            let error =
+                request(format!("{{\"model\":\"m\",{members}}}").as_bytes(), engine, "served")
+                    .unwrap_err();
             let sentence = error.to_string();
-            assert!(matches!(error, RerankError::Request(_)) && sentence.contains(word), "{members}: {sentence}");
+            assert!(
+                matches!(error, RerankError::Request(_)) && sentence.contains(word),
+                "{members}: {sentence}"
+            );
             assert!(sentence.ends_with('.') && sentence.contains(' '), "{sentence}");
         }
     }
@@ -136,7 +163,10 @@ fn what_tei_cannot_rank_is_refused() {
         r#"{"query":"q","documents":["a",{"text":null}]}"#,
     ] {
         assert!(request(body.as_bytes(), Engine::Jina, "served").is_ok());
-        assert!(matches!(request(body.as_bytes(), Engine::Tei, "served"), Err(RerankError::Request(_))), "{body}");
+        assert!(
+            matches!(request(body.as_bytes(), Engine::Tei, "served"), Err(RerankError::Request(_))),
+            "{body}"
+        );
     }
 }
 
@@ -154,7 +184,10 @@ fn an_answer_that_ranks_nothing_is_refused() {
         r#"[{"score":1}]"#,
         r#"{"object":"list","data":[{"embedding":[0.5]}]}"#,
     ] {
-        assert!(matches!(answer(body.as_bytes(), &prepared, "public"), Err(RerankError::Answer(_))), "{body}");
+        assert!(
+            matches!(answer(body.as_bytes(), &prepared, "public"), Err(RerankError::Answer(_))),
+            "{body}"
+        );
     }
 }
 

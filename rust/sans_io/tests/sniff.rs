@@ -1,13 +1,20 @@
-//! `sniff`: the cases of the wire contract by name, and agreement with `serde_json` on generated bodies.
+//! `sniff`: the cases of the wire contract by name, and agreement with `serde_json` on generated
+//! bodies.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "../../fuzz/checks/sniff.rs"]
 mod agreement;
 
 use proptest::prelude::*;
 use sans_io::codec::json::{
-    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer, find_model,
+    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer,
+    find_model,
 };
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
@@ -63,7 +70,10 @@ fn a_second_model_is_refused() {
 #[test]
 fn a_second_model_is_refused_however_it_is_escaped() {
     assert_eq!(refusal(r#"{"model":"a","mod\u0065l":"b"}"#), SniffErrorKind::ModelTwice);
-    assert_eq!(refusal(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(
+        refusal(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#),
+        SniffErrorKind::ModelTwice
+    );
 }
 
 #[test]
@@ -82,7 +92,10 @@ fn an_escaped_key_is_the_model() {
 
 #[test]
 fn escapes_in_the_name_are_decoded() {
-    assert_eq!(name(r#"{"model":"a\/b\"c\\d\b\f\n\r\t\u0041\u00e4\u20AC"}"#), "a/b\"c\\d\u{8}\u{c}\n\r\tAä€");
+    assert_eq!(
+        name(r#"{"model":"a\/b\"c\\d\b\f\n\r\t\u0041\u00e4\u20AC"}"#),
+        "a/b\"c\\d\u{8}\u{c}\n\r\tAä€"
+    );
     assert_eq!(name(r#"{"model":"\u0000"}"#), "\0");
 }
 
@@ -94,10 +107,20 @@ fn a_surrogate_pair_in_the_name_is_one_character() {
 
 #[test]
 fn a_lone_surrogate_in_the_name_is_refused() {
-    for model in
-        [r"\ud83d", r"\ude00", r"\ud83d!", r"\ud83d\n", r"\ud83d\u0041", r"\ud83d\ud83d\ude00", r"\ude00\ud83d"]
-    {
-        assert_eq!(refusal(format!(r#"{{"model":"a{model}"}}"#)), SniffErrorKind::ModelLoneSurrogate, "{model}");
+    for model in [
+        r"\ud83d",
+        r"\ude00",
+        r"\ud83d!",
+        r"\ud83d\n",
+        r"\ud83d\u0041",
+        r"\ud83d\ud83d\ude00",
+        r"\ude00\ud83d",
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":"a{model}"}}"#)),
+            SniffErrorKind::ModelLoneSurrogate,
+            "{model}"
+        );
     }
 }
 
@@ -115,7 +138,18 @@ fn a_key_with_half_a_pair_is_not_the_model() {
 
 #[test]
 fn names_are_compared_exactly() {
-    for key in ["Model", "MODEL", "model_", "_model", " model", "model ", "mode", "mоdel", "model\\u0000", "models"] {
+    for key in [
+        "Model",
+        "MODEL",
+        "model_",
+        "_model",
+        " model",
+        "model ",
+        "mode",
+        "mоdel",
+        "model\\u0000",
+        "models",
+    ] {
         assert_eq!(refusal(format!(r#"{{"{key}":"a"}}"#)), SniffErrorKind::ModelMissing, "{key}");
         assert_eq!(name(format!(r#"{{"{key}":"a","model":"b"}}"#)), "b", "{key}");
     }
@@ -124,7 +158,10 @@ fn names_are_compared_exactly() {
 
 #[test]
 fn a_nested_model_is_not_the_model() {
-    assert_eq!(refusal(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#), SniffErrorKind::ModelMissing);
+    assert_eq!(
+        refusal(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#),
+        SniffErrorKind::ModelMissing
+    );
     assert_eq!(name(r#"{"a":{"model":"x"},"model":"m","b":[{"model":"y"}],"c":"model"}"#), "m");
 }
 
@@ -137,14 +174,28 @@ fn a_model_inside_a_string_is_not_the_model() {
 
 #[test]
 fn the_model_may_follow_megabytes() {
-    let body = format!(r#"{{"image":"data:image/png;base64,{}","model":"m"}}"#, "QUJD".repeat(5 << 20));
+    let body =
+        format!(r#"{{"image":"data:image/png;base64,{}","model":"m"}}"#, "QUJD".repeat(5 << 20));
     assert_eq!(name(body), "m");
 }
 
 #[test]
 fn numbers_that_doubles_cannot_hold_pass() {
-    for number in ["NaN", "Infinity", "-Infinity", "1e400", "-0.0", "1.10", "123456789012345678901234567890", "0E-7"] {
-        assert_eq!(name(format!(r#"{{"model":"m","a":{number},"b":[{number}]}}"#)), "m", "{number}");
+    for number in [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e400",
+        "-0.0",
+        "1.10",
+        "123456789012345678901234567890",
+        "0E-7",
+    ] {
+        assert_eq!(
+            name(format!(r#"{{"model":"m","a":{number},"b":[{number}]}}"#)),
+            "m",
+            "{number}"
+        );
     }
 }
 
@@ -171,19 +222,39 @@ fn broken_numbers_and_words_are_refused() {
         "1eInfinity",
         "1e+Infinity",
     ];
-    for value in broken.into_iter().chain(["nul", "truee", "tru e", "1NaN", "'a'", "undefined", "-Infinit"]) {
+    for value in
+        broken.into_iter().chain(["nul", "truee", "tru e", "1NaN", "'a'", "undefined", "-Infinit"])
+    {
         assert_syntax_error(format!(r#"{{"model":"m","a":{value}}}"#));
     }
 }
 
 #[test]
 fn broken_structure_is_refused() {
-    for rest in
-        ["", ",", ",}", ",1", ",\"a\"}", ",\"a\":}", ",\"a\" 1}", ",\"a\":1,}", "]", ",\"a\":[1,]}", ",\"a\":[}"]
-    {
+    for rest in [
+        "",
+        ",",
+        ",}",
+        ",1",
+        ",\"a\"}",
+        ",\"a\":}",
+        ",\"a\" 1}",
+        ",\"a\":1,}",
+        "]",
+        ",\"a\":[1,]}",
+        ",\"a\":[}",
+    ] {
         assert!(sniff(format!(r#"{{"model":"m"{rest}"#)).1.is_err(), "{rest}");
     }
-    for rest in ["\"a\":[1 2]}", "\"a\":[1}", "\"a\":{]}", "\"a\":[,1]}", "a:1}", "//\n\"a\":1}", "\"a\":\"\\x\"}"] {
+    for rest in [
+        "\"a\":[1 2]}",
+        "\"a\":[1}",
+        "\"a\":{]}",
+        "\"a\":[,1]}",
+        "a:1}",
+        "//\n\"a\":1}",
+        "\"a\":\"\\x\"}",
+    ] {
         assert_syntax_error(format!(r#"{{"model":"m",{rest}"#));
     }
     for string in ["\u{0}", "\n", "\t", "\u{1f}", "\\u12", "\\u12g4", "\\u+123", "\\U0041", "\\'"] {
@@ -193,7 +264,8 @@ fn broken_structure_is_refused() {
 
 #[test]
 fn every_byte_is_judged_alike_at_every_place_of_a_string() {
-    // Strings are read in words, blocks and single bytes; none of the ways may miss or invent an end.
+    // Strings are read in words, blocks and single bytes; none of the ways may miss or invent an
+    // end.
     for at in (0..48).chain(90..104) {
         for byte in 0..=u8::MAX {
             let mut text = [b'x'; 112];
@@ -202,13 +274,18 @@ fn every_byte_is_judged_alike_at_every_place_of_a_string() {
             let body = [before.as_slice(), &text, b"\"}"].concat();
             let mut sniffer = Sniffer::new(64);
             let fault = sniffer.feed(&body).and_then(|()| sniffer.end()).err();
-            // A control character is the fault itself; a quote or a backslash makes one of the byte behind it.
+            // A control character is the fault itself; a quote or a backslash makes one of the byte
+            // behind it.
             let expected = match byte {
                 0..0x20 => Some(before.len() + at),
                 b'"' | b'\\' => Some(before.len() + at + 1),
                 _ => None,
             };
-            assert_eq!(fault.map(|error| error.offset as usize), expected, "byte {byte:#x} at {at}");
+            assert_eq!(
+                fault.map(|error| error.offset as usize),
+                expected,
+                "byte {byte:#x} at {at}"
+            );
         }
     }
 }
@@ -232,7 +309,8 @@ fn utf_16_and_utf_32_are_refused() {
     let text = r#"{"model":"m"}"#;
     let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
-    let wide: Vec<u8> = text.chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
+    let wide: Vec<u8> =
+        text.chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
     for body in [&little, &big, &wide] {
         assert_eq!(refusal(body), SniffErrorKind::NotUtf8);
         let marked = [b"\xff\xfe".as_slice(), body].concat();
@@ -250,7 +328,9 @@ fn bytes_that_are_not_utf_8_pass_outside_the_name() {
 
 #[test]
 fn nesting_is_limited_and_does_not_recurse() {
-    let nested = |depth: usize| format!(r#"{{"model":"m","a":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let nested = |depth: usize| {
+        format!(r#"{{"model":"m","a":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
+    };
     assert_eq!(name(nested(64)), "m");
     assert_eq!(refusal(nested(65)), SniffErrorKind::TooDeep);
     assert_eq!(refusal(nested(100_000)), SniffErrorKind::TooDeep);
@@ -261,8 +341,10 @@ fn nesting_is_limited_and_does_not_recurse() {
 
 #[test]
 fn mixed_nesting_is_told_apart_at_every_depth() {
-    let open: String = (0..300).map(|depth| if depth % 3 == 0 { r#"{"a":"# } else { "[" }).collect();
-    let close: String = (0..300).rev().map(|depth| if depth % 3 == 0 { '}' } else { ']' }).collect();
+    let open: String =
+        (0..300).map(|depth| if depth % 3 == 0 { r#"{"a":"# } else { "[" }).collect();
+    let close: String =
+        (0..300).rev().map(|depth| if depth % 3 == 0 { '}' } else { ']' }).collect();
     let whole = |close: &str| format!(r#"{{"model":"m","b":{open}1{close}}}"#);
     assert_eq!(Sniffer::new(512).feed(whole(&close).as_bytes()), Ok(()));
     for at in 0..close.len() {
@@ -290,36 +372,72 @@ fn an_empty_body_is_refused() {
 #[test]
 fn what_follows_the_object_is_refused() {
     for rest in ["x", "{}", "{\"model\":\"m\"}", ",", "}", "\0", "\u{feff}"] {
-        assert_eq!(refusal(format!(r#"{{"model":"m"}} {rest}"#)), SniffErrorKind::TrailingData, "{rest}");
+        assert_eq!(
+            refusal(format!(r#"{{"model":"m"}} {rest}"#)),
+            SniffErrorKind::TrailingData,
+            "{rest}"
+        );
     }
 }
 
 #[test]
 fn a_body_that_is_no_object_is_refused() {
-    for body in ["[]", "[{\"model\":\"m\"}]", "\"model\"", "1", "null", "true", "model=m", "<xml/>", "NaN"] {
+    for body in
+        ["[]", "[{\"model\":\"m\"}]", "\"model\"", "1", "null", "true", "model=m", "<xml/>", "NaN"]
+    {
         assert_eq!(refusal(body), SniffErrorKind::NotAnObject, "{body}");
     }
 }
 
 #[test]
 fn a_model_that_is_no_string_is_refused() {
-    for value in ["null", "1", "-1", "true", "false", "[]", "[\"m\"]", "{}", "{\"model\":\"m\"}", "NaN", "Infinity"] {
-        assert_eq!(refusal(format!(r#"{{"model":{value}}}"#)), SniffErrorKind::ModelNotAString, "{value}");
+    for value in [
+        "null",
+        "1",
+        "-1",
+        "true",
+        "false",
+        "[]",
+        "[\"m\"]",
+        "{}",
+        "{\"model\":\"m\"}",
+        "NaN",
+        "Infinity",
+    ] {
+        assert_eq!(
+            refusal(format!(r#"{{"model":{value}}}"#)),
+            SniffErrorKind::ModelNotAString,
+            "{value}"
+        );
     }
 }
 
 #[test]
 fn a_blank_model_is_refused() {
     for value in ["", " ", "\\n\\t", "\\u00a0", "\\u2003 ", "\u{3000}"] {
-        assert_eq!(refusal(format!(r#"{{"model":"{value}"}}"#)), SniffErrorKind::ModelEmpty, "{value}");
+        assert_eq!(
+            refusal(format!(r#"{{"model":"{value}"}}"#)),
+            SniffErrorKind::ModelEmpty,
+            "{value}"
+        );
     }
 }
 
 #[test]
 fn an_over_long_model_is_refused() {
-    assert_eq!(name(format!(r#"{{"model":"{}"}}"#, "m".repeat(MODEL_BYTES_MAX))).len(), MODEL_BYTES_MAX);
-    assert_eq!(name(format!(r#"{{"model":"{}"}}"#, r"\u006d".repeat(MODEL_BYTES_MAX))).len(), MODEL_BYTES_MAX);
-    for value in ["m".repeat(MODEL_BYTES_MAX + 1), r"\n".repeat(MODEL_BYTES_MAX + 1), "ä".repeat(MODEL_BYTES_MAX)] {
+    assert_eq!(
+        name(format!(r#"{{"model":"{}"}}"#, "m".repeat(MODEL_BYTES_MAX))).len(),
+        MODEL_BYTES_MAX
+    );
+    assert_eq!(
+        name(format!(r#"{{"model":"{}"}}"#, r"\u006d".repeat(MODEL_BYTES_MAX))).len(),
+        MODEL_BYTES_MAX
+    );
+    for value in [
+        "m".repeat(MODEL_BYTES_MAX + 1),
+        r"\n".repeat(MODEL_BYTES_MAX + 1),
+        "ä".repeat(MODEL_BYTES_MAX),
+    ] {
         assert_eq!(refusal(format!(r#"{{"model":"{value}"}}"#)), SniffErrorKind::ModelTooLong);
     }
 }
@@ -408,7 +526,10 @@ fn the_previous_response_is_told_where_it_was_asked_for() {
     assert_eq!(previous(id, false), None);
     assert_eq!(previous(r#","a":{"previous_response_id":"resp_1"}"#, true), None);
     assert_eq!(previous(&format!(r#"{id},"previous_response_id":null"#), true), None);
-    assert_eq!(previous(&format!(r#","previous_response_id":"x"{id}"#), true).as_deref(), Some("resp_1"));
+    assert_eq!(
+        previous(&format!(r#","previous_response_id":"x"{id}"#), true).as_deref(),
+        Some("resp_1")
+    );
     assert_eq!(previous(r#","previous_response_id":"""#, true).as_deref(), Some(""));
 }
 
@@ -422,7 +543,9 @@ fn a_previous_response_that_cannot_be_is_no_error_and_no_id() {
         (br"resp_\ud800".to_vec(), "\0"),
         (b"resp_\xff".to_vec(), "\0"),
     ] {
-        let body = [br#"{"model":"m","previous_response_id":""#.as_slice(), &id, br#"","stream":true}"#].concat();
+        let body =
+            [br#"{"model":"m","previous_response_id":""#.as_slice(), &id, br#"","stream":true}"#]
+                .concat();
         agreement::check(&body);
         let mut sniffer = Sniffer::new(64);
         sniffer.keep_previous_response_id();
@@ -450,7 +573,13 @@ fn a_value_is_found_under_its_path_in_any_split() {
 
 #[test]
 fn a_value_of_another_kind_is_not_found() {
-    for json in [r#"{"id":1,"id":"x"}"#, r#"{"id":null}"#, r#"{"id":{"id":"x"}}"#, r#"{"id" "x"}"#, r#"["id"]"#] {
+    for json in [
+        r#"{"id":1,"id":"x"}"#,
+        r#"{"id":null}"#,
+        r#"{"id":{"id":"x"}}"#,
+        r#"{"id" "x"}"#,
+        r#"["id"]"#,
+    ] {
         let mut finder = Finder::text_of(&["id"]);
         finder.feed(json.as_bytes());
         assert_eq!((finder.found(), finder.text()), (None, None), "{json}");
@@ -471,8 +600,10 @@ fn an_error_is_final_and_names_its_byte() {
 #[test]
 fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
     let secret = "hunter2";
-    let (lone, long_name) =
-        (format!("{{\"model\":\"{secret}\\ud800\"}}"), format!("{{\"model\":\"{}\"}}", secret.repeat(99)));
+    let (lone, long_name) = (
+        format!("{{\"model\":\"{secret}\\ud800\"}}"),
+        format!("{{\"model\":\"{}\"}}", secret.repeat(99)),
+    );
     let bodies = [
         String::new(),
         secret.into(),
@@ -491,7 +622,8 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
     ];
     for body in bodies {
         let mut sniffer = Sniffer::new(64);
-        let error = sniffer.feed(body.as_bytes()).and_then(|()| sniffer.end()).expect_err("a bad body");
+        let error =
+            sniffer.feed(body.as_bytes()).and_then(|()| sniffer.end()).expect_err("a bad body");
         let text = error.to_string();
         assert!(text.ends_with('.') && text.contains(' ') && !text.contains("hunter"), "{text}");
         assert!(text.starts_with("The request body") || text.starts_with("`model`"), "{text}");
@@ -567,14 +699,16 @@ fn value() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![3 => text().prop_map(|text| format!("\"{text}\"")), 2 => word.prop_map(str::to_owned)];
     leaf.prop_recursive(5, 32, 5, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(" ,"))),
+            prop::collection::vec(inner.clone(), 0..5)
+                .prop_map(|items| format!("[{}]", items.join(" ,"))),
             prop::collection::vec((key(), inner), 0..5).prop_map(|members| object(&members)),
         ]
     })
 }
 
 fn object(members: &[(String, String)]) -> String {
-    let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+    let members: Vec<String> =
+        members.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
     format!("{{{}}}", members.join(","))
 }
 

@@ -1,6 +1,12 @@
-//! `sse`: line ends in every mix, names and ends of streams, and agreement with a reader that goes line by line.
+//! `sse`: line ends in every mix, names and ends of streams, and agreement with a reader that goes
+//! line by line.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
@@ -31,7 +37,9 @@ fn a_frame_ends_behind_its_empty_line_whatever_the_line_ends() {
 
 #[test]
 fn an_unfinished_frame_has_no_edge() {
-    for stream in ["", "d", "data: a", "data: a\n", "data: a\r\n", "data: a\r", "data: a\nevent: b\n"] {
+    for stream in
+        ["", "d", "data: a", "data: a\n", "data: a\r\n", "data: a\r", "data: a\nevent: b\n"]
+    {
         agreement::check(stream.as_bytes());
         assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
     }
@@ -55,7 +63,9 @@ fn an_lf_that_comes_after_its_cr_was_counted_is_an_empty_frame() {
 
 #[test]
 fn other_separators_of_unicode_end_no_line() {
-    for stream in ["data: a\u{85}\u{85}", "data: a\u{2028}\u{2028}", "data: a\u{b}\u{b}", "data: a\u{c}\u{c}"] {
+    for stream in
+        ["data: a\u{85}\u{85}", "data: a\u{2028}\u{2028}", "data: a\u{b}\u{b}", "data: a\u{c}\u{c}"]
+    {
         agreement::check(stream.as_bytes());
         assert_eq!(last_edge(stream.as_bytes(), 0), None, "{stream:?}");
     }
@@ -93,7 +103,8 @@ fn the_name_is_replaced_and_nothing_else() {
         "data: [DONE]\n\n",
     );
     agreement::check(stream.as_bytes());
-    let renamed = rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\"").unwrap_or_default();
+    let renamed =
+        rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\"").unwrap_or_default();
     assert_eq!(String::from_utf8_lossy(&renamed), expected);
 }
 
@@ -107,9 +118,15 @@ fn the_name_is_found_in_data_of_several_lines() {
 
 #[test]
 fn a_value_that_two_lines_of_data_break_is_no_name() {
-    for stream in ["data: {\"model\":\"a\ndata: b\"}\n\n", "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n"] {
+    for stream in
+        ["data: {\"model\":\"a\ndata: b\"}\n\n", "data: {\"x\":1\ndata: 2,\"model\":\"a\"}\n\n"]
+    {
         agreement::check(stream.as_bytes());
-        assert_eq!(rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""), None, "{stream:?}");
+        assert_eq!(
+            rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""),
+            None,
+            "{stream:?}"
+        );
     }
 }
 
@@ -118,12 +135,16 @@ fn the_name_is_replaced_at_its_place_alone() {
     let stream = concat!(
         "event: response.created\n",
         "data: {\"response\":{\"id\":\"r\",\"tools\":[{\"model\":\"a\"}],\"model\":\"a\"},\"model\":\"a\"}\n\n",
-        "event: message_start\r\ndata: {\"model\":\"a\",\"message\":{\"x\":{\"model\":\"a\"},\ndata: \"model\" : \"a\"}}\r\n\r\n",
+        "event: message_start\r\ndata: \
+         {\"model\":\"a\",\"message\":{\"x\":{\"model\":\"a\"},\ndata: \"model\" : \"a\"}}\r\n\r\n",
         "data: {\"response\":\"model\",\"message\":null,\"a\":[{\"response\":{\"model\":\"a\"}}]}\n\n",
     );
     agreement::check(stream.as_bytes());
     for (place, marker) in [
-        (ModelPlace::TopLevel, ["},\"model\":\"a\"}\n\n", "data: {\"model\":\"a\",\"message"].as_slice()),
+        (
+            ModelPlace::TopLevel,
+            ["},\"model\":\"a\"}\n\n", "data: {\"model\":\"a\",\"message"].as_slice(),
+        ),
         (ModelPlace::Response, &["}],\"model\":\"a\"}"]),
         (ModelPlace::Message, &["\"model\" : \"a\""]),
     ] {
@@ -141,7 +162,8 @@ fn the_name_is_replaced_at_its_place_alone() {
 fn the_id_of_a_response_is_that_of_the_first_event_that_has_one() {
     let stream = concat!(
         ": ping\n\ndata: {\"id\":\"no\",\"item\":{\"id\":\"no\"}}\n\n",
-        "event: response.created\ndata: {\"response\":{\"output\":[{\"id\":\"no\"}],\"id\":\"resp_\\u0031\"}}\n\n",
+        "event: response.created\ndata: \
+         {\"response\":{\"output\":[{\"id\":\"no\"}],\"id\":\"resp_\\u0031\"}}\n\n",
         "data: {\"response\":{\"id\":\"resp_2\"}}\n\n",
     );
     agreement::check(stream.as_bytes());
@@ -185,7 +207,11 @@ fn nothing_is_copied_when_no_name_changes() {
         "data: \"model\":\"a\"\n\n",
     ] {
         agreement::check(stream.as_bytes());
-        assert_eq!(rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""), None, "{stream:?}");
+        assert_eq!(
+            rename_model(stream.as_bytes(), ModelPlace::TopLevel, b"\"public\""),
+            None,
+            "{stream:?}"
+        );
     }
 }
 

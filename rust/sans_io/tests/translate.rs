@@ -1,7 +1,12 @@
-//! `translate`: every row of the tables in spec/wire.md 6, conversations there and back, and streams against an
-//! accumulator that follows the SDKs' rules.
+//! `translate`: every row of the tables in spec/wire.md 6, conversations there and back, and
+//! streams against an accumulator that follows the SDKs' rules.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 #![allow(
     clippy::needless_pass_by_value,
     reason = "`json!` makes values, and a test reads better without borrowing them"

@@ -1,14 +1,19 @@
 //! `usage`: what is asked of engines, what is read in their answers, what is cut out and put in.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
 
 #[path = "../../fuzz/checks/sse.rs"]
 mod agreement;
 
 use proptest::prelude::*;
 use sans_io::api::usage::{
-    AnswerUsage, EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage, includes_usage,
-    usage_of_answer,
+    AnswerUsage, EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
+    includes_usage, usage_of_answer,
 };
 use sans_io::codec::json::Sniffer;
 use sans_io::codec::sse::frames;
@@ -44,7 +49,10 @@ fn pass(usage: &mut StreamUsage, frames: &str) -> String {
 fn the_usage_frame_is_cut_and_nothing_else() {
     assert_eq!(cut(&[FIRST, USAGE, DONE].concat()), [FIRST, DONE].concat());
     assert_eq!(cut(USAGE), "");
-    assert_eq!(cut(&[": ping\n\n", USAGE, ": pong\r\n\r\n", USAGE].concat()), ": ping\n\n: pong\r\n\r\n");
+    assert_eq!(
+        cut(&[": ping\n\n", USAGE, ": pong\r\n\r\n", USAGE].concat()),
+        ": ping\n\n: pong\r\n\r\n"
+    );
 }
 
 #[test]
@@ -52,7 +60,8 @@ fn the_usage_frame_is_cut_whatever_its_lines() {
     for frame in [
         "data: {\"choices\":[],\"usage\":{}}\r\n\r\n",
         "data:{\"usage\" : { } , \"choices\" : [ ] }\r\r",
-        ": ping\nevent: x\nid: 1\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\nretry: 3\n\n",
+        ": ping\nevent: x\nid: 1\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}\nretry: \
+         3\n\n",
         "data: {\"choices\":[],\ndata: \"usage\":{\ndata: \"prompt_tokens\":1}}\n\n",
     ] {
         assert_eq!(cut(&[FIRST, frame, DONE].concat()), [FIRST, DONE].concat(), "{frame:?}");
@@ -116,12 +125,17 @@ fn timings_are_left_out_where_they_would_not_fit() {
 #[test]
 fn timings_that_cannot_be_told_are_left_out() {
     let frame = |output: u64| {
-        format!("data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{output}}}}}\n\n")
+        format!(
+            "data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{output}}}}}\n\n"
+        )
     };
     let told = |output, first_ms, elapsed_ms| {
-        let passed = StreamUsage::new(false, true).pass(frame(output).as_bytes(), || Timings { first_ms, elapsed_ms });
+        let passed = StreamUsage::new(false, true)
+            .pass(frame(output).as_bytes(), || Timings { first_ms, elapsed_ms });
         let passed = String::from_utf8(passed.unwrap()).unwrap();
-        let usage = serde_json::from_str::<Value>(passed.strip_prefix("data: ").unwrap()).unwrap()["usage"].take();
+        let usage = serde_json::from_str::<Value>(passed.strip_prefix("data: ").unwrap()).unwrap()
+            ["usage"]
+            .take();
         let of = |name: &str| usage.get(name).and_then(Value::as_f64);
         [of("time_to_first_token_ms"), of("time_per_output_token_ms"), of("tokens_per_second")]
     };
@@ -147,8 +161,10 @@ fn the_newest_usage_is_kept() {
 #[test]
 fn the_usage_of_a_response_is_read_and_left_alone() {
     let stream = concat!(
-        "event: response.created\ndata: {\"response\":{\"id\":\"resp_1\",\"usage\":null},\"type\":\"response.created\"}\n\n",
-        "event: response.completed\ndata: {\"response\":{\"id\":\"resp_1\",\"usage\":{\"input_tokens\":24,",
+        "event: response.created\ndata: \
+         {\"response\":{\"id\":\"resp_1\",\"usage\":null},\"type\":\"response.created\"}\n\n",
+        "event: response.completed\ndata: \
+         {\"response\":{\"id\":\"resp_1\",\"usage\":{\"input_tokens\":24,",
         "\"input_tokens_details\":{\"cached_tokens\":3},\"output_tokens\":6,\"total_tokens\":30}},\"type\":\"response.completed\"}\n\n",
     );
     let mut usage = StreamUsage::new(true, true);
@@ -159,9 +175,11 @@ fn the_usage_of_a_response_is_read_and_left_alone() {
 #[test]
 fn the_usage_of_messages_is_put_together_from_its_events() {
     let stream = concat!(
-        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":24,",
+        "event: message_start\ndata: \
+         {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":24,",
         "\"cache_read_input_tokens\":100,\"cache_creation_input_tokens\":10,\"output_tokens\":0}}}\n\n",
-        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":6}}\n\n",
+        "event: message_delta\ndata: \
+         {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":6}}\n\n",
     );
     let mut usage = StreamUsage::new(true, true);
     assert_eq!(pass(&mut usage, stream), stream);
@@ -179,10 +197,22 @@ fn the_usage_of_whole_answers_is_read_in_every_dialect() {
             (3, 4, 2),
         ),
         (r#"{"data":[0.5],"usage":{"prompt_tokens":3,"total_tokens":3}}"#, (3, 0, 0)),
-        (r#"{"a":{"usage":{"prompt_tokens":9}},"usage":{"input_tokens":3,"output_tokens":4}}"#, (3, 4, 0)),
-        (r#"{"usage":{"input_tokens":3,"output_tokens":4,"cache_read_input_tokens":5}}"#, (8, 4, 5)),
-        (r#"{"usage":{"prompt_tokens":8,"completion_tokens":4,"cache_read_input_tokens":5}}"#, (8, 4, 0)),
-        (r#"{"usage":{"prompt_tokens":1.5,"completion_tokens":-4,"total_tokens":"x","output_tokens":7}}"#, (0, 0, 0)),
+        (
+            r#"{"a":{"usage":{"prompt_tokens":9}},"usage":{"input_tokens":3,"output_tokens":4}}"#,
+            (3, 4, 0),
+        ),
+        (
+            r#"{"usage":{"input_tokens":3,"output_tokens":4,"cache_read_input_tokens":5}}"#,
+            (8, 4, 5),
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":8,"completion_tokens":4,"cache_read_input_tokens":5}}"#,
+            (8, 4, 0),
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":1.5,"completion_tokens":-4,"total_tokens":"x","output_tokens":7}}"#,
+            (0, 0, 0),
+        ),
     ] {
         let (input, output, cached) = usage;
         let expected = (usage != (0, 0, 0)).then_some(Usage { input, output, cached });
@@ -197,9 +227,15 @@ fn the_usage_of_whole_answers_is_read_in_every_dialect() {
 
 #[test]
 fn an_answer_without_a_usage_says_nothing() {
-    for answer in
-        ["", "RIFF", "{}", r#"{"usage":null}"#, r#"{"usage":3}"#, r#"{"usage":{}}"#, r#"{"usage":{"prompt_tokens":3"#]
-    {
+    for answer in [
+        "",
+        "RIFF",
+        "{}",
+        r#"{"usage":null}"#,
+        r#"{"usage":3}"#,
+        r#"{"usage":{}}"#,
+        r#"{"usage":{"prompt_tokens":3"#,
+    ] {
         assert_eq!(usage_of_answer(answer.as_bytes()), None, "{answer}");
     }
     let endless = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(1 << 20));
@@ -224,12 +260,24 @@ fn the_clients_own_options_are_edited() {
         (r#"{"include_usage":{"include_usage":true}}"#, r#"{"include_usage":true}"#),
         ("{}", r#"{"include_usage":true}"#),
         ("{ \n}", "{\"include_usage\":true \n}"),
-        (r#"{"continuous_usage_stats":true}"#, r#"{"include_usage":true,"continuous_usage_stats":true}"#),
+        (
+            r#"{"continuous_usage_stats":true}"#,
+            r#"{"include_usage":true,"continuous_usage_stats":true}"#,
+        ),
         (r#"{"x":{"include_usage":true}}"#, r#"{"include_usage":true,"x":{"include_usage":true}}"#),
-        (r#"{"include_usage":true,"include_usage":0}"#, r#"{"include_usage":true,"include_usage":true}"#),
-        (r#"{"include_usage":0,"include_usage":true}"#, r#"{"include_usage":0,"include_usage":true}"#),
+        (
+            r#"{"include_usage":true,"include_usage":0}"#,
+            r#"{"include_usage":true,"include_usage":true}"#,
+        ),
+        (
+            r#"{"include_usage":0,"include_usage":true}"#,
+            r#"{"include_usage":0,"include_usage":true}"#,
+        ),
         (r#"{"include\u005fusage":false,"x":NaN}"#, r#"{"include\u005fusage":true,"x":NaN}"#),
-        (r#"{"Include_usage":true,"a":"\ud800"}"#, r#"{"include_usage":true,"Include_usage":true,"a":"\ud800"}"#),
+        (
+            r#"{"Include_usage":true,"a":"\ud800"}"#,
+            r#"{"include_usage":true,"Include_usage":true,"a":"\ud800"}"#,
+        ),
         ("null", r#"{"include_usage":true}"#),
         ("true", r#"{"include_usage":true}"#),
         (r#"[{"include_usage":true}]"#, r#"{"include_usage":true}"#),
@@ -258,7 +306,16 @@ fn value() -> impl Strategy<Value = Value> {
         ".{0,8}".prop_map(Value::from),
         Just(Value::Null),
     ];
-    let key = || prop::sample::select(vec!["include_usage", "usage", "choices", "a\"b", "prompt_tokens", "x"]);
+    let key = || {
+        prop::sample::select(vec![
+            "include_usage",
+            "usage",
+            "choices",
+            "a\"b",
+            "prompt_tokens",
+            "x",
+        ])
+    };
     leaf.prop_recursive(3, 16, 4, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

@@ -1,7 +1,8 @@
-//! A closed loop of requests over keep-alive connections. Every answer is compared with the bytes that the mock engine
-//! sends; the first one that differs ends the run with an error.
+//! A closed loop of requests over keep-alive connections. Every answer is compared with the bytes
+//! that the mock engine sends; the first one that differs ends the run with an error.
 //!
-//! `load '{"target": "http://127.0.0.1:8080", "connections": 32, "seconds": 4}'` prints one JSON document.
+//! `load '{"target": "http://127.0.0.1:8080", "connections": 32, "seconds": 4}'` prints one JSON
+//! document.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::cell::RefCell;
@@ -66,7 +67,11 @@ struct Plan {
 impl Plan {
     fn new(settings: &Settings) -> Self {
         let streamed = settings.frames > 0;
-        let order = Order { frames: streamed.then_some(settings.frames), pause: settings.pause_ms, usage: false };
+        let order = Order {
+            frames: streamed.then_some(settings.frames),
+            pause: settings.pause_ms,
+            usage: false,
+        };
         let body = answers::request(&settings.model, settings.body_bytes, order);
         let frame = answers::frame(&settings.model, settings.frame_bytes);
         let expected = if streamed {
@@ -130,7 +135,10 @@ impl<'a> Check<'a> {
     fn piece(&mut self, piece: &[u8]) -> io::Result<()> {
         let end = self.at + piece.len();
         if self.plan.expected.get(self.at..end) != Some(piece) {
-            let text = format!("An answer differs from the engine's at its byte {} or soon after.", self.at);
+            let text = format!(
+                "An answer differs from the engine's at its byte {} or soon after.",
+                self.at
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         self.at = end;
@@ -155,7 +163,8 @@ impl<'a> Check<'a> {
 
     fn finish(self) -> io::Result<()> {
         if self.at != self.plan.expected.len() {
-            let text = format!("An answer ended after {} of {} bytes.", self.at, self.plan.expected.len());
+            let text =
+                format!("An answer ended after {} of {} bytes.", self.at, self.plan.expected.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let mut seen = self.seen.borrow_mut();
@@ -182,7 +191,11 @@ async fn exchange(
     check.finish()
 }
 
-async fn connection(settings: Rc<Settings>, plan: Rc<Plan>, seen: Rc<RefCell<Seen>>) -> io::Result<()> {
+async fn connection(
+    settings: Rc<Settings>,
+    plan: Rc<Plan>,
+    seen: Rc<RefCell<Seen>>,
+) -> io::Result<()> {
     let (read, mut write) = tokio::io::split(settings.target.connect().await?);
     let mut read = Incoming::new(read);
     while Instant::now() < plan.deadline && seen.borrow().started < settings.requests {

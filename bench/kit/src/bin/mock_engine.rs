@@ -71,7 +71,8 @@ impl Wire {
 fn whole(body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 200 OK\r\nserver: mock\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nserver: mock\r\ncontent-type: application/json\r\ncontent-length: \
+         {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
 }
@@ -97,7 +98,11 @@ async fn serve(connection: BoxedConnection, wire: Rc<Wire>) -> io::Result<()> {
     }
 }
 
-async fn answer(write: &mut (impl AsyncWrite + Unpin), order: Order, wire: &Wire) -> io::Result<()> {
+async fn answer(
+    write: &mut (impl AsyncWrite + Unpin),
+    order: Order,
+    wire: &Wire,
+) -> io::Result<()> {
     let Some(frames) = order.frames else {
         return write.write_all(&wire.completion).await;
     };
@@ -140,8 +145,9 @@ fn run(settings: &Settings) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let outcome = settings::<Settings>()
-        .and_then(|settings| run(&settings).map_err(|error| format!("The mock engine cannot go on: {error}.")));
+    let outcome = settings::<Settings>().and_then(|settings| {
+        run(&settings).map_err(|error| format!("The mock engine cannot go on: {error}."))
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {

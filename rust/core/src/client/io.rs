@@ -1,7 +1,9 @@
-//! The client's side of a connection under hyper: it notices that a client has gone while its request is in flight.
+//! The client's side of a connection under hyper: it notices that a client has gone while its
+//! request is in flight.
 //!
-//! Bare hyper stops reading while a request is answered if anything lies behind the request (a trailing CRLF, a pipelined
-//! request), and then does not see the end of the connection. So the request's own task reads ahead, into a small buffer.
+//! Bare hyper stops reading while a request is answered if anything lies behind the request (a
+//! trailing CRLF, a pipelined request), and then does not see the end of the connection. So the
+//! request's own task reads ahead, into a small buffer.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +28,8 @@ use tokio_util::io::poll_read_buf;
 
 use crate::client::tunnel::Tunnel;
 
-/// The most that is read ahead of a request; a client that sends more before it has its answer is cut.
+/// The most that is read ahead of a request; a client that sends more before it has its answer is
+/// cut.
 const AHEAD: usize = 16 * 1024;
 
 /// What the first read of a connection asks for.
@@ -37,25 +40,26 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What a request in flight can know of, and do to, its client's connection.
 pub(crate) trait ClientWatch {
-    /// Ready when the client has left. `body_whole`: its request was read to the end, so that what it sends now may be
-    /// read ahead; else its socket is only looked at, now and then.
+    /// Ready when the client has left. `body_whole`: its request was read to the end, so that what
+    /// it sends now may be read ahead; else its socket is only looked at, now and then.
     fn poll_left(&self, context: &mut Context<'_>, body_whole: bool) -> Poll<()>;
 
-    /// Ends the connection after the answer, without hurting the answer: what the client still sends is read and thrown
-    /// away for a while, since closing a socket with unread bytes would reset it under the client's eyes.
+    /// Ends the connection after the answer, without hurting the answer: what the client still
+    /// sends is read and thrown away for a while, since closing a socket with unread bytes would
+    /// reset it under the client's eyes.
     fn close_after_answer(&self);
 
-    /// Says whether the client may still be sending the request that is answered: then its connection, if it ends with
-    /// the answer, is treated as after `close_after_answer`.
+    /// Says whether the client may still be sending the request that is answered: then its
+    /// connection, if it ends with the answer, is treated as after `close_after_answer`.
     fn leave_unread(&self, unread: bool);
 
-    /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent. False: this protocol has no
-    /// tunnels (HTTP/2), and the 101 must not be sent.
+    /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent.
+    /// False: this protocol has no tunnels (HTTP/2), and the 101 must not be sent.
     fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 
-/// The watch where the protocol itself tells that a client left, by dropping the request's future or body (HTTP/2's
-/// `RST_STREAM`).
+/// The watch where the protocol itself tells that a client left, by dropping the request's future
+/// or body (HTTP/2's `RST_STREAM`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProtocolTells;
 
@@ -133,7 +137,8 @@ struct ReadAhead<T> {
 
 impl<T> ClientIo<T> {
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
-        let stream = RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false, shut: false });
+        let stream =
+            RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false, shut: false });
         let shared = Rc::new(Shared {
             stream,
             close: Cell::default(),
@@ -169,8 +174,8 @@ impl<T> StreamWatch<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
-    /// Whether the first bytes are these. It reads no further than it must to tell, or what one read brings; nothing is
-    /// lost.
+    /// Whether the first bytes are these. It reads no further than it must to tell, or what one
+    /// read brings; nothing is lost.
     pub(crate) async fn begins_with(&self, start: &[u8]) -> bool {
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
@@ -183,7 +188,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
                     return Poll::Ready(true);
                 }
                 stream.ahead.reserve(FIRST);
-                let read = ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
+                let read =
+                    ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
                 stream.ended = !matches!(read, Ok(1..));
             }
         })
@@ -212,7 +218,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
             while !stream.ended {
                 stream.ahead.clear();
                 stream.ahead.reserve(AHEAD);
-                let read = ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
+                let read =
+                    ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
                 stream.ended = !matches!(read, Ok(1..));
             }
             Poll::Ready(())
@@ -233,7 +240,8 @@ impl<T: ClientStream> StreamWatch<T> {
         Poll::Ready(())
     }
 
-    /// Looks at the socket now and then: while its bytes wait unread, nothing wakes us for an end behind them.
+    /// Looks at the socket now and then: while its bytes wait unread, nothing wakes us for an end
+    /// behind them.
     fn poll_looks(&self, context: &mut Context<'_>) -> Poll<()> {
         let next_look = &mut *self.shared.next_look.borrow_mut();
         let next_look = next_look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
@@ -267,7 +275,11 @@ impl<T: ClientStream> ClientWatch for StreamWatch<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let stream = &mut *self.shared.stream.borrow_mut();
         if !stream.ahead.is_empty() {
             let length = stream.ahead.len().min(buffer.remaining());
@@ -287,7 +299,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.shared.stream.borrow_mut().io).poll_write(context, bytes)
     }
 
@@ -336,7 +352,9 @@ mod tests {
         let (mut client, server) = UnixStream::pair().unwrap();
         let (_io, watch) = ClientIo::new(server);
         client.write_all(&[b'x'; 100]).await.unwrap();
-        let early = tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context, false))).await;
+        let early =
+            tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context, false)))
+                .await;
         assert!(early.is_err());
         drop(client);
         poll_fn(|context| watch.poll_left(context, false)).await;

@@ -1,4 +1,5 @@
-//! TLS toward clients: the certificate, read from files and read again when they change, and the handshake.
+//! TLS toward clients: the certificate, read from files and read again when they change, and the
+//! handshake.
 
 use std::{
     io,
@@ -56,8 +57,9 @@ impl Tls {
         clock >= due && self.next_look.compare_exchange(due, clock + LOOK_MS, order, failed).is_ok()
     }
 
-    /// Takes up files that have changed; true if there were any. If they cannot be used the old certificate stays, and
-    /// they are tried again when they change once more (the certificate may be renewed a moment before its key).
+    /// Takes up files that have changed; true if there were any. If they cannot be used the old
+    /// certificate stays, and they are tried again when they change once more (the certificate may
+    /// be renewed a moment before its key).
     pub(crate) fn refresh(&self) -> Result<bool, String> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
@@ -69,7 +71,8 @@ impl Tls {
         Ok(true)
     }
 
-    /// Greets a client. The connection ends if that fails, after the alert that tells the client why.
+    /// Greets a client. The connection ends if that fails, after the alert that tells the client
+    /// why.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.current.load_full()).accept(stream).await
     }
@@ -98,23 +101,36 @@ fn read(files: &documents::Tls) -> Result<ServerConfig, String> {
     let documents::Tls { certificate, key } = files;
     let chain = CertificateDer::pem_slice_iter(&read_file("certificate", certificate)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("The TLS certificate file {certificate} is no valid PEM: {error:?}."))?;
+        .map_err(|error| {
+            format!("The TLS certificate file {certificate} is no valid PEM: {error:?}.")
+        })?;
     if chain.is_empty() {
         return Err(format!(
-            "The TLS certificate file {certificate} holds no certificate. It must hold the server's own in PEM, and behind it those between it and a root."
+            "The TLS certificate file {certificate} holds no certificate. It must hold the \
+             server's own in PEM, and behind it those between it and a root."
         ));
     }
     let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", key)?).map_err(|_| {
-        format!("The TLS key file {key} holds no private key in PEM. An encrypted key must be decrypted first.")
+        format!(
+            "The TLS key file {key} holds no private key in PEM. An encrypted key must be \
+            decrypted first."
+        )
     })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
         .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
-                format!("The TLS key in {key} does not belong to the certificate in {certificate}. Give the key that the certificate was made for; the server's own certificate comes first in its file.")
+                format!(
+                    "The TLS key in {key} does not belong to the certificate in {certificate}. \
+                    Give the key that the certificate was made for; the server's own certificate \
+                    comes first in its file."
+                )
             }
-            error => format!("The TLS certificate {certificate} and key {key} cannot be used: {error}."),
+            error => format!(
+                "The TLS certificate {certificate} and key {key} cannot be used: \
+                {error}."
+            ),
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -123,7 +139,8 @@ fn read(files: &documents::Tls) -> Result<ServerConfig, String> {
 fn read_file(what: &str, path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error: io::Error| {
         format!(
-            "The TLS {what} file {path} cannot be read: {error}. Give the path of a PEM file that this user may read."
+            "The TLS {what} file {path} cannot be read: {error}. Give the path of a PEM file that \
+             this user may read."
         )
     })
 }
@@ -140,7 +157,8 @@ mod tests {
         (issued.cert.pem(), issued.signing_key.serialize_pem())
     }
 
-    /// Writes a file as a renewal does: another one takes its place. The times of two renewals must differ.
+    /// Writes a file as a renewal does: another one takes its place. The times of two renewals must
+    /// differ.
     fn replace(path: &str, text: &str, number: u64) {
         let fresh = format!("{path}.new");
         std::fs::write(&fresh, text).unwrap();
@@ -155,9 +173,13 @@ mod tests {
 
     #[test]
     fn renewed_files_are_taken_up_and_half_renewed_ones_are_not() {
-        let folder = std::env::temp_dir().join(format!("gpustack-fast-renewal-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("gpustack-fast-renewal-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let files = documents::Tls { certificate: path(&folder, "certificate.pem"), key: path(&folder, "key.pem") };
+        let files = documents::Tls {
+            certificate: path(&folder, "certificate.pem"),
+            key: path(&folder, "key.pem"),
+        };
         let (old, new) = (issue(), issue());
         replace(&files.certificate, &old.0, 1);
         replace(&files.key, &old.1, 1);
@@ -180,9 +202,13 @@ mod tests {
 
     #[test]
     fn one_asker_alone_looks_and_not_before_its_time() {
-        let folder = std::env::temp_dir().join(format!("gpustack-fast-look-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("gpustack-fast-look-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let files = documents::Tls { certificate: path(&folder, "certificate.pem"), key: path(&folder, "key.pem") };
+        let files = documents::Tls {
+            certificate: path(&folder, "certificate.pem"),
+            key: path(&folder, "key.pem"),
+        };
         let (certificate, key) = issue();
         replace(&files.certificate, &certificate, 1);
         replace(&files.key, &key, 1);

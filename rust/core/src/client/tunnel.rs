@@ -1,4 +1,5 @@
-//! A connection that has left HTTP (a WebSocket): its bytes pass between client and engine, both ways, unread.
+//! A connection that has left HTTP (a WebSocket): its bytes pass between client and engine, both
+//! ways, unread.
 
 use std::{
     future::poll_fn,
@@ -36,7 +37,8 @@ pub(crate) struct Ended {
     pub(crate) bytes_in: u64,
     /// Bytes that the client was given.
     pub(crate) bytes_out: u64,
-    /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`: nothing moved.
+    /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`:
+    /// nothing moved.
     pub(crate) end: End,
 }
 
@@ -48,16 +50,30 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// `from_engine`: what was read behind the 101's head. `on_end` is called exactly once, when the tunnel has ended or
-    /// is dropped (then as if its client had left); it holds what must live as long as the tunnel.
-    pub(crate) fn new(engine: impl Side + 'static, from_engine: Bytes, on_end: impl FnOnce(Ended) + 'static) -> Self {
+    /// `from_engine`: what was read behind the 101's head. `on_end` is called exactly once, when
+    /// the tunnel has ended or is dropped (then as if its client had left); it holds what must live
+    /// as long as the tunnel.
+    pub(crate) fn new(
+        engine: impl Side + 'static,
+        from_engine: Bytes,
+        on_end: impl FnOnce(Ended) + 'static,
+    ) -> Self {
         let ended = Ended { bytes_in: 0, bytes_out: 0, end: End::ClientGone };
-        Self { engine: Box::new(engine), from_engine, report: Report { ended, on_end: Some(Box::new(on_end)) } }
+        Self {
+            engine: Box::new(engine),
+            from_engine,
+            report: Report { ended, on_end: Some(Box::new(on_end)) },
+        }
     }
 
-    /// Joins both sides until both have ended, one has ended and the other does not follow, or nothing has moved for
-    /// `idle`. `from_client`: what was read behind the request.
-    pub(crate) async fn run(self, client: &mut impl Side, from_client: Bytes, idle: Option<Duration>) {
+    /// Joins both sides until both have ended, one has ended and the other does not follow, or
+    /// nothing has moved for `idle`. `from_client`: what was read behind the request.
+    pub(crate) async fn run(
+        self,
+        client: &mut impl Side,
+        from_client: Bytes,
+        idle: Option<Duration>,
+    ) {
         let Self { mut engine, from_engine, mut report } = self;
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
         let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
@@ -70,12 +86,17 @@ impl Tunnel {
                 (report.ended.bytes_in, report.ended.bytes_out) = (inward.moved, outward.moved);
                 moved_at = Instant::now();
             }
-            let overs = [into, out].map(|over| if let Poll::Ready(end) = over { Some(end) } else { None });
+            let overs =
+                [into, out].map(|over| if let Poll::Ready(end) = over { Some(end) } else { None });
             // Of two that end at once the one that broke says why.
             if let Some(end) = overs.iter().flatten().max_by_key(|end| **end != End::Done) {
                 let (end, over_at) = *first_over.get_or_insert_with(|| (*end, Instant::now()));
                 let both = overs.iter().all(Option::is_some);
-                return if both { Poll::Ready(end) } else { timer.poll(context, over_at, Some(GRACE)).map(|()| end) };
+                return if both {
+                    Poll::Ready(end)
+                } else {
+                    timer.poll(context, over_at, Some(GRACE)).map(|()| end)
+                };
             }
             timer.poll(context, moved_at, idle).map(|()| End::Timeout)
         })
@@ -115,11 +136,25 @@ struct Direction {
 impl Direction {
     fn new(first: Bytes, source_broken: End, sink_broken: End) -> Self {
         let buffer = BytesMut::from(first);
-        Self { buffer, moved: 0, unflushed: false, ended: None, over: None, source_broken, sink_broken }
+        Self {
+            buffer,
+            moved: 0,
+            unflushed: false,
+            ended: None,
+            over: None,
+            source_broken,
+            sink_broken,
+        }
     }
 
-    /// Ready when there is nothing more to move: the source has ended and the sink was told, or the sink is broken.
-    fn poll(&mut self, context: &mut Context<'_>, source: &mut impl Side, sink: &mut impl Side) -> Poll<End> {
+    /// Ready when there is nothing more to move: the source has ended and the sink was told, or the
+    /// sink is broken.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &mut impl Side,
+        sink: &mut impl Side,
+    ) -> Poll<End> {
         if let Some(over) = self.over {
             return Poll::Ready(over);
         }
@@ -227,7 +262,8 @@ mod tests {
     async fn one_sides_end_is_told_to_the_other_which_may_still_speak_for_a_while() {
         for engine_ends in [true, false] {
             let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
-            let (mut ending, mut other) = if engine_ends { (engine, client) } else { (client, engine) };
+            let (mut ending, mut other) =
+                if engine_ends { (engine, client) } else { (client, engine) };
             let run = tunnel.run(&mut inner, Bytes::new(), None);
             let speak = async {
                 ending.shutdown().await.unwrap();
@@ -271,7 +307,8 @@ mod tests {
     async fn a_broken_side_ends_the_tunnel_under_its_own_name() {
         for (engine_breaks, end) in [(true, End::EngineDied), (false, End::ClientGone)] {
             let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
-            let (broken, mut other) = if engine_breaks { (engine, client) } else { (client, engine) };
+            let (broken, mut other) =
+                if engine_breaks { (engine, client) } else { (client, engine) };
             // A pipe whose other end is gone takes no byte, and has ended for the reader.
             drop(broken);
             other.write_all(b"for nobody").await.unwrap();

@@ -14,8 +14,8 @@ use sans_io::{
     table::metrics::RouteMetrics,
 };
 
-/// One request between its head and its end. Dropping it tells the end; unless it was told before, the client left (or,
-/// at the end of a drain, was cut).
+/// One request between its head and its end. Dropping it tells the end; unless it was told before,
+/// the client left (or, at the end of a drain, was cut).
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     started: Instant,
@@ -27,7 +27,8 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Self {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        let started =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         Self {
             shared: Arc::clone(shared),
             started: Instant::now(),
@@ -133,7 +134,11 @@ impl Drop for Ticket {
         }
         let duration = self.started.elapsed();
         let first_frame = self.first.map(|first| first - self.started);
-        self.route.as_deref().unwrap_or(&metrics.unrouted).count(self.record.status, duration, first_frame);
+        self.route.as_deref().unwrap_or(&metrics.unrouted).count(
+            self.record.status,
+            duration,
+            first_frame,
+        );
         let record = Record {
             request_id: Arc::clone(&self.record.request_id),
             key: self.record.key.take(),

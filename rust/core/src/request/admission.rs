@@ -18,8 +18,8 @@ use sans_io::{
 pub(crate) struct Caller(Result<Arc<Key>, ApiError>);
 
 impl Caller {
-    /// The caller of an inference request. Without a good key it goes on only if there is a public route, which will be
-    /// known once the model is.
+    /// The caller of an inference request. Without a good key it goes on only if there is a public
+    /// route, which will be known once the model is.
     pub(crate) fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Self, ApiError> {
         let key = authenticate(&shared.keys.load(), headers).and_then(|key| {
             if key.may_infer() {
@@ -27,7 +27,8 @@ impl Caller {
             }
             Err(ApiError::new(
                 Cause::Forbidden,
-                "This API key does not have permission to access inference features: its scopes lack \"inference\". Use another key.",
+                "This API key does not have permission to access inference features: its scopes \
+                 lack \"inference\". Use another key.",
             ))
         });
         match key {
@@ -56,7 +57,10 @@ impl Caller {
         }
         Err(ApiError::new(
             Cause::Forbidden,
-            format!("Not allowed to access model {}. Use a key whose allowed models include it.", route.name),
+            format!(
+                "Not allowed to access model {}. Use a key whose allowed models include it.",
+                route.name
+            ),
         ))
     }
 
@@ -65,16 +69,21 @@ impl Caller {
         self.check(route).is_ok()
     }
 
-    /// A request whose body is not read could name any model that the engines behind it serve: then all must be allowed.
+    /// A request whose body is not read could name any model that the engines behind it serve: then
+    /// all must be allowed.
     pub(crate) fn check_all_names(&self, table: &Table, route: &Route) -> Result<(), ApiError> {
         for target in route.targets() {
             let serves_more = table.routes_to(&target.model).filter(|other| {
-                other.targets().any(|one| one.model.name == target.model.name && one.served_name != target.served_name)
+                other.targets().any(|one| {
+                    one.model.name == target.model.name && one.served_name != target.served_name
+                })
             });
             for other in serves_more {
                 self.check(other).map_err(|_| {
                     let message = format!(
-                        "The engines of model {} also serve {}, which this API key may not use. What is not read of this request could name it. Use a key that may use both, or name the model in a JSON body.",
+                        "The engines of model {} also serve {}, which this API key may not use. \
+                         What is not read of this request could name it. Use a key that may use \
+                         both, or name the model in a JSON body.",
                         route.name, other.name
                     );
                     ApiError::new(Cause::Forbidden, message)
@@ -90,11 +99,16 @@ fn authenticate(keys: &Keys, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> 
     keys.check(headers).map_err(|error| {
         let message = match error {
             AuthError::Missing => {
-                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"."
+                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: \
+                 KEY\"."
             }
-            AuthError::Unknown => "Invalid authentication credentials: this API key is unknown or was revoked.",
+            AuthError::Unknown => {
+                "Invalid authentication credentials: this API key is unknown or \
+                was revoked."
+            }
             AuthError::Expired => {
-                "Invalid authentication credentials: this API key has expired. Ask the operator for a new one."
+                "Invalid authentication credentials: this API key has expired. Ask the operator \
+                 for a new one."
             }
         };
         ApiError::new(Cause::Unauthorized, message)

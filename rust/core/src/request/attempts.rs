@@ -109,8 +109,9 @@ struct History {
 }
 
 impl<W: ClientWatch + Clone> Inbound<W> {
-    /// Tries instances until one answers: freely while nothing was delivered; once more after an instance died with the
-    /// request, where the row allows that; and where there is another target for the status of an answer, that one.
+    /// Tries instances until one answers: freely while nothing was delivered; once more after an
+    /// instance died with the request, where the row allows that; and where there is another target
+    /// for the status of an answer, that one.
     pub(crate) async fn try_instances<B>(
         &mut self,
         caller: &Caller,
@@ -125,12 +126,16 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let mut fresh = false;
         loop {
             // Before a slot is taken: a slow client must not hold one. And for each table anew.
-            let needs_whole = |inference| errand.route.targets().any(|target| plan::needs_whole(inference, target));
+            let needs_whole = |inference| {
+                errand.route.targets().any(|target| plan::needs_whole(inference, target))
+            };
             if errand.inference.is_some_and(needs_whole) {
                 self.receive_whole(&mut upload).await?;
             }
             let Some((lease, target)) = self.lease(&errand, &history)? else {
-                if self.follow_table(caller, &mut errand.route) || self.fall_back(&errand, &mut history, 503, &upload) {
+                if self.follow_table(caller, &mut errand.route)
+                    || self.fall_back(&errand, &mut history, 503, &upload)
+                {
                     continue;
                 }
                 return Err(if history.connect_timed_out {
@@ -147,7 +152,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
             let attempt = Attempt { lease, fresh, errand: Some(&errand), target: Some(target) };
-            let (fault, back) = match self.attempt(attempt, upload, history.failed.is_some()).await {
+            let (fault, back) = match self.attempt(attempt, upload, history.failed.is_some()).await
+            {
                 Ok(outcome) => return Ok(outcome),
                 Err(failed) => failed,
             };
@@ -163,7 +169,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
     }
 
-    /// Waits for all of a body and takes it into memory, since its engine gets another in its place.
+    /// Waits for all of a body and takes it into memory, since its engine gets another in its
+    /// place.
     async fn receive_whole<B>(&mut self, upload: &mut Upload<B>) -> Result<(), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -177,27 +184,44 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         Ok(())
     }
 
-    fn lease(&self, errand: &Errand, history: &History) -> Result<Option<(Lease, Arc<Target>)>, ApiError> {
+    fn lease(
+        &self,
+        errand: &Errand,
+        history: &History,
+    ) -> Result<Option<(Lease, Arc<Target>)>, ApiError> {
         let shared = &self.worker.shared;
         if let Some(id) = &errand.pinned {
             let leased = errand.route.lease_instance(id, &shared.idle_listener);
-            let leased = leased.filter(|_| !history.refused.contains(id) && !history.tried.contains(id));
+            let leased =
+                leased.filter(|_| !history.refused.contains(id) && !history.tried.contains(id));
             let gone = || {
-                let why = "the engine that made it has ended, cannot be reached, or serves another model";
+                let why =
+                    "the engine that made it has ended, cannot be reached, or serves another model";
                 ApiError::new(
                     Cause::ResponseNotFound,
-                    format!("The response was not found: {why}. Send the whole conversation as input instead."),
+                    format!(
+                        "The response was not found: {why}. Send the whole conversation as input \
+                         instead."
+                    ),
                 )
             };
             return leased.map(Some).ok_or_else(gone);
         }
         let choice = Choice { tried: &history.tried, failed: history.failed, now: shared.clock() };
-        let leased = errand.route.lease(choice, &mut || self.worker.random(), &shared.idle_listener);
+        let leased =
+            errand.route.lease(choice, &mut || self.worker.random(), &shared.idle_listener);
         Ok(leased.filter(|(lease, _)| !history.refused.contains(&lease.instance().id)))
     }
 
-    /// Goes over to the targets that are there for a status, if there are any and they were not tried.
-    fn fall_back<B>(&self, errand: &Errand, history: &mut History, status: u16, upload: &Upload<B>) -> bool
+    /// Goes over to the targets that are there for a status, if there are any and they were not
+    /// tried.
+    fn fall_back<B>(
+        &self,
+        errand: &Errand,
+        history: &mut History,
+        status: u16,
+        upload: &Upload<B>,
+    ) -> bool
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -213,7 +237,13 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         can
     }
 
-    fn fall_back_after<B>(&self, fault: &Fault, errand: &Errand, history: &mut History, upload: &Upload<B>) -> bool
+    fn fall_back_after<B>(
+        &self,
+        fault: &Fault,
+        errand: &Errand,
+        history: &mut History,
+        upload: &Upload<B>,
+    ) -> bool
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -221,26 +251,35 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let status = match fault {
             Fault::Status(status) => *status,
             // What may have been done already is done again only where that costs nothing but time.
-            Fault::Died(_) | Fault::Stale | Fault::FirstFrame | Fault::Wire(_) if errand.resend => 502,
+            Fault::Died(_) | Fault::Stale | Fault::FirstFrame | Fault::Wire(_) if errand.resend => {
+                502
+            }
             _ => return false,
         };
         history.deaths < 2 && self.fall_back(errand, history, status, upload)
     }
 
-    /// Goes over to the table of now, where what the request began with may have been replaced; true if it is another. A
-    /// route that its caller may not use any more, or not in this way, is not followed.
+    /// Goes over to the table of now, where what the request began with may have been replaced;
+    /// true if it is another. A route that its caller may not use any more, or not in this way, is
+    /// not followed.
     fn follow_table(&self, caller: &Caller, route: &mut Arc<Route>) -> bool {
         let table = self.worker.shared.table.load();
         let proxied = self.row.endpoint == endpoints::Endpoint::GenericProxy;
         let may = |current: &Route| caller.may_use(current) && (current.generic_proxy || !proxied);
-        let newer = table.route(&route.name).filter(|current| !Arc::ptr_eq(current, route) && may(current)).cloned();
+        let newer = table
+            .route(&route.name)
+            .filter(|current| !Arc::ptr_eq(current, route) && may(current))
+            .cloned();
         newer.is_some_and(|newer| {
             *route = newer;
             true
         })
     }
 
-    pub(crate) async fn send_to_control_plane<B>(&mut self, mut upload: Box<Upload<B>>) -> Result<Outcome<B>, Refusal>
+    pub(crate) async fn send_to_control_plane<B>(
+        &mut self,
+        mut upload: Box<Upload<B>>,
+    ) -> Result<Outcome<B>, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -249,10 +288,16 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let instance = shared.control_plane.as_ref().ok_or_else(rejections::no_management)?;
         let mut fresh = false;
         loop {
-            let lease = Lease::take(instance, &shared.idle_listener).ok_or_else(rejections::no_management)?;
-            match self.attempt(Attempt { lease, fresh, errand: None, target: None }, upload, false).await {
+            let lease = Lease::take(instance, &shared.idle_listener)
+                .ok_or_else(rejections::no_management)?;
+            match self
+                .attempt(Attempt { lease, fresh, errand: None, target: None }, upload, false)
+                .await
+            {
                 Ok(outcome) => return Ok(outcome),
-                Err((Fault::Stale, back)) if back.is_replayable() && self.parts.method.is_safe() && !fresh => {
+                Err((Fault::Stale, back))
+                    if back.is_replayable() && self.parts.method.is_safe() && !fresh =>
+                {
                     (upload, fresh) = (back, true);
                 }
                 Err((Fault::Connect(_), _)) => return Err(rejections::no_management().into()),
@@ -261,8 +306,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
     }
 
-    /// Sends the request to one instance and waits for the commit point: the first byte for the client, which in a
-    /// stream is the first frame. `last`: no other target will be tried after this one.
+    /// Sends the request to one instance and waits for the commit point: the first byte for the
+    /// client, which in a stream is the first frame. `last`: no other target will be tried after
+    /// this one.
     async fn attempt<B>(
         &mut self,
         attempt: Attempt<'_>,
@@ -280,9 +326,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             Ok(plan) => plan,
             Err(error) => return Err((Fault::Refused(error), upload)),
         };
-        // On a connection that was used before, a request can be lost whose engine closes it, and it cannot be told whether
-        // the engine has read it. So what must not be sent twice gets a new one.
-        let fresh = fresh || errand.is_some_and(|errand| !errand.resend && !self.parts.method.is_safe());
+        // On a connection that was used before, a request can be lost whose engine closes it, and
+        // it cannot be told whether the engine has read it. So what must not be sent twice gets a
+        // new one.
+        let fresh =
+            fresh || errand.is_some_and(|errand| !errand.resend && !self.parts.method.is_safe());
         let connection = match self.connect(&instance, fresh, &upload).await {
             Ok(connection) => connection,
             Err(error) => return Err((Fault::Connect(error), upload)),
@@ -300,7 +348,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             upgrade: errand.is_some_and(|errand| errand.for_engine.upgrade),
         };
         let slot = Slot::new(lease, &self.worker.lingering);
-        let mut exchange = Exchange::new(connection, slot, upload, request, self.worker.shared.phases);
+        let mut exchange =
+            Exchange::new(connection, slot, upload, request, self.worker.shared.phases);
         let body_whole = &*self.body_whole;
         let head = poll_fn(|context| {
             let head = exchange.poll_head(context);
@@ -314,7 +363,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             Err(fault) => return Err((fault, exchange.into_upload())),
         };
         let status = head.status.as_u16();
-        let falls_back = errand.is_some_and(|errand| errand.pinned.is_none() && errand.route.has_fallback(status));
+        let falls_back = errand
+            .is_some_and(|errand| errand.pinned.is_none() && errand.route.has_fallback(status));
         if !last && falls_back && exchange.upload.is_replayable() {
             return Err((Fault::Status(status), exchange.into_upload_after_answer()));
         }
@@ -338,9 +388,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let body_whole = exchange.upload.is_whole();
         let shape = self.shape(&head, errand, plan, &exchange.upload);
-        let mut relay = Relay::new(exchange, shape, Rc::clone(&self.worker.pool), self.ticket.began());
+        let mut relay =
+            Relay::new(exchange, shape, Rc::clone(&self.worker.pool), self.ticket.began());
         if let Some(errand) = errand {
-            let stored = errand.inference.is_some_and(|inference| inference.edit == Edit::StoredResponse);
+            let stored =
+                errand.inference.is_some_and(|inference| inference.edit == Edit::StoredResponse);
             if stored && head.status.is_success() {
                 relay.look_for_response_id();
             }
@@ -350,7 +402,9 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let first = poll_fn(|context| relay.poll_piece(context)).await.transpose();
         self.moments.first_frame = Some(Instant::now());
         match first {
-            Ok(first) => Ok(Outcome::Answer(Box::new(Committed { head, relay, first, body_whole }))),
+            Ok(first) => {
+                Ok(Outcome::Answer(Box::new(Committed { head, relay, first, body_whole })))
+            }
             Err(fault) => Err((fault, relay.into_upload())),
         }
     }
@@ -367,8 +421,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     {
         let Some((errand, target)) = errand.zip(target) else { return Ok(None) };
         let Some(inference) = errand.inference else {
-            let administrative =
-                self.row.endpoint == endpoints::Endpoint::GenericProxy && !target.model.proxy_paths.allow(&errand.path);
+            let administrative = self.row.endpoint == endpoints::Endpoint::GenericProxy
+                && !target.model.proxy_paths.allow(&errand.path);
             if administrative {
                 let message = format!(
                     "The generic proxy does not lead to {} of the engine: it is no inference path.",
@@ -381,7 +435,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let translated = if plan::needs_whole(inference, target) {
             let (body, target) = (upload.gather(), Arc::clone(target));
             Some(if body.len() > TRANSLATED_HERE {
-                let translated = tokio::task::spawn_blocking(move || plan::translate(inference, &target, &body));
+                let translated =
+                    tokio::task::spawn_blocking(move || plan::translate(inference, &target, &body));
                 translated.await.map_err(|_| rejections::translation_failed())??
             } else {
                 plan::translate(inference, &target, &body)?
@@ -393,12 +448,18 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     }
 
     /// A pooled connection, or a new one.
-    async fn connect<B>(&self, instance: &Instance, fresh: bool, upload: &Upload<B>) -> std::io::Result<Connection>
+    async fn connect<B>(
+        &self,
+        instance: &Instance,
+        fresh: bool,
+        upload: &Upload<B>,
+    ) -> std::io::Result<Connection>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        // A connection that the engine may be closing is nothing for a body that cannot be sent again.
+        // A connection that the engine may be closing is nothing for a body that cannot be sent
+        // again.
         let may_be_stale = !fresh && upload.will_be_replayable();
         match may_be_stale.then(|| self.worker.pool.take(instance)).flatten() {
             Some(connection) => Ok(connection),
@@ -406,7 +467,13 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         }
     }
 
-    fn shape<B>(&self, head: &AnswerHead, errand: Option<&Errand>, plan: Option<Plan>, upload: &Upload<B>) -> Shape
+    fn shape<B>(
+        &self,
+        head: &AnswerHead,
+        errand: Option<&Errand>,
+        plan: Option<Plan>,
+        upload: &Upload<B>,
+    ) -> Shape
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -443,7 +510,10 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 put(&mut head, &[plan.and_then(|plan| plan.path).unwrap_or(&errand.path)]);
                 self.put_query(&mut head, errand, target);
             }
-            None => put(&mut head, &[self.parts.uri.path_and_query().map_or("/", |target| target.as_str())]),
+            None => put(
+                &mut head,
+                &[self.parts.uri.path_and_query().map_or("/", |target| target.as_str())],
+            ),
         }
         put(&mut head, &[" HTTP/1.1\r\n"]);
         if let Some(errand) = errand {
@@ -467,16 +537,23 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 
     fn put_query(&self, head: &mut BytesMut, errand: &Errand, target: Option<&Target>) {
         let Some(query) = self.parts.uri.query() else { return };
-        let other = target.filter(|target| errand.names_model_in_query && errand.route.renames(target));
+        let other =
+            target.filter(|target| errand.names_model_in_query && errand.route.renames(target));
         match other {
-            Some(target) => put(head, &["?", &percent::with_model_in_query(query, &target.served_name)]),
+            Some(target) => {
+                put(head, &["?", &percent::with_model_in_query(query, &target.served_name)]);
+            }
             None => put(head, &["?", query]),
         }
     }
 }
 
 /// What an attempt changes in the body.
-fn changes<'a>(errand: Option<&Errand>, target: Option<&'a Target>, plan: Option<&Plan>) -> Changes<'a> {
+fn changes<'a>(
+    errand: Option<&Errand>,
+    target: Option<&'a Target>,
+    plan: Option<&Plan>,
+) -> Changes<'a> {
     let Some(errand) = errand else { return Changes::default() };
     Changes {
         rename: target.filter(|target| errand.route.renames(target)),
@@ -491,14 +568,24 @@ where
     B::Error: std::error::Error + 'static,
 {
     match exchange.into_upgraded() {
-        Ok((connection, slot)) => Ok(Outcome::Upgraded(Box::new(Upgraded { head, connection, slot }))),
-        Err(upload) => Err((Fault::Died("it closed the connection behind its 101".to_owned()), upload)),
+        Ok((connection, slot)) => {
+            Ok(Outcome::Upgraded(Box::new(Upgraded { head, connection, slot })))
+        }
+        Err(upload) => {
+            Err((Fault::Died("it closed the connection behind its 101".to_owned()), upload))
+        }
     }
 }
 
 impl History {
     /// Whether another instance may be tried after this fault, which is remembered.
-    fn allows_another(&mut self, fault: &Fault, instance: &Instance, errand: &Errand, replayable: bool) -> bool {
+    fn allows_another(
+        &mut self,
+        fault: &Fault,
+        instance: &Instance,
+        errand: &Errand,
+        replayable: bool,
+    ) -> bool {
         let again = match fault {
             Fault::Connect(error) => {
                 self.refused.push(Arc::clone(&instance.id));
@@ -506,7 +593,8 @@ impl History {
                 true
             }
             Fault::Stale => {
-                // Most likely it was never read. But an engine that dies of it looks the same, and two are enough.
+                // Most likely it was never read. But an engine that dies of it looks the same, and
+                // two are enough.
                 self.deaths += 1;
                 return replayable;
             }

@@ -42,7 +42,8 @@ pub(crate) struct Inbound<W> {
     pub(crate) ticket: Ticket,
     pub(crate) moments: Moments,
     pub(crate) watch: W,
-    /// The client has sent its whole body: from now on what it sends says whether it is still there.
+    /// The client has sent its whole body: from now on what it sends says whether it is still
+    /// there.
     pub(crate) body_whole: Rc<Cell<bool>>,
 }
 
@@ -57,7 +58,16 @@ impl<W> Inbound<W> {
         watch: W,
     ) -> Box<Self> {
         let moments = Moments::new(ticket.began());
-        Box::new(Self { worker, parts, peer, row, ticket, moments, watch, body_whole: Rc::default() })
+        Box::new(Self {
+            worker,
+            parts,
+            peer,
+            row,
+            ticket,
+            moments,
+            watch,
+            body_whole: Rc::default(),
+        })
     }
 
     /// Reads the body until `enough`, or all of it.

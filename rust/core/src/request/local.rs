@@ -20,14 +20,22 @@ use sans_io::{
 };
 
 /// Answers a row that is no inference.
-pub(crate) fn answer(shared: &Shared, row: &Row, parts: &Parts) -> Result<Response<Bytes>, ApiError> {
+pub(crate) fn answer(
+    shared: &Shared,
+    row: &Row,
+    parts: &Parts,
+) -> Result<Response<Bytes>, ApiError> {
     let caller = || Caller::identify(shared, &parts.headers);
     Ok(match row.endpoint {
-        Endpoint::ListModels => list_models(&shared.table.load(), &caller()?, parts.uri.query().unwrap_or_default()),
+        Endpoint::ListModels => {
+            list_models(&shared.table.load(), &caller()?, parts.uri.query().unwrap_or_default())
+        }
         Endpoint::ShowModel => {
             let name = percent_decode(&parts.uri.path()[row.path.len()..]);
             let caller = caller()?;
-            let route = find_route(shared, &name).ok().filter(|route| route.is_ready() && caller.may_use(route));
+            let route = find_route(shared, &name)
+                .ok()
+                .filter(|route| route.is_ready() && caller.may_use(route));
             let route = route.ok_or_else(|| model_not_found(&name))?;
             json_answer(&describe(&route, asks_meta(parts.uri.query().unwrap_or_default())))
         }
@@ -45,18 +53,28 @@ pub(crate) fn find_route(shared: &Shared, name: &str) -> Result<Arc<Route>, ApiE
 fn model_not_found(name: &str) -> ApiError {
     ApiError::new(
         Cause::ModelNotFound,
-        format!("Model {name} was not found. GET /v1/models lists the models that this key may use."),
+        format!(
+            "Model {name} was not found. GET /v1/models lists the models that this key may use."
+        ),
     )
 }
 
-/// Ready routes only (spec/gpustack.md 1.2), of the categories that are asked for, and only those that the caller may use.
+/// Ready routes only (spec/gpustack.md 1.2), of the categories that are asked for, and only those
+/// that the caller may use.
 fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
     let categories: Vec<_> = values(query, "categories").collect();
-    let wanted =
-        |route: &Route| categories.is_empty() || route.categories.iter().any(|category| categories.contains(category));
-    let visible = table.routes.iter().filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
+    let wanted = |route: &Route| {
+        categories.is_empty()
+            || route.categories.iter().any(|category| categories.contains(category))
+    };
+    let visible = table
+        .routes
+        .iter()
+        .filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
     let with_meta = asks_meta(query);
-    json_answer(&json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()}))
+    json_answer(
+        &json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()}),
+    )
 }
 
 fn describe(route: &Route, with_meta: bool) -> serde_json::Value {
@@ -74,7 +92,9 @@ fn asks_meta(query: &str) -> bool {
 /// Every value of a name in a query.
 fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| percent_decode(&value.replace('+', " ")))
+    pairs
+        .filter(move |(key, _)| *key == name)
+        .map(|(_, value)| percent_decode(&value.replace('+', " ")))
 }
 
 fn readyz(shared: &Shared) -> Response<Bytes> {
@@ -92,7 +112,8 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
 }
 
 fn metrics(shared: &Shared) -> Response<Bytes> {
-    let mut response = text_answer(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
+    let mut response =
+        text_answer(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -101,12 +122,16 @@ fn metrics(shared: &Shared) -> Response<Bytes> {
 fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 fn json_answer(document: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(document.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -24,7 +24,11 @@ pub(crate) fn page(metrics: &Metrics, table: &Table) -> String {
 
 fn process_families(text: &mut String, metrics: &Metrics) {
     for (name, help, value) in [
-        ("gpustack_fast_requests_in_flight", "Requests between their head and their end.", &metrics.in_flight),
+        (
+            "gpustack_fast_requests_in_flight",
+            "Requests between their head and their end.",
+            &metrics.in_flight,
+        ),
         ("gpustack_fast_client_connections", "Open client connections.", &metrics.connections),
     ] {
         family(text, name, "gauge", help);
@@ -32,8 +36,16 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     }
     let lost = "Usage records that were lost because nobody fetched them in time.";
     for (name, help, value) in [
-        ("gpustack_fast_retries_total", "Requests that were sent to an instance once more.", &metrics.retries),
-        ("gpustack_fast_fallbacks_total", "Requests that went over to a fallback target.", &metrics.fallbacks),
+        (
+            "gpustack_fast_retries_total",
+            "Requests that were sent to an instance once more.",
+            &metrics.retries,
+        ),
+        (
+            "gpustack_fast_fallbacks_total",
+            "Requests that went over to a fallback target.",
+            &metrics.fallbacks,
+        ),
         (
             "gpustack_fast_encoded_answers_total",
             "Answers that engines compressed unasked, and that passed without being looked into.",
@@ -57,7 +69,11 @@ fn histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram)
         count = total;
         let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
     }
-    let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {count}", histogram.sum());
+    let _ = writeln!(
+        text,
+        "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {count}",
+        histogram.sum()
+    );
 }
 
 /// Reads one histogram of a route.
@@ -65,7 +81,8 @@ type PickHistogram = fn(&RouteMetrics) -> &Histogram;
 
 fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
     let name = "gpustack_fast_requests_total";
-    let help = "Finished requests by public route name and status; an empty route means that the request reached none.";
+    let help = "Finished requests by public route name and status; an empty route means that the \
+        request reached none.";
     family(text, name, "counter", help);
     for (route, metrics) in routes {
         for (code, count) in metrics.statuses() {
@@ -94,16 +111,35 @@ fn instance_families(text: &mut String, table: &Table) {
     let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
     let faults: PickCounter = |instance| instance.faults.load(Ordering::Relaxed);
     let families = [
-        ("gpustack_fast_instance_outstanding", "gauge", "Requests on an instance now.", outstanding),
-        ("gpustack_fast_instance_requests_total", "counter", "Requests that were given to an instance.", requests),
-        ("gpustack_fast_instance_faults_total", "counter", "Times that an instance was found faulty.", faults),
+        (
+            "gpustack_fast_instance_outstanding",
+            "gauge",
+            "Requests on an instance now.",
+            outstanding,
+        ),
+        (
+            "gpustack_fast_instance_requests_total",
+            "counter",
+            "Requests that were given to an instance.",
+            requests,
+        ),
+        (
+            "gpustack_fast_instance_faults_total",
+            "counter",
+            "Times that an instance was found faulty.",
+            faults,
+        ),
     ];
     for (name, kind, help, pick) in families {
         family(text, name, kind, help);
         for model in &table.models {
             for (instance, _) in &model.instances {
                 let (model, id) = (label(&model.name), label(&instance.id));
-                let _ = writeln!(text, "{name}{{model=\"{model}\",instance=\"{id}\"}} {}", pick(instance));
+                let _ = writeln!(
+                    text,
+                    "{name}{{model=\"{model}\",instance=\"{id}\"}} {}",
+                    pick(instance)
+                );
             }
         }
     }

@@ -37,7 +37,8 @@ const BURST: usize = 256 * 1024;
 /// What a stream gets whose engine is silent.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// Why a body breaks off: hyper then breaks the framing toward the client, which is the only honest sign left.
+/// Why a body breaks off: hyper then breaks the framing toward the client, which is the only honest
+/// sign left.
 #[derive(Debug)]
 pub(crate) struct BrokenOff;
 
@@ -87,7 +88,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    pub(crate) fn new(exchange: Box<Exchange<B>>, shape: Shape, pool: Rc<Pool>, began: Instant) -> Self {
+    pub(crate) fn new(
+        exchange: Box<Exchange<B>>,
+        shape: Shape,
+        pool: Rc<Pool>,
+        began: Instant,
+    ) -> Self {
         let (response_id, keep_alive) = (None, KeepAlive::default());
         Self { exchange, shape, pool, response_id, began, first: None, keep_alive, burst: 0 }
     }
@@ -114,8 +120,12 @@ where
         self.exchange.into_upload()
     }
 
-    /// The next bytes for the client; None at the end. A fault leaves whatever was held back unsaid.
-    pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    /// The next bytes for the client; None at the end. A fault leaves whatever was held back
+    /// unsaid.
+    pub(crate) fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Fault>>> {
         let polled = self.poll_engine(context);
         if self.keep_alive.interval.is_none() {
             return polled;
@@ -146,16 +156,19 @@ where
                 return Poll::Pending;
             };
             let done = self.exchange.is_done();
-            // An event stream that ends with its connection has ended only if it said so: else the engine died.
+            // An event stream that ends with its connection has ended only if it said so: else the
+            // engine died.
             let died = done && self.exchange.was_until_close() && !self.shape.may_end_here();
-            let piece = match if died { Err(Unfit::Incomplete) } else { self.shape_piece(data, done) } {
-                Ok(piece) => piece,
-                Err(Unfit::Incomplete) => {
-                    let how = "it closed the connection before the end of its event stream".to_owned();
-                    return Poll::Ready(Some(Err(Fault::Died(how))));
-                }
-                Err(Unfit::Strange(how)) => return Poll::Ready(Some(Err(Fault::Unfit(how)))),
-            };
+            let piece =
+                match if died { Err(Unfit::Incomplete) } else { self.shape_piece(data, done) } {
+                    Ok(piece) => piece,
+                    Err(Unfit::Incomplete) => {
+                        let how = "it closed the connection before the end of its event stream"
+                            .to_owned();
+                        return Poll::Ready(Some(Err(Fault::Died(how))));
+                    }
+                    Err(Unfit::Strange(how)) => return Poll::Ready(Some(Err(Fault::Unfit(how)))),
+                };
             if done {
                 self.exchange.finish(&self.pool);
             }
@@ -179,7 +192,11 @@ where
             self.first = Some(Instant::now());
         }
         if let Some(finder) = &mut self.response_id {
-            if matches!(self.shape, Shape::Events(_)) { finder.feed_frames(&piece) } else { finder.feed(&piece) }
+            if matches!(self.shape, Shape::Events(_)) {
+                finder.feed_frames(&piece);
+            } else {
+                finder.feed(&piece);
+            }
         }
         Ok(piece)
     }
@@ -194,12 +211,14 @@ where
         self.shape.makes_anew()
     }
 
-    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
+    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may
+    /// follow.
     pub(crate) fn at_frame_edge(&self) -> bool {
         self.shape.at_frame_edge()
     }
 
-    /// Whether the engine's last frame said that the stream is over; all that a death can take away then is framing.
+    /// Whether the engine's last frame said that the stream is over; all that a death can take away
+    /// then is framing.
     pub(crate) fn has_said_its_end(&self) -> bool {
         self.shape.has_said_its_end()
     }
@@ -224,7 +243,8 @@ pub(crate) struct RelayedBody<B, W> {
     broken: bool,
     ticket: Option<Ticket>,
     watch: W,
-    /// The client has sent its whole request, so that what it sends from now on says whether it is there.
+    /// The client has sent its whole request, so that what it sends from now on says whether it is
+    /// there.
     body_whole: bool,
     dialect: Dialect,
     /// A comment for the end of a stream.
@@ -247,7 +267,17 @@ where
     ) -> Self {
         let ended = first.is_none();
         let ticket = Some(ticket);
-        let mut body = Self { relay, first, ended, broken: false, ticket, watch, body_whole, dialect, last_comment };
+        let mut body = Self {
+            relay,
+            first,
+            ended,
+            broken: false,
+            ticket,
+            watch,
+            body_whole,
+            dialect,
+            last_comment,
+        };
         if ended {
             body.over(End::Done);
         }
@@ -298,9 +328,13 @@ where
         Frame::data(piece)
     }
 
-    /// The engine failed after the first byte was handed on. A stream gets one more frame that says so, then the
-    /// connection ends; anything else breaks off.
-    fn break_off(&mut self, context: &mut Context<'_>, fault: &Fault) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    /// The engine failed after the first byte was handed on. A stream gets one more frame that says
+    /// so, then the connection ends; anything else breaks off.
+    fn break_off(
+        &mut self,
+        context: &mut Context<'_>,
+        fault: &Fault,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(ticket) = &self.ticket {
             fault.note(ticket.shared(), self.relay.exchange.instance());
         }
@@ -314,7 +348,8 @@ where
         if let Some(event) = event {
             return Poll::Ready(Some(Ok(Frame::data(event))));
         }
-        // One pause, in which hyper sends what it was handed: the client must see that an answer had begun.
+        // One pause, in which hyper sends what it was handed: the client must see that an answer
+        // had begun.
         self.broken = true;
         context.waker().wake_by_ref();
         Poll::Pending
@@ -340,14 +375,18 @@ fn broken(fault: &Fault) -> (ApiError, End) {
         Fault::Idle | Fault::FirstFrame => (
             ApiError::new(
                 Cause::GatewayTimeout,
-                "The engine stopped sending in the middle of this answer (the idle timeout is over). The answer is incomplete; send the request again.",
+                "The engine stopped sending in the middle of this answer (the idle timeout is \
+                 over). The answer is incomplete; send the request again.",
             ),
             End::Timeout,
         ),
         Fault::Wire(error) => (
             ApiError::new(
                 Cause::BadGateway,
-                format!("The engine's answer breaks HTTP: {error}. The answer is incomplete; send the request again."),
+                format!(
+                    "The engine's answer breaks HTTP: {error}. The answer is incomplete; send the \
+                     request again."
+                ),
             ),
             End::EngineError,
         ),
@@ -355,7 +394,8 @@ fn broken(fault: &Fault) -> (ApiError, End) {
             ApiError::new(
                 Cause::BadGateway,
                 format!(
-                    "The engine's answer cannot be passed on: {how}. The answer is incomplete; send the request again."
+                    "The engine's answer cannot be passed on: {how}. The answer is incomplete; \
+                     send the request again."
                 ),
             ),
             End::EngineError,
@@ -363,7 +403,8 @@ fn broken(fault: &Fault) -> (ApiError, End) {
         _ => (
             ApiError::new(
                 Cause::BadGateway,
-                "The engine ended in the middle of this answer. The answer is incomplete; send the request again.",
+                "The engine ended in the middle of this answer. The answer is incomplete; send the \
+                 request again.",
             ),
             End::EngineDied,
         ),

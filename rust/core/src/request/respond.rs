@@ -82,7 +82,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         if is_error && first.is_none() && self.parts.method != Method::HEAD && !ours {
             return fill_error(self.ticket, dialect, head.status, headers);
         }
-        let comment = (stream && !ours && telling.server_timing_in_streams).then(|| self.moments.comment());
+        let comment =
+            (stream && !ours && telling.server_timing_in_streams).then(|| self.moments.comment());
         let watch = (self.watch, body_whole);
         let body = RelayedBody::new(relay, first, self.ticket, watch, dialect, comment);
         let mut response = Response::new(AnswerBody::Relayed(Box::new(body)));
@@ -100,7 +101,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         self.ticket.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
         let mut ticket = self.ticket;
-        // The end of a tunnel is in its own bytes: what is still unsent must not be thrown away by a reset.
+        // The end of a tunnel is in its own bytes: what is still unsent must not be thrown away by
+        // a reset.
         connection.unfinished = false;
         let from_engine = connection.buffer.split().freeze();
         let tunnel = Tunnel::new(connection, from_engine, move |ended: Ended| {
@@ -132,8 +134,10 @@ fn fill_error<B, W>(
     mut headers: HeaderMap,
 ) -> Response<AnswerBody<B, W>> {
     let cause = if status.is_server_error() { Cause::BadGateway } else { Cause::BadRequest };
-    let error =
-        ApiError::new(cause, format!("The engine answered with status {} and no explanation.", status.as_u16()));
+    let error = ApiError::new(
+        cause,
+        format!("The engine answered with status {} and no explanation.", status.as_u16()),
+    );
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.remove(header::CONTENT_ENCODING);
     ticket.end(End::Done);
@@ -164,7 +168,8 @@ fn refusal<B, W: ClientWatch>(
 ) -> Response<AnswerBody<B, W>> {
     let id = Arc::clone(ticket.request_id());
     let mut response = Response::new(AnswerBody::Full(error.body(dialect, &id)));
-    *response.status_mut() = StatusCode::from_u16(error.cause.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() =
+        StatusCode::from_u16(error.cause.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers::put_request_id(headers, &id);
@@ -192,7 +197,10 @@ fn refusal<B, W: ClientWatch>(
 }
 
 /// An answer of the data plane's own.
-pub(crate) fn finish_local<B, W>(mut ticket: Ticket, local: Response<Bytes>) -> Response<AnswerBody<B, W>> {
+pub(crate) fn finish_local<B, W>(
+    mut ticket: Ticket,
+    local: Response<Bytes>,
+) -> Response<AnswerBody<B, W>> {
     let (mut parts, body) = local.into_parts();
     headers::put_request_id(&mut parts.headers, ticket.request_id());
     if ticket.shared().telling.server_timing {

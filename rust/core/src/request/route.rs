@@ -39,9 +39,14 @@ static CONTROL_ROW: Row = Row {
     endpoint: Endpoint::Healthz,
 };
 
-/// Answers one request. It is polled inside the client's connection, whatever that speaks: it assumes neither one
-/// request per connection nor a thread that it may move to.
-pub(crate) async fn answer<B, W>(worker: Rc<Worker>, peer: Rc<str>, request: Request<B>, watch: W) -> Answer<B, W>
+/// Answers one request. It is polled inside the client's connection, whatever that speaks: it
+/// assumes neither one request per connection nor a thread that it may move to.
+pub(crate) async fn answer<B, W>(
+    worker: Rc<Worker>,
+    peer: Rc<str>,
+    request: Request<B>,
+    watch: W,
+) -> Answer<B, W>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
@@ -49,7 +54,8 @@ where
 {
     let (parts, body) = request.into_parts();
     watch.leave_unread(!body.is_end_stream());
-    let request_id = headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
+    let request_id =
+        headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
     let shared = Arc::clone(&worker.shared);
     let ticket = |path| Ticket::new(&shared, Arc::clone(&request_id), path);
     let found = endpoints::find(&parts.method, parts.uri.path());
@@ -73,14 +79,18 @@ where
             };
             Inbound::new(worker, parts, peer, row, ticket, watch).serve(wish, body).await
         }
-        Found::WrongMethod(row) => Ok(refuse(ticket(row.path), row.dialect, &rejections::wrong_method(row), &watch)),
+        Found::WrongMethod(row) => {
+            Ok(refuse(ticket(row.path), row.dialect, &rejections::wrong_method(row), &watch))
+        }
         Found::NoSuchEndpoint(dialect) => {
             let error = no_such_endpoint(&parts.method, parts.uri.path());
             Ok(refuse(ticket("unknown"), dialect, &error, &watch))
         }
         Found::ControlPlane => {
             let ticket = ticket(CONTROL_PLANE);
-            Inbound::new(worker, parts, peer, &CONTROL_ROW, ticket, watch).serve(Wish::ControlPlane, body).await
+            Inbound::new(worker, parts, peer, &CONTROL_ROW, ticket, watch)
+                .serve(Wish::ControlPlane, body)
+                .await
         }
     }
 }
@@ -94,19 +104,29 @@ fn check_head(parts: &Parts) -> Result<(), ApiError> {
     }
     let hosts = parts.headers.get_all(header::HOST).iter().count();
     if hosts > 1 {
-        return Err(ApiError::new(Cause::BadRequest, "The request has two Host fields. Send one.").closing());
+        return Err(ApiError::new(Cause::BadRequest, "The request has two Host fields. Send one.")
+            .closing());
     }
     if parts.headers.get_all(header::CONTENT_TYPE).iter().nth(1).is_some() {
-        return Err(ApiError::new(Cause::BadRequest, "The request has two Content-Type fields. Send one.").closing());
+        return Err(ApiError::new(
+            Cause::BadRequest,
+            "The request has two Content-Type fields. Send one.",
+        )
+        .closing());
     }
     if hosts == 0 && parts.version == Version::HTTP_11 && parts.uri.authority().is_none() {
-        return Err(ApiError::new(Cause::BadRequest, "The request has no Host field. Send one.").closing());
+        return Err(
+            ApiError::new(Cause::BadRequest, "The request has no Host field. Send one.").closing()
+        );
     }
     Ok(())
 }
 
 fn no_such_endpoint(method: &Method, path: &str) -> ApiError {
-    ApiError::new(Cause::NotFound, format!("There is no endpoint {method} {path} in this version of gpustack-fast."))
+    ApiError::new(
+        Cause::NotFound,
+        format!("There is no endpoint {method} {path} in this version of gpustack-fast."),
+    )
 }
 
 /// What a request is about.
@@ -169,13 +189,14 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let coding = inflate::coding(&self.parts.headers)
-            .map_err(|error| ApiError::new(Cause::UnsupportedEncoding, error.to_string()).closing())?;
+        let coding = inflate::coding(&self.parts.headers).map_err(|error| {
+            ApiError::new(Cause::UnsupportedEncoding, error.to_string()).closing()
+        })?;
         let stored = inference.edit == Edit::StoredResponse;
         let reading = match inference.body {
-            BodyKind::Form if !headers::is_json(&self.parts.headers) => {
-                Reading::Form(self.parts.headers.get(header::CONTENT_TYPE).map_or(b"", |kind| kind.as_bytes()))
-            }
+            BodyKind::Form if !headers::is_json(&self.parts.headers) => Reading::Form(
+                self.parts.headers.get(header::CONTENT_TYPE).map_or(b"", |kind| kind.as_bytes()),
+            ),
             _ if stored => Reading::JsonOfResponse,
             _ => Reading::Json,
         };
@@ -183,21 +204,30 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let mut upload = Upload::new(body, reading, coding, &self.worker.body_limits)?;
         self.receive_until(&mut upload, |upload| upload.model().is_some() && !stored).await?;
         let route = self.find_route(caller, upload.model().map(|model| &*model.name))?;
-        let pinned = upload.previous_response_id().map(|id| self.made_where(caller, id)).transpose()?;
+        let pinned =
+            upload.previous_response_id().map(|id| self.made_where(caller, id)).transpose()?;
         let errand = Errand {
             route,
             path: Cow::Borrowed(self.row.path),
             inference: Some(inference),
             resend: inference.resend,
             pinned,
-            for_engine: headers::ForEngine { decoded: coding.is_some(), json: is_json, ..Default::default() },
+            for_engine: headers::ForEngine {
+                decoded: coding.is_some(),
+                json: is_json,
+                ..Default::default()
+            },
             names_model_in_query: false,
         };
         Ok((errand, upload))
     }
 
     /// What the Responses API has below `/v1/responses/`.
-    fn find_stored_response<B>(&self, caller: &Caller, body: B) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    fn find_stored_response<B>(
+        &self,
+        caller: &Caller,
+        body: B,
+    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -218,11 +248,17 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let pinned = self.made_where(caller, &id)?;
         let key = caller.key().map(|key| &*key.id);
         let made = self.worker.shared.responses.find(key, &id);
-        let route = made.and_then(|made| self.worker.shared.table.load().route(&made.route).cloned());
-        let route = route.ok_or_else(|| rejections::response_not_found(&id, "its model is no longer served"))?;
+        let route =
+            made.and_then(|made| self.worker.shared.table.load().route(&made.route).cloned());
+        let route = route
+            .ok_or_else(|| rejections::response_not_found(&id, "its model is no longer served"))?;
         caller.check(&route)?;
-        let inference =
-            Inference { body: BodyKind::Json, resend: true, model_in_answer: ModelPlace::Response, edit: Edit::None };
+        let inference = Inference {
+            body: BodyKind::Json,
+            resend: true,
+            model_in_answer: ModelPlace::Response,
+            edit: Edit::None,
+        };
         let errand = Errand {
             route,
             path: Cow::Owned(path.to_owned()),
@@ -240,13 +276,18 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let key = caller.key().map(|key| &*key.id);
         let made = self.worker.shared.responses.find(key, id);
         made.map(|made| made.instance).ok_or_else(|| {
-            let why = "it was not made with this API key by an engine that still runs, or it is too long ago";
+            let why = "it was not made with this API key by an engine that still runs, or it is \
+                too long ago";
             rejections::response_not_found(&shown(id), why)
         })
     }
 
     /// `GET /v1/realtime?model=`
-    fn open_realtime<B>(&self, caller: &Caller, body: B) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    fn open_realtime<B>(
+        &self,
+        caller: &Caller,
+        body: B,
+    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -256,8 +297,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         // What is said inside the WebSocket is not read, and may name another model.
         caller.check_all_names(&self.worker.shared.table.load(), &route)?;
         if !self.asks_websocket() {
-            let message =
-                "This endpoint is a WebSocket: open it with Connection: Upgrade and Upgrade: websocket, over HTTP/1.1.";
+            let message = "This endpoint is a WebSocket: open it with Connection: Upgrade and \
+                Upgrade: websocket, over HTTP/1.1.";
             return Err(ApiError::new(Cause::BadRequest, message).into());
         }
         let errand = Errand {
@@ -266,14 +307,22 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             inference: None,
             resend: false,
             pinned: None,
-            for_engine: headers::ForEngine { encoded_answer: true, upgrade: true, ..Default::default() },
+            for_engine: headers::ForEngine {
+                encoded_answer: true,
+                upgrade: true,
+                ..Default::default()
+            },
             names_model_in_query: true,
         };
         Ok((errand, Upload::new(body, Reading::Carry, None, &self.worker.body_limits)?))
     }
 
     /// `/model/proxy/...`: by the route's number, by header, or by the model in a JSON body.
-    async fn receive_proxied<B>(&mut self, caller: &Caller, body: B) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    async fn receive_proxied<B>(
+        &mut self,
+        caller: &Caller,
+        body: B,
+    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -284,7 +333,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             return Err(ApiError::new(Cause::BadRequest, message).into());
         }
         let table = self.worker.shared.table.load();
-        let (first, below) = rest[1..].find('/').map_or((&rest[1..], "/"), |at| rest[1..].split_at(at));
+        let (first, below) =
+            rest[1..].find('/').map_or((&rest[1..], "/"), |at| rest[1..].split_at(at));
         let digits = first.bytes().all(|byte| byte.is_ascii_digit());
         let number = first.parse().ok().filter(|_| digits);
         let numbered = number.and_then(|number| table.route_by_number(number).cloned());
@@ -297,9 +347,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
             (self.find_route(caller, name)?, Upload::new(body, Reading::Carry, None, &limits)?)
         } else {
-            let readable = headers::is_json(&self.parts.headers) && inflate::coding(&self.parts.headers) == Ok(None);
+            let readable = headers::is_json(&self.parts.headers)
+                && inflate::coding(&self.parts.headers) == Ok(None);
             if !readable {
-                let message = "Missing 'model' field: name the model in the header X-GPUStack-Model, or send a JSON body with it.";
+                let message = "Missing 'model' field: name the model in the header \
+                    X-GPUStack-Model, or send a JSON body with it.";
                 return Err(ApiError::new(Cause::BadRequest, message).into());
             }
             let mut upload = Upload::new(body, Reading::Json, None, &limits)?;
@@ -309,7 +361,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         caller.check(&route)?;
         if !route.generic_proxy {
             let message = format!(
-                "The generic proxy is not enabled for model {}. The operator enables it with generic_proxy = true on the route.",
+                "The generic proxy is not enabled for model {}. The operator enables it with \
+                 generic_proxy = true on the route.",
                 route.name
             );
             return Err(ApiError::new(Cause::NotFound, message).into());

@@ -38,9 +38,10 @@ impl Moments {
         }
     }
 
-    /// `auth`: the key's check; `route`: until the model was found, without the wait for the client's bytes; `queue`: until
-    /// the last attempt began; `connect`; `engine`: until its first frame; `gateway`: what was ours of it all. Milliseconds;
-    /// what did not come to pass is left out.
+    /// `auth`: the key's check; `route`: until the model was found, without the wait for the
+    /// client's bytes; `queue`: until the last attempt began; `connect`; `engine`: until its first
+    /// frame; `gateway`: what was ours of it all. Milliseconds; what did not come to pass is left
+    /// out.
     fn text(&self, prefix: &str) -> String {
         let mut text = String::with_capacity(144);
         text.push_str(prefix);
@@ -109,7 +110,8 @@ mod tests {
         moments.connected = Some(Instant::now());
         pause(500).await;
         moments.first_frame = Some(Instant::now());
-        let expected = "auth;dur=1.000, route;dur=2.000, queue;dur=0.000, connect;dur=4.000, engine;dur=500.000, gateway;dur=3.000";
+        let expected = "auth;dur=1.000, route;dur=2.000, queue;dur=0.000, connect;dur=4.000, \
+            engine;dur=500.000, gateway;dur=3.000";
         assert_eq!(moments.header().unwrap(), expected);
         assert_eq!(moments.comment(), format!(": server-timing {expected}\n\n"));
     }

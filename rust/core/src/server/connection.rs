@@ -1,4 +1,5 @@
-//! One client's connection, from its first byte to its last: TLS or not, HTTP/1.1 or HTTP/2, and what may follow them.
+//! One client's connection, from its first byte to its last: TLS or not, HTTP/1.1 or HTTP/2, and
+//! what may follow them.
 
 use std::{
     future::{Future, poll_fn},
@@ -71,7 +72,8 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>) {
 /// Tells a client that speaks plain HTTP to a port that speaks TLS why it gets no further.
 async fn refuse_plain(stream: TcpStream) {
     let (mut io, watch) = ClientIo::new(stream);
-    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
+    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: \
+        close\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{SPEAK_HTTPS}", SPEAK_HTTPS.len());
     let tell = async {
         let _ = io.write_all(answer.as_bytes()).await;
@@ -80,8 +82,8 @@ async fn refuse_plain(stream: TcpStream) {
     let _ = tokio::time::timeout(DISCARD, tell).await;
 }
 
-/// Waits for something that a client must do before its first request. None: it did not within the time that a
-/// request's head may take, or the drain has begun.
+/// Waits for something that a client must do before its first request. None: it did not within the
+/// time that a request's head may take, or the drain has begun.
 async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> Option<T> {
     let (mut work, mut ending) = (pin!(work), pin!(shared.ending.notified()));
     let (since, mut timer) = (Instant::now(), PhaseTimer::default());
@@ -97,11 +99,21 @@ async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> 
     .await
 }
 
-/// Serves a client whose bytes are plain by now. `http2`: it was agreed on; else its first bytes tell.
-async fn serve<T: ClientStream + 'static>(worker: Rc<Worker>, stream: T, peer: Rc<str>, http2: bool) {
+/// Serves a client whose bytes are plain by now. `http2`: it was agreed on; else its first bytes
+/// tell.
+async fn serve<T: ClientStream + 'static>(
+    worker: Rc<Worker>,
+    stream: T,
+    peer: Rc<str>,
+    http2: bool,
+) {
     let (io, watch) = ClientIo::new(stream);
     let http2 = http2 || {
-        let Some(begins) = before_a_request(&worker.shared, watch.begins_with(http2::PREFACE)).await else { return };
+        let Some(begins) =
+            before_a_request(&worker.shared, watch.begins_with(http2::PREFACE)).await
+        else {
+            return;
+        };
         begins
     };
     let must_discard = if http2 {
@@ -125,7 +137,9 @@ async fn serve_http1<T: ClientStream + 'static>(
     let shared = Arc::clone(&worker.shared);
     let service = {
         let watch = watch.clone();
-        service_fn(move |request| middleware::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone()))
+        service_fn(move |request| {
+            middleware::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone())
+        })
     };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);
@@ -139,7 +153,8 @@ async fn serve_http1<T: ClientStream + 'static>(
     })
     .await;
     if let Some(tunnel) = watch.take_tunnel() {
-        // Behind a 101 hyper leaves the stream open, and hands over what it had read behind the request.
+        // Behind a 101 hyper leaves the stream open, and hands over what it had read behind the
+        // request.
         let parts = connection.into_parts();
         tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.phases.idle).await;
         watch.close_after_answer();

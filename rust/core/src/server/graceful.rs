@@ -8,8 +8,9 @@ use std::{
 
 use crate::shared::Shared;
 
-/// Polls a connection to its end. `poll` tells, too, whether the connection should end after what it does now; it is
-/// told so itself (its second argument), once, when it does or when the drain begins.
+/// Polls a connection to its end. `poll` tells, too, whether the connection should end after what
+/// it does now; it is told so itself (its second argument), once, when it does or when the drain
+/// begins.
 pub(crate) async fn until_served<R>(
     shared: &Shared,
     mut poll: impl FnMut(&mut Context<'_>, bool) -> (Poll<R>, bool),
@@ -17,7 +18,8 @@ pub(crate) async fn until_served<R>(
     let mut ending = pin!(shared.ending.notified());
     let (mut registered, mut told) = (false, false);
     poll_fn(|context| {
-        // Registered once, the task is woken when the drain begins; the phase is what counts from then on.
+        // Registered once, the task is woken when the drain begins; the phase is what counts from
+        // then on.
         if !registered {
             registered = true;
             let _ = ending.as_mut().poll(context);

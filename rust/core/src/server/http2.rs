@@ -1,4 +1,5 @@
-//! HTTP/2 toward clients: each stream is a task of its own beside its connection's, on the same thread.
+//! HTTP/2 toward clients: each stream is a task of its own beside its connection's, on the same
+//! thread.
 
 use std::{cell::Cell, future::Future, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -19,11 +20,12 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests that one connection may have in flight.
 const STREAMS: u32 = 256;
-/// What a client may send before it is read: of one request's body, and on the whole connection, so that a few bodies
-/// whose engines do not read hold up no others.
+/// What a client may send before it is read: of one request's body, and on the whole connection, so
+/// that a few bodies whose engines do not read hold up no others.
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// How much of one answer is held for a client that reads slowly, beside the piece that is being sent.
+/// How much of one answer is held for a client that reads slowly, beside the piece that is being
+/// sent.
 const SEND_BUFFER: usize = 64 * 1024;
 /// A request's head, decoded.
 const HEAD: u32 = 64 * 1024;
@@ -31,8 +33,9 @@ const HEAD: u32 = 64 * 1024;
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
-/// Serves a connection to its end. What hyper limits by itself is left as it is: streams that are reset before they are
-/// served (20), errors of ours on streams (1024), and continuations of a head.
+/// Serves a connection to its end. What hyper limits by itself is left as it is: streams that are
+/// reset before they are served (20), errors of ours on streams (1024), and continuations of a
+/// head.
 pub(crate) async fn serve<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
@@ -61,8 +64,11 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(context);
-        // A connection without a request ends when the next one's head is due, as an HTTP/1.1 connection does.
-        let idle = streams.idle_since().is_some_and(|since| timer.poll(context, since, shared.phases.head).is_ready());
+        // A connection without a request ends when the next one's head is due, as an HTTP/1.1
+        // connection does.
+        let idle = streams
+            .idle_since()
+            .is_some_and(|since| timer.poll(context, since, shared.phases.head).is_ready());
         (served, idle)
     })
     .await
@@ -139,12 +145,14 @@ mod tests {
     #[test]
     fn the_request_path_serves_http2_over_a_pipe() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let plane = crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
+        let plane =
+            crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
         LocalSet::new().block_on(&runtime, async {
             let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
             let (client, server) = tokio::io::duplex(4096);
             tokio::task::spawn_local(serve(worker, ClientIo::new(server).0, "pipe".into()));
-            let handshake = hyper::client::conn::http2::handshake(Streams::default(), TokioIo::new(client));
+            let handshake =
+                hyper::client::conn::http2::handshake(Streams::default(), TokioIo::new(client));
             let (mut sender, connection) = handshake.await.unwrap();
             tokio::task::spawn_local(async move {
                 let _ = connection.await;
@@ -154,7 +162,8 @@ mod tests {
                     .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
                     .unwrap()
             };
-            let (health, models) = (sender.send_request(ask("/healthz")), sender.send_request(ask("/v1/models")));
+            let (health, models) =
+                (sender.send_request(ask("/healthz")), sender.send_request(ask("/v1/models")));
             let (health, models): (Response<Incoming>, Response<Incoming>) =
                 (health.await.unwrap(), models.await.unwrap());
             assert_eq!((health.status().as_u16(), models.status().as_u16()), (200, 401));

@@ -1,4 +1,5 @@
-//! Workers: each accepts clients on the shared sockets and serves them on one thread, until the drain.
+//! Workers: each accepts clients on the shared sockets and serves them on one thread, until the
+//! drain.
 
 use std::{future::Future, io, os::fd::OwnedFd, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -37,11 +38,17 @@ impl Listener {
 
     pub(crate) fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
+            }
             Self::Unix(listener) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
-                format!("unix:{}", path.map(std::path::Path::display).map_or_else(String::new, |path| path.to_string()))
+                format!(
+                    "unix:{}",
+                    path.map(std::path::Path::display)
+                        .map_or_else(String::new, |path| path.to_string())
+                )
             }
         }
     }
@@ -55,15 +62,22 @@ impl Listener {
 }
 
 /// Starts the workers' threads. Each ends by itself when the drain is over.
-pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> io::Result<()> {
+pub(crate) fn spawn_workers(
+    shared: &Arc<Shared>,
+    listeners: &[Listener],
+    workers: usize,
+) -> io::Result<()> {
     let all_connections = Arc::default();
     for number in 0..workers {
-        let listeners = listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
+        let listeners =
+            listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
         let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
         let (tell, started) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("gpustack-fast-{number}")).spawn(move || {
             // A local runtime belongs to the thread that makes it.
-            let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let built = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
             let runtime = match built {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(tell.send(Err(error))),
@@ -71,8 +85,8 @@ pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], worker
             let _ = tell.send(Ok(()));
             let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
             runtime.block_on(run(worker, listeners));
-            // What still runs is cut here; each request leaves its record. A name that is still being resolved, on a
-            // thread of the runtime's, is not waited for.
+            // What still runs is cut here; each request leaves its record. A name that is still
+            // being resolved, on a thread of the runtime's, is not waited for.
             runtime.shutdown_background();
             shared.worker_ended();
         })?;
@@ -84,8 +98,10 @@ pub(crate) fn spawn_workers(shared: &Arc<Shared>, listeners: &[Listener], worker
 /// Serves until the drain is over.
 async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let acceptors: Vec<_> =
-        listeners.into_iter().map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener))).collect();
+    let acceptors: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener)))
+        .collect();
     loop {
         let changed = worker.shared.ending.notified();
         let mut changed = pin!(changed);
@@ -105,8 +121,13 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     sweeper.abort();
 }
 
-/// Waits until no connection is left or the deadline is over (true), or the deadline was changed (false).
-async fn until_idle(worker: &Worker, deadline: tokio::time::Instant, changed: impl Future<Output = ()>) -> bool {
+/// Waits until no connection is left or the deadline is over (true), or the deadline was changed
+/// (false).
+async fn until_idle(
+    worker: &Worker,
+    deadline: tokio::time::Instant,
+    changed: impl Future<Output = ()>,
+) -> bool {
     let mut changed = pin!(changed);
     let mut changed_early = false;
     while worker.connections() > 0 && tokio::time::Instant::now() < deadline && !changed_early {
@@ -143,7 +164,8 @@ fn look_at_certificate(shared: &Arc<Shared>) {
     }
 }
 
-/// Accepts on one socket. All workers accept on the same one, so that an upgrade can pass it on with its queue.
+/// Accepts on one socket. All workers accept on the same one, so that an upgrade can pass it on
+/// with its queue.
 async fn accept(worker: Rc<Worker>, listener: Listener) {
     let served = match listener {
         Listener::Tcp(listener) => match TcpListener::from_std(listener) {
@@ -191,7 +213,8 @@ async fn give_way(worker: &Worker) {
     }
 }
 
-/// A client that left before it was accepted is nothing. Without descriptors or memory only waiting helps.
+/// A client that left before it was accepted is nothing. Without descriptors or memory only waiting
+/// helps.
 async fn after_accept_error(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tokio::time::sleep(Duration::from_millis(20)).await;

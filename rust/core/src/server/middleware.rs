@@ -50,7 +50,8 @@ where
 {
     let cors = worker.shared.cors.as_ref();
     if request.method() == Method::OPTIONS
-        && let Some(fields) = options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
+        && let Some(fields) =
+            options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
     {
         watch.leave_unread(!request.body().is_end_stream());
         let response = no_content(&worker, request.headers(), fields);
@@ -84,7 +85,11 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     Some(fields)
 }
 
-fn no_content<B, W>(worker: &Worker, request: &HeaderMap, fields: HeaderMap) -> Response<AnswerBody<B, W>> {
+fn no_content<B, W>(
+    worker: &Worker,
+    request: &HeaderMap,
+    fields: HeaderMap,
+) -> Response<AnswerBody<B, W>> {
     let id = headers::request_id(request).map_or_else(|| worker.new_request_id(), Arc::from);
     let mut response = Response::new(AnswerBody::Full(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -95,7 +100,8 @@ fn no_content<B, W>(worker: &Worker, request: &HeaderMap, fields: HeaderMap) -> 
 }
 
 pin_project! {
-    /// An answer on its way, kept in one piece: a box, or an async block around it, would cost every request.
+    /// An answer on its way, kept in one piece: a box, or an async block around it, would cost
+    /// every request.
     #[project = Stage]
     pub(crate) enum Answering<B, W, F> {
         Ours { response: Option<Response<AnswerBody<B, W>>> },

@@ -1,6 +1,7 @@
 //! Connections to engines: opening, reading, writing, and the pool of idle ones.
 //!
-//! They are polled inside the task of the client whose request they carry: no channel, no second task.
+//! They are polled inside the task of the client whose request they carry: no channel, no second
+//! task.
 
 use std::{
     collections::VecDeque,
@@ -34,7 +35,11 @@ enum Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -43,13 +48,21 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.get_mut().stream.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
@@ -66,7 +79,11 @@ impl AsyncWrite for Connection {
 }
 
 impl Stream {
-    fn poll_write_vectored(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
@@ -97,8 +114,8 @@ pub(crate) struct Connection {
 }
 
 impl Drop for Connection {
-    /// A plain close would leave its end behind bytes that an engine does not read, perhaps for ever; a reset overtakes
-    /// them. (A Unix socket's end is seen at once.)
+    /// A plain close would leave its end behind bytes that an engine does not read, perhaps for
+    /// ever; a reset overtakes them. (A Unix socket's end is seen at once.)
     fn drop(&mut self) {
         if let (true, Stream::Tcp(stream)) = (self.unfinished, &self.stream) {
             let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
@@ -116,9 +133,9 @@ impl Connection {
     pub(crate) async fn open(instance: &Instance, limit: Option<Duration>) -> io::Result<Self> {
         let opening = open_stream(&instance.address);
         let stream = match limit {
-            Some(limit) => tokio::time::timeout(limit, opening)
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within the limit"))??,
+            Some(limit) => tokio::time::timeout(limit, opening).await.map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "no connection within the limit")
+            })??,
             None => opening.await?,
         };
         Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1, unfinished: true })
@@ -143,11 +160,18 @@ impl Connection {
     }
 
     /// Writes a queue until it is empty.
-    pub(crate) fn poll_send(&mut self, context: &mut Context<'_>, queue: &mut OutQueue) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        queue: &mut OutQueue,
+    ) -> Poll<io::Result<()>> {
         while !queue.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled =
-                slices.iter_mut().zip(&queue.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+            let filled = slices
+                .iter_mut()
+                .zip(&queue.pieces)
+                .map(|(slice, piece)| *slice = IoSlice::new(piece))
+                .count();
             let count = ready!(self.stream.poll_write_vectored(context, &slices[..filled]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -168,13 +192,15 @@ async fn open_stream(address: &Address) -> io::Result<Stream> {
     Ok(Stream::Tcp(stream))
 }
 
-/// A Unix socket whose listener's backlog is full answers EAGAIN at once instead of letting us wait (llama.cpp's holds
-/// five). So we wait ourselves; the caller's limit ends it.
+/// A Unix socket whose listener's backlog is full answers EAGAIN at once instead of letting us wait
+/// (llama.cpp's holds five). So we wait ourselves; the caller's limit ends it.
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);
     loop {
         match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(pause).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(pause).await;
+            }
             connected => return connected,
         }
         pause = (pause * 2).min(Duration::from_millis(20));
@@ -244,17 +270,23 @@ pub(super) mod tests {
     }
 
     pub(in crate::upstream) fn listen(name: &str) -> (UnixListener, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("gpustack-fast-{name}-{}.sock", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("gpustack-fast-{name}-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
         (UnixListener::bind(&path).unwrap(), path)
     }
 
     #[tokio::test]
     async fn a_full_backlog_is_waited_for() {
-        let path = std::env::temp_dir().join(format!("gpustack-fast-backlog-{}.sock", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("gpustack-fast-backlog-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let socket =
-            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            None,
+        )
+        .unwrap();
         rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&socket, 0).unwrap();
         let instance = instance(&path, 200, 0);

@@ -1,7 +1,7 @@
 //! One attempt: a request on its way to one instance, and that instance's answer on its way back.
 //!
-//! Both directions are polled together, since an engine may answer before it has read the request; and a write error is
-//! not the end, since the answer may already lie in the socket.
+//! Both directions are polled together, since an engine may answer before it has read the request;
+//! and a write error is not the end, since the answer may already lie in the socket.
 
 use std::{
     io,
@@ -31,8 +31,8 @@ use sans_io::{
     table::{Instance, metrics::UpstreamError},
 };
 
-/// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by the engine before it
-/// saw the request.
+/// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by
+/// the engine before it saw the request.
 const STALE: Duration = Duration::from_millis(50);
 
 /// How long others are preferred to an instance that failed.
@@ -61,7 +61,8 @@ pub(crate) enum Fault {
     Refused(ApiError),
     /// An answer of a status for which there is another target.
     Status(u16),
-    /// The answer is not what the endpoint answers, so that it cannot be made fit for the client; how not.
+    /// The answer is not what the endpoint answers, so that it cannot be made fit for the client;
+    /// how not.
     Unfit(String),
 }
 
@@ -77,14 +78,23 @@ impl Fault {
             Self::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
             Self::Died(how) => (UpstreamError::Died, format!("died: {how}")),
             Self::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
-            Self::FirstFrame => (UpstreamError::Timeout, "no first frame within the limit".to_owned()),
+            Self::FirstFrame => {
+                (UpstreamError::Timeout, "no first frame within the limit".to_owned())
+            }
             Self::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
-            Self::Stale | Self::Body | Self::Gone | Self::Refused(_) | Self::Status(_) | Self::Unfit(_) => return,
+            Self::Stale
+            | Self::Body
+            | Self::Gone
+            | Self::Refused(_)
+            | Self::Status(_)
+            | Self::Unfit(_) => return,
         };
         shared.metrics.upstream_error(kind);
         let now = shared.clock();
         if instance.suspect(now, now + SUSPECT_MS) {
-            shared.records.event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
+            shared
+                .records
+                .event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
         }
     }
 }
@@ -98,8 +108,8 @@ impl From<UploadError> for Fault {
     }
 }
 
-/// A request's head toward an engine, without its framing field and empty line: they depend on the body and are added
-/// when it is sent.
+/// A request's head toward an engine, without its framing field and empty line: they depend on the
+/// body and are added when it is sent.
 pub(crate) struct RequestHead {
     pub(crate) head: BytesMut,
     /// The body's length; None: chunked.
@@ -112,7 +122,10 @@ pub(crate) struct RequestHead {
 }
 
 /// See the module.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, about one direction or the other")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, about one direction or the other"
+)]
 pub(crate) struct Exchange<B> {
     pub(crate) upload: Box<Upload<B>>,
     slot: Slot,
@@ -186,16 +199,22 @@ where
     }
 
     /// Waits for the head of the answer, sending meanwhile.
-    pub(crate) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<AnswerHead, Fault>> {
+    pub(crate) fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<AnswerHead, Fault>> {
         loop {
             self.send(context)?;
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(Err(Fault::over()));
             };
             if self.any_byte
-                && let Some(head) =
-                    http1::take_head_or_upgrade(&mut connection.buffer, self.to_head_request, self.upgrade)
-                        .map_err(Fault::Wire)?
+                && let Some(head) = http1::take_head_or_upgrade(
+                    &mut connection.buffer,
+                    self.to_head_request,
+                    self.upgrade,
+                )
+                .map_err(Fault::Wire)?
             {
                 return Poll::Ready(Ok(self.take_answer(head)));
             }
@@ -204,7 +223,9 @@ where
                     self.any_byte = true;
                     self.moved = Instant::now();
                 }
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended("it closed the connection"))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(self.ended("it closed the connection")));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error.to_string()))),
                 Poll::Pending => return self.wait(context).map(Err),
             }
@@ -218,7 +239,11 @@ where
         self.decoder = Some(head.decoder);
         self.keep_alive = head.keep_alive;
         self.keep_alive_limits = head.keep_alive_limits;
-        AnswerHead { status: head.status, headers: head.headers, content_length: head.content_length }
+        AnswerHead {
+            status: head.status,
+            headers: head.headers,
+            content_length: head.content_length,
+        }
     }
 
     /// The next piece of the answer's body; empty only when the body ends with it (`is_done`).
@@ -236,9 +261,13 @@ where
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
-                Poll::Ready(Ok(0)) if *decoder == Decoder::UntilClose => *decoder = Decoder::Length(0),
+                Poll::Ready(Ok(0)) if *decoder == Decoder::UntilClose => {
+                    *decoder = Decoder::Length(0);
+                }
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(Fault::Died("it closed the connection inside its answer".to_owned())));
+                    return Poll::Ready(Err(Fault::Died(
+                        "it closed the connection inside its answer".to_owned(),
+                    )));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Died(error.to_string()))),
                 Poll::Pending => return self.wait(context).map(Err),
@@ -261,7 +290,8 @@ where
         self.until_close
     }
 
-    /// Ends it after a whole answer: the connection goes back to the pool if nothing speaks against its use.
+    /// Ends it after a whole answer: the connection goes back to the pool if nothing speaks against
+    /// its use.
     pub(crate) fn finish(&mut self, pool: &Pool) {
         let delivered = self.is_delivered();
         let clean = self.is_done() && delivered && self.keep_alive && !self.sending_stopped;
@@ -273,8 +303,8 @@ where
         }
     }
 
-    /// The connection, which speaks another protocol from now on, and the slot that it holds; the request's body where it
-    /// has ended.
+    /// The connection, which speaks another protocol from now on, and the slot that it holds; the
+    /// request's body where it has ended.
     pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
         let Self { connection, mut slot, upload, .. } = *self;
         slot.lingers = false;
@@ -341,8 +371,10 @@ where
 
     /// Nothing moves: which limit does that use up?
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Fault> {
-        let waits_for_client =
-            self.decoder.is_none() && !self.sending_stopped && self.queue.is_empty() && !self.upload.is_whole();
+        let waits_for_client = self.decoder.is_none()
+            && !self.sending_stopped
+            && self.queue.is_empty()
+            && !self.upload.is_whole();
         let (limit, fault): (_, fn() -> Fault) = if waits_for_client {
             (self.limits.body, || Fault::Body)
         } else if self.framed {

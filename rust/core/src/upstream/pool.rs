@@ -45,7 +45,8 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last answer ended cleanly. `engine`: what its `Keep-Alive` field said.
+    /// Keeps a connection whose last answer ended cleanly. `engine`: what its `Keep-Alive` field
+    /// said.
     pub(crate) fn put(&self, instance: &Arc<Instance>, connection: Connection, engine: KeepAlive) {
         let most = u64::from(instance.requests_per_connection);
         let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
@@ -53,10 +54,13 @@ impl Pool {
             return;
         }
         // An engine's own limit is shortened by what a request may need to reach it.
-        let allowed = engine.timeout.map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
+        let allowed = engine
+            .timeout
+            .map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
         let limit = instance.idle_timeout.min(allowed);
         let idle = &mut self.idle.borrow_mut();
-        let (_, connections) = idle.entry(instance.serial).or_insert_with(|| (Arc::clone(instance), Vec::new()));
+        let (_, connections) =
+            idle.entry(instance.serial).or_insert_with(|| (Arc::clone(instance), Vec::new()));
         if connections.len() < self.per_instance && !limit.is_zero() {
             connections.push(Idle { connection, since: Instant::now(), limit });
         }
@@ -113,7 +117,11 @@ mod tests {
         assert!(pool.take(&instance).is_none(), "too old");
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive { timeout: Some(Duration::from_secs(1)), max: None });
+        pool.put(
+            &instance,
+            connection,
+            KeepAlive { timeout: Some(Duration::from_secs(1)), max: None },
+        );
         assert!(pool.take(&instance).is_none(), "the engine's own limit leaves no time");
 
         let (connection, _engine) = opened().await;

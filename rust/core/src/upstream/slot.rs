@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use sans_io::table::{Instance, Lease};
 
-/// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request for a while keeps
-/// it for so long, so that balancing and drain tell the truth.
+/// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request
+/// for a while keeps it for so long, so that balancing and drain tell the truth.
 pub(crate) struct Slot {
     pub(crate) instance: Arc<Instance>,
     lease: Option<Lease>,

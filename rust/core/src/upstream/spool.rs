@@ -1,7 +1,7 @@
 //! A request body that waits in a file until it can go on, so that memory stays small.
 //!
-//! The file has no name: it is gone when its descriptor is, however the process ends. It is read and written on the blocking
-//! pool, since a disk may stand still.
+//! The file has no name: it is gone when its descriptor is, however the process ends. It is read
+//! and written on the blocking pool, since a disk may stand still.
 
 use std::{
     collections::VecDeque,
@@ -45,7 +45,15 @@ struct Done {
 impl Spool {
     /// An empty one, whose file will lie in this folder.
     pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, file: None, job: None, written: 0, read: 0, waiting: VecDeque::new(), waiting_bytes: 0 }
+        Self {
+            folder,
+            file: None,
+            job: None,
+            written: 0,
+            read: 0,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+        }
     }
 
     /// Puts a piece behind the others.
@@ -80,7 +88,10 @@ impl Spool {
     }
 
     /// The next piece, from the front; None: all were taken.
-    pub(crate) fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             if let Some(read) = ready!(self.poll_job(context))? {
                 self.read += read.len() as u64;

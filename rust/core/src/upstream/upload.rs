@@ -1,7 +1,9 @@
-//! A request's body on its way from the client to an engine: read, scanned, kept for a second instance, spliced.
+//! A request's body on its way from the client to an engine: read, scanned, kept for a second
+//! instance, spliced.
 //!
-//! Every piece is scanned before it is forwarded. So whatever makes the scan fail is found before the engine has the
-//! last byte (or the last chunk), and the engine never holds a whole request that was not found in order.
+//! Every piece is scanned before it is forwarded. So whatever makes the scan fail is found before
+//! the engine has the last byte (or the last chunk), and the engine never holds a whole request
+//! that was not found in order.
 
 use std::{
     collections::VecDeque,
@@ -32,12 +34,14 @@ use sans_io::{
 
 /// A task that has received so much without a pause lets others run.
 const BURST: usize = 256 * 1024;
-/// Waiting pieces are joined up to this size, since each has a cost of its own: a client may send single bytes.
+/// Waiting pieces are joined up to this size, since each has a cost of its own: a client may send
+/// single bytes.
 const JOINED: usize = 4 * 1024;
 /// A compressed body is decoded in pieces of this size.
 const DECODED: usize = 64 * 1024;
 
-/// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be edited.
+/// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be
+/// edited.
 const STREAM_OPTIONS: u64 = 64 * 1024;
 
 /// Why a body cannot be had.
@@ -87,10 +91,11 @@ impl Scan {
                 sniffer.keep_previous_response_id();
                 Self::Json(sniffer)
             }
-            Reading::Form(content_type) => Self::Form(Box::new(
-                multipart::Scanner::new(content_type)
-                    .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()).closing())?,
-            )),
+            Reading::Form(content_type) => {
+                Self::Form(Box::new(multipart::Scanner::new(content_type).map_err(|error| {
+                    ApiError::new(Cause::BadRequest, error.to_string()).closing()
+                })?))
+            }
         })
     }
 
@@ -182,7 +187,8 @@ pub(crate) struct Upload<B> {
     decoding: Option<Box<Decoding>>,
     limits: BodyLimits,
     declared: Option<u64>,
-    /// Pieces from the client. While the body can be replayed: all of them; later only those that were not sent.
+    /// Pieces from the client. While the body can be replayed: all of them; later only those that
+    /// were not sent.
     pieces: VecDeque<Bytes>,
     /// How many of `pieces` this attempt has sent.
     sent: usize,
@@ -225,7 +231,11 @@ where
         }
         let decoding = coding.map(|coding| {
             let caps = Caps { decoded: limits.body, ratio: limits.ratio };
-            Box::new(Decoding { inflater: Inflater::new(coding, caps), encoded: Bytes::new(), more: false })
+            Box::new(Decoding {
+                inflater: Inflater::new(coding, caps),
+                encoded: Bytes::new(),
+                more: false,
+            })
         });
         let empty = declared == Some(0) || body.is_end_stream();
         // In a box, since it moves from attempt to attempt and holds the whole state of the scan.
@@ -253,7 +263,10 @@ where
     }
 
     /// Waits for the next piece, scans and keeps it. Ready(Ok) also when the body is whole.
-    pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    pub(crate) fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
         if let Some(spool) = &mut self.spool {
             if self.started {
                 return self.poll_unspool(context);
@@ -268,7 +281,11 @@ where
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.decoding.as_ref().is_some_and(|decoding| decoding.more || !decoding.encoded.is_empty()) {
+        if self
+            .decoding
+            .as_ref()
+            .is_some_and(|decoding| decoding.more || !decoding.encoded.is_empty())
+        {
             return Poll::Ready(self.decode().map_err(UploadError::from));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
@@ -333,7 +350,9 @@ where
         self.scan.feed(&piece)?;
         let open = self.scan.json().and_then(Sniffer::open_stream_options);
         if open.is_some_and(|start| self.received - start > STREAM_OPTIONS) {
-            let message = format!("`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone.");
+            let message = format!(
+                "`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone."
+            );
             return Err(ApiError::new(Cause::BadRequest, message).closing());
         }
         self.keep(piece);
@@ -342,11 +361,13 @@ where
             self.pieces.drain(..self.sent);
             self.sent = 0;
         }
-        let ended = self.declared == Some(self.received) || self.decoding.is_none() && self.body.is_end_stream();
+        let ended = self.declared == Some(self.received)
+            || self.decoding.is_none() && self.body.is_end_stream();
         if ended { self.finish() } else { Ok(()) }
     }
 
-    /// Keeps a piece behind the others, or as a part of the last if that waits too and both are small.
+    /// Keeps a piece behind the others, or as a part of the last if that waits too and both are
+    /// small.
     fn keep(&mut self, piece: Bytes) {
         let waiting = self.pieces.len() > self.sent;
         let too_much = !self.started && self.received > self.limits.memory;
@@ -354,7 +375,9 @@ where
             _ if piece.is_empty() => {}
             _ if too_much || self.spool.is_some() => {
                 let folder = &self.limits.spool_folder;
-                self.spool.get_or_insert_with(|| Box::new(Spool::new(folder.to_path_buf()))).push(piece);
+                self.spool
+                    .get_or_insert_with(|| Box::new(Spool::new(folder.to_path_buf())))
+                    .push(piece);
             }
             Some(last) if waiting && last.len() + piece.len() <= JOINED => {
                 let mut joined = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
@@ -371,7 +394,10 @@ where
 
     fn finish(&mut self) -> Result<(), ApiError> {
         if let Some(decoding) = &self.decoding {
-            decoding.inflater.end().map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
+            decoding
+                .inflater
+                .end()
+                .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
         }
         self.scan.end()?;
         self.whole = true;
@@ -422,7 +448,8 @@ where
         self.replayable || self.sent_bytes == 0
     }
 
-    /// Whether another attempt could still have all of it once it has come, as far as its length is known.
+    /// Whether another attempt could still have all of it once it has come, as far as its length is
+    /// known.
     pub(crate) fn will_be_replayable(&self) -> bool {
         self.replayable && self.declared.is_none_or(|length| length <= self.limits.replay)
     }
@@ -453,7 +480,8 @@ where
         (found.len() as u64 == range.end - range.start).then_some(found)
     }
 
-    /// Starts an attempt with these changes. Returns the length of what will be sent; None: only the end will tell.
+    /// Starts an attempt with these changes. Returns the length of what will be sent; None: only
+    /// the end will tell.
     pub(crate) fn start_attempt(&mut self, changes: Changes<'_>) -> Option<u64> {
         debug_assert!(self.is_replayable(), "an attempt starts at the body's first byte");
         self.started = true;
@@ -484,8 +512,8 @@ where
         length.checked_add_signed(growth)
     }
 
-    /// Splices the wish for usage in as soon as its place is known: in the client's own `stream_options`, or before the
-    /// end of a body that asks for a stream without any.
+    /// Splices the wish for usage in as soon as its place is known: in the client's own
+    /// `stream_options`, or before the end of a body that asks for a stream without any.
     fn settle_usage(&mut self) {
         if self.wish != UsageWish::Open {
             return;
@@ -515,13 +543,15 @@ where
 
     /// From where on bytes must wait: an edit may become necessary there.
     fn held_from(&self) -> u64 {
-        let Some(sniffer) = self.scan.json().filter(|_| self.wish == UsageWish::Open) else { return u64::MAX };
+        let Some(sniffer) = self.scan.json().filter(|_| self.wish == UsageWish::Open) else {
+            return u64::MAX;
+        };
         let not_in_memory = || sniffer.stream_options().map(|range| range.start);
         sniffer.open_stream_options().or_else(not_in_memory).unwrap_or(u64::MAX)
     }
 
-    /// Hands the pieces that are there to an engine's queue; `chunked`: each as a chunk, with the last chunk behind the
-    /// body's end.
+    /// Hands the pieces that are there to an engine's queue; `chunked`: each as a chunk, with the
+    /// last chunk behind the body's end.
     pub(crate) fn send_into(&mut self, queue: &mut OutQueue, chunked: bool) {
         if let Some(substitute) = &self.substitute {
             if !self.all_sent {
@@ -563,7 +593,8 @@ where
     }
 }
 
-/// A piece that starts at `start`, with each splice's text where its range begins and nothing where it goes on.
+/// A piece that starts at `start`, with each splice's text where its range begins and nothing where
+/// it goes on.
 fn spliced(piece: &Bytes, start: u64, splices: &[Option<Splice>], mut push: impl FnMut(Bytes)) {
     let end = start + piece.len() as u64;
     let mut done = 0;
@@ -585,7 +616,8 @@ fn spliced(piece: &Bytes, start: u64, splices: &[Option<Splice>], mut push: impl
 /// The disk failed, not the client.
 fn spool_error(error: &std::io::Error) -> UploadError {
     let message = format!(
-        "The request body is too large for memory and could not be kept in a file: {}. The operator must give the data directory room.",
+        "The request body is too large for memory and could not be kept in a file: {}. The \
+         operator must give the data directory room.",
         error.kind()
     );
     UploadError::Refused(ApiError::new(Cause::Unavailable, message).closing())
@@ -594,18 +626,24 @@ fn spool_error(error: &std::io::Error) -> UploadError {
 fn too_large(limit: u64) -> ApiError {
     ApiError::new(
         Cause::TooLarge,
-        format!("The request body is larger than {limit} bytes. Send less, or raise the limit max_body_bytes of this server."),
+        format!(
+            "The request body is larger than {limit} bytes. Send less, or raise the limit \
+            max_body_bytes of this server."
+        ),
     )
     .closing()
 }
 
-/// What hyper says of a body that the client stopped sending, or sent wrongly. A malformed chunk is an I/O error of a
-/// certain kind inside hyper's own error.
+/// What hyper says of a body that the client stopped sending, or sent wrongly. A malformed chunk is
+/// an I/O error of a certain kind inside hyper's own error.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> UploadError {
-    let kind = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    let kind = error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
     if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
-        let message =
-            "The request body's chunked framing is broken. Send each chunk's size in hexadecimal, followed by CR LF.";
+        let message = "The request body's chunked framing is broken. Send each chunk's size in \
+            hexadecimal, followed by CR LF.";
         return UploadError::Refused(ApiError::new(Cause::BadRequest, message).closing());
     }
     UploadError::Gone
@@ -620,7 +658,8 @@ mod tests {
 
     use super::*;
 
-    /// A body whose pieces are all there at once. `true`: with the last one it says that it was the last.
+    /// A body whose pieces are all there at once. `true`: with the last one it says that it was the
+    /// last.
     struct Ready(VecDeque<Bytes>, bool);
 
     impl Body for Ready {
@@ -681,7 +720,14 @@ mod tests {
         let rest = std::iter::repeat_n(Bytes::from_static(&[b'x'; 10_000]), 100);
         let pieces = Ready(std::iter::once(start).chain(rest).collect(), false);
         let spool_folder = std::env::temp_dir().as_path().into();
-        let limits = BodyLimits { body: 64 << 20, replay: 0, memory: 64 << 20, ratio: 9, nesting: 9, spool_folder };
+        let limits = BodyLimits {
+            body: 64 << 20,
+            replay: 0,
+            memory: 64 << 20,
+            ratio: 9,
+            nesting: 9,
+            spool_folder,
+        };
         let mut upload = Upload::new(pieces, Reading::Json, None, &limits).unwrap();
         let context = &mut Context::from_waker(Waker::noop());
         let error = loop {
@@ -710,7 +756,8 @@ mod tests {
         Arc::into_inner(target).unwrap()
     }
 
-    /// What an engine gets of a body in these pieces, when the attempt begins as soon as the model is known.
+    /// What an engine gets of a body in these pieces, when the attempt begins as soon as the model
+    /// is known.
     fn sent(
         body: &[u8],
         (cuts, says_its_end): (&[usize], bool),
@@ -719,8 +766,12 @@ mod tests {
     ) -> (Option<u64>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let pieces = cuts.windows(2).map(|pair| Bytes::copy_from_slice(&body[pair[0]..pair[1]])).collect();
-            let mut upload = Upload::new(Ready(pieces, says_its_end), Reading::Json, None, limits).unwrap();
+            let pieces = cuts
+                .windows(2)
+                .map(|pair| Bytes::copy_from_slice(&body[pair[0]..pair[1]]))
+                .collect();
+            let mut upload =
+                Upload::new(Ready(pieces, says_its_end), Reading::Json, None, limits).unwrap();
             let receive = async |upload: &mut Upload<Ready>| {
                 std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
             };

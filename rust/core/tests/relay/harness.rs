@@ -90,7 +90,9 @@ impl Request {
     pub(crate) fn number(&self, field: &str) -> usize {
         let text = String::from_utf8_lossy(&self.body);
         let digits = text.split_once(field).unwrap().1;
-        digits[..digits.find(|character: char| !character.is_ascii_digit()).unwrap()].parse().unwrap()
+        digits[..digits.find(|character: char| !character.is_ascii_digit()).unwrap()]
+            .parse()
+            .unwrap()
     }
 }
 
@@ -107,7 +109,8 @@ fn read_line(stream: &mut impl Read) -> Option<String> {
     Some(String::from_utf8_lossy(&line).into_owned())
 }
 
-/// Reads a head: its first line, and its fields with names in lower case. None: the connection ended.
+/// Reads a head: its first line, and its fields with names in lower case. None: the connection
+/// ended.
 fn read_head(stream: &mut impl Read) -> Option<(String, Vec<(String, String)>)> {
     let first = read_line(stream)?;
     let mut fields = Vec::new();
@@ -162,7 +165,10 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The script gets the connection's number and its stream; the connection ends with it.
-    pub(crate) fn start(unix: bool, script: impl Fn(usize, Stream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        unix: bool,
+        script: impl Fn(usize, Stream) + Send + Sync + 'static,
+    ) -> Self {
         let connections = Arc::new(AtomicUsize::new(0));
         let (script, count) = (Arc::new(script), Arc::clone(&connections));
         let serve = move |stream: Stream| {
@@ -173,12 +179,16 @@ impl Engine {
         let address = if unix {
             let path = socket_path();
             let listener = UnixListener::bind(&path).unwrap();
-            thread::spawn(move || listener.incoming().for_each(|stream| serve(Stream::Unix(stream.unwrap()))));
+            thread::spawn(move || {
+                listener.incoming().for_each(|stream| serve(Stream::Unix(stream.unwrap())));
+            });
             format!("unix:{}", path.display())
         } else {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = format!("http://{}", listener.local_addr().unwrap());
-            thread::spawn(move || listener.incoming().for_each(|stream| serve(Stream::Tcp(stream.unwrap()))));
+            thread::spawn(move || {
+                listener.incoming().for_each(|stream| serve(Stream::Tcp(stream.unwrap())));
+            });
             address
         };
         Self { address, connections }
@@ -273,14 +283,17 @@ impl PlaneBuilder {
         } else {
             TcpListener::bind("127.0.0.1:0").unwrap().into()
         };
-        let config = format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}{more}}}"#);
+        let config =
+            format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}{more}}}"#);
         let plane = DataPlane::new(config.as_bytes(), vec![listener]).unwrap();
         let digest = Sha256::new().chain_update([0xab]).chain_update("secret").finalize();
         let digest = digest.iter().fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").unwrap();
             text
         });
-        let keys = format!(r#"{{"salt":"ab","replace":true,"upsert":[{{"id":"k","digest":"{digest}"}}],"remove":[]}}"#);
+        let keys = format!(
+            r#"{{"salt":"ab","replace":true,"upsert":[{{"id":"k","digest":"{digest}"}}],"remove":[]}}"#
+        );
         plane.update_keys(keys.as_bytes()).unwrap();
         plane.publish(table(&engines, &served_name).as_bytes()).unwrap();
         let started: serde_json::Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
@@ -290,7 +303,9 @@ impl PlaneBuilder {
 
 impl Plane {
     pub(crate) fn builder() -> PlaneBuilder {
-        let limits = r#"{"body":536870912,"replay":1048576,"memory":4194304,"ratio":100,"nesting":512}"#.to_owned();
+        let limits =
+            r#"{"body":536870912,"replay":1048576,"memory":4194304,"ratio":100,"nesting":512}"#
+                .to_owned();
         PlaneBuilder {
             engines: vec![],
             unix: false,
@@ -308,7 +323,9 @@ impl Plane {
     pub(crate) fn connect(&self) -> Client {
         let stream = match self.address.strip_prefix("unix:") {
             Some(path) => Stream::Unix(UnixStream::connect(path).unwrap()),
-            None => Stream::Tcp(TcpStream::connect(self.address.parse::<SocketAddr>().unwrap()).unwrap()),
+            None => Stream::Tcp(
+                TcpStream::connect(self.address.parse::<SocketAddr>().unwrap()).unwrap(),
+            ),
         };
         Client::over(stream)
     }
@@ -335,7 +352,11 @@ impl Plane {
     /// No request and no slot on any instance is left.
     pub(crate) fn assert_idle(&self) {
         self.until("idle", |stats| {
-            let busy = stats["instances"].as_array().unwrap().iter().any(|instance| instance["outstanding"] != 0);
+            let busy = stats["instances"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|instance| instance["outstanding"] != 0);
             stats["in_flight"] == 0 && !busy
         });
     }
@@ -452,7 +473,9 @@ impl Client {
         let mut answer = Answer { status, body: vec![], chunks: vec![], whole: false };
         if let Some(length) = field(&fields, "content-length") {
             let length: u64 = length.parse().unwrap();
-            answer.whole = (&mut self.stream).take(length).read_to_end(&mut answer.body).unwrap() as u64 == length;
+            answer.whole = (&mut self.stream).take(length).read_to_end(&mut answer.body).unwrap()
+                as u64
+                == length;
         } else {
             assert_eq!(field(&fields, "transfer-encoding"), Some("chunked"));
             answer.whole = read_chunks(&mut self.stream, &mut answer.chunks);
@@ -495,7 +518,10 @@ pub(crate) fn request(body: &str) -> String {
 }
 
 pub(crate) fn request_with(field: &str, body: &str) -> String {
-    format!("POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n{field}\r\n\r\n{body}")
+    format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n{field}\r\n\
+         \r\n{body}"
+    )
 }
 
 pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {

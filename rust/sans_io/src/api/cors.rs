@@ -1,4 +1,5 @@
-//! Which pages of other origins may use the API from a browser (the Fetch standard's CORS protocol). Pure decisions.
+//! Which pages of other origins may use the API from a browser (the Fetch standard's CORS
+//! protocol). Pure decisions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -18,11 +19,13 @@ const ALLOWED: [&str; 8] = [
 /// Beginnings of their families of headers; `anthropic-dangerous-direct-browser-access` is one.
 const ALLOWED_FAMILIES: [&str; 3] = ["anthropic-", "openai-", "x-stainless-"];
 /// Answer headers that the SDKs read.
-const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing";
+const EXPOSED: &str =
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing";
 /// Methods of paths that are not in the path table.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// What the answer to a preflight depends on.
-const PREFLIGHT_VARY: &str = "origin, access-control-request-method, access-control-request-headers";
+const PREFLIGHT_VARY: &str =
+    "origin, access-control-request-method, access-control-request-headers";
 
 /// The rules, as they are configured.
 #[derive(Debug)]
@@ -48,25 +51,34 @@ impl Cors {
     pub fn new(rules: &documents::Cors) -> Result<Self, String> {
         let any = rules.origins.iter().any(|origin| origin == "*");
         if any && rules.credentials {
-            return Err("CORS: every origin (*) together with credentials would let any page act as its visitor. List the origins, or turn credentials off.".to_owned());
+            return Err(
+                "CORS: every origin (*) together with credentials would let any page act as \
+                its visitor. List the origins, or turn credentials off."
+                    .to_owned(),
+            );
         }
-        if let Some(wrong) = rules.origins.iter().find(|origin| *origin != "*" && !is_origin(origin)) {
+        if let Some(wrong) =
+            rules.origins.iter().find(|origin| *origin != "*" && !is_origin(origin))
+        {
             return Err(format!(
-                "CORS: {wrong:?} is no origin. Write https://HOST or https://HOST:PORT, without a path, or * for all."
+                "CORS: {wrong:?} is no origin. Write https://HOST or https://HOST:PORT, without a \
+                 path, or * for all."
             ));
         }
         let listed = rules.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect();
         let text = |what: &str, text: String| {
-            HeaderValue::try_from(text).map_err(|_| format!("CORS: {what} holds characters that no header may have."))
+            HeaderValue::try_from(text)
+                .map_err(|_| format!("CORS: {what} holds characters that no header may have."))
         };
         let expose = [&[EXPOSED.to_owned()], &rules.expose[..]].concat().join(", ");
         let any_header = rules.headers.iter().any(|name| name == "*");
-        let methods =
-            (!rules.methods.is_empty()).then(|| text("methods", rules.methods.join(", ").to_ascii_uppercase()));
+        let methods = (!rules.methods.is_empty())
+            .then(|| text("methods", rules.methods.join(", ").to_ascii_uppercase()));
         Ok(Self {
             origins: if any { Origins::Any } else { Origins::Listed(listed) },
             methods: methods.transpose()?,
-            headers: (!any_header).then(|| rules.headers.iter().map(|name| name.to_ascii_lowercase()).collect()),
+            headers: (!any_header)
+                .then(|| rules.headers.iter().map(|name| name.to_ascii_lowercase()).collect()),
             expose: text("expose", expose)?,
             credentials: rules.credentials,
             max_age: rules.max_age.into(),
@@ -79,7 +91,8 @@ impl Cors {
         match &self.origins {
             Origins::Any => Some(HeaderValue::from_static("*")),
             Origins::Listed(listed) => {
-                let same = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+                let same =
+                    |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
                 listed.iter().any(same).then(|| origin.clone())
             }
         }
@@ -97,7 +110,8 @@ impl Cors {
         self.put_origin(answer, granted);
     }
 
-    /// The fields of the answer to a preflight. `methods`: what the path takes, where that is known.
+    /// The fields of the answer to a preflight. `methods`: what the path takes, where that is
+    /// known.
     pub fn preflight(&self, request: &HeaderMap, methods: Option<&'static str>) -> HeaderMap {
         let mut answer = HeaderMap::new();
         answer.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
@@ -106,7 +120,8 @@ impl Cors {
             return answer;
         }
         self.put_origin(&mut answer, granted);
-        let methods = self.methods.clone().unwrap_or(HeaderValue::from_static(methods.unwrap_or(METHODS)));
+        let methods =
+            self.methods.clone().unwrap_or(HeaderValue::from_static(methods.unwrap_or(METHODS)));
         answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
         if let Some(allowed) = self.allowed_headers(request) {
             answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
@@ -119,7 +134,8 @@ impl Cors {
         let Some(origin) = granted else { return };
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if self.credentials {
-            answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            answer
+                .insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
 
@@ -143,7 +159,8 @@ impl Cors {
 
 /// Whether a request only asks whether another may be made.
 pub fn is_preflight(request: &HeaderMap) -> bool {
-    request.contains_key(header::ORIGIN) && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    request.contains_key(header::ORIGIN)
+        && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// A scheme, a host and perhaps a port, and nothing else.
@@ -172,12 +189,17 @@ mod tests {
     }
 
     fn request(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
     }
 
     fn lines(headers: &HeaderMap) -> Vec<String> {
-        let mut lines: Vec<_> =
-            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
         lines.sort();
         lines
     }
@@ -185,11 +207,19 @@ mod tests {
     #[test]
     fn only_a_listed_origin_is_granted_and_it_alone_is_named() {
         let cors = Cors::new(&rules(&["https://Chat.example", "http://localhost:3000"])).unwrap();
-        let granted =
-            |origin| cors.grant(&request(&[("origin", origin)])).map(|value| value.to_str().unwrap().to_owned());
+        let granted = |origin| {
+            cors.grant(&request(&[("origin", origin)]))
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
         assert_eq!(granted("https://chat.example").as_deref(), Some("https://chat.example"));
         assert_eq!(granted("http://localhost:3000").as_deref(), Some("http://localhost:3000"));
-        for other in ["http://chat.example", "https://chat.example:8443", "https://chat.example.evil", "null", ""] {
+        for other in [
+            "http://chat.example",
+            "https://chat.example:8443",
+            "https://chat.example.evil",
+            "null",
+            "",
+        ] {
             assert_eq!(granted(other), None, "{other}");
         }
         assert_eq!(cors.grant(&HeaderMap::new()), None);
@@ -207,9 +237,14 @@ mod tests {
         assert_eq!(lines(&answer), ["vary: accept-encoding", "vary: origin"]);
         cors.put(&mut answer, Some(HeaderValue::from_static("https://a.example")));
         assert!(lines(&answer).contains(&"access-control-allow-credentials: true".to_owned()));
-        assert!(lines(&answer).contains(&"access-control-allow-origin: https://a.example".to_owned()));
+        assert!(
+            lines(&answer).contains(&"access-control-allow-origin: https://a.example".to_owned())
+        );
         let exposed = answer[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
-        assert!(exposed.starts_with("x-request-id, ") && exposed.ends_with(", x-mine"), "{exposed}");
+        assert!(
+            exposed.starts_with("x-request-id, ") && exposed.ends_with(", x-mine"),
+            "{exposed}"
+        );
         let mut answer = HeaderMap::new();
         Cors::new(&rules(&["*"])).unwrap().put(&mut answer, Some(HeaderValue::from_static("*")));
         assert!(!answer.contains_key(header::VARY), "for all origins alike");
@@ -217,7 +252,9 @@ mod tests {
 
     #[test]
     fn a_preflight_tells_the_methods_and_those_headers_that_may_be_set() {
-        let cors = Cors::new(&documents::Cors { headers: vec!["X-Mine".to_owned()], ..rules(&["*"]) }).unwrap();
+        let cors =
+            Cors::new(&documents::Cors { headers: vec!["X-Mine".to_owned()], ..rules(&["*"]) })
+                .unwrap();
         let asked = request(&[
             ("origin", "https://a.example"),
             ("access-control-request-method", "POST"),
@@ -240,8 +277,15 @@ mod tests {
             ..rules(&["https://b.example"])
         });
         let cors = cors.unwrap();
-        assert_eq!(lines(&cors.preflight(&asked, None)), [format!("vary: {PREFLIGHT_VARY}")], "not for this origin");
-        let asked = request(&[("origin", "https://b.example"), ("access-control-request-headers", "x-other")]);
+        assert_eq!(
+            lines(&cors.preflight(&asked, None)),
+            [format!("vary: {PREFLIGHT_VARY}")],
+            "not for this origin"
+        );
+        let asked = request(&[
+            ("origin", "https://b.example"),
+            ("access-control-request-headers", "x-other"),
+        ]);
         let answer = cors.preflight(&asked, Some("POST"));
         assert_eq!(
             (&answer["access-control-allow-methods"], &answer["access-control-allow-headers"]),
@@ -251,7 +295,14 @@ mod tests {
 
     #[test]
     fn rules_that_cannot_work_are_refused() {
-        for wrong in ["a.example", "https://a.example/", "https://a.example/app", "https://*.example", "null", ""] {
+        for wrong in [
+            "a.example",
+            "https://a.example/",
+            "https://a.example/app",
+            "https://*.example",
+            "null",
+            "",
+        ] {
             assert!(Cors::new(&rules(&[wrong])).unwrap_err().contains("is no origin"), "{wrong}");
         }
         let open = documents::Cors { credentials: true, ..rules(&["*"]) };

@@ -32,7 +32,8 @@ pub enum Endpoint {
 pub struct Inference {
     /// How the request names its model.
     pub body: BodyKind,
-    /// Whether a request that reached an engine which then died may be sent once more (it costs only time).
+    /// Whether a request that reached an engine which then died may be sent once more (it costs
+    /// only time).
     pub resend: bool,
     /// Where the answer carries the model's name.
     pub model_in_answer: ModelPlace,
@@ -112,7 +113,9 @@ impl Methods {
         match self {
             Self::Post => method == Method::POST,
             Self::Get => method == Method::GET || method == Method::HEAD,
-            Self::Stored => [Method::GET, Method::HEAD, Method::POST, Method::DELETE].contains(method),
+            Self::Stored => {
+                [Method::GET, Method::HEAD, Method::POST, Method::DELETE].contains(method)
+            }
             Self::Any => true,
         }
     }
@@ -128,7 +131,12 @@ impl Methods {
     }
 }
 
-const fn inference(body: BodyKind, resend: bool, model_in_answer: ModelPlace, edit: Edit) -> Endpoint {
+const fn inference(
+    body: BodyKind,
+    resend: bool,
+    model_in_answer: ModelPlace,
+    edit: Edit,
+) -> Endpoint {
     Endpoint::Inference(Inference { body, resend, model_in_answer, edit })
 }
 
@@ -137,9 +145,11 @@ const GENERATE: Endpoint = inference(BodyKind::Json, true, ModelPlace::TopLevel,
 /// Embeddings, scores and the like.
 const COMPUTE: Endpoint = inference(BodyKind::Json, true, ModelPlace::TopLevel, Edit::None);
 const RERANK: Endpoint = inference(BodyKind::Json, true, ModelPlace::Nowhere, Edit::Rerank);
-const RESPONSES: Endpoint = inference(BodyKind::Json, true, ModelPlace::Response, Edit::StoredResponse);
+const RESPONSES: Endpoint =
+    inference(BodyKind::Json, true, ModelPlace::Response, Edit::StoredResponse);
 const MESSAGES: Endpoint = inference(BodyKind::Json, true, ModelPlace::Message, Edit::Messages);
-const COUNT_TOKENS: Endpoint = inference(BodyKind::Json, true, ModelPlace::Nowhere, Edit::CountTokens);
+const COUNT_TOKENS: Endpoint =
+    inference(BodyKind::Json, true, ModelPlace::Nowhere, Edit::CountTokens);
 /// Pictures and speech cost too much to be made twice, and carry no name.
 const GENERATE_MEDIA: Endpoint = inference(BodyKind::Json, false, ModelPlace::Nowhere, Edit::None);
 const EDIT_MEDIA: Endpoint = inference(BodyKind::Form, false, ModelPlace::Nowhere, Edit::None);
@@ -203,13 +213,16 @@ impl Found {
     }
 }
 
-/// Finds the row of a path. Paths are compared literally: nothing is decoded, merged or trimmed (spec/wire.md 8.4).
+/// Finds the row of a path. Paths are compared literally: nothing is decoded, merged or trimmed
+/// (spec/wire.md 8.4).
 pub fn find(method: &Method, path: &str) -> Found {
     match find_row(path) {
         Some(row) if row.methods.take(method) => Found::Row(row),
         Some(row) => Found::WrongMethod(row),
         None if path.starts_with("/v1/messages") => Found::NoSuchEndpoint(Dialect::Anthropic),
-        None if ["/v1/", LEGACY, "/model/"].iter().any(|prefix| path.starts_with(prefix)) || path == "/v1" => {
+        None if ["/v1/", LEGACY, "/model/"].iter().any(|prefix| path.starts_with(prefix))
+            || path == "/v1" =>
+        {
             Found::NoSuchEndpoint(Dialect::OpenAi)
         }
         None => Found::ControlPlane,
@@ -251,14 +264,29 @@ mod tests {
         assert!(matches!(find(&Method::GET, "/v1/chat/completions"), Found::WrongMethod(_)));
         assert_eq!(row(&Method::HEAD, "/v1/models"), Some("/v1/models"));
         assert_eq!(row(&Method::GET, "/v1/models/a/b"), Some("/v1/models/"));
-        assert!(matches!(find(&Method::GET, "/v1/models/"), Found::NoSuchEndpoint(Dialect::OpenAi)));
-        assert!(matches!(find(&Method::POST, "/v1//chat/completions"), Found::NoSuchEndpoint(Dialect::OpenAi)));
-        assert!(matches!(find(&Method::POST, "/v1/messages/batches"), Found::NoSuchEndpoint(Dialect::Anthropic)));
+        assert!(matches!(
+            find(&Method::GET, "/v1/models/"),
+            Found::NoSuchEndpoint(Dialect::OpenAi)
+        ));
+        assert!(matches!(
+            find(&Method::POST, "/v1//chat/completions"),
+            Found::NoSuchEndpoint(Dialect::OpenAi)
+        ));
+        assert!(matches!(
+            find(&Method::POST, "/v1/messages/batches"),
+            Found::NoSuchEndpoint(Dialect::Anthropic)
+        ));
         assert!(matches!(find(&Method::GET, "/version"), Found::ControlPlane));
-        assert!(matches!(find(&Method::GET, "/model/proxy"), Found::NoSuchEndpoint(Dialect::OpenAi)));
+        assert!(matches!(
+            find(&Method::GET, "/model/proxy"),
+            Found::NoSuchEndpoint(Dialect::OpenAi)
+        ));
         assert_eq!(row(&Method::PATCH, "/model/proxy/x"), Some("/model/proxy/"));
         assert_eq!(row(&Method::DELETE, "/v1/responses/resp_1"), Some("/v1/responses/"));
-        assert_eq!(row(&Method::POST, "/v1/messages/count_tokens"), Some("/v1/messages/count_tokens"));
+        assert_eq!(
+            row(&Method::POST, "/v1/messages/count_tokens"),
+            Some("/v1/messages/count_tokens")
+        );
     }
 
     #[test]
@@ -279,12 +307,18 @@ mod tests {
 
     #[test]
     fn the_legacy_prefix_leads_to_its_frozen_set_alone() {
-        let legacy: Vec<_> = ROWS.iter().filter(|row| row.legacy && row.methods == Methods::Post).collect();
+        let legacy: Vec<_> =
+            ROWS.iter().filter(|row| row.legacy && row.methods == Methods::Post).collect();
         assert_eq!(legacy.len(), 8);
         assert_eq!(row(&Method::POST, "/v1-openai/chat/completions"), Some("/v1/chat/completions"));
         assert_eq!(row(&Method::GET, "/v1-openai/models"), Some("/v1/models"));
-        for path in ["/v1-openai/rerank", "/v1-openai/messages", "/v1-openai/", "/v1-openai/models/a"] {
-            assert!(matches!(find(&Method::POST, path), Found::NoSuchEndpoint(Dialect::OpenAi)), "{path}");
+        for path in
+            ["/v1-openai/rerank", "/v1-openai/messages", "/v1-openai/", "/v1-openai/models/a"]
+        {
+            assert!(
+                matches!(find(&Method::POST, path), Found::NoSuchEndpoint(Dialect::OpenAi)),
+                "{path}"
+            );
         }
     }
 

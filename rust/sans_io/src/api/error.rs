@@ -1,4 +1,5 @@
-//! What a caller is told when something goes wrong: the status, the words, and their shape in the caller's dialect.
+//! What a caller is told when something goes wrong: the status, the words, and their shape in the
+//! caller's dialect.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -66,14 +67,18 @@ impl Cause {
     /// `error.type` and `error.code` of the OpenAI shape (spec/wire.md 2.4).
     const fn openai(self) -> (&'static str, Option<&'static str>) {
         match self {
-            Self::BadRequest | Self::MethodNotAllowed | Self::TooLarge | Self::RequestTimeout | Self::NotFound => {
-                ("invalid_request_error", None)
-            }
+            Self::BadRequest
+            | Self::MethodNotAllowed
+            | Self::TooLarge
+            | Self::RequestTimeout
+            | Self::NotFound => ("invalid_request_error", None),
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
             Self::Forbidden => ("permission_error", Some("model_not_allowed")),
             Self::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
             Self::ResponseNotFound => ("invalid_request_error", Some("response_not_found")),
-            Self::UnsupportedEncoding => ("invalid_request_error", Some("unsupported_content_encoding")),
+            Self::UnsupportedEncoding => {
+                ("invalid_request_error", Some("unsupported_content_encoding"))
+            }
             Self::Unavailable => ("server_error", Some("no_running_instance")),
             Self::BadGateway => ("server_error", Some("engine_error")),
             Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
@@ -83,9 +88,10 @@ impl Cause {
     /// `error.type` of the Anthropic shape (spec/wire.md 2.5).
     const fn anthropic(self) -> &'static str {
         match self {
-            Self::BadRequest | Self::MethodNotAllowed | Self::RequestTimeout | Self::UnsupportedEncoding => {
-                "invalid_request_error"
-            }
+            Self::BadRequest
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::UnsupportedEncoding => "invalid_request_error",
             Self::Unauthorized => "authentication_error",
             Self::Forbidden => "permission_error",
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "not_found_error",
@@ -127,14 +133,22 @@ pub struct ApiError {
     pub do_not_retry: bool,
     /// `Allow`, for a 405.
     pub allow: Option<&'static str>,
-    /// Whether the connection must end with this answer, since the rest of the request was not read.
+    /// Whether the connection must end with this answer, since the rest of the request was not
+    /// read.
     pub close: bool,
 }
 
 impl ApiError {
     /// An error with nothing but its words.
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), retry_after: None, do_not_retry: false, allow: None, close: false }
+        Self {
+            cause,
+            message: message.into(),
+            retry_after: None,
+            do_not_retry: false,
+            allow: None,
+            close: false,
+        }
     }
 
     /// The same, with `Retry-After`.
@@ -170,8 +184,8 @@ impl ApiError {
         Bytes::from(document.to_string())
     }
 
-    /// The same as one event of a stream that has begun. No end mark of a good stream (`[DONE]`, `message_stop`) may
-    /// follow it (spec/wire.md 1.8).
+    /// The same as one event of a stream that has begun. No end mark of a good stream (`[DONE]`,
+    /// `message_stop`) may follow it (spec/wire.md 1.8).
     pub fn event(&self, dialect: Dialect, request_id: &str) -> Bytes {
         let body = self.body(dialect, request_id);
         let name: &[u8] = if dialect == Dialect::Anthropic { b"event: error\n" } else { b"" };
@@ -194,7 +208,8 @@ mod tests {
         );
         assert_eq!(
             parse(error.body(Dialect::Anthropic, "r1")),
-            json!({"type": "error", "error": {"type": "not_found_error", "message": "Model \"x\" was not found."},
+            json!({"type": "error", "error": {"type": "not_found_error", "message": "Model \"x\" \
+                was not found."},
                 "request_id": "r1"})
         );
         assert_eq!(
@@ -208,7 +223,13 @@ mod tests {
         let error = ApiError::new(Cause::BadGateway, "two\nlines");
         let openai = error.event(Dialect::OpenAi, "r1");
         assert!(openai.starts_with(b"data: {\"error\":{"), "{openai:?}");
-        assert_eq!(memchr::memchr_iter(b'\n', &openai).count(), 2, "a line break in the words stays escaped");
-        assert!(error.event(Dialect::Anthropic, "r1").starts_with(b"event: error\ndata: {\"error\""));
+        assert_eq!(
+            memchr::memchr_iter(b'\n', &openai).count(),
+            2,
+            "a line break in the words stays escaped"
+        );
+        assert!(
+            error.event(Dialect::Anthropic, "r1").starts_with(b"event: error\ndata: {\"error\"")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The APIs: what clients may ask, and how requests and answers of each dialect look. Bytes in, values out.
+//! The APIs: what clients may ask, and how requests and answers of each dialect look. Bytes in,
+//! values out.
 
 pub mod cors;
 pub mod endpoints;

@@ -1,5 +1,5 @@
-//! What one attempt makes of a request and of its answer: decided from the row, the route and the target, before a byte
-//! goes out.
+//! What one attempt makes of a request and of its answer: decided from the row, the route and the
+//! target, before a byte goes out.
 
 use std::sync::Arc;
 
@@ -78,19 +78,26 @@ pub struct Translated {
 }
 
 /// Translates a whole request, where `needs_whole` says so. The error is the client's.
-pub fn translate(inference: Inference, target: &Target, body: &[u8]) -> Result<Translated, ApiError> {
+pub fn translate(
+    inference: Inference,
+    target: &Target,
+    body: &[u8],
+) -> Result<Translated, ApiError> {
     const CHAT: &str = "/v1/chat/completions";
     let refused = |message| ApiError::new(Cause::BadRequest, message);
     let name = &target.served_name;
     Ok(match inference.edit {
         Edit::Rerank => {
-            let engine = if target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
-            let mut prepared = rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
+            let engine =
+                if target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
+            let mut prepared =
+                rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
             let body = prepared.body.take().map(Bytes::from);
             Translated { path: prepared.path, body, make: Make::Reranked(Box::new(prepared)) }
         }
         Edit::CountTokens => {
-            let request = messages::count_request(body, name).map_err(|error| refused(error.message))?;
+            let request =
+                messages::count_request(body, name).map_err(|error| refused(error.message))?;
             Translated { path: CHAT, body: Some(request.body.into()), make: Make::TokenCount }
         }
         Edit::Messages | Edit::None | Edit::StreamUsage | Edit::StoredResponse => {
@@ -102,9 +109,16 @@ pub fn translate(inference: Inference, target: &Target, body: &[u8]) -> Result<T
 
 impl Plan {
     /// `translated`: the request, where `needs_whole` says so.
-    pub fn new(inference: Inference, route: &Route, target: &Arc<Target>, translated: Option<Translated>) -> Self {
+    pub fn new(
+        inference: Inference,
+        route: &Route,
+        target: &Arc<Target>,
+        translated: Option<Translated>,
+    ) -> Self {
         let (path, substitute, make) = translated
-            .map_or((None, None, Make::Itself), |translated| (Some(translated.path), translated.body, translated.make));
+            .map_or((None, None, Make::Itself), |translated| {
+                (Some(translated.path), translated.body, translated.make)
+            });
         Self {
             inference,
             target: Arc::clone(target),
@@ -131,9 +145,13 @@ impl Plan {
         match self.make {
             Make::Message if !events => Shape::whole(WholeEdit::Message { model: model() }),
             Make::TokenCount => Shape::whole(WholeEdit::TokenCount),
-            Make::Reranked(prepared) => Shape::whole(WholeEdit::Rerank { prepared, model: model() }),
+            Make::Reranked(prepared) => {
+                Shape::whole(WholeEdit::Rerank { prepared, model: model() })
+            }
             Make::Itself | Make::Message if events => Shape::events(self.frame_edits(asker)),
-            _ if self.inference.model_in_answer != ModelPlace::Nowhere && headers::is_json(&head.headers) => {
+            _ if self.inference.model_in_answer != ModelPlace::Nowhere
+                && headers::is_json(&head.headers) =>
+            {
                 Shape::renamed(asker.route.name_json.clone())
             }
             _ if headers::is_json(&head.headers) => Shape::counted(),
@@ -164,7 +182,8 @@ impl Plan {
     }
 }
 
-/// Whether an engine encoded its answer although it was asked not to: then it cannot be looked into.
+/// Whether an engine encoded its answer although it was asked not to: then it cannot be looked
+/// into.
 pub fn is_encoded(head: &AnswerHead) -> bool {
     head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }

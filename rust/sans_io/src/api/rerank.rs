@@ -1,4 +1,5 @@
-//! Reranking: Jina's request and answer in front of engines that speak three dialects (spec/wire.md 3.9).
+//! Reranking: Jina's request and answer in front of engines that speak three dialects (spec/wire.md
+//! 3.9).
 //!
 //! | engine | request | answer |
 //! | --- | --- | --- |
@@ -6,8 +7,9 @@
 //! | llama.cpp | `POST /v1/rerank`: Jina's | `results` without documents |
 //! | text-embeddings-inference | `POST /rerank`: `{"query", "texts"}` | `[{"index", "score"}]`, no usage |
 //!
-//! The client gets `{"model", "object": "list", "results": [{"index", "document": {"text"}, "relevance_score"}], "usage":
-//! {"prompt_tokens", "total_tokens"}}`, best first. Scores stay as the engine wrote them.
+//! The client gets
+//! `{"model", "object": "list", "results": [{"index", "document": {"text"}, "relevance_score"}], "usage": {"prompt_tokens", "total_tokens"}}`,
+//! best first. Scores stay as the engine wrote them.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -54,17 +56,21 @@ pub struct Prepared {
     pub top_n: Option<usize>,
     /// Whether it wants the documents back.
     pub return_documents: bool,
-    /// The texts to give back, in the request's order; None for one that is no text, or is not wanted.
+    /// The texts to give back, in the request's order; None for one that is no text, or is not
+    /// wanted.
     pub documents: Vec<Option<String>>,
 }
 
 /// Reads a request; `name` is what the engine calls the model.
 pub fn request(body: &[u8], engine: Engine, name: &str) -> Result<Prepared, RerankError> {
     let request: Request<'_> = serde_json::from_slice(body).map_err(|_| {
-        RerankError::Request("The request body is not one JSON object in UTF-8 with each member once; send one.")
+        RerankError::Request(
+            "The request body is not one JSON object in UTF-8 with each member once; send one.",
+        )
     })?;
-    let query =
-        request.query.ok_or(RerankError::Request("`query` is missing; send the text to rank documents for."))?;
+    let query = request
+        .query
+        .ok_or(RerankError::Request("`query` is missing; send the text to rank documents for."))?;
     if !query.get().starts_with(['"', '{']) {
         return Err(RerankError::Request("`query` must be a string."));
     }
@@ -83,7 +89,10 @@ pub fn request(body: &[u8], engine: Engine, name: &str) -> Result<Prepared, Rera
         path: if engine == Engine::Tei { "/rerank" } else { "/v1/rerank" },
         top_n: request.top_n()?,
         return_documents,
-        documents: documents.iter().map(|document| document.text().filter(|_| return_documents)).collect(),
+        documents: documents
+            .iter()
+            .map(|document| document.text().filter(|_| return_documents))
+            .collect(),
     })
 }
 
@@ -130,13 +139,20 @@ impl Document<'_> {
 
 impl<'a> Request<'a> {
     fn documents(&self) -> Result<Vec<Document<'a>>, RerankError> {
-        let documents =
-            self.documents.ok_or(RerankError::Request("`documents` is missing; send the list of texts to rank."))?;
-        let documents: Vec<&RawValue> = serde_json::from_str(documents.get()).map_err(|_| WRONG_DOCUMENTS)?;
+        let documents = self.documents.ok_or(RerankError::Request(
+            "`documents` is missing; send the list of texts to rank.",
+        ))?;
+        let documents: Vec<&RawValue> =
+            serde_json::from_str(documents.get()).map_err(|_| WRONG_DOCUMENTS)?;
         if documents.is_empty() {
-            return Err(RerankError::Request("`documents` is empty; send at least one text to rank."));
+            return Err(RerankError::Request(
+                "`documents` is empty; send at least one text to rank.",
+            ));
         }
-        documents.into_iter().map(|written| Ok(Document { written, text: text_of(written)? })).collect()
+        documents
+            .into_iter()
+            .map(|written| Ok(Document { written, text: text_of(written)? }))
+            .collect()
     }
 
     fn top_n(&self) -> Result<Option<usize>, RerankError> {
@@ -147,7 +163,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A document's or a query's text; None for an object without one, which some engines can read all the same.
+/// A document's or a query's text; None for an object without one, which some engines can read all
+/// the same.
 fn text_of(written: &RawValue) -> Result<Option<&RawValue>, RerankError> {
     let is_text = |text: &RawValue| serde_json::from_str::<String>(text.get()).is_ok();
     if written.get().starts_with('{') {
@@ -157,9 +174,15 @@ fn text_of(written: &RawValue) -> Result<Option<&RawValue>, RerankError> {
     if is_text(written) { Ok(Some(written)) } else { Err(WRONG_DOCUMENTS) }
 }
 
-/// The body with plain strings for documents that are objects with `text`, which these engines do not take, and the
-/// engine's name of the model. None where no document is one: then the name is the caller's to splice.
-fn jina_body(body: &[u8], request: &Request<'_>, documents: &[Document<'_>], name: &str) -> Option<Vec<u8>> {
+/// The body with plain strings for documents that are objects with `text`, which these engines do
+/// not take, and the engine's name of the model. None where no document is one: then the name is
+/// the caller's to splice.
+fn jina_body(
+    body: &[u8],
+    request: &Request<'_>,
+    documents: &[Document<'_>],
+    name: &str,
+) -> Option<Vec<u8>> {
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     for document in documents {
         if let Some(text) = document.text.filter(|_| document.written.get().starts_with('{')) {
@@ -189,14 +212,21 @@ fn range_in(body: &[u8], value: &RawValue) -> Range<usize> {
 
 fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>, RerankError> {
     let query = request.query.and_then(|query| text_of(query).ok().flatten());
-    let query = query.ok_or(RerankError::Request("`query` must be a string: this model ranks texts only."))?;
+    let query = query
+        .ok_or(RerankError::Request("`query` must be a string: this model ranks texts only."))?;
     let texts: Option<Vec<&RawValue>> = documents.iter().map(|document| document.text).collect();
-    let texts =
-        texts.ok_or(RerankError::Request("Each of `documents` must have a text: this model ranks texts only."))?;
+    let texts = texts.ok_or(RerankError::Request(
+        "Each of `documents` must have a text: this model ranks texts only.",
+    ))?;
     // vLLM's way to ask for the same.
     let truncate = request.truncate_prompt_tokens.map(|_| json!(true));
-    let given = |value: Option<&RawValue>| value.and_then(|value| serde_json::from_str::<Value>(value.get()).ok());
-    let members = [("raw_scores", given(request.raw_scores)), ("truncate", given(request.truncate).or(truncate))];
+    let given = |value: Option<&RawValue>| {
+        value.and_then(|value| serde_json::from_str::<Value>(value.get()).ok())
+    };
+    let members = [
+        ("raw_scores", given(request.raw_scores)),
+        ("truncate", given(request.truncate).or(truncate)),
+    ];
     let mut body = format!("{{\"query\":{},\"return_text\":false", query.get());
     for (key, value) in members {
         if let Some(value) = value {
@@ -209,11 +239,17 @@ fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>
     Ok(body.into_bytes())
 }
 
-/// The client's answer, from the engine's of any dialect. Where the engine says nothing of tokens (text-embeddings-
-/// inference does not), the usage is 0: the shape has it, and a guess would be worse.
-pub fn answer(body: &[u8], prepared: &Prepared, public_model: &str) -> Result<Vec<u8>, RerankError> {
-    const WRONG: RerankError =
-        RerankError::Answer("The engine's answer is not a list of ranked documents; look whether it is a reranker.");
+/// The client's answer, from the engine's of any dialect. Where the engine says nothing of tokens
+/// (text-embeddings- inference does not), the usage is 0: the shape has it, and a guess would be
+/// worse.
+pub fn answer(
+    body: &[u8],
+    prepared: &Prepared,
+    public_model: &str,
+) -> Result<Vec<u8>, RerankError> {
+    const WRONG: RerankError = RerankError::Answer(
+        "The engine's answer is not a list of ranked documents; look whether it is a reranker.",
+    );
     let (results, usage) = if body.trim_ascii_start().starts_with(b"[") {
         (serde_json::from_slice::<Vec<Ranked<'_>>>(body).map_err(|_| WRONG)?, None)
     } else {
@@ -226,9 +262,11 @@ pub fn answer(body: &[u8], prepared: &Prepared, public_model: &str) -> Result<Ve
     results.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     results.truncate(prepared.top_n.unwrap_or(usize::MAX));
     let (prompt, total) = usage.map_or((0, 0), tokens);
-    let mut document = format!("{{\"model\":{},\"object\":\"list\",\"results\":[", Value::from(public_model));
+    let mut document =
+        format!("{{\"model\":{},\"object\":\"list\",\"results\":[", Value::from(public_model));
     join(&mut document, results.iter().map(|(_, result)| result.as_str()));
-    let _ = write!(document, "],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{total}}}}}");
+    let _ =
+        write!(document, "],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{total}}}}}");
     Ok(document.into_bytes())
 }
 
@@ -258,7 +296,9 @@ impl Ranked<'_> {
         let document = if prepared.return_documents {
             match text {
                 Some(text) => format!("\"document\":{},", json!({"text": text})),
-                None => self.document.map_or_else(String::new, |document| format!("\"document\":{},", document.get())),
+                None => self.document.map_or_else(String::new, |document| {
+                    format!("\"document\":{},", document.get())
+                }),
             }
         } else {
             String::new()

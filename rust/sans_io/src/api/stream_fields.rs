@@ -1,4 +1,5 @@
-//! What the events of a stream say of the whole: the model's name, a response's id, the stream's end.
+//! What the events of a stream say of the whole: the model's name, a response's id, the stream's
+//! end.
 
 use crate::{
     api::endpoints::ModelPlace,
@@ -8,9 +9,10 @@ use crate::{
     },
 };
 
-/// Puts `name_json` (a JSON string, quotes included) in place of the model's name in each event's data, where that is a
-/// JSON object with a string at the place. Every other byte stays. `None` when nothing had to change, so that the caller
-/// can pass on what it has. `frames` begins with a frame; a last one that is cut off is served as far as it goes.
+/// Puts `name_json` (a JSON string, quotes included) in place of the model's name in each event's
+/// data, where that is a JSON object with a string at the place. Every other byte stays. `None`
+/// when nothing had to change, so that the caller can pass on what it has. `frames` begins with a
+/// frame; a last one that is cut off is served as far as it goes.
 pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Option<Vec<u8>> {
     let path = model_path(place)?;
     let mut renamed = Vec::new();
@@ -48,8 +50,9 @@ fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
     }
 }
 
-/// The id of the response that a stream of the Responses API makes: `response.id` of the first event that has one.
-/// `frames` begins with a frame. None also for an id that nobody can ask for, over-long or no Unicode text.
+/// The id of the response that a stream of the Responses API makes: `response.id` of the first
+/// event that has one. `frames` begins with a frame. None also for an id that nobody can ask for,
+/// over-long or no Unicode text.
 pub fn response_id(frames: &[u8]) -> Option<String> {
     let id = |frame| {
         let mut finder = Finder::text_of(&["response", "id"]);
@@ -98,9 +101,10 @@ impl Default for ResponseIdFinder {
     }
 }
 
-/// Whether the frame says by itself that the stream is over: its data is `[DONE]`, or it is an event that has data and
-/// the name `message_stop`, `error`, `response.completed`, `response.failed` or `response.incomplete`. The empty line
-/// may be missing, for the rest that an engine leaves when it closes.
+/// Whether the frame says by itself that the stream is over: its data is `[DONE]`, or it is an
+/// event that has data and the name `message_stop`, `error`, `response.completed`,
+/// `response.failed` or `response.incomplete`. The empty line may be missing, for the rest that an
+/// engine leaves when it closes.
 pub fn is_terminal(frame: &[u8]) -> bool {
     let mut name: &[u8] = b"";
     let mut data = None;
@@ -114,7 +118,11 @@ pub fn is_terminal(frame: &[u8]) -> bool {
     }
     let named = matches!(
         name,
-        b"message_stop" | b"error" | b"response.completed" | b"response.failed" | b"response.incomplete"
+        b"message_stop"
+            | b"error"
+            | b"response.completed"
+            | b"response.failed"
+            | b"response.incomplete"
     );
     data.is_some_and(|data| named || data.trim_ascii() == b"[DONE]")
 }

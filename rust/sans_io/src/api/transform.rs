@@ -1,5 +1,5 @@
-//! How an engine's answer is shaped for its client: whole frames, and the byte edits that its row asks for. Bytes in, bytes
-//! out; nothing of it moves by itself.
+//! How an engine's answer is shaped for its client: whole frames, and the byte edits that its row
+//! asks for. Bytes in, bytes out; nothing of it moves by itself.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use crate::{
 
 /// An unfinished frame is held back up to this size; a longer one is relayed as it comes.
 const FRAME_HELD: usize = 64 * 1024;
-/// The same, where something in it is to be edited; and how much of a whole answer is held while its `model` is looked for.
+/// The same, where something in it is to be edited; and how much of a whole answer is held while
+/// its `model` is looked for.
 const EDITED_HELD: usize = 4 * 1024 * 1024;
 /// The longest whole answer that is made anew.
 const WHOLE_HELD: usize = 64 * 1024 * 1024;
@@ -71,7 +72,11 @@ impl Shape {
     }
 
     pub(crate) fn renamed(name: Bytes) -> Self {
-        Self::Renamed(Box::new(HeldAnswer { held: BytesMut::new(), finder: Finder::string(&["model"]), name }))
+        Self::Renamed(Box::new(HeldAnswer {
+            held: BytesMut::new(),
+            finder: Finder::string(&["model"]),
+            name,
+        }))
     }
 
     pub(crate) fn whole(edit: WholeEdit) -> Self {
@@ -91,12 +96,14 @@ impl Shape {
         }
     }
 
-    /// Whether the engine's last frame said that the stream is over; all that a death can take away then is framing.
+    /// Whether the engine's last frame said that the stream is over; all that a death can take away
+    /// then is framing.
     pub fn has_said_its_end(&self) -> bool {
         matches!(self, Self::Events(events) if events.is_over())
     }
 
-    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may follow.
+    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may
+    /// follow.
     pub fn at_frame_edge(&self) -> bool {
         matches!(self, Self::Events(events) if !events.frames.raw)
     }
@@ -117,7 +124,12 @@ impl Shape {
     }
 
     /// What of the engine's bytes goes on now; `done`: these are the last.
-    pub fn pass(&mut self, data: Bytes, done: bool, timings: impl FnOnce() -> Timings) -> Result<Bytes, Unfit> {
+    pub fn pass(
+        &mut self,
+        data: Bytes,
+        done: bool,
+        timings: impl FnOnce() -> Timings,
+    ) -> Result<Bytes, Unfit> {
         match self {
             Self::Plain => Ok(data),
             Self::Counted { usage, first } => {
@@ -144,8 +156,8 @@ impl Shape {
     }
 }
 
-/// The usage of a whole answer, without reading all of it: engines write it last, or nearly. A quoted key cannot stand
-/// inside a string, where its quotes would be escaped.
+/// The usage of a whole answer, without reading all of it: engines write it last, or nearly. A
+/// quoted key cannot stand inside a string, where its quotes would be escaped.
 fn usage_in_tail(answer: &[u8]) -> Option<Usage> {
     let at = memmem::rfind(answer, br#""usage""#)?;
     let mut usage = AnswerUsage::new();
@@ -159,7 +171,8 @@ fn usage_in_tail(answer: &[u8]) -> Option<Usage> {
 pub(crate) struct FrameEdits {
     /// The public name, as a JSON string, and where it goes.
     pub rename: Option<(ModelPlace, Bytes)>,
-    /// The engine is known to say another name; else, when its first frames say the public one, no more are looked into.
+    /// The engine is known to say another name; else, when its first frames say the public one, no
+    /// more are looked into.
     pub(crate) rename_expected: bool,
     /// The usage that was asked for in the client's place, and the timings in it.
     pub(crate) stream_usage: Option<StreamUsage>,
@@ -180,13 +193,16 @@ impl FrameEdits {
     }
 
     fn usage(&self) -> Option<Usage> {
-        let translated = self.translate.as_ref().and_then(|stream| stream.usage()).map(|usage| Usage {
-            input: usage.prompt_tokens,
-            output: usage.completion_tokens,
-            cached: usage.cached_tokens.unwrap_or(0),
-        });
+        let translated =
+            self.translate.as_ref().and_then(|stream| stream.usage()).map(|usage| Usage {
+                input: usage.prompt_tokens,
+                output: usage.completion_tokens,
+                cached: usage.cached_tokens.unwrap_or(0),
+            });
         let streamed = || self.stream_usage.as_ref().and_then(StreamUsage::usage);
-        translated.or_else(streamed).or_else(|| self.event_usage.as_ref().and_then(EventUsage::usage))
+        translated
+            .or_else(streamed)
+            .or_else(|| self.event_usage.as_ref().and_then(EventUsage::usage))
     }
 
     fn edit(&mut self, mut frames: Bytes, timings: impl FnOnce() -> Timings) -> Bytes {
@@ -206,7 +222,9 @@ impl FrameEdits {
                     self.rename_expected = true;
                     frames = renamed.into();
                 }
-                None if !self.rename_expected && memmem::find(&frames, b"model").is_some() => self.rename = None,
+                None if !self.rename_expected && memmem::find(&frames, b"model").is_some() => {
+                    self.rename = None;
+                }
                 None => {}
             }
         }
@@ -232,16 +250,23 @@ pub struct Events {
 
 impl Events {
     fn is_over(&self) -> bool {
-        let said = self.edits.translate.as_ref().map_or(self.frames.over, |stream| stream.is_over());
+        let said =
+            self.edits.translate.as_ref().map_or(self.frames.over, |stream| stream.is_over());
         said && self.frames.tail.is_empty()
     }
 
-    fn pass(&mut self, data: Bytes, done: bool, timings: impl FnOnce() -> Timings) -> Result<Bytes, Unfit> {
+    fn pass(
+        &mut self,
+        data: Bytes,
+        done: bool,
+        timings: impl FnOnce() -> Timings,
+    ) -> Result<Bytes, Unfit> {
         let frames = self.frames.pass(data, done, self.edits.held());
         let frames = if self.frames.raw {
             if self.edits.translate.is_some() {
                 return Err(Unfit::Strange(format!(
-                    "The engine's stream has a frame of more than {EDITED_HELD} bytes, which cannot be translated."
+                    "The engine's stream has a frame of more than {EDITED_HELD} bytes, which \
+                     cannot be translated."
                 )));
             }
             frames
@@ -267,8 +292,8 @@ pub struct HeldAnswer {
 }
 
 impl HeldAnswer {
-    /// What was held, renamed; None while more must come. An answer without a `model`, or too long before it, goes on
-    /// as it is.
+    /// What was held, renamed; None while more must come. An answer without a `model`, or too long
+    /// before it, goes on as it is.
     fn pass(&mut self, data: Bytes, done: bool) -> Option<Bytes> {
         self.finder.feed(&data);
         let found = self.finder.found();
@@ -306,7 +331,8 @@ pub(crate) struct HeldFrames {
 }
 
 impl HeldFrames {
-    /// Whole frames go on, the unfinished tail waits. `done`: these are the last bytes; `held`: how long a tail may be.
+    /// Whole frames go on, the unfinished tail waits. `done`: these are the last bytes; `held`: how
+    /// long a tail may be.
     fn pass(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
         let frames = self.cut(data, done, held);
         if !frames.is_empty() {
@@ -326,14 +352,16 @@ impl HeldFrames {
             return data;
         }
         self.tail.extend_from_slice(&data);
-        let edge = if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
+        let edge =
+            if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
         let passing = match edge {
             Some(edge) => {
                 self.raw = false;
                 edge
             }
             None if self.raw || self.tail.len() > held => {
-                // The last three bytes stay, so that an edge that is cut by a read is still seen whole.
+                // The last three bytes stay, so that an edge that is cut by a read is still seen
+                // whole.
                 self.raw = true;
                 self.tail.len().saturating_sub(3)
             }
@@ -392,15 +420,16 @@ impl Whole {
             WholeEdit::Error { status, dialect, request_id, names } => {
                 engine_error::reshape(*status, &whole, *dialect, request_id, names)
             }
-            WholeEdit::Message { model } => {
-                Some(messages::answer(&whole, model).map_err(|error| Unfit::Strange(error.message))?)
-            }
-            WholeEdit::TokenCount => {
-                Some(messages::count_answer(&whole).map_err(|error| Unfit::Strange(error.message))?)
-            }
-            WholeEdit::Rerank { prepared, model } => {
-                Some(rerank::answer(&whole, prepared, model).map_err(|error| Unfit::Strange(error.to_string()))?)
-            }
+            WholeEdit::Message { model } => Some(
+                messages::answer(&whole, model).map_err(|error| Unfit::Strange(error.message))?,
+            ),
+            WholeEdit::TokenCount => Some(
+                messages::count_answer(&whole).map_err(|error| Unfit::Strange(error.message))?,
+            ),
+            WholeEdit::Rerank { prepared, model } => Some(
+                rerank::answer(&whole, prepared, model)
+                    .map_err(|error| Unfit::Strange(error.to_string()))?,
+            ),
         };
         self.changed = made.is_some();
         Ok(made.map_or(whole, Bytes::from))
@@ -413,7 +442,8 @@ mod tests {
 
     #[test]
     fn the_usage_of_an_answer_is_found_behind_texts_that_speak_of_it() {
-        let answer = br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
+        let answer =
+            br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "timings": {"usag": 1}}"#;
         let usage = usage_in_tail(answer).unwrap();
         assert_eq!((usage.input, usage.output), (3, 4));

@@ -1,8 +1,10 @@
-//! Tokens: asking an engine for them, reading them in its answer, and GPUStack's timings beside them.
+//! Tokens: asking an engine for them, reading them in its answer, and GPUStack's timings beside
+//! them.
 //!
-//! An engine is asked for the usage of every streamed chat and completion (`stream_options.include_usage`), by an edit
-//! of the client's own object. What the client did not ask for is cut out of its answer again: the frame with `usage`
-//! and an empty `choices` (spec/wire.md 1.13). Frames are searched for `"usage"` as engines write it; a key in escapes is
+//! An engine is asked for the usage of every streamed chat and completion
+//! (`stream_options.include_usage`), by an edit of the client's own object. What the client did not
+//! ask for is cut out of its answer again: the frame with `usage` and an empty `choices`
+//! (spec/wire.md 1.13). Frames are searched for `"usage"` as engines write it; a key in escapes is
 //! not known. Inside a JSON string those bytes cannot stand, since its quotes are escaped.
 
 use std::borrow::Cow;
@@ -18,7 +20,8 @@ use serde_json::value::RawValue;
 use crate::codec::json::{Finder, find_last};
 use crate::codec::sse;
 
-/// What a request without `stream_options` gets before its closing brace; it has at least `model` before it.
+/// What a request without `stream_options` gets before its closing brace; it has at least `model`
+/// before it.
 pub const STREAM_OPTIONS_MEMBER: &[u8] = br#","stream_options":{"include_usage":true}"#;
 
 /// The longest `usage` that is read out of a whole answer.
@@ -35,8 +38,9 @@ pub struct Edit {
     pub text: Bytes,
 }
 
-/// The edit after which a `stream_options` value asks for usage; None when it does. The value is one whole JSON value, as
-/// [`crate::codec::json::Sniffer`] has accepted it. Of equal keys the last counts, as in Python.
+/// The edit after which a `stream_options` value asks for usage; None when it does. The value is
+/// one whole JSON value, as [`crate::codec::json::Sniffer`] has accepted it. Of equal keys the last
+/// counts, as in Python.
 pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     let Some((b'{', inside)) = stream_options.split_first() else {
         return Some(edit(0..stream_options.len(), br#"{"include_usage":true}"#));
@@ -44,7 +48,9 @@ pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     match find_last(stream_options, &["include_usage"]) {
         Some(range) if &stream_options[range.clone()] == b"true" => None,
         Some(range) => Some(edit(range, b"true")),
-        None if inside.trim_ascii_start().starts_with(b"}") => Some(edit(1..1, br#""include_usage":true"#)),
+        None if inside.trim_ascii_start().starts_with(b"}") => {
+            Some(edit(1..1, br#""include_usage":true"#))
+        }
         None => Some(edit(1..1, br#""include_usage":true,"#)),
     }
 }
@@ -55,7 +61,8 @@ fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
 
 /// Whether a `stream_options` value asks for usage by the literal `true`.
 pub fn includes_usage(stream_options: &[u8]) -> bool {
-    find_last(stream_options, &["include_usage"]).is_some_and(|range| &stream_options[range] == b"true")
+    find_last(stream_options, &["include_usage"])
+        .is_some_and(|range| &stream_options[range] == b"true")
 }
 
 /// The tokens of one request, counted alike in all dialects.
@@ -78,8 +85,9 @@ pub struct Timings {
     pub elapsed_ms: f64,
 }
 
-/// What is said of tokens in a stream of any kind, read as it passes: of chat and completions (`usage`), of Responses
-/// (`response.usage`), of Messages (`message.usage` in `message_start`, `usage` in `message_delta`).
+/// What is said of tokens in a stream of any kind, read as it passes: of chat and completions
+/// (`usage`), of Responses (`response.usage`), of Messages (`message.usage` in `message_start`,
+/// `usage` in `message_delta`).
 #[derive(Debug, Default)]
 pub struct EventUsage {
     seen: Counts,
@@ -102,7 +110,8 @@ impl EventUsage {
     }
 }
 
-/// What is said of tokens in a stream of chat or completions: read as [`EventUsage`] does, cut out, added to.
+/// What is said of tokens in a stream of chat or completions: read as [`EventUsage`] does, cut out,
+/// added to.
 #[derive(Debug)]
 pub struct StreamUsage {
     cut_usage_frame: bool,
@@ -111,14 +120,16 @@ pub struct StreamUsage {
 }
 
 impl StreamUsage {
-    /// `cut_usage_frame`: the client did not ask for the frame; `add_timings`: GPUStack's fields are wanted in it.
+    /// `cut_usage_frame`: the client did not ask for the frame; `add_timings`: GPUStack's fields
+    /// are wanted in it.
     pub fn new(cut_usage_frame: bool, add_timings: bool) -> Self {
         Self { cut_usage_frame, add_timings, seen: Counts::default() }
     }
 
-    /// What goes to the client in place of these whole frames (the last one may be cut off at the stream's end); None:
-    /// they go as they are. `timings` is asked when they are needed. Nothing but whole usage-only frames, and the bytes
-    /// before the closing brace of their `usage`, differs.
+    /// What goes to the client in place of these whole frames (the last one may be cut off at the
+    /// stream's end); None: they go as they are. `timings` is asked when they are needed. Nothing
+    /// but whole usage-only frames, and the bytes before the closing brace of their `usage`,
+    /// differs.
     pub fn pass(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
         USAGE.find(frames)?;
         let mut passed = Vec::new();
@@ -159,8 +170,8 @@ impl StreamUsage {
     }
 }
 
-/// Where in the frame the `}` of a `usage` stands that is to get timings. `json` is the frame's only line of data: data
-/// of several lines has no place in the frame, and gets none.
+/// Where in the frame the `}` of a `usage` stands that is to get timings. `json` is the frame's
+/// only line of data: data of several lines has no place in the frame, and gets none.
 fn place_of_timings(frame: &[u8], json: &[u8], usage: &RawValue) -> Option<usize> {
     let tokens: Tokens<'_> = serde_json::from_str(usage.get()).ok()?;
     let wanted = tokens.prompt_tokens.is_some() && tokens.tokens_per_second.is_none();
@@ -174,7 +185,8 @@ fn offset_in(whole: &[u8], part: impl AsRef<[u8]>) -> Option<usize> {
 }
 
 impl Timings {
-    /// GPUStack's members, each with a comma before it; what cannot be told is left out (spec/gpustack.md 2.2).
+    /// GPUStack's members, each with a comma before it; what cannot be told is left out
+    /// (spec/gpustack.md 2.2).
     fn members(self, output: Option<u64>) -> String {
         let mut members = String::new();
         if self.first_ms.is_finite() && self.first_ms >= 0.0 {
@@ -200,7 +212,8 @@ pub fn usage_of_answer(json: &[u8]) -> Option<Usage> {
     answer.usage()
 }
 
-/// [`usage_of_answer`] over pieces, as an answer passes. Nothing of it is kept but its top-level `usage`.
+/// [`usage_of_answer`] over pieces, as an answer passes. Nothing of it is kept but its top-level
+/// `usage`.
 #[derive(Debug)]
 pub struct AnswerUsage {
     finder: Finder,
@@ -231,7 +244,8 @@ impl AnswerUsage {
 
     /// What it says, once it was read to its end.
     pub fn usage(&self) -> Option<Usage> {
-        let counts = self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.kept).ok()?));
+        let counts =
+            self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.kept).ok()?));
         counts.unwrap_or_default().usage()
     }
 }
@@ -271,7 +285,9 @@ impl<'a> Chunk<'a> {
 
     /// What the frame says of tokens, wherever it does.
     fn counts(&self) -> Counts {
-        let inner = |outer: Option<&'a RawValue>| serde_json::from_str::<Inner<'a>>(outer?.get()).ok()?.usage;
+        let inner = |outer: Option<&'a RawValue>| {
+            serde_json::from_str::<Inner<'a>>(outer?.get()).ok()?.usage
+        };
         let usage = self.usage.or_else(|| inner(self.response)).or_else(|| inner(self.message));
         usage.and_then(|usage| Counts::of(usage.get())).unwrap_or_default()
     }
@@ -315,7 +331,8 @@ struct Details<'a> {
     cached_tokens: Option<&'a RawValue>,
 }
 
-/// What was said so far. Later frames may leave out what earlier ones said, as `message_delta` does.
+/// What was said so far. Later frames may leave out what earlier ones said, as `message_delta`
+/// does.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     input: Option<u64>,
@@ -330,7 +347,9 @@ impl Counts {
     fn of(usage: &str) -> Option<Self> {
         let tokens: Tokens<'_> = serde_json::from_str(usage).ok()?;
         let details = tokens.prompt_tokens_details.or(tokens.input_tokens_details);
-        let cached = details.and_then(|details| serde_json::from_str::<Details<'_>>(details.get()).ok()?.cached_tokens);
+        let cached = details.and_then(|details| {
+            serde_json::from_str::<Details<'_>>(details.get()).ok()?.cached_tokens
+        });
         // A `prompt_tokens` has the cached ones in it, whatever else is said.
         let outside = tokens.prompt_tokens.is_none();
         Some(Self {

@@ -20,8 +20,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Fields of a client's request that no engine sees: framing and host are made anew, credentials and cookies are ours,
-/// `Expect` was answered here, bodies are asked for unencoded, and GPUStack's internal names are not a client's to set.
+/// Fields of a client's request that no engine sees: framing and host are made anew, credentials
+/// and cookies are ours, `Expect` was answered here, bodies are asked for unencoded, and GPUStack's
+/// internal names are not a client's to set.
 fn stops_here(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -115,14 +116,15 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
     says(header::CONNECTION, b"upgrade") && says(header::UPGRADE, b"websocket")
 }
 
-/// Writes the client's fields that pass on to the management API: the credential too, which it checks itself. Who the
-/// client is, is said by us alone.
+/// Writes the client's fields that pass on to the management API: the credential too, which it
+/// checks itself. Who the client is, is said by us alone.
 pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str, scheme: &str) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
-        let ours = matches!(name.as_str(), "content-length" | "expect" | "x-request-id" | "forwarded")
-            || name.as_str().starts_with("x-forwarded-")
-            || name.as_str().starts_with("x-gpustack-");
+        let ours =
+            matches!(name.as_str(), "content-length" | "expect" | "x-request-id" | "forwarded")
+                || name.as_str().starts_with("x-forwarded-")
+                || name.as_str().starts_with("x-gpustack-");
         let stops = ours || is_hop_by_hop(name) || connection && named_by_connection(headers, name);
         if !stops {
             put_field(head, name.as_str().as_bytes(), value.as_bytes());
@@ -140,18 +142,24 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Whether a field of an engine's answer may pass on: not its framing, which is made anew, nor its connection's fields, its
-/// name and clock, its idea of the request's id, and of which pages may read the answer.
+/// Whether a field of an engine's answer may pass on: not its framing, which is made anew, nor its
+/// connection's fields, its name and clock, its idea of the request's id, and of which pages may
+/// read the answer.
 pub fn passes_from_engine(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && !name.as_str().starts_with("access-control-")
-        && !matches!(name.as_str(), "content-length" | "date" | "server" | "x-request-id" | "request-id")
+        && !matches!(
+            name.as_str(),
+            "content-length" | "date" | "server" | "x-request-id" | "request-id"
+        )
 }
 
-/// Drops a redirect to the engine's own address, which is no client's to see (vLLM redirects a path with a slash too many).
+/// Drops a redirect to the engine's own address, which is no client's to see (vLLM redirects a path
+/// with a slash too many).
 pub fn drop_engine_address(headers: &mut HeaderMap, host: &str) {
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let authority = headers.get(&name).and_then(|value| value.to_str().ok()?.strip_prefix("http://"));
+        let authority =
+            headers.get(&name).and_then(|value| value.to_str().ok()?.strip_prefix("http://"));
         if authority.is_some_and(|rest| rest.split('/').next() == Some(host)) {
             headers.remove(name);
         }
@@ -188,7 +196,8 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 /// Whether an answer is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let kind =
+            value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         kind.len() >= 4 && kind[kind.len() - 4..].eq_ignore_ascii_case(b"json")
     })
 }
@@ -200,7 +209,9 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
+            })
             .collect()
     }
 
@@ -228,42 +239,65 @@ mod tests {
             ("content-type", "application/json"),
             ("traceparent", "00-1"),
         ]);
-        assert_eq!(seen, "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n");
+        assert_eq!(
+            seen,
+            "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
+        );
     }
 
     #[test]
     fn what_was_decoded_or_is_json_is_told_so() {
-        let fields = [("content-encoding", "gzip"), ("content-type", "text/plain"), ("accept-encoding", "br")];
+        let fields = [
+            ("content-encoding", "gzip"),
+            ("content-type", "text/plain"),
+            ("accept-encoding", "br"),
+        ];
         let mut head = BytesMut::new();
-        put_for_engine(&mut head, &map(&fields), ForEngine { decoded: true, json: true, ..ForEngine::default() });
+        put_for_engine(
+            &mut head,
+            &map(&fields),
+            ForEngine { decoded: true, json: true, ..ForEngine::default() },
+        );
         assert_eq!(&head[..], b"content-type: application/json\r\naccept-encoding: identity\r\n");
         head.clear();
-        put_for_engine(&mut head, &map(&fields), ForEngine { encoded_answer: true, ..ForEngine::default() });
-        let as_it_was = b"content-encoding: gzip\r\ncontent-type: text/plain\r\naccept-encoding: br\r\n";
+        put_for_engine(
+            &mut head,
+            &map(&fields),
+            ForEngine { encoded_answer: true, ..ForEngine::default() },
+        );
+        let as_it_was =
+            b"content-encoding: gzip\r\ncontent-type: text/plain\r\naccept-encoding: br\r\n";
         assert_eq!(&head[..], as_it_was);
     }
 
     #[test]
     fn a_websocket_is_asked_for_by_two_fields() {
-        assert!(asks_websocket(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(asks_websocket(&map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket")
+        ])));
         assert!(!asks_websocket(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
         assert!(!asks_websocket(&map(&[("upgrade", "websocket")])));
     }
 
     #[test]
     fn an_event_stream_is_known_by_its_media_type() {
-        for (value, stream) in
-            [("text/event-stream", true), (" Text/Event-Stream; charset=utf-8", true), ("text/plain", false)]
-        {
+        for (value, stream) in [
+            ("text/event-stream", true),
+            (" Text/Event-Stream; charset=utf-8", true),
+            ("text/plain", false),
+        ] {
             assert_eq!(is_event_stream(&map(&[("content-type", value)])), stream, "{value}");
         }
     }
 
     #[test]
     fn a_redirect_to_the_engine_itself_is_dropped() {
-        for (location, stays) in
-            [("http://127.0.0.1:8000/v1/models", false), ("/v1/models", true), ("http://elsewhere/x", true)]
-        {
+        for (location, stays) in [
+            ("http://127.0.0.1:8000/v1/models", false),
+            ("/v1/models", true),
+            ("http://elsewhere/x", true),
+        ] {
             let mut headers = map(&[("location", location)]);
             drop_engine_address(&mut headers, "127.0.0.1:8000");
             assert_eq!(headers.contains_key(header::LOCATION), stays, "{location}");
@@ -280,9 +314,11 @@ mod tests {
 
     #[test]
     fn json_is_known_by_the_end_of_its_media_type() {
-        for (value, json) in
-            [("application/json", true), ("application/problem+JSON; charset=x", true), ("text/plain", false)]
-        {
+        for (value, json) in [
+            ("application/json", true),
+            ("application/problem+JSON; charset=x", true),
+            ("text/plain", false),
+        ] {
             assert_eq!(is_json(&map(&[("content-type", value)])), json, "{value}");
         }
     }

@@ -1,7 +1,8 @@
-//! HTTP/1.1 as engines speak it: reading the head of an answer and undoing the framing of its body. Bytes in, values out.
+//! HTTP/1.1 as engines speak it: reading the head of an answer and undoing the framing of its body.
+//! Bytes in, values out.
 //!
-//! Whatever is doubtful is an error, never a guess: a wrong guess about where an answer ends hands one caller's bytes to
-//! another (RFC 9112 6, spec/wire.md 8).
+//! Whatever is doubtful is an error, never a guess: a wrong guess about where an answer ends hands
+//! one caller's bytes to another (RFC 9112 6, spec/wire.md 8).
 
 use std::{fmt, mem::MaybeUninit, time::Duration};
 
@@ -81,13 +82,14 @@ pub struct AnswerHead {
     pub content_length: Option<u64>,
 }
 
-/// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103) before it are skipped.
-/// None: not whole yet.
+/// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103)
+/// before it are skipped. None: not whole yet.
 pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {
     take_head_or_upgrade(buffer, to_head_request, false)
 }
 
-/// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is the other protocol's.
+/// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is
+/// the other protocol's.
 pub fn take_head_or_upgrade(
     buffer: &mut BytesMut,
     to_head_request: bool,
@@ -97,14 +99,18 @@ pub fn take_head_or_upgrade(
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let parser = httparse::ParserConfig::default();
-        let length = match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if buffer.len() > MAX_HEAD => return Err(WireError::HeadTooLarge),
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
-            Err(_) => return Err(WireError::Head),
-        };
-        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
+        let length =
+            match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) if buffer.len() > MAX_HEAD => {
+                    return Err(WireError::HeadTooLarge);
+                }
+                Ok(httparse::Status::Partial) => return Ok(None),
+                Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
+                Err(_) => return Err(WireError::Head),
+            };
+        let status =
+            parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !upgrade {
             return Err(WireError::Upgrade);
@@ -115,8 +121,10 @@ pub fn take_head_or_upgrade(
         }
         let framing = Framing::read(parsed.headers)?;
         let headers = end_to_end(parsed.headers, framing.names_others)?;
-        let decoder = if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
-        let keep_alive = parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
+        let decoder =
+            if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
+        let keep_alive =
+            parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
         buffer.advance(length);
         return Ok(Some(Head {
             status,
@@ -145,8 +153,8 @@ struct Framing {
 pub struct KeepAlive {
     /// How long the engine keeps an idle connection.
     pub timeout: Option<Duration>,
-    /// How many requests it takes on one. Some engines count down, some always say the whole; to stop when a connection
-    /// has carried as many is right for both.
+    /// How many requests it takes on one. Some engines count down, some always say the whole; to
+    /// stop when a connection has carried as many is right for both.
     pub max: Option<u64>,
 }
 
@@ -163,7 +171,8 @@ impl Framing {
                     }
                 }
                 17 if named("transfer-encoding") => {
-                    if framing.chunked || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    if framing.chunked || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+                    {
                         return Err(WireError::TransferCoding);
                     }
                     framing.chunked = true;
@@ -171,11 +180,13 @@ impl Framing {
                 10 if named("connection") => {
                     for token in headers::tokens(field.value) {
                         framing.close |= token.eq_ignore_ascii_case(b"close");
-                        framing.names_others |=
-                            !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive");
+                        framing.names_others |= !token.eq_ignore_ascii_case(b"close")
+                            && !token.eq_ignore_ascii_case(b"keep-alive");
                     }
                 }
-                10 if named("keep-alive") => framing.keep_alive_limits = KeepAlive::read(field.value),
+                10 if named("keep-alive") => {
+                    framing.keep_alive_limits = KeepAlive::read(field.value);
+                }
                 _ => {}
             }
         }
@@ -186,7 +197,8 @@ impl Framing {
     }
 
     fn decoder(&self, status: StatusCode, to_head_request: bool) -> Decoder {
-        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+        {
             return Decoder::Length(0);
         }
         match self.length {
@@ -201,7 +213,8 @@ impl Framing {
 fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let named = |name: &HeaderName| {
-        let connection = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        let connection =
+            fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
         connection
             .flat_map(|field| headers::tokens(field.value))
             .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
@@ -217,7 +230,9 @@ fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<Hea
 
 impl KeepAlive {
     fn read(value: &[u8]) -> Self {
-        let number = |name: &[u8]| headers::tokens(value).find_map(|token| plain_number(token.strip_prefix(name)?));
+        let number = |name: &[u8]| {
+            headers::tokens(value).find_map(|token| plain_number(token.strip_prefix(name)?))
+        };
         Self { timeout: number(b"timeout=").map(Duration::from_secs), max: number(b"max=") }
     }
 }
@@ -242,7 +257,8 @@ pub enum Chunk {
     Data(u64),
     /// Behind a chunk's data: CR LF.
     DataEnd,
-    /// Behind the last chunk: trailer fields until an empty line; this many bytes of them were seen.
+    /// Behind the last chunk: trailer fields until an empty line; this many bytes of them were
+    /// seen.
     Trailer(usize),
     /// At the end.
     Done,
@@ -294,8 +310,9 @@ fn plain_number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Takes whole and partial chunks off `buffer`. The data of several chunks is moved together inside the buffer, so that
-/// what one read brought leaves as one piece; the data of a single chunk is not moved at all.
+/// Takes whole and partial chunks off `buffer`. The data of several chunks is moved together inside
+/// the buffer, so that what one read brought leaves as one piece; the data of a single chunk is not
+/// moved at all.
 fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, WireError> {
     let mut at = 0;
     let (mut first, mut end) = (0, 0);
@@ -352,21 +369,27 @@ fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, Wire
     Ok(data)
 }
 
-/// A chunk-size line: the size and the line's length. At most 16 hexadecimal digits; extensions are passed over.
+/// A chunk-size line: the size and the line's length. At most 16 hexadecimal digits; extensions are
+/// passed over.
 fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     let window = &buffer[..buffer.len().min(MAX_LINE)];
     let Some(feed) = memchr::memchr(b'\n', window) else {
-        let hopeless =
-            window.len() == MAX_LINE || window.iter().take(17).filter(|byte| byte.is_ascii_hexdigit()).count() > 16;
+        let hopeless = window.len() == MAX_LINE
+            || window.iter().take(17).filter(|byte| byte.is_ascii_hexdigit()).count() > 16;
         return if hopeless { Err(WireError::Chunk) } else { Ok(None) };
     };
     let line = window[..feed].strip_suffix(b"\r").ok_or(WireError::Chunk)?;
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let behind = line[digits..].trim_ascii_start();
-    if digits == 0 || digits > 16 || !(behind.is_empty() || behind[0] == b';') || behind.contains(&b'\r') {
+    if digits == 0
+        || digits > 16
+        || !(behind.is_empty() || behind[0] == b';')
+        || behind.contains(&b'\r')
+    {
         return Err(WireError::Chunk);
     }
-    let size = line[..digits].iter().fold(0_u64, |size, digit| size << 4 | u64::from(hex_value(*digit)));
+    let size =
+        line[..digits].iter().fold(0_u64, |size, digit| size << 4 | u64::from(hex_value(*digit)));
     Ok(Some((size, feed + 1)))
 }
 
@@ -403,10 +426,14 @@ mod tests {
     #[test]
     fn interim_answers_are_skipped_and_the_body_stays_in_the_buffer() {
         let mut buffer = BytesMut::from(
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 \
+             OK\r\nContent-Length: 2\r\n\r\nok!",
         );
         let head = take_head(&mut buffer, false).unwrap().unwrap();
-        assert_eq!((head.status.as_u16(), head.decoder, head.keep_alive), (200, Decoder::Length(2), true));
+        assert_eq!(
+            (head.status.as_u16(), head.decoder, head.keep_alive),
+            (200, Decoder::Length(2), true)
+        );
         assert!(head.headers.is_empty(), "nothing of the hints, nothing of the framing");
         assert_eq!(&buffer[..], b"ok!");
     }
@@ -425,7 +452,10 @@ mod tests {
             error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
             WireError::LengthAndChunked
         );
-        assert_eq!(error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"), WireError::Length);
+        assert_eq!(
+            error("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"),
+            WireError::Length
+        );
         for length in ["+2", "-2", "2,2", "0x2", "2 2", "", "18446744073709551616", "1_0"] {
             assert_eq!(
                 error(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")),
@@ -433,7 +463,12 @@ mod tests {
                 "{length}"
             );
         }
-        for coding in ["gzip, chunked", "chunked, chunked", "identity", "chunked\r\nTransfer-Encoding: chunked"] {
+        for coding in [
+            "gzip, chunked",
+            "chunked, chunked",
+            "identity",
+            "chunked\r\nTransfer-Encoding: chunked",
+        ] {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
             assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
         }
@@ -443,12 +478,16 @@ mod tests {
         let head = take_head_or_upgrade(&mut buffer, false, true).unwrap().unwrap();
         assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
-        assert_eq!(error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))), WireError::HeadTooLarge);
+        assert_eq!(
+            error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))),
+            WireError::HeadTooLarge
+        );
     }
 
     #[test]
     fn fields_of_the_connection_do_not_pass_and_repeats_do() {
-        let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nServer: uvicorn\r\nDate: x\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 3\r\n\r\n";
+        let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nServer: uvicorn\r\n\
+            Date: x\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 3\r\n\r\n";
         let head = head(text).unwrap().unwrap();
         assert_eq!(head.headers.len(), 2);
         assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
@@ -458,7 +497,8 @@ mod tests {
     #[test]
     fn answers_without_a_body_have_none_whatever_they_say() {
         for status in ["204 No Content", "304 Not Modified"] {
-            let head = head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n")).unwrap().unwrap();
+            let head =
+                head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n")).unwrap().unwrap();
             assert!(head.decoder.is_done());
         }
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
@@ -473,8 +513,13 @@ mod tests {
         assert!(!kept("HTTP/1.1 200 OK\r\nConnection: foo, Close\r\nContent-Length: 0\r\n\r\n"));
         assert!(!kept("HTTP/1.1 200 OK\r\n\r\n"), "a body that ends with the connection");
         let head =
-            head("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n").unwrap().unwrap();
-        assert_eq!(head.keep_alive_limits, KeepAlive { timeout: Some(Duration::from_secs(5)), max: Some(100) });
+            head("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\nContent-Length: 0\r\n\r\n")
+                .unwrap()
+                .unwrap();
+        assert_eq!(
+            head.keep_alive_limits,
+            KeepAlive { timeout: Some(Duration::from_secs(5)), max: Some(100) }
+        );
     }
 
     /// Feeds a chunked body in pieces of `step` bytes; the data, and what was left behind the end.
@@ -490,7 +535,8 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_whatever_the_reads() {
-        let text = b"4\r\nWiki\r\n6;ext=\"x\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\nTrailer: x\r\n\r\nNEXT";
+        let text = b"4\r\nWiki\r\n6;ext=\"x\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\n\
+            Trailer: x\r\n\r\nNEXT";
         for step in 1..=text.len() {
             let (data, done, rest) = dechunk(text, step).unwrap();
             assert_eq!(data, b"Wikipedia in \r\n\r\nchunks.", "step {step}");
@@ -516,7 +562,11 @@ mod tests {
             b"0\r\nTrailer: x\n\r\n",
         ] {
             for step in [1, 2, text.len()] {
-                assert!(dechunk(text, step).is_err(), "{:?} step {step}", String::from_utf8_lossy(text));
+                assert!(
+                    dechunk(text, step).is_err(),
+                    "{:?} step {step}",
+                    String::from_utf8_lossy(text)
+                );
             }
         }
         let endless = [&b"1;"[..], &vec![b'x'; MAX_LINE]].concat();
@@ -527,7 +577,10 @@ mod tests {
     fn a_length_leaves_what_is_behind_it() {
         let mut decoder = Decoder::Length(3);
         let mut buffer = BytesMut::from("abcd");
-        assert_eq!(decoder.decode(&mut buffer).unwrap(), Decoded { data: Bytes::from("abc"), done: true });
+        assert_eq!(
+            decoder.decode(&mut buffer).unwrap(),
+            Decoded { data: Bytes::from("abc"), done: true }
+        );
         assert_eq!(&buffer[..], b"d");
     }
 }

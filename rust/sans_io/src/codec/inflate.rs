@@ -1,8 +1,9 @@
 //! Decodes a compressed request body while it arrives: gzip, deflate and zstd.
 //!
-//! Decoded bytes come out in portions of the caller's choice, and both their number and their ratio to what was sent are
-//! capped, so that a small body cannot become a large one in memory. What was damaged on the way is refused where the
-//! format can tell: gzip and zlib by their checksums, zstd by its own where the sender has added one.
+//! Decoded bytes come out in portions of the caller's choice, and both their number and their ratio
+//! to what was sent are capped, so that a small body cannot become a large one in memory. What was
+//! damaged on the way is refused where the format can tell: gzip and zlib by their checksums, zstd
+//! by its own where the sender has added one.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-/// So many bytes may come out of a body before the ratio is looked at: the start of a good body can be all alike.
+/// So many bytes may come out of a body before the ratio is looked at: the start of a good body can
+/// be all alike.
 const RATIO_FREE: u64 = 1 << 20;
 
 /// How much is decoded in one step.
@@ -81,7 +83,8 @@ pub struct Caps {
     pub ratio: u32,
 }
 
-/// Why a body cannot be decoded. Shown to the client: a whole sentence that repeats nothing of the body.
+/// Why a body cannot be decoded. Shown to the client: a whole sentence that repeats nothing of the
+/// body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
     /// The body is not of its coding, or was damaged.
@@ -120,20 +123,29 @@ impl fmt::Display for InflateError {
                 "The request body is not what its Content-Encoding says, or was damaged; \
                  compress it again, or send it as it is without Content-Encoding.",
             ),
-            Self::Truncated => f.write_str("The compressed request body ends too early; send the whole body."),
+            Self::Truncated => f.write_str(
+                "The compressed request body ends too early; send the \
+                whole body.",
+            ),
             Self::TrailingData => f.write_str(
-                "The compressed request body goes on after its end; send one compressed body and nothing behind it.",
+                "The compressed request body goes on after its end; send one compressed body and \
+                 nothing behind it.",
             ),
             Self::Window => f.write_str(
                 "The request body is compressed by zstd with a window of more than 8 MB; \
                  use a lower level, or a window of at most 8 MB as RFC 9659 asks.",
             ),
             Self::TooLarge { limit } => {
-                write!(f, "The request body is larger than {limit} bytes once it is decoded; send less.")
+                write!(
+                    f,
+                    "The request body is larger than {limit} bytes once it is decoded; send \
+                    less."
+                )
             }
             Self::Ratio { limit } => write!(
                 f,
-                "The request body becomes more than {limit} times larger when it is decoded; send it without Content-Encoding."
+                "The request body becomes more than {limit} times larger when it is decoded; send \
+                 it without Content-Encoding."
             ),
         }
     }
@@ -147,7 +159,8 @@ pub struct Inflater {
     read: u64,
     /// Decoded bytes so far.
     written: u64,
-    /// The first byte of the caller's input was read already, and stays there while more is to come out.
+    /// The first byte of the caller's input was read already, and stays there while more is to come
+    /// out.
     held: bool,
     failed: Option<InflateError>,
 }
@@ -160,7 +173,8 @@ impl Inflater {
             Coding::Deflate => Decoder::Deflate(Members::default(), None),
             Coding::Zstd => {
                 let mut context = DCtx::create();
-                // It fails for numbers that this one is not, and a smaller window is the default then.
+                // It fails for numbers that this one is not, and a smaller window is the default
+                // then.
                 let _ = context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG));
                 Decoder::Zstd(Members::default(), context)
             }
@@ -168,11 +182,17 @@ impl Inflater {
         Self { decoder, caps, read: 0, written: 0, held: false, failed: None }
     }
 
-    /// Decodes from the front of `input` into `out` until `input` is used up or `out` holds `most` bytes.
+    /// Decodes from the front of `input` into `out` until `input` is used up or `out` holds `most`
+    /// bytes.
     ///
-    /// When `input` is empty, all that it says is in `out`. What is left of it belongs in front of the next input. An
-    /// error is final: every later call repeats it.
-    pub fn decode(&mut self, input: &mut Bytes, out: &mut BytesMut, most: usize) -> Result<(), InflateError> {
+    /// When `input` is empty, all that it says is in `out`. What is left of it belongs in front of
+    /// the next input. An error is final: every later call repeats it.
+    pub fn decode(
+        &mut self,
+        input: &mut Bytes,
+        out: &mut BytesMut,
+        most: usize,
+    ) -> Result<(), InflateError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -182,7 +202,8 @@ impl Inflater {
         Ok(())
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `decode` again, or the body is cut off.
+    /// Judges the body as a whole when no more bytes come: an error of `decode` again, or the body
+    /// is cut off.
     pub fn end(&self) -> Result<(), InflateError> {
         match self.failed {
             Some(error) => Err(error),
@@ -191,11 +212,18 @@ impl Inflater {
         }
     }
 
-    fn step(&mut self, input: &mut Bytes, out: &mut BytesMut, most: usize) -> Result<(), InflateError> {
+    fn step(
+        &mut self,
+        input: &mut Bytes,
+        out: &mut BytesMut,
+        most: usize,
+    ) -> Result<(), InflateError> {
         let held = usize::from(self.held);
         let before = out.len();
         // One byte over the cap shows that it is met.
-        let allowed = usize::try_from(self.caps.decoded - self.written).unwrap_or(usize::MAX).saturating_add(1);
+        let allowed = usize::try_from(self.caps.decoded - self.written)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
         let room = STEP.min(most - before).min(allowed);
         out.resize(before + room, 0);
         let step = self.decoder.step(&input[held..], &mut out[before..]);
@@ -229,7 +257,10 @@ impl Inflater {
 impl fmt::Debug for Inflater {
     /// Shows how far the decoder is, and nothing of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inflater").field("read", &self.read).field("written", &self.written).finish_non_exhaustive()
+        f.debug_struct("Inflater")
+            .field("read", &self.read)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }
 
@@ -268,8 +299,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes a part of `input` into a part of `out`, and returns how much of each: at most to the end of a member.
-    /// `input` is empty only inside of a member.
+    /// Decodes a part of `input` into a part of `out`, and returns how much of each: at most to the
+    /// end of a member. `input` is empty only inside of a member.
     fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize), InflateError> {
         match self {
             Self::Gzip(members, inflate) => {
@@ -283,8 +314,8 @@ impl Decoder {
             }
             Self::Deflate(members, _) if members.are_whole() => Err(InflateError::TrailingData),
             Self::Deflate(members, inflate) => {
-                // In zlib's first byte the low half is 8. As the start of bare deflate it would be a stored block with
-                // a bit set in its padding, which no encoder writes.
+                // In zlib's first byte the low half is 8. As the start of bare deflate it would be
+                // a stored block with a bit set in its padding, which no encoder writes.
                 let zlib = input.first().is_some_and(|byte| byte & 0x0F == 8);
                 let inflate = inflate.get_or_insert_with(|| Decompress::new(zlib));
                 inflated(inflate, members, input, out)
@@ -307,7 +338,8 @@ fn inflated(
     out: &mut [u8],
 ) -> Result<(usize, usize), InflateError> {
     let (read, written) = (inflate.total_in(), inflate.total_out());
-    let status = inflate.decompress(input, out, FlushDecompress::None).map_err(|_| InflateError::Broken)?;
+    let status =
+        inflate.decompress(input, out, FlushDecompress::None).map_err(|_| InflateError::Broken)?;
     members.note(status == Status::StreamEnd);
     Ok(((inflate.total_in() - read) as usize, (inflate.total_out() - written) as usize))
 }

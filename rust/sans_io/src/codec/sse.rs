@@ -1,13 +1,15 @@
-//! Server-sent events as bytes: where frames end, what ends a stream, and the public name in place of the engine's.
+//! Server-sent events as bytes: where frames end, what ends a stream, and the public name in place
+//! of the engine's.
 //!
-//! The rules are WHATWG's: a line ends with LF, CRLF or CR, in any mix, and an empty line ends a frame. Nothing else is
-//! a line end. Bytes are never decoded. A byte order mark is not looked for: engines send none.
+//! The rules are WHATWG's: a line ends with LF, CRLF or CR, in any mix, and an empty line ends a
+//! frame. Nothing else is a line end. Bytes are never decoded. A byte order mark is not looked for:
+//! engines send none.
 //!
-//! A CR as the last byte of a buffer may be half of a CRLF whose LF is still on its way. It counts as a line end only
-//! if the line before it ended with a lone CR too, since such a stream may have nothing to send for a long time. In
-//! any other stream the LF is about to come, and a frame must not leave in two writes: readers exist that then lose
-//! it. If an LF does follow a CR that was counted, it begins the next buffer and is taken for an empty line, which
-//! dispatches nothing.
+//! A CR as the last byte of a buffer may be half of a CRLF whose LF is still on its way. It counts
+//! as a line end only if the line before it ended with a lone CR too, since such a stream may have
+//! nothing to send for a long time. In any other stream the LF is about to come, and a frame must
+//! not leave in two writes: readers exist that then lose it. If an LF does follow a CR that was
+//! counted, it begins the next buffer and is taken for an empty line, which dispatches nothing.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,11 +19,12 @@ use memchr::{memchr, memchr2, memrchr2};
 
 use crate::codec::json::Finder;
 
-/// The index just behind the last complete frame in `buf`, its empty line included; `None` while there is none.
+/// The index just behind the last complete frame in `buf`, its empty line included; `None` while
+/// there is none.
 ///
-/// `buf` begins at a frame's first byte. `from` is how much of it earlier calls have seen without finding an edge (0 for
-/// a new buffer); the search looks back over it by itself as far as it must, which is three bytes, so a long frame that
-/// arrives in small reads costs linear time.
+/// `buf` begins at a frame's first byte. `from` is how much of it earlier calls have seen without
+/// finding an edge (0 for a new buffer); the search looks back over it by itself as far as it must,
+/// which is three bytes, so a long frame that arrives in small reads costs linear time.
 pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
     // A CR that ended the earlier bytes was left open by the earlier call.
     let unseen = from.saturating_sub(1);
@@ -36,8 +39,9 @@ pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a frame too. A CR at
-/// the very end counts as a line end: `last_edge` has judged it. They make up all of `buf` when it was cut there.
+/// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a
+/// frame too. A CR at the very end counts as a line end: `last_edge` has judged it. They make up
+/// all of `buf` when it was cut there.
 pub fn frames(buf: &[u8]) -> impl Iterator<Item = &[u8]> {
     frame_ranges(buf).map(|range| &buf[range])
 }
@@ -89,14 +93,18 @@ pub(crate) fn event_name(frame: &[u8]) -> &[u8] {
 
 /// The frames that hold `token`, as ranges, in order; a last one may be cut off. The usual
 /// bytes have none, and cost one search.
-pub(crate) fn frames_with<'a>(frames: &'a [u8], token: &'a Needle<'_>) -> impl Iterator<Item = Range<usize>> + 'a {
+pub(crate) fn frames_with<'a>(
+    frames: &'a [u8],
+    token: &'a Needle<'_>,
+) -> impl Iterator<Item = Range<usize>> + 'a {
     let mut from = 0;
     std::iter::from_fn(move || {
         let rest = frames.get(from..)?;
         let hit = token.find(rest)?;
         // The hit is inside a line, so that every empty line before it is whole.
         let start = from + last_edge(&rest[..=hit], 0).unwrap_or(0);
-        let end = frame_ranges(&frames[start..]).next().map_or(frames.len(), |range| start + range.end);
+        let end =
+            frame_ranges(&frames[start..]).next().map_or(frames.len(), |range| start + range.end);
         from = end;
         Some(start..end)
     })
@@ -129,7 +137,8 @@ pub fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A line's field name and value: one space behind the colon is not part of the value. A comment has an empty name.
+/// A line's field name and value: one space behind the colon is not part of the value. A comment
+/// has an empty name.
 pub fn field(line: &[u8]) -> (&[u8], &[u8]) {
     match memchr(b':', line) {
         None => (line, b""),
@@ -140,8 +149,9 @@ pub fn field(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where in the line the value lies that `finder` looks for, which has read the event's lines before it. Lines of data
-/// are one text with line feeds between. A JSON string cannot span them: it lies within one line.
+/// Where in the line the value lies that `finder` looks for, which has read the event's lines
+/// before it. Lines of data are one text with line feeds between. A JSON string cannot span them:
+/// it lies within one line.
 pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
     let (b"data", value) = field(line) else { return None };
     if finder.found().is_some() {
@@ -151,7 +161,10 @@ pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>>
     let before = finder.seen();
     finder.feed(value);
     let found = finder.found().and_then(|found| {
-        Some(value_start + found.start.checked_sub(before)?..value_start + found.end.checked_sub(before)?)
+        Some(
+            value_start + found.start.checked_sub(before)?
+                ..value_start + found.end.checked_sub(before)?,
+        )
     });
     finder.feed(b"\n");
     found
@@ -188,6 +201,8 @@ impl LineEnd {
 
     /// Whether no LF can still belong to it; see the module's page.
     fn is_whole(&self, buf: &[u8]) -> bool {
-        self.end < buf.len() || buf[self.end - 1] == b'\n' || self.start > 0 && buf[self.start - 1] == b'\r'
+        self.end < buf.len()
+            || buf[self.end - 1] == b'\n'
+            || self.start > 0 && buf[self.start - 1] == b'\r'
     }
 }

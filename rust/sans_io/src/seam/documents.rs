@@ -1,7 +1,8 @@
 //! The documents that cross the seam, as serde structs.
 //!
-//! They are JSON, but for [`Polled`], which carries a record for every request and is MessagePack. Each has a msgspec
-//! twin of the same name in `gpustack_fast/dataplane.py`, where the meaning of every field is told. Times are milliseconds and sizes are bytes unless a name says otherwise.
+//! They are JSON, but for [`Polled`], which carries a record for every request and is MessagePack.
+//! Each has a msgspec twin of the same name in `gpustack_fast/dataplane.py`, where the meaning of
+//! every field is told. Times are milliseconds and sizes are bytes unless a name says otherwise.
 
 #![allow(missing_docs, reason = "the fields are described once, beside their Python twins")]
 
@@ -82,7 +83,12 @@ pub struct Telling {
 
 impl Default for Telling {
     fn default() -> Self {
-        Self { server_timing: true, server_timing_in_streams: false, usage_timings: true, sse_keep_alive: 0 }
+        Self {
+            server_timing: true,
+            server_timing_in_streams: false,
+            usage_timings: true,
+            sse_keep_alive: 0,
+        }
     }
 }
 

@@ -20,9 +20,10 @@ pub struct Made {
     pub instance: Arc<str>,
 }
 
-/// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it; nobody else finds it.
-/// The first key that was answered with an id keeps it: some engines let a client choose the id of what it asks for
-/// (vLLM's `request_id`), and who chooses another's must not come to own what is stored under it.
+/// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it;
+/// nobody else finds it. The first key that was answered with an id keeps it: some engines let a
+/// client choose the id of what it asks for (vLLM's `request_id`), and who chooses another's must
+/// not come to own what is stored under it.
 #[derive(Debug)]
 pub struct Responses {
     parts: [Mutex<Part>; PARTS],
@@ -46,7 +47,8 @@ impl Responses {
         }
     }
 
-    /// A response was made for this key. Without a key (on a public route) it is not remembered: whose would it be?
+    /// A response was made for this key. Without a key (on a public route) it is not remembered:
+    /// whose would it be?
     pub fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
         let Some(key) = key else { return };
         let (owner, id): (Arc<str>, Arc<str>) = (key.into(), id.into());
@@ -109,7 +111,9 @@ mod tests {
         for number in 0..10_000 {
             responses.remember(Some("a"), format!("resp_{number}"), &"r".into(), &"i-1".into());
         }
-        let kept = (0..10_000).filter(|number| responses.find(Some("a"), &format!("resp_{number}")).is_some()).count();
+        let kept = (0..10_000)
+            .filter(|number| responses.find(Some("a"), &format!("resp_{number}")).is_some())
+            .count();
         assert!(kept <= 160, "{kept}");
         assert!(responses.find(Some("a"), "resp_9999").is_some());
         assert!(responses.find(Some("a"), "resp_0").is_none());

@@ -37,12 +37,16 @@ impl Address {
         let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
         let port = port.parse().ok()?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte)) {
+        if host.is_empty()
+            || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte))
+        {
             return None;
         }
         Some(
-            host.parse::<IpAddr>()
-                .map_or_else(|_| Self::Host(host.to_owned(), port), |ip| Self::Tcp((ip, port).into())),
+            host.parse::<IpAddr>().map_or_else(
+                |_| Self::Host(host.to_owned(), port),
+                |ip| Self::Tcp((ip, port).into()),
+            ),
         )
     }
 }
@@ -60,7 +64,8 @@ impl fmt::Display for Address {
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// One engine. It lives as long as a table or a lease holds it; its counters go on over every publish.
+/// One engine. It lives as long as a table or a lease holds it; its counters go on over every
+/// publish.
 #[derive(Debug)]
 pub struct Instance {
     /// Its name for ever.
@@ -96,10 +101,12 @@ pub struct Instance {
 impl Instance {
     /// An instance that has served nothing yet; what is wrong with its entry otherwise.
     pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, String> {
-        let address = Address::parse(&entry.address)
-            .ok_or_else(|| format!("instance {}: the address is neither http://HOST:PORT nor unix:PATH", entry.id))?;
+        let address = Address::parse(&entry.address).ok_or_else(|| {
+            format!("instance {}: the address is neither http://HOST:PORT nor unix:PATH", entry.id)
+        })?;
         let host = address.to_string();
-        if entry.api_key.as_ref().is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control())) {
+        if entry.api_key.as_ref().is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control()))
+        {
             return Err(format!("instance {}: the key holds control characters", entry.id));
         }
         Ok(Self {
@@ -168,8 +175,8 @@ pub trait IdleListener: fmt::Debug + Send + Sync {
 }
 
 impl Lease {
-    /// Takes a slot. It increments first and reads `retired` afterwards, so that a request with an old table cannot
-    /// slip onto an instance that was already seen idle. None: it is retired.
+    /// Takes a slot. It increments first and reads `retired` afterwards, so that a request with an
+    /// old table cannot slip onto an instance that was already seen idle. None: it is retired.
     pub fn take(instance: &Arc<Instance>, idle: &Arc<dyn IdleListener>) -> Option<Self> {
         instance.outstanding.fetch_add(1, Ordering::SeqCst);
         let lease = Self { instance: Arc::clone(instance), idle: Arc::clone(idle) };
@@ -208,8 +215,15 @@ mod tests {
         assert_eq!(shown("http://engine.local:81").as_deref(), Some("engine.local:81"));
         assert_eq!(shown("http://engine").as_deref(), Some("engine:80"));
         assert_eq!(shown("unix:/run/e.sock").as_deref(), Some("localhost"));
-        for wrong in ["https://a:1", "http://", "http://a:b", "http://a/b:1", "unix:", "127.0.0.1:8000", "http://a b:1"]
-        {
+        for wrong in [
+            "https://a:1",
+            "http://",
+            "http://a:b",
+            "http://a/b:1",
+            "unix:",
+            "127.0.0.1:8000",
+            "http://a b:1",
+        ] {
             assert_eq!(Address::parse(wrong), None, "{wrong}");
         }
     }

@@ -1,7 +1,7 @@
 //! API keys, checked in memory.
 //!
-//! A key is looked up by SHA-256 over the store's salt and the key, so the table holds nothing that opens a door and the
-//! time of a look-up tells nothing about a key.
+//! A key is looked up by SHA-256 over the store's salt and the key, so the table holds nothing that
+//! opens a door and the time of a look-up tells nothing about a key.
 
 use std::{
     collections::HashMap,
@@ -83,17 +83,24 @@ impl Keys {
         let salt = hex_bytes(&delta.salt).ok_or("the salt is not hexadecimal")?;
         let mut by_digest = if delta.replace { HashMap::default() } else { self.by_digest.clone() };
         if !delta.replace && !by_digest.is_empty() && salt != self.salt {
-            return Err("the salt differs from that of the keys already there; send all keys with replace".to_owned());
+            return Err(
+                "the salt differs from that of the keys already there; send all keys with replace"
+                    .to_owned(),
+            );
         }
         by_digest.retain(|_, key| {
-            !delta.remove.iter().any(|id| *id == *key.id) && !delta.upsert.iter().any(|entry| *entry.id == *key.id)
+            !delta.remove.iter().any(|id| *id == *key.id)
+                && !delta.upsert.iter().any(|entry| *entry.id == *key.id)
         });
         for KeyEntry { id, digest, name, allowed_models, scopes, expires } in delta.upsert {
             let digest: KeyDigest = hex_bytes(&digest)
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or_else(|| format!("the digest of key {id} is not 64 hexadecimal digits"))?;
             let may_infer = scopes.iter().any(|scope| scope == "*" || scope == "inference");
-            by_digest.insert(digest, Arc::new(Key { id: id.into(), name, allowed_models, may_infer, expires }));
+            by_digest.insert(
+                digest,
+                Arc::new(Key { id: id.into(), name, allowed_models, may_infer, expires }),
+            );
         }
         Ok(Self { salt, by_digest })
     }
@@ -112,7 +119,10 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
-    text.as_bytes().chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    text.as_bytes()
+        .chunks_exact(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,7 +184,9 @@ mod tests {
 
     #[test]
     fn removing_and_replacing_take_keys_away() {
-        let two = Keys::default().changed_by(delta(true, &[("a", "secret-one"), ("b", "secret-two")], &[])).unwrap();
+        let two = Keys::default()
+            .changed_by(delta(true, &[("a", "secret-one"), ("b", "secret-two")], &[]))
+            .unwrap();
         let one = two.changed_by(delta(false, &[], &["a"])).unwrap();
         assert!(one.check(&headers("x-api-key", "secret-one")).is_err());
         assert!(one.check(&headers("x-api-key", "secret-two")).is_ok());
@@ -199,12 +211,19 @@ mod tests {
 
     #[test]
     fn scopes_say_whether_a_key_may_infer() {
-        for (scopes, may) in
-            [(vec!["*"], true), (vec!["inference"], true), (vec!["management"], false), (vec![], false)]
-        {
+        for (scopes, may) in [
+            (vec!["*"], true),
+            (vec!["inference"], true),
+            (vec!["management"], false),
+            (vec![], false),
+        ] {
             let mut one = delta(true, &[("a", "secret-one")], &[]);
             one.upsert[0].scopes = scopes.into_iter().map(str::to_owned).collect();
-            let key = Keys::default().changed_by(one).unwrap().check(&headers("x-api-key", "secret-one")).unwrap();
+            let key = Keys::default()
+                .changed_by(one)
+                .unwrap()
+                .check(&headers("x-api-key", "secret-one"))
+                .unwrap();
             assert_eq!(key.may_infer(), may);
             assert!(key.is_called("a") && key.is_called("key a") && !key.is_called("b"));
         }

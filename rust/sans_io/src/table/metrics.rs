@@ -1,4 +1,5 @@
-//! Counters and histograms, written by workers with relaxed atomics and read without stopping anyone.
+//! Counters and histograms, written by workers with relaxed atomics and read without stopping
+//! anyone.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
@@ -95,7 +96,8 @@ pub struct RouteMetrics {
 }
 
 impl RouteMetrics {
-    /// How many requests ended with each status, or class of statuses; those that never happened are left out.
+    /// How many requests ended with each status, or class of statuses; those that never happened
+    /// are left out.
     pub fn statuses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.statuses.iter().map(|count| count.load(Ordering::Relaxed));
         STATUSES.iter().map(|(_, code)| *code).zip(counts).filter(|(_, count)| *count > 0)
@@ -142,7 +144,8 @@ pub struct Metrics {
     pub retries: AtomicU64,
     /// Requests that went over to a fallback target.
     pub fallbacks: AtomicU64,
-    /// Answers that engines compressed although they were asked not to, and that passed without being looked into.
+    /// Answers that engines compressed although they were asked not to, and that passed without
+    /// being looked into.
     pub encoded_answers: AtomicU64,
     /// Records that were dropped, since the start.
     pub records_dropped: AtomicU64,
@@ -152,7 +155,9 @@ pub struct Metrics {
 impl Metrics {
     /// How often each fault of an engine was seen.
     pub fn upstream_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        UPSTREAM_ERRORS.into_iter().zip(self.upstream_errors.iter().map(|count| count.load(Ordering::Relaxed)))
+        UPSTREAM_ERRORS
+            .into_iter()
+            .zip(self.upstream_errors.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// Counts a fault of an engine.
@@ -171,7 +176,8 @@ mod tests {
         for micros in [0, 500, 501, 1_000, u64::MAX] {
             histogram.observe(Duration::from_micros(micros));
         }
-        let counts: Vec<u64> = histogram.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> =
+            histogram.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         assert_eq!((counts[0], counts[1], counts[BUCKETS.len()]), (2, 2, 1));
     }
 

@@ -1,7 +1,8 @@
 //! What the generic proxy may reach on an engine.
 //!
-//! An engine decodes a path before it routes, and some merge slashes. So paths are compared after both, without regard to
-//! case and to a slash at the end: two spellings that any engine takes for the same path are the same here.
+//! An engine decodes a path before it routes, and some merge slashes. So paths are compared after
+//! both, without regard to case and to a slash at the end: two spellings that any engine takes for
+//! the same path are the same here.
 
 use crate::codec::percent::percent_decode;
 
@@ -13,7 +14,8 @@ pub struct ProxyPaths {
 }
 
 impl ProxyPaths {
-    /// `denied`: the administrative ones; `allowed`: the only ones that pass, or None for all others.
+    /// `denied`: the administrative ones; `allowed`: the only ones that pass, or None for all
+    /// others.
     pub fn new(denied: &[String], allowed: Option<&[String]>) -> Self {
         let read = |paths: &[String]| paths.iter().map(|path| canonical(path)).collect();
         Self { denied: read(denied), allowed: allowed.map(read) }
@@ -23,9 +25,11 @@ impl ProxyPaths {
     pub fn allow(&self, path: &str) -> bool {
         let path = canonical(path);
         let covers = |listed: &String| {
-            path.strip_prefix(listed.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            path.strip_prefix(listed.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        !self.denied.iter().any(covers) && self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(covers))
+        !self.denied.iter().any(covers)
+            && self.allowed.as_ref().is_none_or(|allowed| allowed.iter().any(covers))
     }
 }
 
@@ -41,8 +45,9 @@ fn canonical(path: &str) -> String {
     merged
 }
 
-/// Whether a path has a segment `.` or `..`, written plainly or as escapes: it would climb, or be read in two ways. An
-/// escaped slash is data, but not beside dots: an engine that decodes first sees the segments.
+/// Whether a path has a segment `.` or `..`, written plainly or as escapes: it would climb, or be
+/// read in two ways. An escaped slash is data, but not beside dots: an engine that decodes first
+/// sees the segments.
 pub fn has_dot_segment(path: &str) -> bool {
     percent_decode(path).split(['/', '\\']).any(|segment| matches!(segment, "." | ".."))
 }
@@ -53,7 +58,10 @@ mod tests {
 
     #[test]
     fn an_administrative_path_is_denied_in_every_spelling() {
-        let paths = ProxyPaths::new(&["/collective_rpc".to_owned(), "/v1/load_lora_adapter".to_owned()], None);
+        let paths = ProxyPaths::new(
+            &["/collective_rpc".to_owned(), "/v1/load_lora_adapter".to_owned()],
+            None,
+        );
         for path in [
             "/collective_rpc",
             "/collective_rpc/",
@@ -77,7 +85,10 @@ mod tests {
 
     #[test]
     fn with_a_list_of_allowed_paths_nothing_else_passes() {
-        let paths = ProxyPaths::new(&["/v1/secret".to_owned()], Some(&["/v1".to_owned(), "/tokenize".to_owned()]));
+        let paths = ProxyPaths::new(
+            &["/v1/secret".to_owned()],
+            Some(&["/v1".to_owned(), "/tokenize".to_owned()]),
+        );
         for (path, passes) in [
             ("/v1/chat/completions", true),
             ("/tokenize", true),
@@ -93,7 +104,16 @@ mod tests {
 
     #[test]
     fn dot_segments_are_seen_however_they_are_written() {
-        for path in ["/..", "/a/../b", "/a/./b", "/%2e%2e/b", "/a/%2E", "/a/.%2e/b", "/a%2f..%2fb", "/a/..%5cb"] {
+        for path in [
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/%2e%2e/b",
+            "/a/%2E",
+            "/a/.%2e/b",
+            "/a%2f..%2fb",
+            "/a/..%5cb",
+        ] {
             assert!(has_dot_segment(path), "{path}");
         }
         for path in ["/a.b/c..d", "/...", "/a%2fb", "/%2e%2e%2e"] {

@@ -95,7 +95,8 @@ pub struct Route {
 pub struct Choice<'a> {
     /// Instances that were tried: taken again only when there are no others.
     pub tried: &'a [Arc<str>],
-    /// The status with which the targets so far have failed: only those that are there for it are chosen from.
+    /// The status with which the targets so far have failed: only those that are there for it are
+    /// chosen from.
     pub failed: Option<u16>,
     /// Milliseconds of the data plane's clock.
     pub now: u64,
@@ -104,7 +105,9 @@ pub struct Choice<'a> {
 impl Route {
     /// Whether an instance of it runs.
     pub fn is_ready(&self) -> bool {
-        self.targets.iter().any(|target| (target.weight > 0 || !target.fallback.is_empty()) && target.is_running())
+        self.targets
+            .iter()
+            .any(|target| (target.weight > 0 || !target.fallback.is_empty()) && target.is_running())
     }
 
     /// Where it leads.
@@ -119,12 +122,15 @@ impl Route {
 
     /// Whether another target is there for answers of this status.
     pub fn has_fallback(&self, status: u16) -> bool {
-        self.targets.iter().any(|target| target.fallback.contains(&(status / 100)) && target.is_running())
+        self.targets
+            .iter()
+            .any(|target| target.fallback.contains(&(status / 100)) && target.is_running())
     }
 
-    /// Chooses an instance and takes a slot on it: a target by weight among those with a running instance, then the one
-    /// with fewer requests of two random ones. Instances that were tried, and suspects, are taken only when there are no
-    /// others. Without a weighted target that runs, the first fallback that runs is the target.
+    /// Chooses an instance and takes a slot on it: a target by weight among those with a running
+    /// instance, then the one with fewer requests of two random ones. Instances that were tried,
+    /// and suspects, are taken only when there are no others. Without a weighted target that runs,
+    /// the first fallback that runs is the target.
     pub fn lease(
         &self,
         choice: Choice<'_>,
@@ -134,7 +140,8 @@ impl Route {
         // A second round only when the chosen one was retired between the choice and the lease.
         for _ in 0..8 {
             let target = self.choose_target(choice, random)?;
-            let instance = choose_instance(&target.model.running, choice.tried, choice.now, random)?;
+            let instance =
+                choose_instance(&target.model.running, choice.tried, choice.now, random)?;
             if let Some(lease) = Lease::take(instance, idle) {
                 return Some((lease, Arc::clone(target)));
             }
@@ -143,15 +150,25 @@ impl Route {
     }
 
     /// A slot on the instance of this id, where it still runs and this route leads to it.
-    pub fn lease_instance(&self, id: &str, idle: &Arc<dyn IdleListener>) -> Option<(Lease, Arc<Target>)> {
+    pub fn lease_instance(
+        &self,
+        id: &str,
+        idle: &Arc<dyn IdleListener>,
+    ) -> Option<(Lease, Arc<Target>)> {
         self.targets.iter().find_map(|target| {
             let instance = target.model.running.iter().find(|instance| *instance.id == *id)?;
             Some((Lease::take(instance, idle)?, Arc::clone(target)))
         })
     }
 
-    fn choose_target(&self, choice: Choice<'_>, random: &mut impl FnMut() -> u64) -> Option<&Arc<Target>> {
-        let fresh = |target: &Target| target.model.running.iter().any(|instance| !choice.tried.contains(&instance.id));
+    fn choose_target(
+        &self,
+        choice: Choice<'_>,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<&Arc<Target>> {
+        let fresh = |target: &Target| {
+            target.model.running.iter().any(|instance| !choice.tried.contains(&instance.id))
+        };
         if let Some(status) = choice.failed {
             let for_it = |target: &&Arc<Target>| target.fallback.contains(&(status / 100));
             return self.targets.iter().filter(for_it).find(|target| fresh(target));
@@ -163,10 +180,17 @@ impl Route {
         }
         let any_fresh = self.targets.iter().any(|target| target.weight > 0 && fresh(target));
         let usable = |target: &Target| if any_fresh { fresh(target) } else { target.is_running() };
-        let total: u64 =
-            self.targets.iter().filter(|target| usable(target)).map(|target| u64::from(target.weight)).sum();
+        let total: u64 = self
+            .targets
+            .iter()
+            .filter(|target| usable(target))
+            .map(|target| u64::from(target.weight))
+            .sum();
         let Some(mut point) = random().checked_rem(total) else {
-            return self.targets.iter().find(|target| !target.fallback.is_empty() && target.is_running());
+            return self
+                .targets
+                .iter()
+                .find(|target| !target.fallback.is_empty() && target.is_running());
         };
         self.targets.iter().filter(|target| usable(target)).find(|target| {
             let weight = u64::from(target.weight);
@@ -183,7 +207,9 @@ fn choose_instance<'a>(
     now: u64,
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Instance>> {
-    let cost = |instance: &Instance| (tried.contains(&instance.id), instance.is_suspect(now), instance.outstanding());
+    let cost = |instance: &Instance| {
+        (tried.contains(&instance.id), instance.is_suspect(now), instance.outstanding())
+    };
     match running {
         [] => None,
         [one] => Some(one),
@@ -195,7 +221,11 @@ fn choose_instance<'a>(
             let (first, second) = (&many[first], &many[second]);
             let better = if cost(second) < cost(first) { second } else { first };
             let (was_tried, suspect, _) = cost(better);
-            if was_tried || suspect { many.iter().min_by_key(|instance| cost(instance)) } else { Some(better) }
+            if was_tried || suspect {
+                many.iter().min_by_key(|instance| cost(instance))
+            } else {
+                Some(better)
+            }
         }
     }
 }

@@ -43,15 +43,23 @@ impl Table {
 
     /// The routes that lead to this model.
     pub fn routes_to<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = &'a Arc<Route>> {
-        self.routes.iter().filter(|route| route.targets().any(|target| target.model.name == model.name))
+        self.routes
+            .iter()
+            .filter(|route| route.targets().any(|target| target.model.name == model.name))
     }
 
-    /// The table after a publish, and the instances that it retires and that are idle already. Instances and routes of
-    /// the same identity are carried over with their counters.
-    pub fn replaced_by(&self, document: TableDocument) -> Result<(Self, Vec<Arc<Instance>>), String> {
+    /// The table after a publish, and the instances that it retires and that are idle already.
+    /// Instances and routes of the same identity are carried over with their counters.
+    pub fn replaced_by(
+        &self,
+        document: TableDocument,
+    ) -> Result<(Self, Vec<Arc<Instance>>), String> {
         let version = self.version + 1;
-        let models: Vec<Arc<Model>> =
-            document.models.into_iter().map(|entry| self.build_model(entry)).collect::<Result<_, _>>()?;
+        let models: Vec<Arc<Model>> = document
+            .models
+            .into_iter()
+            .map(|entry| self.build_model(entry))
+            .collect::<Result<_, _>>()?;
         let mut routes = Vec::with_capacity(document.routes.len());
         for entry in document.routes {
             routes.push(Arc::new(self.build_route(entry, &models)?));
@@ -61,10 +69,21 @@ impl Table {
         if by_name.len() != routes.len() {
             return Err("two routes have the same name".to_owned());
         }
-        let by_number =
-            routes.iter().filter(|route| route.number > 0).map(|route| (route.number, Arc::clone(route))).collect();
+        let by_number = routes
+            .iter()
+            .filter(|route| route.number > 0)
+            .map(|route| (route.number, Arc::clone(route)))
+            .collect();
         let any_public = routes.iter().any(|route| route.access == Access::Public);
-        let table = Self { version, models, routes, metrics: document.metrics, by_name, by_number, any_public };
+        let table = Self {
+            version,
+            models,
+            routes,
+            metrics: document.metrics,
+            by_name,
+            by_number,
+            any_public,
+        };
         let idle = self.retire_missing_from(&table);
         Ok((table, idle))
     }
@@ -80,7 +99,8 @@ impl Table {
         for instance_entry in entry.instances {
             let serves = instance_entry.state == "running";
             let known = self.instances().find(|known| known.same_engine(&instance_entry));
-            // A retired one may come back to service only as a new object: an old lease must not report it idle again.
+            // A retired one may come back to service only as a new object: an old lease must not
+            // report it idle again.
             let instance = match known.filter(|known| !serves || known.retired().is_none()) {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(Instance::new(&instance_entry, &name)?),
@@ -107,19 +127,22 @@ impl Table {
     fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, String> {
         let mut targets = Vec::with_capacity(entry.targets.len());
         for target in entry.targets {
-            let model = models
-                .iter()
-                .find(|model| *model.name == *target.model)
-                .ok_or_else(|| format!("route {}: there is no model {}", entry.name, target.model))?;
+            let model =
+                models.iter().find(|model| *model.name == *target.model).ok_or_else(|| {
+                    format!("route {}: there is no model {}", entry.name, target.model)
+                })?;
             targets.push(Arc::new(build_target(target, model, &entry.name)?));
         }
         let access = match entry.access_policy.as_str() {
             "public" => Access::Public,
             "authed" => Access::Authed,
             "allowed_keys" => Access::Keys(entry.allowed_keys),
-            other => return Err(format!("route {}: there is no access policy {other}", entry.name)),
+            other => {
+                return Err(format!("route {}: there is no access policy {other}", entry.name));
+            }
         };
-        let metrics = self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
+        let metrics =
+            self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
         Ok(Route {
             name_json: json_string(&entry.name),
             name: entry.name.into(),
@@ -134,7 +157,8 @@ impl Table {
         })
     }
 
-    /// Retires every instance that served under this table and does not under `next`; returns those that are idle.
+    /// Retires every instance that served under this table and does not under `next`; returns those
+    /// that are idle.
     fn retire_missing_from(&self, next: &Self) -> Vec<Arc<Instance>> {
         let serving = |table: &Self| -> Vec<Arc<Instance>> {
             table.models.iter().flat_map(|model| model.running.iter().cloned()).collect()
@@ -155,9 +179,13 @@ fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Result<T
         other => Err(format!("route {route}: there is no status class {other}")),
     };
     let served_name = entry.served_name.map_or_else(|| Arc::clone(&model.served_name), Arc::from);
-    let names = [&*served_name, &*model.served_name].into_iter().chain(model.hidden_names.iter().map(String::as_str));
-    let mut hidden: Vec<_> =
-        names.filter(|name| *name != route).map(|name| (name.to_owned(), route.to_owned())).collect();
+    let names = [&*served_name, &*model.served_name]
+        .into_iter()
+        .chain(model.hidden_names.iter().map(String::as_str));
+    let mut hidden: Vec<_> = names
+        .filter(|name| *name != route)
+        .map(|name| (name.to_owned(), route.to_owned()))
+        .collect();
     hidden.dedup();
     Ok(Target {
         hidden: hidden.into(),
@@ -204,7 +232,10 @@ mod tests {
         }
     }
 
-    fn document(models: &[(&str, &[(&str, &str)])], routes: &[(&str, &[(&str, u32)])]) -> TableDocument {
+    fn document(
+        models: &[(&str, &[(&str, &str)])],
+        routes: &[(&str, &[(&str, u32)])],
+    ) -> TableDocument {
         TableDocument {
             models: models
                 .iter()
@@ -262,11 +293,15 @@ mod tests {
     fn the_least_loaded_of_two_is_taken_and_leases_come_back() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let (table, _) = Table::default()
-            .replaced_by(document(&[("m", &[("a", "running"), ("b", "running")])], &[("r", &[("m", 1)])]))
+            .replaced_by(document(
+                &[("m", &[("a", "running"), ("b", "running")])],
+                &[("r", &[("m", 1)])],
+            ))
             .unwrap();
         let route = table.route("r").unwrap();
         let mut random = random();
-        let leases: Vec<_> = (0..10).map(|_| route.lease(ANY, &mut random, &idle).unwrap().0).collect();
+        let leases: Vec<_> =
+            (0..10).map(|_| route.lease(ANY, &mut random, &idle).unwrap().0).collect();
         let mut counts: Vec<_> = table.instances().map(|instance| instance.outstanding()).collect();
         assert_eq!(counts, [5, 5], "with two instances the choice is always between both");
         drop(leases);
@@ -289,10 +324,14 @@ mod tests {
         assert!(suspect.suspect(10, 1000));
         assert!(!suspect.suspect(10, 1000), "it is told once");
         for _ in 0..50 {
-            let (lease, _) = route.lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle).unwrap();
+            let (lease, _) = route
+                .lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle)
+                .unwrap();
             assert_eq!(&*lease.instance().id, "c");
             let all: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
-            assert!(route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_some());
+            assert!(
+                route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_some()
+            );
         }
     }
 
@@ -301,8 +340,9 @@ mod tests {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let models: &[(&str, &[(&str, &str)])] =
             &[("m", &[("a", "running")]), ("n", &[("b", "running")]), ("o", &[("c", "starting")])];
-        let (table, _) =
-            Table::default().replaced_by(document(models, &[("r", &[("m", 3), ("n", 1), ("o", 100)])])).unwrap();
+        let (table, _) = Table::default()
+            .replaced_by(document(models, &[("r", &[("m", 3), ("n", 1), ("o", 100)])]))
+            .unwrap();
         let mut random = random();
         let mut count = 0;
         for _ in 0..4000 {
@@ -316,18 +356,24 @@ mod tests {
     fn a_fallback_is_chosen_for_its_statuses_and_when_nothing_else_runs() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let route = |main: &str| {
-            let mut document =
-                document(&[("m", &[("a", main)]), ("n", &[("b", "running")])], &[("r", &[("m", 1), ("n", 0)])]);
+            let mut document = document(
+                &[("m", &[("a", main)]), ("n", &[("b", "running")])],
+                &[("r", &[("m", 1), ("n", 0)])],
+            );
             document.routes[0].targets[1].fallback = vec!["5xx".to_owned()];
             Table::default().replaced_by(document).unwrap().0
         };
         let mut random = random();
         let mut chosen = |table: &Table, failed| {
-            let leased = table.route("r").unwrap().lease(Choice { failed, ..ANY }, &mut random, &idle);
+            let leased =
+                table.route("r").unwrap().lease(Choice { failed, ..ANY }, &mut random, &idle);
             leased.map(|(lease, _)| lease.instance().id.to_string())
         };
         let both = route("running");
-        assert!(both.route("r").unwrap().has_fallback(503) && !both.route("r").unwrap().has_fallback(429));
+        assert!(
+            both.route("r").unwrap().has_fallback(503)
+                && !both.route("r").unwrap().has_fallback(429)
+        );
         for _ in 0..20 {
             assert_eq!(chosen(&both, None).as_deref(), Some("a"));
         }
@@ -342,30 +388,46 @@ mod tests {
     fn a_retired_instance_gets_nothing_new_and_is_reported_idle_once() {
         let listener = Arc::new(Idle::default());
         let idle: Arc<dyn IdleListener> = listener.clone();
-        let (one, _) =
-            Table::default().replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
+        let (one, _) = Table::default()
+            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
         let mut random = random();
         let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random, &idle).unwrap();
-        let (two, idle_now) = one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
+        let (two, idle_now) =
+            one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
         assert!(idle_now.is_empty(), "a request is still on it");
-        assert!(one.route("r").unwrap().lease(ANY, &mut random, &idle).is_none(), "not even by the old table");
+        assert!(
+            one.route("r").unwrap().lease(ANY, &mut random, &idle).is_none(),
+            "not even by the old table"
+        );
         assert!(!two.route("r").unwrap().is_ready());
         listener.0.lock().unwrap().clear();
         drop(lease);
         assert_eq!(*listener.0.lock().unwrap(), [("a".to_owned(), 2)]);
-        let (three, idle_now) =
-            two.replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])])).unwrap();
+        let (three, idle_now) = two
+            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
         assert!(idle_now.is_empty());
-        assert!(three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(), "it may come back to service");
+        assert!(
+            three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(),
+            "it may come back to service"
+        );
         let (_, idle_now) = three.replaced_by(TableDocument::default()).unwrap();
         assert_eq!(idle_now.len(), 1);
     }
 
     #[test]
     fn a_document_that_contradicts_itself_is_refused() {
-        assert!(Table::default().replaced_by(document(&[], &[("r", &[("m", 1)])])).unwrap_err().contains("no model m"));
         assert!(
-            Table::default().replaced_by(document(&[("m", &[])], &[("r", &[("m", 1)]), ("r", &[("m", 1)])])).is_err()
+            Table::default()
+                .replaced_by(document(&[], &[("r", &[("m", 1)])]))
+                .unwrap_err()
+                .contains("no model m")
+        );
+        assert!(
+            Table::default()
+                .replaced_by(document(&[("m", &[])], &[("r", &[("m", 1)]), ("r", &[("m", 1)])]))
+                .is_err()
         );
     }
 }

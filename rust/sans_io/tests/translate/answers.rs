@@ -30,8 +30,7 @@ fn a_recorded_answer_of_vllm_becomes_a_message() {
 #[test]
 fn thinking_comes_before_text_and_calls_from_either_field() {
     for field in ["reasoning", "reasoning_content"] {
-        let mut message =
-            json!({"content": "T", "tool_calls": [{"id": "t", "function": {"name": "n", "arguments": "{\"a\": 1}"}}]});
+        let mut message = json!({"content": "T", "tool_calls": [{"id": "t", "function": {"name": "n", "arguments": "{\"a\": 1}"}}]});
         message[field] = json!("R");
         assert_eq!(
             spoken(message),
@@ -48,21 +47,35 @@ fn thinking_comes_before_text_and_calls_from_either_field() {
 
 #[test]
 fn an_answer_without_content_has_one_empty_text() {
-    for message in [json!({}), json!({"content": null}), json!({"content": "", "tool_calls": [], "reasoning": ""})] {
+    for message in [
+        json!({}),
+        json!({"content": null}),
+        json!({"content": "", "tool_calls": [], "reasoning": ""}),
+    ] {
         assert_eq!(spoken(message), json!([{"type": "text", "text": ""}]));
     }
 }
 
 #[test]
 fn arguments_that_are_no_object_become_an_empty_one() {
-    for arguments in
-        [json!(""), json!("null"), json!("[1]"), json!("hello"), json!("{\"a\":"), json!("{\"a\":NaN}"), Value::Null]
-    {
+    for arguments in [
+        json!(""),
+        json!("null"),
+        json!("[1]"),
+        json!("hello"),
+        json!("{\"a\":"),
+        json!("{\"a\":NaN}"),
+        Value::Null,
+    ] {
         let call = json!({"id": "t", "function": {"name": "n", "arguments": arguments}});
         assert_eq!(spoken(json!({"tool_calls": [call]}))[0]["input"], json!({}), "{arguments}");
     }
     let call = json!({"id": "t", "function": {"name": "n", "arguments": {"a": 1}}});
-    assert_eq!(spoken(json!({"tool_calls": [call]}))[0]["input"], json!({"a": 1}), "an object in place of its text");
+    assert_eq!(
+        spoken(json!({"tool_calls": [call]}))[0]["input"],
+        json!({"a": 1}),
+        "an object in place of its text"
+    );
 }
 
 #[test]
@@ -76,13 +89,17 @@ fn missing_ids_are_made_and_differ() {
 
 #[test]
 fn texts_and_inputs_pass_as_they_were_written() {
-    let arguments = Value::from(r#"{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#).to_string();
+    let arguments =
+        Value::from(r#"{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#).to_string();
     let body = format!(
         r#"{{"choices":[{{"message":{{"content":"\ud800\/é","tool_calls":[{{"id":"t","function":{{"name":"n","arguments":{arguments}}}}}]}}}}]}}"#
     );
     let message = String::from_utf8(answer(body.as_bytes(), "m").unwrap()).unwrap();
     assert!(message.contains(r#""text":"\ud800\/é""#), "{message}");
-    assert!(message.contains(r#""input":{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#), "{message}");
+    assert!(
+        message.contains(r#""input":{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#),
+        "{message}"
+    );
 }
 
 #[test]
@@ -103,10 +120,13 @@ fn every_finish_reason_has_its_stop_reason() {
         (json!("abort"), Value::Null, &Value::Null, "end_turn", Value::Null),
         (Value::Null, Value::Null, &Value::Null, "end_turn", Value::Null),
     ] {
-        let choice =
-            json!({"message": {"content": "", "tool_calls": calls}, "finish_reason": finish, "stop_reason": matched});
+        let choice = json!({"message": {"content": "", "tool_calls": calls}, "finish_reason": finish, "stop_reason": matched});
         let message = message(&choice, &json!({}));
-        assert_eq!((&message["stop_reason"], &message["stop_sequence"]), (&json!(reason), &sequence), "{choice}");
+        assert_eq!(
+            (&message["stop_reason"], &message["stop_sequence"]),
+            (&json!(reason), &sequence),
+            "{choice}"
+        );
     }
 }
 
@@ -120,7 +140,9 @@ fn input_tokens_are_those_that_the_cache_has_nothing_to_do_with() {
         json!({"input_tokens": 5, "output_tokens": 3, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 1})
     );
     assert_eq!(
-        usage(json!({"prompt_tokens": 1, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}})),
+        usage(
+            json!({"prompt_tokens": 1, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}})
+        ),
         json!({"input_tokens": 0, "output_tokens": 3, "cache_read_input_tokens": 4})
     );
     for nothing in [
@@ -155,7 +177,11 @@ fn what_is_no_chat_completion_is_an_error_without_its_words() {
         r#"{"choices":[{"message":{"content":5}}]}"#,
     ] {
         let words = answer(body.as_bytes(), "m").unwrap_err().message;
-        assert!(words.starts_with("The engine's answer is no chat completion") && !words.contains("secret"), "{body}");
+        assert!(
+            words.starts_with("The engine's answer is no chat completion")
+                && !words.contains("secret"),
+            "{body}"
+        );
     }
 }
 

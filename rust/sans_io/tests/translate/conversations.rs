@@ -1,5 +1,5 @@
-//! Generated conversations: written as Messages, translated, read back from the chat request by an inverse that is
-//! written here, slowly and plainly. They mean the same.
+//! Generated conversations: written as Messages, translated, read back from the chat request by an
+//! inverse that is written here, slowly and plainly. They mean the same.
 
 use proptest::prelude::*;
 use sans_io::api::messages::request;
@@ -52,7 +52,8 @@ fn text() -> impl Strategy<Value = String> {
     "[a-zé\"\\\\/\n\u{1F600}\u{2028} ]{1,12}"
 }
 
-/// An object whose text says more than its value: the order of keys, numbers that no double holds, spaces.
+/// An object whose text says more than its value: the order of keys, numbers that no double holds,
+/// spaces.
 fn written_object() -> impl Strategy<Value = String> {
     let value = prop::sample::select(vec![
         "1.10",
@@ -64,7 +65,8 @@ fn written_object() -> impl Strategy<Value = String> {
         "\"\\u00e9\\/\"",
     ]);
     prop::collection::vec(("[a-z]{1,3}", value), 0..4).prop_map(|members| {
-        let members = members.iter().enumerate().map(|(at, (key, value))| format!("\"{key}{at}\" : {value}"));
+        let members =
+            members.iter().enumerate().map(|(at, (key, value))| format!("\"{key}{at}\" : {value}"));
         format!("{{{}}}", members.collect::<Vec<_>>().join(","))
     })
 }
@@ -78,43 +80,43 @@ fn shown() -> impl Strategy<Value = Shown> {
 }
 
 fn user() -> impl Strategy<Value = Turn> {
-    let result = ("t[0-9]{1,2}", prop::option::of(text()), any::<bool>()).prop_map(|(id, text, is_error)| ToolResult {
-        id,
-        text: text.unwrap_or_default(),
-        is_error,
-    });
+    let result = ("t[0-9]{1,2}", prop::option::of(text()), any::<bool>()).prop_map(
+        |(id, text, is_error)| ToolResult { id, text: text.unwrap_or_default(), is_error },
+    );
     (prop::collection::vec(result, 0..3), prop::collection::vec(shown(), 0..4))
         .prop_filter("says something", |(results, shown)| !results.is_empty() || !shown.is_empty())
         .prop_map(|(results, shown)| Turn::User { results, shown })
 }
 
 fn assistant() -> impl Strategy<Value = Turn> {
-    let call = ("t[0-9]{1,2}", "[a-z_]{1,8}", written_object()).prop_map(|(id, name, input)| Call { id, name, input });
-    (prop::option::of(text()), prop::option::of(text()), prop::collection::vec(call, 0..3)).prop_map(
-        |(thinking, text, calls)| Turn::Assistant {
+    let call = ("t[0-9]{1,2}", "[a-z_]{1,8}", written_object())
+        .prop_map(|(id, name, input)| Call { id, name, input });
+    (prop::option::of(text()), prop::option::of(text()), prop::collection::vec(call, 0..3))
+        .prop_map(|(thinking, text, calls)| Turn::Assistant {
             thinking: thinking.unwrap_or_default(),
             text: text.unwrap_or_default(),
             calls,
-        },
-    )
+        })
 }
 
 fn conversation() -> impl Strategy<Value = Conversation> {
     let tool = ("[a-z_]{1,8}", prop::option::of(text()), written_object())
         .prop_map(|(name, description, schema)| Tool { name, description, schema });
     let turns = prop::collection::vec((user(), assistant()), 1..4);
-    (prop::option::of(text()), turns, prop::collection::vec(tool, 0..3)).prop_map(|(system, turns, tools)| {
-        Conversation {
-            system: system.unwrap_or_default(),
-            turns: turns.into_iter().flat_map(|(user, assistant)| [user, assistant]).collect(),
-            // Two of one name would be hard to tell apart.
-            tools: tools
-                .into_iter()
-                .enumerate()
-                .map(|(at, tool)| Tool { name: format!("{}{at}", tool.name), ..tool })
-                .collect(),
-        }
-    })
+    (prop::option::of(text()), turns, prop::collection::vec(tool, 0..3)).prop_map(
+        |(system, turns, tools)| {
+            Conversation {
+                system: system.unwrap_or_default(),
+                turns: turns.into_iter().flat_map(|(user, assistant)| [user, assistant]).collect(),
+                // Two of one name would be hard to tell apart.
+                tools: tools
+                    .into_iter()
+                    .enumerate()
+                    .map(|(at, tool)| Tool { name: format!("{}{at}", tool.name), ..tool })
+                    .collect(),
+            }
+        },
+    )
 }
 
 /// Writes conversations as Messages requests, each choice of words by the next of the numbers.
@@ -132,7 +134,9 @@ impl Writer<'_> {
         for turn in &conversation.turns {
             let (role, blocks) = match turn {
                 Turn::User { results, shown } => ("user", self.user(results, shown)),
-                Turn::Assistant { thinking, text, calls } => ("assistant", self.assistant(thinking, text, calls)),
+                Turn::Assistant { thinking, text, calls } => {
+                    ("assistant", self.assistant(thinking, text, calls))
+                }
             };
             // The same turn in one message or in two.
             let second = if self.chance() { blocks.len() } else { blocks.len() / 2 };
@@ -143,9 +147,15 @@ impl Writer<'_> {
             }
         }
         let tools = conversation.tools.iter().map(|tool| {
-            let description =
-                tool.description.as_ref().map_or(String::new(), |text| format!("\"description\":{},", json!(text)));
-            format!("{{\"name\":{},{description}\"input_schema\":{}}}", json!(tool.name), tool.schema)
+            let description = tool
+                .description
+                .as_ref()
+                .map_or(String::new(), |text| format!("\"description\":{},", json!(text)));
+            format!(
+                "{{\"name\":{},{description}\"input_schema\":{}}}",
+                json!(tool.name),
+                tool.schema
+            )
         });
         let tools = tools.collect::<Vec<_>>().join(",");
         let system = if self.chance() {
@@ -153,16 +163,23 @@ impl Writer<'_> {
         } else {
             json!([{"type": "text", "text": conversation.system}])
         };
-        format!("{{\"max_tokens\":9,\"system\":{system},\"tools\":[{tools}],\"messages\":[{}]}}", messages.join(","))
+        format!(
+            "{{\"max_tokens\":9,\"system\":{system},\"tools\":[{tools}],\"messages\":[{}]}}",
+            messages.join(",")
+        )
     }
 
     fn message(&mut self, role: &str, blocks: &[String]) -> String {
         let only_text = match blocks {
-            [block] => serde_json::from_str::<Value>(block).ok().filter(|block| block["type"] == "text"),
+            [block] => {
+                serde_json::from_str::<Value>(block).ok().filter(|block| block["type"] == "text")
+            }
             _ => None,
         };
         match only_text {
-            Some(block) if self.chance() => format!("{{\"role\":\"{role}\",\"content\":{}}}", block["text"]),
+            Some(block) if self.chance() => {
+                format!("{{\"role\":\"{role}\",\"content\":{}}}", block["text"])
+            }
             _ => format!("{{\"content\":[{}],\"role\":\"{role}\"}}", blocks.join(",")),
         }
     }
@@ -198,9 +215,12 @@ impl Writer<'_> {
     fn assistant(&mut self, thinking: &str, text: &str, calls: &[Call]) -> Vec<String> {
         let mut blocks = Vec::new();
         if !thinking.is_empty() {
-            blocks.push(json!({"type": "thinking", "thinking": thinking, "signature": "s"}).to_string());
+            blocks.push(
+                json!({"type": "thinking", "thinking": thinking, "signature": "s"}).to_string(),
+            );
         }
-        let middle = if self.chance() { text.char_indices().nth(3).map_or(0, |(at, _)| at) } else { 0 };
+        let middle =
+            if self.chance() { text.char_indices().nth(3).map_or(0, |(at, _)| at) } else { 0 };
         for part in [&text[..middle], &text[middle..]] {
             if !part.is_empty() {
                 blocks.push(json!({"type": "text", "text": part}).to_string());
@@ -222,7 +242,8 @@ impl Writer<'_> {
 fn read_back(chat: &[u8]) -> Conversation {
     let text = std::str::from_utf8(chat).unwrap();
     let chat: Value = serde_json::from_slice(chat).unwrap();
-    let mut conversation = Conversation { system: String::new(), turns: Vec::new(), tools: Vec::new() };
+    let mut conversation =
+        Conversation { system: String::new(), turns: Vec::new(), tools: Vec::new() };
     for message in chat["messages"].as_array().unwrap() {
         let content = &message["content"];
         match message["role"].as_str().unwrap() {
@@ -241,7 +262,9 @@ fn read_back(chat: &[u8]) -> Conversation {
                 match conversation.turns.last_mut() {
                     Some(Turn::User { results, shown }) if shown.is_empty() => results.push(result),
                     Some(Turn::User { .. }) => panic!("results come before the user's words"),
-                    _ => conversation.turns.push(Turn::User { results: vec![result], shown: Vec::new() }),
+                    _ => conversation
+                        .turns
+                        .push(Turn::User { results: vec![result], shown: Vec::new() }),
                 }
             }
             "user" => match conversation.turns.last_mut() {
@@ -249,7 +272,9 @@ fn read_back(chat: &[u8]) -> Conversation {
                     assert!(shown.is_empty(), "turns of one role are merged");
                     *shown = read_shown(content);
                 }
-                _ => conversation.turns.push(Turn::User { results: Vec::new(), shown: read_shown(content) }),
+                _ => conversation
+                    .turns
+                    .push(Turn::User { results: Vec::new(), shown: read_shown(content) }),
             },
             role => panic!("{role}"),
         }
@@ -288,7 +313,8 @@ fn read_assistant(message: &Value) -> Turn {
         .collect();
     let silent = if calls.is_empty() { json!("") } else { Value::Null };
     assert!(
-        message["content"] == silent || message["content"].as_str().is_some_and(|text| !text.is_empty()),
+        message["content"] == silent
+            || message["content"].as_str().is_some_and(|text| !text.is_empty()),
         "{message}"
     );
     Turn::Assistant {
@@ -304,11 +330,16 @@ fn read_tool(tool: &Value, request: &str) -> Tool {
     let name = function["name"].as_str().unwrap().to_owned();
     let description = function["description"].as_str().map(str::to_owned);
     let before = match &description {
-        Some(_) => format!("{{\"name\":{},\"description\":{},\"parameters\":", json!(name), function["description"]),
+        Some(_) => format!(
+            "{{\"name\":{},\"description\":{},\"parameters\":",
+            json!(name),
+            function["description"]
+        ),
         None => format!("{{\"name\":{},\"parameters\":", json!(name)),
     };
     let at = request.find(&before).expect("a function") + before.len();
-    let mut values = serde_json::Deserializer::from_str(&request[at..]).into_iter::<&serde_json::value::RawValue>();
+    let mut values = serde_json::Deserializer::from_str(&request[at..])
+        .into_iter::<&serde_json::value::RawValue>();
     Tool { name, description, schema: values.next().unwrap().unwrap().get().to_owned() }
 }
 

@@ -1,5 +1,5 @@
-//! Streams that are cut out of generated answers: any split, any interleaving, and the same message as the answer gives
-//! in one piece.
+//! Streams that are cut out of generated answers: any split, any interleaving, and the same message
+//! as the answer gives in one piece.
 
 use proptest::prelude::*;
 use sans_io::api::messages::answer;
@@ -33,15 +33,13 @@ fn call() -> impl Strategy<Value = Call> {
         Just("[{},null,-2e3]".into())
     ];
     let members = prop::collection::vec(("[a-z]{1,4}", value), 0..4).prop_map(|members| {
-        let members = members.iter().enumerate().map(|(at, (key, value))| format!("\"{key}{at}\": {value}"));
+        let members =
+            members.iter().enumerate().map(|(at, (key, value))| format!("\"{key}{at}\": {value}"));
         format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
     });
     let arguments = prop_oneof![9 => members, 1 => Just(String::new())];
-    (prop::option::of("call_[a-z]{3}"), "[a-z_]{1,9}", arguments).prop_map(|(id, name, arguments)| Call {
-        id,
-        name,
-        arguments,
-    })
+    (prop::option::of("call_[a-z]{3}"), "[a-z_]{1,9}", arguments)
+        .prop_map(|(id, name, arguments)| Call { id, name, arguments })
 }
 
 prop_compose! {
@@ -75,24 +73,30 @@ impl Answer {
         .to_string()
     }
 
-    /// The answer in chunks. The calls' fragments are interleaved, unless only one call is written at a time.
+    /// The answer in chunks. The calls' fragments are interleaved, unless only one call is written
+    /// at a time.
     fn chunks(&self, interleaved: bool) -> Vec<Value> {
         let mut dice = self.dice.iter().copied().cycle();
         let mut roll = move |sides: usize| dice.next().unwrap() as usize % sides.max(1);
         let mut chunks = vec![delta(json!({"role": "assistant", "content": ""}))];
         for (field, text) in [("reasoning_content", &self.reasoning), ("content", &self.content)] {
-            chunks.extend(pieces(text, &mut roll).into_iter().map(|piece| delta(json!({field: piece}))));
+            chunks.extend(
+                pieces(text, &mut roll).into_iter().map(|piece| delta(json!({field: piece}))),
+            );
         }
         let mut fragments: Vec<Vec<Value>> = Vec::new();
         for (index, call) in self.calls.iter().enumerate() {
             let first = json!({"index": index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}});
             let rest = pieces(&call.arguments, &mut roll);
-            let rest = rest.into_iter().map(|piece| json!({"index": index, "function": {"arguments": piece}}));
+            let rest = rest
+                .into_iter()
+                .map(|piece| json!({"index": index, "function": {"arguments": piece}}));
             fragments.push(std::iter::once(first).chain(rest).rev().collect());
         }
         let mut begun = 0;
         loop {
-            let mut unfinished: Vec<usize> = (0..begun).filter(|&call| !fragments[call].is_empty()).collect();
+            let mut unfinished: Vec<usize> =
+                (0..begun).filter(|&call| !fragments[call].is_empty()).collect();
             if begun < fragments.len() && (unfinished.is_empty() || interleaved && roll(3) == 0) {
                 unfinished = vec![begun];
                 begun += 1;
@@ -103,7 +107,9 @@ impl Answer {
             let fragment = fragments[unfinished[roll(unfinished.len())]].pop();
             chunks.push(delta(json!({"tool_calls": [fragment]})));
         }
-        chunks.push(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish_reason}]}));
+        chunks.push(
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish_reason}]}),
+        );
         chunks.push(json!({"choices": [], "usage": self.usage()}));
         chunks
     }

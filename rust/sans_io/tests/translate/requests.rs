@@ -58,14 +58,20 @@ fn max_tokens_is_required_and_may_be_zero() {
 #[test]
 fn system_texts_become_the_first_message_without_the_billing_header() {
     let first = |members: &Value| chat(members)["messages"][0].clone();
-    assert_eq!(first(&json!({"system": "Be brief."})), json!({"role": "system", "content": "Be brief."}));
+    assert_eq!(
+        first(&json!({"system": "Be brief."})),
+        json!({"role": "system", "content": "Be brief."})
+    );
     let blocks = json!([
         {"type": "text", "text": "x-anthropic-billing-header: cc_version=1;"},
         {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}},
         {"type": "text", "text": ""},
         {"type": "text", "text": "Be kind."},
     ]);
-    assert_eq!(first(&json!({"system": blocks})), json!({"role": "system", "content": "Be brief.\n\nBe kind."}));
+    assert_eq!(
+        first(&json!({"system": blocks})),
+        json!({"role": "system", "content": "Be brief.\n\nBe kind."})
+    );
     assert_eq!(first(&json!({"system": ""}))["role"], "user");
 }
 
@@ -92,7 +98,9 @@ fn system_messages_join_the_system_before_the_first_turn_and_stay_in_place_later
 fn one_text_block_is_a_plain_string_and_several_are_parts() {
     assert_eq!(user(json!([{"type": "text", "text": "a"}]))[0]["content"], "a");
     assert_eq!(
-        user(json!([{"type": "text", "text": "a"}, {"type": "text", "text": ""}, {"type": "text", "text": "b"}]))[0]["content"],
+        user(
+            json!([{"type": "text", "text": "a"}, {"type": "text", "text": ""}, {"type": "text", "text": "b"}])
+        )[0]["content"],
         json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
     );
     assert_eq!(user(json!([]))[0], json!({"role": "user", "content": ""}));
@@ -126,7 +134,8 @@ fn documents_of_text_and_search_results_become_texts_with_their_titles() {
     );
     assert_eq!(user(json!([{"type": "document", "source": text}]))[0]["content"], "Words.");
     assert_eq!(
-        user(json!([{"type": "document", "source": {"type": "content", "content": "Words."}}]))[0]["content"],
+        user(json!([{"type": "document", "source": {"type": "content", "content": "Words."}}]))[0]
+            ["content"],
         "Words."
     );
     let parts = json!([
@@ -134,7 +143,9 @@ fn documents_of_text_and_search_results_become_texts_with_their_titles() {
         {"type": "image", "source": {"type": "url", "url": "u"}},
     ]);
     assert_eq!(
-        user(json!([{"type": "document", "title": "T", "source": {"type": "content", "content": parts}}]))[0]["content"],
+        user(
+            json!([{"type": "document", "title": "T", "source": {"type": "content", "content": parts}}])
+        )[0]["content"],
         json!([
             {"type": "text", "text": "# T"},
             {"type": "text", "text": "p"},
@@ -142,7 +153,10 @@ fn documents_of_text_and_search_results_become_texts_with_their_titles() {
         ])
     );
     let found = json!({"type": "search_result", "source": "https://x", "title": "T", "content": [{"type": "text", "text": "w"}]});
-    assert_eq!(user(json!([found]))[0]["content"], "# T\n\n\"s\"\n\nw".replace("\"s\"", "https://x"));
+    assert_eq!(
+        user(json!([found]))[0]["content"],
+        "# T\n\n\"s\"\n\nw".replace("\"s\"", "https://x")
+    );
 }
 
 #[test]
@@ -152,9 +166,13 @@ fn a_pdf_is_refused_with_what_to_send_instead() {
         json!({"type": "url", "url": "https://x/y.pdf"}),
         json!({"type": "file", "file_id": "f"}),
     ] {
-        let words =
-            refusal(&json!({"messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}));
-        assert!(words.starts_with("`messages[0].content[0].source` is a PDF") && words.contains("text"), "{words}");
+        let words = refusal(
+            &json!({"messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}),
+        );
+        assert!(
+            words.starts_with("`messages[0].content[0].source` is a PDF") && words.contains("text"),
+            "{words}"
+        );
     }
 }
 
@@ -181,8 +199,11 @@ fn an_assistants_turn_has_text_reasoning_and_calls() {
 
 #[test]
 fn an_assistant_without_text_has_null_beside_calls_and_an_empty_text_else() {
-    let assistant =
-        |blocks: Value| messages(json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": blocks}]));
+    let assistant = |blocks: Value| {
+        messages(
+            json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": blocks}]),
+        )
+    };
     assert_eq!(
         assistant(json!([{"type": "tool_use", "id": "t", "name": "n", "input": {}}]))[1]["content"],
         Value::Null
@@ -217,7 +238,13 @@ fn results_of_tools_come_first_one_each_and_their_images_follow() {
             ]},
         ])
     );
-    assert_eq!(user(json!([{"type": "tool_result", "tool_use_id": "t", "content": "x"}])).as_array().unwrap().len(), 1);
+    assert_eq!(
+        user(json!([{"type": "tool_result", "tool_use_id": "t", "content": "x"}]))
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -237,20 +264,33 @@ fn tools_become_functions_and_keep_their_schemas() {
 
 #[test]
 fn tools_that_anthropics_servers_run_are_refused_by_name() {
-    let words = refusal(&json!({"tools": [tool(), {"type": "web_search_20260209", "name": "web_search"}]}));
+    let words =
+        refusal(&json!({"tools": [tool(), {"type": "web_search_20260209", "name": "web_search"}]}));
     assert!(words.contains("`tools[1]` has the type `web_search_20260209`"), "{words}");
-    assert!(refusal(&json!({"tools": [{"name": "x"}]})).contains("`tools[0].input_schema` must be an object"));
-    assert!(refusal(&json!({"tools": [{"name": "", "input_schema": {}}]})).contains("`tools[0].name`"));
+    assert!(
+        refusal(&json!({"tools": [{"name": "x"}]}))
+            .contains("`tools[0].input_schema` must be an object")
+    );
+    assert!(
+        refusal(&json!({"tools": [{"name": "", "input_schema": {}}]})).contains("`tools[0].name`")
+    );
 }
 
 #[test]
 fn blocks_that_have_no_counterpart_are_refused_by_type() {
-    for (role, kind) in
-        [("assistant", "server_tool_use"), ("assistant", "image"), ("user", "tool_use"), ("user", "thinking")]
-    {
-        let turns = json!([{"role": "user", "content": "Hi"}, {"role": role, "content": [{"type": kind}]}]);
+    for (role, kind) in [
+        ("assistant", "server_tool_use"),
+        ("assistant", "image"),
+        ("user", "tool_use"),
+        ("user", "thinking"),
+    ] {
+        let turns =
+            json!([{"role": "user", "content": "Hi"}, {"role": role, "content": [{"type": kind}]}]);
         let words = refusal(&json!({"messages": turns}));
-        assert!(words.starts_with(&format!("`messages[1].content[0]` has the type `{kind}`")), "{words}");
+        assert!(
+            words.starts_with(&format!("`messages[1].content[0]` has the type `{kind}`")),
+            "{words}"
+        );
     }
 }
 
@@ -267,10 +307,22 @@ fn the_choice_of_tools_has_its_four_words() {
         choice(json!({"type": "tool", "name": "look"})),
         (json!({"type": "function", "function": {"name": "look"}}), Value::Null)
     );
-    assert_eq!(choice(json!({"type": "auto", "disable_parallel_tool_use": true})), (json!("auto"), json!(false)));
-    assert_eq!(choice(json!({"type": "auto", "disable_parallel_tool_use": false})), (json!("auto"), Value::Null));
-    assert!(refusal(&json!({"tools": [tool()], "tool_choice": {"type": "x"}})).contains("`tool_choice.type`"));
-    assert!(refusal(&json!({"tools": [tool()], "tool_choice": {"type": "tool"}})).contains("`tool_choice.name`"));
+    assert_eq!(
+        choice(json!({"type": "auto", "disable_parallel_tool_use": true})),
+        (json!("auto"), json!(false))
+    );
+    assert_eq!(
+        choice(json!({"type": "auto", "disable_parallel_tool_use": false})),
+        (json!("auto"), Value::Null)
+    );
+    assert!(
+        refusal(&json!({"tools": [tool()], "tool_choice": {"type": "x"}}))
+            .contains("`tool_choice.type`")
+    );
+    assert!(
+        refusal(&json!({"tools": [tool()], "tool_choice": {"type": "tool"}}))
+            .contains("`tool_choice.name`")
+    );
 }
 
 #[test]
@@ -284,28 +336,40 @@ fn sampling_stops_and_the_user_pass_under_their_chat_names() {
     let request = chat(
         &json!({"temperature": 0.5, "top_p": 1, "top_k": 3, "stop_sequences": ["a", "b"], "metadata": {"user_id": "u"}}),
     );
-    assert_eq!((&request["temperature"], &request["top_p"], &request["top_k"]), (&json!(0.5), &json!(1), &json!(3)));
+    assert_eq!(
+        (&request["temperature"], &request["top_p"], &request["top_k"]),
+        (&json!(0.5), &json!(1), &json!(3))
+    );
     assert_eq!((&request["stop"], &request["user"]), (&json!(["a", "b"]), &json!("u")));
     let nothing = chat(&json!({"temperature": null, "stop_sequences": [], "metadata": {}}));
     assert_eq!(nothing, chat(&json!({})));
     assert_eq!(refusal(&json!({"top_p": "1"})), "`top_p` must be a number.");
-    assert_eq!(refusal(&json!({"stop_sequences": ["a", 1]})), "`stop_sequences` must be a list of strings.");
+    assert_eq!(
+        refusal(&json!({"stop_sequences": ["a", 1]})),
+        "`stop_sequences` must be a list of strings."
+    );
 }
 
 #[test]
 fn a_stream_is_asked_for_with_its_usage() {
-    let body = json!({"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], "stream": true}).to_string();
+    let body =
+        json!({"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], "stream": true})
+            .to_string();
     let request = request(body.as_bytes(), "engine").unwrap();
     let chat: Value = serde_json::from_slice(&request.body).unwrap();
     assert!(request.stream);
-    assert_eq!((&chat["stream"], &chat["stream_options"]), (&json!(true), &json!({"include_usage": true})));
+    assert_eq!(
+        (&chat["stream"], &chat["stream_options"]),
+        (&json!(true), &json!({"include_usage": true}))
+    );
     assert_eq!(self::chat(&json!({"stream": false})).get("stream"), None);
 }
 
 #[test]
 fn thinking_is_a_hint_that_never_refuses() {
-    let hint =
-        |thinking: Value| chat(&json!({"thinking": thinking}))["chat_template_kwargs"]["enable_thinking"].clone();
+    let hint = |thinking: Value| {
+        chat(&json!({"thinking": thinking}))["chat_template_kwargs"]["enable_thinking"].clone()
+    };
     assert_eq!(hint(json!({"type": "enabled", "budget_tokens": 1024})), json!(true));
     assert_eq!(hint(json!({"type": "disabled"})), json!(false));
     for other in [json!({"type": "adaptive"}), json!({"type": "x"}), json!(5), Value::Null] {
@@ -315,14 +379,21 @@ fn thinking_is_a_hint_that_never_refuses() {
 
 #[test]
 fn the_output_config_becomes_an_effort_and_a_schema() {
-    let effort = |word: &str| chat(&json!({"output_config": {"effort": word}}))["reasoning_effort"].clone();
-    assert_eq!([effort("low"), effort("medium"), effort("high"), effort("max")], ["low", "medium", "high", "high"]);
+    let effort =
+        |word: &str| chat(&json!({"output_config": {"effort": word}}))["reasoning_effort"].clone();
+    assert_eq!(
+        [effort("low"), effort("medium"), effort("high"), effort("max")],
+        ["low", "medium", "high", "high"]
+    );
     assert_eq!(effort("x"), Value::Null);
     let format = json!({"type": "json_schema", "schema": {"type": "object"}});
     let wanted = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}});
     assert_eq!(chat(&json!({"output_config": {"format": format}}))["response_format"], wanted);
     assert_eq!(chat(&json!({"output_format": format}))["response_format"], wanted);
-    assert!(refusal(&json!({"output_config": {"format": {"type": "grammar"}}})).contains("`json_schema`"));
+    assert!(
+        refusal(&json!({"output_config": {"format": {"type": "grammar"}}}))
+            .contains("`json_schema`")
+    );
 }
 
 #[test]
@@ -344,8 +415,14 @@ fn turns_of_one_role_are_merged() {
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}]},
     ]);
     let messages = messages(turns);
-    assert_eq!(messages[0]["content"], json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]));
-    assert_eq!((&messages[1]["content"], &messages[1]["tool_calls"][0]["id"]), (&json!("c"), &json!("t")));
+    assert_eq!(
+        messages[0]["content"],
+        json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
+    );
+    assert_eq!(
+        (&messages[1]["content"], &messages[1]["tool_calls"][0]["id"]),
+        (&json!("c"), &json!("t"))
+    );
     assert_eq!(messages.as_array().unwrap().len(), 2);
 }
 
@@ -392,13 +469,22 @@ fn a_refusal_names_the_place_and_repeats_nothing_else() {
         (json!({"messages": ["secret"]}), "`messages[0]`"),
         (json!({"messages": [{"role": "secret", "content": ""}]}), "`messages[0].role`"),
         (json!({"messages": [{"role": "user"}]}), "`messages[0].content`"),
-        (json!({"messages": [{"role": "user", "content": {"secret": 1}}]}), "`messages[0].content`"),
-        (json!({"messages": [{"role": "user", "content": ["secret"]}]}), "`messages[0].content[0]`"),
+        (
+            json!({"messages": [{"role": "user", "content": {"secret": 1}}]}),
+            "`messages[0].content`",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": ["secret"]}]}),
+            "`messages[0].content[0]`",
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}),
             "`messages[0].content[0].text`",
         ),
-        (json!({"messages": [{"role": "user", "content": [{"type": "secret secret"}]}]}), "`messages[0].content[0]`"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "secret secret"}]}]}),
+            "`messages[0].content[0]`",
+        ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image", "source": "secret"}]}]}),
             "`messages[0].content[0].source`",
@@ -417,7 +503,10 @@ fn a_refusal_names_the_place_and_repeats_nothing_else() {
         (json!({"tool_choice": "secret"}), "`tool_choice`"),
     ] {
         let words = refusal(&members);
-        assert!(words.contains(place) && words.ends_with('.') && !words.contains("secret"), "{words}");
+        assert!(
+            words.contains(place) && words.ends_with('.') && !words.contains("secret"),
+            "{words}"
+        );
     }
 }
 

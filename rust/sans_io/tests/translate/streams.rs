@@ -1,4 +1,5 @@
-//! Streams: the state machine of spec/wire.md 6.3, and streams that were recorded from a real vLLM 0.32.
+//! Streams: the state machine of spec/wire.md 6.3, and streams that were recorded from a real vLLM
+//! 0.32.
 
 use sans_io::api::messages::{MessageStream, Usage};
 use serde_json::{Value, json};
@@ -19,7 +20,9 @@ fn delta(delta: Value) -> Value {
 }
 
 fn call(index: u64, id: Value, name: Value, arguments: Value) -> Value {
-    delta(json!({"tool_calls": [{"index": index, "id": id, "function": {"name": name, "arguments": arguments}}]}))
+    delta(
+        json!({"tool_calls": [{"index": index, "id": id, "function": {"name": name, "arguments": arguments}}]}),
+    )
 }
 
 fn finish(reason: &str) -> Value {
@@ -38,7 +41,10 @@ fn names(stream: &str) -> Vec<String> {
     let data = events.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| {
         let data: Value = serde_json::from_str(data).unwrap();
-        let of = data["content_block"]["type"].as_str().or(data["delta"]["type"].as_str()).unwrap_or_default();
+        let of = data["content_block"]["type"]
+            .as_str()
+            .or(data["delta"]["type"].as_str())
+            .unwrap_or_default();
         format!("{} {of}", data["type"].as_str().unwrap()).trim_end().to_owned()
     })
     .collect()
@@ -58,7 +64,10 @@ fn a_recorded_stream_of_vllm_becomes_a_message() {
         "data: [DONE]\n\n",
     );
     let message = message(stream);
-    assert_eq!((&message.start["model"], &message.start["id"]), (&json!("public"), &json!("msg_1")));
+    assert_eq!(
+        (&message.start["model"], &message.start["id"]),
+        (&json!("public"), &json!("msg_1"))
+    );
     assert_eq!(message.content, [json!({"type": "text", "text": "\n\n"})]);
     assert_eq!(message.stop_reason, "max_tokens");
     assert_eq!(
@@ -97,14 +106,20 @@ fn a_recorded_stream_of_two_choices_counts_the_first() {
         "data: [DONE]\n\n",
     );
     let message = message(stream);
-    assert_eq!((&message.content[0]["text"], &message.stop_reason), (&json!("\u{13}"), &json!("max_tokens")));
+    assert_eq!(
+        (&message.content[0]["text"], &message.stop_reason),
+        (&json!("\u{13}"), &json!("max_tokens"))
+    );
 }
 
 #[test]
 fn the_first_chunk_of_any_kind_starts_the_message_at_once() {
-    for chunk in
-        [delta(json!({"role": "assistant", "content": ""})), json!({"choices": []}), json!({}), delta(json!({}))]
-    {
+    for chunk in [
+        delta(json!({"role": "assistant", "content": ""})),
+        json!({"choices": []}),
+        json!({}),
+        delta(json!({})),
+    ] {
         assert_eq!(names(&frames(&[chunk])), ["message_start"]);
     }
     let usage = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 0}});
@@ -136,7 +151,8 @@ fn text_flows_chunk_by_chunk_in_one_block() {
 #[test]
 fn thinking_is_signed_and_ends_before_the_text() {
     for field in ["reasoning", "reasoning_content"] {
-        let chunks = [delta(json!({field: "R"})), delta(json!({field: "", "content": "T"})), finish("stop")];
+        let chunks =
+            [delta(json!({field: "R"})), delta(json!({field: "", "content": "T"})), finish("stop")];
         assert_eq!(
             names(&done(&chunks))[1..6],
             [
@@ -172,7 +188,10 @@ fn empty_text_before_a_call_opens_no_block() {
         ]
     );
     let message = message(&done(&chunks));
-    assert_eq!(message.content, [json!({"type": "tool_use", "id": "t", "name": "n", "input": {"a": 1}})]);
+    assert_eq!(
+        message.content,
+        [json!({"type": "tool_use", "id": "t", "name": "n", "input": {"a": 1}})]
+    );
     assert_eq!(message.stop_reason, "tool_use");
 }
 
@@ -186,7 +205,8 @@ fn fragments_of_another_call_wait_for_the_open_one() {
         call(1, Value::Null, Value::Null, json!("1}")),
         finish("tool_calls"),
     ];
-    let inputs: Vec<Value> = message(&done(&chunks)).content.iter().map(|block| block["input"].clone()).collect();
+    let inputs: Vec<Value> =
+        message(&done(&chunks)).content.iter().map(|block| block["input"].clone()).collect();
     assert_eq!(inputs, [json!({"x": 0}), json!({"y": 1}), json!({})]);
 }
 
@@ -205,13 +225,22 @@ fn text_behind_an_unfinished_call_waits_and_breaks_nothing() {
         finish("stop"),
     ];
     let message = message(&done(&chunks));
-    assert_eq!((&message.content[0]["input"], &message.content[1]["text"]), (&json!({"x": 1}), &json!("then")));
+    assert_eq!(
+        (&message.content[0]["input"], &message.content[1]["text"]),
+        (&json!({"x": 1}), &json!("then"))
+    );
 }
 
 #[test]
 fn names_may_come_late_in_pieces_or_again_and_again() {
-    let late = [call(0, json!("t"), Value::Null, json!("{}")), call(0, Value::Null, json!("look"), json!(""))];
-    let pieces = [call(0, json!("t"), json!("lo"), json!("")), call(0, Value::Null, json!("ok"), json!("{}"))];
+    let late = [
+        call(0, json!("t"), Value::Null, json!("{}")),
+        call(0, Value::Null, json!("look"), json!("")),
+    ];
+    let pieces = [
+        call(0, json!("t"), json!("lo"), json!("")),
+        call(0, Value::Null, json!("ok"), json!("{}")),
+    ];
     // TensorRT-LLM, when a call is forced: the name in every chunk, no id.
     let repeated = [
         call(0, Value::Null, json!("look"), json!("")),
@@ -222,7 +251,10 @@ fn names_may_come_late_in_pieces_or_again_and_again() {
     for chunks in [&late[..], &pieces, &repeated] {
         let message = message(&done(&[chunks, &[finish("stop")]].concat()));
         assert_eq!(message.content.len(), 1);
-        assert_eq!((&message.content[0]["name"], &message.content[0]["input"]), (&json!("look"), &json!({})));
+        assert_eq!(
+            (&message.content[0]["name"], &message.content[0]["input"]),
+            (&json!("look"), &json!({}))
+        );
         assert_eq!(message.stop_reason, "tool_use", "engines end a forced call with `stop`");
     }
 }
@@ -235,7 +267,8 @@ fn missing_ids_are_made_and_differ() {
         call(2, json!("own"), json!("c"), json!("{}")),
         finish("tool_calls"),
     ];
-    let ids: Vec<Value> = message(&done(&chunks)).content.iter().map(|block| block["id"].clone()).collect();
+    let ids: Vec<Value> =
+        message(&done(&chunks)).content.iter().map(|block| block["id"].clone()).collect();
     assert_eq!(ids, ["toolu_1_0", "toolu_1_1", "own"]);
 }
 
@@ -248,7 +281,10 @@ fn an_engine_that_numbers_all_calls_zero_is_understood() {
     ];
     let message = message(&done(&chunks));
     assert_eq!(message.content.len(), 2);
-    assert_eq!((&message.content[1]["id"], &message.content[1]["input"]), (&json!("t1"), &json!({"x": 2})));
+    assert_eq!(
+        (&message.content[1]["id"], &message.content[1]["input"]),
+        (&json!("t1"), &json!({"x": 2}))
+    );
 }
 
 #[test]
@@ -260,7 +296,8 @@ fn arguments_that_are_no_object_never_reach_the_client() {
         (json!([" ", "{\"a\":1}", " trailing", "}"]), json!({"a": 1})),
     ] {
         let fragments = arguments.as_array().unwrap().iter();
-        let mut chunks: Vec<_> = fragments.map(|piece| call(0, json!("t"), json!("n"), piece.clone())).collect();
+        let mut chunks: Vec<_> =
+            fragments.map(|piece| call(0, json!("t"), json!("n"), piece.clone())).collect();
         chunks.push(finish("tool_calls"));
         assert_eq!(message(&done(&chunks)).content[0]["input"], input, "{arguments}");
     }
@@ -270,7 +307,10 @@ fn arguments_that_are_no_object_never_reach_the_client() {
 fn arguments_cut_by_the_limit_stay_the_beginning_of_an_object() {
     let chunks = [call(0, json!("t"), json!("n"), json!("{\"a\": [1, \"x")), finish("length")];
     let message = message(&done(&chunks));
-    assert_eq!((&message.content[0]["input"], &message.stop_reason), (&json!("{\"a\": [1, \"x"), &json!("max_tokens")));
+    assert_eq!(
+        (&message.content[0]["input"], &message.stop_reason),
+        (&json!("{\"a\": [1, \"x"), &json!("max_tokens"))
+    );
 }
 
 #[test]
@@ -278,7 +318,10 @@ fn a_stop_string_is_named() {
     let mut chunk = finish("stop");
     chunk["choices"][0]["stop_reason"] = json!("E\"ND");
     let message = message(&done(&[delta(json!({"content": "a"})), chunk]));
-    assert_eq!((message.stop_reason, message.stop_sequence), (json!("stop_sequence"), json!("E\"ND")));
+    assert_eq!(
+        (message.stop_reason, message.stop_sequence),
+        (json!("stop_sequence"), json!("E\"ND"))
+    );
 }
 
 #[test]
@@ -288,11 +331,19 @@ fn usage_may_come_with_any_chunk_and_the_newest_counts() {
     first["usage"] = usage(1);
     let chunks = [first, finish("stop"), json!({"choices": [], "usage": usage(2)})];
     let stream = done(&chunks);
-    assert_eq!(message(&stream).usage, json!({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 4}));
+    assert_eq!(
+        message(&stream).usage,
+        json!({"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 4})
+    );
     let mut translated = MessageStream::new("m", "msg_1");
     assert_eq!(translated.usage(), None);
     translated.feed(stream.as_bytes(), &mut Vec::new());
-    let newest = Usage { prompt_tokens: 9, completion_tokens: 2, cached_tokens: Some(4), created_cache_tokens: None };
+    let newest = Usage {
+        prompt_tokens: 9,
+        completion_tokens: 2,
+        cached_tokens: Some(4),
+        created_cache_tokens: None,
+    };
     assert_eq!(translated.usage(), Some(newest));
 }
 
@@ -332,10 +383,20 @@ fn errors_in_every_shape_end_the_stream() {
         (json!({"error": {"message": "Boom", "code": 500}}), "Boom"),
         (json!({"error": "Boom"}), "Boom"),
         (json!({"object": "error", "message": "Boom", "code": 400}), "Boom"),
-        (json!({"error": {"code": 1}}), "The engine reported an error without words; send the request again."),
-        (json!({"error": true}), "The engine reported an error without words; send the request again."),
+        (
+            json!({"error": {"code": 1}}),
+            "The engine reported an error without words; send the request again.",
+        ),
+        (
+            json!({"error": true}),
+            "The engine reported an error without words; send the request again.",
+        ),
     ] {
-        let stream = format!("{}{}", frames(&[delta(json!({"content": "a"})), error]), done(&[finish("stop")]));
+        let stream = format!(
+            "{}{}",
+            frames(&[delta(json!({"content": "a"})), error]),
+            done(&[finish("stop")])
+        );
         assert_eq!(message(&stream).end, End::Error(json!(words)));
     }
     let nothing = json!({"choices": [], "error": null});
@@ -361,7 +422,8 @@ fn an_event_that_is_no_chunk_is_an_error_and_not_silence() {
 
 #[test]
 fn comments_stay_comments_and_frames_without_data_say_nothing() {
-    let stream = format!(": keep-alive\n\nevent: x\n\n\n\nid: 1\n\n{}: late\n\n", done(&[finish("stop")]));
+    let stream =
+        format!(": keep-alive\n\nevent: x\n\n\n\nid: 1\n\n{}: late\n\n", done(&[finish("stop")]));
     let (events, _) = translated(&[stream.as_bytes()]);
     let message = accumulate(&events);
     assert_eq!((message.comments, message.end), (1, End::Stopped));
@@ -394,6 +456,7 @@ fn an_answer_that_cannot_be_put_in_order_ends_with_an_error() {
     let more = delta(json!({"content": "x".repeat(1 << 20)}));
     let chunks: Vec<_> = std::iter::once(open).chain(std::iter::repeat_n(more, 17)).collect();
     assert!(matches!(accumulate(&translated(&[frames(&chunks).as_bytes()]).0).end, End::Error(_)));
-    let chunks: Vec<_> = (0..2000).map(|index| call(index, Value::Null, json!("a"), json!("{}"))).collect();
+    let chunks: Vec<_> =
+        (0..2000).map(|index| call(index, Value::Null, json!("a"), json!("{}"))).collect();
     assert!(matches!(accumulate(&translated(&[frames(&chunks).as_bytes()]).0).end, End::Error(_)));
 }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-/// Members whose values are words of a protocol: an engine's name that is spelt like one of them is not meant.
+/// Members whose values are words of a protocol: an engine's name that is spelt like one of them is
+/// not meant.
 const PROTOCOL: [&[u8]; 6] = [b"type", b"code", b"param", b"object", b"loc", b"status"];
 
-/// The text with the public name in place of each whole occurrence of an engine's; None when there is none. An occurrence
-/// is whole when it is no part of a longer word, path or segment of one.
+/// The text with the public name in place of each whole occurrence of an engine's; None when there
+/// is none. An occurrence is whole when it is no part of a longer word, path or segment of one.
 pub fn hide_name(text: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     hide(std::str::from_utf8(text).ok()?, names).map(String::into_bytes)
 }
@@ -30,12 +31,16 @@ pub(super) fn hide(text: &str, names: &[(String, String)]) -> Option<String> {
     (copied > 0).then(|| hidden + &text[copied..])
 }
 
-/// The longest name that stands whole at `at`, and what stands for it. A public name stands for itself, so that an
-/// engine's name inside it is left alone.
+/// The longest name that stands whole at `at`, and what stands for it. A public name stands for
+/// itself, so that an engine's name inside it is left alone.
 fn name_at<'a>(text: &str, at: usize, names: &'a [(String, String)]) -> Option<(&'a str, &'a str)> {
-    let candidates = names.iter().flat_map(|(name, public)| [(name.as_str(), public.as_str()), (public, public)]);
+    let candidates = names
+        .iter()
+        .flat_map(|(name, public)| [(name.as_str(), public.as_str()), (public, public)]);
     candidates
-        .filter(|(name, _)| !name.is_empty() && text[at..].starts_with(name) && is_whole(text, at, name))
+        .filter(|(name, _)| {
+            !name.is_empty() && text[at..].starts_with(name) && is_whole(text, at, name)
+        })
         // Of one name twice the first counts, which is the engine's.
         .reduce(|longest, next| if next.0.len() > longest.0.len() { next } else { longest })
 }
@@ -62,8 +67,9 @@ fn is_of_a_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '_' | '-')
 }
 
-/// The same in the strings of a JSON text, or of a part of one that begins outside of a string: keys, and the values of
-/// members that say words of a protocol, are left alone. Strings that change are written anew, no other byte differs.
+/// The same in the strings of a JSON text, or of a part of one that begins outside of a string:
+/// keys, and the values of members that say words of a protocol, are left alone. Strings that
+/// change are written anew, no other byte differs.
 pub(super) fn hide_in_json(json: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     let mut hidden = Vec::new();
     let (mut copied, mut at) = (0, 0);
@@ -88,7 +94,8 @@ pub(super) fn hide_in_json(json: &[u8], names: &[(String, String)]) -> Option<Ve
     })
 }
 
-/// Where the string ends that begins at `start`, its closing quote included; the text's end, if that is missing.
+/// Where the string ends that begins at `start`, its closing quote included; the text's end, if
+/// that is missing.
 fn string_end(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {

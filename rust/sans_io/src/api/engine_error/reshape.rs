@@ -1,9 +1,9 @@
-//! An engine's errors, made fit for its clients: in the shape of the client's dialect, in its vocabulary, and without
-//! the engine's own names and paths.
+//! An engine's errors, made fit for its clients: in the shape of the client's dialect, in its
+//! vocabulary, and without the engine's own names and paths.
 //!
-//! Engines answer errors in many shapes: OpenAI's, Anthropic's, a string `error`, a `detail`, TensorRT-LLM's
-//! flat object, plain text, HTML, nothing (spec/wire.md 9, spec/engines.md 4). What an SDK can read already passes byte
-//! for byte but for the names.
+//! Engines answer errors in many shapes: OpenAI's, Anthropic's, a string `error`, a `detail`,
+//! TensorRT-LLM's flat object, plain text, HTML, nothing (spec/wire.md 9, spec/engines.md 4). What
+//! an SDK can read already passes byte for byte but for the names.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -18,7 +18,8 @@ use crate::{
 
 use super::names::{hide, hide_in_json};
 
-/// How many characters are shown of a text that is not JSON, or of an over-long message in a stream.
+/// How many characters are shown of a text that is not JSON, or of an over-long message in a
+/// stream.
 const SHOWN: usize = 500;
 
 /// What `error.type` can be in Anthropic's dialect (spec/wire.md 2.5).
@@ -38,8 +39,9 @@ const ANTHROPIC_TYPES: [&str; 11] = [
 
 static ERROR: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"error\""));
 
-/// The body that a client gets for an engine's answer of `status` (400 or more); None: it passes as it is. `names` are
-/// the engine's own names and paths, each with the public one. The caller holds `body` to 64 KB.
+/// The body that a client gets for an engine's answer of `status` (400 or more); None: it passes as
+/// it is. `names` are the engine's own names and paths, each with the public one. The caller holds
+/// `body` to 64 KB.
 pub fn reshape(
     status: u16,
     body: &[u8],
@@ -74,24 +76,27 @@ pub fn reshape(
     Some(document.to_string().into_bytes())
 }
 
-/// The public names in place of the engine's in the errors among these frames: in `error` and `response.error`, and in
-/// what an event named `error` says. Nothing but whole strings in there differs. None: nothing does.
+/// The public names in place of the engine's in the errors among these frames: in `error` and
+/// `response.error`, and in what an event named `error` says. Nothing but whole strings in there
+/// differs. None: nothing does.
 pub fn hide_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     edit_frames(frames, |frame| {
         let place = |mut finder: Finder| sse::place_in(frame, &mut finder);
-        let mut places: Vec<_> = [Finder::object(&["error"]), Finder::object(&["response", "error"])].map(place).into();
+        let mut places: Vec<_> =
+            [Finder::object(&["error"]), Finder::object(&["response", "error"])].map(place).into();
         if sse::event_name(frame) == b"error" {
             places.push(place(Finder::string(&["message"])));
             places.push(place(Finder::string(&["error"])));
         }
-        let hidden = |range: Range<usize>| Some((range.clone(), hide_in_json(&frame[range], names)?));
+        let hidden =
+            |range: Range<usize>| Some((range.clone(), hide_in_json(&frame[range], names)?));
         places.into_iter().flatten().filter_map(hidden).collect()
     })
 }
 
-/// Anthropic's vocabulary in place of the engine's in `error.type` of events named `error`, and a message that a person
-/// can read in place of a traceback or of more than 500 characters. Nothing but these two strings differs. None: nothing
-/// does.
+/// Anthropic's vocabulary in place of the engine's in `error.type` of events named `error`, and a
+/// message that a person can read in place of a traceback or of more than 500 characters. Nothing
+/// but these two strings differs. None: nothing does.
 pub fn fix_anthropic_error_frames(frames: &[u8]) -> Option<Vec<u8>> {
     edit_frames(frames, |frame| {
         if sse::event_name(frame) != b"error" {
@@ -110,8 +115,12 @@ pub fn fix_anthropic_error_frames(frames: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The frames with the edits that `edits` finds in each one that may be an error; None when it finds none.
-fn edit_frames(frames: &[u8], edits: impl Fn(&[u8]) -> Vec<(Range<usize>, Vec<u8>)>) -> Option<Vec<u8>> {
+/// The frames with the edits that `edits` finds in each one that may be an error; None when it
+/// finds none.
+fn edit_frames(
+    frames: &[u8],
+    edits: impl Fn(&[u8]) -> Vec<(Range<usize>, Vec<u8>)>,
+) -> Option<Vec<u8>> {
     let mut edited = Vec::new();
     let mut copied = 0;
     for frame in sse::frames_with(frames, &ERROR) {
@@ -144,7 +153,9 @@ impl Told {
         let value = value.unwrap_or(&nothing);
         // OpenAI's and Anthropic's have it inside, TensorRT-LLM's at the top.
         let error = if value["error"].is_object() { &value["error"] } else { value };
-        let text = |value: &Value| value.as_str().filter(|text| !text.trim().is_empty()).map(str::to_owned);
+        let text = |value: &Value| {
+            value.as_str().filter(|text| !text.trim().is_empty()).map(str::to_owned)
+        };
         let message = text(&error["message"])
             .or_else(|| text(&value["error"]))
             .or_else(|| detail(&value["detail"]))
@@ -167,10 +178,16 @@ fn detail(detail: &Value) -> Option<String> {
     }
     let faults = detail.as_array()?.iter().filter_map(|fault| {
         let places = fault["loc"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let places: Vec<String> =
-            places.iter().map(|place| place.as_str().map_or_else(|| place.to_string(), str::to_owned)).collect();
+        let places: Vec<String> = places
+            .iter()
+            .map(|place| place.as_str().map_or_else(|| place.to_string(), str::to_owned))
+            .collect();
         let message = fault["msg"].as_str()?;
-        Some(if places.is_empty() { message.to_owned() } else { format!("{}: {message}", places.join(".")) })
+        Some(if places.is_empty() {
+            message.to_owned()
+        } else {
+            format!("{}: {message}", places.join("."))
+        })
     });
     let faults: Vec<String> = faults.collect();
     (!faults.is_empty()).then(|| faults.join("; "))
@@ -187,7 +204,10 @@ fn unknown(status: u16, body: &[u8]) -> String {
     } else {
         return shown(text);
     };
-    format!("The engine answered with status {status} {said}. Send the request again, or look into the engine's log.")
+    format!(
+        "The engine answered with status {status} {said}. Send the request again, or look into the \
+         engine's log."
+    )
 }
 
 fn shown(text: &str) -> String {
@@ -223,9 +243,12 @@ fn anthropic_type(status: u16) -> &'static str {
 
 /// The same for an engine's word: vLLM says `BadRequestError`, `Not Found`, `internal_error`.
 fn anthropic_word(kind: &str) -> &'static str {
-    let plain: String = kind.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let plain: String =
+        kind.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     match plain.strip_suffix("error").unwrap_or(&plain) {
-        "badrequest" | "invalidrequest" | "unprocessableentity" | "validation" | "value" => "invalid_request_error",
+        "badrequest" | "invalidrequest" | "unprocessableentity" | "validation" | "value" => {
+            "invalid_request_error"
+        }
         "unauthorized" | "authentication" => "authentication_error",
         "forbidden" | "permission" | "permissiondenied" => "permission_error",
         "notfound" => "not_found_error",
@@ -245,7 +268,8 @@ fn is_anthropic(value: &Value) -> bool {
         && error["type"].as_str().is_some_and(|kind| ANTHROPIC_TYPES.contains(&kind))
 }
 
-/// The line of a traceback that says what happened, at most 500 characters of it; None for a message that is fine.
+/// The line of a traceback that says what happened, at most 500 characters of it; None for a
+/// message that is fine.
 fn readable(message: &str) -> Option<String> {
     let is_traceback = message.starts_with("Traceback");
     let is_pydantic = message.contains("validation error") && message.contains('\n');

@@ -38,8 +38,8 @@ pub fn answer(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError
     serde_json::to_vec(&message).map_err(|_| no_completion())
 }
 
-/// The answer to a request that [`count_request`](super::count_request) made, as `{"input_tokens": n}`: the engine's own
-/// count of the prompt.
+/// The answer to a request that [`count_request`](super::count_request) made, as
+/// `{"input_tokens": n}`: the engine's own count of the prompt.
 pub fn count_answer(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
@@ -80,13 +80,17 @@ fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
 }
 
 fn no_completion() -> TranslateError {
-    TranslateError::new("The engine's answer is no chat completion, so it cannot be translated into a Message.")
+    TranslateError::new(
+        "The engine's answer is no chat completion, so it cannot be translated into a Message.",
+    )
 }
 
-/// Thinking, text, tool calls. A Message has at least one block: programs read the first one unasked.
+/// Thinking, text, tool calls. A Message has at least one block: programs read the first one
+/// unasked.
 fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<'a>> {
-    let thinking =
-        words.thinking().map(|text| Block::Thinking { thinking: Text::joined(&[text], ""), signature: SIGNATURE });
+    let thinking = words
+        .thinking()
+        .map(|text| Block::Thinking { thinking: Text::joined(&[text], ""), signature: SIGNATURE });
     let text = words.text().map(|text| Block::Text { text: Text::joined(&[text], "") });
     let calls = calls.iter().enumerate().map(|(position, call)| Block::ToolUse {
         id: call.id.clone().unwrap_or_else(|| made_tool_id(id, position)),

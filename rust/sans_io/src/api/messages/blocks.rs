@@ -1,8 +1,9 @@
-//! A streamed Message's content blocks: one is open at a time, and what comes for others meanwhile waits in order.
+//! A streamed Message's content blocks: one is open at a time, and what comes for others meanwhile
+//! waits in order.
 //!
-//! A chat stream may interleave what a Message must not: fragments of several tool calls, text between them. Text and
-//! thinking can end at any moment; a tool call ends when its arguments are a whole object, or with the stream. So only
-//! what comes behind an unfinished tool call ever waits.
+//! A chat stream may interleave what a Message must not: fragments of several tool calls, text
+//! between them. Text and thinking can end at any moment; a tool call ends when its arguments are a
+//! whole object, or with the stream. So only what comes behind an unfinished tool call ever waits.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,8 @@ use super::events::{self, Delta, SIGNATURE, made_tool_id};
 use super::json::{Text, literal};
 use crate::codec::json::object::ObjectScan;
 
-/// How much may wait, in bytes. An answer with more behind an unfinished call is not worth the memory.
+/// How much may wait, in bytes. An answer with more behind an unfinished call is not worth the
+/// memory.
 const WAITING_MAX: usize = 16 << 20;
 
 /// How many tool calls an answer may have.
@@ -101,12 +103,14 @@ impl Blocks {
         }
     }
 
-    /// Sends what can be sent. `message_id` tells the ids that we make from those of other messages.
+    /// Sends what can be sent. `message_id` tells the ids that we make from those of other
+    /// messages.
     pub(super) fn send(&mut self, message_id: &str, out: &mut Vec<u8>) {
         while self.send_first(false, message_id, out) {}
     }
 
-    /// Sends everything and ends the last block. A Message has at least one: programs read the first one unasked.
+    /// Sends everything and ends the last block. A Message has at least one: programs read the
+    /// first one unasked.
     pub(super) fn finish(&mut self, message_id: &str, out: &mut Vec<u8>) {
         while self.send_first(true, message_id, out) {}
         if self.ended == 0 {
@@ -115,7 +119,8 @@ impl Blocks {
         }
     }
 
-    /// Sends what there is of the first block. True when it has ended, so that the next one is the first.
+    /// Sends what there is of the first block. True when it has ended, so that the next one is the
+    /// first.
     fn send_first(&mut self, ending: bool, message_id: &str, out: &mut Vec<u8>) -> bool {
         let may_end = ending || self.waiting.len() > 1;
         let index = self.ended;
@@ -123,7 +128,11 @@ impl Blocks {
         let is_over = match block {
             Block::Thinking(pending) => {
                 if !self.open {
-                    events::block_start(out, index, r#"{"type":"thinking","thinking":"","signature":""}"#);
+                    events::block_start(
+                        out,
+                        index,
+                        r#"{"type":"thinking","thinking":"","signature":""}"#,
+                    );
                 }
                 self.held = self.held.saturating_sub(pending.len());
                 send_pending(out, index, Delta::Thinking, pending);
@@ -150,7 +159,8 @@ impl Blocks {
                     events::block_start(out, index, &call.start(message_id, position));
                 }
                 self.held = self.held.saturating_sub(call.arguments.len());
-                let mut arguments = Text::written(&std::mem::take(&mut call.arguments)).inside().to_owned();
+                let mut arguments =
+                    Text::written(&std::mem::take(&mut call.arguments)).inside().to_owned();
                 send_pending(out, index, Delta::InputJson, &mut arguments);
                 call.ended = ending || call.scan.is_over();
                 call.ended
@@ -174,8 +184,8 @@ fn send_pending(out: &mut Vec<u8>, index: usize, delta: Delta, pending: &mut Str
 }
 
 impl Call {
-    /// Whether a fragment under the same number begins another call: engines exist that number all calls 0. Others
-    /// repeat id and name in every fragment, or make up a new id for each.
+    /// Whether a fragment under the same number begins another call: engines exist that number all
+    /// calls 0. Others repeat id and name in every fragment, or make up a new id for each.
     fn is_followed_by(&self, part: &CallPart) -> bool {
         let Some(name) = &part.name else { return false };
         let may_be_over = self.scan.is_over() || self.scan.is_empty();

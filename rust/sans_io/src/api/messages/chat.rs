@@ -1,11 +1,13 @@
-//! What answers and chunks of chat completions say, read leniently: a field of another type counts as missing.
+//! What answers and chunks of chat completions say, read leniently: a field of another type counts
+//! as missing.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{Raw, decoded, inside, list, object};
 
-/// The tokens of a request, as a chat completion counts them: those of the prompt include the cached ones.
+/// The tokens of a request, as a chat completion counts them: those of the prompt include the
+/// cached ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All tokens of the prompt.
@@ -31,10 +33,14 @@ impl Usage {
         })
     }
 
-    /// A Message's `usage`. Its `input_tokens` are those that the cache has nothing to do with (spec/wire.md 1.18).
+    /// A Message's `usage`. Its `input_tokens` are those that the cache has nothing to do with
+    /// (spec/wire.md 1.18).
     pub(super) fn message_json(self) -> String {
-        let cache = self.cached_tokens.unwrap_or(0).saturating_add(self.created_cache_tokens.unwrap_or(0));
-        let member = |key: &str, count: Option<u64>| count.map_or(String::new(), |count| format!(",\"{key}\":{count}"));
+        let cache =
+            self.cached_tokens.unwrap_or(0).saturating_add(self.created_cache_tokens.unwrap_or(0));
+        let member = |key: &str, count: Option<u64>| {
+            count.map_or(String::new(), |count| format!(",\"{key}\":{count}"))
+        };
         format!(
             "{{\"input_tokens\":{},\"output_tokens\":{}{}{}}}",
             self.prompt_tokens.saturating_sub(cache),
@@ -95,9 +101,9 @@ impl<'a> Completion<'a> {
             .find(|choice| choice.index.is_none_or(|at| at.get() == "0"))
     }
 
-    /// The words of an engine that reports an error in place of an answer: OpenAI's shape, one that is a bare string
-    /// (vLLM), or a flat one (TensorRT-LLM).
-    /// `Some(None)` is an error without words.
+    /// The words of an engine that reports an error in place of an answer: OpenAI's shape, one that
+    /// is a bare string (vLLM), or a flat one (TensorRT-LLM). `Some(None)` is an error without
+    /// words.
     pub(super) fn error_words(&self) -> Option<Raw<'a>> {
         let is_error = |raw: &&RawValue| !matches!(raw.get(), "false" | "0" | "\"\"" | "{}" | "[]");
         let error = match self.error.filter(is_error) {
@@ -169,7 +175,9 @@ impl<'a> Words<'a> {
     /// The tool calls, or their fragments.
     pub(super) fn calls(&self) -> Vec<CallPart> {
         match (self.tool_calls.and_then(list), self.function_call) {
-            (Some(calls), _) if !calls.is_empty() => calls.into_iter().filter_map(CallPart::read).collect(),
+            (Some(calls), _) if !calls.is_empty() => {
+                calls.into_iter().filter_map(CallPart::read).collect()
+            }
             (_, Some(function)) => CallPart::of_function(function).into_iter().collect(),
             _ => Vec::new(),
         }
@@ -240,12 +248,15 @@ pub(super) enum LastCall {
 }
 
 /// Anthropic's `stop_reason` (spec/wire.md 6.2). `matched` is the engine's `stop_reason`.
-pub(super) fn stop_reason(finish_reason: Option<&str>, matched: bool, last_call: LastCall) -> &'static str {
+pub(super) fn stop_reason(
+    finish_reason: Option<&str>,
+    matched: bool,
+    last_call: LastCall,
+) -> &'static str {
     match (finish_reason, last_call) {
         (Some("length"), _) => "max_tokens",
-        (Some("tool_calls" | "function_call"), LastCall::Cut | LastCall::Whole) | (Some("stop"), LastCall::Whole) => {
-            "tool_use"
-        }
+        (Some("tool_calls" | "function_call"), LastCall::Cut | LastCall::Whole)
+        | (Some("stop"), LastCall::Whole) => "tool_use",
         (Some("stop"), _) if matched => "stop_sequence",
         (Some("content_filter"), _) => "refusal",
         _ => "end_turn",

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use super::error::TranslateError;
 use super::json::{Raw, Text, decoded, inside, list, literal, object};
 
-/// Coding agents put a block that begins so before their system prompt. It differs in each request, which spoils the
-/// engine's prefix cache, and tells the model nothing.
+/// Coding agents put a block that begins so before their system prompt. It differs in each request,
+/// which spoils the engine's prefix cache, and tells the model nothing.
 const BILLING_HEADER: &str = "x-anthropic-billing-header";
 
 /// What stands between two system texts; the inside of a JSON string.
@@ -113,23 +113,36 @@ struct Source<'a> {
 }
 
 /// `system` and `messages` as chat messages.
-pub(super) fn messages<'a>(system: Raw<'a>, messages: Raw<'a>) -> Result<Vec<Message<'a>>, TranslateError> {
+pub(super) fn messages<'a>(
+    system: Raw<'a>,
+    messages: Raw<'a>,
+) -> Result<Vec<Message<'a>>, TranslateError> {
     let turns = messages.and_then(list).filter(|turns| !turns.is_empty());
-    let turns = turns.ok_or_else(|| TranslateError::new("`messages` must be a list with at least one message."))?;
+    let turns = turns.ok_or_else(|| {
+        TranslateError::new("`messages` must be a list with at least one message.")
+    })?;
     let mut conversation = Conversation::default();
     if let Some(system) = system {
         conversation.system(system, "system")?;
     }
     for (at, raw) in turns.into_iter().enumerate() {
         let place = format!("messages[{at}]");
-        let turn: Turn<'_> = object(raw).ok_or_else(|| wrong(&place, "an object with `role` and `content`"))?;
-        let content = turn.content.ok_or_else(|| wrong(&format!("{place}.content"), "a string or a list of blocks"))?;
+        let turn: Turn<'_> =
+            object(raw).ok_or_else(|| wrong(&place, "an object with `role` and `content`"))?;
+        let content = turn
+            .content
+            .ok_or_else(|| wrong(&format!("{place}.content"), "a string or a list of blocks"))?;
         let place = format!("{place}.content");
         match turn.role.and_then(decoded).as_deref() {
             Some("user") => conversation.user(content, &place)?,
             Some("assistant") => conversation.assistant(content, &place)?,
             Some("system") => conversation.system(content, &place)?,
-            _ => return Err(wrong(&format!("messages[{at}].role"), "`user`, `assistant` or `system`")),
+            _ => {
+                return Err(wrong(
+                    &format!("messages[{at}].role"),
+                    "`user`, `assistant` or `system`",
+                ));
+            }
         }
     }
     Ok(conversation.finish())
@@ -177,7 +190,9 @@ impl<'a> Conversation<'a> {
                 if block.kind.is_none_or(|kind| kind.get() != "\"text\"") {
                     return Err(unknown_block(&block, &place));
                 }
-                texts.extend(Some(text_of(&block, &place)?).filter(|text| !text.starts_with(BILLING_HEADER)));
+                texts.extend(
+                    Some(text_of(&block, &place)?).filter(|text| !text.starts_with(BILLING_HEADER)),
+                );
             }
         }
         if !matches!(self.turn, Pending::System(_)) {
@@ -281,12 +296,14 @@ impl<'a> UserTurn<'a> {
         let text = texts.iter().map(Text::inside).collect::<Vec<_>>().join("\\n");
         let text = if is_error { format!("\"Error: {text}\"") } else { format!("\"{text}\"") };
         let content = Content::Text(Text::Made(text));
-        self.results.push(Message { tool_call_id: block.tool_use_id, ..Message::new("tool", content) });
+        self.results
+            .push(Message { tool_call_id: block.tool_use_id, ..Message::new("tool", content) });
         Ok(())
     }
 
     fn end(self, messages: &mut Vec<Message<'a>>) {
-        let only_results = !self.results.is_empty() && self.pictures.is_empty() && self.parts.is_empty();
+        let only_results =
+            !self.results.is_empty() && self.pictures.is_empty() && self.parts.is_empty();
         messages.extend(self.results);
         if only_results {
             return;
@@ -327,7 +344,11 @@ fn tool_call<'a>(block: &Block<'a>, place: &str) -> Result<ToolCall<'a>, Transla
     if !input.starts_with('{') {
         return Err(wrong(&format!("{place}.input"), "an object"));
     }
-    Ok(ToolCall { id, kind: "function", function: Function { name, arguments: Text::Made(literal(input)) } })
+    Ok(ToolCall {
+        id,
+        kind: "function",
+        function: Function { name, arguments: Text::Made(literal(input)) },
+    })
 }
 
 /// What a block of a user's turn or of a tool's result shows: texts and images.
@@ -336,7 +357,9 @@ fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateE
         Some("document") => document(block, place),
         Some("search_result") => {
             let mut lines = vec![string(block.source, place, "source")?];
-            let content = block.content.ok_or_else(|| wrong(&format!("{place}.content"), "a list of text blocks"))?;
+            let content = block
+                .content
+                .ok_or_else(|| wrong(&format!("{place}.content"), "a list of text blocks"))?;
             for (inner, place) in blocks(content, &format!("{place}.content"))? {
                 lines.push(text_of(&inner, &place)?);
             }
@@ -353,7 +376,9 @@ fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Part<'a>>,
             let is_empty = text_of(block, place)?.is_empty();
             Ok(block.text.filter(|_| !is_empty).map(|text| Part::Text { text: Text::Whole(text) }))
         }
-        Some("image") => Ok(Some(Part::ImageUrl { image_url: ImageUrl { url: image_url(block, place)? } })),
+        Some("image") => {
+            Ok(Some(Part::ImageUrl { image_url: ImageUrl { url: image_url(block, place)? } }))
+        }
         _ => Err(unknown_block(block, place)),
     }
 }
@@ -367,7 +392,10 @@ fn image_url<'a>(block: &Block<'a>, place: &str) -> Result<Text<'a>, TranslateEr
             Ok(Text::joined(&["data:", media_type, ";base64,", data], ""))
         }
         Some("url") => Ok(Text::joined(&[string(source.url, &place, "url")?], "")),
-        _ => Err(wrong(&format!("{place}.type"), "`base64` or `url`; this model's engine has no files")),
+        _ => Err(wrong(
+            &format!("{place}.type"),
+            "`base64` or `url`; this model's engine has no files",
+        )),
     }
 }
 
@@ -380,12 +408,18 @@ fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, Transla
             Ok(vec![Part::Text { text: titled(block.title, &[heading, vec![data]].concat()) }])
         }
         Some("content") => {
-            let content = source.content.ok_or_else(|| wrong(&format!("{place}.content"), "a string or blocks"))?;
+            let content = source
+                .content
+                .ok_or_else(|| wrong(&format!("{place}.content"), "a string or blocks"))?;
             if let Some(text) = inside(content) {
-                return Ok(vec![Part::Text { text: titled(block.title, &[heading, vec![text]].concat()) }]);
+                return Ok(vec![Part::Text {
+                    text: titled(block.title, &[heading, vec![text]].concat()),
+                }]);
             }
             let has_heading = block.title.is_some() || !heading.is_empty();
-            let mut shown = Vec::from_iter(has_heading.then(|| Part::Text { text: titled(block.title, &heading) }));
+            let mut shown = Vec::from_iter(
+                has_heading.then(|| Part::Text { text: titled(block.title, &heading) }),
+            );
             for (inner, place) in blocks(content, &format!("{place}.content"))? {
                 shown.extend(text_or_image(&inner, &place)?);
             }
@@ -402,7 +436,8 @@ fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, Transla
 fn titled<'a>(title: Raw<'a>, paragraphs: &[&'a str]) -> Text<'a> {
     let title = title.and_then(inside).filter(|title| !title.is_empty());
     let heading = title.map(|title| format!("# {title}"));
-    let paragraphs: Vec<_> = heading.as_deref().into_iter().chain(paragraphs.iter().copied()).collect();
+    let paragraphs: Vec<_> =
+        heading.as_deref().into_iter().chain(paragraphs.iter().copied()).collect();
     Text::Made(format!("\"{}\"", paragraphs.join(EMPTY_LINE)))
 }
 
@@ -413,11 +448,15 @@ fn source<'a>(block: &Block<'a>, place: &str) -> Result<(Source<'a>, String), Tr
 }
 
 /// A content's blocks, each with its place in the request.
-fn blocks<'a>(content: &'a RawValue, place: &str) -> Result<Vec<(Block<'a>, String)>, TranslateError> {
+fn blocks<'a>(
+    content: &'a RawValue,
+    place: &str,
+) -> Result<Vec<(Block<'a>, String)>, TranslateError> {
     let blocks = list(content).ok_or_else(|| wrong(place, "a string or a list of blocks"))?;
     let block = |(at, raw): (usize, &'a RawValue)| {
         let place = format!("{place}[{at}]");
-        let block = object(raw).ok_or_else(|| wrong(&place, "a block, which is an object with a `type`"))?;
+        let block = object(raw)
+            .ok_or_else(|| wrong(&place, "a block, which is an object with a `type`"))?;
         Ok((block, place))
     };
     blocks.into_iter().enumerate().map(block).collect()
@@ -446,7 +485,8 @@ fn unknown_block(block: &Block<'_>, place: &str) -> TranslateError {
 
 /// A type's name for a sentence; other values are not repeated.
 pub(super) fn named(kind: &RawValue) -> String {
-    let is_name =
-        |name: &&str| name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = |name: &&str| {
+        name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     inside(kind).filter(is_name).map_or("(not a name)".to_owned(), |name| format!("`{name}`"))
 }

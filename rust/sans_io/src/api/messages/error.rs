@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What cannot be translated, as a whole sentence for the client. It repeats nothing of the body but names of keys and
-/// types.
+/// What cannot be translated, as a whole sentence for the client. It repeats nothing of the body
+/// but names of keys and types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TranslateError {
     /// The sentence.

@@ -1,10 +1,11 @@
-//! The events of a Message's stream, as bytes. Each has a name, equal to the `type` in its data; Anthropic's SDK drops
-//! those without (spec/wire.md 1.4).
+//! The events of a Message's stream, as bytes. Each has a name, equal to the `type` in its data;
+//! Anthropic's SDK drops those without (spec/wire.md 1.4).
 
 use super::chat::Usage;
 use super::json::literal;
 
-/// The signature of a thinking block. Clients want a string there, hand it back, and nobody reads it.
+/// The signature of a thinking block. Clients want a string there, hand it back, and nobody reads
+/// it.
 pub(super) const SIGNATURE: &str = "unsigned";
 
 /// An id for a call whose engine gave none, unlike those of other messages.
@@ -51,7 +52,17 @@ pub(super) fn block_delta(out: &mut Vec<u8>, index: usize, delta: Delta, inside:
     };
     let mut number = itoa::Buffer::new();
     let index = number.format(index);
-    let members = [",\"index\":", index, ",\"delta\":{\"type\":\"", kind, "\",\"", key, "\":\"", inside, "\"}"];
+    let members = [
+        ",\"index\":",
+        index,
+        ",\"delta\":{\"type\":\"",
+        kind,
+        "\",\"",
+        key,
+        "\":\"",
+        inside,
+        "\"}",
+    ];
     event(out, "content_block_delta", &members);
 }
 
@@ -68,10 +79,16 @@ pub(super) fn block_stop(out: &mut Vec<u8>, index: usize) {
 }
 
 /// `stop_sequence` is JSON.
-pub(super) fn message_delta(out: &mut Vec<u8>, stop_reason: &str, stop_sequence: &str, usage: Usage) {
+pub(super) fn message_delta(
+    out: &mut Vec<u8>,
+    stop_reason: &str,
+    stop_sequence: &str,
+    usage: Usage,
+) {
     let usage = usage.message_json();
-    let members =
-        format!(",\"delta\":{{\"stop_reason\":\"{stop_reason}\",\"stop_sequence\":{stop_sequence}}},\"usage\":{usage}");
+    let members = format!(
+        ",\"delta\":{{\"stop_reason\":\"{stop_reason}\",\"stop_sequence\":{stop_sequence}}},\"usage\":{usage}"
+    );
     event(out, "message_delta", &[&members]);
 }
 

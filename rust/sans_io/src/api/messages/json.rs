@@ -39,9 +39,9 @@ impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Whole(raw) => raw.serialize(serializer),
-            Self::Made(literal) => {
-                raw(literal).ok_or_else(|| S::Error::custom("no JSON string"))?.serialize(serializer)
-            }
+            Self::Made(literal) => raw(literal)
+                .ok_or_else(|| S::Error::custom("no JSON string"))?
+                .serialize(serializer),
         }
     }
 }

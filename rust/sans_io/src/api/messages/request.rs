@@ -18,15 +18,19 @@ pub struct Request {
     pub stream: bool,
 }
 
-/// A Messages request as a chat completions request. `engine_model` is the engine's name for the model.
+/// A Messages request as a chat completions request. `engine_model` is the engine's name for the
+/// model.
 ///
 /// The error names the place in the request and what it must be; it belongs into a 400.
 pub fn request(body: &[u8], engine_model: &str) -> Result<Request, TranslateError> {
     let request = read(body)?;
     let max_tokens = request.max_tokens.ok_or_else(|| {
-        TranslateError::new("`max_tokens` is missing; say how many tokens the answer may have at most.")
+        TranslateError::new(
+            "`max_tokens` is missing; say how many tokens the answer may have at most.",
+        )
     })?;
-    let max_tokens = count(max_tokens).ok_or_else(|| TranslateError::new("`max_tokens` must be a whole number."))?;
+    let max_tokens = count(max_tokens)
+        .ok_or_else(|| TranslateError::new("`max_tokens` must be a whole number."))?;
     let tools = tools(request.tools)?;
     let (tool_choice, parallel_tool_calls) = tool_choice(request.tool_choice, !tools.is_empty())?;
     let stream = request.stream.is_some_and(|stream| stream.get() == "true");
@@ -39,7 +43,11 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Request, TranslateErro
         top_p: number(request.top_p, "top_p")?,
         top_k: number(request.top_k, "top_k")?,
         stop: stop(request.stop_sequences)?,
-        user: request.metadata.and_then(object).and_then(|metadata: Metadata<'_>| metadata.user_id).filter(is_string),
+        user: request
+            .metadata
+            .and_then(object)
+            .and_then(|metadata: Metadata<'_>| metadata.user_id)
+            .filter(is_string),
         reasoning_effort: config.effort.and_then(effort),
         response_format: response_format(config.format.or(request.output_format))?,
         chat_template_kwargs: request.thinking.and_then(thinking),
@@ -50,14 +58,17 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Request, TranslateErro
     Ok(Request { body: chat.json()?, stream })
 }
 
-/// A chat request with the same prompt as the Messages request (or the request for a count) has: the answer's
-/// `usage.prompt_tokens` is the count. It costs the engine one token of an answer.
+/// A chat request with the same prompt as the Messages request (or the request for a count) has:
+/// the answer's `usage.prompt_tokens` is the count. It costs the engine one token of an answer.
 pub fn count_request(body: &[u8], engine_model: &str) -> Result<Request, TranslateError> {
     let request = read(body)?;
     let tools = tools(request.tools)?;
-    // Which tools may be called is part of some prompts; that one must be called would only cost a grammar.
+    // Which tools may be called is part of some prompts; that one must be called would only cost a
+    // grammar.
     let tool_choice = match tool_choice(request.tool_choice, !tools.is_empty())?.0 {
-        Some(ToolChoice::Named { .. } | ToolChoice::Word("required")) => Some(ToolChoice::Word("auto")),
+        Some(ToolChoice::Named { .. } | ToolChoice::Word("required")) => {
+            Some(ToolChoice::Word("auto"))
+        }
         other => other,
     };
     let config: OutputConfig<'_> = request.output_config.and_then(object).unwrap_or_default();
@@ -212,8 +223,9 @@ impl<'a> ChatRequest<'a> {
     }
 
     fn json(&self) -> Result<Vec<u8>, TranslateError> {
-        serde_json::to_vec(self)
-            .map_err(|_| TranslateError::new("The request cannot be written for this model's engine."))
+        serde_json::to_vec(self).map_err(|_| {
+            TranslateError::new("The request cannot be written for this model's engine.")
+        })
     }
 }
 
@@ -227,7 +239,8 @@ fn read(body: &[u8]) -> Result<MessagesRequest<'_>, TranslateError> {
     })?;
     object(body).ok_or_else(|| {
         TranslateError::new(
-            "The request body must be a JSON object in which no member of the Messages API stands twice.",
+            "The request body must be a JSON object in which no member of the Messages API stands \
+             twice.",
         )
     })
 }
@@ -235,7 +248,9 @@ fn read(body: &[u8]) -> Result<MessagesRequest<'_>, TranslateError> {
 /// A number, as it was written.
 fn number<'a>(raw: Raw<'a>, key: &str) -> Result<Raw<'a>, TranslateError> {
     match raw {
-        Some(raw) if !raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+        Some(raw)
+            if !raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit()) =>
+        {
             Err(TranslateError::new(format!("`{key}` must be a number.")))
         }
         other => Ok(other),
@@ -268,12 +283,17 @@ fn response_format(raw: Raw<'_>) -> Result<Option<ResponseFormat<'_>>, Translate
     let Some(raw) = raw else { return Ok(None) };
     let format: Option<OutputFormat<'_>> = object(raw);
     match format.and_then(|format| Some((format.kind?, format.schema?))) {
-        Some((kind, schema)) if kind.get() == "\"json_schema\"" && schema.get().starts_with('{') => {
-            Ok(Some(ResponseFormat { kind: "json_schema", json_schema: NamedSchema { name: "answer", schema } }))
+        Some((kind, schema))
+            if kind.get() == "\"json_schema\"" && schema.get().starts_with('{') =>
+        {
+            Ok(Some(ResponseFormat {
+                kind: "json_schema",
+                json_schema: NamedSchema { name: "answer", schema },
+            }))
         }
-        _ => {
-            Err(TranslateError::new("`output_config.format` must have the type `json_schema` and an object `schema`."))
-        }
+        _ => Err(TranslateError::new(
+            "`output_config.format` must have the type `json_schema` and an object `schema`.",
+        )),
     }
 }
 

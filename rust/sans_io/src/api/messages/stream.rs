@@ -33,7 +33,8 @@ enum Phase {
 }
 
 impl MessageStream {
-    /// A stream for a client that asked for `public_model`. `message_id` begins with `msg_` and is new for each message.
+    /// A stream for a client that asked for `public_model`. `message_id` begins with `msg_` and is
+    /// new for each message.
     pub fn new(public_model: &str, message_id: &str) -> Self {
         Self {
             model: public_model.to_owned(),
@@ -46,8 +47,9 @@ impl MessageStream {
         }
     }
 
-    /// Translates whole frames and appends the events to `out`. Comments stay comments. What follows the last frame, the
-    /// rest that an engine left when it closed, counts only if it is `data: [DONE]`.
+    /// Translates whole frames and appends the events to `out`. Comments stay comments. What
+    /// follows the last frame, the rest that an engine left when it closed, counts only if it is
+    /// `data: [DONE]`.
     pub fn feed(&mut self, frames: &[u8], out: &mut Vec<u8>) {
         let mut rest = frames;
         for frame in sse::frames(frames) {
@@ -59,8 +61,9 @@ impl MessageStream {
         }
     }
 
-    /// The engine's body has ended by its framing. True: the stream has its end, `message_stop` or an error event. False:
-    /// the engine had not said that the answer is whole, and nothing was written; the client must be told.
+    /// The engine's body has ended by its framing. True: the stream has its end, `message_stop` or
+    /// an error event. False: the engine had not said that the answer is whole, and nothing was
+    /// written; the client must be told.
     pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
         if self.phase != Phase::Over && self.finish_reason.is_some() {
             self.finish(out);
@@ -83,7 +86,9 @@ impl MessageStream {
             return;
         }
         // What is no text would fail the client's decoder.
-        for comment in sse::lines(frame).filter(|line| line.starts_with(b":") && std::str::from_utf8(line).is_ok()) {
+        for comment in sse::lines(frame)
+            .filter(|line| line.starts_with(b":") && std::str::from_utf8(line).is_ok())
+        {
             out.extend_from_slice(comment);
             out.extend_from_slice(b"\n\n");
         }
@@ -98,11 +103,15 @@ impl MessageStream {
     fn chunk(&mut self, data: &[u8], out: &mut Vec<u8>) {
         let chunk: Option<&RawValue> = serde_json::from_slice(data).ok();
         let Some(chunk) = chunk.and_then(object::<Completion<'_>>) else {
-            return self
-                .fail("The engine sent an event that is no part of a chat completion; send the request again.", out);
+            return self.fail(
+                "The engine sent an event that is no part of a chat completion; send the \
+                    request again.",
+                out,
+            );
         };
         if let Some(words) = chunk.error_words() {
-            let own = || literal("The engine reported an error without words; send the request again.");
+            let own =
+                || literal("The engine reported an error without words; send the request again.");
             return self.fail_with(&words.map_or_else(own, |words| words.get().to_owned()), out);
         }
         if let Some(usage) = chunk.usage.and_then(Usage::read) {
@@ -133,7 +142,11 @@ impl MessageStream {
         }
         self.blocks.send(&self.message_id, out);
         if self.blocks.is_too_much() {
-            self.fail("The engine mixes more tool calls than can be put in order; ask for fewer at a time.", out);
+            self.fail(
+                "The engine mixes more tool calls than can be put in order; ask for fewer at \
+                a time.",
+                out,
+            );
         }
     }
 
@@ -141,20 +154,29 @@ impl MessageStream {
     fn start(&mut self, out: &mut Vec<u8>) {
         if self.phase == Phase::BeforeStart {
             self.phase = Phase::Started;
-            events::message_start(out, &self.message_id, &self.model, self.usage.unwrap_or_default());
+            events::message_start(
+                out,
+                &self.message_id,
+                &self.model,
+                self.usage.unwrap_or_default(),
+            );
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
         let finish_reason = self.finish_reason.take();
         if finish_reason.as_deref().is_some_and(|reason| CUT_REASONS.contains(&reason)) {
-            return self.fail("The engine gave up before the answer was whole; send the request again.", out);
+            return self.fail(
+                "The engine gave up before the answer was whole; send the request again.",
+                out,
+            );
         }
         self.start(out);
         let last_call = self.blocks.last_call();
         self.blocks.finish(&self.message_id, out);
         let reason = stop_reason(finish_reason.as_deref(), self.matched.is_some(), last_call);
-        let sequence = self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
+        let sequence =
+            self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
         events::message_delta(out, reason, sequence, self.usage.unwrap_or_default());
         events::message_stop(out);
         self.phase = Phase::Over;
@@ -173,10 +195,15 @@ impl MessageStream {
 
 /// An event's data: its lines, with line feeds between them.
 fn data(frame: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    let mut values = sse::lines(frame).map(sse::field).filter(|(name, _)| *name == b"data").map(|(_, value)| value);
+    let mut values = sse::lines(frame)
+        .map(sse::field)
+        .filter(|(name, _)| *name == b"data")
+        .map(|(_, value)| value);
     let first = values.next().unwrap_or_default();
     match values.next() {
         None => first.into(),
-        Some(second) => [first, second].into_iter().chain(values).collect::<Vec<_>>().join(&b'\n').into(),
+        Some(second) => {
+            [first, second].into_iter().chain(values).collect::<Vec<_>>().join(&b'\n').into()
+        }
     }
 }

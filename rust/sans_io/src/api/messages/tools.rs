@@ -72,8 +72,9 @@ pub(super) fn tools(raw: Raw<'_>) -> Result<Vec<Tool<'_>>, TranslateError> {
 }
 
 fn one(raw: &RawValue, at: usize) -> Result<Tool<'_>, TranslateError> {
-    let tool: ToolObject<'_> = object(raw)
-        .ok_or_else(|| TranslateError::new(format!("`tools[{at}]` must be an object that names a tool.")))?;
+    let tool: ToolObject<'_> = object(raw).ok_or_else(|| {
+        TranslateError::new(format!("`tools[{at}]` must be an object that names a tool."))
+    })?;
     if let Some(kind) = tool.kind
         && kind.get() != "\"custom\""
     {
@@ -84,12 +85,15 @@ fn one(raw: &RawValue, at: usize) -> Result<Tool<'_>, TranslateError> {
         )));
     }
     let name = tool.name.filter(|name| inside(name).is_some_and(|name| !name.is_empty()));
-    let name = name.ok_or_else(|| TranslateError::new(format!("`tools[{at}].name` must be a string with a name.")))?;
-    let schema = tool.input_schema.filter(|schema| schema.get().starts_with('{')).ok_or_else(|| {
-        TranslateError::new(format!(
-            "`tools[{at}].input_schema` must be an object, the JSON schema of the tool's input."
-        ))
+    let name = name.ok_or_else(|| {
+        TranslateError::new(format!("`tools[{at}].name` must be a string with a name."))
     })?;
+    let schema =
+        tool.input_schema.filter(|schema| schema.get().starts_with('{')).ok_or_else(|| {
+            TranslateError::new(format!(
+                "`tools[{at}].input_schema` must be an object, the JSON schema of the tool's input."
+            ))
+        })?;
     let function = Function {
         name,
         description: tool.description.filter(|text| inside(text).is_some()),
@@ -107,8 +111,8 @@ pub(super) fn tool_choice(
     let Some(raw) = raw else {
         return Ok((has_tools.then_some(ToolChoice::Word("auto")), None));
     };
-    let choice: ChoiceObject<'_> =
-        object(raw).ok_or_else(|| TranslateError::new("`tool_choice` must be an object with a `type`."))?;
+    let choice: ChoiceObject<'_> = object(raw)
+        .ok_or_else(|| TranslateError::new("`tool_choice` must be an object with a `type`."))?;
     let kind = choice.kind.and_then(decoded).unwrap_or_default();
     let translated = match kind.as_str() {
         "auto" | "none" | "any" | "tool" if !has_tools => {
@@ -125,11 +129,18 @@ pub(super) fn tool_choice(
         "any" => ToolChoice::Word("required"),
         "tool" => {
             let name = choice.name.filter(|name| inside(name).is_some_and(|name| !name.is_empty()));
-            let name = name.ok_or_else(|| TranslateError::new("`tool_choice.name` must name a tool of `tools`."))?;
+            let name = name.ok_or_else(|| {
+                TranslateError::new("`tool_choice.name` must name a tool of `tools`.")
+            })?;
             ToolChoice::Named { kind: "function", function: NamedFunction { name } }
         }
-        _ => return Err(TranslateError::new("`tool_choice.type` must be one of auto, any, tool and none.")),
+        _ => {
+            return Err(TranslateError::new(
+                "`tool_choice.type` must be one of auto, any, tool and none.",
+            ));
+        }
     };
-    let one_at_a_time = choice.disable_parallel_tool_use.is_some_and(|disable| disable.get() == "true");
+    let one_at_a_time =
+        choice.disable_parallel_tool_use.is_some_and(|disable| disable.get() == "true");
     Ok((Some(translated), one_at_a_time.then_some(false)))
 }

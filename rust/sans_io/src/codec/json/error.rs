@@ -4,12 +4,14 @@ use std::fmt;
 
 use super::limits::MODEL_BYTES_MAX;
 
-/// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of the body.
+/// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of
+/// the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SniffError {
     /// What is wrong.
     pub kind: SniffErrorKind,
-    /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where the value begins.
+    /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where
+    /// the value begins.
     pub offset: u64,
 }
 
@@ -56,27 +58,52 @@ impl fmt::Display for SniffError {
         match self.kind {
             SniffErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
             SniffErrorKind::NotAnObject => {
-                write!(f, "The request body is not a JSON object: byte {at} is not `{{`; send one JSON object.")
+                write!(
+                    f,
+                    "The request body is not a JSON object: byte {at} is not `{{`; send one \
+                    JSON object."
+                )
             }
             SniffErrorKind::Syntax(expected) => {
-                write!(f, "The request body is not valid JSON: at byte {at} there should be {expected}.")
+                write!(
+                    f,
+                    "The request body is not valid JSON: at byte {at} there should be \
+                    {expected}."
+                )
             }
             SniffErrorKind::TrailingData => {
-                write!(f, "The request body goes on after its JSON object, at byte {at}; send one JSON object only.")
+                write!(
+                    f,
+                    "The request body goes on after its JSON object, at byte {at}; send one \
+                    JSON object only."
+                )
             }
             SniffErrorKind::Truncated => {
-                write!(f, "The request body ends after {at} bytes, inside its JSON object; send the whole object.")
+                write!(
+                    f,
+                    "The request body ends after {at} bytes, inside its JSON object; send \
+                    the whole object."
+                )
             }
             SniffErrorKind::TooDeep => {
-                write!(f, "The request body nests objects and arrays too deeply at byte {at}; send a flatter one.")
+                write!(
+                    f,
+                    "The request body nests objects and arrays too deeply at byte {at}; send \
+                    a flatter one."
+                )
             }
-            SniffErrorKind::ByteOrderMark => {
-                f.write_str("The request body begins with a byte order mark; send UTF-8 without one.")
-            }
-            SniffErrorKind::NotUtf8 => f.write_str("The request body looks like UTF-16 or UTF-32; send UTF-8."),
-            SniffErrorKind::ModelMissing => {
-                f.write_str("The request body has no `model`; name the model to use, as /v1/models lists it.")
-            }
+            SniffErrorKind::ByteOrderMark => f.write_str(
+                "The request body begins with a byte order mark; send UTF-8 without \
+                    one.",
+            ),
+            SniffErrorKind::NotUtf8 => f.write_str(
+                "The request body looks like UTF-16 or UTF-32; \
+                send UTF-8.",
+            ),
+            SniffErrorKind::ModelMissing => f.write_str(
+                "The request body has no `model`; name the model to use, as /v1/models \
+                    lists it.",
+            ),
             SniffErrorKind::ModelNotAString => {
                 write!(f, "`model` must be a string; at byte {at} it is something else.")
             }
@@ -84,15 +111,27 @@ impl fmt::Display for SniffError {
                 f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
             }
             SniffErrorKind::ModelTooLong => {
-                write!(f, "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it.")
+                write!(
+                    f,
+                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as \
+                    /v1/models lists it."
+                )
             }
             SniffErrorKind::ModelTwice => {
-                write!(f, "The request body has a second `model` before byte {at}; send `model` once.")
+                write!(
+                    f,
+                    "The request body has a second `model` before byte {at}; send `model` \
+                    once."
+                )
             }
-            SniffErrorKind::ModelLoneSurrogate => {
-                f.write_str("`model` holds half of a surrogate pair, which is no character; name the model in Unicode.")
-            }
-            SniffErrorKind::ModelNotUnicode => f.write_str("`model` is not valid UTF-8; name the model in UTF-8."),
+            SniffErrorKind::ModelLoneSurrogate => f.write_str(
+                "`model` holds half of a surrogate pair, which is no character; name \
+                    the model in Unicode.",
+            ),
+            SniffErrorKind::ModelNotUnicode => f.write_str(
+                "`model` is not valid UTF-8; name the \
+                model in UTF-8.",
+            ),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::limits::NESTING_MAX;
 use super::scanner::{IMPOSSIBLE_ID, Purpose, Sniffer};
 
-/// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the member `response`), and
-/// stops at the first value of the kind that is wanted. Keys are compared after unescaping, and are at most 23 bytes
-/// long. Allocates nothing but the text that it keeps.
+/// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the
+/// member `response`), and stops at the first value of the kind that is wanted. Keys are compared
+/// after unescaping, and are at most 23 bytes long. Allocates nothing but the text that it keeps.
 ///
-/// A value of another kind, and an object that is broken before the value, end the search: then nothing is found.
+/// A value of another kind, and an object that is broken before the value, end the search: then
+/// nothing is found.
 pub struct Finder {
     sniffer: Sniffer,
     /// The first byte of the value that is wanted.
@@ -54,7 +55,8 @@ impl Finder {
 
     /// The range of the value, counted over all pieces.
     pub fn found(&self) -> Option<Range<usize>> {
-        let range = self.sniffer.found.as_ref().filter(|_| self.sniffer.value_first == self.first)?;
+        let range =
+            self.sniffer.found.as_ref().filter(|_| self.sniffer.value_first == self.first)?;
         Some(range.start as usize..range.end as usize)
     }
 
@@ -87,18 +89,20 @@ impl std::fmt::Debug for Finder {
     }
 }
 
-/// The range of the top-level `model`'s string value, both quotes included, in a JSON object that an engine wrote.
+/// The range of the top-level `model`'s string value, both quotes included, in a JSON object that
+/// an engine wrote.
 ///
-/// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON before the value, a
-/// value that is not a string. The name itself is not judged: an empty one is found too.
+/// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON
+/// before the value, a value that is not a string. The name itself is not judged: an empty one is
+/// found too.
 pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
     let mut finder = Finder::string(&["model"]);
     finder.feed(json);
     finder.found()
 }
 
-/// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as Python's does. None
-/// when there is none, or the text is no JSON object.
+/// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as
+/// Python's does. None when there is none, or the text is no JSON object.
 pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Range<usize>> {
     let mut sniffer = sniffer(path);
     sniffer.feed(json).ok()?;

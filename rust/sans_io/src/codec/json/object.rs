@@ -39,8 +39,8 @@ enum Role {
 }
 
 impl ObjectScan {
-    /// The part of the next piece that belongs to the object: all of it, but for space before the object, what follows
-    /// it, and everything from the first byte that is wrong.
+    /// The part of the next piece that belongs to the object: all of it, but for space before the
+    /// object, what follows it, and everything from the first byte that is wrong.
     pub(crate) fn feed<'t>(&mut self, piece: &'t str) -> &'t str {
         let bytes = piece.as_bytes();
         let mut at = 0;
@@ -131,7 +131,9 @@ impl ObjectScan {
             (State::Text(Role::Value), b'"') => State::AfterValue,
             (State::Text(role), b'\\') => State::Escape(role),
             (State::Escape(role), b'u') => State::Hex(role, 4),
-            (State::Escape(role), b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => State::Text(role),
+            (State::Escape(role), b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                State::Text(role)
+            }
             (State::Hex(role, 1), _) if byte.is_ascii_hexdigit() => State::Text(role),
             (State::Hex(role, left), _) if byte.is_ascii_hexdigit() => State::Hex(role, left - 1),
             _ => State::Broken,

@@ -1,15 +1,17 @@
 //! Finds `model`, `stream` and `stream_options` in a JSON request body while its bytes arrive.
 //!
-//! The scanner builds no tree, does not recurse, and keeps its whole state between pieces, so the body may come in any
-//! split. It checks the structure of everything that it passes: what it accepts is what a JSON parser accepts, because
-//! a body that two readers understand differently is a way around the check of the key (an engine takes the last
-//! `model` of two). Three leniencies are wanted, for clients that exist:
+//! The scanner builds no tree, does not recurse, and keeps its whole state between pieces, so the
+//! body may come in any split. It checks the structure of everything that it passes: what it
+//! accepts is what a JSON parser accepts, because a body that two readers understand differently is
+//! a way around the check of the key (an engine takes the last `model` of two). Three leniencies
+//! are wanted, for clients that exist:
 //!
 //! * `NaN`, `Infinity` and `-Infinity` are values (Python writes them);
 //! * bytes that are not UTF-8 pass inside strings, except in the value of `model`;
 //! * a lone surrogate (`"\ud800"`) passes, except in the value of `model`.
 //!
-//! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested `model` are not.
+//! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested
+//! `model` are not.
 
 use std::fmt;
 use std::ops::Range;
@@ -24,8 +26,8 @@ pub(super) const IMPOSSIBLE_ID: &str = "\0";
 /// What the top-level `model` says, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The name after unescaping: neither empty nor blank, at most [`MODEL_BYTES_MAX`] bytes. Any character can be in
-    /// it, control characters too.
+    /// The name after unescaping: neither empty nor blank, at most [`MODEL_BYTES_MAX`] bytes. Any
+    /// character can be in it, control characters too.
     pub name: String,
     /// The bytes of the JSON string in the body, both quotes included.
     pub range: Range<u64>,
@@ -72,8 +74,8 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own included; it is held
-    /// between 1 and [`NESTING_MAX`].
+    /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own
+    /// included; it is held between 1 and [`NESTING_MAX`].
     pub fn new(nesting_limit: u16) -> Self {
         Self {
             state: State::Start,
@@ -108,8 +110,8 @@ impl Sniffer {
         self.purpose = Purpose::Request { keep_previous_response_id: true };
     }
 
-    /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
-    /// later call repeats it.
+    /// Reads the next bytes of the body. The result does not depend on how the body is split. An
+    /// error is final: every later call repeats it.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), SniffError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -122,8 +124,8 @@ impl Sniffer {
         Ok(())
     }
 
-    /// The top-level `model`, as soon as its closing quote was read. It is not proof of a good body: a second one may
-    /// follow and is an error then.
+    /// The top-level `model`, as soon as its closing quote was read. It is not proof of a good
+    /// body: a second one may follow and is an error then.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
@@ -133,7 +135,8 @@ impl Sniffer {
         self.stream
     }
 
-    /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever its type.
+    /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever
+    /// its type.
     pub fn stream_options(&self) -> Option<Range<u64>> {
         self.stream_options.clone()
     }
@@ -143,8 +146,9 @@ impl Sniffer {
         self.open_since
     }
 
-    /// The last top-level `previous_response_id` read so far, if it is a string and was to be kept. One that is longer
-    /// than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which no answer's id is.
+    /// The last top-level `previous_response_id` read so far, if it is a string and was to be kept.
+    /// One that is longer than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which no
+    /// answer's id is.
     pub fn previous_response_id(&self) -> Option<&str> {
         self.id.as_deref()
     }
@@ -159,8 +163,8 @@ impl Sniffer {
         self.state == State::Done && self.failed.is_none()
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object is missing or not
-    /// whole, or it has no `model`.
+    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object
+    /// is missing or not whole, or it has no `model`.
     pub fn end(&self) -> Result<(), SniffError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -209,7 +213,9 @@ impl Sniffer {
             (State::Colon, b':') => self.state = State::Value,
             (State::Value | State::FirstValue, _) => return self.open_value(byte, at),
             (State::Start, b'{') => return self.open(State::FirstKey, false, at),
-            (State::FirstKey, 0) if self.offset(at) == 1 => return Err(self.fault(SniffErrorKind::NotUtf8, at)),
+            (State::FirstKey, 0) if self.offset(at) == 1 => {
+                return Err(self.fault(SniffErrorKind::NotUtf8, at));
+            }
             _ => return Err(self.fault(self.unexpected(byte, at), at)),
         }
         Ok(())
@@ -219,7 +225,9 @@ impl Sniffer {
     fn unexpected(&self, byte: u8, at: usize) -> SniffErrorKind {
         match self.state {
             State::Start if byte == 0 => SniffErrorKind::NotUtf8,
-            State::Start if matches!(byte, 0xEF | 0xFE | 0xFF) && self.offset(at) == 0 => SniffErrorKind::ByteOrderMark,
+            State::Start if matches!(byte, 0xEF | 0xFE | 0xFF) && self.offset(at) == 0 => {
+                SniffErrorKind::ByteOrderMark
+            }
             State::Start => SniffErrorKind::NotAnObject,
             State::Done => SniffErrorKind::TrailingData,
             State::FirstKey => SniffErrorKind::Syntax("a key in double quotes or `}`"),
@@ -242,7 +250,8 @@ impl Sniffer {
         }
         match byte {
             b'"' => {
-                self.role = if self.depth == self.level { self.role_of_string() } else { Role::Value };
+                self.role =
+                    if self.depth == self.level { self.role_of_string() } else { Role::Value };
                 self.state = State::Text;
             }
             b'{' => return self.open(State::FirstKey, false, at),
@@ -260,7 +269,8 @@ impl Sniffer {
         Ok(())
     }
 
-    /// The value of a member at the level that matters begins. Apart from the loop over all other values.
+    /// The value of a member at the level that matters begins. Apart from the loop over all other
+    /// values.
     #[inline(never)]
     fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
         self.value_start = self.offset(at);
@@ -340,7 +350,9 @@ impl Sniffer {
             Member::StreamOptions => {
                 self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
             }
-            Member::Wanted => self.found = self.open_since.take().map(|start| start..self.offset(end)),
+            Member::Wanted => {
+                self.found = self.open_since.take().map(|start| start..self.offset(end));
+            }
             _ => {}
         }
     }
@@ -355,7 +367,12 @@ impl Sniffer {
             None => return Ok(end),
             Some(b'"') => self.close_text(end)?,
             Some(b'\\') => self.state = State::Escape,
-            Some(_) => return Err(self.fault(SniffErrorKind::Syntax("an escape in place of a control character"), end)),
+            Some(_) => {
+                return Err(self.fault(
+                    SniffErrorKind::Syntax("an escape in place of a control character"),
+                    end,
+                ));
+            }
         }
         Ok(end + 1)
     }
@@ -423,7 +440,11 @@ impl Sniffer {
                 self.state = State::Hex(4);
                 return Ok(at + 1);
             }
-            _ => return Err(self.fault(SniffErrorKind::Syntax("one of the JSON escapes after `\\`"), at)),
+            _ => {
+                return Err(
+                    self.fault(SniffErrorKind::Syntax("one of the JSON escapes after `\\`"), at)
+                );
+            }
         };
         self.keep(&[character])?;
         self.state = State::Text;
@@ -433,7 +454,9 @@ impl Sniffer {
     /// One digit of a `\u` escape; `left` counts it.
     fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, SniffError> {
         let Some(digit) = char::from(byte).to_digit(16) else {
-            return Err(self.fault(SniffErrorKind::Syntax("four hexadecimal digits after `\\u`"), at));
+            return Err(
+                self.fault(SniffErrorKind::Syntax("four hexadecimal digits after `\\u`"), at)
+            );
         };
         self.unit = self.unit << 4 | digit as u16;
         if left > 1 {
@@ -460,7 +483,8 @@ impl Sniffer {
                 self.high = 0;
                 0x1_0000 + (u32::from(high - 0xD800) << 10 | u32::from(unit - 0xDC00))
             }
-            // The first of two high ones is alone; so `high` is left as it is for `lone_surrogate` to see.
+            // The first of two high ones is alone; so `high` is left as it is for `lone_surrogate`
+            // to see.
             _ => return self.lone_surrogate_then(unit),
         };
         match char::from_u32(scalar) {
@@ -549,7 +573,10 @@ impl Sniffer {
         for (at, &byte) in piece.iter().enumerate().skip(at) {
             match rest.split_first() {
                 Some((&first, more)) if first == byte => rest = more,
-                _ => return Err(self.fault(SniffErrorKind::Syntax("`true`, `false`, `null` or a number"), at)),
+                _ => {
+                    return Err(self
+                        .fault(SniffErrorKind::Syntax("`true`, `false`, `null` or a number"), at));
+                }
             }
             if rest.is_empty() {
                 self.close_value(at + 1);
@@ -577,7 +604,10 @@ impl Sniffer {
 impl fmt::Debug for Sniffer {
     /// Shows where the scan stands, and nothing of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sniffer").field("state", &self.state).field("depth", &self.depth).finish_non_exhaustive()
+        f.debug_struct("Sniffer")
+            .field("state", &self.state)
+            .field("depth", &self.depth)
+            .finish_non_exhaustive()
     }
 }
 

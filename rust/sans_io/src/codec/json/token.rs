@@ -78,7 +78,9 @@ impl Number {
             (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
             (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::Exponent,
             (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
+            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => {
+                Self::ExponentDigits
+            }
             _ => return None,
         })
     }
@@ -93,7 +95,10 @@ pub(super) fn starts_value(byte: u8) -> bool {
 }
 
 pub(super) fn leading_space(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).unwrap_or(bytes.len())
+    bytes
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
+        .unwrap_or(bytes.len())
 }
 
 /// How many bytes from the start are neither a quote, a backslash nor a control character.
@@ -113,9 +118,11 @@ pub(crate) fn plain_text(bytes: &[u8]) -> usize {
     at + bytes[at..].iter().position(|&byte| is_special(byte)).unwrap_or(bytes.len() - at)
 }
 
-/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of the inner loop.
+/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of
+/// the inner loop.
 fn plain_blocks(bytes: &[u8]) -> usize {
-    let is_plain = |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
+    let is_plain =
+        |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
     bytes.as_chunks().0.iter().take_while(is_plain).count() * 64
 }
 
@@ -123,8 +130,9 @@ fn is_special(byte: u8) -> bool {
     matches!(byte, 0..0x20 | b'"' | b'\\')
 }
 
-/// A word whose lowest set bit is the top bit of the first special byte of eight; 0 when there is none. Bits above the
-/// lowest mean nothing: the subtractions may borrow from a special byte's neighbour.
+/// A word whose lowest set bit is the top bit of the first special byte of eight; 0 when there is
+/// none. Bits above the lowest mean nothing: the subtractions may borrow from a special byte's
+/// neighbour.
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = ONES << 7;

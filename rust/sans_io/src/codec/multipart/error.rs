@@ -5,13 +5,15 @@ use std::fmt;
 use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
 use crate::codec::json::MODEL_BYTES_MAX;
 
-/// Why a form was refused, and where. Shown to the client: whole sentences that repeat nothing of the body.
+/// Why a form was refused, and where. Shown to the client: whole sentences that repeat nothing of
+/// the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MultipartError {
     /// What is wrong.
     pub kind: MultipartErrorKind,
-    /// The byte of the body that shows it, counted from 0; for a fault of a part's header, where the header begins; for
-    /// one of a field's value, where the value begins. 0 for a fault of the Content-Type.
+    /// The byte of the body that shows it, counted from 0; for a fault of a part's header, where
+    /// the header begins; for one of a field's value, where the value begins. 0 for a fault of the
+    /// Content-Type.
     pub offset: u64,
 }
 
@@ -52,7 +54,8 @@ pub enum MultipartErrorKind {
     HeaderMalformed,
     /// A part has no `Content-Disposition`.
     DispositionMissing,
-    /// A part's `Content-Disposition` is not well-formed, not `form-data`, or says something twice or unknown.
+    /// A part's `Content-Disposition` is not well-formed, not `form-data`, or says something twice
+    /// or unknown.
     DispositionMalformed,
     /// A part has no `name`.
     NameMissing,
@@ -105,31 +108,38 @@ impl fmt::Display for MultipartError {
             | Kind::NameMissing
             | Kind::NameMalformed
             | Kind::DataMissing => self.part(f),
-            Kind::Empty => f.write_str("The request body is empty; send a form (multipart/form-data)."),
+            Kind::Empty => f.write_str("The request body is empty; send a form \
+                (multipart/form-data)."),
             Kind::NoDelimiter => f.write_str(
                 "The request body has no line of two dashes and the boundary that its Content-Type names; send both from \
                  the same client library, with CR LF at the ends of lines.",
             ),
             Kind::Truncated => {
-                write!(f, "The request body ends after {at} bytes, before its closing delimiter; send the whole form.")
+                write!(f, "The request body ends after {at} bytes, before its closing delimiter; \
+                    send the whole form.")
             }
             Kind::BareLineFeed => {
-                write!(f, "The request body has a line of its form that ends with LF alone, at byte {at}; end lines with CR LF.")
+                write!(f, "The request body has a line of its form that ends with LF alone, at \
+                    byte {at}; end lines with CR LF.")
             }
             Kind::PreambleTooLong => write!(
                 f,
-                "The request body has more than {HEADER_BYTES_MAX} bytes before its first delimiter; begin with the form."
+                "The request body has more than {HEADER_BYTES_MAX} bytes before its first \
+                 delimiter; begin with the form."
             ),
             Kind::BoundaryInPreamble => write!(
                 f,
-                "The request body has its boundary in the text before the first delimiter, before byte {at}; begin with the form."
+                "The request body has its boundary in the text before the first delimiter, before \
+                 byte {at}; begin with the form."
             ),
             Kind::PaddedFirstLine => write!(
                 f,
-                "The request body has white space behind its first boundary, at byte {at}; end the line with CR LF there."
+                "The request body has white space behind its first boundary, at byte {at}; end the \
+                 line with CR LF there."
             ),
             Kind::TrailingData => {
-                write!(f, "The request body goes on after its closing delimiter, at byte {at}; send one form only.")
+                write!(f, "The request body goes on after its closing delimiter, at byte {at}; \
+                    send one form only.")
             }
             Kind::TooManyParts => {
                 write!(f, "The request body has more than {PARTS_MAX} parts; send fewer.")
@@ -151,11 +161,13 @@ impl MultipartError {
                  use letters, digits and `'()+_,-./:=?`."
             ),
             MultipartErrorKind::OtherCharset => f.write_str(
-                "The Content-Type names a character set that is not UTF-8; send the form in UTF-8 and leave `charset` out.",
+                "The Content-Type names a character set that is not UTF-8; send the form in UTF-8 \
+                 and leave `charset` out.",
             ),
-            MultipartErrorKind::NotFormData => {
-                f.write_str("The Content-Type is not multipart/form-data; send the request as a form of that type.")
-            }
+            MultipartErrorKind::NotFormData => f.write_str(
+                "The Content-Type is not multipart/form-data; send the request as a \
+                    form of that type.",
+            ),
             _ => f.write_str(
                 "The Content-Type is not well-formed, or names a boundary more than once; send \
                  `multipart/form-data; boundary=` and the text that separates the parts.",
@@ -168,7 +180,8 @@ impl MultipartError {
         match self.kind {
             MultipartErrorKind::HeaderTooLong => write!(
                 f,
-                "The request body has a part whose header, at byte {at}, is longer than {HEADER_BYTES_MAX} bytes; send a shorter one."
+                "The request body has a part whose header, at byte {at}, is longer than \
+                 {HEADER_BYTES_MAX} bytes; send a shorter one."
             ),
             MultipartErrorKind::HeaderMalformed => write!(
                 f,
@@ -206,26 +219,37 @@ impl MultipartError {
     fn model(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.offset;
         match self.kind {
-            MultipartErrorKind::ModelMissing => {
-                f.write_str("The form has no field `model`; name the model to use, as /v1/models lists it.")
-            }
+            MultipartErrorKind::ModelMissing => f.write_str(
+                "The form has no field `model`; name the model to use, as /v1/models lists it.",
+            ),
             MultipartErrorKind::ModelTwice => {
                 write!(f, "The form has a second field `model`, at byte {at}; send `model` once.")
             }
             MultipartErrorKind::ModelIsAFile => {
-                write!(f, "`model` is sent as a file, at byte {at}; send it as a plain field, without a filename.")
+                write!(
+                    f,
+                    "`model` is sent as a file, at byte {at}; send it as a plain field, without a \
+                     filename."
+                )
             }
             MultipartErrorKind::ModelEncoded => write!(
                 f,
-                "`model` has a Content-Transfer-Encoding, at byte {at}; send the name as it is, without that header."
+                "`model` has a Content-Transfer-Encoding, at byte {at}; send the name as it is, \
+                 without that header."
             ),
             MultipartErrorKind::ModelTooLong => {
-                write!(f, "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models lists it.")
+                write!(
+                    f,
+                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models \
+                     lists it."
+                )
             }
-            MultipartErrorKind::ModelNotOneLine => {
-                f.write_str("`model` holds a line break or the form's boundary; send the name alone.")
+            MultipartErrorKind::ModelNotOneLine => f.write_str(
+                "`model` holds a line break or the form's boundary; send the name alone.",
+            ),
+            MultipartErrorKind::ModelNotUnicode => {
+                f.write_str("`model` is not valid UTF-8; name the model in UTF-8.")
             }
-            MultipartErrorKind::ModelNotUnicode => f.write_str("`model` is not valid UTF-8; name the model in UTF-8."),
             _ => f.write_str("`model` is empty; name the model to use, as /v1/models lists it."),
         }
     }

@@ -1,4 +1,5 @@
-//! What the headers say: the request's Content-Type, and of a part its name, whether it is a file and its encoding.
+//! What the headers say: the request's Content-Type, and of a part its name, whether it is a file
+//! and its encoding.
 
 use memchr::memchr;
 use memchr::memmem;
@@ -8,24 +9,33 @@ use super::limits::BOUNDARY_MAX;
 
 /// The boundary that a Content-Type names.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {
-    let (media_type, rest) = content_type.split_at(memchr(b';', content_type).unwrap_or(content_type.len()));
+    let (media_type, rest) =
+        content_type.split_at(memchr(b';', content_type).unwrap_or(content_type.len()));
     if !media_type.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
         return Err(MultipartErrorKind::NotFormData);
     }
     let mut parameters = Parameters { rest };
     let mut boundary = None;
-    while let Some(parameter) = parameters.next().map_err(|_| MultipartErrorKind::ContentTypeMalformed)? {
+    while let Some(parameter) =
+        parameters.next().map_err(|_| MultipartErrorKind::ContentTypeMalformed)?
+    {
         let start = rest.len() - parameter.length_from_name - parameters.rest.len();
         let name = parameter.name.to_ascii_lowercase();
         match name.as_slice() {
-            b"boundary" if boundary.is_some() => return Err(MultipartErrorKind::ContentTypeMalformed),
+            b"boundary" if boundary.is_some() => {
+                return Err(MultipartErrorKind::ContentTypeMalformed);
+            }
             // cpp-httplib takes what follows the first `boundary=`, wherever it stands.
-            b"boundary" if memmem::find(&rest[..start].to_ascii_lowercase(), b"boundary=").is_some() => {
+            b"boundary"
+                if memmem::find(&rest[..start].to_ascii_lowercase(), b"boundary=").is_some() =>
+            {
                 return Err(MultipartErrorKind::ContentTypeMalformed);
             }
             b"boundary" => boundary = Some(parameter.value),
             // Starlette decodes names and values with it.
-            b"charset" if !is_utf_8(parameter.value) => return Err(MultipartErrorKind::OtherCharset),
+            b"charset" if !is_utf_8(parameter.value) => {
+                return Err(MultipartErrorKind::OtherCharset);
+            }
             // Some readers decode the forms of RFC 2231 into a plain parameter.
             _ if name.contains(&b'*') => return Err(MultipartErrorKind::ContentTypeMalformed),
             _ => {}
@@ -70,7 +80,9 @@ impl PartHeader {
     pub(super) fn read(&mut self, line: &[u8]) -> Result<(), MultipartErrorKind> {
         let (name, rest) = line.split_at(token(line));
         let value = match rest.split_first() {
-            Some((b':', value)) if !name.is_empty() && value.iter().all(|&byte| is_text(byte)) => value.trim_ascii(),
+            Some((b':', value)) if !name.is_empty() && value.iter().all(|&byte| is_text(byte)) => {
+                value.trim_ascii()
+            }
             _ => return Err(MultipartErrorKind::HeaderMalformed),
         };
         if name.eq_ignore_ascii_case(b"content-disposition") {
@@ -93,11 +105,15 @@ impl PartHeader {
         }
         let mut parameters = Parameters { rest };
         let (mut field, mut filename, mut extended) = (None, false, false);
-        while let Some(parameter) = parameters.next().map_err(|_| MultipartErrorKind::DispositionMalformed)? {
-            // Each once, and no other: engines' parsers take the last of two, decode `name*`, or find a `name` inside of
-            // what they do not know.
+        while let Some(parameter) =
+            parameters.next().map_err(|_| MultipartErrorKind::DispositionMalformed)?
+        {
+            // Each once, and no other: engines' parsers take the last of two, decode `name*`, or
+            // find a `name` inside of what they do not know.
             match parameter.name.to_ascii_lowercase().as_slice() {
-                b"name" if field.is_none() => field = Some(parameter.field().ok_or(MultipartErrorKind::NameMalformed)?),
+                b"name" if field.is_none() => {
+                    field = Some(parameter.field().ok_or(MultipartErrorKind::NameMalformed)?);
+                }
                 b"filename" if !filename => filename = true,
                 b"filename*" if !extended => extended = true,
                 _ => return Err(MultipartErrorKind::DispositionMalformed),
@@ -176,7 +192,8 @@ fn quoted_text(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
         match byte {
             b'"' if !escaped => {
                 let (value, rest) = (&text[..at], &text[at + 1..]);
-                // Python's readers count `\"` in `\\"` as an escaped quote and read on into the next parameter.
+                // Python's readers count `\"` in `\\"` as an escaped quote and read on into the
+                // next parameter.
                 let ambiguous = value.ends_with(b"\\") && !rest.trim_ascii_start().is_empty();
                 return if ambiguous { Err(Malformed) } else { Ok((value, rest)) };
             }
@@ -190,8 +207,9 @@ fn quoted_text(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 impl Parameter<'_> {
     /// The field with this name; `None` when engines may read different names out of it.
     ///
-    /// A backslash is no part of a name that matters, so that nothing need be unescaped; but only `\"` and `\\` mean the
-    /// same to every reader. cpp-httplib takes a header apart at each `;`, quoted or not.
+    /// A backslash is no part of a name that matters, so that nothing need be unescaped; but only
+    /// `\"` and `\\` mean the same to every reader. cpp-httplib takes a header apart at each `;`,
+    /// quoted or not.
     fn field(&self) -> Option<Field> {
         let legal = if self.quoted { !self.value.contains(&b';') } else { self.is_token() };
         let mut rest = self.value;
@@ -224,7 +242,8 @@ fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7F
 }
 
-/// Whether a byte may stand in a value without quotes: more than a token's, since boundaries come unquoted too.
+/// Whether a byte may stand in a value without quotes: more than a token's, since boundaries come
+/// unquoted too.
 fn is_plain(byte: u8) -> bool {
     byte > b' ' && byte < 0x7F && !b";\"\\".contains(&byte)
 }

@@ -1,16 +1,21 @@
-//! Finds the fields `model` and `stream` in a multipart/form-data request body while its bytes arrive.
+//! Finds the fields `model` and `stream` in a multipart/form-data request body while its bytes
+//! arrive.
 //!
-//! The scanner keeps no part of the body but the line of a part's header that is being read and the beginning of those
-//! two fields, so the body may come in any split and be of any size. What it accepts is a form that every engine reads
-//! alike: a form that two readers take apart differently is a way around the check of the key. RFC 7578 and RFC 2046 are
-//! followed, and where engines' parsers (python-multipart under vLLM, cpp-httplib under llama.cpp) are known
-//! to differ from them or from each other, the form is refused:
+//! The scanner keeps no part of the body but the line of a part's header that is being read and the
+//! beginning of those two fields, so the body may come in any split and be of any size. What it
+//! accepts is a form that every engine reads alike: a form that two readers take apart differently
+//! is a way around the check of the key. RFC 7578 and RFC 2046 are followed, and where engines'
+//! parsers (python-multipart under vLLM, cpp-httplib under llama.cpp) are known to differ from them
+//! or from each other, the form is refused:
 //!
-//! * lines end with CR LF; a part has one well-formed `Content-Disposition: form-data` with one plain `name`;
+//! * lines end with CR LF; a part has one well-formed `Content-Disposition: form-data` with one
+//!   plain `name`;
 //! * `model` comes once, as a field: not as a file, not encoded, in one line;
-//! * a preamble is short and does not hold the boundary; nothing but white space follows the closing delimiter.
+//! * a preamble is short and does not hold the boundary; nothing but white space follows the
+//!   closing delimiter.
 //!
-//! Data is data: a line that only begins with the boundary, a boundary inside a line, a whole form inside a file.
+//! Data is data: a line that only begins with the boundary, a boundary inside a line, a whole form
+//! inside a file.
 
 use std::fmt;
 
@@ -32,7 +37,8 @@ const STREAM_BYTES: usize = 8;
 /// The scanner; see the module's page.
 pub struct Scanner {
     state: State,
-    /// Finds `\r\n--boundary`. A boundary holds no CR, so that a match which fails can only begin anew.
+    /// Finds `\r\n--boundary`. A boundary holds no CR, so that a match which fails can only begin
+    /// anew.
     delimiter: Finder<'static>,
     /// How much of the delimiter was read.
     matched: usize,
@@ -56,8 +62,9 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner for one body. `content_type`: the value of the request's Content-Type; an error when it is not
-    /// multipart/form-data, or its boundary is missing, empty, illegal or over 70 characters.
+    /// A scanner for one body. `content_type`: the value of the request's Content-Type; an error
+    /// when it is not multipart/form-data, or its boundary is missing, empty, illegal or over 70
+    /// characters.
     pub fn new(content_type: &[u8]) -> Result<Self, MultipartError> {
         let boundary = boundary(content_type).map_err(|kind| MultipartError { kind, offset: 0 })?;
         let delimiter = [b"\r\n--", boundary].concat();
@@ -80,8 +87,8 @@ impl Scanner {
         })
     }
 
-    /// Reads the next bytes of the body. The result does not depend on how the body is split. An error is final: every
-    /// later call repeats it.
+    /// Reads the next bytes of the body. The result does not depend on how the body is split. An
+    /// error is final: every later call repeats it.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), MultipartError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -94,8 +101,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// The field `model`, as soon as the delimiter behind it was read. It is not proof of a good body: a second one may
-    /// follow and is an error then. `range` is the field's data.
+    /// The field `model`, as soon as the delimiter behind it was read. It is not proof of a good
+    /// body: a second one may follow and is an error then. `range` is the field's data.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
@@ -105,8 +112,8 @@ impl Scanner {
         self.stream
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the form is missing or not
-    /// whole, or it has no `model`.
+    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the form is
+    /// missing or not whole, or it has no `model`.
     pub fn end(&self) -> Result<(), MultipartError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -129,7 +136,10 @@ impl Scanner {
             State::Line(line) => self.delimiter_line(piece[at], line, at),
             State::Header => self.header_line(piece, at),
             State::Epilogue => {
-                match piece[at..].iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) {
+                match piece[at..]
+                    .iter()
+                    .position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+                {
                     Some(data) => Err(self.fault(MultipartErrorKind::TrailingData, at + data)),
                     None => Ok(piece.len()),
                 }
@@ -137,7 +147,8 @@ impl Scanner {
         }
     }
 
-    /// Goes through data up to the next delimiter, or to what may be the beginning of one at the piece's end.
+    /// Goes through data up to the next delimiter, or to what may be the beginning of one at the
+    /// piece's end.
     fn search(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         let rest = &piece[at..];
         let length = self.delimiter.needle().len();
@@ -149,7 +160,9 @@ impl Scanner {
         }
         let tail = rest.len().saturating_sub(length - 1);
         let begun = memrchr(b'\r', &rest[tail..]).map(|found| tail + found);
-        let end = begun.filter(|&begun| self.delimiter.needle().starts_with(&rest[begun..])).unwrap_or(rest.len());
+        let end = begun
+            .filter(|&begun| self.delimiter.needle().starts_with(&rest[begun..]))
+            .unwrap_or(rest.len());
         self.keep(&rest[..end])?;
         self.matched = rest.len() - end;
         Ok(piece.len())
@@ -158,7 +171,8 @@ impl Scanner {
     /// Compares on where a delimiter has begun.
     fn match_on(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         let wanted = &self.delimiter.needle()[self.matched..];
-        let same = wanted.iter().zip(&piece[at..]).take_while(|(wanted, byte)| wanted == byte).count();
+        let same =
+            wanted.iter().zip(&piece[at..]).take_while(|(wanted, byte)| wanted == byte).count();
         let whole = same == wanted.len();
         self.matched += same;
         if whole {
@@ -189,7 +203,9 @@ impl Scanner {
                 return Err(self.fault(MultipartErrorKind::PaddedFirstLine, at));
             }
             (Line::Start | Line::Space, b' ' | b'\t') => self.state = State::Line(Line::Space),
-            (Line::Start | Line::Space, b'\n') => return Err(self.fault(MultipartErrorKind::BareLineFeed, at)),
+            (Line::Start | Line::Space, b'\n') => {
+                return Err(self.fault(MultipartErrorKind::BareLineFeed, at));
+            }
             (Line::Return, b'\n') => self.open_part(at)?,
             _ => return self.not_a_delimiter(at),
         }
@@ -248,7 +264,9 @@ impl Scanner {
         }
         match self.header.field {
             Field::Model => self.take_model()?,
-            Field::Stream => self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1",
+            Field::Stream => {
+                self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1";
+            }
             Field::Other => {}
         }
         Ok(())
@@ -354,7 +372,10 @@ impl Scanner {
 impl fmt::Debug for Scanner {
     /// Shows where the scan stands, and nothing of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scanner").field("state", &self.state).field("parts", &self.parts).finish_non_exhaustive()
+        f.debug_struct("Scanner")
+            .field("state", &self.state)
+            .field("parts", &self.parts)
+            .finish_non_exhaustive()
     }
 }
 
