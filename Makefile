@@ -105,6 +105,12 @@ bench: .venv/.native-release  ## Side by side with nginx (ROUNDS=5); needs scrip
 	cargo build --quiet --locked --release -p gpustack-fast-bench-kit
 	$(BIN)/python bench/side_by_side.py --rounds $(ROUNDS) --seconds $(SECONDS_PER_WINDOW)
 
+# Counts, not times, so that a busy machine does not change them. It needs scripts/install-system-packages count.
+.PHONY: count
+count: .venv/.ready  ## Instructions, system calls, allocations against their bounds; needs scripts/install-system-packages count
+	cargo build --locked --release -p gpustack-fast-bench-plane
+	$(BIN)/python bench/count.py
+
 # -- upkeep ------------------------------------------------------------------
 
 # Without UPGRADE the locks only follow the manifests; with UPGRADE=1 everything in them moves to its newest version.

@@ -1,0 +1,99 @@
+"""What `make count` starts the data plane with: the documents of the seam, every field written out.
+
+gpustack_fast/dataplane.py tells the meaning of each field; a field that changes there changes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+__all__ = ["KEY", "ROUTE", "SERVED_NAME", "configuration", "keys", "table"]
+
+KEY = "count-key-of-more-than-16-characters"
+SALT = "ab"
+ROUTE = "chat"
+SERVED_NAME = "Qwen/Qwen3-8B"
+
+
+def configuration() -> dict[str, Any]:
+    """A `DataPlaneConfig` as the server makes it by default, every field written out."""
+    return {
+        "workers": 1,
+        "control_socket": None,
+        "timeouts": {
+            "head": 60_000,
+            "body": 60_000,
+            "connect": 3_000,
+            "first_frame": 1_800_000,
+            "idle": 1_800_000,
+        },
+        "limits": {
+            "body": 512 * 1024 * 1024,
+            "replay": 1024 * 1024,
+            "memory": 4 * 1024 * 1024,
+            "ratio": 100,
+            "nesting": 512,
+        },
+        "connections": {"idle_per_instance": 128},
+        "telling": {
+            "server_timing": True,
+            "server_timing_in_streams": False,
+            "usage_timings": True,
+            "sse_keep_alive": 0,
+        },
+        "tls": None,
+        "cors": None,
+        "spool_folder": None,
+        "responses_kept": 65_536,
+        "record_queue": 16_384,
+    }
+
+
+def keys() -> dict[str, Any]:
+    """A `KeyDelta` with the one key."""
+    key = {
+        "id": "0123456789abcdef",
+        "digest": hashlib.sha256(bytes.fromhex(SALT) + KEY.encode()).hexdigest(),
+        "name": "count",
+        "allowed_models": None,
+        "scopes": ["*"],
+        "expires": None,
+    }
+    return {"salt": SALT, "replace": True, "upsert": [key], "remove": []}
+
+
+def table(engine: str) -> dict[str, Any]:
+    """A `Table` with one route to one vLLM, whose model has a name of its own and tells its usage in streams."""
+    instance = {
+        "id": "vllm-0",
+        "address": engine,
+        "state": "running",
+        "api_key": "engine-key",
+        "idle_timeout": 600_000,
+        "requests_per_connection": 0,
+        "cancel_lag": 100,
+    }
+    model = {
+        "name": "qwen",
+        "served_name": SERVED_NAME,
+        "backend": "external",
+        "dialects": ["openai", "anthropic"],
+        "stream_usage": True,
+        "hidden_names": [],
+        "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],
+        "proxy_allowed": None,
+        "instances": [instance],
+    }
+    route = {
+        "name": ROUTE,
+        "created": 1_700_000_000,
+        "targets": [{"model": "qwen", "weight": 100, "served_name": None, "fallback": []}],
+        "categories": ["llm"],
+        "generic_proxy": False,
+        "number": 1,
+        "access_policy": "authed",
+        "allowed_keys": [],
+        "meta": None,
+    }
+    return {"models": [model], "routes": [route], "metrics": ""}
