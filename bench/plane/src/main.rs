@@ -69,13 +69,15 @@ fn run() -> Result<(), String> {
     let [configuration, keys, table] = documents.as_slice() else {
         return Err("Give three documents: plane CONFIGURATION KEYS TABLE.".to_owned());
     };
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("It cannot listen: {error}."))?;
+    let listener =
+        TcpListener::bind("127.0.0.1:0").map_err(|error| format!("It cannot listen: {error}."))?;
     let failed = |error: gpustack_fast_core::DataPlaneError| error.to_string();
     let plane = DataPlane::new(configuration.as_bytes(), vec![listener.into()]).map_err(failed)?;
     plane.update_keys(keys.as_bytes()).map_err(failed)?;
     plane.publish(table.as_bytes()).map_err(failed)?;
     let started = plane.start().map_err(failed)?;
-    serve(&plane, &started).map_err(|error| format!("Whoever started it does not listen any more: {error}."))
+    serve(&plane, &started)
+        .map_err(|error| format!("Whoever started it does not listen any more: {error}."))
 }
 
 /// Answers line by line, until the input ends.

@@ -10,6 +10,7 @@
 
 mod client;
 mod dataplane;
+mod failure;
 mod limits;
 mod records;
 mod request;

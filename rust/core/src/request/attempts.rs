@@ -15,15 +15,12 @@ use tokio::time::Instant;
 
 use crate::{
     client::io::ClientWatch,
-    request::{
-        admission::Caller,
-        context::Inbound,
-        rejections::{self, Refusal},
-        relay::Relay,
-    },
+    failure::Failure,
+    request::{admission::Caller, context::Inbound, rejections, relay::Relay},
     upstream::{
         connection::Connection,
-        exchange::{Exchange, Fault, RequestHead},
+        exchange::{Exchange, RequestHead, closed},
+        health,
         slot::Slot,
         upload::{Changes, Upload},
     },
@@ -86,7 +83,7 @@ pub(crate) struct Upgraded {
 }
 
 /// A failed attempt: what happened, and the body for another one.
-type Failed<B> = (Fault, Box<Upload<B>>);
+type Failed<B> = (Failure, Box<Upload<B>>);
 
 /// One attempt's errand; the management API has none.
 struct Attempt<'a> {
@@ -117,7 +114,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         caller: &Caller,
         mut errand: Errand,
         mut upload: Box<Upload<B>>,
-    ) -> Result<Outcome<B>, Refusal>
+    ) -> Result<Outcome<B>, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -139,7 +136,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                     continue;
                 }
                 return Err(if history.connect_timed_out {
-                    rejections::connect_timeout()
+                    Failure::ConnectTimeout
                 } else {
                     rejections::unavailable(&errand.route.name).into()
                 });
@@ -152,16 +149,17 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             let instance = Arc::clone(lease.instance());
             self.ticket.attempt(&instance.id);
             let attempt = Attempt { lease, fresh, errand: Some(&errand), target: Some(target) };
-            let (fault, back) = match self.attempt(attempt, upload, history.failed.is_some()).await
-            {
-                Ok(outcome) => return Ok(outcome),
-                Err(failed) => failed,
-            };
+            let (failure, back) =
+                match self.attempt(attempt, upload, history.failed.is_some()).await {
+                    Ok(outcome) => return Ok(outcome),
+                    Err(failed) => failed,
+                };
             upload = back;
-            fault.note(&self.worker.shared, &instance);
-            let again = history.allows_another(&fault, &instance, &errand, upload.is_replayable());
-            if !again && !self.fall_back_after(&fault, &errand, &mut history, &upload) {
-                return Err(rejections::fault_refusal(fault, history.deaths));
+            health::note(&failure, &self.worker.shared, &instance);
+            let again =
+                history.allows_another(&failure, &instance, &errand, upload.is_replayable());
+            if !again && !self.fall_back_after(&failure, &errand, &mut history, &upload) {
+                return Err(history.last(failure));
             }
             fresh = true;
             self.follow_table(caller, &mut errand.route);
@@ -171,7 +169,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 
     /// Waits for all of a body and takes it into memory, since its engine gets another in its
     /// place.
-    async fn receive_whole<B>(&mut self, upload: &mut Upload<B>) -> Result<(), Refusal>
+    async fn receive_whole<B>(&mut self, upload: &mut Upload<B>) -> Result<(), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -239,7 +237,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 
     fn fall_back_after<B>(
         &self,
-        fault: &Fault,
+        failure: &Failure,
         errand: &Errand,
         history: &mut History,
         upload: &Upload<B>,
@@ -248,10 +246,15 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let status = match fault {
-            Fault::Status(status) => *status,
+        let status = match failure {
+            Failure::FallbackStatus(status) => *status,
             // What may have been done already is done again only where that costs nothing but time.
-            Fault::Died(_) | Fault::Stale | Fault::FirstFrame | Fault::Wire(_) if errand.resend => {
+            Failure::ConnectionLost(_)
+            | Failure::StaleConnection
+            | Failure::FirstFrameTimeout
+            | Failure::Protocol(_)
+                if errand.resend =>
+            {
                 502
             }
             _ => return false,
@@ -279,7 +282,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     pub(crate) async fn send_to_control_plane<B>(
         &mut self,
         mut upload: Box<Upload<B>>,
-    ) -> Result<Outcome<B>, Refusal>
+    ) -> Result<Outcome<B>, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -295,13 +298,13 @@ impl<W: ClientWatch + Clone> Inbound<W> {
                 .await
             {
                 Ok(outcome) => return Ok(outcome),
-                Err((Fault::Stale, back))
+                Err((Failure::StaleConnection, back))
                     if back.is_replayable() && self.parts.method.is_safe() && !fresh =>
                 {
                     (upload, fresh) = (back, true);
                 }
-                Err((Fault::Connect(_), _)) => return Err(rejections::no_management().into()),
-                Err((fault, _)) => return Err(rejections::fault_refusal(fault, 0)),
+                Err((Failure::Connect(_), _)) => return Err(rejections::no_management().into()),
+                Err((failure, _)) => return Err(failure),
             }
         }
     }
@@ -324,7 +327,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         self.moments.attempted = Some(Instant::now());
         let plan = match self.plan(errand, target.as_ref(), &upload).await {
             Ok(plan) => plan,
-            Err(error) => return Err((Fault::Refused(error), upload)),
+            Err(error) => return Err((Failure::Rejected(error), upload)),
         };
         // On a connection that was used before, a request can be lost whose engine closes it, and
         // it cannot be told whether the engine has read it. So what must not be sent twice gets a
@@ -333,7 +336,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             fresh || errand.is_some_and(|errand| !errand.resend && !self.parts.method.is_safe());
         let connection = match self.connect(&instance, fresh, &upload).await {
             Ok(connection) => connection,
-            Err(error) => return Err((Fault::Connect(error), upload)),
+            Err(error) => return Err((Failure::Connect(error), upload)),
         };
         self.moments.connected = Some(Instant::now());
         let head = self.compose_head(&instance, errand, target.as_deref(), plan.as_ref());
@@ -353,20 +356,20 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         let body_whole = &*self.body_whole;
         let head = poll_fn(|context| {
             let head = exchange.poll_head(context);
-            body_whole.set(exchange.upload.is_whole());
+            body_whole.set(exchange.upload().is_whole());
             head
         })
         .await;
-        self.ticket.bytes_in(exchange.upload.received());
+        self.ticket.bytes_in(exchange.upload().received());
         let head = match head {
             Ok(head) => head,
-            Err(fault) => return Err((fault, exchange.into_upload())),
+            Err(failure) => return Err((failure, exchange.into_upload())),
         };
         let status = head.status.as_u16();
         let falls_back = errand
             .is_some_and(|errand| errand.pinned.is_none() && errand.route.has_fallback(status));
-        if !last && falls_back && exchange.upload.is_replayable() {
-            return Err((Fault::Status(status), exchange.into_upload_after_answer()));
+        if !last && falls_back && exchange.upload().is_replayable() {
+            return Err((Failure::FallbackStatus(status), exchange.into_upload_after_answer()));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return upgraded(head, exchange);
@@ -386,8 +389,8 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let body_whole = exchange.upload.is_whole();
-        let shape = self.shape(&head, errand, plan, &exchange.upload);
+        let body_whole = exchange.upload().is_whole();
+        let shape = self.shape(&head, errand, plan, exchange.upload());
         let mut relay =
             Relay::new(exchange, shape, Rc::clone(&self.worker.pool), self.ticket.began());
         if let Some(errand) = errand {
@@ -405,7 +408,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             Ok(first) => {
                 Ok(Outcome::Answer(Box::new(Committed { head, relay, first, body_whole })))
             }
-            Err(fault) => Err((fault, relay.into_upload())),
+            Err(failure) => Err((failure, relay.into_upload())),
         }
     }
 
@@ -571,34 +574,50 @@ where
         Ok((connection, slot)) => {
             Ok(Outcome::Upgraded(Box::new(Upgraded { head, connection, slot })))
         }
-        Err(upload) => {
-            Err((Fault::Died("it closed the connection behind its 101".to_owned()), upload))
-        }
+        Err(upload) => Err((
+            Failure::ConnectionLost(closed("it closed the connection behind its 101")),
+            upload,
+        )),
     }
 }
 
 impl History {
+    /// The failure that ends it all.
+    fn last(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Connect(_)
+            | Failure::StaleConnection
+            | Failure::ConnectionLost(_)
+            | Failure::FallbackStatus(_)
+                if self.deaths > 1 =>
+            {
+                Failure::LostTwice
+            }
+            failure => failure,
+        }
+    }
+
     /// Whether another instance may be tried after this fault, which is remembered.
     fn allows_another(
         &mut self,
-        fault: &Fault,
+        failure: &Failure,
         instance: &Instance,
         errand: &Errand,
         replayable: bool,
     ) -> bool {
-        let again = match fault {
-            Fault::Connect(error) => {
+        let again = match failure {
+            Failure::Connect(error) => {
                 self.refused.push(Arc::clone(&instance.id));
                 self.connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
                 true
             }
-            Fault::Stale => {
+            Failure::StaleConnection => {
                 // Most likely it was never read. But an engine that dies of it looks the same, and
                 // two are enough.
                 self.deaths += 1;
                 return replayable;
             }
-            Fault::Died(_) => {
+            Failure::ConnectionLost(_) => {
                 self.deaths += 1;
                 errand.resend && errand.pinned.is_none() && self.deaths < 2 && replayable
             }

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::{
     client::io::ClientWatch,
+    failure::Failure,
     request::{
         accounting::Ticket,
-        rejections::{self, Refusal},
         relay::{AnswerBody, BrokenOff},
         server_timing::Moments,
     },
@@ -75,7 +75,7 @@ impl<W> Inbound<W> {
         &mut self,
         upload: &mut Upload<B>,
         enough: impl Fn(&Upload<B>) -> bool,
-    ) -> Result<(), Refusal>
+    ) -> Result<(), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -85,10 +85,10 @@ impl<W> Inbound<W> {
         while !enough(upload) && !upload.is_whole() {
             let mut since = None;
             poll_fn(|context| match upload.poll_receive(context) {
-                Poll::Ready(received) => Poll::Ready(received.map_err(Refusal::from)),
+                Poll::Ready(received) => Poll::Ready(received),
                 Poll::Pending => {
                     let since = *since.get_or_insert_with(Instant::now);
-                    timer.poll(context, since, limit).map(|()| Err(rejections::body_timeout()))
+                    timer.poll(context, since, limit).map(|()| Err(Failure::BodyTimeout))
                 }
             })
             .await?;
@@ -106,13 +106,13 @@ impl<W> Inbound<W> {
 pub(crate) async fn unless_gone<T>(
     watch: &impl ClientWatch,
     body_whole: &Cell<bool>,
-    work: impl Future<Output = Result<T, Refusal>>,
-) -> Result<T, Refusal> {
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let mut work = pin!(work);
     poll_fn(|context| {
         let done = work.as_mut().poll(context);
         if done.is_pending() && watch.poll_left(context, body_whole.get()).is_ready() {
-            return Poll::Ready(Err(Refusal::Gone));
+            return Poll::Ready(Err(Failure::ClientLeft));
         }
         done
     })

@@ -1,6 +1,6 @@
 //! What a request's sender is told when no engine answers it.
 
-use crate::upstream::{exchange::Fault, upload::UploadError};
+use crate::failure::Failure;
 use sans_io::{
     api::{
         endpoints::{Endpoint, Row},
@@ -13,27 +13,93 @@ use sans_io::{
 /// What a 503 says in `Retry-After`, in seconds.
 const RETRY_AFTER: u32 = 2;
 
-/// Why a request gets no answer of an engine's.
-pub(crate) enum Refusal {
-    /// The client left: nobody reads an answer.
-    Gone,
-    /// We answer.
-    Error(ApiError, End),
-}
-
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self::Error(error, End::Refused)
-    }
-}
-
-impl From<UploadError> for Refusal {
-    fn from(error: UploadError) -> Self {
-        match error {
-            UploadError::Gone => Self::Gone,
-            UploadError::Refused(error) => error.into(),
+/// What a client is told when it gets nothing of an engine's, and how its record ends. None: the
+/// client has left.
+pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
+    let bad_gateway = |message: String| ApiError::new(Cause::BadGateway, message);
+    Some(match failure {
+        Failure::ClientLeft => return None,
+        Failure::Rejected(error) => (error, End::Refused),
+        Failure::BodyTimeout => {
+            let message = "The request body stopped arriving (the body timeout is over). Send the \
+                request again.";
+            (ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
         }
-    }
+        Failure::Spool(error) => {
+            let message = format!(
+                "The request body is too large for memory and could not be kept in a file: {}. \
+                 The operator must give the data directory room.",
+                error.kind()
+            );
+            (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
+        }
+        Failure::ConnectTimeout => {
+            let message = "No engine could be connected to in time (the connect timeout is over). \
+                Try again in a few seconds.";
+            let error = ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER);
+            (error, End::Timeout)
+        }
+        Failure::FirstFrameTimeout | Failure::IdleTimeout => {
+            let message = "The engine sent no first frame in time (the first-frame timeout is \
+                over). Try again later or raise the timeout.";
+            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
+        }
+        Failure::Protocol(error) => {
+            let message = format!("The engine's response breaks HTTP: {error}.");
+            (bad_gateway(message), End::EngineError)
+        }
+        Failure::Unusable(error) => {
+            let message = format!(
+                "The engine's response cannot be passed on: {error}. Check that the model's \
+                 engine does what this endpoint asks."
+            );
+            (bad_gateway(message), End::EngineError)
+        }
+        Failure::LostTwice => {
+            let message = "Two engines ended while they worked on this request, so it is not sent \
+                to a third. Check the engines' logs before you send it again.";
+            let mut error = ApiError::new(Cause::BadGateway, message);
+            error.do_not_retry = true;
+            (error, End::EngineDied)
+        }
+        Failure::Connect(_)
+        | Failure::StaleConnection
+        | Failure::ConnectionLost(_)
+        | Failure::FallbackStatus(_) => {
+            let message =
+                "The engine ended before it answered this request. Send the request again.";
+            (ApiError::new(Cause::BadGateway, message), End::EngineDied)
+        }
+    })
+}
+
+/// What a client is told when its response breaks off, and how its record ends.
+pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
+    const REST: &str = "The response is incomplete; send the request again.";
+    let (cause, what, end) = match failure {
+        Failure::IdleTimeout | Failure::FirstFrameTimeout => (
+            Cause::GatewayTimeout,
+            "The engine stopped sending in the middle of this response (the idle timeout is over)."
+                .to_owned(),
+            End::Timeout,
+        ),
+        Failure::Protocol(error) => (
+            Cause::BadGateway,
+            format!("The engine's response breaks HTTP: {error}."),
+            End::EngineError,
+        ),
+        Failure::Unusable(error) => (
+            Cause::BadGateway,
+            format!("The engine's response cannot be passed on: {error}."),
+            End::EngineError,
+        ),
+        _ => (
+            Cause::BadGateway,
+            "The engine ended in the middle of this response.".to_owned(),
+            End::EngineDied,
+        ),
+    };
+    (ApiError::new(cause, format!("{what} {REST}")), end)
 }
 
 /// An engine that refuses our credential is our fault, not the client's, whose key is fine
@@ -67,58 +133,6 @@ pub(crate) fn unavailable(route: &str) -> ApiError {
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
-pub(crate) fn connect_timeout() -> Refusal {
-    let message = "No engine could be connected to in time (the connect timeout is over). Try \
-        again in a few seconds.";
-    Refusal::Error(
-        ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER),
-        End::Timeout,
-    )
-}
-
-pub(crate) fn body_timeout() -> Refusal {
-    let message =
-        "The request body stopped arriving (the body timeout is over). Send the request again.";
-    Refusal::Error(ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
-}
-
-/// What the client is told when no instance is left to try.
-pub(crate) fn fault_refusal(fault: Fault, deaths: u32) -> Refusal {
-    let (error, end) = match fault {
-        Fault::Gone => return Refusal::Gone,
-        Fault::Refused(error) => return error.into(),
-        Fault::Body => return body_timeout(),
-        Fault::FirstFrame | Fault::Idle => {
-            let message = "The engine sent no first frame in time (the first-frame timeout is \
-                over). Try again later or raise the timeout.";
-            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
-        }
-        Fault::Wire(error) => {
-            let message = format!("The engine's answer breaks HTTP: {error}.");
-            (ApiError::new(Cause::BadGateway, message), End::EngineError)
-        }
-        Fault::Unfit(how) => {
-            let message = format!(
-                "The engine's answer cannot be passed on: {how}. Check that the model's engine \
-                 does what this endpoint asks."
-            );
-            (ApiError::new(Cause::BadGateway, message), End::EngineError)
-        }
-        Fault::Connect(_) | Fault::Stale | Fault::Died(_) | Fault::Status(_) => {
-            let message = if deaths > 1 {
-                "Two engines ended while they worked on this request, so it is not sent to a \
-                 third. Check the engines' logs before you send it again."
-            } else {
-                "The engine ended before it answered this request. Send the request again."
-            };
-            let mut error = ApiError::new(Cause::BadGateway, message);
-            error.do_not_retry = deaths > 1;
-            (error, End::EngineDied)
-        }
-    };
-    Refusal::Error(error, end)
-}
-
 pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     let message = format!(
         "The request body is larger than {limit} bytes, the most that can be translated for this \
@@ -127,10 +141,10 @@ pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     ApiError::new(Cause::TooLarge, message).closing()
 }
 
-pub(crate) fn starting() -> Refusal {
+pub(crate) fn starting() -> ApiError {
     let message =
         "This server is starting: it does not know its models yet. Try again in a few seconds.";
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).into()
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
 pub(crate) fn no_management() -> ApiError {

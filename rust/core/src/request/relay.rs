@@ -13,19 +13,16 @@ use tokio::time::Instant;
 
 use crate::{
     client::io::ClientWatch,
-    request::accounting::Ticket,
+    failure::Failure,
+    request::{accounting::Ticket, rejections},
     timer::PhaseTimer,
-    upstream::{
-        exchange::{Exchange, Fault},
-        pool::Pool,
-        upload::Upload,
-    },
+    upstream::{exchange::Exchange, health, pool::Pool, upload::Upload},
 };
 use sans_io::{
     api::{
-        error::{ApiError, Cause, Dialect},
+        error::Dialect,
         stream_fields::ResponseIdFinder,
-        transform::{Shape, Unfit},
+        transform::{Shape, TransformError},
         usage::Timings,
     },
     seam::documents::End,
@@ -120,12 +117,12 @@ where
         self.exchange.into_upload()
     }
 
-    /// The next bytes for the client; None at the end. A fault leaves whatever was held back
+    /// The next bytes for the client; None at the end. A failure leaves whatever was held back
     /// unsaid.
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Fault>>> {
+    ) -> Poll<Option<Result<Bytes, Failure>>> {
         let polled = self.poll_engine(context);
         if self.keep_alive.interval.is_none() {
             return polled;
@@ -144,7 +141,7 @@ where
         Poll::Ready(Some(Ok(Bytes::from_static(KEEP_ALIVE))))
     }
 
-    fn poll_engine(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    fn poll_engine(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         if self.burst > BURST {
             self.burst = 0;
             context.waker().wake_by_ref();
@@ -160,15 +157,11 @@ where
             // engine died.
             let died = done && self.exchange.was_until_close() && !self.shape.may_end_here();
             let piece =
-                match if died { Err(Unfit::Incomplete) } else { self.shape_piece(data, done) } {
-                    Ok(piece) => piece,
-                    Err(Unfit::Incomplete) => {
-                        let how = "it closed the connection before the end of its event stream"
-                            .to_owned();
-                        return Poll::Ready(Some(Err(Fault::Died(how))));
-                    }
-                    Err(Unfit::Strange(how)) => return Poll::Ready(Some(Err(Fault::Unfit(how)))),
-                };
+                if died { Err(TransformError::Incomplete) } else { self.shape_piece(data, done) };
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            };
             if done {
                 self.exchange.finish(&self.pool);
             }
@@ -180,7 +173,7 @@ where
         Poll::Ready(None)
     }
 
-    fn shape_piece(&mut self, data: Bytes, done: bool) -> Result<Bytes, Unfit> {
+    fn shape_piece(&mut self, data: Bytes, done: bool) -> Result<Bytes, TransformError> {
         let (began, first) = (self.began, self.first);
         let timings = || {
             let now = Instant::now();
@@ -306,7 +299,7 @@ where
                 self.over(End::Done);
                 Poll::Ready(None)
             }
-            Some(Err(fault)) => self.break_off(context, &fault),
+            Some(Err(failure)) => self.break_off(context, &failure),
             None => {
                 let last = self.last_comment.take().filter(|_| self.relay.at_frame_edge());
                 self.over(End::Done);
@@ -333,12 +326,12 @@ where
     fn break_off(
         &mut self,
         context: &mut Context<'_>,
-        fault: &Fault,
+        failure: &Failure,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(ticket) = &self.ticket {
-            fault.note(ticket.shared(), self.relay.exchange.instance());
+            health::note(failure, ticket.shared(), self.relay.exchange.instance());
         }
-        let (error, end) = broken(fault);
+        let (error, end) = rejections::truncated(failure);
         let event = self.relay.at_frame_edge().then(|| {
             let id = self.ticket.as_ref().map_or("", |ticket| ticket.request_id());
             error.event(self.dialect, id)
@@ -366,48 +359,6 @@ where
             }
             ticket.end(end);
         }
-    }
-}
-
-/// What a client is told when its answer breaks off, and what the record says.
-fn broken(fault: &Fault) -> (ApiError, End) {
-    match fault {
-        Fault::Idle | Fault::FirstFrame => (
-            ApiError::new(
-                Cause::GatewayTimeout,
-                "The engine stopped sending in the middle of this answer (the idle timeout is \
-                 over). The answer is incomplete; send the request again.",
-            ),
-            End::Timeout,
-        ),
-        Fault::Wire(error) => (
-            ApiError::new(
-                Cause::BadGateway,
-                format!(
-                    "The engine's answer breaks HTTP: {error}. The answer is incomplete; send the \
-                     request again."
-                ),
-            ),
-            End::EngineError,
-        ),
-        Fault::Unfit(how) => (
-            ApiError::new(
-                Cause::BadGateway,
-                format!(
-                    "The engine's answer cannot be passed on: {how}. The answer is incomplete; \
-                     send the request again."
-                ),
-            ),
-            End::EngineError,
-        ),
-        _ => (
-            ApiError::new(
-                Cause::BadGateway,
-                "The engine ended in the middle of this answer. The answer is incomplete; send the \
-                 request again.",
-            ),
-            End::EngineDied,
-        ),
     }
 }
 

@@ -11,11 +11,12 @@ use crate::{
         io::ClientWatch,
         tunnel::{Ended, Tunnel},
     },
+    failure::Failure,
     request::{
         accounting::Ticket,
         attempts::{Committed, Outcome, Upgraded},
         context::{Answer, CONTROL_PLANE, Inbound},
-        rejections::{self, Refusal},
+        rejections,
         relay::{AnswerBody, BrokenOff, RelayedBody},
         server_timing::Moments,
     },
@@ -28,7 +29,7 @@ use sans_io::{
 
 impl<W: ClientWatch + Clone> Inbound<W> {
     /// What the client gets.
-    pub(crate) fn respond<B>(self: Box<Self>, outcome: Result<Outcome<B>, Refusal>) -> Answer<B, W>
+    pub(crate) fn respond<B>(self: Box<Self>, outcome: Result<Outcome<B>, Failure>) -> Answer<B, W>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -37,8 +38,10 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         match outcome {
             Ok(Outcome::Answer(committed)) => Ok(self.pass_on(*committed)),
             Ok(Outcome::Upgraded(upgraded)) => Ok(self.open_tunnel(*upgraded)),
-            Err(Refusal::Gone) => Err(BrokenOff),
-            Err(Refusal::Error(error, end)) => Ok(self.refused(&error, end)),
+            Err(failure) => match rejections::rejection(failure) {
+                None => Err(BrokenOff),
+                Some((error, end)) => Ok(self.refused(&error, end)),
+            },
         }
     }
 

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use crate::{
     client::io::ClientWatch,
+    failure::Failure,
     request::{
         accounting::Ticket,
         admission::Caller,
         attempts::{Errand, Outcome},
         context::{Answer, CONTROL_PLANE, Inbound, unless_gone},
-        local,
-        rejections::{self, Refusal},
+        local, rejections,
         respond::{finish_local, refuse},
     },
     upstream::upload::{Reading, Upload},
@@ -150,7 +150,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         self.respond(outcome)
     }
 
-    async fn run<B>(&mut self, wish: Wish, body: B) -> Result<Outcome<B>, Refusal>
+    async fn run<B>(&mut self, wish: Wish, body: B) -> Result<Outcome<B>, Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -160,7 +160,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             return self.send_to_control_plane(upload).await;
         }
         if self.worker.shared.table.load().version == 0 {
-            return Err(rejections::starting());
+            return Err(rejections::starting().into());
         }
         let caller = Caller::identify(&self.worker.shared, &self.parts.headers)?;
         self.moments.authenticated = Some(Instant::now());
@@ -184,7 +184,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         caller: &Caller,
         inference: Inference,
         body: B,
-    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    ) -> Result<(Errand, Box<Upload<B>>), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -227,7 +227,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         &self,
         caller: &Caller,
         body: B,
-    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    ) -> Result<(Errand, Box<Upload<B>>), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -287,7 +287,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         &self,
         caller: &Caller,
         body: B,
-    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    ) -> Result<(Errand, Box<Upload<B>>), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -322,7 +322,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
         &mut self,
         caller: &Caller,
         body: B,
-    ) -> Result<(Errand, Box<Upload<B>>), Refusal>
+    ) -> Result<(Errand, Box<Upload<B>>), Failure>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,

@@ -14,99 +14,24 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
+    failure::Failure,
     limits::PhaseLimits,
-    shared::Shared,
     timer::PhaseTimer,
     upstream::{
         connection::{Connection, OutQueue},
         pool::Pool,
         slot::Slot,
-        upload::{Upload, UploadError},
+        upload::Upload,
     },
 };
 use sans_io::{
-    api::error::ApiError,
-    codec::http1::{self, AnswerHead, Decoder, KeepAlive, WireError},
-    seam::documents::Event,
-    table::{Instance, metrics::UpstreamError},
+    codec::http1::{self, AnswerHead, Decoder, KeepAlive},
+    table::Instance,
 };
 
 /// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by
 /// the engine before it saw the request.
 const STALE: Duration = Duration::from_millis(50);
-
-/// How long others are preferred to an instance that failed.
-const SUSPECT_MS: u64 = 1_000;
-
-/// Why an attempt failed.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// No connection: nothing was delivered.
-    Connect(io::Error),
-    /// The pooled connection had been closed by the engine: nothing was delivered.
-    Stale,
-    /// The connection ended before its answer did.
-    Died(String),
-    /// The answer breaks HTTP.
-    Wire(WireError),
-    /// No first frame within the limit.
-    FirstFrame,
-    /// The answer stood still for longer than the limit.
-    Idle,
-    /// The client stopped sending for longer than the limit.
-    Body,
-    /// The client left.
-    Gone,
-    /// The request's body is refused.
-    Refused(ApiError),
-    /// An answer of a status for which there is another target.
-    Status(u16),
-    /// The answer is not what the endpoint answers, so that it cannot be made fit for the client;
-    /// how not.
-    Unfit(String),
-}
-
-impl Fault {
-    /// Asked for more after its end.
-    fn over() -> Self {
-        Self::Died("the exchange is over".to_owned())
-    }
-
-    /// If it is the instance's: counts it, prefers others for a while, and tells the control plane.
-    pub(crate) fn note(&self, shared: &Shared, instance: &Instance) {
-        let (kind, reason) = match self {
-            Self::Connect(error) => (UpstreamError::Connect, format!("connect: {error}")),
-            Self::Died(how) => (UpstreamError::Died, format!("died: {how}")),
-            Self::Wire(error) => (UpstreamError::Protocol, format!("protocol: {error}")),
-            Self::FirstFrame => {
-                (UpstreamError::Timeout, "no first frame within the limit".to_owned())
-            }
-            Self::Idle => (UpstreamError::Timeout, "no next frame within the limit".to_owned()),
-            Self::Stale
-            | Self::Body
-            | Self::Gone
-            | Self::Refused(_)
-            | Self::Status(_)
-            | Self::Unfit(_) => return,
-        };
-        shared.metrics.upstream_error(kind);
-        let now = shared.clock();
-        if instance.suspect(now, now + SUSPECT_MS) {
-            shared
-                .records
-                .event(Event::InstanceFaulted { instance: instance.id.to_string(), reason });
-        }
-    }
-}
-
-impl From<UploadError> for Fault {
-    fn from(error: UploadError) -> Self {
-        match error {
-            UploadError::Gone => Self::Gone,
-            UploadError::Refused(error) => Self::Refused(error),
-        }
-    }
-}
 
 /// A request's head toward an engine, without its framing field and empty line: they depend on the
 /// body and are added when it is sent.
@@ -127,7 +52,7 @@ pub(crate) struct RequestHead {
     reason = "each is a fact of its own, about one direction or the other"
 )]
 pub(crate) struct Exchange<B> {
-    pub(crate) upload: Box<Upload<B>>,
+    upload: Box<Upload<B>>,
     slot: Slot,
     /// None: it has ended.
     connection: Option<Connection>,
@@ -202,11 +127,11 @@ where
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<AnswerHead, Fault>> {
+    ) -> Poll<Result<AnswerHead, Failure>> {
         loop {
             self.send(context)?;
             let Some(connection) = &mut self.connection else {
-                return Poll::Ready(Err(Fault::over()));
+                return Poll::Ready(Err(Failure::ConnectionLost(closed("the exchange is over"))));
             };
             if self.any_byte
                 && let Some(head) = http1::take_head_or_upgrade(
@@ -214,7 +139,7 @@ where
                     self.to_head_request,
                     self.upgrade,
                 )
-                .map_err(Fault::Wire)?
+                .map_err(Failure::Protocol)?
             {
                 return Poll::Ready(Ok(self.take_answer(head)));
             }
@@ -224,9 +149,9 @@ where
                     self.moved = Instant::now();
                 }
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(self.ended("it closed the connection")));
+                    return Poll::Ready(Err(self.lost(closed("it closed the connection"))));
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error.to_string()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(error))),
                 Poll::Pending => return self.wait(context).map(Err),
             }
         }
@@ -247,13 +172,13 @@ where
     }
 
     /// The next piece of the answer's body; empty only when the body ends with it (`is_done`).
-    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Fault>> {
+    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         let (Some(decoder), Some(connection)) = (&mut self.decoder, &mut self.connection) else {
-            return Poll::Ready(Err(Fault::over()));
+            return Poll::Ready(Err(Failure::ConnectionLost(closed("the exchange is over"))));
         };
         loop {
             if !connection.buffer.is_empty() || decoder.is_done() {
-                let piece = decoder.decode(&mut connection.buffer).map_err(Fault::Wire)?;
+                let piece = decoder.decode(&mut connection.buffer).map_err(Failure::Protocol)?;
                 if !piece.data.is_empty() || piece.done {
                     self.framed = true;
                     return Poll::Ready(Ok(piece.data));
@@ -265,11 +190,10 @@ where
                     *decoder = Decoder::Length(0);
                 }
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(Fault::Died(
-                        "it closed the connection inside its answer".to_owned(),
-                    )));
+                    let error = closed("it closed the connection inside its response");
+                    return Poll::Ready(Err(Failure::ConnectionLost(error)));
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Died(error.to_string()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::ConnectionLost(error))),
                 Poll::Pending => return self.wait(context).map(Err),
             }
         }
@@ -311,6 +235,11 @@ where
         connection.map(|connection| (connection, slot)).ok_or(upload)
     }
 
+    /// The request's body.
+    pub(crate) fn upload(&self) -> &Upload<B> {
+        &self.upload
+    }
+
     /// Who answers.
     pub(crate) fn instance(&self) -> &Instance {
         &self.slot.instance
@@ -343,7 +272,7 @@ where
     }
 
     /// Moves the request on as far as both sides allow.
-    fn send(&mut self, context: &mut Context<'_>) -> Result<(), Fault> {
+    fn send(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         while !self.sending_stopped {
             self.upload.send_into(&mut self.queue, self.chunked);
             let Some(connection) = &mut self.connection else {
@@ -370,27 +299,33 @@ where
     }
 
     /// Nothing moves: which limit does that use up?
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Fault> {
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
         let waits_for_client = self.decoder.is_none()
             && !self.sending_stopped
             && self.queue.is_empty()
             && !self.upload.is_whole();
-        let (limit, fault): (_, fn() -> Fault) = if waits_for_client {
-            (self.limits.body, || Fault::Body)
+        let (limit, failure): (_, fn() -> Failure) = if waits_for_client {
+            (self.limits.body, || Failure::BodyTimeout)
         } else if self.framed {
-            (self.limits.idle, || Fault::Idle)
+            (self.limits.idle, || Failure::IdleTimeout)
         } else {
-            (self.limits.first_frame, || Fault::FirstFrame)
+            (self.limits.first_frame, || Failure::FirstFrameTimeout)
         };
-        self.timer.poll(context, self.moved, limit).map(|()| fault())
+        self.timer.poll(context, self.moved, limit).map(|()| failure())
     }
 
-    fn ended(&mut self, how: &str) -> Fault {
+    /// The connection ended before the response's head.
+    fn lost(&mut self, error: io::Error) -> Failure {
         self.slot.lingers = false;
         let reused = self.connection.as_ref().is_some_and(Connection::is_reused);
         if reused && !self.any_byte && self.started.elapsed() < STALE {
-            return Fault::Stale;
+            return Failure::StaleConnection;
         }
-        Fault::Died(how.to_owned())
+        Failure::ConnectionLost(error)
     }
+}
+
+/// An end of the connection where more was to come.
+pub(crate) fn closed(when: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, when)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod exchange;
+pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod slot;
 pub(crate) mod spool;

@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 
 use crate::{
+    failure::Failure,
     limits::BodyLimits,
     upstream::{connection::OutQueue, spool::Spool},
 };
@@ -43,21 +44,6 @@ const DECODED: usize = 64 * 1024;
 /// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be
 /// edited.
 const STREAM_OPTIONS: u64 = 64 * 1024;
-
-/// Why a body cannot be had.
-#[derive(Debug)]
-pub(crate) enum UploadError {
-    /// The client left.
-    Gone,
-    /// The body is refused.
-    Refused(ApiError),
-}
-
-impl From<ApiError> for UploadError {
-    fn from(error: ApiError) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// How a body is read.
 #[derive(Clone, Copy, Debug)]
@@ -263,15 +249,12 @@ where
     }
 
     /// Waits for the next piece, scans and keeps it. Ready(Ok) also when the body is whole.
-    pub(crate) fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), UploadError>> {
+    pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if let Some(spool) = &mut self.spool {
             if self.started {
                 return self.poll_unspool(context);
             }
-            ready!(spool.poll_write(context)).map_err(|error| spool_error(&error))?;
+            ready!(spool.poll_write(context)).map_err(Failure::Spool)?;
         }
         if self.whole {
             return Poll::Ready(Ok(()));
@@ -286,14 +269,14 @@ where
             .as_ref()
             .is_some_and(|decoding| decoding.more || !decoding.encoded.is_empty())
         {
-            return Poll::Ready(self.decode().map_err(UploadError::from));
+            return Poll::Ready(self.decode().map_err(Failure::from));
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             self.burst = 0;
             return Poll::Pending;
         };
         let Some(frame) = frame else {
-            return Poll::Ready(self.finish().map_err(UploadError::from));
+            return Poll::Ready(self.finish().map_err(Failure::from));
         };
         let piece = match frame {
             // Trailers carry nothing for an engine (spec/wire.md 8.1).
@@ -307,13 +290,13 @@ where
                 self.decode()
             }
         };
-        Poll::Ready(accepted.map_err(UploadError::from))
+        Poll::Ready(accepted.map_err(Failure::from))
     }
 
     /// Takes the next piece back from the file.
-    fn poll_unspool(&mut self, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    fn poll_unspool(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if let Some(spool) = &mut self.spool {
-            match ready!(spool.poll_read(context)).map_err(|error| spool_error(&error))? {
+            match ready!(spool.poll_read(context)).map_err(Failure::Spool)? {
                 Some(piece) => self.pieces.push_back(piece),
                 None => self.spool = None,
             }
@@ -322,7 +305,7 @@ where
     }
 
     /// Ready when all of a whole body is in memory.
-    pub(crate) fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    pub(crate) fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while self.spool.is_some() {
             ready!(self.poll_unspool(context))?;
         }
@@ -613,16 +596,6 @@ fn spliced(piece: &Bytes, start: u64, splices: &[Option<Splice>], mut push: impl
     push(piece.slice(done..));
 }
 
-/// The disk failed, not the client.
-fn spool_error(error: &std::io::Error) -> UploadError {
-    let message = format!(
-        "The request body is too large for memory and could not be kept in a file: {}. The \
-         operator must give the data directory room.",
-        error.kind()
-    );
-    UploadError::Refused(ApiError::new(Cause::Unavailable, message).closing())
-}
-
 fn too_large(limit: u64) -> ApiError {
     ApiError::new(
         Cause::TooLarge,
@@ -636,7 +609,7 @@ fn too_large(limit: u64) -> ApiError {
 
 /// What hyper says of a body that the client stopped sending, or sent wrongly. A malformed chunk is
 /// an I/O error of a certain kind inside hyper's own error.
-fn body_error(error: &(dyn std::error::Error + 'static)) -> UploadError {
+fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
     let kind = error
         .source()
         .and_then(|source| source.downcast_ref::<std::io::Error>())
@@ -644,9 +617,9 @@ fn body_error(error: &(dyn std::error::Error + 'static)) -> UploadError {
     if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
         let message = "The request body's chunked framing is broken. Send each chunk's size in \
             hexadecimal, followed by CR LF.";
-        return UploadError::Refused(ApiError::new(Cause::BadRequest, message).closing());
+        return Failure::Rejected(ApiError::new(Cause::BadRequest, message).closing());
     }
-    UploadError::Gone
+    Failure::ClientLeft
 }
 
 #[cfg(test)]
@@ -732,8 +705,8 @@ mod tests {
         let context = &mut Context::from_waker(Waker::noop());
         let error = loop {
             match upload.poll_receive(context) {
-                Poll::Ready(Err(UploadError::Refused(error))) => break error,
-                Poll::Ready(Err(UploadError::Gone)) => panic!("the client is there"),
+                Poll::Ready(Err(Failure::Rejected(error))) => break error,
+                Poll::Ready(Err(other)) => panic!("{other}"),
                 Poll::Ready(Ok(())) | Poll::Pending => assert!(!upload.is_whole()),
             }
         };

@@ -33,13 +33,15 @@ const COUNTED: usize = 64 * 1024;
 /// Names of an engine's, each with the public one that a client may see in its place.
 pub(crate) type HiddenNames = Arc<[(String, String)]>;
 
-/// Why an answer cannot be shaped.
-#[derive(Debug)]
-pub enum Unfit {
+/// Why a response cannot be transformed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransformError {
     /// Its end is missing: the engine died.
+    #[error("it closed the connection before the end of its event stream")]
     Incomplete,
-    /// It is not what this endpoint answers; a whole sentence.
-    Strange(String),
+    /// It is not what its endpoint gives; a whole sentence.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// How an answer's bytes are treated on their way.
@@ -129,7 +131,7 @@ impl Shape {
         data: Bytes,
         done: bool,
         timings: impl FnOnce() -> Timings,
-    ) -> Result<Bytes, Unfit> {
+    ) -> Result<Bytes, TransformError> {
         match self {
             Self::Plain => Ok(data),
             Self::Counted { usage, first } => {
@@ -260,11 +262,11 @@ impl Events {
         data: Bytes,
         done: bool,
         timings: impl FnOnce() -> Timings,
-    ) -> Result<Bytes, Unfit> {
+    ) -> Result<Bytes, TransformError> {
         let frames = self.frames.pass(data, done, self.edits.held());
         let frames = if self.frames.raw {
             if self.edits.translate.is_some() {
-                return Err(Unfit::Strange(format!(
+                return Err(TransformError::Unusable(format!(
                     "The engine's stream has a frame of more than {EDITED_HELD} bytes, which \
                      cannot be translated."
                 )));
@@ -276,7 +278,11 @@ impl Events {
         match &mut self.edits.translate {
             Some(stream) if done && !stream.is_over() => {
                 let mut last = Vec::from(frames);
-                if stream.end(&mut last) { Ok(last.into()) } else { Err(Unfit::Incomplete) }
+                if stream.end(&mut last) {
+                    Ok(last.into())
+                } else {
+                    Err(TransformError::Incomplete)
+                }
             }
             _ => Ok(frames),
         }
@@ -397,13 +403,13 @@ pub struct Whole {
 
 impl Whole {
     /// What goes on, and whether from now on all the rest does.
-    fn pass(&mut self, data: &[u8], done: bool) -> Result<(Bytes, bool), Unfit> {
+    fn pass(&mut self, data: &[u8], done: bool) -> Result<(Bytes, bool), TransformError> {
         self.held.extend_from_slice(data);
         if matches!(self.edit, WholeEdit::Error { .. }) && self.held.len() > ERROR_HELD {
             return Ok((self.held.split().freeze(), true));
         }
         if self.held.len() > WHOLE_HELD {
-            return Err(Unfit::Strange(format!(
+            return Err(TransformError::Unusable(format!(
                 "The engine's answer is longer than {WHOLE_HELD} bytes, and cannot be translated."
             )));
         }
@@ -415,20 +421,22 @@ impl Whole {
         Ok((self.made_anew(whole)?, false))
     }
 
-    fn made_anew(&mut self, whole: Bytes) -> Result<Bytes, Unfit> {
+    fn made_anew(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
         let made = match &self.edit {
             WholeEdit::Error { status, dialect, request_id, names } => {
                 engine_error::reshape(*status, &whole, *dialect, request_id, names)
             }
             WholeEdit::Message { model } => Some(
-                messages::answer(&whole, model).map_err(|error| Unfit::Strange(error.message))?,
+                messages::answer(&whole, model)
+                    .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             WholeEdit::TokenCount => Some(
-                messages::count_answer(&whole).map_err(|error| Unfit::Strange(error.message))?,
+                messages::count_answer(&whole)
+                    .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             WholeEdit::Rerank { prepared, model } => Some(
                 rerank::answer(&whole, prepared, model)
-                    .map_err(|error| Unfit::Strange(error.to_string()))?,
+                    .map_err(|error| TransformError::Unusable(error.to_string()))?,
             ),
         };
         self.changed = made.is_some();

@@ -54,6 +54,8 @@ impl fmt::Display for WireError {
     }
 }
 
+impl std::error::Error for WireError {}
+
 /// The head of a final answer.
 #[derive(Debug)]
 pub struct Head {
