@@ -27,14 +27,14 @@ from gpustack_fast.api.server import ApiServer
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, __version__
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.greeting import tell
 from gpustack_fast.instance import Rooms, end_leftovers
 from gpustack_fast.keys import KeyChange, Keys, bootstrap
 from gpustack_fast.plane_settings import plane_config
-from gpustack_fast.route_numbers import known_routes
+from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.route_numbers import known_routes
 from gpustack_fast.store import Store
 from gpustack_fast.supervisor import Supervisor
 

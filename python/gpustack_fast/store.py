@@ -28,9 +28,9 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct, field
 
-from gpustack_fast import durable
-from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import KeyNameTaken, KeyNotFound, UsageError
+from gpustack_fast.storage import durable
+from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = [
     "SCOPES",

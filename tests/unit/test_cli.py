@@ -21,9 +21,9 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.control.documents import ServerStatus
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import UsageError
 from gpustack_fast.keys import KeyChange, Keys
+from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.store import Grant, KeyInfo, Store
 
 ENVIRONMENT = {

@@ -12,7 +12,7 @@ from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.dataplane import KeyEntry, ModelEntry
-from gpustack_fast.route_numbers import KnownRoute
+from gpustack_fast.storage.route_numbers import KnownRoute
 from gpustack_fast.store import Key
 from gpustack_fast.supervisor import Replica, Slot
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import (
     DataDirectoryInUse,
     GpustackFastError,
@@ -25,6 +24,7 @@ from gpustack_fast.errors import (
     UsageError,
 )
 from gpustack_fast.keys import bootstrap
+from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.store import Grant, Store, access_key_of, digest_of
 
 GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
@@ -312,7 +312,7 @@ CRASH = """
 import os, sys
 from pathlib import Path
 from gpustack_fast import store
-from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.storage.data_directory import DataDirectory
 
 directory = DataDirectory(Path(sys.argv[1]))
 directory.acquire()
@@ -343,7 +343,9 @@ def test_a_crash_while_writing_leaves_a_whole_file(tmp_path: Path, moment: str) 
 
 
 def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
-    holder = "import sys; from pathlib import Path; from gpustack_fast.data_directory import DataDirectory as D\n"
+    holder = (
+        "import sys; from pathlib import Path; from gpustack_fast.storage.data_directory import DataDirectory as D\n"
+    )
     holder += "d = D(Path(sys.argv[1])); d.acquire(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
@@ -418,7 +420,7 @@ def test_a_path_too_long_for_sockets_is_told_before_anything_is_made(tmp_path: P
 MAKE_KEYS = """
 import sys
 from pathlib import Path
-from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.store import Store
 
 for number in range(10):

@@ -9,8 +9,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from gpustack_fast.data_directory import explain_os_error, give_to_owner
 from gpustack_fast.errors import StoreError
+from gpustack_fast.storage.data_directory import explain_os_error, give_to_owner
 
 __all__ = ["read", "write"]
 

@@ -15,8 +15,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from gpustack_fast import durable
-from gpustack_fast.data_directory import DataDirectory
+from gpustack_fast.storage import durable
+from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["KnownRoute", "known_routes"]
 

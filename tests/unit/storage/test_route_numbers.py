@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpustack_fast.data_directory import DataDirectory
 from gpustack_fast.errors import StoreError
-from gpustack_fast.route_numbers import known_routes
+from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.route_numbers import known_routes
 
 
 @pytest.fixture
