@@ -31,11 +31,11 @@ from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, 
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.greeting import tell
 from gpustack_fast.instance import Rooms, end_leftovers
-from gpustack_fast.keys import KeyChange, Keys, bootstrap
+from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
+from gpustack_fast.keys.store import Store
 from gpustack_fast.plane_settings import plane_config
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.route_numbers import known_routes
-from gpustack_fast.store import Store
 from gpustack_fast.supervisor import Supervisor
 
 __all__ = ["serve"]

@@ -90,7 +90,7 @@ def _summary(config: Config) -> str:
 
 def _create_key(options: argparse.Namespace) -> int:
     from gpustack_fast import key_commands
-    from gpustack_fast.store import Grant
+    from gpustack_fast.keys.store import Grant
 
     models = None if options.allowed_models is None else [name.strip() for name in options.allowed_models.split(",")]
     expires_in = None if options.expires_in is None else key_commands.seconds(options.expires_in)
@@ -135,7 +135,7 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 def _bootstrap_key(options: argparse.Namespace) -> str | None:
     """The key of a first start, from the first place that has one. Raises UsageError when it cannot be a key."""
-    from gpustack_fast.store import check_key_text
+    from gpustack_fast.keys.store import check_key_text
 
     # Taken out of the environment, for engines inherit that, and the key is none of their business.
     from_environment = os.environ.pop(variable_of("--bootstrap-key"), None) or None

@@ -16,8 +16,8 @@ from typing import Protocol
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.errors import ControlError, DataDirectoryInUse, StoreError, UsageError
+from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.store import CreatedKey, Grant, KeyInfo, Store
 
 __all__ = ["create", "revoke", "seconds", "show"]
 

@@ -23,7 +23,7 @@ from gpustack_fast.api.documents import InstanceView, ModelView, RouteView, Targ
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.store import KeyInfo, Scope
+from gpustack_fast.keys.store import KeyInfo, Scope
 
 KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 MODELS = [

@@ -22,9 +22,9 @@ from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.control.documents import ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import UsageError
-from gpustack_fast.keys import KeyChange, Keys
+from gpustack_fast.keys.live import KeyChange, Keys
+from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.store import Grant, KeyInfo, Store
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},

@@ -18,9 +18,9 @@ from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import ControlError, KeyNameTaken, KeyNotFound, StoreError, UsageError
-from gpustack_fast.keys import KeyChange, Keys
+from gpustack_fast.keys.live import KeyChange, Keys
+from gpustack_fast.keys.store import Grant, Store
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.store import Grant, Store
 
 T = TypeVar("T")
 

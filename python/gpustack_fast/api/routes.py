@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from msgspec import Struct
 
 from gpustack_fast.api.documents import ModelView, Page, Pagination, RouteView, VersionView
-from gpustack_fast.store import KeyInfo
+from gpustack_fast.keys.store import KeyInfo
 
 __all__ = ["ROUTES", "ApiError", "Call", "Route", "Sources"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from gpustack_fast.store import CreatedKey, Grant, KeyInfo
+from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo
 
 __all__ = [
     "LONGEST_LINE",

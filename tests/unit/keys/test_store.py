@@ -23,9 +23,9 @@ from gpustack_fast.errors import (
     StoreError,
     UsageError,
 )
-from gpustack_fast.keys import bootstrap
+from gpustack_fast.keys.live import bootstrap
+from gpustack_fast.keys.store import Grant, Store, access_key_of, digest_of
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.store import Grant, Store, access_key_of, digest_of
 
 GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -311,7 +311,7 @@ def test_what_a_crash_left_beside_the_file_is_no_obstacle(directory: DataDirecto
 CRASH = """
 import os, sys
 from pathlib import Path
-from gpustack_fast import store
+from gpustack_fast.keys import store
 from gpustack_fast.storage.data_directory import DataDirectory
 
 directory = DataDirectory(Path(sys.argv[1]))
@@ -421,7 +421,7 @@ MAKE_KEYS = """
 import sys
 from pathlib import Path
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.store import Store
+from gpustack_fast.keys.store import Store
 
 for number in range(10):
     directory = DataDirectory(Path(sys.argv[1]))

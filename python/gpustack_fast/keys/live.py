@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from gpustack_fast.store import CreatedKey, Grant, Key, KeyInfo, Store
+from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store
 
 __all__ = ["FIRST_KEY", "FirstKey", "KeyChange", "Keys", "bootstrap"]
 
