@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from gpustack_fast.config import Config, ServeOptions
-from gpustack_fast.config.file import line_of
+from gpustack_fast.config.reading.file import line_of
+from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config, variable_of
-from gpustack_fast.credentials import check_tls_files, take_engine_keys
 from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
 
 __all__ = ["main"]

@@ -22,7 +22,7 @@ from gpustack_fast.backends import (
 )
 from gpustack_fast.config import BACKENDS as CONFIGURABLE
 from gpustack_fast.config import Engine, ModelConfig
-from gpustack_fast.config.shape import Dialect
+from gpustack_fast.config.schema import Dialect
 
 PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
 RECORDED = Path(__file__).parents[2] / "engines" / "llama_cpp" / "common_params.txt"

@@ -1,16 +1,15 @@
 """The configuration: what a user may write, and the way from files, variables and flags into it.
 
-shape       the Structs: Config, ModelConfig, RouteConfig …
+schema      the Structs: Config, ModelConfig, RouteConfig …
 server      the Structs of `[server]`
 rules       what must hold between them, and what a type cannot say
-file        a TOML file → Config; every error names the file, the line and the fix
+reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
-toml_lines  where each key of a TOML text stands
+secrets     what the configuration names but does not hold: keys of others' engines, files for TLS
 sentences   wrong values in words
 """
 
-from gpustack_fast.config.server import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
-from gpustack_fast.config.shape import (
+from gpustack_fast.config.schema import (
     BACKENDS,
     SOURCE_FIELDS,
     Config,
@@ -20,6 +19,7 @@ from gpustack_fast.config.shape import (
     ServeOptions,
     TargetConfig,
 )
+from gpustack_fast.config.server import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
 
 __all__ = [
     "BACKENDS",

@@ -20,11 +20,11 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from gpustack_fast.config.file import expanded, read_config_file, where
+from gpustack_fast.config.reading.file import expanded, read_config_file, where
 from gpustack_fast.config.rules import RuleBroken, check_server
+from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import explain
 from gpustack_fast.config.server import ServerConfig
-from gpustack_fast.config.shape import Config
 from gpustack_fast.errors import ConfigError
 
 __all__ = ["PREFIX", "SETTINGS", "Setting", "data_dir_alone", "load_config", "variable_of"]

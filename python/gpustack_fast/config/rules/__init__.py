@@ -11,7 +11,7 @@ from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.models import check_models, check_names
 from gpustack_fast.config.rules.routes import check_routes
 from gpustack_fast.config.rules.server import check_server
-from gpustack_fast.config.shape import Config
+from gpustack_fast.config.schema import Config
 
 __all__ = ["RuleBroken", "check", "check_server"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpustack_fast.config.reading.toml_lines import KeyPath
 from gpustack_fast.config.rules.broken import RuleBroken
+from gpustack_fast.config.schema import Config, ModelConfig, RouteConfig
 from gpustack_fast.config.sentences import closest, quoted
-from gpustack_fast.config.shape import Config, ModelConfig, RouteConfig
-from gpustack_fast.config.toml_lines import KeyPath
 
 __all__ = ["check_routes"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpustack_fast.config.toml_lines import KeyPath, find_line, line_numbers
+from gpustack_fast.config.reading.toml_lines import KeyPath, find_line, line_numbers
 
 LAYOUT = '''\
 a = 1                     # line 1

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import inspect
 
+from gpustack_fast.config.reading.toml_lines import KeyPath
+from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import closest, explain, listed
-from gpustack_fast.config.shape import Config
-from gpustack_fast.config.toml_lines import KeyPath
 
 __all__ = ["translate"]
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpustack_fast.config import SOURCE_FIELDS, Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.config.file import read_config_file
+from gpustack_fast.config.reading.file import read_config_file
 from gpustack_fast.config.rules import check
+from gpustack_fast.config.schema import NAME_PATTERN, Source
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config
-from gpustack_fast.config.shape import NAME_PATTERN, Source
 from gpustack_fast.errors import ConfigError
 
 EXAMPLE = """\
@@ -70,7 +70,7 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
 
 
 def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
     assert len(examples) == 2
     first, second = (load_config(write(tmp_path, example), {}, {}) for example in examples)

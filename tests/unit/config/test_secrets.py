@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
 from gpustack_fast.config.settings import load_config
-from gpustack_fast.credentials import check_tls_files, take_engine_keys
 from gpustack_fast.errors import ConfigError
 
 MODEL = '[[models]]\nname = "{0}"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'

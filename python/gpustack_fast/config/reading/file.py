@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from gpustack_fast.config.mistakes import translate
+from gpustack_fast.config.reading.mistakes import translate
+from gpustack_fast.config.reading.toml_lines import KeyPath, find_line, line_numbers
 from gpustack_fast.config.rules import RuleBroken, check
-from gpustack_fast.config.shape import Config
-from gpustack_fast.config.toml_lines import KeyPath, find_line, line_numbers
+from gpustack_fast.config.schema import Config
 from gpustack_fast.errors import ConfigError
 
 __all__ = ["expanded", "line_of", "read_config_file", "where"]
