@@ -19,7 +19,7 @@ import time
 
 import uvloop
 
-from gpustack_fast import environments, greeting, listeners, processes, publication
+from gpustack_fast import greeting, listeners, publication
 from gpustack_fast.api.application import Application
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
@@ -28,15 +28,16 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, __version__
+from gpustack_fast.engines import environments, processes
+from gpustack_fast.engines.instance import Rooms, end_leftovers
+from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.greeting import tell
-from gpustack_fast.instance import Rooms, end_leftovers
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.plane_settings import plane_config
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.route_numbers import known_routes
-from gpustack_fast.supervisor import Supervisor
 
 __all__ = ["serve"]
 

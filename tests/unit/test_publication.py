@@ -12,9 +12,9 @@ from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.dataplane import KeyEntry, ModelEntry
+from gpustack_fast.engines.supervisor import Replica, Slot
 from gpustack_fast.keys.store import Key
 from gpustack_fast.storage.route_numbers import KnownRoute
-from gpustack_fast.supervisor import Replica, Slot
 
 SMOLLM2 = ModelConfig(
     name="smollm2",

@@ -15,8 +15,8 @@ import pytest
 import uvloop
 from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
 
-from gpustack_fast import processes
-from gpustack_fast.instance import EngineFailed, Instance, Rooms, end_leftovers, new_id, short_folder
+from gpustack_fast.engines import processes
+from gpustack_fast.engines.instance import EngineFailed, Instance, Rooms, end_leftovers, new_id, short_folder
 
 
 def run(scenario: Callable[[Rooms], Awaitable[None]], folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_long_data_directory_gets_a_short_folder_for_sockets(tmp_path: Path) -
 
 KILLED_SERVER = """
 import asyncio, pathlib, sys, time
-from gpustack_fast.instance import Instance, Rooms
+from gpustack_fast.engines.instance import Instance, Rooms
 from small_backend import PYTHON, SMALL, small
 async def main():
     one = Instance("small-00000", small(*sys.argv[2:]), SMALL, Rooms(pathlib.Path(sys.argv[1])))

@@ -27,7 +27,7 @@ from gpustack_fast.errors import GpustackFastError
 
 __all__ = ["BuildError", "environment_path", "is_complete", "lock_file", "prepare"]
 
-LOCKS = Path(__file__).parent / "backends" / "locks"
+LOCKS = Path(__file__).parents[1] / "backends" / "locks"
 MARKER = "complete"
 PROGRESS_EVERY = 10.0
 STOP_PATIENCE = 5.0

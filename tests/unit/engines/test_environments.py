@@ -14,8 +14,8 @@ import pytest
 import uvloop
 from small_backend import alive, eventually
 
-from gpustack_fast import environments
-from gpustack_fast.environments import BuildError, environment_path, is_complete, prepare
+from gpustack_fast.engines import environments
+from gpustack_fast.engines.environments import BuildError, environment_path, is_complete, prepare
 
 LOCKS = sorted(environments.LOCKS.glob("*.txt"))
 
@@ -154,7 +154,7 @@ def test_an_interrupted_build_ends_uv_and_can_be_repeated(
 
 KILLED_BUILDER = """
 import asyncio, pathlib, sys
-from gpustack_fast import environments
+from gpustack_fast.engines import environments
 environments.find_uv = lambda: sys.argv[1]
 asyncio.run(environments.prepare(pathlib.Path(sys.argv[2]), "tiny_engine", print, pathlib.Path(sys.argv[3])))
 """

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gpustack_fast import processes
 from gpustack_fast.backends import Backend, Command, EngineFacts, Place
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines import processes
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
 
-from gpustack_fast import processes, supervisor
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.environments import BuildError
-from gpustack_fast.instance import Rooms
-from gpustack_fast.supervisor import Actual, Replica, Slot, Start, Stop, Supervisor, plan, restart_delay
+from gpustack_fast.engines import processes, supervisor
+from gpustack_fast.engines.environments import BuildError
+from gpustack_fast.engines.instance import Rooms
+from gpustack_fast.engines.supervisor import Actual, Replica, Slot, Start, Stop, Supervisor, plan, restart_delay
 
 # The plan.
 

@@ -26,15 +26,15 @@ from pathlib import Path
 
 import msgspec
 
-from gpustack_fast import processes
 from gpustack_fast.backends import Backend, Place
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines import processes
+from gpustack_fast.engines.processes import Identity, Process
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.processes import Identity, Process
 
 __all__ = ["EngineFailed", "Instance", "Rooms", "end_leftovers", "new_id"]
 
-STUB = Path(__file__).parent / "backends" / "exec_stub.py"
+STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 SOCKET_PATH_LIMIT = 107
 """Bytes, without the closing zero (unix(7))."""
 LOG_LIMIT = 64 * 1024 * 1024

@@ -1,0 +1,8 @@
+"""Wanted → running: the engines, their processes, and what they are installed from.
+
+supervisor    carries out what is wanted, replica by replica
+instance      one engine process
+external      whether somebody else's engine answers
+processes     what the kernel knows of a process and its session
+environments  what an engine is installed from
+"""
