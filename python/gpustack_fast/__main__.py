@@ -2,6 +2,6 @@
 
 import sys
 
-from gpustack_fast.cli import main
+from gpustack_fast.commands.parser import main
 
 sys.exit(main())

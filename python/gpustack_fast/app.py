@@ -19,12 +19,13 @@ import time
 
 import uvloop
 
-from gpustack_fast import greeting, listeners, publication
+from gpustack_fast import console, listeners, publication
 from gpustack_fast.api.application import Application
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.console import tell
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.dataplane import DataPlane, DataPlaneError, Event, KeyDelta, __version__
@@ -32,7 +33,6 @@ from gpustack_fast.engines import environments, processes
 from gpustack_fast.engines.instance import Rooms, end_leftovers
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.greeting import tell
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.plane_settings import plane_config
@@ -128,7 +128,7 @@ class Server:
         if self._notice:
             tell(self._notice)
         if self._new_key:
-            tell(greeting.first_key(self._new_key))
+            tell(console.first_key(self._new_key))
         control = ControlServer(self._directory.control_socket, self)
         self._contexts.push_async_callback(control.close)
         await control.start()
@@ -223,7 +223,7 @@ class Server:
         ready = {view.name for view in views if view.ready_replicas or not view.replicas}
         if all(view.name in ready or publication.has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
-            tell(greeting.ready(self._config, ready, self._url, self._new_key, self._directory.path))
+            tell(console.ready(self._config, ready, self._url, self._new_key, self._directory.path))
 
     def _publish_keys(self, change: KeyChange) -> None:
         upsert = [publication.key_entry(key) for key in change.upsert]
@@ -234,7 +234,7 @@ class Server:
 
     @property
     def _url(self) -> str:
-        return greeting.public_url(self._addresses[0], self._scheme)
+        return console.public_url(self._addresses[0], self._scheme)
 
     def _models(self) -> list[ModelView]:
         return publication.model_views(self._config, self._supervisor.replicas)

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from gpustack_fast.cli import main
+from gpustack_fast.commands.parser import main
 
 
 def hold(folder: Path) -> None:

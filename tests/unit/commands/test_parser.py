@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpustack_fast import cli, key_commands
+from gpustack_fast.commands import keys, parser
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.control.documents import ServerStatus
@@ -109,7 +109,7 @@ def test_a_slip_is_answered_with_what_can_be_written(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:
-        cli.main(arguments)
+        parser.main(arguments)
     assert raised.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and message in told and "--help` shows what can be written." in told
@@ -117,7 +117,7 @@ def test_a_slip_is_answered_with_what_can_be_written(
 
 def test_the_help_of_serve_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["serve", "--help"])
+        parser.main(["serve", "--help"])
     text = re.sub(r"\s+", "", capsys.readouterr().out)
     for setting in SETTINGS:
         assert setting.flag in text and f"[{setting.variable}]" in text
@@ -147,7 +147,7 @@ def test_serve_hands_the_configuration_to_the_app_and_returns_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fake_app(monkeypatch) as calls:
-        status = cli.main(["serve", "--port", "0", "--data-dir", str(tmp_path), "--drain-timeout", "1.5"])
+        status = parser.main(["serve", "--port", "0", "--data-dir", str(tmp_path), "--drain-timeout", "1.5"])
     assert status == 7
     [(config, options)] = calls
     assert (config.server.port, config.server.data_dir, config.server.drain_timeout) == (0, tmp_path, 1.5)
@@ -162,15 +162,15 @@ def test_the_bootstrap_key_comes_from_flag_then_file_then_environment(
     file.write_text("key-from-the-file-1\n")
     with fake_app(monkeypatch) as calls:
         monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
-        cli.main(["serve", "--bootstrap-key", "key-from-the-flag-1"])
+        parser.main(["serve", "--bootstrap-key", "key-from-the-flag-1"])
         monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
-        cli.main(["serve", "--bootstrap-key-file", str(file)])
+        parser.main(["serve", "--bootstrap-key-file", str(file)])
         monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "key-from-the-environment")
-        cli.main(["serve"])
+        parser.main(["serve"])
         monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "")
-        cli.main(["serve"])
+        parser.main(["serve"])
         monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY_FILE", str(file))
-        cli.main(["serve"])
+        parser.main(["serve"])
     assert [options.bootstrap_key for _, options in calls] == [
         "key-from-the-flag-1",
         "key-from-the-file-1",
@@ -208,14 +208,14 @@ def test_a_bootstrap_key_that_cannot_be_a_key_starts_nothing_and_is_not_repeated
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     with fake_app(monkeypatch) as calls:
-        assert cli.main(["serve", "--bootstrap-key", text]) == 2
+        assert parser.main(["serve", "--bootstrap-key", text]) == 2
     assert calls == []
     told = capsys.readouterr().err
     assert told.startswith("error: A key ") and (not text or text not in told)
 
 
 def test_a_key_file_that_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", "--bootstrap-key-file", str(tmp_path / "none")]) == 2
+    assert parser.main(["serve", "--bootstrap-key-file", str(tmp_path / "none")]) == 2
     assert "none cannot be read: No such file or directory" in capsys.readouterr().err
 
 
@@ -270,23 +270,23 @@ def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(capsys: pyt
         expires=2000,
         custom=True,
     )
-    assert key_commands._row(info, 1999.0)[3:5] == ("inference,management", "a")
-    assert not key_commands._row(info, 1999.0)[6].startswith("EXPIRED")
-    assert key_commands._row(info, 2000.0)[6].startswith("EXPIRED 1970-01-01")
-    assert key_commands._row(msgspec.structs.replace(info, scopes=["*"], expires=None), 1e12)[3::3] == ("all", "never")
+    assert keys._row(info, 1999.0)[3:5] == ("inference,management", "a")
+    assert not keys._row(info, 1999.0)[6].startswith("EXPIRED")
+    assert keys._row(info, 2000.0)[6].startswith("EXPIRED 1970-01-01")
+    assert keys._row(msgspec.structs.replace(info, scopes=["*"], expires=None), 1e12)[3::3] == ("all", "never")
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)]
 )
 def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
-    assert key_commands.seconds(text) == seconds
+    assert keys.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13])
 def test_what_is_no_time_is_told(text: str) -> None:
     with pytest.raises(UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"):
-        key_commands.seconds(text)
+        keys.seconds(text)
 
 
 def test_a_scope_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_the_data_directory_of_the_configuration_is_used(tmp_path: Path) -> None
 
 def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -> None:
     script = (
-        "import sys; from gpustack_fast.cli import main\n"
+        "import sys; from gpustack_fast.commands.parser import main\n"
         "main(['check']); main(['keys', 'create', 'a', '--data-dir', sys.argv[1]])\n"
         "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
@@ -392,7 +392,7 @@ def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_pa
 
 def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> None:
     fake = FakeServer(tmp_path)
-    command = threading.Thread(target=lambda: statuses.append(key_commands.create(tmp_path, "a", Grant(), None)))
+    command = threading.Thread(target=lambda: statuses.append(keys.create(tmp_path, "a", Grant(), None)))
     statuses: list[int] = []
     command.start()
     command.join(0.2)
@@ -407,9 +407,9 @@ def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> No
 def test_a_holder_that_never_answers_is_told_by_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(key_commands, "_PATIENCE", 0.1)
+    monkeypatch.setattr(keys, "_PATIENCE", 0.1)
     silent = DataDirectory(tmp_path)
     silent.acquire()
-    assert cli.main(["keys", "create", "a", "--data-dir", str(tmp_path)]) == 1
+    assert parser.main(["keys", "create", "a", "--data-dir", str(tmp_path)]) == 1
     silent.release()
     assert f"A server (process {os.getpid()}) holds {tmp_path} but does not answer" in capsys.readouterr().err

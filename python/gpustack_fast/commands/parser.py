@@ -89,26 +89,26 @@ def _summary(config: Config) -> str:
 
 
 def _create_key(options: argparse.Namespace) -> int:
-    from gpustack_fast import key_commands
+    from gpustack_fast.commands import keys
     from gpustack_fast.keys.store import Grant
 
     models = None if options.allowed_models is None else [name.strip() for name in options.allowed_models.split(",")]
-    expires_in = None if options.expires_in is None else key_commands.seconds(options.expires_in)
+    expires_in = None if options.expires_in is None else keys.seconds(options.expires_in)
     grant = Grant(allowed_models=models, scopes=options.scopes or ["*"], expires_in=expires_in)
     text = options.key if options.key_file is None else _read_key(Path(options.key_file))
-    return key_commands.create(_data_dir(options), options.name, grant, text)
+    return keys.create(_data_dir(options), options.name, grant, text)
 
 
 def _list_keys(options: argparse.Namespace) -> int:
-    from gpustack_fast import key_commands
+    from gpustack_fast.commands import keys
 
-    return key_commands.show(_data_dir(options))
+    return keys.show(_data_dir(options))
 
 
 def _revoke_key(options: argparse.Namespace) -> int:
-    from gpustack_fast import key_commands
+    from gpustack_fast.commands import keys
 
-    return key_commands.revoke(_data_dir(options), options.which)
+    return keys.revoke(_data_dir(options), options.which)
 
 
 def _version(_: argparse.Namespace) -> int:
