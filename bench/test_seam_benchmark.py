@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gpustack_fast.dataplane import (
+from gpustack_fast.seam.documents import (
     DataPlane,
     DataPlaneConfig,
     InstanceEntry,

@@ -163,7 +163,7 @@ class DataPlaneRouter(Router):
         publish: bool = True,
         **config: Any,
     ) -> None:
-        from gpustack_fast import dataplane
+        from gpustack_fast.seam import documents as dataplane
 
         self.dataplane = dataplane
         self.addresses = [engine if isinstance(engine, str) else engine.address for engine in engines]

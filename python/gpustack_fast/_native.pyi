@@ -1,8 +1,8 @@
 """The data plane: the whole way of a request, in Rust. This stub is the manual of the seam.
 
 Documents cross the seam, not parameters: each is JSON (but for `Polled`, which is MessagePack), written once as a
-msgspec Struct in `gpustack_fast.dataplane` and once as a serde struct in `rust/sans_io/src/seam/documents.rs`; one test feeds
-every field of each through both.
+msgspec Struct in `gpustack_fast.seam.documents` and once as a serde struct in `rust/sans_io/src/seam/documents.rs`;
+one test feeds every field of each through both.
 
 No call blocks, none holds the GIL longer than it takes to decode its document, and Rust installs no signal
 handler. Every call may be made from any thread.

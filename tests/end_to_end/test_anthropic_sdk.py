@@ -56,7 +56,7 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """One engine under two models: `m` is translated, `native` is not."""
-    from gpustack_fast.dataplane import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+    from gpustack_fast.seam.documents import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
 
     one = router([engine])
     models = []

@@ -66,7 +66,7 @@ def test_without_rules_no_page_is_let_in_whatever_the_engine_says(engine: FakeEn
 
 
 def test_every_origin_may_be_let_in(engine: FakeEngine, router: Routers) -> None:
-    from gpustack_fast.dataplane import Cors
+    from gpustack_fast.seam.documents import Cors
 
     plane = router([engine], cors=Cors(origins=["*"]))
     headers = {"Origin": PAGE, "Authorization": f"Bearer {KEY}"}

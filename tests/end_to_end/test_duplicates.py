@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpustack_fast.dataplane import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+from gpustack_fast.seam.documents import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import BrokenFraming, build, eventually
 

@@ -24,7 +24,7 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 
 
 def routes() -> list[Any]:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     target = [TargetEntry(model="m")]
     return [
@@ -276,7 +276,7 @@ def test_a_key_must_be_allowed_every_name_of_an_engine_when_the_body_is_not_read
     engine: FakeEngine, router: Routers
 ) -> None:
     """The body could name the adapter, which an engine would obey."""
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     adapter = RouteEntry(name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")])
     plane = router([engine], routes=[*routes(), adapter])

@@ -126,7 +126,7 @@ def test_metrics_show_what_is_in_flight(fake_engines: Engines, router: Routers) 
 
 
 def test_odd_route_names_do_not_break_the_text(fake_engines: Engines, router: Routers) -> None:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     name = 'quote" back\\slash line\nbreak é'
     plane = router(

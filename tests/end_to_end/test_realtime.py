@@ -25,7 +25,7 @@ def engine(fake_engines: Engines) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """`m`, and `m:tuned`, an adapter in the same engine."""
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     routes = [
         RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7),

@@ -293,7 +293,7 @@ def test_the_model_list_names_the_routes_and_answers_head(plane: DataPlaneRouter
 
 
 def test_a_route_with_a_slash_in_its_name_is_found_escaped_and_raw(engine: FakeEngine, router: Routers) -> None:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     plane = router([engine], routes=[RouteEntry(name="a/b", created=5, targets=[TargetEntry(model="m")])])
     assert plane.request("GET", "/v1/models/a%2Fb").json()["id"] == "a/b"

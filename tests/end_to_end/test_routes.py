@@ -17,14 +17,14 @@ Routers = Callable[..., DataPlaneRouter]
 
 
 def route(name: str, *targets: Any, **fields: Any) -> Any:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     entries = [one if isinstance(one, TargetEntry) else TargetEntry(model=one) for one in targets or ("m",)]
     return RouteEntry(name=name, created=1, targets=entries, **fields)
 
 
 def target(model: str, **fields: Any) -> Any:
-    from gpustack_fast.dataplane import TargetEntry
+    from gpustack_fast.seam.documents import TargetEntry
 
     return TargetEntry(model=model, **fields)
 

@@ -18,7 +18,7 @@ SENT_ONCE = ["/v1/images/generations", "/v1/audio/speech", "/model/proxy/v1/chat
 
 def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneRouter]:
     """An engine that has answered once, and closes every connection after a request from then on."""
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     engine = fake_engines(1)[0]
     route = RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True)
@@ -50,7 +50,7 @@ def test_a_chat_on_a_connection_that_was_closed_is_sent_again(fake_engines: Engi
 
 def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(fake_engines: Engines, router: Routers) -> None:
     """The route was changed while the request waited for an engine that then died."""
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     first, second = fake_engines(2)
     plane = router(

@@ -151,7 +151,7 @@ def ask(client: Client, path: str, fields: dict[str, Any], orders: dict[str, Any
 def test_generated_streams_come_back_to_what_the_engine_sent(
     engine: FakeEngine, router: Routers, path: str, seed: int
 ) -> None:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     dice = random.Random(f"{path} {seed}")
     plane = plane_over(router, engine)
@@ -180,7 +180,7 @@ def test_generated_streams_come_back_to_what_the_engine_sent(
 def test_generated_whole_answers_come_back_to_what_the_engine_sent(
     engine: FakeEngine, router: Routers, path: str, seed: int
 ) -> None:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     dice = random.Random(f"whole {path} {seed}")
     plane = plane_over(router, engine)

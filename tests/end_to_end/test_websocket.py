@@ -20,7 +20,7 @@ Routers = Callable[..., DataPlaneRouter]
 
 
 def routes() -> list[Any]:
-    from gpustack_fast.dataplane import RouteEntry, TargetEntry
+    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     return [RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7)]
 

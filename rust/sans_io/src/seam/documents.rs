@@ -1,8 +1,8 @@
 //! The documents that cross the seam, as serde structs.
 //!
 //! They are JSON, but for [`Polled`], which carries a record for every request and is MessagePack.
-//! Each has a msgspec twin of the same name in `gpustack_fast/dataplane.py`, where the meaning of
-//! every field is told. Times are milliseconds and sizes are bytes unless a name says otherwise.
+//! Each has a msgspec twin of the same name in `gpustack_fast/seam/documents.py`, where the meaning
+//! of every field is told. Times are milliseconds and sizes are bytes unless a name says otherwise.
 
 #![allow(missing_docs, reason = "the fields are described once, beside their Python twins")]
 

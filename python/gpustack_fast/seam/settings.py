@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpustack_fast.config import CorsConfig, ServerConfig
-from gpustack_fast.dataplane import ConnectionLimits, Cors, DataPlaneConfig, Limits, Telling, Timeouts, Tls
+from gpustack_fast.seam.documents import ConnectionLimits, Cors, DataPlaneConfig, Limits, Telling, Timeouts, Tls
 
 __all__ = ["plane_config"]
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from gpustack_fast import publication
 from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.dataplane import KeyEntry, ModelEntry
 from gpustack_fast.engines.supervisor import Replica, Slot
 from gpustack_fast.keys.store import Key
+from gpustack_fast.seam import table as publication
+from gpustack_fast.seam.documents import KeyEntry, ModelEntry
 from gpustack_fast.storage.route_numbers import KnownRoute
 
 SMOLLM2 = ModelConfig(

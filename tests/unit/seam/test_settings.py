@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpustack_fast.config import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
-from gpustack_fast.dataplane import Cors, DataPlaneConfig, Tls
-from gpustack_fast.plane_settings import plane_config
+from gpustack_fast.seam.documents import Cors, DataPlaneConfig, Tls
+from gpustack_fast.seam.settings import plane_config
 
 
 def told(server: ServerConfig) -> DataPlaneConfig:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpustack_fast import dataplane
-from gpustack_fast.dataplane import DataPlane, DataPlaneConfig, DataPlaneError
+from gpustack_fast.seam import documents as dataplane
+from gpustack_fast.seam.documents import DataPlane, DataPlaneConfig, DataPlaneError
 
 KEY = "seam-test-key-of-enough-length"
 SALT = "00ff"
@@ -218,7 +218,7 @@ def test_the_module_loads_after_all_others_and_on_a_thread() -> None:
 import threading
 import granian, granian.server.embed, msgspec, uvloop, pynvml
 def load():
-    from gpustack_fast import dataplane
+    from gpustack_fast.seam import documents as dataplane
     dataplane.DataPlane(dataplane.DataPlaneConfig(), [])
     print(dataplane.__version__)
 thread = threading.Thread(target=load)
