@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import (
-    DataPlane,
     DataPlaneConfig,
     InstanceEntry,
     KeyDelta,

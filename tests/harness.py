@@ -163,9 +163,10 @@ class DataPlaneRouter(Router):
         publish: bool = True,
         **config: Any,
     ) -> None:
-        from gpustack_fast.seam import documents as dataplane
+        from gpustack_fast.seam import documents
+        from gpustack_fast.seam.dataplane import DataPlane
 
-        self.dataplane = dataplane
+        self.documents = documents
         self.addresses = [engine if isinstance(engine, str) else engine.address for engine in engines]
         self.states = ["running"] * len(self.addresses)
         self.served_name = served_name
@@ -176,13 +177,13 @@ class DataPlaneRouter(Router):
         self.is_drained = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         if isinstance(config.get("timeouts"), dict):
-            config["timeouts"] = dataplane.Timeouts(**config["timeouts"])
+            config["timeouts"] = documents.Timeouts(**config["timeouts"])
         if isinstance(config.get("limits"), dict):
-            config["limits"] = dataplane.Limits(**config["limits"])
+            config["limits"] = documents.Limits(**config["limits"])
         if isinstance(config.get("telling"), dict):
-            config["telling"] = dataplane.Telling(**config["telling"])
+            config["telling"] = documents.Telling(**config["telling"])
         self.salt = secrets.token_hex(16)
-        self.plane = dataplane.DataPlane(dataplane.DataPlaneConfig(**config), [self.listener.fileno()])
+        self.plane = DataPlane(documents.DataPlaneConfig(**config), [self.listener.fileno()])
         self.address = f"http://{self.plane.start().addresses[0]}"
         if publish:
             self.publish()
@@ -190,7 +191,7 @@ class DataPlaneRouter(Router):
 
     def table(self) -> Any:
         """The table for the engines and states of now."""
-        plane = self.dataplane
+        plane = self.documents
         instances = [
             plane.InstanceEntry(id=f"i-{number}", address=address, state=state, **self.instance_fields)
             for number, (address, state) in enumerate(zip(self.addresses, self.states, strict=True))
@@ -211,11 +212,11 @@ class DataPlaneRouter(Router):
     def add_key(self, access_key: str, key: str, **fields: Any) -> None:
         """Makes the key known; `fields` are those of a KeyEntry."""
         digest = hashlib.sha256(bytes.fromhex(self.salt) + key.encode()).hexdigest()
-        entry = self.dataplane.KeyEntry(id=access_key, digest=digest, **fields)
-        self.plane.update_keys(self.dataplane.KeyDelta(salt=self.salt, upsert=[entry]))
+        entry = self.documents.KeyEntry(id=access_key, digest=digest, **fields)
+        self.plane.update_keys(self.documents.KeyDelta(salt=self.salt, upsert=[entry]))
 
     def remove_key(self, access_key: str) -> None:
-        self.plane.update_keys(self.dataplane.KeyDelta(salt=self.salt, remove=[access_key]))
+        self.plane.update_keys(self.documents.KeyDelta(salt=self.salt, remove=[access_key]))
 
     def records(self, count: int = 1) -> list[Any]:
         """Waits until that many requests have left their record; returns all that are there."""

@@ -35,7 +35,8 @@ from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.seam import table
-from gpustack_fast.seam.documents import DataPlane, DataPlaneError, Event, KeyDelta, __version__
+from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
+from gpustack_fast.seam.documents import Event, KeyDelta
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.route_numbers import known_routes

@@ -112,7 +112,7 @@ def _revoke_key(options: argparse.Namespace) -> int:
 
 
 def _version(_: argparse.Namespace) -> int:
-    from gpustack_fast.seam.documents import __version__
+    from gpustack_fast.seam.dataplane import __version__
 
     print(__version__)
     return 0

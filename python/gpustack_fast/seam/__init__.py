@@ -1,6 +1,7 @@
 """What crosses to the data plane in Rust.
 
-dataplane  the documents, and a typed handle on the data plane: the only file that imports `_native`
+dataplane  a typed handle on the data plane: the only file that imports `_native`
+documents  what it takes and gives
 settings   `[server]` → what the data plane knows from its start to its end
 table      what is told about the deployments and the keys
 """

@@ -1,4 +1,4 @@
-"""The only file that imports `_native`: the documents that cross the seam, and a typed handle on the data plane.
+"""The documents that cross the seam.
 
 Each Struct here has a serde twin of the same name in `rust/sans_io/src/seam/documents.rs`.
 Times are milliseconds and sizes are bytes unless a name says otherwise.
@@ -10,15 +10,10 @@ from typing import Any
 
 import msgspec
 
-from gpustack_fast import _native
-from gpustack_fast._native import DataPlaneError
-
 __all__ = [
     "ConnectionLimits",
     "Cors",
-    "DataPlane",
     "DataPlaneConfig",
-    "DataPlaneError",
     "Event",
     "InstanceEntry",
     "KeyDelta",
@@ -35,10 +30,7 @@ __all__ = [
     "Telling",
     "Timeouts",
     "Tls",
-    "__version__",
 ]
-
-__version__: str = _native.__version__
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -345,31 +337,3 @@ class Stats(Document):
     in_flight: int
     """Requests between their head and their end."""
     instances: list[InstanceStats] = []
-
-
-class DataPlane:
-    """`_native.DataPlane` with documents instead of bytes. See the stub for what each call promises."""
-
-    def __init__(self, config: DataPlaneConfig, listeners: list[int]) -> None:
-        self._native = _native.DataPlane(msgspec.json.encode(config), listeners)
-
-    def start(self) -> Started:
-        return msgspec.json.decode(self._native.start(), type=Started)
-
-    def publish(self, table: Table) -> int:
-        return self._native.publish(msgspec.json.encode(table))
-
-    def update_keys(self, delta: KeyDelta) -> None:
-        self._native.update_keys(msgspec.json.encode(delta))
-
-    def poll(self) -> Polled:
-        return msgspec.msgpack.decode(self._native.poll(), type=Polled)
-
-    def fileno(self) -> int:
-        return self._native.fileno()
-
-    def stats(self) -> Stats:
-        return msgspec.json.decode(self._native.stats(), type=Stats)
-
-    def drain(self, deadline: float) -> None:
-        self._native.drain(deadline)

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpustack_fast.seam import documents as dataplane
-from gpustack_fast.seam.documents import DataPlane, DataPlaneConfig, DataPlaneError
+from gpustack_fast.seam import documents
+from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
+from gpustack_fast.seam.documents import DataPlaneConfig
 
 KEY = "seam-test-key-of-enough-length"
 SALT = "00ff"
@@ -24,13 +25,13 @@ SALT = "00ff"
 CONFIG = DataPlaneConfig(
     workers=2,
     control_socket="/nonexistent/api.sock",
-    timeouts=dataplane.Timeouts(head=1001, body=1002, connect=1003, first_frame=1004, idle=1005),
-    limits=dataplane.Limits(body=4096, replay=1024, memory=2048, ratio=10, nesting=16),
-    connections=dataplane.ConnectionLimits(idle_per_instance=3),
-    telling=dataplane.Telling(
+    timeouts=documents.Timeouts(head=1001, body=1002, connect=1003, first_frame=1004, idle=1005),
+    limits=documents.Limits(body=4096, replay=1024, memory=2048, ratio=10, nesting=16),
+    connections=documents.ConnectionLimits(idle_per_instance=3),
+    telling=documents.Telling(
         server_timing=False, server_timing_in_streams=True, usage_timings=False, sse_keep_alive=1006
     ),
-    cors=dataplane.Cors(
+    cors=documents.Cors(
         origins=["https://a.example"],
         methods=["POST"],
         headers=["x-one"],
@@ -42,8 +43,8 @@ CONFIG = DataPlaneConfig(
     responses_kept=5,
     record_queue=8,
 )
-TLS = dataplane.Tls(certificate="/nonexistent/certificate.pem", key="/nonexistent/key.pem")
-INSTANCE = dataplane.InstanceEntry(
+TLS = documents.Tls(certificate="/nonexistent/certificate.pem", key="/nonexistent/key.pem")
+INSTANCE = documents.InstanceEntry(
     id="i-1",
     address="http://127.0.0.1:9",
     state="running",
@@ -52,9 +53,9 @@ INSTANCE = dataplane.InstanceEntry(
     requests_per_connection=7,
     cancel_lag=20,
 )
-TABLE = dataplane.Table(
+TABLE = documents.Table(
     models=[
-        dataplane.ModelEntry(
+        documents.ModelEntry(
             name="m",
             served_name="s",
             backend="external",
@@ -67,10 +68,10 @@ TABLE = dataplane.Table(
         )
     ],
     routes=[
-        dataplane.RouteEntry(
+        documents.RouteEntry(
             name="r",
             created=12,
-            targets=[dataplane.TargetEntry(model="m", weight=5, served_name="t", fallback=["5xx"])],
+            targets=[documents.TargetEntry(model="m", weight=5, served_name="t", fallback=["5xx"])],
             categories=["llm"],
             generic_proxy=True,
             number=9,
@@ -81,11 +82,11 @@ TABLE = dataplane.Table(
     ],
     metrics="# the control plane's own\n",
 )
-KEYS = dataplane.KeyDelta(
+KEYS = documents.KeyDelta(
     salt=SALT,
     replace=True,
     upsert=[
-        dataplane.KeyEntry(
+        documents.KeyEntry(
             id="a",
             digest=hashlib.sha256(bytes.fromhex(SALT) + KEY.encode()).hexdigest(),
             name="the first",
@@ -145,8 +146,8 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (1, 1, ["i-1"])
     connection.close()
 
-    records: list[dataplane.Record] = []
-    events: list[dataplane.Event] = []
+    records: list[documents.Record] = []
+    events: list[documents.Event] = []
 
     def fetch(enough: Any) -> None:
         deadline = time.monotonic() + 10
@@ -159,7 +160,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
             events.extend(polled.events)
             time.sleep(0.01)
 
-    assert plane.publish(dataplane.Table()) == 2
+    assert plane.publish(documents.Table()) == 2
     fetch(lambda: len(records) == 2 and events)
     assert [(record.path, record.status, record.key, record.end) for record in records] == [
         ("/v1/models", 200, "", "done"),
@@ -218,12 +219,12 @@ def test_the_module_loads_after_all_others_and_on_a_thread() -> None:
 import threading
 import granian, granian.server.embed, msgspec, uvloop, pynvml
 def load():
-    from gpustack_fast.seam import documents as dataplane
-    dataplane.DataPlane(dataplane.DataPlaneConfig(), [])
+    from gpustack_fast.seam import dataplane, documents
+    dataplane.DataPlane(documents.DataPlaneConfig(), [])
     print(dataplane.__version__)
 thread = threading.Thread(target=load)
 thread.start()
 thread.join()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == dataplane.__version__, done.stderr
+    assert done.stdout.strip() == __version__, done.stderr
