@@ -29,7 +29,7 @@ from gpustack_fast.console import tell
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.engines import environments, processes
-from gpustack_fast.engines.instance import Rooms, end_leftovers
+from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
@@ -39,6 +39,7 @@ from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Event, KeyDelta
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.engine_paths import Rooms
 from gpustack_fast.storage.route_numbers import known_routes
 
 __all__ = ["serve"]

@@ -7,6 +7,7 @@
     │   ├── DataDirectoryInUse  another server holds the data directory; tells its process id
     │   ├── KeyNameTaken        a key of this name exists already (the management API's 409)
     │   └── KeyNotFound         no key has this name or access key (the management API's 404)
+    ├── EngineFailed            an engine ended, did not become ready, or has no place to listen
     └── ControlError            the control socket of the running server cannot be used, or it refused an operation
 
 The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a prompt.
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "ControlError",
     "DataDirectoryInUse",
+    "EngineFailed",
     "GpustackFastError",
     "KeyNameTaken",
     "KeyNotFound",
@@ -78,6 +80,10 @@ class KeyNameTaken(StoreError):
 
 class KeyNotFound(StoreError):
     """No key has this name or access key."""
+
+
+class EngineFailed(GpustackFastError):
+    """An engine ended, or did not become ready. The text tells what was seen and where its log is."""
 
 
 class ControlError(GpustackFastError):

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -24,83 +22,18 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
-
 from gpustack_fast.backends import Backend, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
-from gpustack_fast.engines.processes import Identity, Process
-from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.engines.processes import Process
+from gpustack_fast.errors import EngineFailed
+from gpustack_fast.storage.engine_paths import Rooms, safe
 
-__all__ = ["EngineFailed", "Instance", "Rooms", "end_leftovers", "new_id"]
+__all__ = ["Instance", "new_id"]
 
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
-SOCKET_PATH_LIMIT = 107
-"""Bytes, without the closing zero (unix(7))."""
 LOG_LIMIT = 64 * 1024 * 1024
-LOGS_PER_MODEL = 10
-LEFTOVER_GRACE = 15.0
 PROBE_TIMEOUT = 1.0
-
-
-class EngineFailed(GpustackFastError):
-    """An engine ended, or did not become ready. The text tells what was seen and where its log is."""
-
-
-class Rooms:
-    """The folders of a data directory that engines use; only their owner may enter those under `run`."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.records = data_dir / "run" / "instances"
-        self.logs = data_dir / "logs"
-        self.sockets = data_dir / "run" / "engines"
-        for folder in (data_dir / "run", self.records, self.sockets, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        longest = self.sockets / f"{'m' * 32}-{'r' * 5}.sock"
-        if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
-            self.sockets = short_folder(data_dir)
-
-    def record(self, instance_id: str) -> Path:
-        return self.records / f"{instance_id}.json"
-
-    def socket(self, instance_id: str) -> Path:
-        return self.sockets / f"{instance_id}.sock"
-
-    def log(self, model: str, instance_id: str) -> Path:
-        """The log of a new instance; the oldest logs of its model go."""
-        folder = self.logs / safe(model)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in logs[LOGS_PER_MODEL - 1 :]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".log.1").unlink(missing_ok=True)
-        return folder / f"{instance_id}.log"
-
-
-def short_folder(data_dir: Path) -> Path:
-    """A folder for sockets whose path is short, ours alone: under XDG_RUNTIME_DIR, else under /tmp.
-
-    In /tmp another user may have made a folder of this name, so its owner and mode are checked.
-    """
-    digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:8]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = (
-        Path(runtime) if os.path.isabs(runtime) and len(runtime) <= 32 and os.access(runtime, os.W_OK) else Path("/tmp")
-    )
-    folder = base / f"gpustack-fast-{os.getuid()}-{digest}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise EngineFailed(
-            f"The folder {folder} belongs to somebody else, so engines cannot listen there. "
-            "Choose a shorter path with --data-dir, or set XDG_RUNTIME_DIR."
-        )
-    return folder
-
-
-def safe(name: str) -> str:
-    """A model's name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:32]
 
 
 def new_id(model: str) -> str:
@@ -248,58 +181,6 @@ async def status(socket: Path, path: str, key: str) -> int:
         writer.close()
 
 
-async def end_leftovers(rooms: Rooms, grace: float = LEFTOVER_GRACE) -> list[str]:
-    """Ends the engines that an earlier, killed server left behind; returns the ids of those that were alive.
-
-    Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it may hold a GPU.
-    """
-    found = sorted(rooms.records.glob("*.json"))
-    return [name for name in await asyncio.gather(*(end_leftover(record, grace) for record in found)) if name]
-
-
-async def end_leftover(record: Path, grace: float) -> str | None:
-    """Ends what one record tells of; returns its id when somebody was alive."""
-    identity = read_record(record)
-    if identity is None:
-        return None
-    living = functools.partial(leftovers, identity, set())
-    alive = bool(living())
-    if alive and not await processes.end(identity.pid, living, signal.SIGTERM, grace):
-        raise EngineFailed(
-            f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, even by SIGKILL. "
-            "It waits inside the kernel, perhaps for a device: look at it with `ps`, then start again."
-        )
-    remove_files(identity.socket, record)
-    return record.stem if alive else None
-
-
-def read_record(record: Path) -> Identity | None:
-    """What a record tells; one that cannot be read is not from us (they are replaced as a whole) and goes."""
-    try:
-        return msgspec.json.decode(record.read_bytes(), type=Identity)
-    except msgspec.DecodeError:
-        record.unlink(missing_ok=True)
-        return None
-
-
 def remove_files(*paths: Path | str) -> None:
     for path in paths:
         Path(path).unlink(missing_ok=True)
-
-
-def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
-    """Who of an earlier run's session is alive, and certainly of it. `known` remembers who was, from call to call.
-
-    The kernel gives a session's number to nobody else while a member lives. So one member that is surely ours vouches
-    for the others: the leader by its start time, or one that writes to the instance's own log, or one known before.
-    """
-    if not identity.is_of_this_boot():
-        return []
-    found = [one for one in processes.members(identity.pid) if one.alive]
-    sure = identity.leader_is_alive() or any(
-        (one.pid, one.start_time) in known or processes.writes_to(one.pid, identity.log) for one in found
-    )
-    if not sure:
-        return []
-    known.update((one.pid, one.start_time) for one in found)
-    return found

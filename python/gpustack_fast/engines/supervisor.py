@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.external import unreachable
-from gpustack_fast.engines.instance import Instance, Rooms, new_id, safe
+from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.storage.engine_paths import Rooms, safe
 
 __all__ = ["Actual", "Replica", "Start", "Stop", "Supervisor", "plan", "restart_delay"]
 

@@ -9,7 +9,7 @@
         ├── control.sock    0600, see `control`
         └── api.sock        the management API, see `api`
 
-(Engines, their logs and their records lie beside these: see `environments` and `instance`.)
+(Engines, their logs and their records lie beside these: see `environments` and `engine_paths`.)
 
 One lock guards all of it: a server holds it from before it reads anything until it has ended, so that two servers
 never share a directory; a command without a server holds it while it changes the keys, so that two commands do not

@@ -8,12 +8,15 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+import uvloop
 
 from gpustack_fast.backends import Backend, Command, EngineFacts, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
+from gpustack_fast.storage.engine_paths import Rooms
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 
@@ -44,6 +47,16 @@ def small(*orders: str, name: str = "small", ready_timeout: float = 30.0, **more
         ready_timeout=ready_timeout,
         **more,  # type: ignore[arg-type]
     )
+
+
+def run(scenario: Callable[[Rooms], Awaitable[None]], folder: Path) -> None:
+    """Runs a test's coroutine on the event loop that the product runs on."""
+
+    async def main() -> None:
+        processes.become_subreaper()
+        await scenario(Rooms(folder))
+
+    uvloop.run(main())
 
 
 async def eventually(happened: Callable[[], bool], what: str, deadline: float = 30.0) -> None:

@@ -18,8 +18,8 @@ from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes, supervisor
 from gpustack_fast.engines.environments import BuildError
-from gpustack_fast.engines.instance import Rooms
 from gpustack_fast.engines.supervisor import Actual, Replica, Slot, Start, Stop, Supervisor, plan, restart_delay
+from gpustack_fast.storage.engine_paths import Rooms
 
 # The plan.
 

@@ -1,0 +1,72 @@
+"""Where in the data directory the engines' records, sockets and logs lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from gpustack_fast.errors import EngineFailed
+
+__all__ = ["Rooms", "safe"]
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes, without the closing zero (unix(7))."""
+LOGS_PER_MODEL = 10
+
+
+class Rooms:
+    """The folders of a data directory that engines use; only their owner may enter those under `run`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.records = data_dir / "run" / "instances"
+        self.logs = data_dir / "logs"
+        self.sockets = data_dir / "run" / "engines"
+        for folder in (data_dir / "run", self.records, self.sockets, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        longest = self.sockets / f"{'m' * 32}-{'r' * 5}.sock"
+        if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
+            self.sockets = short_folder(data_dir)
+
+    def record(self, instance_id: str) -> Path:
+        return self.records / f"{instance_id}.json"
+
+    def socket(self, instance_id: str) -> Path:
+        return self.sockets / f"{instance_id}.sock"
+
+    def log(self, model: str, instance_id: str) -> Path:
+        """The log of a new instance; the oldest logs of its model go."""
+        folder = self.logs / safe(model)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in logs[LOGS_PER_MODEL - 1 :]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".log.1").unlink(missing_ok=True)
+        return folder / f"{instance_id}.log"
+
+
+def short_folder(data_dir: Path) -> Path:
+    """A folder for sockets whose path is short, ours alone: under XDG_RUNTIME_DIR, else under /tmp.
+
+    In /tmp another user may have made a folder of this name, so its owner and mode are checked.
+    """
+    digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:8]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = (
+        Path(runtime) if os.path.isabs(runtime) and len(runtime) <= 32 and os.access(runtime, os.W_OK) else Path("/tmp")
+    )
+    folder = base / f"gpustack-fast-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EngineFailed(
+            f"The folder {folder} belongs to somebody else, so engines cannot listen there. "
+            "Choose a shorter path with --data-dir, or set XDG_RUNTIME_DIR."
+        )
+    return folder
+
+
+def safe(name: str) -> str:
+    """A model's name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:32]

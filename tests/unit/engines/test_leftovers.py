@@ -1,0 +1,113 @@
+"""What a killed server leaves, and how the next start finds and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_backend import alive, child_of, run
+
+from gpustack_fast.engines import processes
+from gpustack_fast.engines.leftovers import end_leftovers
+from gpustack_fast.storage.engine_paths import Rooms
+
+KILLED_SERVER = """
+import asyncio, pathlib, sys, time
+from gpustack_fast.engines.instance import Instance
+from gpustack_fast.storage.engine_paths import Rooms
+from small_backend import PYTHON, SMALL, small
+async def main():
+    one = Instance("small-00000", small(*sys.argv[2:]), SMALL, Rooms(pathlib.Path(sys.argv[1])))
+    one.start(PYTHON)
+    if "--leave-child" in sys.argv:
+        await one.exited.wait()
+    else:
+        await one.wait_until_ready()
+    print("up", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+def killed_server(folder: Path, *orders: str) -> None:
+    """Starts an engine in a process of its own, and kills that process."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", KILLED_SERVER, str(folder), *orders]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "up\n"
+        server.kill()
+
+
+def record_of(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "run" / "instances" / "small-00000.json").read_bytes())
+    return found
+
+
+def test_the_next_start_ends_what_a_killed_server_left(short_folder: Path) -> None:
+    killed_server(short_folder, "--deaf", "--child")
+    pid = record_of(short_folder)["pid"]
+    assert isinstance(pid, int)
+    child = child_of(short_folder / "logs" / "small" / "small-00000.log")
+    assert alive(pid)
+    assert alive(child)
+
+    async def scenario(rooms: Rooms) -> None:
+        assert await end_leftovers(rooms, grace=0.3) == ["small-00000"]
+        assert not alive(pid)
+        assert not alive(child)
+        assert list(rooms.records.iterdir()) == []
+        assert list(rooms.sockets.iterdir()) == []
+        assert await end_leftovers(rooms) == []
+
+    run(scenario, short_folder)
+
+
+def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ORPHANS_MAY_TAKE", 0.2)
+    killed_server(short_folder, "--leave-child")
+    child = child_of(short_folder / "logs" / "small" / "small-00000.log")
+    assert alive(child)
+
+    async def scenario(rooms: Rooms) -> None:
+        assert await end_leftovers(rooms) == ["small-00000"]
+        assert not alive(child)
+
+    run(scenario, short_folder)
+
+
+@pytest.mark.parametrize("change", [{"start_time": 1}, {"boot_id": "another"}], ids=["start time", "boot id"])
+def test_a_process_whose_identity_does_not_match_is_never_touched(
+    short_folder: Path, change: dict[str, object]
+) -> None:
+    killed_server(short_folder)
+    record = record_of(short_folder)
+    pid = record["pid"]
+    assert isinstance(pid, int)
+    path = short_folder / "run" / "instances" / "small-00000.json"
+    path.write_text(json.dumps({**record, "log": "/nowhere", **change}))
+
+    async def scenario(rooms: Rooms) -> None:
+        assert await end_leftovers(rooms, grace=0.1) == []
+        assert alive(pid)
+        assert list(rooms.records.iterdir()) == []
+
+    try:
+        run(scenario, short_folder)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_record_that_cannot_be_read_is_removed(short_folder: Path) -> None:
+    rooms = Rooms(short_folder)
+    (rooms.records / "torn.json").write_text("{")
+    assert asyncio.run(end_leftovers(rooms)) == []
+    assert list(rooms.records.iterdir()) == []
