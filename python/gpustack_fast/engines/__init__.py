@@ -1,6 +1,8 @@
 """Wanted → running: the engines, their processes, and what they are installed from.
 
-supervisor    carries out what is wanted, replica by replica
+plan          wanted and actual → what to do: pure
+supervisor    carries out the plan
+replica       a slot and the engine in it
 instance      one engine process
 leftovers     the engines of an earlier, killed server
 external      whether somebody else's engine answers

@@ -14,23 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.external import unreachable
 from gpustack_fast.engines.instance import Instance, new_id
+from gpustack_fast.engines.plan import Slot, Start, plan, restart_delay
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.storage.engine_paths import Rooms, safe
 
-__all__ = ["Actual", "Replica", "Start", "Stop", "Supervisor", "plan", "restart_delay"]
+__all__ = ["Supervisor"]
 
-FIRST_PAUSE = 10.0
-LONGEST_PAUSE = 300.0
 MAINTAIN_EVERY = 10.0
 TRY_EVERY = 2.0
 """Seconds between two tries of the address of somebody else's engine."""
@@ -38,85 +37,6 @@ CANNOT_BE_ENDED = "A process of it could not be ended, even by SIGKILL, so nothi
 
 Prepare = Callable[[str], Awaitable[Path]]
 """Gives the interpreter of a backend's environment, which may have to be built first."""
-
-
-class Slot(NamedTuple):
-    """One of a model's replicas, over all the engines that fill it one after another."""
-
-    model: str
-    number: int
-
-
-class Actual(NamedTuple):
-    """What a plan needs to know of a slot that is there."""
-
-    slot: Slot
-    occupied: bool
-    """An engine is in it: starting, running or stopping."""
-    stopping: bool
-    retry_at: float
-    """When the next engine may be started in it; infinity: never again."""
-
-
-class Start(NamedTuple):
-    slot: Slot
-
-
-class Stop(NamedTuple):
-    slot: Slot
-
-
-def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> list[Start | Stop]:
-    """What to do now so that `actual` becomes `wanted` (replicas by model): a pure function."""
-    present = {one.slot: one for one in actual}
-    slots = [Slot(model, number) for model, replicas in wanted.items() for number in range(replicas)]
-    actions: list[Start | Stop] = [
-        Stop(slot) for slot, one in present.items() if slot not in slots and not one.stopping
-    ]
-    for slot in slots:
-        one = present.get(slot)
-        if one is None or (not one.occupied and one.retry_at <= now):
-            actions.append(Start(slot))
-    return actions
-
-
-def restart_delay(failures: int) -> float:
-    """The pause after that many failures in a row: 0, 10, 20, 40 … 300 s."""
-    return 0.0 if failures <= 1 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 30), LONGEST_PAUSE))
-
-
-@dataclasses.dataclass
-class Replica:
-    """A slot and the engine in it."""
-
-    slot: Slot
-    model: ModelConfig
-    backend: Backend
-    id: str
-    created: float
-    """Unix seconds: when this engine (not the slot) began."""
-    state: str = "pending"
-    state_message: str = ""
-    address: str = ""
-    instance: Instance | None = None
-    failures: int = 0
-    restarts: int = 0
-    retry_at: float = 0.0
-    retired: bool = False
-    """Out of the table for good."""
-    running: asyncio.Task[None] | None = None
-    stopping: asyncio.Task[None] | None = None
-    idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    """Set when the data plane has told that its last request has ended."""
-
-    def raise_mistake(self) -> None:
-        """A life ends with an exception only by a mistake of ours: better to end loudly than to start it for ever."""
-        if self.running is not None and self.running.done() and not self.running.cancelled():
-            self.running.result()
-
-    def actual(self) -> Actual:
-        busy = self.running is not None and not self.running.done()
-        return Actual(self.slot, busy, self.stopping is not None, self.retry_at)
 
 
 class Supervisor:

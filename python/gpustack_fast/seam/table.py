@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from gpustack_fast.api.documents import InstanceView, ModelView, RouteView, TargetView
 from gpustack_fast.backends import BACKENDS, INFERENCE_PATHS, EngineFacts
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.engines.supervisor import Replica
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.keys.store import Key
 from gpustack_fast.seam.documents import InstanceEntry, KeyEntry, ModelEntry, RouteEntry, Table, TargetEntry
 from gpustack_fast.storage.route_numbers import KnownRoute

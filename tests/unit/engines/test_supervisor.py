@@ -1,4 +1,4 @@
-"""Wanted → running: the plan as a pure function, and the loop over small real engines."""
+"""Wanted → running: the loop over small real engines."""
 
 from __future__ import annotations
 
@@ -10,75 +10,15 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import processes, supervisor
+from gpustack_fast.engines import plan, processes, supervisor
 from gpustack_fast.engines.environments import BuildError
-from gpustack_fast.engines.supervisor import Actual, Replica, Slot, Start, Stop, Supervisor, plan, restart_delay
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.storage.engine_paths import Rooms
-
-# The plan.
-
-
-def there(model: str, number: int, *, occupied: bool = True, stopping: bool = False, retry_at: float = 0.0) -> Actual:
-    return Actual(Slot(model, number), occupied, stopping, retry_at)
-
-
-def test_what_is_wanted_and_not_there_is_started() -> None:
-    assert plan({"m": 2}, [], 0.0) == [Start(Slot("m", 0)), Start(Slot("m", 1))]
-    assert plan({"m": 2}, [there("m", 0)], 0.0) == [Start(Slot("m", 1))]
-
-
-def test_what_is_there_and_not_wanted_is_stopped_once() -> None:
-    assert plan({"m": 1}, [there("m", 0), there("m", 1), there("gone", 0)], 0.0) == [
-        Stop(Slot("m", 1)),
-        Stop(Slot("gone", 0)),
-    ]
-    assert plan({}, [there("m", 0, stopping=True)], 0.0) == []
-
-
-def test_an_empty_slot_is_filled_when_its_pause_is_over_and_not_before() -> None:
-    failed = there("m", 0, occupied=False, retry_at=10.0)
-    assert plan({"m": 1}, [failed], 9.9) == []
-    assert plan({"m": 1}, [failed], 10.0) == [Start(Slot("m", 0))]
-
-
-def test_a_slot_that_was_given_up_stays_empty() -> None:
-    assert plan({"m": 1}, [there("m", 0, occupied=False, retry_at=float("inf"))], 1e12) == []
-
-
-def test_pauses_grow_as_gpustack_s_do() -> None:
-    assert [restart_delay(failures) for failures in range(1, 9)] == [0, 10, 20, 40, 80, 160, 300, 300]
-    assert restart_delay(10_000) == 300
-
-
-slots = st.builds(Slot, st.sampled_from("abc"), st.integers(0, 3))
-actuals = st.builds(Actual, slots, st.booleans(), st.booleans(), st.floats(0, 100))
-
-
-@given(
-    st.dictionaries(st.sampled_from("abc"), st.integers(0, 4)),
-    st.lists(actuals, unique_by=lambda one: one.slot),
-    st.floats(0, 100),
-)
-def test_a_plan_that_is_carried_out_leaves_nothing_to_plan(
-    wanted: dict[str, int], actual: list[Actual], now: float
-) -> None:
-    after = {one.slot: one for one in actual}
-    for action in plan(wanted, actual, now):
-        if isinstance(action, Start):
-            assert action.slot not in after or not after[action.slot].occupied
-            after[action.slot] = Actual(action.slot, True, False, 0.0)
-        else:
-            after[action.slot] = after[action.slot]._replace(stopping=True)
-    assert plan(wanted, after.values(), now) == []
-
-
-# The loop.
 
 
 class House:
@@ -195,7 +135,7 @@ def test_the_successor_waits_until_nobody_of_the_old_session_is_left(short_folde
 def test_an_engine_that_crashes_at_start_is_started_again_after_growing_pauses(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(plan, "FIRST_PAUSE", 0.05)
 
     @scenario(short_folder, small("--crash"))
     async def _(house: House) -> None:

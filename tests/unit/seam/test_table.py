@@ -10,7 +10,8 @@ import pytest
 from gpustack_fast.api.documents import InstanceView, ModelView
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.engines.supervisor import Replica, Slot
+from gpustack_fast.engines.plan import Slot
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.keys.store import Key
 from gpustack_fast.seam import table as publication
 from gpustack_fast.seam.documents import KeyEntry, ModelEntry
