@@ -24,6 +24,7 @@ from gpustack_fast.api.application import Application
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
+from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.console import tell
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
@@ -34,10 +35,10 @@ from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
-from gpustack_fast.seam import table
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Event, KeyDelta
 from gpustack_fast.seam.settings import plane_config
+from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import Rooms
 from gpustack_fast.storage.route_numbers import known_routes
@@ -219,17 +220,17 @@ class Server:
     def _publish(self) -> None:
         """The table of now; and the greeting, the first time that a model can answer and none is on its way."""
         replicas = self._supervisor.replicas
-        self._plane.publish(table.table(self._config, replicas, self._routes, self._engine_keys))
+        self._plane.publish(table(self._config, replicas, self._routes, self._engine_keys))
         if self._greeted or self._signals:
             return
         views = self._models()
         ready = {view.name for view in views if view.ready_replicas or not view.replicas}
-        if all(view.name in ready or table.has_failed(view) for view in views) and (ready or not views):
+        if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
             tell(console.ready(self._config, ready, self._url, self._new_key, self._directory.path))
 
     def _publish_keys(self, change: KeyChange) -> None:
-        upsert = [table.key_entry(key) for key in change.upsert]
+        upsert = [key_entry(key) for key in change.upsert]
         delta = KeyDelta(salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove)
         self._plane.update_keys(delta)
 
@@ -240,13 +241,13 @@ class Server:
         return console.public_url(self._addresses[0], self._scheme)
 
     def _models(self) -> list[ModelView]:
-        return table.model_views(self._config, self._supervisor.replicas)
+        return model_views(self._config, self._supervisor.replicas)
 
     def _sources(self) -> Sources:
         return Sources(
             version=__version__,
             models=self._models,
-            routes=lambda: table.route_views(self._config, self._routes, self._supervisor.replicas),
+            routes=lambda: route_views(self._config, self._routes, self._supervisor.replicas),
             find_key=self.keys.authenticate,
         )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
+from collections.abc import Iterable
 
 from gpustack_fast.backends import Backend
-from gpustack_fast.config import ModelConfig
+from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.plan import Actual, Slot
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "replicas_by_model"]
 
 
 @dataclasses.dataclass
@@ -45,3 +47,11 @@ class Replica:
     def actual(self) -> Actual:
         busy = self.running is not None and not self.running.done()
         return Actual(self.slot, busy, self.stopping is not None, self.retry_at)
+
+
+def replicas_by_model(config: Config, replicas: Iterable[Replica]) -> list[tuple[ModelConfig, list[Replica]]]:
+    """Every model with its replicas, in the order of the configuration."""
+    found: dict[str, list[Replica]] = collections.defaultdict(list)
+    for replica in replicas:
+        found[replica.slot.model].append(replica)
+    return [(model, found[model.name]) for model in config.models]
