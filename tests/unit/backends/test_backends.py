@@ -25,7 +25,7 @@ from gpustack_fast.config import Engine, ModelConfig
 from gpustack_fast.config.schema import Dialect
 
 PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
-RECORDED = Path(__file__).parents[2] / "engines" / "llama_cpp" / "common_params.txt"
+RECORDED = Path(__file__).parents[3] / "engines" / "llama_cpp" / "common_params.txt"
 
 
 def smollm2(*parameters: str, replicas: int = 1) -> ModelConfig:
