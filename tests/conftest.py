@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving, stop
 
 
@@ -18,6 +19,15 @@ def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
+    """A data directory, held."""
+    held = DataDirectory(tmp_path / "data")
+    held.acquire()
+    yield held
+    held.release()
 
 
 @pytest.fixture

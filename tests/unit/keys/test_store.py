@@ -9,34 +9,22 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from gpustack_fast.errors import (
-    DataDirectoryInUse,
-    GpustackFastError,
     KeyNameTaken,
     KeyNotFound,
     StoreError,
     UsageError,
 )
-from gpustack_fast.keys.live import bootstrap
 from gpustack_fast.keys.store import Grant, Store, access_key_of, digest_of
 from gpustack_fast.storage.data_directory import DataDirectory
 
 GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[DataDirectory]:
-    held = DataDirectory(tmp_path / "data")
-    held.acquire()
-    yield held
-    held.release()
 
 
 def test_a_new_key_has_gpustack_s_form_and_is_found_after_a_restart(directory: DataDirectory) -> None:
@@ -174,43 +162,6 @@ def test_scopes_and_expiry_are_kept_and_told(directory: DataDirectory) -> None:
 # The first start
 
 
-def test_a_first_start_makes_one_key_and_later_starts_make_none(directory: DataDirectory) -> None:
-    first = bootstrap(Store(directory), None)
-    assert first.created is not None and first.notice is None
-    assert Store(directory).find(first.created.text)
-    later = bootstrap(Store(directory), None)
-    assert later.created is None and later.notice is None
-
-
-def test_a_first_start_takes_the_key_that_it_is_given(directory: DataDirectory) -> None:
-    first = bootstrap(Store(directory), "my-own-key-of-16")
-    assert first.created is not None and first.created.text == "my-own-key-of-16"
-    again = bootstrap(Store(directory), "my-own-key-of-16")
-    assert again.created is None and again.notice is None
-
-
-def test_a_later_start_ignores_another_bootstrap_key_and_says_so(directory: DataDirectory) -> None:
-    bootstrap(Store(directory), None)
-    later = bootstrap(Store(directory), "my-own-key-of-16")
-    assert later.created is None
-    assert later.notice is not None and "ignored" in later.notice and "my-own-key" not in later.notice
-    assert Store(directory).find("my-own-key-of-16") is None
-
-
-def test_a_revoked_bootstrap_key_does_not_come_back_with_the_next_start(directory: DataDirectory) -> None:
-    bootstrap(Store(directory), "my-own-key-of-16")
-    Store(directory).revoke("default")
-    later = bootstrap(Store(directory), "my-own-key-of-16")
-    assert later.created is None and later.notice is not None
-    assert Store(directory).keys == []
-
-
-def test_a_bootstrap_key_that_is_too_short_makes_no_store(directory: DataDirectory) -> None:
-    with pytest.raises(UsageError, match="16 to 1024 characters"):
-        bootstrap(Store(directory), "short")
-    assert not directory.keys_file.exists()
-
-
 # Damage
 
 
@@ -339,84 +290,6 @@ def test_a_crash_while_writing_leaves_a_whole_file(tmp_path: Path, moment: str) 
     directory.release()
 
 
-# The lock
-
-
-def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
-    holder = (
-        "import sys; from pathlib import Path; from gpustack_fast.storage.data_directory import DataDirectory as D\n"
-    )
-    holder += "d = D(Path(sys.argv[1])); d.acquire(); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(DataDirectoryInUse, match=rf"process {process.pid}\)\. Stop that one first") as raised:
-            DataDirectory(tmp_path).acquire(patience=0)
-        assert raised.value.pid == process.pid
-        process.kill()
-        process.wait()
-    freed = DataDirectory(tmp_path)
-    freed.acquire(patience=0)
-    freed.release()
-
-
-def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
-    held = DataDirectory(tmp_path)
-    held.acquire()
-    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
-        held.release()
-        other = DataDirectory(tmp_path)
-        other.acquire(patience=0)
-        other.release()
-        assert child.stdin is not None
-        child.stdin.close()
-
-
-def test_a_directory_that_exists_keeps_its_rights(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    directory = DataDirectory(tmp_path)
-    directory.acquire()
-    directory.release()
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
-    assert stat.S_IMODE(directory.run.stat().st_mode) == 0o700
-
-
-def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(tmp_path, 65534, 65534)
-    directory = DataDirectory(tmp_path)
-    directory.acquire()
-    Store(directory).create("a")
-    directory.release()
-    owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
-    assert owners == dict.fromkeys(["keys.json", "lock", "run"], tmp_path.stat().st_uid)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (lambda path: path.write_text("a file"), "cannot be used. There is a file of this name, .* --data-dir"),
-        (lambda path: (path.mkdir(), path.chmod(0o777)), "Everybody may write"),
-        (lambda path: (path.mkdir(), (path / "run").symlink_to("/")), "cannot be used"),
-        (lambda path: (path.mkdir(), (path / "lock").symlink_to("/nowhere")), "cannot be used"),
-    ],
-)
-def test_a_directory_that_cannot_be_trusted_is_refused(tmp_path: Path, prepare: object, message: str) -> None:
-    assert callable(prepare)
-    prepare(tmp_path / "data")
-    with pytest.raises(StoreError, match=message):
-        DataDirectory(tmp_path / "data").acquire()
-
-
-def test_a_path_too_long_for_sockets_is_told_before_anything_is_made(tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 100)
-    with pytest.raises(StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"):
-        DataDirectory(deep).acquire()
-    assert not deep.exists()
-
-
 MAKE_KEYS = """
 import sys
 from pathlib import Path
@@ -442,7 +315,3 @@ def test_two_writers_do_not_lose_each_other_s_keys(tmp_path: Path) -> None:
         f"{name}-{number}" for name in "ab" for number in range(10)
     ]
     directory.release()
-
-
-def test_every_error_of_the_tree_ends_with_status_1_or_2() -> None:
-    assert (StoreError("x").exit_status, UsageError("x").exit_status, GpustackFastError("x").exit_status) == (1, 2, 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +12,6 @@ from hypothesis import strategies as st
 from gpustack_fast.errors import StoreError
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.route_numbers import known_routes
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[DataDirectory]:
-    held = DataDirectory(tmp_path / "data")
-    held.acquire()
-    yield held
-    held.release()
 
 
 def numbers(directory: DataDirectory, *names: str) -> dict[str, int]:
@@ -79,16 +69,3 @@ def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory) -> N
     directory.routes_file.write_bytes(b'{"version":2}')
     with pytest.raises(StoreError, match="newer gpustack-fast"):
         known_routes(directory, ["a"])
-
-
-def test_what_a_killed_server_left_in_the_spool_is_removed_and_nothing_else(directory: DataDirectory) -> None:
-    spool = directory.empty_spool()
-    assert stat.S_IMODE(spool.stat().st_mode) == 0o700
-    outside = directory.path / "precious"
-    outside.touch()
-    (spool / "body-1").write_bytes(b"half a request")
-    (spool / "link").symlink_to(outside)
-    (spool / "folder").mkdir()
-    assert directory.empty_spool() == spool
-    assert sorted(path.name for path in spool.iterdir()) == ["folder", "link"]
-    assert outside.exists()
