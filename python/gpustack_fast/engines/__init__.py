@@ -5,7 +5,7 @@ supervisor    carries out the plan
 replica       a slot and the engine in it
 instance      one engine process
 leftovers     the engines of an earlier, killed server
-external      whether somebody else's engine answers
+external      engines that somebody else runs: whether they can be reached
 processes     what the kernel knows of a process and its session
 environments  what an engine is installed from
 """

@@ -1,15 +1,42 @@
-"""Whether somebody listens at the address of an engine that somebody else runs."""
+"""Engines that somebody else runs: whether somebody listens at their addresses."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import urlsplit
 
-__all__ = ["unreachable"]
+from gpustack_fast.engines.replica import Replica
+
+__all__ = ["watch"]
 
 CONNECT_WITHIN = 3.0
 """Seconds."""
+TRY_EVERY = 2.0
+"""Seconds between two tries of the address of somebody else's engine."""
+
+
+class SetState(Protocol):
+    """Gives a replica a state and a message."""
+
+    def __call__(self, replica: Replica, state: str, message: str = "") -> None: ...
+
+
+async def watch(replica: Replica, set_state: SetState, tell: Callable[[str], None]) -> None:
+    """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
+    while True:
+        problem = await unreachable(replica.address)
+        if problem is not None and replica.state != "unreachable":
+            message = f"{problem} It is tried again every {TRY_EVERY:g} s."
+            tell(f"{replica.id}: {message}")
+            set_state(replica, "unreachable", message)
+        elif problem is None and replica.state != "running":
+            if replica.state == "unreachable":
+                tell(f"{replica.id} can be reached now.")
+            set_state(replica, "running")
+        await asyncio.sleep(TRY_EVERY)
 
 
 async def unreachable(url: str) -> str | None:

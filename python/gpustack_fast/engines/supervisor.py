@@ -21,7 +21,7 @@ from typing import Any
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines.external import unreachable
+from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.plan import Slot, Start, plan, restart_delay
 from gpustack_fast.engines.replica import Replica
@@ -31,8 +31,6 @@ from gpustack_fast.storage.engine_paths import Rooms, safe
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
-TRY_EVERY = 2.0
-"""Seconds between two tries of the address of somebody else's engine."""
 CANNOT_BE_ENDED = "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 
 Prepare = Callable[[str], Awaitable[Path]]
@@ -95,21 +93,7 @@ class Supervisor:
                 created=time.time(),
                 address=url,
             )
-            self._replicas[slot].running = self._task(self._watch(self._replicas[slot]))
-
-    async def _watch(self, replica: Replica) -> None:
-        """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
-        while True:
-            problem = await unreachable(replica.address)
-            if problem is not None and replica.state != "unreachable":
-                message = f"{problem} It is tried again every {TRY_EVERY:g} s."
-                self._tell(f"{replica.id}: {message}")
-                self._set(replica, "unreachable", message)
-            elif problem is None and replica.state != "running":
-                if replica.state == "unreachable":
-                    self._tell(f"{replica.id} can be reached now.")
-                self._set(replica, "running")
-            await asyncio.sleep(TRY_EVERY)
+            self._replicas[slot].running = self._task(watch(self._replicas[slot], self._set, self._tell))
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""

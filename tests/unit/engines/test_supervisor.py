@@ -14,7 +14,7 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, smal
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import plan, processes, supervisor
+from gpustack_fast.engines import external, plan, processes
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
@@ -236,7 +236,7 @@ def test_the_wait_for_idle_ends_with_the_patience(short_folder: Path) -> None:
 def test_each_address_of_an_external_model_is_an_instance_that_tells_whether_it_can_be_reached(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "TRY_EVERY", 0.02)
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
     path = short_folder / "e.sock"
     with socket.create_server(("127.0.0.1", 0)) as engine:
         there = f"http://127.0.0.1:{engine.getsockname()[1]}"
