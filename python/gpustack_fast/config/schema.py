@@ -36,11 +36,15 @@ __all__ = [
     "SOURCE_FIELDS",
     "Config",
     "Engine",
+    "KeyPath",
     "ModelConfig",
     "RouteConfig",
     "ServeOptions",
     "TargetConfig",
 ]
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands in a configuration: `("models", 0, "name")`."""
 
 _PART = r"[A-Za-z0-9_\-.:]*[A-Za-z0-9]"
 NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*", re.ASCII)

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from gpustack_fast.config.reading.mistakes import translate
-from gpustack_fast.config.reading.toml_lines import KeyPath, find_line, line_numbers
+from gpustack_fast.config.reading.toml_lines import find_line, line_numbers
 from gpustack_fast.config.rules import RuleBroken, check
-from gpustack_fast.config.schema import Config
+from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.errors import ConfigError
 
 __all__ = ["expanded", "line_of", "read_config_file", "where"]

@@ -7,8 +7,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from gpustack_fast.config.reading.toml_lines import KeyPath
-from gpustack_fast.config.schema import Config
+from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.config.sentences import closest, explain, listed
 
 __all__ = ["translate"]

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-__all__ = ["KeyPath", "find_line", "line_numbers"]
+from gpustack_fast.config.schema import KeyPath
 
-KeyPath = tuple[str | int, ...]
+__all__ = ["find_line", "line_numbers"]
 
 _STRING = r'"""(?:\\.|[^\\])*?"""(?!")|' r"'''.*?'''(?!')|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'"
 _KEY = re.compile(rf"[ \t]*(?:({_STRING})|([A-Za-z0-9_-]+))[ \t]*", re.DOTALL)

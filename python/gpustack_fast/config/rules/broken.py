@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpustack_fast.config.reading.toml_lines import KeyPath
+from gpustack_fast.config.schema import KeyPath
 
 __all__ = ["RuleBroken"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gpustack_fast.config.reading.toml_lines import KeyPath
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import (
     BACKENDS,
     NAME_PATTERN,
     SOURCE_FIELDS,
+    KeyPath,
     ModelConfig,
 )
 from gpustack_fast.config.sentences import closest, listed, quoted

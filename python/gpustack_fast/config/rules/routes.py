@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpustack_fast.config.reading.toml_lines import KeyPath
 from gpustack_fast.config.rules.broken import RuleBroken
-from gpustack_fast.config.schema import Config, ModelConfig, RouteConfig
+from gpustack_fast.config.schema import Config, KeyPath, ModelConfig, RouteConfig
 from gpustack_fast.config.sentences import closest, quoted
 
 __all__ = ["check_routes"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gpustack_fast.config.reading.toml_lines import KeyPath
 from gpustack_fast.config.rules.broken import RuleBroken
+from gpustack_fast.config.schema import KeyPath
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.config.server import CorsConfig, ServerConfig
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpustack_fast.config.reading.toml_lines import KeyPath, find_line, line_numbers
+from gpustack_fast.config.reading.toml_lines import find_line, line_numbers
+from gpustack_fast.config.schema import KeyPath
 
 LAYOUT = '''\
 a = 1                     # line 1
