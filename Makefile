@@ -79,13 +79,14 @@ test-vllm: .venv/.native-quick .vllm/models/.ready  ## A real vLLM behind the ro
 	$(BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: .venv/.native-quick  ## Formatting, clippy, the arrows between rooms, ruff, mypy, and the stub against the built module
+lint: .venv/.native-quick  ## Formatting, clippy, arrows between rooms, ruff, mypy, and the stub against the built module
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(BIN)/python scripts/check-arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m mypy.stubtest gpustack_fast._native
 
 .PHONY: fmt
