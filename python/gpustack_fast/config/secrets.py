@@ -10,8 +10,9 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from gpustack_fast.config import Config, ModelConfig, ServerConfig
 from gpustack_fast.config.reading.file import where
+from gpustack_fast.config.schema import Config, ModelConfig
+from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError
 
 __all__ = ["check_tls_files", "take_engine_keys"]
