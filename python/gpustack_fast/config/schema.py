@@ -8,8 +8,8 @@
     ├── models: ModelConfig …      [[models]]        a deployment: something we run, or something somebody else runs
     └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
 
-`file` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and environment variables
-over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them.
+`reading` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and environment
+variables over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them.
 Durations are seconds, sizes are bytes.
 
 **Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and more: several such parts

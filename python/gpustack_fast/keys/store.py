@@ -151,7 +151,7 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Store:
     """The keys of a data directory whose lock we hold. Every change is on the disk when its call returns.
 
-    Not for several threads at once: `keys` orders the changes of a running server.
+    Not for several threads at once: `live` orders the changes of a running server.
     """
 
     def __init__(self, directory: DataDirectory) -> None:

@@ -2,7 +2,7 @@
 
     DIR/                0700 if we make it
     ├── lock            held (flock) by the running server, or for a moment by a command that changes the keys
-    ├── keys.json       0600, see `store`
+    ├── keys.json       0600, see `keys`
     ├── routes.json     0600, see `route_numbers`
     ├── spool/          0700: request bodies that wait in files; emptied at each start
     └── run/            0700
