@@ -4,7 +4,7 @@
 use std::fmt;
 
 use sans_io::codec::json::{
-    Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, SniffError, SniffErrorKind, Sniffer,
+    Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, ScanError, ScanErrorKind, Scanner,
     find_model,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -35,10 +35,10 @@ fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
     let fits = depth <= usize::from(NESTING_LIMIT);
     let faults = model_faults(members);
     match seen.end {
-        Err(SniffError { kind: SniffErrorKind::TooDeep, .. }) => {
+        Err(ScanError { kind: ScanErrorKind::TooDeep, .. }) => {
             assert!(!fits, "refused a depth of {depth}");
         }
-        Err(SniffError { kind, .. }) => {
+        Err(ScanError { kind, .. }) => {
             assert!(faults.contains(&kind), "refused a good body: {kind:?}");
         }
         Ok(()) => {
@@ -97,27 +97,27 @@ fn objects_are_found(body: &[u8], members: &Members) {
 }
 
 /// What may be said about the model of a body that is whole; nothing when it is good.
-fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
+fn model_faults(members: &Members) -> Vec<ScanErrorKind> {
     let mut values = members.0.iter().filter(|(key, _)| key == "model").map(|(_, value)| value);
     let Some(first) = values.next() else {
-        return vec![SniffErrorKind::ModelMissing];
+        return vec![ScanErrorKind::ModelMissing];
     };
     let Ok(name) = serde_json::from_str::<String>(first.get()) else {
-        return vec![SniffErrorKind::ModelNotAString];
+        return vec![ScanErrorKind::ModelNotAString];
     };
     if name.contains(ODD) {
         return vec![
-            SniffErrorKind::ModelLoneSurrogate,
-            SniffErrorKind::ModelNotUnicode,
-            SniffErrorKind::ModelTooLong,
+            ScanErrorKind::ModelLoneSurrogate,
+            ScanErrorKind::ModelNotUnicode,
+            ScanErrorKind::ModelTooLong,
         ];
     }
     if name.len() > MODEL_BYTES_MAX {
-        vec![SniffErrorKind::ModelTooLong]
+        vec![ScanErrorKind::ModelTooLong]
     } else if name.trim().is_empty() {
-        vec![SniffErrorKind::ModelEmpty]
+        vec![ScanErrorKind::ModelEmpty]
     } else if values.next().is_some() {
-        vec![SniffErrorKind::ModelTwice]
+        vec![ScanErrorKind::ModelTwice]
     } else {
         vec![]
     }
@@ -126,7 +126,7 @@ fn model_faults(members: &Members) -> Vec<SniffErrorKind> {
 /// All that a scanner tells after the last byte.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    end: Result<(), SniffError>,
+    end: Result<(), ScanError>,
     finished: bool,
     model: Option<Model>,
     stream: bool,
@@ -137,24 +137,24 @@ struct Seen {
 }
 
 fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
-    let mut sniffer = Sniffer::new(NESTING_LIMIT);
-    sniffer.keep_previous_response_id();
+    let mut scanner = Scanner::new(NESTING_LIMIT);
+    scanner.retain_previous_response_id();
     let mut fed = Ok(());
     for piece in pieces {
-        let now = sniffer.feed(piece);
+        let now = scanner.feed(piece);
         assert!(fed.is_ok() || fed == now, "an error is not final");
         fed = now;
     }
-    assert!(fed.is_ok() || fed == sniffer.end(), "the end forgets the error");
+    assert!(fed.is_ok() || fed == scanner.end(), "the end forgets the error");
     Seen {
-        end: sniffer.end(),
-        finished: sniffer.finished(),
-        model: sniffer.model().cloned(),
-        stream: sniffer.stream(),
-        stream_options: sniffer.stream_options(),
-        open_stream_options: sniffer.open_stream_options(),
-        previous_response_id: sniffer.previous_response_id().map(str::to_owned),
-        object_end: sniffer.object_end(),
+        end: scanner.end(),
+        finished: scanner.is_finished(),
+        model: scanner.model().cloned(),
+        stream: scanner.stream(),
+        stream_options: scanner.stream_options(),
+        open_stream_options: scanner.open_stream_options(),
+        previous_response_id: scanner.previous_response_id().map(str::to_owned),
+        object_end: scanner.object_end(),
     }
 }
 
@@ -176,7 +176,7 @@ fn prefixes_are_truncated(body: &[u8]) {
     let close = body.iter().rposition(|&byte| byte == b'}').expect("an object has an end");
     for end in [close, close / 2, close * 7 / 8] {
         let part = scan([&body[..end]]);
-        let kinds = [SniffErrorKind::Truncated, SniffErrorKind::Empty];
+        let kinds = [ScanErrorKind::Truncated, ScanErrorKind::Empty];
         assert!(
             part.end.is_err_and(|error| kinds.contains(&error.kind)) && !part.finished,
             "whole after {end} bytes"

@@ -115,7 +115,7 @@ fn ids_are_found(whole_frames: &[u8]) {
 fn usage_is_cut_and_timed(whole_frames: &[u8]) {
     let now = || Timings { first_ms: 12.4, elapsed_ms: 112.4 };
     let mut reader = StreamUsage::new(false, false);
-    assert_eq!(reader.pass(whole_frames, now), None, "changed by reading");
+    assert_eq!(reader.push(whole_frames, now), None, "changed by reading");
     let frames = plain_frames(whole_frames);
     let members = ["usage", "choices", "response", "message"];
     if !frames.iter().all(|frame| is_plain(frame, &members)) {
@@ -123,10 +123,10 @@ fn usage_is_cut_and_timed(whole_frames: &[u8]) {
     }
     let expected: Vec<u8> =
         frames.iter().filter(|frame| !plainly_usage(frame)).copied().flatten().copied().collect();
-    let cut = StreamUsage::new(true, true).pass(whole_frames, now);
+    let cut = StreamUsage::new(true, true).push(whole_frames, now);
     assert_ne!(cut.as_deref(), Some(whole_frames), "copied without need");
     assert_eq!(cut.unwrap_or_else(|| whole_frames.to_vec()), expected, "cut something else");
-    let Some(timed) = StreamUsage::new(false, true).pass(whole_frames, now) else { return };
+    let Some(timed) = StreamUsage::new(false, true).push(whole_frames, now) else { return };
     let inserted = timed.len() - whole_frames.len();
     let same = timed.iter().zip(whole_frames).take_while(|(timed, plain)| timed == plain).count();
     let behind = timed

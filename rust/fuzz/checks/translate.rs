@@ -1,7 +1,7 @@
 //! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an
 //! accumulator written from them.
 
-use sans_io::api::messages::{MessageStream, answer, count_answer, count_request, request};
+use sans_io::api::messages::{MessageStream, count_request, count_response, request, response};
 use sans_io::codec::sse::frames;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ pub(crate) fn check(data: &[u8]) {
     for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
         is_object(&body.body);
     }
-    for body in [answer(data, "m"), count_answer(data)].into_iter().flatten() {
+    for body in [response(data, "m"), count_response(data)].into_iter().flatten() {
         is_object(&body);
     }
     let (events, ended) = translated(&[data]);
@@ -36,7 +36,7 @@ pub(crate) fn translated(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
         stream.feed(piece, &mut events);
     }
     let ended = stream.end(&mut events);
-    assert_eq!(ended, stream.is_over());
+    assert_eq!(ended, stream.is_finished());
     let length = events.len();
     stream.feed(b"data: {\"choices\":[]}\n\ndata: [DONE]\n\n", &mut events);
     assert!(!ended || events.len() == length, "something follows the end");

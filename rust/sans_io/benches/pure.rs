@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use sans_io::api::endpoints::ModelPlace;
 use sans_io::api::usage::{StreamUsage, Timings};
-use sans_io::codec::json::{Sniffer, find_model};
+use sans_io::codec::json::{Scanner, find_model};
 use sans_io::{
     api::stream_fields::{is_terminal, rename_model},
     codec::sse::{frames, last_edge},
@@ -52,8 +52,8 @@ fn sniffing() {
 }
 
 fn sniff<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    let mut sniffer = Sniffer::new(128);
-    pieces.into_iter().all(|piece| sniffer.feed(black_box(piece)).is_ok()) && sniffer.end().is_ok()
+    let mut scanner = Scanner::new(128);
+    pieces.into_iter().all(|piece| scanner.feed(black_box(piece)).is_ok()) && scanner.end().is_ok()
 }
 
 fn framing() {
@@ -66,7 +66,7 @@ fn framing() {
     });
     let now = || Timings { first_ms: 1.0, elapsed_ms: 2.0 };
     let mut usage = StreamUsage::new(true, true);
-    measure("usage: 64 frames without any", 50_000, || usage.pass(black_box(&many), now));
+    measure("usage: 64 frames without any", 50_000, || usage.push(black_box(&many), now));
     measure("is_terminal of a frame", 50_000, || is_terminal(black_box(FRAME)));
     measure("last_edge at the buffer's end", 50_000, || last_edge(black_box(&many), 0));
     measure("last_edge one frame back", 50_000, || last_edge(black_box(unfinished), 0));

@@ -9,7 +9,9 @@
 )]
 
 use proptest::prelude::*;
-use sans_io::api::engine_error::{fix_anthropic_error_frames, hide_in_frames, hide_name, reshape};
+use sans_io::api::engine_error::{
+    fix_anthropic_error_frames, redact_in_frames, redact_name, reshape,
+};
 use sans_io::api::error::Dialect;
 use serde_json::{Value, json};
 
@@ -124,7 +126,7 @@ fn an_engines_name_is_hidden_where_it_is_whole() {
     let names =
         names(&[("tiny", "public/tiny"), ("/data/models/tiny", "public/tiny"), ("/srv/x/", "y")]);
     let hide = |text: &str| {
-        hide_name(text.as_bytes(), &names).map(|text| String::from_utf8(text).unwrap())
+        redact_name(text.as_bytes(), &names).map(|text| String::from_utf8(text).unwrap())
     };
     for (text, hidden) in [
         ("The model `tiny` does not exist.", "The model `public/tiny` does not exist."),
@@ -180,10 +182,10 @@ fn names_are_hidden_in_the_errors_of_a_stream_alone() {
         "event: response.created\ndata: {\"response\":{\"output\":\"tiny\",\"error\":null}}\n\n",
         "data: [DONE]\n\n",
     );
-    let hidden = hide_in_frames(stream.as_bytes(), &names).unwrap();
+    let hidden = redact_in_frames(stream.as_bytes(), &names).unwrap();
     assert_eq!(String::from_utf8(hidden).unwrap(), stream.replace("tiny died", "public died"));
     assert_eq!(
-        hide_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names),
+        redact_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names),
         None
     );
 }
@@ -267,12 +269,12 @@ proptest! {
         let text = words.join(" ");
         let replace = |word: &String| if word == "tiny" || word == "/m/tiny" { "public".to_owned() } else { word.clone() };
         let expected = words.iter().map(replace).collect::<Vec<_>>().join(" ");
-        let hidden = hide_name(text.as_bytes(), &names).unwrap_or_else(|| text.clone().into());
+        let hidden = redact_name(text.as_bytes(), &names).unwrap_or_else(|| text.clone().into());
         prop_assert_eq!(String::from_utf8(hidden).unwrap(), expected.clone());
         // The same inside a frame, byte for byte around the string.
         let frame = |message: &str| format!(": tiny\ndata: \
             {{\"x\":\"tiny\",\"error\":{{\"message\":{}}}}}\n\n", Value::from(message));
-        let frame_hidden = hide_in_frames(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
+        let frame_hidden = redact_in_frames(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
         prop_assert_eq!(String::from_utf8(frame_hidden).unwrap(), frame(&expected));
     }
 
@@ -289,8 +291,8 @@ proptest! {
     fn any_frames_are_read_without_a_fault(frames in "(event: error\n|data: \
         |\\{|\\}|\"error\":|\"message\":|\"tiny\"|\"|,|\n\n|\\\\|[a-z ]){0,24}") {
         let names = names(&[("tiny", "public")]);
-        let hidden = hide_in_frames(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
-        prop_assert_eq!(hide_in_frames(&hidden, &names), None);
+        let hidden = redact_in_frames(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
+        prop_assert_eq!(redact_in_frames(&hidden, &names), None);
         let fixed = fix_anthropic_error_frames(&hidden).unwrap_or(hidden);
         prop_assert_eq!(fix_anthropic_error_frames(&fixed), None);
     }

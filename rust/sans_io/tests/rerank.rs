@@ -8,7 +8,7 @@
 )]
 
 use proptest::prelude::*;
-use sans_io::api::rerank::{Engine, Prepared, RerankError, answer, request};
+use sans_io::api::rerank::{Engine, Prepared, RerankError, request, response};
 use serde_json::{Value, json};
 
 const REQUEST: &str = r#"{"model": "public", "query": "what", "documents": ["aa", "bbbb", "cc"]}"#;
@@ -18,7 +18,7 @@ fn prepared(body: &str, engine: Engine) -> Prepared {
 }
 
 fn answered(prepared: &Prepared, engine_says: &str) -> Value {
-    serde_json::from_slice(&answer(engine_says.as_bytes(), prepared, "public").unwrap()).unwrap()
+    serde_json::from_slice(&response(engine_says.as_bytes(), prepared, "public").unwrap()).unwrap()
 }
 
 fn jina(results: &Value, prompt: u64, total: u64) -> Value {
@@ -37,7 +37,7 @@ fn a_request_of_strings_goes_on_as_it_is() {
 fn vllms_answer_gets_jinas_shape() {
     let vllm = r#"{"id":"score-908777811d16bb86","model":"tiny","usage":{"prompt_tokens":20,"total_tokens":20},"results":[{"index":1,"document":{"text":"bbbb","multi_modal":null},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa","multi_modal":null},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc","multi_modal":null},"relevance_score":0.5247668027877808}]}"#;
     let expected = r#"{"model":"public","object":"list","results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa"},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc"},"relevance_score":0.5247668027877808}],"usage":{"prompt_tokens":20,"total_tokens":20}}"#;
-    let made = answer(vllm.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
+    let made = response(vllm.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
     assert_eq!(String::from_utf8(made).unwrap(), expected);
 }
 
@@ -62,7 +62,7 @@ fn llama_cpps_answer_gets_its_documents_and_its_order() {
         9,
     );
     assert_eq!(answered(&prepared(REQUEST, Engine::Jina), llama), expected);
-    let made = answer(llama.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
+    let made = response(llama.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
     assert!(
         String::from_utf8(made).unwrap().contains(":-1e-1}"),
         "a score is as the engine wrote it"
@@ -185,7 +185,7 @@ fn an_answer_that_ranks_nothing_is_refused() {
         r#"{"object":"list","data":[{"embedding":[0.5]}]}"#,
     ] {
         assert!(
-            matches!(answer(body.as_bytes(), &prepared, "public"), Err(RerankError::Answer(_))),
+            matches!(response(body.as_bytes(), &prepared, "public"), Err(RerankError::Response(_))),
             "{body}"
         );
     }
@@ -236,6 +236,6 @@ proptest! {
         for engine in [Engine::Jina, Engine::Tei] {
             let _ = request(bytes.as_bytes(), engine, "served");
         }
-        let _ = answer(bytes.as_bytes(), &prepared, "public");
+        let _ = response(bytes.as_bytes(), &prepared, "public");
     }
 }

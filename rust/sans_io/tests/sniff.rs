@@ -13,66 +13,65 @@ mod agreement;
 
 use proptest::prelude::*;
 use sans_io::codec::json::{
-    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, SniffErrorKind, Sniffer,
-    find_model,
+    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, ScanErrorKind, Scanner, find_model,
 };
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
-fn sniff(body: impl AsRef<[u8]>) -> (Sniffer, Result<(), SniffErrorKind>) {
+fn sniff(body: impl AsRef<[u8]>) -> (Scanner, Result<(), ScanErrorKind>) {
     agreement::check(body.as_ref());
-    let mut sniffer = Sniffer::new(64);
-    let result = sniffer.feed(body.as_ref()).and_then(|()| sniffer.end());
-    (sniffer, result.map_err(|error| error.kind))
+    let mut scanner = Scanner::new(64);
+    let result = scanner.feed(body.as_ref()).and_then(|()| scanner.end());
+    (scanner, result.map_err(|error| error.kind))
 }
 
 /// The name found in a body that must be good.
 #[track_caller]
 fn name(body: impl AsRef<[u8]>) -> String {
-    let (sniffer, result) = sniff(body);
+    let (scanner, result) = sniff(body);
     assert_eq!(result, Ok(()));
-    sniffer.model().map(|model| model.name.clone()).unwrap_or_default()
+    scanner.model().map(|model| model.name.clone()).unwrap_or_default()
 }
 
 #[track_caller]
-fn refusal(body: impl AsRef<[u8]>) -> SniffErrorKind {
+fn refusal(body: impl AsRef<[u8]>) -> ScanErrorKind {
     sniff(body).1.expect_err("the body should be refused")
 }
 
 #[track_caller]
 fn assert_syntax_error(body: impl AsRef<[u8]>) {
-    assert!(matches!(refusal(body), SniffErrorKind::Syntax(_)));
+    assert!(matches!(refusal(body), ScanErrorKind::Syntax(_)));
 }
 
 #[test]
 fn the_model_is_found_with_its_place() {
     let body = br#" { "messages": [] , "model" : "smollm2" } "#;
     assert_eq!(name(body), "smollm2");
-    let (sniffer, _) = sniff(body);
-    let range = sniffer.model().map(|model| model.range.clone()).unwrap_or_default();
+    let (scanner, _) = sniff(body);
+    let range = scanner.model().map(|model| model.range.clone()).unwrap_or_default();
     assert_eq!(&body[range.start as usize..range.end as usize], b"\"smollm2\"");
 }
 
 #[test]
 fn the_model_is_known_before_the_body_ends() {
-    let mut sniffer = Sniffer::new(64);
-    assert_eq!(sniffer.feed(br#"{"model":"m","mess"#), Ok(()));
-    assert_eq!(sniffer.model().map(|model| model.name.as_str()), Some("m"));
-    assert!(!sniffer.finished());
+    let mut scanner = Scanner::new(64);
+    assert_eq!(scanner.feed(br#"{"model":"m","mess"#), Ok(()));
+    assert_eq!(scanner.model().map(|model| model.name.as_str()), Some("m"));
+    assert!(!scanner.is_finished());
 }
 
 #[test]
 fn a_second_model_is_refused() {
-    assert_eq!(refusal(r#"{"model":"a","model":"b"}"#), SniffErrorKind::ModelTwice);
-    assert_eq!(refusal(r#"{"model":"a","model":"a"}"#), SniffErrorKind::ModelTwice);
-    assert_eq!(refusal(r#"{"model":"a","model":null}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","model":"b"}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","model":"a"}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","model":null}"#), ScanErrorKind::ModelTwice);
 }
 
 #[test]
 fn a_second_model_is_refused_however_it_is_escaped() {
-    assert_eq!(refusal(r#"{"model":"a","mod\u0065l":"b"}"#), SniffErrorKind::ModelTwice);
+    assert_eq!(refusal(r#"{"model":"a","mod\u0065l":"b"}"#), ScanErrorKind::ModelTwice);
     assert_eq!(
         refusal(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#),
-        SniffErrorKind::ModelTwice
+        ScanErrorKind::ModelTwice
     );
 }
 
@@ -81,7 +80,7 @@ fn a_second_model_is_refused_behind_a_megabyte() {
     let padding = "x".repeat(1 << 20);
     for second in ["model", "\\u006dodel"] {
         let body = format!(r#"{{"model":"a","pad":"{padding}","{second}":"b"}}"#);
-        assert_eq!(refusal(body), SniffErrorKind::ModelTwice);
+        assert_eq!(refusal(body), ScanErrorKind::ModelTwice);
     }
 }
 
@@ -118,7 +117,7 @@ fn a_lone_surrogate_in_the_name_is_refused() {
     ] {
         assert_eq!(
             refusal(format!(r#"{{"model":"a{model}"}}"#)),
-            SniffErrorKind::ModelLoneSurrogate,
+            ScanErrorKind::ModelLoneSurrogate,
             "{model}"
         );
     }
@@ -131,8 +130,8 @@ fn a_lone_surrogate_elsewhere_passes() {
 
 #[test]
 fn a_key_with_half_a_pair_is_not_the_model() {
-    assert_eq!(refusal(r#"{"model\ud83d":"a"}"#), SniffErrorKind::ModelMissing);
-    assert_eq!(refusal(r#"{"\ud83dmodel":"a"}"#), SniffErrorKind::ModelMissing);
+    assert_eq!(refusal(r#"{"model\ud83d":"a"}"#), ScanErrorKind::ModelMissing);
+    assert_eq!(refusal(r#"{"\ud83dmodel":"a"}"#), ScanErrorKind::ModelMissing);
     assert_eq!(name(r#"{"\ud83d":1,"model":"a"}"#), "a");
 }
 
@@ -150,7 +149,7 @@ fn names_are_compared_exactly() {
         "model\\u0000",
         "models",
     ] {
-        assert_eq!(refusal(format!(r#"{{"{key}":"a"}}"#)), SniffErrorKind::ModelMissing, "{key}");
+        assert_eq!(refusal(format!(r#"{{"{key}":"a"}}"#)), ScanErrorKind::ModelMissing, "{key}");
         assert_eq!(name(format!(r#"{{"{key}":"a","model":"b"}}"#)), "b", "{key}");
     }
     assert_eq!(name(r#"{"model":" a "}"#), " a ");
@@ -160,7 +159,7 @@ fn names_are_compared_exactly() {
 fn a_nested_model_is_not_the_model() {
     assert_eq!(
         refusal(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#),
-        SniffErrorKind::ModelMissing
+        ScanErrorKind::ModelMissing
     );
     assert_eq!(name(r#"{"a":{"model":"x"},"model":"m","b":[{"model":"y"}],"c":"model"}"#), "m");
 }
@@ -272,8 +271,8 @@ fn every_byte_is_judged_alike_at_every_place_of_a_string() {
             text[at] = byte;
             let before = br#"{"model":"m","a":""#;
             let body = [before.as_slice(), &text, b"\"}"].concat();
-            let mut sniffer = Sniffer::new(64);
-            let fault = sniffer.feed(&body).and_then(|()| sniffer.end()).err();
+            let mut scanner = Scanner::new(64);
+            let fault = scanner.feed(&body).and_then(|()| scanner.end()).err();
             // A control character is the fault itself; a quote or a backslash makes one of the byte
             // behind it.
             let expected = match byte {
@@ -301,7 +300,7 @@ fn white_space_of_any_amount_is_skipped() {
 
 #[test]
 fn a_byte_order_mark_is_refused() {
-    assert_eq!(refusal("\u{feff}{\"model\":\"m\"}"), SniffErrorKind::ByteOrderMark);
+    assert_eq!(refusal("\u{feff}{\"model\":\"m\"}"), ScanErrorKind::ByteOrderMark);
 }
 
 #[test]
@@ -312,18 +311,18 @@ fn utf_16_and_utf_32_are_refused() {
     let wide: Vec<u8> =
         text.chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
     for body in [&little, &big, &wide] {
-        assert_eq!(refusal(body), SniffErrorKind::NotUtf8);
+        assert_eq!(refusal(body), ScanErrorKind::NotUtf8);
         let marked = [b"\xff\xfe".as_slice(), body].concat();
-        assert_eq!(refusal(marked), SniffErrorKind::ByteOrderMark);
+        assert_eq!(refusal(marked), ScanErrorKind::ByteOrderMark);
     }
 }
 
 #[test]
 fn bytes_that_are_not_utf_8_pass_outside_the_name() {
     assert_eq!(name(b"{\"a\xff\":\"\xc3(\",\"model\":\"m\"}"), "m");
-    assert_eq!(refusal(b"{\"model\":\"m\xff\"}"), SniffErrorKind::ModelNotUnicode);
-    assert_eq!(refusal(b"{\"model\":\"\xc3\"}"), SniffErrorKind::ModelNotUnicode);
-    assert!(matches!(refusal(b"{\"model\":\"m\",\xff}"), SniffErrorKind::Syntax(_)));
+    assert_eq!(refusal(b"{\"model\":\"m\xff\"}"), ScanErrorKind::ModelNotUnicode);
+    assert_eq!(refusal(b"{\"model\":\"\xc3\"}"), ScanErrorKind::ModelNotUnicode);
+    assert!(matches!(refusal(b"{\"model\":\"m\",\xff}"), ScanErrorKind::Syntax(_)));
 }
 
 #[test]
@@ -332,11 +331,11 @@ fn nesting_is_limited_and_does_not_recurse() {
         format!(r#"{{"model":"m","a":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
     };
     assert_eq!(name(nested(64)), "m");
-    assert_eq!(refusal(nested(65)), SniffErrorKind::TooDeep);
-    assert_eq!(refusal(nested(100_000)), SniffErrorKind::TooDeep);
+    assert_eq!(refusal(nested(65)), ScanErrorKind::TooDeep);
+    assert_eq!(refusal(nested(100_000)), ScanErrorKind::TooDeep);
     let deepest = usize::from(NESTING_MAX);
-    assert_eq!(Sniffer::new(u16::MAX).feed(nested(deepest).as_bytes()), Ok(()));
-    assert!(Sniffer::new(u16::MAX).feed(nested(deepest + 1).as_bytes()).is_err());
+    assert_eq!(Scanner::new(u16::MAX).feed(nested(deepest).as_bytes()), Ok(()));
+    assert!(Scanner::new(u16::MAX).feed(nested(deepest + 1).as_bytes()).is_err());
 }
 
 #[test]
@@ -346,11 +345,11 @@ fn mixed_nesting_is_told_apart_at_every_depth() {
     let close: String =
         (0..300).rev().map(|depth| if depth % 3 == 0 { '}' } else { ']' }).collect();
     let whole = |close: &str| format!(r#"{{"model":"m","b":{open}1{close}}}"#);
-    assert_eq!(Sniffer::new(512).feed(whole(&close).as_bytes()), Ok(()));
+    assert_eq!(Scanner::new(512).feed(whole(&close).as_bytes()), Ok(()));
     for at in 0..close.len() {
         let mut wrong = close.clone();
         wrong.replace_range(at..=at, if &close[at..=at] == "}" { "]" } else { "}" });
-        assert!(Sniffer::new(512).feed(whole(&wrong).as_bytes()).is_err(), "bracket {at}");
+        assert!(Scanner::new(512).feed(whole(&wrong).as_bytes()).is_err(), "bracket {at}");
     }
 }
 
@@ -359,14 +358,14 @@ fn a_truncated_body_is_refused_wherever_it_ends() {
     let body = r#"{"a":[1,{"b":"\u00e4\n"},tru],"model":"m","c":-1.5e-3}"#.replace("tru]", "true]");
     assert_eq!(name(&body), "m");
     for end in 1..body.len() {
-        assert_eq!(refusal(&body[..end]), SniffErrorKind::Truncated, "after {end} bytes");
+        assert_eq!(refusal(&body[..end]), ScanErrorKind::Truncated, "after {end} bytes");
     }
 }
 
 #[test]
 fn an_empty_body_is_refused() {
-    assert_eq!(refusal(""), SniffErrorKind::Empty);
-    assert_eq!(refusal(" \r\n\t"), SniffErrorKind::Empty);
+    assert_eq!(refusal(""), ScanErrorKind::Empty);
+    assert_eq!(refusal(" \r\n\t"), ScanErrorKind::Empty);
 }
 
 #[test]
@@ -374,7 +373,7 @@ fn what_follows_the_object_is_refused() {
     for rest in ["x", "{}", "{\"model\":\"m\"}", ",", "}", "\0", "\u{feff}"] {
         assert_eq!(
             refusal(format!(r#"{{"model":"m"}} {rest}"#)),
-            SniffErrorKind::TrailingData,
+            ScanErrorKind::TrailingData,
             "{rest}"
         );
     }
@@ -385,7 +384,7 @@ fn a_body_that_is_no_object_is_refused() {
     for body in
         ["[]", "[{\"model\":\"m\"}]", "\"model\"", "1", "null", "true", "model=m", "<xml/>", "NaN"]
     {
-        assert_eq!(refusal(body), SniffErrorKind::NotAnObject, "{body}");
+        assert_eq!(refusal(body), ScanErrorKind::NotAnObject, "{body}");
     }
 }
 
@@ -406,7 +405,7 @@ fn a_model_that_is_no_string_is_refused() {
     ] {
         assert_eq!(
             refusal(format!(r#"{{"model":{value}}}"#)),
-            SniffErrorKind::ModelNotAString,
+            ScanErrorKind::ModelNotAString,
             "{value}"
         );
     }
@@ -417,7 +416,7 @@ fn a_blank_model_is_refused() {
     for value in ["", " ", "\\n\\t", "\\u00a0", "\\u2003 ", "\u{3000}"] {
         assert_eq!(
             refusal(format!(r#"{{"model":"{value}"}}"#)),
-            SniffErrorKind::ModelEmpty,
+            ScanErrorKind::ModelEmpty,
             "{value}"
         );
     }
@@ -438,14 +437,14 @@ fn an_over_long_model_is_refused() {
         r"\n".repeat(MODEL_BYTES_MAX + 1),
         "ä".repeat(MODEL_BYTES_MAX),
     ] {
-        assert_eq!(refusal(format!(r#"{{"model":"{value}"}}"#)), SniffErrorKind::ModelTooLong);
+        assert_eq!(refusal(format!(r#"{{"model":"{value}"}}"#)), ScanErrorKind::ModelTooLong);
     }
 }
 
 #[test]
 fn a_body_without_a_model_is_refused() {
-    assert_eq!(refusal("{}"), SniffErrorKind::ModelMissing);
-    assert_eq!(refusal(r#"{"messages":[]}"#), SniffErrorKind::ModelMissing);
+    assert_eq!(refusal("{}"), ScanErrorKind::ModelMissing);
+    assert_eq!(refusal(r#"{"messages":[]}"#), ScanErrorKind::ModelMissing);
 }
 
 #[test]
@@ -486,27 +485,27 @@ fn options_are_open_from_their_first_byte_to_their_last() {
     agreement::check(body.as_bytes());
     let (first, second) = (18..19, 71..81);
     assert_eq!(&body[second.clone()], r#"{"x":[{}]}"#);
-    let mut sniffer = Sniffer::new(64);
+    let mut scanner = Scanner::new(64);
     for at in 0..body.len() {
-        sniffer.feed(&body.as_bytes()[at..=at]).unwrap();
+        scanner.feed(&body.as_bytes()[at..=at]).unwrap();
         // A number's end shows at the byte behind it.
         let open = if (18..19).contains(&at) {
             Some(first.start as u64)
         } else {
             (second.start..second.end - 1).contains(&at).then_some(second.start as u64)
         };
-        assert_eq!(sniffer.open_stream_options(), open, "after byte {at}");
+        assert_eq!(scanner.open_stream_options(), open, "after byte {at}");
     }
 }
 
 #[test]
 fn the_end_of_the_object_is_told_with_its_brace() {
     let body = br#" {"a":{},"model":"m" } "#;
-    let mut sniffer = Sniffer::new(64);
-    assert_eq!(sniffer.feed(&body[..21]), Ok(()));
-    assert_eq!(sniffer.object_end(), None);
-    assert_eq!(sniffer.feed(&body[21..]), Ok(()));
-    assert_eq!(sniffer.object_end(), Some(21));
+    let mut scanner = Scanner::new(64);
+    assert_eq!(scanner.feed(&body[..21]), Ok(()));
+    assert_eq!(scanner.object_end(), None);
+    assert_eq!(scanner.feed(&body[21..]), Ok(()));
+    assert_eq!(scanner.object_end(), Some(21));
 }
 
 #[test]
@@ -514,12 +513,12 @@ fn the_previous_response_is_told_where_it_was_asked_for() {
     let previous = |members: &str, keep: bool| {
         let body = format!(r#"{{"model":"m"{members}}}"#);
         agreement::check(body.as_bytes());
-        let mut sniffer = Sniffer::new(64);
+        let mut scanner = Scanner::new(64);
         if keep {
-            sniffer.keep_previous_response_id();
+            scanner.retain_previous_response_id();
         }
-        sniffer.feed(body.as_bytes()).and_then(|()| sniffer.end()).unwrap();
-        sniffer.previous_response_id().map(str::to_owned)
+        scanner.feed(body.as_bytes()).and_then(|()| scanner.end()).unwrap();
+        scanner.previous_response_id().map(str::to_owned)
     };
     let id = r#","previous_response_id":"resp_\u0031""#;
     assert_eq!(previous(id, true).as_deref(), Some("resp_1"));
@@ -547,11 +546,11 @@ fn a_previous_response_that_cannot_be_is_no_error_and_no_id() {
             [br#"{"model":"m","previous_response_id":""#.as_slice(), &id, br#"","stream":true}"#]
                 .concat();
         agreement::check(&body);
-        let mut sniffer = Sniffer::new(64);
-        sniffer.keep_previous_response_id();
-        sniffer.feed(&body).and_then(|()| sniffer.end()).unwrap();
-        assert_eq!(sniffer.previous_response_id(), Some(told));
-        assert!(sniffer.stream());
+        let mut scanner = Scanner::new(64);
+        scanner.retain_previous_response_id();
+        scanner.feed(&body).and_then(|()| scanner.end()).unwrap();
+        assert_eq!(scanner.previous_response_id(), Some(told));
+        assert!(scanner.stream());
     }
 }
 
@@ -588,13 +587,13 @@ fn a_value_of_another_kind_is_not_found() {
 
 #[test]
 fn an_error_is_final_and_names_its_byte() {
-    let mut sniffer = Sniffer::new(64);
-    assert_eq!(sniffer.feed(br#"{"model""#), Ok(()));
-    let error = sniffer.feed(b"x").expect_err("a key needs a colon");
+    let mut scanner = Scanner::new(64);
+    assert_eq!(scanner.feed(br#"{"model""#), Ok(()));
+    let error = scanner.feed(b"x").expect_err("a key needs a colon");
     assert_eq!(error.offset, 8);
-    assert_eq!(sniffer.feed(br#":"m"}"#), Err(error));
-    assert_eq!(sniffer.end(), Err(error));
-    assert!(!sniffer.finished());
+    assert_eq!(scanner.feed(br#":"m"}"#), Err(error));
+    assert_eq!(scanner.end(), Err(error));
+    assert!(!scanner.is_finished());
 }
 
 #[test]
@@ -621,9 +620,9 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
         long_name,
     ];
     for body in bodies {
-        let mut sniffer = Sniffer::new(64);
+        let mut scanner = Scanner::new(64);
         let error =
-            sniffer.feed(body.as_bytes()).and_then(|()| sniffer.end()).expect_err("a bad body");
+            scanner.feed(body.as_bytes()).and_then(|()| scanner.end()).expect_err("a bad body");
         let text = error.to_string();
         assert!(text.ends_with('.') && text.contains(' ') && !text.contains("hunter"), "{text}");
         assert!(text.starts_with("The request body") || text.starts_with("`model`"), "{text}");

@@ -12,10 +12,10 @@ mod agreement;
 
 use proptest::prelude::*;
 use sans_io::api::usage::{
-    AnswerUsage, EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
-    includes_usage, usage_of_answer,
+    EventUsage, ResponseUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
+    includes_usage, usage_of_response,
 };
-use sans_io::codec::json::Sniffer;
+use sans_io::codec::json::Scanner;
 use sans_io::codec::sse::frames;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ fn timed(stream: &str) -> String {
 }
 
 fn pass(usage: &mut StreamUsage, frames: &str) -> String {
-    let passed = usage.pass(frames.as_bytes(), now);
+    let passed = usage.push(frames.as_bytes(), now);
     passed.map_or_else(|| frames.to_owned(), |passed| String::from_utf8(passed).unwrap())
 }
 
@@ -131,7 +131,7 @@ fn timings_that_cannot_be_told_are_left_out() {
     };
     let told = |output, first_ms, elapsed_ms| {
         let passed = StreamUsage::new(false, true)
-            .pass(frame(output).as_bytes(), || Timings { first_ms, elapsed_ms });
+            .push(frame(output).as_bytes(), || Timings { first_ms, elapsed_ms });
         let passed = String::from_utf8(passed.unwrap()).unwrap();
         let usage = serde_json::from_str::<Value>(passed.strip_prefix("data: ").unwrap()).unwrap()
             ["usage"]
@@ -216,9 +216,9 @@ fn the_usage_of_whole_answers_is_read_in_every_dialect() {
     ] {
         let (input, output, cached) = usage;
         let expected = (usage != (0, 0, 0)).then_some(Usage { input, output, cached });
-        assert_eq!(usage_of_answer(answer.as_bytes()), expected, "{answer}");
+        assert_eq!(usage_of_response(answer.as_bytes()), expected, "{answer}");
         for size in 1..answer.len() {
-            let mut pieces = AnswerUsage::new();
+            let mut pieces = ResponseUsage::new();
             answer.as_bytes().chunks(size).for_each(|piece| pieces.feed(piece));
             assert_eq!(pieces.usage(), expected, "{answer} in pieces of {size}");
         }
@@ -236,10 +236,10 @@ fn an_answer_without_a_usage_says_nothing() {
         r#"{"usage":{}}"#,
         r#"{"usage":{"prompt_tokens":3"#,
     ] {
-        assert_eq!(usage_of_answer(answer.as_bytes()), None, "{answer}");
+        assert_eq!(usage_of_response(answer.as_bytes()), None, "{answer}");
     }
     let endless = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(1 << 20));
-    let mut pieces = AnswerUsage::new();
+    let mut pieces = ResponseUsage::new();
     endless.as_bytes().chunks(1000).for_each(|piece| pieces.feed(piece));
     assert_eq!(pieces.usage(), None);
 }
@@ -291,9 +291,9 @@ fn the_clients_own_options_are_edited() {
 #[test]
 fn a_body_without_options_gets_a_member() {
     let body = r#"{"model":"m","stream":true } "#;
-    let mut sniffer = Sniffer::new(64);
-    sniffer.feed(body.as_bytes()).unwrap();
-    let end = sniffer.object_end().unwrap() as usize;
+    let mut scanner = Scanner::new(64);
+    scanner.feed(body.as_bytes()).unwrap();
+    let end = scanner.object_end().unwrap() as usize;
     let asked = [&body.as_bytes()[..end], STREAM_OPTIONS_MEMBER, &body.as_bytes()[end..]].concat();
     let expected = json!({"model": "m", "stream": true, "stream_options": {"include_usage": true}});
     assert_eq!(serde_json::from_slice::<Value>(&asked).unwrap(), expected);

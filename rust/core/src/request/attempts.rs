@@ -34,7 +34,7 @@ use sans_io::{
     },
     codec::{
         headers::{self, ForEngine},
-        http1::AnswerHead,
+        http1::ResponseHead,
         percent,
     },
     table::{Choice, Instance, Lease, Route, Target},
@@ -69,7 +69,7 @@ pub(crate) enum Outcome<B> {
 
 /// What a client gets once an engine has answered.
 pub(crate) struct Committed<B> {
-    pub(crate) head: AnswerHead,
+    pub(crate) head: ResponseHead,
     pub(crate) relay: Relay<B>,
     pub(crate) first: Option<Bytes>,
     pub(crate) body_whole: bool,
@@ -77,7 +77,7 @@ pub(crate) struct Committed<B> {
 
 /// An engine's connection behind its 101.
 pub(crate) struct Upgraded {
-    pub(crate) head: AnswerHead,
+    pub(crate) head: ResponseHead,
     pub(crate) connection: Connection,
     pub(crate) slot: Slot,
 }
@@ -380,7 +380,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
     /// Waits for the first byte for the client.
     async fn commit<B>(
         &mut self,
-        head: AnswerHead,
+        head: ResponseHead,
         exchange: Box<Exchange<B>>,
         errand: Option<&Errand>,
         plan: Option<Plan>,
@@ -472,7 +472,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
 
     fn shape<B>(
         &self,
-        head: &AnswerHead,
+        head: &ResponseHead,
         errand: Option<&Errand>,
         plan: Option<Plan>,
         upload: &Upload<B>,
@@ -565,7 +565,7 @@ fn changes<'a>(
     }
 }
 
-fn upgraded<B>(head: AnswerHead, exchange: Box<Exchange<B>>) -> Result<Outcome<B>, Failed<B>>
+fn upgraded<B>(head: ResponseHead, exchange: Box<Exchange<B>>) -> Result<Outcome<B>, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,

@@ -6,7 +6,7 @@ use sans_io::{
         endpoints::{Endpoint, Row},
         error::{ApiError, Cause},
     },
-    codec::http1::AnswerHead,
+    codec::http1::ResponseHead,
     seam::documents::End,
 };
 
@@ -104,7 +104,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
 
 /// An engine that refuses our credential is our fault, not the client's, whose key is fine
 /// (spec/wire.md 10).
-pub(crate) fn credential_fault(head: &AnswerHead, row: &Row) -> Option<ApiError> {
+pub(crate) fn credential_fault(head: &ResponseHead, row: &Row) -> Option<ApiError> {
     let ours = matches!(
         row.endpoint,
         Endpoint::Inference(_) | Endpoint::StoredResponse | Endpoint::Realtime

@@ -308,7 +308,7 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             resend: false,
             pinned: None,
             for_engine: headers::ForEngine {
-                encoded_answer: true,
+                encoded_response: true,
                 upgrade: true,
                 ..Default::default()
             },
@@ -377,7 +377,11 @@ impl<W: ClientWatch + Clone> Inbound<W> {
             inference: None,
             resend: false,
             pinned: None,
-            for_engine: headers::ForEngine { encoded_answer: true, upgrade, ..Default::default() },
+            for_engine: headers::ForEngine {
+                encoded_response: true,
+                upgrade,
+                ..Default::default()
+            },
             names_model_in_query: false,
         };
         Ok((errand, upload))

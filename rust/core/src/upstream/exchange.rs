@@ -25,7 +25,7 @@ use crate::{
     },
 };
 use sans_io::{
-    codec::http1::{self, AnswerHead, Decoder, KeepAlive},
+    codec::http1::{self, Decoder, KeepAlive, ResponseHead},
     table::Instance,
 };
 
@@ -127,14 +127,14 @@ where
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<AnswerHead, Failure>> {
+    ) -> Poll<Result<ResponseHead, Failure>> {
         loop {
             self.send(context)?;
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(Err(Failure::ConnectionLost(closed("the exchange is over"))));
             };
             if self.any_byte
-                && let Some(head) = http1::take_head_or_upgrade(
+                && let Some(head) = http1::take_response_head(
                     &mut connection.buffer,
                     self.to_head_request,
                     self.upgrade,
@@ -157,14 +157,14 @@ where
         }
     }
 
-    fn take_answer(&mut self, head: http1::Head) -> AnswerHead {
+    fn take_answer(&mut self, head: http1::ParsedHead) -> ResponseHead {
         // The request's rest is of no use to an engine that has answered.
         self.sending_stopped |= !self.is_delivered();
-        self.until_close = head.decoder == Decoder::UntilClose;
+        self.until_close = head.decoder == Decoder::CloseDelimited;
         self.decoder = Some(head.decoder);
         self.keep_alive = head.keep_alive;
         self.keep_alive_limits = head.keep_alive_limits;
-        AnswerHead {
+        ResponseHead {
             status: head.status,
             headers: head.headers,
             content_length: head.content_length,
@@ -186,7 +186,7 @@ where
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
-                Poll::Ready(Ok(0)) if *decoder == Decoder::UntilClose => {
+                Poll::Ready(Ok(0)) if *decoder == Decoder::CloseDelimited => {
                     *decoder = Decoder::Length(0);
                 }
                 Poll::Ready(Ok(0)) => {

@@ -27,7 +27,7 @@ use sans_io::{
     },
     codec::{
         inflate::{Caps, Coding, Inflater},
-        json::{Model, Sniffer},
+        json::{Model, Scanner},
         multipart,
     },
     table::Target,
@@ -63,7 +63,7 @@ pub(crate) enum Reading<'a> {
 #[expect(clippy::large_enum_variant, reason = "it lies in a box already, and is the usual one")]
 enum Scan {
     None,
-    Json(Sniffer),
+    Json(Scanner),
     Form(Box<multipart::Scanner>),
 }
 
@@ -71,11 +71,11 @@ impl Scan {
     fn new(reading: Reading<'_>, limits: &BodyLimits) -> Result<Self, ApiError> {
         Ok(match reading {
             Reading::Carry => Self::None,
-            Reading::Json => Self::Json(Sniffer::new(limits.nesting)),
+            Reading::Json => Self::Json(Scanner::new(limits.nesting)),
             Reading::JsonOfResponse => {
-                let mut sniffer = Sniffer::new(limits.nesting);
-                sniffer.keep_previous_response_id();
-                Self::Json(sniffer)
+                let mut scanner = Scanner::new(limits.nesting);
+                scanner.retain_previous_response_id();
+                Self::Json(scanner)
             }
             Reading::Form(content_type) => {
                 Self::Form(Box::new(multipart::Scanner::new(content_type).map_err(|error| {
@@ -89,7 +89,7 @@ impl Scan {
         let refused = |error: String| ApiError::new(Cause::BadRequest, error).closing();
         match self {
             Self::None => Ok(()),
-            Self::Json(sniffer) => sniffer.feed(piece).map_err(|error| refused(error.to_string())),
+            Self::Json(scanner) => scanner.feed(piece).map_err(|error| refused(error.to_string())),
             Self::Form(scanner) => scanner.feed(piece).map_err(|error| refused(error.to_string())),
         }
     }
@@ -98,7 +98,7 @@ impl Scan {
         let refused = |error: String| ApiError::new(Cause::BadRequest, error);
         match self {
             Self::None => Ok(()),
-            Self::Json(sniffer) => sniffer.end().map_err(|error| refused(error.to_string())),
+            Self::Json(scanner) => scanner.end().map_err(|error| refused(error.to_string())),
             Self::Form(scanner) => scanner.end().map_err(|error| refused(error.to_string())),
         }
     }
@@ -106,14 +106,14 @@ impl Scan {
     fn model(&self) -> Option<&Model> {
         match self {
             Self::None => None,
-            Self::Json(sniffer) => sniffer.model(),
+            Self::Json(scanner) => scanner.model(),
             Self::Form(scanner) => scanner.model(),
         }
     }
 
-    fn json(&self) -> Option<&Sniffer> {
+    fn json(&self) -> Option<&Scanner> {
         match self {
-            Self::Json(sniffer) => Some(sniffer),
+            Self::Json(scanner) => Some(scanner),
             _ => None,
         }
     }
@@ -331,7 +331,7 @@ where
             return Err(too_large(self.limits.body));
         }
         self.scan.feed(&piece)?;
-        let open = self.scan.json().and_then(Sniffer::open_stream_options);
+        let open = self.scan.json().and_then(Scanner::open_stream_options);
         if open.is_some_and(|start| self.received - start > STREAM_OPTIONS) {
             let message = format!(
                 "`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone."
@@ -401,7 +401,7 @@ where
     pub(crate) fn asks_stream(&self) -> bool {
         match &self.scan {
             Scan::None => false,
-            Scan::Json(sniffer) => sniffer.stream(),
+            Scan::Json(scanner) => scanner.stream(),
             Scan::Form(scanner) => scanner.stream(),
         }
     }
@@ -413,7 +413,7 @@ where
 
     /// The earlier response that the request goes on from.
     pub(crate) fn previous_response_id(&self) -> Option<&str> {
-        self.scan.json().and_then(Sniffer::previous_response_id)
+        self.scan.json().and_then(Scanner::previous_response_id)
     }
 
     /// Whether the client has sent all of it.
@@ -501,17 +501,17 @@ where
         if self.wish != UsageWish::Open {
             return;
         }
-        let Some(sniffer) = self.scan.json() else { return };
-        let splice = if let Some(range) = sniffer.stream_options() {
+        let Some(scanner) = self.scan.json() else { return };
+        let splice = if let Some(range) = scanner.stream_options() {
             let Some(options) = self.bytes_of(range.clone()) else { return };
             self.asks_usage = usage::includes_usage(&options);
             usage::ask_for_usage(&options).map(|edit| Splice {
                 range: range.start + edit.range.start as u64..range.start + edit.range.end as u64,
                 text: edit.text,
             })
-        } else if let Some(end) = sniffer.object_end() {
+        } else if let Some(end) = scanner.object_end() {
             let text = Bytes::from_static(usage::STREAM_OPTIONS_MEMBER);
-            sniffer.stream().then_some(Splice { range: end..end, text })
+            scanner.stream().then_some(Splice { range: end..end, text })
         } else {
             return;
         };
@@ -526,11 +526,11 @@ where
 
     /// From where on bytes must wait: an edit may become necessary there.
     fn held_from(&self) -> u64 {
-        let Some(sniffer) = self.scan.json().filter(|_| self.wish == UsageWish::Open) else {
+        let Some(scanner) = self.scan.json().filter(|_| self.wish == UsageWish::Open) else {
             return u64::MAX;
         };
-        let not_in_memory = || sniffer.stream_options().map(|range| range.start);
-        sniffer.open_stream_options().or_else(not_in_memory).unwrap_or(u64::MAX)
+        let not_in_memory = || scanner.stream_options().map(|range| range.start);
+        scanner.open_stream_options().or_else(not_in_memory).unwrap_or(u64::MAX)
     }
 
     /// Hands the pieces that are there to an engine's queue; `chunked`: each as a chunk, with the

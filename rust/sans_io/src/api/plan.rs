@@ -15,7 +15,7 @@ use crate::{
         transform::{FrameEdits, Shape, WholeEdit},
         usage::{EventUsage, StreamUsage},
     },
-    codec::{headers, http1::AnswerHead},
+    codec::{headers, http1::ResponseHead},
     table::{Route, Target},
 };
 
@@ -131,7 +131,7 @@ impl Plan {
     }
 
     /// How the answer with this head is treated.
-    pub fn shape(self, head: &AnswerHead, asker: &Asker<'_>) -> Shape {
+    pub fn shape(self, head: &ResponseHead, asker: &Asker<'_>) -> Shape {
         let events = headers::is_event_stream(&head.headers);
         if head.status.as_u16() >= 400 && !events {
             return Shape::whole(WholeEdit::Error {
@@ -184,6 +184,6 @@ impl Plan {
 
 /// Whether an engine encoded its answer although it was asked not to: then it cannot be looked
 /// into.
-pub fn is_encoded(head: &AnswerHead) -> bool {
+pub fn is_encoded(head: &ResponseHead) -> bool {
     head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }

@@ -33,14 +33,14 @@ pub enum RerankError {
     /// The client's request is wrong (400).
     Request(&'static str),
     /// The engine's answer is not one (502).
-    Answer(&'static str),
+    Response(&'static str),
 }
 
 impl std::error::Error for RerankError {}
 
 impl fmt::Display for RerankError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Request(sentence) | Self::Answer(sentence)) = self;
+        let (Self::Request(sentence) | Self::Response(sentence)) = self;
         f.write_str(sentence)
     }
 }
@@ -242,18 +242,18 @@ fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>
 /// The client's answer, from the engine's of any dialect. Where the engine says nothing of tokens
 /// (text-embeddings- inference does not), the usage is 0: the shape has it, and a guess would be
 /// worse.
-pub fn answer(
+pub fn response(
     body: &[u8],
     prepared: &Prepared,
     public_model: &str,
 ) -> Result<Vec<u8>, RerankError> {
-    const WRONG: RerankError = RerankError::Answer(
+    const WRONG: RerankError = RerankError::Response(
         "The engine's answer is not a list of ranked documents; look whether it is a reranker.",
     );
     let (results, usage) = if body.trim_ascii_start().starts_with(b"[") {
         (serde_json::from_slice::<Vec<Ranked<'_>>>(body).map_err(|_| WRONG)?, None)
     } else {
-        let answer: Answer<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
+        let answer: Response<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
         (answer.results, answer.usage)
     };
     let mut results: Vec<(f64, String)> =
@@ -271,7 +271,7 @@ pub fn answer(
 }
 
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct Response<'a> {
     #[serde(borrow)]
     results: Vec<Ranked<'a>>,
     #[serde(borrow)]

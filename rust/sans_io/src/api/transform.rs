@@ -13,7 +13,7 @@ use crate::{
         error::Dialect,
         messages::{self, MessageStream},
         rerank, stream_fields,
-        usage::{AnswerUsage, EventUsage, StreamUsage, Timings, Usage},
+        usage::{EventUsage, ResponseUsage, StreamUsage, Timings, Usage},
     },
     codec::{json::Finder, sse},
 };
@@ -162,7 +162,7 @@ impl Shape {
 /// quoted key cannot stand inside a string, where its quotes would be escaped.
 fn usage_in_tail(answer: &[u8]) -> Option<Usage> {
     let at = memmem::rfind(answer, br#""usage""#)?;
-    let mut usage = AnswerUsage::new();
+    let mut usage = ResponseUsage::new();
     usage.feed(b"{");
     usage.feed(&answer[at..]);
     usage.usage()
@@ -231,10 +231,10 @@ impl FrameEdits {
             }
         }
         if let Some(usage) = &mut self.stream_usage {
-            frames = usage.pass(&frames, timings).map_or(frames, Bytes::from);
+            frames = usage.push(&frames, timings).map_or(frames, Bytes::from);
         }
         if let Some(names) = &self.hidden {
-            frames = engine_error::hide_in_frames(&frames, names).map_or(frames, Bytes::from);
+            frames = engine_error::redact_in_frames(&frames, names).map_or(frames, Bytes::from);
         }
         if self.anthropic_errors {
             frames = engine_error::fix_anthropic_error_frames(&frames).map_or(frames, Bytes::from);
@@ -253,7 +253,7 @@ pub struct Events {
 impl Events {
     fn is_over(&self) -> bool {
         let said =
-            self.edits.translate.as_ref().map_or(self.frames.over, |stream| stream.is_over());
+            self.edits.translate.as_ref().map_or(self.frames.over, |stream| stream.is_finished());
         said && self.frames.tail.is_empty()
     }
 
@@ -276,7 +276,7 @@ impl Events {
             self.edits.edit(frames, timings)
         };
         match &mut self.edits.translate {
-            Some(stream) if done && !stream.is_over() => {
+            Some(stream) if done && !stream.is_finished() => {
                 let mut last = Vec::from(frames);
                 if stream.end(&mut last) {
                     Ok(last.into())
@@ -427,15 +427,15 @@ impl Whole {
                 engine_error::reshape(*status, &whole, *dialect, request_id, names)
             }
             WholeEdit::Message { model } => Some(
-                messages::answer(&whole, model)
+                messages::response(&whole, model)
                     .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             WholeEdit::TokenCount => Some(
-                messages::count_answer(&whole)
+                messages::count_response(&whole)
                     .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             WholeEdit::Rerank { prepared, model } => Some(
-                rerank::answer(&whole, prepared, model)
+                rerank::response(&whole, prepared, model)
                     .map_err(|error| TransformError::Unusable(error.to_string()))?,
             ),
         };

@@ -39,7 +39,7 @@ pub struct Edit {
 }
 
 /// The edit after which a `stream_options` value asks for usage; None when it does. The value is
-/// one whole JSON value, as [`crate::codec::json::Sniffer`] has accepted it. Of equal keys the last
+/// one whole JSON value, as [`crate::codec::json::Scanner`] has accepted it. Of equal keys the last
 /// counts, as in Python.
 pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     let Some((b'{', inside)) = stream_options.split_first() else {
@@ -130,7 +130,7 @@ impl StreamUsage {
     /// stream's end); None: they go as they are. `timings` is asked when they are needed. Nothing
     /// but whole usage-only frames, and the bytes before the closing brace of their `usage`,
     /// differs.
-    pub fn pass(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
+    pub fn push(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
         USAGE.find(frames)?;
         let mut passed = Vec::new();
         let (mut copied, mut changed) = (0, false);
@@ -206,21 +206,21 @@ impl Timings {
 }
 
 /// The usage of a whole answer of any JSON endpoint; None when it says nothing.
-pub fn usage_of_answer(json: &[u8]) -> Option<Usage> {
-    let mut answer = AnswerUsage::new();
+pub fn usage_of_response(json: &[u8]) -> Option<Usage> {
+    let mut answer = ResponseUsage::new();
     answer.feed(json);
     answer.usage()
 }
 
-/// [`usage_of_answer`] over pieces, as an answer passes. Nothing of it is kept but its top-level
+/// [`usage_of_response`] over pieces, as an answer passes. Nothing of it is kept but its top-level
 /// `usage`.
 #[derive(Debug)]
-pub struct AnswerUsage {
+pub struct ResponseUsage {
     finder: Finder,
     kept: Vec<u8>,
 }
 
-impl AnswerUsage {
+impl ResponseUsage {
     /// Before the first byte.
     pub fn new() -> Self {
         Self { finder: Finder::object(&["usage"]), kept: Vec::new() }
@@ -228,7 +228,7 @@ impl AnswerUsage {
 
     /// Reads the next bytes of the answer.
     pub fn feed(&mut self, piece: &[u8]) {
-        if self.finder.is_over() || self.kept.len() > USAGE_BYTES_MAX {
+        if self.finder.is_finished() || self.kept.len() > USAGE_BYTES_MAX {
             return;
         }
         let base = self.finder.seen();
@@ -250,7 +250,7 @@ impl AnswerUsage {
     }
 }
 
-impl Default for AnswerUsage {
+impl Default for ResponseUsage {
     fn default() -> Self {
         Self::new()
     }

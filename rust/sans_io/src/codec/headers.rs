@@ -66,7 +66,7 @@ fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ForEngine {
     /// The answer is not looked into: it may be compressed as the client likes.
-    pub encoded_answer: bool,
+    pub encoded_response: bool,
     /// The body was decoded here.
     pub decoded: bool,
     /// The body is JSON, whatever the client called it.
@@ -88,14 +88,14 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
             || connection && named_by_connection(headers, name);
-        if !stops || with.encoded_answer && name == header::ACCEPT_ENCODING {
+        if !stops || with.encoded_response && name == header::ACCEPT_ENCODING {
             put_field(head, name.as_str().as_bytes(), value.as_bytes());
         }
     }
     if json {
         put_field(head, b"content-type", b"application/json");
     }
-    if !with.encoded_answer {
+    if !with.encoded_response {
         put_field(head, b"accept-encoding", b"identity");
     }
     if with.upgrade {
@@ -263,7 +263,7 @@ mod tests {
         put_for_engine(
             &mut head,
             &map(&fields),
-            ForEngine { encoded_answer: true, ..ForEngine::default() },
+            ForEngine { encoded_response: true, ..ForEngine::default() },
         );
         let as_it_was =
             b"content-encoding: gzip\r\ncontent-type: text/plain\r\naccept-encoding: br\r\n";

@@ -58,7 +58,7 @@ impl std::error::Error for WireError {}
 
 /// The head of a final answer.
 #[derive(Debug)]
-pub struct Head {
+pub struct ParsedHead {
     /// The status; never 1xx but for a 101 that was asked for.
     pub status: StatusCode,
     /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
@@ -75,7 +75,7 @@ pub struct Head {
 
 /// The head of an engine's answer.
 #[derive(Debug)]
-pub struct AnswerHead {
+pub struct ResponseHead {
     /// The status.
     pub status: StatusCode,
     /// The fields that may pass on.
@@ -86,17 +86,20 @@ pub struct AnswerHead {
 
 /// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103)
 /// before it are skipped. None: not whole yet.
-pub fn take_head(buffer: &mut BytesMut, to_head_request: bool) -> Result<Option<Head>, WireError> {
-    take_head_or_upgrade(buffer, to_head_request, false)
+pub fn take_head(
+    buffer: &mut BytesMut,
+    to_head_request: bool,
+) -> Result<Option<ParsedHead>, WireError> {
+    take_response_head(buffer, to_head_request, false)
 }
 
 /// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is
 /// the other protocol's.
-pub fn take_head_or_upgrade(
+pub fn take_response_head(
     buffer: &mut BytesMut,
     to_head_request: bool,
     upgrade: bool,
-) -> Result<Option<Head>, WireError> {
+) -> Result<Option<ParsedHead>, WireError> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
@@ -125,10 +128,11 @@ pub fn take_head_or_upgrade(
         let headers = end_to_end(parsed.headers, framing.names_others)?;
         let decoder =
             if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
-        let keep_alive =
-            parsed.version == Some(1) && !framing.close && !matches!(decoder, Decoder::UntilClose);
+        let keep_alive = parsed.version == Some(1)
+            && !framing.close
+            && !matches!(decoder, Decoder::CloseDelimited);
         buffer.advance(length);
-        return Ok(Some(Head {
+        return Ok(Some(ParsedHead {
             status,
             headers,
             decoder,
@@ -206,7 +210,7 @@ impl Framing {
         match self.length {
             _ if self.chunked => Decoder::Chunked(Chunk::Size),
             Some(length) => Decoder::Length(length),
-            None => Decoder::UntilClose,
+            None => Decoder::CloseDelimited,
         }
     }
 }
@@ -247,7 +251,7 @@ pub enum Decoder {
     /// Chunked.
     Chunked(Chunk),
     /// Everything until the connection closes.
-    UntilClose,
+    CloseDelimited,
 }
 
 /// Where a chunked body is.
@@ -292,7 +296,7 @@ impl Decoder {
     /// Takes body bytes off the front of `buffer`, as one piece. Bytes behind the body's end stay.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, WireError> {
         let data = match self {
-            Self::UntilClose => buffer.split().freeze(),
+            Self::CloseDelimited => buffer.split().freeze(),
             Self::Length(rest) => {
                 let here = usize::try_from(*rest).unwrap_or(usize::MAX).min(buffer.len());
                 *rest -= here as u64;
@@ -417,7 +421,7 @@ fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> 
 mod tests {
     use super::*;
 
-    fn head(text: &str) -> Result<Option<Head>, WireError> {
+    fn head(text: &str) -> Result<Option<ParsedHead>, WireError> {
         take_head(&mut BytesMut::from(text), false)
     }
 
@@ -477,7 +481,7 @@ mod tests {
         let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
         assert_eq!(error(switching), WireError::Upgrade);
         let mut buffer = BytesMut::from(switching);
-        let head = take_head_or_upgrade(&mut buffer, false, true).unwrap().unwrap();
+        let head = take_response_head(&mut buffer, false, true).unwrap().unwrap();
         assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
         assert_eq!(

@@ -1,12 +1,12 @@
 //! Whole answers, row by row of spec/wire.md 6.2.
 
-use sans_io::api::messages::{answer, count_answer};
+use sans_io::api::messages::{count_response, response};
 use serde_json::{Value, json};
 
 /// The Message for a chat completion with this choice and usage.
 fn message(choice: &Value, usage: &Value) -> Value {
     let body = json!({"id": "chatcmpl-9a", "object": "chat.completion", "model": "engine", "choices": [choice], "usage": usage});
-    serde_json::from_slice(&answer(body.to_string().as_bytes(), "public").unwrap()).unwrap()
+    serde_json::from_slice(&response(body.to_string().as_bytes(), "public").unwrap()).unwrap()
 }
 
 fn spoken(message: Value) -> Value {
@@ -16,7 +16,8 @@ fn spoken(message: Value) -> Value {
 #[test]
 fn a_recorded_answer_of_vllm_becomes_a_message() {
     let body = r#"{"id":"chatcmpl-a1067a2d19dae1f1","object":"chat.completion","created":1795360598,"model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"\n\n\n\n\n\n","refusal":null,"annotations":null,"audio":null,"function_call":null,"reasoning":null},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null,"routed_experts":null}],"service_tier":null,"system_fingerprint":"vllm-0.32.0-d693bc74","usage":{"prompt_tokens":24,"total_tokens":30,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":0,"created_cache_tokens":0,"multimodal_tokens":null},"completion_tokens_details":null},"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}"#;
-    let message: Value = serde_json::from_slice(&answer(body.as_bytes(), "a/b").unwrap()).unwrap();
+    let message: Value =
+        serde_json::from_slice(&response(body.as_bytes(), "a/b").unwrap()).unwrap();
     assert_eq!(
         message,
         json!({
@@ -94,7 +95,7 @@ fn texts_and_inputs_pass_as_they_were_written() {
     let body = format!(
         r#"{{"choices":[{{"message":{{"content":"\ud800\/é","tool_calls":[{{"id":"t","function":{{"name":"n","arguments":{arguments}}}}}]}}}}]}}"#
     );
-    let message = String::from_utf8(answer(body.as_bytes(), "m").unwrap()).unwrap();
+    let message = String::from_utf8(response(body.as_bytes(), "m").unwrap()).unwrap();
     assert!(message.contains(r#""text":"\ud800\/é""#), "{message}");
     assert!(
         message.contains(r#""input":{"z":1.10,"a":123456789012345678901234567890,"s":"\ud800"}"#),
@@ -160,7 +161,7 @@ fn only_the_choice_zero_counts() {
     let body =
         json!({"choices": [{"index": 1, "message": {"content": "b"}}, {"index": 0, "message": {"content": "a"}}]})
             .to_string();
-    let message: Value = serde_json::from_slice(&answer(body.as_bytes(), "m").unwrap()).unwrap();
+    let message: Value = serde_json::from_slice(&response(body.as_bytes(), "m").unwrap()).unwrap();
     assert_eq!(message["content"][0]["text"], "a");
 }
 
@@ -176,7 +177,7 @@ fn what_is_no_chat_completion_is_an_error_without_its_words() {
         r#"{"error":"secret"}"#,
         r#"{"choices":[{"message":{"content":5}}]}"#,
     ] {
-        let words = answer(body.as_bytes(), "m").unwrap_err().message;
+        let words = response(body.as_bytes(), "m").unwrap_err().message;
         assert!(
             words.starts_with("The engine's answer is no chat completion")
                 && !words.contains("secret"),
@@ -189,8 +190,8 @@ fn what_is_no_chat_completion_is_an_error_without_its_words() {
 fn a_count_is_the_engines_own() {
     let body =
         json!({"choices": [{"message": {}}], "usage": {"prompt_tokens": 24, "completion_tokens": 1}}).to_string();
-    assert_eq!(count_answer(body.as_bytes()).unwrap(), br#"{"input_tokens":24}"#);
+    assert_eq!(count_response(body.as_bytes()).unwrap(), br#"{"input_tokens":24}"#);
     for body in ["{}", r#"{"usage":{}}"#, r#"{"usage":{"prompt_tokens":"24"}}"#] {
-        assert!(count_answer(body.as_bytes()).is_err(), "no count is no zero");
+        assert!(count_response(body.as_bytes()).is_err(), "no count is no zero");
     }
 }

@@ -2,14 +2,14 @@
 //! as the answer gives in one piece.
 
 use proptest::prelude::*;
-use sans_io::api::messages::answer;
+use sans_io::api::messages::response;
 use serde_json::{Value, json};
 
 use crate::agreement::{End, accumulate, check, translated};
 
-/// A chat answer, and the numbers from which its chunks are cut.
+/// A chat completion, and the numbers from which its chunks are cut.
 #[derive(Clone, Debug)]
-struct Answer {
+struct Completion {
     reasoning: String,
     content: String,
     calls: Vec<Call>,
@@ -43,26 +43,26 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 prop_compose! {
-    fn any_answer()(
+    fn any_completion()(
         reasoning in "[a-zé\"\\\\\n ]{0,20}",
         content in "[a-zé\"\\\\\n\u{1F600} ]{0,30}",
         calls in prop::collection::vec(call(), 0..4),
         finish_reason in prop::sample::select(vec!["stop", "length", "tool_calls", "content_filter", "odd"]),
         usage in prop::option::of((0u32..99, 0u32..99, prop::option::of(0u32..99))),
         dice in prop::collection::vec(any::<u8>(), 40),
-    ) -> Answer {
-        Answer { reasoning, content, calls, finish_reason, usage, dice }
+    ) -> Completion {
+        Completion { reasoning, content, calls, finish_reason, usage, dice }
     }
 }
 
-impl Answer {
+impl Completion {
     fn usage(&self) -> Value {
         self.usage.map_or(Value::Null, |(prompt, completion, cached)| {
             json!({"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": {"cached_tokens": cached}})
         })
     }
 
-    /// The answer in one piece.
+    /// The response in one piece.
     fn whole(&self) -> String {
         let calls: Vec<Value> = self.calls.iter().map(|call| {
             json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
@@ -73,7 +73,7 @@ impl Answer {
         .to_string()
     }
 
-    /// The answer in chunks. The calls' fragments are interleaved, unless only one call is written
+    /// The response in chunks. The calls' fragments are interleaved, unless only one call is written
     /// at a time.
     fn chunks(&self, interleaved: bool) -> Vec<Value> {
         let mut dice = self.dice.iter().copied().cycle();
@@ -147,9 +147,9 @@ fn blocks(content: &[Value]) -> Vec<Value> {
 
 proptest! {
     #[test]
-    fn a_stream_adds_up_to_what_the_answer_in_one_piece_says(answer_ in any_answer(), interleaved in any::<bool>()) {
-        let expected: Value = serde_json::from_slice(&answer(answer_.whole().as_bytes(), "public").unwrap()).unwrap();
-        let stream = stream(&answer_.chunks(interleaved), "\n");
+    fn a_stream_adds_up_to_what_the_response_in_one_piece_says(completion in any_completion(), interleaved in any::<bool>()) {
+        let expected: Value = serde_json::from_slice(&response(completion.whole().as_bytes(), "public").unwrap()).unwrap();
+        let stream = stream(&completion.chunks(interleaved), "\n");
         check(stream.as_bytes());
         let message = accumulate(&translated(&[stream.as_bytes()]).0);
         prop_assert_eq!(message.end, End::Stopped);
@@ -161,11 +161,11 @@ proptest! {
 
     #[test]
     fn the_events_do_not_depend_on_how_many_frames_come_at_once(
-        answer in any_answer(),
+        completion in any_completion(),
         end in prop::sample::select(vec!["\n", "\r\n", "\r"]),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        let stream = stream(&answer.chunks(true), end);
+        let stream = stream(&completion.chunks(true), end);
         let frames: Vec<&[u8]> = sans_io::codec::sse::frames(stream.as_bytes()).collect();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(frames.len() + 1)).collect();
         cuts.extend([0, frames.len()]);
@@ -176,8 +176,8 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_that_is_cut_anywhere_is_a_good_stream_so_far(answer in any_answer(), cut in any::<prop::sample::Index>()) {
-        let stream = stream(&answer.chunks(true), "\n");
+    fn a_stream_that_is_cut_anywhere_is_a_good_stream_so_far(completion in any_completion(), cut in any::<prop::sample::Index>()) {
+        let stream = stream(&completion.chunks(true), "\n");
         check(&stream.as_bytes()[..cut.index(stream.len() + 1)]);
     }
 }

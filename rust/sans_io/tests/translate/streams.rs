@@ -374,7 +374,7 @@ fn nothing_is_finished_before_the_usage_had_its_chance() {
     let mut stream = MessageStream::new("m", "msg_1");
     let mut events = Vec::new();
     stream.feed(frames(&[delta(json!({"content": "a"})), finish("stop")]).as_bytes(), &mut events);
-    assert!(!stream.is_over() && !String::from_utf8(events).unwrap().contains("message_delta"));
+    assert!(!stream.is_finished() && !String::from_utf8(events).unwrap().contains("message_delta"));
 }
 
 #[test]

@@ -3,5 +3,5 @@
 mod names;
 mod reshape;
 
-pub use names::hide_name;
-pub use reshape::{fix_anthropic_error_frames, hide_in_frames, reshape};
+pub use names::redact_name;
+pub use reshape::{fix_anthropic_error_frames, redact_in_frames, reshape};

@@ -8,11 +8,11 @@ const PROTOCOL: [&[u8]; 6] = [b"type", b"code", b"param", b"object", b"loc", b"s
 
 /// The text with the public name in place of each whole occurrence of an engine's; None when there
 /// is none. An occurrence is whole when it is no part of a longer word, path or segment of one.
-pub fn hide_name(text: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
+pub fn redact_name(text: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     hide(std::str::from_utf8(text).ok()?, names).map(String::into_bytes)
 }
 
-/// [`hide_name`] over characters.
+/// [`redact_name`] over characters.
 pub(super) fn hide(text: &str, names: &[(String, String)]) -> Option<String> {
     let mut hidden = String::new();
     let (mut copied, mut at) = (0, 0);
@@ -70,7 +70,7 @@ fn is_of_a_word(character: char) -> bool {
 /// The same in the strings of a JSON text, or of a part of one that begins outside of a string:
 /// keys, and the values of members that say words of a protocol, are left alone. Strings that
 /// change are written anew, no other byte differs.
-pub(super) fn hide_in_json(json: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
+pub(super) fn redact_in_json(json: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     let mut hidden = Vec::new();
     let (mut copied, mut at) = (0, 0);
     let mut key: &[u8] = b"";

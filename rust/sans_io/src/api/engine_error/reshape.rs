@@ -16,7 +16,7 @@ use crate::{
     codec::{json::Finder, sse},
 };
 
-use super::names::{hide, hide_in_json};
+use super::names::{hide, redact_in_json};
 
 /// How many characters are shown of a text that is not JSON, or of an over-long message in a
 /// stream.
@@ -59,18 +59,18 @@ pub fn reshape(
         return None;
     }
     if fits {
-        return hide_in_json(body, names);
+        return redact_in_json(body, names);
     }
-    let told = Told::read(status, body, value.as_ref());
-    let message = hide(&told.message, names).unwrap_or(told.message);
+    let parsed = ParsedError::read(status, body, value.as_ref());
+    let message = hide(&parsed.message, names).unwrap_or(parsed.message);
     let document = match dialect {
         Dialect::Anthropic => json!({
             "type": "error",
-            "error": {"type": told.anthropic_type.unwrap_or(anthropic_type(status)), "message": message},
+            "error": {"type": parsed.anthropic_type.unwrap_or(anthropic_type(status)), "message": message},
             "request_id": request_id,
         }),
         _ => json!({
-            "error": {"message": message, "type": openai_type(status), "param": told.param, "code": told.code},
+            "error": {"message": message, "type": openai_type(status), "param": parsed.param, "code": parsed.code},
         }),
     };
     Some(document.to_string().into_bytes())
@@ -79,7 +79,7 @@ pub fn reshape(
 /// The public names in place of the engine's in the errors among these frames: in `error` and
 /// `response.error`, and in what an event named `error` says. Nothing but whole strings in there
 /// differs. None: nothing does.
-pub fn hide_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
+pub fn redact_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     edit_frames(frames, |frame| {
         let place = |mut finder: Finder| sse::place_in(frame, &mut finder);
         let mut places: Vec<_> =
@@ -89,7 +89,7 @@ pub fn hide_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u
             places.push(place(Finder::string(&["error"])));
         }
         let hidden =
-            |range: Range<usize>| Some((range.clone(), hide_in_json(&frame[range], names)?));
+            |range: Range<usize>| Some((range.clone(), redact_in_json(&frame[range], names)?));
         places.into_iter().flatten().filter_map(hidden).collect()
     })
 }
@@ -139,7 +139,7 @@ fn edit_frames(
 }
 
 /// What an engine's error says, whatever its shape.
-struct Told {
+struct ParsedError {
     message: String,
     param: Option<String>,
     code: Option<String>,
@@ -147,7 +147,7 @@ struct Told {
     anthropic_type: Option<&'static str>,
 }
 
-impl Told {
+impl ParsedError {
     fn read(status: u16, body: &[u8], value: Option<&Value>) -> Self {
         let nothing = Value::Null;
         let value = value.unwrap_or(&nothing);

@@ -125,7 +125,7 @@ impl Blocks {
         let may_end = ending || self.waiting.len() > 1;
         let index = self.ended;
         let Some(block) = self.waiting.front_mut() else { return false };
-        let is_over = match block {
+        let is_finished = match block {
             Block::Thinking(pending) => {
                 if !self.open {
                     events::block_start(
@@ -162,17 +162,17 @@ impl Blocks {
                 let mut arguments =
                     Text::written(&std::mem::take(&mut call.arguments)).inside().to_owned();
                 send_pending(out, index, Delta::InputJson, &mut arguments);
-                call.ended = ending || call.scan.is_over();
+                call.ended = ending || call.scan.is_finished();
                 call.ended
             }
         };
-        self.open = !is_over;
-        if is_over {
+        self.open = !is_finished;
+        if is_finished {
             events::block_stop(out, index);
             self.waiting.pop_front();
             self.ended += 1;
         }
-        is_over
+        is_finished
     }
 }
 
@@ -188,12 +188,12 @@ impl Call {
     /// calls 0. Others repeat id and name in every fragment, or make up a new id for each.
     fn is_followed_by(&self, part: &CallPart) -> bool {
         let Some(name) = &part.name else { return false };
-        let may_be_over = self.scan.is_over() || self.scan.is_empty();
+        let may_be_over = self.scan.is_finished() || self.scan.is_empty();
         may_be_over
             && !self.name.is_empty()
             && match (&self.id, &part.id) {
                 (Some(id), Some(other)) => id != other,
-                (None, None) => self.scan.is_over() && *name != self.name,
+                (None, None) => self.scan.is_finished() && *name != self.name,
                 _ => false,
             }
     }

@@ -2,7 +2,7 @@
 //! latter.
 //!
 //! Pure: bytes in, bytes out. [`request`] and [`count_request`] turn a Messages request into a chat
-//! request, [`answer`] and [`count_answer`] turn the chat answer back, [`MessageStream`] does it
+//! request, [`response`] and [`count_response`] turn the chat answer back, [`MessageStream`] does it
 //! for a stream, event by event. The rules are those of spec/wire.md 6; what follows is where they
 //! leave a choice, made for TensorRT-LLM, which refuses keys that it does not know.
 //!
@@ -23,7 +23,6 @@
 //!   fragments, text) waits for its end. Arguments that are no JSON object never reach the client:
 //!   what is wrong with them is cut away.
 
-mod answer;
 mod blocks;
 mod chat;
 mod content;
@@ -31,11 +30,12 @@ mod error;
 mod events;
 mod json;
 mod request;
+mod response;
 mod stream;
 mod tools;
 
-pub use answer::{answer, count_answer};
 pub use chat::Usage;
 pub use error::TranslateError;
 pub use request::{Request, count_request, request};
+pub use response::{count_response, response};
 pub use stream::MessageStream;

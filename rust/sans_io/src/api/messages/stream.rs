@@ -68,11 +68,11 @@ impl MessageStream {
         if self.phase != Phase::Over && self.finish_reason.is_some() {
             self.finish(out);
         }
-        self.is_over()
+        self.is_finished()
     }
 
     /// Whether `message_stop` or an error event was written: nothing may follow.
-    pub fn is_over(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.phase == Phase::Over
     }
 

@@ -7,9 +7,9 @@ use super::limits::MODEL_BYTES_MAX;
 /// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of
 /// the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SniffError {
+pub struct ScanError {
     /// What is wrong.
-    pub kind: SniffErrorKind,
+    pub kind: ScanErrorKind,
     /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where
     /// the value begins.
     pub offset: u64,
@@ -17,7 +17,7 @@ pub struct SniffError {
 
 /// What can be wrong with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SniffErrorKind {
+pub enum ScanErrorKind {
     /// Nothing or only white space.
     Empty,
     /// Something other than a JSON object.
@@ -50,85 +50,85 @@ pub enum SniffErrorKind {
     ModelNotUnicode,
 }
 
-impl std::error::Error for SniffError {}
+impl std::error::Error for ScanError {}
 
-impl fmt::Display for SniffError {
+impl fmt::Display for ScanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.offset;
         match self.kind {
-            SniffErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
-            SniffErrorKind::NotAnObject => {
+            ScanErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
+            ScanErrorKind::NotAnObject => {
                 write!(
                     f,
                     "The request body is not a JSON object: byte {at} is not `{{`; send one \
                     JSON object."
                 )
             }
-            SniffErrorKind::Syntax(expected) => {
+            ScanErrorKind::Syntax(expected) => {
                 write!(
                     f,
                     "The request body is not valid JSON: at byte {at} there should be \
                     {expected}."
                 )
             }
-            SniffErrorKind::TrailingData => {
+            ScanErrorKind::TrailingData => {
                 write!(
                     f,
                     "The request body goes on after its JSON object, at byte {at}; send one \
                     JSON object only."
                 )
             }
-            SniffErrorKind::Truncated => {
+            ScanErrorKind::Truncated => {
                 write!(
                     f,
                     "The request body ends after {at} bytes, inside its JSON object; send \
                     the whole object."
                 )
             }
-            SniffErrorKind::TooDeep => {
+            ScanErrorKind::TooDeep => {
                 write!(
                     f,
                     "The request body nests objects and arrays too deeply at byte {at}; send \
                     a flatter one."
                 )
             }
-            SniffErrorKind::ByteOrderMark => f.write_str(
+            ScanErrorKind::ByteOrderMark => f.write_str(
                 "The request body begins with a byte order mark; send UTF-8 without \
                     one.",
             ),
-            SniffErrorKind::NotUtf8 => f.write_str(
+            ScanErrorKind::NotUtf8 => f.write_str(
                 "The request body looks like UTF-16 or UTF-32; \
                 send UTF-8.",
             ),
-            SniffErrorKind::ModelMissing => f.write_str(
+            ScanErrorKind::ModelMissing => f.write_str(
                 "The request body has no `model`; name the model to use, as /v1/models \
                     lists it.",
             ),
-            SniffErrorKind::ModelNotAString => {
+            ScanErrorKind::ModelNotAString => {
                 write!(f, "`model` must be a string; at byte {at} it is something else.")
             }
-            SniffErrorKind::ModelEmpty => {
+            ScanErrorKind::ModelEmpty => {
                 f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
             }
-            SniffErrorKind::ModelTooLong => {
+            ScanErrorKind::ModelTooLong => {
                 write!(
                     f,
                     "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as \
                     /v1/models lists it."
                 )
             }
-            SniffErrorKind::ModelTwice => {
+            ScanErrorKind::ModelTwice => {
                 write!(
                     f,
                     "The request body has a second `model` before byte {at}; send `model` \
                     once."
                 )
             }
-            SniffErrorKind::ModelLoneSurrogate => f.write_str(
+            ScanErrorKind::ModelLoneSurrogate => f.write_str(
                 "`model` holds half of a surrogate pair, which is no character; name \
                     the model in Unicode.",
             ),
-            SniffErrorKind::ModelNotUnicode => f.write_str(
+            ScanErrorKind::ModelNotUnicode => f.write_str(
                 "`model` is not valid UTF-8; name the \
                 model in UTF-8.",
             ),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::limits::NESTING_MAX;
-use super::scanner::{IMPOSSIBLE_ID, Purpose, Sniffer};
+use super::scanner::{IMPOSSIBLE_ID, Purpose, Scanner};
 
 /// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the
 /// member `response`), and stops at the first value of the kind that is wanted. Keys are compared
@@ -12,7 +12,7 @@ use super::scanner::{IMPOSSIBLE_ID, Purpose, Sniffer};
 /// A value of another kind, and an object that is broken before the value, end the search: then
 /// nothing is found.
 pub struct Finder {
-    sniffer: Sniffer,
+    scanner: Scanner,
     /// The first byte of the value that is wanted.
     first: u8,
     /// Nothing will be found any more, or it was found.
@@ -34,51 +34,51 @@ impl Finder {
     /// [`Self::text`].
     pub fn text_of(path: &'static [&'static str]) -> Self {
         let mut finder = Self::string(path);
-        finder.sniffer.purpose = Purpose::Find { path, keep: true };
+        finder.scanner.purpose = Purpose::Find { path, keep: true };
         finder
     }
 
     fn new(path: &'static [&'static str], first: u8) -> Self {
-        Self { sniffer: sniffer(path), first, over: false }
+        Self { scanner: scanner(path), first, over: false }
     }
 
     /// Reads on until the value is found, the text is broken or the piece ends.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut at = 0;
         while at < piece.len() && !self.over {
-            let read = self.sniffer.step_or_fail(piece, at);
-            self.over = read.is_err() || self.sniffer.found.is_some();
+            let read = self.scanner.step_or_fail(piece, at);
+            self.over = read.is_err() || self.scanner.found.is_some();
             at = read.unwrap_or(piece.len());
         }
-        self.sniffer.base += piece.len() as u64;
+        self.scanner.base += piece.len() as u64;
     }
 
     /// The range of the value, counted over all pieces.
     pub fn found(&self) -> Option<Range<usize>> {
         let range =
-            self.sniffer.found.as_ref().filter(|_| self.sniffer.value_first == self.first)?;
+            self.scanner.found.as_ref().filter(|_| self.scanner.value_first == self.first)?;
         Some(range.start as usize..range.end as usize)
     }
 
     /// The text that was found, unescaped; None also when it is over-long or no Unicode text.
     pub fn text(&self) -> Option<&str> {
-        self.found().and(self.sniffer.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
+        self.found().and(self.scanner.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
     }
 
     /// Where the value began that is wanted and whose end was not read yet.
     pub fn open_since(&self) -> Option<usize> {
-        let start = self.sniffer.open_since.filter(|_| self.sniffer.value_first == self.first)?;
+        let start = self.scanner.open_since.filter(|_| self.scanner.value_first == self.first)?;
         Some(start as usize)
     }
 
     /// Whether no later byte can change what was found.
-    pub fn is_over(&self) -> bool {
-        self.over || self.sniffer.finished()
+    pub fn is_finished(&self) -> bool {
+        self.over || self.scanner.is_finished()
     }
 
     /// How many bytes came in all pieces.
     pub fn seen(&self) -> usize {
-        self.sniffer.base as usize
+        self.scanner.base as usize
     }
 }
 
@@ -104,14 +104,14 @@ pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
 /// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as
 /// Python's does. None when there is none, or the text is no JSON object.
 pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Range<usize>> {
-    let mut sniffer = sniffer(path);
-    sniffer.feed(json).ok()?;
-    let range = sniffer.found.clone().filter(|_| sniffer.finished())?;
+    let mut scanner = scanner(path);
+    scanner.feed(json).ok()?;
+    let range = scanner.found.clone().filter(|_| scanner.is_finished())?;
     Some(range.start as usize..range.end as usize)
 }
 
-fn sniffer(path: &'static [&'static str]) -> Sniffer {
-    let mut sniffer = Sniffer::new(NESTING_MAX);
-    sniffer.purpose = Purpose::Find { path, keep: false };
-    sniffer
+fn scanner(path: &'static [&'static str]) -> Scanner {
+    let mut scanner = Scanner::new(NESTING_MAX);
+    scanner.purpose = Purpose::Find { path, keep: false };
+    scanner
 }

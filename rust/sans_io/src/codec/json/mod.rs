@@ -7,9 +7,9 @@ pub(crate) mod object;
 mod scanner;
 mod token;
 
-pub use error::{SniffError, SniffErrorKind};
+pub use error::{ScanError, ScanErrorKind};
 pub(crate) use finder::find_last;
 pub use finder::{Finder, find_model};
 pub use limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
-pub use scanner::{Model, Sniffer};
+pub use scanner::{Model, Scanner};
 pub(crate) use token::{Number, plain_text};

@@ -49,7 +49,7 @@ impl ObjectScan {
         }
         let start = at;
         while let Some(&byte) = bytes.get(at)
-            && !self.is_over()
+            && !self.is_finished()
         {
             if let State::Text(_) = self.state
                 && let plain @ 1.. = plain_text(&bytes[at..])
@@ -76,7 +76,7 @@ impl ObjectScan {
     }
 
     /// Whether nothing can follow: the object is closed, or it is none.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         matches!(self.state, State::Whole | State::Broken)
     }
 

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::error::{SniffError, SniffErrorKind};
+use super::error::{ScanError, ScanErrorKind};
 use super::limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 use super::token::{Key, Member, Number, leading_space, plain_text, starts_value};
 
@@ -34,7 +34,7 @@ pub struct Model {
 }
 
 /// The scanner; see the module's page. Allocates nothing until `model` is found.
-pub struct Sniffer {
+pub struct Scanner {
     state: State,
     pub(super) purpose: Purpose,
     /// Where the present piece begins in the body.
@@ -70,16 +70,16 @@ pub struct Sniffer {
     object_end: Option<u64>,
     /// What is looked for, as it was last seen.
     pub(super) found: Option<Range<u64>>,
-    failed: Option<SniffError>,
+    failed: Option<ScanError>,
 }
 
-impl Sniffer {
+impl Scanner {
     /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own
     /// included; it is held between 1 and [`NESTING_MAX`].
     pub fn new(nesting_limit: u16) -> Self {
         Self {
             state: State::Start,
-            purpose: Purpose::Request { keep_previous_response_id: false },
+            purpose: Purpose::Request { retain_previous_response_id: false },
             base: 0,
             nesting_limit: nesting_limit.clamp(1, NESTING_MAX),
             depth: 0,
@@ -106,13 +106,13 @@ impl Sniffer {
     }
 
     /// Keeps the top-level `previous_response_id` too, from here on.
-    pub fn keep_previous_response_id(&mut self) {
-        self.purpose = Purpose::Request { keep_previous_response_id: true };
+    pub fn retain_previous_response_id(&mut self) {
+        self.purpose = Purpose::Request { retain_previous_response_id: true };
     }
 
     /// Reads the next bytes of the body. The result does not depend on how the body is split. An
     /// error is final: every later call repeats it.
-    pub fn feed(&mut self, piece: &[u8]) -> Result<(), SniffError> {
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), ScanError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -159,32 +159,32 @@ impl Sniffer {
     }
 
     /// Whether the body's object is closed: only white space may follow.
-    pub fn finished(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.state == State::Done && self.failed.is_none()
     }
 
     /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object
     /// is missing or not whole, or it has no `model`.
-    pub fn end(&self) -> Result<(), SniffError> {
+    pub fn end(&self) -> Result<(), ScanError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
         let kind = match self.state {
-            State::Start => SniffErrorKind::Empty,
+            State::Start => ScanErrorKind::Empty,
             State::Done if self.model.is_some() => return Ok(()),
-            State::Done => SniffErrorKind::ModelMissing,
-            _ => SniffErrorKind::Truncated,
+            State::Done => ScanErrorKind::ModelMissing,
+            _ => ScanErrorKind::Truncated,
         };
-        Err(SniffError { kind, offset: self.base })
+        Err(ScanError { kind, offset: self.base })
     }
 
     /// `step`, with a memory of its error.
-    pub(super) fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+    pub(super) fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         self.step(piece, at).inspect_err(|&error| self.failed = Some(error))
     }
 
     /// Reads one token, or the part of it that is in the piece, and says where to read on.
-    fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+    fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         match self.state {
             State::Text => self.text(piece, at),
             State::Escape => self.escape(piece[at], at),
@@ -202,7 +202,7 @@ impl Sniffer {
     }
 
     /// One byte between tokens, or the first byte of one.
-    fn punctuation(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+    fn punctuation(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         match (self.state, byte) {
             (State::AfterValue, b',') if self.in_array() => self.state = State::Value,
             (State::AfterValue, b',') => self.state = State::NextKey,
@@ -214,7 +214,7 @@ impl Sniffer {
             (State::Value | State::FirstValue, _) => return self.open_value(byte, at),
             (State::Start, b'{') => return self.open(State::FirstKey, false, at),
             (State::FirstKey, 0) if self.offset(at) == 1 => {
-                return Err(self.fault(SniffErrorKind::NotUtf8, at));
+                return Err(self.fault(ScanErrorKind::NotUtf8, at));
             }
             _ => return Err(self.fault(self.unexpected(byte, at), at)),
         }
@@ -222,19 +222,19 @@ impl Sniffer {
     }
 
     /// What is wrong with a byte that the state has no use for.
-    fn unexpected(&self, byte: u8, at: usize) -> SniffErrorKind {
+    fn unexpected(&self, byte: u8, at: usize) -> ScanErrorKind {
         match self.state {
-            State::Start if byte == 0 => SniffErrorKind::NotUtf8,
+            State::Start if byte == 0 => ScanErrorKind::NotUtf8,
             State::Start if matches!(byte, 0xEF | 0xFE | 0xFF) && self.offset(at) == 0 => {
-                SniffErrorKind::ByteOrderMark
+                ScanErrorKind::ByteOrderMark
             }
-            State::Start => SniffErrorKind::NotAnObject,
-            State::Done => SniffErrorKind::TrailingData,
-            State::FirstKey => SniffErrorKind::Syntax("a key in double quotes or `}`"),
-            State::NextKey => SniffErrorKind::Syntax("a key in double quotes"),
-            State::Colon => SniffErrorKind::Syntax("`:` after the key"),
-            _ if self.in_array() => SniffErrorKind::Syntax("`,` or `]` after the value"),
-            _ => SniffErrorKind::Syntax("`,` or `}` after the value"),
+            State::Start => ScanErrorKind::NotAnObject,
+            State::Done => ScanErrorKind::TrailingData,
+            State::FirstKey => ScanErrorKind::Syntax("a key in double quotes or `}`"),
+            State::NextKey => ScanErrorKind::Syntax("a key in double quotes"),
+            State::Colon => ScanErrorKind::Syntax("`:` after the key"),
+            _ if self.in_array() => ScanErrorKind::Syntax("`,` or `]` after the value"),
+            _ => ScanErrorKind::Syntax("`,` or `}` after the value"),
         }
     }
 
@@ -244,7 +244,7 @@ impl Sniffer {
         self.state = State::Text;
     }
 
-    fn open_value(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+    fn open_value(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         if self.depth == self.level {
             self.begin_member(byte, at)?;
         }
@@ -264,7 +264,7 @@ impl Sniffer {
             b'-' => self.state = State::Number(Number::Minus),
             b'0' => self.state = State::Number(Number::Zero),
             b'1'..=b'9' => self.state = State::Number(Number::Integer),
-            _ => return Err(self.fault(SniffErrorKind::Syntax("a value"), at)),
+            _ => return Err(self.fault(ScanErrorKind::Syntax("a value"), at)),
         }
         Ok(())
     }
@@ -272,12 +272,12 @@ impl Sniffer {
     /// The value of a member at the level that matters begins. Apart from the loop over all other
     /// values.
     #[inline(never)]
-    fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), SniffError> {
+    fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         self.value_start = self.offset(at);
         self.value_first = byte;
         match self.member {
             Member::Model if byte != b'"' && starts_value(byte) => {
-                return Err(self.fault(SniffErrorKind::ModelNotAString, at));
+                return Err(self.fault(ScanErrorKind::ModelNotAString, at));
             }
             Member::StreamOptions | Member::Wanted => self.open_since = Some(self.value_start),
             Member::PreviousResponseId => {
@@ -294,16 +294,19 @@ impl Sniffer {
     fn role_of_string(&self) -> Role {
         match (self.member, self.purpose) {
             (Member::Model, _) => Role::Name,
-            (Member::PreviousResponseId, Purpose::Request { keep_previous_response_id: true })
+            (
+                Member::PreviousResponseId,
+                Purpose::Request { retain_previous_response_id: true },
+            )
             | (Member::Wanted, Purpose::Find { keep: true, .. }) => Role::Id,
             _ => Role::Value,
         }
     }
 
     /// Opens an object or an array.
-    fn open(&mut self, state: State, array: bool, at: usize) -> Result<(), SniffError> {
+    fn open(&mut self, state: State, array: bool, at: usize) -> Result<(), ScanError> {
         if self.depth >= self.nesting_limit {
-            return Err(self.fault(SniffErrorKind::TooDeep, at));
+            return Err(self.fault(ScanErrorKind::TooDeep, at));
         }
         let (word, bit) = (usize::from(self.depth / 64), self.depth % 64);
         self.arrays[word] = self.arrays[word] & !(1 << bit) | u64::from(array) << bit;
@@ -358,7 +361,7 @@ impl Sniffer {
     }
 
     /// The inside of a string.
-    fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, SniffError> {
+    fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         let end = at + plain_text(&piece[at..]);
         if end > at {
             self.keep(&piece[at..end])?;
@@ -369,7 +372,7 @@ impl Sniffer {
             Some(b'\\') => self.state = State::Escape,
             Some(_) => {
                 return Err(self.fault(
-                    SniffErrorKind::Syntax("an escape in place of a control character"),
+                    ScanErrorKind::Syntax("an escape in place of a control character"),
                     end,
                 ));
             }
@@ -378,14 +381,14 @@ impl Sniffer {
     }
 
     /// The closing quote of a string is at `at`.
-    fn close_text(&mut self, at: usize) -> Result<(), SniffError> {
+    fn close_text(&mut self, at: usize) -> Result<(), ScanError> {
         match self.role {
             Role::OtherKey => self.state = State::Colon,
             Role::Key => {
                 self.lone_surrogate()?;
                 self.member = self.member();
                 if self.member == Member::Model && self.model.is_some() {
-                    return Err(self.fault(SniffErrorKind::ModelTwice, at));
+                    return Err(self.fault(ScanErrorKind::ModelTwice, at));
                 }
                 self.state = State::Colon;
             }
@@ -397,7 +400,7 @@ impl Sniffer {
 
     /// The same, of the model's name or an id.
     #[inline(never)]
-    fn close_kept(&mut self, at: usize) -> Result<(), SniffError> {
+    fn close_kept(&mut self, at: usize) -> Result<(), ScanError> {
         self.lone_surrogate()?;
         let text = String::from_utf8(std::mem::take(&mut self.name));
         if self.role == Role::Id {
@@ -406,9 +409,9 @@ impl Sniffer {
             self.close_value(at + 1);
             return Ok(());
         }
-        let name = text.map_err(|_| self.name_fault(SniffErrorKind::ModelNotUnicode))?;
+        let name = text.map_err(|_| self.name_fault(ScanErrorKind::ModelNotUnicode))?;
         if name.trim().is_empty() {
-            return Err(self.name_fault(SniffErrorKind::ModelEmpty));
+            return Err(self.name_fault(ScanErrorKind::ModelEmpty));
         }
         self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
         self.state = State::AfterValue;
@@ -427,7 +430,7 @@ impl Sniffer {
     }
 
     /// The byte behind a backslash.
-    fn escape(&mut self, byte: u8, at: usize) -> Result<usize, SniffError> {
+    fn escape(&mut self, byte: u8, at: usize) -> Result<usize, ScanError> {
         let character = match byte {
             b'"' | b'\\' | b'/' => byte,
             b'b' => 0x08,
@@ -442,7 +445,7 @@ impl Sniffer {
             }
             _ => {
                 return Err(
-                    self.fault(SniffErrorKind::Syntax("one of the JSON escapes after `\\`"), at)
+                    self.fault(ScanErrorKind::Syntax("one of the JSON escapes after `\\`"), at)
                 );
             }
         };
@@ -452,10 +455,10 @@ impl Sniffer {
     }
 
     /// One digit of a `\u` escape; `left` counts it.
-    fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, SniffError> {
+    fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, ScanError> {
         let Some(digit) = char::from(byte).to_digit(16) else {
             return Err(
-                self.fault(SniffErrorKind::Syntax("four hexadecimal digits after `\\u`"), at)
+                self.fault(ScanErrorKind::Syntax("four hexadecimal digits after `\\u`"), at)
             );
         };
         self.unit = self.unit << 4 | digit as u16;
@@ -469,7 +472,7 @@ impl Sniffer {
     }
 
     /// Keeps a UTF-16 code unit of an escaped character, of which a pair makes one.
-    fn keep_unit(&mut self, unit: u16) -> Result<(), SniffError> {
+    fn keep_unit(&mut self, unit: u16) -> Result<(), ScanError> {
         if !self.role.is_kept() {
             return Ok(());
         }
@@ -494,13 +497,13 @@ impl Sniffer {
     }
 
     /// A high surrogate was not followed by a low one but by `unit`.
-    fn lone_surrogate_then(&mut self, unit: u16) -> Result<(), SniffError> {
+    fn lone_surrogate_then(&mut self, unit: u16) -> Result<(), ScanError> {
         self.lone_surrogate()?;
         self.keep_unit(unit)
     }
 
     /// Settles a high surrogate that got no low one, if there is one.
-    fn lone_surrogate(&mut self) -> Result<(), SniffError> {
+    fn lone_surrogate(&mut self) -> Result<(), ScanError> {
         if self.high == 0 {
             return Ok(());
         }
@@ -508,9 +511,9 @@ impl Sniffer {
         self.not_a_character()
     }
 
-    fn not_a_character(&mut self) -> Result<(), SniffError> {
+    fn not_a_character(&mut self) -> Result<(), ScanError> {
         match self.role {
-            Role::Name => return Err(self.name_fault(SniffErrorKind::ModelLoneSurrogate)),
+            Role::Name => return Err(self.name_fault(ScanErrorKind::ModelLoneSurrogate)),
             Role::Id => self.id_spoilt = true,
             _ => self.key.spoil(),
         }
@@ -519,19 +522,19 @@ impl Sniffer {
 
     /// Keeps a part of the string, if it is one that is needed; most are not.
     #[inline]
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
         if self.role.is_kept() { self.keep_part(bytes) } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn keep_part(&mut self, bytes: &[u8]) -> Result<(), SniffError> {
+    fn keep_part(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
         self.lone_surrogate()?;
         if self.role == Role::Key {
             self.key.push(bytes);
         } else if self.role == Role::Id {
             self.keep_id(bytes);
         } else if self.name.len() + bytes.len() > MODEL_BYTES_MAX {
-            return Err(self.name_fault(SniffErrorKind::ModelTooLong));
+            return Err(self.name_fault(ScanErrorKind::ModelTooLong));
         } else {
             self.name.extend_from_slice(bytes);
         }
@@ -547,7 +550,7 @@ impl Sniffer {
     }
 
     /// The rest of a number, up to the first byte that is not its own.
-    fn number(&mut self, piece: &[u8], part: Number, at: usize) -> Result<usize, SniffError> {
+    fn number(&mut self, piece: &[u8], part: Number, at: usize) -> Result<usize, ScanError> {
         let mut part = part;
         for (at, &byte) in piece.iter().enumerate().skip(at) {
             part = match part.next(byte) {
@@ -560,7 +563,7 @@ impl Sniffer {
                     self.state = State::Word(b"nfinity");
                     return Ok(at + 1);
                 }
-                None => return Err(self.fault(SniffErrorKind::Syntax("a digit of a number"), at)),
+                None => return Err(self.fault(ScanErrorKind::Syntax("a digit of a number"), at)),
             };
         }
         self.state = State::Number(part);
@@ -568,14 +571,14 @@ impl Sniffer {
     }
 
     /// The rest of `true`, `false`, `null`, `NaN` or `Infinity`.
-    fn word(&mut self, piece: &[u8], rest: &'static [u8], at: usize) -> Result<usize, SniffError> {
+    fn word(&mut self, piece: &[u8], rest: &'static [u8], at: usize) -> Result<usize, ScanError> {
         let mut rest = rest;
         for (at, &byte) in piece.iter().enumerate().skip(at) {
             match rest.split_first() {
                 Some((&first, more)) if first == byte => rest = more,
                 _ => {
                     return Err(self
-                        .fault(SniffErrorKind::Syntax("`true`, `false`, `null` or a number"), at));
+                        .fault(ScanErrorKind::Syntax("`true`, `false`, `null` or a number"), at));
                 }
             }
             if rest.is_empty() {
@@ -591,20 +594,20 @@ impl Sniffer {
         self.base + at as u64
     }
 
-    fn fault(&self, kind: SniffErrorKind, at: usize) -> SniffError {
-        SniffError { kind, offset: self.offset(at) }
+    fn fault(&self, kind: ScanErrorKind, at: usize) -> ScanError {
+        ScanError { kind, offset: self.offset(at) }
     }
 
     /// A fault of the model's name is shown at its opening quote.
-    fn name_fault(&self, kind: SniffErrorKind) -> SniffError {
-        SniffError { kind, offset: self.value_start }
+    fn name_fault(&self, kind: ScanErrorKind) -> ScanError {
+        ScanError { kind, offset: self.value_start }
     }
 }
 
-impl fmt::Debug for Sniffer {
+impl fmt::Debug for Scanner {
     /// Shows where the scan stands, and nothing of the body.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sniffer")
+        f.debug_struct("Scanner")
             .field("state", &self.state)
             .field("depth", &self.depth)
             .finish_non_exhaustive()
@@ -644,7 +647,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The members of a request's top level.
-    Request { keep_previous_response_id: bool },
+    Request { retain_previous_response_id: bool },
     /// The value under these keys, each inside the one before; `keep`: its text too.
     Find { path: &'static [&'static str], keep: bool },
 }

@@ -12,7 +12,7 @@ use crate::codec::json::object::ObjectScan;
 /// A whole chat answer as a Message that names the model as the client did.
 ///
 /// The error says that the engine's answer is no chat completion.
-pub fn answer(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError> {
+pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let choice = completion.choice().ok_or_else(no_completion)?;
     let words: Words<'_> = choice.message.and_then(object).ok_or_else(no_completion)?;
@@ -40,7 +40,7 @@ pub fn answer(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError
 
 /// The answer to a request that [`count_request`](super::count_request) made, as
 /// `{"input_tokens": n}`: the engine's own count of the prompt.
-pub fn count_answer(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
+pub fn count_response(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
     let tokens = usage.prompt_tokens.and_then(count).ok_or_else(no_completion)?;
