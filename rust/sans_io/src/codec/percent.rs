@@ -1,29 +1,25 @@
-//! Percent-encoding in paths, and the `model` of a query.
+//! Percent-encoding (RFC 3986 2.1) in paths, and the `model` of a query.
 
-/// Undoes percent-encoding in a path segment. A malformed escape stays as it is.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// Every byte that RFC 3986 2.3 does not call unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Undoes percent-encoding in a path segment. A malformed escape stays as it is; bytes that are not
+/// UTF-8 become U+FFFD.
 pub fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = (bytes[at] == b'%').then(|| bytes.get(at + 1..at + 3)).flatten();
-        let value = escape
-            .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(value.unwrap_or(bytes[at]));
-        at += if value.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The `model` of a query.
+/// The value of the first `model` in a query, decoded as a form's (`+` is a space); None without
+/// one. The key is compared as it is written, not decoded.
 pub fn model_in_query(query: &str) -> Option<String> {
     let value = query.split('&').find_map(|pair| pair.strip_prefix("model="))?;
     Some(percent_decode(&value.replace('+', " ")))
 }
 
-/// The same query with another `model`.
+/// The query with `model` as the value of each of its `model` pairs; all other pairs stay byte for
+/// byte.
 pub fn with_model_in_query(query: &str, model: &str) -> String {
     let mut named = String::with_capacity(query.len() + model.len());
     for (index, pair) in query.split('&').enumerate() {
@@ -32,25 +28,12 @@ pub fn with_model_in_query(query: &str, model: &str) -> String {
         }
         if pair.starts_with("model=") {
             named.push_str("model=");
-            percent_encode(model, &mut named);
+            named.extend(utf8_percent_encode(model, RESERVED));
         } else {
             named.push_str(pair);
         }
     }
     named
-}
-
-fn percent_encode(text: &str, encoded: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            encoded.push('%');
-            encoded.push(DIGITS[usize::from(byte >> 4)].into());
-            encoded.push(DIGITS[usize::from(byte & 15)].into());
-        }
-    }
 }
 
 #[cfg(test)]
