@@ -1,4 +1,5 @@
-"""Counts what a request and a frame cost: instructions, system calls and heap allocations, against bench/count.toml.
+"""Counts what a request and a frame cost: instructions, system calls and heap allocations, against
+bench/count.toml.
 
 bench/README.md tells what is counted, and how exactly.
 """
@@ -78,7 +79,13 @@ class Run:
 def under_callgrind(work: Work, folder: Path) -> Run:
     """Instructions and allocations of all threads but the main one, which only polls."""
     out = folder / f"callgrind-{work.requests}-{work.frames}-{work.rest}"
-    tool = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={out}"]
+    tool = [
+        "valgrind",
+        "--quiet",
+        "--tool=callgrind",
+        "--separate-threads=yes",
+        f"--callgrind-out-file={out}",
+    ]
     with plane_under([*tool, str(PLANE)]) as plane:
         start = time.monotonic()
         allocations = work.do(plane)
@@ -99,18 +106,21 @@ def under_strace(work: Work, folder: Path) -> Run:
         start = time.monotonic()
         work.do(plane)
         seconds = time.monotonic() - start
-    # A call that another thread's interrupts has a second line, which begins with <... and has the result.
+    # A call that another thread's interrupts has a second line, which begins with <... and has the
+    # result.
     of_worker = re.findall(rf"^{plane.worker} +(.*)$", out.read_text(), re.MULTILINE)
     calls = Counter(call[1] for line in of_worker if (call := re.match(r"(\w+)\(", line)))
-    calls["epoll_wait"] -= sum(bool(re.search(r"epoll_wait.*\[\], \d+, [1-9]\d*\) += 0$", line)) for line in of_worker)
+    calls["epoll_wait"] -= sum(
+        bool(re.search(r"epoll_wait.*\[\], \d+, [1-9]\d*\) += 0$", line)) for line in of_worker
+    )
     return Run(calls, seconds)
 
 
 def costs(run: Callable[[Work, Path], Run], folder: Path) -> dict[str, dict[str, float]]:
     """What a request and a frame take, by what is counted.
 
-    The worker's sweep wakes it four times a second, whatever is done, so that a slow machine would look dear. How much
-    the clock costs shows in a run that rests; it is taken off.
+    The worker's sweep wakes it four times a second, whatever is done, so that a slow machine would
+    look dear. How much the clock costs shows in a run that rests; it is taken off.
     """
     base, rested = run(BASE, folder), run(RESTED, folder)
 
@@ -141,7 +151,10 @@ def count(folder: Path) -> Iterator[tuple[str, Figures, str]]:
         figures = Figures(system_calls=sum(calls.values()), **callgrind[name])
         if figures.instructions < 1 or figures.system_calls < 1:
             raise CountError(f"What valgrind or strace wrote was not understood: {figures}.")
-        told = sorted(((call, value) for call, value in calls.items() if value >= 0.005), key=lambda pair: -pair[1])
+        told = sorted(
+            ((call, value) for call, value in calls.items() if value >= 0.005),
+            key=lambda pair: -pair[1],
+        )
         yield name, figures, ", ".join(f"{call} {value:.2f}" for call, value in told)
 
 
@@ -154,7 +167,8 @@ def over(name: str, figures: Figures, bounds: dict[str, float]) -> Iterator[str]
         bound = bounds[figure]
         if value > bound * (1 + ALLOWED):
             yield (
-                f"A {name} takes {value:,.2f} {figure.replace('_', ' ')}; its bound is {bound:,.2f}, and {ALLOWED:.0%} "
+                f"A {name} takes {value:,.2f} {figure.replace('_', ' ')}; its bound is "
+                f"{bound:,.2f}, and {ALLOWED:.0%} "
                 "above it is allowed."
             )
 
@@ -164,13 +178,16 @@ def far_below(name: str, figures: Figures, bounds: dict[str, float]) -> Iterator
     for figure, value in dataclasses.asdict(figures).items():
         if value < bounds[figure] * (1 - ALLOWED):
             yield (
-                f"A {name} takes fewer {figure.replace('_', ' ')} than its bound of {bounds[figure]:,.2f}: keep that, "
+                f"A {name} takes fewer {figure.replace('_', ' ')} than its bound of "
+                f"{bounds[figure]:,.2f}: keep that, "
                 "with `.venv/bin/python bench/count.py --write`."
             )
 
 
 def made_with() -> str:
-    """What else than our code moves the figures: libraries choose their loops by what the processor can do."""
+    """What else than our code moves the figures: libraries choose their loops by what the processor
+    can do.
+    """
     vectors = "AVX2" if " avx2 " in Path("/proc/cpuinfo").read_text() else "no AVX2"
     rustc = output_of("rustc", "--version").split(" (")[0]
     return f"{rustc}, {output_of('valgrind', '--version')}, {platform.machine()} with {vectors}"
@@ -183,20 +200,26 @@ def output_of(*argv: str) -> str:
 def write_bounds(found: dict[str, Figures]) -> None:
     commit = output_of("git", "rev-parse", "--short=7", "HEAD")
     lines = [
-        "# What `make count` holds each figure against: it fails when one lies more than 3 % above. Written by",
-        "# `.venv/bin/python bench/count.py --write`; a commit that raises a bound says in its message what for.",
+        "# What `make count` holds each figure against: it fails when one lies more than 3 % "
+        "above. Written by",
+        "# `.venv/bin/python bench/count.py --write`; a commit that raises a bound says in its "
+        "message what for.",
         f'commit = "{commit}"',
         f'made_with = "{made_with()}"',
     ]
     for name, figures in found.items():
         lines += ["", f"[{name}]"]
-        lines += [f"{figure} = {value:.1f}" for figure, value in dataclasses.asdict(figures).items()]
+        lines += [
+            f"{figure} = {value:.1f}" for figure, value in dataclasses.asdict(figures).items()
+        ]
     BOUNDS.write_text("\n".join([*lines, ""]))
 
 
 def need(program: str) -> None:
     if shutil.which(program) is None:
-        raise CountError(f"There is no {program} here. Install it: scripts/install-system-packages count")
+        raise CountError(
+            f"There is no {program} here. Install it: scripts/install-system-packages count"
+        )
 
 
 def print_figures(folder: Path) -> dict[str, Figures]:
@@ -220,26 +243,38 @@ def held_against_bounds(found: dict[str, Figures]) -> list[str]:
     for name, figures in found.items():
         for sentence in far_below(name, figures, bounds[name]):
             print(sentence)
-    wrong = [sentence for name, figures in found.items() for sentence in over(name, figures, bounds[name])]
+    wrong = [
+        sentence
+        for name, figures in found.items()
+        for sentence in over(name, figures, bounds[name])
+    ]
     if wrong:
         wrong.append(
-            "Find what the change made dearer (bench/README.md tells how), and mend it. If the cost is wanted, run "
+            "Find what the change made dearer (bench/README.md tells how), and mend it. If the "
+            "cost is wanted, run "
             "`.venv/bin/python bench/count.py --write` and say in the commit what it buys."
         )
         if bounds["made_with"] != made_with():
-            wrong.append(f"The bounds were made with {bounds['made_with']}, here is {made_with()}: that may be all.")
+            wrong.append(
+                f"The bounds were made with {bounds['made_with']}, here is {made_with()}: that may "
+                "be all."
+            )
     return wrong
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="make what is counted the new bounds")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep there what valgrind and strace wrote")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep there what valgrind and strace wrote"
+    )
     arguments = parser.parse_args()
     wrong = []
     try:
         with ExitStack() as stack:
-            folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="count-")))
+            folder = arguments.keep or Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="count-"))
+            )
             folder.mkdir(parents=True, exist_ok=True)
             found = print_figures(folder)
         if arguments.write:

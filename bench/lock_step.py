@@ -1,7 +1,7 @@
 """A data plane under a tool, with one client and one engine that one thread plays, in lock-step.
 
-The thread goes on only when the data plane's worker sleeps: so every byte arrives in the same order each time, each
-frame is one read and one write, and what is counted can be repeated.
+The thread goes on only when the data plane's worker sleeps: so every byte arrives in the same order
+each time, each frame is one read and one write, and what is counted can be repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class LockStepError(Exception):
 
 
 def padded(document: str, size: int) -> bytes:
-    """`document` with its `@`, if it has one, replaced by so much text that it is `size` bytes long."""
+    """`document` with its `@`, if it has one, replaced by so much text that it is `size` bytes
+    long.
+    """
     missing = max(0, size - len(document) + 1)
     text = "lorem ipsum dolor sit amet " * (missing // 27 + 1)
     return document.replace("@", text[:missing]).encode()
@@ -44,10 +46,13 @@ def request(stream: bool) -> bytes:
     end = ',"stream":true}' if stream else ',"max_tokens":128}'
     body = padded(f'{{"model":"{ROUTE}","messages":[{{"role":"user","content":"@"}}]{end}', 1024)
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept-Encoding: gzip, deflate\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept-Encoding: gzip, "
+        "deflate\r\n"
         "Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-        "User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Async: false\r\n"
-        f"Authorization: Bearer {KEY}\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n"
+        "User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Async: "
+        "false\r\n"
+        f"Authorization: Bearer {KEY}\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: "
+        "600\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -62,9 +67,12 @@ COMPLETION = padded(
 )
 ROUTES_NAME = f'"model":"{ROUTE}"'.encode()
 ENGINE_HEAD = "HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 12:00:00 GMT\r\nserver: uvicorn\r\n"
-WHOLE = (ENGINE_HEAD + f"content-length: {len(COMPLETION)}\r\ncontent-type: application/json\r\n\r\n").encode()
+WHOLE = (
+    ENGINE_HEAD + f"content-length: {len(COMPLETION)}\r\ncontent-type: application/json\r\n\r\n"
+).encode()
 STREAMED = (
-    ENGINE_HEAD + "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+    ENGINE_HEAD
+    + "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 ).encode()
 
 
@@ -75,14 +83,19 @@ def chunk(data: bytes) -> bytes:
 def frame(document: str, size: int) -> bytes:
     """One frame of a stream as one chunk, `size` bytes of it the frame."""
     start = (
-        'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,'
+        'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk",'
+        '"created":1700000000,'
         f'"model":"{SERVED_NAME}",'
     )
     return chunk(padded(start + document + "}\n\n", size))
 
 
-TOKEN = frame('"choices":[{"index":0,"delta":{"content":"@"},"logprobs":null,"finish_reason":null}]', 256)
-USAGE = frame('"choices":[],"usage":{"prompt_tokens":128,"total_tokens":256,"completion_tokens":128}', 0)
+TOKEN = frame(
+    '"choices":[{"index":0,"delta":{"content":"@"},"logprobs":null,"finish_reason":null}]', 256
+)
+USAGE = frame(
+    '"choices":[],"usage":{"prompt_tokens":128,"total_tokens":256,"completion_tokens":128}', 0
+)
 DONE = chunk(b"data: [DONE]\n\n") + chunk(b"")
 
 
@@ -146,15 +159,21 @@ class Plane:
         self.answer_whole()
 
     def line(self) -> bytes:
-        """The next line that the plane prints. It prints one at a time, so none waits in the buffer."""
+        """The next line that the plane prints. It prints one at a time, so none waits in the
+        buffer.
+        """
         ready, _, _ = select.select([self.answers], [], [], PATIENCE)
         line = self.answers.readline() if ready else b""
         if not line:
-            raise LockStepError("The data plane or its tool has ended or hangs; what it said stands above.")
+            raise LockStepError(
+                "The data plane or its tool has ended or hangs; what it said stands above."
+            )
         return line
 
     def find_worker(self) -> int:
-        """The worker's thread. Under strace the process that was started is strace; the plane is its child."""
+        """The worker's thread. Under strace the process that was started is strace; the plane is
+        its child.
+        """
         family = [self.process.pid, *children(self.process.pid)]
         for task in (task for pid in family for task in Path(f"/proc/{pid}/task").iterdir()):
             if (task / "comm").read_text().startswith("gpustack-fast-"):
@@ -173,7 +192,9 @@ class Plane:
     def answer_whole(self) -> None:
         """The rest of a request that the client has sent, up to its end."""
         _, body = self.engine.message()
-        check(SERVED_NAME.encode() in body, "The engine did not get its own name for the model", body)
+        check(
+            SERVED_NAME.encode() in body, "The engine did not get its own name for the model", body
+        )
         self.settle()
         self.engine.send(WHOLE + COMPLETION)
         head, body = self.client.message()
@@ -190,7 +211,11 @@ class Plane:
         """A stream whose engine waits for the client's getting each frame."""
         self.client.send(request(stream=True))
         _, body = self.engine.message()
-        check(b'"include_usage":true' in body.replace(b" ", b""), "The engine was not asked for the usage", body)
+        check(
+            b'"include_usage":true' in body.replace(b" ", b""),
+            "The engine was not asked for the usage",
+            body,
+        )
         self.settle()
         self.engine.send(STREAMED)
         for number in range(frames):
@@ -199,7 +224,9 @@ class Plane:
                 head = self.client.until(b"\r\n\r\n")
                 check(head.startswith(b"HTTP/1.1 200 "), "Not the head that was due", head)
             got = self.client.until(b"}\n\n\r\n")
-            check(got.count(b"data: ") == 1 and ROUTES_NAME in got, "Not the frame that was due", got)
+            check(
+                got.count(b"data: ") == 1 and ROUTES_NAME in got, "Not the frame that was due", got
+            )
             self.settle()
         self.engine.send(USAGE)
         self.settle()
@@ -227,10 +254,16 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def plane_under(program: list[str]) -> Iterator[Plane]:
-    """A data plane started by `program`, a tool and its arguments; when this is left, the tool has written its file."""
+    """A data plane started by `program`, a tool and its arguments; when this is left, the tool has
+    written its file.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
-        documents = [configuration(), keys(), table(f"http://127.0.0.1:{listener.getsockname()[1]}")]
+        documents = [
+            configuration(),
+            keys(),
+            table(f"http://127.0.0.1:{listener.getsockname()[1]}"),
+        ]
         argv = [*program, *(json.dumps(document) for document in documents)]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
@@ -248,7 +281,9 @@ def plane_under(program: list[str]) -> Iterator[Plane]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends what an error has left. A tool that is ended leaves its child, which ends with its input."""
+    """Ends what an error has left. A tool that is ended leaves its child, which ends with its
+    input.
+    """
     if process.poll() is None:
         assert process.stdin is not None
         process.stdin.close()

@@ -1,10 +1,12 @@
 """Streamed chat as people use it, with the time to the first frame as a row of its own.
 
-    .tools/bin/uvx --from 'locust>=2.47' locust -f bench/locustfile.py --host http://127.0.0.1:8080 \
+    .tools/bin/uvx --from 'locust>=2.47' locust -f bench/locustfile.py --host http://127.0.0.1:8080
+    \
         --headless --users 4 --spawn-rate 2 --run-time 60s
 
-The key is taken from GPUSTACK_FAST_KEY and the model from MODEL (default: smollm2). Every stream must end in [DONE].
-Locust cannot tell tens of microseconds apart: this is for scenarios and long runs; bench/side_by_side.py is for cost.
+The key is taken from GPUSTACK_FAST_KEY and the model from MODEL (default: smollm2). Every stream
+must end in [DONE]. Locust cannot tell tens of microseconds apart: this is for scenarios and long
+runs; bench/side_by_side.py is for cost.
 """
 
 from __future__ import annotations
@@ -49,7 +51,14 @@ class ChatUser(HttpUser):
 
 
 def tell_first_frame(seconds: float) -> None:
-    """Locust's own row for the request ends with its head; a stream's first frame is what a person waits for."""
+    """Locust's own row for the request ends with its head; a stream's first frame is what a person
+    waits for.
+    """
     events.request.fire(
-        request_type="FRAME", name=PATH, response_time=seconds * 1000, response_length=0, exception=None, context={}
+        request_type="FRAME",
+        name=PATH,
+        response_time=seconds * 1000,
+        response_length=0,
+        exception=None,
+        context={},
     )

@@ -64,7 +64,9 @@ def keys() -> dict[str, Any]:
 
 
 def table(engine: str) -> dict[str, Any]:
-    """A `Table` with one route to one vLLM, whose model has a name of its own and tells its usage in streams."""
+    """A `Table` with one route to one vLLM, whose model has a name of its own and tells its usage
+    in streams.
+    """
     instance = {
         "id": "vllm-0",
         "address": engine,

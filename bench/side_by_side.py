@@ -1,7 +1,8 @@
 """Measures gpustack-fast and nginx in front of the same mock engine, in interleaved rounds.
 
-What counts is the CPU time of the proxy's whole process for each request and each frame, as a ratio to nginx's in the
-same round; the verdict is the median of the rounds' ratios. bench/README.md tells how to read the rows.
+What counts is the CPU time of the proxy's whole process for each request and each frame, as a ratio
+to nginx's in the same round; the verdict is the median of the rounds' ratios. bench/README.md tells
+how to read the rows.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ SCENARIOS = [
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes. Straight to the engine there is no proxy whose CPU time could be read."""
+    """Where the load goes. Straight to the engine there is no proxy whose CPU time could be
+    read.
+    """
 
     name: str
     url: str
@@ -132,7 +135,11 @@ class Row:
     @property
     def cost(self) -> float:
         """Microseconds of CPU for each request or frame."""
-        return self.cpu * 1e6 / float(self.report["frames" if self.scenario.unit == "frame" else "requests"])
+        return (
+            self.cpu
+            * 1e6
+            / float(self.report["frames" if self.scenario.unit == "frame" else "requests"])
+        )
 
     @property
     def busy(self) -> float:
@@ -163,7 +170,9 @@ def pinned(cores: set[int]) -> Iterator[None]:
 def running(argv: list[str], cores: set[int], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A child on some cores, stopped politely and then firmly."""
     with log.open("wb") as output, pinned(cores):
-        child = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        child = subprocess.Popen(
+            argv, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         yield child
     finally:
@@ -175,9 +184,13 @@ def running(argv: list[str], cores: set[int], log: Path) -> Iterator[subprocess.
             child.wait()
 
 
-def wait_until_answering(url: str, child: subprocess.Popen[bytes], log: Path, patience: float = 30) -> None:
+def wait_until_answering(
+    url: str, child: subprocess.Popen[bytes], log: Path, patience: float = 30
+) -> None:
     """Returns when a chat request through `url` is answered 200."""
-    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "ready?"}]}).encode()
+    body = json.dumps(
+        {"model": MODEL, "messages": [{"role": "user", "content": "ready?"}]}
+    ).encode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     request = urllib.request.Request(url + "/v1/chat/completions", body, headers)
     deadline = time.monotonic() + patience
@@ -210,7 +223,9 @@ def mock_engine(kit: Path, folder: Path, over: str) -> Iterator[str]:
             load_argv(kit, address, {"requests": 1, "connections": 1}), capture_output=True
         ).returncode:
             if child.poll() is not None or time.monotonic() > deadline:
-                raise BenchError("The mock engine does not start: " + (folder / "engine.log").read_text())
+                raise BenchError(
+                    "The mock engine does not start: " + (folder / "engine.log").read_text()
+                )
             time.sleep(0.05)
         yield address
 
@@ -219,14 +234,20 @@ def mock_engine(kit: Path, folder: Path, over: str) -> Iterator[str]:
 def nginx(engine: str, folder: Path) -> Iterator[Target]:
     port = free_port()
     conf = folder / "nginx.conf"
-    conf.write_text(NGINX_CONF.format(folder=folder, port=port, engine=engine.removeprefix("http://")))
+    conf.write_text(
+        NGINX_CONF.format(folder=folder, port=port, engine=engine.removeprefix("http://"))
+    )
     try:
-        with running(["nginx", "-p", str(folder), "-c", str(conf)], PROXY_CORES, folder / "nginx.out") as child:
+        with running(
+            ["nginx", "-p", str(folder), "-c", str(conf)], PROXY_CORES, folder / "nginx.out"
+        ) as child:
             url = f"http://127.0.0.1:{port}"
             wait_until_answering(url, child, folder / "nginx.out")
             yield Target("nginx", url, child.pid)
     except FileNotFoundError:
-        raise BenchError("There is no nginx here. Install it: scripts/install-system-packages bench") from None
+        raise BenchError(
+            "There is no nginx here. Install it: scripts/install-system-packages bench"
+        ) from None
 
 
 @contextmanager
@@ -248,8 +269,8 @@ def ours(program: Path, engine: str, folder: Path) -> Iterator[Target]:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a whole process, ended threads included, to the nanosecond.
 
-    The same sum as utime + stime in /proc/PID/stat, which counts in steps of 10 ms. The clock's number is what
-    clock_getcpuclockid(3) computes.
+    The same sum as utime + stime in /proc/PID/stat, which counts in steps of 10 ms. The clock's
+    number is what clock_getcpuclockid(3) computes.
     """
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -285,11 +306,15 @@ def window(kit: Path, number: int, scenario: Scenario, target: Target, seconds: 
 
 
 def measure(kit: Path, targets: list[Target], rounds: int, seconds: float) -> Iterator[Row]:
-    """Round 0 warms up and is not yielded. The order turns with every round, so that drift hits all alike."""
+    """Round 0 warms up and is not yielded. The order turns with every round, so that drift hits all
+    alike.
+    """
     for number in range(rounds + 1):
         for scenario in SCENARIOS:
             for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
-                row = window(kit, number, scenario, target, seconds if number else min(seconds, 1.0))
+                row = window(
+                    kit, number, scenario, target, seconds if number else min(seconds, 1.0)
+                )
                 if number:
                     yield row
 
@@ -298,7 +323,8 @@ def system_calls(kit: Path, scenario: Scenario, target: Target, folder: Path) ->
     """The proxy's system calls for each request or frame, counted by strace in a run of its own."""
     out = folder / "strace.txt"
     counter = subprocess.Popen(
-        ["strace", "-f", "-c", "-U", "calls,name", "-o", str(out), "-p", str(target.pid)], stderr=subprocess.PIPE
+        ["strace", "-f", "-c", "-U", "calls,name", "-o", str(out), "-p", str(target.pid)],
+        stderr=subprocess.PIPE,
     )
     assert counter.stderr is not None
     counter.stderr.readline()  # "strace: Process N attached": from here on it counts.
@@ -306,11 +332,17 @@ def system_calls(kit: Path, scenario: Scenario, target: Target, folder: Path) ->
     counter.send_signal(signal.SIGINT)
     counter.communicate(timeout=20)
     units = report["frames" if scenario.unit == "frame" else "requests"]
-    counts = {name: int(calls) for calls, name in re.findall(r"^\s*(\d+)\s+(\w+)$", out.read_text(), re.MULTILINE)}
+    counts = {
+        name: int(calls)
+        for calls, name in re.findall(r"^\s*(\d+)\s+(\w+)$", out.read_text(), re.MULTILINE)
+    }
     total = counts.pop("total", sum(counts.values()))
     most = sorted(counts.items(), key=lambda pair: -pair[1])[:6]
     each = ", ".join(f"{name} {calls / units:.2f}" for name, calls in most)
-    return f"{scenario.name:<22}  {target.name:<6} system calls per {scenario.unit}: {total / units:.2f} ({each})"
+    return (
+        f"{scenario.name:<22}  {target.name:<6} system calls per {scenario.unit}: "
+        f"{total / units:.2f} ({each})"
+    )
 
 
 # -- telling -----------------------------------------------------------------
@@ -319,7 +351,11 @@ def system_calls(kit: Path, scenario: Scenario, target: Target, folder: Path) ->
 def ratios(rows: list[Row], scenario: Scenario) -> list[float]:
     """Ours to nginx, round by round."""
     cost = {(row.round, row.target): row.cost for row in rows if row.scenario == scenario}
-    return [cost[number, "ours"] / cost[number, "nginx"] for number, name in sorted(cost) if name == "ours"]
+    return [
+        cost[number, "ours"] / cost[number, "nginx"]
+        for number, name in sorted(cost)
+        if name == "ours"
+    ]
 
 
 def summary(rows: list[Row]) -> list[str]:
@@ -329,7 +365,10 @@ def summary(rows: list[Row]) -> list[str]:
         for name in ("nginx", "ours"):
             mine = [row for row in rows if row.scenario == scenario and row.target == name]
             if mine:
-                cost, busy = (statistics.median(values) for values in ([r.cost for r in mine], [r.busy for r in mine]))
+                cost, busy = (
+                    statistics.median(values)
+                    for values in ([r.cost for r in mine], [r.busy for r in mine])
+                )
                 line += f"  {name} {cost:7.2f} us CPU per {scenario.unit} (core {busy:4.0%} busy)"
         if {"nginx", "ours"} <= {row.target for row in rows}:
             each = ratios(rows, scenario)
@@ -338,7 +377,8 @@ def summary(rows: list[Row]) -> list[str]:
     others = statistics.median(row.others for row in rows)
     if others > QUIET:
         lines.append(
-            f"The machine was not quiet: others used {others:.0%} of the proxy's core. Take no figure from this run."
+            f"The machine was not quiet: others used {others:.0%} of the proxy's core. Take no "
+            "figure from this run."
         )
     return lines
 
@@ -365,7 +405,9 @@ def machine() -> list[str]:
 
 def commit() -> str:
     name = output_of("git", "rev-parse", "--short=12", "HEAD")
-    return name + ("+changes" if output_of("git", "status", "--porcelain", "--untracked-files=no") else "")
+    return name + (
+        "+changes" if output_of("git", "status", "--porcelain", "--untracked-files=no") else ""
+    )
 
 
 def write_record(rows: list[Row], notes: list[str]) -> Path:
@@ -374,13 +416,24 @@ def write_record(rows: list[Row], notes: list[str]) -> Path:
     path = ROOT / "bench" / "record" / f"{now:%Y-%m-%d-%H%M}-{commit()}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        file.writelines(f"# {line}\n" for line in [f"date: {now:%Y-%m-%d %H:%M} UTC", f"commit: {commit()}", *notes])
+        file.writelines(
+            f"# {line}\n"
+            for line in [f"date: {now:%Y-%m-%d %H:%M} UTC", f"commit: {commit()}", *notes]
+        )
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS + TIMES)
         for row in rows:
             report = row.report
-            counts = [report["requests"], report["frames"], f"{report['seconds']:.3f}", f"{row.cpu:.4f}"]
-            times = [(report[kind] or {}).get(rank, "") for kind, _, rank in (name.rpartition("_") for name in TIMES)]
+            counts = [
+                report["requests"],
+                report["frames"],
+                f"{report['seconds']:.3f}",
+                f"{row.cpu:.4f}",
+            ]
+            times = [
+                (report[kind] or {}).get(rank, "")
+                for kind, _, rank in (name.rpartition("_") for name in TIMES)
+            ]
             cost = [f"{row.cost:.3f}", row.scenario.unit, f"{row.busy:.3f}", f"{row.others:.3f}"]
             table.writerow([row.round, row.scenario.name, row.target, *counts, *cost, *times])
     return path
@@ -404,12 +457,20 @@ TIMES = ["latency_p50", "latency_p99", "first_frame_p50", "first_frame_p99", "ga
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one window")
-    parser.add_argument("--engine", choices=["tcp", "unix"], default="tcp", help="how the proxies reach the engine")
-    parser.add_argument("--targets", default="nginx,ours,direct", help="which of them, separated by commas")
-    parser.add_argument("--system-calls", action="store_true", help="count them with strace, after the rounds")
+    parser.add_argument(
+        "--engine", choices=["tcp", "unix"], default="tcp", help="how the proxies reach the engine"
+    )
+    parser.add_argument(
+        "--targets", default="nginx,ours,direct", help="which of them, separated by commas"
+    )
+    parser.add_argument(
+        "--system-calls", action="store_true", help="count them with strace, after the rounds"
+    )
     parser.add_argument(
         "--program",
         type=Path,
@@ -417,9 +478,13 @@ def arguments() -> argparse.Namespace:
         help="the gpustack-fast to measure (default: that of this environment)",
     )
     parser.add_argument(
-        "--kit", type=Path, help="the folder with mock_engine and load (default: cargo's release folder)"
+        "--kit",
+        type=Path,
+        help="the folder with mock_engine and load (default: cargo's release folder)",
     )
-    parser.add_argument("--no-record", action="store_true", help="print only; write nothing under bench/record")
+    parser.add_argument(
+        "--no-record", action="store_true", help="print only; write nothing under bench/record"
+    )
     return parser.parse_args()
 
 
@@ -455,10 +520,18 @@ def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
         tell(row)
     told = summary(rows)
     if options.system_calls:
-        told += [system_calls(kit, scenario, one, folder) for scenario in SCENARIOS for one in targets if one.pid]
+        told += [
+            system_calls(kit, scenario, one, folder)
+            for scenario in SCENARIOS
+            for one in targets
+            if one.pid
+        ]
     print("\n" + "\n".join(told))
     if not options.no_record:
-        how = f"how: {options.rounds} rounds of {options.seconds:g} s, engine over {options.engine}, proxy on one core"
+        how = (
+            f"how: {options.rounds} rounds of {options.seconds:g} s, engine over "
+            f"{options.engine}, proxy on one core"
+        )
         print(f"\nWritten to {write_record(rows, [*machine(), how, *told]).relative_to(ROOT)}")
 
 

@@ -35,10 +35,13 @@ def plane() -> Iterator[DataPlane]:
 
 def test_publishing_a_hundred_instances(plane: DataPlane, benchmark: BenchmarkFixture) -> None:
     instances = [
-        InstanceEntry(id=f"i{n}", address=f"http://127.0.0.1:{20_000 + n}", state="running") for n in range(100)
+        InstanceEntry(id=f"i{n}", address=f"http://127.0.0.1:{20_000 + n}", state="running")
+        for n in range(100)
     ]
     models = [ModelEntry(name="m", served_name="m", backend="external", instances=instances)]
-    table = Table(models=models, routes=[RouteEntry(name="m", created=0, targets=[TargetEntry(model="m")])])
+    table = Table(
+        models=models, routes=[RouteEntry(name="m", created=0, targets=[TargetEntry(model="m")])]
+    )
     assert benchmark(plane.publish, table) > 0
 
 

@@ -1,4 +1,6 @@
-"""Fixtures: fake engines as child processes, the data plane in this process, the whole product as a child."""
+"""Fixtures: fake engines as child processes, the data plane in this process, the whole product as a
+child.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving,
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 
@@ -32,7 +36,9 @@ def directory(tmp_path: Path) -> Iterator[DataDirectory]:
 
 @pytest.fixture
 def fake_engines(short_folder: Path) -> Iterator[Callable[..., list[FakeEngine]]]:
-    """`fake_engines(2)`: that many, on loopback ports, or with `unix=True` on Unix sockets; `*more`: command line."""
+    """`fake_engines(2)`: that many, on loopback ports, or with `unix=True` on Unix sockets;
+    `*more`: command line.
+    """
     started: list[FakeEngine] = []
 
     def start(count: int = 1, *more: str, unix: bool = False) -> list[FakeEngine]:
@@ -60,7 +66,9 @@ def lasting_engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def shared_engine(lasting_engine: FakeEngine) -> FakeEngine:
-    """A fake engine that has forgotten all that was before, for tests that do not end it: starting one takes time."""
+    """A fake engine that has forgotten all that was before, for tests that do not end it: starting
+    one takes time.
+    """
     if not lasting_engine.alive():
         lasting_engine.restart()
     lasting_engine.reset()
@@ -83,7 +91,9 @@ def router(short_folder: Path) -> Iterator[Callable[..., DataPlaneRouter]]:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def engine(request: pytest.FixtureRequest, fake_engines: Callable[..., list[FakeEngine]]) -> FakeEngine:
+def engine(
+    request: pytest.FixtureRequest, fake_engines: Callable[..., list[FakeEngine]]
+) -> FakeEngine:
     """A fake engine, once on a loopback port and once on a Unix socket."""
     return fake_engines(1, unix=request.param == "unix")[0]
 
@@ -98,11 +108,15 @@ def plane(engine: FakeEngine, router: Callable[..., DataPlaneRouter]) -> DataPla
 def serve() -> Iterator[Callable[..., ServedRouter]]:
     """`serve(config, *arguments)`: the whole product, ready; stopped when the test ends."""
     with contextlib.ExitStack() as stack:
-        yield lambda config, *arguments, **options: stack.enter_context(serving(config, *arguments, **options))
+        yield lambda config, *arguments, **options: stack.enter_context(
+            serving(config, *arguments, **options)
+        )
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[ServedRouter]:
-    """One real llama.cpp engine behind the whole product, shared by all tests that do no harm to it."""
+    """One real llama.cpp engine behind the whole product, shared by all tests that do no harm to
+    it.
+    """
     with serving(SMOLLM2.format(replicas=1)) as server:
         yield server

@@ -1,6 +1,7 @@
 """The orders of the fake engine, and every way to frame its answers well or badly.
 
-Pure functions, values in and bytes out: `fake_rows` says what is in an answer, `fake_engine.py` moves the bytes.
+Pure functions, values in and bytes out: `fake_rows` says what is in an answer, `fake_engine.py`
+moves the bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,21 @@ from dataclasses import dataclass
 from fake_rows import Asked, say
 from fake_rows.asked import Orders
 
-REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
+REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
 LAST_CHUNK = b"0\r\n\r\n"
 TRAILERS = b"0\r\nx-fake-trailer: 1\r\nauthorization: Bearer from-a-trailer\r\n\r\n"
 
 ORDERS = frozenset(
     {
-        "nonce",  # echoed in every frame and answer; default: the text of the last user message, or the prompt
+        # echoed in every frame and answer; default: the text of the last user message, or the
+        # prompt
+        "nonce",
         "frames",  # content frames of a stream (default 3)
         "delay",  # seconds before every frame but the first
         "frame_bytes",  # that many bytes of padding in every frame (or in the whole answer)
@@ -36,8 +45,11 @@ ORDERS = frozenset(
         "image_bytes",  # the length of each picture, before base64
         "text",  # what a transcription heard
         "rerank",  # the dialect: vllm (default), llama_cpp, tei
-        "raw_frames",  # list of strings, sent instead of the frames of the model (surrogate escapes: any bytes)
-        "cuts",  # list of offsets: the payload goes out in chunks and writes that end there, whatever its frames
+        # list of strings, sent instead of the frames of the model (surrogate escapes: any bytes)
+        "raw_frames",
+        # list of offsets: the payload goes out in chunks and writes that end there, whatever its
+        # frames
+        "cuts",
         "greeting",  # of a WebSocket: a text frame in the same write as the 101
         "body_text",  # string, sent instead of a whole answer
         "status",  # e.g. 500: an error answer; with "error" as its message
@@ -48,27 +60,44 @@ ORDERS = frozenset(
         "version",  # "1.0": the status line's version
         "framing",  # chunked, length, close; faulty: see `FAULTY_FRAMINGS`
         "trailers",  # true: trailers behind the last chunk
-        "pieces",  # "bytes": every byte in a write of its own; "chunks": in a chunk and a write of its own
+        # "bytes": every byte in a write of its own; "chunks": in a chunk and a write of its own
+        "pieces",
         "gzip",  # true: a compressed answer
         "extra",  # string sent behind the end of the answer, in the same write
-        "extra_delay",  # seconds between the answer's end and "extra"; then the counter `extra_sent` rises
+        # seconds between the answer's end and "extra"; then the counter `extra_sent` rises
+        "extra_delay",
         "close",  # "silent": closes after the answer; "announced": says so in the head
         "close_chance",  # 0..1: how often an answer is followed by a silent close
         "close_idle",  # seconds after which an idle connection is closed
-        "fault",  # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s, "code": n}
-        "early",  # {"status": 400, "then": reset|close|read}: an answer before the body is read (header or defaults)
+        # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s, "code":
+        # n}
+        "fault",
+        # {"status": 400, "then": reset|close|read}: an answer before the body is read (header or
+        # defaults)
+        "early",
         "read_rate",  # bytes per second of the upload, 0: none is read (header or defaults)
-        "once",  # a word: these orders hold only for the first request that brings this word to this engine
+        # a word: these orders hold only for the first request that brings this word to this engine
+        "once",
         "times",  # in the defaults: for so many requests
         "only_on",  # an engine's name: these orders hold on no other
     }
 )
 """Every order there is; another one is answered 400, so that a test with a typing error fails."""
 
-PLACES = ("before_head", "inside_head", "after_head", "at_frame", "inside_frame", "inside_chunk", "before_end")
-"""Where a fault may strike: `at_frame`, `inside_frame` and `inside_chunk` after `after` frames (default 1).
+PLACES = (
+    "before_head",
+    "inside_head",
+    "after_head",
+    "at_frame",
+    "inside_frame",
+    "inside_chunk",
+    "before_end",
+)
+"""Where a fault may strike: `at_frame`, `inside_frame` and `inside_chunk` after `after` frames
+(default 1).
 
-A whole answer is one frame: with `after` 0, `inside_frame` is a body that breaks off in its middle."""
+A whole answer is one frame: with `after` 0, `inside_frame` is a body that breaks off in its middle.
+"""
 
 FAULTY_FRAMINGS = (
     "length_and_chunked",
@@ -127,7 +156,10 @@ def compose(asked: Asked) -> Answer:
     headers += orders.get("headers", [])
     status = orders.get("status", 200)
     return Answer(
-        head(status if status != 200 else said.status, orders, headers), frames, framing, end_of(framing, orders)
+        head(status if status != 200 else said.status, orders, headers),
+        frames,
+        framing,
+        end_of(framing, orders),
     )
 
 
@@ -143,7 +175,9 @@ def head(status: int, orders: Orders, headers: list[list[str]]) -> bytes:
     for interim in orders.get("interim", []):
         link = "link: </style.css>; rel=preload\r\n" if interim == 103 else ""
         lines.append(f"HTTP/1.1 {interim} Interim\r\n{link}\r\n")
-    lines.append(f"HTTP/{orders.get('version', '1.1')} {status} {REASONS.get(status, 'Status')}\r\n")
+    lines.append(
+        f"HTTP/{orders.get('version', '1.1')} {status} {REASONS.get(status, 'Status')}\r\n"
+    )
     lines.append("server: fake\r\n")
     lines += [f"{name}: {value}\r\n" for name, value in headers]
     lines.append("\r\n")
@@ -174,6 +208,12 @@ def framing_headers(framing: str, length: int) -> list[list[str]]:
 
 def end_of(framing: str, orders: Orders) -> bytes:
     """What follows the last frame."""
-    if framing in ("chunked", "byte_chunks", "length_and_chunked", "long_chunk_size", "bare_lf_in_chunk_line"):
+    if framing in (
+        "chunked",
+        "byte_chunks",
+        "length_and_chunked",
+        "long_chunk_size",
+        "bare_lf_in_chunk_line",
+    ):
         return TRAILERS if orders.get("trailers") else LAST_CHUNK
     return b""

@@ -3,18 +3,18 @@
     python tests/fake_engine.py --uds /tmp/engine.sock
     python tests/fake_engine.py --port 0              # prints the port that it got
 
-Orders (see `fake_answers.ORDERS`) come with a request, in the field `fake` of its JSON body or in the header
-`X-Fake: <json>` (for what must happen before the body is read, and for forms), or for all requests by
-`POST /fake/defaults`. A request's own orders win over the defaults.
+Orders (see `fake_answers.ORDERS`) come with a request, in the field `fake` of its JSON body or in
+the header `X-Fake: <json>` (for what must happen before the body is read, and for forms), or for
+all requests by `POST /fake/defaults`. A request's own orders win over the defaults.
 
-What it says on which path stands in `fake_rows`; any other path is echoed, and with `Upgrade: websocket` each is an
-echo of WebSocket messages.
+What it says on which path stands in `fake_rows`; any other path is echoed, and with
+`Upgrade: websocket` each is an echo of WebSocket messages.
 
-It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`. Times in it are
-`time.monotonic()`, which all processes of one machine share.
+It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`.
+Times in it are `time.monotonic()`, which all processes of one machine share.
 
-Raw sockets without a server library, because it must be able to break HTTP; the standard library alone, because a
-test of ours must not depend on an engine's environment.
+Raw sockets without a server library, because it must be able to break HTTP; the standard library
+alone, because a test of ours must not depend on an engine's environment.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ TEXT_LIMIT = 64 * 1024
 """Bodies up to this length are kept in the journal as text."""
 
 Entry = dict[str, Any]
-"""One request in the journal: connection, method, target, headers, length, sha256, text, model (of the JSON body, the
-last one if there are several, or of a form), complete (the whole request arrived by its framing), started, ended
-(answered, died, peer_closed, or None while it runs), ended_at; and what was sent: sent_bytes, sent_sha256 (of the whole
-payload), sent_frames (the SHA-256 of each frame), messages (of a WebSocket)."""
+"""One request in the journal: connection, method, target, headers, length, sha256, text, model (of
+the JSON body, the last one if there are several, or of a form), complete (the whole request arrived
+by its framing), started, ended (answered, died, peer_closed, or None while it runs), ended_at; and
+what was sent: sent_bytes, sent_sha256 (of the whole payload), sent_frames (the SHA-256 of each
+frame), messages (of a WebSocket)."""
 
 
 class Engine:
@@ -79,13 +80,17 @@ class Engine:
             "pid": os.getpid(),
             "connections": sum(1 for connection in self.connections if not connection.control),
             "accepted": self.accepted,
-            "in_progress": sum(1 for connection in self.connections if connection.entry is not None),
+            "in_progress": sum(
+                1 for connection in self.connections if connection.entry is not None
+            ),
             "administrative": self.memory.get("administrative", 0),
             "counters": dict(self.counters),
         }
 
     def orders(self, own: Any) -> Orders:
-        """The defaults with a request's own orders over them. Raises ValueError when there is an unknown one."""
+        """The defaults with a request's own orders over them. Raises ValueError when there is an
+        unknown one.
+        """
         orders = dict(self.defaults)
         if orders and "times" in orders:
             orders.pop("times")
@@ -180,7 +185,9 @@ class Connection(asyncio.Protocol):
     # --- reading ---
 
     def advance(self) -> None:
-        """Reads as many requests as are there; an answer that takes time holds the next one back."""
+        """Reads as many requests as are there; an answer that takes time holds the next one
+        back.
+        """
         while self.task is None and not self.gone:
             if self.request is None:
                 self.request = self.read_head()
@@ -194,7 +201,9 @@ class Connection(asyncio.Protocol):
             self.respond(request)
 
     def read_head(self) -> Request | None:
-        """Reads a head if it is whole, opens its line in the journal and acts on orders that come before the body."""
+        """Reads a head if it is whole, opens its line in the journal and acts on orders that come
+        before the body.
+        """
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
             return None
@@ -247,7 +256,9 @@ class Connection(asyncio.Protocol):
             self.entry["length"] = len(self.request.body)
 
     def read_slowly(self, received: int) -> None:
-        """Stops reading for as long as `received` bytes take at the ordered rate; for ever at rate 0."""
+        """Stops reading for as long as `received` bytes take at the ordered rate; for ever at rate
+        0.
+        """
         assert self.read_rate is not None
         self.transport.pause_reading()
         loop = asyncio.get_running_loop()
@@ -261,7 +272,9 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def watch_for_hang_up(self) -> None:
-        """asyncio does not tell of a close while it does not read; the kernel does, also behind unread bytes."""
+        """asyncio does not tell of a close while it does not read; the kernel does, also behind
+        unread bytes.
+        """
         if self.gone or self.transport.is_closing():
             return
         poll = select.poll()
@@ -286,7 +299,10 @@ class Connection(asyncio.Protocol):
             return
         orders = self.orders_of(request, fields)
         self.engine.count(orders)
-        if request.fields.get("upgrade", "").lower() == "websocket" and orders.get("status", 200) == 200:
+        if (
+            request.fields.get("upgrade", "").lower() == "websocket"
+            and orders.get("status", 200) == 200
+        ):
             self.open_websocket(request, orders)
             return
         answer = fake_answers.compose(self.asked(request, orders, fields, files))
@@ -303,7 +319,9 @@ class Connection(asyncio.Protocol):
             self.task = asyncio.get_running_loop().create_task(self.obey(answer, orders))
 
     def orders_of(self, request: Request, fields: dict[str, Any]) -> Orders:
-        """A request's orders; those that are unknown make it a 400, those that hold once are gone the second time."""
+        """A request's orders; those that are unknown make it a 400, those that hold once are gone
+        the second time.
+        """
         own = fields.get("fake")
         own = parse(own) if isinstance(own, str) else own
         if "x-fake" in request.fields:
@@ -316,7 +334,9 @@ class Connection(asyncio.Protocol):
             orders = {key: orders[key] for key in ("nonce", "frames") if key in orders}
         return orders
 
-    def asked(self, request: Request, orders: Orders, fields: dict[str, Any], files: dict[str, int]) -> Asked:
+    def asked(
+        self, request: Request, orders: Orders, fields: dict[str, Any], files: dict[str, int]
+    ) -> Asked:
         return Asked(
             method=request.method,
             target=request.target,
@@ -330,7 +350,9 @@ class Connection(asyncio.Protocol):
         )
 
     def close_body(self, request: Request) -> tuple[dict[str, Any], dict[str, int]]:
-        """Notes in the journal that the request is whole; returns the fields of its object or form, and its files."""
+        """Notes in the journal that the request is whole; returns the fields of its object or form,
+        and its files.
+        """
         entry = self.entry
         assert entry is not None
         body = bytes(request.body)
@@ -361,10 +383,15 @@ class Connection(asyncio.Protocol):
         self.websocket = True
         accept = fake_websocket.accept_for(request.fields.get("sec-websocket-key", ""))
         lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-        lines += [f"Sec-WebSocket-Accept: {accept}", *(f"{name}: {value}" for name, value in orders.get("headers", []))]
+        lines += [
+            f"Sec-WebSocket-Accept: {accept}",
+            *(f"{name}: {value}" for name, value in orders.get("headers", [])),
+        ]
         greeting = b""
         if "greeting" in orders:
-            greeting = fake_websocket.frame(fake_websocket.TEXT, str(orders["greeting"]).encode(), masked=False)
+            greeting = fake_websocket.frame(
+                fake_websocket.TEXT, str(orders["greeting"]).encode(), masked=False
+            )
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + greeting)
         self.echo()
 
@@ -383,7 +410,9 @@ class Connection(asyncio.Protocol):
             payload = b"".join(answer.frames)
             self.entry["sent_bytes"] = len(payload)
             self.entry["sent_sha256"] = hashlib.sha256(payload).hexdigest()
-            self.entry["sent_frames"] = [hashlib.sha256(frame).hexdigest() for frame in answer.frames]
+            self.entry["sent_frames"] = [
+                hashlib.sha256(frame).hexdigest() for frame in answer.frames
+            ]
 
     async def obey(self, answer: Answer, orders: Orders) -> None:
         """Sends an answer as slowly, as oddly and as incompletely as ordered."""
@@ -463,7 +492,9 @@ class Connection(asyncio.Protocol):
         if early is None:
             return
         self.engine.count({"early": early})
-        answer = fake_answers.compose(self.asked(request, {**orders, "status": early.get("status", 400)}, {}, {}))
+        answer = fake_answers.compose(
+            self.asked(request, {**orders, "status": early.get("status", 400)}, {}, {})
+        )
         self.transport.write(b"".join([answer.head, *answer.frames, answer.end]))
         request.answered_early = True
         if early.get("then", "close") != "read":
@@ -479,7 +510,9 @@ class Connection(asyncio.Protocol):
             self.engine.counters["closed_by_chance"] += 1
             self.hang_up("close")
         elif "close_idle" in orders:
-            self.idle_close = asyncio.get_running_loop().call_later(orders["close_idle"], self.hang_up, "close")
+            self.idle_close = asyncio.get_running_loop().call_later(
+                orders["close_idle"], self.hang_up, "close"
+            )
 
     # --- ends ---
 
@@ -500,7 +533,9 @@ class Connection(asyncio.Protocol):
             self.task = None
 
     def hang_up(self, how: str) -> None:
-        """Closes. A reset is a TCP RST; on a Unix socket only unread bytes make the peer see one."""
+        """Closes. A reset is a TCP RST; on a Unix socket only unread bytes make the peer see
+        one.
+        """
         self.gone = True
         if how == "reset":
             handle = self.transport.get_extra_info("socket")
@@ -512,8 +547,8 @@ class Connection(asyncio.Protocol):
 
 
 SLOW_ORDERS = frozenset({"delay", "pieces", "cuts", "fault", "extra_delay"})
-"""Orders that need a task; all others are answered in one write, `extra` too: bytes that come later could not be told
-from the answer to a next request."""
+"""Orders that need a task; all others are answered in one write, `extra` too: bytes that come later
+could not be told from the answer to a next request."""
 
 
 def control_answer(engine: Engine, request: Request) -> bytes:
@@ -535,7 +570,10 @@ def control_answer(engine: Engine, request: Request) -> bytes:
         case _:
             document = {"error": "There is no such control."}
     body = json.dumps(document).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
 
 
 async def stop_with_parent(engine: Engine, parent: int) -> None:
@@ -555,14 +593,20 @@ async def serve(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(signal.SIGTERM, engine.stopping.set)
     loop.add_signal_handler(signal.SIGINT, engine.stopping.set)
     if arguments.uds:
-        server = await loop.create_unix_server(lambda: Connection(engine), arguments.uds, backlog=4096)
+        server = await loop.create_unix_server(
+            lambda: Connection(engine), arguments.uds, backlog=4096
+        )
         address = f"unix:{arguments.uds}"
     else:
-        server = await loop.create_server(lambda: Connection(engine), "127.0.0.1", arguments.port, backlog=4096)
+        server = await loop.create_server(
+            lambda: Connection(engine), "127.0.0.1", arguments.port, backlog=4096
+        )
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engine.defaults = parse(arguments.defaults)
     print(address, flush=True)
-    watch = loop.create_task(stop_with_parent(engine, os.getppid())) if arguments.with_parent else None
+    watch = (
+        loop.create_task(stop_with_parent(engine, os.getppid())) if arguments.with_parent else None
+    )
     await engine.stopping.wait()
     if watch is not None:
         watch.cancel()
@@ -573,12 +617,20 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="An OpenAI-shaped engine that obeys orders.")
     parser.add_argument("--uds", help="listen on this Unix socket")
-    parser.add_argument("--port", type=int, default=0, help="listen on this port of 127.0.0.1; 0: any free one")
-    parser.add_argument("--name", default="fake", help="the engine's name in its journal and its model list")
+    parser.add_argument(
+        "--port", type=int, default=0, help="listen on this port of 127.0.0.1; 0: any free one"
+    )
+    parser.add_argument(
+        "--name", default="fake", help="the engine's name in its journal and its model list"
+    )
     parser.add_argument("--seed", type=int, default=0, help="for what happens by chance")
     parser.add_argument("--defaults", default="{}", help="orders for all requests, as JSON")
-    parser.add_argument("--ignore-sigterm", action="store_true", help="only SIGKILL, SIGINT or /fake/stop ends it")
-    parser.add_argument("--with-parent", action="store_true", help="end when the parent process is gone")
+    parser.add_argument(
+        "--ignore-sigterm", action="store_true", help="only SIGKILL, SIGINT or /fake/stop ends it"
+    )
+    parser.add_argument(
+        "--with-parent", action="store_true", help="end when the parent process is gone"
+    )
     arguments = parser.parse_args()
     try:
         asyncio.run(serve(arguments))

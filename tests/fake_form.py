@@ -15,7 +15,8 @@ def parameters(content_type: str) -> dict[str, str]:
 
 
 def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, int]]:
-    """The text fields of a `multipart/form-data` body, of repeated ones the last, and its files' lengths by field.
+    """The text fields of a `multipart/form-data` body, of repeated ones the last, and its files'
+    lengths by field.
 
     Raises ValueError where a strict engine answers 400.
     """

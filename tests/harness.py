@@ -1,4 +1,6 @@
-"""What the fixtures hand out: fake engines, the data plane in this process, the whole product as a child."""
+"""What the fixtures hand out: fake engines, the data plane in this process, the whole product as a
+child.
+"""
 
 from __future__ import annotations
 
@@ -140,15 +142,21 @@ class Router:
 
 def read_gauge(text: str, name: str) -> float:
     """The sum over all labels of one metric in a Prometheus text."""
-    found = [line.rpartition(" ")[2] for line in text.splitlines() if line.partition("{")[0].split(" ")[0] == name]
+    found = [
+        line.rpartition(" ")[2]
+        for line in text.splitlines()
+        if line.partition("{")[0].split(" ")[0] == name
+    ]
     assert found, f"There is no metric {name}."
     return sum(map(float, found))
 
 
 class DataPlaneRouter(Router):
-    """The data plane alone, over external engines: model `m`, and a route `default` that leads to it.
+    """The data plane alone, over external engines: model `m`, and a route `default` that leads to
+    it.
 
-    `model` and `instance` are further fields of their entries; `others` further models with an engine each, by name.
+    `model` and `instance` are further fields of their entries; `others` further models with an
+    engine each, by name.
     """
 
     def __init__(
@@ -167,7 +175,9 @@ class DataPlaneRouter(Router):
         from gpustack_fast.seam.dataplane import DataPlane
 
         self.documents = documents
-        self.addresses = [engine if isinstance(engine, str) else engine.address for engine in engines]
+        self.addresses = [
+            engine if isinstance(engine, str) else engine.address for engine in engines
+        ]
         self.states = ["running"] * len(self.addresses)
         self.served_name = served_name
         self.instance_fields = instance or {}
@@ -193,16 +203,28 @@ class DataPlaneRouter(Router):
         """The table for the engines and states of now."""
         plane = self.documents
         instances = [
-            plane.InstanceEntry(id=f"i-{number}", address=address, state=state, **self.instance_fields)
+            plane.InstanceEntry(
+                id=f"i-{number}", address=address, state=state, **self.instance_fields
+            )
             for number, (address, state) in enumerate(zip(self.addresses, self.states, strict=True))
         ]
-        first = {"name": "m", "served_name": self.served_name, "backend": "external", **self.model_fields}
+        first = {
+            "name": "m",
+            "served_name": self.served_name,
+            "backend": "external",
+            **self.model_fields,
+        }
         models = [plane.ModelEntry(**first, instances=instances)]
         for name, engine in self.others.items():
             instance = plane.InstanceEntry(id=f"i-{name}", address=engine.address, state="running")
-            models.append(plane.ModelEntry(name=name, served_name=name, backend="external", instances=[instance]))
+            models.append(
+                plane.ModelEntry(
+                    name=name, served_name=name, backend="external", instances=[instance]
+                )
+            )
         routes = self.routes or [
-            plane.RouteEntry(name=name, created=1, targets=[plane.TargetEntry(model="m")]) for name in ("m", "default")
+            plane.RouteEntry(name=name, created=1, targets=[plane.TargetEntry(model="m")])
+            for name in ("m", "default")
         ]
         return plane.Table(models=models, routes=routes)
 
@@ -231,7 +253,9 @@ class DataPlaneRouter(Router):
 
     def is_idle(self) -> bool:
         stats = self.plane.stats()
-        return stats.in_flight == 0 and all(instance.outstanding == 0 for instance in stats.instances)
+        return stats.in_flight == 0 and all(
+            instance.outstanding == 0 for instance in stats.instances
+        )
 
     def wait_until_drained(self) -> int:
         """Waits for the end of a drain that has begun; returns how many requests it cut."""
@@ -267,11 +291,17 @@ class RealEngine:
     def of(cls, pid: int) -> RealEngine | None:
         """The engine with this process id, or None when it is none (any more)."""
         try:
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            arguments = (
+                Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            )
+            environment = (
+                Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            )
         except OSError:
             return None
-        if "--host" not in arguments or not any(one.endswith("llama_cpp_main.py") for one in arguments):
+        if "--host" not in arguments or not any(
+            one.endswith("llama_cpp_main.py") for one in arguments
+        ):
             return None
         keys = [one.partition("=")[2] for one in environment if one.startswith("LLAMA_API_KEY=")]
         return cls(pid, arguments[arguments.index("--host") + 1], keys[0] if keys else "")
@@ -308,21 +338,40 @@ class ServedRouter(Router):
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = self.folder / "serve.log"
-        command = [*self.program, "serve", "--config", str(self.config), "--data-dir", str(self.data_dir)]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--bootstrap-key", KEY, *self.arguments]
+        command = [
+            *self.program,
+            "serve",
+            "--config",
+            str(self.config),
+            "--data-dir",
+            str(self.data_dir),
+        ]
+        command += [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--bootstrap-key",
+            KEY,
+            *self.arguments,
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
 
     def is_ready(self) -> bool:
         """True when `/readyz` says so; fails the test when the process has ended."""
-        assert self.process.poll() is None, f"serve ended with {self.process.returncode}:\n{self.output()}"
+        assert self.process.poll() is None, (
+            f"serve ended with {self.process.returncode}:\n{self.output()}"
+        )
         with contextlib.suppress(OSError):
             return self.request("GET", "/readyz").status == 200
         return False
 
     def is_alive(self) -> bool:
         """The same with `/healthz`."""
-        assert self.process.poll() is None, f"serve ended with {self.process.returncode}:\n{self.output()}"
+        assert self.process.poll() is None, (
+            f"serve ended with {self.process.returncode}:\n{self.output()}"
+        )
         with contextlib.suppress(OSError):
             return self.request("GET", "/healthz").status == 200
         return False
@@ -345,12 +394,18 @@ class ServedRouter(Router):
         """`gpustack-fast keys ...` against this server's data directory."""
         environment = {**self.environment, "GPUSTACK_FAST_DATA_DIR": str(self.data_dir)}
         command = [*cli(), "keys", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30, env=environment, check=False
+        )
 
     def engines(self) -> list[RealEngine]:
         """The llama.cpp processes of this server, by their command lines."""
         found = [RealEngine.of(int(name)) for name in os.listdir("/proc") if name.isdecimal()]
-        return [engine for engine in found if engine is not None and engine.socket.startswith(str(self.data_dir))]
+        return [
+            engine
+            for engine in found
+            if engine is not None and engine.socket.startswith(str(self.data_dir))
+        ]
 
     def running(self) -> int:
         """How many instances `GET /v2/models` shows as running."""
@@ -392,8 +447,12 @@ targets = [{{ model = "m", weight = 100 }}]
 
 
 @contextlib.contextmanager
-def serving(config: str, *arguments: str, wait: bool = True, **options: Any) -> Iterator[ServedRouter]:
-    """The whole product for as long as the block runs; waits until it is ready unless told not to."""
+def serving(
+    config: str, *arguments: str, wait: bool = True, **options: Any
+) -> Iterator[ServedRouter]:
+    """The whole product for as long as the block runs; waits until it is ready unless told not
+    to.
+    """
     folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
     server = ServedRouter(folder, config, *arguments, **options)
     try:

@@ -49,17 +49,23 @@ class Response:
         return json.loads(self.body)
 
     def events(self) -> list[str]:
-        """The data of each event of a stream; fails when bytes are left over that are no whole frame."""
+        """The data of each event of a stream; fails when bytes are left over that are no whole
+        frame.
+        """
         return events(self.body)
 
 
 def events(body: bytes) -> list[str]:
-    """The data of each server-sent event; comments are skipped. An unfinished frame at the end fails the test."""
+    """The data of each server-sent event; comments are skipped. An unfinished frame at the end
+    fails the test.
+    """
     text = body.decode().replace("\r\n", "\n").replace("\r", "\n")
     assert text == "" or text.endswith("\n\n"), f"The stream ends inside a frame: {text[-200:]!r}"
     found = []
     for frame in text.split("\n\n"):
-        data = [line[5:].removeprefix(" ") for line in frame.split("\n") if line.startswith("data:")]
+        data = [
+            line[5:].removeprefix(" ") for line in frame.split("\n") if line.startswith("data:")
+        ]
         if data:
             found.append("\n".join(data))
     return found
@@ -112,7 +118,9 @@ class Client:
         """Everything up to and with `mark`. Raises BrokenFraming when the peer closes before."""
         while mark not in self.buffer:
             if not self.more():
-                raise BrokenFraming(f"closed while waiting for {mark!r}; there was {self.buffer[-200:]!r}")
+                raise BrokenFraming(
+                    f"closed while waiting for {mark!r}; there was {self.buffer[-200:]!r}"
+                )
         end = self.buffer.index(mark) + len(mark)
         data, self.buffer = self.buffer[:end], self.buffer[end:]
         return data
@@ -146,7 +154,9 @@ class Client:
         headers = []
         for line in lines[1:-2]:
             name, colon, value = line.partition(":")
-            assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name), f"A malformed header line: {line!r}"
+            assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name), (
+                f"A malformed header line: {line!r}"
+            )
             assert colon, f"A header line without a colon: {line!r}"
             headers.append((name, value.strip(" \t")))
         return Response(version, int(status), headers)
@@ -184,12 +194,16 @@ class Client:
             response.body = self.read_to_the_end()
 
     def read_chunk(self) -> bytes:
-        """One chunk; empty for the last one. Anything but plain hexadecimal digits and CRLF fails."""
+        """One chunk; empty for the last one. Anything but plain hexadecimal digits and CRLF
+        fails.
+        """
         line = self.read_until(b"\r\n")[:-2]
         assert re.fullmatch(rb"[0-9a-fA-F]{1,16}", line), f"A chunk size of {line!r}"
         size = int(line, 16)
         data = self.read_exactly(size)
-        assert self.read_exactly(2) == b"\r\n", "A chunk without its CRLF, or trailers behind the last one"
+        assert self.read_exactly(2) == b"\r\n", (
+            "A chunk without its CRLF, or trailers behind the last one"
+        )
         return data
 
     def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
@@ -207,7 +221,9 @@ def build(
     headers: list[tuple[str, str]] | None = None,
     chunk: int | None = None,
 ) -> bytes:
-    """A request's bytes. `body`: bytes, or a document for JSON; `chunk`: framed in chunks of that size."""
+    """A request's bytes. `body`: bytes, or a document for JSON; `chunk`: framed in chunks of that
+    size.
+    """
     lines = [f"{method} {target} HTTP/1.1", "Host: router.test"]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
@@ -230,7 +246,9 @@ def chat(model: str = "m", text: str = "Hello", **fields: Any) -> dict[str, Any]
 
 
 def eventually(condition: Any, what: str, deadline: float = DEADLINE) -> Any:
-    """Waits until `condition()` is true and returns what it said; fails the test with `what` after the deadline."""
+    """Waits until `condition()` is true and returns what it said; fails the test with `what` after
+    the deadline.
+    """
     end = time.monotonic() + deadline
     while True:
         result = condition()

@@ -20,14 +20,24 @@ def tone(seconds: int = 1) -> bytes:
         sound.setnchannels(1)
         sound.setsampwidth(2)
         sound.setframerate(16_000)
-        sound.writeframes(b"".join(struct.pack("<h", int(8000 * math.sin(at / 20))) for at in range(16_000 * seconds)))
+        sound.writeframes(
+            b"".join(
+                struct.pack("<h", int(8000 * math.sin(at / 20))) for at in range(16_000 * seconds)
+            )
+        )
     return file.getvalue()
 
 
 def form(fields: dict[str, str], *, file_first: bool = False) -> bytes:
     """A form with these fields and a sound, as `curl -F` writes it."""
-    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
-    head = 'Content-Disposition: form-data; name="file"; filename="a \\"model\\" tone.wav"\r\nContent-Type: audio/wav'
+    parts = [
+        f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+        for name, value in fields.items()
+    ]
+    head = (
+        'Content-Disposition: form-data; name="file"; filename="a \\"model\\" tone.wav"\r\n'
+        "Content-Type: audio/wav"
+    )
     sound = head.encode() + b"\r\n\r\n" + tone()
     ordered = [sound, *parts] if file_first else [*parts, sound]
     mark = b"--" + BOUNDARY.encode()

@@ -1,4 +1,6 @@
-"""A real vLLM as a child: started by its own command line, asked by raw bytes, and ended with all of its processes."""
+"""A real vLLM as a child: started by its own command line, asked by raw bytes, and ended with all
+of its processes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ HOME = Path(__file__).parents[1] / ".vllm"
 KEY = "the-key-that-only-the-engine-and-the-router-know"
 
 START = 500.0
-"""Seconds that a start may take: 30 to 60 on two free cores, most of it imports in three processes."""
+"""Seconds that a start may take: 30 to 60 on two free cores, most of it imports in three processes.
+"""
 
 ANSWER = 120.0
 """Seconds that an answer may take on a busy machine."""
@@ -62,16 +65,26 @@ targets = [{{ model = "tiny" }}]
 
 
 class VllmEngine:
-    """`vllm serve` with one of the tiny models, on a Unix socket; it calls the model MODEL-served."""
+    """`vllm serve` with one of the tiny models, on a Unix socket; it calls the model
+    MODEL-served.
+    """
 
     def __init__(self, folder: Path, model: str, *flags: str) -> None:
         program = HOME / "venv" / "bin" / "vllm"
-        assert program.exists(), f"There is no vLLM at {program}. `make test-vllm` sets it up and runs these tests."
+        assert program.exists(), (
+            f"There is no vLLM at {program}. `make test-vllm` sets it up and runs these tests."
+        )
         self.model = f"{model}-served"
         self.socket = folder / f"{model}.sock"
         self.address = f"unix:{self.socket}"
         self.log = folder / f"{model}.log"
-        command = [str(program), "serve", str(HOME / "models" / model), "--served-model-name", self.model]
+        command = [
+            str(program),
+            "serve",
+            str(HOME / "models" / model),
+            "--served-model-name",
+            self.model,
+        ]
         command += ["--uds", str(self.socket), "--enforce-eager", "--dtype", "bfloat16", *flags]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -79,15 +92,20 @@ class VllmEngine:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **ENVIRONMENT},
-                start_new_session=True,  # so that one signal reaches its children too, which outlive it otherwise
+                # so that one signal reaches its children too, which outlive it otherwise
+                start_new_session=True,
             )
 
     def wait_until_ready(self) -> None:
         """Until it says so, its socket refuses. Looks seldom: the processors have enough to do."""
         end = time.monotonic() + START
         while "Application startup complete." not in self.output():
-            assert self.process.poll() is None, f"vLLM ended with {self.process.returncode}. It wrote:\n{self.output()}"
-            assert time.monotonic() < end, f"vLLM did not start within {START} seconds. It wrote:\n{self.output()}"
+            assert self.process.poll() is None, (
+                f"vLLM ended with {self.process.returncode}. It wrote:\n{self.output()}"
+            )
+            assert time.monotonic() < end, (
+                f"vLLM did not start within {START} seconds. It wrote:\n{self.output()}"
+            )
             time.sleep(0.5)
 
     def output(self) -> str:
@@ -130,24 +148,34 @@ def running(model: str, *flags: str) -> Iterator[VllmEngine]:
 
 
 @contextlib.contextmanager
-def behind_router(address: str, served_name: str, category: str, more: str = "") -> Iterator[ServedRouter]:
-    """The whole product in front of an engine: model `tiny`, a route `team/alias:v1` to it, and what `more` says."""
+def behind_router(
+    address: str, served_name: str, category: str, more: str = ""
+) -> Iterator[ServedRouter]:
+    """The whole product in front of an engine: model `tiny`, a route `team/alias:v1` to it, and
+    what `more` says.
+    """
     config = CONFIG.format(address=address, served_name=served_name, category=category) + more
     with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
         yield server
 
 
 def ask(router: Router, method: str, target: str, body: Any = None, **options: Any) -> Response:
-    """One request on a connection of its own through the router, with a patience that fits a real engine."""
+    """One request on a connection of its own through the router, with a patience that fits a real
+    engine.
+    """
     with Client(router.address, ANSWER) as client:
         return client.request(method, target, body, **{"key": router.key, **options})
 
 
-CHANGING = re.compile(rb'"(id|item_id|created|created_at|completed_at|model|system_fingerprint)":("[^"]*"|\d+)')
+CHANGING = re.compile(
+    rb'"(id|item_id|created|created_at|completed_at|model|system_fingerprint)":("[^"]*"|\d+)'
+)
 
 
 def masked(body: bytes) -> bytes:
-    """An answer's bytes without ids and times, which differ each time, and without the model's name."""
+    """An answer's bytes without ids and times, which differ each time, and without the model's
+    name.
+    """
     return CHANGING.sub(rb'"\1":0', body)
 
 
@@ -162,11 +190,16 @@ def without_timings(body: bytes) -> bytes:
 
 def without_usage_frame(body: bytes) -> bytes:
     """A stream without its frames that have no choice."""
-    return b"".join(frame for frame in re.findall(rb".*?\n\n", body, re.DOTALL) if b'"choices":[]' not in frame)
+    return b"".join(
+        frame for frame in re.findall(rb".*?\n\n", body, re.DOTALL) if b'"choices":[]' not in frame
+    )
 
 
 def openai_client(router: Router, key: str | None = None) -> openai.OpenAI:
     """The SDK for a router, with its key or another one. It repeats nothing."""
     return openai.OpenAI(
-        base_url=f"{router.address}/v1", api_key=router.key if key is None else key, max_retries=0, timeout=ANSWER
+        base_url=f"{router.address}/v1",
+        api_key=router.key if key is None else key,
+        max_retries=0,
+        timeout=ANSWER,
     )

@@ -1,1 +1,3 @@
-"""gpustack-fast: GPUStack's inference APIs as a fast native router, and the manager of the engines behind it."""
+"""gpustack-fast: GPUStack's inference APIs as a fast native router, and the manager of the engines
+behind it.
+"""

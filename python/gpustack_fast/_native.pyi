@@ -1,11 +1,11 @@
 """The data plane: the whole way of a request, in Rust. This stub is the manual of the seam.
 
-Documents cross the seam, not parameters: each is JSON (but for `Polled`, which is MessagePack), written once as a
-msgspec Struct in `gpustack_fast.seam.documents` and once as a serde struct in `rust/sans_io/src/seam/documents.rs`;
-one test feeds every field of each through both.
+Documents cross the seam, not parameters: each is JSON (but for `Polled`, which is MessagePack),
+written once as a msgspec Struct in `gpustack_fast.seam.documents` and once as a serde struct in
+`rust/sans_io/src/seam/documents.rs`; one test feeds every field of each through both.
 
-No call blocks, none holds the GIL longer than it takes to decode its document, and Rust installs no signal
-handler. Every call may be made from any thread.
+No call blocks, none holds the GIL longer than it takes to decode its document, and Rust installs no
+signal handler. Every call may be made from any thread.
 """
 
 from typing import final
@@ -21,43 +21,52 @@ class DataPlaneError(Exception):
 class DataPlane:
     """The listeners, their worker threads, and everything that a request meets on its way.
 
-    Nothing runs until `start`. Dropping the object ends the workers at once; `drain` is the polite way.
+    Nothing runs until `start`. Dropping the object ends the workers at once; `drain` is the polite
+    way.
     """
 
     def __new__(cls, config: bytes, listeners: list[int]) -> DataPlane:
         """Reads a `DataPlaneConfig` document and duplicates the listening sockets.
 
-        `listeners` are file descriptors of bound, listening TCP or Unix stream sockets. They are duplicated: the
-        caller goes on owning its own, and may pass them to a successor.
+        `listeners` are file descriptors of bound, listening TCP or Unix stream sockets. They are
+        duplicated: the caller goes on owning its own, and may pass them to a successor.
 
-        Raises DataPlaneError when the document does not fit its shape, or a descriptor is no listening socket.
+        Raises DataPlaneError when the document does not fit its shape, or a descriptor is no
+        listening socket.
         """
 
     def start(self) -> bytes:
-        """Starts the workers and returns a `Started` document: the addresses that answer from now on.
+        """Starts the workers and returns a `Started` document: the addresses that answer from now
+        on.
 
         Until the first `publish` every inference request is answered 503 and `/readyz` says why.
         Raises DataPlaneError when it was started before, or a thread cannot be made.
         """
 
     def publish(self, table: bytes) -> int:
-        """Replaces the whole routing table, atomically, by a `Table` document; returns its version (1, 2, ...).
+        """Replaces the whole routing table, atomically, by a `Table` document; returns its version
+        (1, 2, ...).
 
-        A request uses the table that was current when it was routed. An instance that the new table no longer
-        holds, or holds in a state other than `running`, gets no new request; when its last one ends, `poll` reports
-        an `instance_idle` event with the version that retired it (at once, when it has none).
+        A request uses the table that was current when it was routed. An instance that the new table
+        no longer holds, or holds in a state other than `running`, gets no new request; when its
+        last one ends, `poll` reports an `instance_idle` event with the version that retired it (at
+        once, when it has none).
 
         Raises DataPlaneError when the document does not fit its shape; the former table then stays.
         """
 
     def update_keys(self, delta: bytes) -> None:
-        """Applies a `KeyDelta` document. When it returns, every worker has it: the next request sees it."""
+        """Applies a `KeyDelta` document. When it returns, every worker has it: the next request
+        sees it.
+        """
 
     def poll(self) -> bytes:
-        """Returns a `Polled` document: the records and events since the last call (up to 10,000 records).
+        """Returns a `Polled` document: the records and events since the last call (up to 10,000
+        records).
 
-        Never waits. `fileno` becomes readable when there is something worth fetching soon: an event, or a queue of
-        records that is half full. Fetch records every second or so besides. Calling `poll` clears `fileno`.
+        Never waits. `fileno` becomes readable when there is something worth fetching soon: an
+        event, or a queue of records that is half full. Fetch records every second or so besides.
+        Calling `poll` clears `fileno`.
         """
 
     def fileno(self) -> int:
@@ -67,8 +76,9 @@ class DataPlane:
         """Returns a `Stats` document: a reading of the counters, cheap enough for every second."""
 
     def drain(self, deadline: float) -> None:
-        """Stops accepting, lets running requests end, and cuts what is left after `deadline` seconds (0: at once).
+        """Stops accepting, lets running requests end, and cuts what is left after `deadline`
+        seconds (0: at once).
 
-        Returns at once; `poll` reports one `drained` event with the number of requests that were cut, and the
-        worker threads end after it. A second call can only shorten the deadline.
+        Returns at once; `poll` reports one `drained` event with the number of requests that were
+        cut, and the worker threads end after it. A second call can only shorten the deadline.
         """

@@ -1,6 +1,7 @@
 """`gpustack-fast serve`: wires the rooms together; reads top to bottom.
 
-serve → Server.run → start …    the data directory, the listening sockets, the data plane (it answers from here on),
+serve → Server.run → start … the data directory, the listening sockets, the data plane (it answers
+from here on),
                                 the keys, the control socket, the management API, the engines
                    → wait       for a signal
                    → stop …     drain, the engines, the rest; a second signal cuts what still runs
@@ -56,7 +57,9 @@ DRAINED_WITHIN = 5.0
 
 
 def serve(config: Config, options: ServeOptions) -> int:
-    """Runs the server until SIGTERM or SIGINT; returns its exit status. Raises GpustackFastError."""
+    """Runs the server until SIGTERM or SIGINT; returns its exit status. Raises
+    GpustackFastError.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()
@@ -65,7 +68,9 @@ def serve(config: Config, options: ServeOptions) -> int:
         sockets = listeners.bind(config.server.host, config.server.port)
         return uvloop.run(Server(config, options, directory, sockets).run())
     except DataPlaneError as error:
-        raise GpustackFastError(f"The data plane cannot do what the configuration asks. {error}") from error
+        raise GpustackFastError(
+            f"The data plane cannot do what the configuration asks. {error}"
+        ) from error
     finally:
         directory.release()
 
@@ -74,7 +79,11 @@ class Server:
     """A running server: everything on one event loop."""
 
     def __init__(
-        self, config: Config, options: ServeOptions, directory: DataDirectory, sockets: list[socket.socket]
+        self,
+        config: Config,
+        options: ServeOptions,
+        directory: DataDirectory,
+        sockets: list[socket.socket],
     ) -> None:
         self._config = config
         self._directory = directory
@@ -96,7 +105,9 @@ class Server:
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         store = Store(directory)
         first = bootstrap(store, options.bootstrap_key)
-        self._new_key = first.created.text if first.created and options.bootstrap_key is None else None
+        self._new_key = (
+            first.created.text if first.created and options.bootstrap_key is None else None
+        )
         self._notice = first.notice
         self.keys = Keys(store, self._publish_keys)
         self._rooms = Rooms(directory.path)
@@ -168,7 +179,10 @@ class Server:
         self._drained = asyncio.get_running_loop().create_future()
         running = self._plane.stats().in_flight
         if running:
-            tell(f"Stopping; requests that still run: {running}, for up to {patience:g} s. A second Ctrl-C cuts them.")
+            tell(
+                f"Stopping; requests that still run: {running}, for up to {patience:g} s. A second "
+                "Ctrl-C cuts them."
+            )
         self._plane.drain(0.0 if self._signals > 1 else patience)
         try:
             cut = await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
@@ -195,7 +209,9 @@ class Server:
         """Hands events on. Records have no reader yet."""
         polled = self._plane.poll()
         if polled.finished or polled.dropped:
-            log.debug("%d requests finished; %d records were dropped.", polled.finished, polled.dropped)
+            log.debug(
+                "%d requests finished; %d records were dropped.", polled.finished, polled.dropped
+            )
         for event in polled.events:
             if event.type == "instance_idle":
                 self._supervisor.instance_idle(event.instance)
@@ -204,12 +220,17 @@ class Server:
             elif event.type == "certificate_renewed":
                 log.info("The TLS certificate was renewed: new connections get the new one.")
             elif event.type == "certificate_refused":
-                log.error("The TLS files have changed and cannot be used; the old certificate stays. %s", event.reason)
+                log.error(
+                    "The TLS files have changed and cannot be used; the old certificate stays. %s",
+                    event.reason,
+                )
             elif event.type == "drained" and self._drained is not None and not self._drained.done():
                 self._drained.set_result(event.cut)
 
     def _note_fault(self, event: Event) -> None:
-        """A line now and then. Nothing is killed for it: whether an engine lives is the supervisor's own finding."""
+        """A line now and then. Nothing is killed for it: whether an engine lives is the
+        supervisor's own finding.
+        """
         now = time.monotonic()
         if now - self._noted.get(event.instance, -NOTE_FAULTS_EVERY) >= NOTE_FAULTS_EVERY:
             self._noted[event.instance] = now
@@ -218,7 +239,9 @@ class Server:
     # What the data plane is told.
 
     def _publish(self) -> None:
-        """The table of now; and the greeting, the first time that a model can answer and none is on its way."""
+        """The table of now; and the greeting, the first time that a model can answer and none is on
+        its way.
+        """
         replicas = self._supervisor.replicas
         self._plane.publish(table(self._config, replicas, self._routes, self._engine_keys))
         if self._greeted or self._signals:
@@ -231,7 +254,9 @@ class Server:
 
     def _publish_keys(self, change: KeyChange) -> None:
         upsert = [key_entry(key) for key in change.upsert]
-        delta = KeyDelta(salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove)
+        delta = KeyDelta(
+            salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove
+        )
         self._plane.update_keys(delta)
 
     # What the control socket and the management API ask for.
@@ -266,4 +291,6 @@ class Server:
             for one in model.instances
         ]
         addresses = [f"{self._scheme}://{address}" for address in self._addresses]
-        return ServerStatus(version=__version__, pid=os.getpid(), addresses=addresses, instances=instances)
+        return ServerStatus(
+            version=__version__, pid=os.getpid(), addresses=addresses, instances=instances
+        )

@@ -30,7 +30,9 @@ def public_url(address: str, scheme: str) -> str:
 
 
 def program() -> str:
-    """How this program is called from a shell in any folder: by its name only where the PATH leads to this very one."""
+    """How this program is called from a shell in any folder: by its name only where the PATH leads
+    to this very one.
+    """
     called = Path(sys.argv[0]).absolute()
     if called.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m gpustack_fast"
@@ -54,14 +56,24 @@ def ready(config: Config, models: set[str], url: str, key: str | None, data_dir:
     if missing := [model.name for model in config.models if model.name not in models]:
         lines.append(f"Not ready: {', '.join(missing)}; the lines above tell why.")
     if key is None:
-        where = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
+        where = (
+            "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
+        )
         lines.append(f"A key:  YOUR_KEY=$({program()} keys create NAME{where})")
     chats = chat_routes(config, models)
     if chats:
         # A certificate names a host that this line need not know: it goes to this machine.
         options = "-Nk" if url.startswith("https:") else "-N"
-        body = {"model": chats[0], "stream": True, "messages": [{"role": "user", "content": "Say hello."}]}
-        bearer = '"Authorization: Bearer $YOUR_KEY"' if key is None else shlex.quote(f"Authorization: Bearer {key}")
+        body = {
+            "model": chats[0],
+            "stream": True,
+            "messages": [{"role": "user", "content": "Say hello."}],
+        }
+        bearer = (
+            '"Authorization: Bearer $YOUR_KEY"'
+            if key is None
+            else shlex.quote(f"Authorization: Bearer {key}")
+        )
         lines.append(
             f"Try it: curl {options} {url}/v1/chat/completions -H {bearer} "
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
@@ -70,10 +82,15 @@ def ready(config: Config, models: set[str], url: str, key: str | None, data_dir:
 
 
 def chat_routes(config: Config, models: set[str]) -> list[str]:
-    """The routes that lead to one of these models and that any key may use; those for chat, if there are any."""
+    """The routes that lead to one of these models and that any key may use; those for chat, if
+    there are any.
+    """
     usable = [
         route
         for route in config.all_routes()
-        if route.access_policy != "allowed_keys" and any(target.model in models for target in route.targets)
+        if route.access_policy != "allowed_keys"
+        and any(target.model in models for target in route.targets)
     ]
-    return [route.name for route in usable if "llm" in route.categories] or [route.name for route in usable]
+    return [route.name for route in usable if "llm" in route.categories] or [
+        route.name for route in usable
+    ]

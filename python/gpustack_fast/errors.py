@@ -1,16 +1,17 @@
 """The exceptions that reach a user, as a tree:
 
-    GpustackFastError           anything that ends a command with one message; exit status 1
-    ├── UsageError              what was typed cannot be carried out as typed; exit status 2
-    │   └── ConfigError         a setting or the configuration file is wrong; names the file, the line and the fix
-    ├── StoreError              the data directory or the keys in it cannot be read or written
-    │   ├── DataDirectoryInUse  another server holds the data directory; tells its process id
-    │   ├── KeyNameTaken        a key of this name exists already (the management API's 409)
-    │   └── KeyNotFound         no key has this name or access key (the management API's 404)
-    ├── EngineFailed            an engine ended, did not become ready, or has no place to listen
-    └── ControlError            the control socket of the running server cannot be used, or it refused an operation
+    GpustackFastError anything that ends a command with one message; exit status 1 ├── UsageError
+    what was typed cannot be carried out as typed; exit status 2 │ └── ConfigError a setting or the
+    configuration file is wrong; names the file, the line and the fix ├── StoreError the data
+    directory or the keys in it cannot be read or written │ ├── DataDirectoryInUse another server
+    holds the data directory; tells its process id │ ├── KeyNameTaken a key of this name exists
+    already (the management API's 409) │ └── KeyNotFound no key has this name or access key (the
+    management API's 404) ├── EngineFailed an engine ended, did not become ready, or has no place to
+    listen └── ControlError the control socket of the running server cannot be used, or it refused
+    an operation
 
-The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a prompt.
+The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a
+prompt.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class DataDirectoryInUse(StoreError):
     """Another server holds the data directory."""
 
     def __init__(self, directory: Path, pid: int | None) -> None:
-        holder = "another gpustack-fast" if pid is None else f"another gpustack-fast (process {pid})"
+        holder = (
+            "another gpustack-fast" if pid is None else f"another gpustack-fast (process {pid})"
+        )
         super().__init__(
             f"The data directory {directory} is in use by {holder}. "
             "Stop that one first, or give this one its own directory with --data-dir."
@@ -83,7 +86,9 @@ class KeyNotFound(StoreError):
 
 
 class EngineFailed(GpustackFastError):
-    """An engine ended, or did not become ready. The text tells what was seen and where its log is."""
+    """An engine ended, or did not become ready. The text tells what was seen and where its log
+    is.
+    """
 
 
 class ControlError(GpustackFastError):

@@ -1,4 +1,6 @@
-"""The sockets where clients arrive: bound before anything slow is begun, so that a taken port is told at once."""
+"""The sockets where clients arrive: bound before anything slow is begun, so that a taken port is
+told at once.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,17 @@ class BindError(GpustackFastError):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`; port 0 takes any free one, the same for all of them.
+    """Listening sockets for every address of `host`; port 0 takes any free one, the same for all of
+    them.
 
     Raises BindError.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        raise BindError(f"The host {host} is unknown: {error.strerror}. Set --host to an address here.") from error
+        raise BindError(
+            f"The host {host} is unknown: {error.strerror}. Set --host to an address here."
+        ) from error
     listeners: list[socket.socket] = []
     for family, _, _, _, address in dict.fromkeys(found):
         try:
@@ -62,5 +67,11 @@ def explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"The address {host} does not belong to this machine. Choose another with --host."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"The port {port} of {host} needs more rights than this user has. Choose one above 1023 with --port."
-    return f"The server cannot listen on {host}, port {port}: {error.strerror}. Choose others with --host and --port."
+        return (
+            f"The port {port} of {host} needs more rights than this user has. Choose one above "
+            "1023 with --port."
+        )
+    return (
+        f"The server cannot listen on {host}, port {port}: {error.strerror}. Choose others with "
+        "--host and --port."
+    )

@@ -1,5 +1,5 @@
-"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate, imports go down the
-layers of rust/layers.toml, and the pure crates name no input or output."""
+"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate,
+imports go down the layers of rust/layers.toml, and the pure crates name no input or output."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ def problems(root: Path) -> list[str]:
     found = [
         f"{LAYERS} speaks of {folder}, which is no crate of the workspace. Take it out."
         for folder in sorted(
-            {*rules["layers"], *rules["pure"]["crates"]} - {crate.folder for crate in workspace.crates}
+            {*rules["layers"], *rules["pure"]["crates"]}
+            - {crate.folder for crate in workspace.crates}
         )
     ]
     for crate in workspace.crates:
         own = own_arrows(crate, arrows)
-        found += _circles("files", graph_of((file.path for file in crate.files.values()), _ends(own)), crate)
+        found += _circles(
+            "files", graph_of((file.path for file in crate.files.values()), _ends(own)), crate
+        )
         found += _circles("rooms", room_graph(crate, own), crate)
         found += _layer_problems(crate, own, rules["layers"].get(crate.folder, []))
         if crate.folder in rules["pure"]["crates"]:
@@ -55,7 +58,9 @@ def room_graph(crate: Crate, arrows: list[Arrow]) -> dict[str, set[str]]:
 
 def _circles(kind: str, graph: dict[str, set[str]], crate: Crate) -> Iterator[str]:
     for tangle in tangles(graph):
-        circle = [node.removeprefix(f"{crate.folder}/src/") for node in shortest_circle(graph, tangle)]
+        circle = [
+            node.removeprefix(f"{crate.folder}/src/") for node in shortest_circle(graph, tangle)
+        ]
         more = f" ({len(tangle)} are tangled in all)" if len(tangle) >= len(circle) else ""
         yield (
             f"{crate.folder}: a circle of {kind}: {' → '.join(circle)}{more}. "
@@ -63,20 +68,33 @@ def _circles(kind: str, graph: dict[str, set[str]], crate: Crate) -> Iterator[st
         )
 
 
-def _layer_problems(crate: Crate, arrows: list[Arrow], layers: list[str | list[str]]) -> Iterator[str]:
+def _layer_problems(
+    crate: Crate, arrows: list[Arrow], layers: list[str | list[str]]
+) -> Iterator[str]:
     height = {
-        room: -number for number, layer in enumerate(layers) for room in ([layer] if isinstance(layer, str) else layer)
+        room: -number
+        for number, layer in enumerate(layers)
+        for room in ([layer] if isinstance(layer, str) else layer)
     }
     rooms = set(room_graph(crate, []))
     for room in sorted(rooms - set(height)):
-        yield f"{crate.folder}: the room {room} has no place in {LAYERS}. Enter it above all that it imports."
+        yield (
+            f"{crate.folder}: the room {room} has no place in {LAYERS}. Enter it above all that "
+            "it imports."
+        )
     for room in sorted(set(height) - rooms):
         yield f"{crate.folder}: {LAYERS} lists the room {room}, which does not exist. Take it out."
     for arrow in arrows:
         source, target = crate.room(arrow.source), crate.room(arrow.target)
-        if source != target and source in height and target in height and height[source] <= height[target]:
+        if (
+            source != target
+            and source in height
+            and target in height
+            and height[source] <= height[target]
+        ):
             yield (
-                f"{arrow.source}:{arrow.line} imports {arrow.target}, but {target} does not lie below {source} in "
+                f"{arrow.source}:{arrow.line} imports {arrow.target}, but {target} does not lie "
+                f"below {source} in "
                 f"{LAYERS}. Turn the import around, or move what is needed further down."
             )
 
@@ -86,13 +104,21 @@ def _impure(workspace: Workspace, crate: Crate, forbidden: list[str]) -> Iterato
         told = set()
         for path, line in workspace.foreign_paths(crate, file):
             for name in forbidden:
-                if path[: name.count("::") + 1] == tuple(name.split("::")) and (name, line) not in told:
+                if (
+                    path[: name.count("::") + 1] == tuple(name.split("::"))
+                    and (name, line) not in told
+                ):
                     told.add((name, line))
-                    yield f"{file.path}:{line} names {name}: {crate.folder} is pure. Let its caller do that part."
+                    yield (
+                        f"{file.path}:{line} names {name}: {crate.folder} is pure. Let its "
+                        "caller do that part."
+                    )
 
 
 def proposed_layers(root: Path) -> str:
-    """The layers as the imports have them today, as TOML: the floors of each crate's rooms, from the top."""
+    """The layers as the imports have them today, as TOML: the floors of each crate's rooms, from
+    the top.
+    """
     workspace = Workspace([read_crate(root, folder) for folder in workspace_folders(root)])
     arrows = workspace.file_arrows()
     lines = ["[layers]"]
@@ -113,7 +139,11 @@ def _toml(rooms: list[str]) -> str:
 
 def main(root: Path, arguments: Any = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/check-arrows", description=__doc__)
-    parser.add_argument("--propose", action="store_true", help="print the layers that today's imports have, and stop")
+    parser.add_argument(
+        "--propose",
+        action="store_true",
+        help="print the layers that today's imports have, and stop",
+    )
     if parser.parse_args(arguments).propose:
         print(proposed_layers(root))
         return 0

@@ -1,17 +1,21 @@
-"""The figures behind scripts/house-figures: how large, how tangled and how told the source of a checkout is.
+"""The figures behind scripts/house-figures: how large, how tangled and how told the source of a
+checkout is.
 
 Every figure is counted the same way whatever the layout is, so that two commits compare:
 
-* Rust is `src` of each crate `rust/*` but the fuzz targets, Python is `python/gpustack_fast`; not `bench` and `tests`.
+* Rust is `src` of each crate `rust/*` but the fuzz targets, Python is `python/gpustack_fast`; not
+  `bench` and `tests`.
 * A Rust line under `#[cfg(test)]` is a test and is in no figure but "all lines".
-* A code line is neither blank nor wholly comment or doc; of a text over several lines each line counts.
+* A code line is neither blank nor wholly comment or doc; of a text over several lines each line
+  counts.
 * A function is as long as from its `fn` or `def` to its last line.
-* A room is a folder directly under `src` (or in the package), or a file there; `foo.rs` and `foo/` are one room, and
-  the root (`lib.rs`, `__init__.py`) is none.
+* A room is a folder directly under `src` (or in the package), or a file there; `foo.rs` and `foo/`
+  are one room, and the root (`lib.rs`, `__init__.py`) is none.
 * Imports between crates count, and what is re-exported counts for the file it is in.
-* Floors are the nodes on the longest way down the import graph, once every circle is drawn together to one node.
-* A log or trace line has a macro of `log` or `tracing` or an `instrument` attribute in Rust; in Python it logs
-  by `log`, `logger` or `logging` at some level, or calls `tell` or `_tell`.
+* Floors are the nodes on the longest way down the import graph, once every circle is drawn together
+  to one node.
+* A log or trace line has a macro of `log` or `tracing` or an `instrument` attribute in Rust; in
+  Python it logs by `log`, `logger` or `logging` at some level, or calls `tell` or `_tell`.
 """
 
 from __future__ import annotations
@@ -34,12 +38,16 @@ LONG = 60
 
 _FUNCTION = re.compile(r"\bfn\s+(\w+)")
 _STRUCT = re.compile(r"\bstruct\s+(\w+)[^;{(]*[{(]")
-_PUBLIC_MODULE = re.compile(r"(?P<attributes>(?:#\[[^\]]*\]\s*)*)\bpub\s+mod\s+(?P<name>\w+)\s*[;{]")
+_PUBLIC_MODULE = re.compile(
+    r"(?P<attributes>(?:#\[[^\]]*\]\s*)*)\bpub\s+mod\s+(?P<name>\w+)\s*[;{]"
+)
 _BOOL = re.compile(r"\b(?:bool|AtomicBool)\b")
 _RUST_LOG = re.compile(
     r"\b(?:log|tracing)::\w+!|\b(?:trace|debug|info|warn|error|event|(?:\w+_)?span)!\s*[({\[]|#\[(?:tracing::)?instrument"
 )
-_RUST_DEFAULTS = re.compile(r"\bimpl\s+Default\s+for\b|\bderive\([^)]*\bDefault\b|#\[serde\([^]]*\bdefault\b")
+_RUST_DEFAULTS = re.compile(
+    r"\bimpl\s+Default\s+for\b|\bderive\([^)]*\bDefault\b|#\[serde\([^]]*\bdefault\b"
+)
 _PYTHON_LOGGERS = {"log", "logger", "logging"}
 _PYTHON_LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
@@ -68,7 +76,11 @@ class Language:
 
 def rust_crates(root: Path) -> list[Crate]:
     manifests = sorted(root.glob("rust/*/Cargo.toml"))
-    return [read_crate(root, f"rust/{path.parent.name}") for path in manifests if path.parent.name != "fuzz"]
+    return [
+        read_crate(root, f"rust/{path.parent.name}")
+        for path in manifests
+        if path.parent.name != "fuzz"
+    ]
 
 
 def rust_figures(crates: list[Crate]) -> Language:
@@ -80,7 +92,9 @@ def rust_figures(crates: list[Crate]) -> Language:
         functions=[function for file in files for function in rust_functions(file)],
         file_graph=graph_of(rooms, arrows),
         room_graph=_between_rooms(rooms, arrows),
-        logging=sum(bool(_RUST_LOG.search(line)) for file in files for line in file.code.split("\n")),
+        logging=sum(
+            bool(_RUST_LOG.search(line)) for file in files for line in file.code.split("\n")
+        ),
     )
 
 
@@ -89,9 +103,14 @@ def _room(crate: Crate, file: RustFile) -> str | None:
     return room and f"{crate.folder.removeprefix('rust/')}/{room}"
 
 
-def _between_rooms(rooms: dict[str, str | None], arrows: list[tuple[str, str]]) -> dict[str, set[str]]:
+def _between_rooms(
+    rooms: dict[str, str | None], arrows: list[tuple[str, str]]
+) -> dict[str, set[str]]:
     ends = [(rooms[source], rooms[target]) for source, target in arrows]
-    return graph_of(filter(None, rooms.values()), [(source, target) for source, target in ends if source and target])
+    return graph_of(
+        filter(None, rooms.values()),
+        [(source, target) for source, target in ends if source and target],
+    )
 
 
 def _rust_lines(file: RustFile) -> tuple[int, int, int]:
@@ -109,7 +128,9 @@ def rust_functions(file: RustFile) -> Iterator[Function]:
         if end and end[0] == "{":
             first = rust_text.line_of(file.code, head.start())
             last = rust_text.line_of(file.code, rust_text.closing(file.code, end.start()))
-            yield Function(head[1], file.path, first, last - first + 1, file.code[after : end.start()])
+            yield Function(
+                head[1], file.path, first, last - first + 1, file.code[after : end.start()]
+            )
 
 
 def gives_a_text_as_error(function: Function) -> bool:
@@ -132,7 +153,9 @@ def _until_closed(text: str) -> str:
 
 
 def bool_fields(file: RustFile) -> dict[str, int]:
-    """For each struct with such fields, how many of its fields have a type that names bool or AtomicBool."""
+    """For each struct with such fields, how many of its fields have a type that names bool or
+    AtomicBool.
+    """
     found = {}
     for head, start, end in rust_text.blocks(file.code, _STRUCT):
         fields = rust_text.split_list(file.code[start + 1 : end])
@@ -142,7 +165,9 @@ def bool_fields(file: RustFile) -> dict[str, int]:
 
 
 def public_modules(crates: list[Crate]) -> tuple[list[str], int]:
-    """The modules that another crate can name, and how many modules there are. Those behind a feature say so."""
+    """The modules that another crate can name, and how many modules there are. Those behind a
+    feature say so.
+    """
     public: list[str] = []
 
     def visit(crate: Crate, file: RustFile) -> None:
@@ -162,11 +187,18 @@ def python_figures(package: Package) -> Language:
     files = list(package.files.values())
     rooms = {file.path: package.room(file.path) for file in files}
     arrows = list(package.arrows())
-    sizes = {file.path: (len(file.text.splitlines()),) * 2 + (len(file.code_lines),) for file in files}
+    sizes = {
+        file.path: (len(file.text.splitlines()),) * 2 + (len(file.code_lines),) for file in files
+    }
     return Language(
         files=sizes,
         functions=[
-            Function(node.name, file.path, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1)
+            Function(
+                node.name,
+                file.path,
+                node.lineno,
+                (node.end_lineno or node.lineno) - node.lineno + 1,
+            )
             for file in files
             for node in ast.walk(file.tree)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -190,12 +222,16 @@ def _logs(node: ast.AST) -> bool:
 
 
 def rust_defaults(file: RustFile) -> int:
-    """Where a default stands in a document of the seam: `documents.rs`, or a file of the folder `seam`."""
+    """Where a default stands in a document of the seam: `documents.rs`, or a file of the folder
+    `seam`.
+    """
     return len(_RUST_DEFAULTS.findall(file.code)) if _is_of_seam(file.path, "documents.rs") else 0
 
 
 def python_defaults(package: Package) -> int:
-    """The same in Python: class attributes with a value in `dataplane.py`, or in a file of the folder `seam`."""
+    """The same in Python: class attributes with a value in `dataplane.py`, or in a file of the
+    folder `seam`.
+    """
     return sum(
         isinstance(statement, ast.AnnAssign) and statement.value is not None
         for file in package.files.values()
@@ -211,17 +247,27 @@ def _is_of_seam(path: str, name: str) -> bool:
 
 
 def hops(walk: str, functions: list[Function]) -> Iterator[str]:
-    """The lines that tell of a walk through `file:function`, one a line (`#`: comment): a hop is the first time that
-    control enters another file."""
+    """The lines that tell of a walk through `file:function`, one a line (`#`: comment): a hop is
+    the first time that control enters another file."""
     known = {(function.path, function.name) for function in functions}
-    steps = [line.strip() for line in walk.splitlines() if line.strip() and not line.startswith("#")]
-    missing = [step for step in steps if not any(_is_step(step, path, name) for path, name in known)]
+    steps = [
+        line.strip() for line in walk.splitlines() if line.strip() and not line.startswith("#")
+    ]
+    missing = [
+        step for step in steps if not any(_is_step(step, path, name) for path, name in known)
+    ]
     files = [step.rpartition(":")[0] for step in steps]
     crossings = sum(one != other for one, other in itertools.pairwise(files))
-    yield f"hops: {len(set(files)) - 1} (files {len(set(files))}, steps {len(steps)}, changes of file {crossings})"
+    yield (
+        f"hops: {len(set(files)) - 1} (files {len(set(files))}, steps {len(steps)}, changes of "
+        f"file {crossings})"
+    )
     seen: set[str] = set()
     for step, file in zip(steps, files, strict=True):
-        yield f"  {' ' if file in seen else '*'} {step}{'  (no such function)' if step in missing else ''}"
+        yield (
+            f"  {' ' if file in seen else '*'} "
+            f"{step}{'  (no such function)' if step in missing else ''}"
+        )
         seen.add(file)
 
 
@@ -240,11 +286,17 @@ def table(rust: Language, python: Language) -> Iterator[str]:
         ("median file, longest (code lines)", lambda one: _median_and_most(one, 2)),
         ("functions", lambda one: len(one.functions)),
         ("longest function", lambda one: max(function.length for function in one.functions)),
-        (f"functions over {LONG} lines", lambda one: sum(function.length > LONG for function in one.functions)),
+        (
+            f"functions over {LONG} lines",
+            lambda one: sum(function.length > LONG for function in one.functions),
+        ),
         ("circles between files (files in them)", lambda one: _tangled(one.file_graph)),
         ("circles between rooms (rooms in them)", lambda one: _tangled(one.room_graph)),
         ("floors of files", lambda one: _highest(one.file_graph)),
-        ("rooms, floors of rooms", lambda one: f"{len(one.room_graph)}, {_highest(one.room_graph)}"),
+        (
+            "rooms, floors of rooms",
+            lambda one: f"{len(one.room_graph)}, {_highest(one.room_graph)}",
+        ),
         ("imports between files", lambda one: sum(map(len, one.file_graph.values()))),
         ("imports between rooms", lambda one: sum(map(len, one.room_graph.values()))),
         ("lines that log or trace", lambda one: one.logging),
@@ -285,16 +337,29 @@ def report(root: Path, request_path: list[str], walk: Path | None) -> Iterator[s
     texts = [function for function in rust.functions if gives_a_text_as_error(function)]
     yield from table(rust, python)
     yield f"| modules that another crate can name, of all | {len(public)} of {modules} | |"
-    yield f"| bool fields of structs ({', '.join(request_path)}) | {sum(bools.values())} in {len(bools)} structs | |"
+    yield (
+        f"| bool fields of structs ({', '.join(request_path)}) | {sum(bools.values())} in "
+        f"{len(bools)} structs | |"
+    )
     yield f"| functions that give Result<_, String> | {len(texts)} | |"
-    yield f"| defaults on the seam | {sum(map(rust_defaults, files))} | {python_defaults(package)} |"
+    yield (
+        f"| defaults on the seam | {sum(map(rust_defaults, files))} | {python_defaults(package)} |"
+    )
     for name, language in (("Rust", rust), ("Python", python)):
-        yield from _section(f"{name}, circles between files", map(" ".join, tangles(language.file_graph)))
-        yield from _section(f"{name}, circles between rooms", map(" ".join, tangles(language.room_graph)))
+        yield from _section(
+            f"{name}, circles between files", map(" ".join, tangles(language.file_graph))
+        )
+        yield from _section(
+            f"{name}, circles between rooms", map(" ".join, tangles(language.room_graph))
+        )
         longest = sorted(language.functions, key=lambda function: -function.length)
         yield from _section(
             f"{name}, functions over {LONG} lines",
-            (f"{one.length} {one.path}:{one.line} {one.name}" for one in longest if one.length > LONG),
+            (
+                f"{one.length} {one.path}:{one.line} {one.name}"
+                for one in longest
+                if one.length > LONG
+            ),
         )
     yield from _section("Modules that another crate can name", public)
     most_first = sorted(bools.items(), key=lambda item: (-item[1], item[0]))
@@ -311,13 +376,20 @@ def _section(title: str, lines: Iterator[str] | list[str]) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="scripts/house-figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="scripts/house-figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkout", type=Path, help="the folder of any commit's tree")
     parser.add_argument(
-        "--request-path", nargs="+", metavar="FOLDER", help="where structs are searched for bool fields (all crates)"
+        "--request-path",
+        nargs="+",
+        metavar="FOLDER",
+        help="where structs are searched for bool fields (all crates)",
     )
-    parser.add_argument("--walk", type=Path, metavar="FILE", help="a request's walk: `file.rs:function`, one a line")
+    parser.add_argument(
+        "--walk", type=Path, metavar="FILE", help="a request's walk: `file.rs:function`, one a line"
+    )
     options = parser.parse_args(arguments)
     folders = options.request_path or [crate.folder for crate in rust_crates(options.checkout)]
     print("\n".join(report(options.checkout, folders, options.walk)))

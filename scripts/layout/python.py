@@ -1,4 +1,6 @@
-"""The files of a Python package, and which imports which: by the syntax tree, imports for types alone included."""
+"""The files of a Python package, and which imports which: by the syntax tree, imports for types
+alone included.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,13 @@ from pathlib import Path
 Name = tuple[str, ...]
 
 _NO_CODE = {
-    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
-}  # fmt: skip
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,9 @@ class PythonFile:
 
     @cached_property
     def code_lines(self) -> set[int]:
-        """The numbers of the lines that hold code: no comment, no text that stands for itself (a docstring)."""
+        """The numbers of the lines that hold code: no comment, no text that stands for itself (a
+        docstring).
+        """
         lines: set[int] = set()
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
             if token.type not in _NO_CODE:
@@ -52,7 +61,9 @@ class PythonFile:
         found: list[tuple[Name, str]] = []
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                found += [(tuple(item.name.split(".")), item.asname or item.name) for item in node.names]
+                found += [
+                    (tuple(item.name.split(".")), item.asname or item.name) for item in node.names
+                ]
             elif isinstance(node, ast.ImportFrom):
                 base = package[: len(package) + 1 - node.level] if node.level else ()
                 module = base + tuple(node.module.split(".") if node.module else ())
@@ -75,23 +86,32 @@ class Package:
             self.files[module] = PythonFile(path.relative_to(root).as_posix(), module, text)
 
     def room(self, path: str) -> str | None:
-        """The folder directly in the package, or the file there; None for the package's own `__init__.py`."""
+        """The folder directly in the package, or the file there; None for the package's own
+        `__init__.py`.
+        """
         first = path.removeprefix(f"{self.folder}/").split("/")[0].removesuffix(".py")
         return None if first == "__init__" else first
 
     def arrows(self) -> Iterator[tuple[str, str]]:
-        """Which file imports which. A package that passes on what its children have imports nothing by that."""
+        """Which file imports which. A package that passes on what its children have imports nothing
+        by that.
+        """
         for file in self.files.values():
             for path, alias in file.imports:
                 target = self._find(path)
                 if target is None or target is file:
                     continue
-                of_child = file.path.endswith("/__init__.py") and target.module[: len(file.module)] == file.module
+                of_child = (
+                    file.path.endswith("/__init__.py")
+                    and target.module[: len(file.module)] == file.module
+                )
                 if not of_child or file.uses(alias):
                     yield file.path, target.path
 
     def _find(self, path: Name, seen: frozenset[Name] = frozenset()) -> PythonFile | None:
-        """The file of what is imported; what a package's `__init__.py` has imported itself counts for its origin."""
+        """The file of what is imported; what a package's `__init__.py` has imported itself counts
+        for its origin.
+        """
         module = path
         while module and module not in self.files:
             module = module[:-1]

@@ -1,8 +1,9 @@
 """The files of Rust crates, and which file names what of which other file.
 
-What counts is what stands in `use` and in paths such as `crate::a::b`, in the code that is no test. A path counts for
-the file where the thing itself is: imports and re-exports on the way are followed. Paths within strings (serde's
-`with = "…"`) and methods called without a name of their type are not seen.
+What counts is what stands in `use` and in paths such as `crate::a::b`, in the code that is no test.
+A path counts for the file where the thing itself is: imports and re-exports on the way are
+followed. Paths within strings (serde's `with = "…"`) and methods called without a name of their
+type are not seen.
 """
 
 from __future__ import annotations
@@ -63,16 +64,23 @@ class RustFile:
     @cached_property
     def other_code(self) -> str:
         """The code without its `use` items."""
-        ranges = [match.span() for pattern in (_USE, _VISIBILITY) for match in pattern.finditer(self.code)]
+        ranges = [
+            match.span() for pattern in (_USE, _VISIBILITY) for match in pattern.finditer(self.code)
+        ]
         return rust_text.without_ranges(self.code, ranges)
 
     @cached_property
     def inline_modules(self) -> list[tuple[str, int, int]]:
-        return [(head[1], start, end) for head, start, end in rust_text.blocks(self.code, _INLINE_MODULE)]
+        return [
+            (head[1], start, end)
+            for head, start, end in rust_text.blocks(self.code, _INLINE_MODULE)
+        ]
 
     def scope(self, at: int) -> Name:
         """The module that this place belongs to: the file's, or an inline one within it."""
-        return self.module + tuple(name for name, start, end in self.inline_modules if start < at < end)
+        return self.module + tuple(
+            name for name, start, end in self.inline_modules if start < at < end
+        )
 
     def paths(self) -> Iterator[tuple[Name, int]]:
         """Every path that is written out in the code, with where it stands."""
@@ -88,7 +96,9 @@ class RustFile:
         return re.search(rf"\b(?:{keywords})\s+{name}\b", self.other_code) is not None
 
     def test_files(self) -> set[str]:
-        """The names of the modules that lie in files of their own and are declared for tests alone."""
+        """The names of the modules that lie in files of their own and are declared for tests
+        alone.
+        """
         texts = (self.text[start:end] for start, end in self.tests)
         return {match[1] for text in texts if (match := _TEST_FILE.search(text))}
 
@@ -107,7 +117,9 @@ class Crate:
         return {module[:length] for module in self.files for length in range(len(module) + 1)}
 
     def room(self, path: str) -> str | None:
-        """The folder directly under `src`, or the file there (`foo.rs` and `foo/` are one room); None for the root."""
+        """The folder directly under `src`, or the file there (`foo.rs` and `foo/` are one room);
+        None for the root.
+        """
         first = path.removeprefix(f"{self.folder}/src/").split("/")[0].removesuffix(".rs")
         return None if self.files[()].path == path else first
 
@@ -120,7 +132,9 @@ class Arrow:
 
 
 def use_tree(tree: str, prefix: Name = ()) -> Iterator[tuple[Name, str]]:
-    """The paths that a `use` names and the name that each gets: `a::{self, b as c}` gives `a` as a and `a::b` as c."""
+    """The paths that a `use` names and the name that each gets: `a::{self, b as c}` gives `a` as a
+    and `a::b` as c.
+    """
     head, brace, rest = tree.partition("{")
     if brace:
         for part in rust_text.split_list(rest[: rest.rindex("}")]):
@@ -138,7 +152,9 @@ def _segments(path: str) -> Name:
 
 def workspace_folders(root: Path) -> list[str]:
     manifest = tomllib.loads((root / "Cargo.toml").read_text(encoding="utf-8"))
-    folders = {folder for member in manifest["workspace"]["members"] for folder in root.glob(member)}
+    folders = {
+        folder for member in manifest["workspace"]["members"] for folder in root.glob(member)
+    }
     return sorted(folder.relative_to(root).as_posix() for folder in folders)
 
 
@@ -154,9 +170,15 @@ def read_crate(root: Path, folder: str) -> Crate:
             module = ()
         elif module[-1] == "mod":
             module = module[:-1]
-        files[module] = RustFile(path.relative_to(root).as_posix(), module, path.read_text(encoding="utf-8"))
+        files[module] = RustFile(
+            path.relative_to(root).as_posix(), module, path.read_text(encoding="utf-8")
+        )
     tests = {(*file.module, name) for file in files.values() for name in file.test_files()}
-    kept = {m: file for m, file in files.items() if not any(m == test or _is_below(m, test) for test in tests)}
+    kept = {
+        m: file
+        for m, file in files.items()
+        if not any(m == test or _is_below(m, test) for test in tests)
+    }
     return Crate(folder, name, kept)
 
 
@@ -168,8 +190,8 @@ class Workspace:
         self._by_name = {crate.name: crate for crate in crates}
 
     def file_arrows(self) -> list[Arrow]:
-        """Which file names something of which other, with the first line that does; a module that declares or
-        re-exports its children names nothing by that."""
+        """Which file names something of which other, with the first line that does; a module that
+        declares or re-exports its children names nothing by that."""
         arrows: dict[tuple[str, str], Arrow] = {}
         for crate in self.crates:
             for file in crate.files.values():
@@ -181,7 +203,9 @@ class Workspace:
         return list(arrows.values())
 
     def _imported(self, crate: Crate, file: RustFile) -> Iterator[tuple[Name, int]]:
-        """What a file imports, without what it passes on from its children and does not use itself."""
+        """What a file imports, without what it passes on from its children and does not use
+        itself.
+        """
         for item in file.imports:
             target = self.find(crate, file.scope(item.at), item.path)
             of_child = isinstance(target, RustFile) and _is_below(target.module, file.module)
@@ -195,8 +219,12 @@ class Workspace:
             if isinstance(target, tuple):
                 yield target, rust_text.line_of(file.text, at)
 
-    def find(self, crate: Crate, scope: Name, path: Name, seen: frozenset[Import] = frozenset()) -> RustFile | Name:
-        """The file of what a path names in a scope; the full path of what lies outside the workspace."""
+    def find(
+        self, crate: Crate, scope: Name, path: Name, seen: frozenset[Import] = frozenset()
+    ) -> RustFile | Name:
+        """The file of what a path names in a scope; the full path of what lies outside the
+        workspace.
+        """
         path = path[:-1] if path[-1] == "*" else path
         first, rest = path[0], path[1:]
         if first == "crate":
@@ -215,7 +243,9 @@ class Workspace:
             return self._within(self._by_name[first], (), rest, seen)
         return path
 
-    def _within(self, crate: Crate, module: Name, rest: Name, seen: frozenset[Import]) -> RustFile | Name:
+    def _within(
+        self, crate: Crate, module: Name, rest: Name, seen: frozenset[Import]
+    ) -> RustFile | Name:
         while rest[:1] == ("super",):
             module, rest = module[:-1], rest[1:]
         while rest and (*module, rest[0]) in crate.modules:
@@ -226,7 +256,11 @@ class Workspace:
         file = _file(crate, module)
         if rest and not file.defines(rest[0]):
             for item in _named(crate, module, "*"):
-                origin = None if item in seen else self.find(crate, module, item.path[:-1], seen | {item})
+                origin = (
+                    None
+                    if item in seen
+                    else self.find(crate, module, item.path[:-1], seen | {item})
+                )
                 if isinstance(origin, RustFile) and origin.defines(rest[0]):
                     return origin
         return file

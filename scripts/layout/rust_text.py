@@ -1,4 +1,6 @@
-"""Rust source as text of the same length in which only code is left, and small steps over that text."""
+"""Rust source as text of the same length in which only code is left, and small steps over that
+text.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 
 def only_code(text: str) -> str:
-    """Blanks out comments; what stands in strings becomes quotes. Every line and column stays where it is."""
+    """Blanks out comments; what stands in strings becomes quotes. Every line and column stays where
+    it is.
+    """
     parts = []
     at = 0
     while match := _STRING_OR_COMMENT.search(text, at):
@@ -106,6 +110,8 @@ def line_of(text: str, at: int) -> int:
 
 
 def blocks(code: str, head: re.Pattern[str]) -> Iterator[tuple[re.Match[str], int, int]]:
-    """Each match of a head, which must end with an opening bracket, with where that bracket opens and closes."""
+    """Each match of a head, which must end with an opening bracket, with where that bracket opens
+    and closes.
+    """
     for match in head.finditer(code):
         yield match, match.end() - 1, closing(code, match.end() - 1)

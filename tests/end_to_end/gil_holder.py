@@ -1,4 +1,5 @@
-"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds once a file named `hold` appears.
+"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds once a file named `hold`
+appears.
 
     python gil_holder.py FOLDER serve --config ...
 

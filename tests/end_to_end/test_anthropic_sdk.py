@@ -1,5 +1,5 @@
-"""The real anthropic SDK: a message means the same from an engine that speaks Anthropic's Messages and from one that
-speaks chat completions alone; and what goes wrong reaches its error classes."""
+"""The real anthropic SDK: a message means the same from an engine that speaks Anthropic's Messages
+and from one that speaks chat completions alone; and what goes wrong reaches its error classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ SPEECHES: dict[str, dict[str, Any]] = {
     "one tool": {"calls": CALLS[:1]},
     "text and a tool": {"words": ["I will look."], "calls": CALLS[:1]},
     "parallel tools": {"calls": CALLS},
-    "everything": {"reasoning": ["Hm."], "words": ["I will ", "look."], "calls": CALLS, "cached_tokens": 7},
+    "everything": {
+        "reasoning": ["Hm."],
+        "words": ["I will ", "look."],
+        "calls": CALLS,
+        "cached_tokens": 7,
+    },
 }
 HOW: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -40,8 +45,15 @@ HOW: dict[str, dict[str, Any]] = {
     "single bytes": {"pieces": "bytes"},
     "crlf and comments": {"line_end": "\r\n", "comments": True},
 }
-TOOL: Any = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
-ASKED: dict[str, Any] = {"max_tokens": 99, "messages": [{"role": "user", "content": "?"}], "tools": [TOOL]}
+TOOL: Any = {
+    "name": "weather",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+ASKED: dict[str, Any] = {
+    "max_tokens": 99,
+    "messages": [{"role": "user", "content": "?"}],
+    "tools": [TOOL],
+}
 
 
 def ordered(**orders: Any) -> dict[str, str]:
@@ -56,17 +68,28 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """One engine under two models: `m` is translated, `native` is not."""
-    from gpustack_fast.seam.documents import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+    from gpustack_fast.seam.documents import (
+        InstanceEntry,
+        ModelEntry,
+        RouteEntry,
+        Table,
+        TargetEntry,
+    )
 
     one = router([engine])
     models = []
     for name, dialects in (("m", ["openai"]), ("native", ["openai", "anthropic"])):
         instance = InstanceEntry(id=f"i-{name}", address=engine.address, state="running")
-        entry = ModelEntry(name=name, served_name="org/Served-1B", backend="external", instances=[instance])
+        entry = ModelEntry(
+            name=name, served_name="org/Served-1B", backend="external", instances=[instance]
+        )
         entry.dialects = dialects
         entry.stream_usage = True
         models.append(entry)
-    routes = [RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)]) for name in ("m", "native")]
+    routes = [
+        RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)])
+        for name in ("m", "native")
+    ]
     one.plane.publish(Table(models=models, routes=routes))
     return one
 
@@ -81,14 +104,20 @@ both_models = pytest.mark.parametrize("model", ["m", "native"])
 
 
 def meaning(message: Any) -> dict[str, Any]:
-    """A message without what may differ: its id, the signatures of its thinking, and unset fields."""
+    """A message without what may differ: its id, the signatures of its thinking, and unset
+    fields.
+    """
     document: dict[str, Any] = message.to_dict()
     for name in ("id", "model", "stop_details"):
         document.pop(name, None)
     for block in document["content"]:
         block.pop("signature", None)
     usage = document.pop("usage")
-    document["tokens"] = usage["input_tokens"], usage["output_tokens"], usage.get("cache_read_input_tokens") or 0
+    document["tokens"] = (
+        usage["input_tokens"],
+        usage["output_tokens"],
+        usage.get("cache_read_input_tokens") or 0,
+    )
     document["stop_sequence"] = document.get("stop_sequence")
     return document
 
@@ -124,11 +153,18 @@ def test_a_translated_message_is_the_message_of_a_native_one(
     assert meaning(streamed(client, "m", speech)) == meaning(translated)
 
 
-def test_a_conversation_with_tools_goes_out_as_a_chat(client: anthropic.Anthropic, engine: FakeEngine) -> None:
+def test_a_conversation_with_tools_goes_out_as_a_chat(
+    client: anthropic.Anthropic, engine: FakeEngine
+) -> None:
     use: Any = [
         {"type": "thinking", "thinking": "Hm.", "signature": "s"},
         {"type": "text", "text": "I look."},
-        {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris", "exact": 1.5}},
+        {
+            "type": "tool_use",
+            "id": "t1",
+            "name": "weather",
+            "input": {"city": "Paris", "exact": 1.5},
+        },
         {"type": "tool_use", "id": "t2", "name": "weather", "input": {}},
     ]
     results: Any = [
@@ -136,7 +172,10 @@ def test_a_conversation_with_tools_goes_out_as_a_chat(client: anthropic.Anthropi
         {"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "sun"}]},
         {"type": "text", "text": "So?"},
     ]
-    image: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}
+    image: Any = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="},
+    }
     client.messages.create(
         model="m",
         max_tokens=50,
@@ -163,7 +202,14 @@ def test_a_conversation_with_tools_goes_out_as_a_chat(client: anthropic.Anthropi
     assert sent["parallel_tool_calls"] is False
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
     assert sent["tools"][0]["function"]["parameters"] == TOOL["input_schema"]
-    assert [message["role"] for message in sent["messages"]] == ["system", "user", "assistant", "tool", "tool", "user"]
+    assert [message["role"] for message in sent["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "user",
+    ]
     system, user, assistant, first, second, _ = sent["messages"]
     assert "Be " in json.dumps(system["content"]) and "kind." in json.dumps(system["content"])
     assert user["content"][1]["image_url"]["url"] == "data:image/png;base64,aGVsbG8="
@@ -171,14 +217,19 @@ def test_a_conversation_with_tools_goes_out_as_a_chat(client: anthropic.Anthropi
         {"city": "Paris", "exact": 1.5},
         {},
     ]
-    assert [(tool["tool_call_id"], tool["content"]) for tool in (first, second)] == [("t1", "rain"), ("t2", "sun")]
+    assert [(tool["tool_call_id"], tool["content"]) for tool in (first, second)] == [
+        ("t1", "rain"),
+        ("t2", "sun"),
+    ]
     assert "cache_control" not in entry["text"]
 
 
 def test_a_native_request_goes_out_byte_for_byte(
     client: anthropic.Anthropic, engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    client.messages.create(model="native", **ASKED, extra_body={"unknown": [1, 2], "temperature": 0.5})
+    client.messages.create(
+        model="native", **ASKED, extra_body={"unknown": [1, 2], "temperature": 0.5}
+    )
     entry = engine.last()
     assert entry["target"] == "/v1/messages"
     assert json.loads(entry["text"])["unknown"] == [1, 2]
@@ -187,7 +238,9 @@ def test_a_native_request_goes_out_byte_for_byte(
 
 @both_models
 def test_tokens_are_counted(client: anthropic.Anthropic, engine: FakeEngine, model: str) -> None:
-    counted = client.messages.count_tokens(model=model, messages=ASKED["messages"], system="Be kind.", tools=[TOOL])
+    counted = client.messages.count_tokens(
+        model=model, messages=ASKED["messages"], system="Be kind.", tools=[TOOL]
+    )
     assert counted.input_tokens == 24
     entry = engine.last()
     if model == "native":
@@ -202,17 +255,27 @@ def test_tokens_are_counted(client: anthropic.Anthropic, engine: FakeEngine, mod
 def test_the_async_client_streams(plane: DataPlaneRouter, model: str) -> None:
     async def use() -> str:
         async with (
-            anthropic.AsyncAnthropic(base_url=plane.address, api_key=plane.key, max_retries=0) as client,
-            client.messages.stream(model=model, **ASKED, extra_headers=ordered(words=["Hel", "lo"])) as stream,
+            anthropic.AsyncAnthropic(
+                base_url=plane.address, api_key=plane.key, max_retries=0
+            ) as client,
+            client.messages.stream(
+                model=model, **ASKED, extra_headers=ordered(words=["Hel", "lo"])
+            ) as stream,
         ):
             return "".join([text async for text in stream.text_stream])
 
     assert asyncio.run(use()) == "Hello"
 
 
-def test_an_older_client_sends_its_key_otherwise(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_an_older_client_sends_its_key_otherwise(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     body = {"model": "native", **ASKED}
-    headers = [("x-api-key", plane.key), ("anthropic-version", "2023-06-01"), ("anthropic-beta", "tools-2024-04-04")]
+    headers = [
+        ("x-api-key", plane.key),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "tools-2024-04-04"),
+    ]
     response = plane.request("POST", "/v1/messages?beta=true", body, key=None, headers=headers)
     assert response.status == 200
     assert response.header("request-id")
@@ -241,7 +304,10 @@ def test_an_engines_error_speaks_anthropics_vocabulary(
 ) -> None:
     with pytest.raises(error) as caught:
         client.messages.create(
-            model=model, **ASKED, stream=stream, extra_headers=ordered(status=status, error="The queue is full.")
+            model=model,
+            **ASKED,
+            stream=stream,
+            extra_headers=ordered(status=status, error="The queue is full."),
         )
     assert caught.value.status_code == status
     body: Any = caught.value.body
@@ -253,7 +319,9 @@ def test_an_engines_error_speaks_anthropics_vocabulary(
 
 @both_models
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_stream_whose_engine_dies_raises(client: anthropic.Anthropic, model: str, how: str) -> None:
+def test_a_stream_whose_engine_dies_raises(
+    client: anthropic.Anthropic, model: str, how: str
+) -> None:
     fault = {"how": how, "at": "at_frame", "after": 4}
     with pytest.raises(anthropic.APIStatusError) as caught:
         with client.messages.stream(
@@ -266,15 +334,29 @@ def test_a_stream_whose_engine_dies_raises(client: anthropic.Anthropic, model: s
 
 def test_an_error_inside_a_chat_stream_becomes_an_error_event(client: anthropic.Anthropic) -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
-    error = {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}}
-    frames = [f"data: {json.dumps(chunk)}\n\n", f"data: {json.dumps(error)}\n\n", "data: [DONE]\n\n"]
+    error = {
+        "error": {
+            "message": "EngineCore encountered an issue.",
+            "type": "InternalServerError",
+            "code": 500,
+        }
+    }
+    frames = [
+        f"data: {json.dumps(chunk)}\n\n",
+        f"data: {json.dumps(error)}\n\n",
+        "data: [DONE]\n\n",
+    ]
     with pytest.raises(anthropic.APIStatusError) as caught:
-        with client.messages.stream(model="m", **ASKED, extra_headers=ordered(raw_frames=frames)) as stream:
+        with client.messages.stream(
+            model="m", **ASKED, extra_headers=ordered(raw_frames=frames)
+        ) as stream:
             stream.get_final_message()
     assert "EngineCore encountered an issue." in str(caught.value.body)
 
 
-def test_a_chat_stream_that_ends_without_a_reason_is_no_whole_message(client: anthropic.Anthropic) -> None:
+def test_a_chat_stream_that_ends_without_a_reason_is_no_whole_message(
+    client: anthropic.Anthropic,
+) -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
     with pytest.raises(anthropic.APIStatusError):
         with client.messages.stream(
@@ -284,7 +366,9 @@ def test_a_chat_stream_that_ends_without_a_reason_is_no_whole_message(client: an
 
 
 @both_models
-def test_a_refused_request_has_its_class(client: anthropic.Anthropic, plane: DataPlaneRouter, model: str) -> None:
+def test_a_refused_request_has_its_class(
+    client: anthropic.Anthropic, plane: DataPlaneRouter, model: str
+) -> None:
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(model="nope", **ASKED)
     with anthropic.Anthropic(base_url=plane.address, api_key="wrong", max_retries=0) as stranger:
@@ -304,7 +388,11 @@ def test_a_refused_request_has_its_class(client: anthropic.Anthropic, plane: Dat
 def test_what_cannot_be_translated_is_refused_and_named(
     plane: DataPlaneRouter, engine: FakeEngine, fields: dict[str, Any], word: str
 ) -> None:
-    body = {name: value for name, value in {"model": "m", **ASKED, **fields}.items() if value is not None}
+    body = {
+        name: value
+        for name, value in {"model": "m", **ASKED, **fields}.items()
+        if value is not None
+    }
     response = plane.request("POST", "/v1/messages", body)
     assert response.status == 400, response.body
     assert response.json()["error"]["type"] == "invalid_request_error"

@@ -1,4 +1,6 @@
-"""A caller that goes away takes its work with it: the engine's connection is closed at once, whatever was going on."""
+"""A caller that goes away takes its work with it: the engine's connection is closed at once,
+whatever was going on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ SILENT = {"fault": {"how": "stall", "at": "before_head"}}
 SILENT_AFTER_HEAD = {"fault": {"how": "stall", "at": "after_head"}}
 SILENT_MID_STREAM = {"fault": {"how": "stall", "at": "at_frame", "after": 2}}
 SILENT_INSIDE_FRAME = {"fault": {"how": "stall", "at": "inside_frame", "after": 2}}
-SILENT_MID_BODY = {"frame_bytes": 100_000, "fault": {"how": "stall", "at": "inside_chunk", "after": 0}}
+SILENT_MID_BODY = {
+    "frame_bytes": 100_000,
+    "fault": {"how": "stall", "at": "inside_chunk", "after": 0},
+}
 
 
 def close(client: Client) -> None:
@@ -40,7 +45,10 @@ LEAVES: list[Leave] = [close, reset, half_close]
 
 def assert_engine_is_told(engine: FakeEngine, plane: DataPlaneRouter) -> dict[str, Any]:
     """The engine's side closed, no lease is left, and one record says that the caller left."""
-    eventually(lambda: engine.inference() and engine.last()["ended"] == "peer_closed", "the engine to see the close")
+    eventually(
+        lambda: engine.inference() and engine.last()["ended"] == "peer_closed",
+        "the engine to see the close",
+    )
     eventually(plane.is_idle, "the lease to be returned")
     records = plane.records()
     assert [record.end for record in records] == ["client_gone"]
@@ -58,7 +66,11 @@ def test_a_caller_that_leaves_while_uploading(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave, chunk: int | None
 ) -> None:
     with plane.client() as client:
-        client.send(build("POST", "/v1/chat/completions", chat(text="x" * 200_000), key=KEY, chunk=chunk)[:-50_000])
+        client.send(
+            build("POST", "/v1/chat/completions", chat(text="x" * 200_000), key=KEY, chunk=chunk)[
+                :-50_000
+            ]
+        )
         wait_until_busy(engine)
         leave(client)
         entry = assert_engine_is_told(engine, plane)
@@ -69,10 +81,20 @@ def test_a_caller_that_leaves_while_uploading(
 def test_a_caller_that_leaves_while_the_engine_does_not_read(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave
 ) -> None:
-    """The upload stands still behind a full socket; a caller that waits behind it is seen to leave all the same."""
+    """The upload stands still behind a full socket; a caller that waits behind it is seen to leave
+    all the same.
+    """
     with plane.client() as client:
         body = chat(text="x" * 500_000)
-        client.send(build("POST", "/v1/chat/completions", body, key=KEY, headers=[("X-Fake", '{"read_rate": 0}')]))
+        client.send(
+            build(
+                "POST",
+                "/v1/chat/completions",
+                body,
+                key=KEY,
+                headers=[("X-Fake", '{"read_rate": 0}')],
+            )
+        )
         wait_until_busy(engine)
         leave(client)
         assert_engine_is_told(engine, plane)
@@ -80,7 +102,9 @@ def test_a_caller_that_leaves_while_the_engine_does_not_read(
 
 @pytest.mark.parametrize("leave", LEAVES)
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("orders", [SILENT, SILENT_AFTER_HEAD], ids=["before its head", "after its head"])
+@pytest.mark.parametrize(
+    "orders", [SILENT, SILENT_AFTER_HEAD], ids=["before its head", "after its head"]
+)
 def test_a_caller_that_leaves_while_the_engine_is_silent(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave, stream: bool, orders: dict[str, Any]
 ) -> None:
@@ -119,7 +143,9 @@ def test_a_caller_that_leaves_behind_bytes_that_nobody_waits_for(
         assert_engine_is_told(engine, plane)
 
 
-def test_a_caller_that_pipelines_without_end_is_cut_off(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_caller_that_pipelines_without_end_is_cut_off(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     with plane.client() as client:
         plane.send_chat(client, chat(fake=SILENT))
         wait_until_busy(engine)
@@ -130,7 +156,9 @@ def test_a_caller_that_pipelines_without_end_is_cut_off(engine: FakeEngine, plan
 
 
 @pytest.mark.parametrize("leave", LEAVES)
-@pytest.mark.parametrize("orders", [SILENT_MID_STREAM, SILENT_INSIDE_FRAME], ids=["between frames", "inside a frame"])
+@pytest.mark.parametrize(
+    "orders", [SILENT_MID_STREAM, SILENT_INSIDE_FRAME], ids=["between frames", "inside a frame"]
+)
 def test_a_caller_that_leaves_mid_stream_while_the_engine_is_silent(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave, orders: dict[str, Any]
 ) -> None:
@@ -142,7 +170,9 @@ def test_a_caller_that_leaves_mid_stream_while_the_engine_is_silent(
 
 
 @pytest.mark.parametrize("leave", LEAVES)
-def test_a_caller_that_leaves_a_running_stream(engine: FakeEngine, plane: DataPlaneRouter, leave: Leave) -> None:
+def test_a_caller_that_leaves_a_running_stream(
+    engine: FakeEngine, plane: DataPlaneRouter, leave: Leave
+) -> None:
     with plane.client() as client:
         plane.send_chat(client, chat(stream=True, fake={"frames": 100_000, "delay": 0.001}))
         client.read_until(b"Hello")
@@ -150,10 +180,14 @@ def test_a_caller_that_leaves_a_running_stream(engine: FakeEngine, plane: DataPl
         assert_engine_is_told(engine, plane)
 
 
-def test_a_caller_that_leaves_a_stream_without_having_read_it(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_caller_that_leaves_a_stream_without_having_read_it(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     """The answer stands still behind a full socket toward the caller."""
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"frames": 50, "frame_bytes": 1_000_000, "delay": 0.001}))
+        plane.send_chat(
+            client, chat(stream=True, fake={"frames": 50, "frame_bytes": 1_000_000, "delay": 0.001})
+        )
         client.read_until(b"Hello")
         wait_until_busy(engine)
         client.close()
@@ -171,7 +205,9 @@ def test_a_caller_that_leaves_in_the_middle_of_a_whole_answer(
         assert_engine_is_told(engine, plane)
 
 
-def test_a_hundred_callers_that_leave_at_once_leave_nothing_behind(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_hundred_callers_that_leave_at_once_leave_nothing_behind(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     clients = [plane.client() for _ in range(100)]
     for number, client in enumerate(clients):
         orders = [SILENT, SILENT_AFTER_HEAD, SILENT_MID_STREAM][number % 3]
@@ -184,16 +220,27 @@ def test_a_hundred_callers_that_leave_at_once_leave_nothing_behind(engine: FakeE
     assert plane.chat(chat()).status == 200
 
 
-def test_a_caller_that_stays_is_not_taken_for_one_that_left(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_caller_that_stays_is_not_taken_for_one_that_left(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     """A CRLF behind a request is no reason to end it: old clients send one."""
     with plane.client() as client:
-        request = build("POST", "/v1/chat/completions", chat(text="n-1", stream=True, fake={"delay": 0.1}), key=KEY)
-        client.send(request + b"\r\n" + build("POST", "/v1/chat/completions", chat(text="n-2"), key=KEY))
+        request = build(
+            "POST",
+            "/v1/chat/completions",
+            chat(text="n-1", stream=True, fake={"delay": 0.1}),
+            key=KEY,
+        )
+        client.send(
+            request + b"\r\n" + build("POST", "/v1/chat/completions", chat(text="n-2"), key=KEY)
+        )
         assert client.read_response().events()[-1] == "[DONE]"
         assert client.read_response().json()["id"] == "chatcmpl-n-2"
 
 
-def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(engine: FakeEngine, router: Routers) -> None:
+def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], instance={"cancel_lag": 60_000})
     with plane.client() as client:
         plane.send_chat(client, chat(fake=SILENT))
@@ -204,7 +251,10 @@ def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(engine: FakeE
         plane.send_chat(client, chat(stream=True, fake=SILENT))
         wait_until_busy(engine)
         assert plane.plane.stats().instances[0].outstanding == 2
-    eventually(lambda: plane.plane.stats().instances[0].outstanding == 1, "the stream's slot to be free at once")
+    eventually(
+        lambda: plane.plane.stats().instances[0].outstanding == 1,
+        "the stream's slot to be free at once",
+    )
 
 
 # --- the real engine ---
@@ -212,7 +262,9 @@ def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(engine: FakeE
 
 def long_generation(stream: bool) -> dict[str, Any]:
     """Half a minute of work for llama.cpp on a CPU, if nobody stops it."""
-    return chat("smollm2", "Tell me a long story.", stream=stream, max_tokens=1_500, ignore_eos=True)
+    return chat(
+        "smollm2", "Tell me a long story.", stream=stream, max_tokens=1_500, ignore_eos=True
+    )
 
 
 def is_idle(server: ServedRouter) -> bool:
@@ -221,7 +273,9 @@ def is_idle(server: ServedRouter) -> bool:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("leave", LEAVES)
-@pytest.mark.parametrize("behind", [b"", b"\r\n", build("GET", "/v1/models", key=KEY)], ids=["", "CRLF", "pipelined"])
+@pytest.mark.parametrize(
+    "behind", [b"", b"\r\n", build("GET", "/v1/models", key=KEY)], ids=["", "CRLF", "pipelined"]
+)
 def test_the_real_engine_stops_its_stream_when_the_caller_leaves(
     smollm2: ServedRouter, leave: Leave, behind: bytes
 ) -> None:
@@ -242,14 +296,20 @@ def test_the_real_engine_never_begins_what_was_left_while_uploading(smollm2: Ser
     (engine,) = smollm2.engines()
     eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
     with smollm2.client() as client:
-        client.send(build("POST", "/v1/chat/completions", long_generation(stream=True), key=KEY)[:-1])
+        client.send(
+            build("POST", "/v1/chat/completions", long_generation(stream=True), key=KEY)[:-1]
+        )
     eventually(lambda: is_idle(smollm2), "the lease to be returned")
     assert engine.busy_slots() == 0
 
 
 @pytest.mark.timeout(300)
-def test_the_real_engines_slot_stays_counted_while_it_works_for_nobody(smollm2: ServedRouter) -> None:
-    """llama.cpp does not stop a non-streamed generation for a close: the count must not say that it did."""
+def test_the_real_engines_slot_stays_counted_while_it_works_for_nobody(
+    smollm2: ServedRouter,
+) -> None:
+    """llama.cpp does not stop a non-streamed generation for a close: the count must not say that it
+    did.
+    """
     (engine,) = smollm2.engines()
     eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
     with smollm2.client() as client:

@@ -101,7 +101,9 @@ def test_a_fallback_helps_out(server: ServedRouter, engines: list[FakeEngine]) -
     assert [len(engine.inference()) for engine in engines] == [1, 1]
 
 
-def test_a_fallback_gets_nothing_while_all_is_well(server: ServedRouter, engines: list[FakeEngine]) -> None:
+def test_a_fallback_gets_nothing_while_all_is_well(
+    server: ServedRouter, engines: list[FakeEngine]
+) -> None:
     for _ in range(10):
         assert server.chat(chat("safe")).status == 200
     assert engines[1].inference() == []
@@ -135,24 +137,44 @@ def numbers(server: ServedRouter) -> dict[str, int]:
     return {item["name"]: item["id"] for item in items}
 
 
-def test_the_generic_proxy_is_reached_by_name_and_by_number(server: ServedRouter, engines: list[FakeEngine]) -> None:
+def test_the_generic_proxy_is_reached_by_name_and_by_number(
+    server: ServedRouter, engines: list[FakeEngine]
+) -> None:
     number = numbers(server)["raw-vllm"]
     assert server.request("GET", f"/model/proxy/{number}/version?x=1").status == 200
-    assert server.request("GET", "/model/proxy/version", headers=[("X-GPUStack-Model", "raw-vllm")]).status == 200
-    assert [entry["target"] for entry in engines[0].received("/version")] == ["/version?x=1", "/version"]
+    assert (
+        server.request(
+            "GET", "/model/proxy/version", headers=[("X-GPUStack-Model", "raw-vllm")]
+        ).status
+        == 200
+    )
+    assert [entry["target"] for entry in engines[0].received("/version")] == [
+        "/version?x=1",
+        "/version",
+    ]
     closed = server.request("GET", f"/model/proxy/{numbers(server)['safe']}/version")
     assert closed.status == 404
     assert "generic_proxy" in closed.json()["error"]["message"]
 
 
-def test_administrative_paths_of_a_known_engine_are_hidden(server: ServedRouter, engines: list[FakeEngine]) -> None:
+def test_administrative_paths_of_a_known_engine_are_hidden(
+    server: ServedRouter, engines: list[FakeEngine]
+) -> None:
     number = numbers(server)["raw-vllm"]
-    for path in ("collective_rpc", "v1/load_lora_adapter", "sleep?level=1", "%63ollective_rpc", "/collective_rpc"):
+    for path in (
+        "collective_rpc",
+        "v1/load_lora_adapter",
+        "sleep?level=1",
+        "%63ollective_rpc",
+        "/collective_rpc",
+    ):
         assert server.request("POST", f"/model/proxy/{number}/{path}", {}).status == 404, path
     assert engines[0].state()["administrative"] == 0
 
 
-def test_of_an_unknown_engine_only_inference_paths_are_reached(server: ServedRouter, engines: list[FakeEngine]) -> None:
+def test_of_an_unknown_engine_only_inference_paths_are_reached(
+    server: ServedRouter, engines: list[FakeEngine]
+) -> None:
     number = numbers(server)["raw"]
     body = {"model": "raw", "input": "x"}
     assert server.request("POST", f"/model/proxy/{number}/v1/embeddings", body).status == 200
@@ -181,7 +203,10 @@ def test_what_is_known_of_vllm_is_used(server: ServedRouter, engines: list[FakeE
     body: dict[str, Any] = {**chat("safe"), "max_tokens": 5}
     assert server.request("POST", "/v1/messages", body).json()["model"] == "safe"
     assert engines[0].last()["target"] == "/v1/messages"
-    assert server.request("POST", "/v1/messages", {**body, "model": "spare"}).json()["type"] == "message"
+    assert (
+        server.request("POST", "/v1/messages", {**body, "model": "spare"}).json()["type"]
+        == "message"
+    )
     assert engines[1].last()["target"] == "/v1/chat/completions"
 
 

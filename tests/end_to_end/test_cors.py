@@ -1,4 +1,6 @@
-"""Pages of other origins: what a browser is told, over the whole path from the configuration to an engine's answer."""
+"""Pages of other origins: what a browser is told, over the whole path from the configuration to an
+engine's answer.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ PAGE = "https://chat.example"
 ASKED = {
     "Access-Control-Request-Method": "POST",
     # What the openai and anthropic SDKs set in browsers.
-    "Access-Control-Request-Headers": "authorization,content-type,x-api-key,x-stainless-os,anthropic-version,"
+    "Access-Control-Request-Headers": "authorization,content-type,x-api-key,x-stainless-os,"
+    "anthropic-version,"
     "anthropic-dangerous-direct-browser-access,openai-organization,x-of-another",
 }
 
@@ -33,8 +36,14 @@ def allowed(response: httpx.Response) -> str | None:
 
 
 def test_pages_are_let_in_as_the_configuration_says(fake_engines: Engines) -> None:
-    rules = f'[server.cors]\norigins = ["{PAGE}"]\nexpose = ["x-mine"]\ncredentials = true\nmax_age = 77\n'
-    with serving(external(fake_engines(1), more=rules)) as product, httpx.Client(base_url=product.address) as browser:
+    rules = (
+        f'[server.cors]\norigins = ["{PAGE}"]\nexpose = ["x-mine"]\ncredentials = true\n'
+        "max_age = 77\n"
+    )
+    with (
+        serving(external(fake_engines(1), more=rules)) as product,
+        httpx.Client(base_url=product.address) as browser,
+    ):
         preflight = browser.options("/v1/chat/completions", headers={"Origin": PAGE, **ASKED})
         assert (preflight.status_code, preflight.content) == (204, b"")
         assert allowed(preflight) == PAGE
@@ -51,18 +60,28 @@ def test_pages_are_let_in_as_the_configuration_says(fake_engines: Engines) -> No
             assert "x-mine" in answer.headers["access-control-expose-headers"]
             assert "origin" in answer.headers["vary"]
 
-        foreign = browser.options("/v1/chat/completions", headers={"Origin": "https://evil.example", **ASKED})
+        foreign = browser.options(
+            "/v1/chat/completions", headers={"Origin": "https://evil.example", **ASKED}
+        )
         assert (foreign.status_code, allowed(foreign)) == (204, None)
 
 
-def test_without_rules_no_page_is_let_in_whatever_the_engine_says(engine: FakeEngine, router: Routers) -> None:
+def test_without_rules_no_page_is_let_in_whatever_the_engine_says(
+    engine: FakeEngine, router: Routers
+) -> None:
     engine.defaults(headers=[["Access-Control-Allow-Origin", "*"], ["X-Of-The-Engine", "1"]])
     with httpx.Client(base_url=router([engine]).address, headers={"Origin": PAGE}) as browser:
         preflight = browser.options("/v1/chat/completions", headers=ASKED)
         assert (preflight.status_code, preflight.headers["allow"]) == (204, "POST, OPTIONS")
         assert allowed(preflight) is None
-        answer = browser.post("/v1/chat/completions", json=chat(), headers={"Authorization": f"Bearer {KEY}"})
-        assert (answer.status_code, answer.headers["x-of-the-engine"], allowed(answer)) == (200, "1", None)
+        answer = browser.post(
+            "/v1/chat/completions", json=chat(), headers={"Authorization": f"Bearer {KEY}"}
+        )
+        assert (answer.status_code, answer.headers["x-of-the-engine"], allowed(answer)) == (
+            200,
+            "1",
+            None,
+        )
 
 
 def test_every_origin_may_be_let_in(engine: FakeEngine, router: Routers) -> None:

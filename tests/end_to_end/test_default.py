@@ -1,4 +1,6 @@
-"""`gpustack-fast serve` without any configuration: a real model answers, and the printed line works when pasted."""
+"""`gpustack-fast serve` without any configuration: a real model answers, and the printed line works
+when pasted.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ class Default:
 
     def __init__(self, home: Path) -> None:
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith("GPUSTACK_FAST_")
+            },
             "XDG_DATA_HOME": str(home),
         }
         self.screen = home / "screen"
@@ -30,7 +36,9 @@ class Default:
 
     def start(self) -> None:
         with self.screen.open("wb") as screen:
-            self.process = subprocess.Popen([*cli(), "serve", "--port", "0"], stderr=screen, env=self.environment)
+            self.process = subprocess.Popen(
+                [*cli(), "serve", "--port", "0"], stderr=screen, env=self.environment
+            )
 
     def seen(self) -> str:
         return self.screen.read_text()
@@ -49,7 +57,9 @@ class Default:
 
     def run(self, command: list[str], **more: str) -> str:
         environment = {**self.environment, **more}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=True).stdout
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=90, check=True
+        ).stdout
 
     def keys(self, *arguments: str) -> str:
         return self.run([*cli(), "keys", *arguments])
@@ -78,11 +88,15 @@ def default() -> Iterator[Default]:
 
 def answer_of(stream: str) -> str:
     """The text that a stream of chat chunks carries; checks that it is whole."""
-    events = [line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: ")]
+    events = [
+        line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: ")
+    ]
     assert events[-1] == "[DONE]"
     chunks = [json.loads(event) for event in events[:-1]]
     assert {chunk["model"] for chunk in chunks} == {"smollm2"}
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return "".join(
+        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+    )
 
 
 def test_the_printed_line_streams_a_real_answer(default: Default) -> None:
@@ -90,7 +104,11 @@ def test_the_printed_line_streams_a_real_answer(default: Default) -> None:
 
 
 def test_the_first_start_shows_its_key_once_and_stores_only_its_hash(default: Default) -> None:
-    shown = re.findall(r"^API key \(shown once; keep it\): (gpustack_[0-9a-f]{16}_[0-9a-f]{32})$", default.seen(), re.M)
+    shown = re.findall(
+        r"^API key \(shown once; keep it\): (gpustack_[0-9a-f]{16}_[0-9a-f]{32})$",
+        default.seen(),
+        re.M,
+    )
     assert len(shown) == 1
     stored = Path(default.environment["XDG_DATA_HOME"], "gpustack-fast", "keys.json")
     assert stored.stat().st_mode & 0o777 == 0o600
@@ -110,7 +128,10 @@ def test_keys_come_and_go_while_the_server_runs(default: Default) -> None:
 
 def test_the_progress_is_told_in_lines(default: Default) -> None:
     told = default.seen()
-    places = [told.index(words) for words in ("Listening on", "Building the environment", "Starting smollm2", "Ready:")]
+    places = [
+        told.index(words)
+        for words in ("Listening on", "Building the environment", "Starting smollm2", "Ready:")
+    ]
     assert places == sorted(places)
 
 

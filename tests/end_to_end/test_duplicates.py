@@ -27,8 +27,14 @@ class TwoModels(DataPlaneRouter):
     def table(self) -> Table:
         instances = [InstanceEntry(id="i-0", address=self.addresses[0], state="running")]
         return Table(
-            models=[ModelEntry(name=name, served_name=name, backend="external", instances=instances) for name in NAMES],
-            routes=[RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)]) for name in NAMES],
+            models=[
+                ModelEntry(name=name, served_name=name, backend="external", instances=instances)
+                for name in NAMES
+            ],
+            routes=[
+                RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)])
+                for name in NAMES
+            ],
         )
 
 
@@ -46,7 +52,11 @@ def house() -> Iterator[tuple[DataPlaneRouter, FakeEngine]]:
 def escaped(word: str, seed: int) -> str:
     """The word as a JSON string with some characters escaped."""
     chance = random.Random(seed)
-    return '"' + "".join(f"\\u{ord(letter):04x}" if chance.random() < 0.3 else letter for letter in word) + '"'
+    return (
+        '"'
+        + "".join(f"\\u{ord(letter):04x}" if chance.random() < 0.3 else letter for letter in word)
+        + '"'
+    )
 
 
 names = st.sampled_from(NAMES)
@@ -74,10 +84,16 @@ tails = st.sampled_from(["", "", "", " ", "\n", "}", ' {"model": "forbidden"}', 
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(members=members, models=st.lists(model_member, max_size=2), tail=tails, cuts=st.data())
 def test_no_complete_request_reaches_an_engine_with_another_model_than_the_key_allows(
-    house: tuple[DataPlaneRouter, FakeEngine], members: list[str], models: list[str], tail: str, cuts: st.DataObject
+    house: tuple[DataPlaneRouter, FakeEngine],
+    members: list[str],
+    models: list[str],
+    tail: str,
+    cuts: st.DataObject,
 ) -> None:
     plane, engine = house
     everything = members + models
@@ -86,12 +102,16 @@ def test_no_complete_request_reaches_an_engine_with_another_model_than_the_key_a
     chunk = cuts.draw(st.sampled_from([None, None, 1_000, 65_536]))
     request = build("POST", "/v1/chat/completions", body, key=KEY, chunk=chunk)
     edges = sorted(cuts.draw(st.lists(st.integers(0, len(request)), max_size=4)))
-    status = upload(plane, [request[a:b] for a, b in zip([0, *edges], [*edges, len(request)], strict=True)])
+    status = upload(
+        plane, [request[a:b] for a, b in zip([0, *edges], [*edges, len(request)], strict=True)]
+    )
     eventually(plane.is_idle, "the request to be over")
     journal = engine.inference()
     engine.reset()
     for entry in journal:
-        assert not (entry["complete"] and entry["model"] != ALLOWED), f"got through: {body[:300]!r} ..."
+        assert not (entry["complete"] and entry["model"] != ALLOWED), (
+            f"got through: {body[:300]!r} ..."
+        )
     assert status in expected_statuses(body)
     assert any(entry["complete"] for entry in journal) == (status == 200)
 
@@ -100,7 +120,9 @@ MEGABYTE = '"f": "' + "x" * 1_000_000 + '"'
 TWICE = [f'"model": "{ALLOWED}"', '"mod\\u0065l": "forbidd\\u0065n"']
 
 
-@pytest.mark.parametrize("members", [[*one] for one in permutations([MEGABYTE, *TWICE])], ids=range(6))
+@pytest.mark.parametrize(
+    "members", [[*one] for one in permutations([MEGABYTE, *TWICE])], ids=range(6)
+)
 @pytest.mark.parametrize("chunk", [None, 1_000, 65_536])
 @pytest.mark.parametrize("piece", [4_096, 2_000_000])
 def test_a_second_model_before_or_after_a_megabyte_never_completes_a_request(
@@ -118,7 +140,9 @@ def test_a_second_model_before_or_after_a_megabyte_never_completes_a_request(
 
 
 def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
-    """Sends the pieces in writes of their own; the router may answer, and close, before it has them all."""
+    """Sends the pieces in writes of their own; the router may answer, and close, before it has them
+    all.
+    """
     with plane.client() as client:
         try:
             for piece in pieces:
@@ -132,7 +156,9 @@ def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
 
 
 def expected_statuses(body: bytes) -> set[int]:
-    """What a JSON parser that keeps every member says about the body. Of two reasons to refuse, either may be told."""
+    """What a JSON parser that keeps every member says about the body. Of two reasons to refuse,
+    either may be told.
+    """
     try:
         document = json.loads(body, object_pairs_hook=lambda pairs: pairs)
     except ValueError:

@@ -1,4 +1,6 @@
-"""Engines die, stall, lie about lengths and close when they like. A caller sees a whole answer or a clear error."""
+"""Engines die, stall, lie about lengths and close when they like. A caller sees a whole answer or a
+clear error.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_an_engine_that_dies_before_its_first_frame_costs_a_caller_nothing(
         assert response.status == 200, response.body
         assert response.broken is None
         assert f"chatcmpl-n-{number}".encode() in response.body
-    assert dying.state()["counters"][f"fault:{how}:{place}"] >= 1, "the dying engine was never asked"
+    assert dying.state()["counters"][f"fault:{how}:{place}"] >= 1, (
+        "the dying engine was never asked"
+    )
     assert max(record.attempts for record in plane.records(12)) == 2
 
 
@@ -84,7 +88,9 @@ def test_a_lone_engine_that_dies_before_its_first_frame_is_502(
     assert_sound(plane)
 
 
-def test_a_request_that_two_engines_died_of_is_not_sent_to_a_third(fake_engines: Engines, router: Routers) -> None:
+def test_a_request_that_two_engines_died_of_is_not_sent_to_a_third(
+    fake_engines: Engines, router: Routers
+) -> None:
     engines = fake_engines(4)
     plane = router(engines)
     response = plane.chat(chat(fake={"fault": {"how": "close", "at": "before_head"}}))
@@ -93,7 +99,9 @@ def test_a_request_that_two_engines_died_of_is_not_sent_to_a_third(fake_engines:
     assert sum(len(engine.inference()) for engine in engines) == 2
 
 
-def test_a_request_that_never_reached_an_engine_is_tried_on_all(fake_engines: Engines, router: Routers) -> None:
+def test_a_request_that_never_reached_an_engine_is_tried_on_all(
+    fake_engines: Engines, router: Routers
+) -> None:
     engines = fake_engines(4)
     plane = router(engines)
     for engine in engines[1:]:
@@ -104,12 +112,16 @@ def test_a_request_that_never_reached_an_engine_is_tried_on_all(fake_engines: En
 def test_a_body_too_big_to_keep_is_not_sent_twice(fake_engines: Engines, router: Routers) -> None:
     engines = fake_engines(2)
     plane = router(engines, limits={"replay": 1_000})
-    response = plane.chat(chat(text="x" * 200_000, fake={"fault": {"how": "close", "at": "before_head"}}))
+    response = plane.chat(
+        chat(text="x" * 200_000, fake={"fault": {"how": "close", "at": "before_head"}})
+    )
     assert_bad_gateway(response)
     assert sum(entry["complete"] for engine in engines for entry in engine.inference()) == 1
 
 
-def test_a_big_body_that_can_be_kept_is_sent_whole_to_the_second(fake_engines: Engines, router: Routers) -> None:
+def test_a_big_body_that_can_be_kept_is_sent_whole_to_the_second(
+    fake_engines: Engines, router: Routers
+) -> None:
     dying, sound = fake_engines(2)
     plane = router([dying, sound])
     dying.defaults(fault={"how": "reset", "at": "before_head"})
@@ -122,7 +134,9 @@ def test_a_big_body_that_can_be_kept_is_sent_whole_to_the_second(fake_engines: E
 # --- after the first frame: the stream says so ---
 
 
-@pytest.mark.parametrize("pieces", [{}, {"line_end": "\r\n"}, {"delay": 0.01}, {"comments": True}], ids=str)
+@pytest.mark.parametrize(
+    "pieces", [{}, {"line_end": "\r\n"}, {"delay": 0.01}, {"comments": True}], ids=str
+)
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("place", ["at_frame", "inside_frame", "inside_chunk"])
 def test_a_stream_whose_engine_dies_ends_with_one_error_event(
@@ -140,13 +154,21 @@ def test_a_stream_whose_engine_dies_ends_with_one_error_event(
 def test_a_close_delimited_stream_without_its_end_mark_ends_with_an_error_event(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    """Both SDKs take a stream that is closed without its end mark for a complete one (spec/wire.md 1.8)."""
+    """Both SDKs take a stream that is closed without its end mark for a complete one (spec/wire.md
+    1.8).
+    """
     frames = ['data: {"id":"n-1"}\n\n', 'data: {"id":"n-1"}\n\n']
-    assert_cut_stream(plane.chat(chat(stream=True, fake={"raw_frames": frames, "framing": "close"})), 2, "n-1")
+    assert_cut_stream(
+        plane.chat(chat(stream=True, fake={"raw_frames": frames, "framing": "close"})), 2, "n-1"
+    )
 
 
-def test_a_stream_that_lost_only_its_last_chunk_is_whole(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    response = plane.chat(chat(text="n-1", stream=True, fake={"fault": {"how": "close", "at": "before_end"}}))
+def test_a_stream_that_lost_only_its_last_chunk_is_whole(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
+    response = plane.chat(
+        chat(text="n-1", stream=True, fake={"fault": {"how": "close", "at": "before_end"}})
+    )
     assert response.broken is None
     assert response.events()[-1] == "[DONE]"
     assert_sound(plane)
@@ -169,13 +191,19 @@ def test_an_engine_that_dies_inside_a_huge_frame_breaks_the_framing(
 def test_a_whole_answer_that_breaks_off_breaks_its_framing(
     engine: FakeEngine, plane: DataPlaneRouter, how: str, framing: str
 ) -> None:
-    orders = {"frame_bytes": 300_000, "framing": framing, "fault": {"how": how, "at": "inside_chunk", "after": 0}}
+    orders = {
+        "frame_bytes": 300_000,
+        "framing": framing,
+        "fault": {"how": how, "at": "inside_chunk", "after": 0},
+    }
     response = plane.chat(chat(text="n-1", fake=orders))
     assert response.broken or response.status == 502
     assert_sound(plane)
 
 
-def test_a_killed_engine_process_ends_its_streams_with_an_error_event(fake_engines: Engines, router: Routers) -> None:
+def test_a_killed_engine_process_ends_its_streams_with_an_error_event(
+    fake_engines: Engines, router: Routers
+) -> None:
     engine = fake_engines(1)[0]
     plane = router([engine])
     for how in ("kill", "exit"):
@@ -205,7 +233,11 @@ def test_a_bare_line_feed_in_a_later_chunk_ends_the_stream_with_an_error(
 ) -> None:
     frame = "data: {}\n\n"
     wire = f"a\r\n{frame}\r\na\n{frame}\r\n0\r\n\r\n"
-    orders = {"raw_frames": [wire], "framing": "close", "headers": [["transfer-encoding", "chunked"]]}
+    orders = {
+        "raw_frames": [wire],
+        "framing": "close",
+        "headers": [["transfer-encoding", "chunked"]],
+    }
     response = plane.chat(chat(stream=True, fake=orders))
     assert response.status in (200, 502)
     if response.status == 200:
@@ -214,8 +246,12 @@ def test_a_bare_line_feed_in_a_later_chunk_ends_the_stream_with_an_error(
 
 
 def wait_for_extra(engine: FakeEngine, times: int) -> None:
-    """Only then is it the router's to see: bytes that cross the next request on their way look like its answer."""
-    eventually(lambda: engine.state()["counters"].get("extra_sent") == times, "the poison to be sent")
+    """Only then is it the router's to see: bytes that cross the next request on their way look like
+    its answer.
+    """
+    eventually(
+        lambda: engine.state()["counters"].get("extra_sent") == times, "the poison to be sent"
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -225,9 +261,14 @@ def wait_for_extra(engine: FakeEngine, times: int) -> None:
 def test_bytes_behind_the_end_of_an_answer_reach_nobody(
     engine: FakeEngine, plane: DataPlaneRouter, stream: bool, later: dict[str, Any]
 ) -> None:
-    poison = 'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n{"id":"evil"}'
+    poison = (
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n"
+        '{"id":"evil"}'
+    )
     for number in range(5):
-        response = plane.chat(chat(text=f"n-{number}", stream=stream, fake={"extra": poison, **later}))
+        response = plane.chat(
+            chat(text=f"n-{number}", stream=stream, fake={"extra": poison, **later})
+        )
         assert response.status == 200
         assert f"n-{number}".encode() in response.body
         assert b"evil" not in response.body
@@ -236,16 +277,26 @@ def test_bytes_behind_the_end_of_an_answer_reach_nobody(
         assert_sound(plane, 2)
 
 
-def test_an_empty_answer_to_the_next_request_is_no_answer(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_an_empty_answer_to_the_next_request_is_no_answer(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     for text in ("", "\r\n", "\x00"):
         plane.chat(chat(fake={"extra": text}))
         assert_sound(plane, 2)
 
 
 @pytest.mark.parametrize(
-    "head", ["HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n", "garbage\r\n\r\n", "\x16\x03\x01\x02"]
+    "head",
+    [
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/2.0 200 OK\r\n\r\n",
+        "garbage\r\n\r\n",
+        "\x16\x03\x01\x02",
+    ],
 )
-def test_an_answer_that_is_no_http_is_502(fake_engines: Engines, router: Routers, head: str) -> None:
+def test_an_answer_that_is_no_http_is_502(
+    fake_engines: Engines, router: Routers, head: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -268,7 +319,9 @@ def test_an_answer_that_is_no_http_is_502(fake_engines: Engines, router: Routers
             thread.join()
 
 
-def test_interim_answers_are_skipped_however_many(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_interim_answers_are_skipped_however_many(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     response = plane.chat(chat(text="n-1", fake={"interim": [100, 102, 103, 103, 100]}))
     assert response.status == 200
     assert response.json()["id"] == "chatcmpl-n-1"
@@ -280,7 +333,9 @@ def test_interim_answers_are_skipped_however_many(engine: FakeEngine, plane: Dat
 
 
 @pytest.mark.parametrize(
-    "order", [{"close": "silent"}, {"close": "announced"}, {"close_idle": 0.0}, {"close_idle": 0.02}], ids=str
+    "order",
+    [{"close": "silent"}, {"close": "announced"}, {"close_idle": 0.0}, {"close_idle": 0.02}],
+    ids=str,
 )
 def test_a_kept_connection_that_the_engine_closes_costs_no_caller_anything(
     engine: FakeEngine, plane: DataPlaneRouter, order: dict[str, Any]
@@ -292,28 +347,36 @@ def test_a_kept_connection_that_the_engine_closes_costs_no_caller_anything(
         assert f"chatcmpl-n-{number}".encode() in response.body
 
 
-def test_connections_that_close_by_chance_cost_no_caller_anything(fake_engines: Engines, router: Routers) -> None:
+def test_connections_that_close_by_chance_cost_no_caller_anything(
+    fake_engines: Engines, router: Routers
+) -> None:
     engines = fake_engines(2)
     plane = router(engines)
     for engine in engines:
         engine.defaults(close_chance=0.3)
     with plane.client() as client:
         for number in range(400):
-            response = client.request("POST", "/v1/chat/completions", chat(text=f"n-{number}"), key=KEY)
+            response = client.request(
+                "POST", "/v1/chat/completions", chat(text=f"n-{number}"), key=KEY
+            )
             assert response.status == 200, response.body
             assert response.json()["id"] == f"chatcmpl-n-{number}"
     assert sum(engine.state()["counters"]["closed_by_chance"] for engine in engines) > 50
 
 
 def test_an_engines_keep_alive_limit_is_obeyed(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    """cpp-httplib, below llama.cpp, says with each answer how many requests it takes per connection in all."""
+    """cpp-httplib, below llama.cpp, says with each answer how many requests it takes per connection
+    in all.
+    """
     engine.defaults(headers=[["keep-alive", "timeout=5, max=3"]])
     assert_sound(plane, 9)
     connections = [entry["connection"] for entry in engine.inference()]
     assert max(connections.count(one) for one in connections) <= 3
 
 
-def test_a_backends_limit_of_requests_per_connection_is_obeyed(engine: FakeEngine, router: Routers) -> None:
+def test_a_backends_limit_of_requests_per_connection_is_obeyed(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], instance={"requests_per_connection": 3})
     assert_sound(plane, 9)
     connections = [entry["connection"] for entry in engine.inference()]
@@ -338,11 +401,19 @@ def test_an_answer_that_comes_before_the_body_was_read_reaches_the_caller(
     assert_sound(plane)
 
 
-def test_a_connection_with_an_unfinished_upload_is_not_used_again(fake_engines: Engines, router: Routers) -> None:
+def test_a_connection_with_an_unfinished_upload_is_not_used_again(
+    fake_engines: Engines, router: Routers
+) -> None:
     engine = fake_engines(1)[0]
     plane = router([engine])
     orders = json.dumps({"early": {"status": 400, "then": "read"}})
-    request = build("POST", "/v1/chat/completions", chat(text="x" * 100_000), key=KEY, headers=[("X-Fake", orders)])
+    request = build(
+        "POST",
+        "/v1/chat/completions",
+        chat(text="x" * 100_000),
+        key=KEY,
+        headers=[("X-Fake", orders)],
+    )
     with plane.client() as client:
         client.send(request[:-50_000])
         assert client.read_response().status == 400
@@ -364,7 +435,9 @@ def test_a_caller_that_reads_slowly_slows_the_engine_down_and_nothing_is_lost(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"frames": 40, "frame_bytes": 500_000, "delay": 0.001}))
+        plane.send_chat(
+            client, chat(stream=True, fake={"frames": 40, "frame_bytes": 500_000, "delay": 0.001})
+        )
         client.read_head()
         eventually(lambda: engine.state()["in_progress"] == 1, "the engine to be held up")
         assert_sound(plane, 2)
@@ -381,7 +454,9 @@ def test_no_lease_is_left_behind_by_any_fault(fake_engines: Engines, router: Rou
     for how in ("close", "reset", "stall"):
         for place in (*EARLY_PLACES, "at_frame", "inside_frame", "inside_chunk", "before_end"):
             for stream in (True, False):
-                plane.chat(chat(stream=stream, fake={"fault": {"how": how, "at": place, "after": 0}}))
+                plane.chat(
+                    chat(stream=stream, fake={"fault": {"how": how, "at": place, "after": 0}})
+                )
     for framing in FAULTY_FRAMINGS:
         plane.chat(chat(fake={"framing": framing}))
     eventually(plane.is_idle, "every lease to be returned")

@@ -1,4 +1,6 @@
-"""Whatever goes wrong, a caller gets the right status, and words that name the cause, in the shape that SDKs read."""
+"""Whatever goes wrong, a caller gets the right status, and words that name the cause, in the shape
+that SDKs read.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
 
 
 def assert_error(response: Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """A whole OpenAI-shaped error with its request id, and not a word of a key; returns its `error`."""
+    """A whole OpenAI-shaped error with its request id, and not a word of a key; returns its
+    `error`.
+    """
     assert response.status == status, response.body
     assert response.broken is None
     assert response.header("content-type") == "application/json"
@@ -93,7 +97,9 @@ def test_a_missing_model_is_named_in_the_message(plane: DataPlaneRouter) -> None
     assert "model" in assert_error(plane.chat(b'{"model": "m", "model": "m"}'), 400)["message"]
 
 
-def test_a_connection_goes_on_after_a_bad_request_whose_end_was_read(plane: DataPlaneRouter) -> None:
+def test_a_connection_goes_on_after_a_bad_request_whose_end_was_read(
+    plane: DataPlaneRouter,
+) -> None:
     with plane.client() as client:
         refused = client.request("POST", "/v1/chat/completions", b'{"x": 1}', key=KEY)
         assert refused.status == 400
@@ -106,7 +112,9 @@ def test_a_connection_goes_on_after_a_bad_request_whose_end_was_read(plane: Data
 WRONG_KEYS: dict[str, list[tuple[str, str]]] = {
     "no key": [],
     "an empty key": [("Authorization", "Bearer ")],
-    "a wrong key": [("Authorization", "Bearer gpustack_0123456789abcdef_ffffffffffffffffffffffffffffffff")],
+    "a wrong key": [
+        ("Authorization", "Bearer gpustack_0123456789abcdef_ffffffffffffffffffffffffffffffff")
+    ],
     "the key without its last character": [("Authorization", f"Bearer {KEY[:-1]}")],
     "the key in another case": [("Authorization", f"Bearer {KEY.upper()}")],
     "another scheme": [("Authorization", f"Basic {KEY}")],
@@ -118,7 +126,9 @@ WRONG_KEYS: dict[str, list[tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("headers", WRONG_KEYS.values(), ids=WRONG_KEYS.keys())
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/m"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/m"]
+)
 def test_without_the_right_key_it_is_401(
     engine: FakeEngine, plane: DataPlaneRouter, headers: list[tuple[str, str]], path: str
 ) -> None:
@@ -130,10 +140,14 @@ def test_without_the_right_key_it_is_401(
 
 
 @pytest.mark.parametrize(
-    "header", [("Authorization", f"Bearer {KEY}"), ("authorization", f"bEARER  {KEY}"), ("X-API-Key", KEY)]
+    "header",
+    [("Authorization", f"Bearer {KEY}"), ("authorization", f"bEARER  {KEY}"), ("X-API-Key", KEY)],
 )
 def test_a_key_is_taken_from_either_header(plane: DataPlaneRouter, header: tuple[str, str]) -> None:
-    assert plane.request("POST", "/v1/chat/completions", chat(), key=None, headers=[header]).status == 200
+    assert (
+        plane.request("POST", "/v1/chat/completions", chat(), key=None, headers=[header]).status
+        == 200
+    )
 
 
 def test_a_key_that_may_not_use_the_model_is_403_and_does_not_see_it(
@@ -143,7 +157,9 @@ def test_a_key_that_may_not_use_the_model_is_403_and_does_not_see_it(
     plane.add_key("a" * 16, key, allowed_models=["default"])
     assert_error(plane.chat(chat("m"), key=key), 403)
     assert plane.chat(chat("default"), key=key).status == 200
-    assert [entry["id"] for entry in plane.request("GET", "/v1/models", key=key).json()["data"]] == ["default"]
+    assert [
+        entry["id"] for entry in plane.request("GET", "/v1/models", key=key).json()["data"]
+    ] == ["default"]
     assert plane.request("GET", "/v1/models/m", key=key).status in (403, 404)
     assert len(engine.inference()) == 1
 
@@ -155,7 +171,8 @@ def test_an_unknown_model_is_404(plane: DataPlaneRouter) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/nope", "/v1//chat/completions", "/v1/chat/completions/", "/v1/models/"]
+    "path",
+    ["/v1", "/v1/", "/v1/nope", "/v1//chat/completions", "/v1/chat/completions/", "/v1/models/"],
 )
 def test_an_unknown_path_is_404(plane: DataPlaneRouter, path: str) -> None:
     assert_error(plane.request("POST", path, chat()), 404)
@@ -184,7 +201,9 @@ def test_a_wrong_method_is_405_with_the_right_ones(
         assert_error(response, 405)
 
 
-def test_a_body_over_the_limit_is_413_by_its_declared_length(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_body_over_the_limit_is_413_by_its_declared_length(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     request = build("POST", "/v1/chat/completions", chat(text="x" * 10_000), key=KEY)
     with plane.client() as client:
         client.send(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
@@ -193,7 +212,9 @@ def test_a_body_over_the_limit_is_413_by_its_declared_length(engine: FakeEngine,
     assert engine.inference() == []
 
 
-def test_a_body_over_the_limit_is_413_by_its_chunks(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_body_over_the_limit_is_413_by_its_chunks(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     assert_error(plane.chat(chat(text="x" * 20_000), chunk=500), 413)
     assert not [entry for entry in engine.inference() if entry["complete"]]
 
@@ -206,7 +227,9 @@ def test_a_body_at_the_limit_passes(plane: DataPlaneRouter) -> None:
     assert plane.chat(body, chunk=999).status == 200
 
 
-def test_without_a_running_instance_it_is_503_with_retry_after(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_without_a_running_instance_it_is_503_with_retry_after(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     for state in ("pending", "starting", "error", "unreachable"):
         plane.states = [state]
         plane.publish()
@@ -221,8 +244,12 @@ def test_without_a_running_instance_it_is_503_with_retry_after(engine: FakeEngin
     assert plane.chat(chat()).header("retry-after")
 
 
-def test_before_the_first_table_every_inference_request_is_503(engine: FakeEngine, router: Routers) -> None:
-    """A server that is starting knows neither keys nor routes: 401 and 404 would be wrong, and are never retried."""
+def test_before_the_first_table_every_inference_request_is_503(
+    engine: FakeEngine, router: Routers
+) -> None:
+    """A server that is starting knows neither keys nor routes: 401 and 404 would be wrong, and are
+    never retried.
+    """
     plane = router([engine], publish=False)
     assert_error(plane.chat(chat()), 503)
     assert plane.request("GET", "/readyz").status == 503
@@ -244,7 +271,9 @@ def test_while_every_instance_refuses_connections_it_is_503_with_retry_after(
 TIMEOUTS = {"head": 60_000, "body": 60_000, "connect": 3_000, "first_frame": 60_000, "idle": 60_000}
 
 
-def test_a_head_that_does_not_come_ends_in_408_or_a_close(engine: FakeEngine, router: Routers) -> None:
+def test_a_head_that_does_not_come_ends_in_408_or_a_close(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "head": 300})
     with plane.client() as client:
         client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
@@ -304,7 +333,9 @@ def test_another_replica_answers_for_one_that_cannot_be_connected_to(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("place", ["before_head", "inside_head", "after_head"])
-def test_an_engine_that_does_not_begin_is_504(engine: FakeEngine, router: Routers, stream: bool, place: str) -> None:
+def test_an_engine_that_does_not_begin_is_504(
+    engine: FakeEngine, router: Routers, stream: bool, place: str
+) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "first_frame": 300})
     response = plane.chat(chat(stream=stream, fake={"fault": {"how": "stall", "at": place}}))
     assert_error(response, 504, "engine_timeout")
@@ -312,10 +343,15 @@ def test_an_engine_that_does_not_begin_is_504(engine: FakeEngine, router: Router
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to be told")
 
 
-def test_a_stream_that_falls_silent_ends_with_an_error_event(engine: FakeEngine, router: Routers) -> None:
+def test_a_stream_that_falls_silent_ends_with_an_error_event(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "idle": 300})
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"fault": {"how": "stall", "at": "at_frame", "after": 2}}))
+        plane.send_chat(
+            client,
+            chat(stream=True, fake={"fault": {"how": "stall", "at": "at_frame", "after": 2}}),
+        )
         response = client.read_response()
         assert response.status == 200
         assert response.broken is None
@@ -329,13 +365,17 @@ def test_a_stream_that_falls_silent_ends_with_an_error_event(engine: FakeEngine,
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to be told")
 
 
-def test_a_slow_stream_that_makes_progress_is_no_timeout(engine: FakeEngine, router: Routers) -> None:
+def test_a_slow_stream_that_makes_progress_is_no_timeout(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "idle": 1_000, "first_frame": 1_000})
     response = plane.chat(chat(stream=True, fake={"frames": 20, "delay": 0.1}))
     assert response.events()[-1] == "[DONE]"
 
 
-def test_a_whole_answer_that_falls_silent_breaks_its_framing(engine: FakeEngine, router: Routers) -> None:
+def test_a_whole_answer_that_falls_silent_breaks_its_framing(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "idle": 300})
     orders = {"frame_bytes": 50_000, "fault": {"how": "stall", "at": "inside_chunk", "after": 0}}
     for framing in ("length", "chunked"):
@@ -359,7 +399,11 @@ def test_a_request_that_can_be_framed_in_two_ways_is_refused_and_the_connection_
 ) -> None:
     with plane.client() as client:
         smuggled = build("POST", "/v1/chat/completions", chat(text="smuggled"), key=KEY)
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n"
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+            + KEY.encode()
+            + b"\r\n"
+        )
         client.send(head + fields + b"\r\n0\r\n\r\n" + smuggled)
         data = client.read_to_the_end()
     assert data.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")) or data == b""
@@ -367,8 +411,12 @@ def test_a_request_that_can_be_framed_in_two_ways_is_refused_and_the_connection_
     assert engine.inference() == []
 
 
-def test_no_request_of_the_table_changes_what_the_next_one_gets(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    """401, 404 and 405 with bodies, one after the other on one connection if the router keeps it."""
+def test_no_request_of_the_table_changes_what_the_next_one_gets(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
+    """401, 404 and 405 with bodies, one after the other on one connection if the router keeps
+    it.
+    """
     client = plane.client()
     for number in range(30):
         path = ["/v1/chat/completions", "/v1/nope", "/v1/models"][number % 3]

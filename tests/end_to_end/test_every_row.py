@@ -1,5 +1,5 @@
-"""Every row of the path table: the request reaches the engine as it was sent, and the answer comes back as it was
-made; whatever is refused is refused in the row's own dialect."""
+"""Every row of the path table: the request reaches the engine as it was sent, and the answer comes
+back as it was made; whatever is refused is refused in the row's own dialect."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ BOUNDARY = "a-boundary"
 
 def form(*fields: tuple[str, str], file: bytes | None = b"\x00\xff--a-boundar\r\n") -> bytes:
     """A form as curl writes it; the file comes last."""
-    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields]
+    parts = [
+        f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+        for name, value in fields
+    ]
     if file is not None:
-        head = b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+        head = (
+            b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: '
+            b"audio/wav\r\n\r\n"
+        )
         parts.append(head + file)
     edge = b"--" + BOUNDARY.encode()
     return b"".join(edge + b"\r\n" + part + b"\r\n" for part in parts) + edge + b"--\r\n"
@@ -44,18 +50,38 @@ class Row:
     def body(self, model: str | None = "m", **more: Any) -> bytes:
         if self.fields is None:
             named = [] if model is None else [("model", model)]
-            return form(("prompt", "p"), *named, *((name, str(value).lower()) for name, value in more.items()))
+            return form(
+                ("prompt", "p"),
+                *named,
+                *((name, str(value).lower()) for name, value in more.items()),
+            )
         named_fields = {} if model is None else {"model": model}
         return json.dumps({**self.fields, **named_fields, **more}).encode()
 
     @property
     def content_type(self) -> str:
-        return "application/json" if self.fields is not None else f"multipart/form-data; boundary={BOUNDARY}"
+        return (
+            "application/json"
+            if self.fields is not None
+            else f"multipart/form-data; boundary={BOUNDARY}"
+        )
 
-    def ask(self, plane: DataPlaneRouter, body: bytes | None = None, path: str | None = None, **more: Any) -> Response:
+    def ask(
+        self,
+        plane: DataPlaneRouter,
+        body: bytes | None = None,
+        path: str | None = None,
+        **more: Any,
+    ) -> Response:
         orders = more.pop("orders", {})
-        headers = [("Content-Type", self.content_type), ("X-Fake", json.dumps(orders)), *more.pop("headers", [])]
-        return plane.request("POST", path or self.path, body or self.body(), headers=headers, **more)
+        headers = [
+            ("Content-Type", self.content_type),
+            ("X-Fake", json.dumps(orders)),
+            *more.pop("headers", []),
+        ]
+        return plane.request(
+            "POST", path or self.path, body or self.body(), headers=headers, **more
+        )
 
 
 MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "a nonce"}]}
@@ -101,7 +127,9 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """An engine that speaks Anthropic natively; nothing is spliced."""
-    return router([engine], model={"dialects": ["openai", "anthropic"]}, telling={"usage_timings": False})
+    return router(
+        [engine], model={"dialects": ["openai", "anthropic"]}, telling={"usage_timings": False}
+    )
 
 
 def assert_passed(response: Response, engine: FakeEngine, path: str, body: bytes) -> None:
@@ -115,13 +143,17 @@ def assert_passed(response: Response, engine: FakeEngine, path: str, body: bytes
 
 
 @every_row
-def test_a_rows_bytes_pass_in_both_directions(row: Row, engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_rows_bytes_pass_in_both_directions(
+    row: Row, engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     body = row.body()
     assert_passed(row.ask(plane, body), engine, row.path, body)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.streams], ids=lambda row: row.path)
-@pytest.mark.parametrize("pieces", [{}, {"pieces": "bytes"}, {"line_end": "\r\n", "comments": True}], ids=str)
+@pytest.mark.parametrize(
+    "pieces", [{}, {"pieces": "bytes"}, {"line_end": "\r\n", "comments": True}], ids=str
+)
 def test_a_rows_streamed_bytes_pass(
     row: Row, pieces: dict[str, Any], engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
@@ -132,21 +164,29 @@ def test_a_rows_streamed_bytes_pass(
 
 
 @pytest.mark.parametrize("path", LEGACY)
-def test_the_legacy_path_of_a_row_is_the_row(path: str, engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_the_legacy_path_of_a_row_is_the_row(
+    path: str, engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     row = next(row for row in ROWS if row.path == "/v1" + path)
     body = row.body()
     assert_passed(row.ask(plane, body, path="/v1-openai" + path), engine, "/v1" + path, body)
 
 
-@pytest.mark.parametrize("path", ["/rerank", "/messages", "/score", "/images/variations", "/audio/translations"])
-def test_the_legacy_paths_are_a_frozen_set(path: str, plane: DataPlaneRouter, engine: FakeEngine) -> None:
+@pytest.mark.parametrize(
+    "path", ["/rerank", "/messages", "/score", "/images/variations", "/audio/translations"]
+)
+def test_the_legacy_paths_are_a_frozen_set(
+    path: str, plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     response = plane.request("POST", "/v1-openai" + path, {"model": "m"})
     assert response.status == 404
     assert response.json()["error"]["message"].endswith(".")
     assert engine.inference() == []
 
 
-def assert_refused(row: Row, response: Response, status: int, *, openai: str, anthropic: str) -> None:
+def assert_refused(
+    row: Row, response: Response, status: int, *, openai: str, anthropic: str
+) -> None:
     """An error in the row's dialect, with its cause in words."""
     assert response.status == status, response.body
     assert response.header("content-type") == "application/json"
@@ -165,9 +205,13 @@ def assert_refused(row: Row, response: Response, status: int, *, openai: str, an
 
 
 @every_row
-def test_a_missing_key_is_refused_in_the_rows_dialect(row: Row, plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_a_missing_key_is_refused_in_the_rows_dialect(
+    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     response = row.ask(plane, key=None)
-    assert_refused(row, response, 401, openai="invalid_request_error", anthropic="authentication_error")
+    assert_refused(
+        row, response, 401, openai="invalid_request_error", anthropic="authentication_error"
+    )
     assert engine.inference() == []
 
 
@@ -181,12 +225,16 @@ def test_an_unknown_model_is_refused_in_the_rows_dialect(row: Row, plane: DataPl
 @every_row
 def test_a_missing_model_is_refused_in_the_rows_dialect(row: Row, plane: DataPlaneRouter) -> None:
     response = row.ask(plane, row.body(None))
-    assert_refused(row, response, 400, openai="invalid_request_error", anthropic="invalid_request_error")
+    assert_refused(
+        row, response, 400, openai="invalid_request_error", anthropic="invalid_request_error"
+    )
     assert "model" in response.json()["error"]["message"]
 
 
 @every_row
-def test_a_model_that_the_key_may_not_use_is_refused_in_the_rows_dialect(row: Row, plane: DataPlaneRouter) -> None:
+def test_a_model_that_the_key_may_not_use_is_refused_in_the_rows_dialect(
+    row: Row, plane: DataPlaneRouter
+) -> None:
     key = "gpustack_aaaaaaaaaaaaaaaa_0123456789abcdef0123456789abcdef"
     plane.add_key("a" * 16, key, allowed_models=["default"])
     response = row.ask(plane, key=key)
@@ -204,9 +252,13 @@ def test_no_running_instance_is_told_in_the_rows_dialect(row: Row, plane: DataPl
 
 
 @every_row
-def test_another_method_is_refused_and_told_which_are_allowed(row: Row, plane: DataPlaneRouter) -> None:
+def test_another_method_is_refused_and_told_which_are_allowed(
+    row: Row, plane: DataPlaneRouter
+) -> None:
     response = plane.request("PUT", row.path, {"model": "m"})
-    assert_refused(row, response, 405, openai="invalid_request_error", anthropic="invalid_request_error")
+    assert_refused(
+        row, response, 405, openai="invalid_request_error", anthropic="invalid_request_error"
+    )
     assert "POST" in (response.header("allow") or "")
 
 
@@ -237,7 +289,9 @@ def test_the_routing_header_of_the_generic_proxy_is_dropped_elsewhere(
 
 
 @every_row
-def test_the_query_of_a_row_reaches_the_engine(row: Row, plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_the_query_of_a_row_reaches_the_engine(
+    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     assert row.ask(plane, path=row.path + "?beta=true&x=%20").status == 200
     assert engine.last()["target"] == row.path + "?beta=true&x=%20"
 

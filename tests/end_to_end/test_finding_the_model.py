@@ -1,5 +1,5 @@
-"""The model is found wherever a client may write it: in forms of any shape, behind large files, in queries, in
-compressed bodies; and a large upload waits on the disk, not in memory."""
+"""The model is found wherever a client may write it: in forms of any shape, behind large files, in
+queries, in compressed bodies; and a large upload waits on the disk, not in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Routers = Callable[..., DataPlaneRouter]
 
 TRANSCRIBE = "/v1/audio/transcriptions"
 MODEL = b'Content-Disposition: form-data; name="model"\r\n\r\nm'
-FILE = b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\nRIFF'
+FILE = (
+    b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: '
+    b"audio/wav\r\n\r\nRIFF"
+)
 MEGABYTE = 1 << 20
 
 
@@ -37,11 +40,19 @@ def plane(engine: FakeEngine, router: Routers, tmp_path: Path) -> DataPlaneRoute
 
 
 def form(*parts: bytes, boundary: bytes = b"edge") -> bytes:
-    return b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + boundary + b"--\r\n"
+    return (
+        b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts)
+        + b"--"
+        + boundary
+        + b"--\r\n"
+    )
 
 
 def send_form(
-    plane: DataPlaneRouter, body: bytes, kind: str = "multipart/form-data; boundary=edge", **more: Any
+    plane: DataPlaneRouter,
+    body: bytes,
+    kind: str = "multipart/form-data; boundary=edge",
+    **more: Any,
 ) -> Any:
     return plane.request("POST", TRANSCRIBE, body, headers=[("Content-Type", kind)], **more)
 
@@ -54,23 +65,31 @@ FORMS = {
     "model between files": form(FILE, MODEL, FILE),
     "token for a name": form(MODEL.replace(b'"model"', b"model"), FILE),
     "filename before the name": form(
-        b'content-disposition: FORM-DATA; FileName="a; name=\\"model\\""; NAME="file"\r\n\r\nRIFF', MODEL
+        b'content-disposition: FORM-DATA; FileName="a; name=\\"model\\""; NAME="file"\r\n\r\nRIFF',
+        MODEL,
     ),
     "a filename that looks like a name": form(
-        b'Content-Disposition: form-data; name="file"; filename="x; name=\\"model\\""\r\n\r\nother', MODEL
+        b'Content-Disposition: form-data; name="file"; filename="x; name=\\"model\\""\r\n\r\nother',
+        MODEL,
     ),
     "an extended filename": form(
-        b"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''na%C3%AFve.wav\r\n\r\nRIFF", MODEL
+        b'Content-Disposition: form-data; name="file"; '
+        b"filename*=UTF-8''na%C3%AFve.wav\r\n\r\nRIFF",
+        MODEL,
     ),
     "more headers in the part": form(
-        b'X-Odd: 1\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name="model"\r\n\r\nm',
+        b"X-Odd: 1\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; "
+        b'name="model"\r\n\r\nm',
         FILE,
     ),
     "a file that holds a whole part": form(
-        FILE + b'\r\n--edg\r\nContent-Disposition: form-data; name="model"\r\n\r\nother\r\n--edgy', MODEL
+        FILE + b'\r\n--edg\r\nContent-Disposition: form-data; name="model"\r\n\r\nother\r\n--edgy',
+        MODEL,
     ),
     "a preamble, and line ends behind the form": b"to be ignored\r\n" + form(FILE, MODEL) + b"\r\n",
-    "white space behind a boundary": form(FILE, MODEL)[::-1].replace(b"\n\regde--", b"\n\r\t egde--", 1)[::-1],
+    "white space behind a boundary": form(FILE, MODEL)[::-1].replace(
+        b"\n\regde--", b"\n\r\t egde--", 1
+    )[::-1],
 }
 
 
@@ -105,13 +124,22 @@ def test_boundaries_of_every_legal_kind_are_known(
 BROKEN = {
     "no boundary": ("multipart/form-data", form(MODEL)),
     "an empty boundary": ('multipart/form-data; boundary=""', form(MODEL)),
-    "no end": ("multipart/form-data; boundary=edge", form(MODEL, FILE).removesuffix(b"--edge--\r\n")),
+    "no end": (
+        "multipart/form-data; boundary=edge",
+        form(MODEL, FILE).removesuffix(b"--edge--\r\n"),
+    ),
     "an end without its dashes": ("multipart/form-data; boundary=edge", form(MODEL, FILE)[:-4]),
     "empty": ("multipart/form-data; boundary=edge", b""),
     "another boundary": ("multipart/form-data; boundary=edge", form(MODEL, boundary=b"other")),
-    "another form behind its end": ("multipart/form-data; boundary=edge", form(FILE, MODEL) + form(MODEL)),
+    "another form behind its end": (
+        "multipart/form-data; boundary=edge",
+        form(FILE, MODEL) + form(MODEL),
+    ),
     "two models": ("multipart/form-data; boundary=edge", form(MODEL, FILE, MODEL)),
-    "two different models": ("multipart/form-data; boundary=edge", form(MODEL, MODEL.replace(b"\nm", b"\ndefault"))),
+    "two different models": (
+        "multipart/form-data; boundary=edge",
+        form(MODEL, MODEL.replace(b"\nm", b"\ndefault")),
+    ),
     "no model": ("multipart/form-data; boundary=edge", form(FILE)),
     "an empty model": ("multipart/form-data; boundary=edge", form(MODEL[:-1])),
     "a model that is a file": (
@@ -131,7 +159,9 @@ def test_a_form_that_could_be_read_otherwise_by_the_engine_never_reaches_it_whol
     assert not any(entry["complete"] for entry in engine.inference())
 
 
-def test_a_form_gets_the_served_name_and_nothing_else_changes(engine: FakeEngine, router: Routers) -> None:
+def test_a_form_gets_the_served_name_and_nothing_else_changes(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], served_name="org/Served-1B")
     for parts in ([MODEL, FILE], [FILE, MODEL]):
         for chunk in (None, 3):
@@ -140,7 +170,9 @@ def test_a_form_gets_the_served_name_and_nothing_else_changes(engine: FakeEngine
             assert engine.last()["sha256"] == hashlib.sha256(expected).hexdigest()
 
 
-def test_repeated_fields_keep_their_order_and_number(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_repeated_fields_keep_their_order_and_number(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     repeated = [
         b'Content-Disposition: form-data; name="timestamp_granularities[]"\r\n\r\n' + word
         for word in (b"word", b"segment")
@@ -174,12 +206,18 @@ def served() -> Iterator[tuple[ServedRouter, FakeEngine]]:
 
 def peak_memory(pid: int) -> int:
     """The most memory that a process has held so far, in bytes."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
 def upload(server: ServedRouter, parts: list[bytes | None], size: int) -> tuple[int, str]:
-    """Sends a form in pieces; a part that is None is a file of that size. Returns the status and the body's hash."""
+    """Sends a form in pieces; a part that is None is a file of that size. Returns the status and
+    the body's hash.
+    """
     digest = hashlib.sha256()
     piece = os.urandom(MEGABYTE)
     with Client(server.address, timeout=100) as client:
@@ -217,17 +255,31 @@ def test_an_upload_of_200_megabytes_is_not_held_in_memory(
     engine.reset()
 
 
-def test_nothing_is_left_of_an_upload_that_waited_on_the_disk(served: tuple[ServedRouter, FakeEngine]) -> None:
+def test_nothing_is_left_of_an_upload_that_waited_on_the_disk(
+    served: tuple[ServedRouter, FakeEngine],
+) -> None:
     server, _ = served
     assert upload(server, [None, MODEL], 10 * MEGABYTE)[0] == 200
-    held = [os.readlink(path) for path in Path(f"/proc/{server.process.pid}/fd").iterdir() if path.is_symlink()]
+    held = [
+        os.readlink(path)
+        for path in Path(f"/proc/{server.process.pid}/fd").iterdir()
+        if path.is_symlink()
+    ]
     assert not [path for path in held if "spool" in path]
-    assert not [path for path in server.data_dir.rglob("*") if path.is_file() and path.stat().st_size > MEGABYTE]
+    assert not [
+        path
+        for path in server.data_dir.rglob("*")
+        if path.is_file() and path.stat().st_size > MEGABYTE
+    ]
 
 
-def test_a_body_whose_model_comes_after_a_large_text_is_found(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_body_whose_model_comes_after_a_large_text_is_found(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     body = (
-        b'{"messages":[{"role":"user","content":"' + b"A" * (30 * MEGABYTE) + b'"}],"fake":{"nonce":"n"},"model":"m"}'
+        b'{"messages":[{"role":"user","content":"'
+        + b"A" * (30 * MEGABYTE)
+        + b'"}],"fake":{"nonce":"n"},"model":"m"}'
     )
     response = plane.chat(body)
     assert response.status == 200, response.body
@@ -254,7 +306,11 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 def send_coded(
-    plane: DataPlaneRouter, coding: str, body: bytes, path: str = "/v1/chat/completions", **more: Any
+    plane: DataPlaneRouter,
+    coding: str,
+    body: bytes,
+    path: str = "/v1/chat/completions",
+    **more: Any,
 ) -> Any:
     headers = [("Content-Encoding", coding), ("Content-Type", "application/json")]
     return plane.request("POST", path, body, headers=headers, **more)
@@ -321,7 +377,11 @@ def test_a_damaged_body_is_400_and_never_reaches_an_engine_whole(
 def bomb(size: int, *, model_first: bool = False) -> bytes:
     """A valid request that is nearly nothing but spaces."""
     filling = b" " * size
-    return b'{"model":"m",' + filling + b'"a":1}' if model_first else filling + json.dumps(chat()).encode()
+    return (
+        b'{"model":"m",' + filling + b'"a":1}'
+        if model_first
+        else filling + json.dumps(chat()).encode()
+    )
 
 
 @pytest.mark.parametrize("model_first", [False, True])

@@ -1,4 +1,6 @@
-"""Frameworks as clients: LangChain's two chat classes and its embeddings, and litellm, which has habits of its own."""
+"""Frameworks as clients: LangChain's two chat classes and its embeddings, and litellm, which has
+habits of its own.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,11 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 
 @pytest.fixture(params=[["openai"], ["openai", "anthropic"]], ids=["translated", "native"])
 def plane(request: pytest.FixtureRequest, engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    return router([engine], served_name="org/Served-1B", model={"dialects": request.param, "stream_usage": True})
+    return router(
+        [engine],
+        served_name="org/Served-1B",
+        model={"dialects": request.param, "stream_usage": True},
+    )
 
 
 # --- LangChain ---
@@ -55,7 +61,9 @@ def chat_openai(plane: DataPlaneRouter, **fields: Any) -> Any:
 
 def chat_anthropic(plane: DataPlaneRouter, **fields: Any) -> Any:
     address: dict[str, Any] = {"base_url": plane.address, "api_key": plane.key}
-    return ChatAnthropic(model="m", max_tokens=50, temperature=0.5, max_retries=0, **address, **fields)  # type: ignore[call-arg]
+    return ChatAnthropic(
+        model="m", max_tokens=50, temperature=0.5, max_retries=0, **address, **fields
+    )  # type: ignore[call-arg]
 
 
 @pytest.fixture(params=["openai", "responses", "anthropic"])
@@ -99,18 +107,34 @@ def test_langchain_gets_parallel_tool_calls_and_sends_their_results(
     assert [(call["name"], call["args"]) for call in whole.tool_calls] == expected
     asked = model.invoke("?")
     assert [(call["name"], call["args"]) for call in asked.tool_calls] == expected
-    results = [ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"]) for call in asked.tool_calls]
-    assert make_model(words=["So."]).bind_tools([weather]).invoke([HumanMessage("?"), asked, *results]).text == "So."
+    results = [
+        ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
+        for call in asked.tool_calls
+    ]
+    assert (
+        make_model(words=["So."])
+        .bind_tools([weather])
+        .invoke([HumanMessage("?"), asked, *results])
+        .text
+        == "So."
+    )
     assert "sun in Rome" in engine.last()["text"]
 
 
 def test_langchain_gets_structured_output(plane: DataPlaneRouter) -> None:
-    schema = {"title": "Place", "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    schema = {
+        "title": "Place",
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    }
     model = chat_openai(plane, default_headers=ordered(words=['{"city": "Paris"}']))
     assert model.with_structured_output(schema).invoke("?") == {"city": "Paris"}
 
 
-def test_langchain_sends_token_ids_for_embeddings_and_gets_vectors(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_langchain_sends_token_ids_for_embeddings_and_gets_vectors(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     embeddings = OpenAIEmbeddings(
         model="m",
         base_url=f"{plane.address}/v1",
@@ -126,7 +150,9 @@ def test_langchain_sends_token_ids_for_embeddings_and_gets_vectors(plane: DataPl
 
 @pytest.fixture(scope="session")
 def litellm() -> Iterator[ModuleType]:
-    """Imported late and with its own list of prices: at import it would fetch a newer one, and it warns."""
+    """Imported late and with its own list of prices: at import it would fetch a newer one, and it
+    warns.
+    """
     patch = pytest.MonkeyPatch()
     patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with warnings.catch_warnings():
@@ -148,12 +174,20 @@ def address(plane: DataPlaneRouter, path: str = "/v1") -> dict[str, Any]:
 
 @quiet
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
-def test_litellm_completes_and_streams(litellm: ModuleType, plane: DataPlaneRouter, provider: str) -> None:
-    asked: dict[str, Any] = {"model": f"{provider}/m", "messages": [{"role": "user", "content": "?"}], **address(plane)}
+def test_litellm_completes_and_streams(
+    litellm: ModuleType, plane: DataPlaneRouter, provider: str
+) -> None:
+    asked: dict[str, Any] = {
+        "model": f"{provider}/m",
+        "messages": [{"role": "user", "content": "?"}],
+        **address(plane),
+    }
     orders = ordered(words=["Hel", "lo"])
     whole = litellm.completion(**asked, extra_headers=orders)
     assert whole.choices[0].message.content == "Hello"
-    chunks = litellm.completion(**asked, stream=True, stream_options={"include_usage": True}, extra_headers=orders)
+    chunks = litellm.completion(
+        **asked, stream=True, stream_options={"include_usage": True}, extra_headers=orders
+    )
     text, usage = "", None
     for chunk in chunks:
         text += chunk.choices[0].delta.content or "" if chunk.choices else ""
@@ -165,10 +199,21 @@ def test_litellm_completes_and_streams(litellm: ModuleType, plane: DataPlaneRout
 
 @quiet
 def test_litellm_streams_parallel_tool_calls(litellm: ModuleType, plane: DataPlaneRouter) -> None:
-    asked: dict[str, Any] = {"model": "openai/m", "messages": [{"role": "user", "content": "?"}], **address(plane)}
-    chunks = list(litellm.completion(**asked, stream=True, extra_headers=ordered(calls=CALLS, interleave=True)))
+    asked: dict[str, Any] = {
+        "model": "openai/m",
+        "messages": [{"role": "user", "content": "?"}],
+        **address(plane),
+    }
+    chunks = list(
+        litellm.completion(
+            **asked, stream=True, extra_headers=ordered(calls=CALLS, interleave=True)
+        )
+    )
     built = litellm.stream_chunk_builder(chunks)
-    found = [(call.function.name, call.function.arguments) for call in built.choices[0].message.tool_calls]
+    found = [
+        (call.function.name, call.function.arguments)
+        for call in built.choices[0].message.tool_calls
+    ]
     assert found == [(call["name"], call["arguments"]) for call in CALLS]
 
 
@@ -176,7 +221,11 @@ def test_litellm_streams_parallel_tool_calls(litellm: ModuleType, plane: DataPla
 def test_litellm_speaks_anthropic_with_its_own_key_header(
     litellm: ModuleType, plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
-    asked: dict[str, Any] = {"model": "anthropic/m", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9}
+    asked: dict[str, Any] = {
+        "model": "anthropic/m",
+        "messages": [{"role": "user", "content": "?"}],
+        "max_tokens": 9,
+    }
     orders = ordered(words=["Hel", "lo"])
     whole = litellm.completion(**asked, **address(plane, ""), extra_headers=orders)
     assert whole.choices[0].message.content == "Hello"
@@ -193,9 +242,13 @@ def test_litellm_embeds(litellm: ModuleType, plane: DataPlaneRouter) -> None:
 
 @quiet
 def test_litellm_reranks(litellm: ModuleType, plane: DataPlaneRouter) -> None:
-    """As Jina's; its `hosted_vllm` asks for vLLM's own `/rerank`, which is no path of GPUStack's."""
+    """As Jina's; its `hosted_vllm` asks for vLLM's own `/rerank`, which is no path of
+    GPUStack's.
+    """
     place = {"api_base": f"{plane.address}/v1/rerank", "api_key": plane.key}
-    ranked = litellm.rerank(model="jina_ai/m", query="q", documents=["a", "xx", "x"], top_n=2, **place)
+    ranked = litellm.rerank(
+        model="jina_ai/m", query="q", documents=["a", "xx", "x"], top_n=2, **place
+    )
     assert [result["index"] for result in ranked.results] == [1, 2]
 
 
@@ -208,8 +261,14 @@ def test_litellm_uses_responses(litellm: ModuleType, plane: DataPlaneRouter) -> 
 @quiet
 def test_litellm_streams_asynchronously(litellm: ModuleType, plane: DataPlaneRouter) -> None:
     async def use() -> str:
-        asked: dict[str, Any] = {"model": "openai/m", "messages": [{"role": "user", "content": "?"}], **address(plane)}
-        chunks = await litellm.acompletion(**asked, stream=True, extra_headers=ordered(words=["Hel", "lo"]))
+        asked: dict[str, Any] = {
+            "model": "openai/m",
+            "messages": [{"role": "user", "content": "?"}],
+            **address(plane),
+        }
+        chunks = await litellm.acompletion(
+            **asked, stream=True, extra_headers=ordered(words=["Hel", "lo"])
+        )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
 
     assert asyncio.run(use()) == "Hello"

@@ -1,4 +1,6 @@
-"""The generic proxy: any path of an engine, for routes that allow it, and never an administrative one."""
+"""The generic proxy: any path of an engine, for routes that allow it, and never an administrative
+one.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     return router([engine], routes=routes(), model={"proxy_denied": DENIED}, served_name="m")
 
 
-def by_header(plane: DataPlaneRouter, method: str, target: str, body: Any = None, **more: Any) -> Response:
+def by_header(
+    plane: DataPlaneRouter, method: str, target: str, body: Any = None, **more: Any
+) -> Response:
     headers = [("X-GPUStack-Model", "m"), *more.pop("headers", [])]
     return plane.request(method, "/model/proxy" + target, body, headers=headers, **more)
 
@@ -49,7 +53,9 @@ def by_header(plane: DataPlaneRouter, method: str, target: str, body: Any = None
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize("target", ["/embed", "/7/embed"])
-def test_every_method_is_passed_on(plane: DataPlaneRouter, engine: FakeEngine, method: str, target: str) -> None:
+def test_every_method_is_passed_on(
+    plane: DataPlaneRouter, engine: FakeEngine, method: str, target: str
+) -> None:
     headers = [] if target.startswith("/7") else [("X-GPUStack-Model", "m")]
     body = None if method in ("GET", "HEAD", "OPTIONS") else b"\x00 no JSON \xff"
     response = plane.request(method, "/model/proxy" + target, body, headers=headers)
@@ -72,17 +78,23 @@ def test_the_header_wins_over_the_body(plane: DataPlaneRouter, engine: FakeEngin
     assert engine.last()["sha256"] == hashlib.sha256(body).hexdigest()
 
 
-def test_the_body_of_the_other_forms_is_not_read(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_the_body_of_the_other_forms_is_not_read(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     for target in ("/model/proxy/7/embed", "/model/proxy/embed"):
         body = b'{"model": "no-such-model", broken ' + os.urandom(100_000)
         headers = [("X-GPUStack-Model", "m"), ("Content-Encoding", "br")]
         response = plane.request("POST", target, body, headers=headers, chunk=10_000)
         assert response.status == 200, response.body
         assert engine.last()["sha256"] == hashlib.sha256(body).hexdigest()
-        assert ["Content-Encoding", "br"] in [[name.title(), value] for name, value in engine.last()["headers"]]
+        assert ["Content-Encoding", "br"] in [
+            [name.title(), value] for name, value in engine.last()["headers"]
+        ]
 
 
-def test_a_number_that_is_no_routes_is_a_part_of_the_path(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_a_number_that_is_no_routes_is_a_part_of_the_path(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     assert by_header(plane, "GET", "/42/embed").status == 200
     assert engine.received("/42/embed")
 
@@ -104,7 +116,9 @@ def test_a_route_without_the_generic_proxy_is_404_and_says_how_to_enable_it(
 ) -> None:
     target = "/model/proxy/8/embed" if form == "number" else "/model/proxy/embed"
     headers = [("X-GPUStack-Model", "default")] if form == "header" else []
-    response = plane.request("POST", target, {"model": "default"} if form == "body" else {}, headers=headers)
+    response = plane.request(
+        "POST", target, {"model": "default"} if form == "body" else {}, headers=headers
+    )
     assert response.status == 404
     assert "generic_proxy" in response.json()["error"]["message"]
     assert engine.journal() == []
@@ -171,7 +185,9 @@ def test_a_target_reaches_the_engine_as_it_was_written(
     ],
 )
 @pytest.mark.parametrize("prefix", ["/model/proxy", "/model/proxy/7"])
-def test_dot_segments_climb_nowhere(plane: DataPlaneRouter, engine: FakeEngine, rest: str, prefix: str) -> None:
+def test_dot_segments_climb_nowhere(
+    plane: DataPlaneRouter, engine: FakeEngine, rest: str, prefix: str
+) -> None:
     response = plane.request("GET", prefix + rest, headers=[("X-GPUStack-Model", "m")])
     assert response.status == 400, response.body
     assert engine.journal() == []
@@ -208,13 +224,17 @@ def test_an_administrative_path_is_404_however_it_is_written(
     assert engine.journal() == []
 
 
-def test_what_only_begins_like_an_administrative_path_passes(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_what_only_begins_like_an_administrative_path_passes(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     for path in ("/sleepy", "/v1/load_lora_adapters", "/x/sleep"):
         assert by_header(plane, "GET", path).status == 200
         assert engine.received(path)
 
 
-def test_an_engine_with_an_allow_list_is_reached_on_its_paths_alone(engine: FakeEngine, router: Routers) -> None:
+def test_an_engine_with_an_allow_list_is_reached_on_its_paths_alone(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], routes=routes(), model={"proxy_allowed": ["/v1/embeddings", "/embed"]})
     assert by_header(plane, "POST", "/embed", {}).status == 200
     assert by_header(plane, "POST", "/v1/embeddings", {"input": "x"}).status == 200
@@ -227,7 +247,12 @@ def test_an_engine_with_an_allow_list_is_reached_on_its_paths_alone(engine: Fake
 
 
 def test_headers_pass_but_for_ours(plane: DataPlaneRouter, engine: FakeEngine) -> None:
-    sent = [("X-Own", "1"), ("Accept", "application/x-odd"), ("X-GPUStack-Auth-Token", "t"), ("Cookie", "c=1")]
+    sent = [
+        ("X-Own", "1"),
+        ("Accept", "application/x-odd"),
+        ("X-GPUStack-Auth-Token", "t"),
+        ("Cookie", "c=1"),
+    ]
     assert by_header(plane, "GET", "/x", headers=sent).status == 200
     got = {name.lower(): value for name, value in engine.journal()[-1]["headers"]}
     assert got["x-own"] == "1"
@@ -235,10 +260,19 @@ def test_headers_pass_but_for_ours(plane: DataPlaneRouter, engine: FakeEngine) -
     assert not got.keys() & {"x-gpustack-model", "x-gpustack-auth-token", "cookie", "authorization"}
 
 
-@pytest.mark.parametrize("orders", [{}, {"framing": "close"}, {"pieces": "bytes"}, {"gzip": True}], ids=str)
-def test_answers_are_not_looked_into(engine: FakeEngine, router: Routers, orders: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "orders", [{}, {"framing": "close"}, {"pieces": "bytes"}, {"gzip": True}], ids=str
+)
+def test_answers_are_not_looked_into(
+    engine: FakeEngine, router: Routers, orders: dict[str, Any]
+) -> None:
     plane = router([engine], routes=routes(), served_name="m2")
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "fake": orders}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "fake": orders,
+    }
     response = by_header(plane, "POST", "/v1/chat/completions", body)
     assert response.status == 200
     entry = engine.last()
@@ -248,13 +282,17 @@ def test_answers_are_not_looked_into(engine: FakeEngine, router: Routers, orders
 
 @pytest.mark.parametrize("status", [201, 204, 302, 304, 400, 403, 404, 418, 500, 503])
 def test_an_engines_status_passes(plane: DataPlaneRouter, status: int) -> None:
-    orders = json.dumps({"status": status, "body_text": "", "headers": [["location", "/elsewhere"]]})
+    orders = json.dumps(
+        {"status": status, "body_text": "", "headers": [["location", "/elsewhere"]]}
+    )
     response = by_header(plane, "GET", "/x", headers=[("X-Fake", orders)])
     assert response.status == status
     assert response.header("location") == "/elsewhere"
 
 
-def test_a_request_of_the_proxy_is_never_sent_twice(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_request_of_the_proxy_is_never_sent_twice(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     orders = json.dumps({"fault": {"how": "close", "at": "before_head"}})
     response = by_header(plane, "POST", "/x", {}, headers=[("X-Fake", orders)])
     assert response.status == 502
@@ -278,7 +316,9 @@ def test_a_key_must_be_allowed_every_name_of_an_engine_when_the_body_is_not_read
     """The body could name the adapter, which an engine would obey."""
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
-    adapter = RouteEntry(name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")])
+    adapter = RouteEntry(
+        name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]
+    )
     plane = router([engine], routes=[*routes(), adapter])
     narrow, wide = ("gpustack_" + digit * 16 + "_" + "0" * 32 for digit in "ab")
     plane.add_key("a" * 16, narrow, allowed_models=["m", "default"])

@@ -1,4 +1,6 @@
-"""Keys are made, listed and revoked on the command line while the server runs, and the next request sees it."""
+"""Keys are made, listed and revoked on the command line while the server runs, and the next request
+sees it.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_the_bootstrap_key_works(server: ServedRouter) -> None:
     assert server.chat(chat(), key=KEY).status == 200
 
 
-def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_by_the_next_request(server: ServedRouter) -> None:
+def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_by_the_next_request(
+    server: ServedRouter,
+) -> None:
     for number in range(3):
         key = create(server, f"round-{number}")
         with server.client() as client:
@@ -59,7 +63,9 @@ def test_a_key_may_be_bound_to_models(server: ServedRouter) -> None:
     key = create(server, "bound", "--allowed-models", "default,another")
     assert server.chat(chat("default"), key=key).status == 200
     assert server.chat(chat("m"), key=key).status == 403
-    assert [one["id"] for one in server.request("GET", "/v1/models", key=key).json()["data"]] == ["default"]
+    assert [one["id"] for one in server.request("GET", "/v1/models", key=key).json()["data"]] == [
+        "default"
+    ]
 
 
 def test_the_list_shows_names_and_never_a_key(server: ServedRouter) -> None:
@@ -96,10 +102,15 @@ def test_no_key_is_written_anywhere_in_the_clear(server: ServedRouter) -> None:
 
 
 def test_the_store_is_readable_by_its_owner_alone(server: ServedRouter) -> None:
-    private = [path for path in server.data_dir.rglob("*") if "key" in path.name or path.is_socket()]
+    private = [
+        path for path in server.data_dir.rglob("*") if "key" in path.name or path.is_socket()
+    ]
     assert private
     for path in private:
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
+        assert (
+            stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+            or stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
+        )
 
 
 def test_a_key_made_without_a_server_works_with_the_next_one() -> None:

@@ -17,7 +17,9 @@ from raw_http import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
-QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+QUESTION: list[Any] = [
+    {"role": "user", "content": "What is the capital of France? Answer in one word."}
+]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 POOLING = """
@@ -65,14 +67,28 @@ def test_two_choices_come_from_one_request(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="default", messages=QUESTION, n=2, max_tokens=8)
     assert sorted(choice.index for choice in answer.choices) == [0, 1]
     assert all(choice.message.content for choice in answer.choices)
-    chunks = list(client.chat.completions.create(model="default", messages=QUESTION, n=2, max_tokens=8, stream=True))
+    chunks = list(
+        client.chat.completions.create(
+            model="default", messages=QUESTION, n=2, max_tokens=8, stream=True
+        )
+    )
     assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
 
 
 def test_an_answer_obeys_the_schema_that_was_asked_for(client: openai.OpenAI) -> None:
-    """Tool calls are shown with a real vLLM: this llama.cpp writes prose whatever `tool_choice` says."""
-    schema: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": WEATHER, "strict": True}}
-    asked: dict[str, Any] = {"model": "smollm2", "messages": QUESTION, "response_format": schema, "temperature": 0}
+    """Tool calls are shown with a real vLLM: this llama.cpp writes prose whatever `tool_choice`
+    says.
+    """
+    schema: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "place", "schema": WEATHER, "strict": True},
+    }
+    asked: dict[str, Any] = {
+        "model": "smollm2",
+        "messages": QUESTION,
+        "response_format": schema,
+        "temperature": 0,
+    }
     with client.chat.completions.stream(**asked, max_tokens=100) as stream:
         final = stream.get_final_completion()
     assert set(json.loads(final.choices[0].message.content or "")) == {"city"}
@@ -89,7 +105,12 @@ def test_logprobs_pass(client: openai.OpenAI) -> None:
 
 
 def test_usage_is_told_only_to_those_who_asked_and_with_the_timings(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8, "stream": True}
+    asked: dict[str, Any] = {
+        "model": "smollm2",
+        "messages": QUESTION,
+        "max_tokens": 8,
+        "stream": True,
+    }
     silent = list(client.chat.completions.create(**asked))
     assert all(chunk.usage is None for chunk in silent)
     told = list(client.chat.completions.create(**asked, stream_options={"include_usage": True}))
@@ -99,9 +120,13 @@ def test_usage_is_told_only_to_those_who_asked_and_with_the_timings(client: open
     assert usage.tokens_per_second > 0
 
 
-def test_an_image_of_five_megabytes_reaches_the_engine_which_says_that_it_sees_none(client: openai.OpenAI) -> None:
+def test_an_image_of_five_megabytes_reaches_the_engine_which_says_that_it_sees_none(
+    client: openai.OpenAI,
+) -> None:
     url = "data:image/png;base64," + "iVBORw0KGgo" * 500_000
-    messages: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    messages: Any = [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    ]
     with pytest.raises((openai.BadRequestError, openai.InternalServerError)) as caught:
         client.chat.completions.create(model="smollm2", messages=messages)
     assert "image" in str(caught.value)
@@ -111,10 +136,17 @@ def test_an_image_of_five_megabytes_reaches_the_engine_which_says_that_it_sees_n
 
 
 def test_a_response_whole_and_streamed(client: openai.OpenAI) -> None:
-    whole = client.responses.create(model="default", input="What is the capital of France?", max_output_tokens=20)
+    whole = client.responses.create(
+        model="default", input="What is the capital of France?", max_output_tokens=20
+    )
     assert whole.output_text
-    # Not the SDK's stream helper: it needs `content_index` in each delta, which this llama.cpp leaves out.
-    events: Any = list(client.responses.create(model="default", input="Say hello.", max_output_tokens=20, stream=True))
+    # Not the SDK's stream helper: it needs `content_index` in each delta, which this llama.cpp
+    # leaves out.
+    events: Any = list(
+        client.responses.create(
+            model="default", input="Say hello.", max_output_tokens=20, stream=True
+        )
+    )
     assert events[0].type == "response.created"
     assert events[-1].response.model == "default"
     assert events[-1].type in ("response.completed", "response.incomplete")
@@ -127,7 +159,9 @@ def test_a_response_whole_and_streamed(client: openai.OpenAI) -> None:
 
 
 def test_a_message_whole_and_streamed(claude: anthropic.Anthropic) -> None:
-    whole = claude.messages.create(model="smollm2", max_tokens=20, system="Be short.", messages=QUESTION)
+    whole = claude.messages.create(
+        model="smollm2", max_tokens=20, system="Be short.", messages=QUESTION
+    )
     assert whole.content[0].type == "text"
     assert whole.content[0].text
     assert whole.usage.output_tokens > 0
@@ -139,8 +173,12 @@ def test_a_message_whole_and_streamed(claude: anthropic.Anthropic) -> None:
 
 
 def test_tokens_are_counted(claude: anthropic.Anthropic) -> None:
-    short = claude.messages.count_tokens(model="smollm2", messages=[{"role": "user", "content": "Hi"}])
-    long = claude.messages.count_tokens(model="smollm2", messages=[{"role": "user", "content": "Hi " * 50}])
+    short = claude.messages.count_tokens(
+        model="smollm2", messages=[{"role": "user", "content": "Hi"}]
+    )
+    long = claude.messages.count_tokens(
+        model="smollm2", messages=[{"role": "user", "content": "Hi " * 50}]
+    )
     assert 0 < short.input_tokens < long.input_tokens
 
 
@@ -153,7 +191,12 @@ def test_an_unknown_model_is_anthropics_not_found(claude: anthropic.Anthropic) -
 
 
 def test_langchain_talks_to_it_in_both_dialects(smollm2: ServedRouter) -> None:
-    place: dict[str, Any] = {"model": "smollm2", "api_key": smollm2.key, "max_retries": 0, "max_tokens": 12}
+    place: dict[str, Any] = {
+        "model": "smollm2",
+        "api_key": smollm2.key,
+        "max_retries": 0,
+        "max_tokens": 12,
+    }
     models: list[Any] = [
         ChatOpenAI(base_url=f"{smollm2.address}/v1", **place),
         ChatAnthropic(base_url=smollm2.address, **place),
@@ -167,11 +210,15 @@ def test_langchain_talks_to_it_in_both_dialects(smollm2: ServedRouter) -> None:
 
 
 def test_embeddings_are_the_same_in_both_encodings(pooling: ServedRouter) -> None:
-    with openai.OpenAI(base_url=f"{pooling.address}/v1", api_key=pooling.key, max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{pooling.address}/v1", api_key=pooling.key, max_retries=0
+    ) as client:
         texts = ["The cat sleeps.", "A rocket flies."]
         as_base64 = client.embeddings.create(model="vectors", input=texts)
         as_floats = client.embeddings.create(model="vectors", input=texts, encoding_format="float")
-        assert [model.id for model in client.models.list(extra_query={"categories": "embedding"})] == ["vectors"]
+        assert [
+            model.id for model in client.models.list(extra_query={"categories": "embedding"})
+        ] == ["vectors"]
     assert as_base64.model == "vectors"
     for one, other in zip(as_base64.data, as_floats.data, strict=True):
         assert one.embedding == pytest.approx(other.embedding, abs=1e-5)
@@ -187,16 +234,22 @@ def test_rerank_has_jinas_shape(pooling: ServedRouter) -> None:
     document = response.json()
     assert (document["model"], document["object"]) == ("ranker", "list")
     assert len(document["results"]) == 2
-    assert all(result["document"]["text"] == texts[result["index"]] for result in document["results"])
+    assert all(
+        result["document"]["text"] == texts[result["index"]] for result in document["results"]
+    )
     scores = [result["relevance_score"] for result in document["results"]]
     assert scores == sorted(scores, reverse=True)
     assert document["usage"]["total_tokens"] > 0
 
 
-def test_what_a_model_cannot_do_is_a_clear_error(pooling: ServedRouter, smollm2: ServedRouter) -> None:
+def test_what_a_model_cannot_do_is_a_clear_error(
+    pooling: ServedRouter, smollm2: ServedRouter
+) -> None:
     refused = smollm2.request("POST", "/v1/embeddings", {"model": "smollm2", "input": "x"})
     assert refused.status in (400, 404, 501)
     assert refused.json()["error"]["message"]
-    refused = smollm2.request("POST", "/v1/images/generations", {"model": "smollm2", "prompt": "a cat"})
+    refused = smollm2.request(
+        "POST", "/v1/images/generations", {"model": "smollm2", "prompt": "a cat"}
+    )
     assert refused.status == 404
     assert refused.json()["error"]["message"]

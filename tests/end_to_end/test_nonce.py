@@ -24,8 +24,19 @@ CONNECTIONS = 96
 NONCE = re.compile(rb"nonce-[0-9a-f]{16}")
 STRANGER = "nonce-" + "f" * 16
 """The nonce of the answers that the engines send when nobody has asked."""
-POISON = f'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 31\r\n\r\n{{"id":"{STRANGER}"}}'
-PLACES = ("before_head", "inside_head", "after_head", "at_frame", "inside_frame", "inside_chunk", "before_end")
+POISON = (
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 31\r\n\r\n"
+    f'{{"id":"{STRANGER}"}}'
+)
+PLACES = (
+    "before_head",
+    "inside_head",
+    "after_head",
+    "at_frame",
+    "inside_frame",
+    "inside_chunk",
+    "before_end",
+)
 
 HARMLESS: list[dict[str, Any]] = [
     {"pieces": "bytes", "frames": 1},
@@ -52,8 +63,16 @@ HARMLESS: list[dict[str, Any]] = [
 """What a caller must not notice: the answer is whole all the same."""
 
 HARMFUL: list[dict[str, Any]] = [
-    *({"fault": {"how": how, "at": place, "after": 1}} for how in ("close", "reset") for place in PLACES),
-    *({"fault": {"how": how, "at": place, "after": 0}} for how in ("close", "reset") for place in PLACES[3:]),
+    *(
+        {"fault": {"how": how, "at": place, "after": 1}}
+        for how in ("close", "reset")
+        for place in PLACES
+    ),
+    *(
+        {"fault": {"how": how, "at": place, "after": 0}}
+        for how in ("close", "reset")
+        for place in PLACES[3:]
+    ),
     *({"framing": framing, "extra": POISON} for framing in FAULTY_FRAMINGS),
     {"status": 500},
     {"status": 400},
@@ -65,7 +84,8 @@ HARMFUL: list[dict[str, Any]] = [
 """What may end in an error, but in the error of the caller who asked for it."""
 
 STALLS: list[dict[str, Any]] = [
-    {"fault": {"how": "stall", "at": place, "after": 1}} for place in ("before_head", "after_head", "inside_frame")
+    {"fault": {"how": "stall", "at": place, "after": 1}}
+    for place in ("before_head", "after_head", "inside_frame")
 ]
 """Rare, since each holds its connection until a timeout of the router."""
 
@@ -77,7 +97,8 @@ class Tally:
     asked: int = 0
     foreign: list[str] = field(default_factory=list)
     spoiled: list[str] = field(default_factory=list)
-    """Answers to harmless requests that were not whole, and answers that break HTTP or never come."""
+    """Answers to harmless requests that were not whole, and answers that break HTTP or never come.
+    """
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -92,7 +113,9 @@ class Plan:
 
 
 def plan(chance: random.Random) -> Plan:
-    """A request by chance: plain, with a harmless or harmful order, or from a caller that leaves."""
+    """A request by chance: plain, with a harmless or harmful order, or from a caller that
+    leaves.
+    """
     nonce = f"nonce-{chance.getrandbits(60):016x}"
     kind = chance.random()
     orders: dict[str, Any] = {}
@@ -161,7 +184,11 @@ class Caller:
         if plan.leaves:
             await self.leave(plan)
             return
-        cut = self.chance.randrange(1, len(plan.wire)) if self.chance.random() < 0.1 else len(plan.wire)
+        cut = (
+            self.chance.randrange(1, len(plan.wire))
+            if self.chance.random() < 0.1
+            else len(plan.wire)
+        )
         try:
             await loop.sock_sendall(self.socket, plan.wire[:cut])
             if cut < len(plan.wire):
@@ -175,7 +202,9 @@ class Caller:
         loop = asyncio.get_running_loop()
         assert self.socket is not None
         self.tally.outcomes["left"] += 1
-        await loop.sock_sendall(self.socket, plan.wire[: self.chance.randrange(1, len(plan.wire) + 1)])
+        await loop.sock_sendall(
+            self.socket, plan.wire[: self.chance.randrange(1, len(plan.wire) + 1)]
+        )
         await asyncio.sleep(self.chance.choice([0, 0.001]))
         self.hang_up()
 
@@ -192,13 +221,15 @@ class Caller:
             self.tally.foreign.append(f"asked {plan.nonce}, saw {strangers}: {plan.wire[-300:]!r}")
         mine = plan.nonce.encode() in payload
         if status == 200 and whole and b"[DONE]" in payload and b'"error"' in payload:
-            outcome = "truncated"  # A caller who stops at [DONE] would take it for whole, another for broken.
+            # A caller who stops at [DONE] would take it for whole, another for broken.
+            outcome = "truncated"
             self.hang_up()
         elif status == 200 and whole and (b"[DONE]" in payload or b'"chat.completion"' in payload):
             outcome = "done"
         elif status == 200 and whole:
             outcome = "error event" if b'"error"' in payload else "truncated"
-            self.hang_up()  # The router closes behind an error event; its head had promised nothing yet.
+            # The router closes behind an error event; its head had promised nothing yet.
+            self.hang_up()
         else:
             outcome = f"{status}" if whole else "broken"
         self.tally.outcomes[outcome] += 1
@@ -206,7 +237,9 @@ class Caller:
             self.tally.spoiled.append(f"{outcome}: {plan.wire[-300:]!r} got {seen[-500:]!r}")
 
     async def read_answer(self) -> tuple[bytes, int, bytes, bool]:
-        """All bytes of the next answer, its status, its payload (inflated), and whether its framing ended well."""
+        """All bytes of the next answer, its status, its payload (inflated), and whether its framing
+        ended well.
+        """
         loop = asyncio.get_running_loop()
         assert self.socket is not None
         end_seen = False
@@ -232,8 +265,8 @@ class Caller:
 
 
 def parse_answer(data: bytes) -> tuple[int, int, bytes, bool] | None:
-    """Where the first answer in `data` ends, its status, its payload and whether the connection ends with it; None
-    while it is not whole."""
+    """Where the first answer in `data` ends, its status, its payload and whether the connection
+    ends with it; None while it is not whole."""
     head_end = data.find(b"\r\n\r\n") + 4
     if head_end < 4:
         return None
@@ -287,7 +320,9 @@ def test_no_caller_ever_sees_anothers_nonce(
 
     async def ask_all() -> None:
         share = REQUESTS // CONNECTIONS + 1
-        await asyncio.gather(*(Caller(plane.address, seed, tally).ask_all(share) for seed in range(CONNECTIONS)))
+        await asyncio.gather(
+            *(Caller(plane.address, seed, tally).ask_all(share) for seed in range(CONNECTIONS))
+        )
 
     asyncio.run(ask_all())
     assert tally.asked >= REQUESTS

@@ -17,12 +17,16 @@ Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
-SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)")
+SAMPLE = re.compile(
+    r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (NaN|[+-]Inf|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
+)
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 
 
 def parse(text: str) -> tuple[Samples, dict[str, str]]:
-    """Samples and the families' types; fails where the text is not strictly Prometheus' format 0.0.4."""
+    """Samples and the families' types; fails where the text is not strictly Prometheus' format
+    0.0.4.
+    """
     assert text.endswith("\n")
     samples: Samples = {}
     types: dict[str, str] = {}
@@ -41,7 +45,9 @@ def parse(text: str) -> tuple[Samples, dict[str, str]]:
         assert match, f"no sample: {line!r}"
         name, labels = match[1], match[2] or ""
         found = LABEL.findall(labels)
-        assert "".join(f'{key}="{value}",' for key, value in found).rstrip(",") == labels.rstrip(","), line
+        assert "".join(f'{key}="{value}",' for key, value in found).rstrip(",") == labels.rstrip(
+            ","
+        ), line
         suffixes = ("_bucket", "_sum", "_count") if types.get(family) == "histogram" else ("",)
         assert name in [family + suffix for suffix in suffixes], f"{name} stands under {family}"
         key = (name, tuple(sorted(found)))
@@ -71,7 +77,9 @@ def assert_histograms(samples: Samples, types: dict[str, str]) -> None:
 def value(samples: Samples, name: str, **labels: str) -> float:
     """The sum of the samples of that name which have these labels."""
     wanted = set(labels.items())
-    return sum(number for (found, has), number in samples.items() if found == name and wanted <= set(has))
+    return sum(
+        number for (found, has), number in samples.items() if found == name and wanted <= set(has)
+    )
 
 
 def read(router: DataPlaneRouter | ServedRouter) -> Samples:
@@ -122,7 +130,10 @@ def test_metrics_show_what_is_in_flight(fake_engines: Engines, router: Routers) 
         assert value(samples, "gpustack_fast_instance_outstanding", instance="i-0") == 1
         assert value(samples, "gpustack_fast_requests_in_flight") >= 1
         assert value(samples, "gpustack_fast_client_connections") >= 1
-    eventually(lambda: value(read(plane), "gpustack_fast_instance_outstanding") == 0, "the count to go down")
+    eventually(
+        lambda: value(read(plane), "gpustack_fast_instance_outstanding") == 0,
+        "the count to go down",
+    )
 
 
 def test_odd_route_names_do_not_break_the_text(fake_engines: Engines, router: Routers) -> None:
@@ -130,7 +141,9 @@ def test_odd_route_names_do_not_break_the_text(fake_engines: Engines, router: Ro
 
     name = 'quote" back\\slash line\nbreak é'
     plane = router(
-        fake_engines(1), routes=[RouteEntry(name=name, created=1, targets=[TargetEntry(model="m")])], served_name="m"
+        fake_engines(1),
+        routes=[RouteEntry(name=name, created=1, targets=[TargetEntry(model="m")])],
+        served_name="m",
     )
     assert plane.chat(chat(name)).json()["model"] == name
     plane.records()
@@ -143,7 +156,11 @@ def test_a_record_tells_what_became_of_a_request(fake_engines: Engines, router: 
     body = json.dumps(chat("default", stream=True)).encode()
     response = plane.chat(body)
     record = plane.records()[0]
-    assert (record.route, record.instance, record.path) == ("default", "i-0", "/v1/chat/completions")
+    assert (record.route, record.instance, record.path) == (
+        "default",
+        "i-0",
+        "/v1/chat/completions",
+    )
     assert (record.status, record.attempts, record.stream, record.end) == (200, 1, True, "done")
     assert record.key == "0123456789abcdef"
     assert record.request_id == response.header("x-request-id")
@@ -152,10 +169,17 @@ def test_a_record_tells_what_became_of_a_request(fake_engines: Engines, router: 
     assert 0 < record.first_frame <= record.duration
     plane.chat(chat("nope"))
     refused = plane.records()[0]
-    assert (refused.route, refused.instance, refused.status, refused.end) == ("", "", 404, "refused")
+    assert (refused.route, refused.instance, refused.status, refused.end) == (
+        "",
+        "",
+        404,
+        "refused",
+    )
 
 
-def test_readiness_follows_the_table_and_liveness_does_not(fake_engines: Engines, router: Routers) -> None:
+def test_readiness_follows_the_table_and_liveness_does_not(
+    fake_engines: Engines, router: Routers
+) -> None:
     plane = router(fake_engines(1))
     assert plane.request("GET", "/readyz", key=None).status == 200
     plane.states = ["starting"]
@@ -170,7 +194,9 @@ def test_readiness_follows_the_table_and_liveness_does_not(fake_engines: Engines
 # --- the whole product ---
 
 
-def test_the_whole_product_shows_its_engines_states(fake_engines: Engines, serve: Callable[..., ServedRouter]) -> None:
+def test_the_whole_product_shows_its_engines_states(
+    fake_engines: Engines, serve: Callable[..., ServedRouter]
+) -> None:
     server = serve(external(fake_engines(2)))
     assert server.chat(chat("default")).status == 200
     samples = read(server)
@@ -196,7 +222,9 @@ def test_the_whole_product_tells_its_version_and_answers_unknown_paths_in_manage
 
 
 @pytest.mark.timeout(180)
-def test_answers_go_on_while_python_stands_still_for_ten_seconds(fake_engines: Engines, tmp_path: Path) -> None:
+def test_answers_go_on_while_python_stands_still_for_ten_seconds(
+    fake_engines: Engines, tmp_path: Path
+) -> None:
     holder = [sys.executable, str(Path(__file__).parent / "gil_holder.py"), str(tmp_path)]
     with serving(external(fake_engines(1)), program=holder) as server:
         (tmp_path / "hold").touch()
@@ -209,6 +237,8 @@ def test_answers_go_on_while_python_stands_still_for_ten_seconds(fake_engines: E
                 response = client.request("POST", "/v1/chat/completions", body, key=server.key)
                 assert f"n-{number}".encode() in response.body
         assert read_gauge(server.metrics(), "gpustack_fast_requests_total") >= 200
-        assert not (tmp_path / "released").exists(), "Python ran again before the requests were done: nothing is shown"
+        assert not (tmp_path / "released").exists(), (
+            "Python ran again before the requests were done: nothing is shown"
+        )
         eventually((tmp_path / "released").exists, "the GIL to be released", 30)
         assert server.request("GET", "/version").status == 200

@@ -22,7 +22,9 @@ QUESTION: list[ChatCompletionMessageParam] = [
 
 @pytest.fixture
 def client(smollm2: ServedRouter) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{smollm2.address}/v1", api_key=smollm2.key, max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{smollm2.address}/v1", api_key=smollm2.key, max_retries=0
+    ) as client:
         yield client
 
 
@@ -32,7 +34,9 @@ def async_client(server: ServedRouter) -> openai.AsyncOpenAI:
 
 @pytest.mark.parametrize("model", ["smollm2", "default"])
 def test_a_chat_completion(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=20, temperature=0)
+    answer = client.chat.completions.create(
+        model=model, messages=QUESTION, max_tokens=20, temperature=0
+    )
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.model == model
     assert answer.usage is not None
@@ -52,25 +56,38 @@ def test_a_streamed_chat_completion(client: openai.OpenAI, model: str) -> None:
     )
     chunks = list(stream)
     assert {chunk.model for chunk in chunks} == {model}
-    assert "Paris" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] in ("stop", "length")
+    assert "Paris" in "".join(
+        chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+    )
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] in (
+        "stop",
+        "length",
+    )
     assert chunks[-1].usage is not None
 
 
 def test_a_completion_streamed_and_not(client: openai.OpenAI) -> None:
-    whole = client.completions.create(model="smollm2", prompt="One, two, three,", max_tokens=8, temperature=0)
+    whole = client.completions.create(
+        model="smollm2", prompt="One, two, three,", max_tokens=8, temperature=0
+    )
     assert whole.choices[0].text
     assert whole.model == "smollm2"
     chunks = list(
-        client.completions.create(model="smollm2", prompt="One, two, three,", max_tokens=8, temperature=0, stream=True)
+        client.completions.create(
+            model="smollm2", prompt="One, two, three,", max_tokens=8, temperature=0, stream=True
+        )
     )
-    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert (
+        "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    )
 
 
 def test_the_async_client_streamed_and_not_and_side_by_side(smollm2: ServedRouter) -> None:
     async def one(client: openai.AsyncOpenAI, stream: bool) -> str:
         if not stream:
-            answer = await client.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=12)
+            answer = await client.chat.completions.create(
+                model="smollm2", messages=QUESTION, max_tokens=12
+            )
             return answer.choices[0].message.content or ""
         text = ""
         async for chunk in await client.chat.completions.create(
@@ -84,7 +101,9 @@ def test_the_async_client_streamed_and_not_and_side_by_side(smollm2: ServedRoute
 
     async def all_of_them() -> list[str]:
         async with async_client(smollm2) as client:
-            return await asyncio.gather(*(one(client, stream=number % 2 == 0) for number in range(8)))
+            return await asyncio.gather(
+                *(one(client, stream=number % 2 == 0) for number in range(8))
+            )
 
     assert all(asyncio.run(all_of_them()))
 
@@ -97,7 +116,9 @@ def test_the_model_list_and_one_of_it(client: openai.OpenAI) -> None:
 
 
 def test_the_stream_of_a_caller_that_breaks_off_can_be_closed(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=500, stream=True)
+    stream = client.chat.completions.create(
+        model="smollm2", messages=QUESTION, max_tokens=500, stream=True
+    )
     next(iter(stream))
     stream.close()
     test_a_chat_completion(client, "smollm2")
@@ -157,7 +178,9 @@ def test_what_the_engine_refuses_is_a_bad_request_error(client: openai.OpenAI) -
 def test_a_key_without_the_model_is_a_permission_denied_error(smollm2: ServedRouter) -> None:
     made = smollm2.keys("create", "sdk-only-default", "--allowed-models", "default")
     assert made.returncode == 0, made.stderr
-    with openai.OpenAI(base_url=f"{smollm2.address}/v1", api_key=made.stdout.strip(), max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{smollm2.address}/v1", api_key=made.stdout.strip(), max_retries=0
+    ) as client:
         with pytest.raises(openai.PermissionDeniedError) as caught:
             ask(client, "smollm2")
         assert_useful(caught.value)
@@ -175,12 +198,17 @@ urls = ["http://127.0.0.1:{free_port()}"]
         serving(config, wait=False) as server,
         openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as client,
     ):
-        eventually(lambda: "Nobody can be reached" in server.output(), "the address to be tried", 60)
+        eventually(
+            lambda: "Nobody can be reached" in server.output(), "the address to be tried", 60
+        )
         with pytest.raises(openai.InternalServerError) as caught:
             ask(client, "m")
         assert caught.value.status_code in (502, 503)
         assert_useful(caught.value)
-        assert caught.value.status_code != 503 or int(caught.value.response.headers["retry-after"]) >= 1
+        assert (
+            caught.value.status_code != 503
+            or int(caught.value.response.headers["retry-after"]) >= 1
+        )
 
 
 def test_a_stream_whose_engine_dies_is_an_api_error() -> None:
@@ -188,7 +216,9 @@ def test_a_stream_whose_engine_dies_is_an_api_error() -> None:
     try:
         with (
             serving(external([engine])) as server,
-            openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as client,
+            openai.OpenAI(
+                base_url=f"{server.address}/v1", api_key=server.key, max_retries=0
+            ) as client,
         ):
             fault = {"fault": {"how": "close", "at": "inside_frame", "after": 2}}
             stream = client.chat.completions.create(

@@ -1,4 +1,6 @@
-"""The real openai SDK drives every row that it has a method for, against an engine that does all of them on order."""
+"""The real openai SDK drives every row that it has a method for, against an engine that does all of
+them on order.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ CALLS = [
 ]
 SPEECH = {"reasoning": ["Let me ", "think."], "words": ["I will ", "look."], "calls": CALLS}
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather?"}]
-WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object"}},
+}
 
 
 def ordered(**orders: Any) -> dict[str, str]:
@@ -47,7 +52,9 @@ def client(plane: DataPlaneRouter) -> Iterator[openai.OpenAI]:
 
 def run_async(plane: DataPlaneRouter, use: Callable[[openai.AsyncOpenAI], Any]) -> Any:
     async def with_client() -> Any:
-        async with openai.AsyncOpenAI(base_url=f"{plane.address}/v1", api_key=plane.key, max_retries=0) as one:
+        async with openai.AsyncOpenAI(
+            base_url=f"{plane.address}/v1", api_key=plane.key, max_retries=0
+        ) as one:
             return await use(one)
 
     return asyncio.run(with_client())
@@ -65,7 +72,9 @@ def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
 
 
 def test_a_chat_with_several_choices_and_logprobs(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="m", messages=QUESTION, n=2, logprobs=True, top_logprobs=1)
+    answer = client.chat.completions.create(
+        model="m", messages=QUESTION, n=2, logprobs=True, top_logprobs=1
+    )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert all(choice.logprobs and choice.logprobs.content for choice in answer.choices)
     assert answer.model == "m"
@@ -92,14 +101,18 @@ def test_usage_comes_last_and_only_to_those_who_asked(client: openai.OpenAI) -> 
 
 
 @pytest.mark.parametrize("orders", [{}, {"interleave": True}, {"whole_calls": True}], ids=str)
-def test_a_stream_of_parallel_tool_calls_accumulates(client: openai.OpenAI, orders: dict[str, Any]) -> None:
+def test_a_stream_of_parallel_tool_calls_accumulates(
+    client: openai.OpenAI, orders: dict[str, Any]
+) -> None:
     with client.chat.completions.stream(
         model="m", messages=QUESTION, tools=[WEATHER], extra_headers=ordered(**SPEECH, **orders)
     ) as stream:
         final = stream.get_final_completion()
     message = final.choices[0].message
     assert message.content == "I will look."
-    found = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or []]
+    found = [
+        (call.id, call.function.name, call.function.arguments) for call in message.tool_calls or []
+    ]
     assert found == [(call["id"], call["name"], call["arguments"]) for call in CALLS]
     assert final.choices[0].finish_reason == "tool_calls"
 
@@ -109,8 +122,13 @@ def test_reasoning_passes_under_either_name(client: openai.OpenAI, field: str) -
     orders = ordered(reasoning=["Let me ", "think."], words=["Done."], reasoning_field=field)
     whole: Any = client.chat.completions.create(model="m", messages=QUESTION, extra_headers=orders)
     assert whole.choices[0].message.model_dump()[field] == "Let me think."
-    chunks: Any = client.chat.completions.create(model="m", messages=QUESTION, stream=True, extra_headers=orders)
-    assert "".join(chunk.choices[0].delta.model_dump().get(field) or "" for chunk in chunks) == "Let me think."
+    chunks: Any = client.chat.completions.create(
+        model="m", messages=QUESTION, stream=True, extra_headers=orders
+    )
+    assert (
+        "".join(chunk.choices[0].delta.model_dump().get(field) or "" for chunk in chunks)
+        == "Let me think."
+    )
 
 
 def test_a_parsed_answer_keeps_its_schema(client: openai.OpenAI, engine: FakeEngine) -> None:
@@ -118,7 +136,10 @@ def test_a_parsed_answer_keeps_its_schema(client: openai.OpenAI, engine: FakeEng
         city: str
 
     answer = client.chat.completions.parse(
-        model="m", messages=QUESTION, response_format=Place, extra_headers=ordered(words=['{"city": "Paris"}'])
+        model="m",
+        messages=QUESTION,
+        response_format=Place,
+        extra_headers=ordered(words=['{"city": "Paris"}']),
     )
     assert answer.choices[0].message.parsed == Place(city="Paris")
     assert json.loads(engine.last()["text"])["response_format"]["type"] == "json_schema"
@@ -126,9 +147,14 @@ def test_a_parsed_answer_keeps_its_schema(client: openai.OpenAI, engine: FakeEng
 
 def test_an_image_in_a_chat_arrives_whole(client: openai.OpenAI, engine: FakeEngine) -> None:
     url = "data:image/png;base64," + "iVBORw0KGgo" * 500_000
-    content = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+    content = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
     messages: Any = [{"role": "user", "content": content}]
-    answer = client.chat.completions.create(model="m", messages=messages, extra_headers=ordered(nonce="n"))
+    answer = client.chat.completions.create(
+        model="m", messages=messages, extra_headers=ordered(nonce="n")
+    )
     assert answer.choices[0].message.content == "n"
     assert engine.last()["length"] > len(url)
 
@@ -149,7 +175,10 @@ def test_the_async_client_streams_chat_and_tool_calls(plane: DataPlaneRouter) ->
             return await stream.get_final_completion()
 
     final = run_async(plane, use)
-    assert [call.function.name for call in final.choices[0].message.tool_calls] == ["weather", "clock"]
+    assert [call.function.name for call in final.choices[0].message.tool_calls] == [
+        "weather",
+        "clock",
+    ]
 
 
 # --- responses ---
@@ -166,13 +195,20 @@ def test_a_response_whole_streamed_and_continued(client: openai.OpenAI) -> None:
     assert types[0] == "response.created"
     assert types[-1] == "response.completed"
     assert final.model == "m"
-    assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
+    assert [item.type for item in final.output] == [
+        "reasoning",
+        "message",
+        "function_call",
+        "function_call",
+    ]
     second = client.responses.create(model="m", input="and?", previous_response_id=final.id)
     assert second.previous_response_id == final.id
 
 
 def test_the_sequence_numbers_of_a_response_have_no_gap(client: openai.OpenAI) -> None:
-    events: Any = client.responses.create(model="m", input="?", stream=True, extra_headers=ordered(**SPEECH))
+    events: Any = client.responses.create(
+        model="m", input="?", stream=True, extra_headers=ordered(**SPEECH)
+    )
     numbers = [event.sequence_number for event in events]
     assert numbers == list(range(len(numbers)))
 
@@ -206,21 +242,31 @@ def test_moderations(client: openai.OpenAI) -> None:
 
 
 def test_images_are_made_whole(client: openai.OpenAI) -> None:
-    made = client.images.generate(model="m", prompt="a cat", n=2, extra_headers=ordered(image_bytes=2_000_000))
+    made = client.images.generate(
+        model="m", prompt="a cat", n=2, extra_headers=ordered(image_bytes=2_000_000)
+    )
     assert [len(image.b64_json or "") for image in made.data or []] == [2_666_668] * 2
 
 
-def test_partial_images_of_megabytes_are_streamed(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_partial_images_of_megabytes_are_streamed(
+    client: openai.OpenAI, engine: FakeEngine
+) -> None:
     orders = ordered(image_bytes=2_000_000)
-    events: Any = client.images.generate(model="m", prompt="a cat", stream=True, partial_images=2, extra_headers=orders)
+    events: Any = client.images.generate(
+        model="m", prompt="a cat", stream=True, partial_images=2, extra_headers=orders
+    )
     found = [(event.type, len(event.b64_json)) for event in events]
     partial = ("image_generation.partial_image", 2_666_668)
     assert found == [partial, partial, ("image_generation.completed", 2_666_668)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_images_are_edited_from_forms(client: openai.OpenAI, engine: FakeEngine, stream: bool) -> None:
-    answer: Any = client.images.edit(model="m", image=[b"one" * 100_000, b"two"], prompt="a dog", stream=stream)
+def test_images_are_edited_from_forms(
+    client: openai.OpenAI, engine: FakeEngine, stream: bool
+) -> None:
+    answer: Any = client.images.edit(
+        model="m", image=[b"one" * 100_000, b"two"], prompt="a dog", stream=stream
+    )
     if stream:
         assert [event.type for event in answer] == ["image_edit.completed"]
     else:
@@ -241,7 +287,9 @@ def test_variations_of_an_image(plane: DataPlaneRouter, engine: FakeEngine) -> N
 
 
 def test_speech_streams_its_bytes(client: openai.OpenAI) -> None:
-    expected = b"".join(bytes((number + step) % 256 for step in range(1000)) for number in range(20))
+    expected = b"".join(
+        bytes((number + step) % 256 for step in range(1000)) for number in range(20)
+    )
     with client.audio.speech.with_streaming_response.create(
         model="m", input="hi", voice="v", response_format="wav", extra_headers=ordered(frames=20)
     ) as answer:
@@ -252,12 +300,16 @@ def test_speech_streams_its_bytes(client: openai.OpenAI) -> None:
 def test_speech_as_events(plane: DataPlaneRouter) -> None:
     body = {"model": "m", "input": "hi", "voice": "v", "stream_format": "sse"}
     events = plane.request("POST", "/v1/audio/speech", body).events()
-    assert [json.loads(event)["type"] for event in events] == ["speech.audio.delta"] * 3 + ["speech.audio.done"]
+    assert [json.loads(event)["type"] for event in events] == ["speech.audio.delta"] * 3 + [
+        "speech.audio.done"
+    ]
 
 
 @pytest.mark.parametrize("wanted", ["json", "verbose_json", "text", "srt", "vtt"])
 def test_a_transcription_in_every_format(client: openai.OpenAI, wanted: Any) -> None:
-    heard: Any = client.audio.transcriptions.create(model="m", file=b"RIFF" * 1000, response_format=wanted)
+    heard: Any = client.audio.transcriptions.create(
+        model="m", file=b"RIFF" * 1000, response_format=wanted
+    )
     assert "heard 4000 bytes" in (heard if isinstance(heard, str) else heard.text)
 
 

@@ -1,4 +1,6 @@
-"""No process is left behind, whatever ends the server; and what keeps it from starting is told in a sentence."""
+"""No process is left behind, whatever ends the server; and what keeps it from starting is told in a
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def processes_of(data_dir: Path) -> dict[int, str]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue  # it ended meanwhile
             if str(data_dir) in line:
@@ -50,7 +54,9 @@ def server() -> Iterator[ServedRouter]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_ends_the_server_and_every_engine(server: ServedRouter, number: signal.Signals) -> None:
+def test_a_signal_ends_the_server_and_every_engine(
+    server: ServedRouter, number: signal.Signals
+) -> None:
     pids = engines(server)
     assert set(pids) < set(processes_of(server.data_dir))
     server.process.send_signal(number)
@@ -62,7 +68,9 @@ def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: Ser
     before = engines(server)
     server.process.kill()
     server.process.wait()
-    assert set(processes_of(server.data_dir)) == set(before), "engines outlive a kill -9 of their server"
+    assert set(processes_of(server.data_dir)) == set(before), (
+        "engines outlive a kill -9 of their server"
+    )
     server.start()
     server.wait_until_ready()
     eventually(lambda: len(engines(server)) == 2, "two engines to run", 120.0)
@@ -76,17 +84,28 @@ def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: Ser
 def test_a_killed_engine_is_started_again(server: ServedRouter) -> None:
     first, other = engines(server)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: first not in (now := engines(server)) and len(now) == 2, "another engine to run", 60.0)
+    eventually(
+        lambda: first not in (now := engines(server)) and len(now) == 2,
+        "another engine to run",
+        60.0,
+    )
     assert other in engines(server)
     instances = [one for model in server.models() for one in model["instances"]]
     assert sorted(one["restart_count"] for one in instances) == [0, 1]
     assert "unasked" in server.output()
 
 
-def test_requests_end_before_the_server_does_and_a_second_signal_cuts_them(server: ServedRouter) -> None:
+def test_requests_end_before_the_server_does_and_a_second_signal_cuts_them(
+    server: ServedRouter,
+) -> None:
     with server.client() as client:
         client.send(
-            build("POST", "/v1/chat/completions", chat("smollm2", stream=True, max_tokens=1500), key=server.key)
+            build(
+                "POST",
+                "/v1/chat/completions",
+                chat("smollm2", stream=True, max_tokens=1500),
+                key=server.key,
+            )
         )
         client.read_head()
         server.process.send_signal(signal.SIGINT)
@@ -111,7 +130,9 @@ def test_a_signal_while_engines_start_leaves_nothing_behind(short_folder: Path) 
 
 def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`serve`, which is expected to end by itself."""
-    return subprocess.run([*cli(), "serve", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*cli(), "serve", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.fixture

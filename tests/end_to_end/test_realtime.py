@@ -28,8 +28,12 @@ def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     routes = [
-        RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7),
-        RouteEntry(name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]),
+        RouteEntry(
+            name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7
+        ),
+        RouteEntry(
+            name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]
+        ),
     ]
     one = router([engine], routes=routes)
     one.add_key("a" * 16, NARROW, allowed_models=["m"])
@@ -48,7 +52,11 @@ def status_of_opening(plane: DataPlaneRouter, target: str, key: str, body: Any =
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        *([] if body is None else ["Content-Type: application/json", f"Content-Length: {len(text)}"]),
+        *(
+            []
+            if body is None
+            else ["Content-Type: application/json", f"Content-Length: {len(text)}"]
+        ),
     ]
     with plane.client() as client:
         client.send("\r\n".join([*fields, "", ""]).encode() + text)
@@ -73,7 +81,9 @@ def test_a_websocket_needs_a_key_for_every_name_of_the_engine(
     assert status_of_opening(plane, target, WIDE) == 101
 
 
-def test_the_model_of_a_body_before_a_websocket_opens_no_other(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_the_model_of_a_body_before_a_websocket_opens_no_other(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     target = "/model/proxy/v1/realtime?model=tuned"
     assert status_of_opening(plane, target, NARROW, {"model": "m"}) == 403
     assert engine.journal() == []

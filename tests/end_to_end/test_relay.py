@@ -1,4 +1,6 @@
-"""What a caller sends reaches the engine, and what the engine answers reaches the caller: the same bytes."""
+"""What a caller sends reaches the engine, and what the engine answers reaches the caller: the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -119,18 +121,25 @@ def test_the_bytes_of_a_request_pass_unchanged(
     engine: FakeEngine, plane: DataPlaneRouter, size: int, chunk: int | None
 ) -> None:
     odd = (
-        b' "n": NaN, "big": 123456789012345678901234567890, "f": 1.10, "e": 1e400, "lone": "\\ud800", "u": "\xc3\xa9",'
+        b' "n": NaN, "big": 123456789012345678901234567890, "f": 1.10, "e": 1e400, "lone": '
+        b'"\\ud800", "u": "\xc3\xa9",'
     )
     padding = os.urandom(size // 2).hex().encode()
     body = (
-        b'{"unknown": {"model": "inner"},' + odd + b'  "pad": "' + padding + b'", "model"  :  "m" , "last": [ ] }\r\n'
+        b'{"unknown": {"model": "inner"},'
+        + odd
+        + b'  "pad": "'
+        + padding
+        + b'", "model"  :  "m" , "last": [ ] }\r\n'
     )
     response = plane.request("POST", "/v1/chat/completions", body, chunk=chunk)
     assert response.status == 200, response.body
     assert engine.last()["sha256"] == hashlib.sha256(body).hexdigest()
 
 
-def test_a_request_in_single_bytes_passes_unchanged(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_request_in_single_bytes_passes_unchanged(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     body = json.dumps(chat(text="slowly")).encode()
     with plane.client() as client:
         for byte in build("POST", "/v1/chat/completions", body, key=KEY):
@@ -139,17 +148,26 @@ def test_a_request_in_single_bytes_passes_unchanged(engine: FakeEngine, plane: D
     assert engine.last()["sha256"] == hashlib.sha256(body).hexdigest()
 
 
-def test_an_engine_hears_its_own_name_and_a_caller_the_routes(engine: FakeEngine, router: Routers) -> None:
+def test_an_engine_hears_its_own_name_and_a_caller_the_routes(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine], served_name="Qwen/Qwen3-8B")
-    body = b'{ "messages":[{"role":"user","content":"model default"}], "model" : "def\\u0061ult", "stream":false}'
+    body = (
+        b'{ "messages":[{"role":"user","content":"model default"}], "model" : "def\\u0061ult", '
+        b'"stream":false}'
+    )
     response = plane.request("POST", "/v1/chat/completions", body)
     assert response.json()["model"] == "default"
     expected = body.replace(b'"def\\u0061ult"', b'"Qwen/Qwen3-8B"')
     assert engine.last()["text"].encode() == expected
 
 
-@pytest.mark.parametrize("served_name", ["q", "a-much-longer-name/than-the-route-has", 'quote"back\\slash'])
-@pytest.mark.parametrize("pieces", [{}, {"pieces": "bytes"}, {"pieces": "chunks"}, {"framing": "chunked"}], ids=str)
+@pytest.mark.parametrize(
+    "served_name", ["q", "a-much-longer-name/than-the-route-has", 'quote"back\\slash']
+)
+@pytest.mark.parametrize(
+    "pieces", [{}, {"pieces": "bytes"}, {"pieces": "chunks"}, {"framing": "chunked"}], ids=str
+)
 @pytest.mark.parametrize("stream", [True, False])
 def test_every_frame_carries_the_routes_name_and_nothing_else_changes(
     engine: FakeEngine, router: Routers, served_name: str, pieces: dict[str, Any], stream: bool
@@ -159,9 +177,13 @@ def test_every_frame_carries_the_routes_name_and_nothing_else_changes(
     text = f'the text says "model": {served_name!r} too'
     response = plane.chat(chat("default", text, stream=stream, fake=orders))
     assert response.broken is None
-    documents = [json.loads(event) for event in response.events()[:-1]] if stream else [response.json()]
+    documents = (
+        [json.loads(event) for event in response.events()[:-1]] if stream else [response.json()]
+    )
     assert [document["model"] for document in documents] == ["default"] * (4 if stream else 1)
-    before = response.body.replace(b'"model":"default"', b'"model":' + json.dumps(served_name).encode())
+    before = response.body.replace(
+        b'"model":"default"', b'"model":' + json.dumps(served_name).encode()
+    )
     assert hashlib.sha256(before).hexdigest() == engine.last()["sent_sha256"]
 
 
@@ -169,7 +191,11 @@ def test_every_frame_carries_the_routes_name_and_nothing_else_changes(
 def test_an_engines_own_error_passes_with_its_status_and_body(
     engine: FakeEngine, plane: DataPlaneRouter, status: int
 ) -> None:
-    orders = {"status": status, "error": "no such parameter", "headers": [["retry-after", "7"], ["x-engine", "yes"]]}
+    orders = {
+        "status": status,
+        "error": "no such parameter",
+        "headers": [["retry-after", "7"], ["x-engine", "yes"]],
+    }
     response = plane.chat(chat(text="n-9", stream=True, fake=orders))
     assert response.status == status
     assert response.json()["error"]["message"] == "no such parameter n-9"
@@ -187,7 +213,9 @@ def test_an_engine_that_refuses_our_key_is_our_fault_and_not_the_callers(
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
-def test_an_engines_error_without_a_body_gets_one(engine: FakeEngine, plane: DataPlaneRouter, status: int) -> None:
+def test_an_engines_error_without_a_body_gets_one(
+    engine: FakeEngine, plane: DataPlaneRouter, status: int
+) -> None:
     response = plane.chat(chat(fake={"status": status, "body_text": ""}))
     assert response.status in (status, 502)
     assert response.json()["error"]["message"]
@@ -196,7 +224,9 @@ def test_an_engines_error_without_a_body_gets_one(engine: FakeEngine, plane: Dat
 def test_headers_pass_in_both_directions_and_repeated_ones_stay_repeated(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    orders = {"headers": [["set-cookie", "a=1"], ["set-cookie", "b=2"], ["x-ratelimit-remaining", "5"]]}
+    orders = {
+        "headers": [["set-cookie", "a=1"], ["set-cookie", "b=2"], ["x-ratelimit-remaining", "5"]]
+    }
     sent = [
         ("OpenAI-Organization", "org"),
         ("x-stainless-timeout", "NOT_GIVEN"),
@@ -210,7 +240,9 @@ def test_headers_pass_in_both_directions_and_repeated_ones_stay_repeated(
     assert {name.lower(): value for name, value in sent}.items() <= got.items()
 
 
-def test_credentials_and_hop_by_hop_headers_never_reach_an_engine(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_credentials_and_hop_by_hop_headers_never_reach_an_engine(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     secret = "only-the-router-may-see-this"
     headers = [
         ("Authorization", f"bearer {KEY}"),
@@ -234,14 +266,30 @@ def test_credentials_and_hop_by_hop_headers_never_reach_an_engine(engine: FakeEn
     assert KEY not in str(got)
     assert secret not in str(got)
     names = [name.lower() for name, _ in got]
-    for name in ("authorization", "x-api-key", "cookie", "keep-alive", "te", "trailer", "upgrade", "http2-settings"):
+    for name in (
+        "authorization",
+        "x-api-key",
+        "cookie",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "http2-settings",
+    ):
         assert name not in names
     assert names.count("host") == 1
     assert names.count("content-length") + names.count("transfer-encoding") == 1
 
 
-def test_an_engines_hop_by_hop_headers_never_reach_a_caller(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    hop = [["connection", "x-named"], ["x-named", "1"], ["keep-alive", "timeout=5"], ["proxy-authenticate", "Basic"]]
+def test_an_engines_hop_by_hop_headers_never_reach_a_caller(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
+    hop = [
+        ["connection", "x-named"],
+        ["x-named", "1"],
+        ["keep-alive", "timeout=5"],
+        ["proxy-authenticate", "Basic"],
+    ]
     response = plane.chat(chat(fake={"headers": hop}))
     names = {name.lower() for name, _ in response.headers}
     assert not names & {"x-named", "keep-alive", "proxy-authenticate"}
@@ -250,7 +298,9 @@ def test_an_engines_hop_by_hop_headers_never_reach_a_caller(engine: FakeEngine, 
 def test_an_engine_gets_its_own_key(fake_engines: Engines, router: Routers) -> None:
     engine = fake_engines(1)[0]
     router([engine], instance={"api_key": "the-engines-own"}).chat(chat())
-    assert [v for name, v in engine.last()["headers"] if name.lower() == "authorization"] == ["Bearer the-engines-own"]
+    assert [v for name, v in engine.last()["headers"] if name.lower() == "authorization"] == [
+        "Bearer the-engines-own"
+    ]
 
 
 def request_id_at(engine: FakeEngine) -> str:
@@ -259,7 +309,9 @@ def request_id_at(engine: FakeEngine) -> str:
     return str(found[0])
 
 
-def test_a_callers_request_id_is_sent_on_and_returned(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_callers_request_id_is_sent_on_and_returned(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     response = plane.chat(chat(), headers=[("X-Request-Id", "caller-7.a")])
     assert response.header("x-request-id") == "caller-7.a"
     assert response.header("request-id") == "caller-7.a"
@@ -268,7 +320,9 @@ def test_a_callers_request_id_is_sent_on_and_returned(engine: FakeEngine, plane:
 
 
 @pytest.mark.parametrize("id_", [None, "", "x" * 1000, "bad id", "bad\tid", 'q"uote'])
-def test_a_request_without_a_sane_id_gets_one(engine: FakeEngine, plane: DataPlaneRouter, id_: str | None) -> None:
+def test_a_request_without_a_sane_id_gets_one(
+    engine: FakeEngine, plane: DataPlaneRouter, id_: str | None
+) -> None:
     response = plane.chat(chat(), headers=[] if id_ is None else [("X-Request-Id", id_)])
     made = response.header("x-request-id")
     assert made
@@ -282,7 +336,10 @@ def test_the_model_list_names_the_routes_and_answers_head(plane: DataPlaneRouter
     document = listed.json()
     assert document["object"] == "list"
     assert sorted(entry["id"] for entry in document["data"]) == ["default", "m"]
-    assert all(entry["object"] == "model" and entry["created"] == 1 and entry["owned_by"] for entry in document["data"])
+    assert all(
+        entry["object"] == "model" and entry["created"] == 1 and entry["owned_by"]
+        for entry in document["data"]
+    )
     head = plane.request("HEAD", "/v1/models")
     assert head.status == 200
     assert head.header("content-length") == str(len(listed.body))
@@ -292,10 +349,14 @@ def test_the_model_list_names_the_routes_and_answers_head(plane: DataPlaneRouter
         assert client.read_response("GET").json()["id"] == "m"
 
 
-def test_a_route_with_a_slash_in_its_name_is_found_escaped_and_raw(engine: FakeEngine, router: Routers) -> None:
+def test_a_route_with_a_slash_in_its_name_is_found_escaped_and_raw(
+    engine: FakeEngine, router: Routers
+) -> None:
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
-    plane = router([engine], routes=[RouteEntry(name="a/b", created=5, targets=[TargetEntry(model="m")])])
+    plane = router(
+        [engine], routes=[RouteEntry(name="a/b", created=5, targets=[TargetEntry(model="m")])]
+    )
     assert plane.request("GET", "/v1/models/a%2Fb").json()["id"] == "a/b"
     assert plane.request("GET", "/v1/models/a/b").json()["id"] == "a/b"
     missing = plane.request("GET", "/v1/models/m")
@@ -303,7 +364,9 @@ def test_a_route_with_a_slash_in_its_name_is_found_escaped_and_raw(engine: FakeE
     assert missing.json()["error"]["code"] == "model_not_found"
 
 
-def test_many_requests_pass_over_one_connection_on_either_side(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_many_requests_pass_over_one_connection_on_either_side(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     with plane.client() as client:
         for number in range(50):
             body = chat(text=f"n-{number}", stream=number % 2 == 0)
@@ -312,9 +375,16 @@ def test_many_requests_pass_over_one_connection_on_either_side(engine: FakeEngin
     assert len({entry["connection"] for entry in engine.inference()}) == 1
 
 
-def test_pipelined_requests_are_answered_in_order(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_pipelined_requests_are_answered_in_order(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     with plane.client() as client:
-        client.send(b"".join(build("POST", "/v1/chat/completions", chat(text=f"n-{n}"), key=KEY) for n in range(5)))
+        client.send(
+            b"".join(
+                build("POST", "/v1/chat/completions", chat(text=f"n-{n}"), key=KEY)
+                for n in range(5)
+            )
+        )
         answers = [client.read_response().json() for _ in range(5)]
     assert [answer["id"] for answer in answers] == [f"chatcmpl-n-{n}" for n in range(5)]
 
@@ -329,8 +399,12 @@ def test_a_caller_of_http_1_0_gets_no_chunks(engine: FakeEngine, plane: DataPlan
     assert response.events()[-1] == "[DONE]"
 
 
-def test_a_caller_that_expects_100_continue_is_asked_for_its_body(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    request = build("POST", "/v1/chat/completions", chat(), key=KEY, headers=[("Expect", "100-continue")])
+def test_a_caller_that_expects_100_continue_is_asked_for_its_body(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
+    request = build(
+        "POST", "/v1/chat/completions", chat(), key=KEY, headers=[("Expect", "100-continue")]
+    )
     head, _, body = request.partition(b"\r\n\r\n")
     with plane.client() as client:
         client.send(head + b"\r\n\r\n")
@@ -340,7 +414,9 @@ def test_a_caller_that_expects_100_continue_is_asked_for_its_body(engine: FakeEn
     assert not [name for name, _ in engine.last()["headers"] if name.lower() == "expect"]
 
 
-def test_a_compressed_answer_that_nobody_asked_for_passes_as_it_is(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_a_compressed_answer_that_nobody_asked_for_passes_as_it_is(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     response = plane.chat(chat(fake={"gzip": True}), headers=[("Accept-Encoding", "gzip")])
     assert response.header("content-encoding") == "gzip"
     assert received(response) == sent_by_engine(engine)
@@ -354,12 +430,16 @@ def test_what_one_read_brought_leaves_in_one_chunk(plane: DataPlaneRouter) -> No
     assert all(chunk.endswith(b"\n\n") for chunk in response.chunks)
 
 
-def test_small_writes_wait_for_nothing_on_either_leg(engine: FakeEngine, plane: DataPlaneRouter) -> None:
+def test_small_writes_wait_for_nothing_on_either_leg(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
     """With Nagle's algorithm on, the kernel would hold small writes back."""
     if engine.address.startswith("unix:"):
         return
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"fault": {"how": "stall", "at": "after_head"}}))
+        plane.send_chat(
+            client, chat(stream=True, fake={"fault": {"how": "stall", "at": "after_head"}})
+        )
         eventually(lambda: engine.state()["in_progress"], "the engine to be busy")
         ours = own_sockets()
         client_port = client.socket.getsockname()[1]
@@ -400,7 +480,15 @@ def peer_port(one: socket.socket) -> int | None:
 
 
 def test_curl_can_use_it(plane: DataPlaneRouter) -> None:
-    command = ["curl", "-sS", "--fail", "-H", f"Authorization: Bearer {KEY}", "-H", "Content-Type: application/json"]
+    command = [
+        "curl",
+        "-sS",
+        "--fail",
+        "-H",
+        f"Authorization: Bearer {KEY}",
+        "-H",
+        "Content-Type: application/json",
+    ]
     command += ["-d", json.dumps(chat(text="from curl")), f"{plane.address}/v1/chat/completions"]
     done = subprocess.run(command, capture_output=True, timeout=30, check=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "from curl"

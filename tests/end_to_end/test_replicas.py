@@ -1,4 +1,6 @@
-"""One of two engines is killed under load: who had no frame yet is answered by the other, and nobody hangs."""
+"""One of two engines is killed under load: who had no frame yet is answered by the other, and
+nobody hangs.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Caller:
 
 
 def outcome(response: Response) -> str:
-    """`done`, `error event`, or the status; anything that is none of the promised ends fails the test."""
+    """`done`, `error event`, or the status; anything that is none of the promised ends fails the
+    test.
+    """
     if response.status != 200:
         assert response.json()["error"]["message"].endswith(".")
         return str(response.status)
@@ -71,7 +75,9 @@ def outcome(response: Response) -> str:
     return "error event"
 
 
-def test_every_request_without_a_frame_is_answered_by_the_other_replica(fake_engines: Engines, router: Routers) -> None:
+def test_every_request_without_a_frame_is_answered_by_the_other_replica(
+    fake_engines: Engines, router: Routers
+) -> None:
     first, second = engines = fake_engines(2)
     plane = router(engines)
     for engine in engines:
@@ -79,12 +85,18 @@ def test_every_request_without_a_frame_is_answered_by_the_other_replica(fake_eng
     with ThreadPoolExecutor(CONCURRENT) as pool:
         bodies = [chat(text=f"n-{number}", stream=number % 2 == 0) for number in range(CONCURRENT)]
         callers = [Caller(plane, body, pool) for body in bodies]
-        eventually(lambda: sum(e.state()["in_progress"] for e in engines) == CONCURRENT, "all requests to be there")
+        eventually(
+            lambda: sum(e.state()["in_progress"] for e in engines) == CONCURRENT,
+            "all requests to be there",
+        )
         assert first.state()["in_progress"] >= CONCURRENT // 4, "the load is not balanced"
         first.kill()
         responses = [caller.result() for caller in callers]
     assert [outcome(response) for response in responses] == ["done"] * CONCURRENT
-    assert all(f"chatcmpl-n-{number}".encode() in response.body for number, response in enumerate(responses))
+    assert all(
+        f"chatcmpl-n-{number}".encode() in response.body
+        for number, response in enumerate(responses)
+    )
     assert len(second.inference()) == CONCURRENT
     eventually(plane.is_idle, "every lease to be returned")
 
@@ -97,7 +109,9 @@ def test_streams_in_progress_end_with_the_error_event_and_the_others_go_on(
     with ThreadPoolExecutor(CONCURRENT) as pool:
         body = chat(stream=True, fake={"frames": 30, "delay": 0.1})
         callers = [Caller(plane, body, pool) for _ in range(CONCURRENT)]
-        eventually(lambda: all(caller.frames >= 2 for caller in callers), "every stream to have begun")
+        eventually(
+            lambda: all(caller.frames >= 2 for caller in callers), "every stream to have begun"
+        )
         on_first = len(first.inference())
         first.kill()
         found = Counter(outcome(caller.result()) for caller in callers)
@@ -105,7 +119,9 @@ def test_streams_in_progress_end_with_the_error_event_and_the_others_go_on(
     assert len(second.inference()) == CONCURRENT - on_first
 
 
-def test_503_only_while_no_instance_runs_and_then_with_retry_after(fake_engines: Engines, router: Routers) -> None:
+def test_503_only_while_no_instance_runs_and_then_with_retry_after(
+    fake_engines: Engines, router: Routers
+) -> None:
     """What the control plane does when it sees an engine end: it publishes a table without it."""
     engines = fake_engines(2)
     plane = router(engines)
@@ -126,7 +142,9 @@ def test_503_only_while_no_instance_runs_and_then_with_retry_after(fake_engines:
     assert [plane.chat(chat()).status for _ in range(20)] == [200] * 20
 
 
-def test_a_dead_engine_is_reported_to_the_control_plane(fake_engines: Engines, router: Routers) -> None:
+def test_a_dead_engine_is_reported_to_the_control_plane(
+    fake_engines: Engines, router: Routers
+) -> None:
     engines = fake_engines(2)
     plane = router(engines)
     engines[0].kill()
@@ -135,7 +153,9 @@ def test_a_dead_engine_is_reported_to_the_control_plane(fake_engines: Engines, r
     faulted: list[Any] = []
 
     def reported() -> bool:
-        faulted.extend(event for event in plane.plane.poll().events if event.type == "instance_faulted")
+        faulted.extend(
+            event for event in plane.plane.poll().events if event.type == "instance_faulted"
+        )
         return bool(faulted)
 
     eventually(reported, "an instance_faulted event")
@@ -166,12 +186,16 @@ def test_an_instance_that_leaves_the_table_is_reported_idle_when_its_last_reques
     assert [(event.instance, event.version) for event in found] == [("i-0", version)]
 
 
-def test_a_drain_ends_what_runs_and_accepts_nothing_new(fake_engines: Engines, router: Routers) -> None:
+def test_a_drain_ends_what_runs_and_accepts_nothing_new(
+    fake_engines: Engines, router: Routers
+) -> None:
     engine = fake_engines(1)[0]
     plane = router([engine])
     with plane.client() as client, plane.client() as cut:
         plane.send_chat(client, chat(stream=True, fake={"frames": 4, "delay": 0.2}))
-        plane.send_chat(cut, chat(stream=True, fake={"fault": {"how": "stall", "at": "at_frame", "after": 2}}))
+        plane.send_chat(
+            cut, chat(stream=True, fake={"fault": {"how": "stall", "at": "at_frame", "after": 2}})
+        )
         client.read_until(b"Hello")
         cut.read_until(b"Hello")
         plane.plane.drain(3.0)
@@ -192,13 +216,20 @@ def two_real_engines() -> Iterator[ServedRouter]:
 
 
 @pytest.mark.timeout(400)
-def test_a_real_engine_killed_under_load_costs_only_the_streams_it_had_begun(two_real_engines: ServedRouter) -> None:
+def test_a_real_engine_killed_under_load_costs_only_the_streams_it_had_begun(
+    two_real_engines: ServedRouter,
+) -> None:
     server = two_real_engines
     with ThreadPoolExecutor(CONCURRENT) as pool:
         text = "Count slowly from one to a hundred."
-        bodies = [chat("smollm2", text, stream=number % 2 == 0, max_tokens=60) for number in range(CONCURRENT)]
+        bodies = [
+            chat("smollm2", text, stream=number % 2 == 0, max_tokens=60)
+            for number in range(CONCURRENT)
+        ]
         callers = [Caller(server, body, pool) for body in bodies]
-        eventually(lambda: any(caller.frames >= 2 for caller in callers), "the first stream to begin", 60)
+        eventually(
+            lambda: any(caller.frames >= 2 for caller in callers), "the first stream to begin", 60
+        )
         os.kill(server.engines()[0].pid, signal.SIGKILL)
         found = Counter(outcome(caller.result()) for caller in callers)
     assert set(found) <= {"done", "error event"}, found

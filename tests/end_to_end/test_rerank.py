@@ -42,10 +42,14 @@ def rerank(plane: DataPlaneRouter, path: str = "/v1/rerank", **fields: Any) -> d
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-def test_the_results_come_best_first_with_their_documents(plane: DataPlaneRouter, path: str) -> None:
+def test_the_results_come_best_first_with_their_documents(
+    plane: DataPlaneRouter, path: str
+) -> None:
     results = rerank(plane, path)["results"]
     assert [result["index"] for result in results] == BEST_FIRST
-    assert [result["document"]["text"] for result in results] == [TEXTS[index] for index in BEST_FIRST]
+    assert [result["document"]["text"] for result in results] == [
+        TEXTS[index] for index in BEST_FIRST
+    ]
     assert [result["relevance_score"] for result in results] == [3.5, 1.5, 0.5, -0.5]
 
 
@@ -62,8 +66,12 @@ def test_documents_are_left_out_when_nobody_wants_them(plane: DataPlaneRouter) -
 
 
 def test_documents_may_be_objects_with_a_text(plane: DataPlaneRouter) -> None:
-    results = rerank(plane, documents=[{"text": text} for text in TEXTS], return_documents=True)["results"]
-    assert [result["document"]["text"] for result in results] == [TEXTS[index] for index in BEST_FIRST]
+    results = rerank(plane, documents=[{"text": text} for text in TEXTS], return_documents=True)[
+        "results"
+    ]
+    assert [result["document"]["text"] for result in results] == [
+        TEXTS[index] for index in BEST_FIRST
+    ]
 
 
 def test_texts_that_are_hard_to_quote_come_back_as_they_were(plane: DataPlaneRouter) -> None:
@@ -74,12 +82,16 @@ def test_texts_that_are_hard_to_quote_come_back_as_they_were(plane: DataPlaneRou
 
 def test_an_engines_error_is_no_ranking(plane: DataPlaneRouter) -> None:
     body = {"model": "m", "query": "q", "documents": ["a"]}
-    response = plane.request("POST", "/v1/rerank", body, headers=[("X-Fake", '{"status": 422, "error": "too long"}')])
+    response = plane.request(
+        "POST", "/v1/rerank", body, headers=[("X-Fake", '{"status": 422, "error": "too long"}')]
+    )
     assert response.status == 422
     assert "too long" in response.json()["error"]["message"]
 
 
-def test_a_request_too_long_to_be_held_is_413_and_reaches_no_engine(fake_engines: Engines, router: Routers) -> None:
+def test_a_request_too_long_to_be_held_is_413_and_reaches_no_engine(
+    fake_engines: Engines, router: Routers
+) -> None:
     engine = fake_engines(1)[0]
     body = {"model": "default", "query": "q", "documents": ["x" * (65 << 20)]}
     response = router([engine]).request("POST", "/v1/rerank", body)

@@ -1,4 +1,6 @@
-"""A response lives in the memory of one engine: what names it goes there, for the key that made it and no other."""
+"""A response lives in the memory of one engine: what names it goes there, for the key that made it
+and no other.
+"""
 
 from __future__ import annotations
 
@@ -70,26 +72,33 @@ def test_all_that_lies_below_a_response_goes_there_too(plane: DataPlaneRouter) -
         assert_not_found(plane.request("GET", f"/v1/responses/{id_}"))
 
 
-def test_a_conversation_stays_on_its_engine(plane: DataPlaneRouter, engines: list[FakeEngine]) -> None:
+def test_a_conversation_stays_on_its_engine(
+    plane: DataPlaneRouter, engines: list[FakeEngine]
+) -> None:
     for _ in range(6):
         id_ = id_of(create(plane))
         for stream in (False, True, False, True):
             id_ = id_of(create(plane, "more", previous_response_id=id_, stream=stream))
     assert sum(len(engine.inference()) for engine in engines) == 30
-    assert all(engine.inference() for engine in engines), "only some engines were used: this showed nothing"
+    assert all(engine.inference() for engine in engines), (
+        "only some engines were used: this showed nothing"
+    )
 
 
 def test_the_name_may_come_before_or_behind_the_model(plane: DataPlaneRouter) -> None:
     for _ in range(6):
         id_ = id_of(create(plane))
         first = f'{{"previous_response_id":"{id_}","input":"x","model":"default"}}'.encode()
-        last = f'{{"model":"default","input":"{"x" * 200_000}","previous_response_id":"{id_}"}}'.encode()
+        filler = "x" * 200_000
+        last = f'{{"model":"default","input":"{filler}","previous_response_id":"{id_}"}}'.encode()
         assert plane.request("POST", "/v1/responses", first).status == 200
         assert plane.request("POST", "/v1/responses", last, chunk=10_000).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-def test_another_keys_response_is_not_found(plane: DataPlaneRouter, engines: list[FakeEngine], method: str) -> None:
+def test_another_keys_response_is_not_found(
+    plane: DataPlaneRouter, engines: list[FakeEngine], method: str
+) -> None:
     id_ = id_of(create(plane))
     before = sum(len(engine.journal()) for engine in engines)
     target = f"/v1/responses/{id_}" + ("/cancel" if method == "POST" else "")

@@ -1,4 +1,6 @@
-"""Routes: names of any shape, weighted targets over several models, fallback, and who may use them."""
+"""Routes: names of any shape, weighted targets over several models, fallback, and who may use
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Routers = Callable[..., DataPlaneRouter]
 def route(name: str, *targets: Any, **fields: Any) -> Any:
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
-    entries = [one if isinstance(one, TargetEntry) else TargetEntry(model=one) for one in targets or ("m",)]
+    entries = [
+        one if isinstance(one, TargetEntry) else TargetEntry(model=one) for one in targets or ("m",)
+    ]
     return RouteEntry(name=name, created=1, targets=entries, **fields)
 
 
@@ -57,7 +61,8 @@ def served(engines: list[FakeEngine]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "name", ["alias", "Qwen/Qwen3-8B", "base:lora", "owner/base:lora", "é 日本", "with space", "a%2Fb"]
+    "name",
+    ["alias", "Qwen/Qwen3-8B", "base:lora", "owner/base:lora", "é 日本", "with space", "a%2Fb"],
 )
 def test_a_route_of_any_name_is_used_listed_and_shown(
     two_models: Callable[..., DataPlaneRouter], name: str, engines: list[FakeEngine]
@@ -101,7 +106,9 @@ def test_targets_get_requests_by_their_weights(
     plane = two_models(route("both", target("m", weight=300), target("spare", weight=100)))
     with plane.client() as client:
         for _ in range(400):
-            assert client.request("POST", "/v1/chat/completions", chat("both"), key=KEY).status == 200
+            assert (
+                client.request("POST", "/v1/chat/completions", chat("both"), key=KEY).status == 200
+            )
     first, second = served(engines)
     assert first + second == 400
     assert 240 < first < 360, "three quarters are 300; 60 are seven standard deviations"
@@ -240,7 +247,9 @@ def models_of(plane: DataPlaneRouter, key: str | None, query: str = "") -> list[
 
 @pytest.fixture
 def guarded(two_models: Callable[..., DataPlaneRouter]) -> DataPlaneRouter:
-    """A route of each policy, and keys: a, called "alice", which one route names; b, allowed `normal` alone."""
+    """A route of each policy, and keys: a, called "alice", which one route names; b, allowed
+    `normal` alone.
+    """
     plane = two_models(
         route("open", access_policy="public"),
         route("normal"),
@@ -253,7 +262,10 @@ def guarded(two_models: Callable[..., DataPlaneRouter]) -> DataPlaneRouter:
 
 
 def statuses(plane: DataPlaneRouter, key: str | None) -> dict[str, int]:
-    return {name: plane.chat(chat(name), key=key).status for name in ("open", "normal", "by-name", "by-id")}
+    return {
+        name: plane.chat(chat(name), key=key).status
+        for name in ("open", "normal", "by-name", "by-id")
+    }
 
 
 def test_a_public_route_needs_no_key(guarded: DataPlaneRouter) -> None:
@@ -263,11 +275,21 @@ def test_a_public_route_needs_no_key(guarded: DataPlaneRouter) -> None:
 
 def test_a_route_for_chosen_keys_takes_those_alone(guarded: DataPlaneRouter) -> None:
     assert statuses(guarded, KEY) == {"open": 200, "normal": 200, "by-name": 403, "by-id": 403}
-    assert statuses(guarded, key_of("a")) == {"open": 200, "normal": 200, "by-name": 200, "by-id": 200}
+    assert statuses(guarded, key_of("a")) == {
+        "open": 200,
+        "normal": 200,
+        "by-name": 200,
+        "by-id": 200,
+    }
 
 
 def test_a_keys_own_models_bind_it_too(guarded: DataPlaneRouter) -> None:
-    assert statuses(guarded, key_of("b")) == {"open": 200, "normal": 200, "by-name": 403, "by-id": 403}
+    assert statuses(guarded, key_of("b")) == {
+        "open": 200,
+        "normal": 200,
+        "by-name": 403,
+        "by-id": 403,
+    }
 
 
 def test_a_refusal_names_the_model(guarded: DataPlaneRouter) -> None:
@@ -313,7 +335,10 @@ def test_a_keys_scopes_and_expiry_decide(
 ) -> None:
     plane = two_models(route("normal"))
     plane.add_key("c" * 16, key_of("c"), **fields)
-    for path, body in (("/v1/chat/completions", chat("normal")), ("/v1/messages", {**chat("normal"), "max_tokens": 1})):
+    for path, body in (
+        ("/v1/chat/completions", chat("normal")),
+        ("/v1/messages", {**chat("normal"), "max_tokens": 1}),
+    ):
         response = plane.request("POST", path, body, key=key_of("c"))
         assert response.status == status, response.body
         message = response.json().get("error", {}).get("message", "")
@@ -335,18 +360,26 @@ def test_the_list_is_filtered_by_categories_and_shows_meta_when_asked(
     )
     assert set(models_of(plane, KEY)) == {"chatty", "vectors", "both", "plain"}
     assert set(models_of(plane, KEY, "?categories=llm")) == {"chatty", "both"}
-    assert set(models_of(plane, KEY, "?categories=embedding&categories=reranker")) == {"vectors", "both"}
+    assert set(models_of(plane, KEY, "?categories=embedding&categories=reranker")) == {
+        "vectors",
+        "both",
+    }
     assert models_of(plane, KEY, "?categories=image") == []
     plain = plane.request("GET", "/v1/models?categories=embedding").json()["data"][0]
     assert plain["owned_by"] == "gpustack"
     assert not plain.get("meta")
     with_meta = plane.request("GET", "/v1/models?with_meta=true").json()["data"]
-    assert next(one for one in with_meta if one["id"] == "chatty")["meta"] == {"max_model_len": 1024, "tags": ["a"]}
+    assert next(one for one in with_meta if one["id"] == "chatty")["meta"] == {
+        "max_model_len": 1024,
+        "tags": ["a"],
+    }
     without = plane.request("GET", "/v1/models?with_meta=false").json()["data"]
     assert not any(one.get("meta") for one in without)
 
 
-def test_a_route_that_is_not_ready_is_not_listed(two_models: Callable[..., DataPlaneRouter]) -> None:
+def test_a_route_that_is_not_ready_is_not_listed(
+    two_models: Callable[..., DataPlaneRouter],
+) -> None:
     plane = two_models(route("first"), route("second", "spare"), route("either", "m", "spare"))
     plane.states = ["starting"]
     plane.publish()
@@ -356,7 +389,10 @@ def test_a_route_that_is_not_ready_is_not_listed(two_models: Callable[..., DataP
 
 def test_the_legacy_list_is_the_list(two_models: Callable[..., DataPlaneRouter]) -> None:
     plane = two_models(route("a"), route("b"))
-    assert plane.request("GET", "/v1-openai/models").json() == plane.request("GET", "/v1/models").json()
+    assert (
+        plane.request("GET", "/v1-openai/models").json()
+        == plane.request("GET", "/v1/models").json()
+    )
 
 
 def test_every_answer_names_one_route_in_its_record(

@@ -1,4 +1,6 @@
-"""What costs too much, or does too much, to be done twice is sent once, whatever becomes of its connection."""
+"""What costs too much, or does too much, to be done twice is sent once, whatever becomes of its
+connection.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SENT_ONCE = ["/v1/images/generations", "/v1/audio/speech", "/model/proxy/v1/chat
 
 
 def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneRouter]:
-    """An engine that has answered once, and closes every connection after a request from then on."""
+    """An engine that has answered once, and closes every connection after a request from then
+    on.
+    """
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     engine = fake_engines(1)[0]
@@ -29,7 +33,12 @@ def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneR
 
 
 def body() -> dict[str, Any]:
-    return {"model": "m", "input": "hello", "prompt": "hello", "messages": [{"role": "user", "content": "hello"}]}
+    return {
+        "model": "m",
+        "input": "hello",
+        "prompt": "hello",
+        "messages": [{"role": "user", "content": "hello"}],
+    }
 
 
 @pytest.mark.parametrize("path", SENT_ONCE)
@@ -42,25 +51,33 @@ def test_a_request_that_must_not_be_sent_twice_is_not_lost_on_a_used_connection(
     assert len(engine.received(path.removeprefix("/model/proxy"))) == 1
 
 
-def test_a_chat_on_a_connection_that_was_closed_is_sent_again(fake_engines: Engines, router: Routers) -> None:
+def test_a_chat_on_a_connection_that_was_closed_is_sent_again(
+    fake_engines: Engines, router: Routers
+) -> None:
     engine, plane = warm(fake_engines, router)
     assert plane.chat(body()).status == 502
     assert len(engine.received("/v1/chat/completions")) == 2
 
 
-def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(fake_engines: Engines, router: Routers) -> None:
+def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(
+    fake_engines: Engines, router: Routers
+) -> None:
     """The route was changed while the request waited for an engine that then died."""
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
     first, second = fake_engines(2)
     plane = router(
-        [first], others={"other": second}, routes=[RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")])]
+        [first],
+        others={"other": second},
+        routes=[RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")])],
     )
     first.defaults(fault={"how": "stall", "at": "before_head", "seconds": 60})
     with plane.client() as client:
         plane.send_chat(client, body())
         eventually(first.inference, "the request to be there")
-        closed = RouteEntry(name="m", created=1, targets=[TargetEntry(model="other")], access_policy="allowed_keys")
+        closed = RouteEntry(
+            name="m", created=1, targets=[TargetEntry(model="other")], access_policy="allowed_keys"
+        )
         closed.allowed_keys = ["another"]
         plane.routes = [closed]
         plane.publish()

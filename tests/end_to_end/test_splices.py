@@ -1,7 +1,9 @@
-"""Whatever an engine streams, and however it is torn: outside the spliced ranges every byte is the engine's.
+"""Whatever an engine streams, and however it is torn: outside the spliced ranges every byte is the
+engine's.
 
-The oracle is the fake engine's own hash of what it sent, not a splitter of ours: a client puts back what the data plane
-may have changed (a name, three numbers, a frame that nobody asked for), and the hashes must be equal.
+The oracle is the fake engine's own hash of what it sent, not a splitter of ours: a client puts back
+what the data plane may have changed (a name, three numbers, a frame that nobody asked for), and the
+hashes must be equal.
 """
 
 from __future__ import annotations
@@ -24,9 +26,17 @@ Routers = Callable[..., DataPlaneRouter]
 SERVED = 'org/Served "1B"'
 INSIDE = json.dumps(SERVED).encode()
 """The engine's name of the model as JSON writes it; it must reach no client."""
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/audio/transcriptions")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/audio/transcriptions",
+)
 
-TIMINGS = re.compile(rb',"(?:time_to_first_token_ms|time_per_output_token_ms|tokens_per_second)":-?[0-9.eE+-]+')
+TIMINGS = re.compile(
+    rb',"(?:time_to_first_token_ms|time_per_output_token_ms|tokens_per_second)":-?[0-9.eE+-]+'
+)
 """What is added to the usage, as it is added."""
 
 
@@ -72,21 +82,38 @@ def spaced(dice: random.Random, document: Any) -> str:
 
 def chunk(dice: random.Random, path: str) -> dict[str, Any]:
     """One event of a stream, with the model's name where this path carries it."""
-    odd = {"choices": [{"delta": {"content": odd_text(dice)}, "model": "inner"}], "n": dice.random()}
+    odd = {
+        "choices": [{"delta": {"content": odd_text(dice)}, "model": "inner"}],
+        "n": dice.random(),
+    }
     if path == "/v1/responses":
         if dice.random() < 0.5:
-            return {"type": "response.output_text.delta", "delta": odd_text(dice), "sequence_number": 3}
-        return {"type": "response.created", "response": {"id": "resp_1", "model": SERVED, **odd}, **odd}
+            return {
+                "type": "response.output_text.delta",
+                "delta": odd_text(dice),
+                "sequence_number": 3,
+            }
+        return {
+            "type": "response.created",
+            "response": {"id": "resp_1", "model": SERVED, **odd},
+            **odd,
+        }
     if path == "/v1/messages":
         if dice.random() < 0.5:
-            return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": odd_text(dice)}}
+            return {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": odd_text(dice)},
+            }
         return {"type": "message_start", "message": {"id": "msg_1", **odd, "model": SERVED}}
     named = {"model": SERVED} if dice.random() < 0.9 else {}
     return {"id": "c", **odd, **named} if dice.random() < 0.5 else {**named, "id": "c", **odd}
 
 
 def stream(dice: random.Random, path: str) -> list[str]:
-    """The frames of a stream: events, comments, odd fields, any line ends; now and then an unfinished last one."""
+    """The frames of a stream: events, comments, odd fields, any line ends; now and then an
+    unfinished last one.
+    """
     end = dice.choice(["\n", "\r\n", "\r"])
     frames = []
     for _ in range(dice.randint(0, 8)):
@@ -124,7 +151,9 @@ def cuts(dice: random.Random, length: int) -> list[int]:
 
 
 NAMED = re.compile(rb'"model"\s*:\s*' + re.escape(INSIDE))
-"""The engine's name where the row says that the model's name stands; nothing above writes it so elsewhere."""
+"""The engine's name where the row says that the model's name stands; nothing above writes it so
+elsewhere.
+"""
 
 
 def put_back(body: bytes, public: str) -> bytes:
@@ -137,9 +166,14 @@ def ask(client: Client, path: str, fields: dict[str, Any], orders: dict[str, Any
     headers: list[tuple[str, str]] = []
     body: Any = {"model": "public-name", **fields, "fake": orders}
     if path.startswith("/v1/audio"):
-        parts = {"model": "public-name", "fake": json.dumps(orders), "stream": str(fields["stream"]).lower()}
+        parts = {
+            "model": "public-name",
+            "fake": json.dumps(orders),
+            "stream": str(fields["stream"]).lower(),
+        }
         lines = [
-            f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n' for name, text in parts.items()
+            f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+            for name, text in parts.items()
         ]
         body = "".join(lines).encode() + b"--b--\r\n"
         headers = [("Content-Type", "multipart/form-data; boundary=b")]
@@ -189,8 +223,15 @@ def test_generated_whole_answers_come_back_to_what_the_engine_sent(
     bodies = []
     with plane.client() as client:
         for _ in range(100):
-            inner = {"message": {"content": odd_text(dice), "model": "inner"}, "list": [{"model": "inner"}]}
-            document = {"a": 1.10, **inner, "model": SERVED, "z": None} if dice.random() < 0.5 else {"model": SERVED}
+            inner = {
+                "message": {"content": odd_text(dice), "model": "inner"},
+                "list": [{"model": "inner"}],
+            }
+            document = (
+                {"a": 1.10, **inner, "model": SERVED, "z": None}
+                if dice.random() < 0.5
+                else {"model": SERVED}
+            )
             text = spaced(dice, document).replace("1.1", "1.10")
             padding = " " * dice.choice([0, 0, 100_000])
             orders: dict[str, Any] = {
@@ -206,7 +247,9 @@ def test_generated_whole_answers_come_back_to_what_the_engine_sent(
             if orders["framing"] == "close":
                 assert response.broken is None
     for entry, body in zip(engine.inference(), bodies, strict=True):
-        assert hashlib.sha256(put_back(body, "public-name")).hexdigest() == entry["sent_sha256"], body
+        assert hashlib.sha256(put_back(body, "public-name")).hexdigest() == entry["sent_sha256"], (
+            body
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -218,9 +261,15 @@ def test_generated_request_bodies_reach_the_engine_with_their_name_alone_changed
     expected = []
     with plane.client() as client:
         for number in range(100):
-            before = spaced(dice, {"messages": [], "text": odd_text(dice), "inner": {"model": "inner"}})[:-1]
+            before = spaced(
+                dice, {"messages": [], "text": odd_text(dice), "inner": {"model": "inner"}}
+            )[:-1]
             name = dice.choice(['"default"', '"def\\u0061ult"'])
-            after = dice.choice(["", ',"z":[1e400,NaN,1.10]', ' , "u":"\\ud800"  ']) + "}" + dice.choice(["", "\r\n "])
+            after = (
+                dice.choice(["", ',"z":[1e400,NaN,1.10]', ' , "u":"\\ud800"  '])
+                + "}"
+                + dice.choice(["", "\r\n "])
+            )
             # A body without `stream` gets no further splice.
             head, tail = f'{before},"model" :'.encode(), after.encode()
             body = head + name.encode() + tail
@@ -239,7 +288,9 @@ def usage_of(frame: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("orders", [{}, {"pieces": "bytes"}, {"line_end": "\r\n"}, {"comments": True}], ids=str)
+@pytest.mark.parametrize(
+    "orders", [{}, {"pieces": "bytes"}, {"line_end": "\r\n"}, {"comments": True}], ids=str
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_the_usage_frame_that_nobody_asked_for_is_cut_out_and_no_other(
     engine: FakeEngine, router: Routers, path: str, orders: dict[str, Any]
@@ -251,7 +302,9 @@ def test_the_usage_frame_that_nobody_asked_for_is_cut_out_and_no_other(
     assert json.loads(entry["text"])["stream_options"]["include_usage"] is True
     assert b'"usage"' not in response.body
     end = str(orders.get("line_end", "\n")).encode()
-    frames = [frame + end + end for frame in put_back(response.body, "default").split(end + end)[:-1]]
+    frames = [
+        frame + end + end for frame in put_back(response.body, "default").split(end + end)[:-1]
+    ]
     hashes = [hashlib.sha256(frame).hexdigest() for frame in frames]
     *others, usage, done = entry["sent_frames"]
     assert hashes in ([*others, done], [*others, hashes[-2], done])
@@ -271,7 +324,9 @@ def test_the_usage_frame_that_was_asked_for_stays_with_its_timings(
 ) -> None:
     plane = plane_over(router, engine)
     body = ('{"model":"default","messages":[],"stream":true,' + options + "}").encode()
-    response = plane.request("POST", "/v1/chat/completions", body, headers=[("X-Fake", '{"delay": 0.02}')])
+    response = plane.request(
+        "POST", "/v1/chat/completions", body, headers=[("X-Fake", '{"delay": 0.02}')]
+    )
     entry = engine.last()
     assert entry["text"].encode() == body.replace(b'"default"', INSIDE)
     usage = usage_of(response.events()[-2])
@@ -310,22 +365,33 @@ def test_a_clients_own_stream_options_are_edited_and_not_replaced(
     assert b'"usage"' not in response.body
 
 
-def test_a_usage_frame_of_continuous_statistics_is_no_usage_only_frame(engine: FakeEngine, router: Routers) -> None:
+def test_a_usage_frame_of_continuous_statistics_is_no_usage_only_frame(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = plane_over(router, engine)
-    body = {"model": "default", "messages": [], "stream": True, "stream_options": {"continuous_usage_stats": True}}
+    body = {
+        "model": "default",
+        "messages": [],
+        "stream": True,
+        "stream_options": {"continuous_usage_stats": True},
+    }
     events = plane.chat(body).events()
     assert len(events) == 5, "a frame with choices was cut out"
     assert all("choices" in event and json.loads(event)["choices"] for event in events[:-1])
 
 
-def test_usage_is_not_asked_of_an_engine_that_does_not_know_it(engine: FakeEngine, router: Routers) -> None:
+def test_usage_is_not_asked_of_an_engine_that_does_not_know_it(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine])
     plane.chat({"model": "m", "messages": [], "stream": True})
     assert "stream_options" not in json.loads(engine.last()["text"])
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/v1/embeddings"])
-def test_usage_is_asked_on_chat_and_completions_alone(engine: FakeEngine, router: Routers, path: str) -> None:
+def test_usage_is_asked_on_chat_and_completions_alone(
+    engine: FakeEngine, router: Routers, path: str
+) -> None:
     plane = plane_over(router, engine)
     body = {"model": "default", "input": "x", "messages": [], "max_tokens": 5, "stream": True}
     assert plane.request("POST", path, body).status == 200
@@ -340,7 +406,9 @@ def test_the_timings_can_be_turned_off(engine: FakeEngine, router: Routers) -> N
     assert hashlib.sha256(put_back(response.body, "m")).hexdigest() == engine.last()["sent_sha256"]
 
 
-def test_an_answer_that_is_compressed_all_the_same_passes_unspliced(engine: FakeEngine, router: Routers) -> None:
+def test_an_answer_that_is_compressed_all_the_same_passes_unspliced(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = plane_over(router, engine)
     response = plane.chat({"model": "default", "messages": [], "fake": {"gzip": True}})
     assert response.header("content-encoding") == "gzip"
@@ -350,24 +418,40 @@ def test_an_answer_that_is_compressed_all_the_same_passes_unspliced(engine: Fake
 
 
 @pytest.mark.parametrize("size", [100_000, 2_000_000])
-def test_a_frame_of_megabytes_is_spliced_like_any_other(engine: FakeEngine, router: Routers, size: int) -> None:
+def test_a_frame_of_megabytes_is_spliced_like_any_other(
+    engine: FakeEngine, router: Routers, size: int
+) -> None:
     plane = plane_over(router, engine)
     response = plane.chat(
-        {"model": "default", "messages": [], "stream": True, "fake": {"frame_bytes": size, "frames": 2}}
+        {
+            "model": "default",
+            "messages": [],
+            "stream": True,
+            "fake": {"frame_bytes": size, "frames": 2},
+        }
     )
     assert response.broken is None
     assert all(json.loads(event)["model"] == "default" for event in response.events()[:-1])
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/responses"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/responses"]
+)
 def test_an_engines_name_for_the_model_does_not_leave_with_its_errors(
     engine: FakeEngine, router: Routers, path: str, stream: bool
 ) -> None:
     plane = plane_over(router, engine)
     words = f"The model `{SERVED}` does not exist. Valid names: {SERVED}."
     orders = {"status": 404, "error": words}
-    body = {"model": "default", "messages": [], "max_tokens": 5, "input": "x", "stream": stream, "fake": orders}
+    body = {
+        "model": "default",
+        "messages": [],
+        "max_tokens": 5,
+        "input": "x",
+        "stream": stream,
+        "fake": orders,
+    }
     response = plane.request("POST", path, body)
     assert response.status == 404
     assert SERVED not in response.json()["error"]["message"]

@@ -1,4 +1,6 @@
-"""What callers are told beyond what engines say: where the time went, and that a silent stream is alive."""
+"""What callers are told beyond what engines say: where the time went, and that a silent stream is
+alive.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,13 @@ def told(response: Response) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_answer_tells_where_its_time_went(engine: FakeEngine, router: Routers, stream: bool) -> None:
+def test_every_answer_tells_where_its_time_went(
+    engine: FakeEngine, router: Routers, stream: bool
+) -> None:
     plane = router([engine])
-    response = plane.chat(chat(stream=stream, fake={"fault": {"how": "stall", "at": "before_head", "seconds": 0.2}}))
+    response = plane.chat(
+        chat(stream=stream, fake={"fault": {"how": "stall", "at": "before_head", "seconds": 0.2}})
+    )
     assert response.status == 200
     found = told(response)
     assert list(found) == PHASES
@@ -52,13 +58,19 @@ def test_every_answer_tells_where_its_time_went(engine: FakeEngine, router: Rout
 
 def test_refusals_tell_it_too(engine: FakeEngine, router: Routers) -> None:
     plane = router([engine])
-    for response in (plane.chat(chat(), key=None), plane.chat(chat("nope")), plane.chat(b"no JSON")):
+    for response in (
+        plane.chat(chat(), key=None),
+        plane.chat(chat("nope")),
+        plane.chat(b"no JSON"),
+    ):
         assert response.status >= 400
         assert "gateway" in told(response)
         assert "engine" not in told(response)
 
 
-def test_an_engines_own_server_timing_is_kept_beside_ours(engine: FakeEngine, router: Routers) -> None:
+def test_an_engines_own_server_timing_is_kept_beside_ours(
+    engine: FakeEngine, router: Routers
+) -> None:
     plane = router([engine])
     response = plane.chat(chat(fake={"headers": [["server-timing", "prefill;dur=12"]]}))
     values = ", ".join(response.all("server-timing"))
@@ -72,7 +84,9 @@ def test_it_can_be_turned_off(engine: FakeEngine, router: Routers) -> None:
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_a_stream_may_end_with_it_in_a_comment(engine: FakeEngine, router: Routers, on: bool) -> None:
+def test_a_stream_may_end_with_it_in_a_comment(
+    engine: FakeEngine, router: Routers, on: bool
+) -> None:
     plane = router([engine], telling={"server_timing_in_streams": on})
     response = plane.chat(chat(stream=True))
     assert response.broken is None
@@ -93,15 +107,21 @@ SILENT_LATER = {"fault": {"how": "stall", "at": "at_frame", "after": 2, "seconds
 
 @pytest.mark.parametrize("orders", [SILENT_PREFILL, SILENT_LATER], ids=["in prefill", "mid-stream"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
-def test_a_silent_stream_gets_comments(engine: FakeEngine, router: Routers, path: str, orders: dict[str, Any]) -> None:
-    plane = router([engine], model={"dialects": ["openai", "anthropic"]}, telling={"sse_keep_alive": 100})
+def test_a_silent_stream_gets_comments(
+    engine: FakeEngine, router: Routers, path: str, orders: dict[str, Any]
+) -> None:
+    plane = router(
+        [engine], model={"dialects": ["openai", "anthropic"]}, telling={"sse_keep_alive": 100}
+    )
     body = {**chat(stream=True), "max_tokens": 5, "input": "x", "fake": orders}
     response = plane.request("POST", path, body)
     assert response.status == 200
     assert response.broken is None
     comments = [frame for frame in response.body.split(b"\n\n") if frame.startswith(b":")]
     assert len(comments) >= 3
-    rest = b"".join(frame + b"\n\n" for frame in response.body.split(b"\n\n")[:-1] if not frame.startswith(b":"))
+    rest = b"".join(
+        frame + b"\n\n" for frame in response.body.split(b"\n\n")[:-1] if not frame.startswith(b":")
+    )
     assert hashlib.sha256(rest).hexdigest() == engine.last()["sent_sha256"]
 
 

@@ -1,4 +1,6 @@
-"""TLS and HTTP/2 toward real clients: httpx, the openai SDK, and the whole product with a certificate."""
+"""TLS and HTTP/2 toward real clients: httpx, the openai SDK, and the whole product with a
+certificate.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def plane(engine: FakeEngine, router: Routers, certificate: Certificate) -> Data
     """The data plane over `engine`, speaking TLS."""
     from gpustack_fast.seam.documents import Tls
 
-    plane = router([engine], tls=Tls(certificate=str(certificate.certificate), key=str(certificate.key)))
+    plane = router(
+        [engine], tls=Tls(certificate=str(certificate.certificate), key=str(certificate.key))
+    )
     plane.address = plane.address.replace("http://", "https://")
     return plane
 
@@ -64,7 +68,11 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def client(
-    request: pytest.FixtureRequest, way: str, engine: FakeEngine, router: Routers, certificate: Certificate
+    request: pytest.FixtureRequest,
+    way: str,
+    engine: FakeEngine,
+    router: Routers,
+    certificate: Certificate,
 ) -> Iterator[httpx.Client]:
     """An httpx client that speaks so, with a data plane behind it."""
     plane = request.getfixturevalue("plane") if "TLS" in way else router([engine])
@@ -95,7 +103,9 @@ def test_a_completion_streamed_and_not(client: httpx.Client, way: str) -> None:
 def test_errors_head_and_options_keep_the_connection(client: httpx.Client) -> None:
     for _ in range(2):
         assert client.post("/v1/chat/completions", content=b"{" * 9).status_code == 400
-        assert client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert (
+            client.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        )
         shown, head = client.get("/v1/models"), client.head("/v1/models")
         assert head.status_code == 200
         assert head.content == b""
@@ -106,7 +116,9 @@ def test_errors_head_and_options_keep_the_connection(client: httpx.Client) -> No
 
 def test_a_big_body_and_a_big_answer_pass(client: httpx.Client, engine: FakeEngine) -> None:
     body = json.dumps(chat(text="é\n " * 2_000_000), ensure_ascii=False).encode()
-    answer = client.post("/v1/chat/completions", content=body, headers={"X-Fake": '{"frame_bytes": 5000000}'})
+    answer = client.post(
+        "/v1/chat/completions", content=body, headers={"X-Fake": '{"frame_bytes": 5000000}'}
+    )
     assert answer.status_code == 200
     entry = engine.last()
     assert entry["sha256"] == hashlib.sha256(body).hexdigest()
@@ -114,11 +126,14 @@ def test_a_big_body_and_a_big_answer_pass(client: httpx.Client, engine: FakeEngi
     assert len(answer.content) > 5_000_000
 
 
-def test_a_client_that_leaves_inside_a_stream_ends_the_engines_work(client: httpx.Client, engine: FakeEngine) -> None:
+def test_a_client_that_leaves_inside_a_stream_ends_the_engines_work(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
     engine.defaults(fault={"how": "stall", "at": "at_frame", "after": 2})
     with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as stream:
         next(stream.iter_bytes())
-        # The connection: over HTTP/2 httpx does not tell the server of a stream that it closes early (no RST_STREAM).
+        # The connection: over HTTP/2 httpx does not tell the server of a stream that it closes
+        # early (no RST_STREAM).
         client.close()
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to see the close")
 
@@ -151,22 +166,32 @@ def test_many_streams_share_one_connection(
     eventually(plane.is_idle, "every lease to be returned")
 
 
-def test_the_openai_sdk_speaks_http2_over_tls(plane: DataPlaneRouter, certificate: Certificate) -> None:
+def test_the_openai_sdk_speaks_http2_over_tls(
+    plane: DataPlaneRouter, certificate: Certificate
+) -> None:
     transport = openai.DefaultHttpxClient(http2=True, verify=certificate.trust)
-    with openai.OpenAI(base_url=f"{plane.address}/v1", api_key=KEY, max_retries=0, http_client=transport) as client:
-        whole = client.chat.completions.with_raw_response.create(model="m", messages=[{"role": "user", "content": "x"}])
+    with openai.OpenAI(
+        base_url=f"{plane.address}/v1", api_key=KEY, max_retries=0, http_client=transport
+    ) as client:
+        whole = client.chat.completions.with_raw_response.create(
+            model="m", messages=[{"role": "user", "content": "x"}]
+        )
         assert whole.http_response.http_version == "HTTP/2"
         assert whole.parse().choices[0].message.content
         with client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "x"}], stream=True
         ) as stream:
-            assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][-1] == "stop"
+            assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][
+                -1
+            ] == "stop"
 
 
 def test_a_websocket_passes_over_tls(plane: DataPlaneRouter, certificate: Certificate) -> None:
     url = plane.address.replace("https", "wss", 1) + "/v1/realtime?model=m"
     message = bytes(range(256)) * 4_000
-    with connect(url, additional_headers=AUTHORIZATION, ssl=certificate.trust, proxy=None, max_size=None) as client:
+    with connect(
+        url, additional_headers=AUTHORIZATION, ssl=certificate.trust, proxy=None, max_size=None
+    ) as client:
         for _ in range(3):
             client.send(message)
             assert client.recv(DEADLINE) == message
@@ -176,10 +201,14 @@ def test_a_websocket_passes_over_tls(plane: DataPlaneRouter, certificate: Certif
 def test_serve_speaks_tls_with_the_certificate_of_its_configuration(
     fake_engines: Engines, certificate: Certificate
 ) -> None:
-    server = f'[server]\ntls_certificate = "{certificate.certificate}"\ntls_key = "{certificate.key}"\n'
+    server = (
+        f'[server]\ntls_certificate = "{certificate.certificate}"\ntls_key = "{certificate.key}"\n'
+    )
     with serving(external(fake_engines(1), more=server), wait=False) as product:
         address = product.address.replace("http://", "https://")
-        with httpx.Client(base_url=address, http2=True, verify=certificate.trust, headers=AUTHORIZATION) as client:
+        with httpx.Client(
+            base_url=address, http2=True, verify=certificate.trust, headers=AUTHORIZATION
+        ) as client:
 
             def is_ready() -> bool:
                 try:

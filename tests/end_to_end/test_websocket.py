@@ -1,4 +1,6 @@
-"""WebSockets through `/v1/realtime` and the generic proxy, with a real client and an engine that echoes."""
+"""WebSockets through `/v1/realtime` and the generic proxy, with a real client and an engine that
+echoes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ Routers = Callable[..., DataPlaneRouter]
 def routes() -> list[Any]:
     from gpustack_fast.seam.documents import RouteEntry, TargetEntry
 
-    return [RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7)]
+    return [
+        RouteEntry(
+            name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7
+        )
+    ]
 
 
 @pytest.fixture
@@ -51,12 +57,22 @@ def dial(
 
 def last_websocket(engine: FakeEngine) -> dict[str, Any]:
     """The journal's entry of the last WebSocket."""
-    return next(entry for entry in reversed(engine.journal()) if "upgrade" in dict(entry["headers"]))
+    return next(
+        entry for entry in reversed(engine.journal()) if "upgrade" in dict(entry["headers"])
+    )
 
 
 @pytest.mark.parametrize("target", ["/v1/realtime?model=m", "/model/proxy/7/any/path?with=query"])
-def test_messages_of_any_size_pass_both_ways(plane: DataPlaneRouter, engine: FakeEngine, target: str) -> None:
-    messages: list[str | bytes] = ["", "héllo", b"\x00\xff", "x" * 200_000, bytes(range(256)) * 20_000]
+def test_messages_of_any_size_pass_both_ways(
+    plane: DataPlaneRouter, engine: FakeEngine, target: str
+) -> None:
+    messages: list[str | bytes] = [
+        "",
+        "héllo",
+        b"\x00\xff",
+        "x" * 200_000,
+        bytes(range(256)) * 20_000,
+    ]
     with dial(plane, target) as client:
         for message in messages:
             client.send(message)
@@ -80,7 +96,12 @@ def test_what_the_engine_says_right_behind_its_head_arrives(plane: DataPlaneRout
 
 def test_what_a_client_says_right_behind_its_request_arrives(plane: DataPlaneRouter) -> None:
     fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
-    request = build("GET", "/v1/realtime?model=m", key=KEY, headers=[*fields, ("Sec-WebSocket-Key", "x" * 22 + "==")])
+    request = build(
+        "GET",
+        "/v1/realtime?model=m",
+        key=KEY,
+        headers=[*fields, ("Sec-WebSocket-Key", "x" * 22 + "==")],
+    )
     with plane.client() as client:
         client.send(request + frame(TEXT, b"early", masked=True))
         assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
@@ -111,7 +132,9 @@ def test_an_engines_refusal_is_an_answer_as_any(plane: DataPlaneRouter) -> None:
     eventually(plane.is_idle, "the lease to be returned")
 
 
-def test_a_client_that_leaves_without_a_word_ends_the_engines_side(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_a_client_that_leaves_without_a_word_ends_the_engines_side(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     with dial(plane) as client:
         client.send("one")
         assert client.recv(DEADLINE) == "one"
@@ -120,7 +143,9 @@ def test_a_client_that_leaves_without_a_word_ends_the_engines_side(plane: DataPl
     eventually(plane.is_idle, "the lease to be returned")
 
 
-def test_an_engine_that_dies_ends_the_clients_side(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_an_engine_that_dies_ends_the_clients_side(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
     with dial(plane) as client:
         client.send("one")
         assert client.recv(DEADLINE) == "one"

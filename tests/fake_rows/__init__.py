@@ -1,7 +1,8 @@
-"""What the fake engine says on each path: one file per family of endpoints, all of them values in, bytes out.
+"""What the fake engine says on each path: one file per family of endpoints, all of them values in,
+bytes out.
 
-The shapes are those that real engines sent (vLLM 0.32, llama.cpp's server, text-embeddings-inference), not those that
-their documents promise.
+The shapes are those that real engines sent (vLLM 0.32, llama.cpp's server,
+text-embeddings-inference), not those that their documents promise.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ ROWS: dict[str, Callable[[Asked], Said]] = {
 
 
 def say(asked: Asked) -> Said:
-    """The answer of a row, or the echo of any other path. As real engines do, it decodes the path before it looks."""
+    """The answer of a row, or the echo of any other path. As real engines do, it decodes the path
+    before it looks.
+    """
     orders = asked.orders
     path = unquote(asked.path)
     if orders.get("status", 200) != 200:

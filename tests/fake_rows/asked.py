@@ -56,11 +56,14 @@ def encode(document: Any) -> bytes:
 
 def said(document: Any, status: int = 200) -> Said:
     """A whole JSON answer; a string goes out as it is."""
-    return Said([document.encode() if isinstance(document, str) else encode(document)], status=status)
+    return Said(
+        [document.encode() if isinstance(document, str) else encode(document)], status=status
+    )
 
 
 def events(asked: Asked, documents: list[Any], *, named: bool, done: bool = False) -> Said:
-    """An event stream. `named`: each event has the name that its document's `type` says; `done`: `[DONE]` at the end.
+    """An event stream. `named`: each event has the name that its document's `type` says; `done`:
+    `[DONE]` at the end.
 
     Obeys the orders `line_end` and `comments`.
     """
@@ -77,7 +80,9 @@ def events(asked: Asked, documents: list[Any], *, named: bool, done: bool = Fals
 
 
 def nonce_of(asked: Asked) -> str:
-    """What this request wants to hear again: the order, or the text of the last message, or the prompt."""
+    """What this request wants to hear again: the order, or the text of the last message, or the
+    prompt.
+    """
     if "nonce" in asked.orders:
         return str(asked.orders["nonce"])
     messages = asked.fields.get("messages")
@@ -90,7 +95,9 @@ def nonce_of(asked: Asked) -> str:
 
 
 def usage(asked: Asked, completion_tokens: int) -> dict[str, Any]:
-    """Token counts in OpenAI's words; the prompt always has 24. With the order `cached_tokens` it says so."""
+    """Token counts in OpenAI's words; the prompt always has 24. With the order `cached_tokens` it
+    says so.
+    """
     counts: dict[str, Any] = {
         "prompt_tokens": PROMPT_TOKENS,
         "total_tokens": PROMPT_TOKENS + completion_tokens,

@@ -21,7 +21,9 @@ def answer(asked: Asked) -> Said:
 
 
 def common(asked: Asked, chat: bool, streamed: bool) -> Document:
-    kind = ("chat.completion.chunk" if streamed else "chat.completion") if chat else "text_completion"
+    kind = (
+        ("chat.completion.chunk" if streamed else "chat.completion") if chat else "text_completion"
+    )
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{nonce_of(asked)}",
         "object": kind,
@@ -33,7 +35,9 @@ def common(asked: Asked, chat: bool, streamed: bool) -> Document:
 def choices(asked: Asked) -> range:
     """The indexes of the choices: `n` for each prompt."""
     prompt = asked.fields.get("prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    prompts = (
+        len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    )
     wanted = asked.fields.get("n")
     return range((wanted if isinstance(wanted, int) and wanted > 0 else 1) * prompts)
 
@@ -42,7 +46,11 @@ def choices(asked: Asked) -> range:
 
 
 def whole(asked: Asked, utterance: Utterance, chat: bool) -> Document:
-    end: Document = {"logprobs": None, "finish_reason": utterance.reason, "stop_reason": utterance.stop}
+    end: Document = {
+        "logprobs": None,
+        "finish_reason": utterance.reason,
+        "stop_reason": utterance.stop,
+    }
     if chat and asked.fields.get("logprobs"):
         end["logprobs"] = logprobs("".join(utterance.words))
     content = {"message": message(asked, utterance)} if chat else {"text": "".join(utterance.words)}
@@ -57,7 +65,11 @@ def whole(asked: Asked, utterance: Utterance, chat: bool) -> Document:
 def message(asked: Asked, utterance: Utterance) -> Document:
     """The assistant's message; vLLM leaves `tool_calls` out when there are none."""
     text = "".join(utterance.words)
-    found: Document = {"role": "assistant", "content": text if text or not utterance.calls else None, "refusal": None}
+    found: Document = {
+        "role": "assistant",
+        "content": text if text or not utterance.calls else None,
+        "refusal": None,
+    }
     found[reasoning_field(asked)] = "".join(utterance.reasoning) or None
     if utterance.calls:
         found["tool_calls"] = [whole_call(call) for call in utterance.calls]
@@ -95,7 +107,12 @@ def stream(asked: Asked, utterance: Utterance, chat: bool) -> list[Document]:
         documents.append({**head, "choices": [choice], **more, **counts})
 
     for index in choices(asked) if chat else []:
-        first = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        first = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
         add(first, 0, prompt_token_ids=None)
     pieces = deltas(asked, utterance) if chat else [{"text": word} for word in utterance.words]
     for number, piece in enumerate(pieces):
@@ -107,18 +124,31 @@ def stream(asked: Asked, utterance: Utterance, chat: bool) -> list[Document]:
     return documents
 
 
-def piece_choice(asked: Asked, piece: Document, index: int, end: Utterance | None, chat: bool) -> Document:
+def piece_choice(
+    asked: Asked, piece: Document, index: int, end: Utterance | None, chat: bool
+) -> Document:
     """One choice of one chunk; `end`: it is the last one, and says why."""
-    probabilities = logprobs(piece["content"]) if chat and asked.fields.get("logprobs") and "content" in piece else None
+    probabilities = (
+        logprobs(piece["content"])
+        if chat and asked.fields.get("logprobs") and "content" in piece
+        else None
+    )
     content = {"delta": piece} if chat else piece
-    choice = {"index": index, **content, "logprobs": probabilities, "finish_reason": end.reason if end else None}
+    choice = {
+        "index": index,
+        **content,
+        "logprobs": probabilities,
+        "finish_reason": end.reason if end else None,
+    }
     if end is not None and end.stop is not None:
         choice["stop_reason"] = end.stop
     return choice
 
 
 def deltas(asked: Asked, utterance: Utterance) -> list[Document]:
-    """The deltas in their order. Behind tool calls an empty one carries the reason, as vLLM does it."""
+    """The deltas in their order. Behind tool calls an empty one carries the reason, as vLLM does
+    it.
+    """
     field = reasoning_field(asked)
     found: list[Document] = [{field: piece} for piece in utterance.reasoning]
     found += [{"content": word} for word in utterance.words]
@@ -129,18 +159,28 @@ def deltas(asked: Asked, utterance: Utterance) -> list[Document]:
 
 
 def call_deltas(asked: Asked, calls: list[Call]) -> list[Document]:
-    """Tool calls one after the other; with the order `interleave` a fragment of each in turn; with `whole_calls` each
-    in one fragment."""
+    """Tool calls one after the other; with the order `interleave` a fragment of each in turn; with
+    `whole_calls` each in one fragment."""
     if asked.orders.get("whole_calls"):
-        return [{"tool_calls": [{"index": index, **whole_call(call)}]} for index, call in enumerate(calls)]
+        return [
+            {"tool_calls": [{"index": index, **whole_call(call)}]}
+            for index, call in enumerate(calls)
+        ]
     each = [list(fragments(index, call)) for index, call in enumerate(calls)]
     if not asked.orders.get("interleave"):
         return [{"tool_calls": [fragment]} for fragment in itertools.chain(*each)]
     rounds = itertools.zip_longest(*each)
-    return [{"tool_calls": [fragment]} for row in rounds for fragment in row if fragment is not None]
+    return [
+        {"tool_calls": [fragment]} for row in rounds for fragment in row if fragment is not None
+    ]
 
 
 def fragments(index: int, call: Call) -> list[Document]:
     """The name and the id come first and once."""
-    head = {"index": index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+    head = {
+        "index": index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": ""},
+    }
     return [head, *({"index": index, "function": {"arguments": piece}} for piece in call.arguments)]

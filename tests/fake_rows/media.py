@@ -18,7 +18,9 @@ def picture(asked: Asked, number: int) -> str:
 
 
 def images(asked: Asked) -> Said:
-    """Generations, edits and variations; streamed partial images with named events, one frame each."""
+    """Generations, edits and variations; streamed partial images with named events, one frame
+    each.
+    """
     how = {"background": "opaque", "output_format": "png", "quality": "high", "size": "1024x1024"}
     usage = {"input_tokens": 24, "output_tokens": 100, "total_tokens": 124}
     if not asked.stream:
@@ -27,13 +29,29 @@ def images(asked: Asked) -> Said:
     kind = "image_edit" if asked.path.endswith("/edits") else "image_generation"
     documents: list[Document] = []
     for number in range(int(asked.fields.get("partial_images", 0))):
-        frame = {"type": f"{kind}.partial_image", "b64_json": picture(asked, number), "partial_image_index": number}
+        frame = {
+            "type": f"{kind}.partial_image",
+            "b64_json": picture(asked, number),
+            "partial_image_index": number,
+        }
         documents.append({**frame, "created_at": CREATED, **how})
-    last = {"type": f"{kind}.completed", "b64_json": picture(asked, 9), "created_at": CREATED, **how, "usage": usage}
+    last = {
+        "type": f"{kind}.completed",
+        "b64_json": picture(asked, 9),
+        "created_at": CREATED,
+        **how,
+        "usage": usage,
+    }
     return events(asked, [*documents, last], named=True)
 
 
-TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav", "opus": "audio/ogg", "flac": "audio/flac", "aac": "audio/aac"}
+TYPES = {
+    "mp3": "audio/mpeg",
+    "wav": "audio/wav",
+    "opus": "audio/ogg",
+    "flac": "audio/flac",
+    "aac": "audio/aac",
+}
 
 
 def sound(asked: Asked, number: int) -> bytes:
@@ -47,7 +65,8 @@ def speech(asked: Asked) -> Said:
     if asked.fields.get("stream_format") != "sse":
         return Said(pieces, TYPES.get(asked.fields.get("response_format", "mp3"), "audio/pcm"))
     documents: list[Document] = [
-        {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()} for piece in pieces
+        {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
+        for piece in pieces
     ]
     usage = {"input_tokens": 24, "output_tokens": len(pieces), "total_tokens": 24 + len(pieces)}
     return events(asked, [*documents, {"type": "speech.audio.done", "usage": usage}], named=True)
@@ -63,18 +82,35 @@ def transcription(asked: Asked) -> Said:
         case "text":
             return Said([text.encode()], "text/plain; charset=utf-8")
         case "srt":
-            return Said([f"1\n00:00:00,000 --> 00:00:01,500\n{text}\n\n".encode()], "text/plain; charset=utf-8")
+            return Said(
+                [f"1\n00:00:00,000 --> 00:00:01,500\n{text}\n\n".encode()],
+                "text/plain; charset=utf-8",
+            )
         case "vtt":
-            return Said([f"WEBVTT\n\n00:00.000 --> 00:01.500\n{text}\n\n".encode()], "text/plain; charset=utf-8")
+            return Said(
+                [f"WEBVTT\n\n00:00.000 --> 00:01.500\n{text}\n\n".encode()],
+                "text/plain; charset=utf-8",
+            )
         case "verbose_json":
-            detailed = {"task": "transcribe", "language": "en", "duration": 1.5, "segments": [segment], "words": None}
+            detailed = {
+                "task": "transcribe",
+                "language": "en",
+                "duration": 1.5,
+                "segments": [segment],
+                "words": None,
+            }
             return said({"text": text, **detailed})
         case _:
             return said({"text": text, "usage": {"type": "duration", "seconds": 2}})
 
 
 def transcription_stream(asked: Asked, text: str) -> Said:
-    common = {"id": "trsc-0", "object": "transcription.chunk", "created": CREATED, "model": asked.fields.get("model")}
+    common = {
+        "id": "trsc-0",
+        "object": "transcription.chunk",
+        "created": CREATED,
+        "model": asked.fields.get("model"),
+    }
     documents: list[Document] = []
     for word in text.split(" "):
         choice = {"delta": {"content": word + " "}, "finish_reason": None, "stop_reason": None}

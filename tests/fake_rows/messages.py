@@ -10,7 +10,12 @@ from fake_rows.utterance import Utterance, utter
 
 Document = dict[str, Any]
 
-REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
 SIGNATURE = "ZmFrZS1zaWduYXR1cmU="
 
 
@@ -32,7 +37,12 @@ def answer(asked: Asked) -> Said:
 
 
 def count_tokens(_: Asked) -> Said:
-    return said({"input_tokens": PROMPT_TOKENS, "context_management": {"original_input_tokens": PROMPT_TOKENS}})
+    return said(
+        {
+            "input_tokens": PROMPT_TOKENS,
+            "context_management": {"original_input_tokens": PROMPT_TOKENS},
+        }
+    )
 
 
 def reason(utterance: Utterance) -> Document:
@@ -52,7 +62,9 @@ def blocks(utterance: Utterance) -> list[Document]:
     """The content of a whole message."""
     found: list[Document] = []
     if utterance.reasoning:
-        found.append({"type": "thinking", "thinking": "".join(utterance.reasoning), "signature": SIGNATURE})
+        found.append(
+            {"type": "thinking", "thinking": "".join(utterance.reasoning), "signature": SIGNATURE}
+        )
     if utterance.words or not utterance.calls:
         found.append({"type": "text", "text": "".join(utterance.words)})
     for call in utterance.calls:
@@ -71,14 +83,23 @@ def stream(asked: Asked, utterance: Utterance) -> list[Document]:
         "model": asked.fields.get("model"),
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {"input_tokens": PROMPT_TOKENS - asked.orders.get("cached_tokens", 0), "output_tokens": 0},
+        "usage": {
+            "input_tokens": PROMPT_TOKENS - asked.orders.get("cached_tokens", 0),
+            "output_tokens": 0,
+        },
     }
     documents: list[Document] = [{"type": "message_start", "message": message}]
     for index, (start, deltas) in enumerate(streamed_blocks(utterance)):
         documents.append({"type": "content_block_start", "content_block": start, "index": index})
-        documents += [{"type": "content_block_delta", "delta": delta, "index": index} for delta in deltas]
+        documents += [
+            {"type": "content_block_delta", "delta": delta, "index": index} for delta in deltas
+        ]
         documents.append({"type": "content_block_stop", "index": index})
-    end = {"type": "message_delta", "delta": reason(utterance), "usage": usage(asked, utterance.tokens)}
+    end = {
+        "type": "message_delta",
+        "delta": reason(utterance),
+        "usage": usage(asked, utterance.tokens),
+    }
     return [*documents, end, {"type": "message_stop"}]
 
 
@@ -86,7 +107,9 @@ def streamed_blocks(utterance: Utterance) -> list[tuple[Document, list[Document]
     """Each block: how it starts, and its deltas."""
     found: list[tuple[Document, list[Document]]] = []
     if utterance.reasoning:
-        deltas: list[Document] = [{"type": "thinking_delta", "thinking": piece} for piece in utterance.reasoning]
+        deltas: list[Document] = [
+            {"type": "thinking_delta", "thinking": piece} for piece in utterance.reasoning
+        ]
         deltas.append({"type": "signature_delta", "signature": SIGNATURE})
         found.append(({"type": "thinking", "thinking": "", "signature": ""}, deltas))
     if utterance.words or not utterance.calls:
@@ -94,5 +117,10 @@ def streamed_blocks(utterance: Utterance) -> list[tuple[Document, list[Document]
         found.append(({"type": "text", "text": ""}, deltas))
     for call in utterance.calls:
         start = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-        found.append((start, [{"type": "input_json_delta", "partial_json": piece} for piece in call.arguments]))
+        found.append(
+            (
+                start,
+                [{"type": "input_json_delta", "partial_json": piece} for piece in call.arguments],
+            )
+        )
     return found

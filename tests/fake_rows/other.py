@@ -19,9 +19,15 @@ ADMINISTRATIVE = (
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
 )
-"""Some of vLLM's paths that change the engine; it counts in its memory how often they were called."""
+"""Some of vLLM's paths that change the engine; it counts in its memory how often they were called.
+"""
 
-ANTHROPIC_TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "internal_error", 503: "Service Unavailable"}
+ANTHROPIC_TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "internal_error",
+    503: "Service Unavailable",
+}
 """What vLLM 0.32 puts where Anthropic's vocabulary belongs."""
 
 
@@ -35,7 +41,9 @@ def error(asked: Asked) -> Said:
     if asked.path.startswith("/v1/messages"):
         type_ = ANTHROPIC_TYPES.get(status, "FakeError")
         return said({"type": "error", "error": {"type": type_, "message": message}}, status)
-    return said({"error": {"message": message, "type": "FakeError", "param": None, "code": status}}, status)
+    return said(
+        {"error": {"message": message, "type": "FakeError", "param": None, "code": status}}, status
+    )
 
 
 def models(asked: Asked) -> Said:
@@ -46,7 +54,9 @@ def models(asked: Asked) -> Said:
 def tokenize(asked: Asked) -> Said:
     """vLLM's, which llama.cpp and TEI answer otherwise."""
     tokens = list(range(PROMPT_TOKENS))
-    return said({"count": PROMPT_TOKENS, "max_model_len": 1024, "tokens": tokens, "token_strs": None})
+    return said(
+        {"count": PROMPT_TOKENS, "max_model_len": 1024, "tokens": tokens, "token_strs": None}
+    )
 
 
 def administrative(asked: Asked) -> Said:

@@ -16,7 +16,9 @@ USAGE = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
 def embeddings(asked: Asked) -> Said:
     """Floats, or base64 of little-endian float32, as asked."""
     given = asked.fields.get("input", "")
-    texts = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
+    texts = (
+        given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
+    )
     data = []
     for index, text in enumerate(texts):
         vector = [len(str(text)) / 8, -0.5, 0.25 * index]
@@ -25,8 +27,19 @@ def embeddings(asked: Asked) -> Said:
         else:
             written = vector
         data.append({"index": index, "object": "embedding", "embedding": written})
-    head = {"id": "embd-0", "object": "list", "created": CREATED, "model": asked.fields.get("model")}
-    return said({**head, "data": data, "usage": {**USAGE, "completion_tokens": 0, "prompt_tokens_details": None}})
+    head = {
+        "id": "embd-0",
+        "object": "list",
+        "created": CREATED,
+        "model": asked.fields.get("model"),
+    }
+    return said(
+        {
+            **head,
+            "data": data,
+            "usage": {**USAGE, "completion_tokens": 0, "prompt_tokens_details": None},
+        }
+    )
 
 
 def score_of(text: str) -> float:
@@ -35,19 +48,28 @@ def score_of(text: str) -> float:
 
 
 def rerank(asked: Asked) -> Said:
-    """In the dialect that the order `rerank` names: vllm (default), llama_cpp, or tei for a request with `texts`."""
+    """In the dialect that the order `rerank` names: vllm (default), llama_cpp, or tei for a request
+    with `texts`.
+    """
     if "texts" in asked.fields:
         return rerank_like_tei(asked)
     if asked.orders.get("rerank") == "tei":
         # Its axum front words a body without `texts` so.
         return Said(
-            [b"Failed to deserialize the JSON body into the target type: missing field `texts`"], "text/plain", 422
+            [b"Failed to deserialize the JSON body into the target type: missing field `texts`"],
+            "text/plain",
+            422,
         )
-    texts = [one if isinstance(one, str) else one.get("text", "") for one in asked.fields.get("documents", [])]
+    texts = [
+        one if isinstance(one, str) else one.get("text", "")
+        for one in asked.fields.get("documents", [])
+    ]
     results: list[Document] = []
     for index, text in enumerate(texts):
         document = (
-            {"document": {"text": text, "multi_modal": None}} if asked.orders.get("rerank") != "llama_cpp" else {}
+            {"document": {"text": text, "multi_modal": None}}
+            if asked.orders.get("rerank") != "llama_cpp"
+            else {}
         )
         results.append({"index": index, **document, "relevance_score": score_of(text)})
     results.sort(key=lambda result: -result["relevance_score"])
@@ -55,7 +77,9 @@ def rerank(asked: Asked) -> Said:
     model = asked.fields.get("model")
     if asked.orders.get("rerank") == "llama_cpp":
         return said({"model": model, "object": "list", "usage": USAGE, "results": results})
-    return said({"id": f"score-{nonce_of(asked)}", "model": model, "usage": USAGE, "results": results})
+    return said(
+        {"id": f"score-{nonce_of(asked)}", "model": model, "usage": USAGE, "results": results}
+    )
 
 
 def rerank_like_tei(asked: Asked) -> Said:
@@ -63,7 +87,9 @@ def rerank_like_tei(asked: Asked) -> Said:
     with_text = asked.fields.get("return_text") is True
     found: list[Document] = []
     for index, text in enumerate(asked.fields["texts"]):
-        found.append({"index": index, **({"text": text} if with_text else {}), "score": score_of(text)})
+        found.append(
+            {"index": index, **({"text": text} if with_text else {}), "score": score_of(text)}
+        )
     return said(sorted(found, key=lambda one: -one["score"]))
 
 
@@ -71,8 +97,16 @@ def score(asked: Asked) -> Said:
     """As vLLM's /score; older clients say text_2 for documents."""
     texts = asked.fields.get("documents", asked.fields.get("text_2", []))
     texts = [texts] if isinstance(texts, str) else texts
-    data = [{"index": index, "object": "score", "score": score_of(text)} for index, text in enumerate(texts)]
-    head = {"id": "score-0", "object": "list", "created": CREATED, "model": asked.fields.get("model")}
+    data = [
+        {"index": index, "object": "score", "score": score_of(text)}
+        for index, text in enumerate(texts)
+    ]
+    head = {
+        "id": "score-0",
+        "object": "list",
+        "created": CREATED,
+        "model": asked.fields.get("model"),
+    }
     return said({**head, "data": data, "usage": {**USAGE, "completion_tokens": 0}})
 
 
@@ -81,5 +115,11 @@ def moderations(asked: Asked) -> Said:
     results = []
     for text in given if isinstance(given, list) else [given]:
         flagged = "x" in str(text)
-        results.append({"flagged": flagged, "categories": {"violence": flagged}, "category_scores": {"violence": 0.5}})
+        results.append(
+            {
+                "flagged": flagged,
+                "categories": {"violence": flagged},
+                "category_scores": {"violence": 0.5},
+            }
+        )
     return said({"id": "modr-0", "model": asked.fields.get("model"), "results": results})

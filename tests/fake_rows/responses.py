@@ -1,4 +1,5 @@
-"""/v1/responses and what lies below it, with its memory, as vLLM answers them (`VLLM_ENABLE_RESPONSES_API_STORE`).
+"""/v1/responses and what lies below it, with its memory, as vLLM answers them
+(`VLLM_ENABLE_RESPONSES_API_STORE`).
 
 DELETE and input_items are OpenAI's; vLLM 0.32 has neither.
 """
@@ -25,7 +26,11 @@ def create(asked: Asked) -> Said:
     if not asked.stream:
         return said(response)
     documents = stream(response, utterance)
-    return events(asked, [{**document, "sequence_number": n} for n, document in enumerate(documents)], named=True)
+    return events(
+        asked,
+        [{**document, "sequence_number": n} for n, document in enumerate(documents)],
+        named=True,
+    )
 
 
 def about_one(asked: Asked, path: str) -> Said:
@@ -45,8 +50,19 @@ def about_one(asked: Asked, path: str) -> Said:
             return said(kept["response"])
         case "GET", "input_items":
             content = [{"type": "input_text", "text": str(kept["input"])}]
-            item = {"id": f"msg_in_{id_}", "type": "message", "role": "user", "status": "completed", "content": content}
-            listed = {"object": "list", "data": [item], "first_id": item["id"], "last_id": item["id"]}
+            item = {
+                "id": f"msg_in_{id_}",
+                "type": "message",
+                "role": "user",
+                "status": "completed",
+                "content": content,
+            }
+            listed = {
+                "object": "list",
+                "data": [item],
+                "first_id": item["id"],
+                "last_id": item["id"],
+            }
             return said({**listed, "has_more": False})
         case _:
             return said({"detail": "Method Not Allowed"}, 405)
@@ -55,7 +71,17 @@ def about_one(asked: Asked, path: str) -> Said:
 def not_found(id_: str) -> Said:
     """vLLM's words."""
     message = f"Response with id '{id_}' not found."
-    return said({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": 404}}, 404)
+    return said(
+        {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": None,
+                "code": 404,
+            }
+        },
+        404,
+    )
 
 
 # --- the resource ---
@@ -104,7 +130,9 @@ def resource(asked: Asked, utterance: Utterance) -> Document:
 
 
 Steps = list[tuple[str, Document]]
-"""The events of an item between its `added` and its `done`: their types and what is special in them."""
+"""The events of an item between its `added` and its `done`: their types and what is special in
+them.
+"""
 
 
 def items(utterance: Utterance) -> list[tuple[Document, Steps]]:
@@ -120,27 +148,53 @@ def items(utterance: Utterance) -> list[tuple[Document, Steps]]:
 def message_item(utterance: Utterance) -> tuple[Document, Steps]:
     text = "".join(utterance.words)
     part: Document = {"annotations": [], "text": text, "type": "output_text", "logprobs": None}
-    steps: Steps = [("response.content_part.added", {"content_index": 0, "part": {**part, "text": "", "logprobs": []}})]
+    steps: Steps = [
+        (
+            "response.content_part.added",
+            {"content_index": 0, "part": {**part, "text": "", "logprobs": []}},
+        )
+    ]
     for word in utterance.words:
-        steps.append(("response.output_text.delta", {"content_index": 0, "delta": word, "logprobs": []}))
+        steps.append(
+            ("response.output_text.delta", {"content_index": 0, "delta": word, "logprobs": []})
+        )
     steps.append(("response.output_text.done", {"content_index": 0, "text": text, "logprobs": []}))
     steps.append(("response.content_part.done", {"content_index": 0, "part": part}))
-    item = {"id": "msg_0", "content": [part], "role": "assistant", "status": "completed", "type": "message"}
+    item = {
+        "id": "msg_0",
+        "content": [part],
+        "role": "assistant",
+        "status": "completed",
+        "type": "message",
+    }
     return item, steps
 
 
 def reasoning_item(utterance: Utterance) -> tuple[Document, Steps]:
     text = "".join(utterance.reasoning)
-    steps: Steps = [("response.reasoning_text.delta", {"content_index": 0, "delta": p}) for p in utterance.reasoning]
+    steps: Steps = [
+        ("response.reasoning_text.delta", {"content_index": 0, "delta": p})
+        for p in utterance.reasoning
+    ]
     steps.append(("response.reasoning_text.done", {"content_index": 0, "text": text}))
     content = [{"type": "reasoning_text", "text": text}]
-    return {"id": "rs_0", "type": "reasoning", "summary": [], "content": content, "status": "completed"}, steps
+    return {
+        "id": "rs_0",
+        "type": "reasoning",
+        "summary": [],
+        "content": content,
+        "status": "completed",
+    }, steps
 
 
 def call_item(call: Call) -> tuple[Document, Steps]:
     arguments = "".join(call.arguments)
-    steps: Steps = [("response.function_call_arguments.delta", {"delta": piece}) for piece in call.arguments]
-    steps.append(("response.function_call_arguments.done", {"arguments": arguments, "name": call.name}))
+    steps: Steps = [
+        ("response.function_call_arguments.delta", {"delta": piece}) for piece in call.arguments
+    ]
+    steps.append(
+        ("response.function_call_arguments.done", {"arguments": arguments, "name": call.name})
+    )
     item = {"id": f"fc_{call.id}", "type": "function_call", "call_id": call.id, "name": call.name}
     return {**item, "arguments": arguments, "status": "completed"}, steps
 
@@ -158,8 +212,12 @@ def stream(response: Document, utterance: Utterance) -> list[Document]:
     for index, (item, steps) in enumerate(items(utterance)):
         empty: Document = {"content": []} if "content" in item else {"arguments": ""}
         added = {**item, **empty, "status": "in_progress"}
-        documents.append({"item": added, "output_index": index, "type": "response.output_item.added"})
+        documents.append(
+            {"item": added, "output_index": index, "type": "response.output_item.added"}
+        )
         for type_, special in steps:
-            documents.append({**special, "item_id": item["id"], "output_index": index, "type": type_})
+            documents.append(
+                {**special, "item_id": item["id"], "output_index": index, "type": type_}
+            )
         documents.append({"item": item, "output_index": index, "type": "response.output_item.done"})
     return [*documents, {"response": response, "type": "response.completed"}]

@@ -1,4 +1,6 @@
-"""What the model says, before an API gives it a shape: one utterance means the same in every dialect."""
+"""What the model says, before an API gives it a shape: one utterance means the same in every
+dialect.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,15 @@ class Utterance:
     @property
     def tokens(self) -> int:
         """A token for each piece, so that every dialect counts the same."""
-        return len(self.reasoning) + len(self.words) + sum(len(call.arguments) for call in self.calls)
+        return (
+            len(self.reasoning) + len(self.words) + sum(len(call.arguments) for call in self.calls)
+        )
 
 
 def utter(asked: Asked) -> Utterance:
-    """What the orders say that the model says; by default the nonce, in each of the stream's frames."""
+    """What the orders say that the model says; by default the nonce, in each of the stream's
+    frames.
+    """
     orders = asked.orders
     calls = [
         Call(call.get("id", f"call_{number}"), call["name"], in_pieces(call.get("arguments", "{}")))
@@ -49,7 +55,13 @@ def utter(asked: Asked) -> Utterance:
         text = nonce_of(asked) + "x" * orders.get("frame_bytes", 0)
         words = [text] * (orders.get("frames", 3) if asked.stream else 1)
     reason = orders.get("reason", "tool_calls" if calls else "stop")
-    return Utterance([str(word) for word in orders.get("reasoning", [])], words, calls, reason, orders.get("stop"))
+    return Utterance(
+        [str(word) for word in orders.get("reasoning", [])],
+        words,
+        calls,
+        reason,
+        orders.get("stop"),
+    )
 
 
 def in_pieces(text: str, length: int = 7) -> list[str]:

@@ -17,8 +17,15 @@ SMOLLM2 = ModelConfig(
     categories=["llm"],
     env={"SECRET": "hush"},
 )
-REMOTE = ModelConfig(name="remote", backend="external", urls=["http://h:1"], served_name="Org/M", generic_proxy=True)
-ROUTES = [RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=70), TargetConfig(model="remote")])]
+REMOTE = ModelConfig(
+    name="remote", backend="external", urls=["http://h:1"], served_name="Org/M", generic_proxy=True
+)
+ROUTES = [
+    RouteConfig(
+        name="default",
+        targets=[TargetConfig(model="smollm2", weight=70), TargetConfig(model="remote")],
+    )
+]
 CONFIG = Config(models=[SMOLLM2, REMOTE], routes=ROUTES)
 KNOWN = {
     name: KnownRoute(name=name, number=number, created=number * 10)
@@ -26,7 +33,9 @@ KNOWN = {
 }
 
 
-def replica(model: ModelConfig, number: int, state: str, address: str = "", **more: object) -> Replica:
+def replica(
+    model: ModelConfig, number: int, state: str, address: str = "", **more: object
+) -> Replica:
     return Replica(
         slot=Slot(model.name, number),
         model=model,

@@ -15,4 +15,11 @@ def write(root: Path, files: dict[str, str]) -> None:
 def write_crate(root: Path, folder: str, name: str, files: dict[str, str]) -> None:
     """`files` below `src`; an empty lib.rs where none is given."""
     manifest = f'[package]\nname = "{name}"\n'
-    write(root / folder, {"Cargo.toml": manifest, "src/lib.rs": "", **{f"src/{path}": files[path] for path in files}})
+    write(
+        root / folder,
+        {
+            "Cargo.toml": manifest,
+            "src/lib.rs": "",
+            **{f"src/{path}": files[path] for path in files},
+        },
+    )

@@ -20,7 +20,9 @@ def curl(text: str) -> list[str]:
 
 def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
     key = 'it\'s a "custom" $key of ours'
-    words = curl(console.ready(Config.default(), {"smollm2"}, "http://127.0.0.1:8080", key, Path("/data")))
+    words = curl(
+        console.ready(Config.default(), {"smollm2"}, "http://127.0.0.1:8080", key, Path("/data"))
+    )
     assert words[:3] == ["curl", "-N", "http://127.0.0.1:8080/v1/chat/completions"]
     assert f"Authorization: Bearer {key}" in words
     body = json.loads(words[-1])
@@ -49,14 +51,18 @@ def test_the_command_is_its_name_alone_only_where_the_path_leads_to_this_very_pr
         assert shlex.split(console.program()) == [str(ours)]
 
 
-def test_a_program_that_was_started_as_a_module_is_called_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_was_started_as_a_module_is_called_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("sys.argv", ["/site-packages/gpustack_fast/__main__.py", "serve"])
     assert shlex.split(console.program()) == [sys.executable, "-m", "gpustack_fast"]
 
 
 MODELS = Config(
     models=[
-        ModelConfig(name="embed", backend="external", urls=["http://h:1"], categories=["embedding"]),
+        ModelConfig(
+            name="embed", backend="external", urls=["http://h:1"], categories=["embedding"]
+        ),
         ModelConfig(name="talk", backend="external", urls=["http://h:2"], categories=["llm"]),
     ]
 )
@@ -69,7 +75,9 @@ def test_a_model_that_chats_is_preferred() -> None:
 
 
 def test_a_route_that_a_new_key_may_not_use_is_not_proposed() -> None:
-    talk = msgspec.structs.replace(MODELS.models[1], access_policy="allowed_keys", allowed_keys=["alice"])
+    talk = msgspec.structs.replace(
+        MODELS.models[1], access_policy="allowed_keys", allowed_keys=["alice"]
+    )
     config = msgspec.structs.replace(MODELS, models=[MODELS.models[0], talk])
     text = console.ready(config, {"embed", "talk"}, "https://h:1", None, Path("/d"))
     assert json.loads(curl(text)[-1])["model"] == "embed"

@@ -1,4 +1,6 @@
-"""The fake engine obeys: a test that relies on a fault must be able to rely on the fault happening."""
+"""The fake engine obeys: a test that relies on a fault must be able to rely on the fault
+happening.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_it_answers_in_the_shapes_of_vllm(engine: FakeEngine) -> None:
     assert whole["object"] == "chat.completion" and whole["model"] == "m"
     assert whole["choices"][0]["message"]["content"] == "n-1"
     with Client(engine.address) as client:
-        body = chat(text="n-2", stream=True, stream_options={"include_usage": True}, fake={"frames": 2})
+        body = chat(
+            text="n-2", stream=True, stream_options={"include_usage": True}, fake={"frames": 2}
+        )
         events = client.request("POST", "/v1/chat/completions", body).events()
     assert events[-1] == "[DONE]" and len(events) == 5
     assert all("n-2" in event for event in events[:-1])
@@ -40,7 +44,13 @@ def test_it_answers_in_the_shapes_of_vllm(engine: FakeEngine) -> None:
 
 def test_it_journals_what_it_received(engine: FakeEngine) -> None:
     with Client(engine.address) as client:
-        client.request("POST", "/v1/completions", {"model": "a", "prompt": "p"}, headers=[("X-One", "1")], chunk=3)
+        client.request(
+            "POST",
+            "/v1/completions",
+            {"model": "a", "prompt": "p"},
+            headers=[("X-One", "1")],
+            chunk=3,
+        )
     entry = engine.last()
     assert entry["complete"] and entry["model"] == "a" and entry["ended"] == "answered"
     assert ["X-One", "1"] in entry["headers"] and json.loads(entry["text"])["prompt"] == "p"
@@ -60,12 +70,17 @@ def test_it_reads_chunks_wherever_they_are_torn(engine: FakeEngine, pause: int) 
 def test_it_journals_an_upload_that_broke_off(engine: FakeEngine) -> None:
     with Client(engine.address) as client:
         client.send(build("POST", "/v1/chat/completions", chat())[:-5])
-    entry = eventually(lambda: engine.inference() and engine.last()["ended"] and engine.last(), "an end in the journal")
+    entry = eventually(
+        lambda: engine.inference() and engine.last()["ended"] and engine.last(),
+        "an end in the journal",
+    )
     assert not entry["complete"] and entry["ended"] == "peer_closed" and entry["length"] > 0
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize("place", [place for place in fake_answers.PLACES if place != "before_head"])
+@pytest.mark.parametrize(
+    "place", [place for place in fake_answers.PLACES if place != "before_head"]
+)
 def test_it_dies_where_it_was_told_to(engine: FakeEngine, how: str, place: str) -> None:
     fault = {"how": how, "at": place}
     with Client(engine.address) as client:
@@ -89,12 +104,21 @@ def test_it_stalls_until_its_peer_leaves(engine: FakeEngine) -> None:
 
 def test_it_sees_its_peer_leave_while_it_does_not_read(engine: FakeEngine) -> None:
     with Client(engine.address) as client:
-        client.send(build("POST", "/v1/chat/completions", b"x" * 100_000, headers=[("X-Fake", '{"read_rate": 0}')]))
+        client.send(
+            build(
+                "POST",
+                "/v1/chat/completions",
+                b"x" * 100_000,
+                headers=[("X-Fake", '{"read_rate": 0}')],
+            )
+        )
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to see the close")
 
 
 @pytest.mark.parametrize("framing", fake_answers.FAULTY_FRAMINGS)
-def test_every_faulty_framing_is_refused_by_the_strict_client(engine: FakeEngine, framing: str) -> None:
+def test_every_faulty_framing_is_refused_by_the_strict_client(
+    engine: FakeEngine, framing: str
+) -> None:
     with Client(engine.address, timeout=1) as client:
         client.send(build("POST", "/v1/chat/completions", chat(fake={"framing": framing})))
         head = client.read_head()
@@ -111,7 +135,9 @@ def test_it_exits_with_the_code_it_was_given(engine: FakeEngine) -> None:
 def test_it_answers_before_it_has_read_the_body(engine: FakeEngine) -> None:
     orders = json.dumps({"early": {"status": 400, "then": "reset"}})
     with Client(engine.address) as client:
-        client.send(build("POST", "/v1/chat/completions", chat(), headers=[("X-Fake", orders)])[:-3])
+        client.send(
+            build("POST", "/v1/chat/completions", chat(), headers=[("X-Fake", orders)])[:-3]
+        )
         assert client.read_response().status == 400
         assert client.is_closed()
 

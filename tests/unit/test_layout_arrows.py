@@ -19,7 +19,10 @@ def imports(root: Path, files: dict[str, str]) -> set[tuple[str, str]]:
     write_crate(root, "one", "one", files)
     write_crate(root, "other", "the-other", {"deep/mod.rs": "pub struct Thing;"})
     found = Workspace([read_crate(root, "one"), read_crate(root, "other")]).file_arrows()
-    return {(arrow.source.replace("one/src/", ""), arrow.target.replace("one/src/", "")) for arrow in found}
+    return {
+        (arrow.source.replace("one/src/", ""), arrow.target.replace("one/src/", ""))
+        for arrow in found
+    }
 
 
 def checked(root: Path, files: dict[str, str], layers: str, pure: str = PURE) -> list[str]:
@@ -49,7 +52,12 @@ def checked(root: Path, files: dict[str, str], layers: str, pure: str = PURE) ->
     ],
 )
 def test_every_way_to_name_another_file_is_an_arrow(tmp_path: Path, text: str) -> None:
-    files = {"lib.rs": "pub use b::Passed;", "a.rs": text, "b.rs": "pub struct Passed;", "c/d.rs": ""}
+    files = {
+        "lib.rs": "pub use b::Passed;",
+        "a.rs": text,
+        "b.rs": "pub struct Passed;",
+        "c/d.rs": "",
+    }
     assert ("a.rs", "b.rs") in imports(tmp_path, files)
 
 
@@ -90,10 +98,19 @@ def test_a_file_that_is_declared_for_tests_alone_is_left_out(tmp_path: Path) -> 
     assert imports(tmp_path, files) == set()
 
 
-def test_another_crate_of_the_workspace_is_known_by_its_name_and_by_an_alias(tmp_path: Path) -> None:
-    files = {"a.rs": "use the_other as o;\nfn f() { o::deep::go() }", "b.rs": "use the_other::deep::Thing;"}
+def test_another_crate_of_the_workspace_is_known_by_its_name_and_by_an_alias(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "a.rs": "use the_other as o;\nfn f() { o::deep::go() }",
+        "b.rs": "use the_other::deep::Thing;",
+    }
     deep = "other/src/deep/mod.rs"
-    assert imports(tmp_path, files) == {("a.rs", "other/src/lib.rs"), ("a.rs", deep), ("b.rs", deep)}
+    assert imports(tmp_path, files) == {
+        ("a.rs", "other/src/lib.rs"),
+        ("a.rs", deep),
+        ("b.rs", deep),
+    }
 
 
 def test_a_program_beside_the_library_is_a_crate_of_its_own(tmp_path: Path) -> None:
@@ -129,11 +146,18 @@ def test_a_circle_is_written_out_for_files_and_for_rooms(tmp_path: Path) -> None
 
 
 def test_imports_go_down_the_layers(tmp_path: Path) -> None:
-    files = {"lib.rs": "use a::X;", "a.rs": "\nuse crate::b::Y;", "b/mod.rs": "", "b/c.rs": "use super::Z;"}
+    files = {
+        "lib.rs": "use a::X;",
+        "a.rs": "\nuse crate::b::Y;",
+        "b/mod.rs": "",
+        "b/c.rs": "use super::Z;",
+    }
     assert checked(tmp_path, files, '["a", "b"]') == []
     for layers in ('["b", "a"]', '[["a", "b"]]'):
         (found,) = checked(tmp_path, files, layers)
-        assert found.startswith("one/src/a.rs:2 imports one/src/b/mod.rs, but b does not lie below a")
+        assert found.startswith(
+            "one/src/a.rs:2 imports one/src/b/mod.rs, but b does not lie below a"
+        )
 
 
 def test_every_room_has_a_place_and_every_place_a_room(tmp_path: Path) -> None:
@@ -144,7 +168,12 @@ def test_every_room_has_a_place_and_every_place_a_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["use tokio::net;", "use std::{io, net::TcpStream};", "use std as s;\nfn f() { s::net::x() }", "#[tokio::main]"],
+    [
+        "use tokio::net;",
+        "use std::{io, net::TcpStream};",
+        "use std as s;\nfn f() { s::net::x() }",
+        "#[tokio::main]",
+    ],
 )
 def test_a_pure_crate_names_no_input_or_output(tmp_path: Path, text: str) -> None:
     pure = PURE.replace("[]", '["one"]')

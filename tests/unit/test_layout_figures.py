@@ -23,7 +23,9 @@ def package(root: Path, files: dict[str, str]) -> Package:
 
 
 def test_a_circle_counts_as_one_floor() -> None:
-    graph = graph_of("abcde", [("a", "b"), ("b", "c"), ("c", "b"), ("c", "d"), ("a", "d"), ("e", "e")])
+    graph = graph_of(
+        "abcde", [("a", "b"), ("b", "c"), ("c", "b"), ("c", "d"), ("a", "d"), ("e", "e")]
+    )
     assert components(graph) == [["d"], ["b", "c"], ["a"], ["e"]]
     assert tangles(graph) == [["b", "c"]]
     assert shortest_circle(graph, ["b", "c"]) == ["b", "c", "b"]
@@ -37,7 +39,13 @@ def test_comments_docs_blank_lines_and_tests_are_no_code_lines(tmp_path: Path) -
     language = figures.rust_figures(figures.rust_crates(tmp_path))
     assert language.files["rust/core/src/a.rs"] == (13, 9, 4)
     found = figures.python_figures(
-        package(tmp_path, {"a.py": '"""Doc\n\ntext."""\n# why\nx: int = 1  # what\n"""Of x."""\n\ny = """a\nb"""\n'})
+        package(
+            tmp_path,
+            {
+                "a.py": '"""Doc\n\ntext."""\n# why\nx: int = 1  # what\n"""Of x."""\n\ny = """a\n'
+                'b"""\n'
+            },
+        )
     )
     assert found.files["python/p/a.py"] == (9, 9, 3)
 
@@ -45,7 +53,9 @@ def test_comments_docs_blank_lines_and_tests_are_no_code_lines(tmp_path: Path) -
 def test_functions_are_measured_to_their_last_line() -> None:
     text = "trait T {\n    fn none(&self);\n}\nimpl X {\n    #[inline]\n"
     text += "    fn long(\n        f: fn(u8),\n    ) {\n        '{';\n    }\n}"
-    assert [(one.name, one.line, one.length) for one in figures.rust_functions(rust(text))] == [("long", 6, 5)]
+    assert [(one.name, one.line, one.length) for one in figures.rust_functions(rust(text))] == [
+        ("long", 6, 5)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,13 +75,19 @@ def test_a_text_as_error_is_told_from_a_text_as_value(result: str, counts: bool)
 
 def test_bool_fields_are_counted_by_struct_whatever_holds_the_bool() -> None:
     text = (
-        "pub struct A<'a> { /// bool\n x: bool, y: Rc<Cell<bool>>, z: HashMap<u8, AtomicBool>, w: Boolean }\n"
+        "pub struct A<'a> { /// bool\n x: bool, y: Rc<Cell<bool>>, z: HashMap<u8, AtomicBool>, w: "
+        "Boolean }\n"
         "struct B(bool, u8);\nstruct C;\nenum D { E { f: bool } }\nfn f(x: bool) {}"
     )
-    assert figures.bool_fields(rust(text)) == {"A (rust/core/src/a.rs:1)": 3, "B (rust/core/src/a.rs:3)": 1}
+    assert figures.bool_fields(rust(text)) == {
+        "A (rust/core/src/a.rs:1)": 3,
+        "B (rust/core/src/a.rs:3)": 1,
+    }
 
 
-def test_a_module_can_be_named_outside_when_every_module_around_it_is_public(tmp_path: Path) -> None:
+def test_a_module_can_be_named_outside_when_every_module_around_it_is_public(
+    tmp_path: Path,
+) -> None:
     files = {
         "lib.rs": 'pub mod a;\nmod b;\npub(crate) mod c;\n#[cfg(feature = "x")]\npub mod d;\n',
         "a.rs": "pub mod e;",
@@ -84,9 +100,12 @@ def test_a_module_can_be_named_outside_when_every_module_around_it_is_public(tmp
     assert modules == 3
 
 
-def test_defaults_are_counted_where_the_seam_is_before_and_after_it_has_a_folder(tmp_path: Path) -> None:
+def test_defaults_are_counted_where_the_seam_is_before_and_after_it_has_a_folder(
+    tmp_path: Path,
+) -> None:
     text = (
-        '#[derive(Clone, Default)]\nstruct A { #[serde(default = "x")] b: u8, #[serde(rename = "c", default)] c: u8 }\n'
+        '#[derive(Clone, Default)]\nstruct A { #[serde(default = "x")] b: u8, #[serde(rename = '
+        '"c", default)] c: u8 }\n'
     )
     text += "impl Default for B {}"
     paths = ["core/src/documents.rs", "core/src/seam/config.rs", "core/src/other.rs"]
@@ -98,10 +117,14 @@ def test_defaults_are_counted_where_the_seam_is_before_and_after_it_has_a_folder
 
 def test_lines_that_log_are_told_from_what_only_looks_so(tmp_path: Path) -> None:
     text = (
-        "log.warning('x')\nself._tell('y')\ntell('z')\nlog.seek(0)\nlog = logging.getLogger('a')\nself._tell = tell\n"
+        "log.warning('x')\nself._tell('y')\ntell('z')\nlog.seek(0)\nlog = "
+        "logging.getLogger('a')\nself._tell = tell\n"
     )
     assert figures.python_figures(package(tmp_path, {"a.py": text})).logging == 3
-    text = '#[instrument]\nfn f() { tracing::debug!(x);\n warn!("y");\n error(x);\n info_span!("z") }\n// debug!(x)\n'
+    text = (
+        '#[instrument]\nfn f() { tracing::debug!(x);\n warn!("y");\n error(x);\n '
+        'info_span!("z") }\n// debug!(x)\n'
+    )
     write_crate(tmp_path, "rust/core", "core", {"a.rs": text})
     assert figures.rust_figures(figures.rust_crates(tmp_path)).logging == 4
 
@@ -115,9 +138,17 @@ def test_python_imports_are_arrows_and_passing_on_is_none(tmp_path: Path) -> Non
         "e.py": "from .a.b import B\n",
     }
     found = package(tmp_path, files)
-    ends = {(source.removeprefix("python/p/"), target.removeprefix("python/p/")) for source, target in found.arrows()}
+    ends = {
+        (source.removeprefix("python/p/"), target.removeprefix("python/p/"))
+        for source, target in found.arrows()
+    }
     assert ends == {("c.py", "a/b.py"), ("c.py", "d.py"), ("c.py", "e.py"), ("e.py", "a/b.py")}
-    assert figures.python_figures(found).room_graph == {"a": set(), "c": {"a", "d", "e"}, "d": set(), "e": {"a"}}
+    assert figures.python_figures(found).room_graph == {
+        "a": set(),
+        "c": {"a", "d", "e"},
+        "d": set(),
+        "e": {"a"},
+    }
 
 
 def test_a_hop_is_the_first_time_that_control_enters_another_file() -> None:
@@ -126,11 +157,20 @@ def test_a_hop_is_the_first_time_that_control_enters_another_file() -> None:
     assert told[0].startswith("hops: ")
     assert "(no such function)" in told[-1]
     told = list(figures.hops("a.rs:a\nb.rs:b\na.rs:a\n", functions))
-    assert told == ["hops: 1 (files 2, steps 3, changes of file 2)", "  * a.rs:a", "  * b.rs:b", "    a.rs:a"]
+    assert told == [
+        "hops: 1 (files 2, steps 3, changes of file 2)",
+        "  * a.rs:a",
+        "  * b.rs:b",
+        "    a.rs:a",
+    ]
 
 
-def test_the_whole_report_is_printed_for_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_crate(tmp_path, "rust/core", "core", {"a.rs": "fn f(x: u8) -> Result<(), String> { Ok(()) }"})
+def test_the_whole_report_is_printed_for_a_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_crate(
+        tmp_path, "rust/core", "core", {"a.rs": "fn f(x: u8) -> Result<(), String> { Ok(()) }"}
+    )
     write_crate(tmp_path, "rust/fuzz", "fuzz", {})
     write(tmp_path, {"python/gpustack_fast/__init__.py": "def f() -> None: ...\n"})
     assert figures.main([str(tmp_path)]) == 0

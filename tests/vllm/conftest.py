@@ -1,6 +1,8 @@
-"""One real vLLM of each kind behind the whole product, shared by all tests, and the SDKs that ask it.
+"""One real vLLM of each kind behind the whole product, shared by all tests, and the SDKs that ask
+it.
 
-The public names differ from those that the engines know: `tiny` is the model's own name, and `team/alias:v1` a route.
+The public names differ from those that the engines know: `tiny` is the model's own name, and
+`team/alias:v1` a route.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chat_engine() -> Iterator[VllmEngine]:
     """Chats, completes, looks at images, calls tools, and has an adapter that it calls `tuned`."""
     adapter = f"tuned={HOME / 'models' / 'adapter'}"
-    flags = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-lora", "--max-lora-rank", "8"]
+    flags = [
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+        "--enable-lora",
+        "--max-lora-rank",
+        "8",
+    ]
     with running("chat", *flags, "--lora-modules", adapter) as engine:
         yield engine
 
@@ -99,5 +108,7 @@ def client(router: ServedRouter) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def anthropic_client(router: ServedRouter) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=router.address, api_key=router.key, max_retries=0, timeout=ANSWER) as client:
+    with anthropic.Anthropic(
+        base_url=router.address, api_key=router.key, max_retries=0, timeout=ANSWER
+    ) as client:
         yield client

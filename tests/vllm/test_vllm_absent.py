@@ -1,4 +1,6 @@
-"""What a vLLM that chats does not have: its 404 reaches the client in the shape of the API that it called."""
+"""What a vLLM that chats does not have: its 404 reaches the client in the shape of the API that it
+called.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,16 @@ def test_an_endpoint_that_the_engine_lacks_is_a_404_with_a_message(
     assert_absent(ask(router, "POST", path, {"model": "tiny", **fields}))
 
 
-@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits"])
+@pytest.mark.parametrize(
+    "path", ["/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits"]
+)
 def test_so_is_one_that_takes_a_form(router: ServedRouter, path: str) -> None:
     assert_absent(ask(router, "POST", path, form({"model": "tiny"}), headers=FORM))
 
 
-def test_a_websocket_that_the_engine_does_not_open_is_an_error_in_json(router: ServedRouter) -> None:
+def test_a_websocket_that_the_engine_does_not_open_is_an_error_in_json(
+    router: ServedRouter,
+) -> None:
     headers = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     headers.append(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
     answer = ask(router, "GET", "/v1/realtime?model=tiny", headers=headers)
@@ -58,7 +64,9 @@ def test_a_response_is_not_deleted_where_the_engine_cannot(client: openai.OpenAI
         client.responses.input_items.list(made.id)
 
 
-def test_batches_of_messages_are_a_404_in_anthropics_words(anthropic_client: anthropic.Anthropic) -> None:
+def test_batches_of_messages_are_a_404_in_anthropics_words(
+    anthropic_client: anthropic.Anthropic,
+) -> None:
     with pytest.raises(anthropic.NotFoundError) as caught:
         anthropic_client.messages.batches.list()
     assert caught.value.type == "not_found_error"

@@ -15,7 +15,9 @@ from vllm_engine import VllmEngine, ask, openai_client
 NAME = "tiny:tuned"
 
 
-def test_the_adapter_answers_under_its_public_name(router: ServedRouter, chat_engine: VllmEngine) -> None:
+def test_the_adapter_answers_under_its_public_name(
+    router: ServedRouter, chat_engine: VllmEngine
+) -> None:
     fields: dict[str, Any] = {"max_tokens": 16, "temperature": 0}
     base = ask(router, "POST", "/v1/chat/completions", chat("tiny", **fields)).json()
     tuned = ask(router, "POST", "/v1/chat/completions", chat(NAME, **fields)).json()
@@ -24,7 +26,9 @@ def test_the_adapter_answers_under_its_public_name(router: ServedRouter, chat_en
     assert tuned["choices"] == direct["choices"] != base["choices"]
 
 
-def test_every_dialect_names_it_so(client: openai.OpenAI, anthropic_client: anthropic.Anthropic) -> None:
+def test_every_dialect_names_it_so(
+    client: openai.OpenAI, anthropic_client: anthropic.Anthropic
+) -> None:
     stream = client.completions.create(model=NAME, prompt="Hi", max_tokens=8, stream=True)
     assert {chunk.model for chunk in stream} == {NAME}
     events = client.responses.create(model=NAME, input="Hi", max_output_tokens=8, stream=True)
@@ -35,7 +39,9 @@ def test_every_dialect_names_it_so(client: openai.OpenAI, anthropic_client: anth
         assert messages.get_final_message().model == NAME
 
 
-def test_a_key_for_the_base_alone_reaches_no_adapter(router: ServedRouter, chat_engine: VllmEngine) -> None:
+def test_a_key_for_the_base_alone_reaches_no_adapter(
+    router: ServedRouter, chat_engine: VllmEngine
+) -> None:
     created = router.keys("create", "base-alone", "--allowed-models", "tiny")
     assert created.returncode == 0, created.stderr
     key = created.stdout.strip()
@@ -46,5 +52,12 @@ def test_a_key_for_the_base_alone_reaches_no_adapter(router: ServedRouter, chat_
     headers = [("X-GPUStack-Model", "tiny")]  # the body, which nobody reads, could name the adapter
     for model in ("tuned", chat_engine.model):
         body = {"model": model, "prompt": "Hi", "max_tokens": 1}
-        assert ask(router, "POST", "/model/proxy/v1/completions", body, key=key, headers=headers).status == 403
-        assert ask(router, "POST", "/model/proxy/v1/completions", body, headers=headers).status == 200
+        assert (
+            ask(
+                router, "POST", "/model/proxy/v1/completions", body, key=key, headers=headers
+            ).status
+            == 403
+        )
+        assert (
+            ask(router, "POST", "/model/proxy/v1/completions", body, headers=headers).status == 200
+        )

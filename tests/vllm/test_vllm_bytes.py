@@ -1,7 +1,8 @@
-"""What the engine sent against what the client got, byte by byte: nothing but the model's name differs.
+"""What the engine sent against what the client got, byte by byte: nothing but the model's name
+differs.
 
-A tap between the router and the engine keeps what the engine sent. Asking the engine once more would not do: ids and
-times differ, and vLLM puts one or several tokens in a frame as it comes.
+A tap between the router and the engine keeps what the engine sent. Asking the engine once more
+would not do: ids and times differ, and vLLM puts one or several tokens in a frame as it comes.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ from vllm_engine import VllmEngine, ask, behind_router, without_timings, without
 HELLO = [{"role": "user", "content": "Hello"}]
 LOOK = {
     "type": "function",
-    "function": {"name": "look", "parameters": {"type": "object", "additionalProperties": False}, "strict": True},
+    "function": {
+        "name": "look",
+        "parameters": {"type": "object", "additionalProperties": False},
+        "strict": True,
+    },
 }
 
 
 class Tap:
-    """Listens on a Unix socket, passes all bytes on to an engine and back, and keeps those that come back."""
+    """Listens on a Unix socket, passes all bytes on to an engine and back, and keeps those that
+    come back.
+    """
 
     def __init__(self, folder: Path, engine: VllmEngine) -> None:
         self.engine = engine
@@ -56,7 +63,9 @@ class Tap:
     def body_with(self, mark: bytes) -> bytes:
         """The body of the one answer that has these bytes in it."""
         [data] = [bytes(answers) for answers in self.answers if mark in answers]
-        head, _, rest = data[data.rindex(b"HTTP/1.1 ", 0, data.index(mark)) :].partition(b"\r\n\r\n")
+        head, _, rest = data[data.rindex(b"HTTP/1.1 ", 0, data.index(mark)) :].partition(
+            b"\r\n\r\n"
+        )
         length = re.search(rb"content-length: (\d+)", head)
         if length:
             return rest[: int(length[1])]
@@ -120,8 +129,12 @@ def listens(listener: VllmEngine) -> Iterator[Tapped]:
         yield both
 
 
-def compare(both: Tapped, answer: Response, name: str, edit: Callable[[bytes], bytes] = bytes) -> None:
-    """Fails unless the answer is what the engine sent, with `name` as the model's and with this `edit`."""
+def compare(
+    both: Tapped, answer: Response, name: str, edit: Callable[[bytes], bytes] = bytes
+) -> None:
+    """Fails unless the answer is what the engine sent, with `name` as the model's and with this
+    `edit`.
+    """
     _, tap = both
     assert answer.status == 200, answer.body
     found = re.search(rb'"id":"([^"]+)"', answer.body)
@@ -135,14 +148,20 @@ def compare(both: Tapped, answer: Response, name: str, edit: Callable[[bytes], b
 GENERATED = [
     ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 64, "logprobs": True}),
     ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 64, "n": 2}),
-    ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 500, "tools": [LOOK], "tool_choice": "required"}),
+    (
+        "/v1/chat/completions",
+        {"messages": HELLO, "max_tokens": 500, "tools": [LOOK], "tool_choice": "required"},
+    ),
     ("/v1/completions", {"prompt": ["\x00\x7fé", "☃"], "max_tokens": 64, "echo": True}),
     ("/v1-openai/completions", {"prompt": "Hello", "max_tokens": 8}),
 ]
 KEPT_WHOLE = [
     ("/v1/responses", {"input": "Hello", "max_output_tokens": 64}),
     ("/v1/messages", {"messages": HELLO, "max_tokens": 64}),
-    ("/v1/messages", {"messages": HELLO, "max_tokens": 64, "tools": [{"name": "look", "input_schema": {}}]}),
+    (
+        "/v1/messages",
+        {"messages": HELLO, "max_tokens": 64, "tools": [{"name": "look", "input_schema": {}}]},
+    ),
 ]
 
 
@@ -160,7 +179,9 @@ def test_the_events_of_a_stream(chats: Tapped, path: str, fields: dict[str, Any]
 
 
 @pytest.mark.parametrize(("path", "fields"), GENERATED)
-def test_a_stream_without_the_usage_that_nobody_asked_for(chats: Tapped, path: str, fields: dict[str, Any]) -> None:
+def test_a_stream_without_the_usage_that_nobody_asked_for(
+    chats: Tapped, path: str, fields: dict[str, Any]
+) -> None:
     answer = ask(chats[0], "POST", path, {"model": "team/alias:v1", "stream": True, **fields})
     compare(chats, answer, "team/alias:v1", without_usage_frame)
 
@@ -168,7 +189,12 @@ def test_a_stream_without_the_usage_that_nobody_asked_for(chats: Tapped, path: s
 @pytest.mark.parametrize(("path", "fields"), GENERATED)
 def test_a_stream_with_its_usage(chats: Tapped, path: str, fields: dict[str, Any]) -> None:
     options = {"include_usage": True}
-    answer = ask(chats[0], "POST", path, {"model": "tiny", "stream": True, "stream_options": options, **fields})
+    answer = ask(
+        chats[0],
+        "POST",
+        path,
+        {"model": "tiny", "stream": True, "stream_options": options, **fields},
+    )
     assert b'"choices":[]' in answer.body
     answer.body = without_timings(answer.body)
     compare(chats, answer, "tiny")

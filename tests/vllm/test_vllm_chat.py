@@ -1,4 +1,6 @@
-"""Chat completions of a real vLLM through the whole product, with the openai SDK and by raw bytes."""
+"""Chat completions of a real vLLM through the whole product, with the openai SDK and by raw
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,22 @@ WEATHER: ChatCompletionFunctionToolParam = {
     },
 }
 
-FORCED: list[ChatCompletionToolChoiceOptionParam] = ["required", {"type": "function", "function": {"name": "weather"}}]
+FORCED: list[ChatCompletionToolChoiceOptionParam] = [
+    "required",
+    {"type": "function", "function": {"name": "weather"}},
+]
 
 
 def is_weather(arguments: str) -> bool:
-    """Whether a call's arguments obey the tool's schema. Guided decoding sees to that, also with random weights."""
+    """Whether a call's arguments obey the tool's schema. Guided decoding sees to that, also with
+    random weights.
+    """
     values = json.loads(arguments)
-    return set(values) == {"city", "unit"} and values["city"] in ("Paris", "Rome") and values["unit"] in ("C", "F")
+    return (
+        set(values) == {"city", "unit"}
+        and values["city"] in ("Paris", "Rome")
+        and values["unit"] in ("C", "F")
+    )
 
 
 def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
@@ -56,8 +67,12 @@ def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
 
 
 @NAMES
-def test_a_chat_completion_carries_the_name_that_was_asked_for(client: openai.OpenAI, name: str) -> None:
-    answer = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=12, temperature=0)
+def test_a_chat_completion_carries_the_name_that_was_asked_for(
+    client: openai.OpenAI, name: str
+) -> None:
+    answer = client.chat.completions.create(
+        model=name, messages=QUESTION, max_tokens=12, temperature=0
+    )
     assert answer.model == name
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -66,10 +81,16 @@ def test_a_chat_completion_carries_the_name_that_was_asked_for(client: openai.Op
 
 
 @NAMES
-def test_a_streamed_chat_completion_says_the_same_as_a_whole_one(client: openai.OpenAI, name: str) -> None:
-    whole = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=24, temperature=0)
+def test_a_streamed_chat_completion_says_the_same_as_a_whole_one(
+    client: openai.OpenAI, name: str
+) -> None:
+    whole = client.chat.completions.create(
+        model=name, messages=QUESTION, max_tokens=24, temperature=0
+    )
     chunks = list(
-        client.chat.completions.create(model=name, messages=QUESTION, max_tokens=24, temperature=0, stream=True)
+        client.chat.completions.create(
+            model=name, messages=QUESTION, max_tokens=24, temperature=0, stream=True
+        )
     )
     assert {chunk.model for chunk in chunks} == {name}
     assert text_of(chunks) == whole.choices[0].message.content != ""
@@ -79,7 +100,12 @@ def test_a_streamed_chat_completion_says_the_same_as_a_whole_one(client: openai.
 
 def test_the_sdks_own_accumulator_ends_with_the_whole_call(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
-        model="tiny", messages=QUESTION, max_tokens=2000, tools=[WEATHER], tool_choice="required", seed=7
+        model="tiny",
+        messages=QUESTION,
+        max_tokens=2000,
+        tools=[WEATHER],
+        tool_choice="required",
+        seed=7,
     ) as stream:
         final = stream.get_final_completion()
     assert final.model == "tiny"
@@ -94,7 +120,12 @@ def test_two_choices_of_a_stream_keep_apart(client: openai.OpenAI) -> None:
     assert [choice.index for choice in whole.choices] == [0, 1]
     chunks = list(client.chat.completions.create(**ask_for, stream=True))
     for index in (0, 1):
-        ends = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.index == index]
+        ends = [
+            choice.finish_reason
+            for chunk in chunks
+            for choice in chunk.choices
+            if choice.index == index
+        ]
         assert ends[-1] in ("length", "stop")
         assert set(ends[:-1]) == {None}
 
@@ -117,9 +148,16 @@ def test_log_probabilities_come_for_every_token(client: openai.OpenAI, stream: b
 
 
 @pytest.mark.parametrize("choice", FORCED, ids=["required", "named"])
-def test_a_forced_tool_call(client: openai.OpenAI, choice: ChatCompletionToolChoiceOptionParam) -> None:
+def test_a_forced_tool_call(
+    client: openai.OpenAI, choice: ChatCompletionToolChoiceOptionParam
+) -> None:
     answer = client.chat.completions.create(
-        model="tiny", messages=QUESTION, max_tokens=2000, tools=[WEATHER], tool_choice=choice, seed=7
+        model="tiny",
+        messages=QUESTION,
+        max_tokens=2000,
+        tools=[WEATHER],
+        tool_choice=choice,
+        seed=7,
     )
     calls = answer.choices[0].message.tool_calls
     assert calls
@@ -133,11 +171,24 @@ def test_a_streamed_tool_call_comes_in_pieces_that_join(
     client: openai.OpenAI, choice: ChatCompletionToolChoiceOptionParam
 ) -> None:
     stream = client.chat.completions.create(
-        model="tiny", messages=QUESTION, max_tokens=2000, tools=[WEATHER], tool_choice=choice, seed=7, stream=True
+        model="tiny",
+        messages=QUESTION,
+        max_tokens=2000,
+        tools=[WEATHER],
+        tool_choice=choice,
+        seed=7,
+        stream=True,
     )
     deltas = [choice.delta for chunk in stream for choice in chunk.choices]
-    pieces = [call for delta in deltas for call in delta.tool_calls or [] if call.index == 0 and call.function]
-    assert [piece.function.name for piece in pieces if piece.function and piece.function.name] == ["weather"]
+    pieces = [
+        call
+        for delta in deltas
+        for call in delta.tool_calls or []
+        if call.index == 0 and call.function
+    ]
+    assert [piece.function.name for piece in pieces if piece.function and piece.function.name] == [
+        "weather"
+    ]
     assert sum(bool(piece.id) for piece in pieces) == 1
     assert len(pieces) > 1
     assert is_weather("".join(piece.function.arguments or "" for piece in pieces if piece.function))
@@ -146,7 +197,11 @@ def test_a_streamed_tool_call_comes_in_pieces_that_join(
 def test_usage_comes_in_a_last_chunk_when_it_was_asked_for(client: openai.OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(
-            model="tiny", messages=QUESTION, max_tokens=8, stream=True, stream_options={"include_usage": True}
+            model="tiny",
+            messages=QUESTION,
+            max_tokens=8,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     assert chunks[-1].usage is not None
@@ -156,7 +211,9 @@ def test_usage_comes_in_a_last_chunk_when_it_was_asked_for(client: openai.OpenAI
 
 
 def test_no_chunk_is_without_a_choice_when_usage_was_not_asked_for(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8, stream=True)
+    stream = client.chat.completions.create(
+        model="tiny", messages=QUESTION, max_tokens=8, stream=True
+    )
     assert all(chunk.choices and chunk.usage is None for chunk in stream)
 
 
@@ -170,7 +227,8 @@ def noise(side: int) -> bytes:
         (b"IEND", b""),
     ]
     chunks = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -181,11 +239,20 @@ def test_an_image_of_five_megabytes_arrives_whole(
 ) -> None:
     image = noise(1320)
     assert len(image) > 5_000_000
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(image).decode()}}
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + base64.b64encode(image).decode()},
+    }
     words = {"type": "text", "text": "What is this?"}
-    body = {"messages": [{"role": "user", "content": [words, picture]}], "max_tokens": 8, "temperature": 0}
+    body = {
+        "messages": [{"role": "user", "content": [words, picture]}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
     answer = ask(router, "POST", "/v1/chat/completions", {**body, "model": "tiny"}, chunk=chunk)
-    direct = chat_engine.request("POST", "/v1/chat/completions", {**body, "model": chat_engine.model})
+    direct = chat_engine.request(
+        "POST", "/v1/chat/completions", {**body, "model": chat_engine.model}
+    )
     assert answer.status == 200
     assert answer.json()["choices"] == direct.json()["choices"]
     assert answer.json()["usage"]["prompt_tokens"] == direct.json()["usage"]["prompt_tokens"]
@@ -195,7 +262,9 @@ def test_a_damaged_image_is_refused_by_the_engine_in_its_own_words(client: opena
     damaged = "data:image/png;base64," + base64.b64encode(noise(8)[:100]).decode()
     content: Any = [{"type": "image_url", "image_url": {"url": damaged}}]
     with pytest.raises(openai.BadRequestError, match="image"):
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}], max_tokens=4)
+        client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": content}], max_tokens=4
+        )
 
 
 def test_the_usage_of_a_stream_tells_how_fast_it_was(client: openai.OpenAI) -> None:
@@ -212,11 +281,15 @@ def test_the_usage_of_a_stream_tells_how_fast_it_was(client: openai.OpenAI) -> N
     assert usage.completion_tokens == 400
     told = usage.model_extra or {}
     assert all(told[name] > 0 for name in TIMINGS)
-    assert told["tokens_per_second"] == pytest.approx(1000 / told["time_per_output_token_ms"], rel=0.1)
+    assert told["tokens_per_second"] == pytest.approx(
+        1000 / told["time_per_output_token_ms"], rel=0.1
+    )
 
 
 @NAMES
-def test_an_error_of_the_engine_keeps_its_status_and_hides_its_name(client: openai.OpenAI, name: str) -> None:
+def test_an_error_of_the_engine_keeps_its_status_and_hides_its_name(
+    client: openai.OpenAI, name: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=name, messages=QUESTION, max_tokens=100_000)
     assert "16384" in str(caught.value)
@@ -240,6 +313,10 @@ def test_a_client_that_leaves_ends_the_work_of_the_engine(
         client.send(build("POST", "/v1/chat/completions", long, key=router.key))
         if stream:
             client.read_until(b"data: ")
-        eventually(lambda: chat_engine.metric("num_requests_running") == 1, "the request to run", ANSWER)
-    eventually(lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER)
+        eventually(
+            lambda: chat_engine.metric("num_requests_running") == 1, "the request to run", ANSWER
+        )
+    eventually(
+        lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER
+    )
     assert chat_engine.metric("generation_tokens_total") - before < 16_000

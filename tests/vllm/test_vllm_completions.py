@@ -12,7 +12,9 @@ NAMES = pytest.mark.parametrize("name", ["tiny", "team/alias:v1"])
 
 @NAMES
 def test_several_prompts_are_answered_each_at_its_place(client: openai.OpenAI, name: str) -> None:
-    answer = client.completions.create(model=name, prompt=["one", "two", "three"], max_tokens=6, echo=True)
+    answer = client.completions.create(
+        model=name, prompt=["one", "two", "three"], max_tokens=6, echo=True
+    )
     assert answer.model == name
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     for choice, prompt in zip(answer.choices, ["one", "two", "three"], strict=True):
@@ -21,12 +23,19 @@ def test_several_prompts_are_answered_each_at_its_place(client: openai.OpenAI, n
 
 @NAMES
 def test_a_stream_of_several_prompts_says_the_same(client: openai.OpenAI, name: str) -> None:
-    fields: dict[str, Any] = {"model": name, "prompt": ["one", "two"], "max_tokens": 12, "temperature": 0}
+    fields: dict[str, Any] = {
+        "model": name,
+        "prompt": ["one", "two"],
+        "max_tokens": 12,
+        "temperature": 0,
+    }
     whole = client.completions.create(**fields)
     chunks = list(client.completions.create(**fields, stream=True))
     assert {chunk.model for chunk in chunks} == {name}
     for index in (0, 1):
-        texts = [choice.text for chunk in chunks for choice in chunk.choices if choice.index == index]
+        texts = [
+            choice.text for chunk in chunks for choice in chunk.choices if choice.index == index
+        ]
         assert "".join(texts) == whole.choices[index].text
 
 
@@ -34,7 +43,9 @@ def test_a_stream_of_several_prompts_says_the_same(client: openai.OpenAI, name: 
     "prompt", ["Grüße, ☃ und 𝄞", 'a "quoted" \\ line\r\nand \u2028 more', '"model": "chat-served"']
 )
 def test_a_prompt_comes_back_as_it_was_sent(client: openai.OpenAI, prompt: str) -> None:
-    answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=1, echo=True, logprobs=0)
+    answer = client.completions.create(
+        model="tiny", prompt=prompt, max_tokens=1, echo=True, logprobs=0
+    )
     assert answer.choices[0].text.startswith(prompt)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(prompt.encode())
@@ -54,12 +65,16 @@ def test_the_usage_of_a_stream_comes_when_it_was_asked_for(client: openai.OpenAI
     asked = list(client.completions.create(**fields, stream_options={"include_usage": True}))
     assert asked[-1].usage is not None
     assert asked[-1].choices == []
-    assert all(chunk.choices and chunk.usage is None for chunk in client.completions.create(**fields))
+    assert all(
+        chunk.choices and chunk.usage is None for chunk in client.completions.create(**fields)
+    )
 
 
 def test_usage_in_every_chunk_stays_there(client: openai.OpenAI) -> None:
     options: Any = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(
-        client.completions.create(model="tiny", prompt="Hi", max_tokens=4, stream=True, stream_options=options)
+        client.completions.create(
+            model="tiny", prompt="Hi", max_tokens=4, stream=True, stream_options=options
+        )
     )
     assert all(chunk.usage is not None for chunk in chunks)

@@ -15,12 +15,16 @@ from vllm_engine import ANSWER, VllmEngine
 CROWD = 48
 
 
-def together(router: ServedRouter, use: Callable[[openai.AsyncOpenAI, int], Awaitable[None]]) -> None:
+def together(
+    router: ServedRouter, use: Callable[[openai.AsyncOpenAI, int], Awaitable[None]]
+) -> None:
     """Runs `use` for everybody of the crowd at once."""
 
     async def run() -> None:
         address = f"{router.address}/v1"
-        async with openai.AsyncOpenAI(base_url=address, api_key=router.key, max_retries=0, timeout=ANSWER) as client:
+        async with openai.AsyncOpenAI(
+            base_url=address, api_key=router.key, max_retries=0, timeout=ANSWER
+        ) as client:
             await asyncio.gather(*(use(client, number) for number in range(CROWD)))
 
     asyncio.run(run())
@@ -39,7 +43,9 @@ def test_nobody_gets_the_text_of_another(router: ServedRouter, stream: bool) -> 
                 assert chunk.model == name
                 text += chunk.choices[0].text
         else:
-            answer = await client.completions.create(model=name, prompt=prompt, max_tokens=16, echo=True)
+            answer = await client.completions.create(
+                model=name, prompt=prompt, max_tokens=16, echo=True
+            )
             assert answer.model == name
             text = answer.choices[0].text
         assert text.startswith(prompt)
@@ -47,7 +53,9 @@ def test_nobody_gets_the_text_of_another(router: ServedRouter, stream: bool) -> 
     together(router, use)
 
 
-def test_those_who_leave_free_the_engine_and_the_others_stay(router: ServedRouter, chat_engine: VllmEngine) -> None:
+def test_those_who_leave_free_the_engine_and_the_others_stay(
+    router: ServedRouter, chat_engine: VllmEngine
+) -> None:
     async def use(client: openai.AsyncOpenAI, number: int) -> None:
         long = number % 2 == 0
         stream = await client.completions.create(
@@ -68,5 +76,7 @@ def test_those_who_leave_free_the_engine_and_the_others_stay(router: ServedRoute
 
     before = chat_engine.metric("generation_tokens_total")
     together(router, use)
-    eventually(lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER)
+    eventually(
+        lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER
+    )
     assert chat_engine.metric("generation_tokens_total") - before < 16_000 * CROWD / 2

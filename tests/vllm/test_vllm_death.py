@@ -36,7 +36,9 @@ def core_of(engine: VllmEngine) -> int:
             name, fields = (folder / "stat").read_text().rsplit(")", 1)
         except OSError:
             continue
-        if "VLLM::EngineCor" in name and int(fields.split()[3]) == engine.process.pid:  # the session
+        if (
+            "VLLM::EngineCor" in name and int(fields.split()[3]) == engine.process.pid
+        ):  # the session
             return int(folder.name)
     raise AssertionError("There is no engine process.")
 
@@ -45,8 +47,16 @@ def begin(router: ServedRouter, path: str) -> tuple[Client, Response]:
     """A stream that has begun and would go on for long."""
     client = Client(router.address, ANSWER)
     fields: dict[str, Any] = {"ignore_eos": True, "temperature": 0, "stream": True}
-    fields |= {"max_output_tokens": 16_000, "input": "Hi"} if path == "/v1/responses" else {"max_tokens": 16_000}
-    body = {"model": "tiny", "prompt": "Hi", **fields} if path == "/v1/completions" else chat("tiny", **fields)
+    fields |= (
+        {"max_output_tokens": 16_000, "input": "Hi"}
+        if path == "/v1/responses"
+        else {"max_tokens": 16_000}
+    )
+    body = (
+        {"model": "tiny", "prompt": "Hi", **fields}
+        if path == "/v1/completions"
+        else chat("tiny", **fields)
+    )
     client.send(build("POST", path, body, key=router.key))
     response = client.read_head()
     response.body = client.read_chunk()
@@ -67,7 +77,9 @@ PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/respons
 
 @pytest.fixture(scope="module")
 def last_words(victim: VllmEngine, router_of_victim: ServedRouter) -> dict[str, Response]:
-    """What clients of each kind of stream got when the engine's process was killed in the middle of it."""
+    """What clients of each kind of stream got when the engine's process was killed in the middle of
+    it.
+    """
     begun = {path: begin(router_of_victim, path) for path in PATHS}
     os.kill(core_of(victim), signal.SIGKILL)
     for client, response in begun.values():
@@ -76,14 +88,18 @@ def last_words(victim: VllmEngine, router_of_victim: ServedRouter) -> dict[str, 
 
 
 @pytest.mark.parametrize("path", PATHS[:2])
-def test_an_openai_stream_ends_with_an_error_event(last_words: dict[str, Response], path: str) -> None:
+def test_an_openai_stream_ends_with_an_error_event(
+    last_words: dict[str, Response], path: str
+) -> None:
     events = last_words[path].events()
     said = [event for event in events if event != "[DONE]"]
     assert json.loads(said[-1])["error"]["message"]
     assert all("error" not in json.loads(event) for event in said[:-1])
 
 
-def test_a_stream_of_messages_ends_with_an_error_in_anthropics_words(last_words: dict[str, Response]) -> None:
+def test_a_stream_of_messages_ends_with_an_error_in_anthropics_words(
+    last_words: dict[str, Response],
+) -> None:
     last = json.loads(last_words["/v1/messages"].events()[-1])
     assert last["type"] == "error"
     assert last["error"]["type"] == "api_error"
@@ -92,7 +108,9 @@ def test_a_stream_of_messages_ends_with_an_error_in_anthropics_words(last_words:
     assert b"message_stop" not in last_words["/v1/messages"].body
 
 
-def test_a_stream_of_a_response_that_the_engine_just_cuts_ends_with_an_error(last_words: dict[str, Response]) -> None:
+def test_a_stream_of_a_response_that_the_engine_just_cuts_ends_with_an_error(
+    last_words: dict[str, Response],
+) -> None:
     response = last_words["/v1/responses"]
     assert b"response.completed" not in response.body
     assert json.loads(response.events()[-1])["error"]["message"]  # what the openai SDK raises on

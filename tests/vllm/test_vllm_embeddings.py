@@ -22,7 +22,9 @@ def embeddings(embedding_router: ServedRouter) -> Iterator[openai.OpenAI]:
 
 
 @NAMES
-def test_an_embedding_carries_the_name_that_was_asked_for(embeddings: openai.OpenAI, name: str) -> None:
+def test_an_embedding_carries_the_name_that_was_asked_for(
+    embeddings: openai.OpenAI, name: str
+) -> None:
     answer = embeddings.embeddings.create(model=name, input="Hello")
     assert answer.model == name
     assert len(answer.data[0].embedding) == 128
@@ -32,7 +34,9 @@ def test_an_embedding_carries_the_name_that_was_asked_for(embeddings: openai.Ope
 def test_both_encodings_are_the_same_numbers(embedding_router: ServedRouter) -> None:
     def embed(encoding: str) -> object:
         body = {"model": "tiny", "input": "Hello", "encoding_format": encoding}
-        found: object = ask(embedding_router, "POST", "/v1/embeddings", body).json()["data"][0]["embedding"]
+        found: object = ask(embedding_router, "POST", "/v1/embeddings", body).json()["data"][0][
+            "embedding"
+        ]
         return found
 
     numbers, text = embed("float"), embed("base64")
@@ -55,7 +59,9 @@ def test_token_ids_are_passed_on(embeddings: openai.OpenAI) -> None:
 
 
 @NAMES
-def test_a_refusal_of_the_engine_keeps_its_status_and_hides_its_name(embeddings: openai.OpenAI, name: str) -> None:
+def test_a_refusal_of_the_engine_keeps_its_status_and_hides_its_name(
+    embeddings: openai.OpenAI, name: str
+) -> None:
     with pytest.raises(openai.BadRequestError, match="Matryoshka") as caught:
         embeddings.embeddings.create(model=name, input="Hello", dimensions=7)
     assert "text-served" not in str(caught.value)
@@ -63,5 +69,7 @@ def test_a_refusal_of_the_engine_keeps_its_status_and_hides_its_name(embeddings:
 
 
 def test_a_thousand_inputs_are_answered(embeddings: openai.OpenAI) -> None:
-    answer = embeddings.embeddings.create(model="tiny", input=[f"{number}" for number in range(1000)])
+    answer = embeddings.embeddings.create(
+        model="tiny", input=[f"{number}" for number in range(1000)]
+    )
     assert [one.index for one in answer.data] == list(range(1000))

@@ -1,4 +1,6 @@
-"""LangChain's two chat classes and its embeddings, and litellm, against a real vLLM through the whole product."""
+"""LangChain's two chat classes and its embeddings, and litellm, against a real vLLM through the
+whole product.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,19 @@ def weather(city: str) -> str:
 @pytest.fixture(params=["openai", "responses", "anthropic"])
 def model(request: pytest.FixtureRequest, router: ServedRouter) -> Any:
     """One of LangChain's chat models."""
-    fields: dict[str, Any] = {"model": "team/alias:v1", "max_tokens": 24, "temperature": 0, "max_retries": 0}
+    fields: dict[str, Any] = {
+        "model": "team/alias:v1",
+        "max_tokens": 24,
+        "temperature": 0,
+        "max_retries": 0,
+    }
     fields |= {"api_key": router.key, "timeout": ANSWER}
     if request.param == "anthropic":
         return ChatAnthropic(base_url=router.address, **fields)
     responses = request.param == "responses"
-    return ChatOpenAI(base_url=f"{router.address}/v1", use_responses_api=responses, stream_usage=True, **fields)
+    return ChatOpenAI(
+        base_url=f"{router.address}/v1", use_responses_api=responses, stream_usage=True, **fields
+    )
 
 
 def test_langchain_invokes_and_streams_the_same(model: Any) -> None:
@@ -43,7 +52,13 @@ def test_langchain_invokes_and_streams_the_same(model: Any) -> None:
 
 
 def test_langchain_gets_a_tool_call(router: ServedRouter) -> None:
-    model: Any = ChatOpenAI(model="tiny", base_url=f"{router.address}/v1", api_key=router.key, max_retries=0, seed=7)  # type: ignore[arg-type]
+    model: Any = ChatOpenAI(
+        model="tiny",
+        base_url=f"{router.address}/v1",
+        api_key=router.key,  # type: ignore[arg-type]
+        max_retries=0,
+        seed=7,
+    )
     forced = model.bind_tools([weather], tool_choice="weather", strict=True)
     streamed: Any = None
     for chunk in forced.stream("Hi", max_tokens=4000):
@@ -66,7 +81,9 @@ def test_langchain_embeds(embedding_router: ServedRouter) -> None:
 
 @pytest.fixture(scope="module")
 def litellm() -> Iterator[ModuleType]:
-    """Imported late and with its own list of prices: at import it would fetch a newer one, and it warns."""
+    """Imported late and with its own list of prices: at import it would fetch a newer one, and it
+    warns.
+    """
     patch = pytest.MonkeyPatch()
     patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with warnings.catch_warnings():
@@ -83,14 +100,25 @@ quiet = pytest.mark.filterwarnings("ignore")
 
 
 def of(router: ServedRouter, path: str = "/v1") -> dict[str, Any]:
-    return {"api_base": router.address + path, "api_key": router.key, "max_retries": 0, "timeout": ANSWER}
+    return {
+        "api_base": router.address + path,
+        "api_key": router.key,
+        "max_retries": 0,
+        "timeout": ANSWER,
+    }
 
 
 @quiet
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_litellm_chats_and_streams(litellm: ModuleType, router: ServedRouter, provider: str) -> None:
+def test_litellm_chats_and_streams(
+    litellm: ModuleType, router: ServedRouter, provider: str
+) -> None:
     path = "/v1" if provider == "openai" else ""
-    asked = {"model": f"{provider}/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 24}
+    asked = {
+        "model": f"{provider}/tiny",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 24,
+    }
     whole = litellm.completion(**asked, temperature=0, **of(router, path))
     chunks = list(litellm.completion(**asked, temperature=0, stream=True, **of(router, path)))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)

@@ -24,8 +24,12 @@ def test_the_engines_key_opens_nothing_at_the_router(router: ServedRouter) -> No
         openai_client(router, KEY).models.list()
 
 
-def test_an_engine_that_refuses_the_routers_key_is_a_502_that_tells_the_cause(chat_engine: VllmEngine) -> None:
-    config = CONFIG.format(address=chat_engine.address, served_name=chat_engine.model, category="llm")
+def test_an_engine_that_refuses_the_routers_key_is_a_502_that_tells_the_cause(
+    chat_engine: VllmEngine,
+) -> None:
+    config = CONFIG.format(
+        address=chat_engine.address, served_name=chat_engine.model, category="llm"
+    )
     with serving(config, environment={"TINY_ENGINE_KEY": "an-old-key-of-the-engine"}) as router:
         for path in ("/v1/chat/completions", "/v1/messages"):
             answer = ask(router, "POST", path, chat("tiny", max_tokens=4))
@@ -48,6 +52,8 @@ def test_a_key_that_may_use_one_route_sees_and_uses_that_alone(router: ServedRou
 
 def test_a_compressed_request_reaches_the_engine_decoded(router: ServedRouter) -> None:
     body = gzip.compress(json.dumps(chat("tiny", "Hello " * 1000, max_tokens=4)).encode())
-    answer = ask(router, "POST", "/v1/chat/completions", body, headers=[("Content-Encoding", "gzip")])
+    answer = ask(
+        router, "POST", "/v1/chat/completions", body, headers=[("Content-Encoding", "gzip")]
+    )
     assert answer.status == 200
     assert answer.json()["usage"]["prompt_tokens"] > 6000

@@ -1,4 +1,6 @@
-"""Anthropic's Messages, which vLLM speaks by itself, through the product, with the anthropic SDK and raw bytes."""
+"""Anthropic's Messages, which vLLM speaks by itself, through the product, with the anthropic SDK
+and raw bytes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ WEATHER: ToolParam = {
 
 
 @NAMES
-def test_a_message_carries_the_name_that_was_asked_for(anthropic_client: anthropic.Anthropic, name: str) -> None:
+def test_a_message_carries_the_name_that_was_asked_for(
+    anthropic_client: anthropic.Anthropic, name: str
+) -> None:
     message = anthropic_client.messages.create(model=name, messages=QUESTION, max_tokens=12)
     assert message.model == name
     assert message.stop_reason in ("max_tokens", "end_turn")
@@ -36,9 +40,16 @@ def test_a_message_carries_the_name_that_was_asked_for(anthropic_client: anthrop
 
 
 @NAMES
-def test_a_streamed_message_accumulates_to_the_whole_one(anthropic_client: anthropic.Anthropic, name: str) -> None:
+def test_a_streamed_message_accumulates_to_the_whole_one(
+    anthropic_client: anthropic.Anthropic, name: str
+) -> None:
     # The SDK's method knows no temperature any more, and vLLM does.
-    fields: dict[str, Any] = {"model": name, "messages": QUESTION, "max_tokens": 24, "extra_body": {"temperature": 0}}
+    fields: dict[str, Any] = {
+        "model": name,
+        "messages": QUESTION,
+        "max_tokens": 24,
+        "extra_body": {"temperature": 0},
+    }
     whole = anthropic_client.messages.create(**fields)
     with anthropic_client.messages.stream(**fields) as stream:
         text = "".join(stream.text_stream)
@@ -71,21 +82,29 @@ def test_a_forced_tool_is_used(anthropic_client: anthropic.Anthropic, stream: bo
 
 
 @NAMES
-def test_the_tokens_of_a_message_are_counted(anthropic_client: anthropic.Anthropic, name: str) -> None:
+def test_the_tokens_of_a_message_are_counted(
+    anthropic_client: anthropic.Anthropic, name: str
+) -> None:
     counted = anthropic_client.messages.count_tokens(model=name, messages=QUESTION)
     message = anthropic_client.messages.create(model=name, messages=QUESTION, max_tokens=1)
     assert counted.input_tokens == message.usage.input_tokens
 
 
-def test_an_unknown_model_is_a_404_that_the_sdk_knows(anthropic_client: anthropic.Anthropic) -> None:
+def test_an_unknown_model_is_a_404_that_the_sdk_knows(
+    anthropic_client: anthropic.Anthropic,
+) -> None:
     with pytest.raises(anthropic.NotFoundError) as caught:
         anthropic_client.messages.create(model="nobody", messages=QUESTION, max_tokens=4)
     assert caught.value.type == "not_found_error"
 
 
-def test_a_refusal_of_the_engine_is_in_anthropics_words(anthropic_client: anthropic.Anthropic) -> None:
+def test_a_refusal_of_the_engine_is_in_anthropics_words(
+    anthropic_client: anthropic.Anthropic,
+) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
-        anthropic_client.messages.create(model="tiny", messages=QUESTION, max_tokens=100_000, timeout=60)
+        anthropic_client.messages.create(
+            model="tiny", messages=QUESTION, max_tokens=100_000, timeout=60
+        )
     assert caught.value.type == "invalid_request_error"
     assert "16384" in str(caught.value)
 

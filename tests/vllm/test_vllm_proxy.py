@@ -12,10 +12,14 @@ from raw_http import Response
 from vllm_engine import VllmEngine, ask, masked
 
 
-def proxied(router: ServedRouter, path: str, body: Any = None, model: str | None = "tiny") -> Response:
+def proxied(
+    router: ServedRouter, path: str, body: Any = None, model: str | None = "tiny"
+) -> Response:
     """A path of the engine; `model` goes in the header."""
     headers = [] if model is None else [("X-GPUStack-Model", model)]
-    return ask(router, "GET" if body is None else "POST", f"/model/proxy{path}", body, headers=headers)
+    return ask(
+        router, "GET" if body is None else "POST", f"/model/proxy{path}", body, headers=headers
+    )
 
 
 def test_the_models_are_listed_by_their_public_names(client: openai.OpenAI) -> None:
@@ -25,7 +29,9 @@ def test_the_models_are_listed_by_their_public_names(client: openai.OpenAI) -> N
         client.models.retrieve("chat-served")
 
 
-def test_the_name_in_the_header_leads_to_any_path(router: ServedRouter, chat_engine: VllmEngine) -> None:
+def test_the_name_in_the_header_leads_to_any_path(
+    router: ServedRouter, chat_engine: VllmEngine
+) -> None:
     body = {"model": chat_engine.model, "prompt": "Hi"}
     answer = proxied(router, "/tokenize", body)
     assert answer.status == 200
@@ -91,7 +97,9 @@ def test_every_path_of_the_engine_has_been_looked_at(chat_engine: VllmEngine) ->
         "/v1/%72esponses/resp_1",
     ],
 )
-def test_what_is_closed_never_reaches_the_engine(router: ServedRouter, chat_engine: VllmEngine, path: str) -> None:
+def test_what_is_closed_never_reaches_the_engine(
+    router: ServedRouter, chat_engine: VllmEngine, path: str
+) -> None:
     for body in (None, {"model": chat_engine.model, "input": "Hello"}):
         answer = proxied(router, path, body)
         assert answer.status == 404
@@ -110,7 +118,10 @@ def test_a_route_without_the_proxy_says_how_to_enable_it(router: ServedRouter) -
 
 
 def test_the_number_of_a_route_leads_there(router: ServedRouter) -> None:
-    numbers = {route["name"]: route["id"] for route in router.request("GET", "/v2/model-routes").json()["items"]}
+    numbers = {
+        route["name"]: route["id"]
+        for route in router.request("GET", "/v2/model-routes").json()["items"]
+    }
     answer = proxied(router, f"/{numbers['tiny']}/version", model=None)
     assert answer.json() == {"version": "0.32.0"}
 
@@ -121,7 +132,9 @@ def test_a_path_arrives_as_it_was_written(router: ServedRouter, chat_engine: Vll
         assert (through.status, masked(through.body)) == (direct.status, masked(direct.body))
 
 
-@pytest.mark.parametrize("path", ["/v1/../metrics", "/v1/%2e%2e/metrics", "/version%2F..%2Fmetrics"])
+@pytest.mark.parametrize(
+    "path", ["/v1/../metrics", "/v1/%2e%2e/metrics", "/version%2F..%2Fmetrics"]
+)
 def test_dots_climb_nowhere(router: ServedRouter, path: str) -> None:
     assert proxied(router, path).status == 400
 

@@ -55,12 +55,19 @@ def test_documents_stay_out_when_nobody_wants_them(reranking_router: ServedRoute
 
 def test_documents_may_be_objects_with_a_text(reranking_router: ServedRouter) -> None:
     # vLLM itself takes strings alone.
-    objects = rerank(reranking_router, documents=[{"text": DOCUMENTS[0]}, DOCUMENTS[1], {"text": DOCUMENTS[2]}])
+    objects = rerank(
+        reranking_router, documents=[{"text": DOCUMENTS[0]}, DOCUMENTS[1], {"text": DOCUMENTS[2]}]
+    )
     assert objects["results"] == rerank(reranking_router)["results"]
 
 
 def test_an_error_of_the_engine_keeps_its_status(reranking_router: ServedRouter) -> None:
-    answer = ask(reranking_router, "POST", "/v1/rerank", {"model": "tiny", "query": 5, "documents": DOCUMENTS})
+    answer = ask(
+        reranking_router,
+        "POST",
+        "/v1/rerank",
+        {"model": "tiny", "query": 5, "documents": DOCUMENTS},
+    )
     assert answer.status == 400
     assert answer.json()["error"]["message"]
 

@@ -34,7 +34,11 @@ def test_a_response_carries_the_name_that_was_asked_for(client: openai.OpenAI, n
 
 @NAMES
 def test_the_events_of_a_stream_are_whole_and_in_order(client: openai.OpenAI, name: str) -> None:
-    events = list(client.responses.create(model=name, input="Hello", max_output_tokens=24, temperature=0, stream=True))
+    events = list(
+        client.responses.create(
+            model=name, input="Hello", max_output_tokens=24, temperature=0, stream=True
+        )
+    )
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [event.type for event in events][:2] == ["response.created", "response.in_progress"]
     last = events[-1]
@@ -47,8 +51,12 @@ def test_the_events_of_a_stream_are_whole_and_in_order(client: openai.OpenAI, na
 
 
 def test_the_sdks_own_accumulator_ends_with_the_whole_response(client: openai.OpenAI) -> None:
-    with client.responses.stream(model="tiny", input="Hello", max_output_tokens=24, temperature=0) as stream:
-        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+    with client.responses.stream(
+        model="tiny", input="Hello", max_output_tokens=24, temperature=0
+    ) as stream:
+        text = "".join(
+            event.delta for event in stream if event.type == "response.output_text.delta"
+        )
         final = stream.get_final_response()
     assert final.output_text == text
     assert final.model == "tiny"
@@ -56,7 +64,9 @@ def test_the_sdks_own_accumulator_ends_with_the_whole_response(client: openai.Op
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stored_response_is_read_again(client: openai.OpenAI, stream: bool) -> None:
-    made: Any = client.responses.create(model="team/alias:v1", input="Hello", max_output_tokens=8, stream=stream)
+    made: Any = client.responses.create(
+        model="team/alias:v1", input="Hello", max_output_tokens=8, stream=stream
+    )
     if stream:
         made = [event for event in made if event.type == "response.completed"][-1].response
     again = client.responses.retrieve(made.id)
@@ -68,13 +78,17 @@ def test_a_stored_response_is_read_again(client: openai.OpenAI, stream: bool) ->
 def test_a_response_continues_another(client: openai.OpenAI) -> None:
     first = client.responses.create(model="tiny", input="Hello", max_output_tokens=8)
     alone = client.responses.create(model="tiny", input="And now?", max_output_tokens=8)
-    second = client.responses.create(model="tiny", input="And now?", max_output_tokens=8, previous_response_id=first.id)
+    second = client.responses.create(
+        model="tiny", input="And now?", max_output_tokens=8, previous_response_id=first.id
+    )
     assert second.previous_response_id == first.id
     assert first.usage and alone.usage and second.usage
     assert second.usage.input_tokens > alone.usage.input_tokens + first.usage.output_tokens
 
 
-def test_nobody_else_reads_continues_or_cancels_a_response(client: openai.OpenAI, other_client: openai.OpenAI) -> None:
+def test_nobody_else_reads_continues_or_cancels_a_response(
+    client: openai.OpenAI, other_client: openai.OpenAI
+) -> None:
     made = client.responses.create(model="tiny", input="A secret", max_output_tokens=8)
     with pytest.raises(openai.NotFoundError):
         other_client.responses.retrieve(made.id)
@@ -96,9 +110,15 @@ def test_what_the_engine_says_of_a_cancellation_reaches_the_client(client: opena
         client.responses.cancel(made.id)
 
 
-def test_a_response_in_the_background_is_cancelled(client: openai.OpenAI, chat_engine: VllmEngine) -> None:
+def test_a_response_in_the_background_is_cancelled(
+    client: openai.OpenAI, chat_engine: VllmEngine
+) -> None:
     made = client.responses.create(
-        model="tiny", input="Hello", max_output_tokens=16_000, background=True, extra_body={"ignore_eos": True}
+        model="tiny",
+        input="Hello",
+        max_output_tokens=16_000,
+        background=True,
+        extra_body={"ignore_eos": True},
     )
     assert made.status in ("queued", "in_progress")
     assert client.responses.cancel(made.id).status == "cancelled"

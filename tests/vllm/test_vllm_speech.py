@@ -1,4 +1,6 @@
-"""Transcriptions of a real vLLM with a small Whisper, through the whole product, with the openai SDK and raw forms."""
+"""Transcriptions of a real vLLM with a small Whisper, through the whole product, with the openai
+SDK and raw forms.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,22 @@ def transcribe(asked: Any, fields: dict[str, str], **options: Any) -> Response:
 @NAMES
 def test_a_transcription(speech: openai.OpenAI, name: str) -> None:
     answer = speech.audio.transcriptions.create(
-        model=name, file=("tone.wav", tone()), language="en", temperature=0, extra_body={"max_completion_tokens": 8}
+        model=name,
+        file=("tone.wav", tone()),
+        language="en",
+        temperature=0,
+        extra_body={"max_completion_tokens": 8},
     )
     assert len(answer.text) == 8
 
 
 def test_a_transcription_with_its_segments(speech: openai.OpenAI) -> None:
     answer = speech.audio.transcriptions.create(
-        model="tiny", file=("tone.wav", tone()), language="en", temperature=0, response_format="verbose_json"
+        model="tiny",
+        file=("tone.wav", tone()),
+        language="en",
+        temperature=0,
+        response_format="verbose_json",
     )
     assert answer.duration == 1
     assert answer.language == "en"
@@ -50,8 +60,12 @@ def test_a_transcription_with_its_segments(speech: openai.OpenAI) -> None:
 def test_a_translation(listening_router: ServedRouter, listener: VllmEngine) -> None:
     # By hand: the SDK calls its own method for this deprecated.
     fields = {"language": "de", "temperature": "0"}
-    through = transcribe(listening_router, {"model": "tiny", **fields}, target="/v1/audio/translations")
-    direct = transcribe(listener, {"model": listener.model, **fields}, target="/v1/audio/translations")
+    through = transcribe(
+        listening_router, {"model": "tiny", **fields}, target="/v1/audio/translations"
+    )
+    direct = transcribe(
+        listener, {"model": listener.model, **fields}, target="/v1/audio/translations"
+    )
     assert through.status == 200, through.body
     assert through.json() == direct.json()
 
@@ -70,7 +84,9 @@ def test_the_model_is_found_before_and_behind_the_file(
 
 def test_what_is_no_sound_is_refused_by_the_engine(speech: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="audio file"):
-        speech.audio.transcriptions.create(model="tiny", file=("tone.wav", b"nothing"), language="en")
+        speech.audio.transcriptions.create(
+            model="tiny", file=("tone.wav", b"nothing"), language="en"
+        )
 
 
 def test_an_unknown_model_is_a_404(speech: openai.OpenAI) -> None:

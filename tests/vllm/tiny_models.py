@@ -1,11 +1,13 @@
-"""Writes tiny models with random weights: what a real vLLM loads in the tests. Nothing is downloaded.
+"""Writes tiny models with random weights: what a real vLLM loads in the tests. Nothing is
+downloaded.
 
     .vllm/venv/bin/python tests/vllm/tiny_models.py FOLDER
 
-`text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts the two together, so
-that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a classification head of one label, and
-`speech` a Whisper of two small layers. Their tokens are single bytes and a few marks, their weights come from a fixed
-seed: they answer nonsense, the same one every time, at some hundred tokens a second on one core.
+`text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts
+the two together, so that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a
+classification head of one label, and `speech` a Whisper of two small layers. Their tokens are
+single bytes and a few marks, their weights come from a fixed seed: they answer nonsense, the same
+one every time, at some hundred tokens a second on one core.
 
 It runs in vLLM's own environment, never in the project's.
 """
@@ -46,7 +48,9 @@ CHAT_TEMPLATE = """
 {% endif %}
 {%- for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}
-{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>
+{%- for call in message.tool_calls or [] -%}
+<tool_call>{{ call.function | tojson }}</tool_call>
+{%- endfor %}<|im_end|>
 {% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}
@@ -56,10 +60,14 @@ CHAT_TEMPLATE = """
 def byte_tokenizer(marks: list[str]) -> Tokenizer:
     """One token for each byte, and one for each mark."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    tokenizer.add_special_tokens(
+        [AddedToken(mark, special=True, normalized=False) for mark in marks]
+    )
     return tokenizer
 
 
@@ -70,7 +78,10 @@ def save(model: Any, folder: Path, *beside: Any) -> None:
         one.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes 0600
-    print(f"{folder.name}: {sum(one.numel() for one in model.parameters())} parameters", file=sys.stderr)
+    print(
+        f"{folder.name}: {sum(one.numel() for one in model.parameters())} parameters",
+        file=sys.stderr,
+    )
 
 
 def text_tokenizer() -> PreTrainedTokenizerFast:
@@ -123,8 +134,12 @@ def write_chat(folder: Path) -> None:
         projection_dim=64,
     )
     image = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(vision_config=vision, text_config=text_config(), image_token_index=image, image_seq_length=4)
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    config = LlavaConfig(
+        vision_config=vision, text_config=text_config(), image_token_index=image, image_seq_length=4
+    )
+    pictures = CLIPImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    )
     processor = LlavaProcessor(
         pictures,
         tokenizer,
@@ -137,7 +152,8 @@ def write_chat(folder: Path) -> None:
     # transformers 5 drops a level of names that vLLM looks for, as older checkpoints have it.
     file = folder / "model.safetensors"
     weights = {
-        name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in load_file(file).items()
+        name.replace("vision_tower.", "vision_tower.vision_model."): one
+        for name, one in load_file(file).items()
     }
     save_file(weights, file, {"format": "pt"})
 
@@ -153,7 +169,13 @@ def write_adapter(folder: Path) -> None:
             weights[f"{place}.lora_B.weight"] = torch.randn(width, 8) / 2
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 16,
+        "bias": "none",
+    }
     config["target_modules"] = ["q_proj", "v_proj"]
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
@@ -164,9 +186,18 @@ def write_reranker(folder: Path) -> None:
 
 
 def write_speech(folder: Path) -> None:
-    """A Whisper with the real marks of languages and tasks, so that vLLM's prompt for it finds them."""
+    """A Whisper with the real marks of languages and tasks, so that vLLM's prompt for it finds
+    them.
+    """
     torch.manual_seed(2)
-    marks = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
+    marks = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|de|>",
+        "<|translate|>",
+        "<|transcribe|>",
+    ]
     marks += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", "<|0.00|>"]
     tokenizer = WhisperTokenizerFast(
         tokenizer_object=byte_tokenizer(marks),
@@ -195,7 +226,12 @@ def write_speech(folder: Path) -> None:
         begin_suppress_tokens=None,
         suppress_tokens=None,
     )
-    save(WhisperForConditionalGeneration(config), folder, tokenizer, WhisperFeatureExtractor(feature_size=80))
+    save(
+        WhisperForConditionalGeneration(config),
+        folder,
+        tokenizer,
+        WhisperFeatureExtractor(feature_size=80),
+    )
 
 
 def main(folder: str) -> None:

@@ -6,5 +6,6 @@
     application  the ASGI application: finds the row, checks the key, turns errors into answers
     server       granian, embedded: the only file that names it
 
-It knows nothing of the supervisor or the data plane: `app` hands in a `Sources`. (`views` knows the replicas.)
+It knows nothing of the supervisor or the data plane: `app` hands in a `Sources`. (`views` knows the
+replicas.)
 """

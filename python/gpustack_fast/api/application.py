@@ -1,7 +1,7 @@
 """The ASGI application: finds the row of the table, checks the key, turns errors into answers.
 
-Only the data plane talks to it. That has taken `X-Forwarded-*` off the client's request and set its own, and passes the
-client's credential on, for the keys are the same.
+Only the data plane talks to it. That has taken `X-Forwarded-*` off the client's request and set its
+own, and passes the client's credential on, for the keys are the same.
 """
 
 from __future__ import annotations
@@ -38,22 +38,30 @@ class Application:
             status, body = 200, msgspec.json.encode(self._answer(scope))
         except ApiError as error:
             status, headers = error.code, error.headers
-            body = msgspec.json.encode(Problem(code=error.code, reason=error.reason, message=error.message))
+            body = msgspec.json.encode(
+                Problem(code=error.code, reason=error.reason, message=error.message)
+            )
         fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
         encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": status, "headers": encoded})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send(
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+        )
 
     def _answer(self, scope: Scope) -> object:
         route = self._find(scope["method"], scope["raw_path"].partition(b"?")[0].decode("latin-1"))
         if not route.open:
             self._check_key(scope["headers"])
-        return route.answer(Call(sources=self._sources, query=scope["query_string"].decode("latin-1")))
+        return route.answer(
+            Call(sources=self._sources, query=scope["query_string"].decode("latin-1"))
+        )
 
     def _find(self, method: str, path: str) -> Route:
         rows = {route.method: route for route in self._routes if route.path == path}
         if not rows:
-            raise ApiError(404, "NotFound", f"There is no {path[:200]} in this API. Check the path.")
+            raise ApiError(
+                404, "NotFound", f"There is no {path[:200]} in this API. Check the path."
+            )
         if found := rows.get("GET" if method == "HEAD" else method):
             return found
         allowed = [*rows, "HEAD"] if "GET" in rows else [*rows]
@@ -70,16 +78,20 @@ class Application:
         key = None if text is None else self._sources.find_key(text)
         if key is None:
             raise _unauthorized(
-                "Invalid authentication credentials. Send an API key as `Authorization: Bearer KEY`; "
+                "Invalid authentication credentials. Send an API key as `Authorization: Bearer "
+                "KEY`; "
                 "`gpustack-fast keys create NAME` makes one."
             )
         if key.is_expired(time.time()):
-            raise _unauthorized("This API key has expired. `gpustack-fast keys create NAME` makes a new one.")
+            raise _unauthorized(
+                "This API key has expired. `gpustack-fast keys create NAME` makes a new one."
+            )
         if not key.allows("management"):
             raise ApiError(
                 403,
                 "Forbidden",
-                "API key does not have permission to access management features. Use one with the scope `management`, "
+                "API key does not have permission to access management features. Use one with the "
+                "scope `management`, "
                 "as `gpustack-fast keys create NAME --scope management` makes it.",
             )
 
@@ -89,7 +101,9 @@ def _unauthorized(message: str) -> ApiError:
 
 
 def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key of a request, looked for as the data plane does: `Authorization: Bearer` wins over `X-API-Key`."""
+    """The key of a request, looked for as the data plane does: `Authorization: Bearer` wins over
+    `X-API-Key`.
+    """
     fields = {name.lower(): value for name, value in reversed(list(headers))}
     if (authorization := fields.get(b"authorization")) is not None:
         scheme, _, text = authorization.partition(b" ")

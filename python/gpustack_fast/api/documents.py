@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 
 class InstanceView(Struct, frozen=True, kw_only=True):
-    """One engine process, or one address of somebody else's engine. Fields as GPUStack's model instances have them."""
+    """One engine process, or one address of somebody else's engine. Fields as GPUStack's model
+    instances have them.
+    """
 
     name: str
     state: str

@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 
 class Sources(Struct, frozen=True, kw_only=True):
-    """Where the answers come from. `app` fills it in; every callable must be quick, for it runs in the event loop."""
+    """Where the answers come from. `app` fills it in; every callable must be quick, for it runs in
+    the event loop.
+    """
 
     version: str
     models: Callable[[], list[ModelView]]
@@ -29,7 +31,9 @@ class Sources(Struct, frozen=True, kw_only=True):
 class ApiError(Exception):
     """Ends a call with an error answer."""
 
-    def __init__(self, code: int, reason: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
@@ -80,15 +84,25 @@ def _page(items: list[T], query: str) -> Page[T]:
     page = _number(parameters, "page", 1)
     per_page = _number(parameters, "perPage", 100)
     if page == 0 or page < -1 or per_page < 1:
-        raise ApiError(422, "Invalid", "`page` begins with 1 (-1 is all), and `perPage` is 1 or more.")
-    pagination = Pagination(page=page, per_page=per_page, total=len(items), total_page=-(-len(items) // per_page))
+        raise ApiError(
+            422, "Invalid", "`page` begins with 1 (-1 is all), and `perPage` is 1 or more."
+        )
+    pagination = Pagination(
+        page=page, per_page=per_page, total=len(items), total_page=-(-len(items) // per_page)
+    )
     first = (page - 1) * per_page
-    return Page(items=items if page == -1 else items[first : first + per_page], pagination=pagination)
+    return Page(
+        items=items if page == -1 else items[first : first + per_page], pagination=pagination
+    )
 
 
 def _number(parameters: dict[str, list[str]], name: str, default: int) -> int:
     text = parameters.get(name, [str(default)])[-1]
     # 9 digits are beyond every list, and within what a slice takes.
     if not text.removeprefix("-").isdecimal() or len(text) > 9:
-        raise ApiError(422, "Invalid", f"`{name}` must be a whole number. Write for example `{name}={default}`.")
+        raise ApiError(
+            422,
+            "Invalid",
+            f"`{name}` must be a whole number. Write for example `{name}={default}`.",
+        )
     return int(text)

@@ -1,8 +1,9 @@
 """granian, embedded in our event loop: the only file that names it.
 
-granian calls its embedded server experimental (its version is pinned to a minor for that). What we rely on, as read in
-2.8: `Server(...)` configures the logger `_granian` and sets no signal handler; `serve()` binds the Unix socket, runs
-one worker as a task of the running loop and returns after `stop()`; it removes the socket's file at its end.
+granian calls its embedded server experimental (its version is pinned to a minor for that). What we
+rely on, as read in 2.8: `Server(...)` configures the logger `_granian` and sets no signal handler;
+`serve()` binds the Unix socket, runs one worker as a task of the running loop and returns after
+`stop()`; it removes the socket's file at its end.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ _LOGGING = {
     "handlers": {},
     "formatters": {},
 }
-"""Incremental: nobody else's handlers are touched, and granian's own, which write to standard output, are not made."""
+"""Incremental: nobody else's handlers are touched, and granian's own, which write to standard
+output, are not made.
+"""
 
 
 class ApiServer:
-    """Serves an application on a Unix socket, from `start` to `close`. The socket's folder must be private."""
+    """Serves an application on a Unix socket, from `start` to `close`. The socket's folder must be
+    private.
+    """
 
     def __init__(self, application: Application, socket: Path) -> None:
         self._application = application
@@ -46,7 +51,8 @@ class ApiServer:
         self._closing = False
 
     async def start(self) -> None:
-        """Returns when the socket answers. Needs the data directory's lock: it removes a dead server's socket.
+        """Returns when the socket answers. Needs the data directory's lock: it removes a dead
+        server's socket.
 
         Raises GpustackFastError when the socket cannot be made.
         """
@@ -65,7 +71,8 @@ class ApiServer:
             while not await self._answers():
                 if self._task.done():
                     raise GpustackFastError(
-                        f"The management API could not listen on {self._socket}. Check the rights of its folder."
+                        f"The management API could not listen on {self._socket}. Check the rights "
+                        "of its folder."
                     ) from self._task.exception()
                 await asyncio.sleep(0.01)
         self._socket.chmod(0o600)
@@ -85,10 +92,15 @@ class ApiServer:
         self._server = self._task = None
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for the task while it serves: an end that was not asked for must not go unseen."""
+        """Nobody waits for the task while it serves: an end that was not asked for must not go
+        unseen.
+        """
         if not self._closing:
             error = None if task.cancelled() else task.exception()
-            log.error("The management API ended by itself (%s). Restart the server to have it back.", error)
+            log.error(
+                "The management API ended by itself (%s). Restart the server to have it back.",
+                error,
+            )
 
     async def _answers(self) -> bool:
         try:

@@ -30,7 +30,9 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
     )
 
 
-def route_views(config: Config, routes: Mapping[str, KnownRoute], replicas: Iterable[Replica]) -> list[RouteView]:
+def route_views(
+    config: Config, routes: Mapping[str, KnownRoute], replicas: Iterable[Replica]
+) -> list[RouteView]:
     """What `GET /v2/model-routes` shows."""
     running = {replica.slot.model for replica in replicas if replica.state == "running"}
     return [route_view(route, routes[route.name], running) for route in config.all_routes()]
@@ -53,7 +55,8 @@ def route_view(route: RouteConfig, known: KnownRoute, running: set[str]) -> Rout
         created=known.created,
         targets=targets,
         ready_targets=sum(
-            target.state == "active" and (target.weight > 0 or bool(target.fallback_status_codes)) for target in targets
+            target.state == "active" and (target.weight > 0 or bool(target.fallback_status_codes))
+            for target in targets
         ),
         access_policy=route.access_policy,
         generic_proxy=route.generic_proxy,
@@ -64,7 +67,9 @@ def route_view(route: RouteConfig, known: KnownRoute, running: set[str]) -> Rout
 
 def has_failed(view: ModelView) -> bool:
     """Whether no instance of a model is on its way: each has failed, and is only tried again."""
-    return bool(view.instances) and all(one.state in ("error", "unreachable") for one in view.instances)
+    return bool(view.instances) and all(
+        one.state in ("error", "unreachable") for one in view.instances
+    )
 
 
 def instance_view(replica: Replica) -> InstanceView:

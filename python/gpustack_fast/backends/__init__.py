@@ -9,7 +9,8 @@
     sglang          SGLang                "
     tei             Text Embeddings Inference
 
-`llama_cpp_main` and `exec_stub` are programs of their own: they are run by path and import nothing of this package.
+`llama_cpp_main` and `exec_stub` are programs of their own: they are run by path and import nothing
+of this package.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from gpustack_fast.backends.external import EXTERNAL
 from gpustack_fast.backends.facts import INFERENCE_PATHS, EngineFacts
 from gpustack_fast.backends.llama_cpp import LLAMA_CPP
 
-__all__ = ["BACKENDS", "INFERENCE_PATHS", "Backend", "BackendError", "Command", "EngineFacts", "Place"]
+__all__ = [
+    "BACKENDS",
+    "INFERENCE_PATHS",
+    "Backend",
+    "BackendError",
+    "Command",
+    "EngineFacts",
+    "Place",
+]
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (LLAMA_CPP, EXTERNAL)}

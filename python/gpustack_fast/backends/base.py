@@ -45,7 +45,9 @@ class Backend:
 
     name: str
     check: Callable[[ModelConfig], None]
-    """Looks at the model's settings alone. Raises BackendError when no start could ever succeed with them."""
+    """Looks at the model's settings alone. Raises BackendError when no start could ever succeed
+    with them.
+    """
     command: Callable[[ModelConfig, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
     facts: Callable[[ModelConfig], EngineFacts]

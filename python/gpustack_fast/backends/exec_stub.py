@@ -2,8 +2,8 @@
 
     python -I -S exec_stub.py RECORD SOCKET LOG ENGINE [ARGUMENT …]
 
-The record is on disk before the engine runs its first instruction, so that a server that was killed meanwhile can
-find and end it. Run by path; imports nothing of this package.
+The record is on disk before the engine runs its first instruction, so that a server that was killed
+meanwhile can find and end it. Run by path; imports nothing of this package.
 """
 
 import json
@@ -18,7 +18,13 @@ def main() -> None:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
         boot_id = boot.read().strip()
     # Field 22 of /proc/PID/stat; two lie before the closing parenthesis.
-    document = {"pid": os.getpid(), "start_time": int(fields[19]), "boot_id": boot_id, "socket": socket, "log": log}
+    document = {
+        "pid": os.getpid(),
+        "start_time": int(fields[19]),
+        "boot_id": boot_id,
+        "socket": socket,
+        "log": log,
+    }
     with open(record + ".new", "w", encoding="utf-8") as file:
         json.dump(document, file)
     os.replace(record + ".new", record)

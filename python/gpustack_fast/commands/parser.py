@@ -1,6 +1,7 @@
 """What a person types: arguments → Config → the command.
 
-Commands are imported when they run: `keys` and `check` need neither the data plane nor an event loop, and are quick.
+Commands are imported when they run: `keys` and `check` need neither the data plane nor an event
+loop, and are quick.
 """
 
 from __future__ import annotations
@@ -17,21 +18,33 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.reading.file import line_of
 from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
 from gpustack_fast.config.sentences import closest
-from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config, variable_of
+from gpustack_fast.config.settings import (
+    SETTINGS,
+    Setting,
+    data_dir_alone,
+    load_config,
+    variable_of,
+)
 from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
 
 __all__ = ["main"]
 
-_DESCRIPTION = "Serves language models behind GPUStack's inference APIs, and runs the engines behind them."
+_DESCRIPTION = (
+    "Serves language models behind GPUStack's inference APIs, and runs the engines behind them."
+)
 _PRECEDENCE = (
-    "A flag wins over its environment variable (in brackets), the variable over the configuration file, the file over "
-    "the default. Without a configuration file, `serve` runs a small embedded model, SmolLM2-135M-Instruct."
+    "A flag wins over its environment variable (in brackets), the variable over the configuration "
+    "file, the file over "
+    "the default. Without a configuration file, `serve` runs a small embedded model, "
+    "SmolLM2-135M-Instruct."
 )
 _SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for a failure, 2 for a mistake in what was typed."""
+    """Runs one command and returns its exit status: 0, 1 for a failure, 2 for a mistake in what was
+    typed.
+    """
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -92,7 +105,11 @@ def _create_key(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import keys
     from gpustack_fast.keys.store import Grant
 
-    models = None if options.allowed_models is None else [name.strip() for name in options.allowed_models.split(",")]
+    models = (
+        None
+        if options.allowed_models is None
+        else [name.strip() for name in options.allowed_models.split(",")]
+    )
     expires_in = None if options.expires_in is None else keys.seconds(options.expires_in)
     grant = Grant(allowed_models=models, scopes=options.scopes or ["*"], expires_in=expires_in)
     text = options.key if options.key_file is None else _read_key(Path(options.key_file))
@@ -134,7 +151,9 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _bootstrap_key(options: argparse.Namespace) -> str | None:
-    """The key of a first start, from the first place that has one. Raises UsageError when it cannot be a key."""
+    """The key of a first start, from the first place that has one. Raises UsageError when it cannot
+    be a key.
+    """
     from gpustack_fast.keys.store import check_key_text
 
     # Taken out of the environment, for engines inherit that, and the key is none of their business.
@@ -155,17 +174,29 @@ def _read_key(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        raise UsageError(f"The key file {file} cannot be read: {error.strerror}. Check its path and rights.") from error
+        raise UsageError(
+            f"The key file {file} cannot be read: {error.strerror}. Check its path and rights."
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"The key file {file} is not text. Write the key alone on one line.") from error
+        raise UsageError(
+            f"The key file {file} is not text. Write the key alone on one line."
+        ) from error
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a message says what can be written, and an unknown flag or command gets the nearest known one."""
+    """argparse, but a message says what can be written, and an unknown flag or command gets the
+    nearest known one.
+    """
 
     def error(self, message: str) -> NoReturn:
-        known = [word for action in self._actions for word in (*action.option_strings, *(action.choices or ()))]
-        wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')(.+?)(?:[ '=]|$)", message)
+        known = [
+            word
+            for action in self._actions
+            for word in (*action.option_strings, *(action.choices or ()))
+        ]
+        wrong = re.search(
+            r"(?:unrecognized arguments: |invalid choice: ')(.+?)(?:[ '=]|$)", message
+        )
         hint = closest(wrong[1], known) if wrong else ""
         text = message[:1].upper() + message[1:]
         self.exit(2, f"error: {text}.{hint} `{self.prog} --help` shows what can be written.\n")
@@ -176,19 +207,30 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="gpustack-fast", description=_DESCRIPTION, epilog=_PRECEDENCE, allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+    parser = _Parser(
+        prog="gpustack-fast", description=_DESCRIPTION, epilog=_PRECEDENCE, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="command"
+    )
 
     serve = _command(commands, "serve", "run the server and its engines", _serve)
     _add_config(serve)
     _add_settings(serve)
     _add_bootstrap(serve)
 
-    check = _command(commands, "check", "tell whether a configuration is right, without starting anything", _check)
+    check = _command(
+        commands,
+        "check",
+        "tell whether a configuration is right, without starting anything",
+        _check,
+    )
     _add_config(check)
     _add_settings(check)
 
-    keys = commands.add_parser("keys", help="make, list and revoke API keys", allow_abbrev=False, description=_KEYS)
+    keys = commands.add_parser(
+        "keys", help="make, list and revoke API keys", allow_abbrev=False, description=_KEYS
+    )
     _add_key_commands(keys)
 
     _command(commands, "version", "print the version", _version)
@@ -196,20 +238,29 @@ def _parser() -> _Parser:
 
 
 _KEYS = (
-    "Makes, lists and revokes API keys. A running server is told at once: when the command returns, the very next "
+    "Makes, lists and revokes API keys. A running server is told at once: when the command "
+    "returns, the very next "
     "request sees the change. Without a server the data directory is changed."
 )
 
 
-def _command(commands: _Commands, name: str, does: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+def _command(
+    commands: _Commands, name: str, does: str, run: Callable[[argparse.Namespace], int]
+) -> _Parser:
     description = does[:1].upper() + does[1:] + "."
-    parser = commands.add_parser(name, help=does, description=description, epilog=_PRECEDENCE, allow_abbrev=False)
+    parser = commands.add_parser(
+        name, help=does, description=description, epilog=_PRECEDENCE, allow_abbrev=False
+    )
     parser.set_defaults(run=run, parser=parser)
     return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help=f"the configuration, a TOML file [{variable_of('--config')}]")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"the configuration, a TOML file [{variable_of('--config')}]",
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting] = SETTINGS) -> None:
@@ -229,7 +280,8 @@ def _plain(default: object) -> str:
 def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "key of the first start",
-        "Any text of 16 characters or more. A data directory that had its first start before ignores it; "
+        "Any text of 16 characters or more. A data directory that had its first start before "
+        "ignores it; "
         "without it, the first start makes a key and shows it once.",
     )
     ways = group.add_mutually_exclusive_group()
@@ -239,30 +291,45 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
         help=f"a file that holds the key alone [{variable_of('--bootstrap-key-file')}]",
     )
     ways.add_argument(
-        "--bootstrap-key", metavar="KEY", help=f"the key itself; {_SHOWN_IN_PS} [{variable_of('--bootstrap-key')}]"
+        "--bootstrap-key",
+        metavar="KEY",
+        help=f"the key itself; {_SHOWN_IN_PS} [{variable_of('--bootstrap-key')}]",
     )
 
 
 def _add_key_commands(keys: _Parser) -> None:
-    commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="key_command")
+    commands = keys.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="key_command"
+    )
 
-    create = _command(commands, "create", "make a key and print it, alone, on standard output", _create_key)
+    create = _command(
+        commands, "create", "make a key and print it, alone, on standard output", _create_key
+    )
     create.add_argument("name", metavar="NAME", help="what to call the key in lists")
-    create.add_argument("--allowed-models", metavar="A,B", help="the routes that it may use; by default all")
+    create.add_argument(
+        "--allowed-models", metavar="A,B", help="the routes that it may use; by default all"
+    )
     create.add_argument(
         "--scope",
         action="append",
         choices=["*", "inference", "management"],
         metavar="SCOPE",
         dest="scopes",
-        help="what it may be used for: inference or management; repeat it for both; by default all (`*`)",
+        help="what it may be used for: inference or management; repeat it for both; by default all "
+        "(`*`)",
     )
     create.add_argument(
-        "--expires-in", metavar="TIME", help="after which it is refused: 90s, 15m, 12h, 30d or 4w; by default never"
+        "--expires-in",
+        metavar="TIME",
+        help="after which it is refused: 90s, 15m, 12h, 30d or 4w; by default never",
     )
     text = create.add_mutually_exclusive_group()
-    text.add_argument("--key-file", metavar="FILE", help="take the key from this file instead of generating one")
-    text.add_argument("--key", metavar="KEY", help=f"take this text of 16 characters or more; {_SHOWN_IN_PS}")
+    text.add_argument(
+        "--key-file", metavar="FILE", help="take the key from this file instead of generating one"
+    )
+    text.add_argument(
+        "--key", metavar="KEY", help=f"take this text of 16 characters or more; {_SHOWN_IN_PS}"
+    )
 
     _command(commands, "list", "list the keys by name and access key", _list_keys)
 

@@ -1,23 +1,22 @@
 """What a user may write: the shape of the configuration, parsed once.
 
-    Config
-    ├── server: ServerConfig       [server]          also as flags and environment variables, see `settings`
-    │   ├── timeouts               [server.timeouts]
-    │   ├── limits                 [server.limits]
-    │   └── cors                   [server.cors]
-    ├── models: ModelConfig …      [[models]]        a deployment: something we run, or something somebody else runs
-    └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
+    Config ├── server: ServerConfig [server] also as flags and environment variables, see `settings`
+    │ ├── timeouts [server.timeouts] │ ├── limits [server.limits] │ └── cors [server.cors] ├──
+    models: ModelConfig … [[models]] a deployment: something we run, or something somebody else runs
+    └── routes: RouteConfig … [[routes]] a public name: what clients send in `model`
 
-`reading` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and environment
-variables over it. No table takes a key that it does not know. Fields carry GPUStack's names where it has them.
-Durations are seconds, sizes are bytes.
+`reading` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and
+environment variables over it. No table takes a key that it does not know. Fields carry GPUStack's
+names where it has them. Durations are seconds, sizes are bytes.
 
-**Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and more: several such parts
-may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public names (a later part may begin with a digit).
-A model's name obeys the same rule, for every model is also a route of its own name.
+**Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and
+more: several such parts may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public
+names (a later part may begin with a digit). A model's name obeys the same rule, for every model is
+also a route of its own name.
 
-**A route named like a model** replaces that model's own route: so one takes a model out of its own name, or puts
-weights behind it. Its categories, its access policy and all else are then its own, too.
+**A route named like a model** replaces that model's own route: so one takes a model out of its own
+name, or puts weights behind it. Its categories, its access policy and all else are then its own,
+too.
 """
 
 from __future__ import annotations
@@ -51,7 +50,9 @@ NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*",
 """Use `fullmatch`. Without `/` it is exactly GPUStack's rule."""
 
 Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
-Category = Literal["llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"]
+Category = Literal[
+    "llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"
+]
 Dialect = Literal["openai", "anthropic", "tei"]
 Engine = Literal["openai", "vllm", "tensorrt_llm", "sglang", "llama_cpp", "tei"]
 AccessPolicy = Literal["public", "authed", "allowed_keys"]
@@ -72,8 +73,9 @@ SOURCE_FIELDS = {
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[models]]`: a deployment, interchangeable instances that serve the same thing.
 
-    With `backend = "external"` it is something that somebody else runs: `urls` says where, and the fields about
-    running it are refused. With another backend it is a process of ours: `source` and its companion say what it loads.
+    With `backend = "external"` it is something that somebody else runs: `urls` says where, and the
+    fields about running it are refused. With another backend it is a process of ours: `source` and
+    its companion say what it loads.
     """
 
     name: str
@@ -107,12 +109,15 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     urls: list[str] = []
     """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""
     engine: Engine = "openai"
-    """External only: which program answers there, for what is known of it (see `backends`). `openai` is any server that
-    speaks OpenAI's API, of which nothing more is known."""
+    """External only: which program answers there, for what is known of it (see `backends`).
+    `openai` is any server that speaks OpenAI's API, of which nothing more is known."""
     api_key_env: str | None = None
-    """External only: the environment variable of this server that holds the key which the engine asks for."""
+    """External only: the environment variable of this server that holds the key which the engine
+    asks for.
+    """
     api_key_file: str | None = None
-    """External only: the file that holds it. Absolute once it was read; relative as `local_path`."""
+    """External only: the file that holds it. Absolute once it was read; relative as `local_path`.
+    """
     served_name: str | None = None
     """External only: what the engine calls the model; see `engine_name`."""
     dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
@@ -138,11 +143,15 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fallback: list[StatusClass] = []
     """When other targets have answered so (or none of them runs), this one is tried."""
     overridden_model_name: str | None = None
-    """GPUStack's name for what `model` becomes toward this target's engines, e.g. that of an adapter (LoRA)."""
+    """GPUStack's name for what `model` becomes toward this target's engines, e.g. that of an
+    adapter (LoRA).
+    """
 
     @property
     def share(self) -> int:
-        """The weight: what was written, else 100, but 0 for a fallback, which then gets no requests of its own."""
+        """The weight: what was written, else 100, but 0 for a fallback, which then gets no requests
+        of its own.
+        """
         if self.weight is not None:
             return self.weight
         return 0 if self.fallback else 100
@@ -161,7 +170,8 @@ class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allowed_keys: list[Name] = []
     """With `access_policy = "allowed_keys"`: the names or access keys of those that may."""
     meta: dict[str, Any] | None = None
-    """What the operator says of it, as JSON can carry it; shown by `GET /v1/models?with_meta=true`."""
+    """What the operator says of it, as JSON can carry it; shown by `GET /v1/models?with_meta=true`.
+    """
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,7 +183,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @classmethod
     def default(cls) -> Config:
-        """What runs without a configuration file: SmolLM2-135M-Instruct through llama.cpp, as route `smollm2`."""
+        """What runs without a configuration file: SmolLM2-135M-Instruct through llama.cpp, as route
+        `smollm2`.
+        """
         smollm2 = ModelConfig(
             name="smollm2",
             backend="llama_cpp",
@@ -184,7 +196,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return cls(models=[smollm2])
 
     def all_routes(self) -> list[RouteConfig]:
-        """Every public name: each model's own route (unless a declared one replaces it), then the declared ones.
+        """Every public name: each model's own route (unless a declared one replaces it), then the
+        declared ones.
 
         Categories are filled in: a declared route without any gets those of its targets' models.
         """
@@ -196,7 +209,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if route.categories:
             return route
         targets = {target.model for target in route.targets}
-        found = [category for model in self.models if model.name in targets for category in model.categories]
+        found = [
+            category
+            for model in self.models
+            if model.name in targets
+            for category in model.categories
+        ]
         return structs.replace(route, categories=list(dict.fromkeys(found)))
 
 
@@ -206,7 +224,9 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     config_file: Path | None = None
     """None: no file was given, the embedded default runs."""
     bootstrap_key: str | None = None
-    """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a key."""
+    """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a
+    key.
+    """
     engine_keys: dict[str, str] = {}
     """What the engines of external models ask for, by model."""
 

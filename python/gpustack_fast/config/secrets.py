@@ -1,7 +1,8 @@
-"""What the configuration names but does not hold: the keys of somebody else's engines, and the files for TLS.
+"""What the configuration names but does not hold: the keys of somebody else's engines, and the
+files for TLS.
 
-They are looked for when the server starts, and not by `check`, which may run on another machine. No error and no log
-shows what was found.
+They are looked for when the server starts, and not by `check`, which may run on another machine. No
+error and no log shows what was found.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from gpustack_fast.errors import ConfigError
 __all__ = ["check_tls_files", "take_engine_keys"]
 
 
-def take_engine_keys(config: Config, environment: MutableMapping[str, str], file: Path | None) -> dict[str, str]:
+def take_engine_keys(
+    config: Config, environment: MutableMapping[str, str], file: Path | None
+) -> dict[str, str]:
     """The key of each model that names a place for one. Raises ConfigError when a place holds none.
 
-    `file` is the configuration's, for errors. The variables are taken out of the environment, for engines of our own
-    inherit that, and the keys of others are none of their business.
+    `file` is the configuration's, for errors. The variables are taken out of the environment, for
+    engines of our own inherit that, and the keys of others are none of their business.
     """
     keys: dict[str, str] = {}
     for index, model in enumerate(config.models):
@@ -52,12 +55,14 @@ def _text(model: ModelConfig, environment: MutableMapping[str, str]) -> str | No
     text = text.rstrip("\r\n")
     if not text:
         raise ConfigError(
-            f"{place} should hold the key of the engines of the model `{model.name}`, but it is empty or not there. "
+            f"{place} should hold the key of the engines of the model `{model.name}`, but it is "
+            "empty or not there. "
             "Put the key there before the start."
         )
     if not (text.isascii() and text.isprintable()) or text != text.strip():
         raise ConfigError(
-            f"{place} does not hold a key that a header could carry: it has a space around it, a second line, or "
+            f"{place} does not hold a key that a header could carry: it has a space around it, a "
+            "second line, or "
             "letters beyond ASCII. Write the key alone."
         )
     return text
@@ -68,7 +73,8 @@ def _read(name: str, place: str, model: str) -> str:
         return Path(name).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{place} with the key of the engines of the model `{model}` cannot be read: {error.strerror}. "
+            f"{place} with the key of the engines of the model `{model}` cannot be read: "
+            f"{error.strerror}. "
             "Check its path and rights."
         ) from error
     except UnicodeDecodeError as error:
@@ -76,7 +82,9 @@ def _read(name: str, place: str, model: str) -> str:
 
 
 def check_tls_files(server: ServerConfig, file: Path | None) -> None:
-    """Raises ConfigError when a file for TLS cannot be read. (What is in it, the data plane tells.)"""
+    """Raises ConfigError when a file for TLS cannot be read. (What is in it, the data plane
+    tells.)
+    """
     for name in ("tls_certificate", "tls_key"):
         path: Path | None = getattr(server, name)
         if path is None:
@@ -88,6 +96,7 @@ def check_tls_files(server: ServerConfig, file: Path | None) -> None:
             problem = error.strerror
         if problem is not None:
             raise ConfigError(
-                f"The file {path} of `{name}` cannot be read: {problem}. Check its path and rights.",
+                f"The file {path} of `{name}` cannot be read: {problem}. "
+                "Check its path and rights.",
                 *where(file, ("server", name)),
             )

@@ -1,4 +1,6 @@
-"""Wrong values in words: turns msgspec's short messages into whole sentences that say what to write instead."""
+"""Wrong values in words: turns msgspec's short messages into whole sentences that say what to write
+instead.
+"""
 
 from __future__ import annotations
 
@@ -25,30 +27,40 @@ _NEEDLESS_QUOTES = {
     "float": re.compile(r"[+-]?\d+(\.\d+)?"),
     "bool": re.compile("true|false"),
 }
-"""Texts that would be right without their quotes. (From a flag or a variable they never come here.)"""
+"""Texts that would be right without their quotes. (From a flag or a variable they never come here.)
+"""
 _ENUM = re.compile(r"Invalid enum value")
 
 
 def explain(message: str, subject: str, value: object, choices: Iterable[str] = ()) -> str:
     """The sentences for one of msgspec's messages about a value.
 
-    `subject` begins the sentence (`` `port` ``, `--port`); `choices` are what it may be, where that is a fixed set.
+    `subject` begins the sentence (`` `port` ``, `--port`); `choices` are what it may be, where that
+    is a fixed set.
     """
     if found := _EXPECTED.fullmatch(message):
         return _wrong_kind(found[1], found[2], subject, value)
     if found := _BOUND.fullmatch(message):
         bound = "at least" if found[1] == ">=" else "at most"
         limit = found[2].removesuffix(".0")
-        return f"{subject} must be {bound} {limit}, but it is {value}. Write a number within the limit."
+        return (
+            f"{subject} must be {bound} {limit}, but it is {value}. Write a number within the "
+            "limit."
+        )
     if _LENGTH.fullmatch(message):
         return f"{subject} must not be empty. Write a value, or leave it out."
     if _ENUM.match(message):
-        return f"{subject} cannot be {quoted(value)}. Write {listed(choices)}.{closest(str(value), choices)}"
+        return (
+            f"{subject} cannot be {quoted(value)}. Write "
+            f"{listed(choices)}.{closest(str(value), choices)}"
+        )
     return f"{subject} is not right: {message}."
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean `…`? `` with a space in front, or nothing when nothing known looks like the word."""
+    """`` Did you mean `…`? `` with a space in front, or nothing when nothing known looks like the
+    word.
+    """
     by_lower_case = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
     return f" Did you mean `{by_lower_case[found[0]]}`?" if found else ""
@@ -76,4 +88,6 @@ def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
         hint = " Put it in quotes."
     elif kind == "array" and got == "str":
         hint = f' Write it as ["{value}"].'
-    return f"{subject} must be {_KINDS.get(kind, kind)}, but it is {_GOT.get(got, 'a ' + got)}.{hint}"
+    return (
+        f"{subject} must be {_KINDS.get(kind, kind)}, but it is {_GOT.get(got, 'a ' + got)}.{hint}"
+    )

@@ -1,4 +1,6 @@
-"""`[server]`: what the server itself goes by. Every field is also a flag and an environment variable (`settings`)."""
+"""`[server]`: what the server itself goes by. Every field is also a flag and an environment
+variable (`settings`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from msgspec import Meta, Struct, field
 
 from gpustack_fast.errors import ConfigError
 
-__all__ = ["CorsConfig", "LimitsConfig", "Name", "Seconds", "ServerConfig", "TimeoutsConfig", "default_data_dir"]
+__all__ = [
+    "CorsConfig",
+    "LimitsConfig",
+    "Name",
+    "Seconds",
+    "ServerConfig",
+    "TimeoutsConfig",
+    "default_data_dir",
+]
 
 Name = Annotated[str, Meta(min_length=1)]
 _YEAR = 365 * 24 * 3600.0
@@ -19,44 +29,86 @@ Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 
 
 class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Each phase of a request has a limit of its own, in seconds; 0: none. There is none on a whole request."""
+    """Each phase of a request has a limit of its own, in seconds; 0: none. There is none on a whole
+    request.
+    """
 
     head: Annotated[
-        Seconds, Meta(description="a request's head; also, how long an idle client connection is kept open")
+        Seconds,
+        Meta(description="a request's head; also, how long an idle client connection is kept open"),
     ] = 60.0
-    body: Annotated[Seconds, Meta(description="from one piece of a client's request body to the next")] = 60.0
+    body: Annotated[
+        Seconds, Meta(description="from one piece of a client's request body to the next")
+    ] = 60.0
     connect: Annotated[Seconds, Meta(description="connecting to an engine")] = 3.0
     first_frame: Annotated[
-        Seconds, Meta(description="from the delivery of a request to the first frame of the engine's answer")
+        Seconds,
+        Meta(
+            description="from the delivery of a request to the first frame of the engine's answer"
+        ),
     ] = 1800.0
-    idle: Annotated[Seconds, Meta(description="from one piece of an engine's answer to the next")] = 1800.0
+    idle: Annotated[
+        Seconds, Meta(description="from one piece of an engine's answer to the next")
+    ] = 1800.0
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds on what a request and the server may hold."""
 
     max_body_bytes: Annotated[
-        int, Meta(ge=1, le=2**63 - 1, description="the largest request body; a larger one is answered 413")
+        int,
+        Meta(
+            ge=1, le=2**63 - 1, description="the largest request body; a larger one is answered 413"
+        ),
     ] = 512 * 1024 * 1024
     replay_bytes: Annotated[
-        int, Meta(ge=0, le=2**40, description="the largest request body that is kept for a second attempt elsewhere")
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="the largest request body that is kept for a second attempt elsewhere",
+        ),
     ] = 1024 * 1024
     memory_bytes: Annotated[
         int,
-        Meta(ge=65_536, le=2**40, description="what is held in memory of one body whose model is not known yet"),
+        Meta(
+            ge=65_536,
+            le=2**40,
+            description="what is held in memory of one body whose model is not known yet",
+        ),
     ] = 4 * 1024 * 1024
     """The rest waits in a file."""
     decoded_ratio: Annotated[
-        int, Meta(ge=1, le=65_536, description="decoded bytes for each byte of a compressed request body, at most")
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="decoded bytes for each byte of a compressed request body, at most",
+        ),
     ] = 100
     max_nesting: Annotated[
-        int, Meta(ge=1, le=1024, description="the deepest nesting of a JSON body; a deeper one is answered 400")
+        int,
+        Meta(
+            ge=1,
+            le=1024,
+            description="the deepest nesting of a JSON body; a deeper one is answered 400",
+        ),
     ] = 512
     idle_connections: Annotated[
-        int, Meta(ge=0, le=65_536, description="idle connections that each worker keeps to each engine instance")
+        int,
+        Meta(
+            ge=0,
+            le=65_536,
+            description="idle connections that each worker keeps to each engine instance",
+        ),
     ] = 128
     record_queue: Annotated[
-        int, Meta(ge=1, le=2**24, description="finished requests that wait for accounting; more are dropped")
+        int,
+        Meta(
+            ge=1,
+            le=2**24,
+            description="finished requests that wait for accounting; more are dropped",
+        ),
     ] = 16_384
 
 
@@ -64,63 +116,100 @@ class CorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which pages of other origins may use the API from a browser. Without `origins`: none."""
 
     origins: Annotated[
-        list[Name], Meta(description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all")
+        list[Name],
+        Meta(
+            description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all"
+        ),
     ] = []
-    methods: Annotated[list[Name], Meta(description="methods that a page may use; by default those of each path")] = []
+    methods: Annotated[
+        list[Name], Meta(description="methods that a page may use; by default those of each path")
+    ] = []
     headers: Annotated[
-        list[Name], Meta(description="request headers that a page may set, beside those that the SDKs send")
+        list[Name],
+        Meta(description="request headers that a page may set, beside those that the SDKs send"),
     ] = []
     expose: Annotated[
-        list[Name], Meta(description="answer headers that a page may read, beside those that the SDKs read")
+        list[Name],
+        Meta(description="answer headers that a page may read, beside those that the SDKs read"),
     ] = []
-    credentials: Annotated[bool, Meta(description="whether a page may send its cookies and certificates")] = False
+    credentials: Annotated[
+        bool, Meta(description="whether a page may send its cookies and certificates")
+    ] = False
     max_age: Annotated[
-        int, Meta(ge=0, le=86_400, description="seconds that a browser may remember what it was allowed")
+        int,
+        Meta(
+            ge=0, le=86_400, description="seconds that a browser may remember what it was allowed"
+        ),
     ] = 600
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[server]`. Every field is also a flag and an environment variable; its description is the flag's help."""
+    """`[server]`. Every field is also a flag and an environment variable; its description is the
+    flag's help.
+    """
 
-    host: Annotated[str, Meta(min_length=1, description="the address to listen on; 0.0.0.0 is every IPv4 one")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Meta(ge=0, le=65_535, description="the port to listen on; 0 takes any free one")] = 8080
+    host: Annotated[
+        str, Meta(min_length=1, description="the address to listen on; 0.0.0.0 is every IPv4 one")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65_535, description="the port to listen on; 0 takes any free one")
+    ] = 8080
     data_dir: Annotated[Path, Meta(description="where keys, engines and logs live")] = field(
         default_factory=lambda: default_data_dir()
     )
-    """Absolute once it was read. A relative one is taken from the file's folder, in a flag from the current folder."""
+    """Absolute once it was read. A relative one is taken from the file's folder, in a flag from the
+    current folder.
+    """
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         Meta(description="threads that carry requests; by default a quarter of the cores, 1 to 4"),
     ] = None
     """None: see `worker_count`."""
     drain_timeout: Annotated[
-        Seconds, Meta(description="how long running requests may still take after a stop signal; 0 cuts them at once")
+        Seconds,
+        Meta(
+            description="how long running requests may still take after a stop signal; 0 cuts them "
+            "at once"
+        ),
     ] = 30.0
     tls_certificate: Annotated[
-        Path | None, Meta(description="a PEM file: the certificate, then those between it and a root; speaks TLS then")
+        Path | None,
+        Meta(
+            description="a PEM file: the certificate, then those between it and a root; speaks TLS "
+            "then"
+        ),
     ] = None
     """Absolute once it was read, as `tls_key`; relative ones are taken as `data_dir`."""
-    tls_key: Annotated[Path | None, Meta(description="a PEM file: the certificate's private key")] = None
-    server_timing: Annotated[bool, Meta(description="whether answers tell where their time went (Server-Timing)")] = (
-        True
-    )
+    tls_key: Annotated[
+        Path | None, Meta(description="a PEM file: the certificate's private key")
+    ] = None
+    server_timing: Annotated[
+        bool, Meta(description="whether answers tell where their time went (Server-Timing)")
+    ] = True
     server_timing_in_streams: Annotated[
         bool, Meta(description="whether an event stream ends with a comment that tells the same")
     ] = False
     usage_timings: Annotated[
-        bool, Meta(description="whether `usage` of a stream gets GPUStack's three fields about its speed")
+        bool,
+        Meta(
+            description="whether `usage` of a stream gets GPUStack's three fields about its speed"
+        ),
     ] = True
     sse_keep_alive: Annotated[
-        Seconds, Meta(description="after so long without a byte from the engine a stream gets a comment; 0: never")
+        Seconds,
+        Meta(
+            description="after so long without a byte from the engine a stream gets a comment; 0: "
+            "never"
+        ),
     ] = 0.0
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()
     cors: CorsConfig = CorsConfig()
 
     def worker_count(self) -> int:
-        """The number of worker threads: what was written, else a quarter of the cores this process may use, 1 to 4."""
+        """The number of worker threads: what was written, else a quarter of the cores this process
+        may use, 1 to 4.
+        """
         if self.workers is not None:
             return self.workers
         return min(4, max(1, len(os.sched_getaffinity(0)) // 4))
@@ -138,5 +227,6 @@ def default_data_dir() -> Path:
         return Path.home() / ".local" / "share" / "gpustack-fast"
     except RuntimeError as error:
         raise ConfigError(
-            "There is no home directory to put data into. Set the environment variable HOME or XDG_DATA_HOME."
+            "There is no home directory to put data into. Set the environment variable HOME or "
+            "XDG_DATA_HOME."
         ) from error

@@ -1,13 +1,14 @@
 """Flags and environment variables over `[server]`: flag > variable > file > default.
 
-Nothing is listed here. Each field of ServerConfig (and of the tables in it) is a setting; its name makes the flag and
-the variable, its type and bounds check all three ways in, its description is the flag's help:
+Nothing is listed here. Each field of ServerConfig (and of the tables in it) is a setting; its name
+makes the flag and the variable, its type and bounds check all three ways in, its description is the
+flag's help:
 
-    [server.timeouts]
-    first_frame = 1800        --timeouts-first-frame 1800        GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
+    [server.timeouts] first_frame = 1800 --timeouts-first-frame 1800
+    GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
 
-A list is written with commas: `--cors-origins https://a.example,https://b.example`. An empty variable counts as not
-set.
+A list is written with commas: `--cors-origins https://a.example,https://b.example`. An empty
+variable counts as not set.
 """
 
 from __future__ import annotations
@@ -70,7 +71,11 @@ class Setting(Struct, frozen=True, kw_only=True):
         """Reads the value from text. Raises ConfigError, whose sentence begins with the subject."""
         if Path in _kinds(self.type):
             return expanded(Path(text), subject).absolute()
-        words = [word.strip() for word in text.split(",") if word.strip()] if _is_list(self.type) else text
+        words = (
+            [word.strip() for word in text.split(",") if word.strip()]
+            if _is_list(self.type)
+            else text
+        )
         try:
             return msgspec.convert(words, self.type, strict=False)
         except msgspec.ValidationError as error:
@@ -78,9 +83,12 @@ class Setting(Struct, frozen=True, kw_only=True):
 
 
 def load_config(
-    file: Path | None, flags: Mapping[str, str] | None = None, environment: Mapping[str, str] = os.environ
+    file: Path | None,
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The whole configuration: the file (without one: the embedded default) under variables under flags.
+    """The whole configuration: the file (without one: the embedded default) under variables under
+    flags.
 
     `flags` maps `--name` to the text that was typed. Raises ConfigError.
     """
@@ -96,15 +104,21 @@ def load_config(
     return msgspec.structs.replace(config, server=server)
 
 
-def data_dir_alone(file: Path | None, flags: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Path:
-    """The data directory. The file is opened only where nothing above it says: a broken one must not stop a revoke."""
+def data_dir_alone(
+    file: Path | None, flags: Mapping[str, str], environment: Mapping[str, str] = os.environ
+) -> Path:
+    """The data directory. The file is opened only where nothing above it says: a broken one must
+    not stop a revoke.
+    """
     setting = next(setting for setting in SETTINGS if setting.path == ("data_dir",))
     if (written := _written(setting, flags, environment)) is not None:
         return Path(str(setting.parse(*written)))
     return load_config(file, flags, {}).server.data_dir
 
 
-def _written(setting: Setting, flags: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str, str] | None:
+def _written(
+    setting: Setting, flags: Mapping[str, str], environment: Mapping[str, str]
+) -> tuple[str, str] | None:
     """The text of a setting and where it stands, or None where it is left to the file."""
     if (text := flags.get(setting.flag)) is not None:
         return text, f"`{setting.flag}`"
@@ -115,7 +129,10 @@ def _written(setting: Setting, flags: Mapping[str, str], environment: Mapping[st
 
 def _hint(text: str) -> str:
     if text.startswith("tcp://"):
-        return " Kubernetes sets such variables for a service of this name; `enableServiceLinks: false` turns it off."
+        return (
+            " Kubernetes sets such variables for a service of this name; `enableServiceLinks: "
+            "false` turns it off."
+        )
     return ""
 
 
@@ -135,7 +152,14 @@ def _settings(table: type[Struct], above: tuple[str, ...] = ()) -> list[Setting]
             found += _settings(field.type, path)
             continue
         default = None if field.default is msgspec.NODEFAULT else field.default
-        found.append(Setting(path=path, type=hints[field.name], help=_description(hints[field.name]), default=default))
+        found.append(
+            Setting(
+                path=path,
+                type=hints[field.name],
+                help=_description(hints[field.name]),
+                default=default,
+            )
+        )
     return found
 
 

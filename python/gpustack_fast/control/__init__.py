@@ -1,7 +1,8 @@
 """The control socket of a running server: how a command of the same user changes it.
 
-`DIR/run/control.sock` is a Unix stream socket, 0600 in a 0700 folder, and the server asks the kernel besides who is
-at the other end (SO_PEERCRED): only its own user and root are answered. Each way goes one JSON document per line:
+`DIR/run/control.sock` is a Unix stream socket, 0600 in a 0700 folder, and the server asks the
+kernel besides who is at the other end (SO_PEERCRED): only its own user and root are answered. Each
+way goes one JSON document per line:
 
     {"operation":"keys.revoke","which":"laptop"}
     {"result":{"name":"laptop","access_key":"0123456789abcdef",…}}          or

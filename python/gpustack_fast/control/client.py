@@ -45,7 +45,9 @@ class ControlClient:
             self._socket.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             self._socket.close()
-            raise NoServer(f"No server listens on {path}. Start one with `gpustack-fast serve`.") from error
+            raise NoServer(
+                f"No server listens on {path}. Start one with `gpustack-fast serve`."
+            ) from error
         except OSError as error:
             self._socket.close()
             raise ControlError(
@@ -58,7 +60,10 @@ class ControlClient:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -67,7 +72,9 @@ class ControlClient:
         self._lines.close()
         self._socket.close()
 
-    def create_key(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+    def create_key(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> CreatedKey:
         """Makes a key; the next request may use it. Without a grant it may do everything."""
         return self._ask(CreateKey(name=name, grant=grant or Grant(), text=text), CreatedKey)
 
@@ -94,7 +101,8 @@ class ControlClient:
             ) from error
         if not line.endswith(b"\n"):
             raise ControlError(
-                f"The server behind {self._path} closed the connection. Run the command as the user who runs it, or as "
+                f"The server behind {self._path} closed the connection. Run the command as the "
+                "user who runs it, or as "
                 "root; if it was about to stop, repeat the command."
             )
         try:
@@ -104,12 +112,15 @@ class ControlClient:
             return msgspec.json.decode(answer.result, type=kind)
         except msgspec.DecodeError as error:
             raise ControlError(
-                f"The server behind {self._path} answered something unknown. Use the command of its own version."
+                f"The server behind {self._path} answered something unknown. Use the command of "
+                "its own version."
             ) from error
 
 
 def _raised(failure: Failure) -> GpustackFastError:
-    """The same exception as on the server's side, so that the exit status is the same with and without a server."""
+    """The same exception as on the server's side, so that the exit status is the same with and
+    without a server.
+    """
     kind = getattr(errors, failure.kind, ControlError)
     if kind in (errors.KeyNameTaken, errors.KeyNotFound, errors.StoreError, errors.UsageError):
         known: GpustackFastError = kind(failure.message)

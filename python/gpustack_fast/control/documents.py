@@ -27,7 +27,9 @@ LONGEST_LINE = 256 * 1024
 """Bytes of a request."""
 
 
-class CreateKey(Struct, frozen=True, tag_field="operation", tag="keys.create", forbid_unknown_fields=True):
+class CreateKey(
+    Struct, frozen=True, tag_field="operation", tag="keys.create", forbid_unknown_fields=True
+):
     """Answered by a CreatedKey."""
 
     name: str
@@ -36,11 +38,15 @@ class CreateKey(Struct, frozen=True, tag_field="operation", tag="keys.create", f
     """A custom key; None: generate one."""
 
 
-class ListKeys(Struct, frozen=True, tag_field="operation", tag="keys.list", forbid_unknown_fields=True):
+class ListKeys(
+    Struct, frozen=True, tag_field="operation", tag="keys.list", forbid_unknown_fields=True
+):
     """Answered by a list of KeyInfo."""
 
 
-class RevokeKey(Struct, frozen=True, tag_field="operation", tag="keys.revoke", forbid_unknown_fields=True):
+class RevokeKey(
+    Struct, frozen=True, tag_field="operation", tag="keys.revoke", forbid_unknown_fields=True
+):
     """Answered by the KeyInfo of what was revoked, when every worker refuses it."""
 
     which: str

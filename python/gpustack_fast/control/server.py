@@ -41,7 +41,9 @@ _UCRED = struct.Struct("iII")
 class KeyOperations(Protocol):
     """What the control socket needs of `keys.Keys`."""
 
-    async def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey: ...
+    async def create(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> CreatedKey: ...
 
     async def revoke(self, name_or_access_key: str) -> KeyInfo: ...
 
@@ -58,7 +60,9 @@ class Handler(Protocol):
 
 
 class ControlServer:
-    """Listens from `start` to `close`. Needs the lock of the data directory: it removes the socket of a dead server."""
+    """Listens from `start` to `close`. Needs the lock of the data directory: it removes the socket
+    of a dead server.
+    """
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -71,8 +75,12 @@ class ControlServer:
         try:
             listener = _listen(self._path)
         except OSError as error:
-            raise ControlError(f"The control socket {self._path} cannot be made: {error.strerror or error}.") from error
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=LONGEST_LINE)
+            raise ControlError(
+                f"The control socket {self._path} cannot be made: {error.strerror or error}."
+            ) from error
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=listener, limit=LONGEST_LINE
+        )
 
     async def close(self) -> None:
         """Stops listening, ends the connections, and removes the socket's file."""
@@ -104,7 +112,10 @@ class ControlServer:
         except (TimeoutError, OSError):
             pass  # The other end is silent or gone: nothing is left to tell it.
         except ValueError:
-            log.warning("The control socket got a line of more than %d bytes and closed the connection.", LONGEST_LINE)
+            log.warning(
+                "The control socket got a line of more than %d bytes and closed the connection.",
+                LONGEST_LINE,
+            )
         finally:
             writer.close()
 
@@ -112,14 +123,19 @@ class ControlServer:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            message = "The control socket got a request that it does not know. Use a command of the server's version."
+            message = (
+                "The control socket got a request that it does not know. Use a command of "
+                "the server's version."
+            )
             return Answer(error=Failure(kind=ControlError.__name__, message=message))
         try:
             return Answer(result=msgspec.Raw(msgspec.json.encode(await self._carry_out(request))))
         except GpustackFastError as error:
             return Answer(error=Failure(kind=type(error).__name__, message=str(error)))
 
-    async def _carry_out(self, request: Request) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus:
+    async def _carry_out(
+        self, request: Request
+    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
             return await keys.create(request.name, request.grant, request.text)
@@ -133,7 +149,9 @@ class ControlServer:
 def _listen(path: Path) -> socket.socket:
     if path.exists() or path.is_symlink():
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ControlError(f"{path} is in the way of the control socket and is no socket. Move it away.")
+            raise ControlError(
+                f"{path} is in the way of the control socket and is no socket. Move it away."
+            )
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

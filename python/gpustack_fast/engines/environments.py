@@ -1,11 +1,12 @@
 """Builds an engine's own environment: isolated, pinned, with uv.
 
-    DATA_DIR/engines/BACKEND/HASH/            the environment; it is whole when `complete` is inside
-    DATA_DIR/engines/BACKEND/HASH.building/   on its way; a leftover of an interrupted build is removed by the next
-    DATA_DIR/engines/BACKEND/HASH.lock        held by whoever builds, and by the uv that it started
+    DATA_DIR/engines/BACKEND/HASH/ the environment; it is whole when `complete` is inside
+    DATA_DIR/engines/BACKEND/HASH.building/ on its way; a leftover of an interrupted build is
+    removed by the next DATA_DIR/engines/BACKEND/HASH.lock held by whoever builds, and by the uv
+    that it started
 
-HASH is the first 12 hex digits of SHA-256 over the lock file, so a new lock is a new environment beside the old one.
-The router's own environment never carries an engine.
+HASH is the first 12 hex digits of SHA-256 over the lock file, so a new lock is a new environment
+beside the old one. The router's own environment never carries an engine.
 """
 
 from __future__ import annotations
@@ -36,9 +37,18 @@ Tell = Callable[[str], None]
 """Shows one line to the person who waits."""
 
 CAUSES = [
-    (("No space left on device", "Disk quota exceeded"), "the disk is full. Make room (about 400 MB are needed)"),
-    (("Hash mismatch",), "a downloaded package is not the one that was pinned. Check the package index that uv uses"),
-    (("Permission denied", "Read-only file system"), "the folder cannot be written. Check its owner and permissions"),
+    (
+        ("No space left on device", "Disk quota exceeded"),
+        "the disk is full. Make room (about 400 MB are needed)",
+    ),
+    (
+        ("Hash mismatch",),
+        "a downloaded package is not the one that was pinned. Check the package index that uv uses",
+    ),
+    (
+        ("Permission denied", "Read-only file system"),
+        "the folder cannot be written. Check its owner and permissions",
+    ),
     (
         (
             "Failed to fetch",
@@ -52,7 +62,8 @@ CAUSES = [
     ),
     (
         ("no wheels with a matching", "no usable wheels", "has no wheels"),
-        "there is no prebuilt engine for this system. It needs Linux on x86-64 or arm64 with glibc, and Python 3.11",
+        "there is no prebuilt engine for this system. It needs Linux on x86-64 or arm64 with "
+        "glibc, and Python 3.11",
     ),
 ]
 """What uv says, and what it means for the person."""
@@ -83,10 +94,11 @@ def is_complete(environment: Path) -> bool:
 
 
 async def prepare(data_dir: Path, backend: str, tell: Tell, lock: Path | None = None) -> Path:
-    """Returns the interpreter of the backend's environment, which is built first where it is missing.
+    """Returns the interpreter of the backend's environment, which is built first where it is
+    missing.
 
-    Safe to interrupt (a cancelled build ends uv and removes what it began) and to repeat; two builders wait for each
-    other. Raises BuildError.
+    Safe to interrupt (a cancelled build ends uv and removes what it began) and to repeat; two
+    builders wait for each other. Raises BuildError.
     """
     lock = lock or lock_file(backend)
     target = environment_path(data_dir, lock)
@@ -105,12 +117,16 @@ async def prepare(data_dir: Path, backend: str, tell: Tell, lock: Path | None = 
 @contextlib.asynccontextmanager
 async def building(target: Path, backend: str, tell: Tell) -> AsyncIterator[int]:
     """Holds the lock beside `target`; gives its descriptor, which a child may hold on to."""
-    handle = os.open(target.with_name(target.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(
+        target.with_name(target.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
     waiting = False
     try:
         while not try_lock(handle):
             if not waiting:
-                tell(f"Another process is building the environment of {backend}; waiting for it ...")
+                tell(
+                    f"Another process is building the environment of {backend}; waiting for it ..."
+                )
                 waiting = True
             await asyncio.sleep(0.2)
         yield handle
@@ -137,8 +153,24 @@ async def build(target: Path, lock: Path, handle: int, tell: Tell) -> None:
             if leftover.exists():
                 await asyncio.to_thread(shutil.rmtree, leftover)
         uv_program = find_uv()
-        venv = [uv_program, "venv", "--quiet", "--python", sys.executable, "--no-python-downloads", str(temporary)]
-        install = [uv_program, "pip", "install", "--no-progress", "--python", str(interpreter(temporary)), "--no-deps"]
+        venv = [
+            uv_program,
+            "venv",
+            "--quiet",
+            "--python",
+            sys.executable,
+            "--no-python-downloads",
+            str(temporary),
+        ]
+        install = [
+            uv_program,
+            "pip",
+            "install",
+            "--no-progress",
+            "--python",
+            str(interpreter(temporary)),
+            "--no-deps",
+        ]
         install += ["--only-binary", ":all:", "--require-hashes", "--requirements", str(lock)]
         for command in (venv, install):
             await run(command, backend, target, handle, tell)
@@ -166,11 +198,17 @@ def find_uv() -> str:
 
 
 async def run(command: list[str], backend: str, target: Path, handle: int, tell: Tell) -> None:
-    """Runs one uv command to its end, with a line of progress now and then; raises BuildError when it fails.
+    """Runs one uv command to its end, with a line of progress now and then; raises BuildError when
+    it fails.
 
-    The child holds on to the lock: were we killed, it would still keep the next builder out until it has ended.
+    The child holds on to the lock: were we killed, it would still keep the next builder out until
+    it has ended.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("VIRTUAL_ENV", "PYTHONHOME")
+    }
     child = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -185,7 +223,10 @@ async def run(command: list[str], backend: str, target: Path, handle: int, tell:
     reading = asyncio.ensure_future(child.communicate())
     try:
         while not (await asyncio.wait({reading}, timeout=PROGRESS_EVERY))[0]:
-            tell(f"Still building the environment of {backend} ({time.monotonic() - begun:.0f} s) ...")
+            tell(
+                f"Still building the environment of {backend} ({time.monotonic() - begun:.0f} s) "
+                "..."
+            )
         said = reading.result()[1].decode(errors="replace").strip()
     finally:
         if child.returncode is None:

@@ -40,10 +40,11 @@ async def watch(replica: Replica, set_state: SetState, tell: Callable[[str], Non
 
 
 async def unreachable(url: str) -> str | None:
-    """Why nobody can be reached at `http://HOST:PORT` or `unix:/PATH`, in whole sentences; None when somebody can.
+    """Why nobody can be reached at `http://HOST:PORT` or `unix:/PATH`, in whole sentences; None
+    when somebody can.
 
-    A connection is opened and closed, and nothing is sent: which paths an engine of somebody else answers without a
-    key is not known here.
+    A connection is opened and closed, and nothing is sent: which paths an engine of somebody else
+    answers without a key is not known here.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
@@ -61,4 +62,7 @@ async def unreachable(url: str) -> str | None:
     else:
         writer.close()
         return None
-    return f"Nobody can be reached at {url} ({reason}). Start that engine, or correct its address in `urls`."
+    return (
+        f"Nobody can be reached at {url} ({reason}). Start that engine, or correct its address "
+        "in `urls`."
+    )

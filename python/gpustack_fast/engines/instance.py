@@ -1,10 +1,13 @@
-"""One engine process: started, watched until it is ready and until it ends, stopped politely and then firmly.
+"""One engine process: started, watched until it is ready and until it ends, stopped politely and
+then firmly.
 
-    DATA_DIR/run/instances/ID.json    who it is, written by the process itself before it becomes the engine
-    DATA_DIR/run/engines/ID.sock      where it listens (a folder of ours elsewhere when this path is too long)
-    DATA_DIR/logs/MODEL/ID.log        its standard output and error, appended to by the engine itself
+    DATA_DIR/run/instances/ID.json who it is, written by the process itself before it becomes the
+    engine DATA_DIR/run/engines/ID.sock where it listens (a folder of ours elsewhere when this path
+    is too long) DATA_DIR/logs/MODEL/ID.log its standard output and error, appended to by the engine
+    itself
 
-The engine may outlive this program, so its output is a file and never a pipe, and nothing of it depends on ours.
+The engine may outlive this program, so its output is a file and never a pipe, and nothing of it
+depends on ours.
 """
 
 from __future__ import annotations
@@ -38,13 +41,16 @@ PROBE_TIMEOUT = 1.0
 
 def new_id(model: str) -> str:
     """GPUStack's form: the model's name and five random characters."""
-    return f"{safe(model)}-{''.join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(5))}"
+    letters = string.ascii_lowercase + string.digits
+    return f"{safe(model)}-{''.join(secrets.choice(letters) for _ in range(5))}"
 
 
 class Instance:
     """One engine process, from its start until nobody of its session is left."""
 
-    def __init__(self, instance_id: str, model: ModelConfig, backend: Backend, rooms: Rooms) -> None:
+    def __init__(
+        self, instance_id: str, model: ModelConfig, backend: Backend, rooms: Rooms
+    ) -> None:
         self.id = instance_id
         self.model = model
         self.backend = backend
@@ -66,9 +72,19 @@ class Instance:
 
     def start(self, python: Path) -> None:
         """Starts the process and watches it. Raises BackendError or OSError."""
-        command = self.backend.command(self.model, Place(python=python, socket=self.socket, key=self.key))
+        command = self.backend.command(
+            self.model, Place(python=python, socket=self.socket, key=self.key)
+        )
         self.socket.unlink(missing_ok=True)
-        stub = [sys.executable, "-I", "-S", str(STUB), str(self.record), str(self.socket), str(self.log)]
+        stub = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(STUB),
+            str(self.record),
+            str(self.socket),
+            str(self.log),
+        ]
         with open(self.log, "ab", opener=functools.partial(os.open, mode=0o600)) as log:
             self._child = subprocess.Popen(
                 [*stub, *command.arguments],
@@ -86,20 +102,25 @@ class Instance:
         self.exited.set()
 
     async def wait_until_ready(self) -> None:
-        """Returns when the engine can serve. Raises EngineFailed when it ends before, or takes too long."""
+        """Returns when the engine can serve. Raises EngineFailed when it ends before, or takes too
+        long.
+        """
         limit = self.model.ready_timeout
         begun = time.monotonic()
         while not await self.probe():
             waited = time.monotonic() - begun
             if limit and waited > limit:
                 raise EngineFailed(
-                    f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for the model "
+                    f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
+                    "the model "
                     f"{self.model.name}, or look into its log. {self.last_words()}"
                 )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), 0.1 if waited < 10 else 0.5)
             if self.exited.is_set():
-                raise EngineFailed(f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}")
+                raise EngineFailed(
+                    f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}"
+                )
 
     async def probe(self) -> bool:
         """Whether the engine answers 200 at its ready path."""
@@ -110,35 +131,49 @@ class Instance:
             return False
 
     def how_it_ended(self) -> str:
-        """For a sentence: `ended with exit code 1`. Only a hint: a crashed engine may well exit with 0."""
+        """For a sentence: `ended with exit code 1`. Only a hint: a crashed engine may well exit
+        with 0.
+        """
         found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return "is running"
         if found.si_code == os.CLD_EXITED:
             return f"ended with exit code {found.si_status}"
         hint = "; perhaps memory ran out, see `dmesg`" if found.si_status == signal.SIGKILL else ""
-        return f"was ended by signal {found.si_status} ({signal.strsignal(found.si_status) or 'unknown'}{hint})"
+        return (
+            f"was ended by signal {found.si_status} "
+            f"({signal.strsignal(found.si_status) or 'unknown'}{hint})"
+        )
 
     def last_words(self) -> str:
         """The end of its log, in one line, for a message."""
         with contextlib.suppress(OSError):
             with self.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-                lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+                lines = [
+                    line.strip()
+                    for line in log.read().decode(errors="replace").splitlines()
+                    if line.strip()
+                ]
             if lines:
-                return f"It wrote last: {' | '.join(line[-300:] for line in lines[-3:])} (log: {self.log})."
+                return (
+                    f"It wrote last: {' | '.join(line[-300:] for line in lines[-3:])} (log: "
+                    f"{self.log})."
+                )
         return f"It wrote nothing (log: {self.log})."
 
     def rotate_log(self, limit: int = LOG_LIMIT) -> None:
-        """Copies a log that has grown large and truncates it: the engine holds the file open, for appending."""
+        """Copies a log that has grown large and truncates it: the engine holds the file open, for
+        appending.
+        """
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > limit:
                 shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
                 os.truncate(self.log, 0)
 
     def living(self) -> list[Process]:
-        """Who of its session is alive. Reaps the others, except for the leader: as long as that is not reaped, no
-        other session can have its number."""
+        """Who of its session is alive. Reaps the others, except for the leader: as long as that is
+        not reaped, no other session can have its number."""
         if self._child is None:
             return []
         found = processes.members(self._child.pid)
@@ -146,10 +181,14 @@ class Instance:
         return [one for one in found if one.alive]
 
     async def stop(self) -> bool:
-        """Ends the whole session, and removes what it leaves. Returns False when somebody could not be ended."""
+        """Ends the whole session, and removes what it leaves. Returns False when somebody could not
+        be ended.
+        """
         if self._child is None:
             return True
-        gone = await processes.end(self._child.pid, self.living, self.backend.stop_signal, self.backend.stop_grace)
+        gone = await processes.end(
+            self._child.pid, self.living, self.backend.stop_signal, self.backend.stop_grace
+        )
         asyncio.get_running_loop().remove_reader(self._pidfd)
         if gone:
             self._child.wait()
@@ -161,8 +200,12 @@ class Instance:
 
 
 def environment(*more: dict[str, str]) -> dict[str, str]:
-    """The engine's environment: ours, without our own settings (the first key may be one), and what is its own."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")}
+    """The engine's environment: ours, without our own settings (the first key may be one), and what
+    is its own.
+    """
+    found = {
+        name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")
+    }
     for names in more:
         found.update(names)
     return found
@@ -172,7 +215,10 @@ async def status(socket: Path, path: str, key: str) -> int:
     """The status of one GET over a Unix socket. Raises OSError when there is no answer."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
-        head = f"GET {path} HTTP/1.1\r\nHost: engine\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: engine\r\nAuthorization: Bearer {key}\r\nConnection: "
+            "close\r\n\r\n"
+        )
         writer.write(head.encode())
         await writer.drain()
         parts = (await reader.readline()).split()

@@ -21,12 +21,18 @@ LEFTOVER_GRACE = 15.0
 
 
 async def end_leftovers(rooms: Rooms, grace: float = LEFTOVER_GRACE) -> list[str]:
-    """Ends the engines that an earlier, killed server left behind; returns the ids of those that were alive.
+    """Ends the engines that an earlier, killed server left behind; returns the ids of those that
+    were alive.
 
-    Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it may hold a GPU.
+    Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
+    may hold a GPU.
     """
     found = sorted(rooms.records.glob("*.json"))
-    return [name for name in await asyncio.gather(*(end_leftover(record, grace) for record in found)) if name]
+    return [
+        name
+        for name in await asyncio.gather(*(end_leftover(record, grace) for record in found))
+        if name
+    ]
 
 
 async def end_leftover(record: Path, grace: float) -> str | None:
@@ -38,15 +44,19 @@ async def end_leftover(record: Path, grace: float) -> str | None:
     alive = bool(living())
     if alive and not await processes.end(identity.pid, living, signal.SIGTERM, grace):
         raise EngineFailed(
-            f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, even by SIGKILL. "
-            "It waits inside the kernel, perhaps for a device: look at it with `ps`, then start again."
+            f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, "
+            "even by SIGKILL. "
+            "It waits inside the kernel, perhaps for a device: look at it with `ps`, then start "
+            "again."
         )
     remove_files(identity.socket, record)
     return record.stem if alive else None
 
 
 def read_record(record: Path) -> Identity | None:
-    """What a record tells; one that cannot be read is not from us (they are replaced as a whole) and goes."""
+    """What a record tells; one that cannot be read is not from us (they are replaced as a whole)
+    and goes.
+    """
     try:
         return msgspec.json.decode(record.read_bytes(), type=Identity)
     except msgspec.DecodeError:
@@ -55,16 +65,19 @@ def read_record(record: Path) -> Identity | None:
 
 
 def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
-    """Who of an earlier run's session is alive, and certainly of it. `known` remembers who was, from call to call.
+    """Who of an earlier run's session is alive, and certainly of it. `known` remembers who was,
+    from call to call.
 
-    The kernel gives a session's number to nobody else while a member lives. So one member that is surely ours vouches
-    for the others: the leader by its start time, or one that writes to the instance's own log, or one known before.
+    The kernel gives a session's number to nobody else while a member lives. So one member that is
+    surely ours vouches for the others: the leader by its start time, or one that writes to the
+    instance's own log, or one known before.
     """
     if not identity.is_of_this_boot():
         return []
     found = [one for one in processes.members(identity.pid) if one.alive]
     sure = identity.leader_is_alive() or any(
-        (one.pid, one.start_time) in known or processes.writes_to(one.pid, identity.log) for one in found
+        (one.pid, one.start_time) in known or processes.writes_to(one.pid, identity.log)
+        for one in found
     )
     if not sure:
         return []

@@ -1,4 +1,6 @@
-"""What to do about the difference between the engines that should be there and those that are: pure."""
+"""What to do about the difference between the engines that should be there and those that are:
+pure.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Stop(NamedTuple):
 def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> list[Start | Stop]:
     """What to do now so that `actual` becomes `wanted` (replicas by model): a pure function."""
     present = {one.slot: one for one in actual}
-    slots = [Slot(model, number) for model, replicas in wanted.items() for number in range(replicas)]
+    slots = [
+        Slot(model, number) for model, replicas in wanted.items() for number in range(replicas)
+    ]
     actions: list[Start | Stop] = [
         Stop(slot) for slot, one in present.items() if slot not in slots and not one.stopping
     ]
@@ -53,4 +57,8 @@ def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> lis
 
 def restart_delay(failures: int) -> float:
     """The pause after that many failures in a row: 0, 10, 20, 40 … 300 s."""
-    return 0.0 if failures <= 1 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 30), LONGEST_PAUSE))
+    return (
+        0.0
+        if failures <= 1
+        else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 30), LONGEST_PAUSE))
+    )

@@ -1,8 +1,9 @@
-"""What the kernel says about processes: who one is, who belongs to its session, and how it is ended.
+"""What the kernel says about processes: who one is, who belongs to its session, and how it is
+ended.
 
-A process is identified by boot id, process id and start time together: a process id alone may belong to another
-program by now. An engine's children stay in its session (it is started as the leader of one), so *an engine is gone
-when no living process of its session is left*.
+A process is identified by boot id, process id and start time together: a process id alone may
+belong to another program by now. An engine's children stay in its session (it is started as the
+leader of one), so *an engine is gone when no living process of its session is left*.
 """
 
 from __future__ import annotations
@@ -19,16 +20,30 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Identity", "Process", "become_subreaper", "boot_id", "end", "members", "process", "reap", "writes_to"]
+__all__ = [
+    "Identity",
+    "Process",
+    "become_subreaper",
+    "boot_id",
+    "end",
+    "members",
+    "process",
+    "reap",
+    "writes_to",
+]
 
 PR_SET_CHILD_SUBREAPER = 36
 
 ASK_AGAIN_EVERY = 5.0
 """vLLM loses a SIGTERM that comes while it loads."""
 ORPHANS_MAY_TAKE = 3.0
-"""Seconds that the rest of a session gets after its leader's end: vLLM's workers were seen to need 2.2."""
+"""Seconds that the rest of a session gets after its leader's end: vLLM's workers were seen to need
+2.2.
+"""
 KILLED_MAY_TAKE = 10.0
-"""Seconds until a killed process is given up: one that waits for a device or a network disk cannot end."""
+"""Seconds until a killed process is given up: one that waits for a device or a network disk cannot
+end.
+"""
 LOOK_EVERY = 0.05
 
 
@@ -46,7 +61,12 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     def leader_is_alive(self) -> bool:
         """Whether this very process, and no later one with its number, is there."""
         found = process(self.pid)
-        return self.is_of_this_boot() and found is not None and found.alive and found.start_time == self.start_time
+        return (
+            self.is_of_this_boot()
+            and found is not None
+            and found.alive
+            and found.start_time == self.start_time
+        )
 
     def is_of_this_boot(self) -> bool:
         return self.boot_id == boot_id()
@@ -74,7 +94,9 @@ def process(pid: int) -> Process | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, parent, _, session, *rest = text.rpartition(")")[2].split()  # the name before it may hold anything
+    state, parent, _, session, *rest = text.rpartition(")")[
+        2
+    ].split()  # the name before it may hold anything
     return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
 
 
@@ -85,7 +107,9 @@ def members(session: int) -> list[Process]:
 
 
 def writes_to(pid: int, log: str) -> bool:
-    """Whether the process's output goes to this file: so a member of an orphaned session is known as ours."""
+    """Whether the process's output goes to this file: so a member of an orphaned session is known
+    as ours.
+    """
     for number in (1, 2):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/{pid}/fd/{number}") == log:
@@ -99,8 +123,11 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-async def end(leader: int, living: Callable[[], list[Process]], polite: signal.Signals, grace: float) -> bool:
-    """Ends a session: asks its leader, again and again; after `grace` seconds kills whoever is left.
+async def end(
+    leader: int, living: Callable[[], list[Process]], polite: signal.Signals, grace: float
+) -> bool:
+    """Ends a session: asks its leader, again and again; after `grace` seconds kills whoever is
+    left.
 
     `living` tells who of it is alive. Returns whether nobody is left.
     """
@@ -125,8 +152,9 @@ async def end(leader: int, living: Callable[[], list[Process]], polite: signal.S
 
 
 def reap(found: list[Process], spare: int) -> None:
-    """Takes the exit codes of zombies that became our children when their parent died. By number, never `any child`:
-    other parts of the program wait for children of their own. `spare` is the leader, whose exit code is still wanted.
+    """Takes the exit codes of zombies that became our children when their parent died. By number,
+    never `any child`: other parts of the program wait for children of their own. `spare` is the
+    leader, whose exit code is still wanted.
     """
     for one in found:
         if not one.alive and one.parent == os.getpid() and one.pid != spare:
@@ -135,7 +163,9 @@ def reap(found: list[Process], spare: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans among our descendants become our children instead of init's, so that we see them end."""
+    """Orphans among our descendants become our children instead of init's, so that we see them
+    end.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")

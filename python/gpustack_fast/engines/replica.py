@@ -40,7 +40,9 @@ class Replica:
     """Set when the data plane has told that its last request has ended."""
 
     def raise_mistake(self) -> None:
-        """A life ends with an exception only by a mistake of ours: better to end loudly than to start it for ever."""
+        """A life ends with an exception only by a mistake of ours: better to end loudly than to
+        start it for ever.
+        """
         if self.running is not None and self.running.done() and not self.running.cancelled():
             self.running.result()
 
@@ -49,7 +51,9 @@ class Replica:
         return Actual(self.slot, busy, self.stopping is not None, self.retry_at)
 
 
-def replicas_by_model(config: Config, replicas: Iterable[Replica]) -> list[tuple[ModelConfig, list[Replica]]]:
+def replicas_by_model(
+    config: Config, replicas: Iterable[Replica]
+) -> list[tuple[ModelConfig, list[Replica]]]:
     """Every model with its replicas, in the order of the configuration."""
     found: dict[str, list[Replica]] = collections.defaultdict(list)
     for replica in replicas:

@@ -6,8 +6,8 @@
     any → error (it ended, or could not start) → scheduled, after a pause
     of an engine that somebody else runs: pending → running ⇄ unreachable
 
-Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or changes, and
-`instance_idle` is told when a retired instance has answered its last request.
+Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or
+changes, and `instance_idle` is told when a retired instance has answered its last request.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ from gpustack_fast.storage.engine_paths import Rooms, safe
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
-CANNOT_BE_ENDED = "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
+CANNOT_BE_ENDED = (
+    "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
+)
 
 Prepare = Callable[[str], Awaitable[Path]]
 """Gives the interpreter of a backend's environment, which may have to be built first."""
 
 
 class Supervisor:
-    """Carries out the plan. Everything happens on one event loop; `on_change` and `tell` must not wait."""
+    """Carries out the plan. Everything happens on one event loop; `on_change` and `tell` must not
+    wait.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,8 @@ class Supervisor:
         return [replica for replica in self._replicas.values() if not replica.retired]
 
     def want(self, models: Iterable[ModelConfig]) -> None:
-        """Says which models should run. External ones run elsewhere: each of their addresses is an instance.
+        """Says which models should run. External ones run elsewhere: each of their addresses is an
+        instance.
 
         Called from within the event loop.
         """
@@ -93,7 +98,9 @@ class Supervisor:
                 created=time.time(),
                 address=url,
             )
-            self._replicas[slot].running = self._task(watch(self._replicas[slot], self._set, self._tell))
+            self._replicas[slot].running = self._task(
+                watch(self._replicas[slot], self._set, self._tell)
+            )
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
@@ -101,7 +108,11 @@ class Supervisor:
         while True:
             self._awake.clear()
             now = time.monotonic()
-            wanted = {} if self._closing else {m.name: m.replicas for m in self._models.values() if not m.external}
+            wanted = (
+                {}
+                if self._closing
+                else {m.name: m.replicas for m in self._models.values() if not m.external}
+            )
             ours = [replica for replica in self._replicas.values() if not replica.model.external]
             for replica in self._replicas.values():
                 replica.raise_mistake()
@@ -114,7 +125,8 @@ class Supervisor:
                 maintain_at = now + MAINTAIN_EVERY
                 self._maintain()
             pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
-            # Not `wait_for`: Python 3.11's loses a cancellation that comes in the same moment as the event.
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes in the same moment as
+            # the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min([*pauses, maintain_at - now])):
                     await self._awake.wait()
@@ -155,7 +167,10 @@ class Supervisor:
             assert replica.instance is not None
             await replica.instance.exited.wait()
             # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
-            reason = f"The engine {replica.instance.how_it_ended()}, unasked. {replica.instance.last_words()}"
+            reason = (
+                f"The engine {replica.instance.how_it_ended()}, unasked. "
+                f"{replica.instance.last_words()}"
+            )
         except (GpustackFastError, OSError) as error:
             reason = str(error)
         self._failed(replica, reason)
@@ -168,7 +183,9 @@ class Supervisor:
 
     async def _bring_up(self, replica: Replica) -> None:
         """Environment, process, readiness."""
-        self._set(replica, "initializing", f"Its environment ({replica.backend.name}) is made ready.")
+        self._set(
+            replica, "initializing", f"Its environment ({replica.backend.name}) is made ready."
+        )
         python = await self._environment(replica.backend.name)
         self._tell(f"Starting {replica.id} ...")
         replica.instance = Instance(replica.id, replica.model, replica.backend, self._rooms)
@@ -191,7 +208,9 @@ class Supervisor:
         if replica.model.restart_on_error:
             pause = restart_delay(replica.failures)
             replica.retry_at = time.monotonic() + pause
-            follows = "Starting it again at once." if not pause else f"Starting it again in {pause:g} s."
+            follows = (
+                "Starting it again at once." if not pause else f"Starting it again in {pause:g} s."
+            )
         else:
             replica.retry_at = float("inf")
             follows = "It is not started again (restart_on_error = false)."
@@ -225,12 +244,15 @@ class Supervisor:
                 await replica.running
         if replica.instance is not None and not await replica.instance.stop():
             self._tell(
-                f"{replica.id}: A process of it could not be ended, even by SIGKILL. The next start tries again."
+                f"{replica.id}: A process of it could not be ended, even by SIGKILL. The next "
+                "start tries again."
             )
         del self._replicas[replica.slot]
 
     async def shutdown(self, patience: float) -> None:
-        """Ends every engine and every build; those that still answer requests get `patience` seconds for them."""
+        """Ends every engine and every build; those that still answer requests get `patience`
+        seconds for them.
+        """
         self._closing = True
         stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
         for task in self._preparing.values():

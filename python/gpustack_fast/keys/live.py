@@ -1,11 +1,13 @@
-"""The keys of a running server: the store and the data plane change together, in an order that survives a crash.
+"""The keys of a running server: the store and the data plane change together, in an order that
+survives a crash.
 
-**Store first, then the data plane, both ways.** A key that was revoked is gone from the disk before the workers hear of
-it: if we die between the two, the workers die with us, and the next start does not know the key. The other order could
-leave a revoked key valid after a restart. A created key is likewise on the disk before any worker accepts it.
+**Store first, then the data plane, both ways.** A key that was revoked is gone from the disk before
+the workers hear of it: if we die between the two, the workers die with us, and the next start does
+not know the key. The other order could leave a revoked key valid after a restart. A created key is
+likewise on the disk before any worker accepts it.
 
-`publish` is given by `app`: it hands the change to the data plane and returns when every worker has it. This module
-knows nothing of the data plane.
+`publish` is given by `app`: it hands the change to the data plane and returns when every worker has
+it. This module knows nothing of the data plane.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Keys:
         """Tells the data plane every key, as after a start."""
         self._publish(KeyChange(salt=self._store.salt, replace=True, upsert=self._store.keys))
 
-    async def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+    async def create(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> CreatedKey:
         """As `Store.create`; the next request may use the key."""
         return await self._to_its_end(self._create(name, grant, text))
 
@@ -72,7 +76,9 @@ class Keys:
         return [key.info() for key in self._store.keys]
 
     def authenticate(self, text: str) -> KeyInfo | None:
-        """The key that a client of the management API sent, if it is one of ours; it may have expired."""
+        """The key that a client of the management API sent, if it is one of ours; it may have
+        expired.
+        """
         found = self._store.find(text)
         return found.info() if found else None
 
@@ -89,7 +95,9 @@ class Keys:
             return key.info()
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """A client that goes away must not stop a change half-way, with the disk knowing and the workers not."""
+        """A client that goes away must not stop a change half-way, with the disk knowing and the
+        workers not.
+        """
         task = asyncio.ensure_future(change)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -99,8 +107,9 @@ class Keys:
 def bootstrap(store: Store, text: str | None) -> FirstKey:
     """Gives a new store its first key: the given text, else a generated one.
 
-    A store that ever had a key ignores the text, also after its last key was revoked: otherwise a restart would
-    bring a revoked key back, since the text usually stays in the environment. Raises UsageError, StoreError.
+    A store that ever had a key ignores the text, also after its last key was revoked: otherwise a
+    restart would bring a revoked key back, since the text usually stays in the environment. Raises
+    UsageError, StoreError.
     """
     if store.is_new:
         return FirstKey(created=store.create(FIRST_KEY, text=text))

@@ -4,18 +4,19 @@
              └ access key ──┘ └ secret (128 random bits) ─────┘
     any other text of 16 characters or more                         a custom key
 
-The **access key** names a key in lists, logs and records. Of a custom key it is the first 16 hex digits of the
-BLAKE2b-128 hash of the whole text (GPUStack takes the same hash, spec: keys of its `security.py`). That hash has no
-salt: somebody who sees it can test guesses, so a custom key should be random.
+The **access key** names a key in lists, logs and records. Of a custom key it is the first 16 hex
+digits of the BLAKE2b-128 hash of the whole text (GPUStack takes the same hash, spec: keys of its
+`security.py`). That hash has no salt: somebody who sees it can test guesses, so a custom key should
+be random.
 
-Stored is only a **digest**: hex of SHA-256 over the store's salt (32 random bytes) followed by the whole key. One
-fast hash is right here, and argon2 is not: a key is random, not a word that somebody remembers, and it is checked on
-every request.
+Stored is only a **digest**: hex of SHA-256 over the store's salt (32 random bytes) followed by the
+whole key. One fast hash is right here, and argon2 is not: a key is random, not a word that somebody
+remembers, and it is checked on every request.
 
-**Why a JSON file.** A few dozen keys change a few times a day, and the data plane holds them all in memory. A database
-would be a dependency, a schema and a migration for that; it comes when usage is recorded. `durable` writes it so that
-after a crash there is the old file or the new one. A file that cannot be understood is never overwritten.
-`DataDirectory`'s lock keeps writers apart.
+**Why a JSON file.** A few dozen keys change a few times a day, and the data plane holds them all in
+memory. A database would be a dependency, a schema and a migration for that; it comes when usage is
+recorded. `durable` writes it so that after a crash there is the old file or the new one. A file
+that cannot be understood is never overwritten. `DataDirectory`'s lock keeps writers apart.
 """
 
 from __future__ import annotations
@@ -149,13 +150,16 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Store:
-    """The keys of a data directory whose lock we hold. Every change is on the disk when its call returns.
+    """The keys of a data directory whose lock we hold. Every change is on the disk when its call
+    returns.
 
     Not for several threads at once: `live` orders the changes of a running server.
     """
 
     def __init__(self, directory: DataDirectory) -> None:
-        """Reads the keys. Raises StoreError when the file is damaged, newer than we are, or cannot be read."""
+        """Reads the keys. Raises StoreError when the file is damaged, newer than we are, or cannot
+        be read.
+        """
         assert directory.held, "the store belongs to the holder of the data directory's lock"
         self._file = directory.keys_file
         found = durable.read(self._file, _Document, _VERSION, "The keys")
@@ -174,9 +178,11 @@ class Store:
         return list(self._document.keys)
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
-        """Makes a key: a generated one, or of a text that the user chose. Without a grant it may do everything.
+        """Makes a key: a generated one, or of a text that the user chose. Without a grant it may do
+        everything.
 
-        Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it cannot be saved.
+        Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it
+        cannot be saved.
         """
         grant = grant or Grant()
         _check_name(name)
@@ -198,11 +204,13 @@ class Store:
         for other in self._document.keys:
             if other.name == name:
                 raise KeyNameTaken(
-                    f"There is a key named `{name}` already. Choose another name, or revoke that key first."
+                    f"There is a key named `{name}` already. Choose another name, or revoke that "
+                    "key first."
                 )
             if other.access_key == key.access_key:
                 raise KeyNameTaken(
-                    f"The key named `{other.name}` is the same or has the same access key. Use that one."
+                    f"The key named `{other.name}` is the same or has the same access key. Use "
+                    "that one."
                 )
         self._save([*self._document.keys, key])
         return CreatedKey(info=key.info(), text=text)
@@ -213,7 +221,10 @@ class Store:
             if name_or_access_key in (key.access_key, key.name):
                 self._save([other for other in self._document.keys if other is not key])
                 return key
-        raise KeyNotFound(f"There is no key with the name or access key `{name_or_access_key}`. `keys list` shows all.")
+        raise KeyNotFound(
+            f"There is no key with the name or access key `{name_or_access_key}`. `keys list` "
+            "shows all."
+        )
 
     def find(self, text: str) -> Key | None:
         """The key that a client sent, if it is one of ours."""
@@ -234,14 +245,18 @@ def digest_of(salt: str, text: str) -> str:
 
 
 def access_key_of(text: str) -> str:
-    """16 hex digits that name a key: its middle part if it was generated, else of its BLAKE2b-128 hash."""
+    """16 hex digits that name a key: its middle part if it was generated, else of its BLAKE2b-128
+    hash.
+    """
     if generated := _GENERATED.fullmatch(text):
         return generated[1]
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:16]
 
 
 def check_key_text(text: str) -> None:
-    """Raises UsageError when a text cannot be a key: too short, or not to be sent in a header. Never repeats it."""
+    """Raises UsageError when a text cannot be a key: too short, or not to be sent in a header.
+    Never repeats it.
+    """
     if not SHORTEST_KEY <= len(text) <= _LONGEST_KEY:
         raise UsageError(
             f"A key has {SHORTEST_KEY} to {_LONGEST_KEY} characters, but this one has {len(text)}. "
@@ -249,24 +264,37 @@ def check_key_text(text: str) -> None:
         )
     if not text.isprintable() or text != text.strip():
         raise UsageError(
-            "A key may not hold control characters, nor begin or end with a space: no header could carry it. "
+            "A key may not hold control characters, nor begin or end with a space: no header could "
+            "carry it. "
             "Choose another, or leave it out to have one generated."
         )
 
 
 def _check_grant(grant: Grant) -> None:
     if grant.allowed_models is not None and not all(grant.allowed_models):
-        raise UsageError("A name in the list of allowed models is empty. Remove the comma too many.")
+        raise UsageError(
+            "A name in the list of allowed models is empty. Remove the comma too many."
+        )
     if grant.allowed_models == []:
-        raise UsageError("The list of allowed models is empty. Name at least one, or leave the list out to allow all.")
+        raise UsageError(
+            "The list of allowed models is empty. Name at least one, or leave the list out to "
+            "allow all."
+        )
     if not grant.scopes:
-        raise UsageError("The list of scopes is empty. Name at least one, or leave the list out to allow all.")
+        raise UsageError(
+            "The list of scopes is empty. Name at least one, or leave the list out to allow all."
+        )
     if grant.expires_in is not None and not 1 <= grant.expires_in <= _LONGEST_LIFE:
-        raise UsageError("A key expires after 1 second to 100 years. Choose a time between, or none for no expiry.")
+        raise UsageError(
+            "A key expires after 1 second to 100 years. Choose a time between, or none for no "
+            "expiry."
+        )
 
 
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise UsageError(f"A key's name has 1 to {_LONGEST_NAME} printable characters. Choose another name.")
+        raise UsageError(
+            f"A key's name has 1 to {_LONGEST_NAME} printable characters. Choose another name."
+        )
     if _ACCESS_KEY.fullmatch(name):
         raise UsageError("A name of 16 hex digits looks like an access key. Choose another name.")

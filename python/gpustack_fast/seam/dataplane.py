@@ -14,7 +14,9 @@ __version__: str = _native.__version__
 
 
 class DataPlane:
-    """`_native.DataPlane` with documents instead of bytes. See the stub for what each call promises."""
+    """`_native.DataPlane` with documents instead of bytes. See the stub for what each call
+    promises.
+    """
 
     def __init__(self, config: DataPlaneConfig, listeners: list[int]) -> None:
         self._native = _native.DataPlane(msgspec.json.encode(config), listeners)

@@ -34,24 +34,29 @@ __all__ = [
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What all documents share: keyword arguments only, and no field that the other side does not know."""
+    """What all documents share: keyword arguments only, and no field that the other side does not
+    know.
+    """
 
 
 class Timeouts(Document):
-    """Each phase of a request has a limit of its own, and its own error when it is over. 0 means no limit.
+    """Each phase of a request has a limit of its own, and its own error when it is over. 0 means no
+    limit.
 
     There is no limit on a whole request: a long generation may take as long as it makes progress.
     """
 
     head: int = 60_000
-    """From the first chance to read a request's head until it is whole; so also how long an idle client connection is
-    kept."""
+    """From the first chance to read a request's head until it is whole; so also how long an idle
+    client connection is kept."""
     body: int = 60_000
     """From one piece of a client's request body to the next."""
     connect: int = 3_000
     """Connecting to an instance."""
     first_frame: int = 1_800_000
-    """From the request's delivery to the engine until the first frame (for a whole answer: its first byte)."""
+    """From the request's delivery to the engine until the first frame (for a whole answer: its
+    first byte).
+    """
     idle: int = 1_800_000
     """From one piece of an engine's answer to the next."""
 
@@ -64,9 +69,13 @@ class Limits(Document):
     replay: int = 1024 * 1024
     """The largest request body that is kept so that it can be sent to a second instance."""
     memory: int = 4 * 1024 * 1024
-    """The most of one request body that is held in memory while its model is not known; the rest waits in a file."""
+    """The most of one request body that is held in memory while its model is not known; the rest
+    waits in a file.
+    """
     ratio: int = 100
-    """Decoded bytes for each byte of a compressed request body, at most, once more than 1 MB was decoded."""
+    """Decoded bytes for each byte of a compressed request body, at most, once more than 1 MB was
+    decoded.
+    """
     nesting: int = 512
     """The deepest nesting of a JSON body (1,024 at most); a deeper one is answered 400."""
 
@@ -120,8 +129,8 @@ class DataPlaneConfig(Document):
 
     workers: int = 1
     control_socket: str | None = None
-    """Path of the Unix socket where the management API listens: it gets every path that is neither inference nor
-    the data plane's own."""
+    """Path of the Unix socket where the management API listens: it gets every path that is neither
+    inference nor the data plane's own."""
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     limits: Limits = msgspec.field(default_factory=Limits)
     connections: ConnectionLimits = msgspec.field(default_factory=ConnectionLimits)
@@ -129,15 +138,20 @@ class DataPlaneConfig(Document):
     tls: Tls | None = None
     cors: Cors | None = None
     spool_folder: str | None = None
-    """Where large bodies wait until their model is known; None: in the system's folder for temporary files."""
+    """Where large bodies wait until their model is known; None: in the system's folder for
+    temporary files.
+    """
     responses_kept: int = 65_536
     """How many responses of the Responses API are remembered with the instance that made them."""
     record_queue: int = 16_384
-    """Finished requests that wait for `poll`; when it is full, new records are dropped and counted."""
+    """Finished requests that wait for `poll`; when it is full, new records are dropped and counted.
+    """
 
 
 class Started(Document):
-    """The addresses that answer: `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`, in the order of the listeners."""
+    """The addresses that answer: `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`, in the order of the
+    listeners.
+    """
 
     addresses: list[str]
 
@@ -150,17 +164,20 @@ class InstanceEntry(Document):
     address: str
     """`http://HOST:PORT` or `unix:PATH`."""
     state: str
-    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting, running, error and
-    unreachable. Only a running one gets requests."""
+    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting,
+    running, error and unreachable. Only a running one gets requests."""
     api_key: str | None = None
     """Sent to the engine as `Authorization: Bearer`."""
     idle_timeout: int = 4_000
     """How long an idle connection to it may be used again; below the engine's own limit."""
     requests_per_connection: int = 0
-    """After so many requests a connection is not used again; 0: no limit. Below the engine's own limit."""
+    """After so many requests a connection is not used again; 0: no limit. Below the engine's own
+    limit.
+    """
     cancel_lag: int = 0
-    """How long the engine goes on with a non-streamed request after its connection was closed: so long the slot stays
-    counted. (For streams a close ends the work at once, in every engine that we know.)"""
+    """How long the engine goes on with a non-streamed request after its connection was closed: so
+    long the slot stays counted. (For streams a close ends the work at once, in every engine that we
+    know.)"""
 
 
 class ModelEntry(Document):
@@ -168,16 +185,24 @@ class ModelEntry(Document):
 
     name: str
     served_name: str
-    """What the engines call it: `model` becomes this on the way in, and the route's name on the way out."""
+    """What the engines call it: `model` becomes this on the way in, and the route's name on the way
+    out.
+    """
     backend: str
     dialects: list[str] = msgspec.field(default_factory=lambda: ["openai"])
-    """What its engines speak by themselves: openai, anthropic (else `/v1/messages` is translated), tei (rerank)."""
+    """What its engines speak by themselves: openai, anthropic (else `/v1/messages` is translated),
+    tei (rerank).
+    """
     stream_usage: bool = False
     """Whether its engines know `stream_options.include_usage`."""
     hidden_names: list[str] = []
-    """Further names and paths that the engines call the model by, and that no client may see, in errors neither."""
+    """Further names and paths that the engines call the model by, and that no client may see, in
+    errors neither.
+    """
     proxy_denied: list[str] = []
-    """Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what lies below it."""
+    """Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what
+    lies below it.
+    """
     proxy_allowed: list[str] | None = None
     """The only paths that the generic proxy passes on; None: all that are not denied."""
     instances: list[InstanceEntry] = []
@@ -189,9 +214,13 @@ class TargetEntry(Document):
     model: str
     weight: int = 100
     served_name: str | None = None
-    """What `model` becomes for this target, e.g. an adapter's name; None: the model's own served name."""
+    """What `model` becomes for this target, e.g. an adapter's name; None: the model's own served
+    name.
+    """
     fallback: list[str] = []
-    """`4xx`, `5xx`: this target is tried when the others have answered so, or when none of them runs."""
+    """`4xx`, `5xx`: this target is tried when the others have answered so, or when none of them
+    runs.
+    """
 
 
 class RouteEntry(Document):
@@ -270,7 +299,9 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     attempts: int
     """Instances that were tried."""
     first_frame: float
-    """Milliseconds from the request's head to the first byte handed to the client; 0 when there was none."""
+    """Milliseconds from the request's head to the first byte handed to the client; 0 when there was
+    none.
+    """
     duration: float
     """Milliseconds from the request's head to the end."""
     bytes_in: int
@@ -281,7 +312,9 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     output_tokens: int
     stream: bool
     end: str
-    """How it ended: done, refused (we answered an error), engine_error, engine_died, client_gone, timeout, drained."""
+    """How it ended: done, refused (we answered an error), engine_error, engine_died, client_gone,
+    timeout, drained.
+    """
 
 
 class Event(Document):
@@ -293,7 +326,9 @@ class Event(Document):
     version: int = 0
     """instance_idle: the version of the table that retired the instance."""
     reason: str = ""
-    """instance_faulted: what was seen, e.g. `connect: Connection refused`; certificate_refused: why, in a sentence."""
+    """instance_faulted: what was seen, e.g. `connect: Connection refused`; certificate_refused:
+    why, in a sentence.
+    """
     cut: int = 0
     """drained: requests that were cut at the deadline."""
 
@@ -301,8 +336,8 @@ class Event(Document):
 class Polled(Document):
     """What happened since the last poll.
 
-    The only document that crosses as MessagePack, since it carries every request: reading its records costs more than
-    carrying them, so they stay packed until they are asked for.
+    The only document that crosses as MessagePack, since it carries every request: reading its
+    records costs more than carrying them, so they stay packed until they are asked for.
     """
 
     finished: int

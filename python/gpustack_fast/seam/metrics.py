@@ -12,11 +12,13 @@ __all__ = ["metrics"]
 def metrics(replicas: Iterable[Replica]) -> str:
     """The control plane's families, as Prometheus text."""
     states = [
-        "# HELP gpustack_fast_instance_state The state that each instance is in, by GPUStack's names.",
+        "# HELP gpustack_fast_instance_state The state that each instance is in, by GPUStack's "
+        "names.",
         "# TYPE gpustack_fast_instance_state gauge",
     ]
     restarts = [
-        "# HELP gpustack_fast_instance_restarts_total Engines started in place of one that ended, by replica.",
+        "# HELP gpustack_fast_instance_restarts_total Engines started in place of one that ended, "
+        "by replica.",
         "# TYPE gpustack_fast_instance_restarts_total counter",
     ]
     for replica in replicas:

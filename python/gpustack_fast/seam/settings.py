@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpustack_fast.config import CorsConfig, ServerConfig
-from gpustack_fast.seam.documents import ConnectionLimits, Cors, DataPlaneConfig, Limits, Telling, Timeouts, Tls
+from gpustack_fast.seam.documents import (
+    ConnectionLimits,
+    Cors,
+    DataPlaneConfig,
+    Limits,
+    Telling,
+    Timeouts,
+    Tls,
+)
 
 __all__ = ["plane_config"]
 
 
 def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> DataPlaneConfig:
-    """`control_socket`: where the management API listens. `spool`: the folder for bodies that wait for their model."""
+    """`control_socket`: where the management API listens. `spool`: the folder for bodies that wait
+    for their model.
+    """
     limits = server.limits
     return DataPlaneConfig(
         workers=server.worker_count(),

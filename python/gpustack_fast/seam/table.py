@@ -8,7 +8,14 @@ from gpustack_fast.backends import BACKENDS, INFERENCE_PATHS, EngineFacts
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.engines.replica import Replica, replicas_by_model
 from gpustack_fast.keys.store import Key
-from gpustack_fast.seam.documents import InstanceEntry, KeyEntry, ModelEntry, RouteEntry, Table, TargetEntry
+from gpustack_fast.seam.documents import (
+    InstanceEntry,
+    KeyEntry,
+    ModelEntry,
+    RouteEntry,
+    Table,
+    TargetEntry,
+)
 from gpustack_fast.seam.metrics import metrics
 from gpustack_fast.storage.route_numbers import KnownRoute
 
@@ -16,14 +23,19 @@ __all__ = ["key_entry", "table"]
 
 
 def table(
-    config: Config, replicas: Iterable[Replica], routes: Mapping[str, KnownRoute], engine_keys: Mapping[str, str]
+    config: Config,
+    replicas: Iterable[Replica],
+    routes: Mapping[str, KnownRoute],
+    engine_keys: Mapping[str, str],
 ) -> Table:
     """The whole routing table for the replicas of now.
 
-    `routes`: what is known of every route's name; `engine_keys`: the keys of somebody else's engines, by model.
+    `routes`: what is known of every route's name; `engine_keys`: the keys of somebody else's
+    engines, by model.
     """
     models = [
-        model_entry(model, found, engine_keys.get(model.name)) for model, found in replicas_by_model(config, replicas)
+        model_entry(model, found, engine_keys.get(model.name))
+        for model, found in replicas_by_model(config, replicas)
     ]
     entries = [route_entry(route, routes[route.name]) for route in config.all_routes()]
     return Table(models=models, routes=entries, metrics=metrics(replicas))
@@ -76,7 +88,9 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
         hidden_names=list(facts.hidden_names),
         proxy_denied=list(facts.admin_paths),
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
-        instances=[instance_entry(replica, facts, engine_key) for replica in replicas if replica.address],
+        instances=[
+            instance_entry(replica, facts, engine_key) for replica in replicas if replica.address
+        ],
     )
 
 

@@ -1,19 +1,18 @@
 """The data directory: where everything lies, and the lock that says who may touch it.
 
-    DIR/                0700 if we make it
-    ├── lock            held (flock) by the running server, or for a moment by a command that changes the keys
-    ├── keys.json       0600, see `keys`
-    ├── routes.json     0600, see `route_numbers`
-    ├── spool/          0700: request bodies that wait in files; emptied at each start
-    └── run/            0700
+    DIR/ 0700 if we make it ├── lock held (flock) by the running server, or for a moment by a
+    command that changes the keys ├── keys.json 0600, see `keys` ├── routes.json 0600, see
+    `route_numbers` ├── spool/ 0700: request bodies that wait in files; emptied at each start └──
+    run/ 0700
         ├── control.sock    0600, see `control`
         └── api.sock        the management API, see `api`
 
 (Engines, their logs and their records lie beside these: see `environments` and `engine_paths`.)
 
-One lock guards all of it: a server holds it from before it reads anything until it has ended, so that two servers
-never share a directory; a command without a server holds it while it changes the keys, so that two commands do not
-lose each other's change, and no server starts between. The kernel frees it when its holder dies, however it dies.
+One lock guards all of it: a server holds it from before it reads anything until it has ended, so
+that two servers never share a directory; a command without a server holds it while it changes the
+keys, so that two commands do not lose each other's change, and no server starts between. The kernel
+frees it when its holder dies, however it dies.
 """
 
 from __future__ import annotations
@@ -55,25 +54,33 @@ class DataDirectory:
         return self._lock is not None
 
     def acquire(self, patience: float = 2.0) -> None:
-        """Makes the directory if need be and takes its lock, until `release` or the end of this process.
+        """Makes the directory if need be and takes its lock, until `release` or the end of this
+        process.
 
-        Waits `patience` seconds for a command that holds the lock for a moment.
-        Raises DataDirectoryInUse when another process keeps it, StoreError when the directory cannot be used.
+        Waits `patience` seconds for a command that holds the lock for a moment. Raises
+        DataDirectoryInUse when another process keeps it, StoreError when the directory cannot be
+        used.
         """
         self._check_socket_paths()
         try:
             _make_directory(self.path)
             _make_private(self.run)
-            lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = os.open(
+                self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
         except OSError as error:
-            raise StoreError(explain_os_error(error, f"The data directory {self.path} cannot be used")) from error
+            raise StoreError(
+                explain_os_error(error, f"The data directory {self.path} cannot be used")
+            ) from error
         try:
             self._lock_within(lock, patience)
             os.truncate(lock, 0)
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             os.close(lock)
-            raise StoreError(explain_os_error(error, f"The file {self._lock_file} cannot be locked")) from error
+            raise StoreError(
+                explain_os_error(error, f"The file {self._lock_file} cannot be locked")
+            ) from error
         except DataDirectoryInUse:
             os.close(lock)
             raise
@@ -81,7 +88,8 @@ class DataDirectory:
         self._lock = lock
 
     def empty_spool(self) -> Path:
-        """Makes the folder for request bodies that wait in files, and removes those that a killed server left there.
+        """Makes the folder for request bodies that wait in files, and removes those that a killed
+        server left there.
 
         Needs the lock. Nothing but plain files is touched. Raises StoreError.
         """
@@ -93,11 +101,15 @@ class DataDirectory:
                     if entry.is_file(follow_symlinks=False):
                         os.unlink(entry.path)
         except OSError as error:
-            raise StoreError(explain_os_error(error, f"The folder {self.spool} cannot be used")) from error
+            raise StoreError(
+                explain_os_error(error, f"The folder {self.spool} cannot be used")
+            ) from error
         return self.spool
 
     def release(self) -> None:
-        """Gives the lock back. The file stays: removing it would let two processes lock two files of one name."""
+        """Gives the lock back. The file stays: removing it would let two processes lock two files
+        of one name.
+        """
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -116,13 +128,17 @@ class DataDirectory:
         longest = max(len(os.fsencode(path)) for path in (self.control_socket, self.api_socket))
         if longest > _LONGEST_SOCKET_PATH:
             raise StoreError(
-                f"The data directory {self.path} has too long a path: that of its sockets would have {longest} "
-                f"bytes, and Linux allows {_LONGEST_SOCKET_PATH}. Choose a shorter one with --data-dir."
+                f"The data directory {self.path} has too long a path: that of its sockets would "
+                f"have {longest} "
+                f"bytes, and Linux allows {_LONGEST_SOCKET_PATH}. Choose a shorter one with "
+                "--data-dir."
             )
 
 
 def give_to_owner(file: int, directory: Path) -> None:
-    """Gives a new file to the directory's owner, so that what root does here stays readable for the server's user."""
+    """Gives a new file to the directory's owner, so that what root does here stays readable for the
+    server's user.
+    """
     owner = directory.stat()
     if os.geteuid() == 0 and os.fstat(file).st_uid != owner.st_uid:
         os.fchown(file, owner.st_uid, owner.st_gid)
@@ -134,26 +150,33 @@ def explain_os_error(error: OSError, what: str) -> str:
         errno.ENOSPC: "The disk is full: free some space and try again",
         errno.EDQUOT: "The disk quota is used up: free some space and try again",
         errno.EROFS: "The file system is read-only: choose another directory with --data-dir",
-        errno.EACCES: "Permission was denied: run it as the owner of the directory, or choose another with --data-dir",
-        errno.EPERM: "Permission was denied: run it as the owner of the directory, or choose another with --data-dir",
+        errno.EACCES: "Permission was denied: run it as the owner of the directory, or choose "
+        "another with --data-dir",
+        errno.EPERM: "Permission was denied: run it as the owner of the directory, or choose "
+        "another with --data-dir",
         errno.ENOLCK: "Its file system cannot lock files: choose a local directory with --data-dir",
         errno.ENOTDIR: "A part of its path is no directory: choose another with --data-dir",
-        errno.EEXIST: "There is a file of this name, and no directory: choose another with --data-dir",
+        errno.EEXIST: "There is a file of this name, and no directory: choose another with "
+        "--data-dir",
     }
-    unknown = f"The system says: {error.strerror or error}. Choose another directory with --data-dir"
+    unknown = (
+        f"The system says: {error.strerror or error}. Choose another directory with --data-dir"
+    )
     reason = steps.get(error.errno or 0, unknown)
     return f"{what}. {reason}."
 
 
 def _make_directory(folder: Path) -> None:
-    """Makes the data directory, for its owner alone; one that exists is taken with the rights that it has.
+    """Makes the data directory, for its owner alone; one that exists is taken with the rights that
+    it has.
 
     (It may be a mounted volume or somebody's home; what matters in it has its own narrow rights.)
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & stat.S_IWOTH:
         raise StoreError(
-            f"Everybody may write to the directory {folder}, so that anybody could replace the keys in it. "
+            f"Everybody may write to the directory {folder}, so that anybody could replace the "
+            "keys in it. "
             "Run `chmod o-w` on it, or choose another with --data-dir."
         )
 

@@ -1,4 +1,6 @@
-"""Small files that a crash leaves old or new, never half: written beside the old one, fsynced, renamed over it."""
+"""Small files that a crash leaves old or new, never half: written beside the old one, fsynced,
+renamed over it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ class _Version(Struct):
 def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
     """The document in a file; None when there is no file yet.
 
-    `newest` is the newest format that we know, `what` names the content in a sentence (`The keys`). Raises StoreError
-    when the file is damaged, newer than we are, or cannot be read; it is then left as it is.
+    `newest` is the newest format that we know, `what` names the content in a sentence (`The keys`).
+    Raises StoreError when the file is damaged, newer than we are, or cannot be read; it is then
+    left as it is.
     """
     try:
         content = file.read_bytes()
@@ -39,14 +42,16 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
         version = msgspec.json.decode(content, type=_Version).version
         if version > newest:
             raise StoreError(
-                f"{what} in {file} were written by a newer gpustack-fast (format {version}; this one knows {newest}). "
+                f"{what} in {file} were written by a newer gpustack-fast (format {version}; this "
+                f"one knows {newest}). "
                 "Use that version, or another directory with --data-dir."
             )
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The text of the error may quote the file: it stays out of the message.
         raise StoreError(
-            f"{what} in {file} are damaged: the file is not what gpustack-fast wrote. It was left as it is. "
+            f"{what} in {file} are damaged: the file is not what gpustack-fast wrote. It was left "
+            "as it is. "
             "Restore it from a backup, or move it away to begin anew."
         ) from error
 
@@ -58,7 +63,9 @@ def write(file: Path, document: Struct) -> None:
     try:
         new.unlink(missing_ok=True)
         try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(
+                new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
             with os.fdopen(descriptor, "wb") as out:
                 out.write(content)
                 out.flush()

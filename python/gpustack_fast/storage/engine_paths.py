@@ -17,7 +17,9 @@ LOGS_PER_MODEL = 10
 
 
 class Rooms:
-    """The folders of a data directory that engines use; only their owner may enter those under `run`."""
+    """The folders of a data directory that engines use; only their owner may enter those under
+    `run`.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self.records = data_dir / "run" / "instances"
@@ -54,12 +56,19 @@ def short_folder(data_dir: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:8]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     base = (
-        Path(runtime) if os.path.isabs(runtime) and len(runtime) <= 32 and os.access(runtime, os.W_OK) else Path("/tmp")
+        Path(runtime)
+        if os.path.isabs(runtime) and len(runtime) <= 32 and os.access(runtime, os.W_OK)
+        else Path("/tmp")
     )
     folder = base / f"gpustack-fast-{os.getuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if (
+        not folder.is_dir()
+        or folder.is_symlink()
+        or found.st_uid != os.getuid()
+        or found.st_mode & 0o077
+    ):
         raise EngineFailed(
             f"The folder {folder} belongs to somebody else, so engines cannot listen there. "
             "Choose a shorter path with --data-dir, or set XDG_RUNTIME_DIR."

@@ -1,10 +1,13 @@
-"""The number of every route's name, for ever: `/model/proxy/NUMBER/...` leads to the same name after any restart.
+"""The number of every route's name, for ever: `/model/proxy/NUMBER/...` leads to the same name
+after any restart.
 
-A name gets the next number when it is first seen, and keeps it while it is gone: when it comes back, the number is its
-own again, and until then nobody else's. Numbers begin with 1. A route's name never begins with a digit, so that a
-number is never taken for a name. Beside the number lies the time of that first sight.
+A name gets the next number when it is first seen, and keeps it while it is gone: when it comes
+back, the number is its own again, and until then nobody else's. Numbers begin with 1. A route's
+name never begins with a digit, so that a number is never taken for a name. Beside the number lies
+the time of that first sight.
 
-    DIR/routes.json     0600: {"version": 1, "routes": [{"name": "smollm2", "number": 1, "created": 1795300000}]}
+    DIR/routes.json 0600: {"version": 1, "routes": [{"name": "smollm2", "number": 1, "created":
+    1795300000}]}
 """
 
 from __future__ import annotations
@@ -40,12 +43,17 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def known_routes(directory: DataDirectory, names: Iterable[str]) -> Mapping[str, KnownRoute]:
-    """All names that were ever seen, with these among them: new ones are on the disk when this returns.
+    """All names that were ever seen, with these among them: new ones are on the disk when this
+    returns.
 
-    Needs the directory's lock. Raises StoreError when the file is damaged, newer than we are, or cannot be written.
+    Needs the directory's lock. Raises StoreError when the file is damaged, newer than we are, or
+    cannot be written.
     """
     assert directory.held, "the numbers belong to the holder of the data directory's lock"
-    found = durable.read(directory.routes_file, _Document, _VERSION, "The numbers of the routes") or _Document()
+    found = (
+        durable.read(directory.routes_file, _Document, _VERSION, "The numbers of the routes")
+        or _Document()
+    )
     known = {route.name: route for route in found.routes}
     fresh = [name for name in dict.fromkeys(names) if name not in known]
     if fresh:

@@ -118,7 +118,9 @@ class Api:
         self._runner = runner
         self._client = client
 
-    def get(self, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> httpx.Response:
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> httpx.Response:
         return self._runner.run(self._client.request(method, path, headers=headers))
 
 
@@ -215,7 +217,9 @@ def test_a_key_for_inference_alone_manages_nothing(api: Api, path: str) -> None:
     assert answer.status_code == 403
     document = answer.json()
     assert (document["code"], document["reason"]) == (403, "Forbidden")
-    assert document["message"].startswith("API key does not have permission to access management features.")
+    assert document["message"].startswith(
+        "API key does not have permission to access management features."
+    )
     assert api.get(path, bearer("manages")).status_code == 200
 
 
@@ -232,23 +236,33 @@ def test_an_expired_key_is_refused_and_told_why(api: Api) -> None:
         ("page=1&perPage=2", ["m0", "m1"], {"page": 1, "perPage": 2, "total": 5, "totalPage": 3}),
         ("page=3&perPage=2", ["m4"], {"page": 3, "perPage": 2, "total": 5, "totalPage": 3}),
         ("page=4&perPage=2", [], {"page": 4, "perPage": 2, "total": 5, "totalPage": 3}),
-        ("page=-1&perPage=2", ["m0", "m1", "m2", "m3", "m4"], {"page": -1, "perPage": 2, "total": 5, "totalPage": 3}),
+        (
+            "page=-1&perPage=2",
+            ["m0", "m1", "m2", "m3", "m4"],
+            {"page": -1, "perPage": 2, "total": 5, "totalPage": 3},
+        ),
     ],
 )
-def test_lists_are_paged(api: Api, query: str, names: list[str], pagination: dict[str, int]) -> None:
+def test_lists_are_paged(
+    api: Api, query: str, names: list[str], pagination: dict[str, int]
+) -> None:
     document = api.get(f"/v2/models?{query}", bearer()).json()
     assert [item["name"] for item in document["items"]] == names
     assert document["pagination"] == pagination
 
 
-@pytest.mark.parametrize("query", ["page=0", "page=-2", "perPage=0", "page=x", "page=", "page=9999999999", "page=--1"])
+@pytest.mark.parametrize(
+    "query", ["page=0", "page=-2", "perPage=0", "page=x", "page=", "page=9999999999", "page=--1"]
+)
 def test_a_page_that_cannot_be_is_refused(api: Api, query: str) -> None:
     answer = api.get(f"/v2/models?{query}", bearer())
     assert answer.status_code == 422
     assert answer.json()["reason"] == "Invalid"
 
 
-@pytest.mark.parametrize("headers", [bearer(), {"authorization": f"bEaReR   {KEY}"}, {"X-API-Key": KEY}])
+@pytest.mark.parametrize(
+    "headers", [bearer(), {"authorization": f"bEaReR   {KEY}"}, {"X-API-Key": KEY}]
+)
 def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) -> None:
     assert api.get("/v2/models", headers).status_code == 200
 
@@ -265,7 +279,9 @@ def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) ->
         {"Authorization": "Bearer wrong", "X-API-Key": KEY},
     ],
 )
-def test_without_a_right_key_the_answer_is_401_in_the_management_shape(api: Api, headers: dict[str, str]) -> None:
+def test_without_a_right_key_the_answer_is_401_in_the_management_shape(
+    api: Api, headers: dict[str, str]
+) -> None:
     answer = api.get("/v2/models", headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -274,7 +290,9 @@ def test_without_a_right_key_the_answer_is_401_in_the_management_shape(api: Api,
     assert document["message"].startswith("Invalid authentication credentials")
 
 
-@pytest.mark.parametrize("path", ["/", "/v2", "/v2/models/", "/v2/Models", "/v2/%6dodels", "/healthz/x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v2", "/v2/models/", "/v2/Models", "/v2/%6dodels", "/healthz/x"]
+)
 def test_an_unknown_path_is_404_in_the_management_shape(api: Api, path: str) -> None:
     answer = api.get(path, bearer())
     assert answer.status_code == 404
@@ -298,7 +316,9 @@ def test_head_has_the_head_of_get_and_no_body(tmp_path: Path) -> None:
     with_api(tmp_path, scenario)
     whole, head, after = answers
     assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    assert (
+        head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    )
     assert after.content == whole.content
 
 
@@ -315,9 +335,14 @@ def test_a_body_that_nobody_reads_does_not_spoil_the_next_request(tmp_path: Path
 def test_many_requests_at_once_are_all_answered(tmp_path: Path) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         answers = await asyncio.gather(
-            *(client.get(f"/v2/models?page={1 + n % 5}&perPage=1", headers=bearer()) for n in range(100))
+            *(
+                client.get(f"/v2/models?page={1 + n % 5}&perPage=1", headers=bearer())
+                for n in range(100)
+            )
         )
-        assert [answer.json()["items"][0]["name"] for answer in answers] == [f"m{n % 5}" for n in range(100)]
+        assert [answer.json()["items"][0]["name"] for answer in answers] == [
+            f"m{n % 5}" for n in range(100)
+        ]
 
     with_api(tmp_path, scenario)
 
@@ -326,8 +351,14 @@ def test_the_server_leaves_signals_and_logs_alone_and_ends_without_a_trace(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def surroundings() -> tuple[object, ...]:
-        signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-        return signals, list(logging.getLogger().handlers), list(logging.getLogger("_granian").handlers)
+        signals = [
+            signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ]
+        return (
+            signals,
+            list(logging.getLogger().handlers),
+            list(logging.getLogger("_granian").handlers),
+        )
 
     async def run() -> None:
         before = surroundings()
@@ -374,7 +405,11 @@ def test_it_starts_again_over_the_socket_of_a_dead_server(tmp_path: Path) -> Non
 
     async def die() -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", script, str(dead), env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            sys.executable,
+            "-c",
+            script,
+            str(dead),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         assert await process.wait() == 0
 

@@ -15,7 +15,11 @@ def test_the_management_api_shows_states_and_no_secrets() -> None:
     views = model_views(CONFIG, REPLICAS)
     assert [(view.replicas, view.ready_replicas) for view in views] == [(2, 1), (1, 1)]
     second = views[0].instances[1]
-    assert (second.state, second.state_message, second.restart_count) == ("initializing", "Soon.", 3)
+    assert (second.state, second.state_message, second.restart_count) == (
+        "initializing",
+        "Soon.",
+        3,
+    )
     assert second.last_restart_time == 1000.0
     assert b"hush" not in msgspec.json.encode(views)
 
@@ -40,14 +44,27 @@ def test_the_management_api_shows_each_route_with_its_number_and_what_is_ready()
         (2, "remote", 20, 1),
         (3, "default", 30, 1),
     ]
-    assert [(one.state, one.weight) for one in views[2].targets] == [("unavailable", 0), ("active", 100), ("active", 0)]
+    assert [(one.state, one.weight) for one in views[2].targets] == [
+        ("unavailable", 0),
+        ("active", 100),
+        ("active", 0),
+    ]
 
 
 @pytest.mark.parametrize(
     ("states", "failed"),
-    [([], False), (["error"], True), (["error", "starting"], False), (["unreachable", "error"], True)],
+    [
+        ([], False),
+        (["error"], True),
+        (["error", "starting"], False),
+        (["unreachable", "error"], True),
+    ],
 )
-def test_a_model_has_failed_when_none_of_its_instances_is_on_its_way(states: list[str], failed: bool) -> None:
+def test_a_model_has_failed_when_none_of_its_instances_is_on_its_way(
+    states: list[str], failed: bool
+) -> None:
     instances = [InstanceView(name="i", state=state) for state in states]
-    view = ModelView(name="m", backend="external", replicas=2, ready_replicas=0, instances=instances)
+    view = ModelView(
+        name="m", backend="external", replicas=2, ready_replicas=0, instances=instances
+    )
     assert has_failed(view) is failed

@@ -83,14 +83,18 @@ def test_each_slot_gets_a_context_that_a_chat_fits_in(
     assert found.get("--ctx-size") == context
 
 
-def test_replicas_share_the_cores_that_the_data_plane_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_share_the_cores_that_the_data_plane_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(llama_cpp, "usable_cores", lambda: 8)
     assert flags(smollm2(replicas=2))["--threads"] == "3"
     assert flags(smollm2(replicas=100))["--threads"] == "1"
     assert flags(smollm2("-t", "3"))["-t"] == "3"
 
 
-@pytest.mark.parametrize("flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"])
+@pytest.mark.parametrize(
+    "flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"]
+)
 def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> None:
     with pytest.raises(BackendError, match=r"smollm2.*backend_parameters"):
         BACKENDS["llama_cpp"].check(smollm2(flag))
@@ -104,34 +108,46 @@ def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> N
         (["4096"], "The flag 4096 is not known"),
     ],
 )
-def test_flags_that_llama_cpp_would_refuse_are_refused_before_any_start(parameters: list[str], message: str) -> None:
+def test_flags_that_llama_cpp_would_refuse_are_refused_before_any_start(
+    parameters: list[str], message: str
+) -> None:
     with pytest.raises(BackendError, match=r"smollm2 .*backend_parameters") as caught:
         BACKENDS["llama_cpp"].check(smollm2(*parameters))
     assert message in str(caught.value)
 
 
 def test_flags_that_llama_cpp_knows_are_let_through_in_every_spelling() -> None:
-    BACKENDS["llama_cpp"].check(smollm2("--ctx_size", "4096", "-np=2", "--no-slots", "--cache-type-k", "q8_0"))
+    BACKENDS["llama_cpp"].check(
+        smollm2("--ctx_size", "4096", "-np=2", "--no-slots", "--cache-type-k", "q8_0")
+    )
 
 
-def test_a_file_that_is_not_there_is_told_in_a_sentence_before_llama_cpp_is_started(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_told_in_a_sentence_before_llama_cpp_is_started(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "m.gguf"
     model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path=str(file))
-    with pytest.raises(BackendError, match=rf"The file {file} of the model m is not there, .* Check local_path"):
+    with pytest.raises(
+        BackendError, match=rf"The file {file} of the model m is not there, .* Check local_path"
+    ):
         flags(model)
     file.touch()
     assert flags(model)["--model"] == str(file)
 
 
 def test_a_source_that_cannot_be_loaded_yet_is_refused_with_the_way_out() -> None:
-    model = ModelConfig(name="m", backend="llama_cpp", source="huggingface", huggingface_repo_id="a/b")
+    model = ModelConfig(
+        name="m", backend="llama_cpp", source="huggingface", huggingface_repo_id="a/b"
+    )
     with pytest.raises(BackendError, match="local_path"):
         flags(model)
 
 
 def test_an_external_model_is_never_started() -> None:
     with pytest.raises(BackendError, match="external"):
-        BACKENDS["external"].command(ModelConfig(name="m", backend="external", urls=["http://h:1"]), PLACE)
+        BACKENDS["external"].command(
+            ModelConfig(name="m", backend="external", urls=["http://h:1"]), PLACE
+        )
 
 
 def test_everything_is_known_of_each_engine_that_the_configuration_may_name() -> None:
@@ -147,19 +163,28 @@ def test_the_facts_of_an_engine_are_of_the_right_form(facts: EngineFacts) -> Non
     assert facts.idle_timeout < 5_000, "uvicorn and llama.cpp close after 5 s"
 
 
-@pytest.mark.parametrize(("value", "alone"), [("1", True), ("0", False), ("", False), (None, False)])
-def test_a_vllm_in_development_mode_is_reached_by_its_inference_paths_alone(value: str | None, alone: bool) -> None:
+@pytest.mark.parametrize(
+    ("value", "alone"), [("1", True), ("0", False), ("", False), (None, False)]
+)
+def test_a_vllm_in_development_mode_is_reached_by_its_inference_paths_alone(
+    value: str | None, alone: bool
+) -> None:
     facts = vllm.facts({} if value is None else {vllm.DEVELOPMENT: value})
     assert facts.inference_paths_only is alone
     assert facts.admin_paths == vllm.VLLM.admin_paths
 
 
-# The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned version.
+# The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned
+# version.
 
 
 def recorded_fields() -> dict[str, str]:
     """Each field's path and type."""
-    rows = (line.split(" = ")[0].partition(": ") for line in RECORDED.read_text().splitlines() if " = " in line)
+    rows = (
+        line.split(" = ")[0].partition(": ")
+        for line in RECORDED.read_text().splitlines()
+        if " = " in line
+    )
     return {field: kind for field, _, kind in rows}
 
 
@@ -186,7 +211,9 @@ class Params(SimpleNamespace):
 
     def __init__(self) -> None:
         super().__init__(
-            model=SimpleNamespace(path=""), cpuparams=SimpleNamespace(n_threads=-1), tensor_split=[0.0] * 4
+            model=SimpleNamespace(path=""),
+            cpuparams=SimpleNamespace(n_threads=-1),
+            tensor_split=[0.0] * 4,
         )
 
 
@@ -201,7 +228,11 @@ def test_flags_reach_their_fields_in_every_spelling() -> None:
     params = llama_cpp_main.read_arguments(FAKE, words.split())
     assert params.model.path == "/m.gguf"
     assert (params.n_ctx, params.cpuparams.n_threads, params.endpoint_slots) == (4096, 3, False)
-    assert (params.model_alias, params.pooling_type, params.tensor_split) == ({"m"}, "mean", [3.0, 1.0, 0.0, 0.0])
+    assert (params.model_alias, params.pooling_type, params.tensor_split) == (
+        {"m"},
+        "mean",
+        [3.0, 1.0, 0.0, 0.0],
+    )
 
 
 def test_the_last_of_two_flags_wins() -> None:

@@ -56,7 +56,11 @@ def test_check_tells_that_a_file_is_right_without_starting_anything(tmp_path: Pa
     file = tmp_path / "c.toml"
     file.write_text('[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n')
     done = run("check", "--config", str(file), "--data-dir", str(tmp_path / "data"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file} is right: 1 model (a), 1 route (a).\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"{file} is right: 1 model (a), 1 route (a).\n",
+        "",
+    )
     assert not (tmp_path / "data").exists()
 
 
@@ -65,27 +69,37 @@ def test_check_tells_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Pa
     file.write_text("[server]\nprot = 1\n")
     done = run("check", GPUSTACK_FAST_CONFIG=str(file))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {file}:2: There is no key `prot` in [server]. Did you mean `port`?\n"
+    assert (
+        done.stderr
+        == f"error: {file}:2: There is no key `prot` in [server]. Did you mean `port`?\n"
+    )
 
 
-def test_check_and_serve_refuse_flags_for_the_engine_that_it_could_never_start_with(tmp_path: Path) -> None:
+def test_check_and_serve_refuse_flags_for_the_engine_that_it_could_never_start_with(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "c.toml"
     model = 'backend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
     file.write_text(
-        f'[[models]]\nname = "a"\n{model}\n[[models]]\nname = "b"\n{model}backend_parameters = ["--port=1"]\n'
+        f'[[models]]\nname = "a"\n{model}\n[[models]]\nname = "b"\n{model}backend_parameters = '
+        '["--port=1"]\n'
     )
     for command in ("check", "serve"):
         done = run(command, "--config", str(file), "--data-dir", str(tmp_path / "data"))
         assert done.returncode == 2
         assert done.stderr == (
-            f"error: {file}:12: The model b sets --port in backend_parameters, but the server itself decides it. "
+            f"error: {file}:12: The model b sets --port in backend_parameters, but the server "
+            "itself decides it. "
             "Remove it from backend_parameters.\n"
         )
     assert not (tmp_path / "data").exists()
 
 
 def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
-    assert run("check", "--port", "x").stderr == "error: `--port` must be a whole number, but it is the text `x`.\n"
+    assert (
+        run("check", "--port", "x").stderr
+        == "error: `--port` must be a whole number, but it is the text `x`.\n"
+    )
     done = run("check", GPUSTACK_FAST_WORKERS="0")
     assert done.returncode == 2
     assert "The environment variable `GPUSTACK_FAST_WORKERS` must be at least 1" in done.stderr
@@ -99,7 +113,10 @@ def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
         (["serve", "--prot", "1"], "Did you mean `--port`?"),
         (["serve", "--prot=1"], "Did you mean `--port`?"),
         (["serve", "--port"], "--port: expected one argument"),
-        (["serve", "--bootstrap-key", "a", "--bootstrap-key-file", "b"], "not allowed with argument"),
+        (
+            ["serve", "--bootstrap-key", "a", "--bootstrap-key-file", "b"],
+            "not allowed with argument",
+        ),
         (["keys"], "required: COMMAND"),
         (["keys", "revok", "x"], "Did you mean `revoke`?"),
         (["keys", "create"], "required: NAME"),
@@ -112,10 +129,16 @@ def test_a_slip_is_answered_with_what_can_be_written(
         parser.main(arguments)
     assert raised.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith("error: ") and message in told and "--help` shows what can be written." in told
+    assert (
+        told.startswith("error: ")
+        and message in told
+        and "--help` shows what can be written." in told
+    )
 
 
-def test_the_help_of_serve_names_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_serve_names_every_flag_and_variable(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         parser.main(["serve", "--help"])
     text = re.sub(r"\s+", "", capsys.readouterr().out)
@@ -147,10 +170,16 @@ def test_serve_hands_the_configuration_to_the_app_and_returns_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fake_app(monkeypatch) as calls:
-        status = parser.main(["serve", "--port", "0", "--data-dir", str(tmp_path), "--drain-timeout", "1.5"])
+        status = parser.main(
+            ["serve", "--port", "0", "--data-dir", str(tmp_path), "--drain-timeout", "1.5"]
+        )
     assert status == 7
     [(config, options)] = calls
-    assert (config.server.port, config.server.data_dir, config.server.drain_timeout) == (0, tmp_path, 1.5)
+    assert (config.server.port, config.server.data_dir, config.server.drain_timeout) == (
+        0,
+        tmp_path,
+        1.5,
+    )
     assert [model.name for model in config.models] == ["smollm2"]
     assert options == ServeOptions(config_file=None, bootstrap_key=None)
 
@@ -180,7 +209,9 @@ def test_the_bootstrap_key_comes_from_flag_then_file_then_environment(
     ]
 
 
-def test_a_certificate_that_is_none_ends_serve_with_a_sentence_before_any_key_is_made(tmp_path: Path) -> None:
+def test_a_certificate_that_is_none_ends_serve_with_a_sentence_before_any_key_is_made(
+    tmp_path: Path,
+) -> None:
     for name in ("c.pem", "k.pem"):
         (tmp_path / name).write_text("no certificate")
     tls = ["--tls-certificate", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "k.pem")]
@@ -192,14 +223,21 @@ def test_a_certificate_that_is_none_ends_serve_with_a_sentence_before_any_key_is
     assert not (tmp_path / "data" / "keys.json").exists()
 
 
-def test_a_place_without_a_key_for_an_engine_ends_serve_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_place_without_a_key_for_an_engine_ends_serve_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "c.toml"
-    model = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\napi_key_env = "NOWHERE"\n'
+    model = (
+        '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
+        'api_key_env = "NOWHERE"\n'
+    )
     file.write_text(model)
     assert run("check", "--config", str(file)).returncode == 0, "check may run on another machine"
     done = run("serve", "--config", str(file), "--data-dir", str(tmp_path / "data"))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {file}:5: The environment variable `NOWHERE` should hold the key")
+    assert done.stderr.startswith(
+        f"error: {file}:5: The environment variable `NOWHERE` should hold the key"
+    )
     assert not (tmp_path / "data").exists()
 
 
@@ -214,7 +252,9 @@ def test_a_bootstrap_key_that_cannot_be_a_key_starts_nothing_and_is_not_repeated
     assert told.startswith("error: A key ") and (not text or text not in told)
 
 
-def test_a_key_file_that_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_file_that_cannot_be_read_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert parser.main(["serve", "--bootstrap-key-file", str(tmp_path / "none")]) == 2
     assert "none cannot be read: No such file or directory" in capsys.readouterr().err
 
@@ -247,19 +287,29 @@ def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
     data = ["--data-dir", str(tmp_path / "data")]
     both = ["--scope", "inference", "--scope", "management"]
     assert run("keys", "create", "both", *both, "--expires-in", "30d", *data).returncode == 0
-    assert run("keys", "create", "short", "--scope", "inference", "--expires-in", "1", *data).returncode == 0
+    assert (
+        run(
+            "keys", "create", "short", "--scope", "inference", "--expires-in", "1", *data
+        ).returncode
+        == 0
+    )
     assert run("keys", "create", "ever", *data).returncode == 0
     directory = DataDirectory(tmp_path / "data")
     directory.acquire()
     stored = {key.name: key for key in Store(directory).keys}
     assert stored["both"].scopes == ["inference", "management"]
     assert stored["both"].expires == stored["both"].created + 30 * 24 * 3600
-    assert (stored["short"].scopes, stored["short"].expires) == (["inference"], stored["short"].created + 1)
+    assert (stored["short"].scopes, stored["short"].expires) == (
+        ["inference"],
+        stored["short"].created + 1,
+    )
     assert (stored["ever"].scopes, stored["ever"].expires) == (["*"], None)
     directory.release()
 
 
-def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     info = KeyInfo(
         name="k",
         access_key="0" * 16,
@@ -273,11 +323,15 @@ def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(capsys: pyt
     assert keys._row(info, 1999.0)[3:5] == ("inference,management", "a")
     assert not keys._row(info, 1999.0)[6].startswith("EXPIRED")
     assert keys._row(info, 2000.0)[6].startswith("EXPIRED 1970-01-01")
-    assert keys._row(msgspec.structs.replace(info, scopes=["*"], expires=None), 1e12)[3::3] == ("all", "never")
+    assert keys._row(msgspec.structs.replace(info, scopes=["*"], expires=None), 1e12)[3::3] == (
+        "all",
+        "never",
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)]
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)],
 )
 def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
     assert keys.seconds(text) == seconds
@@ -285,7 +339,9 @@ def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13])
 def test_what_is_no_time_is_told(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"):
+    with pytest.raises(
+        UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"
+    ):
         keys.seconds(text)
 
 
@@ -300,7 +356,10 @@ def test_a_custom_key_is_taken_from_a_file_or_a_flag(tmp_path: Path) -> None:
     file.write_text("my-own-key-of-16\r\n")
     data = ["--data-dir", str(tmp_path / "data")]
     assert run("keys", "create", "a", "--key-file", str(file), *data).stdout == "my-own-key-of-16\n"
-    assert run("keys", "create", "b", "--key", "another-key-of-mine", *data).stdout == "another-key-of-mine\n"
+    assert (
+        run("keys", "create", "b", "--key", "another-key-of-mine", *data).stdout
+        == "another-key-of-mine\n"
+    )
     short = run("keys", "create", "c", "--key", "too-short", *data)
     assert short.returncode == 2 and "too-short" not in short.stderr
 
@@ -317,7 +376,12 @@ def test_a_key_can_be_revoked_beside_a_broken_configuration(tmp_path: Path) -> N
     (tmp_path / "c.toml").write_text("[[[")
     data = str(tmp_path / "data")
     run("keys", "create", "a", "--data-dir", data)
-    assert run("keys", "revoke", "a", "--data-dir", data, "--config", str(tmp_path / "c.toml")).returncode == 0
+    assert (
+        run(
+            "keys", "revoke", "a", "--data-dir", data, "--config", str(tmp_path / "c.toml")
+        ).returncode
+        == 0
+    )
 
 
 def test_the_data_directory_of_the_configuration_is_used(tmp_path: Path) -> None:
@@ -330,11 +394,16 @@ def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -
     script = (
         "import sys; from gpustack_fast.commands.parser import main\n"
         "main(['check']); main(['keys', 'create', 'a', '--data-dir', sys.argv[1]])\n"
-        "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & set(sys.modules)\n"
+        "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & "
+        "set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -392,7 +461,9 @@ def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_pa
 
 def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> None:
     fake = FakeServer(tmp_path)
-    command = threading.Thread(target=lambda: statuses.append(keys.create(tmp_path, "a", Grant(), None)))
+    command = threading.Thread(
+        target=lambda: statuses.append(keys.create(tmp_path, "a", Grant(), None))
+    )
     statuses: list[int] = []
     command.start()
     command.join(0.2)
@@ -412,4 +483,7 @@ def test_a_holder_that_never_answers_is_told_by_its_process(
     silent.acquire()
     assert parser.main(["keys", "create", "a", "--data-dir", str(tmp_path)]) == 1
     silent.release()
-    assert f"A server (process {os.getpid()}) holds {tmp_path} but does not answer" in capsys.readouterr().err
+    assert (
+        f"A server (process {os.getpid()}) holds {tmp_path} but does not answer"
+        in capsys.readouterr().err
+    )

@@ -37,7 +37,7 @@ name = "remote"
 backend = "external"
 urls = ["http://127.0.0.1:8000", "unix:/run/vllm.sock"]
 served_name = "Qwen/Qwen3-8B"     # what the engine calls it; default: the model's name
-engine = "vllm"                   # what answers there; default: "openai", any server that speaks OpenAI's API
+engine = "vllm"                   # what answers there; default: "openai", any OpenAI-like server
 dialects = ["openai", "anthropic"] # what it speaks by itself; default: what is known of `engine`
 categories = ["llm"]
 generic_proxy = true
@@ -47,7 +47,10 @@ name = "default"
 targets = [{ model = "smollm2", weight = 100 }]
 """
 
-OURS = '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
+OURS = (
+    '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = '
+    '"p"\n'
+)
 THEIRS = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
 
 
@@ -65,8 +68,14 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
     assert ours.backend_parameters == ["--ctx-size=4096"]
     assert (ours.engine_name, ours.dialects, ours.external) == ("smollm2", None, False)
     assert theirs.urls == ["http://127.0.0.1:8000", "unix:/run/vllm.sock"]
-    assert (theirs.engine_name, theirs.dialects, theirs.external) == ("Qwen/Qwen3-8B", ["openai", "anthropic"], True)
-    assert config.routes == [RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=100)])]
+    assert (theirs.engine_name, theirs.dialects, theirs.external) == (
+        "Qwen/Qwen3-8B",
+        ["openai", "anthropic"],
+        True,
+    )
+    assert config.routes == [
+        RouteConfig(name="default", targets=[TargetConfig(model="smollm2", weight=100)])
+    ]
 
 
 def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
@@ -74,7 +83,12 @@ def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
     examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
     assert len(examples) == 2
     first, second = (load_config(write(tmp_path, example), {}, {}) for example in examples)
-    assert [route.name for route in first.all_routes()] == ["smollm2", "remote", "default", "careful"]
+    assert [route.name for route in first.all_routes()] == [
+        "smollm2",
+        "remote",
+        "default",
+        "careful",
+    ]
     assert second.server.tls_key == tmp_path / "privkey.pem"
 
 
@@ -96,8 +110,16 @@ def test_without_a_file_the_embedded_model_runs() -> None:
 def test_every_model_is_a_route_of_its_own_name_unless_one_is_declared() -> None:
     config = Config(
         models=[
-            ModelConfig(name="a", backend="external", urls=["http://h:1"], categories=["llm"], generic_proxy=True),
-            ModelConfig(name="b", backend="external", urls=["http://h:2"], categories=["llm", "embedding"]),
+            ModelConfig(
+                name="a",
+                backend="external",
+                urls=["http://h:1"],
+                categories=["llm"],
+                generic_proxy=True,
+            ),
+            ModelConfig(
+                name="b", backend="external", urls=["http://h:2"], categories=["llm", "embedding"]
+            ),
         ],
         routes=[
             RouteConfig(name="b", targets=[TargetConfig(model="a", weight=1)]),
@@ -108,7 +130,10 @@ def test_every_model_is_a_route_of_its_own_name_unless_one_is_declared() -> None
     routes = {route.name: route for route in config.all_routes()}
     assert list(routes) == ["a", "b", "both", "told"]
     assert routes["a"] == RouteConfig(
-        name="a", targets=[TargetConfig(model="a", weight=100)], categories=["llm"], generic_proxy=True
+        name="a",
+        targets=[TargetConfig(model="a", weight=100)],
+        categories=["llm"],
+        generic_proxy=True,
     )
     assert routes["b"].targets == [TargetConfig(model="a", weight=1)]
     assert routes["b"].generic_proxy is False
@@ -144,7 +169,10 @@ def test_a_route_says_where_it_leads_who_may_use_it_and_what_it_is(tmp_path: Pat
     assert [target.share for target in named.targets] == [0, 100, 0, 5, 3]
     assert [target.fallback for target in named.targets] == [["5xx", "4xx"], [], [], [], ["5xx"]]
     assert named.targets[0].overridden_model_name == "big:lora"
-    assert (named.access_policy, named.allowed_keys) == ("allowed_keys", ["alice", "0123456789abcdef"])
+    assert (named.access_policy, named.allowed_keys) == (
+        "allowed_keys",
+        ["alice", "0123456789abcdef"],
+    )
     assert named.meta == {"context": 4096, "tags": ["fast", True], "nested": {"price": 0.5}}
     assert (only.targets[0].share, only.access_policy, only.meta) == (0, "authed", None)
 
@@ -174,12 +202,19 @@ def test_a_model_s_own_route_has_its_policy_and_a_declared_one_keeps_all_of_its_
     )
     own, declared = config.all_routes()
     assert (own.access_policy, own.allowed_keys, own.meta) == ("allowed_keys", ["alice"], {"x": 1})
-    assert (declared.access_policy, declared.allowed_keys, declared.meta) == ("public", [], {"y": 2})
+    assert (declared.access_policy, declared.allowed_keys, declared.meta) == (
+        "public",
+        [],
+        {"y": 2},
+    )
     assert (declared.categories, declared.generic_proxy) == (["llm"], True)
 
 
 JSON = st.recursive(
-    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -194,13 +229,22 @@ def test_whatever_json_can_carry_may_be_said_of_a_route(meta: dict[str, object])
 
 
 def test_relative_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path) -> None:
-    text = '[server]\ndata_dir = "state"\n' + OURS.replace("python_package", "local_path").replace('"p"', '"m.gguf"')
+    text = '[server]\ndata_dir = "state"\n' + OURS.replace("python_package", "local_path").replace(
+        '"p"', '"m.gguf"'
+    )
     config = read_config_file(write(tmp_path, text))
     assert config.server.data_dir == tmp_path / "state"
     assert config.models[0].local_path == str(tmp_path / "m.gguf")
-    text = '[server]\ntls_certificate = "c.pem"\ntls_key = "/k.pem"\n' + THEIRS + 'api_key_file = "key"\n'
+    text = (
+        '[server]\ntls_certificate = "c.pem"\ntls_key = "/k.pem"\n'
+        + THEIRS
+        + 'api_key_file = "key"\n'
+    )
     config = read_config_file(write(tmp_path, text))
-    assert (config.server.tls_certificate, config.server.tls_key) == (tmp_path / "c.pem", Path("/k.pem"))
+    assert (config.server.tls_certificate, config.server.tls_key) == (
+        tmp_path / "c.pem",
+        Path("/k.pem"),
+    )
     assert config.models[0].api_key_file == str(tmp_path / "key")
 
 
@@ -211,13 +255,17 @@ def test_these_can_be_names(name: str) -> None:
     assert NAME_PATTERN.fullmatch(name)
 
 
-@pytest.mark.parametrize("name", ["", "1a", "a-", "-a", "a b", "a/", "/a", "a//b", "a/../b", "ä", "a\n", "a/.b", "a_"])
+@pytest.mark.parametrize(
+    "name", ["", "1a", "a-", "-a", "a b", "a/", "/a", "a//b", "a/../b", "ä", "a\n", "a/.b", "a_"]
+)
 def test_these_cannot_be_names(name: str) -> None:
     assert not NAME_PATTERN.fullmatch(name)
 
 
 def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.toml: The configuration file cannot be read: No such file"):
+    with pytest.raises(
+        ConfigError, match=r"none\.toml: The configuration file cannot be read: No such file"
+    ):
         read_config_file(tmp_path / "none.toml")
 
 
@@ -244,12 +292,18 @@ def test_every_source_has_its_companion() -> None:
 
 def test_a_flag_wins_over_the_variable_and_the_variable_over_the_file(tmp_path: Path) -> None:
     file = write(
-        tmp_path, '[server]\nport = 1\nhost = "file"\ndrain_timeout = 1\n[server.timeouts]\nhead = 1\nidle = 1\n'
+        tmp_path,
+        '[server]\nport = 1\nhost = "file"\ndrain_timeout = 1\n[server.timeouts]\nhead = 1\nidle = '
+        "1\n",
     )
     config = load_config(
         file,
         {"--port": "3", "--timeouts-head": "3.5"},
-        {"GPUSTACK_FAST_PORT": "2", "GPUSTACK_FAST_HOST": "variable", "GPUSTACK_FAST_TIMEOUTS_HEAD": "2"},
+        {
+            "GPUSTACK_FAST_PORT": "2",
+            "GPUSTACK_FAST_HOST": "variable",
+            "GPUSTACK_FAST_TIMEOUTS_HEAD": "2",
+        },
     )
     server = config.server
     assert (server.port, server.host, server.drain_timeout) == (3, "variable", 1.0)
@@ -291,7 +345,9 @@ NEEDED = {
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
 def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: Setting) -> None:
-    text, toml = WRITTEN.get(setting.path[-1], ("65537" if setting.path[-1] == "memory_bytes" else "7", None))
+    text, toml = WRITTEN.get(
+        setting.path[-1], ("65537" if setting.path[-1] == "memory_bytes" else "7", None)
+    )
     needed = NEEDED.get(setting.path[0] if setting.path[0] == "cors" else setting.path[-1], {})
     needed = {flag: value for flag, value in needed.items() if flag != setting.flag}
     file = write(tmp_path, f"[server]\n{'.'.join(setting.path)} = {toml or text}\n")
@@ -305,7 +361,11 @@ def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: 
 def test_what_a_file_begins_a_flag_may_complete(tmp_path: Path) -> None:
     file = write(tmp_path, '[server]\ntls_certificate = "/c"\n[server.cors]\nexpose = ["X-A"]\n')
     server = load_config(file, {"--tls-key": "/k", "--cors-origins": "https://a"}, {}).server
-    assert (server.tls_key, server.cors.origins, server.cors.expose) == (Path("/k"), ["https://a"], ["X-A"])
+    assert (server.tls_key, server.cors.origins, server.cors.expose) == (
+        Path("/k"),
+        ["https://a"],
+        ["X-A"],
+    )
 
 
 def test_a_rule_that_a_flag_breaks_names_no_line_of_the_file(tmp_path: Path) -> None:
@@ -325,12 +385,24 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("--port", "http", "`--port` must be a whole number, but it is the text `http`."),
         ("--port", "-1", "`--port` must be at least 0, but it is -1."),
         ("--workers", "0", "`--workers` must be at least 1, but it is 0."),
-        ("--timeouts-idle", "soon", "`--timeouts-idle` must be a number, but it is the text `soon`."),
+        (
+            "--timeouts-idle",
+            "soon",
+            "`--timeouts-idle` must be a number, but it is the text `soon`.",
+        ),
         ("--drain-timeout", "inf", "`--drain-timeout` must be at most"),
         ("--host", "", "`--host` must not be empty."),
-        ("--server-timing", "maybe", "`--server-timing` must be true or false, but it is the text `maybe`."),
+        (
+            "--server-timing",
+            "maybe",
+            "`--server-timing` must be true or false, but it is the text `maybe`.",
+        ),
         ("--cors-origins", "https://a,b", "`b` is no origin."),
-        ("--data-dir", "~nobody-of-this-name/x", "`--data-dir` begins with `~`, but no such home directory is known."),
+        (
+            "--data-dir",
+            "~nobody-of-this-name/x",
+            "`--data-dir` begins with `~`, but no such home directory is known.",
+        ),
     ],
 )
 def test_a_mistake_in_a_flag_is_told_by_its_name(flag: str, text: str, message: str) -> None:
@@ -340,7 +412,9 @@ def test_a_mistake_in_a_flag_is_told_by_its_name(flag: str, text: str, message: 
 
 
 def test_a_mistake_in_a_variable_is_told_by_its_name() -> None:
-    with pytest.raises(ConfigError, match="The environment variable `GPUSTACK_FAST_PORT` must be a whole number"):
+    with pytest.raises(
+        ConfigError, match="The environment variable `GPUSTACK_FAST_PORT` must be a whole number"
+    ):
         load_config(None, {}, {"GPUSTACK_FAST_PORT": "http"})
 
 

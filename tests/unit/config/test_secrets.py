@@ -1,4 +1,6 @@
-"""Keys of somebody else's engines, and the files for TLS: what the configuration names but does not hold."""
+"""Keys of somebody else's engines, and the files for TLS: what the configuration names but does not
+hold.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def write(folder: Path, text: str) -> Path:
 def test_each_engine_gets_the_key_of_its_place(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-the-file\r\n")
     models = [MODEL.format(name) for name in "abc"]
-    file = write(tmp_path, models[0] + 'api_key_env = "KEY_OF_A"\n' + models[1] + 'api_key_file = "key"\n' + models[2])
+    file = write(
+        tmp_path,
+        models[0] + 'api_key_env = "KEY_OF_A"\n' + models[1] + 'api_key_file = "key"\n' + models[2],
+    )
     environment = {"KEY_OF_A": "from-the-variable", "OTHER": "stays"}
     keys = take_engine_keys(load_config(file, {}, {}), environment, file)
     assert keys == {"a": "from-the-variable", "b": "from-the-file"}
@@ -31,18 +36,32 @@ def test_each_engine_gets_the_key_of_its_place(tmp_path: Path) -> None:
 
 def test_two_models_may_share_a_variable(tmp_path: Path) -> None:
     file = write(tmp_path, "".join(MODEL.format(name) + 'api_key_env = "K"\n' for name in "ab"))
-    assert take_engine_keys(load_config(file, {}, {}), {"K": "k" * 20}, file) == dict.fromkeys("ab", "k" * 20)
+    assert take_engine_keys(load_config(file, {}, {}), {"K": "k" * 20}, file) == dict.fromkeys(
+        "ab", "k" * 20
+    )
 
 
 @pytest.mark.parametrize(
     ("written", "environment", "message"),
     [
-        ('api_key_env = "K"', {}, "The environment variable `K` should hold the key of the engines of the model `a`"),
-        ('api_key_env = "K"', {"K": "\n"}, "but it is empty or not there. Put the key there before the start."),
+        (
+            'api_key_env = "K"',
+            {},
+            "The environment variable `K` should hold the key of the engines of the model `a`",
+        ),
+        (
+            'api_key_env = "K"',
+            {"K": "\n"},
+            "but it is empty or not there. Put the key there before the start.",
+        ),
         ('api_key_env = "K"', {"K": "hush\nhush"}, "a second line"),
         ('api_key_env = "K"', {"K": " hush"}, "a space around it"),
         ('api_key_env = "K"', {"K": "hüsh"}, "letters beyond ASCII"),
-        ('api_key_file = "none"', {}, "none with the key of the engines of the model `a` cannot be read: No such file"),
+        (
+            'api_key_file = "none"',
+            {},
+            "none with the key of the engines of the model `a` cannot be read: No such file",
+        ),
         ('api_key_file = "latin"', {}, "is not text"),
     ],
 )
@@ -61,7 +80,9 @@ def test_a_place_without_a_key_is_told_with_its_line_and_no_key(
 def test_a_file_for_tls_that_cannot_be_read_is_told_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "c.pem").touch()
     file = write(tmp_path, '[server]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n')
-    with pytest.raises(ConfigError, match=r"c\.toml:3: The file .*k\.pem of `tls_key` cannot be read: No such file"):
+    with pytest.raises(
+        ConfigError, match=r"c\.toml:3: The file .*k\.pem of `tls_key` cannot be read: No such file"
+    ):
         check_tls_files(load_config(file, {}, {}).server, file)
     (tmp_path / "k.pem").mkdir()
     with pytest.raises(ConfigError, match=r"`tls_key` cannot be read: it is no file"):
@@ -71,5 +92,8 @@ def test_a_file_for_tls_that_cannot_be_read_is_told_with_its_setting(tmp_path: P
     check_tls_files(load_config(file, {}, {}).server, file)
     flags = {"--tls-key": str(tmp_path / "other.pem")}
     with pytest.raises(ConfigError, match=r"\AThe file .*other\.pem of `tls_key`") as raised:
-        check_tls_files(load_config(None, {**flags, "--tls-certificate": str(tmp_path / "c.pem")}, {}).server, None)
+        check_tls_files(
+            load_config(None, {**flags, "--tls-certificate": str(tmp_path / "c.pem")}, {}).server,
+            None,
+        )
     assert raised.value.exit_status == 2

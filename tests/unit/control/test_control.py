@@ -33,7 +33,9 @@ STATUS = ServerStatus(
 
 
 class FakeApp:
-    """The handler that `app` would hand in: writes down what the data plane would hear, and what the disk held then."""
+    """The handler that `app` would hand in: writes down what the data plane would hear, and what
+    the disk held then.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.directory = DataDirectory(folder)
@@ -54,7 +56,9 @@ class FakeApp:
 
 
 def with_server(
-    folder: Path, scenario: Callable[[Path], T], loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    folder: Path,
+    scenario: Callable[[Path], T],
+    loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
 ) -> tuple[T, FakeApp]:
     """Runs a blocking scenario, which gets the socket's path, against a server."""
     app = FakeApp(folder)
@@ -75,7 +79,9 @@ def with_server(
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_keys_are_made_listed_and_revoked(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_keys_are_made_listed_and_revoked(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     def scenario(path: Path) -> str:
         with ControlClient(path) as client:
             assert client.list_keys() == []
@@ -94,7 +100,9 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, loop: Callable[[], asy
     assert app.store.find(text) is None
     made, mine, revoked = app.changes
     assert [key.allowed_models for key in made.upsert] == [["smollm2"]]
-    assert [(key.scopes, key.expires) for key in made.upsert] == [(["inference"], made.upsert[0].created + 60)]
+    assert [(key.scopes, key.expires) for key in made.upsert] == [
+        (["inference"], made.upsert[0].created + 60)
+    ]
     assert (made.remove, made.replace, made.salt) == ([], False, app.store.salt)
     assert [key.name for key in mine.upsert] == ["mine"]
     assert (revoked.upsert, revoked.remove) == ([], [made.upsert[0].access_key])
@@ -110,7 +118,9 @@ def test_the_disk_has_a_change_before_the_data_plane_hears_of_it(tmp_path: Path)
     assert app.on_disk == [["a"], []]
 
 
-def test_a_refused_operation_raises_on_the_client_s_side_what_the_store_raised(tmp_path: Path) -> None:
+def test_a_refused_operation_raises_on_the_client_s_side_what_the_store_raised(
+    tmp_path: Path,
+) -> None:
     def scenario(path: Path) -> None:
         with ControlClient(path) as client:
             client.create_key("a")
@@ -236,9 +246,19 @@ def test_a_file_in_the_way_is_told_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"hello\n", b"{}\n", b'{"operation":"keys.steal"}\n', b'{"operation":"status","x":1}\n', b"\xff\n", b"\n"]
+    "line",
+    [
+        b"hello\n",
+        b"{}\n",
+        b'{"operation":"keys.steal"}\n',
+        b'{"operation":"status","x":1}\n',
+        b"\xff\n",
+        b"\n",
+    ],
 )
-def test_a_request_that_nobody_knows_is_answered_and_the_connection_lives_on(tmp_path: Path, line: bytes) -> None:
+def test_a_request_that_nobody_knows_is_answered_and_the_connection_lives_on(
+    tmp_path: Path, line: bytes
+) -> None:
     def scenario(path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as raw, raw.makefile("rb") as lines:
             raw.connect(str(path))
@@ -288,7 +308,8 @@ def test_the_server_ends_while_a_client_is_connected(tmp_path: Path) -> None:
 
 
 def test_a_process_of_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The folder's rights alone would stop a stranger; here they are opened, so that the second lock is seen to hold.
+    # The folder's rights alone would stop a stranger; here they are opened, so that the second lock
+    # is seen to hold.
     stranger = 65534 if os.geteuid() == 0 else os.geteuid()
     if stranger == os.geteuid():
         monkeypatch.setattr(os, "geteuid", lambda: stranger + 1)

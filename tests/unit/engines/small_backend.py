@@ -31,14 +31,18 @@ SMALL = Backend(
     command=command,
     ready_path="/health",
     check=lambda _: None,
-    facts=lambda _: EngineFacts(dialects=("openai",), stream_usage=False, admin_paths=(), cancel_lag=0),
+    facts=lambda _: EngineFacts(
+        dialects=("openai",), stream_usage=False, admin_paths=(), cancel_lag=0
+    ),
     stop_grace=1.0,
 )
 
 PYTHON = Path(sys.executable)
 
 
-def small(*orders: str, name: str = "small", ready_timeout: float = 30.0, **more: object) -> ModelConfig:
+def small(
+    *orders: str, name: str = "small", ready_timeout: float = 30.0, **more: object
+) -> ModelConfig:
     """A model of the small engine."""
     return ModelConfig(
         name=name,

@@ -1,4 +1,5 @@
-"""An engine of forty lines: answers 200 at every path of a Unix socket, and misbehaves as it is told.
+"""An engine of forty lines: answers 200 at every path of a Unix socket, and misbehaves as it is
+told.
 
 python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
 """
@@ -20,7 +21,8 @@ def main() -> None:
     if "--deaf" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if orders & {"--child", "--leave-child"}:
-        # A worker that ignores SIGTERM and watches nobody, in the session of its parent, as vLLM's do.
+        # A worker that ignores SIGTERM and watches nobody, in the session of its parent, as vLLM's
+        # do.
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-S", "-c", code])
         print(f"child {child.pid}", flush=True)
@@ -37,7 +39,9 @@ def main() -> None:
                 seen = connection.recv(65536)
                 key = f"Bearer {os.environ['SMALL_ENGINE_KEY']}".encode()
                 status = b"200 OK" if key in seen else b"401 Unauthorized"
-                connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )
 
 
 if __name__ == "__main__":

@@ -27,14 +27,19 @@ def make_wheel(folder: Path) -> str:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny.py", "ANSWER = 42\n")
         archive.writestr("tiny-1.0.dist-info/METADATA", metadata)
-        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "tiny-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr("tiny-1.0.dist-info/RECORD", "")
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock file that pins the wheel `tiny`, and a uv that finds it on this disk and nowhere else."""
+    """A lock file that pins the wheel `tiny`, and a uv that finds it on this disk and nowhere
+    else.
+    """
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     digest = make_wheel(wheels)
@@ -84,7 +89,9 @@ def test_two_builders_wait_for_each_other(tmp_path: Path, lock: Path) -> None:
     lines: list[str] = []
 
     async def both() -> None:
-        await asyncio.gather(*(prepare(tmp_path, "tiny_engine", lines.append, lock) for _ in range(2)))
+        await asyncio.gather(
+            *(prepare(tmp_path, "tiny_engine", lines.append, lock) for _ in range(2))
+        )
 
     uvloop.run(both())
     assert sum(line.startswith("Building") for line in lines) == 1
@@ -94,8 +101,14 @@ def test_two_builders_wait_for_each_other(tmp_path: Path, lock: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda lock: lock.write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}\n"), "not the one that was pinned"),
-        (lambda lock: lock.write_text(lock.read_text().replace("1.0", "2.0")), "could not be (built|fetched)"),
+        (
+            lambda lock: lock.write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}\n"),
+            "not the one that was pinned",
+        ),
+        (
+            lambda lock: lock.write_text(lock.read_text().replace("1.0", "2.0")),
+            "could not be (built|fetched)",
+        ),
     ],
     ids=["wrong hash", "missing"],
 )
@@ -132,7 +145,8 @@ def test_an_interrupted_build_ends_uv_and_can_be_repeated(
     slow = tmp_path / "slow-uv"
     told = str(tmp_path / "pid")
     slow.write_text(
-        f"#!{sys.executable} -S\nimport os, time\nopen({told!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+        f"#!{sys.executable} -S\nimport os, time\nopen({told!r}, "
+        "'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     )
     slow.chmod(0o755)
 
@@ -156,7 +170,8 @@ KILLED_BUILDER = """
 import asyncio, pathlib, sys
 from gpustack_fast.engines import environments
 environments.find_uv = lambda: sys.argv[1]
-asyncio.run(environments.prepare(pathlib.Path(sys.argv[2]), "tiny_engine", print, pathlib.Path(sys.argv[3])))
+folder, lock = map(pathlib.Path, sys.argv[2:4])
+asyncio.run(environments.prepare(folder, "tiny_engine", print, lock))
 """
 
 
@@ -164,7 +179,8 @@ def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(tmp_path: Path, l
     told, go = tmp_path / "pid", tmp_path / "go"
     slow = tmp_path / "slow-uv"
     slow.write_text(
-        f"#!{sys.executable} -S\nimport os, time\nopen({str(told)!r}, 'w').write(str(os.getpid()))\n"
+        f"#!{sys.executable} -S\nimport os, time\nopen({str(told)!r}, "
+        "'w').write(str(os.getpid()))\n"
         f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
     )
     slow.chmod(0o755)
@@ -177,7 +193,9 @@ def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(tmp_path: Path, l
         builder.kill()
         task = asyncio.ensure_future(prepare(tmp_path, "tiny_engine", lines.append, lock))
         await eventually(lambda: lines != [], "the next builder speaks")
-        assert lines == ["Another process is building the environment of tiny_engine; waiting for it ..."]
+        assert lines == [
+            "Another process is building the environment of tiny_engine; waiting for it ..."
+        ]
         go.touch()
         return await task
 

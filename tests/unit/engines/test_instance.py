@@ -35,7 +35,9 @@ def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -
         assert await one.stop()
         assert not alive(pid)
         assert one.exited.is_set()
-        assert [path for folder in (rooms.records, rooms.sockets) for path in folder.iterdir()] == []
+        assert [
+            path for folder in (rooms.records, rooms.sockets) for path in folder.iterdir()
+        ] == []
         assert one.log.read_text() == "small engine begins\n"
 
     run(scenario, short_folder)
@@ -63,7 +65,9 @@ def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_
 ) -> None:
     async def scenario(rooms: Rooms) -> None:
         one = instance(rooms, "--crash")
-        with pytest.raises(EngineFailed, match=r"exit code 0 before it was ready.*the weights are torn"):
+        with pytest.raises(
+            EngineFailed, match=r"exit code 0 before it was ready.*the weights are torn"
+        ):
             await one.wait_until_ready()
         assert await one.stop()
 
@@ -107,7 +111,10 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
         child = child_of(one.log)
         kill(one.pid)
         await one.exited.wait()
-        assert one.how_it_ended() == "was ended by signal 9 (Killed; perhaps memory ran out, see `dmesg`)"
+        assert (
+            one.how_it_ended()
+            == "was ended by signal 9 (Killed; perhaps memory ran out, see `dmesg`)"
+        )
         assert alive(child)
         assert await one.stop()
         assert processes.process(child) is None, "it was our zombie, and should be reaped"

@@ -46,7 +46,9 @@ def killed_server(folder: Path, *orders: str) -> None:
 
 
 def record_of(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / "run" / "instances" / "small-00000.json").read_bytes())
+    found: dict[str, object] = json.loads(
+        (folder / "run" / "instances" / "small-00000.json").read_bytes()
+    )
     return found
 
 
@@ -84,7 +86,9 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
     run(scenario, short_folder)
 
 
-@pytest.mark.parametrize("change", [{"start_time": 1}, {"boot_id": "another"}], ids=["start time", "boot id"])
+@pytest.mark.parametrize(
+    "change", [{"start_time": 1}, {"boot_id": "another"}], ids=["start time", "boot id"]
+)
 def test_a_process_whose_identity_does_not_match_is_never_touched(
     short_folder: Path, change: dict[str, object]
 ) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from gpustack_fast.engines.plan import Actual, Slot, Start, Stop, plan, restart_delay
 
 
-def there(model: str, number: int, *, occupied: bool = True, stopping: bool = False, retry_at: float = 0.0) -> Actual:
+def there(
+    model: str, number: int, *, occupied: bool = True, stopping: bool = False, retry_at: float = 0.0
+) -> Actual:
     return Actual(Slot(model, number), occupied, stopping, retry_at)
 
 
@@ -36,7 +38,16 @@ def test_a_slot_that_was_given_up_stays_empty() -> None:
 
 
 def test_pauses_grow_as_gpustack_s_do() -> None:
-    assert [restart_delay(failures) for failures in range(1, 9)] == [0, 10, 20, 40, 80, 160, 300, 300]
+    assert [restart_delay(failures) for failures in range(1, 9)] == [
+        0,
+        10,
+        20,
+        40,
+        80,
+        160,
+        300,
+        300,
+    ]
     assert restart_delay(10_000) == 300
 
 

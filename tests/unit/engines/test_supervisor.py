@@ -24,7 +24,9 @@ from gpustack_fast.storage.engine_paths import Rooms
 class House:
     """A supervisor with the small engine as its only backend, and what it told."""
 
-    def __init__(self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None
+    ) -> None:
         self.lines: list[str] = []
         self.seen: list[list[tuple[str, str]]] = []
         self.rooms = Rooms(folder)
@@ -51,7 +53,9 @@ class House:
         return [replica.state for replica in self.supervisor.replicas]
 
     async def until_running(self, count: int = 1) -> None:
-        await eventually(lambda: self.states() == ["running"] * count, f"{count} running; {self.lines}")
+        await eventually(
+            lambda: self.states() == ["running"] * count, f"{count} running; {self.lines}"
+        )
 
     def pid(self, number: int = 0) -> int:
         instance = self.replica(number).instance
@@ -112,12 +116,19 @@ def test_a_killed_engine_leaves_the_table_at_once_and_is_replaced(short_folder: 
         await house.until_running()
         first = house.replica().id
         kill(house.pid())
-        await eventually(lambda: house.seen[-1] not in ([], [(first, "running")]), "the table changed")
-        await eventually(lambda: house.states() == ["running"] and house.replica().id != first, "another one runs")
+        await eventually(
+            lambda: house.seen[-1] not in ([], [(first, "running")]), "the table changed"
+        )
+        await eventually(
+            lambda: house.states() == ["running"] and house.replica().id != first,
+            "another one runs",
+        )
         assert [(first, "error")] in house.seen
         assert house.replica().restarts == 1
         assert house.replica().failures == 0, "running clears the count"
-        assert any(first in line and "unasked" in line and "signal 9" in line for line in house.lines)
+        assert any(
+            first in line and "unasked" in line and "signal 9" in line for line in house.lines
+        )
 
 
 def test_the_successor_waits_until_nobody_of_the_old_session_is_left(short_folder: Path) -> None:
@@ -139,8 +150,12 @@ def test_an_engine_that_crashes_at_start_is_started_again_after_growing_pauses(
 
     @scenario(short_folder, small("--crash"))
     async def _(house: House) -> None:
-        await eventually(lambda: any(one.restarts >= 3 for one in house.supervisor.replicas), "three restarts")
-        follows = [line.rpartition("). ")[2] for line in house.lines if "the weights are torn" in line]
+        await eventually(
+            lambda: any(one.restarts >= 3 for one in house.supervisor.replicas), "three restarts"
+        )
+        follows = [
+            line.rpartition("). ")[2] for line in house.lines if "the weights are torn" in line
+        ]
         assert follows[:3] == [
             "Starting it again at once.",
             "Starting it again in 0.05 s.",
@@ -148,7 +163,9 @@ def test_an_engine_that_crashes_at_start_is_started_again_after_growing_pauses(
         ]
 
 
-def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(short_folder: Path) -> None:
+def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(
+    short_folder: Path,
+) -> None:
     @scenario(short_folder, small("--crash", restart_on_error=False))
     async def _(house: House) -> None:
         await eventually(lambda: house.states() == ["error"], "the error state")
@@ -157,7 +174,9 @@ def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(sho
         assert house.replica().restarts == 0
 
 
-def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(short_folder: Path) -> None:
+def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(
+    short_folder: Path,
+) -> None:
     async def fails(backend: str) -> Path:
         raise BuildError("The disk is full.")
 
@@ -204,12 +223,16 @@ def test_a_model_that_is_no_longer_wanted_is_stopped_and_others_stay(short_folde
         await house.until_running(2)
         pid = house.pid(1)
         house.supervisor.want([small(name="stays")])
-        await eventually(lambda: [one.slot.model for one in house.supervisor.replicas] == ["stays"], "it goes")
+        await eventually(
+            lambda: [one.slot.model for one in house.supervisor.replicas] == ["stays"], "it goes"
+        )
         await eventually(lambda: not alive(pid), "its process ends")
         assert house.states() == ["running"]
 
 
-def test_a_stop_leaves_the_table_first_and_ends_the_engine_only_when_it_is_idle(short_folder: Path) -> None:
+def test_a_stop_leaves_the_table_first_and_ends_the_engine_only_when_it_is_idle(
+    short_folder: Path,
+) -> None:
     @scenario(short_folder, small())
     async def _(house: House) -> None:
         await house.until_running()
@@ -244,19 +267,25 @@ def test_each_address_of_an_external_model_is_an_instance_that_tells_whether_it_
 
         @scenario(short_folder, model)
         async def _(house: House) -> None:
-            await eventually(lambda: house.states() == ["running", "unreachable"], "the second is not there")
+            await eventually(
+                lambda: house.states() == ["running", "unreachable"], "the second is not there"
+            )
             assert [(one.id, one.address) for one in house.supervisor.replicas] == [
                 ("remote-0", there),
                 ("remote-1", f"unix:{path}"),
             ]
             (line,) = house.lines
-            assert line.startswith(f"remote-1: Nobody can be reached at unix:{path} (No such file or directory). Start")
+            assert line.startswith(
+                f"remote-1: Nobody can be reached at unix:{path} (No such file or directory). Start"
+            )
             assert house.replica(1).state_message in line
             with socket.socket(socket.AF_UNIX) as second:
                 second.bind(str(path))
                 second.listen()
                 await house.until_running(2)
-            await eventually(lambda: house.states() == ["running", "unreachable"], "the second has gone")
+            await eventually(
+                lambda: house.states() == ["running", "unreachable"], "the second has gone"
+            )
 
 
 def test_external_models_that_are_wanted_no_more_are_tried_no_more(short_folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""The keys of a running server: its first one. (How changes reach the workers: `end_to_end/test_keys`.)"""
+"""The keys of a running server: its first one. (How changes reach the workers:
+`end_to_end/test_keys`.)
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ def test_a_later_start_ignores_another_bootstrap_key_and_says_so(directory: Data
     bootstrap(Store(directory), None)
     later = bootstrap(Store(directory), "my-own-key-of-16")
     assert later.created is None
-    assert later.notice is not None and "ignored" in later.notice and "my-own-key" not in later.notice
+    assert (
+        later.notice is not None and "ignored" in later.notice and "my-own-key" not in later.notice
+    )
     assert Store(directory).find("my-own-key-of-16") is None
 
 
-def test_a_revoked_bootstrap_key_does_not_come_back_with_the_next_start(directory: DataDirectory) -> None:
+def test_a_revoked_bootstrap_key_does_not_come_back_with_the_next_start(
+    directory: DataDirectory,
+) -> None:
     bootstrap(Store(directory), "my-own-key-of-16")
     Store(directory).revoke("default")
     later = bootstrap(Store(directory), "my-own-key-of-16")

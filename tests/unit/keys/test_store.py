@@ -27,7 +27,9 @@ GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def test_a_new_key_has_gpustack_s_form_and_is_found_after_a_restart(directory: DataDirectory) -> None:
+def test_a_new_key_has_gpustack_s_form_and_is_found_after_a_restart(
+    directory: DataDirectory,
+) -> None:
     created = Store(directory).create("laptop", Grant(allowed_models=["smollm2"]))
     assert re.fullmatch(r"gpustack_[0-9a-f]{16}_[0-9a-f]{32}", created.text)
     assert created.info.access_key == created.text.split("_")[1]
@@ -50,7 +52,10 @@ def test_the_disk_holds_no_key_but_the_salted_digest(directory: DataDirectory) -
 
 def test_only_the_owner_may_read_what_is_there(directory: DataDirectory) -> None:
     Store(directory).create("laptop")
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (directory.path, directory.run, directory.keys_file)}
+    modes = {
+        path: stat.S_IMODE(path.stat().st_mode)
+        for path in (directory.path, directory.run, directory.keys_file)
+    }
     assert modes == {directory.path: 0o700, directory.run: 0o700, directory.keys_file: 0o600}
 
 
@@ -92,7 +97,9 @@ def test_any_text_of_16_characters_can_be_a_key(
 @pytest.mark.parametrize(
     "text", ["", "fifteen-letters", " leading-space-is-none", "a\tb" * 10, "line\n" * 5, "x" * 1025]
 )
-def test_a_text_that_no_header_could_carry_is_refused_and_not_repeated(directory: DataDirectory, text: str) -> None:
+def test_a_text_that_no_header_could_carry_is_refused_and_not_repeated(
+    directory: DataDirectory, text: str
+) -> None:
     with pytest.raises(UsageError) as raised:
         Store(directory).create("mine", text=text)
     assert not text or text not in str(raised.value)
@@ -139,7 +146,9 @@ def test_names_that_cannot_be_are_refused(directory: DataDirectory, name: str) -
         (Grant(expires_in=10**12), "A key expires after 1 second to 100 years"),
     ],
 )
-def test_what_no_key_can_be_granted_is_refused(directory: DataDirectory, grant: Grant, message: str) -> None:
+def test_what_no_key_can_be_granted_is_refused(
+    directory: DataDirectory, grant: Grant, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         Store(directory).create("a", grant)
     assert not directory.keys_file.exists()
@@ -148,9 +157,15 @@ def test_what_no_key_can_be_granted_is_refused(directory: DataDirectory, grant: 
 def test_scopes_and_expiry_are_kept_and_told(directory: DataDirectory) -> None:
     store = Store(directory)
     store.create("all")
-    made = store.create("some", Grant(scopes=["inference", "inference", "management"], expires_in=60)).info
+    made = store.create(
+        "some", Grant(scopes=["inference", "inference", "management"], expires_in=60)
+    ).info
     everything, some = (key.info() for key in Store(directory).keys)
-    assert (everything.scopes, everything.expires, everything.is_expired(1e12)) == (["*"], None, False)
+    assert (everything.scopes, everything.expires, everything.is_expired(1e12)) == (
+        ["*"],
+        None,
+        False,
+    )
     assert everything.allows("inference") and everything.allows("management")
     assert some == made and some.scopes == ["inference", "management"]
     assert some.expires == some.created + 60
@@ -189,7 +204,9 @@ DAMAGED = {
     "no salt": b'{"version":1,"keys":[]}',
     "a short salt": msgspec.json.encode({**GOOD, "salt": "00"}),
     "a short digest": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "digest": "11"}]}),  # type: ignore[index]
-    "an unknown scope": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "scopes": ["x"]}]}),  # type: ignore[index]
+    "an unknown scope": msgspec.json.encode(
+        {**GOOD, "keys": [{**GOOD["keys"][0], "scopes": ["x"]}]}  # type: ignore[index]
+    ),
     "no scope": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "scopes": []}]}),  # type: ignore[index]
     "an unknown field": msgspec.json.encode({**GOOD, "more": 1}),
 }
@@ -203,14 +220,19 @@ def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory, cont
     assert directory.keys_file.read_bytes() == content
 
 
-def test_a_file_of_the_first_version_is_read_and_becomes_one_of_this(directory: DataDirectory) -> None:
+def test_a_file_of_the_first_version_is_read_and_becomes_one_of_this(
+    directory: DataDirectory,
+) -> None:
     directory.keys_file.write_bytes(msgspec.json.encode(GOOD))
     store = Store(directory)
     (key,) = store.keys
     assert (key.name, key.scopes, key.expires) == ("a", ["*"], None)
     store.create("b", Grant(scopes=["inference"]))
     assert msgspec.json.decode(directory.keys_file.read_bytes())["version"] == 2
-    assert [(key.name, key.scopes) for key in Store(directory).keys] == [("a", ["*"]), ("b", ["inference"])]
+    assert [(key.name, key.scopes) for key in Store(directory).keys] == [
+        ("a", ["*"]),
+        ("b", ["inference"]),
+    ]
 
 
 def test_a_file_of_a_newer_version_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
@@ -227,7 +249,11 @@ def test_a_file_of_a_newer_version_is_told_and_left_as_it_is(directory: DataDire
 @pytest.mark.parametrize("failing", ["fsync", "rename", "open"])
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "The disk is full"), (errno.EDQUOT, "quota"), (errno.EIO, "Input/output error")],
+    [
+        (errno.ENOSPC, "The disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "Input/output error"),
+    ],
 )
 def test_a_failed_write_leaves_the_old_keys_and_says_why(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch, failing: str, number: int, words: str
@@ -246,7 +272,9 @@ def test_a_failed_write_leaves_the_old_keys_and_says_why(
         with pytest.raises(StoreError, match=words):
             store.revoke("kept")
     assert directory.keys_file.read_bytes() == before
-    assert [key.name for key in store.keys] == ["kept"] == [key.name for key in Store(directory).keys]
+    assert (
+        [key.name for key in store.keys] == ["kept"] == [key.name for key in Store(directory).keys]
+    )
     assert sorted(path.name for path in directory.path.iterdir()) == ["keys.json", "lock", "run"]
     store.revoke("kept")
     assert Store(directory).find(kept.text) is None
@@ -280,7 +308,9 @@ def test_a_crash_while_writing_leaves_a_whole_file(tmp_path: Path, moment: str) 
     directory.acquire()
     first = Store(directory).create("first")
     directory.release()
-    code = subprocess.run([sys.executable, "-c", CRASH, str(path), moment], env=ENVIRONMENT, check=False).returncode
+    code = subprocess.run(
+        [sys.executable, "-c", CRASH, str(path), moment], env=ENVIRONMENT, check=False
+    ).returncode
     assert code == 9
     directory.acquire()
     store = Store(directory)
@@ -306,7 +336,8 @@ for number in range(10):
 
 def test_two_writers_do_not_lose_each_other_s_keys(tmp_path: Path) -> None:
     writers = [
-        subprocess.Popen([sys.executable, "-c", MAKE_KEYS, str(tmp_path), name], env=ENVIRONMENT) for name in "ab"
+        subprocess.Popen([sys.executable, "-c", MAKE_KEYS, str(tmp_path), name], env=ENVIRONMENT)
+        for name in "ab"
     ]
     assert [writer.wait() for writer in writers] == [0, 0]
     directory = DataDirectory(tmp_path)

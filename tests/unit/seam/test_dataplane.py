@@ -1,4 +1,6 @@
-"""The seam: every field of every document passes through both sides, and the module loads late and on a thread."""
+"""The seam: every field of every document passes through both sides, and the module loads late and
+on a thread.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ def plane() -> Iterator[DataPlane]:
 
 
 def fields_left_at_their_default(document: msgspec.Struct) -> list[str]:
-    """Fields that the sample does not set: a field that was added later must be added to the samples above."""
+    """Fields that the sample does not set: a field that was added later must be added to the
+    samples above.
+    """
     found = []
     for field in msgspec.structs.fields(document):
         value = getattr(document, field.name)
@@ -125,7 +129,9 @@ def fields_left_at_their_default(document: msgspec.Struct) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "document", [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS], ids=lambda document: type(document).__name__
+    "document",
+    [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS],
+    ids=lambda document: type(document).__name__,
 )
 def test_the_samples_below_set_every_field(document: msgspec.Struct) -> None:
     assert fields_left_at_their_default(document) == []
@@ -143,7 +149,11 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     connection.request("GET", "/metrics")
     assert TABLE.metrics in connection.getresponse().read().decode()
     stats = plane.stats()
-    assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (1, 1, ["i-1"])
+    assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (
+        1,
+        1,
+        ["i-1"],
+    )
     connection.close()
 
     records: list[documents.Record] = []
@@ -166,7 +176,10 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
         ("/v1/models", 200, "", "done"),
         ("/metrics", 200, "", "done"),
     ]
-    assert all(record.started > 0 and len(record.request_id) == 32 and record.duration >= 0 for record in records)
+    assert all(
+        record.started > 0 and len(record.request_id) == 32 and record.duration >= 0
+        for record in records
+    )
     assert (events[0].type, events[0].instance, events[0].version) == ("instance_idle", "i-1", 2)
     plane.drain(0)
     fetch(lambda: len(events) == 2)
@@ -183,8 +196,12 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
         ("publish", "no object"),
     ],
 )
-def test_a_document_of_another_shape_is_refused_with_a_reason(plane: DataPlane, call: str, document: object) -> None:
-    with pytest.raises(DataPlaneError, match=r"^(The (table|key delta) does not have its shape|the salt)"):
+def test_a_document_of_another_shape_is_refused_with_a_reason(
+    plane: DataPlane, call: str, document: object
+) -> None:
+    with pytest.raises(
+        DataPlaneError, match=r"^(The (table|key delta) does not have its shape|the salt)"
+    ):
         getattr(plane._native, call)(json.dumps(document).encode())
 
 
@@ -214,7 +231,9 @@ def test_a_deadline_that_is_none_is_refused(plane: DataPlane, deadline: float) -
 
 
 def test_the_module_loads_after_all_others_and_on_a_thread() -> None:
-    """Its allocator's thread-local storage must not need the static space that others have used up."""
+    """Its allocator's thread-local storage must not need the static space that others have used
+    up.
+    """
     script = """
 import threading
 import granian, granian.server.embed, msgspec, uvloop, pynvml
@@ -226,5 +245,7 @@ thread = threading.Thread(target=load)
 thread.start()
 thread.join()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == __version__, done.stderr

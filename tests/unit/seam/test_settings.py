@@ -15,10 +15,17 @@ def told(server: ServerConfig) -> DataPlaneConfig:
 
 def test_seconds_become_milliseconds_and_no_limit_stays_none() -> None:
     server = ServerConfig(
-        timeouts=TimeoutsConfig(head=1.5, body=0.0001, connect=0, first_frame=2, idle=3), sse_keep_alive=1.5
+        timeouts=TimeoutsConfig(head=1.5, body=0.0001, connect=0, first_frame=2, idle=3),
+        sse_keep_alive=1.5,
     )
     times = told(server).timeouts
-    assert (times.head, times.body, times.connect, times.first_frame, times.idle) == (1500, 1, 0, 2000, 3000)
+    assert (times.head, times.body, times.connect, times.first_frame, times.idle) == (
+        1500,
+        1,
+        0,
+        2000,
+        3000,
+    )
     assert told(server).telling.sse_keep_alive == 1500
     assert told(ServerConfig()).telling.sse_keep_alive == 0
 
@@ -35,18 +42,32 @@ def test_every_limit_reaches_its_place() -> None:
     )
     made = told(ServerConfig(workers=3, limits=limits))
     bounds = made.limits
-    assert (bounds.body, bounds.replay, bounds.memory, bounds.ratio, bounds.nesting) == (10, 5, 65_536, 9, 6)
+    assert (bounds.body, bounds.replay, bounds.memory, bounds.ratio, bounds.nesting) == (
+        10,
+        5,
+        65_536,
+        9,
+        6,
+    )
     assert (made.connections.idle_per_instance, made.record_queue, made.workers) == (7, 8, 3)
     assert (made.control_socket, made.spool_folder) == ("/run/api.sock", "/data/spool")
 
 
 def test_the_defaults_of_the_configuration_are_those_of_the_data_plane() -> None:
-    assert told(ServerConfig(workers=1)) == DataPlaneConfig(control_socket="/run/api.sock", spool_folder="/data/spool")
+    assert told(ServerConfig(workers=1)) == DataPlaneConfig(
+        control_socket="/run/api.sock", spool_folder="/data/spool"
+    )
 
 
 def test_what_is_told_to_clients_can_be_turned_on_and_off() -> None:
-    telling = told(ServerConfig(server_timing=False, server_timing_in_streams=True, usage_timings=False)).telling
-    assert (telling.server_timing, telling.server_timing_in_streams, telling.usage_timings) == (False, True, False)
+    telling = told(
+        ServerConfig(server_timing=False, server_timing_in_streams=True, usage_timings=False)
+    ).telling
+    assert (telling.server_timing, telling.server_timing_in_streams, telling.usage_timings) == (
+        False,
+        True,
+        False,
+    )
 
 
 def test_tls_and_cors_are_there_only_when_they_are_written() -> None:
@@ -55,10 +76,20 @@ def test_tls_and_cors_are_there_only_when_they_are_written() -> None:
         tls_certificate=Path("/c.pem"),
         tls_key=Path("/k.pem"),
         cors=CorsConfig(
-            origins=["https://a"], methods=["GET"], headers=["X-A"], expose=["X-B"], credentials=True, max_age=1
+            origins=["https://a"],
+            methods=["GET"],
+            headers=["X-A"],
+            expose=["X-B"],
+            credentials=True,
+            max_age=1,
         ),
     )
     assert told(server).tls == Tls(certificate="/c.pem", key="/k.pem")
     assert told(server).cors == Cors(
-        origins=["https://a"], methods=["GET"], headers=["X-A"], expose=["X-B"], credentials=True, max_age=1
+        origins=["https://a"],
+        methods=["GET"],
+        headers=["X-A"],
+        expose=["X-B"],
+        credentials=True,
+        max_age=1,
     )

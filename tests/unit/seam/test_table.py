@@ -17,7 +17,10 @@ from gpustack_fast.storage.route_numbers import KnownRoute
 def test_every_model_is_a_route_of_its_own_name_beside_the_declared_ones() -> None:
     told = table(CONFIG, REPLICAS, KNOWN, {})
     assert [route.name for route in told.routes] == ["smollm2", "remote", "default"]
-    assert [(target.model, target.weight) for target in told.routes[2].targets] == [("smollm2", 70), ("remote", 100)]
+    assert [(target.model, target.weight) for target in told.routes[2].targets] == [
+        ("smollm2", 70),
+        ("remote", 100),
+    ]
     assert [route.generic_proxy for route in told.routes] == [False, True, False]
     assert [(route.number, route.created) for route in told.routes] == [(1, 10), (2, 20), (3, 30)]
 
@@ -25,10 +28,16 @@ def test_every_model_is_a_route_of_its_own_name_beside_the_declared_ones() -> No
 def test_a_table_holds_the_instances_that_have_an_address_with_their_engine_s_facts() -> None:
     models = {model.name: model for model in table(CONFIG, REPLICAS, KNOWN, {}).models}
     (instance,) = models["smollm2"].instances
-    assert (instance.id, instance.address, instance.state) == ("smollm2-0", "unix:/run/0.sock", "running")
+    assert (instance.id, instance.address, instance.state) == (
+        "smollm2-0",
+        "unix:/run/0.sock",
+        "running",
+    )
     assert (instance.idle_timeout, instance.requests_per_connection) == (4_000, 90)
     assert models["smollm2"].dialects == ["openai", "anthropic"]
-    assert models["smollm2"].served_name == "smollm2", "our engines are started under the public name"
+    assert models["smollm2"].served_name == "smollm2", (
+        "our engines are started under the public name"
+    )
     assert models["remote"].served_name == "Org/M"
     assert models["remote"].dialects == ["openai"]
 
@@ -50,7 +59,11 @@ def test_a_route_s_targets_policy_and_meta_reach_the_table() -> None:
         (100, None, []),
         (0, "remote:lora", ["5xx"]),
     ]
-    assert (entry.access_policy, entry.allowed_keys, entry.meta) == ("allowed_keys", ["alice"], {"x": 1})
+    assert (entry.access_policy, entry.allowed_keys, entry.meta) == (
+        "allowed_keys",
+        ["alice"],
+        {"x": 1},
+    )
 
 
 def external(**more: object) -> ModelEntry:
@@ -85,11 +98,20 @@ def test_what_is_known_of_somebody_else_s_engine_follows_from_its_name(
 def test_the_key_of_somebody_else_s_engine_goes_to_its_instances_alone() -> None:
     assert [instance.api_key for instance in external().instances] == ["the-key"]
     models = table(CONFIG, REPLICAS, KNOWN, {"remote": "the-key"}).models
-    assert [[instance.api_key for instance in model.instances] for model in models] == [[None], ["the-key"]]
+    assert [[instance.api_key for instance in model.instances] for model in models] == [
+        [None],
+        ["the-key"],
+    ]
 
 
 def test_an_engine_of_ours_is_asked_with_its_own_key() -> None:
-    ours = replica(SMOLLM2, 0, "running", "unix:/run/0.sock", instance=SimpleNamespace(key="made-for-it", pid=7))
+    ours = replica(
+        SMOLLM2,
+        0,
+        "running",
+        "unix:/run/0.sock",
+        instance=SimpleNamespace(key="made-for-it", pid=7),
+    )
     models = table(CONFIG, [ours], KNOWN, {"smollm2": "of-somebody-else"}).models
     assert [instance.api_key for instance in models[0].instances] == ["made-for-it"]
 
@@ -105,20 +127,26 @@ def test_an_engine_whose_paths_are_known_is_reached_by_all_but_those_of_its_oper
         entry = external(engine=engine)
         assert entry.proxy_allowed is None
         assert set(denied) <= set(entry.proxy_denied), engine
-        assert not {"/v1", "/v1/chat/completions", "/tokenize", "/embed", "/rerank"} & set(entry.proxy_denied)
+        assert not {"/v1", "/v1/chat/completions", "/tokenize", "/embed", "/rerank"} & set(
+            entry.proxy_denied
+        )
 
 
 def test_an_engine_that_nothing_is_known_of_is_reached_by_its_inference_paths_alone() -> None:
     entry = external()
     assert entry.proxy_allowed is not None
     assert "/v1/chat/completions" in entry.proxy_allowed
-    assert not {"/v1", "/", "/v1/models", "/metrics", "/v1/responses", "/tokenize"} & set(entry.proxy_allowed)
+    assert not {"/v1", "/", "/v1/models", "/metrics", "/v1/responses", "/tokenize"} & set(
+        entry.proxy_allowed
+    )
     # It may be llama.cpp all the same, which stops generations of others here.
     assert "/v1/chat/completions/control" in entry.proxy_denied
 
 
 def test_the_file_that_an_engine_has_loaded_is_hidden_from_clients() -> None:
-    model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path="/models/m.gguf")
+    model = ModelConfig(
+        name="m", backend="llama_cpp", source="local_path", local_path="/models/m.gguf"
+    )
     known = {"m": KnownRoute(name="m", number=1, created=1)}
     assert table(Config(models=[model]), [], known, {}).models[0].hidden_names == ["/models/m.gguf"]
 

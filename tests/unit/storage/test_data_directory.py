@@ -19,15 +19,21 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
     holder = (
-        "import sys; from pathlib import Path; from gpustack_fast.storage.data_directory import DataDirectory as D\n"
+        "import sys; from pathlib import Path; from gpustack_fast.storage.data_directory "
+        "import DataDirectory as D\n"
     )
     holder += "d = D(Path(sys.argv[1])); d.acquire(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+        [sys.executable, "-c", holder, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(DataDirectoryInUse, match=rf"process {process.pid}\)\. Stop that one first") as raised:
+        with pytest.raises(
+            DataDirectoryInUse, match=rf"process {process.pid}\)\. Stop that one first"
+        ) as raised:
             DataDirectory(tmp_path).acquire(patience=0)
         assert raised.value.pid == process.pid
         process.kill()
@@ -40,7 +46,9 @@ def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
 def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
     held = DataDirectory(tmp_path)
     held.acquire()
-    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as child:
         held.release()
         other = DataDirectory(tmp_path)
         other.acquire(patience=0)
@@ -72,13 +80,18 @@ def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda path: path.write_text("a file"), "cannot be used. There is a file of this name, .* --data-dir"),
+        (
+            lambda path: path.write_text("a file"),
+            "cannot be used. There is a file of this name, .* --data-dir",
+        ),
         (lambda path: (path.mkdir(), path.chmod(0o777)), "Everybody may write"),
         (lambda path: (path.mkdir(), (path / "run").symlink_to("/")), "cannot be used"),
         (lambda path: (path.mkdir(), (path / "lock").symlink_to("/nowhere")), "cannot be used"),
     ],
 )
-def test_a_directory_that_cannot_be_trusted_is_refused(tmp_path: Path, prepare: object, message: str) -> None:
+def test_a_directory_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, prepare: object, message: str
+) -> None:
     assert callable(prepare)
     prepare(tmp_path / "data")
     with pytest.raises(StoreError, match=message):
@@ -87,12 +100,16 @@ def test_a_directory_that_cannot_be_trusted_is_refused(tmp_path: Path, prepare: 
 
 def test_a_path_too_long_for_sockets_is_told_before_anything_is_made(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
-    with pytest.raises(StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"):
+    with pytest.raises(
+        StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"
+    ):
         DataDirectory(deep).acquire()
     assert not deep.exists()
 
 
-def test_what_a_killed_server_left_in_the_spool_is_removed_and_nothing_else(directory: DataDirectory) -> None:
+def test_what_a_killed_server_left_in_the_spool_is_removed_and_nothing_else(
+    directory: DataDirectory,
+) -> None:
     spool = directory.empty_spool()
     assert stat.S_IMODE(spool.stat().st_mode) == 0o700
     outside = directory.path / "precious"

@@ -30,14 +30,18 @@ def test_a_name_that_was_gone_comes_back_with_its_own_number(directory: DataDire
     assert numbers(directory, "b", "d", "a") == {"b": 2, "d": 4, "a": 1}
 
 
-def test_the_time_of_the_first_sight_stays(directory: DataDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_the_first_sight_stays(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = known_routes(directory, ["a"])["a"].created
     monkeypatch.setattr(time, "time", lambda: first + 1000.5)
     known = known_routes(directory, ["a", "b"])
     assert (known["a"].created, known["b"].created) == (first, first + 1000)
 
 
-def test_the_file_is_for_its_owner_and_is_not_touched_without_need(directory: DataDirectory) -> None:
+def test_the_file_is_for_its_owner_and_is_not_touched_without_need(
+    directory: DataDirectory,
+) -> None:
     numbers(directory, "a")
     before = directory.routes_file.stat()
     assert stat.S_IMODE(before.st_mode) == 0o600
@@ -61,9 +65,15 @@ def test_over_any_starts_no_name_changes_its_number_and_no_number_its_name(
 
 
 def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
-    for content in (b"", b'{"version":1,"routes":[{"name":"a","number":0,"created":1}]}', b'{"version":1,"x":1}'):
+    for content in (
+        b"",
+        b'{"version":1,"routes":[{"name":"a","number":0,"created":1}]}',
+        b'{"version":1,"x":1}',
+    ):
         directory.routes_file.write_bytes(content)
-        with pytest.raises(StoreError, match=r"numbers of the routes in .*routes\.json are damaged.*left as it is"):
+        with pytest.raises(
+            StoreError, match=r"numbers of the routes in .*routes\.json are damaged.*left as it is"
+        ):
             known_routes(directory, ["a"])
         assert directory.routes_file.read_bytes() == content
     directory.routes_file.write_bytes(b'{"version":2}')

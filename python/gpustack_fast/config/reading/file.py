@@ -46,7 +46,9 @@ def line_of(file: Path, path: KeyPath) -> int | None:
 
 
 def where(file: Path | None, path: KeyPath) -> tuple[Path | None, int | None]:
-    """The file and the line of a setting; neither when it was not written there, but in a flag or a variable."""
+    """The file and the line of a setting; neither when it was not written there, but in a flag or a
+    variable.
+    """
     key = path[:-1] if isinstance(path[-1], int) else path
     lines = {} if file is None else line_numbers(_read(file))
     return (file, lines[key]) if key in lines else (None, None)
@@ -56,10 +58,14 @@ def _read(file: Path) -> str:
     try:
         return file.read_bytes().decode().replace("\r\n", "\n")
     except OSError as error:
-        raise ConfigError(f"The configuration file cannot be read: {error.strerror}. Check --config.", file) from error
+        raise ConfigError(
+            f"The configuration file cannot be read: {error.strerror}. Check --config.", file
+        ) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError("This line is not UTF-8 text. Save the file as UTF-8.", file, line) from error
+        raise ConfigError(
+            "This line is not UTF-8 text. Save the file as UTF-8.", file, line
+        ) from error
 
 
 def _parse(file: Path, text: str) -> dict[str, Any]:
@@ -71,7 +77,8 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         line = int(place[1]) if place and place[1] else text.rstrip("\n").count("\n") + 1
         column = f" at column {place[2]}" if place and place[2] else " at the end of the file"
         raise ConfigError(
-            f"This is not TOML: {what[:1].lower()}{what[1:]}{column}. Correct it (the rules: https://toml.io).",
+            f"This is not TOML: {what[:1].lower()}{what[1:]}{column}. Correct it (the rules: "
+            "https://toml.io).",
             file,
             line,
         ) from error
@@ -96,11 +103,15 @@ def expanded(path: Path, subject: str) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{subject} begins with `~`, but no such home directory is known. Write it out.") from error
+        raise ConfigError(
+            f"{subject} begins with `~`, but no such home directory is known. Write it out."
+        ) from error
 
 
 def _anchored(config: Config, folder: Path) -> Config:
-    """Makes the file's relative paths absolute: they are meant from the folder that the file lies in."""
+    """Makes the file's relative paths absolute: they are meant from the folder that the file lies
+    in.
+    """
 
     def absolute(path: Path | str, name: str) -> Path:
         return folder / expanded(Path(path), f"`{name}`")
@@ -108,7 +119,9 @@ def _anchored(config: Config, folder: Path) -> Config:
     def with_paths(table: T, names: Iterable[str], kind: type) -> T:
         """The Struct with those of these fields absolute that are there."""
         written = {name: value for name in names if (value := getattr(table, name)) is not None}
-        return structs.replace(table, **{name: kind(absolute(value, name)) for name, value in written.items()})
+        return structs.replace(
+            table, **{name: kind(absolute(value, name)) for name, value in written.items()}
+        )
 
     server = with_paths(config.server, ("data_dir", "tls_certificate", "tls_key"), Path)
     models = [with_paths(model, ("local_path", "api_key_file"), str) for model in config.models]

@@ -1,4 +1,6 @@
-"""What msgspec says about a document that does not fit `Config` → where it is, and whole sentences."""
+"""What msgspec says about a document that does not fit `Config` → where it is, and whole
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _HOMES: tuple[KeyPath, ...] = (
 
 
 def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
-    """From `Expected ... - at $.models[0].name` to `("models", 0, "name")` and what to write instead."""
+    """From `Expected ... - at $.models[0].name` to `("models", 0, "name")` and what to write
+    instead.
+    """
     placed = _PLACED.fullmatch(error)
     assert placed is not None, "the pattern matches every text"
     message = placed["message"]
@@ -40,14 +44,22 @@ def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
     if missing := _MISSING.fullmatch(message):
         return path, f"This {_table_name(path)} has no `{missing[1]}`. Add `{missing[1]} = ...`."
     if path in (("models",), ("routes",)):
-        return path, f"`{path[0]}` must be a list of tables. Write [[{path[0]}]] in double brackets."
+        return (
+            path,
+            f"`{path[0]}` must be a list of tables. Write [[{path[0]}]] in double brackets.",
+        )
     if path and path[0] == "server" and message.startswith("Expected `object`"):
-        return path, f"`{path[-1]}` must be one table. Write {_table_name(path)} in single brackets."
+        return (
+            path,
+            f"`{path[-1]}` must be one table. Write {_table_name(path)} in single brackets.",
+        )
     return path, explain(message, _subject(path), _value_at(document, path), _choices(path))
 
 
 def _key(name: str, index: str) -> str | int:
-    """msgspec writes `[...]` for a key of a free table (`env`): it stays, for the value there cannot be told."""
+    """msgspec writes `[...]` for a key of a free table (`env`): it stays, for the value there
+    cannot be told.
+    """
     if name:
         return name
     return int(index) if index.isdigit() else index
@@ -81,7 +93,9 @@ def _table_name(path: KeyPath) -> str:
 
 def _subject(path: KeyPath) -> str:
     """What a sentence about this value begins with."""
-    name = next((part for part in reversed(path) if isinstance(part, str) and part != "..."), "file")
+    name = next(
+        (part for part in reversed(path) if isinstance(part, str) and part != "..."), "file"
+    )
     if path and isinstance(path[-1], int):
         return f"Entry {path[-1] + 1} of `{name}`"
     if path and path[-1] == "...":
@@ -104,7 +118,9 @@ def _known_keys(path: KeyPath) -> tuple[str, ...]:
 
 def _choices(path: KeyPath) -> tuple[str, ...]:
     kind = _type_at(path)
-    return tuple(str(value) for value in kind.values) if isinstance(kind, inspect.LiteralType) else ()
+    return (
+        tuple(str(value) for value in kind.values) if isinstance(kind, inspect.LiteralType) else ()
+    )
 
 
 def _type_at(path: KeyPath) -> inspect.Type | None:
@@ -125,5 +141,7 @@ def _bare(kind: inspect.Type) -> inspect.Type:
     if isinstance(kind, inspect.Metadata):
         return _bare(kind.type)
     if isinstance(kind, inspect.UnionType):
-        return _bare(next(member for member in kind.types if not isinstance(member, inspect.NoneType)))
+        return _bare(
+            next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+        )
     return kind

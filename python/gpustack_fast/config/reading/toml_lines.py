@@ -6,10 +6,11 @@
     name = "smollm2"      # ("models", 0, "name")
     env.HOME = "/tmp"     # ("models", 0, "env") and ("models", 0, "env", "HOME")
 
-What stands inside a value (an inline table, an array over many lines) has the line of the key that encloses it:
-`find_line` takes the longest known part of a path.
+What stands inside a value (an inline table, an array over many lines) has the line of the key that
+encloses it: `find_line` takes the longest known part of a path.
 
-The text must be one that `tomllib` has accepted: this scanner only skips values and does not check them.
+The text must be one that `tomllib` has accepted: this scanner only skips values and does not check
+them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _PIECE_OF_VALUE = re.compile(rf"(?:{_STRING})|#[^\n]*|[\[\]{{}}\n]|[^\"'#\[\]{{}
 
 
 def find_line(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
-    """The line of a path, or of the nearest key around it; None when not even its first part was written."""
+    """The line of a path, or of the nearest key around it; None when not even its first part was
+    written.
+    """
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)
@@ -62,7 +65,9 @@ class _Scanner:
         return self.lines
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
-        """Goes behind what the pattern matches here (nothing, if it does not match), and returns the place."""
+        """Goes behind what the pattern matches here (nothing, if it does not match), and returns
+        the place.
+        """
         if match := pattern.match(self.text, self.at):
             self.at = match.end()
         return self.at

@@ -1,4 +1,5 @@
-"""What must hold in a configuration beyond the types of its values. Pure: no file is opened, no name resolved.
+"""What must hold in a configuration beyond the types of its values. Pure: no file is opened, no
+name resolved.
 
 models   names, sources, addresses, processes
 routes   targets, who may use a route, what is said of it
@@ -19,7 +20,8 @@ __all__ = ["RuleBroken", "check", "check_server"]
 def check(config: Config) -> None:
     """Raises RuleBroken for the first rule of models and routes that does not hold.
 
-    (`check_server` comes when flags and variables have been laid over the file: they may complete it.)
+    (`check_server` comes when flags and variables have been laid over the file: they may complete
+    it.)
     """
     check_names("models", [model.name for model in config.models])
     check_models(config.models)

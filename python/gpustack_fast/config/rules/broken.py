@@ -8,7 +8,9 @@ __all__ = ["RuleBroken"]
 
 
 class RuleBroken(Exception):
-    """A rule does not hold. `path` leads to the value, as in `("models", 0, "name")`; the text says the fix."""
+    """A rule does not hold. `path` leads to the value, as in `("models", 0, "name")`; the text says
+    the fix.
+    """
 
     def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)

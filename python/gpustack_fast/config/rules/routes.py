@@ -42,7 +42,8 @@ def _refuse_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> None:
         if getattr(model, name) != getattr(defaults, name):
             raise RuleBroken(
                 (*path, name),
-                f"The route `{model.name}` under [[routes]] replaces the model's own, so that `{name}` would do "
+                f"The route `{model.name}` under [[routes]] replaces the model's own, so that "
+                f"`{name}` would do "
                 "nothing here. Write it there.",
             )
 
@@ -54,25 +55,29 @@ def _check_targets(path: KeyPath, route: RouteConfig, models: dict[str, ModelCon
         if target.model not in models:
             raise RuleBroken(
                 here,
-                f"The route `{route.name}` has the target {quoted(target.model)}, but no model is called so. "
+                f"The route `{route.name}` has the target {quoted(target.model)}, but no model is "
+                "called so. "
                 f"Declare it under [[models]], or correct the name.{closest(target.model, models)}",
             )
         if target.overridden_model_name == "":
             raise RuleBroken(
                 (*here, "overridden_model_name"),
-                "`overridden_model_name` is empty. Write what the engine calls the model or adapter, or leave it out.",
+                "`overridden_model_name` is empty. Write what the engine calls the model or "
+                "adapter, or leave it out.",
             )
         same = (target.model, target.overridden_model_name or models[target.model].engine_name)
         if same in seen:
             raise RuleBroken(
                 here,
-                f"The route `{route.name}` names the model `{target.model}` twice. Add the weights up in one target.",
+                f"The route `{route.name}` names the model `{target.model}` twice. Add the weights "
+                "up in one target.",
             )
         seen.add(same)
     if not any(target.share or target.fallback for target in route.targets):
         raise RuleBroken(
             (*path, "targets"),
-            f"All targets of the route `{route.name}` have weight 0, so that no request could go anywhere. "
+            f"All targets of the route `{route.name}` have weight 0, so that no request could go "
+            "anywhere. "
             "Give one a weight above 0.",
         )
 
@@ -83,12 +88,14 @@ def _check_access(path: KeyPath, of: ModelConfig | RouteConfig) -> None:
         raise RuleBroken(
             (*path, "access_policy"),
             f'`{of.name}` has `access_policy = "allowed_keys"`, but no key is named. '
-            'Write `allowed_keys = ["..."]` with the names or access keys that `gpustack-fast keys list` shows.',
+            'Write `allowed_keys = ["..."]` with the names or access keys that `gpustack-fast keys '
+            "list` shows.",
         )
     if of.access_policy != "allowed_keys" and of.allowed_keys:
         raise RuleBroken(
             (*path, "allowed_keys"),
-            f'`{of.name}` names `allowed_keys`, but has `access_policy = "{of.access_policy}"`, which lets others in, '
+            f'`{of.name}` names `allowed_keys`, but has `access_policy = "{of.access_policy}"`, '
+            "which lets others in, "
             'too. Write `access_policy = "allowed_keys"`, or remove the list.',
         )
 
@@ -96,7 +103,9 @@ def _check_access(path: KeyPath, of: ModelConfig | RouteConfig) -> None:
 def _check_meta(path: KeyPath, value: Any, depth: int = 0) -> None:
     """JSON can carry it, and every reader of JSON reads the same in it."""
     if depth > _DEEPEST_META:
-        raise RuleBroken(path, f"`meta` is nested deeper than {_DEEPEST_META} levels. Make it flatter.")
+        raise RuleBroken(
+            path, f"`meta` is nested deeper than {_DEEPEST_META} levels. Make it flatter."
+        )
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_meta((*path, key), inner, depth + 1)
@@ -105,11 +114,18 @@ def _check_meta(path: KeyPath, value: Any, depth: int = 0) -> None:
             _check_meta((*path, index), inner, depth + 1)
     elif not (value is None or isinstance(value, str | int | float)):
         raise RuleBroken(
-            path, f"`meta` is shown as JSON, which has no dates and times: {value}. Write it as text in quotes."
+            path,
+            f"`meta` is shown as JSON, which has no dates and times: {value}. Write it as text in "
+            "quotes.",
         )
     elif isinstance(value, float) and not math.isfinite(value):
-        raise RuleBroken(path, f"`meta` is shown as JSON, which has no number {value}. Write it as text in quotes.")
+        raise RuleBroken(
+            path,
+            f"`meta` is shown as JSON, which has no number {value}. Write it as text in quotes.",
+        )
     elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
         raise RuleBroken(
-            path, f"The number {quoted(value)} in `meta` is too large for readers of JSON. Write it as text in quotes."
+            path,
+            f"The number {quoted(value)} in `meta` is too large for readers of JSON. Write it as "
+            "text in quotes.",
         )

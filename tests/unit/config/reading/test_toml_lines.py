@@ -85,13 +85,23 @@ def _literal(text: str, style: int) -> str:
 
 
 @given(
-    st.lists(st.tuples(STRINGS, STRINGS, st.integers(0, 2), st.booleans()), max_size=6, unique_by=lambda item: item[0])
+    st.lists(
+        st.tuples(STRINGS, STRINGS, st.integers(0, 2), st.booleans()),
+        max_size=6,
+        unique_by=lambda item: item[0],
+    )
 )
-def test_whatever_strings_hold_the_lines_after_them_are_right(rows: list[tuple[str, str, int, bool]]) -> None:
+def test_whatever_strings_hold_the_lines_after_them_are_right(
+    rows: list[tuple[str, str, int, bool]],
+) -> None:
     text, expected = "", {}
     for key, value, style, nested in rows:
         literal = _literal(value, style)
         expected[key] = text.count("\n") + 1
-        text += f"{_literal(key, 0)} = " + (f"[{literal},\n{literal}]" if nested else literal) + " # ] ' \" \n"
+        text += (
+            f"{_literal(key, 0)} = "
+            + (f"[{literal},\n{literal}]" if nested else literal)
+            + " # ] ' \" \n"
+        )
     assert list(tomllib.loads(text)) == list(expected)
     assert line_numbers(text) == {(key,): line for key, line in expected.items()}
