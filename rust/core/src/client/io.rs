@@ -40,37 +40,36 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What a request in flight can know of, and do to, its client's connection.
 pub(crate) trait ClientWatch {
-    /// Ready when the client has left. `body_whole`: its request was read to the end, so that what
-    /// it sends now may be read ahead; else its socket is only looked at, now and then.
-    fn poll_left(&self, context: &mut Context<'_>, body_whole: bool) -> Poll<()>;
+    /// Ready when the client has left. Once its request's body was read, what it sends is read
+    /// ahead; before that its socket is only looked at, now and then.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
 
     /// Ends the connection after the answer, without hurting the answer: what the client still
     /// sends is read and thrown away for a while, since closing a socket with unread bytes would
     /// reset it under the client's eyes.
-    fn close_after_answer(&self);
+    fn close_after_response(&self);
 
-    /// Says whether the client may still be sending the request that is answered: then its
-    /// connection, if it ends with the answer, is treated as after `close_after_answer`.
-    fn leave_unread(&self, unread: bool);
+    /// Says whether the request's body was read to its end. While it was not, the connection, if it
+    /// ends with the response, is treated as after `close_after_response`.
+    fn set_body_read(&self, read: bool);
 
     /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent.
     /// False: this protocol has no tunnels (HTTP/2), and the 101 must not be sent.
     fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 
-/// The watch where the protocol itself tells that a client left, by dropping the request's future
-/// or body (HTTP/2's `RST_STREAM`).
+/// No watch: HTTP/2's `RST_STREAM` drops the request's future or body by itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ProtocolTells;
+pub(crate) struct NoWatch;
 
-impl ClientWatch for ProtocolTells {
-    fn poll_left(&self, _: &mut Context<'_>, _: bool) -> Poll<()> {
+impl ClientWatch for NoWatch {
+    fn poll_left(&self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 
-    fn close_after_answer(&self) {}
+    fn close_after_response(&self) {}
 
-    fn leave_unread(&self, _: bool) {}
+    fn set_body_read(&self, _: bool) {}
 
     fn tunnel(&self, _: Tunnel) -> bool {
         false
@@ -122,7 +121,8 @@ pub(crate) struct StreamWatch<T> {
 struct Shared<T> {
     stream: RefCell<ReadAhead<T>>,
     close: Cell<bool>,
-    unread: Cell<bool>,
+    /// The body of the request in flight was read to its end.
+    body_read: Cell<bool>,
     tunnel: RefCell<Option<Tunnel>>,
     next_look: RefCell<Option<Pin<Box<Sleep>>>>,
 }
@@ -142,7 +142,7 @@ impl<T> ClientIo<T> {
         let shared = Rc::new(Shared {
             stream,
             close: Cell::default(),
-            unread: Cell::default(),
+            body_read: Cell::new(true),
             tunnel: RefCell::default(),
             next_look: RefCell::default(),
         });
@@ -164,7 +164,7 @@ impl<T> StreamWatch<T> {
 
     /// Whether the client may still be sending when its connection ends.
     pub(crate) fn must_discard(&self) -> bool {
-        self.shared.close.get() || self.shared.unread.get()
+        self.shared.close.get() || !self.shared.body_read.get()
     }
 
     /// The tunnel that the last answer has opened.
@@ -256,16 +256,16 @@ impl<T: ClientStream> StreamWatch<T> {
 }
 
 impl<T: ClientStream> ClientWatch for StreamWatch<T> {
-    fn poll_left(&self, context: &mut Context<'_>, body_whole: bool) -> Poll<()> {
-        if body_whole { self.poll_gone(context) } else { self.poll_looks(context) }
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.shared.body_read.get() { self.poll_gone(context) } else { self.poll_looks(context) }
     }
 
-    fn close_after_answer(&self) {
+    fn close_after_response(&self) {
         self.shared.close.set(true);
     }
 
-    fn leave_unread(&self, unread: bool) {
-        self.shared.unread.set(unread);
+    fn set_body_read(&self, read: bool) {
+        self.shared.body_read.set(read);
     }
 
     fn tunnel(&self, tunnel: Tunnel) -> bool {
@@ -344,20 +344,20 @@ mod tests {
     }
 
     async fn is_gone<T: ClientStream>(watch: &StreamWatch<T>) -> bool {
-        poll_fn(|context| Poll::Ready(watch.poll_left(context, true).is_ready())).await
+        poll_fn(|context| Poll::Ready(watch.poll_left(context).is_ready())).await
     }
 
     #[tokio::test]
     async fn a_close_is_seen_behind_a_body_that_nobody_reads() {
         let (mut client, server) = UnixStream::pair().unwrap();
         let (_io, watch) = ClientIo::new(server);
+        watch.set_body_read(false);
         client.write_all(&[b'x'; 100]).await.unwrap();
         let early =
-            tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context, false)))
-                .await;
+            tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context))).await;
         assert!(early.is_err());
         drop(client);
-        poll_fn(|context| watch.poll_left(context, false)).await;
+        poll_fn(|context| watch.poll_left(context)).await;
     }
 
     #[tokio::test]

@@ -1,38 +1,39 @@
-//! What one request leaves behind: its counters and its record, exactly once, however it ends.
+//! The counters and the record of one request, exactly once, however it ends.
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::Instant;
-
-use crate::shared::Shared;
+use crate::{request::timeline::Timeline, shared::Shared};
 use sans_io::{
     api::usage::Usage,
     seam::documents::{End, Record},
     table::metrics::RouteMetrics,
 };
 
-/// One request between its head and its end. Dropping it tells the end; unless it was told before,
-/// the client left (or, at the end of a drain, was cut).
-pub(crate) struct Ticket {
+/// One request from its head to its end. Dropping it counts and records the end; unless `end` said
+/// otherwise before, the client left (or, at the end of a drain, was cut).
+pub(crate) struct Accounting {
     shared: Arc<Shared>,
-    started: Instant,
-    first: Option<Instant>,
+    /// When the request reached each phase.
+    pub(crate) timeline: Timeline,
+    /// From the request's begin to the first frame of its response.
+    first_frame: Option<Duration>,
     route: Option<Arc<RouteMetrics>>,
     record: Record,
 }
 
-impl Ticket {
+impl Accounting {
+    /// A request begins. `path`: that of its endpoint, or a word for what has none.
     pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Self {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
         let started =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         Self {
             shared: Arc::clone(shared),
-            started: Instant::now(),
-            first: None,
+            timeline: Timeline::begin(),
+            first_frame: None,
             route: None,
             record: Record {
                 started,
@@ -64,23 +65,33 @@ impl Ticket {
         &self.record.request_id
     }
 
-    pub(crate) fn key(&mut self, id: &Arc<str>) {
+    pub(crate) fn set_key(&mut self, id: &Arc<str>) {
         self.record.key = Some(Arc::clone(id));
     }
 
-    pub(crate) fn route(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
+    pub(crate) fn set_route(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
         self.record.route = Some(Arc::clone(name));
         self.route = Some(Arc::clone(metrics));
     }
 
+    /// An attempt at this instance begins.
     pub(crate) fn attempt(&mut self, instance: &Arc<str>) {
+        self.timeline.attempted();
         self.record.attempts = self.record.attempts.saturating_add(1);
         self.record.instance = Some(Arc::clone(instance));
     }
 
-    /// When the request began.
-    pub(crate) fn began(&self) -> Instant {
-        self.started
+    /// Bytes of the request's body that have come so far, decoded.
+    pub(crate) fn set_bytes_in(&mut self, bytes: u64) {
+        self.record.bytes_in = bytes;
+    }
+
+    /// A response begins, an engine's or our own good one.
+    pub(crate) fn respond(&mut self, status: u16, stream: bool) {
+        self.record.status = status;
+        self.record.stream = stream;
+        let committed = self.timeline.committed();
+        self.first_frame = Some(committed - self.timeline.began());
     }
 
     /// The engine has made a response that requests of the same key may name from now on.
@@ -90,41 +101,31 @@ impl Ticket {
         }
     }
 
-    /// What the engine counted.
-    pub(crate) fn tokens(&mut self, usage: Usage) {
+    /// Bytes of the response's body that went to the client, beside those before.
+    pub(crate) fn add_bytes_out(&mut self, bytes: usize) {
+        self.record.bytes_out += bytes as u64;
+    }
+
+    /// The tokens that the engine counted.
+    pub(crate) fn set_tokens(&mut self, usage: Usage) {
         self.record.input_tokens = usage.input;
         self.record.cached_tokens = usage.cached;
         self.record.output_tokens = usage.output;
     }
 
-    pub(crate) fn bytes_in(&mut self, bytes: u64) {
-        self.record.bytes_in = bytes;
-    }
-
-    /// An engine's answer begins.
-    pub(crate) fn answered(&mut self, status: u16, stream: bool) {
-        self.record.status = status;
-        self.record.stream = stream;
-        self.first = Some(Instant::now());
-    }
-
-    /// An answer of ours: told and over.
-    pub(crate) fn refused(mut self, status: u16, end: End) {
+    /// A response of our own that is no success: the request is over with it.
+    pub(crate) fn reject(mut self, status: u16, end: End) {
         self.record.status = status;
         self.record.end = end;
     }
 
-    pub(crate) fn bytes_out(&mut self, bytes: usize) {
-        self.record.bytes_out += bytes as u64;
-    }
-
-    /// How it ends, when it is dropped.
+    /// How the request ends, when this is dropped.
     pub(crate) fn end(&mut self, end: End) {
         self.record.end = end;
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Accounting {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
         metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -132,20 +133,16 @@ impl Drop for Ticket {
         if end == End::ClientGone && self.shared.is_cutting() {
             end = End::Drained;
         }
-        let duration = self.started.elapsed();
-        let first_frame = self.first.map(|first| first - self.started);
-        self.route.as_deref().unwrap_or(&metrics.unrouted).count(
-            self.record.status,
-            duration,
-            first_frame,
-        );
+        let duration = self.timeline.began().elapsed();
+        let route = self.route.as_deref().unwrap_or(&metrics.unrouted);
+        route.count(self.record.status, duration, self.first_frame);
         let record = Record {
             request_id: Arc::clone(&self.record.request_id),
             key: self.record.key.take(),
             route: self.record.route.take(),
             instance: self.record.instance.take(),
             duration: duration.as_secs_f64() * 1e3,
-            first_frame: first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3),
+            first_frame: self.first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3),
             end,
             ..self.record
         };

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::shared::Shared;
+use crate::{
+    client::io::ClientWatch,
+    request::{context::RequestContext, rejections},
+    shared::Shared,
+};
 use sans_io::{
     api::error::{ApiError, Cause},
     table::{
@@ -12,6 +16,19 @@ use sans_io::{
         keys::{AuthError, Key, Keys},
     },
 };
+
+/// Admits the caller of an inference request, where the server knows its models already.
+pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<Caller, ApiError> {
+    if context.shared().table.load().version == 0 {
+        return Err(rejections::starting());
+    }
+    let caller = Caller::identify(context.shared(), &context.parts().headers)?;
+    context.accounting.timeline.authenticated();
+    if let Some(key) = caller.key() {
+        context.accounting.set_key(&key.id);
+    }
+    Ok(caller)
+}
 
 /// Who asks.
 #[derive(Debug)]

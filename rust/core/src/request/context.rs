@@ -1,7 +1,6 @@
-//! A request while it is served: what its stages share.
+//! What the stages of one request share.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -9,68 +8,90 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::request::Parts;
+use http::{Method, Version, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    client::io::ClientWatch,
-    failure::Failure,
-    request::{
-        accounting::Ticket,
-        relay::{AnswerBody, BrokenOff},
-        server_timing::Moments,
-    },
-    timer::PhaseTimer,
-    upstream::upload::Upload,
-    worker::Worker,
+    client::io::ClientWatch, failure::Failure, request::accounting::Accounting, shared::Shared,
+    timer::PhaseTimer, upstream::upload::Upload, worker::Worker,
 };
-use sans_io::api::endpoints::Row;
-
-/// The path under which requests for the management API are recorded.
-pub(crate) const CONTROL_PLANE: &str = "control_plane";
-
-pub(crate) type Answer<B, W> = Result<http::Response<AnswerBody<B, W>>, BrokenOff>;
+use sans_io::{
+    api::endpoints::{Endpoint, Kind},
+    codec::headers,
+};
 
 /// One request that goes on to an engine or to the management API.
-pub(crate) struct Inbound<W> {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) parts: Parts,
+pub(crate) struct RequestContext<W> {
+    worker: Rc<Worker>,
+    parts: Parts,
     /// The client's address.
-    pub(crate) peer: Rc<str>,
-    pub(crate) row: &'static Row,
-    pub(crate) ticket: Ticket,
-    pub(crate) moments: Moments,
-    pub(crate) watch: W,
-    /// The client has sent its whole body: from now on what it sends says whether it is still
-    /// there.
-    pub(crate) body_whole: Rc<Cell<bool>>,
+    peer: Rc<str>,
+    endpoint: &'static Endpoint,
+    pub(crate) accounting: Accounting,
+    watch: W,
 }
 
-impl<W> Inbound<W> {
+impl<W: ClientWatch> RequestContext<W> {
     /// In a box: it is handed from stage to stage, and would be copied at each.
     pub(crate) fn new(
         worker: Rc<Worker>,
         parts: Parts,
         peer: Rc<str>,
-        row: &'static Row,
-        ticket: Ticket,
+        endpoint: &'static Endpoint,
+        accounting: Accounting,
         watch: W,
     ) -> Box<Self> {
-        let moments = Moments::new(ticket.began());
-        Box::new(Self {
-            worker,
-            parts,
-            peer,
-            row,
-            ticket,
-            moments,
-            watch,
-            body_whole: Rc::default(),
-        })
+        Box::new(Self { worker, parts, peer, endpoint, accounting, watch })
     }
 
-    /// Reads the body until `enough`, or all of it.
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.worker.shared
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    pub(crate) fn endpoint(&self) -> &'static Endpoint {
+        self.endpoint
+    }
+
+    pub(crate) fn is_management(&self) -> bool {
+        self.endpoint.kind == Kind::Management
+    }
+
+    pub(crate) fn watch(&self) -> &W {
+        &self.watch
+    }
+
+    /// Leaves of it what a response needs.
+    #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
+    pub(crate) fn into_accounting(self: Box<Self>) -> (Accounting, W) {
+        (self.accounting, self.watch)
+    }
+
+    /// Whether the client asks for a WebSocket, over a protocol that has them here.
+    pub(crate) fn asks_websocket(&self) -> bool {
+        self.parts.version == Version::HTTP_11
+            && self.parts.method == Method::GET
+            && headers::asks_websocket(&self.parts.headers)
+    }
+
+    /// Reads the body until `enough`, or all of it. Fails when the client leaves, stops sending, or
+    /// sends what is out of order.
     pub(crate) async fn receive_until<B>(
         &mut self,
         upload: &mut Upload<B>,
@@ -93,25 +114,33 @@ impl<W> Inbound<W> {
             })
             .await?;
             if let Some(since) = since {
-                self.moments.waited_for_client += since.elapsed();
+                self.accounting.timeline.waited_for_client(since.elapsed());
             }
-            self.body_whole.set(upload.is_whole());
-            self.ticket.bytes_in(upload.received());
+            self.note_received(upload);
         }
         Ok(())
+    }
+
+    /// Notes how much of the body has come, and whether it is whole.
+    pub(crate) fn note_received<B>(&mut self, upload: &Upload<B>)
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + 'static,
+    {
+        self.watch.set_body_read(upload.is_whole());
+        self.accounting.set_bytes_in(upload.received());
     }
 }
 
 /// Drives a request until it is committed, or its client has left.
-pub(crate) async fn unless_gone<T>(
+pub(crate) async fn unless_client_left<T>(
     watch: &impl ClientWatch,
-    body_whole: &Cell<bool>,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut work = pin!(work);
     poll_fn(|context| {
         let done = work.as_mut().poll(context);
-        if done.is_pending() && watch.poll_left(context, body_whole.get()).is_ready() {
+        if done.is_pending() && watch.poll_left(context).is_ready() {
             return Poll::Ready(Err(Failure::ClientLeft));
         }
         done

@@ -1,4 +1,4 @@
-//! What the data plane answers itself, without an engine and without Python.
+//! Responses of the data plane itself, without an engine and without Python.
 
 use std::sync::Arc;
 
@@ -12,37 +12,47 @@ use crate::{
 };
 use sans_io::{
     api::{
-        endpoints::{Endpoint, Row},
+        endpoints::{Endpoint, Local},
         error::{ApiError, Cause},
     },
     codec::percent::percent_decode,
     table::{Route, Table},
 };
 
-/// Answers a row that is no inference.
-pub(crate) fn answer(
+/// The response to a request of this kind.
+pub(crate) fn respond(
     shared: &Shared,
-    row: &Row,
+    local: Local,
+    endpoint: &Endpoint,
     parts: &Parts,
 ) -> Result<Response<Bytes>, ApiError> {
-    let caller = || Caller::identify(shared, &parts.headers);
-    Ok(match row.endpoint {
-        Endpoint::ListModels => {
-            list_models(&shared.table.load(), &caller()?, parts.uri.query().unwrap_or_default())
+    let query = parts.uri.query().unwrap_or_default();
+    Ok(match local {
+        Local::ListModels => {
+            let caller = Caller::identify(shared, &parts.headers)?;
+            list_models(&shared.table.load(), &caller, query)
         }
-        Endpoint::ShowModel => {
-            let name = percent_decode(&parts.uri.path()[row.path.len()..]);
-            let caller = caller()?;
-            let route = find_route(shared, &name)
-                .ok()
-                .filter(|route| route.is_ready() && caller.may_use(route));
-            let route = route.ok_or_else(|| model_not_found(&name))?;
-            json_answer(&describe(&route, asks_meta(parts.uri.query().unwrap_or_default())))
+        Local::ShowModel => {
+            let caller = Caller::identify(shared, &parts.headers)?;
+            let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
+            show_model(shared, &caller, &name, query)?
         }
-        Endpoint::Readyz => readyz(shared),
-        Endpoint::Metrics => metrics(shared),
-        _ => text_answer(StatusCode::OK, "ok"),
+        Local::Healthz => text(StatusCode::OK, "ok"),
+        Local::Readyz => readyz(shared),
+        Local::Metrics => metrics(shared),
     })
+}
+
+fn show_model(
+    shared: &Shared,
+    caller: &Caller,
+    name: &str,
+    query: &str,
+) -> Result<Response<Bytes>, ApiError> {
+    let visible = |route: &Arc<Route>| route.is_ready() && caller.may_use(route);
+    let route = find_route(shared, name).ok().filter(visible);
+    let route = route.ok_or_else(|| model_not_found(name))?;
+    Ok(json(&describe(&route, asks_meta(query))))
 }
 
 /// The route of this public name.
@@ -59,7 +69,7 @@ fn model_not_found(name: &str) -> ApiError {
     )
 }
 
-/// Ready routes only (spec/gpustack.md 1.2), of the categories that are asked for, and only those
+/// Ready routes only, as GPUStack lists them, of the categories that are asked for, and only those
 /// that the caller may use.
 fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
     let categories: Vec<_> = values(query, "categories").collect();
@@ -72,7 +82,7 @@ fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
         .iter()
         .filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
     let with_meta = asks_meta(query);
-    json_answer(
+    json(
         &json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()}),
     )
 }
@@ -106,20 +116,20 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
     } else if !table.routes.iter().any(|route| route.is_ready()) {
         "no model has a running instance"
     } else {
-        return text_answer(StatusCode::OK, "ok");
+        return text(StatusCode::OK, "ok");
     };
-    text_answer(StatusCode::SERVICE_UNAVAILABLE, why_not)
+    text(StatusCode::SERVICE_UNAVAILABLE, why_not)
 }
 
 fn metrics(shared: &Shared) -> Response<Bytes> {
     let mut response =
-        text_answer(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
+        text(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
-fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
     response
@@ -128,7 +138,7 @@ fn text_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
     response
 }
 
-fn json_answer(document: &serde_json::Value) -> Response<Bytes> {
+fn json(document: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(document.to_string()));
     response
         .headers_mut()

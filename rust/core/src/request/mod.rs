@@ -1,13 +1,21 @@
-//! One request, from its head to its record.
+//! One request, from its head to its record. `serve` is the table of contents.
 
 pub(crate) mod accounting;
-pub(crate) mod admission;
-pub(crate) mod attempts;
-pub(crate) mod context;
-pub(crate) mod local;
-pub(crate) mod prometheus;
-pub(crate) mod rejections;
-pub(crate) mod relay;
-pub(crate) mod respond;
-pub(crate) mod route;
-pub(crate) mod server_timing;
+mod admission;
+mod attempt;
+mod attempts;
+pub(crate) mod body;
+mod context;
+mod dispatch;
+mod engine_head;
+mod identify;
+mod local;
+mod management;
+mod prometheus;
+mod rejections;
+mod relay;
+mod resolve;
+mod respond;
+mod retry;
+pub(crate) mod serve;
+mod timeline;

@@ -1,9 +1,11 @@
-//! What a request's sender is told when no engine answers it.
+//! Errors that the data plane itself returns: what a client is told of each failure.
+
+use http::Method;
 
 use crate::failure::Failure;
 use sans_io::{
     api::{
-        endpoints::{Endpoint, Row},
+        endpoints::{Endpoint, Kind},
         error::{ApiError, Cause},
     },
     codec::http1::ResponseHead,
@@ -102,17 +104,14 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     (ApiError::new(cause, format!("{what} {REST}")), end)
 }
 
-/// An engine that refuses our credential is our fault, not the client's, whose key is fine
-/// (spec/wire.md 10).
-pub(crate) fn credential_fault(head: &ResponseHead, row: &Row) -> Option<ApiError> {
-    let ours = matches!(
-        row.endpoint,
-        Endpoint::Inference(_) | Endpoint::StoredResponse | Endpoint::Realtime
-    );
+/// An engine that refuses our credential is our failure, not the client's, whose key is fine: a 401
+/// would make it throw its key away.
+pub(crate) fn credential_refused(head: &ResponseHead, endpoint: &Endpoint) -> Option<ApiError> {
+    let ours = matches!(endpoint.kind, Kind::Inference(_) | Kind::StoredResponse | Kind::Realtime);
     let refused = match head.status.as_u16() {
-        401 => ours || row.endpoint == Endpoint::GenericProxy,
+        401 => ours || endpoint.kind == Kind::GenericProxy,
         // vLLM answers so to a WebSocket on a path that it does not have.
-        403 => ours && row.endpoint != Endpoint::Realtime,
+        403 => ours && endpoint.kind != Kind::Realtime,
         _ => false,
     };
     refused.then(|| {
@@ -155,11 +154,11 @@ pub(crate) fn no_management() -> ApiError {
     .retry_after(RETRY_AFTER)
 }
 
-pub(crate) fn wrong_method(row: &Row) -> ApiError {
-    let allow = row.methods.allow();
+pub(crate) fn wrong_method(endpoint: &Endpoint) -> ApiError {
+    let allow = endpoint.methods.allow();
     let mut error = ApiError::new(
         Cause::MethodNotAllowed,
-        format!("{} takes {allow} requests only.", row.path),
+        format!("{} takes {allow} requests only.", endpoint.path),
     );
     error.allow = Some(allow);
     error
@@ -181,4 +180,20 @@ pub(crate) fn translation_failed() -> ApiError {
         "The request could not be translated just now. Send it again.",
     )
     .retry_after(RETRY_AFTER)
+}
+
+/// The instance that keeps a response is gone.
+pub(crate) fn response_lost() -> ApiError {
+    let why = "the engine that made it has ended, cannot be reached, or serves another model";
+    ApiError::new(
+        Cause::ResponseNotFound,
+        format!("The response was not found: {why}. Send the whole conversation as input instead."),
+    )
+}
+
+pub(crate) fn no_such_endpoint(method: &Method, path: &str) -> ApiError {
+    ApiError::new(
+        Cause::NotFound,
+        format!("There is no endpoint {method} {path} in this version of gpustack-fast."),
+    )
 }

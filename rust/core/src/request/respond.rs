@@ -1,4 +1,4 @@
-//! The heads of answers: an engine's as it passes on, and ours.
+//! Response heads: relayed ones, and those of our own.
 
 use std::sync::Arc;
 
@@ -13,172 +13,180 @@ use crate::{
     },
     failure::Failure,
     request::{
-        accounting::Ticket,
-        attempts::{Committed, Outcome, Upgraded},
-        context::{Answer, CONTROL_PLANE, Inbound},
+        accounting::Accounting,
+        attempt::{Committed, Outcome, Upgraded},
+        body::{RelayedBody, ResponseBody, ResponseResult, Truncated},
+        context::RequestContext,
         rejections,
-        relay::{AnswerBody, BrokenOff, RelayedBody},
-        server_timing::Moments,
+        relay::Relay,
     },
 };
 use sans_io::{
     api::error::{ApiError, Cause, Dialect},
-    codec::headers,
+    codec::{headers, http1::ResponseHead},
     seam::documents::End,
 };
 
-impl<W: ClientWatch + Clone> Inbound<W> {
-    /// What the client gets.
-    pub(crate) fn respond<B>(self: Box<Self>, outcome: Result<Outcome<B>, Failure>) -> Answer<B, W>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: std::error::Error + 'static,
-    {
-        self.watch.leave_unread(!self.body_whole.get());
-        match outcome {
-            Ok(Outcome::Answer(committed)) => Ok(self.pass_on(*committed)),
-            Ok(Outcome::Upgraded(upgraded)) => Ok(self.open_tunnel(*upgraded)),
-            Err(failure) => match rejections::rejection(failure) {
-                None => Err(BrokenOff),
-                Some((error, end)) => Ok(self.refused(&error, end)),
-            },
-        }
-    }
+const JSON: &str = "application/json";
 
-    #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
-    fn refused<B>(self: Box<Self>, error: &ApiError, end: End) -> Response<AnswerBody<B, W>> {
-        let moments = self.worker.shared.telling.server_timing.then_some(self.moments);
-        refusal(self.ticket, self.row.dialect, error, end, &self.watch, moments)
-    }
-
-    fn pass_on<B>(mut self: Box<Self>, committed: Committed<B>) -> Response<AnswerBody<B, W>>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: std::error::Error + 'static,
-    {
-        let dialect = self.row.dialect;
-        let Committed { head, relay, first, body_whole } = committed;
-        if let Some(error) = rejections::credential_fault(&head, self.row) {
-            return self.refused(&error, End::EngineError);
-        }
-        let mut headers = head.headers;
-        headers::drop_engine_address(&mut headers, &relay.instance().host);
-        headers::put_request_id(&mut headers, self.ticket.request_id());
-        if let Some(length) = head.content_length.filter(|_| self.parts.method == Method::HEAD) {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
-        let stream = headers::is_event_stream(&headers);
-        if stream {
-            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-            headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
-        }
-        if relay.makes_anew() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        self.ticket.answered(head.status.as_u16(), stream);
-        let ours = self.row.path == CONTROL_PLANE;
-        let telling = &self.worker.shared.telling;
-        if telling.server_timing {
-            put_server_timing(&mut headers, &self.moments);
-        }
-        let is_error = head.status.is_client_error() || head.status.is_server_error();
-        if is_error && first.is_none() && self.parts.method != Method::HEAD && !ours {
-            return fill_error(self.ticket, dialect, head.status, headers);
-        }
-        let comment =
-            (stream && !ours && telling.server_timing_in_streams).then(|| self.moments.comment());
-        let watch = (self.watch, body_whole);
-        let body = RelayedBody::new(relay, first, self.ticket, watch, dialect, comment);
-        let mut response = Response::new(AnswerBody::Relayed(Box::new(body)));
-        *response.status_mut() = head.status;
-        *response.headers_mut() = headers;
-        response
-    }
-
-    #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
-    fn open_tunnel<B>(mut self: Box<Self>, upgraded: Upgraded) -> Response<AnswerBody<B, W>> {
-        let Upgraded { head, mut connection, slot } = upgraded;
-        let mut headers = head.headers;
-        headers::put_request_id(&mut headers, self.ticket.request_id());
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        self.ticket.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
-        let mut ticket = self.ticket;
-        // The end of a tunnel is in its own bytes: what is still unsent must not be thrown away by
-        // a reset.
-        connection.unfinished = false;
-        let from_engine = connection.buffer.split().freeze();
-        let tunnel = Tunnel::new(connection, from_engine, move |ended: Ended| {
-            ticket.bytes_in(ended.bytes_in);
-            ticket.bytes_out(usize::try_from(ended.bytes_out).unwrap_or(usize::MAX));
-            ticket.end(ended.end);
-            drop(slot);
-        });
-        let opened = self.watch.tunnel(tunnel);
-        debug_assert!(opened, "only HTTP/1.1 clients are let through to here");
-        let mut response = Response::new(AnswerBody::Full(Bytes::new()));
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = headers;
-        response
+/// The response that the client gets: an engine's, a WebSocket, or why there is none.
+pub(crate) fn respond<B, W>(
+    context: Box<RequestContext<W>>,
+    outcome: Result<Outcome<B>, Failure>,
+) -> ResponseResult<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    match outcome {
+        Ok(Outcome::Response(committed)) => Ok(relayed(context, *committed)),
+        Ok(Outcome::Upgraded(upgraded)) => Ok(tunnel(context, *upgraded)),
+        Err(failure) => match rejections::rejection(failure) {
+            None => Err(Truncated),
+            Some((error, end)) => Ok(failed(context, &error, end)),
+        },
     }
 }
 
-fn put_server_timing(headers: &mut HeaderMap, moments: &Moments) {
-    if let Some(value) = moments.header() {
-        headers.append("server-timing", value);
+fn failed<B, W: ClientWatch>(
+    context: Box<RequestContext<W>>,
+    error: &ApiError,
+    end: End,
+) -> Response<ResponseBody<B, W>> {
+    let dialect = context.endpoint().dialect;
+    let (accounting, watch) = context.into_accounting();
+    rejection(accounting, dialect, error, end, &watch)
+}
+
+/// An engine's response, or the management API's.
+fn relayed<B, W>(
+    mut context: Box<RequestContext<W>>,
+    committed: Committed<B>,
+) -> Response<ResponseBody<B, W>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let Committed { head, is_event_stream, relay, first } = committed;
+    if let Some(error) = rejections::credential_refused(&head, context.endpoint()) {
+        return failed(context, &error, End::EngineError);
     }
+    context.accounting.respond(head.status.as_u16(), is_event_stream);
+    let status = head.status;
+    let headers = relayed_headers(&context, head, &relay, is_event_stream);
+    let is_error = status.is_client_error() || status.is_server_error();
+    let (dialect, management) = (context.endpoint().dialect, context.is_management());
+    let may_have_body = *context.method() != Method::HEAD;
+    let (accounting, watch) = context.into_accounting();
+    if is_error && first.is_none() && may_have_body && !management {
+        return explained_error(accounting, dialect, status, headers);
+    }
+    let tells = accounting.shared().telling.server_timing_in_streams;
+    let comment = (is_event_stream && !management && tells).then(|| accounting.timeline.comment());
+    let body = RelayedBody::new(relay, first, accounting, watch, dialect, comment);
+    response(status, headers, ResponseBody::Relayed(Box::new(body)))
+}
+
+/// The fields of an engine's response that pass on, and ours.
+fn relayed_headers<B, W>(
+    context: &RequestContext<W>,
+    head: ResponseHead,
+    relay: &Relay<B>,
+    is_event_stream: bool,
+) -> HeaderMap
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let mut headers = head.headers;
+    headers::drop_engine_address(&mut headers, &relay.instance().host);
+    headers::put_request_id(&mut headers, context.accounting.request_id());
+    if let Some(length) = head.content_length.filter(|_| *context.method() == Method::HEAD) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if is_event_stream {
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+        headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
+    }
+    if relay.rewrites_body() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    }
+    put_server_timing(&mut headers, &context.accounting);
+    headers
+}
+
+/// A 101, behind which client and engine are joined.
+fn tunnel<B, W: ClientWatch>(
+    mut context: Box<RequestContext<W>>,
+    upgraded: Upgraded,
+) -> Response<ResponseBody<B, W>> {
+    let Upgraded { head, mut connection, slot } = upgraded;
+    let mut headers = head.headers;
+    headers::put_request_id(&mut headers, context.accounting.request_id());
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    context.accounting.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
+    let (mut accounting, watch) = context.into_accounting();
+    // The end of a tunnel is in its own bytes: what is still unsent must not be thrown away by a
+    // reset.
+    connection.unfinished = false;
+    let from_engine = connection.buffer.split().freeze();
+    let tunnel = Tunnel::new(connection, from_engine, move |ended: Ended| {
+        accounting.set_bytes_in(ended.bytes_in);
+        accounting.add_bytes_out(usize::try_from(ended.bytes_out).unwrap_or(usize::MAX));
+        accounting.end(ended.end);
+        drop(slot);
+    });
+    let opened = watch.tunnel(tunnel);
+    debug_assert!(opened, "only HTTP/1.1 clients are let through to here");
+    let body = ResponseBody::Full(Bytes::new());
+    response(StatusCode::SWITCHING_PROTOCOLS, headers, body)
 }
 
 /// An engine's error without a word gets ours: no client gets an empty body.
-fn fill_error<B, W>(
-    mut ticket: Ticket,
+fn explained_error<B, W>(
+    mut accounting: Accounting,
     dialect: Dialect,
     status: StatusCode,
     mut headers: HeaderMap,
-) -> Response<AnswerBody<B, W>> {
+) -> Response<ResponseBody<B, W>> {
     let cause = if status.is_server_error() { Cause::BadGateway } else { Cause::BadRequest };
     let error = ApiError::new(
         cause,
         format!("The engine answered with status {} and no explanation.", status.as_u16()),
     );
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     headers.remove(header::CONTENT_ENCODING);
-    ticket.end(End::Done);
-    let mut response = Response::new(AnswerBody::Full(error.body(dialect, ticket.request_id())));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    accounting.end(End::Done);
+    let body = error.body(dialect, accounting.request_id());
+    response(status, headers, ResponseBody::Full(body))
 }
 
-/// An answer of ours that is no success.
-pub(crate) fn refuse<B, W: ClientWatch>(
-    ticket: Ticket,
+/// A response of ours to a request that has no endpoint, or whose endpoint is local.
+pub(crate) fn rejected<B, W: ClientWatch>(
+    accounting: Accounting,
     dialect: Dialect,
     error: &ApiError,
     watch: &W,
-) -> Response<AnswerBody<B, W>> {
-    let moments = ticket.shared().telling.server_timing.then(|| Moments::new(ticket.began()));
-    refusal(ticket, dialect, error, End::Refused, watch, moments)
+) -> Response<ResponseBody<B, W>> {
+    rejection(accounting, dialect, error, End::Refused, watch)
 }
 
-fn refusal<B, W: ClientWatch>(
-    ticket: Ticket,
+fn rejection<B, W: ClientWatch>(
+    accounting: Accounting,
     dialect: Dialect,
     error: &ApiError,
     end: End,
     watch: &W,
-    moments: Option<Moments>,
-) -> Response<AnswerBody<B, W>> {
-    let id = Arc::clone(ticket.request_id());
-    let mut response = Response::new(AnswerBody::Full(error.body(dialect, &id)));
-    *response.status_mut() =
-        StatusCode::from_u16(error.cause.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers::put_request_id(headers, &id);
-    if let Some(moments) = moments {
-        put_server_timing(headers, &moments);
-    }
+) -> Response<ResponseBody<B, W>> {
+    let id = Arc::clone(accounting.request_id());
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    headers::put_request_id(&mut headers, &id);
+    put_server_timing(&mut headers, &accounting);
     if error.cause == Cause::Unauthorized {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -193,24 +201,42 @@ fn refusal<B, W: ClientWatch>(
     }
     if error.close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        watch.close_after_answer();
+        watch.close_after_response();
     }
-    ticket.refused(error.cause.status(), end);
-    response
+    accounting.reject(error.cause.status(), end);
+    let status = StatusCode::from_u16(error.cause.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    response(status, headers, ResponseBody::Full(error.body(dialect, &id)))
 }
 
-/// An answer of the data plane's own.
-pub(crate) fn finish_local<B, W>(
-    mut ticket: Ticket,
+/// A good response of the data plane's own.
+pub(crate) fn local<B, W>(
+    mut accounting: Accounting,
     local: Response<Bytes>,
-) -> Response<AnswerBody<B, W>> {
+) -> Response<ResponseBody<B, W>> {
     let (mut parts, body) = local.into_parts();
-    headers::put_request_id(&mut parts.headers, ticket.request_id());
-    if ticket.shared().telling.server_timing {
-        put_server_timing(&mut parts.headers, &Moments::new(ticket.began()));
+    headers::put_request_id(&mut parts.headers, accounting.request_id());
+    put_server_timing(&mut parts.headers, &accounting);
+    accounting.respond(parts.status.as_u16(), false);
+    accounting.add_bytes_out(body.len());
+    accounting.end(End::Done);
+    Response::from_parts(parts, ResponseBody::Full(body))
+}
+
+fn put_server_timing(headers: &mut HeaderMap, accounting: &Accounting) {
+    if accounting.shared().telling.server_timing
+        && let Some(value) = accounting.timeline.header()
+    {
+        headers.append("server-timing", value);
     }
-    ticket.answered(parts.status.as_u16(), false);
-    ticket.bytes_out(body.len());
-    ticket.end(End::Done);
-    Response::from_parts(parts, AnswerBody::Full(body))
+}
+
+fn response<B, W>(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ResponseBody<B, W>,
+) -> Response<ResponseBody<B, W>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }

@@ -138,7 +138,7 @@ async fn serve_http1<T: ClientStream + 'static>(
     let service = {
         let watch = watch.clone();
         service_fn(move |request| {
-            middleware::answer(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone())
+            middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone())
         })
     };
     let mut builder = http1::Builder::new();
@@ -157,7 +157,7 @@ async fn serve_http1<T: ClientStream + 'static>(
         // request.
         let parts = connection.into_parts();
         tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.phases.idle).await;
-        watch.close_after_answer();
+        watch.close_after_response();
     } else if served.is_ok() {
         // Nor does hyper end it behind a request that asked for another protocol in vain.
         let _ = tokio::time::timeout(DISCARD, watch.end()).await;

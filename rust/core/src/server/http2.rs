@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
-    client::io::{ClientIo, ClientStream, ProtocolTells},
+    client::io::{ClientIo, ClientStream, NoWatch},
     server::{graceful::until_served, middleware},
     timer::PhaseTimer,
     worker::Worker,
@@ -44,7 +44,7 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
     let shared = Arc::clone(&worker.shared);
     let service = service_fn(move |mut request: Request<Incoming>| {
         put_host(&mut request);
-        middleware::answer(Rc::clone(&worker), Rc::clone(&peer), request, ProtocolTells)
+        middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, NoWatch)
     });
     let streams = Streams::default();
     let mut builder = http2::Builder::new(streams.clone());
@@ -140,7 +140,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::request::relay::AnswerBody;
+    use crate::request::body::ResponseBody;
 
     #[test]
     fn the_request_path_serves_http2_over_a_pipe() {
@@ -159,7 +159,7 @@ mod tests {
             });
             let ask = |path: &str| {
                 Request::get(format!("http://x{path}"))
-                    .body(AnswerBody::<Incoming, ProtocolTells>::Full(Bytes::new()))
+                    .body(ResponseBody::<Incoming, NoWatch>::Full(Bytes::new()))
                     .unwrap()
             };
             let (health, models) =

@@ -1,4 +1,4 @@
-//! What lies around every answer, whoever gives it: OPTIONS, CORS, and what HTTP/2 leaves to us.
+//! Response middleware: OPTIONS, CORS, HEAD over HTTP/2.
 
 use std::{
     future::Future,
@@ -16,16 +16,16 @@ use pin_project_lite::pin_project;
 use crate::{
     client::io::ClientWatch,
     request::{
-        accounting::Ticket,
-        relay::{AnswerBody, BrokenOff},
-        route,
+        accounting::Accounting,
+        body::{ResponseBody, ResponseResult, Truncated},
+        serve::serve,
     },
     worker::Worker,
 };
 use sans_io::{
     api::{
         cors::{self, Cors},
-        endpoints::{self, Found},
+        endpoints::{self, NotFound},
     },
     codec::headers,
     seam::documents::End,
@@ -34,15 +34,13 @@ use sans_io::{
 /// The path under which OPTIONS requests are recorded.
 const OPTIONS: &str = "options";
 
-type Answer<B, W> = Result<Response<AnswerBody<B, W>>, BrokenOff>;
-
-/// Answers one request; see [`route::answer`].
-pub(crate) fn answer<B, W>(
+/// Serves one request; see [`serve`].
+pub(crate) fn wrap<B, W>(
     worker: Rc<Worker>,
     peer: Rc<str>,
     request: Request<B>,
     watch: W,
-) -> Answering<B, W, impl Future<Output = Answer<B, W>>>
+) -> Middleware<B, W, impl Future<Output = ResponseResult<B, W>>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
@@ -53,19 +51,19 @@ where
         && let Some(fields) =
             options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
     {
-        watch.leave_unread(!request.body().is_end_stream());
+        watch.set_body_read(request.body().is_end_stream());
         let response = no_content(&worker, request.headers(), fields);
-        return Answering::Ours { response: Some(response) };
+        return Middleware::Preflight { response: Some(response) };
     }
-    Answering::Theirs {
+    Middleware::Wrapped {
         cors: cors.map(|cors| (Arc::clone(cors), cors.grant(request.headers()))),
-        // hyper drops the body of an answer to HEAD over HTTP/1.1 alone.
+        // hyper drops the body of a response to HEAD over HTTP/1.1 alone.
         drop_body: request.method() == Method::HEAD && request.version() == Version::HTTP_2,
-        answer: route::answer(worker, peer, request, watch),
+        inner: serve(worker, peer, request, watch),
     }
 }
 
-/// The fields of the answer to an OPTIONS request; None: others answer it.
+/// The fields of the response to an OPTIONS request; None: the request is served like any other.
 fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<HeaderMap> {
     let methods = endpoints::allow(path);
     if let Some(cors) = cors.filter(|_| cors::is_preflight(request)) {
@@ -74,7 +72,7 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     let mut fields = HeaderMap::new();
     if path != "*" {
         // The generic proxy passes OPTIONS on as any method.
-        if !matches!(endpoints::find(&Method::OPTIONS, path), Found::WrongMethod(_)) {
+        if !matches!(endpoints::find(&Method::OPTIONS, path), Err(NotFound::WrongMethod(_))) {
             return None;
         }
         fields.insert(header::ALLOW, HeaderValue::from_static(methods?));
@@ -89,40 +87,40 @@ fn no_content<B, W>(
     worker: &Worker,
     request: &HeaderMap,
     fields: HeaderMap,
-) -> Response<AnswerBody<B, W>> {
+) -> Response<ResponseBody<B, W>> {
     let id = headers::request_id(request).map_or_else(|| worker.new_request_id(), Arc::from);
-    let mut response = Response::new(AnswerBody::Full(Bytes::new()));
+    let mut response = Response::new(ResponseBody::Full(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     *response.headers_mut() = fields;
     headers::put_request_id(response.headers_mut(), &id);
-    Ticket::new(&worker.shared, id, OPTIONS).refused(StatusCode::NO_CONTENT.as_u16(), End::Done);
+    Accounting::new(&worker.shared, id, OPTIONS).reject(StatusCode::NO_CONTENT.as_u16(), End::Done);
     response
 }
 
 pin_project! {
-    /// An answer on its way, kept in one piece: a box, or an async block around it, would cost
+    /// A response on its way, kept in one piece: a box, or an async block around it, would cost
     /// every request.
     #[project = Stage]
-    pub(crate) enum Answering<B, W, F> {
-        Ours { response: Option<Response<AnswerBody<B, W>>> },
-        Theirs {
+    pub(crate) enum Middleware<B, W, F> {
+        Preflight { response: Option<Response<ResponseBody<B, W>>> },
+        Wrapped {
             cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
             drop_body: bool,
             #[pin]
-            answer: F,
+            inner: F,
         },
     }
 }
 
-impl<B, W, F: Future<Output = Answer<B, W>>> Future for Answering<B, W, F> {
-    type Output = Answer<B, W>;
+impl<B, W, F: Future<Output = ResponseResult<B, W>>> Future for Middleware<B, W, F> {
+    type Output = ResponseResult<B, W>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Stage::Ours { response } => Poll::Ready(response.take().ok_or(BrokenOff)),
-            Stage::Theirs { cors, drop_body, answer } => {
-                let mut answer = ready!(answer.poll(context));
-                if let Ok(response) = &mut answer {
+            Stage::Preflight { response } => Poll::Ready(response.take().ok_or(Truncated)),
+            Stage::Wrapped { cors, drop_body, inner } => {
+                let mut result = ready!(inner.poll(context));
+                if let Ok(response) = &mut result {
                     if let Some((cors, granted)) = cors {
                         cors.put(response.headers_mut(), granted.take());
                     }
@@ -130,15 +128,15 @@ impl<B, W, F: Future<Output = Answer<B, W>>> Future for Answering<B, W, F> {
                         drop_full_body(response);
                     }
                 }
-                Poll::Ready(answer)
+                Poll::Ready(result)
             }
         }
     }
 }
 
-/// Leaves of an answer of ours what HEAD asks for. (An engine's answer to HEAD has no body.)
-fn drop_full_body<B, W>(response: &mut Response<AnswerBody<B, W>>) {
-    if let AnswerBody::Full(bytes) = response.body_mut() {
+/// Leaves of a response of ours what HEAD asks for. (An engine's response to HEAD has no body.)
+fn drop_full_body<B, W>(response: &mut Response<ResponseBody<B, W>>) {
+    if let ResponseBody::Full(bytes) = response.body_mut() {
         let length = std::mem::take(bytes).len();
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }

@@ -1,47 +1,71 @@
-//! The path table: one row for each endpoint.
+//! The table of endpoints: what clients may ask. To add one, add its line to `ENDPOINTS`.
 
 use http::Method;
 
 use crate::api::error::Dialect;
 
-/// What a path means to the data plane.
+/// One endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The literal path; a prefix where it ends with `/`. It stands in the records of requests.
+    pub path: &'static str,
+    /// The methods that it takes.
+    pub methods: Methods,
+    /// The shape of its errors.
+    pub dialect: Dialect,
+    /// Whether `/v1-openai` leads here too: GPUStack's frozen set of older paths.
+    pub legacy: bool,
+    /// The kind of its requests.
+    pub kind: Kind,
+}
+
+/// The kind of a request: what it is about, and so who answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A request for an engine, whose model is named in its body.
+pub enum Kind {
+    /// The data plane answers it by itself.
+    Local(Local),
+    /// It goes to an engine, whose model is named in its body.
     Inference(Inference),
-    /// `/v1/responses/{id}` and what lies below: for the instance that made the response.
+    /// `/v1/responses/{id}` and what lies below: it goes to the instance that made the response.
     StoredResponse,
     /// `GET /v1/realtime?model=`: a WebSocket to an engine.
     Realtime,
-    /// `/model/proxy/...`: any path of an engine.
+    /// `/model/proxy/...`: any path of an engine but the administrative ones.
     GenericProxy,
+    /// It goes to the management API.
+    Management,
+}
+
+/// A request that needs no engine and no Python.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
     /// `GET /v1/models`
     ListModels,
-    /// `GET /v1/models/{id}`; the id is what follows the row's path.
+    /// `GET /v1/models/{id}`; the id is what follows the endpoint's path.
     ShowModel,
-    /// The process answers.
+    /// Whether the process answers.
     Healthz,
-    /// Inference requests can be served.
+    /// Whether inference requests can be served.
     Readyz,
     /// Prometheus text.
     Metrics,
 }
 
-/// What may happen to an inference request.
+/// The treatment of an inference request, as far as its endpoint decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inference {
-    /// How the request names its model.
+    /// The format of the body, which names the model.
     pub body: BodyKind,
     /// Whether a request that reached an engine which then died may be sent once more (it costs
     /// only time).
-    pub resend: bool,
-    /// Where the answer carries the model's name.
-    pub model_in_answer: ModelPlace,
-    /// What is made of requests and answers beyond the model's name.
-    pub edit: Edit,
+    pub retryable: bool,
+    /// The place of the model's name in the response.
+    pub model_place: ModelPlace,
+    /// The edits of request and response beyond the model's name.
+    pub operation: Operation,
 }
 
-/// How a request's body is read.
+/// The format of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     /// A JSON object with `model` at its top level.
@@ -50,59 +74,52 @@ pub enum BodyKind {
     Form,
 }
 
-/// Where an answer, and each frame of a stream, carries the model's name.
+/// The place of the model's name in a response, and in each frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelPlace {
     /// `model` at the top level, everywhere.
     TopLevel,
-    /// `model` at the top level of a whole answer, `response.model` in the events of a stream.
+    /// `model` at the top level of a whole response, `response.model` in the events of a stream.
     Response,
-    /// `model` at the top level of a whole answer, `message.model` in a stream's `message_start`.
+    /// `model` at the top level of a whole response, `message.model` in a stream's `message_start`.
     Message,
-    /// Nowhere: the answer is not looked into.
+    /// None: the response is not looked into.
     Nowhere,
 }
 
-/// What is made of requests and answers beyond the model's name.
+/// What is done to request and response beyond the model's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit {
+pub enum Operation {
     /// Nothing.
-    None,
+    Plain,
     /// Streams are asked for their usage, and get GPUStack's timings in it.
-    StreamUsage,
-    /// The answer's id is remembered with its instance, and a request that names one goes there.
-    StoredResponse,
-    /// Jina's shape, from any engine's.
+    Generate,
+    /// The response's id is remembered with its instance, and a request that names one goes there.
+    CreateResponse,
+    /// It is brought into Jina's shape, from any engine's.
     Rerank,
-    /// Translated to chat completions where the engine does not speak Anthropic's Messages.
+    /// It is translated to chat completions where the engine does not speak Anthropic's Messages.
     Messages,
-    /// The same, for the count of a prompt's tokens.
+    /// Likewise, for the count of a prompt's tokens.
     CountTokens,
 }
 
-/// One endpoint.
-#[derive(Debug)]
-pub struct Row {
-    /// The literal path; a prefix where it ends with `/`.
-    pub path: &'static str,
-    /// The method, and what `Allow` says to others.
-    pub methods: Methods,
-    /// Its error shape.
-    pub dialect: Dialect,
-    /// Whether `/v1-openai` leads here too: GPUStack's frozen set.
-    pub legacy: bool,
-    /// Its meaning.
-    pub endpoint: Endpoint,
-}
+/// The treatment of requests for a response that an engine keeps.
+pub const STORED_RESPONSE: Inference = Inference {
+    body: BodyKind::Json,
+    retryable: true,
+    model_place: ModelPlace::Response,
+    operation: Operation::Plain,
+};
 
-/// The methods that a row takes.
+/// The methods that an endpoint takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Methods {
     /// POST
     Post,
     /// GET, and HEAD with it.
     Get,
-    /// What the Responses API has below a response's id.
+    /// Those of the Responses API below a response's id.
     Stored,
     /// Every one.
     Any,
@@ -120,7 +137,7 @@ impl Methods {
         }
     }
 
-    /// What the `Allow` field says.
+    /// The value of the `Allow` field.
     pub fn allow(self) -> &'static str {
         match self {
             Self::Post => "POST, OPTIONS",
@@ -133,116 +150,134 @@ impl Methods {
 
 const fn inference(
     body: BodyKind,
-    resend: bool,
-    model_in_answer: ModelPlace,
-    edit: Edit,
-) -> Endpoint {
-    Endpoint::Inference(Inference { body, resend, model_in_answer, edit })
+    retryable: bool,
+    model_place: ModelPlace,
+    operation: Operation,
+) -> Kind {
+    Kind::Inference(Inference { body, retryable, model_place, operation })
 }
 
 /// Chat and completions.
-const GENERATE: Endpoint = inference(BodyKind::Json, true, ModelPlace::TopLevel, Edit::StreamUsage);
+const GENERATE: Kind = inference(BodyKind::Json, true, ModelPlace::TopLevel, Operation::Generate);
 /// Embeddings, scores and the like.
-const COMPUTE: Endpoint = inference(BodyKind::Json, true, ModelPlace::TopLevel, Edit::None);
-const RERANK: Endpoint = inference(BodyKind::Json, true, ModelPlace::Nowhere, Edit::Rerank);
-const RESPONSES: Endpoint =
-    inference(BodyKind::Json, true, ModelPlace::Response, Edit::StoredResponse);
-const MESSAGES: Endpoint = inference(BodyKind::Json, true, ModelPlace::Message, Edit::Messages);
-const COUNT_TOKENS: Endpoint =
-    inference(BodyKind::Json, true, ModelPlace::Nowhere, Edit::CountTokens);
-/// Pictures and speech cost too much to be made twice, and carry no name.
-const GENERATE_MEDIA: Endpoint = inference(BodyKind::Json, false, ModelPlace::Nowhere, Edit::None);
-const EDIT_MEDIA: Endpoint = inference(BodyKind::Form, false, ModelPlace::Nowhere, Edit::None);
-const TRANSCRIBE: Endpoint = inference(BodyKind::Form, true, ModelPlace::TopLevel, Edit::None);
+const COMPUTE: Kind = inference(BodyKind::Json, true, ModelPlace::TopLevel, Operation::Plain);
+const RERANK: Kind = inference(BodyKind::Json, true, ModelPlace::Nowhere, Operation::Rerank);
+const RESPONSES: Kind =
+    inference(BodyKind::Json, true, ModelPlace::Response, Operation::CreateResponse);
+const MESSAGES: Kind = inference(BodyKind::Json, true, ModelPlace::Message, Operation::Messages);
+const COUNT_TOKENS: Kind =
+    inference(BodyKind::Json, true, ModelPlace::Nowhere, Operation::CountTokens);
+/// Image and speech generation: never retried after delivery; no `model` in the response.
+const GENERATE_MEDIA: Kind =
+    inference(BodyKind::Json, false, ModelPlace::Nowhere, Operation::Plain);
+const EDIT_MEDIA: Kind = inference(BodyKind::Form, false, ModelPlace::Nowhere, Operation::Plain);
+const TRANSCRIBE: Kind = inference(BodyKind::Form, true, ModelPlace::TopLevel, Operation::Plain);
+const LIST_MODELS: Kind = Kind::Local(Local::ListModels);
+const SHOW_MODEL: Kind = Kind::Local(Local::ShowModel);
 
 use Dialect::{Anthropic, Management, OpenAi};
+use Kind::{GenericProxy, Realtime, StoredResponse};
 use Methods::{Any, Get, Post, Stored};
 
+/// `with_legacy`: `/v1-openai` leads there too.
+const fn with_legacy(
+    path: &'static str,
+    methods: Methods,
+    dialect: Dialect,
+    kind: Kind,
+) -> Endpoint {
+    Endpoint { path, methods, dialect, legacy: true, kind }
+}
+
+const fn plain(path: &'static str, methods: Methods, dialect: Dialect, kind: Kind) -> Endpoint {
+    Endpoint { path, methods, dialect, legacy: false, kind }
+}
+
 #[rustfmt::skip]
-static ROWS: &[Row] = &[
-    Row { path: "/v1/chat/completions",      methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: GENERATE },
-    Row { path: "/v1/completions",           methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: GENERATE },
-    Row { path: "/v1/messages",              methods: Post,   dialect: Anthropic,  legacy: false, endpoint: MESSAGES },
-    Row { path: "/v1/messages/count_tokens", methods: Post,   dialect: Anthropic,  legacy: false, endpoint: COUNT_TOKENS },
-    Row { path: "/v1/responses",             methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: RESPONSES },
-    Row { path: "/v1/responses/",            methods: Stored, dialect: OpenAi,     legacy: false, endpoint: Endpoint::StoredResponse },
-    Row { path: "/v1/embeddings",            methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: COMPUTE },
-    Row { path: "/v1/rerank",                methods: Post,   dialect: OpenAi,     legacy: false, endpoint: RERANK },
-    Row { path: "/v2/rerank",                methods: Post,   dialect: OpenAi,     legacy: false, endpoint: RERANK },
-    Row { path: "/v1/score",                 methods: Post,   dialect: OpenAi,     legacy: false, endpoint: COMPUTE },
-    Row { path: "/v1/moderations",           methods: Post,   dialect: OpenAi,     legacy: false, endpoint: COMPUTE },
-    Row { path: "/v1/images/generations",    methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: GENERATE_MEDIA },
-    Row { path: "/v1/images/edits",          methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: EDIT_MEDIA },
-    Row { path: "/v1/images/variations",     methods: Post,   dialect: OpenAi,     legacy: false, endpoint: EDIT_MEDIA },
-    Row { path: "/v1/audio/speech",          methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: GENERATE_MEDIA },
-    Row { path: "/v1/audio/transcriptions",  methods: Post,   dialect: OpenAi,     legacy: true,  endpoint: TRANSCRIBE },
-    Row { path: "/v1/audio/translations",    methods: Post,   dialect: OpenAi,     legacy: false, endpoint: TRANSCRIBE },
-    Row { path: "/v1/realtime",              methods: Get,    dialect: OpenAi,     legacy: false, endpoint: Endpoint::Realtime },
-    Row { path: "/model/proxy/",             methods: Any,    dialect: OpenAi,     legacy: false, endpoint: Endpoint::GenericProxy },
-    Row { path: "/v1/models",                methods: Get,    dialect: OpenAi,     legacy: true,  endpoint: Endpoint::ListModels },
-    Row { path: "/v1/models/",               methods: Get,    dialect: OpenAi,     legacy: false, endpoint: Endpoint::ShowModel },
-    Row { path: "/healthz",                  methods: Get,    dialect: Management, legacy: false, endpoint: Endpoint::Healthz },
-    Row { path: "/readyz",                   methods: Get,    dialect: Management, legacy: false, endpoint: Endpoint::Readyz },
-    Row { path: "/metrics",                  methods: Get,    dialect: Management, legacy: false, endpoint: Endpoint::Metrics },
+static ENDPOINTS: &[Endpoint] = &[
+    with_legacy("/v1/chat/completions",      Post,   OpenAi,     GENERATE),
+    with_legacy("/v1/completions",           Post,   OpenAi,     GENERATE),
+    plain(      "/v1/messages",              Post,   Anthropic,  MESSAGES),
+    plain(      "/v1/messages/count_tokens", Post,   Anthropic,  COUNT_TOKENS),
+    with_legacy("/v1/responses",             Post,   OpenAi,     RESPONSES),
+    plain(      "/v1/responses/",            Stored, OpenAi,     StoredResponse),
+    with_legacy("/v1/embeddings",            Post,   OpenAi,     COMPUTE),
+    plain(      "/v1/rerank",                Post,   OpenAi,     RERANK),
+    plain(      "/v2/rerank",                Post,   OpenAi,     RERANK),
+    plain(      "/v1/score",                 Post,   OpenAi,     COMPUTE),
+    plain(      "/v1/moderations",           Post,   OpenAi,     COMPUTE),
+    with_legacy("/v1/images/generations",    Post,   OpenAi,     GENERATE_MEDIA),
+    with_legacy("/v1/images/edits",          Post,   OpenAi,     EDIT_MEDIA),
+    plain(      "/v1/images/variations",     Post,   OpenAi,     EDIT_MEDIA),
+    with_legacy("/v1/audio/speech",          Post,   OpenAi,     GENERATE_MEDIA),
+    with_legacy("/v1/audio/transcriptions",  Post,   OpenAi,     TRANSCRIBE),
+    plain(      "/v1/audio/translations",    Post,   OpenAi,     TRANSCRIBE),
+    plain(      "/v1/realtime",              Get,    OpenAi,     Realtime),
+    plain(      "/model/proxy/",             Any,    OpenAi,     GenericProxy),
+    with_legacy("/v1/models",                Get,    OpenAi,     LIST_MODELS),
+    plain(      "/v1/models/",               Get,    OpenAi,     SHOW_MODEL),
+    plain(      "/healthz",                  Get,    Management, Kind::Local(Local::Healthz)),
+    plain(      "/readyz",                   Get,    Management, Kind::Local(Local::Readyz)),
+    plain(      "/metrics",                  Get,    Management, Kind::Local(Local::Metrics)),
 ];
+
+/// Every path that belongs to no API of the table; its records say `control_plane`.
+static MANAGEMENT: Endpoint = plain("control_plane", Any, Management, Kind::Management);
 
 /// GPUStack's older prefix.
 const LEGACY: &str = "/v1-openai/";
 
-/// What a request line leads to.
+/// Why a request line leads to no endpoint.
 #[derive(Debug)]
-pub enum Found {
-    /// This row.
-    Row(&'static Row),
-    /// This row's path, with a method that it does not take.
-    WrongMethod(&'static Row),
+pub enum NotFound {
+    /// The endpoint has this path, but does not take the method.
+    WrongMethod(&'static Endpoint),
     /// An API path that this version does not have: answered here, in the API's dialect.
     NoSuchEndpoint(Dialect),
-    /// Everything else: the management API answers.
-    ControlPlane,
 }
 
-impl Found {
+impl NotFound {
     /// The error shape of what was asked for.
     pub fn dialect(&self) -> Dialect {
         match self {
-            Self::Row(row) | Self::WrongMethod(row) => row.dialect,
+            Self::WrongMethod(endpoint) => endpoint.dialect,
             Self::NoSuchEndpoint(dialect) => *dialect,
-            Self::ControlPlane => Dialect::Management,
         }
     }
 }
 
-/// Finds the row of a path. Paths are compared literally: nothing is decoded, merged or trimmed
-/// (spec/wire.md 8.4).
-pub fn find(method: &Method, path: &str) -> Found {
-    match find_row(path) {
-        Some(row) if row.methods.take(method) => Found::Row(row),
-        Some(row) => Found::WrongMethod(row),
-        None if path.starts_with("/v1/messages") => Found::NoSuchEndpoint(Dialect::Anthropic),
-        None if ["/v1/", LEGACY, "/model/"].iter().any(|prefix| path.starts_with(prefix))
-            || path == "/v1" =>
-        {
-            Found::NoSuchEndpoint(Dialect::OpenAi)
-        }
-        None => Found::ControlPlane,
+/// The endpoint of a request line. Paths are compared literally: nothing is decoded, merged or
+/// trimmed, as engines do not do so either.
+pub fn find(method: &Method, path: &str) -> Result<&'static Endpoint, NotFound> {
+    match find_path(path) {
+        Some(endpoint) if endpoint.methods.take(method) => Ok(endpoint),
+        Some(endpoint) => Err(NotFound::WrongMethod(endpoint)),
+        None if path.starts_with("/v1/messages") => Err(NotFound::NoSuchEndpoint(Anthropic)),
+        None if is_openai(path) => Err(NotFound::NoSuchEndpoint(OpenAi)),
+        None => Ok(&MANAGEMENT),
     }
 }
 
-/// What `Allow` says of a path; None: it is none of the table's.
+/// The value of `Allow` for a path; None: it is none of the table's.
 pub fn allow(path: &str) -> Option<&'static str> {
-    find_row(path).map(|row| row.methods.allow())
+    find_path(path).map(|endpoint| endpoint.methods.allow())
 }
 
-fn find_row(path: &str) -> Option<&'static Row> {
+fn is_openai(path: &str) -> bool {
+    ["/v1/", LEGACY, "/model/"].iter().any(|prefix| path.starts_with(prefix)) || path == "/v1"
+}
+
+fn find_path(path: &str) -> Option<&'static Endpoint> {
     if let Some(rest) = path.strip_prefix(LEGACY) {
-        return ROWS.iter().find(|row| row.legacy && row.path.strip_prefix("/v1/") == Some(rest));
+        return ENDPOINTS
+            .iter()
+            .find(|endpoint| endpoint.legacy && endpoint.path.strip_prefix("/v1/") == Some(rest));
     }
-    ROWS.iter().find(|row| {
-        if row.path.ends_with('/') {
-            path.len() > row.path.len() && path.starts_with(row.path)
+    ENDPOINTS.iter().find(|endpoint| {
+        if endpoint.path.ends_with('/') {
+            path.len() > endpoint.path.len() && path.starts_with(endpoint.path)
         } else {
-            path == row.path
+            path == endpoint.path
         }
     })
 }
@@ -251,40 +286,40 @@ fn find_row(path: &str) -> Option<&'static Row> {
 mod tests {
     use super::*;
 
-    fn row(method: &Method, path: &str) -> Option<&'static str> {
-        match find(method, path) {
-            Found::Row(row) => Some(row.path),
-            _ => None,
-        }
+    fn found(method: &Method, path: &str) -> Option<&'static str> {
+        find(method, path).ok().map(|endpoint| endpoint.path)
     }
 
     #[test]
     fn paths_are_matched_literally() {
-        assert_eq!(row(&Method::POST, "/v1/chat/completions"), Some("/v1/chat/completions"));
-        assert!(matches!(find(&Method::GET, "/v1/chat/completions"), Found::WrongMethod(_)));
-        assert_eq!(row(&Method::HEAD, "/v1/models"), Some("/v1/models"));
-        assert_eq!(row(&Method::GET, "/v1/models/a/b"), Some("/v1/models/"));
+        assert_eq!(found(&Method::POST, "/v1/chat/completions"), Some("/v1/chat/completions"));
+        assert!(matches!(
+            find(&Method::GET, "/v1/chat/completions"),
+            Err(NotFound::WrongMethod(_))
+        ));
+        assert_eq!(found(&Method::HEAD, "/v1/models"), Some("/v1/models"));
+        assert_eq!(found(&Method::GET, "/v1/models/a/b"), Some("/v1/models/"));
         assert!(matches!(
             find(&Method::GET, "/v1/models/"),
-            Found::NoSuchEndpoint(Dialect::OpenAi)
+            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
         ));
         assert!(matches!(
             find(&Method::POST, "/v1//chat/completions"),
-            Found::NoSuchEndpoint(Dialect::OpenAi)
+            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
         ));
         assert!(matches!(
             find(&Method::POST, "/v1/messages/batches"),
-            Found::NoSuchEndpoint(Dialect::Anthropic)
+            Err(NotFound::NoSuchEndpoint(Dialect::Anthropic))
         ));
-        assert!(matches!(find(&Method::GET, "/version"), Found::ControlPlane));
+        assert_eq!(find(&Method::GET, "/version").unwrap().kind, Kind::Management);
         assert!(matches!(
             find(&Method::GET, "/model/proxy"),
-            Found::NoSuchEndpoint(Dialect::OpenAi)
+            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
         ));
-        assert_eq!(row(&Method::PATCH, "/model/proxy/x"), Some("/model/proxy/"));
-        assert_eq!(row(&Method::DELETE, "/v1/responses/resp_1"), Some("/v1/responses/"));
+        assert_eq!(found(&Method::PATCH, "/model/proxy/x"), Some("/model/proxy/"));
+        assert_eq!(found(&Method::DELETE, "/v1/responses/resp_1"), Some("/v1/responses/"));
         assert_eq!(
-            row(&Method::POST, "/v1/messages/count_tokens"),
+            found(&Method::POST, "/v1/messages/count_tokens"),
             Some("/v1/messages/count_tokens")
         );
     }
@@ -300,7 +335,9 @@ mod tests {
             ("/v2/models", Dialect::Management),
         ] {
             for method in [Method::POST, Method::GET] {
-                assert_eq!(find(&method, path).dialect(), dialect, "{path}");
+                let found = find(&method, path);
+                let found = found.map_or_else(|missing| missing.dialect(), |found| found.dialect);
+                assert_eq!(found, dialect, "{path}");
             }
         }
     }
@@ -308,15 +345,18 @@ mod tests {
     #[test]
     fn the_legacy_prefix_leads_to_its_frozen_set_alone() {
         let legacy: Vec<_> =
-            ROWS.iter().filter(|row| row.legacy && row.methods == Methods::Post).collect();
+            ENDPOINTS.iter().filter(|one| one.legacy && one.methods == Methods::Post).collect();
         assert_eq!(legacy.len(), 8);
-        assert_eq!(row(&Method::POST, "/v1-openai/chat/completions"), Some("/v1/chat/completions"));
-        assert_eq!(row(&Method::GET, "/v1-openai/models"), Some("/v1/models"));
+        assert_eq!(
+            found(&Method::POST, "/v1-openai/chat/completions"),
+            Some("/v1/chat/completions")
+        );
+        assert_eq!(found(&Method::GET, "/v1-openai/models"), Some("/v1/models"));
         for path in
             ["/v1-openai/rerank", "/v1-openai/messages", "/v1-openai/", "/v1-openai/models/a"]
         {
             assert!(
-                matches!(find(&Method::POST, path), Found::NoSuchEndpoint(Dialect::OpenAi)),
+                matches!(find(&Method::POST, path), Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))),
                 "{path}"
             );
         }

@@ -1,5 +1,5 @@
-//! What one attempt makes of a request and of its answer: decided from the row, the route and the
-//! target, before a byte goes out.
+//! The one place that decides what an attempt does to a request and to its response: from the
+//! endpoint, the route and the target, before a byte goes out.
 
 use std::sync::Arc;
 
@@ -8,181 +8,199 @@ use http::header;
 
 use crate::{
     api::{
-        endpoints::{Edit, Inference, ModelPlace},
+        endpoints::{Inference, ModelPlace, Operation},
         error::{ApiError, Cause, Dialect},
         messages::{self, MessageStream},
         rerank,
-        transform::{FrameEdits, Shape, WholeEdit},
+        transform::{Document, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
     },
     codec::{headers, http1::ResponseHead},
     table::{Route, Target},
 };
 
-/// The longest request that is translated: it is held in memory, in both forms.
-pub const WHOLE_BODY: u64 = 64 * 1024 * 1024;
+/// The longest request that is translated, in bytes: it is held in memory, in both forms.
+pub const TRANSLATED_MAX: u64 = 64 * 1024 * 1024;
 
-/// Whether the request must be whole before it can be sent to this target.
-pub fn needs_whole(inference: Inference, target: &Target) -> bool {
-    match inference.edit {
-        Edit::Rerank => true,
-        Edit::Messages | Edit::CountTokens => !target.model.speaks_anthropic,
-        Edit::None | Edit::StreamUsage | Edit::StoredResponse => false,
+/// The chat endpoint of engines, to which Messages are translated.
+const CHAT: &str = "/v1/chat/completions";
+
+/// Whether a request must be whole before it can be sent to this target, since another body goes in
+/// its place.
+pub fn is_translated(inference: Inference, target: &Target) -> bool {
+    match inference.operation {
+        Operation::Rerank => true,
+        Operation::Messages | Operation::CountTokens => !target.model.speaks_anthropic,
+        Operation::Plain | Operation::Generate | Operation::CreateResponse => false,
     }
 }
 
-/// See the module.
-pub struct Plan {
+/// The body and path that go to an engine in place of the client's, and the document that its
+/// response becomes.
+pub struct Translation {
+    path: &'static str,
+    /// None: the client's body goes as it is.
+    body: Option<Bytes>,
+    document: Document,
+}
+
+/// Translates a whole request body for a target for which `is_translated`. The error is the
+/// client's.
+pub fn translate(
     inference: Inference,
-    /// Where it is sent.
-    pub target: Arc<Target>,
-    /// The engine's path, where it is not the row's.
-    pub path: Option<&'static str>,
+    route: &Route,
+    target: &Target,
+    body: &[u8],
+) -> Result<Translation, ApiError> {
+    let rejected = |message| ApiError::new(Cause::BadRequest, message);
+    let name = &target.served_name;
+    let model = || Arc::clone(&route.name);
+    Ok(match inference.operation {
+        Operation::Rerank => {
+            let engine =
+                if target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
+            let mut prepared =
+                rerank::request(body, engine, name).map_err(|error| rejected(error.to_string()))?;
+            Translation {
+                path: prepared.path,
+                body: prepared.body.take().map(Bytes::from),
+                document: Document::Rerank { prepared: Box::new(prepared), model: model() },
+            }
+        }
+        Operation::CountTokens => {
+            let request =
+                messages::count_request(body, name).map_err(|error| rejected(error.message))?;
+            Translation {
+                path: CHAT,
+                body: Some(request.body.into()),
+                document: Document::TokenCount,
+            }
+        }
+        Operation::Messages
+        | Operation::Plain
+        | Operation::Generate
+        | Operation::CreateResponse => {
+            let request = messages::request(body, name).map_err(|error| rejected(error.message))?;
+            let document = Document::Message { model: model() };
+            Translation { path: CHAT, body: Some(request.body.into()), document }
+        }
+    })
+}
+
+/// What one attempt does to the request, and to its response.
+pub struct Plan {
+    /// None: nothing is looked into (the generic proxy, realtime).
+    inference: Option<Inference>,
+    target: Arc<Target>,
     /// Whether the engine knows the model by another name than the client.
     renames: bool,
-    /// Whether a stream is asked for its usage.
-    pub ask_usage: bool,
-    /// Sent in place of the client's body.
-    pub substitute: Option<Bytes>,
-    make: Make,
+    translation: Option<Translation>,
 }
 
-/// What a good answer becomes.
-enum Make {
-    /// Itself, edited.
-    Itself,
-    Message,
-    TokenCount,
-    Reranked(Box<rerank::Prepared>),
-}
-
-/// What a plan needs to know of the client's request to shape the answer.
-pub struct Asker<'a> {
+/// The client's side of a response.
+pub struct Requester<'a> {
     /// The route that was asked for.
     pub route: &'a Route,
     /// The shape of errors.
     pub dialect: Dialect,
     /// The request's id.
     pub request_id: &'a Arc<str>,
-    /// The client itself asked for a stream's usage.
+    /// Whether the client itself asked for a stream's usage.
     pub asked_usage: bool,
     /// Whether usage gets GPUStack's timings.
     pub usage_timings: bool,
 }
 
-/// What a translated request and its answer are.
-pub struct Translated {
-    path: &'static str,
-    body: Option<Bytes>,
-    make: Make,
-}
-
-/// Translates a whole request, where `needs_whole` says so. The error is the client's.
-pub fn translate(
-    inference: Inference,
-    target: &Target,
-    body: &[u8],
-) -> Result<Translated, ApiError> {
-    const CHAT: &str = "/v1/chat/completions";
-    let refused = |message| ApiError::new(Cause::BadRequest, message);
-    let name = &target.served_name;
-    Ok(match inference.edit {
-        Edit::Rerank => {
-            let engine =
-                if target.model.speaks_tei { rerank::Engine::Tei } else { rerank::Engine::Jina };
-            let mut prepared =
-                rerank::request(body, engine, name).map_err(|error| refused(error.to_string()))?;
-            let body = prepared.body.take().map(Bytes::from);
-            Translated { path: prepared.path, body, make: Make::Reranked(Box::new(prepared)) }
-        }
-        Edit::CountTokens => {
-            let request =
-                messages::count_request(body, name).map_err(|error| refused(error.message))?;
-            Translated { path: CHAT, body: Some(request.body.into()), make: Make::TokenCount }
-        }
-        Edit::Messages | Edit::None | Edit::StreamUsage | Edit::StoredResponse => {
-            let request = messages::request(body, name).map_err(|error| refused(error.message))?;
-            Translated { path: CHAT, body: Some(request.body.into()), make: Make::Message }
-        }
-    })
-}
-
 impl Plan {
-    /// `translated`: the request, where `needs_whole` says so.
+    /// `translation`: the request's, where `is_translated`.
     pub fn new(
-        inference: Inference,
+        inference: Option<Inference>,
         route: &Route,
-        target: &Arc<Target>,
-        translated: Option<Translated>,
+        target: Arc<Target>,
+        translation: Option<Translation>,
     ) -> Self {
-        let (path, substitute, make) = translated
-            .map_or((None, None, Make::Itself), |translated| {
-                (Some(translated.path), translated.body, translated.make)
-            });
-        Self {
-            inference,
-            target: Arc::clone(target),
-            path,
-            renames: route.renames(target),
-            ask_usage: inference.edit == Edit::StreamUsage && target.model.stream_usage,
-            substitute,
-            make,
-        }
+        Self { inference, renames: route.renames(&target), target, translation }
     }
 
-    /// How the answer with this head is treated.
-    pub fn shape(self, head: &ResponseHead, asker: &Asker<'_>) -> Shape {
-        let events = headers::is_event_stream(&head.headers);
+    /// The engine's path, where it is not the client's.
+    pub fn path(&self) -> Option<&'static str> {
+        self.translation.as_ref().map(|translation| translation.path)
+    }
+
+    /// The target whose name goes in place of the client's `model`.
+    pub fn rename(&self) -> Option<&Target> {
+        self.renames.then_some(&*self.target)
+    }
+
+    /// Whether a stream is asked for its usage.
+    pub fn asks_usage(&self) -> bool {
+        self.inference.is_some_and(|inference| inference.operation == Operation::Generate)
+            && self.target.model.stream_usage
+    }
+
+    /// The body that goes in place of the client's.
+    pub fn substitute(&self) -> Option<&Bytes> {
+        self.translation.as_ref()?.body.as_ref()
+    }
+
+    /// What is done to the response with this head. `events`: it is an event stream.
+    pub fn transform(
+        self,
+        head: &ResponseHead,
+        events: bool,
+        requester: &Requester<'_>,
+    ) -> Transform {
+        let Some(inference) = self.inference else { return Transform::IDENTITY };
         if head.status.as_u16() >= 400 && !events {
-            return Shape::whole(WholeEdit::Error {
+            return Transform::document(Document::Error {
                 status: head.status.as_u16(),
-                dialect: asker.dialect,
-                request_id: Arc::clone(asker.request_id),
+                dialect: requester.dialect,
+                request_id: Arc::clone(requester.request_id),
                 names: Arc::clone(&self.target.hidden),
             });
         }
-        let model = || Arc::clone(&asker.route.name);
-        match self.make {
-            Make::Message if !events => Shape::whole(WholeEdit::Message { model: model() }),
-            Make::TokenCount => Shape::whole(WholeEdit::TokenCount),
-            Make::Reranked(prepared) => {
-                Shape::whole(WholeEdit::Rerank { prepared, model: model() })
+        match self.translation {
+            Some(Translation { document: Document::Message { .. }, .. }) if events => {
+                Transform::events(translated_frames(&self.target, requester))
             }
-            Make::Itself | Make::Message if events => Shape::events(self.frame_edits(asker)),
-            _ if self.inference.model_in_answer != ModelPlace::Nowhere
-                && headers::is_json(&head.headers) =>
-            {
-                Shape::renamed(asker.route.name_json.clone())
-            }
-            _ if headers::is_json(&head.headers) => Shape::counted(),
-            _ => Shape::Plain,
+            Some(Translation { document, .. }) => Transform::document(document),
+            None if events => Transform::events(self.frame_edits(inference, requester)),
+            None if !headers::is_json(&head.headers) => Transform::IDENTITY,
+            None if inference.model_place == ModelPlace::Nowhere => Transform::count(),
+            None => Transform::rename(requester.route.name_json.clone()),
         }
     }
 
-    fn frame_edits(self, asker: &Asker<'_>) -> FrameEdits {
-        let hidden = (!self.target.hidden.is_empty()).then(|| Arc::clone(&self.target.hidden));
-        if matches!(self.make, Make::Message) {
-            let id = format!("msg_{}", asker.request_id);
-            let translate = Some(Box::new(MessageStream::new(&asker.route.name, &id)));
-            return FrameEdits { hidden, translate, ..FrameEdits::default() };
-        }
-        let place = self.inference.model_in_answer;
-        let streams_usage = self.inference.edit == Edit::StreamUsage;
-        let cut = self.ask_usage && !asker.asked_usage;
-        let reads_usage = matches!(self.inference.edit, Edit::Messages | Edit::StoredResponse);
+    fn frame_edits(&self, inference: Inference, requester: &Requester<'_>) -> FrameEdits {
+        let Inference { model_place, operation, .. } = inference;
+        let hide = self.asks_usage() && !requester.asked_usage;
+        let reads_usage = matches!(operation, Operation::Messages | Operation::CreateResponse);
         FrameEdits {
-            rename: (place != ModelPlace::Nowhere).then(|| (place, asker.route.name_json.clone())),
+            rename: (model_place != ModelPlace::Nowhere)
+                .then(|| (model_place, requester.route.name_json.clone())),
             rename_expected: self.renames,
-            stream_usage: streams_usage.then(|| StreamUsage::new(cut, asker.usage_timings)),
+            stream_usage: (operation == Operation::Generate)
+                .then(|| StreamUsage::new(hide, requester.usage_timings)),
             event_usage: reads_usage.then(EventUsage::default),
-            hidden,
-            anthropic_errors: asker.dialect == Dialect::Anthropic,
+            redacted: redacted(&self.target),
+            anthropic_errors: requester.dialect == Dialect::Anthropic,
             translate: None,
         }
     }
 }
 
-/// Whether an engine encoded its answer although it was asked not to: then it cannot be looked
+/// A stream of chat chunks becomes one of Messages events.
+fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
+    let id = format!("msg_{}", requester.request_id);
+    let translate = Some(Box::new(MessageStream::new(&requester.route.name, &id)));
+    FrameEdits { redacted: redacted(target), translate, ..FrameEdits::default() }
+}
+
+fn redacted(target: &Target) -> Option<Arc<[(String, String)]>> {
+    (!target.hidden.is_empty()).then(|| Arc::clone(&target.hidden))
+}
+
+/// Whether an engine encoded its response although it was asked not to: then it cannot be looked
 /// into.
 pub fn is_encoded(head: &ResponseHead) -> bool {
     head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")

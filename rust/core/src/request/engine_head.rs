@@ -1,0 +1,79 @@
+//! The head of a request toward an engine or the management API, but for its framing, which the
+//! exchange adds.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::{
+    client::io::ClientWatch,
+    request::{context::RequestContext, dispatch::Dispatch},
+};
+use sans_io::{
+    api::plan::Plan,
+    codec::{headers, percent},
+    table::Instance,
+};
+
+/// Enough for most heads, in bytes.
+const USUAL: usize = 512;
+
+/// The head toward an instance.
+pub(crate) fn for_engine<W: ClientWatch>(
+    context: &RequestContext<W>,
+    instance: &Instance,
+    dispatch: &Dispatch,
+    plan: &Plan,
+) -> BytesMut {
+    let mut head = BytesMut::with_capacity(USUAL);
+    let path = plan.path().unwrap_or(&dispatch.path);
+    write(&mut head, &[context.method().as_str(), " ", path]);
+    if let Some(query) = context.parts().uri.query() {
+        match plan.rename().filter(|_| dispatch.job.names_model_in_query()) {
+            Some(target) => {
+                let query = percent::with_model_in_query(query, &target.served_name);
+                write(&mut head, &["?", &query]);
+            }
+            None => write(&mut head, &["?", query]),
+        }
+    }
+    write(&mut head, &[" HTTP/1.1\r\nhost: ", &instance.host, "\r\n"]);
+    let with = dispatch.job.for_engine(plan.substitute().is_some());
+    headers::put_for_engine(&mut head, &context.parts().headers, with);
+    write_own(&mut head, context, instance);
+    head
+}
+
+/// The head toward the management API, which is served by this instance.
+pub(crate) fn for_management<W: ClientWatch>(
+    context: &RequestContext<W>,
+    instance: &Instance,
+) -> BytesMut {
+    let mut head = BytesMut::with_capacity(USUAL);
+    let target = context.parts().uri.path_and_query().map_or("/", |target| target.as_str());
+    write(&mut head, &[context.method().as_str(), " ", target, " HTTP/1.1\r\n"]);
+    let scheme = context.shared().scheme(context.peer());
+    headers::put_for_control_plane(&mut head, &context.parts().headers, context.peer(), scheme);
+    write_own(&mut head, context, instance);
+    head
+}
+
+/// The credential of the instance, and an id for this attempt alone: an engine takes it for the id
+/// of its work.
+fn write_own<W: ClientWatch>(
+    head: &mut BytesMut,
+    context: &RequestContext<W>,
+    instance: &Instance,
+) {
+    if let Some(authorization) = &instance.authorization {
+        write(head, &["authorization: ", authorization, "\r\n"]);
+    }
+    let id = context.accounting.request_id();
+    let mut number = itoa::Buffer::new();
+    let number = number.format(context.worker().next_attempt());
+    write(head, &["x-request-id: ", id, "-", number, "\r\n"]);
+}
+
+fn write(head: &mut BytesMut, texts: &[&str]) {
+    for text in texts {
+        head.put_slice(text.as_bytes());
+    }
+}

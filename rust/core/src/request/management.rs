@@ -1,0 +1,72 @@
+//! Requests that the management API answers, on its Unix socket.
+
+use bytes::Bytes;
+use http_body::Body;
+
+use crate::{
+    client::io::ClientWatch,
+    failure::Failure,
+    request::{
+        attempt::{self, Failed, Outcome},
+        context::RequestContext,
+        engine_head, rejections,
+        relay::Relay,
+    },
+    upstream::upload::{Changes, Reading, Upload},
+};
+use sans_io::{api::transform::Transform, codec::headers, table::Lease};
+
+/// Passes a request on, unread, and its response back as it comes.
+pub(crate) async fn forward<B, W>(
+    context: &mut RequestContext<W>,
+    body: B,
+) -> Result<Outcome<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let mut upload = Upload::new(body, Reading::Carry, None, &context.worker().body_limits)?;
+    let mut fresh = false;
+    loop {
+        let shared = context.shared();
+        let instance = shared.control_plane.as_ref().ok_or_else(rejections::no_management)?;
+        let lease = Lease::take(instance, &shared.idle_listener);
+        let lease = lease.ok_or_else(rejections::no_management)?;
+        match send(context, lease, fresh, upload).await {
+            Ok(outcome) => return Ok(outcome),
+            Err((Failure::StaleConnection, body))
+                if body.is_replayable() && context.method().is_safe() && !fresh =>
+            {
+                (upload, fresh) = (body, true);
+            }
+            Err((Failure::Connect(_), _)) => return Err(rejections::no_management().into()),
+            Err((failure, _)) => return Err(failure),
+        }
+    }
+}
+
+async fn send<B, W>(
+    context: &mut RequestContext<W>,
+    lease: Lease,
+    fresh: bool,
+    upload: Box<Upload<B>>,
+) -> Result<Outcome<B>, Failed<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    context.accounting.timeline.attempted();
+    let connection = match attempt::connect(context, lease.instance(), fresh, &upload).await {
+        Ok(connection) => connection,
+        Err(failure) => return Err((failure, upload)),
+    };
+    let head = engine_head::for_management(context, lease.instance());
+    let (head, exchange) =
+        attempt::exchange(context, (connection, lease), head, Changes::default(), upload, false)
+            .await?;
+    let is_event_stream = headers::is_event_stream(&head.headers);
+    let relay = Relay::new(exchange, Transform::IDENTITY, context.worker().pool.clone());
+    attempt::commit(context, head, is_event_stream, relay).await
+}

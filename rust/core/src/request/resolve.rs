@@ -1,0 +1,290 @@
+//! Finds the model of a request and the route that it names.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, header};
+use http_body::Body;
+
+use crate::{
+    client::io::ClientWatch,
+    failure::Failure,
+    request::{
+        admission::Caller,
+        context::RequestContext,
+        dispatch::{Dispatch, Job},
+        local, rejections,
+    },
+    shared::Shared,
+    upstream::upload::{Reading, Upload},
+};
+use sans_io::{
+    api::{
+        endpoints::{BodyKind, Inference, Kind, Operation},
+        error::{ApiError, Cause},
+    },
+    codec::{headers, inflate, percent},
+    table::{Route, proxy_paths},
+};
+
+/// The way of a request to its engines, and its body, of which as much was read as that takes.
+pub(crate) type Resolved<B> = (Dispatch, Box<Upload<B>>);
+
+/// Finds the route of a request of a kind that engines answer.
+pub(crate) async fn resolve<B, W>(
+    context: &mut RequestContext<W>,
+    caller: &Caller,
+    kind: Kind,
+    body: B,
+) -> Result<Resolved<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let (dispatch, upload) = match kind {
+        Kind::Inference(inference) => by_body(context, caller, inference, body).await?,
+        Kind::StoredResponse => by_response_id(context, caller, body)?,
+        Kind::Realtime => by_query(context, caller, body)?,
+        Kind::GenericProxy => by_number_or_header_or_body(context, caller, body).await?,
+        Kind::Local(_) | Kind::Management => {
+            let (method, path) = (context.method(), context.parts().uri.path());
+            return Err(rejections::no_such_endpoint(method, path).into());
+        }
+    };
+    context.accounting.timeline.routed();
+    context.accounting.set_route(&dispatch.route.name, &dispatch.route.metrics);
+    Ok((dispatch, upload))
+}
+
+/// `POST` with the model in the body.
+async fn by_body<B, W>(
+    context: &mut RequestContext<W>,
+    caller: &Caller,
+    inference: Inference,
+    body: B,
+) -> Result<Resolved<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let headers = &context.parts().headers;
+    let coding = inflate::coding(headers)
+        .map_err(|error| ApiError::new(Cause::UnsupportedEncoding, error.to_string()).closing())?;
+    // The earlier response may be named behind the model.
+    let needs_all = inference.operation == Operation::CreateResponse;
+    let reading = match inference.body {
+        BodyKind::Form if !headers::is_json(headers) => {
+            let content_type = headers.get(header::CONTENT_TYPE);
+            Reading::Form(content_type.map_or(b"", |kind| kind.as_bytes()))
+        }
+        _ if needs_all => Reading::JsonOfResponse,
+        _ => Reading::Json,
+    };
+    let json = !matches!(reading, Reading::Form(_));
+    let mut upload = Upload::new(body, reading, coding, &context.worker().body_limits)?;
+    context.receive_until(&mut upload, |upload| upload.model().is_some() && !needs_all).await?;
+    let route = find_route(context.shared(), caller, model_of(&upload))?;
+    let earlier = upload.previous_response_id();
+    let instance = earlier.map(|id| owner(context.shared(), caller, id)).transpose()?;
+    let dispatch = Dispatch {
+        route,
+        path: Cow::Borrowed(context.endpoint().path),
+        job: Job::Inference { inference, decoded: coding.is_some(), json, instance },
+    };
+    Ok((dispatch, upload))
+}
+
+/// What the Responses API has below `/v1/responses/`.
+fn by_response_id<B, W>(
+    context: &RequestContext<W>,
+    caller: &Caller,
+    body: B,
+) -> Result<Resolved<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let (path, method) = (context.parts().uri.path(), context.method());
+    let rest = &path[context.endpoint().path.len()..];
+    let (id, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let known = match below {
+        "" => method != Method::POST,
+        "cancel" => method == Method::POST,
+        "input_items" => method == Method::GET || method == Method::HEAD,
+        _ => false,
+    };
+    if !known || id.is_empty() || proxy_paths::has_dot_segment(path) {
+        return Err(rejections::no_such_endpoint(method, path).into());
+    }
+    let id = percent::percent_decode(id);
+    let instance = owner(context.shared(), caller, &id)?;
+    let key = caller.key().map(|key| &*key.id);
+    let made = context.shared().responses.find(key, &id);
+    let route = made.and_then(|made| context.shared().table.load().route(&made.route).cloned());
+    let route = route
+        .ok_or_else(|| rejections::response_not_found(&id, "its model is no longer served"))?;
+    caller.check(&route)?;
+    let dispatch = Dispatch {
+        route,
+        path: Cow::Owned(path.to_owned()),
+        job: Job::StoredResponse { instance, cancel: method == Method::POST },
+    };
+    Ok((dispatch, unread(context, body)?))
+}
+
+/// `GET /v1/realtime?model=`
+fn by_query<B, W>(
+    context: &RequestContext<W>,
+    caller: &Caller,
+    body: B,
+) -> Result<Resolved<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let name = context.parts().uri.query().and_then(percent::model_in_query);
+    let route = find_route(context.shared(), caller, name.as_deref())?;
+    // What is said inside the WebSocket is not read, and may name another model.
+    caller.check_all_names(&context.shared().table.load(), &route)?;
+    if !context.asks_websocket() {
+        let message = "This endpoint is a WebSocket: open it with Connection: Upgrade and \
+            Upgrade: websocket, over HTTP/1.1.";
+        return Err(ApiError::new(Cause::BadRequest, message).into());
+    }
+    let path = Cow::Borrowed(context.endpoint().path);
+    Ok((Dispatch { route, path, job: Job::Realtime }, unread(context, body)?))
+}
+
+/// `/model/proxy/...`: by the route's number, by header, or by the model in a JSON body.
+async fn by_number_or_header_or_body<B, W>(
+    context: &mut RequestContext<W>,
+    caller: &Caller,
+    body: B,
+) -> Result<Resolved<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let path = context.parts().uri.path()[context.endpoint().path.len() - 1..].to_owned();
+    if proxy_paths::has_dot_segment(&path) {
+        let message = "The path has a segment of dots. Send the path that is meant.";
+        return Err(ApiError::new(Cause::BadRequest, message).into());
+    }
+    let (route, path, upload) = if let Some((route, below)) = by_number(context.shared(), &path) {
+        (route, below, unread(context, body)?)
+    } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
+        let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
+        (find_route(context.shared(), caller, name)?, path, unread(context, body)?)
+    } else {
+        let upload = receive_model(context, body).await?;
+        (find_route(context.shared(), caller, model_of(&upload))?, path, upload)
+    };
+    caller.check(&route)?;
+    check_proxy(&route, &path)?;
+    let websocket = context.asks_websocket();
+    if websocket || upload.model().is_none() {
+        caller.check_all_names(&context.shared().table.load(), &route)?;
+    }
+    Ok((Dispatch { route, path: Cow::Owned(path), job: Job::Proxy { websocket } }, upload))
+}
+
+/// `/NUMBER/...`: the route of that number, and the path below.
+fn by_number(shared: &Shared, path: &str) -> Option<(Arc<Route>, String)> {
+    let rest = &path[1..];
+    let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    // `parse` alone would take a sign.
+    let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
+    let route = Arc::clone(shared.table.load().route_by_number(number)?);
+    Some((route, below.to_owned()))
+}
+
+/// Whether a route leads to this path of its engines; the error says why not. Whichever target will
+/// be chosen, the path must be no administrative one: so it is asked of all, before one is.
+pub(crate) fn check_proxy(route: &Route, path: &str) -> Result<(), ApiError> {
+    if !route.generic_proxy {
+        let message = format!(
+            "The generic proxy is not enabled for model {}. The operator enables it with \
+             generic_proxy = true on the route.",
+            route.name
+        );
+        return Err(ApiError::new(Cause::NotFound, message));
+    }
+    if route.targets().all(|target| target.model.proxy_paths.allow(path)) {
+        return Ok(());
+    }
+    let message = format!(
+        "The generic proxy does not lead to {path} of the engine: it is no inference path."
+    );
+    Err(ApiError::new(Cause::NotFound, message))
+}
+
+/// Reads a JSON body until its model is known.
+async fn receive_model<B, W>(
+    context: &mut RequestContext<W>,
+    body: B,
+) -> Result<Box<Upload<B>>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let headers = &context.parts().headers;
+    if !headers::is_json(headers) || inflate::coding(headers) != Ok(None) {
+        let message = "Missing 'model' field: name the model in the header X-GPUStack-Model, or \
+            send a JSON body with it.";
+        return Err(ApiError::new(Cause::BadRequest, message).into());
+    }
+    let mut upload = Upload::new(body, Reading::Json, None, &context.worker().body_limits)?;
+    context.receive_until(&mut upload, |upload| upload.model().is_some()).await?;
+    Ok(upload)
+}
+
+/// A body that is only carried.
+fn unread<B, W>(context: &RequestContext<W>, body: B) -> Result<Box<Upload<B>>, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    Upload::new(body, Reading::Carry, None, &context.worker().body_limits)
+}
+
+fn model_of<B>(upload: &Upload<B>) -> Option<&str>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
+    upload.model().map(|model| &*model.name)
+}
+
+/// The route of a public name, if the caller may use it.
+fn find_route(
+    shared: &Shared,
+    caller: &Caller,
+    name: Option<&str>,
+) -> Result<Arc<Route>, ApiError> {
+    let Some(name) = name else {
+        let message = "Missing 'model' field: name a model of GET /v1/models in it.";
+        return Err(ApiError::new(Cause::BadRequest, message));
+    };
+    let route = local::find_route(shared, name)?;
+    caller.check(&route)?;
+    Ok(route)
+}
+
+/// The instance that made a response of this caller's.
+fn owner(shared: &Shared, caller: &Caller, id: &str) -> Result<Arc<str>, ApiError> {
+    let key = caller.key().map(|key| &*key.id);
+    shared.responses.find(key, id).map(|made| made.instance).ok_or_else(|| {
+        let why = "it was not made with this API key by an engine that still runs, or it is too \
+            long ago";
+        // An id may be as long as a client likes.
+        let shown: String = id.chars().take(100).collect();
+        rejections::response_not_found(&shown, why)
+    })
+}

@@ -1,0 +1,78 @@
+//! One request, from its head to its record, as a table of contents.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Body;
+
+use crate::{
+    client::io::ClientWatch,
+    failure::Failure,
+    request::{
+        accounting::Accounting,
+        admission,
+        attempt::Outcome,
+        attempts,
+        body::ResponseResult,
+        context::{RequestContext, unless_client_left},
+        identify, local, management, resolve, respond,
+    },
+    worker::Worker,
+};
+use sans_io::{api::endpoints::Kind, codec::headers};
+
+/// Serves one request. It is polled inside the client's connection, whatever that speaks: it
+/// assumes neither one request per connection nor a thread that it may move to.
+pub(crate) async fn serve<B, W>(
+    worker: Rc<Worker>,
+    peer: Rc<str>,
+    request: Request<B>,
+    watch: W,
+) -> ResponseResult<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch + Clone,
+{
+    let (parts, body) = request.into_parts();
+    watch.set_body_read(body.is_end_stream());
+    let request_id =
+        headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
+    let endpoint = match identify::endpoint(&parts) {
+        Ok(endpoint) => endpoint,
+        Err(unidentified) => {
+            let accounting = Accounting::new(&worker.shared, request_id, unidentified.path);
+            let (dialect, error) = (unidentified.dialect, &unidentified.error);
+            return Ok(respond::rejected(accounting, dialect, error, &watch));
+        }
+    };
+    let accounting = Accounting::new(&worker.shared, request_id, endpoint.path);
+    if let Kind::Local(local) = endpoint.kind {
+        return Ok(match local::respond(&worker.shared, local, endpoint, &parts) {
+            Ok(response) => respond::local(accounting, response),
+            Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
+        });
+    }
+    let mut context = RequestContext::new(worker, parts, peer, endpoint, accounting, watch.clone());
+    let outcome = unless_client_left(&watch, run(&mut context, body)).await;
+    respond::respond(context, outcome)
+}
+
+/// Admits the caller, finds the model and its route, and tries instances until one responds. The
+/// response is relayed, and the request recorded, behind the head that `respond` makes.
+async fn run<B, W>(context: &mut RequestContext<W>, body: B) -> Result<Outcome<B>, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    if context.is_management() {
+        // It checks the key itself.
+        return management::forward(context, body).await;
+    }
+    let caller = admission::admit(context)?;
+    let kind = context.endpoint().kind;
+    let (dispatch, upload) = resolve::resolve(context, &caller, kind, body).await?;
+    attempts::send(context, &caller, dispatch, upload).await
+}

@@ -1,0 +1,177 @@
+//! When a request reached each of its phases, and the `Server-Timing` that tells it to the client.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use sans_io::api::usage::Timings;
+
+/// The moments of one request, as far as it has come. Each is read from the clock once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeline {
+    began: Instant,
+    /// The key was checked.
+    authenticated: Option<Instant>,
+    /// The route was known.
+    routed: Option<Instant>,
+    /// The last attempt began.
+    attempted: Option<Instant>,
+    /// It had its connection.
+    connected: Option<Instant>,
+    /// The engine's first frame was there.
+    first_frame: Option<Instant>,
+    /// The first byte for the client was there (a frame, a comment of ours), or none will be.
+    committed: Option<Instant>,
+    /// How long the client was waited for.
+    waited_for_client: Duration,
+}
+
+impl Timeline {
+    /// A request begins.
+    pub(crate) fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            authenticated: None,
+            routed: None,
+            attempted: None,
+            connected: None,
+            first_frame: None,
+            committed: None,
+            waited_for_client: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(crate) fn authenticated(&mut self) {
+        self.authenticated = Some(Instant::now());
+    }
+
+    pub(crate) fn routed(&mut self) {
+        self.routed = Some(Instant::now());
+    }
+
+    /// An attempt begins: what the one before it has reached is forgotten.
+    pub(crate) fn attempted(&mut self) {
+        self.attempted = Some(Instant::now());
+        self.connected = None;
+        self.first_frame = None;
+        self.committed = None;
+    }
+
+    pub(crate) fn connected(&mut self) {
+        self.connected = Some(Instant::now());
+    }
+
+    /// The engine's first frame is there; later calls change nothing.
+    pub(crate) fn first_frame(&mut self) {
+        self.first_frame.get_or_insert_with(Instant::now);
+    }
+
+    /// The first byte for the client is there, or none will be; later calls change nothing.
+    pub(crate) fn committed(&mut self) -> Instant {
+        let first_frame = self.first_frame;
+        *self.committed.get_or_insert_with(|| first_frame.unwrap_or_else(Instant::now))
+    }
+
+    /// The timings of a response at this moment, for its usage.
+    pub(crate) fn timings(&self) -> Timings {
+        let now = Instant::now();
+        let since_begin = |time: Instant| time.duration_since(self.began).as_secs_f64() * 1e3;
+        Timings {
+            first_ms: since_begin(self.first_frame.unwrap_or(now)),
+            elapsed_ms: since_begin(now),
+        }
+    }
+
+    pub(crate) fn waited_for_client(&mut self, time: Duration) {
+        self.waited_for_client += time;
+    }
+
+    /// The phases in milliseconds. `auth`: the key's check; `route`: until the model was found, without the wait for the
+    /// client's bytes; `queue`: until the last attempt began; `connect`; `engine`: until its first
+    /// frame; `gateway`: what was ours of it all. Milliseconds; what did not come to pass is left
+    /// out.
+    fn text(&self, prefix: &str) -> String {
+        let mut text = String::with_capacity(144);
+        text.push_str(prefix);
+        let mut outside = self.waited_for_client;
+        let mut last = self.began;
+        let phases = [
+            ("auth", self.authenticated, Duration::ZERO),
+            ("route", self.routed, self.waited_for_client),
+            ("queue", self.attempted, Duration::ZERO),
+            ("connect", self.connected, Duration::ZERO),
+            ("engine", self.committed, Duration::ZERO),
+        ];
+        for (name, at, not_ours) in phases {
+            let Some(at) = at else { continue };
+            let duration = at.saturating_duration_since(last).saturating_sub(not_ours);
+            last = at;
+            if matches!(name, "connect" | "engine") {
+                outside += duration;
+            }
+            put(&mut text, name, duration);
+            text.push_str(", ");
+        }
+        put(&mut text, "gateway", self.began.elapsed().saturating_sub(outside));
+        text
+    }
+
+    /// The header's value.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(self.text("")).ok()
+    }
+
+    /// The header's value as a comment for a stream's end.
+    pub(crate) fn comment(&self) -> Bytes {
+        let mut text = self.text(": server-timing ");
+        text.push_str("\n\n");
+        text.into()
+    }
+}
+
+fn put(text: &mut String, name: &str, duration: Duration) {
+    let micros = duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros());
+    text.push_str(name);
+    text.push_str(";dur=");
+    text.push_str(itoa::Buffer::new().format(micros / 1000));
+    text.push('.');
+    for unit in [100, 10, 1] {
+        text.push(char::from(b'0' + (micros / unit % 10) as u8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_has_its_own_time_and_ours_is_what_is_left() {
+        let pause = |milliseconds| tokio::time::sleep(Duration::from_millis(milliseconds));
+        let mut timeline = Timeline::begin();
+        pause(1).await;
+        timeline.authenticated = Some(Instant::now());
+        pause(30).await;
+        timeline.waited_for_client = Duration::from_millis(28);
+        timeline.routed = Some(Instant::now());
+        timeline.attempted = timeline.routed;
+        pause(4).await;
+        timeline.connected = Some(Instant::now());
+        pause(500).await;
+        timeline.committed = Some(Instant::now());
+        let expected = "auth;dur=1.000, route;dur=2.000, queue;dur=0.000, connect;dur=4.000, \
+            engine;dur=500.000, gateway;dur=3.000";
+        assert_eq!(timeline.header().unwrap(), expected);
+        assert_eq!(timeline.comment(), format!(": server-timing {expected}\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_did_not_come_to_pass_is_left_out() {
+        assert_eq!(Timeline::begin().header().unwrap(), "gateway;dur=0.000");
+    }
+}

@@ -1,0 +1,96 @@
+//! A whole response that becomes another document: an error, a translation, a ranking.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{COUNTED, RedactedNames, TransformError, usage_in_tail};
+use crate::api::{engine_error, error::Dialect, messages, rerank, usage::Usage};
+
+/// The longest whole response that is rewritten.
+const DOCUMENT_HELD: usize = 64 * 1024 * 1024;
+/// A longer error passes as it is.
+const ERROR_HELD: usize = 64 * 1024;
+
+/// The document that a whole response becomes.
+#[derive(Debug)]
+pub(crate) enum Document {
+    /// An error, in the client's shape and without the engine's names.
+    Error { status: u16, dialect: Dialect, request_id: Arc<str>, names: RedactedNames },
+    /// A Message, from a chat completion.
+    Message { model: Arc<str> },
+    /// A count of tokens, from a chat completion's usage.
+    TokenCount,
+    /// Jina's shape, from any engine's.
+    Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
+}
+
+/// Holds a whole response back to its end, and makes its document.
+#[derive(Debug)]
+pub(super) struct DocumentBuffer {
+    held: BytesMut,
+    document: Document,
+    rewritten: bool,
+    usage: Option<Usage>,
+}
+
+impl DocumentBuffer {
+    pub(super) fn new(document: Document) -> Self {
+        Self { held: BytesMut::new(), document, rewritten: false, usage: None }
+    }
+
+    /// Whether the bytes that went on are a JSON document of ours.
+    pub(super) fn is_rewritten(&self) -> bool {
+        self.rewritten
+    }
+
+    /// The tokens that the engine counted.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// The bytes that go on, and whether from now on all the rest does.
+    pub(super) fn push(
+        &mut self,
+        data: &[u8],
+        done: bool,
+    ) -> Result<(Bytes, bool), TransformError> {
+        self.held.extend_from_slice(data);
+        if matches!(self.document, Document::Error { .. }) && self.held.len() > ERROR_HELD {
+            return Ok((self.held.split().freeze(), true));
+        }
+        if self.held.len() > DOCUMENT_HELD {
+            return Err(TransformError::Unusable(format!(
+                "The engine's response is longer than {DOCUMENT_HELD} bytes, and cannot be translated."
+            )));
+        }
+        if !done {
+            return Ok((Bytes::new(), false));
+        }
+        let whole = self.held.split().freeze();
+        self.usage = (whole.len() <= COUNTED).then(|| usage_in_tail(&whole)).flatten();
+        Ok((self.rewrite(whole)?, false))
+    }
+
+    fn rewrite(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
+        let made = match &self.document {
+            Document::Error { status, dialect, request_id, names } => {
+                engine_error::reshape(*status, &whole, *dialect, request_id, names)
+            }
+            Document::Message { model } => Some(
+                messages::response(&whole, model)
+                    .map_err(|error| TransformError::Unusable(error.message))?,
+            ),
+            Document::TokenCount => Some(
+                messages::count_response(&whole)
+                    .map_err(|error| TransformError::Unusable(error.message))?,
+            ),
+            Document::Rerank { prepared, model } => Some(
+                rerank::response(&whole, prepared, model)
+                    .map_err(|error| TransformError::Unusable(error.to_string()))?,
+            ),
+        };
+        self.rewritten = made.is_some();
+        Ok(made.map_or(whole, Bytes::from))
+    }
+}

@@ -1,0 +1,45 @@
+//! The public name in place of the engine's, in a whole response.
+
+use bytes::{Bytes, BytesMut};
+
+use super::EDITED_HELD;
+use crate::codec::json::Finder;
+
+/// Renames the `model` of a whole response, which is held back until it is found.
+#[derive(Debug)]
+pub(super) struct Renamer {
+    held: BytesMut,
+    finder: Finder,
+    name_json: Bytes,
+}
+
+impl Renamer {
+    /// `name_json`: the public name, as a JSON string.
+    pub(super) fn new(name_json: Bytes) -> Self {
+        Self { held: BytesMut::new(), finder: Finder::string(&["model"]), name_json }
+    }
+
+    /// The bytes that were held, renamed; None while more must come. A response without a `model`,
+    /// or too long before it, goes on as it is.
+    pub(super) fn push(&mut self, data: Bytes, done: bool) -> Option<Bytes> {
+        self.finder.feed(&data);
+        let found = self.finder.found();
+        let waits = found.is_none() && !done && self.held.len() + data.len() <= EDITED_HELD;
+        // The usual response comes in one piece, with the right name: it is not copied.
+        let whole = if self.held.is_empty() && !waits {
+            data
+        } else {
+            self.held.extend_from_slice(&data);
+            if waits {
+                return None;
+            }
+            self.held.split().freeze()
+        };
+        Some(match found {
+            Some(range) if whole[range.clone()] != self.name_json => {
+                [&whole[..range.start], &self.name_json, &whole[range.end..]].concat().into()
+            }
+            _ => whole,
+        })
+    }
+}
