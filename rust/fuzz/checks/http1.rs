@@ -2,7 +2,7 @@
 //! line.
 
 use bytes::BytesMut;
-use sans_io::codec::http1::{Chunk, Decoder, WireError, take_head};
+use sans_io::codec::http1::{Chunk, Decoder, WireError, take_response_head};
 
 /// Panics when an answer means something else in other reads, or when the plain decoder disagrees
 /// about its body.
@@ -46,7 +46,7 @@ fn read_answer(answer: &[u8], size: usize, to_head_request: bool) -> Answer {
     for piece in answer.chunks(size) {
         buffer.extend_from_slice(piece);
         read += piece.len();
-        match take_head(&mut buffer, to_head_request) {
+        match take_response_head(&mut buffer, to_head_request, false) {
             Err(error) => return Answer::BrokenHead(error),
             Ok(None) => {}
             Ok(Some(head)) => {

@@ -5,7 +5,6 @@ use std::fmt;
 
 use sans_io::codec::json::{
     Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, ScanError, ScanErrorKind, Scanner,
-    find_model,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -59,7 +58,9 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
         Some(&model.name),
         "another range"
     );
-    assert_eq!(find_model(body), Some(model.range.start as usize..model.range.end as usize));
+    let mut finder = Finder::string(&["model"]);
+    finder.feed(body);
+    assert_eq!(finder.found(), Some(model.range.start as usize..model.range.end as usize));
     assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
     let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
     assert_eq!(options.as_deref(), members.last("stream_options"), "another `stream_options`");

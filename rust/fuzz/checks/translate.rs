@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Message's stream, or when the stream's events depend on how its frames arrive.
 pub(crate) fn check(data: &[u8]) {
     for body in [request(data, "m"), count_request(data, "m")].into_iter().flatten() {
-        is_object(&body.body);
+        is_object(&body);
     }
     for body in [response(data, "m"), count_response(data)].into_iter().flatten() {
         is_object(&body);

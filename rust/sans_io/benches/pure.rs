@@ -9,11 +9,12 @@
 )]
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::Instant;
 
 use sans_io::api::endpoints::ModelPlace;
 use sans_io::api::usage::{StreamUsage, Timings};
-use sans_io::codec::json::{Scanner, find_model};
+use sans_io::codec::json::{Finder, Scanner};
 use sans_io::{
     api::stream_fields::{is_terminal, rename_model},
     codec::sse::{frames, last_edge},
@@ -60,7 +61,7 @@ fn framing() {
     let many = FRAME.repeat(64);
     let unfinished = &many[..many.len() - 1];
     let long = [b"data: ".as_slice(), &vec![b'x'; 2 << 20]].concat();
-    measure("find_model in a chunk", 50_000, || find_model(black_box(&FRAME[6..])));
+    measure("the model in a chunk", 50_000, || find_model(black_box(&FRAME[6..])));
     measure("rename_model in a frame", 50_000, || {
         rename_model(black_box(FRAME), ModelPlace::TopLevel, b"\"smollm2\"")
     });
@@ -75,6 +76,12 @@ fn framing() {
         (0..long.len())
             .all(|end| last_edge(black_box(&long[..end]), end.saturating_sub(1)).is_none())
     });
+}
+
+fn find_model(json: &[u8]) -> Option<Range<usize>> {
+    let mut finder = Finder::string(&["model"]);
+    finder.feed(json);
+    finder.found()
 }
 
 #[expect(clippy::print_stdout, reason = "figures are what this program is for")]

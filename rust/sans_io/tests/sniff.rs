@@ -11,9 +11,11 @@
 #[path = "../../fuzz/checks/sniff.rs"]
 mod agreement;
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use sans_io::codec::json::{
-    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, ScanErrorKind, Scanner, find_model,
+    Finder, MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX, ScanErrorKind, Scanner,
 };
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
@@ -627,6 +629,13 @@ fn errors_are_whole_sentences_that_repeat_nothing_of_the_body() {
         assert!(text.ends_with('.') && text.contains(' ') && !text.contains("hunter"), "{text}");
         assert!(text.starts_with("The request body") || text.starts_with("`model`"), "{text}");
     }
+}
+
+/// The range of the top-level `model`, quotes included.
+fn find_model(json: &[u8]) -> Option<Range<usize>> {
+    let mut finder = Finder::string(&["model"]);
+    finder.feed(json);
+    finder.found()
 }
 
 #[test]

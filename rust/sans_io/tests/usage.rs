@@ -13,7 +13,7 @@ mod agreement;
 use proptest::prelude::*;
 use sans_io::api::usage::{
     EventUsage, ResponseUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
-    includes_usage, usage_of_response,
+    includes_usage,
 };
 use sans_io::codec::json::Scanner;
 use sans_io::codec::sse::frames;
@@ -223,6 +223,12 @@ fn the_usage_of_whole_answers_is_read_in_every_dialect() {
             assert_eq!(pieces.usage(), expected, "{answer} in pieces of {size}");
         }
     }
+}
+
+fn usage_of_response(json: &[u8]) -> Option<Usage> {
+    let mut usage = ResponseUsage::new();
+    usage.feed(json);
+    usage.usage()
 }
 
 #[test]

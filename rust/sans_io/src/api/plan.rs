@@ -72,7 +72,7 @@ pub fn translate(
                 messages::count_request(body, name).map_err(|error| rejected(error.message))?;
             Translation {
                 path: CHAT,
-                body: Some(request.body.into()),
+                body: Some(request.into()),
                 document: Document::TokenCount,
             }
         }
@@ -82,7 +82,7 @@ pub fn translate(
         | Operation::CreateResponse => {
             let request = messages::request(body, name).map_err(|error| rejected(error.message))?;
             let document = Document::Message { model: model() };
-            Translation { path: CHAT, body: Some(request.body.into()), document }
+            Translation { path: CHAT, body: Some(request.into()), document }
         }
     })
 }

@@ -205,15 +205,8 @@ impl Timings {
     }
 }
 
-/// The usage of a whole answer of any JSON endpoint; None when it says nothing.
-pub fn usage_of_response(json: &[u8]) -> Option<Usage> {
-    let mut answer = ResponseUsage::new();
-    answer.feed(json);
-    answer.usage()
-}
-
-/// [`usage_of_response`] over pieces, as an answer passes. Nothing of it is kept but its top-level
-/// `usage`.
+/// Reads the usage of a whole response of any JSON endpoint as it passes. Retains nothing of it but
+/// the top-level `usage`, and that up to 16 KiB.
 #[derive(Debug)]
 pub struct ResponseUsage {
     finder: Finder,

@@ -46,10 +46,7 @@ fn stops_here(name: &HeaderName) -> bool {
 /// Whether a `Connection` field names this header.
 fn named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+        tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     })
 }
 

@@ -84,17 +84,11 @@ pub struct ResponseHead {
     pub content_length: Option<u64>,
 }
 
-/// Takes the head of a final answer off the front of `buffer`; interim answers (100, 102, 103)
-/// before it are skipped. None: not whole yet.
-pub fn take_head(
-    buffer: &mut BytesMut,
-    to_head_request: bool,
-) -> Result<Option<ParsedHead>, WireError> {
-    take_response_head(buffer, to_head_request, false)
-}
-
-/// The same; with `upgrade` a 101 is an answer too, without a body: what follows it in `buffer` is
-/// the other protocol's.
+/// Takes the head of a final response off the front of `buffer`. Interim responses (100, 102, 103)
+/// before it are skipped. None while the head is not whole.
+///
+/// With `upgrade` a 101 is final too, and has no body: what follows it in `buffer` is the other
+/// protocol's.
 pub fn take_response_head(
     buffer: &mut BytesMut,
     to_head_request: bool,
@@ -422,7 +416,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Option<ParsedHead>, WireError> {
-        take_head(&mut BytesMut::from(text), false)
+        take_response_head(&mut BytesMut::from(text), false, false)
     }
 
     fn error(text: &str) -> WireError {
@@ -435,7 +429,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 \
              OK\r\nContent-Length: 2\r\n\r\nok!",
         );
-        let head = take_head(&mut buffer, false).unwrap().unwrap();
+        let head = take_response_head(&mut buffer, false, false).unwrap().unwrap();
         assert_eq!(
             (head.status.as_u16(), head.decoder, head.keep_alive),
             (200, Decoder::Length(2), true)
@@ -508,7 +502,8 @@ mod tests {
             assert!(head.decoder.is_done());
         }
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
-        assert!(take_head(&mut BytesMut::from(text), true).unwrap().unwrap().decoder.is_done());
+        let head = take_response_head(&mut BytesMut::from(text), true, false).unwrap().unwrap();
+        assert!(head.decoder.is_done());
     }
 
     #[test]

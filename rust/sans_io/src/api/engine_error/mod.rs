@@ -3,5 +3,4 @@
 mod names;
 mod reshape;
 
-pub use names::redact_name;
 pub use reshape::{fix_anthropic_error_frames, redact_in_frames, reshape};

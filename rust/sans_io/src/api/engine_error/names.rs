@@ -8,13 +8,8 @@ const PROTOCOL: [&[u8]; 6] = [b"type", b"code", b"param", b"object", b"loc", b"s
 
 /// The text with the public name in place of each whole occurrence of an engine's; None when there
 /// is none. An occurrence is whole when it is no part of a longer word, path or segment of one.
-pub fn redact_name(text: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
-    hide(std::str::from_utf8(text).ok()?, names).map(String::into_bytes)
-}
-
-/// [`redact_name`] over characters.
-pub(super) fn hide(text: &str, names: &[(String, String)]) -> Option<String> {
-    let mut hidden = String::new();
+pub(super) fn redact(text: &str, names: &[(String, String)]) -> Option<String> {
+    let mut redacted = String::new();
     let (mut copied, mut at) = (0, 0);
     while let Some(character) = text[at..].chars().next() {
         let Some((name, public)) = name_at(text, at, names) else {
@@ -22,13 +17,13 @@ pub(super) fn hide(text: &str, names: &[(String, String)]) -> Option<String> {
             continue;
         };
         if name != public {
-            hidden.push_str(&text[copied..at]);
-            hidden.push_str(public);
+            redacted.push_str(&text[copied..at]);
+            redacted.push_str(public);
             copied = at + name.len();
         }
         at += name.len();
     }
-    (copied > 0).then(|| hidden + &text[copied..])
+    (copied > 0).then(|| redacted + &text[copied..])
 }
 
 /// The longest name that stands whole at `at`, and what stands for it. A public name stands for
@@ -71,7 +66,7 @@ fn is_of_a_word(character: char) -> bool {
 /// keys, and the values of members that say words of a protocol, are left alone. Strings that
 /// change are written anew, no other byte differs.
 pub(super) fn redact_in_json(json: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
-    let mut hidden = Vec::new();
+    let mut redacted = Vec::new();
     let (mut copied, mut at) = (0, 0);
     let mut key: &[u8] = b"";
     while let Some(start) = memchr::memchr(b'"', &json[at..]).map(|quote| at + quote) {
@@ -81,16 +76,16 @@ pub(super) fn redact_in_json(json: &[u8], names: &[(String, String)]) -> Option<
             key = json.get(start + 1..end - 1).unwrap_or_default();
         } else if !PROTOCOL.contains(&key)
             && let Ok(text) = serde_json::from_slice::<String>(&json[start..end])
-            && let Some(text) = hide(&text, names)
+            && let Some(text) = redact(&text, names)
         {
-            hidden.extend_from_slice(&json[copied..start]);
-            hidden.extend_from_slice(Value::from(text).to_string().as_bytes());
+            redacted.extend_from_slice(&json[copied..start]);
+            redacted.extend_from_slice(Value::from(text).to_string().as_bytes());
             copied = end;
         }
     }
     (copied > 0).then(|| {
-        hidden.extend_from_slice(&json[copied..]);
-        hidden
+        redacted.extend_from_slice(&json[copied..]);
+        redacted
     })
 }
 

@@ -16,7 +16,7 @@ use crate::{
     codec::{json::Finder, sse},
 };
 
-use super::names::{hide, redact_in_json};
+use super::names::{redact, redact_in_json};
 
 /// How many characters are shown of a text that is not JSON, or of an over-long message in a
 /// stream.
@@ -62,7 +62,7 @@ pub fn reshape(
         return redact_in_json(body, names);
     }
     let parsed = ParsedError::read(status, body, value.as_ref());
-    let message = hide(&parsed.message, names).unwrap_or(parsed.message);
+    let message = redact(&parsed.message, names).unwrap_or(parsed.message);
     let document = match dialect {
         Dialect::Anthropic => json!({
             "type": "error",

@@ -36,6 +36,6 @@ mod tools;
 
 pub use chat::Usage;
 pub use error::TranslateError;
-pub use request::{Request, count_request, request};
+pub use request::{count_request, request};
 pub use response::{count_response, response};
 pub use stream::MessageStream;

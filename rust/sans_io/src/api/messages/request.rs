@@ -9,20 +9,11 @@ use super::error::TranslateError;
 use super::json::{Raw, decoded, inside, list, object};
 use super::tools::{Tool, ToolChoice, tool_choice, tools};
 
-/// A request for the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The JSON body.
-    pub body: Vec<u8>,
-    /// Whether the client asked for a stream; the engine is then asked for one too, with its usage.
-    pub stream: bool,
-}
-
-/// A Messages request as a chat completions request. `engine_model` is the engine's name for the
-/// model.
+/// Translates a Messages request into the body of a chat completions request. `engine_model` is the
+/// engine's name for the model. A stream is asked for as the client did, together with its usage.
 ///
-/// The error names the place in the request and what it must be; it belongs into a 400.
-pub fn request(body: &[u8], engine_model: &str) -> Result<Request, TranslateError> {
+/// The error names the place in the request and what must stand there; it belongs into a 400.
+pub fn request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateError> {
     let request = read(body)?;
     let max_tokens = request.max_tokens.ok_or_else(|| {
         TranslateError::new(
@@ -55,12 +46,13 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Request, TranslateErro
         stream_options: stream.then_some(StreamOptions { include_usage: true }),
         ..ChatRequest::new(engine_model, max_tokens, tools)
     };
-    Ok(Request { body: chat.json()?, stream })
+    chat.json()
 }
 
-/// A chat request with the same prompt as the Messages request (or the request for a count) has:
-/// the answer's `usage.prompt_tokens` is the count. It costs the engine one token of an answer.
-pub fn count_request(body: &[u8], engine_model: &str) -> Result<Request, TranslateError> {
+/// Translates a request for a count of tokens, or a Messages request, into the body of a chat
+/// completions request with the same prompt: its response's `usage.prompt_tokens` is the count.
+/// The engine generates one token for it.
+pub fn count_request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateError> {
     let request = read(body)?;
     let tools = tools(request.tools)?;
     // Which tools may be called is part of some prompts; that one must be called would only cost a
@@ -79,7 +71,7 @@ pub fn count_request(body: &[u8], engine_model: &str) -> Result<Request, Transla
         chat_template_kwargs: request.thinking.and_then(thinking),
         ..ChatRequest::new(engine_model, 1, tools)
     };
-    Ok(Request { body: chat.json()?, stream: false })
+    chat.json()
 }
 
 /// The members that mean something to a chat engine; all others are dropped.

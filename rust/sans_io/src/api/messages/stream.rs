@@ -56,7 +56,9 @@ impl MessageStream {
             rest = &rest[frame.len()..];
             self.frame(frame, out);
         }
-        if self.phase != Phase::Over && data(rest).trim_ascii() == b"[DONE]" {
+        if self.phase != Phase::Over
+            && sse::data(rest).is_some_and(|data| data.trim_ascii() == b"[DONE]")
+        {
             self.finish(out);
         }
     }
@@ -92,7 +94,7 @@ impl MessageStream {
             out.extend_from_slice(comment);
             out.extend_from_slice(b"\n\n");
         }
-        let data = data(frame);
+        let data = sse::data(frame).unwrap_or_default();
         match data.trim_ascii() {
             b"" => {}
             b"[DONE]" => self.finish(out),
@@ -190,20 +192,5 @@ impl MessageStream {
     fn fail_with(&mut self, message: &str, out: &mut Vec<u8>) {
         events::error(out, message);
         self.phase = Phase::Over;
-    }
-}
-
-/// An event's data: its lines, with line feeds between them.
-fn data(frame: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    let mut values = sse::lines(frame)
-        .map(sse::field)
-        .filter(|(name, _)| *name == b"data")
-        .map(|(_, value)| value);
-    let first = values.next().unwrap_or_default();
-    match values.next() {
-        None => first.into(),
-        Some(second) => {
-            [first, second].into_iter().chain(values).collect::<Vec<_>>().join(&b'\n').into()
-        }
     }
 }

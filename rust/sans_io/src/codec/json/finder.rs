@@ -89,18 +89,6 @@ impl std::fmt::Debug for Finder {
     }
 }
 
-/// The range of the top-level `model`'s string value, both quotes included, in a JSON object that
-/// an engine wrote.
-///
-/// The object may be cut off behind the value. `None` for anything odd: no object, broken JSON
-/// before the value, a value that is not a string. The name itself is not judged: an empty one is
-/// found too.
-pub fn find_model(json: &[u8]) -> Option<Range<usize>> {
-    let mut finder = Finder::string(&["model"]);
-    finder.feed(json);
-    finder.found()
-}
-
 /// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as
 /// Python's does. None when there is none, or the text is no JSON object.
 pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Range<usize>> {

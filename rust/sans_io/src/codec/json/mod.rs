@@ -8,8 +8,8 @@ mod scanner;
 mod token;
 
 pub use error::{ScanError, ScanErrorKind};
+pub use finder::Finder;
 pub(crate) use finder::find_last;
-pub use finder::{Finder, find_model};
 pub use limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 pub use scanner::{Model, Scanner};
 pub(crate) use token::{Number, plain_text};
