@@ -1,18 +1,24 @@
-"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate,
-imports go down the layers of rust/layers.toml, and the pure crates name no input or output."""
+"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate, imports go down the
+layers of rust/layers.toml, and the pure crates name no input or output and publish nothing that is dead."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from layout import rust_text
 from layout.graph import floors, graph_of, shortest_circle, tangles
 from layout.rust import Arrow, Crate, Workspace, read_crate, workspace_folders
 
 LAYERS = "rust/layers.toml"
+
+_PUBLISHED = re.compile(
+    r"\bpub\s+(?:(?:const|async|unsafe)\s+)*(?P<kind>fn|const|static|struct|enum|trait|type)\s+(?P<name>\w+)"
+)
 
 
 def problems(root: Path) -> list[str]:
@@ -36,6 +42,7 @@ def problems(root: Path) -> list[str]:
         found += _layer_problems(crate, own, rules["layers"].get(crate.folder, []))
         if crate.folder in rules["pure"]["crates"]:
             found += _impure(workspace, crate, rules["pure"]["forbidden"])
+            found += _dead(workspace, crate)
     return found
 
 
@@ -113,6 +120,23 @@ def _impure(workspace: Workspace, crate: Crate, forbidden: list[str]) -> Iterato
                         f"{file.path}:{line} names {name}: {crate.folder} is pure. Let its "
                         "caller do that part."
                     )
+
+
+def _dead(workspace: Workspace, crate: Crate) -> Iterator[str]:
+    """`pub` items that no other file names outside of tests. The compiler finds dead code within a crate only; here
+    words are compared, so an item that shares its name with another one is not found. A type may also be named by the
+    signatures of its own file alone."""
+    files = [file for other in workspace.crates for file in other.files.values()]
+    for file in crate.files.values():
+        for item in _PUBLISHED.finditer(file.code):
+            name = item["name"]
+            of_type = item["kind"] in ("struct", "enum", "trait", "type")
+            own = of_type and len(re.findall(rf"\b{name}\b", file.other_code)) > 1
+            if not own and not any(other.uses(name) for other in files if other is not file):
+                yield (
+                    f"{file.path}:{rust_text.line_of(file.text, item.start())} publishes {name}, which no other file "
+                    "names outside of tests. Make it private, or take it out."
+                )
 
 
 def proposed_layers(root: Path) -> str:

@@ -184,6 +184,18 @@ def test_a_pure_crate_names_no_input_or_output(tmp_path: Path, text: str) -> Non
     assert checked(tmp_path, {"a.rs": text}, '["a"]') == []
 
 
+def test_a_pure_crate_publishes_nothing_that_only_tests_name(tmp_path: Path) -> None:
+    files = {
+        "lib.rs": "pub mod a;\nmod b;\npub use a::{dead, used};",
+        "a.rs": "pub fn used() -> Made {}\npub struct Made;\npub const fn dead() {}\n"
+        "#[cfg(test)]\nmod tests { fn f() { dead() } }",
+        "b.rs": "use crate::a::used;\nfn f() { used() }",
+    }
+    (found,) = checked(tmp_path, files, '["b", "a"]', PURE.replace("[]", '["one"]'))
+    assert found.startswith("one/src/a.rs:3 publishes dead,")
+    assert "Make it private" in found
+
+
 def test_a_crate_that_is_not_there_is_told(tmp_path: Path) -> None:
     (found,) = checked(tmp_path, {}, "[]", PURE.replace("[]", '["sans_io"]'))
     assert "sans_io, which is no crate of the workspace" in found

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sans_io::api::endpoints::ModelPlace;
 use sans_io::api::usage::{StreamUsage, Timings};
 use sans_io::{
-    api::stream_fields::{is_terminal, rename_model, response_id},
+    api::stream_fields::{ResponseIdFinder, is_terminal, rename_model},
     codec::sse::{frames, last_edge},
 };
 use serde_json::Value;
@@ -107,7 +107,9 @@ fn ids_are_found(whole_frames: &[u8]) {
         let id = parsed
             .iter()
             .find_map(|event| event.get("response")?.get("id")?.as_str().map(str::to_owned));
-        assert_eq!(response_id(whole_frames), id);
+        let mut finder = ResponseIdFinder::new();
+        finder.feed_frames(whole_frames);
+        assert_eq!(finder.found(), id.as_deref());
     }
 }
 

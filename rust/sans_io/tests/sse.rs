@@ -14,7 +14,7 @@ mod agreement;
 use proptest::prelude::*;
 use sans_io::api::endpoints::ModelPlace;
 use sans_io::{
-    api::stream_fields::{ResponseIdFinder, is_terminal, rename_model, response_id},
+    api::stream_fields::{ResponseIdFinder, is_terminal, rename_model},
     codec::sse::{frames, last_edge},
 };
 
@@ -156,6 +156,12 @@ fn the_name_is_replaced_at_its_place_alone() {
         assert_eq!(String::from_utf8_lossy(&renamed), expected, "{place:?}");
     }
     assert_eq!(rename_model(stream.as_bytes(), ModelPlace::Nowhere, b"\"public\""), None);
+}
+
+fn response_id(frames: &[u8]) -> Option<String> {
+    let mut finder = ResponseIdFinder::new();
+    finder.feed_frames(frames);
+    finder.found().map(str::to_owned)
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
 /// The id of the response that a stream of the Responses API makes: `response.id` of the first
 /// event that has one. `frames` begins with a frame. None also for an id that nobody can ask for,
 /// over-long or no Unicode text.
-pub fn response_id(frames: &[u8]) -> Option<String> {
+fn response_id(frames: &[u8]) -> Option<String> {
     let id = |frame| {
         let mut finder = Finder::text_of(&["response", "id"]);
         place_in(frame, &mut finder).and(finder.text().map(str::to_owned))
@@ -61,7 +61,7 @@ pub fn response_id(frames: &[u8]) -> Option<String> {
     frame_ranges(frames).find_map(|range| id(&frames[range]))
 }
 
-/// [`response_id`] in an answer as it passes, whole or streamed.
+/// Finds the id of a response of the Responses API as it passes, whole or streamed.
 #[derive(Debug)]
 pub struct ResponseIdFinder {
     whole: Finder,

@@ -62,7 +62,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// Counts one observation.
-    pub fn observe(&self, time: Duration) {
+    fn observe(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS.partition_point(|(bound, _)| *bound < micros);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
