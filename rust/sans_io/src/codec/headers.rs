@@ -1,9 +1,9 @@
-//! Which headers pass, which stop here, and which are ours.
+//! Header fields: which pass to an engine and back, which stop here, and which are written here.
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Fields that mean one connection only (RFC 9110 7.6.1), besides those that `Connection` names.
+/// Whether a field belongs to one connection only (RFC 9110 7.6.1). `Connection` may name more.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -20,9 +20,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Fields of a client's request that no engine sees: framing and host are made anew, credentials
-/// and cookies are ours, `Expect` was answered here, bodies are asked for unencoded, and GPUStack's
-/// internal names are not a client's to set.
+/// Whether a field of a client's request is withheld from engines: framing and host are made anew,
+/// credentials and cookies are ours, `Expect` was answered here, bodies are asked for unencoded,
+/// and GPUStack's internal names are not a client's to set.
 fn stops_here(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -58,23 +58,24 @@ fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
     head.put_slice(b"\r\n");
 }
 
-/// What is special about the body that goes to an engine, and about its answer.
+/// Facts about a request and its response that decide which fields an engine gets.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ForEngine {
-    /// The answer is not looked into: it may be compressed as the client likes.
+    /// The response passes unread, so it may be compressed as the client likes.
     pub encoded_response: bool,
-    /// The body was decoded here.
+    /// The body was decompressed here.
     pub decoded: bool,
-    /// The body is JSON, whatever the client called it.
+    /// The body is JSON, whatever its `Content-Type` says.
     pub json: bool,
-    /// The body is not the client's, nor is its dialect.
+    /// The body was made here, in a dialect other than the client's.
     pub translated: bool,
-    /// A WebSocket is asked for.
+    /// The client asks for a WebSocket.
     pub upgrade: bool,
 }
 
-/// Writes the client's fields that pass on to an engine.
+/// Writes the client's fields that pass to an engine, each with its line end, and those that are
+/// made here. Neither the request line nor the framing is written.
 pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine) {
     let connection = headers.contains_key(header::CONNECTION);
     let json = with.json && !is_json(headers);
@@ -101,7 +102,8 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
     }
 }
 
-/// Whether a client asks for a WebSocket.
+/// Whether a client asks for a WebSocket: `Connection: upgrade` with `Upgrade: websocket` (RFC 6455
+/// 4.1).
 pub fn asks_websocket(headers: &HeaderMap) -> bool {
     let says = |name: HeaderName, word: &[u8]| {
         headers
@@ -113,8 +115,9 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
     says(header::CONNECTION, b"upgrade") && says(header::UPGRADE, b"websocket")
 }
 
-/// Writes the client's fields that pass on to the management API: the credential too, which it
-/// checks itself. Who the client is, is said by us alone.
+/// Writes the client's fields that pass to the management API, the credential included, since it
+/// authenticates by itself. Forwarding fields of the client are dropped: `peer` and `scheme` alone
+/// say who the client is.
 pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str, scheme: &str) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
@@ -134,14 +137,14 @@ pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &st
     }
 }
 
-/// The comma-separated parts of a field's value.
+/// Comma-separated parts of a field value, without the blanks around them; empty parts too.
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Whether a field of an engine's answer may pass on: not its framing, which is made anew, nor its
-/// connection's fields, its name and clock, its idea of the request's id, and of which pages may
-/// read the answer.
+/// Whether a field of an engine's response may pass to the client. Left out: the framing, which is
+/// made anew, fields of the connection, the server's name and clock, its request id, and its CORS
+/// fields.
 pub fn passes_from_engine(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && !name.as_str().starts_with("access-control-")
@@ -151,8 +154,8 @@ pub fn passes_from_engine(name: &HeaderName) -> bool {
         )
 }
 
-/// Drops a redirect to the engine's own address, which is no client's to see (vLLM redirects a path
-/// with a slash too many).
+/// Drops `Location` and `Content-Location` that point at the engine itself (`host` is its
+/// `HOST:PORT`), an address that no client can reach. vLLM redirects a path with a slash too many.
 pub fn drop_engine_address(headers: &mut HeaderMap, host: &str) {
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         let authority =
@@ -166,7 +169,8 @@ pub fn drop_engine_address(headers: &mut HeaderMap, host: &str) {
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The request's id, under both names that SDKs look for (spec/wire.md 2.2).
+/// Sets the request id under both names that SDKs read: `x-request-id` (OpenAI) and `request-id`
+/// (Anthropic). An id that no header may hold is left out.
 pub fn put_request_id(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, value.clone());
@@ -174,14 +178,15 @@ pub fn put_request_id(headers: &mut HeaderMap, id: &str) {
     }
 }
 
-/// The client's own request id, if it is sane: up to 128 characters that need no quoting anywhere.
+/// The client's own request id: 1 to 128 characters that need no quoting anywhere. None without
+/// one, or when it is anything else.
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
     let sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&byte);
     ((1..=128).contains(&id.len()) && id.bytes().all(sane)).then_some(id)
 }
 
-/// Whether intermediaries must be told to pass this answer on as it comes.
+/// Whether the body is a stream of server-sent events, by its media type.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const KIND: &[u8] = b"text/event-stream";
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
@@ -190,7 +195,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether an answer is JSON.
+/// Whether the body is JSON: the media type ends in `json`, with any parameters.
 pub fn is_json(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let kind =

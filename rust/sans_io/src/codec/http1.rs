@@ -1,8 +1,7 @@
-//! HTTP/1.1 as engines speak it: reading the head of an answer and undoing the framing of its body.
-//! Bytes in, values out.
+//! HTTP/1.1 responses of engines: parses a head and undoes the framing of a body.
 //!
-//! Whatever is doubtful is an error, never a guess: a wrong guess about where an answer ends hands
-//! one caller's bytes to another (RFC 9112 6, spec/wire.md 8).
+//! Whatever is doubtful is an error, never a guess: a wrong guess about where a response ends hands
+//! one caller's bytes to another (RFC 9112 6.3).
 
 use std::{fmt, mem::MaybeUninit, time::Duration};
 
@@ -11,14 +10,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::codec::headers;
 
-/// The largest head of an answer, in bytes.
+/// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The most fields in a head.
 const MAX_FIELDS: usize = 128;
 /// The longest chunk-size line, extensions included, and the longest trailer section.
 const MAX_LINE: usize = 4 * 1024;
 
-/// How an engine's answer breaks the rules.
+/// A response that breaks HTTP/1.1. Displayed as a clause that goes on "the response": "its head is
+/// not HTTP/1".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// The head is no HTTP/1 head.
@@ -31,7 +31,7 @@ pub enum WireError {
     Length,
     /// A transfer coding other than `chunked`.
     TransferCoding,
-    /// A switch of protocols that nobody asked for.
+    /// A 101 (switch of protocols) that was not asked for.
     Upgrade,
     /// A chunk's size line, or the line end behind its data.
     Chunk,
@@ -56,24 +56,24 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// The head of a final answer.
+/// The head of a final response, with what it says about its body and its connection.
 #[derive(Debug)]
 pub struct ParsedHead {
-    /// The status; never 1xx but for a 101 that was asked for.
+    /// The status. 1xx only as a 101 that was asked for.
     pub status: StatusCode,
     /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
     pub headers: HeaderMap,
-    /// How the body is framed.
+    /// The framing of the body.
     pub decoder: Decoder,
-    /// What `Content-Length` says, also where there is no body (an answer to HEAD).
+    /// `Content-Length` as the engine wrote it, also where there is no body (a response to HEAD).
     pub content_length: Option<u64>,
-    /// Whether the connection may carry another request after this answer.
+    /// Whether the connection may carry another request after this response.
     pub keep_alive: bool,
-    /// What a `Keep-Alive` field allows.
+    /// Limits that a `Keep-Alive` field names.
     pub keep_alive_limits: KeepAlive,
 }
 
-/// The head of an engine's answer.
+/// The end-to-end part of a response's head, as it goes to the client.
 #[derive(Debug)]
 pub struct ResponseHead {
     /// The status.
@@ -137,7 +137,7 @@ pub fn take_response_head(
     }
 }
 
-/// What a head says about its connection and its body.
+/// Fields of a head that concern its body and its connection.
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
@@ -148,13 +148,13 @@ struct Framing {
     keep_alive_limits: KeepAlive,
 }
 
-/// What a `Keep-Alive: timeout=N, max=M` field says.
+/// Limits of a `Keep-Alive: timeout=N, max=M` field; None where it names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// How long the engine keeps an idle connection.
+    /// The time after which the engine closes an idle connection.
     pub timeout: Option<Duration>,
-    /// How many requests it takes on one. Some engines count down, some always say the whole; to
-    /// stop when a connection has carried as many is right for both.
+    /// The number of requests on one connection. Some engines count it down, others repeat the
+    /// total. To stop at that many is right for both.
     pub max: Option<u64>,
 }
 
@@ -209,7 +209,8 @@ impl Framing {
     }
 }
 
-/// The fields that may pass on. `names_others`: `Connection` names some that may not.
+/// The fields that may pass to the client. `names_others`: `Connection` names further fields of the
+/// connection, which are looked for only then.
 fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let named = |name: &HeaderName| {
@@ -244,11 +245,11 @@ pub enum Decoder {
     Length(u64),
     /// Chunked.
     Chunked(Chunk),
-    /// Everything until the connection closes.
+    /// Close-delimited (RFC 9112 6.3, case 8): everything until the connection closes.
     CloseDelimited,
 }
 
-/// Where a chunked body is.
+/// The position inside a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunk {
     /// Before a chunk-size line.
@@ -264,17 +265,17 @@ pub enum Chunk {
     Done,
 }
 
-/// What `Decoder::decode` took off a buffer.
+/// A piece of a body that [`Decoder::decode`] took off a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// Body bytes; may be empty.
+    /// Bytes of the body; may be empty.
     pub data: Bytes,
-    /// Whether the body is whole.
+    /// Whether the body ends with this piece.
     pub done: bool,
 }
 
 impl Decoder {
-    /// The exact number of body bytes to come, where the framing tells it.
+    /// The exact number of bytes to come; None for chunked and close-delimited bodies.
     pub fn remaining(&self) -> Option<u64> {
         match self {
             Self::Length(rest) => Some(*rest),
@@ -282,12 +283,14 @@ impl Decoder {
         }
     }
 
-    /// Whether the body is whole.
+    /// Whether the body is complete. Never true of a close-delimited one: its end is the
+    /// connection's.
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunk::Done))
     }
 
-    /// Takes body bytes off the front of `buffer`, as one piece. Bytes behind the body's end stay.
+    /// Takes bytes of the body off the front of `buffer`, as one piece. Bytes behind the body's end
+    /// stay. The error is final: the position inside the body is lost.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, WireError> {
         let data = match self {
             Self::CloseDelimited => buffer.split().freeze(),
@@ -302,7 +305,7 @@ impl Decoder {
     }
 }
 
-/// Digits only: no sign, no space, no underscore, no overflow.
+/// A number of digits only: no sign, no blank, no underscore, no overflow.
 fn plain_number(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -369,14 +372,15 @@ fn decode_chunks(state: &mut Chunk, buffer: &mut BytesMut) -> Result<Bytes, Wire
     Ok(data)
 }
 
-/// A chunk-size line: the size and the line's length. At most 16 hexadecimal digits; extensions are
-/// passed over.
+/// Parses a chunk-size line: the size, and the length of the line with its end. At most 16
+/// hexadecimal digits; extensions are skipped (RFC 9112 7.1.1). None while the line is not whole.
 fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     let window = &buffer[..buffer.len().min(MAX_LINE)];
     let Some(feed) = memchr::memchr(b'\n', window) else {
-        let hopeless = window.len() == MAX_LINE
+        // It can become no line any more: too long, or too many digits already.
+        let is_malformed = window.len() == MAX_LINE
             || window.iter().take(17).filter(|byte| byte.is_ascii_hexdigit()).count() > 16;
-        return if hopeless { Err(WireError::Chunk) } else { Ok(None) };
+        return if is_malformed { Err(WireError::Chunk) } else { Ok(None) };
     };
     let line = window[..feed].strip_suffix(b"\r").ok_or(WireError::Chunk)?;
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
@@ -400,7 +404,8 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-/// One line of the trailer section: its length; 2 is the empty line that ends it.
+/// Length of the next line of the trailer section, end included; 2 is the empty line that ends the
+/// section. `seen`: bytes of the section before it. None while the line is not whole.
 fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> {
     let Some(feed) = memchr::memchr(b'\n', buffer) else {
         return if seen + buffer.len() > MAX_LINE { Err(WireError::Trailer) } else { Ok(None) };

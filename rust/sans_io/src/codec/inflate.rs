@@ -1,9 +1,9 @@
-//! Decodes a compressed request body while it arrives: gzip, deflate and zstd.
+//! Decompresses request bodies while they arrive: gzip, deflate and zstd.
 //!
-//! Decoded bytes come out in portions of the caller's choice, and both their number and their ratio
-//! to what was sent are capped, so that a small body cannot become a large one in memory. What was
-//! damaged on the way is refused where the format can tell: gzip and zlib by their checksums, zstd
-//! by its own where the sender has added one.
+//! Decoded bytes come out in portions of the caller's choice. Both their number and their ratio to
+//! the encoded ones are capped, so that a small body cannot become a large one in memory. Damage is
+//! detected where the format can tell: gzip and zlib by their checksums, zstd by its own where the
+//! sender has added one.
 
 use std::fmt;
 
@@ -13,11 +13,10 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-/// So many bytes may come out of a body before the ratio is looked at: the start of a good body can
-/// be all alike.
+/// Decoded bytes that are exempt from the ratio: the start of a good body can be all alike.
 const RATIO_FREE: u64 = 1 << 20;
 
-/// How much is decoded in one step.
+/// The most bytes that are decoded in one step.
 const STEP: usize = 16 << 10;
 
 /// The windows of deflate and of gzip, as a power of two; there is no larger one.
@@ -26,10 +25,10 @@ const WINDOW_BITS: u8 = 15;
 /// The largest window of zstd, as a power of two: 8 MB, all that RFC 9659 lets a sender use.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// What zstd answers to a larger window; `zstd_errors.h` promises to keep the number.
+/// zstd's error code for a larger window. `zstd_errors.h` promises to keep the number.
 const ZSTD_WINDOW_TOO_LARGE: usize = 16_usize.wrapping_neg();
 
-/// How a body is compressed.
+/// A content coding (RFC 9110 8.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// RFC 1952; several members may follow each other.
@@ -40,7 +39,8 @@ pub enum Coding {
     Zstd,
 }
 
-/// The coding that a request's headers name; `None`: the body is not compressed.
+/// The coding that a request's `Content-Encoding` names; None for a body that is not compressed.
+/// The error: it names another one, or several.
 pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
     let mut fields = headers.get_all(CONTENT_ENCODING).iter();
     let Some(field) = fields.next() else {
@@ -51,7 +51,7 @@ pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
     }
     match field.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
         b"" | b"identity" => Ok(None),
-        // RFC 9110 8.4.1.3: the same.
+        // RFC 9110 8.4.1.3: equivalent.
         b"gzip" | b"x-gzip" => Ok(Some(Coding::Gzip)),
         b"deflate" => Ok(Some(Coding::Deflate)),
         b"zstd" => Ok(Some(Coding::Zstd)),
@@ -59,7 +59,7 @@ pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
     }
 }
 
-/// The request's Content-Encoding is none that is known, or several.
+/// A `Content-Encoding` that is not supported, or more than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownCoding;
 
@@ -74,17 +74,17 @@ impl fmt::Display for UnknownCoding {
     }
 }
 
-/// What a body may become.
+/// Limits of one decoded body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// The most decoded bytes.
     pub decoded: u64,
-    /// The most decoded bytes for each encoded one, looked at once more than 1 MiB was decoded.
+    /// The most decoded bytes for each encoded one; checked once more than 1 MiB was decoded.
     pub ratio: u32,
 }
 
-/// Why a body cannot be decoded. Shown to the client: a whole sentence that repeats nothing of the
-/// body.
+/// A body that cannot be decoded. Displayed to the client: a whole sentence that repeats nothing of
+/// the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
     /// The body is not of its coding, or was damaged.
@@ -108,7 +108,7 @@ pub enum InflateError {
 }
 
 impl InflateError {
-    /// Whether a cap was met; else the body is wrong.
+    /// Whether a cap was exceeded (413); else the body itself is wrong (400).
     pub fn is_too_large(self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::Ratio { .. })
     }
@@ -159,8 +159,8 @@ pub struct Inflater {
     read: u64,
     /// Decoded bytes so far.
     written: u64,
-    /// The first byte of the caller's input was read already, and stays there while more is to come
-    /// out.
+    /// The first byte of the caller's input was read already. It stays there while more is to come
+    /// out, so that an empty input means that all output is out.
     held: bool,
     failed: Option<InflateError>,
 }
@@ -185,7 +185,7 @@ impl Inflater {
     /// Decodes from the front of `input` into `out` until `input` is used up or `out` holds `most`
     /// bytes.
     ///
-    /// When `input` is empty, all that it says is in `out`. What is left of it belongs in front of
+    /// When `input` is empty, all that it encodes is in `out`. The rest of it belongs in front of
     /// the next input. An error is final: every later call repeats it.
     pub fn decode(
         &mut self,
@@ -202,8 +202,8 @@ impl Inflater {
         Ok(())
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `decode` again, or the body
-    /// is cut off.
+    /// Checks the body as a whole when no more bytes come. The error is an earlier one of `decode`,
+    /// or that the body is cut off.
     pub fn end(&self) -> Result<(), InflateError> {
         match self.failed {
             Some(error) => Err(error),
@@ -232,7 +232,7 @@ impl Inflater {
         step?;
         self.read += read as u64;
         self.written += written as u64;
-        self.judge()?;
+        self.check_caps()?;
         if read + written == 0 && input.len() > held {
             return Err(InflateError::Broken);
         }
@@ -242,7 +242,7 @@ impl Inflater {
         Ok(())
     }
 
-    fn judge(&self) -> Result<(), InflateError> {
+    fn check_caps(&self) -> Result<(), InflateError> {
         let Caps { decoded, ratio } = self.caps;
         if self.written > decoded {
             return Err(InflateError::TooLarge { limit: decoded });
@@ -264,7 +264,7 @@ impl fmt::Debug for Inflater {
     }
 }
 
-/// How far the members of a body (zstd: its frames) were read.
+/// Progress through the members of a body (zstd: its frames).
 #[derive(Clone, Copy, Default)]
 struct Members {
     /// One has begun and has not ended.
@@ -278,7 +278,7 @@ impl Members {
         self.any && !self.inside
     }
 
-    /// Notes what a step has made of a member.
+    /// Records whether a step has ended a member.
     fn note(&mut self, ended: bool) {
         self.inside = !ended;
         self.any |= ended;
@@ -299,8 +299,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes a part of `input` into a part of `out`, and returns how much of each: at most to the
-    /// end of a member. `input` is empty only inside of a member.
+    /// Decodes a part of `input` into a part of `out`, at most to the end of a member. Returns how
+    /// many bytes of each were used. `input` is empty only inside of a member.
     fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<(usize, usize), InflateError> {
         match self {
             Self::Gzip(members, inflate) => {

@@ -1,9 +1,8 @@
-//! Server-sent events as bytes: where frames end, what ends a stream, and the public name in place
-//! of the engine's.
+//! Server-sent events as bytes: frames, their lines and their data.
 //!
-//! The rules are WHATWG's: a line ends with LF, CRLF or CR, in any mix, and an empty line ends a
-//! frame. Nothing else is a line end. Bytes are never decoded. A byte order mark is not looked for:
-//! engines send none.
+//! The rules are those of the WHATWG's HTML standard ("Parsing an event stream"): a line ends with
+//! LF, CRLF or CR, in any mix, and an empty line ends a frame. Nothing else is a line end. Bytes
+//! are never decoded. A byte order mark is not looked for: engines send none.
 //!
 //! A CR as the last byte of a buffer may be half of a CRLF whose LF is still on its way. It counts
 //! as a line end only if the line before it ended with a lone CR too, since such a stream may have
@@ -19,12 +18,12 @@ use memchr::{memchr, memchr2, memrchr2};
 
 use crate::codec::json::Finder;
 
-/// The index just behind the last complete frame in `buf`, its empty line included; `None` while
+/// The index just behind the last complete frame in `buf`, its empty line included; None while
 /// there is none.
 ///
 /// `buf` begins at a frame's first byte. `from` is how much of it earlier calls have seen without
-/// finding an edge (0 for a new buffer); the search looks back over it by itself as far as it must,
-/// which is three bytes, so a long frame that arrives in small reads costs linear time.
+/// finding an edge (0 for a new buffer). The search goes back over it by at most three bytes, so a
+/// long frame that arrives in small reads costs linear time.
 pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
     // A CR that ended the earlier bytes was left open by the earlier call.
     let unseen = from.saturating_sub(1);
@@ -40,20 +39,20 @@ pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
 }
 
 /// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a
-/// frame too. A CR at the very end counts as a line end: `last_edge` has judged it. They make up
-/// all of `buf` when it was cut there.
+/// frame too. A CR at the very end counts as a line end, as decided by [`last_edge`]. A `buf` that
+/// was cut there consists of nothing else.
 pub fn frames(buf: &[u8]) -> impl Iterator<Item = &[u8]> {
     frame_ranges(buf).map(|range| &buf[range])
 }
 
-/// The last of the frames that make up all of `frames`, which ends with one.
+/// The last frame of `frames`, which consists of whole frames.
 pub fn last_frame(frames: &[u8]) -> &[u8] {
     let line_end = if frames.ends_with(b"\r\n") { 2 } else { 1 };
     let start = last_edge(&frames[..frames.len().saturating_sub(line_end)], 0).unwrap_or(0);
     &frames[start..]
 }
 
-/// Where in the frame the value lies that `finder` looks for in the event's data.
+/// The range in a frame of the value that `finder` looks for in the event's data.
 pub(crate) fn place_in(frame: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
     let mut at = 0;
     while at < frame.len() {
@@ -66,7 +65,7 @@ pub(crate) fn place_in(frame: &[u8], finder: &mut Finder) -> Option<Range<usize>
     None
 }
 
-/// The event's data, its lines joined with line feeds; None when it has none.
+/// The event's data, its lines joined with LF; None when it has no line of data.
 pub fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut data: Option<Cow<'_, [u8]>> = None;
     for line in lines(frame) {
@@ -82,7 +81,7 @@ pub fn data(frame: &[u8]) -> Option<Cow<'_, [u8]>> {
     data
 }
 
-/// The event's name; empty when it has none.
+/// The event's name, the last one if there are several; empty when it has none.
 pub(crate) fn event_name(frame: &[u8]) -> &[u8] {
     let name = |line| match field(line) {
         (b"event", value) => Some(value),
@@ -91,8 +90,8 @@ pub(crate) fn event_name(frame: &[u8]) -> &[u8] {
     lines(frame).filter_map(name).last().unwrap_or_default()
 }
 
-/// The frames that hold `token`, as ranges, in order; a last one may be cut off. The usual
-/// bytes have none, and cost one search.
+/// Ranges of the frames that contain `token`, in order; a last one may be cut off. The usual bytes
+/// contain none, and cost one search.
 pub(crate) fn frames_with<'a>(
     frames: &'a [u8],
     token: &'a Needle<'_>,
@@ -110,6 +109,7 @@ pub(crate) fn frames_with<'a>(
     })
 }
 
+/// Ranges of the [`frames`] of `buf`.
 pub(crate) fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -124,7 +124,7 @@ pub(crate) fn frame_ranges(buf: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// The lines of a frame without their ends; an unfinished last one too.
+/// The lines of a frame without their ends, an unfinished last one included.
 pub fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -137,8 +137,8 @@ pub fn lines(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A line's field name and value: one space behind the colon is not part of the value. A comment
-/// has an empty name.
+/// Name and value of a line. One space behind the colon is not part of the value. A comment has an
+/// empty name, a line without a colon an empty value.
 pub fn field(line: &[u8]) -> (&[u8], &[u8]) {
     match memchr(b':', line) {
         None => (line, b""),
@@ -149,9 +149,9 @@ pub fn field(line: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where in the line the value lies that `finder` looks for, which has read the event's lines
-/// before it. Lines of data are one text with line feeds between. A JSON string cannot span them:
-/// it lies within one line.
+/// The range in `line` of the value that `finder` looks for. `finder` has read the event's lines
+/// before it. Lines of data are one text with LF between, and a JSON string cannot contain an LF,
+/// so the value lies within one line.
 pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>> {
     let (b"data", value) = field(line) else { return None };
     if finder.found().is_some() {
@@ -170,26 +170,28 @@ pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>>
     found
 }
 
-/// The bytes that end a line: LF, CR LF or CR.
+/// The end of a line: LF, CR LF or CR.
 pub(crate) struct LineEnd {
+    /// Where its first byte is.
     pub start: usize,
+    /// Just behind its last byte.
     pub end: usize,
 }
 
 impl LineEnd {
-    /// The first one from `at` on.
+    /// The first line end from `at` on; None without one.
     fn first_in(buf: &[u8], at: usize) -> Option<Self> {
         let start = at + memchr2(b'\n', b'\r', buf.get(at..)?)?;
         let is_pair = buf[start] == b'\r' && buf.get(start + 1) == Some(&b'\n');
         Some(Self { start, end: start + 1 + usize::from(is_pair) })
     }
 
-    /// The same; without one, an empty one at the end of `buf`.
+    /// The first line end from `at` on; without one, an empty one at the end of `buf`.
     pub(crate) fn first_or_rest(buf: &[u8], at: usize) -> Self {
         Self::first_in(buf, at).unwrap_or(Self { start: buf.len(), end: buf.len() })
     }
 
-    /// The one whose last byte, an LF or a CR, is at `last`.
+    /// The line end whose last byte, an LF or a CR, is at `last`.
     fn ending_with(buf: &[u8], last: usize) -> Self {
         let is_pair = buf[last] == b'\n' && last > 0 && buf[last - 1] == b'\r';
         Self { start: last - usize::from(is_pair), end: last + 1 }
@@ -199,7 +201,7 @@ impl LineEnd {
         self.start == 0 || matches!(buf[self.start - 1], b'\n' | b'\r')
     }
 
-    /// Whether no LF can still belong to it; see the module's page.
+    /// Whether no LF can still belong to it; see the module.
     fn is_whole(&self, buf: &[u8]) -> bool {
         self.end < buf.len()
             || buf[self.end - 1] == b'\n'

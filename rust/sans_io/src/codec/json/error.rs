@@ -1,21 +1,21 @@
-//! What can be wrong with a body, in words for the client.
+//! Errors of a JSON body, in words for the client.
 
 use std::fmt;
 
 use super::limits::MODEL_BYTES_MAX;
 
-/// Why a body was refused, and where. Shown to the client: a whole sentence that repeats nothing of
-/// the body.
+/// The error of a body, and where it is. Displayed to the client: a whole sentence that repeats
+/// nothing of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanError {
-    /// What is wrong.
+    /// The kind of error.
     pub kind: ScanErrorKind,
-    /// The byte of the body that shows it, counted from 0; for a fault of the model's value, where
+    /// The byte of the body that shows it, counted from 0. For an error of the model's value: where
     /// the value begins.
     pub offset: u64,
 }
 
-/// What can be wrong with a body.
+/// Kinds of errors of a JSON body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanErrorKind {
     /// Nothing or only white space.

@@ -1,4 +1,4 @@
-//! The place of one value in a JSON object that an engine wrote, found while its bytes arrive.
+//! Finds one value in a JSON object of an engine while its bytes arrive.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use super::limits::NESTING_MAX;
 use super::scanner::{IMPOSSIBLE_ID, Purpose, Scanner};
 
 /// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the
-/// member `response`), and stops at the first value of the kind that is wanted. Keys are compared
-/// after unescaping, and are at most 23 bytes long. Allocates nothing but the text that it keeps.
+/// member `response`), and stops at the first value of the wanted kind. Keys are compared after
+/// unescaping, and are at most 23 bytes long. Allocates nothing but the text that it retains.
 ///
-/// A value of another kind, and an object that is broken before the value, end the search: then
+/// A value of another kind, or an object that is broken before the value, ends the search: then
 /// nothing is found.
 pub struct Finder {
     scanner: Scanner,
-    /// The first byte of the value that is wanted.
+    /// The first byte of a value of the wanted kind.
     first: u8,
-    /// Nothing will be found any more, or it was found.
-    over: bool,
+    /// The value was found, or cannot be found any more.
+    finished: bool,
 }
 
 impl Finder {
@@ -30,42 +30,43 @@ impl Finder {
         Self::new(path, b'{')
     }
 
-    /// Finds a string and keeps its text of at most [`super::RESPONSE_ID_BYTES_MAX`] bytes, for
+    /// Finds a string and retains its text of at most [`super::RESPONSE_ID_BYTES_MAX`] bytes, for
     /// [`Self::text`].
     pub fn text_of(path: &'static [&'static str]) -> Self {
         let mut finder = Self::string(path);
-        finder.scanner.purpose = Purpose::Find { path, keep: true };
+        finder.scanner.purpose = Purpose::Find { path, retain_text: true };
         finder
     }
 
     fn new(path: &'static [&'static str], first: u8) -> Self {
-        Self { scanner: scanner(path), first, over: false }
+        Self { scanner: scanner(path), first, finished: false }
     }
 
-    /// Reads on until the value is found, the text is broken or the piece ends.
+    /// Reads on until the value is found, the JSON is broken or the piece ends.
     pub fn feed(&mut self, piece: &[u8]) {
         let mut at = 0;
-        while at < piece.len() && !self.over {
+        while at < piece.len() && !self.finished {
             let read = self.scanner.step_or_fail(piece, at);
-            self.over = read.is_err() || self.scanner.found.is_some();
+            self.finished = read.is_err() || self.scanner.found.is_some();
             at = read.unwrap_or(piece.len());
         }
         self.scanner.base += piece.len() as u64;
     }
 
-    /// The range of the value, counted over all pieces.
+    /// The range of the value, counted finished all pieces; None while it was not found.
     pub fn found(&self) -> Option<Range<usize>> {
         let range =
             self.scanner.found.as_ref().filter(|_| self.scanner.value_first == self.first)?;
         Some(range.start as usize..range.end as usize)
     }
 
-    /// The text that was found, unescaped; None also when it is over-long or no Unicode text.
+    /// The text of the string that was found, unescaped. None while it was not found, and when it
+    /// is finished-long or no Unicode text.
     pub fn text(&self) -> Option<&str> {
         self.found().and(self.scanner.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
     }
 
-    /// Where the value began that is wanted and whose end was not read yet.
+    /// Where the wanted value began, while its end was not read.
     pub fn open_since(&self) -> Option<usize> {
         let start = self.scanner.open_since.filter(|_| self.scanner.value_first == self.first)?;
         Some(start as usize)
@@ -73,10 +74,10 @@ impl Finder {
 
     /// Whether no later byte can change what was found.
     pub fn is_finished(&self) -> bool {
-        self.over || self.scanner.is_finished()
+        self.finished || self.scanner.is_finished()
     }
 
-    /// How many bytes came in all pieces.
+    /// Bytes fed so far, finished all pieces.
     pub fn seen(&self) -> usize {
         self.scanner.base as usize
     }
@@ -89,8 +90,8 @@ impl std::fmt::Debug for Finder {
     }
 }
 
-/// The range of the value, of any kind, that a reader takes which keeps the last of equal keys, as
-/// Python's does. None when there is none, or the text is no JSON object.
+/// The range of the last value, of any kind, under a path of keys: of equal keys Python's reader
+/// takes the last one too. None without one, or when the text is no JSON object.
 pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Range<usize>> {
     let mut scanner = scanner(path);
     scanner.feed(json).ok()?;
@@ -100,6 +101,6 @@ pub(crate) fn find_last(json: &[u8], path: &'static [&'static str]) -> Option<Ra
 
 fn scanner(path: &'static [&'static str]) -> Scanner {
     let mut scanner = Scanner::new(NESTING_MAX);
-    scanner.purpose = Purpose::Find { path, keep: false };
+    scanner.purpose = Purpose::Find { path, retain_text: false };
     scanner
 }

@@ -1,4 +1,4 @@
-//! JSON without a tree: the scanner of request bodies, and small readers of what engines write.
+//! JSON without a tree: the scanner of request bodies, and small readers of engines' JSON.
 
 mod error;
 mod finder;

@@ -1,15 +1,15 @@
-//! A tool call's arguments while they arrive: how far they are one JSON object.
+//! Checks how far a tool call's arguments are one JSON object, while they arrive.
 
 use crate::codec::json::{Number, plain_text};
 
-/// Deeper arguments count as broken; a body's limit is in the same range.
+/// The deepest nesting; deeper arguments count as broken. A body's limit is in the same range.
 const DEPTH_MAX: usize = 512;
 
-/// Reads one JSON object in pieces. What it accepts is what a strict parser accepts.
+/// Reads one JSON object in pieces, and accepts exactly what a strict parser accepts.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectScan {
     state: State,
-    /// The open containers: whether each is an array.
+    /// The open containers; true for an array.
     open: Vec<bool>,
 }
 
@@ -39,8 +39,8 @@ enum Role {
 }
 
 impl ObjectScan {
-    /// The part of the next piece that belongs to the object: all of it, but for space before the
-    /// object, what follows it, and everything from the first byte that is wrong.
+    /// The part of the next piece that belongs to the object. Left out: white space before the
+    /// object, whatever follows it, and everything from the first wrong byte on.
     pub(crate) fn feed<'t>(&mut self, piece: &'t str) -> &'t str {
         let bytes = piece.as_bytes();
         let mut at = 0;
@@ -60,7 +60,7 @@ impl ObjectScan {
             if let State::Number(number) = self.state
                 && number.next(byte).is_none()
             {
-                // The byte is read once more, as what follows the number.
+                // The byte ends the number and is not part of it: it is read once more.
                 self.state = if number.may_end() { State::AfterValue } else { State::Broken };
                 continue;
             }
@@ -75,7 +75,7 @@ impl ObjectScan {
         self.state == State::Whole
     }
 
-    /// Whether nothing can follow: the object is closed, or it is none.
+    /// Whether nothing can follow: the object is closed, or broken.
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.state, State::Whole | State::Broken)
     }

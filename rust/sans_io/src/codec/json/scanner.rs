@@ -1,14 +1,15 @@
 //! Finds `model`, `stream` and `stream_options` in a JSON request body while its bytes arrive.
 //!
-//! The scanner builds no tree, does not recurse, and keeps its whole state between pieces, so the
-//! body may come in any split. It checks the structure of everything that it passes: what it
-//! accepts is what a JSON parser accepts, because a body that two readers understand differently is
-//! a way around the check of the key (an engine takes the last `model` of two). Three leniencies
-//! are wanted, for clients that exist:
+//! The scanner builds no tree, does not recurse, and holds its whole state between pieces, so the
+//! body may come in any split. It checks the structure of everything that it passes. Three things
+//! beyond RFC 8259 are accepted, for clients that exist:
 //!
 //! * `NaN`, `Infinity` and `-Infinity` are values (Python writes them);
 //! * bytes that are not UTF-8 pass inside strings, except in the value of `model`;
 //! * a lone surrogate (`"\ud800"`) passes, except in the value of `model`.
+//!
+//! All else that a JSON parser rejects is rejected: a body that two readers understand differently
+//! is a way around the check of the key (an engine takes the last `model` of two).
 //!
 //! Keys are compared after unescaping, exactly: `"mod\u0065l"` is `model`; `Model` and a nested
 //! `model` are not.
@@ -20,10 +21,10 @@ use super::error::{ScanError, ScanErrorKind};
 use super::limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 use super::token::{Key, Member, Number, leading_space, plain_text, starts_value};
 
-/// Stands for an id that no answer can have had: over-long, or no Unicode text.
+/// Sentinel for an id that is over-long or no Unicode text; it equals no id.
 pub(super) const IMPOSSIBLE_ID: &str = "\0";
 
-/// What the top-level `model` says, and where.
+/// The top-level `model`, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// The name after unescaping: neither empty nor blank, at most [`MODEL_BYTES_MAX`] bytes. Any
@@ -33,7 +34,7 @@ pub struct Model {
     pub range: Range<u64>,
 }
 
-/// The scanner; see the module's page. Allocates nothing until `model` is found.
+/// The scanner; see the module. Allocates nothing until `model` is found.
 pub struct Scanner {
     state: State,
     pub(super) purpose: Purpose,
@@ -41,11 +42,11 @@ pub struct Scanner {
     pub(super) base: u64,
     nesting_limit: u16,
     depth: u16,
-    /// The depth at which members matter: 1, or more on the path to what is looked for.
+    /// The depth at which members matter: 1, or more on the path to the wanted value.
     level: u16,
     /// One bit for each open container: set for an array.
     arrays: [u64; NESTING_MAX as usize / 64],
-    /// What the string being read is for.
+    /// The purpose of the string being read.
     role: Role,
     key: Key,
     name: Vec<u8>,
@@ -53,7 +54,7 @@ pub struct Scanner {
     unit: u16,
     /// A high surrogate that waits for its low one; 0 when none does.
     high: u16,
-    /// Which member the present value belongs to, at the level that matters.
+    /// The member that the present value belongs to, at the level that matters.
     member: Member,
     value_start: u64,
     /// The first byte of that value.
@@ -61,21 +62,21 @@ pub struct Scanner {
     model: Option<Model>,
     stream: bool,
     stream_options: Option<Range<u64>>,
-    /// Where the value began that is being read, if its range will be asked for.
+    /// Where the value being read began, if its range will be asked for.
     pub(super) open_since: Option<u64>,
-    /// The id of a response: the previous one, or the one that is looked for.
+    /// The id of a response: the previous one, or the wanted one.
     pub(super) id: Option<String>,
-    /// The text being read can be no id.
+    /// The string being read cannot be an id.
     id_spoilt: bool,
     object_end: Option<u64>,
-    /// What is looked for, as it was last seen.
+    /// The range of the wanted value, as it was last seen.
     pub(super) found: Option<Range<u64>>,
     failed: Option<ScanError>,
 }
 
 impl Scanner {
     /// A scanner for one body. `nesting_limit` counts open objects and arrays, the body's own
-    /// included; it is held between 1 and [`NESTING_MAX`].
+    /// included; it is clamped to 1 and [`NESTING_MAX`].
     pub fn new(nesting_limit: u16) -> Self {
         Self {
             state: State::Start,
@@ -105,7 +106,7 @@ impl Scanner {
         }
     }
 
-    /// Keeps the top-level `previous_response_id` too, from here on.
+    /// Retains the top-level `previous_response_id` too, from here on.
     pub fn retain_previous_response_id(&mut self) {
         self.purpose = Purpose::Request { retain_previous_response_id: true };
     }
@@ -124,36 +125,36 @@ impl Scanner {
         Ok(())
     }
 
-    /// The top-level `model`, as soon as its closing quote was read. It is not proof of a good
-    /// body: a second one may follow and is an error then.
+    /// The top-level `model`, as soon as its closing quote was read. It does not prove a good body:
+    /// a second one may follow, and is an error then.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
 
-    /// Whether the last top-level `stream` read so far is the literal `true`. Nothing else streams.
+    /// Whether the last top-level `stream` read so far is the literal `true`. No other value
+    /// streams.
     pub fn stream(&self) -> bool {
         self.stream
     }
 
-    /// The bytes of the whole value of the last top-level `stream_options` read so far, whatever
-    /// its type.
+    /// The range of the last top-level `stream_options` read so far: its whole value, of any type.
     pub fn stream_options(&self) -> Option<Range<u64>> {
         self.stream_options.clone()
     }
 
-    /// Where the value of a top-level `stream_options` began whose end was not read yet.
+    /// Where the value of a top-level `stream_options` began, while its end was not read.
     pub fn open_stream_options(&self) -> Option<u64> {
         self.open_since
     }
 
-    /// The last top-level `previous_response_id` read so far, if it is a string and was to be kept.
-    /// One that is longer than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which no
-    /// answer's id is.
+    /// The last top-level `previous_response_id` read so far, if it is a string and is retained.
+    /// One that is longer than [`RESPONSE_ID_BYTES_MAX`] or no Unicode text is `"\0"`, which equals
+    /// no response's id.
     pub fn previous_response_id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The place of the `}` that closes the body's object, once it was read.
+    /// The offset of the `}` that closes the body's object, once it was read.
     pub fn object_end(&self) -> Option<u64> {
         self.object_end
     }
@@ -163,8 +164,8 @@ impl Scanner {
         self.state == State::Done && self.failed.is_none()
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the object
-    /// is missing or not whole, or it has no `model`.
+    /// Checks the body as a whole when no more bytes come. The error is an earlier one of `feed`,
+    /// or that the object is missing, not whole, or without a `model`.
     pub fn end(&self) -> Result<(), ScanError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -178,12 +179,12 @@ impl Scanner {
         Err(ScanError { kind, offset: self.base })
     }
 
-    /// `step`, with a memory of its error.
+    /// [`Self::step`], remembering its error.
     pub(super) fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         self.step(piece, at).inspect_err(|&error| self.failed = Some(error))
     }
 
-    /// Reads one token, or the part of it that is in the piece, and says where to read on.
+    /// Reads one token, or the part of it that is in the piece. Returns where to read on.
     fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         match self.state {
             State::Text => self.text(piece, at),
@@ -201,7 +202,7 @@ impl Scanner {
         }
     }
 
-    /// One byte between tokens, or the first byte of one.
+    /// Reads one byte between tokens, or the first byte of one.
     fn punctuation(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         match (self.state, byte) {
             (State::AfterValue, b',') if self.in_array() => self.state = State::Value,
@@ -214,14 +215,14 @@ impl Scanner {
             (State::Value | State::FirstValue, _) => return self.open_value(byte, at),
             (State::Start, b'{') => return self.open(State::FirstKey, false, at),
             (State::FirstKey, 0) if self.offset(at) == 1 => {
-                return Err(self.fault(ScanErrorKind::NotUtf8, at));
+                return Err(self.error_at(ScanErrorKind::NotUtf8, at));
             }
-            _ => return Err(self.fault(self.unexpected(byte, at), at)),
+            _ => return Err(self.error_at(self.unexpected(byte, at), at)),
         }
         Ok(())
     }
 
-    /// What is wrong with a byte that the state has no use for.
+    /// The error for a byte that the state has no use for.
     fn unexpected(&self, byte: u8, at: usize) -> ScanErrorKind {
         match self.state {
             State::Start if byte == 0 => ScanErrorKind::NotUtf8,
@@ -264,12 +265,12 @@ impl Scanner {
             b'-' => self.state = State::Number(Number::Minus),
             b'0' => self.state = State::Number(Number::Zero),
             b'1'..=b'9' => self.state = State::Number(Number::Integer),
-            _ => return Err(self.fault(ScanErrorKind::Syntax("a value"), at)),
+            _ => return Err(self.error_at(ScanErrorKind::Syntax("a value"), at)),
         }
         Ok(())
     }
 
-    /// The value of a member at the level that matters begins. Apart from the loop over all other
+    /// Begins the value of a member at the level that matters. Kept out of the loop over all other
     /// values.
     #[inline(never)]
     fn begin_member(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
@@ -277,7 +278,7 @@ impl Scanner {
         self.value_first = byte;
         match self.member {
             Member::Model if byte != b'"' && starts_value(byte) => {
-                return Err(self.fault(ScanErrorKind::ModelNotAString, at));
+                return Err(self.error_at(ScanErrorKind::ModelNotAString, at));
             }
             Member::StreamOptions | Member::Wanted => self.open_since = Some(self.value_start),
             Member::PreviousResponseId => {
@@ -298,7 +299,7 @@ impl Scanner {
                 Member::PreviousResponseId,
                 Purpose::Request { retain_previous_response_id: true },
             )
-            | (Member::Wanted, Purpose::Find { keep: true, .. }) => Role::Id,
+            | (Member::Wanted, Purpose::Find { retain_text: true, .. }) => Role::Id,
             _ => Role::Value,
         }
     }
@@ -306,7 +307,7 @@ impl Scanner {
     /// Opens an object or an array.
     fn open(&mut self, state: State, array: bool, at: usize) -> Result<(), ScanError> {
         if self.depth >= self.nesting_limit {
-            return Err(self.fault(ScanErrorKind::TooDeep, at));
+            return Err(self.error_at(ScanErrorKind::TooDeep, at));
         }
         let (word, bit) = (usize::from(self.depth / 64), self.depth % 64);
         self.arrays[word] = self.arrays[word] & !(1 << bit) | u64::from(array) << bit;
@@ -338,7 +339,7 @@ impl Scanner {
         }
     }
 
-    /// A value that is neither the model's name nor an id ends before `end`.
+    /// Ends a value that is neither the model's name nor an id; `end` is just behind it.
     fn close_value(&mut self, end: usize) {
         self.state = State::AfterValue;
         if self.depth == self.level {
@@ -360,18 +361,18 @@ impl Scanner {
         }
     }
 
-    /// The inside of a string.
+    /// Reads the inside of a string.
     fn text(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
         let end = at + plain_text(&piece[at..]);
         if end > at {
-            self.keep(&piece[at..end])?;
+            self.buffer(&piece[at..end])?;
         }
         match piece.get(end) {
             None => return Ok(end),
             Some(b'"') => self.close_text(end)?,
             Some(b'\\') => self.state = State::Escape,
             Some(_) => {
-                return Err(self.fault(
+                return Err(self.error_at(
                     ScanErrorKind::Syntax("an escape in place of a control character"),
                     end,
                 ));
@@ -380,7 +381,7 @@ impl Scanner {
         Ok(end + 1)
     }
 
-    /// The closing quote of a string is at `at`.
+    /// Ends a string; its closing quote is at `at`.
     fn close_text(&mut self, at: usize) -> Result<(), ScanError> {
         match self.role {
             Role::OtherKey => self.state = State::Colon,
@@ -388,19 +389,19 @@ impl Scanner {
                 self.lone_surrogate()?;
                 self.member = self.member();
                 if self.member == Member::Model && self.model.is_some() {
-                    return Err(self.fault(ScanErrorKind::ModelTwice, at));
+                    return Err(self.error_at(ScanErrorKind::ModelTwice, at));
                 }
                 self.state = State::Colon;
             }
             Role::Value => self.close_value(at + 1),
-            Role::Name | Role::Id => self.close_kept(at)?,
+            Role::Name | Role::Id => self.close_buffered(at)?,
         }
         Ok(())
     }
 
-    /// The same, of the model's name or an id.
+    /// Ends the string of the model's name or of an id; its closing quote is at `at`.
     #[inline(never)]
-    fn close_kept(&mut self, at: usize) -> Result<(), ScanError> {
+    fn close_buffered(&mut self, at: usize) -> Result<(), ScanError> {
         self.lone_surrogate()?;
         let text = String::from_utf8(std::mem::take(&mut self.name));
         if self.role == Role::Id {
@@ -409,16 +410,16 @@ impl Scanner {
             self.close_value(at + 1);
             return Ok(());
         }
-        let name = text.map_err(|_| self.name_fault(ScanErrorKind::ModelNotUnicode))?;
+        let name = text.map_err(|_| self.name_error(ScanErrorKind::ModelNotUnicode))?;
         if name.trim().is_empty() {
-            return Err(self.name_fault(ScanErrorKind::ModelEmpty));
+            return Err(self.name_error(ScanErrorKind::ModelEmpty));
         }
         self.model = Some(Model { name, range: self.value_start..self.offset(at + 1) });
         self.state = State::AfterValue;
         Ok(())
     }
 
-    /// Which member the key that was just read names.
+    /// The member that the key names which was just read.
     fn member(&self) -> Member {
         let Purpose::Find { path, .. } = self.purpose else { return self.key.member() };
         match path.get(usize::from(self.level - 1)) {
@@ -429,7 +430,7 @@ impl Scanner {
         }
     }
 
-    /// The byte behind a backslash.
+    /// Reads the byte behind a backslash.
     fn escape(&mut self, byte: u8, at: usize) -> Result<usize, ScanError> {
         let character = match byte {
             b'"' | b'\\' | b'/' => byte,
@@ -445,20 +446,20 @@ impl Scanner {
             }
             _ => {
                 return Err(
-                    self.fault(ScanErrorKind::Syntax("one of the JSON escapes after `\\`"), at)
+                    self.error_at(ScanErrorKind::Syntax("one of the JSON escapes after `\\`"), at)
                 );
             }
         };
-        self.keep(&[character])?;
+        self.buffer(&[character])?;
         self.state = State::Text;
         Ok(at + 1)
     }
 
-    /// One digit of a `\u` escape; `left` counts it.
+    /// Reads one digit of a `\u` escape; `left` of them are to come, this one included.
     fn hex(&mut self, byte: u8, left: u8, at: usize) -> Result<usize, ScanError> {
         let Some(digit) = char::from(byte).to_digit(16) else {
             return Err(
-                self.fault(ScanErrorKind::Syntax("four hexadecimal digits after `\\u`"), at)
+                self.error_at(ScanErrorKind::Syntax("four hexadecimal digits after `\\u`"), at)
             );
         };
         self.unit = self.unit << 4 | digit as u16;
@@ -466,14 +467,14 @@ impl Scanner {
             self.state = State::Hex(left - 1);
         } else {
             self.state = State::Text;
-            self.keep_unit(self.unit)?;
+            self.buffer_unit(self.unit)?;
         }
         Ok(at + 1)
     }
 
-    /// Keeps a UTF-16 code unit of an escaped character, of which a pair makes one.
-    fn keep_unit(&mut self, unit: u16) -> Result<(), ScanError> {
-        if !self.role.is_kept() {
+    /// Adds a UTF-16 code unit of an escape to the string; a pair makes one character.
+    fn buffer_unit(&mut self, unit: u16) -> Result<(), ScanError> {
+        if !self.role.is_buffered() {
             return Ok(());
         }
         let scalar = match (self.high, unit) {
@@ -491,15 +492,15 @@ impl Scanner {
             _ => return self.lone_surrogate_then(unit),
         };
         match char::from_u32(scalar) {
-            Some(character) => self.keep(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            Some(character) => self.buffer(character.encode_utf8(&mut [0; 4]).as_bytes()),
             None => self.not_a_character(),
         }
     }
 
-    /// A high surrogate was not followed by a low one but by `unit`.
+    /// A high surrogate was followed by `unit`, which is no low one.
     fn lone_surrogate_then(&mut self, unit: u16) -> Result<(), ScanError> {
         self.lone_surrogate()?;
-        self.keep_unit(unit)
+        self.buffer_unit(unit)
     }
 
     /// Settles a high surrogate that got no low one, if there is one.
@@ -513,35 +514,35 @@ impl Scanner {
 
     fn not_a_character(&mut self) -> Result<(), ScanError> {
         match self.role {
-            Role::Name => return Err(self.name_fault(ScanErrorKind::ModelLoneSurrogate)),
+            Role::Name => return Err(self.name_error(ScanErrorKind::ModelLoneSurrogate)),
             Role::Id => self.id_spoilt = true,
             _ => self.key.spoil(),
         }
         Ok(())
     }
 
-    /// Keeps a part of the string, if it is one that is needed; most are not.
+    /// Buffers a part of the string, if it is one that is needed; most are not.
     #[inline]
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
-        if self.role.is_kept() { self.keep_part(bytes) } else { Ok(()) }
+    fn buffer(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
+        if self.role.is_buffered() { self.buffer_part(bytes) } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn keep_part(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
+    fn buffer_part(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
         self.lone_surrogate()?;
         if self.role == Role::Key {
             self.key.push(bytes);
         } else if self.role == Role::Id {
-            self.keep_id(bytes);
+            self.buffer_id(bytes);
         } else if self.name.len() + bytes.len() > MODEL_BYTES_MAX {
-            return Err(self.name_fault(ScanErrorKind::ModelTooLong));
+            return Err(self.name_error(ScanErrorKind::ModelTooLong));
         } else {
             self.name.extend_from_slice(bytes);
         }
         Ok(())
     }
 
-    fn keep_id(&mut self, bytes: &[u8]) {
+    fn buffer_id(&mut self, bytes: &[u8]) {
         if self.name.len() + bytes.len() > RESPONSE_ID_BYTES_MAX {
             self.id_spoilt = true;
         } else {
@@ -549,7 +550,7 @@ impl Scanner {
         }
     }
 
-    /// The rest of a number, up to the first byte that is not its own.
+    /// Reads the rest of a number, up to the first byte that is not its own.
     fn number(&mut self, piece: &[u8], part: Number, at: usize) -> Result<usize, ScanError> {
         let mut part = part;
         for (at, &byte) in piece.iter().enumerate().skip(at) {
@@ -563,22 +564,24 @@ impl Scanner {
                     self.state = State::Word(b"nfinity");
                     return Ok(at + 1);
                 }
-                None => return Err(self.fault(ScanErrorKind::Syntax("a digit of a number"), at)),
+                None => return Err(self.error_at(ScanErrorKind::Syntax("a digit of a number"), at)),
             };
         }
         self.state = State::Number(part);
         Ok(piece.len())
     }
 
-    /// The rest of `true`, `false`, `null`, `NaN` or `Infinity`.
+    /// Reads the rest of `true`, `false`, `null`, `NaN` or `Infinity`.
     fn word(&mut self, piece: &[u8], rest: &'static [u8], at: usize) -> Result<usize, ScanError> {
         let mut rest = rest;
         for (at, &byte) in piece.iter().enumerate().skip(at) {
             match rest.split_first() {
                 Some((&first, more)) if first == byte => rest = more,
                 _ => {
-                    return Err(self
-                        .fault(ScanErrorKind::Syntax("`true`, `false`, `null` or a number"), at));
+                    return Err(self.error_at(
+                        ScanErrorKind::Syntax("`true`, `false`, `null` or a number"),
+                        at,
+                    ));
                 }
             }
             if rest.is_empty() {
@@ -594,12 +597,12 @@ impl Scanner {
         self.base + at as u64
     }
 
-    fn fault(&self, kind: ScanErrorKind, at: usize) -> ScanError {
+    fn error_at(&self, kind: ScanErrorKind, at: usize) -> ScanError {
         ScanError { kind, offset: self.offset(at) }
     }
 
-    /// A fault of the model's name is shown at its opening quote.
-    fn name_fault(&self, kind: ScanErrorKind) -> ScanError {
+    /// An error of the model's name, at its opening quote.
+    fn name_error(&self, kind: ScanErrorKind) -> ScanError {
         ScanError { kind, offset: self.value_start }
     }
 }
@@ -614,7 +617,7 @@ impl fmt::Debug for Scanner {
     }
 }
 
-/// What is expected next.
+/// The token that is expected next, or that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The `{` of the body.
@@ -634,25 +637,25 @@ enum State {
     Text,
     /// Behind a backslash.
     Escape,
-    /// Behind `\u`; so many digits are to come.
+    /// Behind `\u`, with this many digits to come.
     Hex(u8),
     Number(Number),
-    /// These bytes complete a word.
+    /// Inside a word that these bytes complete.
     Word(&'static [u8]),
     /// Behind the `}` of the body.
     Done,
 }
 
-/// What the scan is for.
+/// The purpose of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The members of a request's top level.
     Request { retain_previous_response_id: bool },
-    /// The value under these keys, each inside the one before; `keep`: its text too.
-    Find { path: &'static [&'static str], keep: bool },
+    /// The value under these keys, each inside the one before; `retain_text`: its text too.
+    Find { path: &'static [&'static str], retain_text: bool },
 }
 
-/// What a string is for.
+/// The purpose of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// A key at the level that matters.
@@ -666,7 +669,7 @@ enum Role {
 }
 
 impl Role {
-    fn is_kept(self) -> bool {
+    fn is_buffered(self) -> bool {
         matches!(self, Self::Key | Self::Name | Self::Id)
     }
 }

@@ -1,20 +1,20 @@
-//! The small parts of a JSON text: keys that matter, numbers, white space, plain text.
+//! Small parts of JSON: keys that matter, numbers, white space, plain text.
 
-/// The members that matter: of a request's top level, or on the path to what is looked for.
+/// Members that matter: of a request's top level, or on the path to the wanted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Member {
     Model,
     Stream,
     StreamOptions,
     PreviousResponseId,
-    /// The value of this one is looked for.
+    /// Its value is the wanted one.
     Wanted,
-    /// What is looked for lies inside the value of this one.
+    /// Its value contains the wanted one.
     Outer,
     Other,
 }
 
-/// A key, unescaped, as far as it can still be one that matters.
+/// A key, unescaped. One that is longer than any key that matters is spoilt: it equals none.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Key {
     bytes: [u8; 23],
@@ -40,7 +40,7 @@ impl Key {
         self.length = Self::SPOILT;
     }
 
-    /// Which member of a request's top level it names.
+    /// The member of a request's top level that it names.
     pub(super) fn member(self) -> Member {
         match self.bytes.get(..usize::from(self.length)) {
             Some(b"model") => Member::Model,
@@ -70,6 +70,7 @@ pub(crate) enum Number {
 }
 
 impl Number {
+    /// The part that `byte` continues with; None when it is not part of the number.
     pub(crate) fn next(self, byte: u8) -> Option<Self> {
         Some(match (self, byte) {
             (Self::Minus, b'0') => Self::Zero,
@@ -85,6 +86,7 @@ impl Number {
         })
     }
 
+    /// Whether a number may end here.
     pub(crate) fn may_end(self) -> bool {
         matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits)
     }
@@ -101,7 +103,8 @@ pub(super) fn leading_space(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// How many bytes from the start are neither a quote, a backslash nor a control character.
+/// The number of bytes from the start that are neither a quote, a backslash nor a control
+/// character.
 pub(crate) fn plain_text(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(word) = bytes[at..].first_chunk() {
@@ -118,8 +121,8 @@ pub(crate) fn plain_text(bytes: &[u8]) -> usize {
     at + bytes[at..].iter().position(|&byte| is_special(byte)).unwrap_or(bytes.len() - at)
 }
 
-/// How many bytes from the start are whole blocks of plain text. The compiler makes vector code of
-/// the inner loop.
+/// The number of bytes from the start in whole blocks of plain text. The compiler vectorises the
+/// inner loop.
 fn plain_blocks(bytes: &[u8]) -> usize {
     let is_plain =
         |block: &&[u8; 64]| !block.iter().fold(false, |special, &byte| special | is_special(byte));
