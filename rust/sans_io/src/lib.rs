@@ -3,7 +3,7 @@
 //! (<https://sans-io.readthedocs.io>).
 //!
 //! * [`codec`]: formats; knows no API and no table.
-//! * [`api`]: what clients may ask, and how requests and answers of each dialect look.
+//! * [`api`]: what clients may ask, and the requests and responses of each dialect.
 //! * [`table`]: the published snapshot of routes, models, instances and keys, with their counters.
 //! * [`seam`]: the documents that cross to Python.
 

@@ -1,5 +1,5 @@
-//! Which pages of other origins may use the API from a browser (the Fetch standard's CORS
-//! protocol). Pure decisions.
+//! The CORS protocol of the Fetch standard: which pages of other origins may use the API from a
+//! browser. Pure decisions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -16,23 +16,23 @@ const ALLOWED: [&str; 8] = [
     "idempotency-key",
     "traceparent",
 ];
-/// Beginnings of their families of headers; `anthropic-dangerous-direct-browser-access` is one.
+/// Prefixes of their families of headers; `anthropic-dangerous-direct-browser-access` is one.
 const ALLOWED_FAMILIES: [&str; 3] = ["anthropic-", "openai-", "x-stainless-"];
-/// Answer headers that the SDKs read.
+/// Response headers that the SDKs read.
 const EXPOSED: &str =
     "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing";
 /// Methods of paths that are not in the path table.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-/// What the answer to a preflight depends on.
+/// Request headers that the response to a preflight depends on.
 const PREFLIGHT_VARY: &str =
     "origin, access-control-request-method, access-control-request-headers";
 
-/// The rules, as they are configured.
+/// The configured rules, checked and ready to apply.
 #[derive(Debug)]
 pub struct Cors {
     origins: Origins,
     methods: Option<HeaderValue>,
-    /// Beside those above, in lower case; None: any.
+    /// Allowed request headers beside [`ALLOWED`], in lower case; None: any.
     headers: Option<Vec<String>>,
     expose: HeaderValue,
     credentials: bool,
@@ -42,12 +42,13 @@ pub struct Cors {
 #[derive(Debug)]
 enum Origins {
     Any,
-    /// As browsers write them, in lower case.
+    /// In lower case. Browsers send origins so.
     Listed(Vec<String>),
 }
 
 impl Cors {
-    /// The error is a sentence for the operator.
+    /// Checks the rules. The error is a sentence for the operator: `*` together with credentials, a
+    /// text that is no origin, or a character that no header may have.
     pub fn new(rules: &documents::Cors) -> Result<Self, String> {
         let any = rules.origins.iter().any(|origin| origin == "*");
         if any && rules.credentials {
@@ -85,7 +86,8 @@ impl Cors {
         })
     }
 
-    /// What `Access-Control-Allow-Origin` says to a request with these headers; None: nothing.
+    /// The `Access-Control-Allow-Origin` for a request with these headers; None: its page gets no
+    /// access.
     pub fn grant(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let origin = request.get(header::ORIGIN)?;
         match &self.origins {
@@ -98,48 +100,48 @@ impl Cors {
         }
     }
 
-    /// Adds to an answer what its page must know to read it.
-    pub fn put(&self, answer: &mut HeaderMap, granted: Option<HeaderValue>) {
+    /// Adds the CORS fields to a response. `granted` is from [`Self::grant`] for its request.
+    pub fn put(&self, response: &mut HeaderMap, granted: Option<HeaderValue>) {
         if matches!(self.origins, Origins::Listed(_)) {
-            // With or without a grant: a cache must not give one origin's answer to another.
-            answer.append(header::VARY, HeaderValue::from_static("origin"));
+            // With or without a grant: a cache must not give one origin's response to another.
+            response.append(header::VARY, HeaderValue::from_static("origin"));
         }
         if granted.is_some() {
-            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
+            response.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
         }
-        self.put_origin(answer, granted);
+        self.put_origin(response, granted);
     }
 
-    /// The fields of the answer to a preflight. `methods`: what the path takes, where that is
-    /// known.
+    /// The fields of the response to a preflight. `methods`: what the path takes; None for a path
+    /// that is not in the path table.
     pub fn preflight(&self, request: &HeaderMap, methods: Option<&'static str>) -> HeaderMap {
-        let mut answer = HeaderMap::new();
-        answer.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
+        let mut response = HeaderMap::new();
+        response.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
         let granted = self.grant(request);
         if granted.is_none() {
-            return answer;
+            return response;
         }
-        self.put_origin(&mut answer, granted);
+        self.put_origin(&mut response, granted);
         let methods =
             self.methods.clone().unwrap_or(HeaderValue::from_static(methods.unwrap_or(METHODS)));
-        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        response.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
         if let Some(allowed) = self.allowed_headers(request) {
-            answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+            response.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         }
-        answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
-        answer
+        response.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        response
     }
 
-    fn put_origin(&self, answer: &mut HeaderMap, granted: Option<HeaderValue>) {
+    fn put_origin(&self, response: &mut HeaderMap, granted: Option<HeaderValue>) {
         let Some(origin) = granted else { return };
-        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if self.credentials {
-            answer
+            response
                 .insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
 
-    /// Those of the headers that a page asks to set that it may set.
+    /// The headers that a preflight asks for and that are allowed; None when there are none.
     fn allowed_headers(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let asked = request.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS);
         let asked = asked.iter().flat_map(|value| tokens(value.as_bytes())).filter_map(|name| {
@@ -157,13 +159,13 @@ impl Cors {
     }
 }
 
-/// Whether a request only asks whether another may be made.
+/// Whether a request is a preflight: it only asks whether another may be made.
 pub fn is_preflight(request: &HeaderMap) -> bool {
     request.contains_key(header::ORIGIN)
         && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// A scheme, a host and perhaps a port, and nothing else.
+/// Whether the text is a scheme, a host and perhaps a port, and nothing else.
 fn is_origin(text: &str) -> bool {
     let Ok(uri) = text.parse::<http::Uri>() else { return false };
     let whole = |host: &str| !host.is_empty() && !host.contains(['*', '@']);
@@ -226,28 +228,28 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_what_it_depends_on_and_what_may_be_read() {
+    fn a_response_says_what_it_depends_on_and_what_may_be_read() {
         let cors = Cors::new(&documents::Cors {
             expose: vec!["x-mine".to_owned()],
             credentials: true,
             ..rules(&["https://a.example"])
         });
-        let (cors, mut answer) = (cors.unwrap(), request(&[("vary", "accept-encoding")]));
-        cors.put(&mut answer, None);
-        assert_eq!(lines(&answer), ["vary: accept-encoding", "vary: origin"]);
-        cors.put(&mut answer, Some(HeaderValue::from_static("https://a.example")));
-        assert!(lines(&answer).contains(&"access-control-allow-credentials: true".to_owned()));
+        let (cors, mut response) = (cors.unwrap(), request(&[("vary", "accept-encoding")]));
+        cors.put(&mut response, None);
+        assert_eq!(lines(&response), ["vary: accept-encoding", "vary: origin"]);
+        cors.put(&mut response, Some(HeaderValue::from_static("https://a.example")));
+        assert!(lines(&response).contains(&"access-control-allow-credentials: true".to_owned()));
         assert!(
-            lines(&answer).contains(&"access-control-allow-origin: https://a.example".to_owned())
+            lines(&response).contains(&"access-control-allow-origin: https://a.example".to_owned())
         );
-        let exposed = answer[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        let exposed = response[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
         assert!(
             exposed.starts_with("x-request-id, ") && exposed.ends_with(", x-mine"),
             "{exposed}"
         );
-        let mut answer = HeaderMap::new();
-        Cors::new(&rules(&["*"])).unwrap().put(&mut answer, Some(HeaderValue::from_static("*")));
-        assert!(!answer.contains_key(header::VARY), "for all origins alike");
+        let mut response = HeaderMap::new();
+        Cors::new(&rules(&["*"])).unwrap().put(&mut response, Some(HeaderValue::from_static("*")));
+        assert!(!response.contains_key(header::VARY), "for all origins alike");
     }
 
     #[test]
@@ -286,9 +288,9 @@ mod tests {
             ("origin", "https://b.example"),
             ("access-control-request-headers", "x-other"),
         ]);
-        let answer = cors.preflight(&asked, Some("POST"));
+        let response = cors.preflight(&asked, Some("POST"));
         assert_eq!(
-            (&answer["access-control-allow-methods"], &answer["access-control-allow-headers"]),
+            (&response["access-control-allow-methods"], &response["access-control-allow-headers"]),
             (&HeaderValue::from_static("GET"), &HeaderValue::from_static("x-other"))
         );
     }

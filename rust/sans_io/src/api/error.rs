@@ -1,10 +1,10 @@
-//! What a caller is told when something goes wrong: the status, the words, and their shape in the
-//! caller's dialect.
+//! Errors for a caller: the status, the words, and the body in the caller's dialect.
 
 use bytes::Bytes;
 use serde_json::json;
 
-/// Whose error shape an answer has. It follows the path, never the headers (spec/wire.md 2.5).
+/// The dialect of an error body. The path decides it, never the headers: the SDKs of both vendors
+/// read one shape each, whatever they have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `{"error": {"message", "type", "param", "code"}}`
@@ -15,12 +15,12 @@ pub enum Dialect {
     Management,
 }
 
-/// What went wrong, by the names of the statuses and codes that clients know.
+/// The cause of an error, by the names of the statuses and codes that clients know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The request cannot be understood.
     BadRequest,
-    /// No key, or none of ours.
+    /// No key, or an unknown one.
     Unauthorized,
     /// The key may not use this.
     Forbidden,
@@ -28,11 +28,11 @@ pub enum Cause {
     NotFound,
     /// No such route.
     ModelNotFound,
-    /// No such response of this key's.
+    /// No stored response of this id that belongs to the key.
     ResponseNotFound,
     /// The path exists, with other methods.
     MethodNotAllowed,
-    /// The body is encoded in a way that cannot be read.
+    /// The Content-Encoding of the body is not supported.
     UnsupportedEncoding,
     /// The client stopped sending.
     RequestTimeout,
@@ -64,7 +64,8 @@ impl Cause {
         }
     }
 
-    /// `error.type` and `error.code` of the OpenAI shape (spec/wire.md 2.4).
+    /// `error.type` and `error.code` of OpenAI's shape; None is `null`. The SDK builds its
+    /// exceptions from them (OpenAI API reference, "Error codes").
     const fn openai(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::BadRequest
@@ -85,7 +86,7 @@ impl Cause {
         }
     }
 
-    /// `error.type` of the Anthropic shape (spec/wire.md 2.5).
+    /// `error.type` of Anthropic's shape (Claude API reference, "Errors").
     const fn anthropic(self) -> &'static str {
         match self {
             Self::BadRequest
@@ -102,7 +103,7 @@ impl Cause {
         }
     }
 
-    /// `reason` of the management shape (spec/gpustack.md 4.6).
+    /// `reason` of the management shape: the words of GPUStack's `api/exceptions.py`.
     const fn management(self) -> &'static str {
         match self {
             Self::BadRequest => "BadRequest",
@@ -120,26 +121,26 @@ impl Cause {
     }
 }
 
-/// An answer of ours that is no success.
+/// An error response of this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
-    /// What went wrong.
+    /// The cause; decides status, types and codes.
     pub cause: Cause,
     /// A whole sentence or two: the cause and what to do. Never a key, a prompt or a body.
     pub message: String,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
-    /// `x-should-retry: false`: both SDKs then do not repeat the request.
+    /// Sends `x-should-retry: false`: both SDKs then do not repeat the request.
     pub do_not_retry: bool,
     /// `Allow`, for a 405.
     pub allow: Option<&'static str>,
-    /// Whether the connection must end with this answer, since the rest of the request was not
+    /// Whether the connection must end with this response, since the rest of the request was not
     /// read.
     pub close: bool,
 }
 
 impl ApiError {
-    /// An error with nothing but its words.
+    /// An error with its words alone.
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self {
             cause,
@@ -151,13 +152,13 @@ impl ApiError {
         }
     }
 
-    /// The same, with `Retry-After`.
+    /// Adds `Retry-After`, in seconds.
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
 
-    /// The same, ending the connection.
+    /// Ends the connection with this response.
     #[must_use]
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
@@ -184,8 +185,8 @@ impl ApiError {
         Bytes::from(document.to_string())
     }
 
-    /// The same as one event of a stream that has begun. No end mark of a good stream (`[DONE]`,
-    /// `message_stop`) may follow it (spec/wire.md 1.8).
+    /// The error as one event of a stream that has begun. No end mark of a good stream (`[DONE]`,
+    /// `message_stop`) may follow it: both SDKs would take the stream for complete.
     pub fn event(&self, dialect: Dialect, request_id: &str) -> Bytes {
         let body = self.body(dialect, request_id);
         let name: &[u8] = if dialect == Dialect::Anthropic { b"event: error\n" } else { b"" };

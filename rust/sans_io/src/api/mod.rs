@@ -1,5 +1,5 @@
-//! The APIs: what clients may ask, and how requests and answers of each dialect look. Bytes in,
-//! values out.
+//! The APIs: what clients may ask, and the requests and responses of each dialect. Bytes in, values
+//! out.
 
 pub mod cors;
 pub mod endpoints;

@@ -1,15 +1,20 @@
-//! Reranking: Jina's request and answer in front of engines that speak three dialects (spec/wire.md
-//! 3.9).
+//! Reranking: Jina's request and response in front of engines that speak three dialects.
 //!
-//! | engine | request | answer |
+//! | engine | request | response |
 //! | --- | --- | --- |
 //! | vLLM | `POST /v1/rerank`: Jina's | `results` with documents, whatever was asked |
 //! | llama.cpp | `POST /v1/rerank`: Jina's | `results` without documents |
 //! | text-embeddings-inference | `POST /rerank`: `{"query", "texts"}` | `[{"index", "score"}]`, no usage |
 //!
-//! The client gets
-//! `{"model", "object": "list", "results": [{"index", "document": {"text"}, "relevance_score"}], "usage": {"prompt_tokens", "total_tokens"}}`,
-//! best first. Scores stay as the engine wrote them.
+//! The client gets the response of Jina's reranker API and of GPUStack:
+//!
+//! | member | content |
+//! | --- | --- |
+//! | `model`, `object` | the public name, `"list"` |
+//! | `results` | `{"index", "document": {"text"}, "relevance_score"}` each, best first |
+//! | `usage` | `{"prompt_tokens", "total_tokens"}` |
+//!
+//! Scores stay as the engine wrote them.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -18,7 +23,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// What an engine speaks.
+/// The dialect of an engine's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// vLLM and llama.cpp: Jina's request.
@@ -27,12 +32,12 @@ pub enum Engine {
     Tei,
 }
 
-/// Why a request or an answer is refused; a whole sentence.
+/// A request or a response that cannot be used. Displayed as a whole sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RerankError {
     /// The client's request is wrong (400).
     Request(&'static str),
-    /// The engine's answer is not one (502).
+    /// The engine's response is no ranking (502).
     Response(&'static str),
 }
 
@@ -45,23 +50,24 @@ impl fmt::Display for RerankError {
     }
 }
 
-/// What goes to the engine, and what its answer is made up with.
+/// The engine's request, and what its response is completed with.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// The engine's request, with its name of the model; None: as the client wrote it.
+    /// The body for the engine, with its name of the model; None: as the client wrote it.
     pub body: Option<Vec<u8>>,
-    /// Where it goes.
+    /// The path of the engine's endpoint.
     pub path: &'static str,
-    /// How many results the client wants at most.
+    /// The most results that the client wants; None: all.
     pub top_n: Option<usize>,
-    /// Whether it wants the documents back.
+    /// Whether the client wants the documents back; Jina's default is true.
     pub return_documents: bool,
-    /// The texts to give back, in the request's order; None for one that is no text, or is not
+    /// The texts to return, in the request's order; None for a document that is no text, or is not
     /// wanted.
     pub documents: Vec<Option<String>>,
 }
 
-/// Reads a request; `name` is what the engine calls the model.
+/// Parses a client's request and makes the engine's. `name` is the engine's name of the model. The
+/// error is always [`RerankError::Request`].
 pub fn request(body: &[u8], engine: Engine, name: &str) -> Result<Prepared, RerankError> {
     let request: Request<'_> = serde_json::from_slice(body).map_err(|_| {
         RerankError::Request(
@@ -163,8 +169,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A document's or a query's text; None for an object without one, which some engines can read all
-/// the same.
+/// The text of a document or a query; None for an object without one, which some engines can read
+/// all the same.
 fn text_of(written: &RawValue) -> Result<Option<&RawValue>, RerankError> {
     let is_text = |text: &RawValue| serde_json::from_str::<String>(text.get()).is_ok();
     if written.get().starts_with('{') {
@@ -174,9 +180,9 @@ fn text_of(written: &RawValue) -> Result<Option<&RawValue>, RerankError> {
     if is_text(written) { Ok(Some(written)) } else { Err(WRONG_DOCUMENTS) }
 }
 
-/// The body with plain strings for documents that are objects with `text`, which these engines do
-/// not take, and the engine's name of the model. None where no document is one: then the name is
-/// the caller's to splice.
+/// The body with plain strings in place of documents that are objects with `text`, which these
+/// engines reject, and with the engine's name of the model. None where no document is one: then the
+/// caller splices the name.
 fn jina_body(
     body: &[u8],
     request: &Request<'_>,
@@ -204,7 +210,7 @@ fn jina_body(
     Some(edited)
 }
 
-/// Where a value stands in the body that it is a part of.
+/// The range of a value in the body that it is a part of.
 fn range_in(body: &[u8], value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
     start..start + value.get().len()
@@ -218,7 +224,7 @@ fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>
     let texts = texts.ok_or(RerankError::Request(
         "Each of `documents` must have a text: this model ranks texts only.",
     ))?;
-    // vLLM's way to ask for the same.
+    // vLLM's clients ask for truncation by this member.
     let truncate = request.truncate_prompt_tokens.map(|_| json!(true));
     let given = |value: Option<&RawValue>| {
         value.and_then(|value| serde_json::from_str::<Value>(value.get()).ok())
@@ -239,25 +245,29 @@ fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>
     Ok(body.into_bytes())
 }
 
-/// The client's answer, from the engine's of any dialect. Where the engine says nothing of tokens
-/// (text-embeddings- inference does not), the usage is 0: the shape has it, and a guess would be
-/// worse.
+/// Makes the client's response from an engine's of any dialect. Without an engine's usage
+/// (text-embeddings-inference counts no tokens) the usage is 0: Jina's response has one, and a
+/// guess would be worse. The error is always [`RerankError::Response`].
 pub fn response(
     body: &[u8],
     prepared: &Prepared,
     public_model: &str,
 ) -> Result<Vec<u8>, RerankError> {
     const WRONG: RerankError = RerankError::Response(
-        "The engine's answer is not a list of ranked documents; look whether it is a reranker.",
+        "The engine's response is not a list of ranked documents; check that the model is a \
+         reranker.",
     );
     let (results, usage) = if body.trim_ascii_start().starts_with(b"[") {
         (serde_json::from_slice::<Vec<Ranked<'_>>>(body).map_err(|_| WRONG)?, None)
     } else {
-        let answer: Response<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
-        (answer.results, answer.usage)
+        let response: Response<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
+        (response.results, response.usage)
     };
-    let mut results: Vec<(f64, String)> =
-        results.iter().map(|ranked| ranked.shaped(prepared)).collect::<Option<_>>().ok_or(WRONG)?;
+    let mut results: Vec<(f64, String)> = results
+        .iter()
+        .map(|ranked| ranked.as_jina(prepared))
+        .collect::<Option<_>>()
+        .ok_or(WRONG)?;
     // Stable, so that equal scores stay in the engine's order.
     results.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     results.truncate(prepared.top_n.unwrap_or(usize::MAX));
@@ -283,14 +293,15 @@ struct Ranked<'a> {
     index: usize,
     #[serde(borrow, alias = "score")]
     relevance_score: &'a RawValue,
-    /// vLLM's.
+    /// vLLM alone sends it.
     #[serde(borrow)]
     document: Option<&'a RawValue>,
 }
 
 impl Ranked<'_> {
-    /// The score to sort by, and the result in Jina's shape. None when it is none of the request's.
-    fn shaped(&self, prepared: &Prepared) -> Option<(f64, String)> {
+    /// The score to sort by, and the result as Jina writes it. None when its index is none of the
+    /// request's.
+    fn as_jina(&self, prepared: &Prepared) -> Option<(f64, String)> {
         let text = prepared.documents.get(self.index)?;
         let score = self.relevance_score.get();
         let document = if prepared.return_documents {
@@ -309,7 +320,7 @@ impl Ranked<'_> {
     }
 }
 
-/// The tokens of the prompt, and all; either stands for the other.
+/// The tokens of the prompt and in all; where one is missing the other stands for it.
 fn tokens(usage: &RawValue) -> (u64, u64) {
     let usage: Value = serde_json::from_str(usage.get()).unwrap_or_default();
     let (prompt, total) = (usage["prompt_tokens"].as_u64(), usage["total_tokens"].as_u64());

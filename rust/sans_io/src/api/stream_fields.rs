@@ -1,5 +1,5 @@
-//! What the events of a stream say of the whole: the model's name, a response's id, the stream's
-//! end.
+//! Fields in the events of a stream that concern the whole response: the model's name, the
+//! response's id, the end of the stream.
 
 use crate::{
     api::endpoints::ModelPlace,
@@ -9,10 +9,11 @@ use crate::{
     },
 };
 
-/// Puts `name_json` (a JSON string, quotes included) in place of the model's name in each event's
-/// data, where that is a JSON object with a string at the place. Every other byte stays. `None`
-/// when nothing had to change, so that the caller can pass on what it has. `frames` begins with a
-/// frame; a last one that is cut off is served as far as it goes.
+/// Replaces the model's name by `name_json` (a JSON string, quotes included) in each event whose
+/// data is a JSON object with a string at `place`. Every other byte stays. None when nothing had to
+/// change, so that the caller can pass on the frames that it has.
+///
+/// `frames` begins with a frame. A last frame that is cut off is treated as far as it goes.
 pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Option<Vec<u8>> {
     let path = model_path(place)?;
     let mut renamed = Vec::new();
@@ -27,6 +28,10 @@ pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Optio
         } else if let Some(model) = found_in(line, &mut finder)
             && &line[model.clone()] != name_json
         {
+            if copied == 0 {
+                // Exact where one name is replaced, as in the usual read of one frame.
+                renamed.reserve_exact(frames.len() - model.len() + name_json.len());
+            }
             renamed.extend_from_slice(&frames[copied..at + model.start]);
             renamed.extend_from_slice(name_json);
             copied = at + model.end;
@@ -40,7 +45,7 @@ pub fn rename_model(frames: &[u8], place: ModelPlace, name_json: &[u8]) -> Optio
     Some(renamed)
 }
 
-/// Where the events of a stream have the model's name.
+/// The path of the model's name in the events of a stream; None: they carry none.
 fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
     match place {
         ModelPlace::TopLevel => Some(&["model"]),
@@ -50,9 +55,8 @@ fn model_path(place: ModelPlace) -> Option<&'static [&'static str]> {
     }
 }
 
-/// The id of the response that a stream of the Responses API makes: `response.id` of the first
-/// event that has one. `frames` begins with a frame. None also for an id that nobody can ask for,
-/// over-long or no Unicode text.
+/// `response.id` of the first event that has one, in a stream of the Responses API. `frames` begins
+/// with a frame. None also for an id that nobody can ask for: finished-long or no Unicode text.
 fn response_id(frames: &[u8]) -> Option<String> {
     let id = |frame| {
         let mut finder = Finder::text_of(&["response", "id"]);
@@ -67,25 +71,25 @@ pub struct ResponseIdFinder {
     whole: Finder,
     streamed: Option<String>,
     /// An event with data was seen: the first one has the id, or none has.
-    over: bool,
+    finished: bool,
 }
 
 impl ResponseIdFinder {
-    /// Before the first byte.
+    /// A finder before the first byte.
     pub fn new() -> Self {
-        Self { whole: Finder::text_of(&["id"]), streamed: None, over: false }
+        Self { whole: Finder::text_of(&["id"]), streamed: None, finished: false }
     }
 
-    /// Reads the next bytes of a whole answer.
+    /// Reads the next bytes of a whole response.
     pub fn feed(&mut self, piece: &[u8]) {
         self.whole.feed(piece);
     }
 
-    /// Reads the next frames of a stream.
+    /// Reads the next frames of a stream; each call begins with a frame.
     pub fn feed_frames(&mut self, frames: &[u8]) {
-        if !self.over {
+        if !self.finished {
             self.streamed = response_id(frames);
-            self.over = frame_ranges(frames).any(|range| data(&frames[range]).is_some());
+            self.finished = frame_ranges(frames).any(|range| data(&frames[range]).is_some());
         }
     }
 
@@ -101,10 +105,9 @@ impl Default for ResponseIdFinder {
     }
 }
 
-/// Whether the frame says by itself that the stream is over: its data is `[DONE]`, or it is an
-/// event that has data and the name `message_stop`, `error`, `response.completed`,
-/// `response.failed` or `response.incomplete`. The empty line may be missing, for the rest that an
-/// engine leaves when it closes.
+/// Whether the frame ends its stream: its data is `[DONE]`, or it has data and the name
+/// `message_stop`, `error`, `response.completed`, `response.failed` or `response.incomplete`. The
+/// empty line may be missing, as in the rest that an engine leaves when it closes.
 pub fn is_terminal(frame: &[u8]) -> bool {
     let mut name: &[u8] = b"";
     let mut data = None;

@@ -1,11 +1,13 @@
-//! Tokens: asking an engine for them, reading them in its answer, and GPUStack's timings beside
-//! them.
+//! Token usage: asks engines for it, reads it in their responses, and adds GPUStack's timings to
+//! it.
 //!
 //! An engine is asked for the usage of every streamed chat and completion
-//! (`stream_options.include_usage`), by an edit of the client's own object. What the client did not
-//! ask for is cut out of its answer again: the frame with `usage` and an empty `choices`
-//! (spec/wire.md 1.13). Frames are searched for `"usage"` as engines write it; a key in escapes is
-//! not known. Inside a JSON string those bytes cannot stand, since its quotes are escaped.
+//! (`stream_options.include_usage`), by an edit of the client's own object. If the client did not
+//! ask for it, it is cut out of the response again: the frame with `usage` and an empty `choices`.
+//! Many programs read `choices[0]` of every frame, and fail on it.
+//!
+//! Frames are searched for `"usage"` as engines write it; an escaped key is not found. Inside a
+//! JSON string those bytes cannot stand, since its quotes are escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -20,11 +22,11 @@ use serde_json::value::RawValue;
 use crate::codec::json::{Finder, find_last};
 use crate::codec::sse;
 
-/// What a request without `stream_options` gets before its closing brace; it has at least `model`
-/// before it.
+/// Inserted before the closing brace of a request without `stream_options`. The request has at
+/// least `model` before it, hence the comma.
 pub const STREAM_OPTIONS_MEMBER: &[u8] = br#","stream_options":{"include_usage":true}"#;
 
-/// The longest `usage` that is read out of a whole answer.
+/// The longest `usage` that is read out of a whole response, in bytes.
 const USAGE_BYTES_MAX: usize = 16 * 1024;
 
 static USAGE: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"usage\""));
@@ -32,15 +34,15 @@ static USAGE: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"usage
 /// The replacement of a range of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// What goes, counted from the first byte of the value that was looked at.
+    /// The bytes to replace, counted from the first byte of the value that was looked at.
     pub range: Range<usize>,
-    /// What comes in its place.
+    /// The replacement.
     pub text: Bytes,
 }
 
-/// The edit after which a `stream_options` value asks for usage; None when it does. The value is
-/// one whole JSON value, as [`crate::codec::json::Scanner`] has accepted it. Of equal keys the last
-/// counts, as in Python.
+/// The edit after which a `stream_options` value asks for usage; None when it asks already. The
+/// value is one whole JSON value, as [`crate::codec::json::Scanner`] has accepted it. Of equal keys
+/// the last counts, as in Python.
 pub fn ask_for_usage(stream_options: &[u8]) -> Option<Edit> {
     let Some((b'{', inside)) = stream_options.split_first() else {
         return Some(edit(0..stream_options.len(), br#"{"include_usage":true}"#));
@@ -68,26 +70,26 @@ pub fn includes_usage(stream_options: &[u8]) -> bool {
 /// The tokens of one request, counted alike in all dialects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens of the prompt, the cached ones included.
+    /// Tokens of the prompt, cached ones included.
     pub input: u64,
-    /// Tokens that were generated, the hidden ones included.
+    /// Generated tokens, reasoning included.
     pub output: u64,
-    /// Tokens of the prompt that the engine's cache had.
+    /// Tokens of the prompt that came from the engine's cache.
     pub cached: u64,
 }
 
-/// When things happened, in milliseconds since the request's head.
+/// Points in time of one request, in milliseconds since its head.
 #[derive(Clone, Copy, Debug)]
 pub struct Timings {
-    /// When the first frame was handed on.
+    /// The first frame was passed to the client.
     pub first_ms: f64,
     /// Now.
     pub elapsed_ms: f64,
 }
 
-/// What is said of tokens in a stream of any kind, read as it passes: of chat and completions
-/// (`usage`), of Responses (`response.usage`), of Messages (`message.usage` in `message_start`,
-/// `usage` in `message_delta`).
+/// Reads the usage in a stream of any kind as it passes: of chat and completions (`usage`), of
+/// Responses (`response.usage`), of Messages (`message.usage` in `message_start`, `usage` in
+/// `message_delta`).
 #[derive(Debug, Default)]
 pub struct EventUsage {
     seen: Counts,
@@ -104,14 +106,14 @@ impl EventUsage {
         }
     }
 
-    /// The newest that was said so far.
+    /// The newest usage so far; None while there is none.
     pub fn usage(&self) -> Option<Usage> {
         self.seen.usage()
     }
 }
 
-/// What is said of tokens in a stream of chat or completions: read as [`EventUsage`] does, cut out,
-/// added to.
+/// Usage in a stream of chat or completions: read as by [`EventUsage`], cut out, or completed with
+/// timings.
 #[derive(Debug)]
 pub struct StreamUsage {
     cut_usage_frame: bool,
@@ -120,16 +122,15 @@ pub struct StreamUsage {
 }
 
 impl StreamUsage {
-    /// `cut_usage_frame`: the client did not ask for the frame; `add_timings`: GPUStack's fields
+    /// `cut_usage_frame`: the client did not ask for the frame. `add_timings`: GPUStack's members
     /// are wanted in it.
     pub fn new(cut_usage_frame: bool, add_timings: bool) -> Self {
         Self { cut_usage_frame, add_timings, seen: Counts::default() }
     }
 
-    /// What goes to the client in place of these whole frames (the last one may be cut off at the
-    /// stream's end); None: they go as they are. `timings` is asked when they are needed. Nothing
-    /// but whole usage-only frames, and the bytes before the closing brace of their `usage`,
-    /// differs.
+    /// Edits whole frames; the last one may be cut off at the stream's end. None: they pass
+    /// unchanged. Only usage-only frames are changed: cut out, or completed before the closing
+    /// brace of their `usage`. `timings` is called when they are needed.
     pub fn push(&mut self, frames: &[u8], timings: impl FnOnce() -> Timings) -> Option<Vec<u8>> {
         USAGE.find(frames)?;
         let mut passed = Vec::new();
@@ -164,14 +165,14 @@ impl StreamUsage {
         })
     }
 
-    /// The newest that was said so far.
+    /// The newest usage so far; None while there is none.
     pub fn usage(&self) -> Option<Usage> {
         self.seen.usage()
     }
 }
 
-/// Where in the frame the `}` of a `usage` stands that is to get timings. `json` is the frame's
-/// only line of data: data of several lines has no place in the frame, and gets none.
+/// The index in the frame of the `}` of a `usage` that is to get timings; None when it gets none.
+/// `json` is the frame's only line of data: data of several lines has no place in the frame.
 fn place_of_timings(frame: &[u8], json: &[u8], usage: &RawValue) -> Option<usize> {
     let tokens: Tokens<'_> = serde_json::from_str(usage.get()).ok()?;
     let wanted = tokens.prompt_tokens.is_some() && tokens.tokens_per_second.is_none();
@@ -179,14 +180,15 @@ fn place_of_timings(frame: &[u8], json: &[u8], usage: &RawValue) -> Option<usize
     wanted.then_some(offset_in(frame, json)? + brace)
 }
 
-/// Where `part`, which is a part of `whole`, begins in it.
+/// The offset of `part` in `whole`, of which it is a part.
 fn offset_in(whole: &[u8], part: impl AsRef<[u8]>) -> Option<usize> {
     (part.as_ref().as_ptr() as usize).checked_sub(whole.as_ptr() as usize)
 }
 
 impl Timings {
-    /// GPUStack's members, each with a comma before it; what cannot be told is left out
-    /// (spec/gpustack.md 2.2).
+    /// GPUStack's members of a `usage`, each with a comma before it: the time to the first token,
+    /// the time per further token, and tokens per second as 1000 / the latter. A member that cannot
+    /// be computed is left out.
     fn members(self, output: Option<u64>) -> String {
         let mut members = String::new();
         if self.first_ms.is_finite() && self.first_ms >= 0.0 {
@@ -210,18 +212,18 @@ impl Timings {
 #[derive(Debug)]
 pub struct ResponseUsage {
     finder: Finder,
-    kept: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl ResponseUsage {
-    /// Before the first byte.
+    /// A reader before the first byte.
     pub fn new() -> Self {
-        Self { finder: Finder::object(&["usage"]), kept: Vec::new() }
+        Self { finder: Finder::object(&["usage"]), buffer: Vec::new() }
     }
 
-    /// Reads the next bytes of the answer.
+    /// Reads the next bytes of the response.
     pub fn feed(&mut self, piece: &[u8]) {
-        if self.finder.is_finished() || self.kept.len() > USAGE_BYTES_MAX {
+        if self.finder.is_finished() || self.buffer.len() > USAGE_BYTES_MAX {
             return;
         }
         let base = self.finder.seen();
@@ -232,13 +234,13 @@ impl ResponseUsage {
             (None, None) => return,
         };
         let part = piece.get(range.start.saturating_sub(base)..range.end - base);
-        self.kept.extend_from_slice(part.unwrap_or_default());
+        self.buffer.extend_from_slice(part.unwrap_or_default());
     }
 
-    /// What it says, once it was read to its end.
+    /// The usage, once it was read to its end; None before, without one, and for an over-long one.
     pub fn usage(&self) -> Option<Usage> {
         let counts =
-            self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.kept).ok()?));
+            self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.buffer).ok()?));
         counts.unwrap_or_default().usage()
     }
 }
@@ -249,7 +251,7 @@ impl Default for ResponseUsage {
     }
 }
 
-/// The data of a frame, as far as it matters. Of no member it is known what kind it is.
+/// The data of a frame, as far as it matters. Members may be of any type.
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow)]
@@ -262,7 +264,7 @@ struct Chunk<'a> {
     message: Option<&'a RawValue>,
 }
 
-/// What has a `usage` inside an event.
+/// An object inside an event that has a `usage`.
 #[derive(Deserialize)]
 struct Inner<'a> {
     #[serde(borrow)]
@@ -276,7 +278,7 @@ impl<'a> Chunk<'a> {
         serde_json::from_slice(json).ok().filter(|_| is_object)
     }
 
-    /// What the frame says of tokens, wherever it does.
+    /// The counts of the frame, wherever it has its `usage`; empty when it has none.
     fn counts(&self) -> Counts {
         let inner = |outer: Option<&'a RawValue>| {
             serde_json::from_str::<Inner<'a>>(outer?.get()).ok()?.usage
@@ -285,7 +287,7 @@ impl<'a> Chunk<'a> {
         usage.and_then(|usage| Counts::of(usage.get())).unwrap_or_default()
     }
 
-    /// The `usage` object of a frame that has nothing else: its `choices` are an empty array.
+    /// The `usage` object of a usage-only frame: its `choices` are an empty array.
     fn usage_alone(&self) -> Option<&'a RawValue> {
         let choices = self.choices?.get().strip_prefix('[')?;
         let alone = choices.trim_start_matches([' ', '\t', '\r', '\n']) == "]";
@@ -293,7 +295,7 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// The members of a `usage` that count, by their names in all dialects.
+/// Members of a `usage` that count, by their names in all dialects.
 #[derive(Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct Tokens<'a> {
@@ -317,21 +319,20 @@ struct Tokens<'a> {
     tokens_per_second: Option<&'a RawValue>,
 }
 
-/// The details of a prompt's tokens.
+/// Details of a prompt's tokens.
 #[derive(Deserialize)]
 struct Details<'a> {
     #[serde(borrow)]
     cached_tokens: Option<&'a RawValue>,
 }
 
-/// What was said so far. Later frames may leave out what earlier ones said, as `message_delta`
-/// does.
+/// Counts so far. Later frames may leave out what earlier ones said, as `message_delta` does.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     input: Option<u64>,
     output: Option<u64>,
     cached: Option<u64>,
-    /// Anthropic's `input_tokens` leaves these out (spec/wire.md 1.18).
+    /// Anthropic's `input_tokens` excludes cached tokens; OpenAI's `prompt_tokens` includes them.
     cache_read: Option<u64>,
     cache_creation: Option<u64>,
 }
@@ -343,7 +344,7 @@ impl Counts {
         let cached = details.and_then(|details| {
             serde_json::from_str::<Details<'_>>(details.get()).ok()?.cached_tokens
         });
-        // A `prompt_tokens` has the cached ones in it, whatever else is said.
+        // `prompt_tokens` includes the cached ones, so they must not be added to it.
         let outside = tokens.prompt_tokens.is_none();
         Some(Self {
             input: count(tokens.prompt_tokens.or(tokens.input_tokens)),
@@ -375,7 +376,7 @@ impl Counts {
     }
 }
 
-/// A whole number that is not negative; anything else counts as not said.
+/// A whole number that is not negative; None for anything else.
 fn count(value: Option<&RawValue>) -> Option<u64> {
     value?.get().parse().ok()
 }

@@ -80,7 +80,7 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// The fields that may pass on.
     pub headers: HeaderMap,
-    /// What `Content-Length` said, for answers to HEAD.
+    /// `Content-Length` as the engine wrote it, for responses to HEAD.
     pub content_length: Option<u64>,
 }
 

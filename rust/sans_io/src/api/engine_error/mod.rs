@@ -1,4 +1,4 @@
-//! An engine's errors, made fit for its clients.
+//! Reshapes engines' errors for clients.
 
 mod names;
 mod reshape;

@@ -1,9 +1,9 @@
-//! An engine's own names and paths, and the public ones in their place.
+//! Replaces an engine's own names and paths by public ones.
 
 use serde_json::Value;
 
-/// Members whose values are words of a protocol: an engine's name that is spelt like one of them is
-/// not meant.
+/// Members whose values are words of a protocol. An engine's name that is spelt like one of them is
+/// not meant there.
 const PROTOCOL: [&[u8]; 6] = [b"type", b"code", b"param", b"object", b"loc", b"status"];
 
 /// The text with the public name in place of each whole occurrence of an engine's; None when there
@@ -26,7 +26,7 @@ pub(super) fn redact(text: &str, names: &[(String, String)]) -> Option<String> {
     (copied > 0).then(|| redacted + &text[copied..])
 }
 
-/// The longest name that stands whole at `at`, and what stands for it. A public name stands for
+/// The longest name that stands whole at `at`, and its replacement. A public name stands for
 /// itself, so that an engine's name inside it is left alone.
 fn name_at<'a>(text: &str, at: usize, names: &'a [(String, String)]) -> Option<(&'a str, &'a str)> {
     let candidates = names
@@ -57,14 +57,15 @@ fn is_whole(text: &str, at: usize, name: &str) -> bool {
     !goes_on_before && (!goes_on_after || name.ends_with('/'))
 }
 
-/// Names are of Latin letters; text of other alphabets may stand beside them without a space.
+/// Whether the character continues a name. Names are of Latin letters; text of other alphabets may
+/// stand beside them without a space.
 fn is_of_a_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '_' | '-')
 }
 
-/// The same in the strings of a JSON text, or of a part of one that begins outside of a string:
-/// keys, and the values of members that say words of a protocol, are left alone. Strings that
-/// change are written anew, no other byte differs.
+/// [`redact`] in the strings of a JSON text, or of a part of one that begins outside of a string.
+/// Keys are left alone, and so are the values of [`PROTOCOL`] members. Strings that change are
+/// written anew; no other byte differs. None when nothing does.
 pub(super) fn redact_in_json(json: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     let mut redacted = Vec::new();
     let (mut copied, mut at) = (0, 0);
@@ -89,8 +90,8 @@ pub(super) fn redact_in_json(json: &[u8], names: &[(String, String)]) -> Option<
     })
 }
 
-/// Where the string ends that begins at `start`, its closing quote included; the text's end, if
-/// that is missing.
+/// The end of the string that begins at `start`, closing quote included; the text's end if that is
+/// missing.
 fn string_end(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {

@@ -1,9 +1,10 @@
-//! An engine's errors, made fit for its clients: in the shape of the client's dialect, in its
-//! vocabulary, and without the engine's own names and paths.
+//! Reshapes engines' errors: into the shape and the vocabulary of the client's dialect, without the
+//! engine's own names and paths.
 //!
-//! Engines answer errors in many shapes: OpenAI's, Anthropic's, a string `error`, a `detail`,
-//! TensorRT-LLM's flat object, plain text, HTML, nothing (spec/wire.md 9, spec/engines.md 4). What
-//! an SDK can read already passes byte for byte but for the names.
+//! Engines write errors in many shapes: OpenAI's with an integer `code` (vLLM), Anthropic's with
+//! other words in `type` (vLLM), a string `error` (vLLM's 401), a `detail` (FastAPI),
+//! TensorRT-LLM's flat object, plain text, HTML, nothing. An error that an SDK can read already
+//! passes byte for byte but for the names.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -18,11 +19,10 @@ use crate::{
 
 use super::names::{redact, redact_in_json};
 
-/// How many characters are shown of a text that is not JSON, or of an over-long message in a
-/// stream.
+/// The most characters of a text that is not JSON, or of an over-long message in a stream.
 const SHOWN: usize = 500;
 
-/// What `error.type` can be in Anthropic's dialect (spec/wire.md 2.5).
+/// The values of `error.type` in Anthropic's dialect (Claude API reference, "Errors").
 const ANTHROPIC_TYPES: [&str; 11] = [
     "invalid_request_error",
     "authentication_error",
@@ -39,9 +39,9 @@ const ANTHROPIC_TYPES: [&str; 11] = [
 
 static ERROR: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"error\""));
 
-/// The body that a client gets for an engine's answer of `status` (400 or more); None: it passes as
-/// it is. `names` are the engine's own names and paths, each with the public one. The caller holds
-/// `body` to 64 KB.
+/// The client's body for an engine's response of `status` (400 or more); None: it passes unchanged.
+/// `names` are the engine's own names and paths, each with the public one. The caller limits `body`
+/// to 64 KB.
 pub fn reshape(
     status: u16,
     body: &[u8],
@@ -76,9 +76,9 @@ pub fn reshape(
     Some(document.to_string().into_bytes())
 }
 
-/// The public names in place of the engine's in the errors among these frames: in `error` and
-/// `response.error`, and in what an event named `error` says. Nothing but whole strings in there
-/// differs. None: nothing does.
+/// Replaces the engine's names in the errors of these frames: in `error` and `response.error`, and
+/// in the messages of events named `error`. Only whole strings in there change. None when nothing
+/// does.
 pub fn redact_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
     edit_frames(frames, |frame| {
         let place = |mut finder: Finder| sse::place_in(frame, &mut finder);
@@ -94,9 +94,9 @@ pub fn redact_in_frames(frames: &[u8], names: &[(String, String)]) -> Option<Vec
     })
 }
 
-/// Anthropic's vocabulary in place of the engine's in `error.type` of events named `error`, and a
-/// message that a person can read in place of a traceback or of more than 500 characters. Nothing
-/// but these two strings differs. None: nothing does.
+/// Puts Anthropic's vocabulary into `error.type` of events named `error`, and a readable message in
+/// place of a traceback or of more than 500 characters. Nothing but these two strings changes. None
+/// when nothing does.
 pub fn fix_anthropic_error_frames(frames: &[u8]) -> Option<Vec<u8>> {
     edit_frames(frames, |frame| {
         if sse::event_name(frame) != b"error" {
@@ -115,8 +115,8 @@ pub fn fix_anthropic_error_frames(frames: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The frames with the edits that `edits` finds in each one that may be an error; None when it
-/// finds none.
+/// Applies the edits that `edits` finds in each frame that may be an error; None when it finds
+/// none.
 fn edit_frames(
     frames: &[u8],
     edits: impl Fn(&[u8]) -> Vec<(Range<usize>, Vec<u8>)>,
@@ -138,12 +138,12 @@ fn edit_frames(
     })
 }
 
-/// What an engine's error says, whatever its shape.
+/// Fields found in an upstream error body of any known shape.
 struct ParsedError {
     message: String,
     param: Option<String>,
     code: Option<String>,
-    /// If it was one of Anthropic's already.
+    /// None when the body has none of [`ANTHROPIC_TYPES`].
     anthropic_type: Option<&'static str>,
 }
 
@@ -171,29 +171,29 @@ impl ParsedError {
     }
 }
 
-/// A `detail`: a string, or a list of what is wrong where.
+/// The text of a `detail`: a string, or a list of `{"loc", "msg"}` (FastAPI).
 fn detail(detail: &Value) -> Option<String> {
     if let Some(text) = detail.as_str() {
         return Some(text.to_owned()).filter(|text| !text.is_empty());
     }
-    let faults = detail.as_array()?.iter().filter_map(|fault| {
-        let places = fault["loc"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let problems = detail.as_array()?.iter().filter_map(|problem| {
+        let places = problem["loc"].as_array().map(Vec::as_slice).unwrap_or_default();
         let places: Vec<String> = places
             .iter()
             .map(|place| place.as_str().map_or_else(|| place.to_string(), str::to_owned))
             .collect();
-        let message = fault["msg"].as_str()?;
+        let message = problem["msg"].as_str()?;
         Some(if places.is_empty() {
             message.to_owned()
         } else {
             format!("{}: {message}", places.join("."))
         })
     });
-    let faults: Vec<String> = faults.collect();
-    (!faults.is_empty()).then(|| faults.join("; "))
+    let problems: Vec<String> = problems.collect();
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
-/// What can be said of a body that has no message where engines have it.
+/// The message for a body without one where engines have it.
 fn unknown(status: u16, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
@@ -210,11 +210,12 @@ fn unknown(status: u16, body: &[u8]) -> String {
     )
 }
 
+/// The text, cut to [`SHOWN`] characters.
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// `error.type` of the OpenAI shape (spec/wire.md 2.4).
+/// `error.type` of OpenAI's shape for a status.
 fn openai_type(status: u16) -> &'static str {
     match status {
         403 => "permission_error",
@@ -224,7 +225,7 @@ fn openai_type(status: u16) -> &'static str {
     }
 }
 
-/// `error.type` of the Anthropic shape (spec/wire.md 2.5).
+/// `error.type` of Anthropic's shape for a status.
 fn anthropic_type(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -241,7 +242,8 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// The same for an engine's word: vLLM says `BadRequestError`, `Not Found`, `internal_error`.
+/// `error.type` of Anthropic's shape for an engine's word: vLLM writes `BadRequestError`, `Not
+/// Found`, `internal_error`.
 fn anthropic_word(kind: &str) -> &'static str {
     let plain: String =
         kind.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
@@ -259,7 +261,7 @@ fn anthropic_word(kind: &str) -> &'static str {
     }
 }
 
-/// Whether the body is Anthropic's shape, in its vocabulary and with a request id.
+/// Whether the body has Anthropic's shape, with a known type and a request id.
 fn is_anthropic(value: &Value) -> bool {
     let error = &value["error"];
     value["type"] == "error"
@@ -268,8 +270,8 @@ fn is_anthropic(value: &Value) -> bool {
         && error["type"].as_str().is_some_and(|kind| ANTHROPIC_TYPES.contains(&kind))
 }
 
-/// The line of a traceback that says what happened, at most 500 characters of it; None for a
-/// message that is fine.
+/// The telling line of a traceback or of pydantic's errors, or the start of an over-long message,
+/// at most 500 characters; None for a message that is readable.
 fn readable(message: &str) -> Option<String> {
     let is_traceback = message.starts_with("Traceback");
     let is_pydantic = message.contains("validation error") && message.contains('\n');

@@ -1,5 +1,5 @@
-//! A streamed Message's content blocks: one is open at a time, and what comes for others meanwhile
-//! waits in order.
+//! Orders a streamed Message's content blocks: one is open at a time, and what comes for others
+//! meanwhile waits in order.
 //!
 //! A chat stream may interleave what a Message must not: fragments of several tool calls, text
 //! between them. Text and thinking can end at any moment; a tool call ends when its arguments are a
@@ -12,30 +12,30 @@ use super::events::{self, Delta, SIGNATURE, made_tool_id};
 use super::json::{Text, literal};
 use crate::codec::json::object::ObjectScan;
 
-/// How much may wait, in bytes. An answer with more behind an unfinished call is not worth the
+/// The most bytes that may wait. A response with more behind an unfinished call is not worth the
 /// memory.
 const WAITING_MAX: usize = 16 << 20;
 
-/// How many tool calls an answer may have.
+/// The most tool calls in one response.
 const CALLS_MAX: usize = 1024;
 
 /// The blocks of one Message.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// The first one is the present one.
+    /// Blocks that were not ended, in order; the first is the present one.
     waiting: VecDeque<Block>,
-    /// Whether the client has seen the first one's start.
+    /// Whether the first block's start was sent.
     open: bool,
-    /// How many blocks have ended.
+    /// Blocks that have ended.
     ended: usize,
-    /// How many bytes wait in all.
+    /// Bytes that wait, over all blocks.
     held: usize,
     calls: Vec<Call>,
 }
 
 #[derive(Debug)]
 enum Block {
-    /// What is still to be sent: the inside of a JSON string.
+    /// Pending text: the inside of a JSON string.
     Thinking(String),
     Text(String),
     /// The position in `calls`.
@@ -44,11 +44,11 @@ enum Block {
 
 #[derive(Debug, Default)]
 struct Call {
-    /// The engine's number for it.
+    /// The engine's number of the call.
     index: u64,
     id: Option<String>,
     name: String,
-    /// Accepted and still to be sent; as text.
+    /// Accepted arguments that were not sent; decoded.
     arguments: String,
     scan: ObjectScan,
     started: bool,
@@ -56,7 +56,7 @@ struct Call {
 }
 
 impl Blocks {
-    /// More thinking: the inside of a JSON string.
+    /// Adds thinking; `inside` is the inside of a JSON string.
     pub(super) fn think(&mut self, inside: &str) {
         self.held += inside.len();
         match self.waiting.back_mut() {
@@ -65,7 +65,7 @@ impl Blocks {
         }
     }
 
-    /// More text, likewise.
+    /// Adds text; `inside` is the inside of a JSON string.
     pub(super) fn write(&mut self, inside: &str) {
         self.held += inside.len();
         match self.waiting.back_mut() {
@@ -74,7 +74,7 @@ impl Blocks {
         }
     }
 
-    /// A fragment of a tool call.
+    /// Adds a fragment of a tool call.
     pub(super) fn call(&mut self, part: CallPart) {
         let index = part.index.unwrap_or(0);
         let known = self.calls.iter().rposition(|call| call.index == index);
@@ -89,12 +89,12 @@ impl Blocks {
         }
     }
 
-    /// Whether more waits than there is room for.
+    /// Whether more waits than is allowed.
     pub(super) fn is_too_much(&self) -> bool {
         self.held > WAITING_MAX || self.calls.len() > CALLS_MAX
     }
 
-    /// How the last tool call stands.
+    /// The state of the last tool call.
     pub(super) fn last_call(&self) -> LastCall {
         match self.calls.last() {
             None => LastCall::None,
@@ -103,14 +103,14 @@ impl Blocks {
         }
     }
 
-    /// Sends what can be sent. `message_id` tells the ids that we make from those of other
+    /// Sends all that may be sent. `message_id` distinguishes ids made here from those of other
     /// messages.
     pub(super) fn send(&mut self, message_id: &str, out: &mut Vec<u8>) {
         while self.send_first(false, message_id, out) {}
     }
 
-    /// Sends everything and ends the last block. A Message has at least one: programs read the
-    /// first one unasked.
+    /// Sends everything and ends the last block. A Message has at least one, since programs read
+    /// the first one unasked.
     pub(super) fn finish(&mut self, message_id: &str, out: &mut Vec<u8>) {
         while self.send_first(true, message_id, out) {}
         if self.ended == 0 {
@@ -119,8 +119,8 @@ impl Blocks {
         }
     }
 
-    /// Sends what there is of the first block. True when it has ended, so that the next one is the
-    /// first.
+    /// Sends what there is of the first block. Returns whether it has ended, so that the next one
+    /// is the first.
     fn send_first(&mut self, ending: bool, message_id: &str, out: &mut Vec<u8>) -> bool {
         let may_end = ending || self.waiting.len() > 1;
         let index = self.ended;
@@ -188,8 +188,8 @@ impl Call {
     /// calls 0. Others repeat id and name in every fragment, or make up a new id for each.
     fn is_followed_by(&self, part: &CallPart) -> bool {
         let Some(name) = &part.name else { return false };
-        let may_be_over = self.scan.is_finished() || self.scan.is_empty();
-        may_be_over
+        let may_be_finished = self.scan.is_finished() || self.scan.is_empty();
+        may_be_finished
             && !self.name.is_empty()
             && match (&self.id, &part.id) {
                 (Some(id), Some(other)) => id != other,
@@ -198,7 +198,7 @@ impl Call {
             }
     }
 
-    /// Adds a fragment; says how many bytes more wait.
+    /// Adds a fragment. Returns the bytes that wait by it.
     fn add(&mut self, part: CallPart) -> usize {
         if self.id.is_none() {
             self.id = part.id;
@@ -212,12 +212,12 @@ impl Call {
         accepted.len()
     }
 
-    /// Whether the name is whole, which is known when the arguments have begun.
+    /// Whether the name is complete, which is known once the arguments have begun.
     fn may_start(&self) -> bool {
         !self.name.is_empty() && !self.scan.is_empty()
     }
 
-    /// The block as it begins.
+    /// The JSON of the block as it begins.
     fn start(&mut self, message_id: &str, position: usize) -> String {
         self.started = true;
         let made = || made_tool_id(message_id, position);

@@ -1,27 +1,27 @@
-//! What answers and chunks of chat completions say, read leniently: a field of another type counts
-//! as missing.
+//! Reads whole chat completions and chunks of them leniently: a field of another type counts as
+//! missing.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{Raw, decoded, inside, list, object};
 
-/// The tokens of a request, as a chat completion counts them: those of the prompt include the
-/// cached ones.
+/// The tokens of a request as a chat completion counts them: those of the prompt include the cached
+/// ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All tokens of the prompt.
     pub prompt_tokens: u64,
-    /// The answer's tokens, reasoning included.
+    /// Generated tokens, reasoning included.
     pub completion_tokens: u64,
-    /// How many of the prompt's tokens came from the cache; `None` where the engine does not say.
+    /// Tokens of the prompt that came from the cache; None where the engine does not say.
     pub cached_tokens: Option<u64>,
-    /// How many of the prompt's tokens were put into the cache; vLLM alone says it.
+    /// Tokens of the prompt that were put into the cache; vLLM alone reports them.
     pub created_cache_tokens: Option<u64>,
 }
 
 impl Usage {
-    /// A chat completion's `usage`; `None` if it is no object.
+    /// Reads a chat completion's `usage`; None if it is no object.
     pub(super) fn read(raw: &RawValue) -> Option<Self> {
         let usage: UsageObject<'_> = object(raw)?;
         let details: Details<'_> = usage.prompt_tokens_details.and_then(object).unwrap_or_default();
@@ -33,8 +33,9 @@ impl Usage {
         })
     }
 
-    /// A Message's `usage`. Its `input_tokens` are those that the cache has nothing to do with
-    /// (spec/wire.md 1.18).
+    /// A Message's `usage`. Anthropic's `input_tokens` excludes cached tokens, OpenAI's
+    /// `prompt_tokens` includes them. Counts of the cache that the engine does not report are left
+    /// out.
     pub(super) fn message_json(self) -> String {
         let cache =
             self.cached_tokens.unwrap_or(0).saturating_add(self.created_cache_tokens.unwrap_or(0));
@@ -69,12 +70,12 @@ struct Details<'a> {
     created_cache_tokens: Raw<'a>,
 }
 
-/// A whole number that is not negative.
+/// A whole number that is not negative; None for anything else.
 pub(super) fn count(raw: &RawValue) -> Option<u64> {
     raw.get().parse().ok()
 }
 
-/// A whole answer, or one chunk of a streamed one.
+/// A whole completion, or one chunk of a streamed one.
 #[derive(Deserialize)]
 pub(super) struct Completion<'a> {
     #[serde(borrow)]
@@ -92,7 +93,7 @@ pub(super) struct Completion<'a> {
 }
 
 impl<'a> Completion<'a> {
-    /// The choice with the index 0; a Message has no room for others.
+    /// The choice with the index 0. A Message has no room for others.
     pub(super) fn choice(&self) -> Option<Choice<'a>> {
         let choices = list(self.choices?)?;
         choices
@@ -101,10 +102,10 @@ impl<'a> Completion<'a> {
             .find(|choice| choice.index.is_none_or(|at| at.get() == "0"))
     }
 
-    /// The words of an engine that reports an error in place of an answer: OpenAI's shape, one that
-    /// is a bare string (vLLM), or a flat one (TensorRT-LLM). `Some(None)` is an error without
-    /// words.
-    pub(super) fn error_words(&self) -> Option<Raw<'a>> {
+    /// The message of an error in place of a completion: in OpenAI's shape, as a bare string
+    /// (vLLM), or flat (TensorRT-LLM). None: there is no error. `Some(None)`: an error without a
+    /// message.
+    pub(super) fn error_message(&self) -> Option<Raw<'a>> {
         let is_error = |raw: &&RawValue| !matches!(raw.get(), "false" | "0" | "\"\"" | "{}" | "[]");
         let error = match self.error.filter(is_error) {
             Some(error) => error,
@@ -131,7 +132,7 @@ struct ErrorObject<'a> {
 pub(super) struct Choice<'a> {
     #[serde(borrow)]
     index: Raw<'a>,
-    /// In a whole answer.
+    /// In a whole completion.
     #[serde(borrow)]
     pub(super) message: Raw<'a>,
     /// In a chunk.
@@ -160,12 +161,13 @@ pub(super) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// The inside of the content's string; `None` for an empty one too.
+    /// The inside of the content's string; None for an empty one too.
     pub(super) fn text(&self) -> Option<&'a str> {
         self.content.and_then(inside).filter(|text| !text.is_empty())
     }
 
-    /// The same of the reasoning. Engines that have both names for it say the same under both.
+    /// The inside of the reasoning's string; None for an empty one too. Engines with both names for
+    /// it write the same under both.
     pub(super) fn thinking(&self) -> Option<&'a str> {
         [self.reasoning, self.reasoning_content]
             .into_iter()
@@ -184,7 +186,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A tool call or a fragment of one. What is empty counts as missing.
+/// A tool call or a fragment of one. Empty fields count as missing.
 #[derive(Debug, Default)]
 pub(super) struct CallPart {
     pub(super) index: Option<u64>,
@@ -236,7 +238,7 @@ impl CallPart {
     }
 }
 
-/// How the answer's last tool call ended.
+/// The state of the last tool call when the response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastCall {
     /// There is none.
@@ -247,7 +249,9 @@ pub(super) enum LastCall {
     Whole,
 }
 
-/// Anthropic's `stop_reason` (spec/wire.md 6.2). `matched` is the engine's `stop_reason`.
+/// Anthropic's `stop_reason` for OpenAI's `finish_reason`. `matched`: the engine's `stop_reason` is
+/// a string, the stop sequence that it met (vLLM, TensorRT-LLM). Engines also say `stop` behind a
+/// complete tool call.
 pub(super) fn stop_reason(
     finish_reason: Option<&str>,
     matched: bool,

@@ -1,4 +1,4 @@
-//! The conversation: Messages' turns with their blocks as chat messages.
+//! Translates the conversation: turns with blocks into chat messages.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use super::error::TranslateError;
 use super::json::{Raw, Text, decoded, inside, list, literal, object};
 
-/// Coding agents put a block that begins so before their system prompt. It differs in each request,
+/// Prefix of a block that coding agents put before their system prompt. It differs in each request,
 /// which spoils the engine's prefix cache, and tells the model nothing.
 const BILLING_HEADER: &str = "x-anthropic-billing-header";
 
-/// What stands between two system texts; the inside of a JSON string.
+/// The separator of two system texts; the inside of a JSON string.
 const EMPTY_LINE: &str = "\\n\\n";
 
 /// A chat message.
@@ -97,7 +97,7 @@ struct Block<'a> {
     is_error: Raw<'a>,
 }
 
-/// Where an image or a document comes from.
+/// The source of an image or a document.
 #[derive(Deserialize)]
 struct Source<'a> {
     #[serde(borrow, rename = "type")]
@@ -247,7 +247,7 @@ impl<'a> Conversation<'a> {
         Ok(())
     }
 
-    /// Writes the pending turn down.
+    /// Appends the message of the pending turn.
     fn end_turn(&mut self) {
         match std::mem::take(&mut self.turn) {
             Pending::Nothing => {}
@@ -351,7 +351,7 @@ fn tool_call<'a>(block: &Block<'a>, place: &str) -> Result<ToolCall<'a>, Transla
     })
 }
 
-/// What a block of a user's turn or of a tool's result shows: texts and images.
+/// The texts and images of a block of a user's turn or of a tool's result.
 fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateError> {
     match block.kind.and_then(decoded).as_deref() {
         Some("document") => document(block, place),
@@ -369,7 +369,7 @@ fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateE
     }
 }
 
-/// `None` for an empty text: some templates fail on it.
+/// A text or an image; None for an empty text, on which some templates fail.
 fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Part<'a>>, TranslateError> {
     match block.kind.and_then(decoded).as_deref() {
         Some("text") => {
@@ -447,7 +447,7 @@ fn source<'a>(block: &Block<'a>, place: &str) -> Result<(Source<'a>, String), Tr
     Ok((source, place))
 }
 
-/// A content's blocks, each with its place in the request.
+/// A content's blocks, each with its place in the request, for errors.
 fn blocks<'a>(
     content: &'a RawValue,
     place: &str,

@@ -1,9 +1,9 @@
-//! Why a request or an answer cannot be translated.
+//! The error of a translation.
 
 use std::fmt;
 
-/// What cannot be translated, as a whole sentence for the client. It repeats nothing of the body
-/// but names of keys and types.
+/// A request or a response that cannot be translated, as a whole sentence for the client. It
+/// repeats nothing of the body but names of keys and types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TranslateError {
     /// The sentence.

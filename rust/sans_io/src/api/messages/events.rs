@@ -1,19 +1,19 @@
-//! The events of a Message's stream, as bytes. Each has a name, equal to the `type` in its data;
-//! Anthropic's SDK drops those without (spec/wire.md 1.4).
+//! Writes the events of a Message's stream. Each has a name, equal to the `type` in its data:
+//! Anthropic's SDK drops an event without a name.
 
 use super::chat::Usage;
 use super::json::literal;
 
-/// The signature of a thinking block. Clients want a string there, hand it back, and nobody reads
-/// it.
+/// The signature of a thinking block. Clients require a string, send it back, and nobody reads it.
 pub(super) const SIGNATURE: &str = "unsigned";
 
-/// An id for a call whose engine gave none, unlike those of other messages.
+/// An id for a call whose engine gave none; differs from those of other messages.
 pub(super) fn made_tool_id(message_id: &str, position: usize) -> String {
     format!("toolu_{}_{position}", message_id.strip_prefix("msg_").unwrap_or(message_id))
 }
 
-/// One event. `members` are the members of its data behind `type`, each with a comma before it.
+/// Writes one event. `members` are the members of its data behind `type`, each with a comma before
+/// it.
 fn event(out: &mut Vec<u8>, name: &str, members: &[&str]) {
     for part in ["event: ", name, "\ndata: {\"type\":\"", name, "\""] {
         out.extend_from_slice(part.as_bytes());
@@ -33,7 +33,7 @@ pub(super) fn message_start(out: &mut Vec<u8>, id: &str, model: &str, usage: Usa
     event(out, "message_start", &[&members]);
 }
 
-/// `block` is the block as it begins, JSON.
+/// `block` is the JSON of the block as it begins.
 pub(super) fn block_start(out: &mut Vec<u8>, index: usize, block: &str) {
     event(
         out,
@@ -42,7 +42,7 @@ pub(super) fn block_start(out: &mut Vec<u8>, index: usize, block: &str) {
     );
 }
 
-/// `inside` is what is between the quotes of the delta's JSON string.
+/// `inside` is the text between the quotes of the delta's JSON string.
 pub(super) fn block_delta(out: &mut Vec<u8>, index: usize, delta: Delta, inside: &str) {
     let (kind, key) = match delta {
         Delta::Thinking => ("thinking_delta", "thinking"),

@@ -8,24 +8,24 @@ pub(super) type Raw<'a> = Option<&'a RawValue>;
 
 /// A JSON string for the other document.
 pub(super) enum Text<'a> {
-    /// One that was there.
+    /// A string of the source document.
     Whole(&'a RawValue),
-    /// One that we made, with its quotes.
+    /// A string made here, with its quotes.
     Made(String),
 }
 
 impl<'a> Text<'a> {
-    /// The insides of strings, one behind the other. `separator` is the inside of a string too.
+    /// Joins the insides of strings. `separator` is the inside of a string too.
     pub(super) fn joined(insides: &[&'a str], separator: &str) -> Self {
         Self::Made(format!("\"{}\"", insides.join(separator)))
     }
 
-    /// A string of ours.
+    /// A string made of plain text.
     pub(super) fn written(text: &str) -> Self {
         Self::Made(literal(text))
     }
 
-    /// Between the quotes.
+    /// The text between the quotes, still escaped.
     pub(super) fn inside(&self) -> &str {
         let literal = match self {
             Self::Whole(raw) => raw.get(),
@@ -46,32 +46,33 @@ impl Serialize for Text<'_> {
     }
 }
 
-/// A text as a JSON string.
+/// The text as a JSON string, quotes included.
 pub(super) fn literal(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A JSON text as a value; `None` if it is none.
+/// A JSON text as a value; None if it is not valid.
 pub(super) fn raw(json: &str) -> Raw<'_> {
     serde_json::from_str(json).ok()
 }
 
-/// What is between a string's quotes, still escaped; `None` for other values.
+/// The text between the quotes of a string, still escaped; None for other values.
 pub(super) fn inside(raw: &RawValue) -> Option<&str> {
     raw.get().strip_prefix('"')?.strip_suffix('"')
 }
 
-/// A string as text; `None` for other values and for halves of surrogate pairs.
+/// The text of a string; None for other values and for halves of surrogate pairs.
 pub(super) fn decoded(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// An object's members. serde would take an array for a struct too.
+/// An object's members; None for other values. The check is needed because serde takes an array for
+/// a struct too.
 pub(super) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok())?
 }
 
-/// An array's values.
+/// An array's values; None for other values.
 pub(super) fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(raw.get()).ok()
 }

@@ -1,4 +1,4 @@
-//! A Messages request as a chat completions request (spec/wire.md 6.1).
+//! Translates a Messages request into a chat completions request.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateErro
     let request = read(body)?;
     let max_tokens = request.max_tokens.ok_or_else(|| {
         TranslateError::new(
-            "`max_tokens` is missing; say how many tokens the answer may have at most.",
+            "`max_tokens` is missing; say how many tokens the response may have at most.",
         )
     })?;
     let max_tokens = count(max_tokens)
@@ -74,7 +74,7 @@ pub fn count_request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, Transla
     chat.json()
 }
 
-/// The members that mean something to a chat engine; all others are dropped.
+/// Members that mean something to a chat engine; all others are dropped.
 #[derive(Deserialize)]
 struct MessagesRequest<'a> {
     #[serde(borrow)]
@@ -261,7 +261,8 @@ fn is_string(raw: &&RawValue) -> bool {
     inside(raw).is_some()
 }
 
-/// The three efforts that all engines know; other words are no reason to refuse a request.
+/// The three efforts that all engines know; None for another word, which is no reason to reject a
+/// request.
 fn effort(raw: &RawValue) -> Option<&'static str> {
     Some(match decoded(raw)?.as_str() {
         "minimal" | "low" => "low",
@@ -289,7 +290,7 @@ fn response_format(raw: Raw<'_>) -> Result<Option<ResponseFormat<'_>>, Translate
     }
 }
 
-/// A hint to the chat template; `adaptive` leaves the choice to the model.
+/// The hint to the chat template; None for `adaptive`, which leaves the choice to the model.
 fn thinking(raw: &RawValue) -> Option<TemplateArguments> {
     let thinking: Thinking<'_> = object(raw)?;
     match decoded(thinking.kind?)?.as_str() {

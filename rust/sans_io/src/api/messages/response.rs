@@ -1,4 +1,4 @@
-//! A whole chat answer as a Message.
+//! Translates a whole chat completion into a Message.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -9,9 +9,9 @@ use super::events::{SIGNATURE, made_tool_id};
 use super::json::{Raw, Text, decoded, inside, object, raw};
 use crate::codec::json::object::ObjectScan;
 
-/// A whole chat answer as a Message that names the model as the client did.
+/// Translates a chat completion into a Message that names the model as the client did.
 ///
-/// The error says that the engine's answer is no chat completion.
+/// The error: the engine's response is no chat completion.
 pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let choice = completion.choice().ok_or_else(no_completion)?;
@@ -38,8 +38,10 @@ pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateErr
     serde_json::to_vec(&message).map_err(|_| no_completion())
 }
 
-/// The answer to a request that [`count_request`](super::count_request) made, as
-/// `{"input_tokens": n}`: the engine's own count of the prompt.
+/// Translates the response to a [`count_request`](super::count_request) into `{"input_tokens": n}`:
+/// the engine's own count of the prompt.
+///
+/// The error: the engine's response is no chat completion, or has no count.
 pub fn count_response(body: &[u8]) -> Result<Vec<u8>, TranslateError> {
     let completion = completion(body)?;
     let usage: CountedPrompt<'_> = completion.usage.and_then(object).ok_or_else(no_completion)?;
@@ -81,12 +83,12 @@ fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
 
 fn no_completion() -> TranslateError {
     TranslateError::new(
-        "The engine's answer is no chat completion, so it cannot be translated into a Message.",
+        "The engine's response is no chat completion, so it cannot be translated into a Message.",
     )
 }
 
-/// Thinking, text, tool calls. A Message has at least one block: programs read the first one
-/// unasked.
+/// The blocks of a Message: thinking, text, tool calls. At least one, since programs read the first
+/// one unasked.
 fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<'a>> {
     let thinking = words
         .thinking()
@@ -104,7 +106,7 @@ fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<
     blocks
 }
 
-/// The arguments as an object; an empty one for arguments that are none.
+/// The arguments as an object; an empty one for arguments that are no object.
 fn input(arguments: &str) -> Box<RawValue> {
     let mut scan = ObjectScan::default();
     let object = scan.feed(arguments);
@@ -124,7 +126,7 @@ fn last_call(calls: &[CallPart]) -> LastCall {
     })
 }
 
-/// `msg_` and what tells the engine's own id from others.
+/// `msg_` and the distinguishing part of the engine's own id.
 fn message_id(id: Raw<'_>) -> String {
     let id = id.and_then(decoded).unwrap_or_default();
     let own = id.strip_prefix("chatcmpl-").unwrap_or(&id);

@@ -1,4 +1,8 @@
-//! A chat completion's chunks as the events of a Message (spec/wire.md 6.3).
+//! Translates a chat completion's chunks into the events of a Message.
+//!
+//! The events: `message_start` at the first chunk; the blocks, one open at a time, each
+//! `content_block_start`, deltas, `content_block_stop`; then `message_delta` and `message_stop`, or
+//! `error`.
 
 use serde_json::value::RawValue;
 
@@ -9,7 +13,7 @@ use super::chat::{Completion, Usage, Words, stop_reason};
 use super::events;
 use super::json::{decoded, inside, literal, object};
 
-/// The engine's reasons that say that it gave up: the answer is not whole.
+/// Values of `finish_reason` with which an engine gives up: the response is incomplete.
 const CUT_REASONS: [&str; 4] = ["abort", "cancelled", "error", "timeout"];
 
 /// The translation of one stream. Its events do not depend on how many frames come in one piece.
@@ -29,7 +33,7 @@ pub struct MessageStream {
 enum Phase {
     BeforeStart,
     Started,
-    Over,
+    Finished,
 }
 
 impl MessageStream {
@@ -47,27 +51,27 @@ impl MessageStream {
         }
     }
 
-    /// Translates whole frames and appends the events to `out`. Comments stay comments. What
-    /// follows the last frame, the rest that an engine left when it closed, counts only if it is
-    /// `data: [DONE]`.
+    /// Translates whole frames and appends the events to `out`. Comments stay comments. The rest
+    /// behind the last frame, which an engine leaves when it closes, counts only if it is `data:
+    /// [DONE]`.
     pub fn feed(&mut self, frames: &[u8], out: &mut Vec<u8>) {
         let mut rest = frames;
         for frame in sse::frames(frames) {
             rest = &rest[frame.len()..];
             self.frame(frame, out);
         }
-        if self.phase != Phase::Over
+        if self.phase != Phase::Finished
             && sse::data(rest).is_some_and(|data| data.trim_ascii() == b"[DONE]")
         {
             self.finish(out);
         }
     }
 
-    /// The engine's body has ended by its framing. True: the stream has its end, `message_stop` or
-    /// an error event. False: the engine had not said that the answer is whole, and nothing was
-    /// written; the client must be told.
+    /// Ends the stream when the engine's body has ended by its framing. True: the stream has its
+    /// end, `message_stop` or an error event. False: the engine did not end the response, and
+    /// nothing was written; the caller must report it.
     pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
-        if self.phase != Phase::Over && self.finish_reason.is_some() {
+        if self.phase != Phase::Finished && self.finish_reason.is_some() {
             self.finish(out);
         }
         self.is_finished()
@@ -75,19 +79,19 @@ impl MessageStream {
 
     /// Whether `message_stop` or an error event was written: nothing may follow.
     pub fn is_finished(&self) -> bool {
-        self.phase == Phase::Over
+        self.phase == Phase::Finished
     }
 
-    /// The newest counts of tokens that the engine sent.
+    /// The newest counts of tokens from the engine; None while there are none.
     pub fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
     fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) {
-        if self.phase == Phase::Over {
+        if self.phase == Phase::Finished {
             return;
         }
-        // What is no text would fail the client's decoder.
+        // A comment that is not UTF-8 would fail in the client's decoder.
         for comment in sse::lines(frame)
             .filter(|line| line.starts_with(b":") && std::str::from_utf8(line).is_ok())
         {
@@ -111,7 +115,7 @@ impl MessageStream {
                 out,
             );
         };
-        if let Some(words) = chunk.error_words() {
+        if let Some(words) = chunk.error_message() {
             let own =
                 || literal("The engine reported an error without words; send the request again.");
             return self.fail_with(&words.map_or_else(own, |words| words.get().to_owned()), out);
@@ -152,7 +156,7 @@ impl MessageStream {
         }
     }
 
-    /// The first chunk of any kind starts the message, so that the client hears of it at once.
+    /// Starts the message at the first chunk of any kind, so that the client hears of it at once.
     fn start(&mut self, out: &mut Vec<u8>) {
         if self.phase == Phase::BeforeStart {
             self.phase = Phase::Started;
@@ -169,7 +173,7 @@ impl MessageStream {
         let finish_reason = self.finish_reason.take();
         if finish_reason.as_deref().is_some_and(|reason| CUT_REASONS.contains(&reason)) {
             return self.fail(
-                "The engine gave up before the answer was whole; send the request again.",
+                "The engine gave up before the response was complete; send the request again.",
                 out,
             );
         }
@@ -181,7 +185,7 @@ impl MessageStream {
             self.matched.as_deref().filter(|_| reason == "stop_sequence").unwrap_or("null");
         events::message_delta(out, reason, sequence, self.usage.unwrap_or_default());
         events::message_stop(out);
-        self.phase = Phase::Over;
+        self.phase = Phase::Finished;
     }
 
     fn fail(&mut self, sentence: &str, out: &mut Vec<u8>) {
@@ -191,6 +195,6 @@ impl MessageStream {
     /// Ends the stream with an error. `message` is a JSON string.
     fn fail_with(&mut self, message: &str, out: &mut Vec<u8>) {
         events::error(out, message);
-        self.phase = Phase::Over;
+        self.phase = Phase::Finished;
     }
 }

@@ -1,4 +1,4 @@
-//! Tools and the choice of them.
+//! Translates tools and the choice of them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -64,7 +64,7 @@ struct ChoiceObject<'a> {
     disable_parallel_tool_use: Raw<'a>,
 }
 
-/// The request's `tools`. A schema passes as it was written.
+/// Translates `tools`. A schema passes as it was written.
 pub(super) fn tools(raw: Raw<'_>) -> Result<Vec<Tool<'_>>, TranslateError> {
     let Some(raw) = raw else { return Ok(Vec::new()) };
     let tools = list(raw).ok_or_else(|| TranslateError::new("`tools` must be a list of tools."))?;
@@ -103,7 +103,7 @@ fn one(raw: &RawValue, at: usize) -> Result<Tool<'_>, TranslateError> {
     Ok(Tool { kind: "function", function })
 }
 
-/// The request's `tool_choice`, as `tool_choice` and `parallel_tool_calls`.
+/// Translates `tool_choice` into `tool_choice` and `parallel_tool_calls`.
 pub(super) fn tool_choice(
     raw: Raw<'_>,
     has_tools: bool,
@@ -121,7 +121,7 @@ pub(super) fn tool_choice(
                     "`tool_choice` asks for a tool, but `tools` is empty; send the tools.",
                 ));
             }
-            // Engines refuse a choice among no tools.
+            // Engines reject a choice among no tools.
             return Ok((None, None));
         }
         "auto" => ToolChoice::Word("auto"),

@@ -1,26 +1,25 @@
-//! What can be wrong with a form, in words for the client.
+//! Errors of a form, in words for the client.
 
 use std::fmt;
 
 use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
 use crate::codec::json::MODEL_BYTES_MAX;
 
-/// Why a form was refused, and where. Shown to the client: whole sentences that repeat nothing of
-/// the body.
+/// The error of a form, and where it is. Displayed to the client: whole sentences that repeat
+/// nothing of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MultipartError {
-    /// What is wrong.
+    /// The kind of error.
     pub kind: MultipartErrorKind,
-    /// The byte of the body that shows it, counted from 0; for a fault of a part's header, where
-    /// the header begins; for one of a field's value, where the value begins. 0 for a fault of the
-    /// Content-Type.
+    /// The byte of the body that shows it, counted from 0. For an error of a part's header: where
+    /// the header begins; of a field's value: where the value begins; of the Content-Type: 0.
     pub offset: u64,
 }
 
-/// What can be wrong with a form.
+/// Kinds of errors of a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MultipartErrorKind {
-    /// The Content-Type is something else.
+    /// The Content-Type is not multipart/form-data.
     NotFormData,
     /// The Content-Type's parameters are not well-formed, or say something twice.
     ContentTypeMalformed,
@@ -30,9 +29,9 @@ pub enum MultipartErrorKind {
     BoundaryIllegal,
     /// The Content-Type names a character set that is not UTF-8.
     OtherCharset,
-    /// No byte at all.
+    /// The body has no byte.
     Empty,
-    /// There is no delimiter in the body.
+    /// The body has no delimiter.
     NoDelimiter,
     /// The body ends before its closing delimiter.
     Truncated,

@@ -1,5 +1,5 @@
-//! What the headers say: the request's Content-Type, and of a part its name, whether it is a file
-//! and its encoding.
+//! Reads headers: the boundary of the request's Content-Type, and of a part its name, whether it is
+//! a file, and its encoding.
 
 use memchr::memchr;
 use memchr::memmem;
@@ -7,7 +7,7 @@ use memchr::memmem;
 use super::error::MultipartErrorKind;
 use super::limits::BOUNDARY_MAX;
 
-/// The boundary that a Content-Type names.
+/// The boundary that a Content-Type names; never empty.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {
     let (media_type, rest) =
         content_type.split_at(memchr(b';', content_type).unwrap_or(content_type.len()));
@@ -57,7 +57,7 @@ fn is_boundary(text: &[u8]) -> bool {
     text.len() <= BOUNDARY_MAX && text.iter().all(legal) && !text.ends_with(b" ")
 }
 
-/// Which field of the form a part is.
+/// The field of the form that a part is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Field {
     Model,
@@ -66,7 +66,7 @@ pub(super) enum Field {
     Other,
 }
 
-/// What a part's header has said so far.
+/// The header of a part as far as it was read.
 #[derive(Default)]
 pub(super) struct PartHeader {
     pub(super) field: Field,
@@ -76,7 +76,7 @@ pub(super) struct PartHeader {
 }
 
 impl PartHeader {
-    /// Reads one line, which is not empty and comes without its line end.
+    /// Reads one line. It is not empty and comes without its line end.
     pub(super) fn read(&mut self, line: &[u8]) -> Result<(), MultipartErrorKind> {
         let (name, rest) = line.split_at(token(line));
         let value = match rest.split_first() {
@@ -124,8 +124,8 @@ impl PartHeader {
         Ok(())
     }
 
-    /// Judges the header as a whole; `second`: an earlier part was the field `model`.
-    pub(super) fn judge(&mut self, second: bool) -> Result<(), MultipartErrorKind> {
+    /// Checks the header as a whole. `second`: an earlier part was the field `model`.
+    pub(super) fn check(&mut self, second: bool) -> Result<(), MultipartErrorKind> {
         if !self.disposition {
             return Err(MultipartErrorKind::DispositionMissing);
         }
@@ -140,7 +140,7 @@ impl PartHeader {
     }
 }
 
-/// What does not follow the grammar of parameters.
+/// Text that does not follow the grammar of parameters.
 struct Malformed;
 
 /// The parameters behind a media type or a disposition: `; name=token; name="quoted"`.
@@ -150,10 +150,10 @@ struct Parameters<'a> {
 
 struct Parameter<'a> {
     name: &'a [u8],
-    /// Without the quotes, but still escaped.
+    /// The value without its quotes, still escaped.
     value: &'a [u8],
     quoted: bool,
-    /// How long the text is from the name on, with what is passed over behind it.
+    /// The length of the text from the name on, with the blanks skipped behind it.
     length_from_name: usize,
 }
 
@@ -185,7 +185,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// The text up to the closing quote, and what follows the quote.
+/// The text up to the closing quote, and the rest behind the quote.
 fn quoted_text(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let mut escaped = false;
     for (at, &byte) in text.iter().enumerate() {
@@ -205,11 +205,11 @@ fn quoted_text(text: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 }
 
 impl Parameter<'_> {
-    /// The field with this name; `None` when engines may read different names out of it.
+    /// The field with this name; None when engines may read different names out of it.
     ///
-    /// A backslash is no part of a name that matters, so that nothing need be unescaped; but only
-    /// `\"` and `\\` mean the same to every reader. cpp-httplib takes a header apart at each `;`,
-    /// quoted or not.
+    /// A backslash is no part of a name that matters, so nothing need be unescaped; but only `\"`
+    /// and `\\` mean the same to every reader. cpp-httplib splits a header at each `;`, quoted or
+    /// not.
     fn field(&self) -> Option<Field> {
         let legal = if self.quoted { !self.value.contains(&b';') } else { self.is_token() };
         let mut rest = self.value;
@@ -231,7 +231,7 @@ impl Parameter<'_> {
     }
 }
 
-/// How many bytes from the start are a token of RFC 9110.
+/// The length of the token of RFC 9110 5.6.2 at the start.
 fn token(text: &[u8]) -> usize {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     text.iter().take_while(|&byte| is_token(byte)).count()
@@ -242,7 +242,7 @@ fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= b' ' && byte != 0x7F
 }
 
-/// Whether a byte may stand in a value without quotes: more than a token's, since boundaries come
+/// Whether a byte may stand in a value without quotes: more than in a token, since boundaries come
 /// unquoted too.
 fn is_plain(byte: u8) -> bool {
     byte > b' ' && byte < 0x7F && !b";\"\\".contains(&byte)

@@ -1,4 +1,4 @@
-//! Forms (RFC 7578) without a copy.
+//! Scans forms (multipart/form-data, RFC 7578) without a copy.
 
 mod error;
 mod header;

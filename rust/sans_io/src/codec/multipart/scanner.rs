@@ -1,12 +1,11 @@
 //! Finds the fields `model` and `stream` in a multipart/form-data request body while its bytes
 //! arrive.
 //!
-//! The scanner keeps no part of the body but the line of a part's header that is being read and the
-//! beginning of those two fields, so the body may come in any split and be of any size. What it
-//! accepts is a form that every engine reads alike: a form that two readers take apart differently
-//! is a way around the check of the key. RFC 7578 and RFC 2046 are followed, and where engines'
-//! parsers (python-multipart under vLLM, cpp-httplib under llama.cpp) are known to differ from them
-//! or from each other, the form is refused:
+//! The scanner buffers only the header line being read and the beginning of those two fields, so
+//! the body may come in any split and be of any size. It accepts the forms that every engine reads
+//! alike: a form that two readers take apart differently is a way around the check of the key. It
+//! follows RFC 7578 and RFC 2046. Where engines' parsers (python-multipart under vLLM, cpp-httplib
+//! under llama.cpp) are known to differ from them or from each other, the form is rejected:
 //!
 //! * lines end with CR LF; a part has one well-formed `Content-Disposition: form-data` with one
 //!   plain `name`;
@@ -14,8 +13,8 @@
 //! * a preamble is short and does not hold the boundary; nothing but white space follows the
 //!   closing delimiter.
 //!
-//! Data is data: a line that only begins with the boundary, a boundary inside a line, a whole form
-//! inside a file.
+//! Accepted as data: a line that only begins with the boundary, a boundary inside a line, a whole
+//! form inside a file.
 
 use std::fmt;
 
@@ -27,32 +26,32 @@ use super::header::{Field, PartHeader, boundary};
 use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
 use crate::codec::json::{MODEL_BYTES_MAX, Model};
 
-/// How much of the delimiter, `\r\n--boundary`, the line end in front of it is.
+/// The length of the line end that the delimiter, `\r\n--boundary`, begins with.
 const LINE_END: usize = 2;
 const DELIMITER_MAX: usize = LINE_END + 2 + BOUNDARY_MAX;
 
-/// More of the field `stream` than any word that it can say.
+/// Bytes of the field `stream` that are buffered: more than any word that counts.
 const STREAM_BYTES: usize = 8;
 
-/// The scanner; see the module's page.
+/// The scanner; see the module.
 pub struct Scanner {
     state: State,
-    /// Finds `\r\n--boundary`. A boundary holds no CR, so that a match which fails can only begin
-    /// anew.
+    /// Finds `\r\n--boundary`. A boundary holds no CR, so a match that fails can only begin anew.
     delimiter: Finder<'static>,
-    /// How much of the delimiter was read.
+    /// Bytes of the delimiter that were read.
     matched: usize,
-    /// How much of `matched` is not data of this part: the line end in front of it.
+    /// Bytes of `matched` that are not data of this part: the line end in front of the delimiter
+    /// may end the part's header.
     borrowed: usize,
     /// Where the present piece begins in the body.
     base: u64,
     parts: u32,
-    /// The line of a header being read, or the preamble.
+    /// The header line being read, or the preamble.
     line: Vec<u8>,
-    /// How long the present header section is so far.
+    /// Length of the present header section so far.
     header_bytes: usize,
     header: PartHeader,
-    /// Where the present part's header or, once it is read, its data begins.
+    /// Where the present part's header or, once that is read, its data begins.
     start: u64,
     /// The data of a field that matters.
     value: Vec<u8>,
@@ -62,8 +61,8 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner for one body. `content_type`: the value of the request's Content-Type; an error
-    /// when it is not multipart/form-data, or its boundary is missing, empty, illegal or over 70
+    /// A scanner for one body. `content_type` is the value of the request's Content-Type. The
+    /// error: it is not multipart/form-data, or its boundary is missing, empty, illegal or over 70
     /// characters.
     pub fn new(content_type: &[u8]) -> Result<Self, MultipartError> {
         let boundary = boundary(content_type).map_err(|kind| MultipartError { kind, offset: 0 })?;
@@ -101,8 +100,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// The field `model`, as soon as the delimiter behind it was read. It is not proof of a good
-    /// body: a second one may follow and is an error then. `range` is the field's data.
+    /// The field `model`, as soon as the delimiter behind it was read; `range` is the field's data.
+    /// It does not prove a good body: a second one may follow, and is an error then.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
@@ -112,8 +111,8 @@ impl Scanner {
         self.stream
     }
 
-    /// Judges the body as a whole when no more bytes come: an error of `feed` again, or the form is
-    /// missing or not whole, or it has no `model`.
+    /// Checks the body as a whole when no more bytes come. The error is an earlier one of `feed`,
+    /// or that the form is missing, not whole, or without a `model`.
     pub fn end(&self) -> Result<(), MultipartError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -128,7 +127,7 @@ impl Scanner {
         Err(MultipartError { kind, offset: self.base })
     }
 
-    /// Reads on in the present state as far as it goes, and says where to read on.
+    /// Reads on in the present state as far as it goes. Returns where to read on.
     fn step(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         match self.state {
             State::Preamble | State::Data if self.matched > 0 => self.match_on(piece, at),
@@ -140,20 +139,20 @@ impl Scanner {
                     .iter()
                     .position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
                 {
-                    Some(data) => Err(self.fault(MultipartErrorKind::TrailingData, at + data)),
+                    Some(data) => Err(self.error_at(MultipartErrorKind::TrailingData, at + data)),
                     None => Ok(piece.len()),
                 }
             }
         }
     }
 
-    /// Goes through data up to the next delimiter, or to what may be the beginning of one at the
-    /// piece's end.
+    /// Skips data up to the next delimiter, or to what may be the beginning of one at the piece's
+    /// end.
     fn search(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         let rest = &piece[at..];
         let length = self.delimiter.needle().len();
         if let Some(found) = self.delimiter.find(rest) {
-            self.keep(&rest[..found])?;
+            self.buffer(&rest[..found])?;
             self.matched = length;
             self.state = State::Line(Line::Start);
             return Ok(at + found + length);
@@ -163,12 +162,12 @@ impl Scanner {
         let end = begun
             .filter(|&begun| self.delimiter.needle().starts_with(&rest[begun..]))
             .unwrap_or(rest.len());
-        self.keep(&rest[..end])?;
+        self.buffer(&rest[..end])?;
         self.matched = rest.len() - end;
         Ok(piece.len())
     }
 
-    /// Compares on where a delimiter has begun.
+    /// Goes on with a delimiter that has begun.
     fn match_on(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         let wanted = &self.delimiter.needle()[self.matched..];
         let same =
@@ -178,33 +177,33 @@ impl Scanner {
         if whole {
             self.state = State::Line(Line::Start);
         } else if at + same < piece.len() {
-            self.keep_matched()?;
+            self.buffer_matched()?;
         }
         Ok(at + same)
     }
 
-    /// What was compared is data after all.
-    fn keep_matched(&mut self) -> Result<(), MultipartError> {
+    /// Buffers as data what was compared with the delimiter and differs from it after all.
+    fn buffer_matched(&mut self) -> Result<(), MultipartError> {
         let mut data = [0; DELIMITER_MAX];
         let data = &mut data[..self.matched - self.borrowed];
         data.copy_from_slice(&self.delimiter.needle()[self.borrowed..self.matched]);
         self.matched = 0;
         self.borrowed = 0;
-        self.keep(data)
+        self.buffer(data)
     }
 
-    /// One byte of the line that begins with the boundary.
+    /// Reads one byte of the line that begins with the boundary.
     fn delimiter_line(&mut self, byte: u8, line: Line, at: usize) -> Result<usize, MultipartError> {
         match (line, byte) {
             (Line::Start, b'-') => self.state = State::Line(Line::Dash),
             (Line::Dash, b'-') => self.close_form(at)?,
             (Line::Start | Line::Space, b'\r') => self.state = State::Line(Line::Return),
             (Line::Start, b' ' | b'\t') if self.parts == 0 => {
-                return Err(self.fault(MultipartErrorKind::PaddedFirstLine, at));
+                return Err(self.error_at(MultipartErrorKind::PaddedFirstLine, at));
             }
             (Line::Start | Line::Space, b' ' | b'\t') => self.state = State::Line(Line::Space),
             (Line::Start | Line::Space, b'\n') => {
-                return Err(self.fault(MultipartErrorKind::BareLineFeed, at));
+                return Err(self.error_at(MultipartErrorKind::BareLineFeed, at));
             }
             (Line::Return, b'\n') => self.open_part(at)?,
             _ => return self.not_a_delimiter(at),
@@ -212,14 +211,14 @@ impl Scanner {
         Ok(at + 1)
     }
 
-    /// A line that began with the boundary goes on with the byte at `at`, which no delimiter does.
+    /// A line that began with the boundary goes on with the byte at `at`, as no delimiter does.
     fn not_a_delimiter(&mut self, at: usize) -> Result<usize, MultipartError> {
         if self.parts == 0 {
-            return Err(self.fault(MultipartErrorKind::BoundaryInPreamble, at));
+            return Err(self.error_at(MultipartErrorKind::BoundaryInPreamble, at));
         }
         match self.header.field {
-            Field::Model => return Err(self.start_fault(MultipartErrorKind::ModelNotOneLine)),
-            Field::Stream => self.keep_word(b"\r\n"),
+            Field::Model => return Err(self.start_error(MultipartErrorKind::ModelNotOneLine)),
+            Field::Stream => self.buffer_word(b"\r\n"),
             Field::Other => {}
         }
         self.matched = 0;
@@ -232,7 +231,7 @@ impl Scanner {
     fn open_part(&mut self, at: usize) -> Result<(), MultipartError> {
         self.close_part(at)?;
         if self.parts == PARTS_MAX {
-            return Err(self.fault(MultipartErrorKind::TooManyParts, at));
+            return Err(self.error_at(MultipartErrorKind::TooManyParts, at));
         }
         self.parts += 1;
         self.header = PartHeader::default();
@@ -255,12 +254,12 @@ impl Scanner {
         if self.parts == 0 {
             let boundary = &self.delimiter.needle()[LINE_END..];
             return match Finder::new(boundary).find(&self.line) {
-                Some(_) => Err(self.fault(MultipartErrorKind::BoundaryInPreamble, at)),
+                Some(_) => Err(self.error_at(MultipartErrorKind::BoundaryInPreamble, at)),
                 None => Ok(()),
             };
         }
         if self.borrowed > 0 {
-            return Err(self.start_fault(MultipartErrorKind::DataMissing));
+            return Err(self.start_error(MultipartErrorKind::DataMissing));
         }
         match self.header.field {
             Field::Model => self.take_model()?,
@@ -275,43 +274,43 @@ impl Scanner {
     fn take_model(&mut self) -> Result<(), MultipartError> {
         let range = self.start..self.start + self.value.len() as u64;
         let name = String::from_utf8(std::mem::take(&mut self.value))
-            .map_err(|_| self.start_fault(MultipartErrorKind::ModelNotUnicode))?;
+            .map_err(|_| self.start_error(MultipartErrorKind::ModelNotUnicode))?;
         if name.trim().is_empty() {
-            return Err(self.start_fault(MultipartErrorKind::ModelEmpty));
+            return Err(self.start_error(MultipartErrorKind::ModelEmpty));
         }
         self.model = Some(Model { name, range });
         Ok(())
     }
 
-    /// Keeps data that may matter: of a field, or of the preamble.
-    fn keep(&mut self, data: &[u8]) -> Result<(), MultipartError> {
+    /// Buffers data that may matter: of a field, or of the preamble.
+    fn buffer(&mut self, data: &[u8]) -> Result<(), MultipartError> {
         if self.state == State::Preamble {
             if self.line.len() + data.len() > HEADER_BYTES_MAX {
-                return Err(self.start_fault(MultipartErrorKind::PreambleTooLong));
+                return Err(self.start_error(MultipartErrorKind::PreambleTooLong));
             }
             self.line.extend_from_slice(data);
             return Ok(());
         }
         match self.header.field {
-            Field::Model => return self.keep_name(data),
-            Field::Stream => self.keep_word(data),
+            Field::Model => return self.buffer_name(data),
+            Field::Stream => self.buffer_word(data),
             Field::Other => {}
         }
         Ok(())
     }
 
-    /// Keeps the beginning of what `stream` says.
-    fn keep_word(&mut self, data: &[u8]) {
+    /// Buffers the beginning of the value of `stream`.
+    fn buffer_word(&mut self, data: &[u8]) {
         let room = STREAM_BYTES.saturating_sub(self.value.len());
         self.value.extend_from_slice(&data[..data.len().min(room)]);
     }
 
-    fn keep_name(&mut self, data: &[u8]) -> Result<(), MultipartError> {
+    fn buffer_name(&mut self, data: &[u8]) -> Result<(), MultipartError> {
         let room = MODEL_BYTES_MAX - self.value.len();
-        // Which fault is told must not depend on the split: the one that comes first in the body.
+        // The error that comes first in the body wins, so that the split does not matter.
         match memchr2(b'\r', b'\n', data) {
-            Some(end) if end <= room => Err(self.start_fault(MultipartErrorKind::ModelNotOneLine)),
-            _ if data.len() > room => Err(self.start_fault(MultipartErrorKind::ModelTooLong)),
+            Some(end) if end <= room => Err(self.start_error(MultipartErrorKind::ModelNotOneLine)),
+            _ if data.len() > room => Err(self.start_error(MultipartErrorKind::ModelTooLong)),
             _ => {
                 self.value.extend_from_slice(data);
                 Ok(())
@@ -319,14 +318,14 @@ impl Scanner {
         }
     }
 
-    /// A line of a part's header, or the part of it that is in the piece.
+    /// Reads a line of a part's header, or the part of it that is in the piece.
     fn header_line(&mut self, piece: &[u8], at: usize) -> Result<usize, MultipartError> {
         let rest = &piece[at..];
         let feed = memchr(b'\n', rest);
         let read = feed.map_or(rest.len(), |feed| feed + 1);
         self.header_bytes += read;
         if self.header_bytes > HEADER_BYTES_MAX {
-            return Err(self.start_fault(MultipartErrorKind::HeaderTooLong));
+            return Err(self.start_error(MultipartErrorKind::HeaderTooLong));
         }
         self.line.extend_from_slice(&rest[..read]);
         if feed.is_some() {
@@ -335,17 +334,17 @@ impl Scanner {
         Ok(at + read)
     }
 
-    /// `line` is a whole one; behind it the body goes on at `end`.
+    /// Ends the header line in `line`; behind it the body goes on at `end`.
     fn close_header_line(&mut self, end: usize) -> Result<(), MultipartError> {
         let Some(line) = self.line.strip_suffix(b"\r\n") else {
-            return Err(self.fault(MultipartErrorKind::BareLineFeed, end - 1));
+            return Err(self.error_at(MultipartErrorKind::BareLineFeed, end - 1));
         };
         if !line.is_empty() {
-            self.header.read(line).map_err(|kind| self.start_fault(kind))?;
+            self.header.read(line).map_err(|kind| self.start_error(kind))?;
             self.line.clear();
             return Ok(());
         }
-        self.header.judge(self.model.is_some()).map_err(|kind| self.start_fault(kind))?;
+        self.header.check(self.model.is_some()).map_err(|kind| self.start_error(kind))?;
         self.start = self.offset(end);
         self.value.clear();
         // By RFC 2046 the empty line may already be the line end in front of a delimiter.
@@ -359,12 +358,12 @@ impl Scanner {
         self.base + at as u64
     }
 
-    fn fault(&self, kind: MultipartErrorKind, at: usize) -> MultipartError {
+    fn error_at(&self, kind: MultipartErrorKind, at: usize) -> MultipartError {
         MultipartError { kind, offset: self.offset(at) }
     }
 
-    /// A fault of a part's header or of a field is shown where it begins.
-    fn start_fault(&self, kind: MultipartErrorKind) -> MultipartError {
+    /// An error of a part's header or of a field, where that begins.
+    fn start_error(&self, kind: MultipartErrorKind) -> MultipartError {
         MultipartError { kind, offset: self.start }
     }
 }
@@ -379,7 +378,7 @@ impl fmt::Debug for Scanner {
     }
 }
 
-/// What is being read.
+/// The part of the form that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// In front of the first delimiter.
@@ -394,7 +393,7 @@ enum State {
     Epilogue,
 }
 
-/// How far a line that begins with the boundary was read.
+/// Progress through a line that begins with the boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Start,
