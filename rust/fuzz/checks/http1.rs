@@ -4,22 +4,22 @@
 use bytes::BytesMut;
 use sans_io::codec::http1::{Chunk, Decoder, WireError, take_response_head};
 
-/// Panics when an answer means something else in other reads, or when the plain decoder disagrees
+/// Panics when a response means something else in other reads, or when the plain decoder disagrees
 /// about its body.
-pub(crate) fn check(answer: &[u8]) {
+pub(crate) fn check(response: &[u8]) {
     for to_head_request in [false, true] {
-        let expected = read_answer(answer, answer.len().max(1), to_head_request);
+        let expected = read_response(response, response.len().max(1), to_head_request);
         for size in [1, 2, 3, 7, 64] {
             assert_eq!(
-                read_answer(answer, size, to_head_request),
+                read_response(response, size, to_head_request),
                 expected,
                 "in reads of {size} bytes"
             );
         }
     }
-    let expected = plain_chunks(answer);
-    for size in [1, 2, 5, answer.len().max(1)] {
-        let found = decode(Decoder::Chunked(Chunk::Size), answer, size);
+    let expected = plain_chunks(response);
+    for size in [1, 2, 5, response.len().max(1)] {
+        let found = decode(Decoder::Chunked(Chunk::Size), response, size);
         assert_eq!(found, expected, "chunks in reads of {size} bytes");
     }
 }
@@ -32,30 +32,30 @@ enum Body {
     Broken,
 }
 
-/// What became of an answer: its status and fields, its body.
+/// What became of a response: its status and fields, its body.
 #[derive(Debug, PartialEq)]
-enum Answer {
+enum Response {
     NoHead,
     BrokenHead(WireError),
     Read { status: u16, fields: Vec<(String, Vec<u8>)>, keep_alive: bool, body: Body },
 }
 
-fn read_answer(answer: &[u8], size: usize, to_head_request: bool) -> Answer {
+fn read_response(response: &[u8], size: usize, to_head_request: bool) -> Response {
     let mut buffer = BytesMut::new();
     let mut read = 0;
-    for piece in answer.chunks(size) {
+    for piece in response.chunks(size) {
         buffer.extend_from_slice(piece);
         read += piece.len();
         match take_response_head(&mut buffer, to_head_request, false) {
-            Err(error) => return Answer::BrokenHead(error),
+            Err(error) => return Response::BrokenHead(error),
             Ok(None) => {}
             Ok(Some(head)) => {
                 let fields = head
                     .headers
                     .iter()
                     .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
-                let rest = [&buffer, &answer[read..]].concat();
-                return Answer::Read {
+                let rest = [&buffer, &response[read..]].concat();
+                return Response::Read {
                     status: head.status.as_u16(),
                     fields: fields.collect(),
                     keep_alive: head.keep_alive,
@@ -64,7 +64,7 @@ fn read_answer(answer: &[u8], size: usize, to_head_request: bool) -> Answer {
             }
         }
     }
-    Answer::NoHead
+    Response::NoHead
 }
 
 fn decode(mut decoder: Decoder, body: &[u8], size: usize) -> Body {

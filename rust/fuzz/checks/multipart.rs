@@ -30,7 +30,7 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
     splits_make_no_difference(content_type, body, &seen);
     match (plain_form(&boundary, body), &seen.end) {
         (Err(kind), Err(error)) => {
-            assert!(same_fault(error.kind, kind), "another fault: {error:?}, not {kind:?}");
+            assert!(same_error(error.kind, kind), "another error: {error:?}, not {kind:?}");
         }
         (Err(kind), Ok(())) => panic!("accepted a form with {kind:?}"),
         (Ok(_), Err(error)) => panic!("refused a good form: {error:?}"),
@@ -49,8 +49,8 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
     );
 }
 
-/// Which of several faults of one Content-Disposition is told does not matter.
-fn same_fault(one: Kind, other: Kind) -> bool {
+/// Which of several errors of one Content-Disposition is told does not matter.
+fn same_error(one: Kind, other: Kind) -> bool {
     let disposition = [Kind::DispositionMalformed, Kind::NameMalformed, Kind::NameMissing];
     one == other || disposition.contains(&one) && disposition.contains(&other)
 }

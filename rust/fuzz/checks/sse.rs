@@ -140,10 +140,10 @@ fn usage_is_cut_and_timed(whole_frames: &[u8]) {
     assert!(inserted > 0 && same + behind >= whole_frames.len(), "changed something else");
     let (before, after) = (plain_events(whole_frames), plain_events(&timed));
     assert_eq!(before.len(), after.len(), "another number of events");
-    let told = |event: &&Event| {
+    let is_timed = |event: &&Event| {
         String::from_utf8_lossy(&event.data()).contains(",\"time_to_first_token_ms\":12")
     };
-    assert_eq!(after.iter().filter(told).count(), before.iter().filter(told).count() + 1);
+    assert_eq!(after.iter().filter(is_timed).count(), before.iter().filter(is_timed).count() + 1);
 }
 
 fn plainly_usage(frame: &[u8]) -> bool {

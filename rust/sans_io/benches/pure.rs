@@ -25,11 +25,11 @@ const FRAME: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789abcdef01234567\",\"obj
 \"logprobs\":null,\"finish_reason\":null}]}\n\n";
 
 fn main() {
-    sniffing();
+    scanning();
     framing();
 }
 
-fn sniffing() {
+fn scanning() {
     let chat = format!(
         "{{\"model\":\"smollm2\",\"messages\":[{{\"role\":\"system\",\"content\":\"You are a helpful assistant. {}\"}},\
          {{\"role\":\"user\",\"content\":\"{}\"}}],\"temperature\":0.7,\"max_tokens\":128,\"stream\":true,\
@@ -47,12 +47,12 @@ fn sniffing() {
         ("escapes", &escapes, 5),
         ("token ids", &tokens, 5),
     ] {
-        measure(&format!("sniff {name}, {} bytes", body.len()), times, || sniff([body.as_bytes()]));
+        measure(&format!("scan {name}, {} bytes", body.len()), times, || scan([body.as_bytes()]));
     }
-    measure("sniff base64 in reads of 16 KiB", 5, || sniff(image.as_bytes().chunks(16 << 10)));
+    measure("scan base64 in reads of 16 KiB", 5, || scan(image.as_bytes().chunks(16 << 10)));
 }
 
-fn sniff<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
+fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut scanner = Scanner::new(128);
     pieces.into_iter().all(|piece| scanner.feed(black_box(piece)).is_ok()) && scanner.end().is_ok()
 }

@@ -18,7 +18,7 @@ fn names(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 /// The document that a client gets; the body itself where it passes.
-fn told(status: u16, body: &str, dialect: Dialect) -> Value {
+fn reshaped(status: u16, body: &str, dialect: Dialect) -> Value {
     let made = reshape(status, body.as_bytes(), dialect, "req-1", &[]);
     serde_json::from_slice(&made.unwrap_or_else(|| body.into())).unwrap()
 }
@@ -91,8 +91,12 @@ fn every_other_shape_becomes_the_dialects() {
             500 | 502 => ("server_error", "api_error"),
             _ => ("invalid_request_error", "invalid_request_error"),
         };
-        assert_eq!(told(status, body, Dialect::OpenAi), openai(message, ours), "{body}");
-        assert_eq!(told(status, body, Dialect::Anthropic), anthropic(message, theirs), "{body}");
+        assert_eq!(reshaped(status, body, Dialect::OpenAi), openai(message, ours), "{body}");
+        assert_eq!(
+            reshaped(status, body, Dialect::Anthropic),
+            anthropic(message, theirs),
+            "{body}"
+        );
     }
 }
 
@@ -106,7 +110,7 @@ fn a_text_that_is_no_unicode_is_told_all_the_same() {
 #[test]
 fn a_flat_error_keeps_its_parameter_and_its_word() {
     let body = r#"{"object":"error","message":"Too long","type":"x","param":"max_tokens","code":"context_length_exceeded"}"#;
-    let error = told(400, body, Dialect::OpenAi)["error"].take();
+    let error = reshaped(400, body, Dialect::OpenAi)["error"].take();
     assert_eq!(
         (&error["param"], &error["code"]),
         (&json!("max_tokens"), &json!("context_length_exceeded"))
@@ -116,15 +120,18 @@ fn a_flat_error_keeps_its_parameter_and_its_word() {
 #[test]
 fn each_dialect_is_told_the_others_error_in_its_own_shape() {
     let vllm = r#"{"type":"error","error":{"type":"Service Unavailable","message":"Busy."}}"#;
-    assert_eq!(told(503, vllm, Dialect::OpenAi), openai("Busy.", "server_error"));
-    assert_eq!(told(503, vllm, Dialect::Anthropic), anthropic("Busy.", "overloaded_error"));
+    assert_eq!(reshaped(503, vllm, Dialect::OpenAi), openai("Busy.", "server_error"));
+    assert_eq!(reshaped(503, vllm, Dialect::Anthropic), anthropic("Busy.", "overloaded_error"));
     let bad_json = r#"{"error":{"message":"1 validation error","type":"Bad Request","param":"body.31","code":400}}"#;
     assert_eq!(
-        told(400, bad_json, Dialect::Anthropic),
+        reshaped(400, bad_json, Dialect::Anthropic),
         anthropic("1 validation error", "invalid_request_error")
     );
     let newer = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Slow down."}}"#;
-    assert_eq!(told(503, newer, Dialect::Anthropic), anthropic("Slow down.", "rate_limit_error"));
+    assert_eq!(
+        reshaped(503, newer, Dialect::Anthropic),
+        anthropic("Slow down.", "rate_limit_error")
+    );
 }
 
 #[test]

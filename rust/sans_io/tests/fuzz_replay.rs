@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 
 #[path = "../../fuzz/checks/http1.rs"]
 mod http1;
+#[path = "../../fuzz/checks/json.rs"]
+mod json;
+#[path = "../../fuzz/checks/messages.rs"]
+mod messages;
 #[path = "../../fuzz/checks/multipart.rs"]
 mod multipart;
-#[path = "../../fuzz/checks/sniff.rs"]
-mod sniff;
 #[path = "../../fuzz/checks/sse.rs"]
 mod sse;
-#[path = "../../fuzz/checks/translate.rs"]
-mod translate;
 
 /// Pieces that mutations put in, so that they meet the words that matter.
 const JSON_WORDS: &[&str] = &[
@@ -179,8 +179,8 @@ fn multipart_agrees_with_itself_in_other_splits_and_with_a_plain_reader() {
 }
 
 #[test]
-fn sniff_agrees_with_serde_json() {
-    fuzz("sniff", JSON_WORDS, sniff::check);
+fn json_agrees_with_serde_json() {
+    fuzz("json", JSON_WORDS, json::check);
 }
 
 #[test]
@@ -189,8 +189,8 @@ fn sse_agrees_with_a_line_by_line_reader() {
 }
 
 #[test]
-fn translate_never_breaks_the_rules_of_a_messages_stream() {
-    fuzz("translate", MESSAGE_WORDS, translate::check);
+fn messages_never_break_the_rules_of_a_messages_stream() {
+    fuzz("messages", MESSAGE_WORDS, messages::check);
 }
 
 /// Replays `rust/fuzz/corpus/<target>`, then checks mutations of it until the time is over.

@@ -1,5 +1,5 @@
-//! `multipart`: the cases of the wire contract by name, forms as real clients write them, and
-//! agreement with a plain reader on generated forms.
+//! `multipart`: forms that readers take apart differently, by name, forms as real clients write
+//! them, and agreement with a plain reader on generated ones.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +44,7 @@ fn name(body: impl AsRef<[u8]>) -> String {
 }
 
 #[track_caller]
-fn refusal(body: impl AsRef<[u8]>) -> Kind {
+fn rejection(body: impl AsRef<[u8]>) -> Kind {
     scan(body).1.expect_err("the form should be refused")
 }
 
@@ -201,7 +201,7 @@ fn a_preamble_is_ignored() {
     assert_eq!(name(format!("This is a form.\r\n\r\n{}", form(&[MODEL]))), "m");
     assert_eq!(name(format!("\r\n{}", form(&[MODEL]))), "m");
     assert_eq!(
-        refusal(format!("{}\r\n{}", "p".repeat(HEADER_BYTES_MAX + 1), form(&[MODEL]))),
+        rejection(format!("{}\r\n{}", "p".repeat(HEADER_BYTES_MAX + 1), form(&[MODEL]))),
         Kind::PreambleTooLong
     );
 }
@@ -210,9 +210,9 @@ fn a_preamble_is_ignored() {
 fn a_preamble_that_readers_would_take_for_a_part_is_refused() {
     // cpp-httplib takes the first boundary wherever it stands.
     let hidden = format!("junk{}{}", part("name=\"model\"", "other"), form(&[MODEL]));
-    assert_eq!(refusal(hidden), Kind::BoundaryInPreamble);
-    assert_eq!(refusal(format!("--xy\r\n{}", form(&[MODEL]))), Kind::BoundaryInPreamble);
-    assert_eq!(refusal(form(&[MODEL]).replacen("--x\r\n", "--x \r\n", 1)), Kind::PaddedFirstLine);
+    assert_eq!(rejection(hidden), Kind::BoundaryInPreamble);
+    assert_eq!(rejection(format!("--xy\r\n{}", form(&[MODEL]))), Kind::BoundaryInPreamble);
+    assert_eq!(rejection(form(&[MODEL]).replacen("--x\r\n", "--x \r\n", 1)), Kind::PaddedFirstLine);
 }
 
 #[test]
@@ -244,17 +244,17 @@ fn a_whole_form_inside_a_file_is_data() {
 
 #[test]
 fn lines_that_end_with_a_line_feed_alone_are_refused() {
-    assert_eq!(refusal(form(&[MODEL]).replace("\r\n", "\n")), Kind::BareLineFeed);
-    assert_eq!(refusal(MODEL.replacen("\r\n", "\n", 1)), Kind::BareLineFeed);
-    assert_eq!(refusal(MODEL.replacen("\"\r\n", "\"\n", 1)), Kind::BareLineFeed);
-    assert_eq!(refusal(form(&[MODEL]).replace("m\r\n--x--", "m\r\n--x\n")), Kind::BareLineFeed);
+    assert_eq!(rejection(form(&[MODEL]).replace("\r\n", "\n")), Kind::BareLineFeed);
+    assert_eq!(rejection(MODEL.replacen("\r\n", "\n", 1)), Kind::BareLineFeed);
+    assert_eq!(rejection(MODEL.replacen("\"\r\n", "\"\n", 1)), Kind::BareLineFeed);
+    assert_eq!(rejection(form(&[MODEL]).replace("m\r\n--x--", "m\r\n--x\n")), Kind::BareLineFeed);
 }
 
 #[test]
 fn a_part_that_ends_with_its_header_is_refused() {
     // Go and RFC 2046 see a delimiter there, python-multipart and cpp-httplib data.
     assert_eq!(
-        refusal("--x\r\nContent-Disposition: form-data; name=a\r\n\r\n--x--\r\n"),
+        rejection("--x\r\nContent-Disposition: form-data; name=a\r\n\r\n--x--\r\n"),
         Kind::DataMissing
     );
     assert_eq!(name(form(&[&part("name=a", ""), MODEL])), "m");
@@ -264,19 +264,19 @@ fn a_part_that_ends_with_its_header_is_refused() {
 fn a_truncated_form_is_refused_wherever_it_ends() {
     let body = form(&[&part("name=f; filename=f", "abc"), MODEL]);
     let whole = body.len() - 2;
-    assert_eq!(refusal(""), Kind::Empty);
+    assert_eq!(rejection(""), Kind::Empty);
     for end in 1..whole {
         let kind = if end < 5 { Kind::NoDelimiter } else { Kind::Truncated };
-        assert_eq!(refusal(&body[..end]), kind, "after {end} bytes");
+        assert_eq!(rejection(&body[..end]), kind, "after {end} bytes");
     }
     assert_eq!(name(&body[..whole]), "m");
-    assert_eq!(refusal("model=m"), Kind::NoDelimiter);
+    assert_eq!(rejection("model=m"), Kind::NoDelimiter);
 }
 
 #[test]
 fn what_follows_the_closing_delimiter_is_refused() {
     for rest in ["x", "\r\nepilogue", "-", "\0", MODEL] {
-        assert_eq!(refusal(format!("{}{rest}", form(&[MODEL]))), Kind::TrailingData, "{rest}");
+        assert_eq!(rejection(format!("{}{rest}", form(&[MODEL]))), Kind::TrailingData, "{rest}");
     }
     assert_eq!(name(format!("{} \t\r\n\n", form(&[MODEL]))), "m");
 }
@@ -313,10 +313,10 @@ fn other_names_are_not_the_model() {
     ] {
         let other = part(disposition, "other");
         if disposition.starts_with("name=\"a%22;") {
-            assert_eq!(refusal(form(&[&other, MODEL])), Kind::NameMalformed);
+            assert_eq!(rejection(form(&[&other, MODEL])), Kind::NameMalformed);
         } else {
             assert_eq!(name(form(&[&other, MODEL])), "m", "{disposition}");
-            assert_eq!(refusal(form(&[&other])), Kind::ModelMissing, "{disposition}");
+            assert_eq!(rejection(form(&[&other])), Kind::ModelMissing, "{disposition}");
         }
     }
 }
@@ -343,13 +343,13 @@ fn names_that_readers_understand_differently_are_refused() {
         ("filename=\"x; name=\\\"model\\\"\"", Kind::NameMissing),
         ("", Kind::NameMissing),
     ] {
-        assert_eq!(refusal(form(&[&part(disposition, "other"), MODEL])), kind, "{disposition}");
+        assert_eq!(rejection(form(&[&part(disposition, "other"), MODEL])), kind, "{disposition}");
     }
 }
 
 #[test]
 fn a_part_is_described_once_and_as_form_data() {
-    let headers = |lines: &str| refusal(form(&[&format!("--x\r\n{lines}\r\na\r\n"), MODEL]));
+    let headers = |lines: &str| rejection(form(&[&format!("--x\r\n{lines}\r\na\r\n"), MODEL]));
     assert_eq!(headers(""), Kind::DispositionMissing);
     assert_eq!(headers("Content-Type: text/plain\r\n"), Kind::DispositionMissing);
     assert_eq!(
@@ -372,9 +372,9 @@ fn a_part_is_described_once_and_as_form_data() {
 
 #[test]
 fn a_second_model_is_refused() {
-    assert_eq!(refusal(form(&[MODEL, MODEL])), Kind::ModelTwice);
+    assert_eq!(rejection(form(&[MODEL, MODEL])), Kind::ModelTwice);
     assert_eq!(
-        refusal(form(&[MODEL, &part("name=f", "a"), &part("name=\"model\"", "")])),
+        rejection(form(&[MODEL, &part("name=f", "a"), &part("name=\"model\"", "")])),
         Kind::ModelTwice
     );
 }
@@ -386,9 +386,13 @@ fn a_model_that_is_a_file_is_refused() {
         "filename=m; name=\"model\"",
         "name=model; filename*=UTF-8''m",
     ] {
-        assert_eq!(refusal(form(&[&part(disposition, "m")])), Kind::ModelIsAFile, "{disposition}");
         assert_eq!(
-            refusal(form(&[MODEL, &part(disposition, "m")])),
+            rejection(form(&[&part(disposition, "m")])),
+            Kind::ModelIsAFile,
+            "{disposition}"
+        );
+        assert_eq!(
+            rejection(form(&[MODEL, &part(disposition, "m")])),
             Kind::ModelIsAFile,
             "{disposition}"
         );
@@ -404,7 +408,7 @@ fn an_encoded_model_is_refused() {
         )
     };
     for encoding in ["base64", "quoted-printable", "8bit, base64", ""] {
-        assert_eq!(refusal(form(&[&encoded(encoding)])), Kind::ModelEncoded, "{encoding}");
+        assert_eq!(rejection(form(&[&encoded(encoding)])), Kind::ModelEncoded, "{encoding}");
     }
     for encoding in ["7bit", "8BIT", "binary"] {
         assert_eq!(name(form(&[&encoded(encoding)])), "m", "{encoding}");
@@ -432,7 +436,7 @@ fn the_name_is_the_bytes_of_the_field() {
 
 #[test]
 fn a_name_that_is_none_is_refused() {
-    let model = |value: &str| refusal(form(&[&part("name=model", value)]));
+    let model = |value: &str| rejection(form(&[&part("name=model", value)]));
     for blank in ["", " \t", "\u{a0}", "\u{3000}"] {
         assert_eq!(model(blank), Kind::ModelEmpty, "{blank:?}");
     }
@@ -441,13 +445,13 @@ fn a_name_that_is_none_is_refused() {
     }
     assert_eq!(model(&"m".repeat(MODEL_BYTES_MAX + 1)), Kind::ModelTooLong);
     let body = [MODEL.strip_suffix("m\r\n").unwrap().as_bytes(), b"m\xff\r\n--x--"].concat();
-    assert_eq!(refusal(body), Kind::ModelNotUnicode);
+    assert_eq!(rejection(body), Kind::ModelNotUnicode);
 }
 
 #[test]
 fn a_form_without_a_model_is_refused() {
-    assert_eq!(refusal("--x--"), Kind::ModelMissing);
-    assert_eq!(refusal(form(&[&part("name=prompt", "model")])), Kind::ModelMissing);
+    assert_eq!(rejection("--x--"), Kind::ModelMissing);
+    assert_eq!(rejection(form(&[&part("name=prompt", "model")])), Kind::ModelMissing);
 }
 
 #[test]
@@ -479,10 +483,10 @@ fn what_grows_without_need_is_limited() {
     };
     let rest = "Content-Disposition: form-data; name=a\r\na: \r\n\r\n".len();
     assert_eq!(name(form(&[&long(HEADER_BYTES_MAX - rest), MODEL])), "m");
-    assert_eq!(refusal(form(&[&long(HEADER_BYTES_MAX - rest + 1), MODEL])), Kind::HeaderTooLong);
+    assert_eq!(rejection(form(&[&long(HEADER_BYTES_MAX - rest + 1), MODEL])), Kind::HeaderTooLong);
     let empty = part("name=a", "");
     assert_eq!(name(form(&[&empty.repeat(PARTS_MAX as usize - 1), MODEL])), "m");
-    assert_eq!(refusal(form(&[&empty.repeat(PARTS_MAX as usize), MODEL])), Kind::TooManyParts);
+    assert_eq!(rejection(form(&[&empty.repeat(PARTS_MAX as usize), MODEL])), Kind::TooManyParts);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `rerank`: what engines of three dialects are asked, and Jina's answer made of what they say.
+//! `rerank`: what engines of three dialects are asked, and Jina's response made of what they say.
 
 #![allow(
     clippy::unwrap_used,
@@ -171,7 +171,7 @@ fn what_tei_cannot_rank_is_refused() {
 }
 
 #[test]
-fn an_answer_that_ranks_nothing_is_refused() {
+fn a_response_that_ranks_nothing_is_refused() {
     let prepared = prepared(REQUEST, Engine::Jina);
     for body in [
         "",
@@ -193,7 +193,7 @@ fn an_answer_that_ranks_nothing_is_refused() {
 
 proptest! {
     #[test]
-    fn every_engine_gives_the_same_answer(
+    fn every_engine_gives_the_same_response(
         documents in prop::collection::vec((".{0,12}", any::<bool>(), -1000_i32..1000), 1..12),
         top_n in 0_usize..14,
         return_documents in any::<bool>(),

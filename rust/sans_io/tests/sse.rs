@@ -186,10 +186,10 @@ fn the_id_of_a_response_is_that_of_the_first_event_that_has_one() {
 
 #[test]
 fn the_id_of_a_response_is_found_while_the_answer_passes() {
-    let answer = br#"{"output":[{"id":"no"}],"id":"resp_1","model":"m"}"#;
-    for size in 1..answer.len() {
+    let response = br#"{"output":[{"id":"no"}],"id":"resp_1","model":"m"}"#;
+    for size in 1..response.len() {
         let mut finder = ResponseIdFinder::new();
-        answer.chunks(size).for_each(|piece| finder.feed(piece));
+        response.chunks(size).for_each(|piece| finder.feed(piece));
         assert_eq!(finder.found(), Some("resp_1"));
     }
     let mut finder = ResponseIdFinder::new();

@@ -1,4 +1,4 @@
-//! `usage`: what is asked of engines, what is read in their answers, what is cut out and put in.
+//! `usage`: what is asked of engines, what is read in their responses, what is cut out and put in.
 
 #![allow(
     clippy::unwrap_used,
@@ -123,13 +123,13 @@ fn timings_are_left_out_where_they_would_not_fit() {
 }
 
 #[test]
-fn timings_that_cannot_be_told_are_left_out() {
+fn timings_that_cannot_be_computed_are_left_out() {
     let frame = |output: u64| {
         format!(
             "data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":{output}}}}}\n\n"
         )
     };
-    let told = |output, first_ms, elapsed_ms| {
+    let timed = |output, first_ms, elapsed_ms| {
         let passed = StreamUsage::new(false, true)
             .push(frame(output).as_bytes(), || Timings { first_ms, elapsed_ms });
         let passed = String::from_utf8(passed.unwrap()).unwrap();
@@ -139,11 +139,11 @@ fn timings_that_cannot_be_told_are_left_out() {
         let of = |name: &str| usage.get(name).and_then(Value::as_f64);
         [of("time_to_first_token_ms"), of("time_per_output_token_ms"), of("tokens_per_second")]
     };
-    assert_eq!(told(0, 5.0, 9.0), [Some(5.0), None, None]);
-    assert_eq!(told(1, 5.0, 9.0), [Some(5.0), Some(4.0), Some(250.0)]);
-    assert_eq!(told(2, 5.0, 5.0), [Some(5.0), Some(0.0), None]);
-    assert_eq!(told(2, 0.0, f64::NAN), [Some(0.0), None, None]);
-    assert_eq!(told(4, 0.4, 10.4), [Some(0.0), Some(3.33), Some(300.0)]);
+    assert_eq!(timed(0, 5.0, 9.0), [Some(5.0), None, None]);
+    assert_eq!(timed(1, 5.0, 9.0), [Some(5.0), Some(4.0), Some(250.0)]);
+    assert_eq!(timed(2, 5.0, 5.0), [Some(5.0), Some(0.0), None]);
+    assert_eq!(timed(2, 0.0, f64::NAN), [Some(0.0), None, None]);
+    assert_eq!(timed(4, 0.4, 10.4), [Some(0.0), Some(3.33), Some(300.0)]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn the_usage_of_messages_is_put_together_from_its_events() {
 
 #[test]
 fn the_usage_of_whole_answers_is_read_in_every_dialect() {
-    for (answer, usage) in [
+    for (response, usage) in [
         (
             r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}},"x":1}"#,
             (3, 4, 2),
@@ -216,11 +216,11 @@ fn the_usage_of_whole_answers_is_read_in_every_dialect() {
     ] {
         let (input, output, cached) = usage;
         let expected = (usage != (0, 0, 0)).then_some(Usage { input, output, cached });
-        assert_eq!(usage_of_response(answer.as_bytes()), expected, "{answer}");
-        for size in 1..answer.len() {
+        assert_eq!(usage_of_response(response.as_bytes()), expected, "{response}");
+        for size in 1..response.len() {
             let mut pieces = ResponseUsage::new();
-            answer.as_bytes().chunks(size).for_each(|piece| pieces.feed(piece));
-            assert_eq!(pieces.usage(), expected, "{answer} in pieces of {size}");
+            response.as_bytes().chunks(size).for_each(|piece| pieces.feed(piece));
+            assert_eq!(pieces.usage(), expected, "{response} in pieces of {size}");
         }
     }
 }
@@ -232,8 +232,8 @@ fn usage_of_response(json: &[u8]) -> Option<Usage> {
 }
 
 #[test]
-fn an_answer_without_a_usage_says_nothing() {
-    for answer in [
+fn a_response_without_a_usage_says_nothing() {
+    for response in [
         "",
         "RIFF",
         "{}",
@@ -242,7 +242,7 @@ fn an_answer_without_a_usage_says_nothing() {
         r#"{"usage":{}}"#,
         r#"{"usage":{"prompt_tokens":3"#,
     ] {
-        assert_eq!(usage_of_response(answer.as_bytes()), None, "{answer}");
+        assert_eq!(usage_of_response(response.as_bytes()), None, "{response}");
     }
     let endless = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(1 << 20));
     let mut pieces = ResponseUsage::new();

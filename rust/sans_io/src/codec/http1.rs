@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_skipped_and_the_body_stays_in_the_buffer() {
+    fn interim_responses_are_skipped_and_the_body_stays_in_the_buffer() {
         let mut buffer = BytesMut::from(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 \
              OK\r\nContent-Length: 2\r\n\r\nok!",
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_a_body_have_none_whatever_they_say() {
+    fn responses_without_a_body_have_none_whatever_they_say() {
         for status in ["204 No Content", "304 Not Modified"] {
             let head =
                 head(&format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n")).unwrap().unwrap();

@@ -2,7 +2,7 @@
 //! engine's own names and paths.
 //!
 //! Engines write errors in many shapes: OpenAI's with an integer `code` (vLLM), Anthropic's with
-//! other words in `type` (vLLM), a string `error` (vLLM's 401), a `detail` (FastAPI),
+//! other words in `type` (vLLM), a string `error` (vLLM's 401), a `detail` (`FastAPI`),
 //! TensorRT-LLM's flat object, plain text, HTML, nothing. An error that an SDK can read already
 //! passes byte for byte but for the names.
 
@@ -171,7 +171,7 @@ impl ParsedError {
     }
 }
 
-/// The text of a `detail`: a string, or a list of `{"loc", "msg"}` (FastAPI).
+/// The text of a `detail`: a string, or a list of `{"loc", "msg"}` (`FastAPI`).
 fn detail(detail: &Value) -> Option<String> {
     if let Some(text) = detail.as_str() {
         return Some(text.to_owned()).filter(|text| !text.is_empty());

@@ -1,5 +1,5 @@
-//! `sniff`: the cases of the wire contract by name, and agreement with `serde_json` on generated
-//! bodies.
+//! `codec::json`: bodies that clients send, by name, and agreement with `serde_json` on generated
+//! ones.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,7 @@
     reason = "a test that cannot go on says where"
 )]
 
-#[path = "../../fuzz/checks/sniff.rs"]
+#[path = "../../fuzz/checks/json.rs"]
 mod agreement;
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use sans_io::codec::json::{
 };
 
 /// Reads a whole body, compared with `serde_json` and in splits on the way.
-fn sniff(body: impl AsRef<[u8]>) -> (Scanner, Result<(), ScanErrorKind>) {
+fn scan(body: impl AsRef<[u8]>) -> (Scanner, Result<(), ScanErrorKind>) {
     agreement::check(body.as_ref());
     let mut scanner = Scanner::new(64);
     let result = scanner.feed(body.as_ref()).and_then(|()| scanner.end());
@@ -29,26 +29,26 @@ fn sniff(body: impl AsRef<[u8]>) -> (Scanner, Result<(), ScanErrorKind>) {
 /// The name found in a body that must be good.
 #[track_caller]
 fn name(body: impl AsRef<[u8]>) -> String {
-    let (scanner, result) = sniff(body);
+    let (scanner, result) = scan(body);
     assert_eq!(result, Ok(()));
     scanner.model().map(|model| model.name.clone()).unwrap_or_default()
 }
 
 #[track_caller]
-fn refusal(body: impl AsRef<[u8]>) -> ScanErrorKind {
-    sniff(body).1.expect_err("the body should be refused")
+fn rejection(body: impl AsRef<[u8]>) -> ScanErrorKind {
+    scan(body).1.expect_err("the body should be refused")
 }
 
 #[track_caller]
 fn assert_syntax_error(body: impl AsRef<[u8]>) {
-    assert!(matches!(refusal(body), ScanErrorKind::Syntax(_)));
+    assert!(matches!(rejection(body), ScanErrorKind::Syntax(_)));
 }
 
 #[test]
 fn the_model_is_found_with_its_place() {
     let body = br#" { "messages": [] , "model" : "smollm2" } "#;
     assert_eq!(name(body), "smollm2");
-    let (scanner, _) = sniff(body);
+    let (scanner, _) = scan(body);
     let range = scanner.model().map(|model| model.range.clone()).unwrap_or_default();
     assert_eq!(&body[range.start as usize..range.end as usize], b"\"smollm2\"");
 }
@@ -63,16 +63,16 @@ fn the_model_is_known_before_the_body_ends() {
 
 #[test]
 fn a_second_model_is_refused() {
-    assert_eq!(refusal(r#"{"model":"a","model":"b"}"#), ScanErrorKind::ModelTwice);
-    assert_eq!(refusal(r#"{"model":"a","model":"a"}"#), ScanErrorKind::ModelTwice);
-    assert_eq!(refusal(r#"{"model":"a","model":null}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(rejection(r#"{"model":"a","model":"b"}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(rejection(r#"{"model":"a","model":"a"}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(rejection(r#"{"model":"a","model":null}"#), ScanErrorKind::ModelTwice);
 }
 
 #[test]
 fn a_second_model_is_refused_however_it_is_escaped() {
-    assert_eq!(refusal(r#"{"model":"a","mod\u0065l":"b"}"#), ScanErrorKind::ModelTwice);
+    assert_eq!(rejection(r#"{"model":"a","mod\u0065l":"b"}"#), ScanErrorKind::ModelTwice);
     assert_eq!(
-        refusal(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#),
+        rejection(r#"{"\u006d\u006f\u0064\u0065\u006C":"a","model":"b"}"#),
         ScanErrorKind::ModelTwice
     );
 }
@@ -82,7 +82,7 @@ fn a_second_model_is_refused_behind_a_megabyte() {
     let padding = "x".repeat(1 << 20);
     for second in ["model", "\\u006dodel"] {
         let body = format!(r#"{{"model":"a","pad":"{padding}","{second}":"b"}}"#);
-        assert_eq!(refusal(body), ScanErrorKind::ModelTwice);
+        assert_eq!(rejection(body), ScanErrorKind::ModelTwice);
     }
 }
 
@@ -118,7 +118,7 @@ fn a_lone_surrogate_in_the_name_is_refused() {
         r"\ude00\ud83d",
     ] {
         assert_eq!(
-            refusal(format!(r#"{{"model":"a{model}"}}"#)),
+            rejection(format!(r#"{{"model":"a{model}"}}"#)),
             ScanErrorKind::ModelLoneSurrogate,
             "{model}"
         );
@@ -132,8 +132,8 @@ fn a_lone_surrogate_elsewhere_passes() {
 
 #[test]
 fn a_key_with_half_a_pair_is_not_the_model() {
-    assert_eq!(refusal(r#"{"model\ud83d":"a"}"#), ScanErrorKind::ModelMissing);
-    assert_eq!(refusal(r#"{"\ud83dmodel":"a"}"#), ScanErrorKind::ModelMissing);
+    assert_eq!(rejection(r#"{"model\ud83d":"a"}"#), ScanErrorKind::ModelMissing);
+    assert_eq!(rejection(r#"{"\ud83dmodel":"a"}"#), ScanErrorKind::ModelMissing);
     assert_eq!(name(r#"{"\ud83d":1,"model":"a"}"#), "a");
 }
 
@@ -151,7 +151,7 @@ fn names_are_compared_exactly() {
         "model\\u0000",
         "models",
     ] {
-        assert_eq!(refusal(format!(r#"{{"{key}":"a"}}"#)), ScanErrorKind::ModelMissing, "{key}");
+        assert_eq!(rejection(format!(r#"{{"{key}":"a"}}"#)), ScanErrorKind::ModelMissing, "{key}");
         assert_eq!(name(format!(r#"{{"{key}":"a","model":"b"}}"#)), "b", "{key}");
     }
     assert_eq!(name(r#"{"model":" a "}"#), " a ");
@@ -160,7 +160,7 @@ fn names_are_compared_exactly() {
 #[test]
 fn a_nested_model_is_not_the_model() {
     assert_eq!(
-        refusal(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#),
+        rejection(r#"{"a":{"model":"x"},"b":[{"model":"y"}],"c":"model"}"#),
         ScanErrorKind::ModelMissing
     );
     assert_eq!(name(r#"{"a":{"model":"x"},"model":"m","b":[{"model":"y"}],"c":"model"}"#), "m");
@@ -245,7 +245,7 @@ fn broken_structure_is_refused() {
         ",\"a\":[1,]}",
         ",\"a\":[}",
     ] {
-        assert!(sniff(format!(r#"{{"model":"m"{rest}"#)).1.is_err(), "{rest}");
+        assert!(scan(format!(r#"{{"model":"m"{rest}"#)).1.is_err(), "{rest}");
     }
     for rest in [
         "\"a\":[1 2]}",
@@ -296,13 +296,13 @@ fn white_space_of_any_amount_is_skipped() {
     let space = " \t\r\n".repeat(10_000);
     assert_eq!(name(format!(r#"{space}{{{space}"model"{space}:{space}"m"{space}}}{space}"#)), "m");
     for wrong in ["\u{b}", "\u{c}", "\u{a0}", "\u{2028}"] {
-        assert!(sniff(format!(r#"{{{wrong}"model":"m"}}"#)).1.is_err());
+        assert!(scan(format!(r#"{{{wrong}"model":"m"}}"#)).1.is_err());
     }
 }
 
 #[test]
 fn a_byte_order_mark_is_refused() {
-    assert_eq!(refusal("\u{feff}{\"model\":\"m\"}"), ScanErrorKind::ByteOrderMark);
+    assert_eq!(rejection("\u{feff}{\"model\":\"m\"}"), ScanErrorKind::ByteOrderMark);
 }
 
 #[test]
@@ -313,18 +313,18 @@ fn utf_16_and_utf_32_are_refused() {
     let wide: Vec<u8> =
         text.chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
     for body in [&little, &big, &wide] {
-        assert_eq!(refusal(body), ScanErrorKind::NotUtf8);
+        assert_eq!(rejection(body), ScanErrorKind::NotUtf8);
         let marked = [b"\xff\xfe".as_slice(), body].concat();
-        assert_eq!(refusal(marked), ScanErrorKind::ByteOrderMark);
+        assert_eq!(rejection(marked), ScanErrorKind::ByteOrderMark);
     }
 }
 
 #[test]
 fn bytes_that_are_not_utf_8_pass_outside_the_name() {
     assert_eq!(name(b"{\"a\xff\":\"\xc3(\",\"model\":\"m\"}"), "m");
-    assert_eq!(refusal(b"{\"model\":\"m\xff\"}"), ScanErrorKind::ModelNotUnicode);
-    assert_eq!(refusal(b"{\"model\":\"\xc3\"}"), ScanErrorKind::ModelNotUnicode);
-    assert!(matches!(refusal(b"{\"model\":\"m\",\xff}"), ScanErrorKind::Syntax(_)));
+    assert_eq!(rejection(b"{\"model\":\"m\xff\"}"), ScanErrorKind::ModelNotUnicode);
+    assert_eq!(rejection(b"{\"model\":\"\xc3\"}"), ScanErrorKind::ModelNotUnicode);
+    assert!(matches!(rejection(b"{\"model\":\"m\",\xff}"), ScanErrorKind::Syntax(_)));
 }
 
 #[test]
@@ -333,8 +333,8 @@ fn nesting_is_limited_and_does_not_recurse() {
         format!(r#"{{"model":"m","a":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
     };
     assert_eq!(name(nested(64)), "m");
-    assert_eq!(refusal(nested(65)), ScanErrorKind::TooDeep);
-    assert_eq!(refusal(nested(100_000)), ScanErrorKind::TooDeep);
+    assert_eq!(rejection(nested(65)), ScanErrorKind::TooDeep);
+    assert_eq!(rejection(nested(100_000)), ScanErrorKind::TooDeep);
     let deepest = usize::from(NESTING_MAX);
     assert_eq!(Scanner::new(u16::MAX).feed(nested(deepest).as_bytes()), Ok(()));
     assert!(Scanner::new(u16::MAX).feed(nested(deepest + 1).as_bytes()).is_err());
@@ -360,21 +360,21 @@ fn a_truncated_body_is_refused_wherever_it_ends() {
     let body = r#"{"a":[1,{"b":"\u00e4\n"},tru],"model":"m","c":-1.5e-3}"#.replace("tru]", "true]");
     assert_eq!(name(&body), "m");
     for end in 1..body.len() {
-        assert_eq!(refusal(&body[..end]), ScanErrorKind::Truncated, "after {end} bytes");
+        assert_eq!(rejection(&body[..end]), ScanErrorKind::Truncated, "after {end} bytes");
     }
 }
 
 #[test]
 fn an_empty_body_is_refused() {
-    assert_eq!(refusal(""), ScanErrorKind::Empty);
-    assert_eq!(refusal(" \r\n\t"), ScanErrorKind::Empty);
+    assert_eq!(rejection(""), ScanErrorKind::Empty);
+    assert_eq!(rejection(" \r\n\t"), ScanErrorKind::Empty);
 }
 
 #[test]
 fn what_follows_the_object_is_refused() {
     for rest in ["x", "{}", "{\"model\":\"m\"}", ",", "}", "\0", "\u{feff}"] {
         assert_eq!(
-            refusal(format!(r#"{{"model":"m"}} {rest}"#)),
+            rejection(format!(r#"{{"model":"m"}} {rest}"#)),
             ScanErrorKind::TrailingData,
             "{rest}"
         );
@@ -386,7 +386,7 @@ fn a_body_that_is_no_object_is_refused() {
     for body in
         ["[]", "[{\"model\":\"m\"}]", "\"model\"", "1", "null", "true", "model=m", "<xml/>", "NaN"]
     {
-        assert_eq!(refusal(body), ScanErrorKind::NotAnObject, "{body}");
+        assert_eq!(rejection(body), ScanErrorKind::NotAnObject, "{body}");
     }
 }
 
@@ -406,7 +406,7 @@ fn a_model_that_is_no_string_is_refused() {
         "Infinity",
     ] {
         assert_eq!(
-            refusal(format!(r#"{{"model":{value}}}"#)),
+            rejection(format!(r#"{{"model":{value}}}"#)),
             ScanErrorKind::ModelNotAString,
             "{value}"
         );
@@ -417,7 +417,7 @@ fn a_model_that_is_no_string_is_refused() {
 fn a_blank_model_is_refused() {
     for value in ["", " ", "\\n\\t", "\\u00a0", "\\u2003 ", "\u{3000}"] {
         assert_eq!(
-            refusal(format!(r#"{{"model":"{value}"}}"#)),
+            rejection(format!(r#"{{"model":"{value}"}}"#)),
             ScanErrorKind::ModelEmpty,
             "{value}"
         );
@@ -439,19 +439,19 @@ fn an_over_long_model_is_refused() {
         r"\n".repeat(MODEL_BYTES_MAX + 1),
         "ä".repeat(MODEL_BYTES_MAX),
     ] {
-        assert_eq!(refusal(format!(r#"{{"model":"{value}"}}"#)), ScanErrorKind::ModelTooLong);
+        assert_eq!(rejection(format!(r#"{{"model":"{value}"}}"#)), ScanErrorKind::ModelTooLong);
     }
 }
 
 #[test]
 fn a_body_without_a_model_is_refused() {
-    assert_eq!(refusal("{}"), ScanErrorKind::ModelMissing);
-    assert_eq!(refusal(r#"{"messages":[]}"#), ScanErrorKind::ModelMissing);
+    assert_eq!(rejection("{}"), ScanErrorKind::ModelMissing);
+    assert_eq!(rejection(r#"{"messages":[]}"#), ScanErrorKind::ModelMissing);
 }
 
 #[test]
 fn only_the_literal_true_streams() {
-    let stream = |members: &str| sniff(format!(r#"{{"model":"m"{members}}}"#)).0.stream();
+    let stream = |members: &str| scan(format!(r#"{{"model":"m"{members}}}"#)).0.stream();
     assert!(stream(r#","stream":true"#));
     assert!(stream(r#","str\u0065am" : true "#));
     for value in ["false", "null", "1", "\"true\"", "[true]", "{\"stream\":true}"] {
@@ -462,7 +462,7 @@ fn only_the_literal_true_streams() {
 
 #[test]
 fn the_last_stream_wins() {
-    let stream = |members: &str| sniff(format!(r#"{{"model":"m",{members}}}"#)).0.stream();
+    let stream = |members: &str| scan(format!(r#"{{"model":"m",{members}}}"#)).0.stream();
     assert!(!stream(r#""stream":true,"stream":false"#));
     assert!(!stream(r#""stream":true,"stream":[true]"#));
     assert!(stream(r#""stream":false,"str\u0065am":true"#));
@@ -471,7 +471,7 @@ fn the_last_stream_wins() {
 #[test]
 fn the_last_stream_options_are_found_whole() {
     let options = |body: &str| {
-        let range = sniff(body).0.stream_options().unwrap_or_default();
+        let range = scan(body).0.stream_options().unwrap_or_default();
         body[range.start as usize..range.end as usize].to_owned()
     };
     let value = r#"{ "include_usage": true, "x": [1, "}"] }"#;
@@ -639,17 +639,17 @@ fn find_model(json: &[u8]) -> Option<Range<usize>> {
 }
 
 #[test]
-fn the_model_of_an_answer_is_found_in_whole_and_in_part() {
-    let answer = br#"{"id":"x","model":"Qwen/Qwen3-8B","choices":[{"model":"no"}]}"#;
-    assert_eq!(find_model(answer), Some(18..33));
-    assert_eq!(find_model(&answer[..33]), Some(18..33));
-    assert_eq!(find_model(&answer[..32]), None);
+fn the_model_of_a_response_is_found_in_whole_and_in_part() {
+    let response = br#"{"id":"x","model":"Qwen/Qwen3-8B","choices":[{"model":"no"}]}"#;
+    assert_eq!(find_model(response), Some(18..33));
+    assert_eq!(find_model(&response[..33]), Some(18..33));
+    assert_eq!(find_model(&response[..32]), None);
     assert_eq!(find_model(br#"{"model":"","broken"#), Some(9..11));
 }
 
 #[test]
-fn an_answer_that_is_odd_has_no_model() {
-    for answer in [
+fn a_response_that_is_odd_has_no_model() {
+    for response in [
         "",
         "[DONE]",
         "{}",
@@ -658,7 +658,7 @@ fn an_answer_that_is_odd_has_no_model() {
         r#"[{"model":"m"}]"#,
         r#"{"a":{"model":"m"}}"#,
     ] {
-        assert_eq!(find_model(answer.as_bytes()), None, "{answer}");
+        assert_eq!(find_model(response.as_bytes()), None, "{response}");
     }
 }
 
@@ -752,6 +752,6 @@ proptest! {
         prop_assume!(!model.trim().is_empty());
         let body = serde_json::json!({"messages": [{"content": prompt}], "stream": stream, "model": model}).to_string();
         prop_assert_eq!(name(&body), model);
-        prop_assert_eq!(sniff(&body).0.stream(), stream);
+        prop_assert_eq!(scan(&body).0.stream(), stream);
     }
 }

@@ -1,4 +1,4 @@
-//! `sniff` against `serde_json`: the same bodies pass, the same values are found, and splits make
+//! `codec::json` against `serde_json`: the same bodies pass, the same values are found, and splits make
 //! no difference.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 const NESTING_LIMIT: u16 = 64;
 
-/// Stands for bytes and escapes that `serde_json` refuses and `sniff` lets pass. A noncharacter
+/// Stands for bytes and escapes that `serde_json` refuses and the JSON scanner lets pass. A noncharacter
 /// that texts do not hold.
 const ODD: char = '\u{10FFFE}';
 
@@ -32,17 +32,17 @@ pub(crate) fn check(body: &[u8]) {
 /// Compares what was found in a body that is one whole JSON object.
 fn judge(body: &[u8], seen: &Seen, members: &Members, depth: usize) {
     let fits = depth <= usize::from(NESTING_LIMIT);
-    let faults = model_faults(members);
+    let errors = model_errors(members);
     match seen.end {
         Err(ScanError { kind: ScanErrorKind::TooDeep, .. }) => {
             assert!(!fits, "refused a depth of {depth}");
         }
         Err(ScanError { kind, .. }) => {
-            assert!(faults.contains(&kind), "refused a good body: {kind:?}");
+            assert!(errors.contains(&kind), "refused a good body: {kind:?}");
         }
         Ok(()) => {
             assert!(fits, "accepted a depth of {depth}");
-            assert_eq!(faults, [], "accepted a bad model");
+            assert_eq!(errors, [], "accepted a bad model");
             values_agree(body, seen, members);
         }
     }
@@ -98,7 +98,7 @@ fn objects_are_found(body: &[u8], members: &Members) {
 }
 
 /// What may be said about the model of a body that is whole; nothing when it is good.
-fn model_faults(members: &Members) -> Vec<ScanErrorKind> {
+fn model_errors(members: &Members) -> Vec<ScanErrorKind> {
     let mut values = members.0.iter().filter(|(key, _)| key == "model").map(|(_, value)| value);
     let Some(first) = values.next() else {
         return vec![ScanErrorKind::ModelMissing];
@@ -227,7 +227,7 @@ fn contains_odd(body: &[u8]) -> bool {
         || body.windows(12).any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
 }
 
-/// The body as `serde_json` can take it: `sniff`'s leniencies are replaced by something that has
+/// The body as `serde_json` can take it: the JSON scanner's leniencies are replaced by something that has
 /// their effect.
 fn normalised(body: &[u8]) -> String {
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Requests, row by row of spec/wire.md 6.1.
+//! Requests, member by member of the Messages API.
 
 use sans_io::api::messages::{count_request, request};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn user(blocks: Value) -> Value {
 }
 
 /// What is said about a request with these members.
-fn refusal(members: &Value) -> String {
+fn rejection(members: &Value) -> String {
     let mut body = json!({"model": "public", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]});
     merge(&mut body, members);
     request(body.to_string().as_bytes(), "engine").unwrap_err().message
@@ -51,7 +51,10 @@ fn max_tokens_is_required_and_may_be_zero() {
     let body = br#"{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}"#;
     assert!(request(body, "m").unwrap_err().message.contains("`max_tokens` is missing"));
     for wrong in [json!("5"), json!(1.5), json!(-1), json!([])] {
-        assert_eq!(refusal(&json!({"max_tokens": wrong})), "`max_tokens` must be a whole number.");
+        assert_eq!(
+            rejection(&json!({"max_tokens": wrong})),
+            "`max_tokens` must be a whole number."
+        );
     }
 }
 
@@ -166,7 +169,7 @@ fn a_pdf_is_refused_with_what_to_send_instead() {
         json!({"type": "url", "url": "https://x/y.pdf"}),
         json!({"type": "file", "file_id": "f"}),
     ] {
-        let words = refusal(
+        let words = rejection(
             &json!({"messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}),
         );
         assert!(
@@ -264,15 +267,17 @@ fn tools_become_functions_and_keep_their_schemas() {
 
 #[test]
 fn tools_that_anthropics_servers_run_are_refused_by_name() {
-    let words =
-        refusal(&json!({"tools": [tool(), {"type": "web_search_20260209", "name": "web_search"}]}));
+    let words = rejection(
+        &json!({"tools": [tool(), {"type": "web_search_20260209", "name": "web_search"}]}),
+    );
     assert!(words.contains("`tools[1]` has the type `web_search_20260209`"), "{words}");
     assert!(
-        refusal(&json!({"tools": [{"name": "x"}]}))
+        rejection(&json!({"tools": [{"name": "x"}]}))
             .contains("`tools[0].input_schema` must be an object")
     );
     assert!(
-        refusal(&json!({"tools": [{"name": "", "input_schema": {}}]})).contains("`tools[0].name`")
+        rejection(&json!({"tools": [{"name": "", "input_schema": {}}]}))
+            .contains("`tools[0].name`")
     );
 }
 
@@ -286,7 +291,7 @@ fn blocks_that_have_no_counterpart_are_refused_by_type() {
     ] {
         let turns =
             json!([{"role": "user", "content": "Hi"}, {"role": role, "content": [{"type": kind}]}]);
-        let words = refusal(&json!({"messages": turns}));
+        let words = rejection(&json!({"messages": turns}));
         assert!(
             words.starts_with(&format!("`messages[1].content[0]` has the type `{kind}`")),
             "{words}"
@@ -316,11 +321,11 @@ fn the_choice_of_tools_has_its_four_words() {
         (json!("auto"), Value::Null)
     );
     assert!(
-        refusal(&json!({"tools": [tool()], "tool_choice": {"type": "x"}}))
+        rejection(&json!({"tools": [tool()], "tool_choice": {"type": "x"}}))
             .contains("`tool_choice.type`")
     );
     assert!(
-        refusal(&json!({"tools": [tool()], "tool_choice": {"type": "tool"}}))
+        rejection(&json!({"tools": [tool()], "tool_choice": {"type": "tool"}}))
             .contains("`tool_choice.name`")
     );
 }
@@ -328,7 +333,7 @@ fn the_choice_of_tools_has_its_four_words() {
 #[test]
 fn a_choice_among_no_tools_is_dropped_or_refused() {
     assert_eq!(chat(&json!({"tool_choice": {"type": "auto"}})).get("tool_choice"), None);
-    assert!(refusal(&json!({"tool_choice": {"type": "any"}})).contains("`tools` is empty"));
+    assert!(rejection(&json!({"tool_choice": {"type": "any"}})).contains("`tools` is empty"));
 }
 
 #[test]
@@ -343,9 +348,9 @@ fn sampling_stops_and_the_user_pass_under_their_chat_names() {
     assert_eq!((&request["stop"], &request["user"]), (&json!(["a", "b"]), &json!("u")));
     let nothing = chat(&json!({"temperature": null, "stop_sequences": [], "metadata": {}}));
     assert_eq!(nothing, chat(&json!({})));
-    assert_eq!(refusal(&json!({"top_p": "1"})), "`top_p` must be a number.");
+    assert_eq!(rejection(&json!({"top_p": "1"})), "`top_p` must be a number.");
     assert_eq!(
-        refusal(&json!({"stop_sequences": ["a", 1]})),
+        rejection(&json!({"stop_sequences": ["a", 1]})),
         "`stop_sequences` must be a list of strings."
     );
 }
@@ -390,7 +395,7 @@ fn the_output_config_becomes_an_effort_and_a_schema() {
     assert_eq!(chat(&json!({"output_config": {"format": format}}))["response_format"], wanted);
     assert_eq!(chat(&json!({"output_format": format}))["response_format"], wanted);
     assert!(
-        refusal(&json!({"output_config": {"format": {"type": "grammar"}}}))
+        rejection(&json!({"output_config": {"format": {"type": "grammar"}}}))
             .contains("`json_schema`")
     );
 }
@@ -501,7 +506,7 @@ fn a_refusal_names_the_place_and_repeats_nothing_else() {
         (json!({"tools": "secret"}), "`tools`"),
         (json!({"tool_choice": "secret"}), "`tool_choice`"),
     ] {
-        let words = refusal(&members);
+        let words = rejection(&members);
         assert!(
             words.contains(place) && words.ends_with('.') && !words.contains("secret"),
             "{words}"

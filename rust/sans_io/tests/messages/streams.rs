@@ -1,5 +1,5 @@
-//! Streams: the state machine of spec/wire.md 6.3, and streams that were recorded from a real vLLM
-//! 0.32.
+//! Streams: the order of events that Anthropic's SDKs rely on, and streams that were recorded from a
+//! real vLLM 0.32.
 
 use sans_io::api::messages::{MessageStream, Usage};
 use serde_json::{Value, json};
@@ -451,7 +451,7 @@ fn texts_pass_as_they_were_written() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_put_in_order_ends_with_an_error() {
+fn a_response_that_cannot_be_put_in_order_ends_with_an_error() {
     let open = call(0, json!("t"), json!("a"), json!("{"));
     let more = delta(json!({"content": "x".repeat(1 << 20)}));
     let chunks: Vec<_> = std::iter::once(open).chain(std::iter::repeat_n(more, 17)).collect();

@@ -1,4 +1,4 @@
-//! Whole answers, row by row of spec/wire.md 6.2.
+//! Whole responses: blocks, stop reasons, usage, and errors.
 
 use sans_io::api::messages::{count_response, response};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn thinking_comes_before_text_and_calls_from_either_field() {
 }
 
 #[test]
-fn an_answer_without_content_has_one_empty_text() {
+fn a_response_without_content_has_one_empty_text() {
     for message in [
         json!({}),
         json!({"content": null}),
@@ -179,7 +179,7 @@ fn what_is_no_chat_completion_is_an_error_without_its_words() {
     ] {
         let words = response(body.as_bytes(), "m").unwrap_err().message;
         assert!(
-            words.starts_with("The engine's answer is no chat completion")
+            words.starts_with("The engine's response is no chat completion")
                 && !words.contains("secret"),
             "{body}"
         );

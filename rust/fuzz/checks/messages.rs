@@ -1,5 +1,5 @@
-//! `translate` against the rules that Anthropic's SDKs rely on (spec/wire.md 6.3), by an
-//! accumulator written from them.
+//! `api::messages` against the rules that Anthropic's SDKs rely on, by an accumulator written from
+//! them: events in order, one block open at a time, no gap in the indexes.
 
 use sans_io::api::messages::{MessageStream, count_request, count_response, request, response};
 use sans_io::codec::sse::frames;

@@ -1,5 +1,5 @@
-//! Streams that are cut out of generated answers: any split, any interleaving, and the same message
-//! as the answer gives in one piece.
+//! Streams that are cut out of generated responses: any split, any interleaving, and the same message
+//! as the response gives in one piece.
 
 use proptest::prelude::*;
 use sans_io::api::messages::response;

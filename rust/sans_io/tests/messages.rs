@@ -1,4 +1,4 @@
-//! `translate`: every row of the tables in spec/wire.md 6, conversations there and back, and
+//! `api::messages`: each member of requests and responses, conversations there and back, and
 //! streams against an accumulator that follows the SDKs' rules.
 
 #![allow(
@@ -12,15 +12,15 @@
     reason = "`json!` makes values, and a test reads better without borrowing them"
 )]
 
-#[path = "../../fuzz/checks/translate.rs"]
+#[path = "../../fuzz/checks/messages.rs"]
 mod agreement;
-#[path = "translate/answers.rs"]
-mod answers;
-#[path = "translate/conversations.rs"]
+#[path = "messages/conversations.rs"]
 mod conversations;
-#[path = "translate/generated_streams.rs"]
+#[path = "messages/generated_streams.rs"]
 mod generated_streams;
-#[path = "translate/requests.rs"]
+#[path = "messages/requests.rs"]
 mod requests;
-#[path = "translate/streams.rs"]
+#[path = "messages/responses.rs"]
+mod responses;
+#[path = "messages/streams.rs"]
 mod streams;
