@@ -24,7 +24,7 @@ pub(crate) fn check(response: &[u8]) {
     }
 }
 
-/// What became of a body.
+/// A body as it was decoded.
 #[derive(Debug, PartialEq)]
 enum Body {
     Whole { data: Vec<u8>, behind: Vec<u8> },
@@ -32,7 +32,7 @@ enum Body {
     Broken,
 }
 
-/// What became of a response: its status and fields, its body.
+/// A response as it was parsed: its status and fields, its body.
 #[derive(Debug, PartialEq)]
 enum Response {
     NoHead,

@@ -97,7 +97,7 @@ fn objects_are_found(body: &[u8], members: &Members) {
     }
 }
 
-/// What may be said about the model of a body that is whole; nothing when it is good.
+/// The errors that the model of a whole body may give; none when it is good.
 fn model_errors(members: &Members) -> Vec<ScanErrorKind> {
     let mut values = members.0.iter().filter(|(key, _)| key == "model").map(|(_, value)| value);
     let Some(first) = values.next() else {

@@ -44,7 +44,7 @@ pub(crate) fn translated(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     (events, ended)
 }
 
-/// What a client has of a stream.
+/// A client's view of a stream.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Message {
     pub(crate) start: Value,
@@ -219,7 +219,7 @@ impl OpenBlock {
     }
 }
 
-/// What the fragments of a tool's input add up to: an object. For one that was cut off, its text.
+/// The object that the fragments of a tool's input add up to; of one that was cut off, its text.
 fn input(text: &str) -> Value {
     match serde_json::from_str::<&RawValue>(text) {
         _ if text.is_empty() => json!({}),

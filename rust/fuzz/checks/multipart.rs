@@ -101,7 +101,7 @@ fn prefixes_are_not_whole(content_type: &[u8], body: &[u8]) {
     }
 }
 
-/// What a good form says.
+/// The fields of a good form.
 struct Form {
     model: Model,
     stream: bool,
@@ -147,7 +147,7 @@ fn plain_form(boundary: &[u8], body: &[u8]) -> Result<Form, Kind> {
     Ok(Form { model: model.ok_or(Kind::ModelMissing)?, stream })
 }
 
-/// What a line that begins with the boundary turns out to be.
+/// The kinds of lines that begin with the boundary.
 enum Line {
     /// A delimiter; behind it the body goes on there, and whether it is the closing one.
     Delimiter(usize, bool),

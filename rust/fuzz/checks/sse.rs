@@ -36,7 +36,7 @@ pub(crate) fn check(stream: &[u8]) {
     usage_is_cut_and_timed(&stream[..edge]);
 }
 
-/// What a relay does: reads of any size go out up to the last edge. Nothing is lost, and every
+/// Relays the stream: reads of any size go out up to the last edge. Nothing is lost, and every
 /// write stands for itself.
 fn cuts_keep_every_event(stream: &[u8]) {
     let whole = plain_events(stream);

@@ -208,7 +208,7 @@ impl Timings {
 }
 
 /// Reads the usage of a whole response of any JSON endpoint as it passes. Retains nothing of it but
-/// the top-level `usage`, and that up to 16 KiB.
+/// the top-level `usage`, and gives up one of more than 16 KiB.
 #[derive(Debug)]
 pub struct ResponseUsage {
     finder: Finder,
@@ -237,7 +237,7 @@ impl ResponseUsage {
         self.buffer.extend_from_slice(part.unwrap_or_default());
     }
 
-    /// The usage, once it was read to its end; None before, without one, and for an over-long one.
+    /// The usage, once it was read to its end; None before, and without one.
     pub fn usage(&self) -> Option<Usage> {
         let counts =
             self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.buffer).ok()?));

@@ -172,7 +172,7 @@ pub(crate) fn found_in(line: &[u8], finder: &mut Finder) -> Option<Range<usize>>
 
 /// The end of a line: LF, CR LF or CR.
 pub(crate) struct LineEnd {
-    /// Where its first byte is.
+    /// The index of its first byte.
     pub start: usize,
     /// Just behind its last byte.
     pub end: usize,

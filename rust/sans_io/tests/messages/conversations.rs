@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use sans_io::api::messages::request;
 use serde_json::{Value, json};
 
-/// What a conversation means, however it is written.
+/// The meaning of a conversation, however it is written.
 #[derive(Clone, Debug, PartialEq)]
 struct Conversation {
     system: String,
@@ -238,7 +238,7 @@ impl Writer<'_> {
     }
 }
 
-/// What a chat request means. Nothing in it may be left over.
+/// The meaning of a chat request. Nothing in it may be left over.
 fn read_back(chat: &[u8]) -> Conversation {
     let text = std::str::from_utf8(chat).unwrap();
     let chat: Value = serde_json::from_slice(chat).unwrap();

@@ -20,7 +20,7 @@ fn user(blocks: Value) -> Value {
     messages(json!([{"role": "user", "content": blocks}]))
 }
 
-/// What is said about a request with these members.
+/// The sentence that rejects a request with these members.
 fn rejection(members: &Value) -> String {
     let mut body = json!({"model": "public", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]});
     merge(&mut body, members);

@@ -2,9 +2,8 @@
 //! only the latter.
 //!
 //! [`request`] and [`count_request`] translate a request, [`response`] and [`count_response`] a
-//! whole response, [`MessageStream`] a stream, event by event. Both APIs are taken from their
-//! references; vLLM's `vllm/entrypoints/anthropic/serving.py` translates likewise. Where they leave
-//! a choice, it is made for TensorRT-LLM, which rejects keys that it does not know:
+//! whole response, [`MessageStream`] a stream, event by event. The rules are those of both APIs'
+//! references; compare vLLM's `vllm/entrypoints/anthropic/serving.py`. Where they leave a choice, it is made for TensorRT-LLM, which rejects keys that it does not know:
 //!
 //! * Texts are never decoded: a JSON string goes from one document into the other as it was
 //!   written, so lone surrogates, escapes and megabytes of base64 pass unharmed. Numbers, tools'

@@ -52,8 +52,8 @@ impl MessageStream {
     }
 
     /// Translates whole frames and appends the events to `out`. Comments stay comments. The rest
-    /// behind the last frame, which an engine leaves when it closes, counts only if it is `data:
-    /// [DONE]`.
+    /// behind the last frame, which an engine leaves when it closes, counts only if its data is
+    /// `[DONE]`.
     pub fn feed(&mut self, frames: &[u8], out: &mut Vec<u8>) {
         let mut rest = frames;
         for frame in sse::frames(frames) {

@@ -66,7 +66,7 @@ impl Finder {
         self.found().and(self.scanner.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
     }
 
-    /// Where the wanted value began, while its end was not read.
+    /// The start of the wanted value while its end was not read; None before and after.
     pub fn open_since(&self) -> Option<usize> {
         let start = self.scanner.open_since.filter(|_| self.scanner.value_first == self.first)?;
         Some(start as usize)

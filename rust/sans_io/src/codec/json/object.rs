@@ -161,7 +161,7 @@ mod tests {
 
     use super::ObjectScan;
 
-    /// What is accepted of a text that comes in pieces, and whether it is a whole object.
+    /// The accepted part of a text that comes in pieces, and whether it is a whole object.
     fn accepted(pieces: &[&str]) -> (String, bool) {
         let mut scan = ObjectScan::default();
         let kept = pieces.iter().map(|piece| scan.feed(piece)).collect();

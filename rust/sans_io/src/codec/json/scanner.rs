@@ -38,7 +38,7 @@ pub struct Model {
 pub struct Scanner {
     state: State,
     pub(super) purpose: Purpose,
-    /// Where the present piece begins in the body.
+    /// The offset of the present piece in the body.
     pub(super) base: u64,
     nesting_limit: u16,
     depth: u16,
@@ -62,7 +62,7 @@ pub struct Scanner {
     model: Option<Model>,
     stream: bool,
     stream_options: Option<Range<u64>>,
-    /// Where the value being read began, if its range will be asked for.
+    /// The start of the value being read, if its range will be asked for.
     pub(super) open_since: Option<u64>,
     /// The id of a response: the previous one, or the wanted one.
     pub(super) id: Option<String>,
@@ -142,7 +142,8 @@ impl Scanner {
         self.stream_options.clone()
     }
 
-    /// Where the value of a top-level `stream_options` began, while its end was not read.
+    /// The start of the value of a top-level `stream_options` whose end was not read; None without
+    /// one.
     pub fn open_stream_options(&self) -> Option<u64> {
         self.open_since
     }

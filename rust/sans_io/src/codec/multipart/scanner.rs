@@ -43,7 +43,7 @@ pub struct Scanner {
     /// Bytes of `matched` that are not data of this part: the line end in front of the delimiter
     /// may end the part's header.
     borrowed: usize,
-    /// Where the present piece begins in the body.
+    /// The offset of the present piece in the body.
     base: u64,
     parts: u32,
     /// The header line being read, or the preamble.
@@ -51,7 +51,7 @@ pub struct Scanner {
     /// Length of the present header section so far.
     header_bytes: usize,
     header: PartHeader,
-    /// Where the present part's header or, once that is read, its data begins.
+    /// The start of the present part's header or, once that is read, of its data.
     start: u64,
     /// The data of a field that matters.
     value: Vec<u8>,
