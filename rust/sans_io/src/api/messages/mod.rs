@@ -3,7 +3,8 @@
 //!
 //! [`request`] and [`count_request`] translate a request, [`response`] and [`count_response`] a
 //! whole response, [`MessageStream`] a stream, event by event. The rules are those of both APIs'
-//! references; compare vLLM's `vllm/entrypoints/anthropic/serving.py`. Where they leave a choice, it is made for TensorRT-LLM, which rejects keys that it does not know:
+//! references; compare vLLM's `vllm/entrypoints/anthropic/serving.py`. Where they leave a choice,
+//! it is made for TensorRT-LLM, which rejects keys that it does not know:
 //!
 //! * Texts are never decoded: a JSON string goes from one document into the other as it was
 //!   written, so lone surrogates, escapes and megabytes of base64 pass unharmed. Numbers, tools'
