@@ -1,5 +1,5 @@
-//! `codec::json` against `serde_json`: the same bodies pass, the same values are found, and splits make
-//! no difference.
+//! `codec::json` against `serde_json`: the same bodies pass, the same values are found, and splits
+//! make no difference.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 const NESTING_LIMIT: u16 = 64;
 
-/// Stands for bytes and escapes that `serde_json` refuses and the JSON scanner lets pass. A noncharacter
+/// Stands for bytes and escapes that only the scanner accepts, not `serde_json`. A noncharacter
 /// that texts do not hold.
 const ODD: char = '\u{10FFFE}';
 
@@ -227,8 +227,8 @@ fn contains_odd(body: &[u8]) -> bool {
         || body.windows(12).any(|window| window.eq_ignore_ascii_case(br"\udbff\udffe"))
 }
 
-/// The body as `serde_json` can take it: the JSON scanner's leniencies are replaced by something that has
-/// their effect.
+/// The body as `serde_json` can take it: the scanner's leniencies are replaced by something that
+/// has their effect.
 fn normalised(body: &[u8]) -> String {
     let mut text = String::new();
     for chunk in body.utf8_chunks() {

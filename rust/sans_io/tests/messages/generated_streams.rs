@@ -1,5 +1,5 @@
-//! Streams that are cut out of generated responses: any split, any interleaving, and the same message
-//! as the response gives in one piece.
+//! Streams that are cut out of generated responses: any split, any interleaving, and the same
+//! message as the response gives in one piece.
 
 use proptest::prelude::*;
 use sans_io::api::messages::response;
@@ -73,8 +73,8 @@ impl Completion {
         .to_string()
     }
 
-    /// The response in chunks. The calls' fragments are interleaved, unless only one call is written
-    /// at a time.
+    /// The response in chunks. The calls' fragments are interleaved, unless only one call is
+    /// written at a time.
     fn chunks(&self, interleaved: bool) -> Vec<Value> {
         let mut dice = self.dice.iter().copied().cycle();
         let mut roll = move |sides: usize| dice.next().unwrap() as usize % sides.max(1);

@@ -1,5 +1,5 @@
-//! Streams: the order of events that Anthropic's SDKs rely on, and streams that were recorded from a
-//! real vLLM 0.32.
+//! Streams: the order of events that Anthropic's SDKs rely on, and streams that were recorded from
+//! a real vLLM 0.32.
 
 use sans_io::api::messages::{MessageStream, Usage};
 use serde_json::{Value, json};
