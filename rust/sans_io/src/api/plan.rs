@@ -70,11 +70,7 @@ pub fn translate(
         Operation::CountTokens => {
             let request =
                 messages::count_request(body, name).map_err(|error| rejected(error.message))?;
-            Translation {
-                path: CHAT,
-                body: Some(request.into()),
-                document: Document::TokenCount,
-            }
+            Translation { path: CHAT, body: Some(request.into()), document: Document::TokenCount }
         }
         Operation::Messages
         | Operation::Plain

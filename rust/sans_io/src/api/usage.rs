@@ -380,3 +380,29 @@ impl Counts {
 fn count(value: Option<&RawValue>) -> Option<u64> {
     value?.get().parse().ok()
 }
+
+/// The usage of a whole response, without reading all of it: engines write it last, or nearly. A
+/// quoted key cannot stand inside a string, where its quotes would be escaped.
+pub(crate) fn usage_in_tail(response: &[u8]) -> Option<Usage> {
+    let at = memchr::memmem::rfind(response, br#""usage""#)?;
+    let mut usage = ResponseUsage::new();
+    usage.feed(b"{");
+    usage.feed(&response[at..]);
+    usage.usage()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usage_of_a_response_is_found_behind_texts_that_speak_of_it() {
+        let response =
+            br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "timings": {"usag": 1}}"#;
+        let usage = usage_in_tail(response).unwrap();
+        assert_eq!((usage.input, usage.output), (3, 4));
+        assert!(usage_in_tail(br#"{"choices":[]}"#).is_none());
+        assert!(usage_in_tail(br#"{"usage":null}"#).is_none());
+    }
+}

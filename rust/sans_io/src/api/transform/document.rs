@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{COUNTED, RedactedNames, TransformError, usage_in_tail};
-use crate::api::{engine_error, error::Dialect, messages, rerank, usage::Usage};
+use super::{error::TransformError, limits::COUNTED};
+use crate::api::{
+    engine_error::{self, RedactedNames},
+    error::Dialect,
+    messages, rerank,
+    usage::{Usage, usage_in_tail},
+};
 
 /// The longest whole response that is rewritten.
 const DOCUMENT_HELD: usize = 64 * 1024 * 1024;

@@ -3,11 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-use super::{EDITED_HELD, RedactedNames, TransformError};
+use super::{error::TransformError, limits::EDITED_HELD};
 use crate::{
     api::{
         endpoints::ModelPlace,
-        engine_error,
+        engine_error::{self, RedactedNames},
         messages::MessageStream,
         stream_fields,
         usage::{EventUsage, StreamUsage, Timings, Usage},

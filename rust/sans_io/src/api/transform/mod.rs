@@ -2,37 +2,17 @@
 //! it moves by itself.
 
 mod document;
+mod error;
 mod frames;
+mod limits;
 mod rename;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use memchr::memmem;
 
+pub use self::error::TransformError;
 pub(crate) use self::{document::Document, frames::FrameEdits};
-use self::{document::DocumentBuffer, frames::EventStream, rename::Renamer};
-use crate::api::usage::{ResponseUsage, Timings, Usage};
-
-/// How much is held where something in it is to be edited: of a frame, and of a whole response while
-/// its `model` is looked for.
-const EDITED_HELD: usize = 4 * 1024 * 1024;
-/// The usage of a longer response is not looked for.
-const COUNTED: usize = 64 * 1024;
-
-/// Names of an engine's, each with the public one that a client may see in its place.
-pub(crate) type RedactedNames = Arc<[(String, String)]>;
-
-/// Why a response cannot be transformed.
-#[derive(Debug, thiserror::Error)]
-pub enum TransformError {
-    /// Its end is missing: the engine died.
-    #[error("it closed the connection before the end of its event stream")]
-    Incomplete,
-    /// It is not what its endpoint gives; a whole sentence.
-    #[error("{0}")]
-    Unusable(String),
-}
+use self::{document::DocumentBuffer, frames::EventStream, limits::COUNTED, rename::Renamer};
+use crate::api::usage::{Timings, Usage, usage_in_tail};
 
 /// What is done to the bytes of one response.
 #[derive(Debug)]
@@ -148,31 +128,5 @@ impl Transform {
                 Ok(piece)
             }
         }
-    }
-}
-
-/// The usage of a whole response, without reading all of it: engines write it last, or nearly. A
-/// quoted key cannot stand inside a string, where its quotes would be escaped.
-fn usage_in_tail(response: &[u8]) -> Option<Usage> {
-    let at = memmem::rfind(response, br#""usage""#)?;
-    let mut usage = ResponseUsage::new();
-    usage.feed(b"{");
-    usage.feed(&response[at..]);
-    usage.usage()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_usage_of_a_response_is_found_behind_texts_that_speak_of_it() {
-        let response =
-            br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "timings": {"usag": 1}}"#;
-        let usage = usage_in_tail(response).unwrap();
-        assert_eq!((usage.input, usage.output), (3, 4));
-        assert!(usage_in_tail(br#"{"choices":[]}"#).is_none());
-        assert!(usage_in_tail(br#"{"usage":null}"#).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::EDITED_HELD;
+use super::limits::EDITED_HELD;
 use crate::codec::json::Finder;
 
 /// Renames the `model` of a whole response, which is held back until it is found.
