@@ -57,80 +57,69 @@ impl fmt::Display for ScanError {
         let at = self.offset;
         match self.kind {
             ScanErrorKind::Empty => f.write_str("The request body is empty; send a JSON object."),
-            ScanErrorKind::NotAnObject => {
-                write!(
-                    f,
-                    "The request body is not a JSON object: byte {at} is not `{{`; send one \
-                    JSON object."
-                )
-            }
-            ScanErrorKind::Syntax(expected) => {
-                write!(
-                    f,
-                    "The request body is not valid JSON: at byte {at} there should be \
-                    {expected}."
-                )
-            }
-            ScanErrorKind::TrailingData => {
-                write!(
-                    f,
-                    "The request body goes on after its JSON object, at byte {at}; send one \
-                    JSON object only."
-                )
-            }
-            ScanErrorKind::Truncated => {
-                write!(
-                    f,
-                    "The request body ends after {at} bytes, inside its JSON object; send \
-                    the whole object."
-                )
-            }
-            ScanErrorKind::TooDeep => {
-                write!(
-                    f,
-                    "The request body nests objects and arrays too deeply at byte {at}; send \
-                    a flatter one."
-                )
-            }
+            ScanErrorKind::NotAnObject => write!(
+                f,
+                "The request body is not a JSON object: byte {at} is not `{{`; send one JSON \
+                 object."
+            ),
+            ScanErrorKind::Syntax(expected) => write!(
+                f,
+                "The request body is not valid JSON: at byte {at} there should be {expected}."
+            ),
+            ScanErrorKind::TrailingData => write!(
+                f,
+                "The request body goes on after its JSON object, at byte {at}; send one JSON \
+                 object only."
+            ),
+            ScanErrorKind::Truncated => write!(
+                f,
+                "The request body ends after {at} bytes, inside its JSON object; send the whole \
+                 object."
+            ),
+            ScanErrorKind::TooDeep => write!(
+                f,
+                "The request body nests objects and arrays too deeply at byte {at}; send a \
+                 flatter one."
+            ),
             ScanErrorKind::ByteOrderMark => f.write_str(
-                "The request body begins with a byte order mark; send UTF-8 without \
-                    one.",
+                "The request body begins with a byte order mark; send UTF-8 without one.",
             ),
-            ScanErrorKind::NotUtf8 => f.write_str(
-                "The request body looks like UTF-16 or UTF-32; \
-                send UTF-8.",
-            ),
-            ScanErrorKind::ModelMissing => f.write_str(
-                "The request body has no `model`; name the model to use, as /v1/models \
-                    lists it.",
-            ),
+            ScanErrorKind::NotUtf8 => {
+                f.write_str("The request body looks like UTF-16 or UTF-32; send UTF-8.")
+            }
+            _ => self.model(f),
+        }
+    }
+}
+
+impl ScanError {
+    fn model(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.offset;
+        match self.kind {
             ScanErrorKind::ModelNotAString => {
                 write!(f, "`model` must be a string; at byte {at} it is something else.")
             }
             ScanErrorKind::ModelEmpty => {
                 f.write_str("`model` is empty; name the model to use, as /v1/models lists it.")
             }
-            ScanErrorKind::ModelTooLong => {
-                write!(
-                    f,
-                    "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as \
-                    /v1/models lists it."
-                )
-            }
-            ScanErrorKind::ModelTwice => {
-                write!(
-                    f,
-                    "The request body has a second `model` before byte {at}; send `model` \
-                    once."
-                )
-            }
-            ScanErrorKind::ModelLoneSurrogate => f.write_str(
-                "`model` holds half of a surrogate pair, which is no character; name \
-                    the model in Unicode.",
+            ScanErrorKind::ModelTooLong => write!(
+                f,
+                "`model` is longer than {MODEL_BYTES_MAX} bytes; name the model as /v1/models \
+                 lists it."
             ),
-            ScanErrorKind::ModelNotUnicode => f.write_str(
-                "`model` is not valid UTF-8; name the \
-                model in UTF-8.",
+            ScanErrorKind::ModelTwice => write!(
+                f,
+                "The request body has a second `model` before byte {at}; send `model` once."
+            ),
+            ScanErrorKind::ModelLoneSurrogate => f.write_str(
+                "`model` holds half of a surrogate pair, which is no character; name the model in \
+                 Unicode.",
+            ),
+            ScanErrorKind::ModelNotUnicode => {
+                f.write_str("`model` is not valid UTF-8; name the model in UTF-8.")
+            }
+            _ => f.write_str(
+                "The request body has no `model`; name the model to use, as /v1/models lists it.",
             ),
         }
     }

@@ -85,7 +85,6 @@ impl std::error::Error for MultipartError {}
 impl fmt::Display for MultipartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use MultipartErrorKind as Kind;
-        let at = self.offset;
         match self.kind {
             Kind::NotFormData
             | Kind::ContentTypeMalformed
@@ -107,8 +106,17 @@ impl fmt::Display for MultipartError {
             | Kind::NameMissing
             | Kind::NameMalformed
             | Kind::DataMissing => self.part(f),
-            Kind::Empty => f.write_str("The request body is empty; send a form \
-                (multipart/form-data)."),
+            _ => self.form(f),
+        }
+    }
+}
+
+impl MultipartError {
+    fn form(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use MultipartErrorKind as Kind;
+        let at = self.offset;
+        match self.kind {
+            Kind::Empty => f.write_str("The request body is empty; send a form (multipart/form-data)."),
             Kind::NoDelimiter => f.write_str(
                 "The request body has no line of two dashes and the boundary that its Content-Type names; send both from \
                  the same client library, with CR LF at the ends of lines.",
@@ -143,11 +151,10 @@ impl fmt::Display for MultipartError {
             Kind::TooManyParts => {
                 write!(f, "The request body has more than {PARTS_MAX} parts; send fewer.")
             }
+            _ => f.write_str("The request body is no form; send one (multipart/form-data)."),
         }
     }
-}
 
-impl MultipartError {
     fn content_type(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             MultipartErrorKind::BoundaryMissing => f.write_str(
