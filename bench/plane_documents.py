@@ -1,11 +1,13 @@
 """What `make count` starts the data plane with: the documents of the seam, every field written out.
 
-gpustack_fast/dataplane.py tells the meaning of each field; a field that changes there changes here.
+gpustack_fast/seam/documents.py tells the meaning of each field; a field that changes there changes
+here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from typing import Any
 
 __all__ = ["KEY", "ROUTE", "SERVED_NAME", "configuration", "keys", "table"]
@@ -21,32 +23,32 @@ def configuration() -> dict[str, Any]:
     return {
         "workers": 1,
         "control_socket": None,
-        "timeouts": {
-            "head": 60_000,
-            "body": 60_000,
-            "connect": 3_000,
-            "first_frame": 1_800_000,
-            "idle": 1_800_000,
-        },
+        "spool_folder": tempfile.gettempdir(),
+        "timeouts": {"head": 60, "body": 60, "connect": 3, "first_frame": 1800, "idle": 1800},
         "limits": {
-            "body": 512 * 1024 * 1024,
-            "replay": 1024 * 1024,
-            "memory": 4 * 1024 * 1024,
-            "ratio": 100,
-            "nesting": 512,
+            "max_body_bytes": 512 * 1024 * 1024,
+            "replay_bytes": 1024 * 1024,
+            "memory_bytes": 4 * 1024 * 1024,
+            "decoded_ratio": 100,
+            "max_nesting": 512,
+            "idle_connections": 128,
+            "record_queue": 16_384,
         },
-        "connections": {"idle_per_instance": 128},
-        "telling": {
+        "cors": {
+            "origins": [],
+            "methods": [],
+            "headers": [],
+            "expose": [],
+            "credentials": False,
+            "max_age": 600,
+        },
+        "response_extras": {
             "server_timing": True,
             "server_timing_in_streams": False,
             "usage_timings": True,
             "sse_keep_alive": 0,
         },
         "tls": None,
-        "cors": None,
-        "spool_folder": None,
-        "responses_kept": 65_536,
-        "record_queue": 16_384,
     }
 
 
@@ -72,9 +74,9 @@ def table(engine: str) -> dict[str, Any]:
         "address": engine,
         "state": "running",
         "api_key": "engine-key",
-        "idle_timeout": 600_000,
+        "idle_timeout": 600,
         "requests_per_connection": 0,
-        "cancel_lag": 100,
+        "cancel_lag": 0.1,
     }
     model = {
         "name": "qwen",
@@ -82,7 +84,7 @@ def table(engine: str) -> dict[str, Any]:
         "backend": "external",
         "dialects": ["openai", "anthropic"],
         "stream_usage": True,
-        "hidden_names": [],
+        "redacted_names": [],
         "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],
         "proxy_allowed": None,
         "instances": [instance],
@@ -98,4 +100,4 @@ def table(engine: str) -> dict[str, Any]:
         "allowed_keys": [],
         "meta": None,
     }
-    return {"models": [model], "routes": [route], "metrics": ""}
+    return {"models": [model], "routes": [route], "metrics": []}

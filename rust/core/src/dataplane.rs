@@ -2,39 +2,57 @@
 //! and ends it all.
 
 use std::{
-    fmt,
+    io,
     os::fd::{BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use serde::de::DeserializeOwned;
-
 use crate::{
-    client::tls::Tls,
+    client::tls::{Tls, TlsError},
     server::listener::{self, Listener},
-    shared::Shared,
+    shared::{LoadedParts, Shared},
 };
 use sans_io::{
-    api::cors::Cors,
-    seam::documents::{
-        DataPlaneConfig, Event, InstanceEntry, InstanceStats, KeyDelta, Started, Stats,
-        TableDocument,
+    api::cors::{Cors, CorsError},
+    seam::{
+        DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta, ShapeError,
+        Started, Stats, TableDocument, read,
     },
-    table::Instance,
+    table::{Instance, KeysError, TableError},
 };
 
-/// Why the data plane cannot do what was asked: a sentence with the cause.
-#[derive(Debug)]
-pub struct DataPlaneError(String);
-
-impl fmt::Display for DataPlaneError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
+/// The data plane cannot do what was asked. Its text tells the cause and what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum DataPlaneError {
+    /// A document that cannot be read.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// A descriptor that is no listening socket.
+    #[error("A listener cannot be used: {0}.")]
+    Listener(#[source] io::Error),
+    /// Without it nobody could wait for events.
+    #[error("No event descriptor could be made: {0}.")]
+    EventDescriptor(#[source] io::Error),
+    /// The system has no room for a thread, or for its descriptors.
+    #[error("A worker thread could not be started: {0}.")]
+    Worker(#[source] io::Error),
+    /// A second start.
+    #[error("The data plane was started before.")]
+    StartedBefore,
+    /// A certificate or key that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// CORS rules that cannot be used.
+    #[error(transparent)]
+    Cors(#[from] CorsError),
+    /// A table that cannot be used, or the socket of the management API.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A change of the keys that cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
-
-impl std::error::Error for DataPlaneError {}
 
 /// See the module. Dropping it ends the workers at once.
 #[derive(Debug)]
@@ -49,30 +67,30 @@ impl DataPlane {
     /// Reads a `DataPlaneConfig` document and takes the listening sockets.
     pub fn new(config: &[u8], listeners: Vec<OwnedFd>) -> Result<Self, DataPlaneError> {
         let config: DataPlaneConfig = read("configuration", config)?;
-        let listeners =
-            listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>();
         let listeners = listeners
-            .map_err(|error| DataPlaneError(format!("A listener cannot be used: {error}.")))?;
-        let control_plane = config.control_socket.as_deref().map(control_plane).transpose()?;
-        let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(DataPlaneError)?;
-        let cors = config.cors.as_ref().map(Cors::new).transpose().map_err(DataPlaneError)?;
-        let shared = Shared::new(&config, control_plane, (tls, cors)).map_err(|error| {
-            DataPlaneError(format!("No event descriptor could be made: {error}."))
-        })?;
-        let waiting = Mutex::new(Some((listeners, config.workers.max(1))));
+            .into_iter()
+            .map(Listener::new)
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(DataPlaneError::Listener)?;
+        let parts = LoadedParts {
+            control_plane: config.control_socket.as_deref().map(control_plane).transpose()?,
+            tls: config.tls.as_ref().map(Tls::load).transpose()?,
+            cors: cors(&config)?,
+        };
+        let workers = config.workers.max(1);
+        let shared = Shared::new(config, parts).map_err(DataPlaneError::EventDescriptor)?;
+        let waiting = Mutex::new(Some((listeners, workers)));
         Ok(Self { shared: Arc::new(shared), waiting, publishing: Mutex::new(()) })
     }
 
     /// Starts the workers; returns a `Started` document.
     pub fn start(&self) -> Result<Vec<u8>, DataPlaneError> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (listeners, workers) = waiting
-            .ok_or_else(|| DataPlaneError("The data plane was started before.".to_owned()))?;
+        let (listeners, workers) = waiting.ok_or(DataPlaneError::StartedBefore)?;
         let started = Started { addresses: listeners.iter().map(Listener::address).collect() };
         self.shared.workers.store(workers, Ordering::SeqCst);
-        listener::spawn_workers(&self.shared, &listeners, workers).map_err(|error| {
-            DataPlaneError(format!("A worker thread could not be started: {error}."))
-        })?;
+        listener::spawn_workers(&self.shared, &listeners, workers)
+            .map_err(DataPlaneError::Worker)?;
         Ok(write(&started))
     }
 
@@ -81,8 +99,7 @@ impl DataPlane {
         let document: TableDocument = read("table", table)?;
         // Two publishers must not both start from the same table.
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (table, idle) =
-            self.shared.table.load().replaced_by(document).map_err(DataPlaneError)?;
+        let (table, idle) = self.shared.table.load().replaced_by(document)?;
         let version = table.version;
         self.shared.table.store(Arc::new(table));
         for instance in idle {
@@ -96,7 +113,7 @@ impl DataPlane {
     pub fn update_keys(&self, delta: &[u8]) -> Result<(), DataPlaneError> {
         let delta: KeyDelta = read("key delta", delta)?;
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = self.shared.keys.load().changed_by(delta).map_err(DataPlaneError)?;
+        let keys = self.shared.keys.load().changed_by(delta)?;
         self.shared.keys.store(Arc::new(keys));
         Ok(())
     }
@@ -119,13 +136,11 @@ impl DataPlane {
             u64::try_from(value.load(Ordering::Relaxed)).unwrap_or(0)
         };
         let instances =
-            table.models.iter().flat_map(|model| &model.instances).map(|(instance, _)| {
-                InstanceStats {
-                    id: instance.id.to_string(),
-                    outstanding: instance.outstanding(),
-                    requests: instance.requests.load(Ordering::Relaxed),
-                    faults: instance.faults.load(Ordering::Relaxed),
-                }
+            table.models.iter().flat_map(|model| &model.instances).map(|instance| InstanceStats {
+                id: instance.id.to_string(),
+                outstanding: instance.outstanding(),
+                requests: instance.requests.load(Ordering::Relaxed),
+                failures: instance.failures.load(Ordering::Relaxed),
             });
         write(&Stats {
             version: table.version,
@@ -162,22 +177,22 @@ impl Drop for DataPlane {
 }
 
 /// The management API as an instance like any other.
-fn control_plane(path: &str) -> Result<Arc<Instance>, DataPlaneError> {
+fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
     let entry = InstanceEntry {
         id: "control-plane".to_owned(),
         address: format!("unix:{path}"),
-        state: "running".to_owned(),
+        state: InstanceState::Running,
         api_key: None,
-        idle_timeout: 2_000,
+        idle_timeout: Duration::from_secs(2),
         requests_per_connection: 0,
-        cancel_lag: 0,
+        cancel_lag: Duration::ZERO,
     };
-    Instance::new(&entry, &"control-plane".into()).map(Arc::new).map_err(DataPlaneError)
+    Instance::new(&entry, &"control-plane".into()).map(Arc::new)
 }
 
-fn read<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, DataPlaneError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| DataPlaneError(format!("The {what} does not have its shape: {error}.")))
+fn cors(config: &DataPlaneConfig) -> Result<Option<Cors>, CorsError> {
+    let rules = &config.cors;
+    (!rules.origins.is_empty()).then(|| Cors::new(rules)).transpose()
 }
 
 /// Our own documents always serialise: they hold numbers, text and lists.

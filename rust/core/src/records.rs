@@ -1,5 +1,5 @@
-//! What goes back to the control plane: one record for each finished request, and events that it
-//! should act on soon.
+//! The way back to the control plane: a record of each finished request, and events that it should
+//! act on soon.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -12,7 +12,7 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-use sans_io::seam::documents::{Event, Polled, Record};
+use sans_io::seam::{Event, Polled, Record};
 
 /// The most records that one poll returns.
 const BATCH: usize = 10_000;
@@ -93,7 +93,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sans_io::seam::documents::End;
+    use sans_io::seam::End;
 
     fn record(request_id: &str) -> Record {
         Record {
@@ -105,8 +105,8 @@ mod tests {
             path: "/v1/completions",
             status: 200,
             attempts: 1,
-            first_frame: 2.5,
-            duration: 3.5,
+            first_frame_ms: 2.5,
+            duration_ms: 3.5,
             bytes_in: 4,
             bytes_out: 5,
             input_tokens: 6,

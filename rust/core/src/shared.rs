@@ -1,8 +1,7 @@
-//! What all workers and the control plane's handle share: the published snapshots, counters,
-//! queues, and how far the end is.
+//! State shared by all workers and the control plane's handle: the published snapshots, counters,
+//! queues, and the phase of the drain.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -13,40 +12,39 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::{client::tls::Tls, limits::PhaseLimits, records::Records};
+use crate::{client::tls::Tls, records::Records};
 use sans_io::{
     api::cors::Cors,
-    seam::documents::{DataPlaneConfig, Event, Limits, Telling},
-    table::{IdleListener, Instance, Table, affinity::Responses, keys::Keys, metrics::Metrics},
+    seam::{DataPlaneConfig, Event},
+    table::{IdleListener, Instance, Keys, Metrics, ResponseOwners, Table},
 };
 
-/// Who a Unix socket's client is.
+/// Responses of the Responses API that are remembered with the instance that made them.
+const RESPONSES: usize = 65_536;
+
+/// The address of a Unix socket's client.
 pub(crate) const UNIX_PEER: &str = "unix";
 
-/// How far the end is.
+/// Phases of the drain.
 mod phase {
     pub(super) const SERVING: u8 = 0;
     pub(super) const DRAINING: u8 = 1;
     pub(super) const CUTTING: u8 = 2;
 }
 
-/// What all workers and the handle share: the published snapshots, counters, queues.
+/// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) config: DataPlaneConfig,
     pub(crate) table: ArcSwap<Table>,
     pub(crate) keys: ArcSwap<Keys>,
     pub(crate) metrics: Metrics,
     pub(crate) records: Arc<Records>,
     pub(crate) control_plane: Option<Arc<Instance>>,
     pub(crate) idle_listener: Arc<dyn IdleListener>,
-    pub(crate) phases: PhaseLimits,
-    pub(crate) limits: Limits,
-    pub(crate) spool_folder: PathBuf,
-    pub(crate) idle_per_instance: usize,
-    pub(crate) telling: Telling,
-    /// Which instance made which response of the Responses API.
-    pub(crate) responses: Responses,
-    /// What TCP listeners speak; None: plain.
+    /// The instances that made the stored responses of the Responses API.
+    pub(crate) responses: ResponseOwners,
+    /// TCP listeners speak it; None: plain HTTP.
     pub(crate) tls: Option<Tls>,
     pub(crate) cors: Option<Arc<Cors>>,
     /// Worker threads that run.
@@ -61,32 +59,29 @@ pub(crate) struct Shared {
     epoch: Instant,
 }
 
+/// Parts that are loaded by the configuration, which may fail.
+pub(crate) struct LoadedParts {
+    /// The management API.
+    pub(crate) control_plane: Option<Arc<Instance>>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) cors: Option<Cors>,
+}
+
 impl Shared {
     /// Without a table, without keys, serving.
-    pub(crate) fn new(
-        config: &DataPlaneConfig,
-        control_plane: Option<Arc<Instance>>,
-        (tls, cors): (Option<Tls>, Option<Cors>),
-    ) -> std::io::Result<Self> {
-        let records = Arc::new(Records::new(config.record_queue)?);
+    pub(crate) fn new(config: DataPlaneConfig, parts: LoadedParts) -> std::io::Result<Self> {
+        let records = Arc::new(Records::new(config.limits.record_queue)?);
         Ok(Self {
             table: ArcSwap::default(),
             keys: ArcSwap::default(),
             metrics: Metrics::default(),
-            control_plane,
-            idle_listener: Arc::new(TellIdle(Arc::clone(&records))),
+            control_plane: parts.control_plane,
+            idle_listener: Arc::new(IdleEvents(Arc::clone(&records))),
             records,
-            phases: PhaseLimits::from(&config.timeouts),
-            limits: config.limits.clone(),
-            spool_folder: config
-                .spool_folder
-                .as_ref()
-                .map_or_else(std::env::temp_dir, PathBuf::from),
-            idle_per_instance: config.connections.idle_per_instance,
-            telling: config.telling.clone(),
-            responses: Responses::new(config.responses_kept),
-            tls,
-            cors: cors.map(Arc::new),
+            responses: ResponseOwners::new(RESPONSES),
+            tls: parts.tls,
+            cors: parts.cors.map(Arc::new),
+            config,
             workers: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
             ending: Notify::new(),
@@ -101,7 +96,7 @@ impl Shared {
         self.epoch.elapsed().as_millis() as u64
     }
 
-    /// What a client of this address speaks.
+    /// The scheme of the URLs that a client of this address uses.
     pub(crate) fn scheme(&self, peer: &str) -> &'static str {
         if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
@@ -111,7 +106,7 @@ impl Shared {
         self.phase.load(Ordering::SeqCst) != phase::SERVING
     }
 
-    /// The deadline is over: what still runs is cut.
+    /// The deadline has passed: what still runs is cut.
     pub(crate) fn is_cutting(&self) -> bool {
         self.phase.load(Ordering::SeqCst) == phase::CUTTING
     }
@@ -154,9 +149,9 @@ impl Shared {
 
 /// Tells the control plane of instances that have become idle.
 #[derive(Debug)]
-struct TellIdle(Arc<Records>);
+struct IdleEvents(Arc<Records>);
 
-impl IdleListener for TellIdle {
+impl IdleListener for IdleEvents {
     fn idle(&self, instance: &Instance, version: u64) {
         self.0.event(Event::InstanceIdle { instance: instance.id.to_string(), version });
     }

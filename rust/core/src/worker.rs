@@ -1,8 +1,7 @@
-//! One worker's own things. Nothing in it is shared with another thread but `shared`.
+//! Per-thread state. Nothing in it is shared with another thread but `shared`.
 
 use std::{
-    cell::Cell,
-    hash::{BuildHasher, Hasher},
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use crate::{
 const CROWDED_FACTOR: usize = 2;
 const CROWDED_MORE: usize = 8;
 
-/// One worker's own things. Nothing in it is shared with another thread but `shared`.
+/// See the module.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Rc<Pool>,
@@ -32,7 +31,7 @@ pub(crate) struct Worker {
     /// Connections of all workers.
     all_connections: Arc<AtomicUsize>,
     workers: usize,
-    random: Cell<u64>,
+    random: RefCell<fastrand::Rng>,
     attempts: Cell<u64>,
 }
 
@@ -42,18 +41,21 @@ impl Worker {
         all_connections: &Arc<AtomicUsize>,
         workers: usize,
     ) -> Self {
-        // The standard library's hasher is the random seed that needs no further dependency.
-        let seed = std::hash::RandomState::new().build_hasher().finish();
+        let mut random = fastrand::Rng::new();
+        let limits = shared.config.limits;
         Self {
             shared: Arc::clone(shared),
-            pool: Pool::new(shared.idle_per_instance),
+            pool: Pool::new(limits.idle_connections),
             lingering: Rc::default(),
-            body_limits: BodyLimits::new(&shared.limits, &shared.spool_folder),
+            body_limits: BodyLimits {
+                limits,
+                spool_folder: shared.config.spool_folder.as_path().into(),
+            },
             connections: Cell::new(0),
             all_connections: Arc::clone(all_connections),
             workers,
-            random: Cell::new(seed | 1),
-            attempts: Cell::new(seed >> 32),
+            attempts: Cell::new(random.u32(..).into()),
+            random: RefCell::new(random),
         }
     }
 
@@ -62,14 +64,9 @@ impl Worker {
         self.connections.get()
     }
 
-    /// A cheap random number (xorshift64*), for balancing and ids; nothing secret hangs on it.
+    /// A cheap random number for balancing and ids; nothing secret hangs on it.
     pub(crate) fn random(&self) -> u64 {
-        let mut state = self.random.get();
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        self.random.set(state);
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        self.random.borrow_mut().u64(..)
     }
 
     /// 32 hexadecimal digits.

@@ -34,6 +34,7 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::{net::TcpStream, task::JoinHandle};
 
 const BODY: &str = r#"{"model":"m","stream":true}"#;
@@ -392,9 +393,7 @@ async fn a_drain_lets_streams_finish_and_then_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_requests_ends_when_the_next_head_is_due() {
-    let timeouts =
-        r#""timeouts":{"head":300,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
-    let plane = Plane::builder().with(timeouts).start();
+    let plane = Plane::builder().with(json!({"timeouts": {"head": 0.3}})).start();
     let (mut sender, connection) = connect(&plane).await;
     assert_eq!(
         sender.send_request(request(Method::GET, "/healthz", body(""))).await.unwrap().status(),
@@ -432,7 +431,7 @@ async fn the_management_api_sees_the_authority_as_host() {
         stream.write_all(&json_answer("{}")).unwrap();
     });
     let socket = api.address.strip_prefix("unix:").unwrap();
-    let plane = Plane::builder().with(&format!(r#""control_socket":"{socket}""#)).start();
+    let plane = Plane::builder().with(json!({"control_socket": socket})).start();
     let (mut sender, _connection) = connect(&plane).await;
     let answer =
         sender.send_request(request(Method::GET, "/v2/models?page=1", body(""))).await.unwrap();

@@ -24,6 +24,7 @@ use std::{
 };
 
 use harness::{Engine, Plane, chunk, events, json_answer, read_request, request, request_with};
+use serde_json::json;
 
 const DONE: &str = "data: [DONE]\n\n";
 const STREAM_HEAD: &str =
@@ -154,7 +155,7 @@ fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark
     assert_eq!(client.read_to_end(), b"", "and the connection ends");
     plane.assert_idle();
     assert!(
-        plane.events_in(Duration::ZERO).contains("instance_faulted"),
+        plane.events_in(Duration::ZERO).contains("instance_failed"),
         "and the control plane knows"
     );
     assert!(plane.metrics().contains("upstream_errors_total{kind=\"died\"} 1"));
@@ -378,7 +379,7 @@ fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stal
     });
     let plane = Plane::builder()
         .engines(&[&engine])
-        .limits(r#"{"body":9000000,"replay":1000,"memory":4194304,"ratio":100,"nesting":9}"#)
+        .with(json!({"limits": {"max_body_bytes": 9_000_000, "replay_bytes": 1000, "max_nesting": 9}}))
         .start();
     let big = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(100_000));
     for body in [BODY, &big, BODY, &big] {

@@ -33,6 +33,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
     version::{TLS12, TLS13},
 };
+use sans_io::test_support;
+use serde_json::{Value, json};
 
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -68,11 +70,11 @@ impl Drop for Files {
     }
 }
 
-fn tls_field(certificate: &Path, key: &Path) -> String {
-    format!(r#""tls":{{"certificate":"{}","key":"{}"}}"#, certificate.display(), key.display())
+fn tls_field(certificate: &Path, key: &Path) -> Value {
+    json!({"tls": {"certificate": certificate, "key": key}})
 }
 
-fn fields(files: &Files) -> String {
+fn fields(files: &Files) -> Value {
     tls_field(&files.path("certificate.pem"), &files.path("key.pem"))
 }
 
@@ -114,7 +116,7 @@ fn echo() -> Engine {
 #[test]
 fn bodies_pass_over_both_versions_of_tls() {
     let (files, engine) = (Files::new(), echo());
-    let plane = Plane::builder().engines(&[&engine]).with(&fields(&files)).start();
+    let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).start();
     for version in [&TLS12, &TLS13] {
         let mut client = connect_with(&plane, client_config(&files, &[version]));
         for size in [0, 70_000, 3_000_000] {
@@ -131,7 +133,7 @@ fn bodies_pass_over_both_versions_of_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_is_agreed_on_in_the_handshake() {
     let (files, engine) = (Files::new(), echo());
-    let plane = Plane::builder().engines(&[&engine]).with(&fields(&files)).start();
+    let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).start();
     for (offered, agreed) in [(&["h2", "http/1.1"][..], "h2"), (&["http/1.1"], "http/1.1")] {
         let mut config = client_config(&files, &[&TLS13]);
         config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -165,7 +167,7 @@ async fn http2_is_agreed_on_in_the_handshake() {
 #[test]
 fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
     let files = Files::new();
-    let plane = Plane::builder().with(&fields(&files)).start();
+    let plane = Plane::builder().with(fields(&files)).start();
     let mut plain = plane.connect();
     plain.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let answer = plain.answer();
@@ -196,9 +198,8 @@ fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
 #[test]
 fn a_client_that_never_finishes_its_handshake_is_cut() {
     let files = Files::new();
-    let timeouts =
-        r#""timeouts":{"head":200,"body":60000,"connect":3000,"first_frame":60000,"idle":60000}"#;
-    let plane = Plane::builder().with(&fields(&files)).with(timeouts).start();
+    let plane =
+        Plane::builder().with(fields(&files)).with(json!({"timeouts": {"head": 0.2}})).start();
     let mut silent = plane.connect();
     assert_eq!(silent.read_to_end(), b"");
     let mut halting = plane.connect();
@@ -218,7 +219,7 @@ fn a_client_that_leaves_behind_bytes_of_its_own_ends_the_engines_work() {
             assert!(matches!(stream.read(&mut [0; 9]), Ok(0) | Err(_)));
             ended.send(()).unwrap();
         });
-        let plane = Plane::builder().engines(&[&engine]).with(&fields(&files)).start();
+        let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).start();
         let mut client = connect(&plane, &files);
         client.write(format!("{}\r\n", request(BODY)).as_bytes());
         begins.recv_timeout(PATIENCE).unwrap();
@@ -236,7 +237,7 @@ fn a_client_that_leaves_behind_bytes_of_its_own_ends_the_engines_work() {
 #[test]
 fn a_connection_ends_with_the_word_that_nothing_was_cut_off() {
     let (files, engine) = (Files::new(), echo());
-    let plane = Plane::builder().engines(&[&engine]).with(&fields(&files)).start();
+    let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).start();
     for field in ["Connection: close", "Connection: upgrade, close\r\nUpgrade: h2c"] {
         let mut client = connect(&plane, &files);
         client.write(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n").as_bytes());
@@ -260,10 +261,8 @@ fn the_management_api_is_told_that_its_client_speaks_tls() {
     });
     let socket = api.address.strip_prefix("unix:").unwrap();
     let files = Files::new();
-    let plane = Plane::builder()
-        .with(&fields(&files))
-        .with(&format!(r#""control_socket":"{socket}""#))
-        .start();
+    let plane =
+        Plane::builder().with(fields(&files)).with(json!({"control_socket": socket})).start();
     let mut client = connect(&plane, &files);
     client.write(b"GET /v2/models HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: gopher\r\n\r\n");
     assert_eq!(client.answer().status, 200);
@@ -277,7 +276,7 @@ fn the_management_api_is_told_that_its_client_speaks_tls() {
 #[test]
 fn a_drain_waits_for_no_handshake() {
     let files = Files::new();
-    let plane = Plane::builder().with(&fields(&files)).start();
+    let plane = Plane::builder().with(fields(&files)).start();
     let mut halting = plane.connect();
     halting.write(&[0x16, 3, 1]);
     plane.until_connections(1);
@@ -297,9 +296,9 @@ fn files_that_cannot_be_used_are_refused_with_the_cause() {
         (&certificate, &certificate, "holds no private key"),
         (&certificate, &other.path("key.pem"), "does not belong to the certificate"),
     ] {
-        let config =
-            format!(r#"{{"workers":1,"record_queue":16,{}}}"#, tls_field(certificate, key));
-        let error = DataPlane::new(config.as_bytes(), vec![]).unwrap_err().to_string();
+        let mut config = test_support::config();
+        test_support::change(&mut config, tls_field(certificate, key));
+        let error = DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap_err().to_string();
         assert!(error.contains(cause) && error.contains(".pem"), "{error}");
     }
 }

@@ -13,3 +13,5 @@ pub mod api;
 pub mod codec;
 pub mod seam;
 pub mod table;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,36 +15,109 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use sans_io::seam::documents;
+use sans_io::seam;
 
-/// How often the files are looked at, in milliseconds.
+/// Milliseconds between two looks at the files.
 const LOOK_MS: u64 = 60_000;
 /// The first byte of a TLS connection: a record that carries a handshake.
 const HANDSHAKE: u8 = 0x16;
-/// What HTTP/2 is called in a handshake.
+/// HTTP/2 in a handshake (ALPN).
 const HTTP2: &[u8] = b"h2";
 
-/// What TLS listeners speak with.
+/// The certificate of the TLS listeners.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    files: documents::Tls,
+    files: seam::Tls,
     current: ArcSwap<ServerConfig>,
     seen: Mutex<Stamps>,
     /// When the files are looked at next, by the data plane's clock.
     next_look: AtomicU64,
 }
 
-/// What tells a new file from an old one: of the certificate and of the key.
+/// A certificate and its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file that cannot be read.
+    #[error(
+        "The TLS {what} file {} cannot be read: {source}. Give the path of a PEM file that this \
+         user may read.", file.display()
+    )]
+    Read {
+        /// `certificate` or `key`.
+        what: &'static str,
+        /// Its path.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A certificate file that is no PEM.
+    #[error("The TLS certificate file {} is no valid PEM: {source:?}.", file.display())]
+    Certificate {
+        /// Its path.
+        file: PathBuf,
+        /// The cause.
+        source: pem::Error,
+    },
+    /// A PEM file with something else.
+    #[error(
+        "The TLS certificate file {} holds no certificate. It must hold the server's own in PEM, \
+         and behind it those between it and a root.", .0.display()
+    )]
+    NoCertificate(PathBuf),
+    /// A key file without a key.
+    #[error(
+        "The TLS key file {} holds no private key in PEM. An encrypted key must be decrypted \
+         first.", file.display()
+    )]
+    Key {
+        /// Its path.
+        file: PathBuf,
+        /// The cause.
+        source: pem::Error,
+    },
+    /// The key of another certificate.
+    #[error(
+        "The TLS key in {} does not belong to the certificate in {}. Give the key that the \
+         certificate was made for; the server's own certificate comes first in its file.",
+        key.display(), certificate.display()
+    )]
+    Mismatch {
+        /// The certificate's path.
+        certificate: PathBuf,
+        /// The key's path.
+        key: PathBuf,
+        /// The cause.
+        source: rustls::Error,
+    },
+    /// Anything else.
+    #[error(
+        "The TLS certificate {} and key {} cannot be used: {source}.",
+        certificate.display(), key.display()
+    )]
+    Unusable {
+        /// The certificate's path.
+        certificate: PathBuf,
+        /// The key's path.
+        key: PathBuf,
+        /// The cause.
+        source: rustls::Error,
+    },
+}
+
+/// Time and size of the certificate's and of the key's file: a new file has others.
 type Stamps = [Option<(SystemTime, u64)>; 2];
 
 impl Tls {
-    /// Reads both files. The error is a sentence for the operator.
-    pub(crate) fn load(files: &documents::Tls) -> Result<Self, String> {
+    /// Reads both files.
+    pub(crate) fn load(files: &seam::Tls) -> Result<Self, TlsError> {
         // Looked at before they are read: what changes meanwhile is seen as a change later.
         let seen = Mutex::new(stamps(files));
         let current = ArcSwap::new(Arc::new(read(files)?));
@@ -60,7 +134,7 @@ impl Tls {
     /// Takes up files that have changed; true if there were any. If they cannot be used the old
     /// certificate stays, and they are tried again when they change once more (the certificate may
     /// be renewed a moment before its key).
-    pub(crate) fn refresh(&self) -> Result<bool, String> {
+    pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
         if *seen == now {
@@ -90,65 +164,40 @@ pub(crate) fn agreed_on_http2<T>(stream: &TlsStream<T>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
-fn stamps(files: &documents::Tls) -> Stamps {
+fn stamps(files: &seam::Tls) -> Stamps {
     [&files.certificate, &files.key].map(|path| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     })
 }
 
-fn read(files: &documents::Tls) -> Result<ServerConfig, String> {
-    let documents::Tls { certificate, key } = files;
-    let chain = CertificateDer::pem_slice_iter(&read_file("certificate", certificate)?)
+fn read(files: &seam::Tls) -> Result<ServerConfig, TlsError> {
+    let seam::Tls { certificate, key } = files.clone();
+    let chain = CertificateDer::pem_slice_iter(&read_file("certificate", &certificate)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| {
-            format!("The TLS certificate file {certificate} is no valid PEM: {error:?}.")
-        })?;
+        .map_err(|source| TlsError::Certificate { file: certificate.clone(), source })?;
     if chain.is_empty() {
-        return Err(format!(
-            "The TLS certificate file {certificate} holds no certificate. It must hold the \
-             server's own in PEM, and behind it those between it and a root."
-        ));
+        return Err(TlsError::NoCertificate(certificate));
     }
-    let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", key)?).map_err(|_| {
-        format!(
-            "The TLS key file {key} holds no private key in PEM. An encrypted key must be \
-            decrypted first."
-        )
-    })?;
+    let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", &key)?)
+        .map_err(|source| TlsError::Key { file: key.clone(), source })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                format!(
-                    "The TLS key in {key} does not belong to the certificate in {certificate}. \
-                    Give the key that the certificate was made for; the server's own certificate \
-                    comes first in its file."
-                )
-            }
-            error => format!(
-                "The TLS certificate {certificate} and key {key} cannot be used: \
-                {error}."
-            ),
+        .map_err(|source| match source {
+            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { certificate, key, source },
+            source => TlsError::Unusable { certificate, key, source },
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn read_file(what: &str, path: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error: io::Error| {
-        format!(
-            "The TLS {what} file {path} cannot be read: {error}. Give the path of a PEM file that \
-             this user may read."
-        )
-    })
+fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { what, file: path.to_path_buf(), source })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     /// A certificate and its key, in PEM.
@@ -159,16 +208,12 @@ mod tests {
 
     /// Writes a file as a renewal does: another one takes its place. The times of two renewals must
     /// differ.
-    fn replace(path: &str, text: &str, number: u64) {
-        let fresh = format!("{path}.new");
+    fn replace(path: &Path, text: &str, number: u64) {
+        let fresh = path.with_extension("new");
         std::fs::write(&fresh, text).unwrap();
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 + number);
         std::fs::File::options().append(true).open(&fresh).unwrap().set_modified(time).unwrap();
         std::fs::rename(fresh, path).unwrap();
-    }
-
-    fn path(folder: &Path, name: &str) -> String {
-        folder.join(name).display().to_string()
     }
 
     #[test]
@@ -176,27 +221,25 @@ mod tests {
         let folder =
             std::env::temp_dir().join(format!("gpustack-fast-renewal-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let files = documents::Tls {
-            certificate: path(&folder, "certificate.pem"),
-            key: path(&folder, "key.pem"),
-        };
+        let files =
+            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
         let (old, new) = (issue(), issue());
         replace(&files.certificate, &old.0, 1);
         replace(&files.key, &old.1, 1);
         let tls = Tls::load(&files).unwrap();
         let first = tls.current.load_full();
-        assert_eq!(tls.refresh(), Ok(false), "nothing has changed");
+        assert!(!tls.refresh().unwrap(), "nothing has changed");
 
         replace(&files.certificate, &new.0, 2);
-        assert!(tls.refresh().unwrap_err().contains("does not belong"));
+        assert!(tls.refresh().unwrap_err().to_string().contains("does not belong"));
         assert!(Arc::ptr_eq(&first, &tls.current.load_full()), "the old one stays");
-        assert_eq!(tls.refresh(), Ok(false), "and it is said once");
+        assert!(!tls.refresh().unwrap(), "and it is said once");
 
         replace(&files.key, &new.1, 2);
-        assert_eq!(tls.refresh(), Ok(true));
+        assert!(tls.refresh().unwrap());
         assert!(!Arc::ptr_eq(&first, &tls.current.load_full()));
         std::fs::remove_file(&files.key).unwrap();
-        assert!(tls.refresh().unwrap_err().contains("cannot be read"));
+        assert!(tls.refresh().unwrap_err().to_string().contains("cannot be read"));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -205,10 +248,8 @@ mod tests {
         let folder =
             std::env::temp_dir().join(format!("gpustack-fast-look-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let files = documents::Tls {
-            certificate: path(&folder, "certificate.pem"),
-            key: path(&folder, "key.pem"),
-        };
+        let files =
+            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
         let (certificate, key) = issue();
         replace(&files.certificate, &certificate, 1);
         replace(&files.key, &key, 1);

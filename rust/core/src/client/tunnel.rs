@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use crate::timer::PhaseTimer;
-use sans_io::seam::documents::End;
+use sans_io::seam::End;
 
 /// What one read asks for.
 const READ: usize = 16 * 1024;

@@ -8,8 +8,8 @@ use std::{
 use crate::{request::timeline::Timeline, shared::Shared};
 use sans_io::{
     api::usage::Usage,
-    seam::documents::{End, Record},
-    table::metrics::RouteMetrics,
+    seam::{End, Record},
+    table::RouteMetrics,
 };
 
 /// One request from its head to its end. Dropping it counts and records the end; unless `end` said
@@ -44,8 +44,8 @@ impl Accounting {
                 path,
                 status: 499,
                 attempts: 0,
-                first_frame: 0.0,
-                duration: 0.0,
+                first_frame_ms: 0.0,
+                duration_ms: 0.0,
                 bytes_in: 0,
                 bytes_out: 0,
                 input_tokens: 0,
@@ -141,8 +141,8 @@ impl Drop for Accounting {
             key: self.record.key.take(),
             route: self.record.route.take(),
             instance: self.record.instance.take(),
-            duration: duration.as_secs_f64() * 1e3,
-            first_frame: self.first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3),
+            duration_ms: duration.as_secs_f64() * 1e3,
+            first_frame_ms: self.first_frame.map_or(0.0, |time| time.as_secs_f64() * 1e3),
             end,
             ..self.record
         };

@@ -11,10 +11,7 @@ use crate::{
 };
 use sans_io::{
     api::error::{ApiError, Cause},
-    table::{
-        Access, Route, Table,
-        keys::{AuthError, Key, Keys},
-    },
+    table::{Access, AuthError, Key, Keys, Route, Table},
 };
 
 /// Admits the caller of an inference request, where the server knows its models already.

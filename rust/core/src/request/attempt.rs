@@ -4,7 +4,6 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -129,8 +128,7 @@ where
     if creates_response && head.status.is_success() {
         relay.look_for_response_id();
     }
-    let interval = context.shared().telling.sse_keep_alive;
-    relay.set_keep_alive((interval > 0).then(|| Duration::from_millis(interval)));
+    relay.set_keep_alive(context.shared().config.response_extras.sse_keep_alive);
     commit(context, head, is_event_stream, relay).await
 }
 
@@ -176,7 +174,7 @@ where
     let pooled = may_be_stale.then(|| context.worker().pool.take(instance)).flatten();
     let connection = match pooled {
         Some(connection) => connection,
-        None => Connection::open(instance, context.shared().phases.connect)
+        None => Connection::open(instance, context.shared().config.timeouts.connect)
             .await
             .map_err(Failure::Connect)?,
     };
@@ -207,7 +205,8 @@ where
         upgrade,
     };
     let slot = Slot::new(lease, &context.worker().lingering);
-    let mut exchange = Exchange::new(connection, slot, upload, request, context.shared().phases);
+    let mut exchange =
+        Exchange::new(connection, slot, upload, request, context.shared().config.timeouts);
     let head = poll_fn(|polled| {
         let head = exchange.poll_head(polled);
         context.watch().set_body_read(exchange.upload().is_whole());
@@ -261,7 +260,7 @@ where
         dialect: context.endpoint().dialect,
         request_id: context.accounting.request_id(),
         asked_usage: upload.asks_usage(),
-        usage_timings: shared.telling.usage_timings,
+        usage_timings: shared.config.response_extras.usage_timings,
     };
     plan.transform(head, is_event_stream, &requester)
 }

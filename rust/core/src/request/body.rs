@@ -15,7 +15,7 @@ use crate::{
     request::{accounting::Accounting, rejections, relay::Relay},
     upstream::health,
 };
-use sans_io::{api::error::Dialect, seam::documents::End};
+use sans_io::{api::error::Dialect, seam::End};
 
 /// A response on its way to a client, or an end of the connection without one.
 pub(crate) type ResponseResult<B, W> = Result<Response<ResponseBody<B, W>>, Truncated>;

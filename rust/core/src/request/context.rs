@@ -101,7 +101,7 @@ impl<W: ClientWatch> RequestContext<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let limit = self.worker.shared.phases.body;
+        let limit = self.worker.shared.config.timeouts.body;
         let mut timer = PhaseTimer::default();
         while !enough(upload) && !upload.is_whole() {
             let mut since = None;

@@ -2,12 +2,12 @@
 
 use std::{fmt::Write, sync::atomic::Ordering};
 
-use sans_io::table::{
-    Instance, Table,
-    metrics::{Histogram, Metrics, RouteMetrics},
+use sans_io::{
+    seam::MetricFamily,
+    table::{Histogram, Instance, Metrics, RouteMetrics, Table},
 };
 
-/// The whole page. The control plane's own families come last, as it wrote them.
+/// The whole page. The control plane's own families come last.
 pub(crate) fn page(metrics: &Metrics, table: &Table) -> String {
     let mut text = String::with_capacity(8 * 1024);
     let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
@@ -15,10 +15,7 @@ pub(crate) fn page(metrics: &Metrics, table: &Table) -> String {
     route_families(&mut text, &routes);
     process_families(&mut text, metrics);
     instance_families(&mut text, table);
-    text.push_str(&table.metrics);
-    if !text.ends_with('\n') {
-        text.push('\n');
-    }
+    table.metrics.iter().for_each(|family| control_plane_family(&mut text, family));
     text
 }
 
@@ -48,7 +45,7 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         ),
         (
             "gpustack_fast_encoded_answers_total",
-            "Answers that engines compressed unasked, and that passed without being looked into.",
+            "Responses that engines compressed unasked, and that passed without being looked into.",
             &metrics.encoded_answers,
         ),
         ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
@@ -57,7 +54,7 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
     }
     let name = "gpustack_fast_upstream_errors_total";
-    family(text, name, "counter", "Faults of engines by what was seen.");
+    family(text, name, "counter", "Failures of engines by what was seen.");
     for (kind, count) in metrics.upstream_errors() {
         let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
     }
@@ -89,8 +86,8 @@ fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
             let _ = writeln!(text, "{name}{{route=\"{route}\",code=\"{code}\"}} {count}");
         }
     }
-    let duration = "From a request's head to the end of its answer.";
-    let first_frame = "From a request's head to the first byte of its answer.";
+    let duration = "From a request's head to the end of its response.";
+    let first_frame = "From a request's head to the first byte of its response.";
     let histograms: [(&str, &str, PickHistogram); 2] = [
         ("gpustack_fast_request_duration_seconds", duration, |metrics| &metrics.duration),
         ("gpustack_fast_first_frame_seconds", first_frame, |metrics| &metrics.first_frame),
@@ -109,7 +106,7 @@ type PickCounter = fn(&Instance) -> u64;
 fn instance_families(text: &mut String, table: &Table) {
     let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
     let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
-    let faults: PickCounter = |instance| instance.faults.load(Ordering::Relaxed);
+    let failures: PickCounter = |instance| instance.failures.load(Ordering::Relaxed);
     let families = [
         (
             "gpustack_fast_instance_outstanding",
@@ -126,14 +123,14 @@ fn instance_families(text: &mut String, table: &Table) {
         (
             "gpustack_fast_instance_faults_total",
             "counter",
-            "Times that an instance was found faulty.",
-            faults,
+            "Requests that an instance failed.",
+            failures,
         ),
     ];
     for (name, kind, help, pick) in families {
         family(text, name, kind, help);
         for model in &table.models {
-            for (instance, _) in &model.instances {
+            for instance in &model.instances {
                 let (model, id) = (label(&model.name), label(&instance.id));
                 let _ = writeln!(
                     text,
@@ -142,6 +139,18 @@ fn instance_families(text: &mut String, table: &Table) {
                 );
             }
         }
+    }
+}
+
+fn control_plane_family(text: &mut String, found: &MetricFamily) {
+    family(text, &found.name, found.kind.name(), &found.help);
+    for sample in &found.samples {
+        let labels: Vec<_> = sample
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", label(value)))
+            .collect();
+        let _ = writeln!(text, "{}{{{}}} {}", found.name, labels.join(","), sample.value);
     }
 }
 
@@ -159,13 +168,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use sans_io::seam::{MetricKind, MetricSample};
 
     #[test]
     fn a_page_holds_every_family_with_its_type_and_ends_with_a_line() {
         let metrics = Metrics::default();
         metrics.unrouted.count(404, Duration::from_millis(3), Some(Duration::from_millis(2)));
         let mut table = Table::default();
-        table.metrics.push_str("own 1");
+        table.metrics.push(MetricFamily {
+            name: "own".to_owned(),
+            help: "The control plane's.".to_owned(),
+            kind: MetricKind::Gauge,
+            samples: vec![MetricSample {
+                labels: vec![("a".to_owned(), "b\"".to_owned()), ("c".to_owned(), String::new())],
+                value: 1,
+            }],
+        });
         let page = page(&metrics, &table);
         for line in [
             "# TYPE gpustack_fast_requests_total counter",
@@ -178,7 +196,8 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
-        assert!(page.ends_with("own 1\n"));
+        let own = "# HELP own The control plane's.\n# TYPE own gauge\nown{a=\"b\\\"\",c=\"\"} 1\n";
+        assert!(page.ends_with(own), "{page}");
     }
 
     #[test]

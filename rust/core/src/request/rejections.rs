@@ -9,7 +9,7 @@ use sans_io::{
         error::{ApiError, Cause},
     },
     codec::http1::ResponseHead,
-    seam::documents::End,
+    seam::End,
 };
 
 /// What a 503 says in `Retry-After`, in seconds.

@@ -24,7 +24,7 @@ use sans_io::{
         error::{ApiError, Cause},
     },
     codec::{headers, inflate, percent},
-    table::{Route, proxy_paths},
+    table::{Route, has_dot_segment},
 };
 
 /// The way of a request to its engines, and its body, of which as much was read as that takes.
@@ -116,7 +116,7 @@ where
         "input_items" => method == Method::GET || method == Method::HEAD,
         _ => false,
     };
-    if !known || id.is_empty() || proxy_paths::has_dot_segment(path) {
+    if !known || id.is_empty() || has_dot_segment(path) {
         return Err(rejections::no_such_endpoint(method, path).into());
     }
     let id = percent::percent_decode(id);
@@ -171,7 +171,7 @@ where
     W: ClientWatch,
 {
     let path = context.parts().uri.path()[context.endpoint().path.len() - 1..].to_owned();
-    if proxy_paths::has_dot_segment(&path) {
+    if has_dot_segment(&path) {
         let message = "The path has a segment of dots. Send the path that is meant.";
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }

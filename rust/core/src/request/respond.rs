@@ -24,7 +24,7 @@ use crate::{
 use sans_io::{
     api::error::{ApiError, Cause, Dialect},
     codec::{headers, http1::ResponseHead},
-    seam::documents::End,
+    seam::End,
 };
 
 const JSON: &str = "application/json";
@@ -83,7 +83,7 @@ where
     if is_error && first.is_none() && may_have_body && !management {
         return explained_error(accounting, dialect, status, headers);
     }
-    let tells = accounting.shared().telling.server_timing_in_streams;
+    let tells = accounting.shared().config.response_extras.server_timing_in_streams;
     let comment = (is_event_stream && !management && tells).then(|| accounting.timeline.comment());
     let body = RelayedBody::new(relay, first, accounting, watch, dialect, comment);
     response(status, headers, ResponseBody::Relayed(Box::new(body)))
@@ -223,7 +223,7 @@ pub(crate) fn local<B, W>(
 }
 
 fn put_server_timing(headers: &mut HeaderMap, accounting: &Accounting) {
-    if accounting.shared().telling.server_timing
+    if accounting.shared().config.response_extras.server_timing
         && let Some(value) = accounting.timeline.header()
     {
         headers.append("server-timing", value);

@@ -94,7 +94,7 @@ async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> 
         if ending.as_mut().poll(context).is_ready() || shared.is_draining() {
             return Poll::Ready(None);
         }
-        timer.poll(context, since, shared.phases.head).map(|()| None)
+        timer.poll(context, since, shared.config.timeouts.head).map(|()| None)
     })
     .await
 }
@@ -142,7 +142,7 @@ async fn serve_http1<T: ClientStream + 'static>(
         })
     };
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(shared.phases.head);
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.config.timeouts.head);
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     // An error is the client's: it left, or what it sent is no HTTP (hyper has answered then).
     let served = until_served(&shared, |context, end| {
@@ -156,7 +156,7 @@ async fn serve_http1<T: ClientStream + 'static>(
         // Behind a 101 hyper leaves the stream open, and hands over what it had read behind the
         // request.
         let parts = connection.into_parts();
-        tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.phases.idle).await;
+        tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.config.timeouts.idle).await;
         watch.close_after_response();
     } else if served.is_ok() {
         // Nor does hyper end it behind a request that asked for another protocol in vain.

@@ -66,9 +66,9 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
         let served = connection.as_mut().poll(context);
         // A connection without a request ends when the next one's head is due, as an HTTP/1.1
         // connection does.
-        let idle = streams
-            .idle_since()
-            .is_some_and(|since| timer.poll(context, since, shared.phases.head).is_ready());
+        let idle = streams.idle_since().is_some_and(|since| {
+            timer.poll(context, since, shared.config.timeouts.head).is_ready()
+        });
         (served, idle)
     })
     .await
@@ -137,6 +137,8 @@ impl Drop for Stream {
 mod tests {
     use bytes::Bytes;
     use http::Response;
+    use sans_io::test_support;
+    use serde_json::json;
     use tokio::task::LocalSet;
 
     use super::*;
@@ -145,8 +147,8 @@ mod tests {
     #[test]
     fn the_request_path_serves_http2_over_a_pipe() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let plane =
-            crate::DataPlane::new(br#"{"workers": 1, "record_queue": 16}"#, vec![]).unwrap();
+        let config = test_support::config().to_string();
+        let plane = crate::DataPlane::new(config.as_bytes(), vec![]).unwrap();
         LocalSet::new().block_on(&runtime, async {
             let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
             let (client, server) = tokio::io::duplex(4096);
@@ -172,9 +174,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_answers_no_ping_is_left() {
-        let config = br#"{"workers": 1, "record_queue": 16, "timeouts":
-            {"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0}}"#;
-        let plane = crate::DataPlane::new(config, vec![]).unwrap();
+        let mut config = test_support::config();
+        let timeouts = json!({"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0});
+        test_support::change(&mut config, json!({"timeouts": timeouts}));
+        let plane = crate::DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap();
         let started = Instant::now();
         let serving = async {
             let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{client::tls::Tls, server::connection, shared::Shared, worker::Worker};
-use sans_io::seam::documents::Event;
+use sans_io::seam::Event;
 
 /// How often idle connections and lingering slots are looked through.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -158,7 +158,9 @@ fn look_at_certificate(shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         drop(tokio::task::spawn_blocking(move || match shared.tls.as_ref().map(Tls::refresh) {
             Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
-            Some(Err(reason)) => shared.records.event(Event::CertificateRefused { reason }),
+            Some(Err(error)) => {
+                shared.records.event(Event::CertificateRefused { reason: error.to_string() });
+            }
             Some(Ok(false)) | None => {}
         }));
     }

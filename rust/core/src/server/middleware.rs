@@ -28,7 +28,7 @@ use sans_io::{
         endpoints::{self, NotFound},
     },
     codec::headers,
-    seam::documents::End,
+    seam::End,
 };
 
 /// The path under which OPTIONS requests are recorded.

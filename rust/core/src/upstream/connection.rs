@@ -250,23 +250,17 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use sans_io::seam::documents::InstanceEntry;
+    use sans_io::test_support;
 
     pub(in crate::upstream) fn instance(
         path: &std::path::Path,
-        idle_timeout: u64,
+        idle_timeout: Duration,
         requests_per_connection: u32,
     ) -> Arc<Instance> {
-        let entry = InstanceEntry {
-            id: "a".to_owned(),
-            address: format!("unix:{}", path.display()),
-            state: "running".to_owned(),
-            api_key: None,
-            idle_timeout,
-            requests_per_connection,
-            cancel_lag: 0,
-        };
-        Arc::new(Instance::new(&entry, &"m".into()).unwrap())
+        let mut entry = test_support::instance("a", &format!("unix:{}", path.display()));
+        entry["idle_timeout"] = idle_timeout.as_secs_f64().into();
+        entry["requests_per_connection"] = requests_per_connection.into();
+        Arc::new(Instance::new(&test_support::read(entry), &"m".into()).unwrap())
     }
 
     pub(in crate::upstream) fn listen(name: &str) -> (UnixListener, std::path::PathBuf) {
@@ -289,7 +283,7 @@ pub(super) mod tests {
         .unwrap();
         rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&socket, 0).unwrap();
-        let instance = instance(&path, 200, 0);
+        let instance = instance(&path, Duration::from_millis(200), 0);
         let _first = Connection::open(&instance, None).await.unwrap();
         let waiting = Connection::open(&instance, Some(Duration::from_secs(10)));
         let accept = async {
@@ -306,7 +300,8 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_queue_of_many_pieces_is_written_whole() {
         let (listener, path) = listen("queue");
-        let mut connection = Connection::open(&instance(&path, 0, 0), None).await.unwrap();
+        let mut connection =
+            Connection::open(&instance(&path, Duration::ZERO, 0), None).await.unwrap();
         let (mut engine, _) = listener.accept().await.unwrap();
         let mut queue = OutQueue::default();
         let mut expected = Vec::new();

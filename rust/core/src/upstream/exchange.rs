@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use crate::{
     failure::Failure,
-    limits::PhaseLimits,
     timer::PhaseTimer,
     upstream::{
         connection::{Connection, OutQueue},
@@ -26,6 +25,7 @@ use crate::{
 };
 use sans_io::{
     codec::http1::{self, Decoder, KeepAlive, ResponseHead},
+    seam::Timeouts,
     table::Instance,
 };
 
@@ -72,7 +72,7 @@ pub(crate) struct Exchange<B> {
     moved: Instant,
     /// Body data of the answer has come.
     framed: bool,
-    limits: PhaseLimits,
+    limits: Timeouts,
     timer: PhaseTimer,
 }
 
@@ -86,7 +86,7 @@ where
         slot: Slot,
         upload: Box<Upload<B>>,
         request: RequestHead,
-        limits: PhaseLimits,
+        limits: Timeouts,
     ) -> Box<Self> {
         let RequestHead { mut head, length, bodiless, to_head_request, upgrade } = request;
         match length {

@@ -1,8 +1,8 @@
 //! What a failed request says of its instance.
 
 use sans_io::{
-    seam::documents::Event,
-    table::{Instance, metrics::UpstreamError},
+    seam::Event,
+    table::{Instance, UpstreamError},
 };
 
 use crate::{failure::Failure, shared::Shared};
@@ -29,8 +29,8 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
     };
     shared.metrics.upstream_error(kind);
     let now = shared.clock();
-    if instance.suspect(now, now + EJECTED_MS) {
-        let event = Event::InstanceFaulted {
+    if instance.eject(now, now + EJECTED_MS) {
+        let event = Event::InstanceFailed {
             instance: instance.id.to_string(),
             reason: failure.to_string(),
         };

@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_quiet_young_connection_is_used_again() {
         let (listener, path) = listen("quiet");
-        let instance = instance(&path, 200, 3);
+        let instance = instance(&path, Duration::from_millis(200), 3);
         let pool = Pool::new(4);
         let opened = async || {
             let connection = Connection::open(&instance, None).await.unwrap();

@@ -8,7 +8,9 @@
 use std::{
     collections::VecDeque,
     ops::Range,
+    path::Path,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -30,6 +32,7 @@ use sans_io::{
         json::{Model, Scanner},
         multipart,
     },
+    seam::Limits,
     table::Target,
 };
 
@@ -68,12 +71,12 @@ enum Scan {
 }
 
 impl Scan {
-    fn new(reading: Reading<'_>, limits: &BodyLimits) -> Result<Self, ApiError> {
+    fn new(reading: Reading<'_>, limits: &Limits) -> Result<Self, ApiError> {
         Ok(match reading {
             Reading::Carry => Self::None,
-            Reading::Json => Self::Json(Scanner::new(limits.nesting)),
+            Reading::Json => Self::Json(Scanner::new(limits.max_nesting)),
             Reading::JsonOfResponse => {
-                let mut scanner = Scanner::new(limits.nesting);
+                let mut scanner = Scanner::new(limits.max_nesting);
                 scanner.retain_previous_response_id();
                 Self::Json(scanner)
             }
@@ -171,7 +174,8 @@ pub(crate) struct Upload<B> {
     body: B,
     scan: Scan,
     decoding: Option<Box<Decoding>>,
-    limits: BodyLimits,
+    limits: Limits,
+    spool_folder: Rc<Path>,
     declared: Option<u64>,
     /// Pieces from the client. While the body can be replayed: all of them; later only those that
     /// were not sent.
@@ -209,14 +213,14 @@ where
         body: B,
         reading: Reading<'_>,
         coding: Option<Coding>,
-        limits: &BodyLimits,
+        BodyLimits { limits, spool_folder }: &BodyLimits,
     ) -> Result<Box<Self>, ApiError> {
         let declared = body.size_hint().exact();
-        if declared.is_some_and(|length| length > limits.body) {
-            return Err(too_large(limits.body));
+        if declared.is_some_and(|length| length > limits.max_body_bytes) {
+            return Err(too_large(limits.max_body_bytes));
         }
         let decoding = coding.map(|coding| {
-            let caps = Caps { decoded: limits.body, ratio: limits.ratio };
+            let caps = Caps { decoded: limits.max_body_bytes, ratio: limits.decoded_ratio };
             Box::new(Decoding {
                 inflater: Inflater::new(coding, caps),
                 encoded: Bytes::new(),
@@ -227,7 +231,8 @@ where
         // In a box, since it moves from attempt to attempt and holds the whole state of the scan.
         Ok(Box::new(Self {
             scan: Scan::new(reading, limits)?,
-            limits: limits.clone(),
+            limits: *limits,
+            spool_folder: Rc::clone(spool_folder),
             declared: declared.filter(|_| decoding.is_none()),
             decoding,
             pieces: VecDeque::with_capacity(2),
@@ -327,8 +332,8 @@ where
     fn accept(&mut self, piece: Bytes) -> Result<(), ApiError> {
         self.received += piece.len() as u64;
         self.burst += piece.len();
-        if self.received > self.limits.body {
-            return Err(too_large(self.limits.body));
+        if self.received > self.limits.max_body_bytes {
+            return Err(too_large(self.limits.max_body_bytes));
         }
         self.scan.feed(&piece)?;
         let open = self.scan.json().and_then(Scanner::open_stream_options);
@@ -339,7 +344,7 @@ where
             return Err(ApiError::new(Cause::BadRequest, message).closing());
         }
         self.keep(piece);
-        if self.replayable && self.received > self.limits.replay {
+        if self.replayable && self.received > self.limits.replay_bytes {
             self.replayable = false;
             self.pieces.drain(..self.sent);
             self.sent = 0;
@@ -353,11 +358,11 @@ where
     /// small.
     fn keep(&mut self, piece: Bytes) {
         let waiting = self.pieces.len() > self.sent;
-        let too_much = !self.started && self.received > self.limits.memory;
+        let too_much = !self.started && self.received > self.limits.buffered_bytes();
         match self.pieces.back_mut() {
             _ if piece.is_empty() => {}
             _ if too_much || self.spool.is_some() => {
-                let folder = &self.limits.spool_folder;
+                let folder = &self.spool_folder;
                 self.spool
                     .get_or_insert_with(|| Box::new(Spool::new(folder.to_path_buf())))
                     .push(piece);
@@ -434,7 +439,7 @@ where
     /// Whether another attempt could still have all of it once it has come, as far as its length is
     /// known.
     pub(crate) fn will_be_replayable(&self) -> bool {
-        self.replayable && self.declared.is_none_or(|length| length <= self.limits.replay)
+        self.replayable && self.declared.is_none_or(|length| length <= self.limits.replay_bytes)
     }
 
     /// The whole body, before anything of it was sent.
@@ -628,6 +633,7 @@ mod tests {
 
     use http_body::Frame;
     use proptest::prelude::*;
+    use sans_io::{seam::DataPlaneConfig, test_support};
 
     use super::*;
 
@@ -652,15 +658,22 @@ mod tests {
     }
 
     fn upload(pieces: VecDeque<Bytes>) -> Box<Upload<Ready>> {
-        let limits = BodyLimits {
-            body: 64 << 20,
-            replay: 64 << 20,
-            memory: 64 << 20,
-            ratio: 9,
-            nesting: 9,
-            spool_folder: std::env::temp_dir().as_path().into(),
+        Upload::new(Ready(pieces, false), Reading::Carry, None, &limits(64 << 20, 64 << 20))
+            .unwrap()
+    }
+
+    /// Bounds for bodies of at most 64 MB.
+    fn limits(replay_bytes: u64, memory_bytes: u64) -> BodyLimits {
+        let config: DataPlaneConfig = test_support::read(test_support::config());
+        let limits = Limits {
+            max_body_bytes: 64 << 20,
+            replay_bytes,
+            memory_bytes,
+            decoded_ratio: 9,
+            max_nesting: 9,
+            ..config.limits
         };
-        Upload::new(Ready(pieces, false), Reading::Carry, None, &limits).unwrap()
+        BodyLimits { limits, spool_folder: config.spool_folder.into() }
     }
 
     #[test]
@@ -692,16 +705,7 @@ mod tests {
         let start = Bytes::from_static(br#"{"model":"m","stream_options":{"x":""#);
         let rest = std::iter::repeat_n(Bytes::from_static(&[b'x'; 10_000]), 100);
         let pieces = Ready(std::iter::once(start).chain(rest).collect(), false);
-        let spool_folder = std::env::temp_dir().as_path().into();
-        let limits = BodyLimits {
-            body: 64 << 20,
-            replay: 0,
-            memory: 64 << 20,
-            ratio: 9,
-            nesting: 9,
-            spool_folder,
-        };
-        let mut upload = Upload::new(pieces, Reading::Json, None, &limits).unwrap();
+        let mut upload = Upload::new(pieces, Reading::Json, None, &limits(0, 64 << 20)).unwrap();
         let context = &mut Context::from_waker(Waker::noop());
         let error = loop {
             match upload.poll_receive(context) {
@@ -715,14 +719,10 @@ mod tests {
     }
 
     fn target(served_name: &str) -> Target {
-        use sans_io::{seam::documents::TableDocument, table::Table};
-        let table = serde_json::json!({
-            "models": [{"name": "m", "served_name": served_name, "backend": "b", "dialects": [], "instances": []}],
-            "routes": [{"name": "r", "created": 0, "targets": [{"model": "m", "weight": 1}], "categories": [],
-                "generic_proxy": false}],
-            "metrics": ""
-        });
-        let table: TableDocument = serde_json::from_value(table).unwrap();
+        use sans_io::table::Table;
+        let model = test_support::model("m", served_name, vec![]);
+        let route = test_support::route("r", vec![test_support::target("m", 1)]);
+        let table = test_support::read(test_support::table(vec![model], vec![route]));
         let route = Arc::clone(Table::default().replaced_by(table).unwrap().0.route("r").unwrap());
         let target = Arc::clone(route.targets().next().unwrap());
         drop(route);
@@ -781,8 +781,7 @@ mod tests {
             let body = format!("{{{}}} ", members.join(" ,\n"));
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len())).chain([0, body.len()]).collect();
             cuts.sort_unstable();
-            let spool_folder = std::env::temp_dir().as_path().into();
-            let limits = BodyLimits { body: 10_000, replay, memory, ratio: 9, nesting: 9, spool_folder };
+            let limits = limits(replay, memory);
             let (length, sent) = sent(body.as_bytes(), (&cuts, says_its_end), &target("engine"), &limits);
             let streams = members.contains(&r#""stream":true"#);
             let own = members.iter().any(|member| member.starts_with(r#""stream_options"#));

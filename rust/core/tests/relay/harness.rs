@@ -18,6 +18,8 @@ use std::{
 
 use gpustack_fast_core::DataPlane;
 use rustls::{ClientConnection, StreamOwned};
+use sans_io::test_support;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// Nothing in these tests should take so long: a test that hangs says where.
@@ -208,14 +210,12 @@ impl Drop for Engine {
     }
 }
 
-/// What a plane is started with.
+/// How a plane is started.
 pub(crate) struct PlaneBuilder {
     engines: Vec<String>,
     unix: bool,
-    workers: usize,
-    limits: String,
     served_name: String,
-    more: String,
+    config: Value,
 }
 
 /// A data plane that serves route `m` to the key `secret`.
@@ -224,18 +224,12 @@ pub(crate) struct Plane {
     pub(crate) address: String,
 }
 
+/// A table whose only route and model are called `m`.
 fn table(engines: &[String], served_name: &str) -> String {
-    let mut instances = Vec::new();
-    for address in engines {
-        instances.push(format!(
-            r#"{{"id":"{address}","address":"{address}","state":"running","idle_timeout":4000,"requests_per_connection":0,"cancel_lag":0}}"#
-        ));
-    }
-    format!(
-        r#"{{"models":[{{"name":"m","served_name":"{served_name}","backend":"external","dialects":["openai"],"instances":[{}]}}],
-           "routes":[{{"name":"m","created":1,"targets":[{{"model":"m","weight":1}}],"categories":[],"generic_proxy":false}}],"metrics":""}}"#,
-        instances.join(",")
-    )
+    let instances = engines.iter().map(|address| test_support::instance(address, address));
+    let model = test_support::model("m", served_name, instances.collect());
+    let route = test_support::route("m", vec![test_support::target("m", 1)]);
+    test_support::table(vec![model], vec![route]).to_string()
 }
 
 fn addresses(engines: &[&Engine]) -> Vec<String> {
@@ -254,12 +248,7 @@ impl PlaneBuilder {
     }
 
     pub(crate) fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    pub(crate) fn limits(mut self, limits: &str) -> Self {
-        limits.clone_into(&mut self.limits);
+        self.config["workers"] = workers.into();
         self
     }
 
@@ -268,51 +257,41 @@ impl PlaneBuilder {
         self
     }
 
-    /// Further fields of the configuration.
-    pub(crate) fn with(mut self, more: &str) -> Self {
-        self.more.push(',');
-        self.more.push_str(more);
+    /// Other values in the configuration than those of `test_support::config`.
+    pub(crate) fn with(mut self, changes: Value) -> Self {
+        test_support::change(&mut self.config, changes);
         self
     }
 
     pub(crate) fn start(self) -> Plane {
-        let Self { engines, unix, workers, limits, served_name, more } = self;
+        let Self { engines, unix, served_name, config } = self;
         let path = socket_path();
         let listener = if unix {
             UnixListener::bind(&path).unwrap().into()
         } else {
             TcpListener::bind("127.0.0.1:0").unwrap().into()
         };
-        let config =
-            format!(r#"{{"workers":{workers},"record_queue":1024,"limits":{limits}{more}}}"#);
-        let plane = DataPlane::new(config.as_bytes(), vec![listener]).unwrap();
+        let plane = DataPlane::new(config.to_string().as_bytes(), vec![listener]).unwrap();
         let digest = Sha256::new().chain_update([0xab]).chain_update("secret").finalize();
         let digest = digest.iter().fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").unwrap();
             text
         });
-        let keys = format!(
-            r#"{{"salt":"ab","replace":true,"upsert":[{{"id":"k","digest":"{digest}"}}],"remove":[]}}"#
-        );
-        plane.update_keys(keys.as_bytes()).unwrap();
+        let keys = test_support::keys("ab", vec![test_support::key("k", &digest)]);
+        plane.update_keys(keys.to_string().as_bytes()).unwrap();
         plane.publish(table(&engines, &served_name).as_bytes()).unwrap();
-        let started: serde_json::Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
+        let started: Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
         Plane { plane, address: started["addresses"][0].as_str().unwrap().to_owned() }
     }
 }
 
 impl Plane {
     pub(crate) fn builder() -> PlaneBuilder {
-        let limits =
-            r#"{"body":536870912,"replay":1048576,"memory":4194304,"ratio":100,"nesting":512}"#
-                .to_owned();
         PlaneBuilder {
             engines: vec![],
             unix: false,
-            workers: 1,
-            limits,
             served_name: "m".to_owned(),
-            more: String::new(),
+            config: test_support::config(),
         }
     }
 
@@ -337,8 +316,8 @@ impl Plane {
         client.answer()
     }
 
-    fn until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
-        let mut stats = serde_json::Value::Null;
+    fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+        let mut stats = Value::Null;
         for _ in 0..PATIENCE.as_millis() / 5 {
             stats = serde_json::from_slice(&self.plane.stats()).unwrap();
             if holds(&stats) {
@@ -365,7 +344,7 @@ impl Plane {
         self.until("as many connections", |stats| stats["connections"] == count);
     }
 
-    fn poll(&self) -> serde_json::Value {
+    fn poll(&self) -> Value {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
 

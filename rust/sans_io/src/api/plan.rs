@@ -152,7 +152,7 @@ impl Plan {
                 status: head.status.as_u16(),
                 dialect: requester.dialect,
                 request_id: Arc::clone(requester.request_id),
-                names: Arc::clone(&self.target.hidden),
+                names: Arc::clone(&self.target.redacted),
             });
         }
         match self.translation {
@@ -193,7 +193,7 @@ fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
 }
 
 fn redacted(target: &Target) -> Option<Arc<[(String, String)]>> {
-    (!target.hidden.is_empty()).then(|| Arc::clone(&target.hidden))
+    (!target.redacted.is_empty()).then(|| Arc::clone(&target.redacted))
 }
 
 /// Whether an engine encoded its response although it was asked not to: then it cannot be looked

@@ -1,4 +1,5 @@
-//! Which instance made which response of the Responses API: it lives in that engine's memory alone.
+//! The instances that made the stored responses of the Responses API: a response lives in its
+//! engine's memory alone.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,23 +10,23 @@ use std::{
 /// Parts with a lock of their own, so that workers seldom wait for each other.
 const PARTS: usize = 16;
 
-/// Where a response was made.
+/// The place where a response was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
-    /// The key that asked for it; empty: nobody's.
+pub struct ResponseOrigin {
+    /// The id of the key that asked for it.
     owner: Arc<str>,
     /// The route that it was made by.
     pub route: Arc<str>,
-    /// The id of the instance that keeps it.
+    /// The id of the instance that holds it.
     pub instance: Arc<str>,
 }
 
 /// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it;
-/// nobody else finds it. The first key that was answered with an id keeps it: some engines let a
+/// nobody else finds it. The first key that was given an id stays its owner: some engines let a
 /// client choose the id of what it asks for (vLLM's `request_id`), and who chooses another's must
 /// not come to own what is stored under it.
 #[derive(Debug)]
-pub struct Responses {
+pub struct ResponseOwners {
     parts: [Mutex<Part>; PARTS],
     most_per_part: usize,
     hasher: foldhash::fast::RandomState,
@@ -33,12 +34,12 @@ pub struct Responses {
 
 #[derive(Debug, Default)]
 struct Part {
-    made: HashMap<Arc<str>, Made, foldhash::fast::RandomState>,
+    by_id: HashMap<Arc<str>, ResponseOrigin, foldhash::fast::RandomState>,
     oldest_first: VecDeque<Arc<str>>,
 }
 
-impl Responses {
-    /// For at most about so many.
+impl ResponseOwners {
+    /// For at most about so many responses.
     pub fn new(most: usize) -> Self {
         Self {
             parts: Default::default(),
@@ -47,30 +48,31 @@ impl Responses {
         }
     }
 
-    /// A response was made for this key. Without a key (on a public route) it is not remembered:
-    /// whose would it be?
+    /// A response was made for this key. Without a key (on a public route) there is no owner, so it
+    /// is not stored.
     pub fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
         let Some(key) = key else { return };
         let (owner, id): (Arc<str>, Arc<str>) = (key.into(), id.into());
         let part = &mut *self.part(&id);
-        match part.made.get(&id) {
+        match part.by_id.get(&id) {
             Some(known) if known.owner != owner => return,
             Some(_) => {}
             None => part.oldest_first.push_back(Arc::clone(&id)),
         }
-        let made = Made { owner, route: Arc::clone(route), instance: Arc::clone(instance) };
-        part.made.insert(id, made);
+        let origin =
+            ResponseOrigin { owner, route: Arc::clone(route), instance: Arc::clone(instance) };
+        part.by_id.insert(id, origin);
         while part.oldest_first.len() > self.most_per_part {
             if let Some(oldest) = part.oldest_first.pop_front() {
-                part.made.remove(&oldest);
+                part.by_id.remove(&oldest);
             }
         }
     }
 
-    /// Where this key's response of this id was made.
-    pub fn find(&self, key: Option<&str>, id: &str) -> Option<Made> {
+    /// The origin of this key's response of this id.
+    pub fn find(&self, key: Option<&str>, id: &str) -> Option<ResponseOrigin> {
         let key = key?;
-        self.part(id).made.get(id).filter(|made| *made.owner == *key).cloned()
+        self.part(id).by_id.get(id).filter(|origin| *origin.owner == *key).cloned()
     }
 
     fn part(&self, id: &str) -> MutexGuard<'_, Part> {
@@ -85,10 +87,11 @@ mod tests {
 
     #[test]
     fn a_response_is_found_by_its_own_key_alone() {
-        let responses = Responses::new(100);
+        let responses = ResponseOwners::new(100);
         responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
-        let made = Made { owner: "a".into(), route: "r".into(), instance: "i-1".into() };
-        assert_eq!(responses.find(Some("a"), "resp_1"), Some(made));
+        let origin =
+            ResponseOrigin { owner: "a".into(), route: "r".into(), instance: "i-1".into() };
+        assert_eq!(responses.find(Some("a"), "resp_1"), Some(origin));
         assert_eq!(responses.find(Some("b"), "resp_1"), None);
         assert_eq!(responses.find(None, "resp_1"), None);
         assert_eq!(responses.find(Some("a"), "resp_2"), None);
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_key_that_asks_for_anothers_id_does_not_come_to_own_it() {
-        let responses = Responses::new(100);
+        let responses = ResponseOwners::new(100);
         responses.remember(Some("a"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
         responses.remember(Some("b"), "resp_1".to_owned(), &"r".into(), &"i-1".into());
         assert_eq!(responses.find(Some("b"), "resp_1"), None);
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_first_and_the_number_is_bounded() {
-        let responses = Responses::new(160);
+        let responses = ResponseOwners::new(160);
         for number in 0..10_000 {
             responses.remember(Some("a"), format!("resp_{number}"), &"r".into(), &"i-1".into());
         }

@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use crate::seam::documents::InstanceEntry;
+use crate::{seam::InstanceEntry, table::error::TableError};
 
-/// Where an instance listens.
+/// The address of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An IP address and port.
@@ -70,44 +70,43 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 pub struct Instance {
     /// Its name for ever.
     pub id: Arc<str>,
-    /// The same as a number, unique in this process.
+    /// Its number, unique in this process.
     pub serial: u64,
     /// The model it serves.
     pub model: Arc<str>,
-    /// Where it listens.
+    /// Its address.
     pub address: Address,
     /// The value of `Host` toward it.
     pub host: String,
-    /// What it wants to be sent as `Authorization`.
+    /// The value of `Authorization` toward it.
     pub authorization: Option<String>,
-    /// How long an idle connection to it may be used again.
+    /// Time in which an idle connection to it may be used again.
     pub idle_timeout: Duration,
     /// After so many requests a connection is not used again; 0: no limit.
     pub requests_per_connection: u32,
-    /// How long a cancelled, non-streamed request goes on working inside the engine.
+    /// Time for which a cancelled, non-streamed request goes on working inside the engine.
     pub cancel_lag: Duration,
     /// Requests on it now.
     outstanding: AtomicU32,
     /// Requests since it came.
     pub requests: AtomicU64,
-    /// Times that it was found faulty.
-    pub faults: AtomicU64,
+    /// Requests that it failed.
+    pub failures: AtomicU64,
     /// The version of the table that retired it; 0: it serves.
     retired: AtomicU64,
     /// Milliseconds of the data plane's clock until which others are preferred.
-    suspect_until: AtomicU64,
+    ejected_until: AtomicU64,
 }
 
 impl Instance {
-    /// An instance that has served nothing yet; what is wrong with its entry otherwise.
-    pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, String> {
-        let address = Address::parse(&entry.address).ok_or_else(|| {
-            format!("instance {}: the address is neither http://HOST:PORT nor unix:PATH", entry.id)
-        })?;
+    /// An instance that has served nothing yet.
+    pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, TableError> {
+        let address = Address::parse(&entry.address)
+            .ok_or_else(|| TableError::Address { instance: entry.id.clone() })?;
         let host = address.to_string();
         if entry.api_key.as_ref().is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control()))
         {
-            return Err(format!("instance {}: the key holds control characters", entry.id));
+            return Err(TableError::EngineKey { instance: entry.id.clone() });
         }
         Ok(Self {
             id: entry.id.as_str().into(),
@@ -116,14 +115,14 @@ impl Instance {
             address,
             host,
             authorization: entry.api_key.as_ref().map(|key| format!("Bearer {key}")),
-            idle_timeout: Duration::from_millis(entry.idle_timeout),
+            idle_timeout: entry.idle_timeout,
             requests_per_connection: entry.requests_per_connection,
-            cancel_lag: Duration::from_millis(entry.cancel_lag),
+            cancel_lag: entry.cancel_lag,
             outstanding: AtomicU32::new(0),
             requests: AtomicU64::new(0),
-            faults: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             retired: AtomicU64::new(0),
-            suspect_until: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
         })
     }
 
@@ -146,14 +145,15 @@ impl Instance {
         self.outstanding.load(Ordering::SeqCst) == 0
     }
 
-    /// Prefers others for a while; true when it was not suspect before.
-    pub fn suspect(&self, now: u64, until: u64) -> bool {
-        self.faults.fetch_add(1, Ordering::Relaxed);
-        self.suspect_until.swap(until, Ordering::Relaxed) <= now
+    /// Counts a failure and prefers others for a while (milliseconds of the data plane's clock);
+    /// true when it was not ejected before.
+    pub fn eject(&self, now: u64, until: u64) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.ejected_until.swap(until, Ordering::Relaxed) <= now
     }
 
-    pub(super) fn is_suspect(&self, now: u64) -> bool {
-        self.suspect_until.load(Ordering::Relaxed) > now
+    pub(super) fn is_ejected(&self, now: u64) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > now
     }
 
     pub(super) fn same_engine(&self, entry: &InstanceEntry) -> bool {
@@ -168,7 +168,7 @@ pub struct Lease {
     idle: Arc<dyn IdleListener>,
 }
 
-/// Who is told that a retired instance has become idle.
+/// Receives the retired instances that have become idle.
 pub trait IdleListener: fmt::Debug + Send + Sync {
     /// The last request of `instance`, retired by table `version`, has ended.
     fn idle(&self, instance: &Instance, version: u64);

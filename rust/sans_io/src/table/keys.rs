@@ -12,11 +12,14 @@ use std::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-use crate::seam::documents::{KeyDelta, KeyEntry};
+use crate::{
+    seam::{KeyDelta, KeyEntry, Scope},
+    table::error::KeysError,
+};
 
 type KeyDigest = [u8; 32];
 
-/// One API key: what it is called in records, and what it may use.
+/// One API key: its names, and what it may use.
 #[derive(Debug)]
 pub struct Key {
     /// The access key; what logs and records may show.
@@ -58,14 +61,14 @@ pub struct Keys {
     by_digest: HashMap<KeyDigest, Arc<Key>, foldhash::fast::RandomState>,
 }
 
-/// Why a request has no key.
+/// A request has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
     /// Neither `Authorization: Bearer` nor `x-api-key` was sent.
     Missing,
-    /// What was sent is no key of ours.
+    /// The key that was sent is none of ours.
     Unknown,
-    /// Its time is over.
+    /// It has expired.
     Expired,
 }
 
@@ -78,15 +81,12 @@ impl Keys {
         if key.is_expired() { Err(AuthError::Expired) } else { Ok(Arc::clone(key)) }
     }
 
-    /// The table after a change. The error names the entry that does not fit.
-    pub fn changed_by(&self, delta: KeyDelta) -> Result<Self, String> {
-        let salt = hex_bytes(&delta.salt).ok_or("the salt is not hexadecimal")?;
+    /// The table after a change.
+    pub fn changed_by(&self, delta: KeyDelta) -> Result<Self, KeysError> {
+        let salt = hex_bytes(&delta.salt).ok_or(KeysError::Salt)?;
         let mut by_digest = if delta.replace { HashMap::default() } else { self.by_digest.clone() };
         if !delta.replace && !by_digest.is_empty() && salt != self.salt {
-            return Err(
-                "the salt differs from that of the keys already there; send all keys with replace"
-                    .to_owned(),
-            );
+            return Err(KeysError::AnotherSalt);
         }
         by_digest.retain(|_, key| {
             !delta.remove.iter().any(|id| *id == *key.id)
@@ -95,8 +95,9 @@ impl Keys {
         for KeyEntry { id, digest, name, allowed_models, scopes, expires } in delta.upsert {
             let digest: KeyDigest = hex_bytes(&digest)
                 .and_then(|bytes| bytes.try_into().ok())
-                .ok_or_else(|| format!("the digest of key {id} is not 64 hexadecimal digits"))?;
-            let may_infer = scopes.iter().any(|scope| scope == "*" || scope == "inference");
+                .ok_or_else(|| KeysError::Digest { key: id.clone() })?;
+            let may_infer =
+                scopes.iter().any(|scope| matches!(scope, Scope::All | Scope::Inference));
             by_digest.insert(
                 digest,
                 Arc::new(Key { id: id.into(), name, allowed_models, may_infer, expires }),
@@ -106,7 +107,8 @@ impl Keys {
     }
 }
 
-/// The credential of a request. Bearer wins, as both SDKs send it (spec/wire.md 1.2).
+/// The credential of a request. Bearer wins: the SDKs of `OpenAI` and (from 2.0) of Anthropic send
+/// it so, older ones of Anthropic's send `x-api-key`.
 fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(value) = headers.get(AUTHORIZATION) {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
@@ -128,19 +130,13 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support;
 
     fn delta(replace: bool, upsert: &[(&str, &str)], remove: &[&str]) -> KeyDelta {
         let entry = |(id, secret): &(&str, &str)| {
             let digest = Sha256::new().chain_update([0xab, 0xcd]).chain_update(secret).finalize();
             let digest: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            KeyEntry {
-                id: (*id).to_owned(),
-                digest: digest.concat(),
-                name: format!("key {id}"),
-                allowed_models: None,
-                scopes: vec!["*".to_owned()],
-                expires: None,
-            }
+            test_support::read(test_support::key(id, &digest.concat()))
         };
         KeyDelta {
             salt: "abcd".to_owned(),
@@ -212,13 +208,13 @@ mod tests {
     #[test]
     fn scopes_say_whether_a_key_may_infer() {
         for (scopes, may) in [
-            (vec!["*"], true),
-            (vec!["inference"], true),
-            (vec!["management"], false),
+            (vec![Scope::All], true),
+            (vec![Scope::Inference], true),
+            (vec![Scope::Management], false),
             (vec![], false),
         ] {
             let mut one = delta(true, &[("a", "secret-one")], &[]);
-            one.upsert[0].scopes = scopes.into_iter().map(str::to_owned).collect();
+            one.upsert[0].scopes = scopes;
             let key = Keys::default()
                 .changed_by(one)
                 .unwrap()
@@ -233,7 +229,7 @@ mod tests {
     fn a_malformed_delta_is_refused() {
         let mut odd = delta(true, &[("a", "secret-one")], &[]);
         odd.upsert[0].digest.truncate(10);
-        assert!(Keys::default().changed_by(odd).unwrap_err().contains("key a"));
+        assert!(Keys::default().changed_by(odd).unwrap_err().to_string().contains("key a"));
         let mut odd = delta(true, &[], &[]);
         odd.salt = "xyz".to_owned();
         assert!(Keys::default().changed_by(odd).is_err());

@@ -85,25 +85,25 @@ impl Histogram {
     }
 }
 
-/// What is counted for each route (and once for requests that reached none).
+/// Counters of one route, or of the requests that reached none.
 #[derive(Debug, Default)]
 pub struct RouteMetrics {
     statuses: [AtomicU64; STATUSES.len()],
-    /// From a request's head to the end of its answer.
+    /// From a request's head to the end of its response.
     pub duration: Histogram,
-    /// From a request's head to the first byte of its answer.
+    /// From a request's head to the first byte of its response.
     pub first_frame: Histogram,
 }
 
 impl RouteMetrics {
-    /// How many requests ended with each status, or class of statuses; those that never happened
+    /// Requests that ended with each status, or class of statuses; those that never happened
     /// are left out.
     pub fn statuses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.statuses.iter().map(|count| count.load(Ordering::Relaxed));
         STATUSES.iter().map(|(_, code)| *code).zip(counts).filter(|(_, count)| *count > 0)
     }
 
-    /// Counts one finished request; `first_frame` only where a byte of an answer came.
+    /// Counts one finished request; `first_frame` only where a byte of a response came.
     pub fn count(&self, status: u16, duration: Duration, first_frame: Option<Duration>) {
         let exact = STATUSES.iter().position(|(known, _)| *known == status);
         let class = || STATUSES.iter().position(|(known, _)| *known == status / 100);
@@ -116,14 +116,14 @@ impl RouteMetrics {
     }
 }
 
-/// Why an instance was found faulty.
+/// A kind of failure of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
     /// No connection.
     Connect,
-    /// The connection ended inside an answer, or before it.
+    /// The connection ended inside a response, or before it.
     Died,
-    /// The answer breaks HTTP.
+    /// The response breaks HTTP.
     Protocol,
     /// Too slow.
     Timeout,
@@ -131,7 +131,7 @@ pub enum UpstreamError {
 
 const UPSTREAM_ERRORS: [&str; 4] = ["connect", "died", "protocol", "timeout"];
 
-/// What is counted once for the process.
+/// Counters of the process.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Requests that reached no route.
@@ -144,7 +144,7 @@ pub struct Metrics {
     pub retries: AtomicU64,
     /// Requests that went over to a fallback target.
     pub fallbacks: AtomicU64,
-    /// Answers that engines compressed although they were asked not to, and that passed without
+    /// Responses that engines compressed although they were asked not to, and that passed without
     /// being looked into.
     pub encoded_answers: AtomicU64,
     /// Records that were dropped, since the start.
@@ -153,14 +153,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// How often each fault of an engine was seen.
+    /// Failures of engines by their kind.
     pub fn upstream_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
         UPSTREAM_ERRORS
             .into_iter()
             .zip(self.upstream_errors.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// Counts a fault of an engine.
+    /// Counts a failure of an engine.
     pub fn upstream_error(&self, kind: UpstreamError) {
         self.upstream_errors[kind as usize].fetch_add(1, Ordering::Relaxed);
     }

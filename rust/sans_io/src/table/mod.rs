@@ -1,13 +1,19 @@
 //! The published snapshot: routes, models, instances and keys, with their counters.
 
-pub mod affinity;
+mod affinity;
+mod error;
 mod instance;
-pub mod keys;
-pub mod metrics;
-pub mod proxy_paths;
+mod keys;
+mod metrics;
+mod proxy_paths;
 mod route;
 mod snapshot;
 
+pub use affinity::{ResponseOrigin, ResponseOwners};
+pub use error::{KeysError, TableError};
 pub use instance::{Address, IdleListener, Instance, Lease};
+pub use keys::{AuthError, Key, Keys};
+pub use metrics::{Histogram, Metrics, RouteMetrics, UpstreamError};
+pub use proxy_paths::{ProxyPaths, has_dot_segment};
 pub use route::{Access, Choice, Model, Route, Target};
 pub use snapshot::Table;

@@ -1,4 +1,4 @@
-//! What the generic proxy may reach on an engine.
+//! The paths of an engine that the generic proxy may reach.
 //!
 //! An engine decodes a path before it routes, and some merge slashes. So paths are compared after
 //! both, without regard to case and to a slash at the end: two spellings that any engine takes for

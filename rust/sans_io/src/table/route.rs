@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::table::{
-    instance::{IdleListener, Instance, Lease},
-    metrics::RouteMetrics,
-    proxy_paths::ProxyPaths,
+use crate::{
+    seam::StatusClass,
+    table::{
+        instance::{IdleListener, Instance, Lease},
+        metrics::RouteMetrics,
+        proxy_paths::ProxyPaths,
+    },
 };
 
 /// A deployment.
@@ -15,7 +18,7 @@ use crate::table::{
 pub struct Model {
     /// Its name.
     pub name: Arc<str>,
-    /// What its engines call it.
+    /// Its engines' name for it.
     pub served_name: Arc<str>,
     /// Whether its engines speak Anthropic's Messages by themselves.
     pub speaks_anthropic: bool,
@@ -24,38 +27,42 @@ pub struct Model {
     /// Whether its engines know `stream_options.include_usage`.
     pub stream_usage: bool,
     /// Further names that its engines call it by, and that no client may see.
-    pub hidden_names: Vec<String>,
-    /// What the generic proxy may reach.
+    pub redacted_names: Vec<String>,
+    /// The paths that the generic proxy may reach.
     pub proxy_paths: ProxyPaths,
     /// All its instances, in every state.
-    pub instances: Vec<(Arc<Instance>, String)>,
+    pub instances: Vec<Arc<Instance>>,
     /// Those that run.
     pub(super) running: Vec<Arc<Instance>>,
 }
 
-/// Where a route leads.
+/// A route's link to a model.
 #[derive(Debug)]
 pub struct Target {
-    /// To instances of this model.
+    /// Requests go to its instances.
     pub model: Arc<Model>,
-    /// By this name, which its engines know.
+    /// The name that its engines know it by.
     pub served_name: Arc<str>,
-    /// The same as a JSON string.
+    /// `served_name` as a JSON string.
     pub served_json: Bytes,
     /// Each name of the engines' that no client may see, with what it sees instead.
-    pub hidden: Arc<[(String, String)]>,
+    pub redacted: Arc<[(String, String)]>,
     pub(super) weight: u32,
-    /// The status classes (4, 5) of other targets' answers upon which it is tried.
-    pub(super) fallback: Vec<u16>,
+    /// The statuses of other targets' responses upon which it is tried.
+    pub(super) fallback: Vec<StatusClass>,
 }
 
 impl Target {
     fn is_running(&self) -> bool {
         !self.model.running.is_empty()
     }
+
+    fn falls_back_for(&self, status: u16) -> bool {
+        self.fallback.iter().any(|class| class.contains(status))
+    }
 }
 
-/// Who may use a route.
+/// The clients that may use a route.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody, without a key too.
@@ -69,28 +76,28 @@ pub enum Access {
 /// A public name.
 #[derive(Debug)]
 pub struct Route {
-    /// What clients send in `model`.
+    /// `model` in clients' requests.
     pub name: Arc<str>,
-    /// The same as a JSON string.
+    /// `name` as a JSON string.
     pub name_json: Bytes,
     /// Unix seconds.
     pub created: u64,
     /// Its number for ever; 0: none.
     pub number: u64,
-    /// Who may use it.
+    /// The clients that may use it.
     pub access: Access,
     /// Whether the generic proxy leads to it.
     pub generic_proxy: bool,
-    /// What it is for, by GPUStack's words.
+    /// Its purposes, by GPUStack's words.
     pub categories: Vec<String>,
-    /// What its operator says of it.
+    /// Its operator's description of it.
     pub meta: Option<serde_json::Value>,
     /// Its counters; they go on over every publish.
     pub metrics: Arc<RouteMetrics>,
     pub(super) targets: Vec<Arc<Target>>,
 }
 
-/// What a choice of an instance goes by.
+/// Grounds of a choice among instances.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
     /// Instances that were tried: taken again only when there are no others.
@@ -110,7 +117,7 @@ impl Route {
             .any(|target| (target.weight > 0 || !target.fallback.is_empty()) && target.is_running())
     }
 
-    /// Where it leads.
+    /// Its links to models.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter()
     }
@@ -120,16 +127,14 @@ impl Route {
         self.name != target.served_name
     }
 
-    /// Whether another target is there for answers of this status.
+    /// Whether another target is there for responses of this status.
     pub fn has_fallback(&self, status: u16) -> bool {
-        self.targets
-            .iter()
-            .any(|target| target.fallback.contains(&(status / 100)) && target.is_running())
+        self.targets.iter().any(|target| target.falls_back_for(status) && target.is_running())
     }
 
     /// Chooses an instance and takes a slot on it: a target by weight among those with a running
     /// instance, then the one with fewer requests of two random ones. Instances that were tried,
-    /// and suspects, are taken only when there are no others. Without a weighted target that runs,
+    /// and ejected ones, are taken only when there are no others. Without a weighted target that runs,
     /// the first fallback that runs is the target.
     pub fn lease(
         &self,
@@ -170,7 +175,7 @@ impl Route {
             target.model.running.iter().any(|instance| !choice.tried.contains(&instance.id))
         };
         if let Some(status) = choice.failed {
-            let for_it = |target: &&Arc<Target>| target.fallback.contains(&(status / 100));
+            let for_it = |target: &&Arc<Target>| target.falls_back_for(status);
             return self.targets.iter().filter(for_it).find(|target| fresh(target));
         }
         if let [target] = self.targets.as_slice()
@@ -208,7 +213,7 @@ fn choose_instance<'a>(
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Instance>> {
     let cost = |instance: &Instance| {
-        (tried.contains(&instance.id), instance.is_suspect(now), instance.outstanding())
+        (tried.contains(&instance.id), instance.is_ejected(now), instance.outstanding())
     };
     match running {
         [] => None,
@@ -220,8 +225,8 @@ fn choose_instance<'a>(
             let second = (first + 1 + ((draw >> 32) % (count - 1)) as usize) % many.len();
             let (first, second) = (&many[first], &many[second]);
             let better = if cost(second) < cost(first) { second } else { first };
-            let (was_tried, suspect, _) = cost(better);
-            if was_tried || suspect {
+            let (was_tried, ejected, _) = cost(better);
+            if was_tried || ejected {
                 many.iter().min_by_key(|instance| cost(instance))
             } else {
                 Some(better)

@@ -5,8 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    seam::documents::{ModelEntry, RouteEntry, TableDocument, TargetEntry},
+    seam::{
+        AccessPolicy, Dialect, InstanceState, MetricFamily, ModelEntry, RouteEntry, TableDocument,
+        TargetEntry,
+    },
     table::{
+        error::TableError,
         instance::Instance,
         proxy_paths::ProxyPaths,
         route::{Access, Model, Route, Target},
@@ -23,7 +27,7 @@ pub struct Table {
     /// All routes, in the order in which they were published.
     pub routes: Vec<Arc<Route>>,
     /// The control plane's own metrics.
-    pub metrics: String,
+    pub metrics: Vec<MetricFamily>,
     by_name: HashMap<Arc<str>, Arc<Route>, foldhash::fast::RandomState>,
     by_number: HashMap<u64, Arc<Route>, foldhash::fast::RandomState>,
     /// Whether a route asks for no key.
@@ -53,7 +57,7 @@ impl Table {
     pub fn replaced_by(
         &self,
         document: TableDocument,
-    ) -> Result<(Self, Vec<Arc<Instance>>), String> {
+    ) -> Result<(Self, Vec<Arc<Instance>>), TableError> {
         let version = self.version + 1;
         let models: Vec<Arc<Model>> = document
             .models
@@ -67,7 +71,7 @@ impl Table {
         let by_name: HashMap<_, _, _> =
             routes.iter().map(|route| (Arc::clone(&route.name), Arc::clone(route))).collect();
         if by_name.len() != routes.len() {
-            return Err("two routes have the same name".to_owned());
+            return Err(TableError::TwoRoutes);
         }
         let by_number = routes
             .iter()
@@ -89,15 +93,15 @@ impl Table {
     }
 
     fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.models.iter().flat_map(|model| model.instances.iter().map(|(instance, _)| instance))
+        self.models.iter().flat_map(|model| &model.instances)
     }
 
-    fn build_model(&self, entry: ModelEntry) -> Result<Arc<Model>, String> {
+    fn build_model(&self, entry: ModelEntry) -> Result<Arc<Model>, TableError> {
         let name: Arc<str> = entry.name.as_str().into();
         let mut instances = Vec::with_capacity(entry.instances.len());
         let mut running = Vec::new();
         for instance_entry in entry.instances {
-            let serves = instance_entry.state == "running";
+            let serves = instance_entry.state == InstanceState::Running;
             let known = self.instances().find(|known| known.same_engine(&instance_entry));
             // A retired one may come back to service only as a new object: an old lease must not
             // report it idle again.
@@ -108,38 +112,34 @@ impl Table {
             if serves {
                 running.push(Arc::clone(&instance));
             }
-            instances.push((instance, instance_entry.state));
+            instances.push(instance);
         }
-        let speaks = |dialect: &str| entry.dialects.iter().any(|spoken| spoken == dialect);
         Ok(Arc::new(Model {
             name,
-            speaks_anthropic: speaks("anthropic"),
-            speaks_tei: speaks("tei"),
+            speaks_anthropic: entry.dialects.contains(&Dialect::Anthropic),
+            speaks_tei: entry.dialects.contains(&Dialect::Tei),
             served_name: entry.served_name.into(),
             stream_usage: entry.stream_usage,
-            hidden_names: entry.hidden_names,
+            redacted_names: entry.redacted_names,
             proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
             instances,
             running,
         }))
     }
 
-    fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, String> {
+    fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, TableError> {
         let mut targets = Vec::with_capacity(entry.targets.len());
         for target in entry.targets {
             let model =
                 models.iter().find(|model| *model.name == *target.model).ok_or_else(|| {
-                    format!("route {}: there is no model {}", entry.name, target.model)
+                    TableError::NoModel { route: entry.name.clone(), model: target.model.clone() }
                 })?;
-            targets.push(Arc::new(build_target(target, model, &entry.name)?));
+            targets.push(Arc::new(build_target(target, model, &entry.name)));
         }
-        let access = match entry.access_policy.as_str() {
-            "public" => Access::Public,
-            "authed" => Access::Authed,
-            "allowed_keys" => Access::Keys(entry.allowed_keys),
-            other => {
-                return Err(format!("route {}: there is no access policy {other}", entry.name));
-            }
+        let access = match entry.access_policy {
+            AccessPolicy::Public => Access::Public,
+            AccessPolicy::Authed => Access::Authed,
+            AccessPolicy::AllowedKeys => Access::Keys(entry.allowed_keys),
         };
         let metrics =
             self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
@@ -172,29 +172,24 @@ impl Table {
     }
 }
 
-fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Result<Target, String> {
-    let class = |name: &String| match name.as_str() {
-        "4xx" => Ok(4),
-        "5xx" => Ok(5),
-        other => Err(format!("route {route}: there is no status class {other}")),
-    };
+fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Target {
     let served_name = entry.served_name.map_or_else(|| Arc::clone(&model.served_name), Arc::from);
     let names = [&*served_name, &*model.served_name]
         .into_iter()
-        .chain(model.hidden_names.iter().map(String::as_str));
-    let mut hidden: Vec<_> = names
+        .chain(model.redacted_names.iter().map(String::as_str));
+    let mut redacted: Vec<_> = names
         .filter(|name| *name != route)
         .map(|name| (name.to_owned(), route.to_owned()))
         .collect();
-    hidden.dedup();
-    Ok(Target {
-        hidden: hidden.into(),
+    redacted.dedup();
+    Target {
+        redacted: redacted.into(),
         model: Arc::clone(model),
         served_json: json_string(&served_name),
         served_name,
         weight: entry.weight,
-        fallback: entry.fallback.iter().map(class).collect::<Result<_, _>>()?,
-    })
+        fallback: entry.fallback,
+    }
 }
 
 fn json_string(text: &str) -> Bytes {
@@ -207,8 +202,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        seam::documents::InstanceEntry,
+        seam::StatusClass,
         table::{Choice, IdleListener},
+        test_support,
     };
 
     #[derive(Debug, Default)]
@@ -220,61 +216,25 @@ mod tests {
         }
     }
 
-    fn entry(id: &str, state: &str) -> InstanceEntry {
-        InstanceEntry {
-            id: id.to_owned(),
-            address: format!("unix:/run/{id}.sock"),
-            state: state.to_owned(),
-            api_key: None,
-            idle_timeout: 4000,
-            requests_per_connection: 0,
-            cancel_lag: 0,
-        }
+    fn instance(id: &str, state: &str) -> serde_json::Value {
+        let mut entry = test_support::instance(id, &format!("unix:/run/{id}.sock"));
+        entry["state"] = state.into();
+        entry
     }
 
     fn document(
         models: &[(&str, &[(&str, &str)])],
         routes: &[(&str, &[(&str, u32)])],
     ) -> TableDocument {
-        TableDocument {
-            models: models
-                .iter()
-                .map(|(name, instances)| ModelEntry {
-                    name: (*name).to_owned(),
-                    served_name: (*name).to_owned(),
-                    backend: "external".to_owned(),
-                    dialects: vec![],
-                    stream_usage: false,
-                    hidden_names: vec![],
-                    proxy_denied: vec![],
-                    proxy_allowed: None,
-                    instances: instances.iter().map(|(id, state)| entry(id, state)).collect(),
-                })
-                .collect(),
-            routes: routes
-                .iter()
-                .map(|(name, targets)| RouteEntry {
-                    name: (*name).to_owned(),
-                    created: 0,
-                    targets: targets
-                        .iter()
-                        .map(|(model, weight)| TargetEntry {
-                            model: (*model).to_owned(),
-                            weight: *weight,
-                            served_name: None,
-                            fallback: vec![],
-                        })
-                        .collect(),
-                    categories: vec![],
-                    generic_proxy: false,
-                    number: 0,
-                    access_policy: "authed".to_owned(),
-                    allowed_keys: vec![],
-                    meta: None,
-                })
-                .collect(),
-            metrics: String::new(),
-        }
+        let models = models.iter().map(|(name, instances)| {
+            let instances = instances.iter().map(|(id, state)| instance(id, state)).collect();
+            test_support::model(name, name, instances)
+        });
+        let routes = routes.iter().map(|(name, targets)| {
+            let target = |(model, weight): &(&str, u32)| test_support::target(model, *weight);
+            test_support::route(name, targets.iter().map(target).collect())
+        });
+        test_support::read(test_support::table(models.collect(), routes.collect()))
     }
 
     fn random() -> impl FnMut() -> u64 {
@@ -310,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn tried_and_suspect_instances_are_the_last_resort() {
+    fn tried_and_ejected_instances_are_the_last_resort() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let (table, _) = Table::default()
             .replaced_by(document(
@@ -320,9 +280,9 @@ mod tests {
             .unwrap();
         let route = table.route("r").unwrap();
         let mut random = random();
-        let suspect = table.instances().find(|instance| &*instance.id == "b").unwrap();
-        assert!(suspect.suspect(10, 1000));
-        assert!(!suspect.suspect(10, 1000), "it is told once");
+        let ejected = table.instances().find(|instance| &*instance.id == "b").unwrap();
+        assert!(ejected.eject(10, 1000));
+        assert!(!ejected.eject(10, 1000), "it is told once");
         for _ in 0..50 {
             let (lease, _) = route
                 .lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle)
@@ -360,7 +320,7 @@ mod tests {
                 &[("m", &[("a", main)]), ("n", &[("b", "running")])],
                 &[("r", &[("m", 1), ("n", 0)])],
             );
-            document.routes[0].targets[1].fallback = vec!["5xx".to_owned()];
+            document.routes[0].targets[1].fallback = vec![StatusClass::ServerError];
             Table::default().replaced_by(document).unwrap().0
         };
         let mut random = random();
@@ -412,7 +372,7 @@ mod tests {
             three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(),
             "it may come back to service"
         );
-        let (_, idle_now) = three.replaced_by(TableDocument::default()).unwrap();
+        let (_, idle_now) = three.replaced_by(document(&[], &[])).unwrap();
         assert_eq!(idle_now.len(), 1);
     }
 
@@ -422,6 +382,7 @@ mod tests {
             Table::default()
                 .replaced_by(document(&[], &[("r", &[("m", 1)])]))
                 .unwrap_err()
+                .to_string()
                 .contains("no model m")
         );
         assert!(

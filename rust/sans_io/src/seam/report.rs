@@ -1,0 +1,166 @@
+//! Reports of the data plane: its addresses, finished requests, events and counters.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer, ser::SerializeTuple};
+
+/// The addresses of the data plane.
+#[derive(Clone, Debug, Serialize)]
+pub struct Started {
+    /// `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`, in the order of the listeners.
+    pub addresses: Vec<String>,
+}
+
+/// One finished request. It crosses as an array, in the order of the fields.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Unix seconds.
+    pub started: f64,
+    /// As in `X-Request-Id`.
+    pub request_id: Arc<str>,
+    /// The key's id; None where none was needed or none was right.
+    pub key: Option<Arc<str>>,
+    /// The public name; None when the request did not get so far.
+    pub route: Option<Arc<str>>,
+    /// The instance that responded last; None when none did.
+    pub instance: Option<Arc<str>>,
+    /// The path of its endpoint, such as `/v1/chat/completions`.
+    pub path: &'static str,
+    /// The client's; 499 when it left before the head.
+    pub status: u16,
+    /// Instances that were tried.
+    pub attempts: u8,
+    /// From the request's head to the first byte handed to the client; 0 when there was none.
+    pub first_frame_ms: f64,
+    /// From the request's head to the end.
+    pub duration_ms: f64,
+    /// Bytes of the request's body, decoded.
+    pub bytes_in: u64,
+    /// Bytes of the response's body.
+    pub bytes_out: u64,
+    /// Tokens as the engine counted them, the cached ones included; 0 when it did not say.
+    pub input_tokens: u64,
+    /// Of these, those that the engine found in its cache.
+    pub cached_tokens: u64,
+    /// Tokens that the engine generated.
+    pub output_tokens: u64,
+    /// Whether the response was an event stream.
+    pub stream: bool,
+    /// The manner of its end.
+    pub end: End,
+}
+
+/// The manner of a request's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The engine's response, or the data plane's own, reached the client whole.
+    Done,
+    /// The data plane itself responded with an error.
+    Refused,
+    /// The engine responded with an error.
+    EngineError,
+    /// The engine's connection ended before its response.
+    EngineDied,
+    /// The client left.
+    ClientGone,
+    /// A phase stood still for longer than its limit.
+    Timeout,
+    /// It was cut at the end of a drain.
+    Drained,
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_tuple(17)?;
+        row.serialize_element(&self.started)?;
+        row.serialize_element(&*self.request_id)?;
+        row.serialize_element(self.key.as_deref().unwrap_or_default())?;
+        row.serialize_element(self.route.as_deref().unwrap_or_default())?;
+        row.serialize_element(self.instance.as_deref().unwrap_or_default())?;
+        row.serialize_element(self.path)?;
+        row.serialize_element(&self.status)?;
+        row.serialize_element(&self.attempts)?;
+        row.serialize_element(&self.first_frame_ms)?;
+        row.serialize_element(&self.duration_ms)?;
+        row.serialize_element(&self.bytes_in)?;
+        row.serialize_element(&self.bytes_out)?;
+        row.serialize_element(&self.input_tokens)?;
+        row.serialize_element(&self.cached_tokens)?;
+        row.serialize_element(&self.output_tokens)?;
+        row.serialize_element(&self.stream)?;
+        row.serialize_element(&self.end)?;
+        row.end()
+    }
+}
+
+/// Something that the control plane should act on soon.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The last request of a retired instance has ended.
+    InstanceIdle {
+        /// Its id.
+        instance: String,
+        /// The version of the table that retired it.
+        version: u64,
+    },
+    /// An instance failed a request, and others are preferred to it for a while.
+    InstanceFailed {
+        /// Its id.
+        instance: String,
+        /// The cause, such as `connect: Connection refused`.
+        reason: String,
+    },
+    /// New files of the certificate were taken up.
+    CertificateRenewed,
+    /// New files of the certificate cannot be used; the old certificate stays.
+    CertificateRefused {
+        /// The cause, in a sentence.
+        reason: String,
+    },
+    /// The last worker has ended.
+    Drained {
+        /// Requests that were cut at the deadline.
+        cut: u64,
+    },
+}
+
+/// Events and finished requests since the last poll.
+#[derive(Debug, Serialize)]
+pub struct Polled {
+    /// The number of records.
+    pub finished: usize,
+    /// The oldest first.
+    pub records: Vec<Record>,
+    /// Records that were dropped since the last poll because the queue was full.
+    pub dropped: u64,
+    /// The oldest first.
+    pub events: Vec<Event>,
+}
+
+/// A reading of the counters.
+#[derive(Debug, Serialize)]
+pub struct Stats {
+    /// The table's version; 0 before the first.
+    pub version: u64,
+    /// Open client connections.
+    pub connections: u64,
+    /// Requests between their head and their end.
+    pub in_flight: u64,
+    /// All instances of the table.
+    pub instances: Vec<InstanceStats>,
+}
+
+/// One instance's counters.
+#[derive(Debug, Serialize)]
+pub struct InstanceStats {
+    /// Its id.
+    pub id: String,
+    /// Requests on it now.
+    pub outstanding: u32,
+    /// Requests since it came.
+    pub requests: u64,
+    /// Those that it failed.
+    pub failures: u64,
+}

@@ -1,0 +1,128 @@
+//! Complete documents of the seam for tests: each as Python writes it, so that a test names only
+//! what it is about.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::needless_pass_by_value,
+    reason = "tests read best so, and one that cannot go on says where"
+)]
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// A document as its struct.
+pub fn read<T: DeserializeOwned>(document: Value) -> T {
+    serde_json::from_value(document).expect("a document of this shape")
+}
+
+/// Lays `changes` over a document: objects field by field, anything else as a whole.
+pub fn change(document: &mut Value, changes: Value) {
+    match (document, changes) {
+        (Value::Object(fields), Value::Object(changes)) => {
+            for (name, value) in changes {
+                change(fields.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (document, changes) => *document = changes,
+    }
+}
+
+/// A `DataPlaneConfig`: one worker, everything else as the configuration has it by default.
+pub fn config() -> Value {
+    json!({
+        "workers": 1,
+        "control_socket": null,
+        "spool_folder": std::env::temp_dir(),
+        "timeouts": {"head": 60.0, "body": 60.0, "connect": 3.0, "first_frame": 1800.0, "idle": 1800.0},
+        "limits": {
+            "max_body_bytes": 512 << 20,
+            "replay_bytes": 1 << 20,
+            "memory_bytes": 4 << 20,
+            "decoded_ratio": 100,
+            "max_nesting": 512,
+            "idle_connections": 128,
+            "record_queue": 1024,
+        },
+        "cors": {
+            "origins": [], "methods": [], "headers": [], "expose": [], "credentials": false, "max_age": 600,
+        },
+        "response_extras": {
+            "server_timing": true,
+            "server_timing_in_streams": false,
+            "usage_timings": true,
+            "sse_keep_alive": 0.0,
+        },
+        "tls": null,
+    })
+}
+
+/// An `InstanceEntry` that runs.
+pub fn instance(id: &str, address: &str) -> Value {
+    json!({
+        "id": id,
+        "address": address,
+        "state": "running",
+        "api_key": null,
+        "idle_timeout": 4.0,
+        "requests_per_connection": 0,
+        "cancel_lag": 0.0,
+    })
+}
+
+/// A `ModelEntry` whose engines call it `served_name` and speak `OpenAI`'s API alone.
+pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
+    json!({
+        "name": name,
+        "served_name": served_name,
+        "backend": "external",
+        "dialects": ["openai"],
+        "stream_usage": false,
+        "redacted_names": [],
+        "proxy_denied": [],
+        "proxy_allowed": null,
+        "instances": instances,
+    })
+}
+
+/// A `RouteEntry` for every key.
+pub fn route(name: &str, targets: Vec<Value>) -> Value {
+    json!({
+        "name": name,
+        "created": 1,
+        "targets": targets,
+        "categories": [],
+        "generic_proxy": false,
+        "number": 0,
+        "access_policy": "authed",
+        "allowed_keys": [],
+        "meta": null,
+    })
+}
+
+/// A `TargetEntry` that is no fallback.
+pub fn target(model: &str, weight: u32) -> Value {
+    json!({"model": model, "weight": weight, "served_name": null, "fallback": []})
+}
+
+/// A `Table` without metrics.
+pub fn table(models: Vec<Value>, routes: Vec<Value>) -> Value {
+    json!({"models": models, "routes": routes, "metrics": []})
+}
+
+/// A `KeyEntry` that may do everything, for ever. `digest`: hexadecimal.
+pub fn key(id: &str, digest: &str) -> Value {
+    json!({
+        "id": id,
+        "digest": digest,
+        "name": format!("key {id}"),
+        "allowed_models": null,
+        "scopes": ["*"],
+        "expires": null,
+    })
+}
+
+/// A `KeyDelta` that replaces all keys by these. `salt`: hexadecimal.
+pub fn keys(salt: &str, keys: Vec<Value>) -> Value {
+    json!({"salt": salt, "replace": true, "upsert": keys, "remove": []})
+}
