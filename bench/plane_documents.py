@@ -48,6 +48,8 @@ def configuration() -> dict[str, Any]:
             "usage_timings": True,
             "sse_keep_alive": 0,
         },
+        "log_level": "info",
+        "log_format": "text",
         "tls": None,
     }
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -15,6 +15,8 @@ from gpustack_fast.errors import ConfigError
 __all__ = [
     "CorsConfig",
     "LimitsConfig",
+    "LogFormat",
+    "LogLevel",
     "Name",
     "Seconds",
     "ServerConfig",
@@ -26,6 +28,8 @@ Name = Annotated[str, Meta(min_length=1)]
 _YEAR = 365 * 24 * 3600.0
 Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 """A duration; 0 means no limit, unless a field says otherwise."""
+LogLevel = Literal["off", "error", "warn", "info", "debug", "trace"]
+LogFormat = Literal["text", "json"]
 
 
 class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from gpustack_fast.config.server import LogFormat, LogLevel
+
 __all__ = [
     "ConnectionLimits",
     "Cors",
@@ -146,6 +148,9 @@ class DataPlaneConfig(Document):
     record_queue: int = 16_384
     """Finished requests that wait for `poll`; when it is full, new records are dropped and counted.
     """
+    log_level: LogLevel = "off"
+    """The least urgent lines that the data plane writes. It and the format hold for the process."""
+    log_format: LogFormat = "text"
 
 
 class Started(Document):

@@ -53,6 +53,8 @@ pub fn config() -> Value {
             "usage_timings": true,
             "sse_keep_alive": 0.0,
         },
+        "log_level": "off",
+        "log_format": "text",
         "tls": null,
     })
 }

@@ -44,6 +44,8 @@ CONFIG = DataPlaneConfig(
     spool_folder="/nonexistent/spool",
     responses_kept=5,
     record_queue=8,
+    log_level="warn",
+    log_format="json",
 )
 TLS = documents.Tls(certificate="/nonexistent/certificate.pem", key="/nonexistent/key.pem")
 INSTANCE = documents.InstanceEntry(

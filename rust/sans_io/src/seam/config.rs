@@ -27,6 +27,10 @@ pub struct DataPlaneConfig {
     pub cors: Cors,
     /// Additions to engines' responses.
     pub response_extras: ResponseExtras,
+    /// The least urgent lines that are written. It and the format hold for the process.
+    pub log_level: LogLevel,
+    /// The form of the lines.
+    pub log_format: LogFormat,
     /// The TCP listeners' certificate; None: they speak plain HTTP.
     #[serde(deserialize_with = "Option::deserialize")]
     pub tls: Option<Tls>,
@@ -129,4 +133,32 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+}
+
+/// The least urgent lines that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// None at all.
+    Off,
+    /// What failed.
+    Error,
+    /// What went wrong and was worked around.
+    Warn,
+    /// Changes of state.
+    Info,
+    /// Each attempt, each decision of the pool, each commit.
+    Debug,
+    /// More than that.
+    Trace,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
 }

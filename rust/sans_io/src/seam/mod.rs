@@ -13,7 +13,9 @@ mod report;
 mod seconds;
 mod table;
 
-pub use config::{Cors, DataPlaneConfig, Limits, ResponseExtras, Timeouts, Tls};
+pub use config::{
+    Cors, DataPlaneConfig, Limits, LogFormat, LogLevel, ResponseExtras, Timeouts, Tls,
+};
 pub use keys::{KeyDelta, KeyEntry, Scope};
 pub use read::{ShapeError, read};
 pub use report::{End, Event, InstanceStats, Polled, Record, Started, Stats};
