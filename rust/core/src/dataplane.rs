@@ -12,6 +12,7 @@ use crate::{
     client::tls::{Tls, TlsError},
     server::listener::{self, Listener},
     shared::{LoadedParts, Shared},
+    telemetry,
 };
 use sans_io::{
     api::cors::{Cors, CorsError},
@@ -67,6 +68,7 @@ impl DataPlane {
     /// Reads a `DataPlaneConfig` document and takes the listening sockets.
     pub fn new(config: &[u8], listeners: Vec<OwnedFd>) -> Result<Self, DataPlaneError> {
         let config: DataPlaneConfig = read("configuration", config)?;
+        telemetry::set(config.log_level, config.log_format);
         let listeners = listeners
             .into_iter()
             .map(Listener::new)

@@ -4,7 +4,8 @@
 //! over tokio and hyper: `server` (accepting and serving), `request` (one request from head to
 //! record), `upstream` (one attempt at one engine), `client` (one client's connection). At the
 //! root: `dataplane` (the handle that the control plane holds), `shared` (what all workers have),
-//! `worker` (what one has), `records` (what requests leave for Python), `limits` and `timer`.
+//! `worker` (what one has), `records` (what requests leave for Python), `limits`, `timer`, and
+//! `telemetry` (the log).
 
 #![forbid(unsafe_code)]
 
@@ -16,8 +17,10 @@ mod records;
 mod request;
 mod server;
 mod shared;
+mod telemetry;
 mod timer;
 mod upstream;
 mod worker;
 
 pub use dataplane::{DataPlane, DataPlaneError};
+pub use telemetry::{ControlPlaneLine, LogFormat, LogLevel, flush_log, log};

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, sync::atomic::Ordering};
 
+use crate::telemetry;
 use sans_io::{
     seam::MetricFamily,
     table::{Histogram, Instance, Metrics, RouteMetrics, Table},
@@ -53,6 +54,9 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         family(text, name, "counter", help);
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
     }
+    let name = "gpustack_fast_log_lines_lost_total";
+    family(text, name, "counter", "Log lines that were lost because nobody read them in time.");
+    let _ = writeln!(text, "{name} {}", telemetry::lost());
     let name = "gpustack_fast_upstream_errors_total";
     family(text, name, "counter", "Failures of engines by what was seen.");
     for (kind, count) in metrics.upstream_errors() {
