@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::info;
+
 use crate::{
     client::tls::{Tls, TlsError},
     server::listener::{self, Listener},
@@ -93,6 +95,7 @@ impl DataPlane {
         self.shared.workers.store(workers, Ordering::SeqCst);
         listener::spawn_workers(&self.shared, &listeners, workers)
             .map_err(DataPlaneError::Worker)?;
+        info!(addresses = started.addresses.join(" "), workers, "listening");
         Ok(write(&started))
     }
 
@@ -103,7 +106,9 @@ impl DataPlane {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let (table, idle) = self.shared.table.load().replaced_by(document)?;
         let version = table.version;
+        let (models, routes) = (table.models.len(), table.routes.len());
         self.shared.table.store(Arc::new(table));
+        info!(version, models, routes, "table published");
         for instance in idle {
             self.shared.idle_listener.idle(&instance, version);
         }
@@ -115,8 +120,10 @@ impl DataPlane {
     pub fn update_keys(&self, delta: &[u8]) -> Result<(), DataPlaneError> {
         let delta: KeyDelta = read("key delta", delta)?;
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (replaced, changed, removed) = (delta.replace, delta.upsert.len(), delta.remove.len());
         let keys = self.shared.keys.load().changed_by(delta)?;
         self.shared.keys.store(Arc::new(keys));
+        info!(replaced, changed, removed, "keys changed");
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
+use tracing::{debug, error, info, warn};
 
 use sans_io::seam::{Event, Polled, Record};
 
@@ -55,6 +56,7 @@ impl Records {
     }
 
     pub(crate) fn event(&self, event: Event) {
+        log(&event);
         self.lock_events().push(event);
         self.wake_up();
     }
@@ -70,12 +72,11 @@ impl Records {
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
         }
-        Polled {
-            finished: records.len(),
-            records,
-            dropped: self.dropped.swap(0, Ordering::Relaxed),
-            events,
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            warn!(dropped, "usage records lost: nobody fetched them in time");
         }
+        Polled { finished: records.len(), records, dropped, events }
     }
 
     fn wake_up(&self) {
@@ -87,6 +88,22 @@ impl Records {
     /// Nothing panics while it holds the lock, so a poisoned one is as good as any.
     fn lock_events(&self) -> MutexGuard<'_, Vec<Event>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whatever the control plane is told of is a line, too.
+fn log(event: &Event) {
+    match event {
+        Event::InstanceIdle { instance, version } => debug!(instance, version, "instance idle"),
+        Event::InstanceFailed { instance, reason } => warn!(instance, reason, "instance failed"),
+        Event::CertificateRenewed => {
+            info!("TLS certificate renewed: new connections get the new one");
+        }
+        Event::CertificateRefused { reason } => {
+            error!(reason, "changed TLS files cannot be used; the old certificate stays");
+        }
+        Event::Drained { cut: 0 } => info!("drained"),
+        Event::Drained { cut } => warn!(cut, "drained; requests were cut"),
     }
 }
 

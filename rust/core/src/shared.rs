@@ -122,12 +122,14 @@ impl Shared {
             let mut current = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             *current = Some(current.map_or(deadline, |current| current.min(deadline)));
         }
-        let _ = self.phase.compare_exchange(
-            phase::SERVING,
-            phase::DRAINING,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
+        let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
+        let begun =
+            self.phase.compare_exchange(phase::SERVING, phase::DRAINING, order, failed).is_ok();
+        if begun {
+            let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
+            let limit = deadline.saturating_duration_since(Instant::now());
+            tracing::info!(in_flight, limit_ms = limit.as_millis() as u64, "drain begins");
+        }
         self.ending.notify_waiters();
     }
 

@@ -22,6 +22,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::debug;
 
 use sans_io::seam;
 
@@ -148,7 +149,12 @@ impl Tls {
     /// Greets a client. The connection ends if that fails, after the alert that tells the client
     /// why.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.current.load_full()).accept(stream).await
+        let accepted = TlsAcceptor::from(self.current.load_full()).accept(stream).await;
+        match &accepted {
+            Ok(stream) => debug!(http2 = agreed_on_http2(stream), "TLS handshake done"),
+            Err(error) => debug!(%error, "TLS handshake failed"),
+        }
+        accepted
     }
 }
 

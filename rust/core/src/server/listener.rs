@@ -7,8 +7,15 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::LocalOptions,
 };
+use tracing::{debug, info, warn};
 
-use crate::{client::tls::Tls, server::connection, shared::Shared, worker::Worker};
+use crate::{
+    client::tls::Tls,
+    server::connection,
+    shared::{Shared, UNIX_PEER},
+    telemetry::WORKER_THREAD,
+    worker::Worker,
+};
 use sans_io::seam::Event;
 
 /// How often idle connections and lingering slots are looked through.
@@ -73,7 +80,7 @@ pub(crate) fn spawn_workers(
             listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
         let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
         let (tell, started) = std::sync::mpsc::channel();
-        std::thread::Builder::new().name(format!("gpustack-fast-{number}")).spawn(move || {
+        std::thread::Builder::new().name(format!("{WORKER_THREAD}{number}")).spawn(move || {
             // A local runtime belongs to the thread that makes it.
             let built = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -84,7 +91,9 @@ pub(crate) fn spawn_workers(
             };
             let _ = tell.send(Ok(()));
             let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
+            debug!(number, "worker begins");
             runtime.block_on(run(worker, listeners));
+            debug!(number, "worker ends");
             // What still runs is cut here; each request leaves its record. A name that is still
             // being resolved, on a thread of the runtime's, is not waited for.
             runtime.shutdown_background();
@@ -183,27 +192,33 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
 }
 
 async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+    let mut failing = Failing::default();
     loop {
         give_way(&worker).await;
         match listener.accept().await {
             Ok((stream, peer)) => {
+                failing.accepted();
+                debug!(%peer, "client accepted");
                 let _ = TcpStream::set_nodelay(&stream, true);
                 tokio::task::spawn_local(connection::serve_tcp(Rc::clone(&worker), stream, peer));
             }
-            Err(error) => after_accept_error(&error).await,
+            Err(error) => failing.pause(&error).await,
         }
     }
 }
 
 async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<()> {
+    let mut failing = Failing::default();
     loop {
         give_way(&worker).await;
         match UnixListener::accept(&listener).await {
             Ok((stream, _)) => {
                 let stream: UnixStream = stream;
+                failing.accepted();
+                debug!(peer = UNIX_PEER, "client accepted");
                 tokio::task::spawn_local(connection::serve_unix(Rc::clone(&worker), stream));
             }
-            Err(error) => after_accept_error(&error).await,
+            Err(error) => failing.pause(&error).await,
         }
     }
 }
@@ -215,10 +230,28 @@ async fn give_way(worker: &Worker) {
     }
 }
 
-/// A client that left before it was accepted is nothing. Without descriptors or memory only waiting
-/// helps.
-async fn after_accept_error(error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+/// Whether a listener cannot accept, so that this is a line when it begins and when it ends, not
+/// fifty times a second.
+#[derive(Default)]
+struct Failing(bool);
+
+impl Failing {
+    /// A client that left before it was accepted is nothing. Without descriptors or memory only
+    /// waiting helps.
+    async fn pause(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
+            return;
+        }
+        if !std::mem::replace(&mut self.0, true) {
+            warn!(%error, "clients cannot be accepted; trying on");
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    fn accepted(&mut self) {
+        if std::mem::take(&mut self.0) {
+            info!("clients are accepted again");
+        }
     }
 }

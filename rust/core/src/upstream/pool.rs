@@ -3,6 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::upstream::connection::Connection;
 use sans_io::{codec::http1::KeepAlive, table::Instance};
@@ -35,11 +36,22 @@ impl Pool {
         while let Some(Idle { mut connection, since, limit }) = connections.pop() {
             if since.elapsed() >= limit {
                 // All that lie deeper are older.
+                debug!(instance = &*instance.id, "connections discarded: idle for too long");
                 connections.clear();
             } else if connection.is_quiet() {
+                debug!(
+                    instance = &*instance.id,
+                    requests = connection.requests,
+                    "connection reused"
+                );
                 connection.requests += 1;
                 connection.unfinished = true;
                 return Some(connection);
+            } else {
+                debug!(
+                    instance = &*instance.id,
+                    "connection discarded: the engine closed it or sent more"
+                );
             }
         }
         None
@@ -50,7 +62,9 @@ impl Pool {
     pub(crate) fn put(&self, instance: &Arc<Instance>, connection: Connection, engine: KeepAlive) {
         let most = u64::from(instance.requests_per_connection);
         let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
+        let id = &*instance.id;
         if u64::from(connection.requests) >= most || instance.retired().is_some() {
+            debug!(instance = id, "connection not kept: worn out, or its instance is retired");
             return;
         }
         // An engine's own limit is shortened by what a request may need to reach it.
@@ -62,7 +76,13 @@ impl Pool {
         let (_, connections) =
             idle.entry(instance.serial).or_insert_with(|| (Arc::clone(instance), Vec::new()));
         if connections.len() < self.per_instance && !limit.is_zero() {
+            debug!(instance = id, limit_ms = limit.as_millis() as u64, "connection kept");
             connections.push(Idle { connection, since: Instant::now(), limit });
+        } else {
+            debug!(
+                instance = id,
+                "connection not kept: the pool is full, or the engine gives no time"
+            );
         }
     }
 
