@@ -10,9 +10,28 @@ signal handler. Every call may be made from any thread.
 
 from typing import final
 
-__all__ = ["DataPlane", "DataPlaneError", "__version__"]
+__all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "log"]
 
 __version__: str
+
+def log(
+    level: int,
+    subject: str,
+    message: str,
+    *,
+    json: bool,
+    request_id: str | None = None,
+    exception: str | None = None,
+) -> None:
+    """Puts a line into the process's log on standard error, among the data plane's own.
+
+    `level` is a number of `logging`'s; the caller has decided that the line is written. Never waits:
+    a line for which there is no room, because nobody reads, is lost and counted
+    (`gpustack_fast_log_lines_lost_total`).
+    """
+
+def flush_log(limit: float) -> bool:
+    """Waits until all lines are written, at most `limit` seconds; False if some are not then."""
 
 class DataPlaneError(Exception):
     """The data plane cannot do what a call asked. The text names the cause and what to change."""

@@ -96,10 +96,39 @@ impl DataPlane {
     }
 }
 
+/// Writes a line of Python's into the log; `level` is a number of `logging`'s.
+#[pyfunction]
+#[pyo3(signature = (level, subject, message, *, json, request_id=None, exception=None))]
+fn log(
+    level: u32,
+    subject: &str,
+    message: &str,
+    json: bool,
+    request_id: Option<&str>,
+    exception: Option<&str>,
+) {
+    let level = match level {
+        40.. => core::LogLevel::Error,
+        30.. => core::LogLevel::Warn,
+        20.. => core::LogLevel::Info,
+        10.. => core::LogLevel::Debug,
+        _ => core::LogLevel::Trace,
+    };
+    let format = if json { core::LogFormat::Json } else { core::LogFormat::Text };
+    core::log(&core::ControlPlaneLine { level, format, subject, message, request_id, exception });
+}
+
+/// Waits for the log's last lines, at most `limit` seconds; false if some are not written then.
+#[pyfunction]
+fn flush_log(py: Python<'_>, limit: f64) -> bool {
+    let limit = Duration::try_from_secs_f64(limit).unwrap_or_default();
+    py.detach(|| core::flush_log(limit))
+}
+
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use super::{DataPlane, DataPlaneError};
+    use super::{DataPlane, DataPlaneError, flush_log, log};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name for it")]
