@@ -19,6 +19,8 @@ use std::{
 
 use gpustack_fast_core::{ControlPlaneLine, DataPlane, LogFormat, LogLevel, flush_log};
 use harness::{Engine, Plane, json_answer, read_request, request};
+use sans_io::test_support;
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What no line may hold: the client's key (the harness's), a wrong one, a prompt, a response, a
@@ -50,9 +52,8 @@ fn log(level: &str, format: &str) -> String {
 
 fn plane_with_log(engine: &Engine) -> Plane {
     let of = |name: &str| std::env::var(name).unwrap();
-    let more =
-        format!(r#""log_level":"{}","log_format":"{}""#, of("SIGHT_LEVEL"), of("SIGHT_FORMAT"));
-    Plane::builder().engines(&[engine]).with(&more).start()
+    let log = json!({"log_level": of("SIGHT_LEVEL"), "log_format": of("SIGHT_FORMAT")});
+    Plane::builder().engines(&[engine]).with(log).start()
 }
 
 /// An engine that answers most requests, and breaks HTTP at some.
@@ -202,8 +203,9 @@ fn the_level_decides_what_is_written() {
 
 #[test]
 fn an_unknown_level_is_an_error_that_names_the_known_ones() {
-    let config = br#"{"workers":1,"record_queue":16,"log_level":"loud"}"#;
-    let error = DataPlane::new(config, vec![]).unwrap_err().to_string();
+    let mut config = test_support::config();
+    config["log_level"] = "loud".into();
+    let error = DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap_err().to_string();
     assert!(
         error.contains("unknown variant `loud`, expected one of `off`, `error`, `warn`"),
         "{error}"
