@@ -6,4 +6,5 @@ pub mod inflate;
 pub mod json;
 pub mod multipart;
 pub mod percent;
+pub mod splice;
 pub mod sse;
