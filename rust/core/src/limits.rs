@@ -8,7 +8,7 @@ use sans_io::seam::Limits;
 #[derive(Clone, Debug)]
 pub(crate) struct BodyLimits {
     /// As configured.
-    pub(crate) limits: Limits,
+    pub(crate) configured: Limits,
     /// The folder of what is too much for memory.
     pub(crate) spool_folder: Rc<Path>,
 }

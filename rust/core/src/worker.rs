@@ -48,7 +48,7 @@ impl Worker {
             pool: Pool::new(limits.idle_connections),
             lingering: Rc::default(),
             body_limits: BodyLimits {
-                limits,
+                configured: limits,
                 spool_folder: shared.config.spool_folder.as_path().into(),
             },
             connections: Cell::new(0),

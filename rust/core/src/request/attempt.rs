@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::StatusCode;
 use http_body::Body;
 
 use crate::{
@@ -20,6 +20,8 @@ use crate::{
     upstream::{
         connection::Connection,
         exchange::{Exchange, RequestHead, closed},
+        framing::Framing,
+        response::Expected,
         slot::Slot,
         upload::{Changes, Upload},
     },
@@ -113,7 +115,7 @@ where
         exchange(context, (connection, lease), head, changes, upload, upgrade).await?;
     let (status, upload) = (head.status.as_u16(), exchange.upload());
     if history.may_fall_back(dispatch, status, upload.is_replayable()) {
-        return Err((Failure::FallbackStatus(status), exchange.into_upload_after_answer()));
+        return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return upgraded(head, exchange);
@@ -197,13 +199,8 @@ where
     W: ClientWatch,
 {
     let method = context.method();
-    let request = RequestHead {
-        head,
-        length: upload.start_attempt(changes),
-        bodiless: !matches!(*method, Method::POST | Method::PUT | Method::PATCH),
-        to_head_request: *method == Method::HEAD,
-        upgrade,
-    };
+    let framing = Framing::of(method, upload.start_attempt(changes));
+    let request = RequestHead { head, framing, expected: Expected::of(method, upgrade) };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange =
         Exchange::new(connection, slot, upload, request, context.shared().config.timeouts);

@@ -128,7 +128,7 @@ where
             let done = self.exchange.is_done();
             // An event stream that ends with its connection has ended only if it said so: else the
             // engine died.
-            if done && self.exchange.was_until_close() && !self.transform.may_end_here() {
+            if done && self.exchange.was_close_delimited() && !self.transform.may_end_here() {
                 return Poll::Ready(Some(Err(TransformError::Incomplete.into())));
             }
             let piece = self.transform_piece(data, done, timeline)?;

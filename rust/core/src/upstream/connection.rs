@@ -21,7 +21,7 @@ use tokio_util::io::poll_read_buf;
 
 use sans_io::table::{Address, Instance};
 
-/// What one read asks for, and the most it asks for when an engine sends faster than that.
+/// Room for one read, and the most room when an engine sends faster than that.
 const READ: usize = 16 * 1024;
 const READ_MOST: usize = 128 * 1024;
 /// With less room than this a read gets a fresh buffer.
@@ -104,12 +104,12 @@ impl Stream {
 /// A connection to an engine.
 pub(crate) struct Connection {
     stream: Stream,
-    /// What was read and not yet used.
+    /// Bytes that were read and not yet used.
     pub(crate) buffer: BytesMut,
     read_size: usize,
     /// Requests that it has carried, this one included.
     pub(crate) requests: u32,
-    /// Its last answer was not read to the end.
+    /// A request or its response is not whole: closing it must reset it.
     pub(crate) unfinished: bool,
 }
 

@@ -1,7 +1,7 @@
-//! One attempt: a request on its way to one instance, and that instance's answer on its way back.
+//! One attempt: a request on its way to one instance, and that instance's response on its way back.
 //!
-//! Both directions are polled together, since an engine may answer before it has read the request;
-//! and a write error is not the end, since the answer may already lie in the socket.
+//! Both directions are polled together, since an engine may respond before it has read the request;
+//! and a write error is not the end, since the response may already lie in the socket.
 
 use std::{
     io,
@@ -18,13 +18,15 @@ use crate::{
     timer::PhaseTimer,
     upstream::{
         connection::{Connection, OutQueue},
+        framing::Framing,
         pool::Pool,
+        response::{Expected, Receiving, ResponseBody},
         slot::Slot,
         upload::Upload,
     },
 };
 use sans_io::{
-    codec::http1::{self, Decoder, KeepAlive, ResponseHead},
+    codec::http1::{self, ResponseHead},
     seam::Timeouts,
     table::Instance,
 };
@@ -37,43 +39,41 @@ const STALE: Duration = Duration::from_millis(50);
 /// body and are added when it is sent.
 pub(crate) struct RequestHead {
     pub(crate) head: BytesMut,
-    /// The body's length; None: chunked.
-    pub(crate) length: Option<u64>,
-    /// An empty body needs no word: the method has none by nature.
-    pub(crate) bodiless: bool,
-    pub(crate) to_head_request: bool,
-    /// It asks for another protocol.
-    pub(crate) upgrade: bool,
+    pub(crate) framing: Framing,
+    pub(crate) expected: Expected,
 }
 
 /// See the module.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, about one direction or the other"
-)]
 pub(crate) struct Exchange<B> {
     upload: Box<Upload<B>>,
     slot: Slot,
     /// None: it has ended.
-    connection: Option<Connection>,
-    queue: OutQueue,
-    chunked: bool,
-    /// The engine reads no more, or has answered: what is left of the request stays here.
-    sending_stopped: bool,
-    to_head_request: bool,
-    upgrade: bool,
-    decoder: Option<Decoder>,
-    until_close: bool,
-    keep_alive: bool,
-    keep_alive_limits: KeepAlive,
-    any_byte: bool,
+    active: Option<Active>,
     started: Instant,
     /// When something last moved.
     moved: Instant,
-    /// Body data of the answer has come.
-    framed: bool,
     limits: Timeouts,
     timer: PhaseTimer,
+}
+
+/// An exchange that has not ended, with a state for each direction. A response to a request that was
+/// not delivered is `Sending::Stopped` with `Receiving::Body`; `Open` never goes with a body.
+struct Active {
+    connection: Connection,
+    queue: OutQueue,
+    sending: Sending,
+    receiving: Receiving,
+}
+
+/// The request's progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// It is being sent.
+    Open(Framing),
+    /// All of it was handed to the engine's socket.
+    Delivered,
+    /// The rest of it stays here: the engine reads no more, or has responded already.
+    Stopped,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Exchange<B>
@@ -88,64 +88,41 @@ where
         request: RequestHead,
         limits: Timeouts,
     ) -> Box<Self> {
-        let RequestHead { mut head, length, bodiless, to_head_request, upgrade } = request;
-        match length {
-            Some(0) if bodiless => head.extend_from_slice(b"\r\n"),
-            Some(length) => {
-                head.extend_from_slice(b"content-length: ");
-                head.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-                head.extend_from_slice(b"\r\n\r\n");
-            }
-            None => head.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
-        }
+        let RequestHead { mut head, framing, expected } = request;
+        framing.end_head(&mut head);
         let mut queue = OutQueue::default();
         queue.push(head.freeze());
         let now = Instant::now();
         Box::new(Self {
             upload,
             slot,
-            connection: Some(connection),
-            queue,
-            chunked: length.is_none(),
-            sending_stopped: false,
-            to_head_request,
-            upgrade,
-            decoder: None,
-            until_close: false,
-            keep_alive: false,
-            keep_alive_limits: KeepAlive::default(),
-            any_byte: false,
+            active: Some(Active {
+                connection,
+                queue,
+                sending: Sending::Open(framing),
+                receiving: Receiving::Silent(expected),
+            }),
             started: now,
             moved: now,
-            framed: false,
             limits,
             timer: PhaseTimer::default(),
         })
     }
 
-    /// Waits for the head of the answer, sending meanwhile.
+    /// Waits for the head of the response, sending meanwhile.
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Failure>> {
         loop {
             self.send(context)?;
-            let Some(connection) = &mut self.connection else {
-                return Poll::Ready(Err(Failure::ConnectionLost(closed("the exchange is over"))));
-            };
-            if self.any_byte
-                && let Some(head) = http1::take_response_head(
-                    &mut connection.buffer,
-                    self.to_head_request,
-                    self.upgrade,
-                )
-                .map_err(Failure::Protocol)?
-            {
-                return Poll::Ready(Ok(self.take_answer(head)));
+            let Some(active) = &mut self.active else { return Poll::Ready(Err(ended())) };
+            if let Some(head) = active.take_head()? {
+                return Poll::Ready(Ok(head));
             }
-            match connection.poll_fill(context) {
+            match active.connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => {
-                    self.any_byte = true;
+                    active.receiving.note_bytes();
                     self.moved = Instant::now();
                 }
                 Poll::Ready(Ok(0)) => {
@@ -157,37 +134,21 @@ where
         }
     }
 
-    fn take_answer(&mut self, head: http1::ParsedHead) -> ResponseHead {
-        // The request's rest is of no use to an engine that has answered.
-        self.sending_stopped |= !self.is_delivered();
-        self.until_close = head.decoder == Decoder::CloseDelimited;
-        self.decoder = Some(head.decoder);
-        self.keep_alive = head.keep_alive;
-        self.keep_alive_limits = head.keep_alive_limits;
-        ResponseHead {
-            status: head.status,
-            headers: head.headers,
-            content_length: head.content_length,
-        }
-    }
-
-    /// The next piece of the answer's body; empty only when the body ends with it (`is_done`).
+    /// Waits for the next piece of the response's body; it is empty only when the body ends with it
+    /// (`is_done`).
     pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
-        let (Some(decoder), Some(connection)) = (&mut self.decoder, &mut self.connection) else {
-            return Poll::Ready(Err(Failure::ConnectionLost(closed("the exchange is over"))));
+        let Some(Active { connection, receiving: Receiving::Body(body), .. }) = &mut self.active
+        else {
+            return Poll::Ready(Err(ended()));
         };
         loop {
-            if !connection.buffer.is_empty() || decoder.is_done() {
-                let piece = decoder.decode(&mut connection.buffer).map_err(Failure::Protocol)?;
-                if !piece.data.is_empty() || piece.done {
-                    self.framed = true;
-                    return Poll::Ready(Ok(piece.data));
-                }
+            if let Some(data) = body.next(&mut connection.buffer).map_err(Failure::Protocol)? {
+                return Poll::Ready(Ok(data));
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
-                Poll::Ready(Ok(0)) if *decoder == Decoder::CloseDelimited => {
-                    *decoder = Decoder::Length(0);
+                Poll::Ready(Ok(0)) if body.ends_with_connection() => {
+                    return Poll::Ready(Ok(Bytes::new()));
                 }
                 Poll::Ready(Ok(0)) => {
                     let error = closed("it closed the connection inside its response");
@@ -199,96 +160,40 @@ where
         }
     }
 
-    /// Whether the answer's body is whole.
-    pub(crate) fn is_done(&self) -> bool {
-        self.decoder.as_ref().is_some_and(Decoder::is_done)
-    }
-
-    /// The exact number of body bytes to come, where the answer's framing tells it.
-    pub(crate) fn remaining(&self) -> Option<u64> {
-        self.decoder.as_ref().and_then(Decoder::remaining)
-    }
-
-    /// Whether the answer's end is the connection's end, so that a death looks like an end.
-    pub(crate) fn was_until_close(&self) -> bool {
-        self.until_close
-    }
-
-    /// Ends it after a whole answer: the connection goes back to the pool if nothing speaks against
-    /// its use.
+    /// Ends it after a whole response: the connection goes back to the pool if nothing speaks
+    /// against its use.
     pub(crate) fn finish(&mut self, pool: &Pool) {
-        let delivered = self.is_delivered();
-        let clean = self.is_done() && delivered && self.keep_alive && !self.sending_stopped;
         self.slot.give_back();
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(Active { mut connection, sending, receiving, .. }) = self.active.take() else {
+            return;
+        };
+        // The engine would take the next request for the rest of one that was not delivered.
+        let delivered = sending == Sending::Delivered;
         connection.unfinished = !delivered;
-        if clean && connection.buffer.is_empty() {
-            pool.put(&self.slot.instance, connection, self.keep_alive_limits);
+        if let Some(granted) = receiving.reuse().filter(|_| delivered)
+            && connection.buffer.is_empty()
+        {
+            pool.insert(&self.slot.instance, connection, granted);
         }
-    }
-
-    /// The connection, which speaks another protocol from now on, and the slot that it holds; the
-    /// request's body where it has ended.
-    pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
-        let Self { connection, mut slot, upload, .. } = *self;
-        slot.lingers = false;
-        connection.map(|connection| (connection, slot)).ok_or(upload)
-    }
-
-    /// The request's body.
-    pub(crate) fn upload(&self) -> &Upload<B> {
-        &self.upload
-    }
-
-    /// Who answers.
-    pub(crate) fn instance(&self) -> &Instance {
-        &self.slot.instance
-    }
-
-    /// Ends it at once: the connection closes, which stops the engine's work.
-    pub(crate) fn abort(&mut self) {
-        self.connection = None;
-        self.slot.release();
-    }
-
-    /// Whether it has ended.
-    pub(crate) fn is_over(&self) -> bool {
-        self.connection.is_none()
-    }
-
-    /// The request's body, for another attempt.
-    pub(crate) fn into_upload(self: Box<Self>) -> Box<Upload<B>> {
-        self.upload
-    }
-
-    /// The same after an answer that is not passed on: the engine is done with the request.
-    pub(crate) fn into_upload_after_answer(mut self: Box<Self>) -> Box<Upload<B>> {
-        self.slot.give_back();
-        self.upload
-    }
-
-    fn is_delivered(&self) -> bool {
-        self.upload.is_sent() && self.queue.is_empty()
     }
 
     /// Moves the request on as far as both sides allow.
     fn send(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
-        while !self.sending_stopped {
-            self.upload.send_into(&mut self.queue, self.chunked);
-            let Some(connection) = &mut self.connection else {
-                return Ok(());
-            };
-            if !self.queue.is_empty() {
-                match connection.poll_send(context, &mut self.queue) {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        while let Sending::Open(framing) = active.sending {
+            self.upload.send_into(&mut active.queue, framing);
+            if !active.queue.is_empty() {
+                match active.connection.poll_send(context, &mut active.queue) {
                     Poll::Ready(Ok(())) => {
                         self.moved = Instant::now();
-                        self.slot.lingers = !self.upload.asks_stream();
+                        self.slot.set_lingers(!self.upload.asks_stream());
                     }
-                    Poll::Ready(Err(_)) => self.sending_stopped = true,
+                    // Not the end: a response may lie in the socket already.
+                    Poll::Ready(Err(_)) => active.sending = Sending::Stopped,
                     Poll::Pending => return Ok(()),
                 }
             } else if self.upload.is_sent() {
-                return Ok(());
+                active.sending = Sending::Delivered;
             } else if self.upload.poll_receive(context)?.is_ready() {
                 self.moved = Instant::now();
             } else {
@@ -298,34 +203,280 @@ where
         Ok(())
     }
 
-    /// Nothing moves: which limit does that use up?
+    /// Waits while nothing moves, within the limit of the present phase.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
-        let waits_for_client = self.decoder.is_none()
-            && !self.sending_stopped
-            && self.queue.is_empty()
-            && !self.upload.is_whole();
-        let (limit, failure): (_, fn() -> Failure) = if waits_for_client {
-            (self.limits.body, || Failure::BodyTimeout)
-        } else if self.framed {
-            (self.limits.idle, || Failure::IdleTimeout)
-        } else {
-            (self.limits.first_frame, || Failure::FirstFrameTimeout)
+        let (limit, failure): (_, fn() -> Failure) = match &self.active {
+            Some(Active { receiving: Receiving::Body(body), .. }) if body.has_begun() => {
+                (self.limits.idle, || Failure::IdleTimeout)
+            }
+            Some(active) if active.needs_client() && !self.upload.is_whole() => {
+                (self.limits.body, || Failure::BodyTimeout)
+            }
+            _ => (self.limits.first_frame, || Failure::FirstFrameTimeout),
         };
         self.timer.poll(context, self.moved, limit).map(|()| failure())
     }
 
     /// The connection ended before the response's head.
     fn lost(&mut self, error: io::Error) -> Failure {
-        self.slot.lingers = false;
-        let reused = self.connection.as_ref().is_some_and(Connection::is_reused);
-        if reused && !self.any_byte && self.started.elapsed() < STALE {
+        self.slot.set_lingers(false);
+        let unread = self.active.as_ref().is_some_and(|active| {
+            active.connection.is_reused() && matches!(active.receiving, Receiving::Silent(_))
+        });
+        if unread && self.started.elapsed() < STALE {
             return Failure::StaleConnection;
         }
         Failure::ConnectionLost(error)
     }
 }
 
+impl<B> Exchange<B> {
+    /// Whether the response's body is whole.
+    pub(crate) fn is_done(&self) -> bool {
+        self.response_body().is_some_and(ResponseBody::is_whole)
+    }
+
+    /// The exact number of body bytes to come, where the response's framing tells it.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.response_body().and_then(ResponseBody::remaining)
+    }
+
+    /// Whether the response's end is the connection's end, so that a death looks like an end.
+    pub(crate) fn was_close_delimited(&self) -> bool {
+        self.response_body().is_some_and(ResponseBody::is_close_delimited)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.active.is_none()
+    }
+
+    /// The request's body.
+    pub(crate) fn upload(&self) -> &Upload<B> {
+        &self.upload
+    }
+
+    /// The instance that responds.
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.slot.instance
+    }
+
+    /// Ends it at once: the connection closes, which stops the engine's work.
+    pub(crate) fn abort(&mut self) {
+        self.active = None;
+        self.slot.release();
+    }
+
+    /// The connection, which speaks another protocol from now on, and the slot that it holds; the
+    /// request's body where it has ended.
+    pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
+        let Self { active, mut slot, upload, .. } = *self;
+        slot.set_lingers(false);
+        active.map(|active| (active.connection, slot)).ok_or(upload)
+    }
+
+    /// The request's body, for another attempt.
+    pub(crate) fn into_upload(self: Box<Self>) -> Box<Upload<B>> {
+        self.upload
+    }
+
+    /// The request's body after a response that is not passed on: the engine is done with the
+    /// request.
+    pub(crate) fn into_upload_after_response(mut self: Box<Self>) -> Box<Upload<B>> {
+        self.slot.give_back();
+        self.upload
+    }
+
+    fn response_body(&self) -> Option<&ResponseBody> {
+        match &self.active {
+            Some(Active { receiving: Receiving::Body(body), .. }) => Some(body),
+            _ => None,
+        }
+    }
+}
+
+impl Active {
+    /// Takes the response's head off what was read; None: it is not whole.
+    fn take_head(&mut self) -> Result<Option<ResponseHead>, Failure> {
+        let Receiving::Head(expected) = self.receiving else { return Ok(None) };
+        let (head_only, upgrade) = (expected == Expected::HeadOnly, expected == Expected::Upgrade);
+        let head = http1::take_response_head(&mut self.connection.buffer, head_only, upgrade)
+            .map_err(Failure::Protocol)?;
+        let Some(head) = head else { return Ok(None) };
+        // The rest of the request is of no use to an engine that has responded.
+        if let Sending::Open(_) = self.sending {
+            self.sending = Sending::Stopped;
+        }
+        self.receiving = Receiving::Body(ResponseBody::new(&head));
+        Ok(Some(ResponseHead {
+            status: head.status,
+            headers: head.headers,
+            content_length: head.content_length,
+        }))
+    }
+
+    /// Whether all that the client has sent went on, so that only more of it moves anything.
+    fn needs_client(&self) -> bool {
+        matches!(self.sending, Sending::Open(_)) && self.queue.is_empty()
+    }
+}
+
 /// An end of the connection where more was to come.
 pub(crate) fn closed(when: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, when)
+}
+
+fn ended() -> Failure {
+    Failure::ConnectionLost(closed("the exchange has ended"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, rc::Rc, sync::Arc};
+
+    use sans_io::table::{IdleListener, Lease};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+    };
+
+    use super::*;
+    use crate::upstream::{
+        connection::tests::{instance, listen},
+        intake::tests::{Ready, limits},
+        upload::{Changes, Reading},
+    };
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl IdleListener for Nobody {
+        fn idle(&self, _: &Instance, _: u64) {}
+    }
+
+    const BODY: &[u8] = &[b'x'; 40_000];
+
+    /// One attempt at an engine of its own, which has a connection and reads as the test says.
+    struct Attempt {
+        exchange: Box<Exchange<Ready>>,
+        engine: UnixStream,
+        pool: Rc<Pool>,
+    }
+
+    impl Attempt {
+        /// `name`: the socket's; `requests`: so many did the connection carry, this one included.
+        async fn begin(name: &str, requests: u32) -> Self {
+            let (listener, path) = listen(name);
+            let instance = instance(&path, Duration::from_secs(10), 0);
+            let mut connection = Connection::open(&instance, None).await.unwrap();
+            connection.requests = requests;
+            let (engine, _) = listener.accept().await.unwrap();
+            let _ = std::fs::remove_file(path);
+            let idle: Arc<dyn IdleListener> = Arc::new(Nobody);
+            let slot = Slot::new(Lease::take(&instance, &idle).unwrap(), &Rc::default());
+            let pieces = vec![Bytes::from_static(BODY); 100].into();
+            let mut upload =
+                Upload::new(Ready(pieces, false), Reading::Carry, None, &limits(0, 0)).unwrap();
+            let length = upload.start_attempt(Changes::default());
+            let request = RequestHead {
+                head: BytesMut::from("POST / HTTP/1.1\r\n"),
+                framing: Framing::of(&http::Method::POST, length),
+                expected: Expected::Full,
+            };
+            let limits =
+                Timeouts { head: None, body: None, connect: None, first_frame: None, idle: None };
+            let exchange = Exchange::new(connection, slot, upload, request, limits);
+            Self { exchange, engine, pool: Pool::new(1) }
+        }
+
+        async fn head(&mut self) -> Result<ResponseHead, Failure> {
+            poll_fn(|context| self.exchange.poll_head(context)).await
+        }
+
+        async fn body(&mut self) -> Result<Bytes, Failure> {
+            poll_fn(|context| self.exchange.poll_data(context)).await
+        }
+
+        fn sending(&self) -> Sending {
+            self.exchange.active.as_ref().unwrap().sending
+        }
+
+        /// Ends it; whether its connection may carry another request.
+        fn finish(mut self) -> bool {
+            assert!(self.exchange.is_done());
+            self.exchange.finish(&self.pool);
+            assert!(self.exchange.is_over());
+            self.pool.take(self.exchange.instance()).is_some()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivered_request_and_a_whole_response_leave_a_connection_for_the_next() {
+        let mut attempt = Attempt::begin("delivered", 1).await;
+        let (mut reader, mut writer) = attempt.engine.split();
+        let read = async {
+            let mut request = vec![0; 64 * 1024];
+            let mut end = Vec::new();
+            while !end.ends_with(b"\r\n0\r\n\r\n") {
+                let count = reader.read(&mut request).await.unwrap();
+                end.extend_from_slice(&request[..count]);
+                end.drain(..end.len().saturating_sub(7));
+            }
+            writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        };
+        let exchange = &mut attempt.exchange;
+        let (head, ()) = tokio::join!(poll_fn(|context| exchange.poll_head(context)), read);
+        assert_eq!(head.unwrap().status, 200);
+        assert_eq!(attempt.sending(), Sending::Delivered);
+        assert_eq!(attempt.body().await.unwrap(), "ok");
+        assert!(attempt.finish());
+    }
+
+    #[tokio::test]
+    async fn a_response_before_the_requests_end_stops_the_request_and_costs_the_connection() {
+        let mut attempt = Attempt::begin("early", 1).await;
+        let early = b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 2\r\n\r\nno";
+        attempt.engine.write_all(early).await.unwrap();
+        assert_eq!(attempt.head().await.unwrap().status, 413);
+        assert_eq!(attempt.sending(), Sending::Stopped);
+        assert_eq!(attempt.body().await.unwrap(), "no");
+        assert!(!attempt.finish(), "the engine waits for the request's rest there");
+    }
+
+    #[tokio::test]
+    async fn a_response_is_read_from_an_engine_that_reads_no_more() {
+        let mut attempt = Attempt::begin("deaf", 1).await;
+        let last = b"HTTP/1.1 400 Bad Request\r\n\r\nwhy";
+        attempt.engine.write_all(last).await.unwrap();
+        attempt.engine = UnixStream::pair().unwrap().0;
+        assert_eq!(attempt.head().await.unwrap().status, 400);
+        assert_eq!(attempt.sending(), Sending::Stopped);
+        assert_eq!(attempt.body().await.unwrap(), "why");
+        assert!(!attempt.exchange.is_done() && attempt.exchange.was_close_delimited());
+        assert_eq!(attempt.body().await.unwrap(), "");
+        assert!(!attempt.finish());
+    }
+
+    #[tokio::test]
+    async fn only_a_used_connection_that_ends_without_a_byte_is_stale() {
+        let mut used = Attempt::begin("stale", 2).await;
+        used.engine = UnixStream::pair().unwrap().0;
+        assert!(matches!(used.head().await, Err(Failure::StaleConnection)));
+        let mut new = Attempt::begin("new", 1).await;
+        new.engine = UnixStream::pair().unwrap().0;
+        assert!(matches!(new.head().await, Err(Failure::ConnectionLost(_))));
+        let mut heard = Attempt::begin("heard", 2).await;
+        heard.engine.write_all(b"HTTP").await.unwrap();
+        heard.engine = UnixStream::pair().unwrap().0;
+        assert!(matches!(heard.head().await, Err(Failure::ConnectionLost(_))));
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_from_an_exchange_that_was_aborted() {
+        let mut attempt = Attempt::begin("aborted", 1).await;
+        attempt.exchange.abort();
+        assert!(attempt.exchange.is_over() && !attempt.exchange.is_done());
+        assert!(matches!(attempt.head().await, Err(Failure::ConnectionLost(_))));
+        assert!(matches!(attempt.body().await, Err(Failure::ConnectionLost(_))));
+    }
 }

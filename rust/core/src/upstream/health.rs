@@ -1,4 +1,4 @@
-//! What a failed request says of its instance.
+//! The consequences of a failure for its instance.
 
 use sans_io::{
     seam::Event,
@@ -7,7 +7,7 @@ use sans_io::{
 
 use crate::{failure::Failure, shared::Shared};
 
-/// How long others are preferred to an instance that failed.
+/// Others are preferred to an instance that failed for so long.
 const EJECTED_MS: u64 = 1_000;
 
 /// Counts a failure that is the instance's, prefers others for a while, and tells the control plane.

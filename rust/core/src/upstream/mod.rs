@@ -1,9 +1,15 @@
 //! One attempt at one engine.
 
 pub(crate) mod connection;
+mod edits;
 pub(crate) mod exchange;
+pub(crate) mod framing;
 pub(crate) mod health;
+mod intake;
 pub(crate) mod pool;
+mod replay;
+pub(crate) mod response;
+mod scan;
 pub(crate) mod slot;
-pub(crate) mod spool;
+mod spool;
 pub(crate) mod upload;

@@ -57,9 +57,14 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last answer ended cleanly. `engine`: what its `Keep-Alive` field
-    /// said.
-    pub(crate) fn put(&self, instance: &Arc<Instance>, connection: Connection, engine: KeepAlive) {
+    /// Adds a connection whose last response ended cleanly. `engine`: the limits of its `Keep-Alive`
+    /// field.
+    pub(crate) fn insert(
+        &self,
+        instance: &Arc<Instance>,
+        connection: Connection,
+        engine: KeepAlive,
+    ) {
         let most = u64::from(instance.requests_per_connection);
         let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
         let id = &*instance.id;
@@ -113,31 +118,31 @@ mod tests {
         };
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive::default());
+        pool.insert(&instance, connection, KeepAlive::default());
         let again = pool.take(&instance).unwrap();
         assert!(again.is_reused());
-        pool.put(&instance, again, KeepAlive::default());
+        pool.insert(&instance, again, KeepAlive::default());
         let third = pool.take(&instance).unwrap();
-        pool.put(&instance, third, KeepAlive::default());
+        pool.insert(&instance, third, KeepAlive::default());
         assert!(pool.take(&instance).is_none(), "worn out after three requests");
 
         let (connection, mut engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive::default());
+        pool.insert(&instance, connection, KeepAlive::default());
         engine.write_all(b"late").await.unwrap();
-        assert!(pool.take(&instance).is_none(), "bytes behind the end of an answer poison it");
+        assert!(pool.take(&instance).is_none(), "bytes behind the end of a response poison it");
 
         let (connection, engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive::default());
+        pool.insert(&instance, connection, KeepAlive::default());
         drop(engine);
         assert!(pool.take(&instance).is_none(), "the engine closed it");
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive::default());
+        pool.insert(&instance, connection, KeepAlive::default());
         tokio::time::sleep(Duration::from_millis(250)).await;
         assert!(pool.take(&instance).is_none(), "too old");
 
         let (connection, _engine) = opened().await;
-        pool.put(
+        pool.insert(
             &instance,
             connection,
             KeepAlive { timeout: Some(Duration::from_secs(1)), max: None },
@@ -145,7 +150,7 @@ mod tests {
         assert!(pool.take(&instance).is_none(), "the engine's own limit leaves no time");
 
         let (connection, _engine) = opened().await;
-        pool.put(&instance, connection, KeepAlive { timeout: None, max: Some(1) });
+        pool.insert(&instance, connection, KeepAlive { timeout: None, max: Some(1) });
         assert!(pool.take(&instance).is_none(), "the engine takes no second request on it");
         let _ = std::fs::remove_file(path);
     }

@@ -12,7 +12,8 @@ pub(crate) struct Slot {
     pub(crate) instance: Arc<Instance>,
     lease: Option<Lease>,
     lingering: Rc<Lingering>,
-    pub(super) lingers: bool,
+    /// Whether the engine goes on with the request if it is cancelled now.
+    lingers: bool,
 }
 
 /// The slots of cancelled requests that engines still work on.
@@ -36,9 +37,12 @@ impl Slot {
             lingers: false,
         }
     }
-}
 
-impl Slot {
+    /// Says whether the engine would go on with the request if it were cancelled from now on.
+    pub(super) fn set_lingers(&mut self, lingers: bool) {
+        self.lingers = lingers;
+    }
+
     /// The engine is done with the request.
     pub(super) fn give_back(&mut self) {
         self.lease = None;

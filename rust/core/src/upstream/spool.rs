@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-/// What is written, and read, at a time.
+/// Bytes that are written, or read, at a time.
 const PIECE: usize = 256 * 1024;
 
 /// Bytes in a file, and those on their way into it.

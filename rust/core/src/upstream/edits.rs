@@ -1,0 +1,198 @@
+//! The edits of a request's body for one attempt.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::upstream::scan::Scan;
+use sans_io::{
+    api::usage,
+    codec::{
+        json::Scanner,
+        splice::{Splice, spliced},
+    },
+    table::Target,
+};
+
+/// The changes that one attempt makes in the body.
+#[derive(Debug, Default)]
+pub(crate) struct Changes<'a> {
+    /// The target whose name for the model replaces the client's.
+    pub(crate) rename: Option<&'a Target>,
+    /// Whether a stream is asked for its usage.
+    pub(crate) ask_usage: bool,
+    /// Sent in place of the whole body.
+    pub(crate) substitute: Option<Bytes>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Edits {
+    model: Option<Splice>,
+    usage: UsageEdit,
+}
+
+/// The edit by which a stream is asked for its usage.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum UsageEdit {
+    /// The attempt asks for none, or the client does not stream.
+    #[default]
+    None,
+    /// Its place is not known yet: the client's own `stream_options` may still come, or the end of
+    /// the object.
+    Pending,
+    /// The client asks for it.
+    AskedByClient,
+    /// It is made here.
+    Made(Splice),
+}
+
+impl Edits {
+    pub(super) fn new(rename: Option<&Target>, ask_usage: bool, scan: &Scan) -> Self {
+        let model = scan.model().zip(rename).map(|(model, target)| Splice {
+            range: model.range.clone(),
+            text: match scan {
+                Scan::Form(_) => Bytes::copy_from_slice(target.served_name.as_bytes()),
+                Scan::None | Scan::Json(_) => target.served_json.clone(),
+            },
+        });
+        let usage = if ask_usage { UsageEdit::Pending } else { UsageEdit::None };
+        Self { model, usage }
+    }
+
+    /// Settles the edit for usage as soon as its place is known: in the client's own
+    /// `stream_options`, whose bytes are asked for, or before the end of an object that asks for a
+    /// stream without any.
+    pub(super) fn settle_usage(
+        &mut self,
+        scan: &Scan,
+        bytes: impl FnOnce(Range<u64>) -> Option<Vec<u8>>,
+    ) {
+        if self.usage == UsageEdit::Pending
+            && let Some(scanner) = scan.json()
+            && let Some(usage) = UsageEdit::settled(scanner, bytes)
+        {
+            self.usage = usage;
+        }
+    }
+
+    /// The position from which on bytes must wait, since an edit may become necessary there.
+    pub(super) fn held_from(&self, scan: &Scan) -> u64 {
+        let Some(scanner) = scan.json().filter(|_| self.usage == UsageEdit::Pending) else {
+            return u64::MAX;
+        };
+        let not_in_memory = || scanner.stream_options().map(|range| range.start);
+        scanner.open_stream_options().or_else(not_in_memory).unwrap_or(u64::MAX)
+    }
+
+    /// By how many bytes the body becomes longer; None: it is not known yet.
+    pub(super) fn growth(&self) -> Option<i64> {
+        let of_usage = match &self.usage {
+            UsageEdit::Pending => return None,
+            UsageEdit::Made(splice) => splice.growth(),
+            UsageEdit::None | UsageEdit::AskedByClient => 0,
+        };
+        Some(of_usage + self.model.as_ref().map_or(0, Splice::growth))
+    }
+
+    /// Whether the client itself asks for a stream's usage, as far as was seen when that mattered.
+    pub(super) fn usage_asked_by_client(&self) -> bool {
+        self.usage == UsageEdit::AskedByClient
+    }
+
+    /// Pushes a piece that starts at `start`, edited.
+    pub(super) fn apply(&self, piece: Bytes, start: u64, push: impl FnMut(Bytes)) {
+        let usage = match &self.usage {
+            UsageEdit::Made(splice) => Some(splice),
+            _ => None,
+        };
+        // A client may write `stream_options` before `model`.
+        let in_order = match (&self.model, usage) {
+            (Some(model), Some(usage)) if usage.range.start < model.range.start => {
+                [Some(usage), Some(model)]
+            }
+            (model, usage) => [model.as_ref(), usage],
+        };
+        spliced(piece, start, in_order.into_iter().flatten(), push);
+    }
+}
+
+impl UsageEdit {
+    /// The settled state of a pending one; None: it stays pending.
+    fn settled(
+        scanner: &Scanner,
+        bytes: impl FnOnce(Range<u64>) -> Option<Vec<u8>>,
+    ) -> Option<Self> {
+        if let Some(range) = scanner.stream_options() {
+            let Some(edit) = usage::ask_for_usage(&bytes(range.clone())?) else {
+                return Some(Self::AskedByClient);
+            };
+            let (from, to) = (edit.range.start as u64, edit.range.end as u64);
+            let range = range.start + from..range.start + to;
+            return Some(Self::Made(Splice { range, text: edit.text }));
+        }
+        let end = scanner.object_end()?;
+        let text = Bytes::from_static(usage::STREAM_OPTIONS_MEMBER);
+        Some(if scanner.stream() {
+            Self::Made(Splice { range: end..end, text })
+        } else {
+            Self::None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanned(body: &[u8]) -> Scan {
+        let mut scanner = Scanner::new(9);
+        scanner.feed(body).unwrap();
+        Scan::Json(scanner)
+    }
+
+    /// The edits of an attempt that begins when this much of the body has come.
+    fn asking(body: &[u8]) -> (Scan, Edits) {
+        let scan = scanned(body);
+        let mut edits = Edits::new(None, true, &scan);
+        let bytes = |range: Range<u64>| {
+            body.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec)
+        };
+        edits.settle_usage(&scan, bytes);
+        (scan, edits)
+    }
+
+    #[test]
+    fn the_edit_for_usage_waits_for_its_place() {
+        let (scan, edits) = asking(br#"{"model":"m","stream":true"#);
+        assert_eq!(edits.usage, UsageEdit::Pending);
+        assert_eq!((edits.growth(), edits.held_from(&scan)), (None, u64::MAX));
+        let (scan, edits) = asking(br#"{"model":"m","stream_options":{"#);
+        assert_eq!(edits.usage, UsageEdit::Pending);
+        assert_eq!(edits.held_from(&scan), 30, "no byte of the open options goes on");
+        let (_, edits) = asking(br#"{"model":"m","stream":true}"#);
+        assert!(edits.growth().is_some_and(|growth| growth > 0));
+    }
+
+    #[test]
+    fn there_is_no_edit_where_the_client_asks_or_does_not_stream() {
+        let (_, edits) = asking(br#"{"model":"m","stream_options":{"include_usage":true}"#);
+        assert!(edits.usage_asked_by_client());
+        assert_eq!(edits.growth(), Some(0));
+        let (_, edits) = asking(br#"{"model":"m"}"#);
+        assert_eq!(edits.usage, UsageEdit::None);
+        assert_eq!(edits.growth(), Some(0));
+    }
+
+    #[test]
+    fn options_that_are_not_in_memory_are_held_back_until_they_are() {
+        let scan = scanned(br#"{"model":"m","stream_options":{},"#);
+        let mut edits = Edits::new(None, true, &scan);
+        edits.settle_usage(&scan, |_| None);
+        assert_eq!(edits.usage, UsageEdit::Pending);
+        assert_eq!(edits.held_from(&scan), 30);
+        edits.settle_usage(&scan, |_| Some(b"{}".to_vec()));
+        assert!(matches!(edits.usage, UsageEdit::Made(_)));
+        assert_eq!(edits.held_from(&scan), u64::MAX);
+    }
+}

@@ -1,0 +1,430 @@
+//! A request's body on its way in: received from the client, decompressed, scanned; and kept in a
+//! file while it waits for its first attempt, if it is too large for memory.
+//!
+//! Every piece is scanned before it is handed out. So whatever makes the scan fail is found before
+//! the engine has the last byte (or the last chunk), and the engine never holds a whole request
+//! that was not found in order.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+
+use crate::{
+    failure::Failure,
+    limits::BodyLimits,
+    upstream::{
+        scan::{Reading, Scan},
+        spool::Spool,
+    },
+};
+use sans_io::{
+    api::error::{ApiError, Cause},
+    codec::{
+        inflate::{Caps, Coding, Inflater},
+        json::Scanner,
+    },
+};
+
+/// A task that has received so much without a pause lets others run.
+const BURST: usize = 256 * 1024;
+/// A compressed body is decoded in pieces of this size.
+const DECODED: usize = 64 * 1024;
+/// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be
+/// edited.
+const STREAM_OPTIONS: u64 = 64 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Intake<B> {
+    body: B,
+    scan: Scan,
+    decoding: Option<Box<Decoding>>,
+    limits: BodyLimits,
+    declared: Option<u64>,
+    received: u64,
+    /// Bytes received since the last pause.
+    burst: usize,
+    /// The client has sent all of it, and it was found in order.
+    whole: bool,
+    stage: Stage,
+}
+
+/// The way of a piece that was received.
+#[derive(Debug)]
+enum Stage {
+    /// No attempt has begun: into memory.
+    Buffering,
+    /// No attempt has begun, and memory is not to hold more: into the file.
+    Spooling(Box<Spool>),
+    /// An attempt has begun: out of the file, before anything else is received.
+    Unspooling(Box<Spool>),
+    /// An attempt has begun: on to the engine as fast as it comes.
+    Streaming,
+}
+
+/// A compressed body's way to its plain bytes.
+#[derive(Debug)]
+struct Decoding {
+    inflater: Inflater,
+    /// Bytes that have come and are not decoded yet.
+    encoded: Bytes,
+    /// The last piece was full: there may be more inside the inflater.
+    more: bool,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Intake<B>
+where
+    B::Error: std::error::Error + 'static,
+{
+    /// A body that is read in this way, after it was decoded if it is compressed.
+    pub(super) fn new(
+        body: B,
+        reading: Reading<'_>,
+        coding: Option<Coding>,
+        limits: &BodyLimits,
+    ) -> Result<Self, ApiError> {
+        let declared = body.size_hint().exact();
+        if declared.is_some_and(|length| length > limits.configured.max_body_bytes) {
+            return Err(too_large(limits.configured.max_body_bytes));
+        }
+        let decoding = coding.map(|coding| Box::new(Decoding::new(coding, limits)));
+        let empty = declared == Some(0) || body.is_end_stream();
+        Ok(Self {
+            scan: Scan::new(reading, limits)?,
+            limits: limits.clone(),
+            declared: declared.filter(|_| decoding.is_none()),
+            decoding,
+            received: 0,
+            burst: 0,
+            // An empty body that is scanned is read to its end, which finds it incomplete.
+            whole: matches!(reading, Reading::Carry) && empty,
+            stage: Stage::Buffering,
+            body,
+        })
+    }
+
+    /// Waits for the next piece, which was scanned. An empty one: it went into the file, or nothing
+    /// more will come.
+    pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
+        match &mut self.stage {
+            Stage::Buffering | Stage::Streaming => {}
+            Stage::Spooling(spool) => ready!(spool.poll_write(context)).map_err(Failure::Spool)?,
+            Stage::Unspooling(_) => return self.poll_unspool(context),
+        }
+        if self.whole {
+            return Poll::Ready(Ok(Bytes::new()));
+        }
+        if self.burst > BURST {
+            self.burst = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.decoding.as_ref().is_some_and(|decoding| decoding.has_input()) {
+            return Poll::Ready(self.decode().map_err(Failure::from));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            self.burst = 0;
+            return Poll::Pending;
+        };
+        let accepted = match frame {
+            // Trailers carry nothing for an engine.
+            Some(Ok(frame)) => self.accept_encoded(frame.into_data().unwrap_or_default()),
+            Some(Err(error)) => return Poll::Ready(Err(body_error(&error))),
+            None => self.finish().map(|()| Bytes::new()),
+        };
+        Poll::Ready(accepted.map_err(Failure::from))
+    }
+
+    /// Takes the next piece back from the file; an empty one at its end.
+    pub(super) fn poll_unspool(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Bytes, Failure>> {
+        let mut piece = None;
+        if let Stage::Unspooling(spool) = &mut self.stage {
+            piece = ready!(spool.poll_read(context)).map_err(Failure::Spool)?;
+            if piece.is_none() {
+                self.stage = Stage::Streaming;
+            }
+        }
+        Poll::Ready(Ok(piece.unwrap_or_default()))
+    }
+
+    /// Accepts a piece as the client sent it, which may be compressed.
+    fn accept_encoded(&mut self, piece: Bytes) -> Result<Bytes, ApiError> {
+        match &mut self.decoding {
+            None => self.accept(piece),
+            Some(decoding) => {
+                decoding.encoded = piece;
+                self.decode()
+            }
+        }
+    }
+
+    /// Decodes one piece of what has come.
+    fn decode(&mut self) -> Result<Bytes, ApiError> {
+        let plain = match &mut self.decoding {
+            Some(decoding) => decoding.next()?,
+            None => Bytes::new(),
+        };
+        if plain.is_empty() { Ok(plain) } else { self.accept(plain) }
+    }
+
+    /// Counts and scans a plain piece.
+    fn accept(&mut self, piece: Bytes) -> Result<Bytes, ApiError> {
+        self.received += piece.len() as u64;
+        self.burst += piece.len();
+        if self.received > self.limits.configured.max_body_bytes {
+            return Err(too_large(self.limits.configured.max_body_bytes));
+        }
+        self.scan.feed(&piece)?;
+        let open = self.scan.json().and_then(Scanner::open_stream_options);
+        if open.is_some_and(|start| self.received - start > STREAM_OPTIONS) {
+            let message = format!(
+                "`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone."
+            );
+            return Err(ApiError::new(Cause::BadRequest, message).closing());
+        }
+        let ended = self.declared == Some(self.received)
+            || self.decoding.is_none() && self.body.is_end_stream();
+        if ended {
+            self.finish()?;
+        }
+        Ok(self.spool_if_too_much(piece))
+    }
+
+    /// Puts a piece into the file if memory is not to hold it; else gives it back.
+    fn spool_if_too_much(&mut self, piece: Bytes) -> Bytes {
+        match &mut self.stage {
+            Stage::Buffering if self.received > self.limits.configured.buffered_bytes() => {
+                let mut spool = Box::new(Spool::new(self.limits.spool_folder.to_path_buf()));
+                spool.push(piece);
+                self.stage = Stage::Spooling(spool);
+                Bytes::new()
+            }
+            Stage::Spooling(spool) => {
+                spool.push(piece);
+                Bytes::new()
+            }
+            Stage::Buffering | Stage::Unspooling(_) | Stage::Streaming => piece,
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), ApiError> {
+        if let Some(decoding) = &self.decoding {
+            decoding
+                .inflater
+                .end()
+                .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
+        }
+        self.scan.end()?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+impl<B> Intake<B> {
+    /// From now on pieces are handed out, those in the file first.
+    pub(super) fn start(&mut self) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Streaming) {
+            Stage::Spooling(spool) | Stage::Unspooling(spool) => Stage::Unspooling(spool),
+            Stage::Buffering | Stage::Streaming => Stage::Streaming,
+        };
+    }
+
+    /// Bytes that the client has sent (decoded, where it compressed them).
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The length that the client has announced; None also where it compressed the body.
+    pub(super) fn declared(&self) -> Option<u64> {
+        self.declared
+    }
+
+    /// The body's length, once it is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        if self.whole { Some(self.received) } else { self.declared }
+    }
+
+    /// Whether the client has sent all of it, and it was found in order.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether a part of it is in the file, to be taken back.
+    pub(super) fn is_unspooling(&self) -> bool {
+        matches!(self.stage, Stage::Unspooling(_))
+    }
+
+    /// Whether all of it was handed out.
+    pub(super) fn is_drained(&self) -> bool {
+        self.whole && !matches!(self.stage, Stage::Spooling(_) | Stage::Unspooling(_))
+    }
+
+    pub(super) fn scan(&self) -> &Scan {
+        &self.scan
+    }
+}
+
+impl Decoding {
+    fn new(coding: Coding, limits: &BodyLimits) -> Self {
+        let caps = Caps {
+            decoded: limits.configured.max_body_bytes,
+            ratio: limits.configured.decoded_ratio,
+        };
+        Self { inflater: Inflater::new(coding, caps), encoded: Bytes::new(), more: false }
+    }
+
+    /// Whether it can go on without the client.
+    fn has_input(&self) -> bool {
+        self.more || !self.encoded.is_empty()
+    }
+
+    /// Decodes one piece; an empty one: it needs more.
+    fn next(&mut self) -> Result<Bytes, ApiError> {
+        let mut plain = BytesMut::new();
+        self.inflater.decode(&mut self.encoded, &mut plain, DECODED).map_err(|error| {
+            let cause = if error.is_too_large() { Cause::TooLarge } else { Cause::BadRequest };
+            ApiError::new(cause, error.to_string()).closing()
+        })?;
+        self.more = plain.len() >= DECODED;
+        Ok(plain.freeze())
+    }
+}
+
+fn too_large(limit: u64) -> ApiError {
+    ApiError::new(
+        Cause::TooLarge,
+        format!(
+            "The request body is larger than {limit} bytes. Send less, or raise the limit \
+            max_body_bytes of this server."
+        ),
+    )
+    .closing()
+}
+
+/// Hyper's error for a body that the client stopped sending, or sent wrongly. A malformed chunk is
+/// an I/O error of a certain kind inside hyper's own error.
+fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let kind = error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
+        let message = "The request body's chunked framing is broken. Send each chunk's size in \
+            hexadecimal, followed by CR LF.";
+        return Failure::Rejected(ApiError::new(Cause::BadRequest, message).closing());
+    }
+    Failure::ClientLeft
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{collections::VecDeque, future::poll_fn, task::Waker};
+
+    use http_body::Frame;
+
+    use sans_io::{seam::DataPlaneConfig, test_support};
+
+    use super::*;
+
+    /// A body whose pieces are all there at once. `true`: with the last one it says that it was the
+    /// last.
+    pub(in crate::upstream) struct Ready(
+        pub(in crate::upstream) VecDeque<Bytes>,
+        pub(in crate::upstream) bool,
+    );
+
+    impl Body for Ready {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.1 && self.0.is_empty()
+        }
+    }
+
+    pub(in crate::upstream) fn limits(replay: u64, memory: u64) -> BodyLimits {
+        let mut configured = test_support::read::<DataPlaneConfig>(test_support::config()).limits;
+        configured.max_body_bytes = 64 << 20;
+        configured.replay_bytes = replay;
+        configured.memory_bytes = memory;
+        configured.decoded_ratio = 9;
+        configured.max_nesting = 9;
+        BodyLimits { configured, spool_folder: std::env::temp_dir().as_path().into() }
+    }
+
+    #[test]
+    fn a_fast_client_does_not_keep_others_waiting() {
+        let pieces = vec![Bytes::from_static(&[b' '; 10_000]); 1_000].into();
+        let mut intake =
+            Intake::new(Ready(pieces, false), Reading::Carry, None, &limits(64 << 20, 64 << 20))
+                .unwrap();
+        let context = &mut Context::from_waker(Waker::noop());
+        while !intake.is_whole() {
+            let before = intake.received();
+            while intake.poll_piece(context).is_ready() && !intake.is_whole() {}
+            assert!(intake.received() - before <= BURST as u64 + 10_000, "without a pause");
+        }
+        assert_eq!(intake.received(), 10_000_000);
+    }
+
+    #[test]
+    fn options_that_would_fill_memory_are_refused() {
+        let start = Bytes::from_static(br#"{"model":"m","stream_options":{"x":""#);
+        let rest = std::iter::repeat_n(Bytes::from_static(&[b'x'; 10_000]), 100);
+        let pieces = Ready(std::iter::once(start).chain(rest).collect(), false);
+        let mut intake = Intake::new(pieces, Reading::Json, None, &limits(0, 64 << 20)).unwrap();
+        let context = &mut Context::from_waker(Waker::noop());
+        let error = loop {
+            match intake.poll_piece(context) {
+                Poll::Ready(Err(Failure::Rejected(error))) => break error,
+                Poll::Ready(Err(other)) => panic!("{other}"),
+                Poll::Ready(Ok(_)) | Poll::Pending => assert!(!intake.is_whole()),
+            }
+        };
+        assert_eq!(error.cause, Cause::BadRequest);
+        assert!(intake.received() < 2 * STREAM_OPTIONS);
+    }
+
+    #[test]
+    fn the_last_piece_of_a_body_that_is_out_of_order_is_never_handed_out() {
+        let pieces = [&br#"{"model":"m","#[..], br#""n":1"#].map(Bytes::from_static);
+        let mut intake =
+            Intake::new(Ready(pieces.into(), true), Reading::Json, None, &limits(99, 99)).unwrap();
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(matches!(intake.poll_piece(context), Poll::Ready(Ok(piece)) if !piece.is_empty()));
+        assert!(matches!(intake.poll_piece(context), Poll::Ready(Err(Failure::Rejected(_)))));
+        assert!(!intake.is_whole() && !intake.is_drained());
+    }
+
+    #[tokio::test]
+    async fn a_body_too_large_for_memory_waits_in_the_file_and_comes_in_order() {
+        let pieces: Vec<Bytes> = (0..9_u8).map(|byte| vec![byte; 10].into()).collect();
+        let body = Ready(pieces.clone().into(), false);
+        let mut intake = Intake::new(body, Reading::Carry, None, &limits(0, 25)).unwrap();
+        let mut found = Vec::new();
+        while intake.received() < 50 {
+            found.push(poll_fn(|context| intake.poll_piece(context)).await.unwrap());
+        }
+        assert!(found[2..].iter().all(Bytes::is_empty), "no more than memory may hold");
+        intake.start();
+        assert!(intake.is_unspooling() && !intake.is_drained());
+        while !intake.is_drained() {
+            found.push(poll_fn(|context| intake.poll_piece(context)).await.unwrap());
+        }
+        assert_eq!(found.concat(), pieces.concat());
+    }
+}

@@ -1,0 +1,211 @@
+//! The receiving side of an exchange: from an engine's silence to the end of its response.
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use sans_io::codec::http1::{Decoder, KeepAlive, ParsedHead, WireError};
+
+/// The kind of response that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// A head and a body.
+    Full,
+    /// The head alone: the request is a HEAD.
+    HeadOnly,
+    /// A full one too, or a switch to another protocol.
+    Upgrade,
+}
+
+impl Expected {
+    /// For a request with this method. `upgrade`: it asks for another protocol, which only a GET
+    /// does.
+    pub(crate) fn of(method: &Method, upgrade: bool) -> Self {
+        match () {
+            () if *method == Method::HEAD => Self::HeadOnly,
+            () if upgrade => Self::Upgrade,
+            () => Self::Full,
+        }
+    }
+}
+
+/// The response's progress.
+#[derive(Debug)]
+pub(super) enum Receiving {
+    /// Nothing at all.
+    Silent(Expected),
+    /// A part of its head, or interim responses.
+    Head(Expected),
+    /// Its head, and perhaps something of its body.
+    Body(ResponseBody),
+}
+
+impl Receiving {
+    /// Notes that bytes have come.
+    pub(super) fn note_bytes(&mut self) {
+        if let Self::Silent(expected) = *self {
+            *self = Self::Head(expected);
+        }
+    }
+
+    /// The limits within which the connection may wait for another request; None: it must not carry
+    /// one, or the response is not whole.
+    pub(super) fn reuse(&self) -> Option<KeepAlive> {
+        match self {
+            Self::Body(body) if body.is_whole() => body.reuse,
+            _ => None,
+        }
+    }
+}
+
+/// The body of a response on its way in.
+#[derive(Debug)]
+pub(super) struct ResponseBody {
+    decoder: Decoder,
+    progress: Progress,
+    /// The limits of the idle connection; None: it carries no other request.
+    reuse: Option<KeepAlive>,
+}
+
+/// The part of the body that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing of the body has come.
+    Awaited,
+    /// Something of it.
+    Begun,
+    /// All of it.
+    Whole,
+}
+
+impl ResponseBody {
+    pub(super) fn new(head: &ParsedHead) -> Self {
+        Self {
+            decoder: head.decoder.clone(),
+            progress: Progress::Awaited,
+            reuse: head.keep_alive.then_some(head.keep_alive_limits),
+        }
+    }
+
+    /// Takes the next piece off what was read; None: more must be read. Only the last piece may be
+    /// empty.
+    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
+        // A body without bytes is whole before anything is read.
+        if buffer.is_empty() && !self.decoder.is_done() {
+            return Ok(None);
+        }
+        let piece = self.decoder.decode(buffer)?;
+        if piece.done {
+            self.progress = Progress::Whole;
+        } else if piece.data.is_empty() {
+            return Ok(None);
+        } else {
+            self.progress = Progress::Begun;
+        }
+        Ok(Some(piece.data))
+    }
+
+    /// Notes that the connection has ended. True: so has the body, as its framing has it.
+    pub(super) fn ends_with_connection(&mut self) -> bool {
+        if self.is_close_delimited() {
+            self.progress = Progress::Whole;
+        }
+        self.is_close_delimited()
+    }
+
+    /// Whether something of it has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.progress != Progress::Awaited
+    }
+
+    /// Whether it is whole.
+    pub(super) fn is_whole(&self) -> bool {
+        self.progress == Progress::Whole
+    }
+
+    /// Whether its end is the connection's end, so that a death looks like an end.
+    pub(super) fn is_close_delimited(&self) -> bool {
+        self.decoder == Decoder::CloseDelimited
+    }
+
+    /// The exact number of bytes to come, where the framing tells it.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sans_io::codec::http1;
+
+    use super::*;
+
+    /// The body of a response with this head, and what was read behind the head.
+    fn response(text: &str) -> (ResponseBody, BytesMut) {
+        let mut buffer = BytesMut::from(text);
+        let head = http1::take_response_head(&mut buffer, false, false).unwrap().unwrap();
+        (ResponseBody::new(&head), buffer)
+    }
+
+    fn reuse(body: ResponseBody) -> Option<KeepAlive> {
+        Receiving::Body(body).reuse()
+    }
+
+    #[test]
+    fn a_body_is_awaited_then_begun_then_whole() {
+        let (mut body, mut buffer) = response("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
+        assert_eq!(body.next(&mut buffer), Ok(None));
+        assert!(!body.has_begun() && body.remaining() == Some(4));
+        buffer.extend_from_slice(b"ab");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
+        assert!(body.has_begun() && !body.is_whole() && body.remaining() == Some(2));
+        buffer.extend_from_slice(b"cd");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"cd"))));
+        assert!(body.is_whole() && reuse(body).is_some());
+    }
+
+    #[test]
+    fn an_empty_body_is_whole_with_its_first_piece() {
+        let (mut body, mut buffer) = response("HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::new())));
+        assert!(body.is_whole() && reuse(body).is_some());
+    }
+
+    #[test]
+    fn only_a_close_delimited_body_ends_with_its_connection() {
+        let (mut body, mut buffer) = response("HTTP/1.1 200 OK\r\n\r\nab");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
+        assert!(!body.is_whole() && body.ends_with_connection());
+        assert!(body.is_whole() && body.is_close_delimited() && reuse(body).is_none());
+
+        let (mut body, mut buffer) = response("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
+        assert!(!body.ends_with_connection());
+        assert!(!body.is_whole() && reuse(body).is_none());
+    }
+
+    #[test]
+    fn a_chunk_that_is_not_whole_gives_no_empty_piece() {
+        let (mut body, mut buffer) =
+            response("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2");
+        assert_eq!(body.next(&mut buffer), Ok(None));
+        assert!(!body.has_begun());
+        buffer.extend_from_slice(b"\r\nab\r\n0\r\n\r\n");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
+        assert!(body.is_whole());
+    }
+
+    #[test]
+    fn an_engine_that_says_close_gets_no_second_request() {
+        let (mut body, mut buffer) =
+            response("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::new())));
+        assert!(body.is_whole() && reuse(body).is_none());
+    }
+
+    #[test]
+    fn a_head_request_expects_no_body() {
+        assert_eq!(Expected::of(&Method::HEAD, false), Expected::HeadOnly);
+        assert_eq!(Expected::of(&Method::GET, true), Expected::Upgrade);
+        assert_eq!(Expected::of(&Method::POST, false), Expected::Full);
+    }
+}
