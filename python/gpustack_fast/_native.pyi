@@ -10,7 +10,7 @@ signal handler. Every call may be made from any thread.
 
 from typing import final
 
-__all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "log"]
+__all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "log", "show"]
 
 __version__: str
 
@@ -25,10 +25,13 @@ def log(
 ) -> None:
     """Puts a line into the process's log on standard error, among the data plane's own.
 
-    `level` is a number of `logging`'s; the caller has decided that the line is written. Never waits:
-    a line for which there is no room, because nobody reads, is lost and counted
+    `level` is a number of `logging`'s; the caller has decided that the line is written. It never
+    waits: a line for which there is no room, because nobody reads, is lost and counted
     (`gpustack_fast_log_lines_lost_total`).
     """
+
+def show(text: str) -> None:
+    """Shows a text to the person at the terminal, as it is, behind the lines so far."""
 
 def flush_log(limit: float) -> bool:
     """Waits until all lines are written, at most `limit` seconds; False if some are not then."""

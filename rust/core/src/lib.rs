@@ -23,4 +23,4 @@ mod upstream;
 mod worker;
 
 pub use dataplane::{DataPlane, DataPlaneError};
-pub use telemetry::{ControlPlaneLine, LogFormat, LogLevel, flush_log, log};
+pub use telemetry::{ControlPlaneLine, LogFormat, LogLevel, flush_log, log, show};

@@ -118,6 +118,12 @@ fn log(
     core::log(&core::ControlPlaneLine { level, format, subject, message, request_id, exception });
 }
 
+/// Shows a text to the person at the terminal, behind the lines so far.
+#[pyfunction]
+fn show(text: &str) {
+    core::show(text);
+}
+
 /// Waits for the log's last lines, at most `limit` seconds; false if some are not written then.
 #[pyfunction]
 fn flush_log(py: Python<'_>, limit: f64) -> bool {
@@ -128,7 +134,7 @@ fn flush_log(py: Python<'_>, limit: f64) -> bool {
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use super::{DataPlane, DataPlaneError, flush_log, log};
+    use super::{DataPlane, DataPlaneError, flush_log, log, show};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name for it")]

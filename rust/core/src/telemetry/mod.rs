@@ -138,6 +138,11 @@ pub fn log(written: &ControlPlaneLine<'_>) {
     process_log().queue.push(line.render(written.format == LogFormat::Json).as_bytes());
 }
 
+/// Shows a text to the person at the terminal, as it is, behind the lines so far.
+pub fn show(text: &str) {
+    process_log().queue.push(format!("{text}\n").as_bytes());
+}
+
 /// Waits until all lines are written, at most for `limit`; false if some are not.
 pub fn flush_log(limit: Duration) -> bool {
     LOG.get().is_none_or(|log| log.queue.flush(limit))
