@@ -206,6 +206,17 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "never"
         ),
     ] = 0.0
+    log_level: Annotated[
+        LogLevel,
+        Meta(
+            description="the least urgent lines on standard error; at debug each attempt of a "
+            "request",
+            extra={"variable": "GPUSTACK_FAST_LOG"},
+        ),
+    ] = "info"
+    log_format: Annotated[
+        LogFormat, Meta(description="lines for people, or one JSON object a line for machines")
+    ] = "text"
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()
     cors: CorsConfig = CorsConfig()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -48,6 +48,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     help: str
     default: object
     """None where the default is not a constant."""
+    own_variable: str | None = None
+    """Where its variable does not have its flag's name."""
 
     @property
     def flag(self) -> str:
@@ -57,13 +59,15 @@ class Setting(Struct, frozen=True, kw_only=True):
     @property
     def variable(self) -> str:
         """`GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME`"""
-        return variable_of(self.flag)
+        return self.own_variable or variable_of(self.flag)
 
     @property
     def placeholder(self) -> str:
         """What stands for the value in the help."""
         if _is_list(self.type):
             return "A,B"
+        if choices := _choices(self.type):
+            return "|".join(choices)
         kinds = {float: "SECONDS", int: "NUMBER", Path: "PATH", str: "TEXT", bool: "TRUE|FALSE"}
         return next((word for kind, word in kinds.items() if kind in _kinds(self.type)), "NUMBER")
 
@@ -79,7 +83,9 @@ class Setting(Struct, frozen=True, kw_only=True):
         try:
             return msgspec.convert(words, self.type, strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(explain(str(error), subject, text) + _hint(text)) from error
+            raise ConfigError(
+                explain(str(error), subject, text, _choices(self.type)) + _hint(text)
+            ) from error
 
 
 def load_config(
@@ -158,14 +164,28 @@ def _settings(table: type[Struct], above: tuple[str, ...] = ()) -> list[Setting]
                 type=hints[field.name],
                 help=_description(hints[field.name]),
                 default=default,
+                own_variable=_own_variable(hints[field.name]),
             )
         )
     return found
 
 
+def _metas(kind: Any) -> list[Meta]:
+    return [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Meta)]
+
+
 def _description(kind: Any) -> str:
-    metas = [extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Meta)]
-    return next(meta.description for meta in metas if meta.description)
+    return next(meta.description for meta in _metas(kind) if meta.description)
+
+
+def _own_variable(kind: Any) -> str | None:
+    return next((meta.extra["variable"] for meta in _metas(kind) if meta.extra), None)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The words of a `Literal`; of other types none."""
+    plain = getattr(kind, "__origin__", kind)
+    return get_args(plain) if get_origin(plain) is Literal else ()
 
 
 def _is_list(kind: Any) -> bool:

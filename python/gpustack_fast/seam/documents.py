@@ -148,7 +148,7 @@ class DataPlaneConfig(Document):
     record_queue: int = 16_384
     """Finished requests that wait for `poll`; when it is full, new records are dropped and counted.
     """
-    log_level: LogLevel = "off"
+    log_level: LogLevel = "info"
     """The least urgent lines that the data plane writes. It and the format hold for the process."""
     log_format: LogFormat = "text"
 

@@ -45,6 +45,8 @@ def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> Dat
         cors=cors(server.cors),
         spool_folder=str(spool),
         record_queue=limits.record_queue,
+        log_level=server.log_level,
+        log_format=server.log_format,
     )
 
 

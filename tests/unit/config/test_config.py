@@ -315,9 +315,21 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--data-dir"] == "GPUSTACK_FAST_DATA_DIR"
     assert names["--timeouts-first-frame"] == "GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME"
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
+    assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 29
+    assert len(names) == len(SETTINGS) == 31
     assert all(setting.help for setting in SETTINGS)
+
+
+def test_an_unknown_level_of_the_log_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {"--log-level": "warning"}, {})
+    assert str(raised.value) == (
+        "`--log-level` cannot be `warning`. Write `off`, `error`, `warn`, `info`, `debug` or "
+        "`trace`. Did you mean `warn`?"
+    )
+    with pytest.raises(ConfigError, match="variable `GPUSTACK_FAST_LOG` cannot be `loud`"):
+        load_config(None, {}, {"GPUSTACK_FAST_LOG": "loud"})
 
 
 WRITTEN: dict[str, tuple[str, str]] = {
@@ -329,6 +341,8 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "server_timing_in_streams": ("true", "true"),
     "usage_timings": ("0", "false"),
     "credentials": ("1", "true"),
+    "log_level": ("debug", '"debug"'),
+    "log_format": ("json", '"json"'),
     "origins": ("http://a, https://b:1", '["http://a", "https://b:1"]'),
     "methods": ("GET,POST", '["GET", "POST"]'),
     "headers": ("X-A", '["X-A"]'),
