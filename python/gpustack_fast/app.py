@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import time
 
 import uvloop
 
@@ -27,7 +26,6 @@ from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
-from gpustack_fast.console import tell
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.engines import environments, processes
@@ -37,7 +35,8 @@ from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
-from gpustack_fast.seam.documents import Event, KeyDelta
+from gpustack_fast.seam.documents import KeyDelta
+from gpustack_fast.seam.log import flush, start_log, tell
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -50,8 +49,6 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
-NOTE_FAULTS_EVERY = 10.0
-"""Seconds between two lines about the same instance's faults."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to tell that it is drained, after the deadline."""
 
@@ -60,7 +57,7 @@ def serve(config: Config, options: ServeOptions) -> int:
     """Runs the server until SIGTERM or SIGINT; returns its exit status. Raises
     GpustackFastError.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()
     try:
@@ -73,6 +70,7 @@ def serve(config: Config, options: ServeOptions) -> int:
         ) from error
     finally:
         directory.release()
+        flush()
 
 
 class Server:
@@ -90,13 +88,11 @@ class Server:
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
         self._greeted = False
-        self._noted: dict[str, float] = {}
-        """When each instance's fault was noted last."""
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
         self._signals = 0
         self._signalled = asyncio.Event()
-        self._drained: asyncio.Future[int] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
 
         self._routes = known_routes(directory, [route.name for route in config.all_routes()])
@@ -111,8 +107,9 @@ class Server:
         self._notice = first.notice
         self.keys = Keys(store, self._publish_keys)
         self._rooms = Rooms(directory.path)
-        prepare = functools.partial(environments.prepare, directory.path, tell=tell)
-        self._supervisor = Supervisor(self._rooms, prepare, on_change=self._publish, tell=tell)
+        building = logging.getLogger(environments.__name__)
+        prepare = functools.partial(environments.prepare, directory.path, tell=building.info)
+        self._supervisor = Supervisor(self._rooms, prepare, on_change=self._publish)
 
     async def run(self) -> int:
         """From the first request's answer to the last engine's end."""
@@ -157,7 +154,7 @@ class Server:
     async def _end_leftovers(self) -> None:
         """Ends the engines of an earlier, killed server."""
         for name in await end_leftovers(self._rooms):
-            tell(f"Ended the engine {name}, which an earlier run had left.")
+            log.info("Ended the engine %s, which an earlier run had left.", name)
         self._leftovers = False
 
     async def _stop(self, working: asyncio.Future[None]) -> None:
@@ -171,26 +168,24 @@ class Server:
         if self._leftovers and working.cancelled():
             await self._end_leftovers()
         await self._contexts.aclose()
-        tell("Stopped.")
+        log.info("Stopped.")
 
     async def _drain(self) -> None:
-        """Lets running requests end; a second signal cuts them. Tells how many were cut."""
+        """Lets running requests end; a second signal cuts them. The data plane logs how many."""
         patience = self._config.server.drain_timeout
         self._drained = asyncio.get_running_loop().create_future()
         running = self._plane.stats().in_flight
         if running:
-            tell(
-                f"Stopping; requests that still run: {running}, for up to {patience:g} s. A second "
-                "Ctrl-C cuts them."
+            log.info(
+                "Stopping; requests that still run: %d, for up to %g s. A second Ctrl-C cuts them.",
+                running,
+                patience,
             )
         self._plane.drain(0.0 if self._signals > 1 else patience)
         try:
-            cut = await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
+            await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
         except TimeoutError:
-            tell("The data plane did not tell that it is drained; going on without.")
-        else:
-            if cut:
-                tell(f"Requests that were cut: {cut}.")
+            log.warning("The data plane did not tell that it is drained; going on without.")
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -206,35 +201,14 @@ class Server:
             self._poll()
 
     def _poll(self) -> None:
-        """Hands events on. Records have no reader yet."""
-        polled = self._plane.poll()
-        if polled.finished or polled.dropped:
-            log.debug(
-                "%d requests finished; %d records were dropped.", polled.finished, polled.dropped
-            )
-        for event in polled.events:
+        """Hands events on that are not for the log alone: the data plane has logged each of them.
+        Records have no reader yet.
+        """
+        for event in self._plane.poll().events:
             if event.type == "instance_idle":
                 self._supervisor.instance_idle(event.instance)
-            elif event.type == "instance_faulted":
-                self._note_fault(event)
-            elif event.type == "certificate_renewed":
-                log.info("The TLS certificate was renewed: new connections get the new one.")
-            elif event.type == "certificate_refused":
-                log.error(
-                    "The TLS files have changed and cannot be used; the old certificate stays. %s",
-                    event.reason,
-                )
             elif event.type == "drained" and self._drained is not None and not self._drained.done():
-                self._drained.set_result(event.cut)
-
-    def _note_fault(self, event: Event) -> None:
-        """A line now and then. Nothing is killed for it: whether an engine lives is the
-        supervisor's own finding.
-        """
-        now = time.monotonic()
-        if now - self._noted.get(event.instance, -NOTE_FAULTS_EVERY) >= NOTE_FAULTS_EVERY:
-            self._noted[event.instance] = now
-            log.warning("The instance %s failed a request: %s.", event.instance, event.reason)
+                self._drained.set_result(None)
 
     # What the data plane is told.
 

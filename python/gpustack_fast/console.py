@@ -1,4 +1,4 @@
-"""The plain lines that a person sees while the server starts and ends."""
+"""The plain texts that a person sees while the server starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from pathlib import Path
 from gpustack_fast.config import Config
 from gpustack_fast.config.server import default_data_dir
 
-__all__ = ["first_key", "program", "public_url", "ready", "tell"]
+__all__ = ["first_key", "program", "public_url", "ready"]
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 """Where a client on this machine reaches a server that listens everywhere."""
-
-
-def tell(line: str) -> None:
-    """Shows a line on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def public_url(address: str, scheme: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from gpustack_fast.engines.replica import Replica
 
 __all__ = ["watch"]
+
+log = logging.getLogger(__name__)
 
 CONNECT_WITHIN = 3.0
 """Seconds."""
@@ -24,17 +26,17 @@ class SetState(Protocol):
     def __call__(self, replica: Replica, state: str, message: str = "") -> None: ...
 
 
-async def watch(replica: Replica, set_state: SetState, tell: Callable[[str], None]) -> None:
+async def watch(replica: Replica, set_state: SetState) -> None:
     """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
     while True:
         problem = await unreachable(replica.address)
         if problem is not None and replica.state != "unreachable":
             message = f"{problem} It is tried again every {TRY_EVERY:g} s."
-            tell(f"{replica.id}: {message}")
+            log.warning("%s: %s", replica.id, message)
             set_state(replica, "unreachable", message)
         elif problem is None and replica.state != "running":
             if replica.state == "unreachable":
-                tell(f"{replica.id} can be reached now.")
+                log.info("%s can be reached now.", replica.id)
             set_state(replica, "running")
         await asyncio.sleep(TRY_EVERY)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
@@ -35,14 +36,14 @@ CANNOT_BE_ENDED = (
     "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 )
 
+log = logging.getLogger(__name__)
+
 Prepare = Callable[[str], Awaitable[Path]]
 """Gives the interpreter of a backend's environment, which may have to be built first."""
 
 
 class Supervisor:
-    """Carries out the plan. Everything happens on one event loop; `on_change` and `tell` must not
-    wait.
-    """
+    """Carries out the plan. Everything happens on one event loop; `on_change` must not wait."""
 
     def __init__(
         self,
@@ -50,13 +51,11 @@ class Supervisor:
         prepare: Prepare,
         *,
         on_change: Callable[[], None],
-        tell: Callable[[str], None],
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
         self._rooms = rooms
         self._prepare = prepare
         self._on_change = on_change
-        self._tell = tell
         self._backends = backends
         self._models: dict[str, ModelConfig] = {}
         self._replicas: dict[Slot, Replica] = {}
@@ -98,9 +97,7 @@ class Supervisor:
                 created=time.time(),
                 address=url,
             )
-            self._replicas[slot].running = self._task(
-                watch(self._replicas[slot], self._set, self._tell)
-            )
+            self._replicas[slot].running = self._task(watch(self._replicas[slot], self._set))
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
@@ -162,7 +159,7 @@ class Supervisor:
         try:
             await self._bring_up(replica)
             replica.failures = 0
-            self._tell(f"{replica.id} is running after {time.time() - replica.created:.1f} s.")
+            log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running")
             assert replica.instance is not None
             await replica.instance.exited.wait()
@@ -177,7 +174,7 @@ class Supervisor:
         if replica.instance is not None and not await replica.instance.stop():
             replica.retry_at = float("inf")
             self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
-            self._tell(f"{replica.id}: {CANNOT_BE_ENDED}")
+            log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
         else:
             replica.instance = None
 
@@ -187,7 +184,7 @@ class Supervisor:
             replica, "initializing", f"Its environment ({replica.backend.name}) is made ready."
         )
         python = await self._environment(replica.backend.name)
-        self._tell(f"Starting {replica.id} ...")
+        log.info("Starting %s ...", replica.id)
         replica.instance = Instance(replica.id, replica.model, replica.backend, self._rooms)
         replica.instance.start(python)
         replica.address = replica.instance.address
@@ -215,7 +212,7 @@ class Supervisor:
             replica.retry_at = float("inf")
             follows = "It is not started again (restart_on_error = false)."
         self._set(replica, "error", f"{reason} {follows}")
-        self._tell(f"{replica.id}: {reason} {follows}")
+        log.warning("%s: %s %s", replica.id, reason, follows)
 
     def instance_idle(self, instance_id: str) -> None:
         """The data plane tells that a retired instance has answered its last request."""
@@ -243,9 +240,10 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await replica.running
         if replica.instance is not None and not await replica.instance.stop():
-            self._tell(
-                f"{replica.id}: A process of it could not be ended, even by SIGKILL. The next "
-                "start tries again."
+            log.error(
+                "%s: A process of it could not be ended, even by SIGKILL. The next start tries "
+                "again.",
+                replica.id,
             )
         del self._replicas[replica.slot]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,22 +22,33 @@ from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.storage.engine_paths import Rooms
 
 
+@pytest.fixture(autouse=True)
+def captured(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gpustack_fast")
+    House.log = caplog
+
+
 class House:
     """A supervisor with the small engine as its only backend, and what it told."""
+
+    log: pytest.LogCaptureFixture
 
     def __init__(
         self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None
     ) -> None:
-        self.lines: list[str] = []
         self.seen: list[list[tuple[str, str]]] = []
         self.rooms = Rooms(folder)
         self.supervisor = Supervisor(
             self.rooms,
             prepare or self.prepare,
             on_change=self.look,
-            tell=self.lines.append,
             backends={"small": SMALL, "external": BACKENDS["external"]},
         )
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has logged."""
+        return [record.getMessage() for record in self.log.records]
 
     async def prepare(self, backend: str) -> Path:
         assert backend == "small"
