@@ -128,7 +128,7 @@ impl Shared {
         if begun {
             let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
             let limit = deadline.saturating_duration_since(Instant::now());
-            tracing::info!(in_flight, limit_ms = limit.as_millis() as u64, "drain begins");
+            tracing::info!(in_flight, limit_s = limit.as_secs_f64().round(), "drain begins");
         }
         self.ending.notify_waiters();
     }
