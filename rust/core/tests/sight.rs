@@ -211,3 +211,21 @@ fn an_unknown_level_is_an_error_that_names_the_known_ones() {
         "{error}"
     );
 }
+
+#[test]
+fn at_debug_each_step_of_a_request_is_told_with_the_request_it_belongs_to() {
+    let log = log("debug", "json");
+    let lines: Vec<serde_json::Value> =
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let ids = |message: &str| -> Vec<&str> {
+        let told = lines.iter().filter(|line| line["message"] == message);
+        told.map(|line| line["request_id"].as_str().unwrap_or_default()).collect()
+    };
+    let begun = ids("attempt begins");
+    assert_eq!(begun.len(), 4, "three good requests and one that the engine breaks: {log}");
+    assert!(begun.iter().all(|id| id.len() == 32), "{log}");
+    assert_eq!(ids("committed"), begun[..3], "{log}");
+    assert!(ids("request ended").starts_with(&begun), "{log}");
+    assert_eq!(ids("attempt failed"), begun[3..], "{log}");
+    assert!(ids("request failed").contains(&begun[3]), "{log}");
+}

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::{request::timeline::Timeline, shared::Shared};
+use tracing::{Span, debug};
+
+use crate::{request::timeline::Timeline, shared::Shared, telemetry};
 use sans_io::{
     api::usage::Usage,
     seam::{End, Record},
@@ -16,6 +18,8 @@ use sans_io::{
 /// otherwise before, the client left (or, at the end of a drain, was cut).
 pub(crate) struct Accounting {
     shared: Arc<Shared>,
+    /// The request's id, for log lines.
+    span: Span,
     /// When the request reached each phase.
     pub(crate) timeline: Timeline,
     /// From the request's begin to the first frame of its response.
@@ -32,6 +36,7 @@ impl Accounting {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         Self {
             shared: Arc::clone(shared),
+            span: telemetry::request_span(&request_id),
             timeline: Timeline::begin(),
             first_frame: None,
             route: None,
@@ -61,6 +66,10 @@ impl Accounting {
         &self.shared
     }
 
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
     pub(crate) fn request_id(&self) -> &Arc<str> {
         &self.record.request_id
     }
@@ -79,6 +88,7 @@ impl Accounting {
         self.timeline.attempted();
         self.record.attempts = self.record.attempts.saturating_add(1);
         self.record.instance = Some(Arc::clone(instance));
+        debug!(instance = &**instance, attempt = self.record.attempts, "attempt begins");
     }
 
     /// Bytes of the request's body that have come so far, decoded.
@@ -134,6 +144,10 @@ impl Drop for Accounting {
             end = End::Drained;
         }
         let duration = self.timeline.began().elapsed();
+        self.span.in_scope(|| {
+            let (path, status) = (self.record.path, self.record.status);
+            debug!(path, status, ?end, ?duration, "request ended");
+        });
         let route = self.route.as_deref().unwrap_or(&metrics.unrouted);
         route.count(self.record.status, duration, self.first_frame);
         let record = Record {

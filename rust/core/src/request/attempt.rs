@@ -9,6 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body;
+use tracing::debug;
 
 use crate::{
     client::io::ClientWatch,
@@ -174,11 +175,13 @@ where
     // A connection that the engine may be closing is nothing for a body that cannot be sent again.
     let may_be_stale = !fresh && upload.will_be_replayable();
     let pooled = may_be_stale.then(|| context.worker().pool.take(instance)).flatten();
-    let connection = match pooled {
-        Some(connection) => connection,
-        None => Connection::open(instance, context.shared().config.timeouts.connect)
-            .await
-            .map_err(Failure::Connect)?,
+    let connection = if let Some(connection) = pooled {
+        connection
+    } else {
+        let opening = Connection::open(instance, context.shared().config.timeouts.connect);
+        let opened = opening.await.map_err(Failure::Connect)?;
+        debug!(instance = &*instance.id, "connection opened");
+        opened
     };
     context.accounting.timeline.connected();
     Ok(connection)
@@ -279,6 +282,7 @@ where
     timeline.committed();
     match first {
         Ok(first) => {
+            debug!(status = head.status.as_u16(), is_event_stream, "committed");
             Ok(Outcome::Response(Box::new(Committed { head, is_event_stream, relay, first })))
         }
         Err(failure) => Err((failure, relay.into_upload())),

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Body;
+use tracing::debug;
 
 use crate::{
     client::io::ClientWatch,
@@ -70,6 +71,7 @@ where
             Err(failed) => failed,
         };
         upload = body;
+        debug!(instance = &*instance.id, reason = %failure, "attempt failed");
         health::note(&failure, context.shared(), &instance);
         let replayable = upload.is_replayable();
         if !history.allows_retry(&failure, &instance, &dispatch, replayable) {
@@ -81,7 +83,8 @@ where
             }
         }
         fresh = true;
-        follow_table(context, caller, &mut dispatch);
+        let followed = follow_table(context, caller, &mut dispatch);
+        debug!(followed_table = followed, "another attempt follows");
         context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -146,6 +149,7 @@ where
 {
     let falls_back = history.fall_back(dispatch, status, upload.is_replayable());
     if falls_back {
+        debug!(status, "going over to the fallback targets");
         context.shared().metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
     falls_back

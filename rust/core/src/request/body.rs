@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
+use tracing::warn;
 
 use crate::{
     client::io::ClientWatch,
@@ -92,6 +93,8 @@ where
             }
             Progress::Finished => return Poll::Ready(None),
         };
+        let span = accounting.span().clone();
+        let _entered = span.enter();
         if self.watch.poll_left(context).is_ready() {
             self.finish(End::ClientGone);
             return Poll::Ready(Some(Err(Truncated)));
@@ -135,6 +138,8 @@ where
         let (error, end) = rejections::truncated(failure);
         let mut event = None;
         if let Progress::Relaying(accounting) = &self.progress {
+            let request_id = &**accounting.request_id();
+            warn!(request_id, reason = %failure, "response truncated");
             health::note(failure, accounting.shared(), self.relay.instance());
             event = self
                 .relay

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
+use tracing::{debug, warn};
 
 use crate::{
     client::{
@@ -42,10 +43,27 @@ where
     match outcome {
         Ok(Outcome::Response(committed)) => Ok(relayed(context, *committed)),
         Ok(Outcome::Upgraded(upgraded)) => Ok(tunnel(context, *upgraded)),
-        Err(failure) => match rejections::rejection(failure) {
-            None => Err(Truncated),
-            Some((error, end)) => Ok(failed(context, &error, end)),
-        },
+        Err(failure) => {
+            log(&failure, &context.accounting);
+            match rejections::rejection(failure) {
+                None => Err(Truncated),
+                Some((error, end)) => Ok(failed(context, &error, end)),
+            }
+        }
+    }
+}
+
+/// A request that an engine has failed is worth a line; one that was rejected, or whose client has
+/// left, only to somebody who looks for it.
+fn log(failure: &Failure, accounting: &Accounting) {
+    match failure {
+        Failure::ClientLeft | Failure::BodyTimeout | Failure::Rejected(_) => {
+            accounting.span().in_scope(|| debug!(reason = %failure, "request failed"));
+        }
+        _ => {
+            let request_id = &**accounting.request_id();
+            warn!(request_id, reason = %failure, "request failed");
+        }
     }
 }
 

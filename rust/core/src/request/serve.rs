@@ -5,6 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
+use tracing::Instrument;
 
 use crate::{
     client::io::ClientWatch,
@@ -54,8 +55,9 @@ where
             Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
         });
     }
+    let span = accounting.span().clone();
     let mut context = RequestContext::new(worker, parts, peer, endpoint, accounting, watch.clone());
-    let outcome = unless_client_left(&watch, run(&mut context, body)).await;
+    let outcome = unless_client_left(&watch, run(&mut context, body).instrument(span)).await;
     respond::respond(context, outcome)
 }
 

@@ -90,7 +90,6 @@ pub(crate) fn set(level: LogLevel, format: LogFormat) {
 }
 
 /// The span of one request, which gives its lines the id; none unless `debug` is enabled.
-#[allow(dead_code, reason = "the request path does not make its spans yet")]
 pub(crate) fn request_span(request_id: &str) -> Span {
     tracing::debug_span!("request", request_id)
 }
