@@ -176,9 +176,12 @@ class Plane:
         """
         family = [self.process.pid, *children(self.process.pid)]
         for task in (task for pid in family for task in Path(f"/proc/{pid}/task").iterdir()):
-            if (task / "comm").read_text().startswith("gpustack-fast-"):
+            # The writer of the log has such a name too, with a word behind it.
+            if re.fullmatch(r"gpustack-fast-\d+", (task / "comm").read_text().strip()):
                 return int(task.name)
-        raise LockStepError("The data plane has no thread whose name begins with gpustack-fast-.")
+        raise LockStepError(
+            "The data plane has no thread whose name is gpustack-fast-NUMBER."
+        )
 
     def settle(self) -> None:
         """Waits until the worker sleeps: it has done all that it can do with what it got."""

@@ -29,12 +29,13 @@ pub(crate) struct Accounting {
 }
 
 impl Accounting {
-    /// A request begins. `path`: that of its endpoint, or a word for what has none.
-    pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Self {
+    /// A request begins. `path`: that of its endpoint, or a word for what has none. In a box: it is
+    /// handed from stage to stage, and would be copied at each.
+    pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Box<Self> {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
         let started =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Self {
+        Box::new(Self {
             shared: Arc::clone(shared),
             span: telemetry::request_span(&request_id),
             timeline: Timeline::begin(),
@@ -59,7 +60,7 @@ impl Accounting {
                 stream: false,
                 end: End::ClientGone,
             },
-        }
+        })
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -124,7 +125,7 @@ impl Accounting {
     }
 
     /// A response of our own that is no success: the request is over with it.
-    pub(crate) fn reject(mut self, status: u16, end: End) {
+    pub(crate) fn reject(mut self: Box<Self>, status: u16, end: End) {
         self.record.status = status;
         self.record.end = end;
     }

@@ -48,10 +48,9 @@ pub(crate) struct RelayedBody<B, W> {
 }
 
 /// How far a relayed body is.
-#[expect(clippy::large_enum_variant, reason = "it lies in a box already, and is the usual one")]
 enum Progress {
     /// There is more to come.
-    Relaying(Accounting),
+    Relaying(Box<Accounting>),
     /// The next thing that hyper is told is that the response is truncated.
     Truncating,
     /// The request is recorded; nothing comes any more.
@@ -68,7 +67,7 @@ where
     pub(crate) fn new(
         relay: Relay<B>,
         first: Option<Bytes>,
-        accounting: Accounting,
+        accounting: Box<Accounting>,
         watch: W,
         dialect: Dialect,
         last_comment: Option<Bytes>,

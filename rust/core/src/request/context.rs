@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Method, Version, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::{
     client::io::ClientWatch, failure::Failure, request::accounting::Accounting, shared::Shared,
@@ -28,7 +29,7 @@ pub(crate) struct RequestContext<W> {
     /// The client's address.
     peer: Rc<str>,
     endpoint: &'static Endpoint,
-    pub(crate) accounting: Accounting,
+    pub(crate) accounting: Box<Accounting>,
     watch: W,
 }
 
@@ -39,7 +40,7 @@ impl<W: ClientWatch> RequestContext<W> {
         parts: Parts,
         peer: Rc<str>,
         endpoint: &'static Endpoint,
-        accounting: Accounting,
+        accounting: Box<Accounting>,
         watch: W,
     ) -> Box<Self> {
         Box::new(Self { worker, parts, peer, endpoint, accounting, watch })
@@ -79,7 +80,7 @@ impl<W: ClientWatch> RequestContext<W> {
 
     /// Leaves of it what a response needs.
     #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
-    pub(crate) fn into_accounting(self: Box<Self>) -> (Accounting, W) {
+    pub(crate) fn into_accounting(self: Box<Self>) -> (Box<Accounting>, W) {
         (self.accounting, self.watch)
     }
 
@@ -135,10 +136,12 @@ impl<W: ClientWatch> RequestContext<W> {
 /// Drives a request until it is committed, or its client has left.
 pub(crate) async fn unless_client_left<T>(
     watch: &impl ClientWatch,
+    span: &Span,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut work = pin!(work);
     poll_fn(|context| {
+        let _entered = span.enter();
         let done = work.as_mut().poll(context);
         if done.is_pending() && watch.poll_left(context).is_ready() {
             return Poll::Ready(Err(Failure::ClientLeft));

@@ -166,7 +166,7 @@ fn tunnel<B, W: ClientWatch>(
 
 /// An engine's error without a word gets ours: no client gets an empty body.
 fn explained_error<B, W>(
-    mut accounting: Accounting,
+    mut accounting: Box<Accounting>,
     dialect: Dialect,
     status: StatusCode,
     mut headers: HeaderMap,
@@ -185,7 +185,7 @@ fn explained_error<B, W>(
 
 /// A response of ours to a request that has no endpoint, or whose endpoint is local.
 pub(crate) fn rejected<B, W: ClientWatch>(
-    accounting: Accounting,
+    accounting: Box<Accounting>,
     dialect: Dialect,
     error: &ApiError,
     watch: &W,
@@ -194,7 +194,7 @@ pub(crate) fn rejected<B, W: ClientWatch>(
 }
 
 fn rejection<B, W: ClientWatch>(
-    accounting: Accounting,
+    accounting: Box<Accounting>,
     dialect: Dialect,
     error: &ApiError,
     end: End,
@@ -228,7 +228,7 @@ fn rejection<B, W: ClientWatch>(
 
 /// A good response of the data plane's own.
 pub(crate) fn local<B, W>(
-    mut accounting: Accounting,
+    mut accounting: Box<Accounting>,
     local: Response<Bytes>,
 ) -> Response<ResponseBody<B, W>> {
     let (mut parts, body) = local.into_parts();

@@ -5,7 +5,6 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
-use tracing::Instrument;
 
 use crate::{
     client::io::ClientWatch,
@@ -57,7 +56,7 @@ where
     }
     let span = accounting.span().clone();
     let mut context = RequestContext::new(worker, parts, peer, endpoint, accounting, watch.clone());
-    let outcome = unless_client_left(&watch, run(&mut context, body).instrument(span)).await;
+    let outcome = unless_client_left(&watch, &span, run(&mut context, body)).await;
     respond::respond(context, outcome)
 }
 
