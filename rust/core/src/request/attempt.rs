@@ -111,9 +111,13 @@ where
         ask_usage: plan.asks_usage(),
         substitute: plan.substitute().cloned(),
     };
+    let slot = Slot::new(lease, &context.worker().lingering);
     let upgrade = dispatch.job.is_websocket();
-    let (head, exchange) =
-        exchange(context, (connection, lease), head, changes, upload, upgrade).await?;
+    let mut exchange = begin(context, connection, slot, head, changes, upload, upgrade);
+    let head = match response_head(context, &mut exchange).await {
+        Ok(head) => head,
+        Err(failure) => return Err((failure, exchange.into_upload())),
+    };
     let (status, upload) = (head.status.as_u16(), exchange.upload());
     if history.may_fall_back(dispatch, status, upload.is_replayable()) {
         return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
@@ -123,16 +127,30 @@ where
     }
     let is_event_stream = headers::is_event_stream(&head.headers);
     let transform = transform(context, plan, &head, is_event_stream, dispatch, exchange.upload());
-    let mut relay = Relay::new(exchange, transform, context.worker().pool.clone());
-    let creates_response = dispatch
-        .job
-        .inference()
-        .is_some_and(|inference| inference.operation == Operation::CreateResponse);
-    if creates_response && head.status.is_success() {
-        relay.look_for_response_id();
+    let relay = Relay::new(exchange, transform, context.worker().pool.clone());
+    let mut committed = Box::new(Committed { head, is_event_stream, relay, first: None });
+    prepare(context, dispatch, &mut committed);
+    match commit(context, &mut committed).await {
+        Ok(()) => Ok(Outcome::Response(committed)),
+        Err(failure) => Err((failure, committed.relay.into_upload())),
     }
-    relay.set_keep_alive(context.shared().config.response_extras.sse_keep_alive);
-    commit(context, head, is_event_stream, relay).await
+}
+
+/// Tells the relay what is looked for in the response, and put into it.
+fn prepare<B, W>(context: &RequestContext<W>, dispatch: &Dispatch, committed: &mut Committed<B>)
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let inference = dispatch.job.inference();
+    let creates_response =
+        inference.is_some_and(|inference| inference.operation == Operation::CreateResponse);
+    if creates_response && committed.head.status.is_success() {
+        committed.relay.look_for_response_id();
+    }
+    let interval = context.shared().config.response_extras.sse_keep_alive;
+    committed.relay.set_keep_alive(interval);
 }
 
 /// The translation of a request whose target gets another body in its place.
@@ -187,15 +205,16 @@ where
     Ok(connection)
 }
 
-/// Sends the request and waits for the head of the response.
-pub(crate) async fn exchange<B, W>(
-    context: &mut RequestContext<W>,
-    (connection, lease): (Connection, Lease),
+/// Begins to send a request with this head on this connection.
+pub(crate) fn begin<B, W>(
+    context: &RequestContext<W>,
+    connection: Connection,
+    slot: Slot,
     head: BytesMut,
     changes: Changes<'_>,
     mut upload: Box<Upload<B>>,
     upgrade: bool,
-) -> Result<(ResponseHead, Box<Exchange<B>>), Failed<B>>
+) -> Box<Exchange<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
@@ -204,9 +223,19 @@ where
     let method = context.method();
     let framing = Framing::of(method, upload.start_attempt(changes));
     let request = RequestHead { head, framing, expected: Expected::of(method, upgrade) };
-    let slot = Slot::new(lease, &context.worker().lingering);
-    let mut exchange =
-        Exchange::new(connection, slot, upload, request, context.shared().config.timeouts);
+    Exchange::new(connection, slot, upload, request, context.shared().config.timeouts)
+}
+
+/// Waits for the head of the response, while the request is sent.
+pub(crate) async fn response_head<B, W>(
+    context: &mut RequestContext<W>,
+    exchange: &mut Exchange<B>,
+) -> Result<ResponseHead, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
     let head = poll_fn(|polled| {
         let head = exchange.poll_head(polled);
         context.watch().set_body_read(exchange.upload().is_whole());
@@ -214,10 +243,7 @@ where
     })
     .await;
     context.accounting.set_bytes_in(exchange.upload().received());
-    match head {
-        Ok(head) => Ok((head, exchange)),
-        Err(failure) => Err((failure, exchange.into_upload())),
-    }
+    head
 }
 
 fn upgraded<B>(head: ResponseHead, exchange: Box<Exchange<B>>) -> Result<Outcome<B>, Failed<B>>
@@ -268,23 +294,17 @@ where
 /// Waits for the first byte for the client.
 pub(crate) async fn commit<B, W>(
     context: &mut RequestContext<W>,
-    head: ResponseHead,
-    is_event_stream: bool,
-    mut relay: Relay<B>,
-) -> Result<Outcome<B>, Failed<B>>
+    committed: &mut Committed<B>,
+) -> Result<(), Failure>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let timeline = &mut context.accounting.timeline;
+    let (timeline, relay) = (&mut context.accounting.timeline, &mut committed.relay);
     let first = poll_fn(|polled| relay.poll_piece(polled, timeline)).await.transpose();
     timeline.committed();
-    match first {
-        Ok(first) => {
-            debug!(status = head.status.as_u16(), is_event_stream, "committed");
-            Ok(Outcome::Response(Box::new(Committed { head, is_event_stream, relay, first })))
-        }
-        Err(failure) => Err((failure, relay.into_upload())),
-    }
+    committed.first = first?;
+    debug!(status = committed.head.status.as_u16(), "committed");
+    Ok(())
 }

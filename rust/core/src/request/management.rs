@@ -7,12 +7,15 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        attempt::{self, Failed, Outcome},
+        attempt::{self, Committed, Failed, Outcome},
         context::RequestContext,
         engine_head, rejections,
         relay::Relay,
     },
-    upstream::upload::{Changes, Reading, Upload},
+    upstream::{
+        slot::Slot,
+        upload::{Changes, Reading, Upload},
+    },
 };
 use sans_io::{api::transform::Transform, codec::headers, table::Lease};
 
@@ -63,10 +66,18 @@ where
         Err(failure) => return Err((failure, upload)),
     };
     let head = engine_head::for_management(context, lease.instance());
-    let (head, exchange) =
-        attempt::exchange(context, (connection, lease), head, Changes::default(), upload, false)
-            .await?;
+    let slot = Slot::new(lease, &context.worker().lingering);
+    let changes = Changes::default();
+    let mut exchange = attempt::begin(context, connection, slot, head, changes, upload, false);
+    let head = match attempt::response_head(context, &mut exchange).await {
+        Ok(head) => head,
+        Err(failure) => return Err((failure, exchange.into_upload())),
+    };
     let is_event_stream = headers::is_event_stream(&head.headers);
     let relay = Relay::new(exchange, Transform::IDENTITY, context.worker().pool.clone());
-    attempt::commit(context, head, is_event_stream, relay).await
+    let mut committed = Box::new(Committed { head, is_event_stream, relay, first: None });
+    match attempt::commit(context, &mut committed).await {
+        Ok(()) => Ok(Outcome::Response(committed)),
+        Err(failure) => Err((failure, committed.relay.into_upload())),
+    }
 }
