@@ -51,6 +51,7 @@ def configuration() -> dict[str, Any]:
         "log_level": "info",
         "log_format": "text",
         "tls": None,
+        "responses_kept": 65_536,
     }
 
 

@@ -12,48 +12,44 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from gpustack_fast.seam.dataplane import DataPlane
-from gpustack_fast.seam.documents import (
-    DataPlaneConfig,
-    InstanceEntry,
-    KeyDelta,
-    KeyEntry,
-    ModelEntry,
-    RouteEntry,
-    Table,
-    TargetEntry,
+from seam_samples import (
+    data_plane_config,
+    instance_entry,
+    key_delta,
+    key_entry,
+    model_entry,
+    route_entry,
+    table,
+    target_entry,
 )
+
+SALT = "00" * 16
 
 
 @pytest.fixture
 def plane() -> Iterator[DataPlane]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        plane = DataPlane(DataPlaneConfig(), [listener.fileno()])
+        plane = DataPlane(data_plane_config(), [listener.fileno()])
         plane.start()
         yield plane
         plane.drain(0)
 
 
 def test_publishing_a_hundred_instances(plane: DataPlane, benchmark: BenchmarkFixture) -> None:
-    instances = [
-        InstanceEntry(id=f"i{n}", address=f"http://127.0.0.1:{20_000 + n}", state="running")
-        for n in range(100)
-    ]
-    models = [ModelEntry(name="m", served_name="m", backend="external", instances=instances)]
-    table = Table(
-        models=models, routes=[RouteEntry(name="m", created=0, targets=[TargetEntry(model="m")])]
-    )
-    assert benchmark(plane.publish, table) > 0
+    instances = [instance_entry(f"i{n}", f"http://127.0.0.1:{20_000 + n}") for n in range(100)]
+    document = table([model_entry("m", instances)], [route_entry("m", [target_entry("m")])])
+    assert benchmark(plane.publish, document) > 0
 
 
 def test_replacing_ten_thousand_keys(plane: DataPlane, benchmark: BenchmarkFixture) -> None:
-    keys = [KeyEntry(id=f"{n:016x}", digest=f"{n:064x}") for n in range(10_000)]
-    benchmark(plane.update_keys, KeyDelta(salt="00" * 16, replace=True, upsert=keys))
+    keys = [key_entry(f"{n:016x}", f"key {n}", SALT) for n in range(10_000)]
+    benchmark(plane.update_keys, key_delta(SALT, replace=True, upsert=keys))
 
 
 def test_changing_one_key_among_ten_thousand(plane: DataPlane, benchmark: BenchmarkFixture) -> None:
-    keys = [KeyEntry(id=f"{n:016x}", digest=f"{n:064x}") for n in range(10_000)]
-    plane.update_keys(KeyDelta(salt="00" * 16, replace=True, upsert=keys))
-    benchmark(plane.update_keys, KeyDelta(salt="00" * 16, upsert=keys[:1]))
+    keys = [key_entry(f"{n:016x}", f"key {n}", SALT) for n in range(10_000)]
+    plane.update_keys(key_delta(SALT, replace=True, upsert=keys))
+    benchmark(plane.update_keys, key_delta(SALT, upsert=keys[:1]))
 
 
 def test_polling_an_idle_data_plane(plane: DataPlane, benchmark: BenchmarkFixture) -> None:

@@ -5,7 +5,6 @@ child.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import seam_samples
+from gpustack_fast.seam.documents import Drained
 from raw_http import Client, Response, build, eventually
 
 TESTS = Path(__file__).parent
@@ -156,7 +157,7 @@ class DataPlaneRouter(Router):
     it.
 
     `model` and `instance` are further fields of their entries; `others` further models with an
-    engine each, by name.
+    engine each, by name. `settings` are those of `[server]`.
     """
 
     def __init__(
@@ -169,12 +170,12 @@ class DataPlaneRouter(Router):
         model: dict[str, Any] | None = None,
         others: dict[str, Any] | None = None,
         publish: bool = True,
-        **config: Any,
+        spool: Path = Path("/tmp"),
+        responses_kept: int | None = None,
+        **settings: Any,
     ) -> None:
-        from gpustack_fast.seam import documents
         from gpustack_fast.seam.dataplane import DataPlane
 
-        self.documents = documents
         self.addresses = [
             engine if isinstance(engine, str) else engine.address for engine in engines
         ]
@@ -186,14 +187,11 @@ class DataPlaneRouter(Router):
         self.routes = routes
         self.is_drained = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        if isinstance(config.get("timeouts"), dict):
-            config["timeouts"] = documents.Timeouts(**config["timeouts"])
-        if isinstance(config.get("limits"), dict):
-            config["limits"] = documents.Limits(**config["limits"])
-        if isinstance(config.get("telling"), dict):
-            config["telling"] = documents.Telling(**config["telling"])
         self.salt = secrets.token_hex(16)
-        self.plane = DataPlane(documents.DataPlaneConfig(**config), [self.listener.fileno()])
+        config = seam_samples.data_plane_config(spool=spool, **settings)
+        if responses_kept is not None:
+            config.responses_kept = responses_kept
+        self.plane = DataPlane(config, [self.listener.fileno()])
         self.address = f"http://{self.plane.start().addresses[0]}"
         if publish:
             self.publish()
@@ -201,44 +199,33 @@ class DataPlaneRouter(Router):
 
     def table(self) -> Any:
         """The table for the engines and states of now."""
-        plane = self.documents
         instances = [
-            plane.InstanceEntry(
-                id=f"i-{number}", address=address, state=state, **self.instance_fields
+            seam_samples.instance_entry(
+                f"i-{number}", address, **{"state": state, **self.instance_fields}
             )
             for number, (address, state) in enumerate(zip(self.addresses, self.states, strict=True))
         ]
-        first = {
-            "name": "m",
-            "served_name": self.served_name,
-            "backend": "external",
-            **self.model_fields,
-        }
-        models = [plane.ModelEntry(**first, instances=instances)]
+        fields = {"served_name": self.served_name, **self.model_fields}
+        models = [seam_samples.model_entry("m", instances, **fields)]
         for name, engine in self.others.items():
-            instance = plane.InstanceEntry(id=f"i-{name}", address=engine.address, state="running")
-            models.append(
-                plane.ModelEntry(
-                    name=name, served_name=name, backend="external", instances=[instance]
-                )
-            )
+            instance = seam_samples.instance_entry(f"i-{name}", engine.address)
+            models.append(seam_samples.model_entry(name, [instance]))
         routes = self.routes or [
-            plane.RouteEntry(name=name, created=1, targets=[plane.TargetEntry(model="m")])
+            seam_samples.route_entry(name, [seam_samples.target_entry()])
             for name in ("m", "default")
         ]
-        return plane.Table(models=models, routes=routes)
+        return seam_samples.table(models, routes)
 
     def publish(self) -> int:
         return self.plane.publish(self.table())
 
     def add_key(self, access_key: str, key: str, **fields: Any) -> None:
         """Makes the key known; `fields` are those of a KeyEntry."""
-        digest = hashlib.sha256(bytes.fromhex(self.salt) + key.encode()).hexdigest()
-        entry = self.documents.KeyEntry(id=access_key, digest=digest, **fields)
-        self.plane.update_keys(self.documents.KeyDelta(salt=self.salt, upsert=[entry]))
+        entry = seam_samples.key_entry(access_key, key, self.salt, **fields)
+        self.plane.update_keys(seam_samples.key_delta(self.salt, upsert=[entry]))
 
     def remove_key(self, access_key: str) -> None:
-        self.plane.update_keys(self.documents.KeyDelta(salt=self.salt, remove=[access_key]))
+        self.plane.update_keys(seam_samples.key_delta(self.salt, remove=[access_key]))
 
     def records(self, count: int = 1) -> list[Any]:
         """Waits until that many requests have left their record; returns all that are there."""
@@ -262,7 +249,7 @@ class DataPlaneRouter(Router):
         events: list[Any] = []
 
         def drained() -> bool:
-            events.extend(event for event in self.plane.poll().events if event.type == "drained")
+            events.extend(event for event in self.plane.poll().events if isinstance(event, Drained))
             return bool(events)
 
         eventually(drained, "the drain to end")

@@ -2,7 +2,7 @@
 
 Documents cross the seam, not parameters: each is JSON (but for `Polled`, which is MessagePack),
 written once as a msgspec Struct in `gpustack_fast.seam.documents` and once as a serde struct in
-`rust/sans_io/src/seam/documents.rs`; one test feeds every field of each through both.
+`rust/sans_io/src/seam/`; one test feeds every field of each through both, and every word.
 
 No call blocks, none holds the GIL longer than it takes to decode its document, and Rust installs no
 signal handler. Every call may be made from any thread.

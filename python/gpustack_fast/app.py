@@ -35,7 +35,7 @@ from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
-from gpustack_fast.seam.documents import KeyDelta
+from gpustack_fast.seam.documents import Drained, InstanceIdle, KeyDelta
 from gpustack_fast.seam.log import flush, start_log, tell
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
@@ -205,10 +205,11 @@ class Server:
         Records have no reader yet.
         """
         for event in self._plane.poll().events:
-            if event.type == "instance_idle":
-                self._supervisor.instance_idle(event.instance)
-            elif event.type == "drained" and self._drained is not None and not self._drained.done():
-                self._drained.set_result(None)
+            match event:
+                case InstanceIdle(instance=instance):
+                    self._supervisor.instance_idle(instance)
+                case Drained() if self._drained is not None and not self._drained.done():
+                    self._drained.set_result(None)
 
     # What the data plane is told.
 

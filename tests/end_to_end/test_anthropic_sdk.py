@@ -68,29 +68,21 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """One engine under two models: `m` is translated, `native` is not."""
-    from gpustack_fast.seam.documents import (
-        InstanceEntry,
-        ModelEntry,
-        RouteEntry,
-        Table,
-        TargetEntry,
-    )
+    from seam_samples import instance_entry, model_entry, route_entry, table, target_entry
 
     one = router([engine])
     models = []
     for name, dialects in (("m", ["openai"]), ("native", ["openai", "anthropic"])):
-        instance = InstanceEntry(id=f"i-{name}", address=engine.address, state="running")
-        entry = ModelEntry(
-            name=name, served_name="org/Served-1B", backend="external", instances=[instance]
+        instance = instance_entry(f"i-{name}", engine.address)
+        entry = model_entry(
+            name, [instance], served_name="org/Served-1B", dialects=dialects, stream_usage=True
         )
-        entry.dialects = dialects
-        entry.stream_usage = True
         models.append(entry)
     routes = [
-        RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)])
+        route_entry(name=name, created=1, targets=[target_entry(model=name)])
         for name in ("m", "native")
     ]
-    one.plane.publish(Table(models=models, routes=routes))
+    one.plane.publish(table(models, routes))
     return one
 
 

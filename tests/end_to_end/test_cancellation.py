@@ -241,7 +241,7 @@ def test_a_caller_that_stays_is_not_taken_for_one_that_left(
 def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(
     engine: FakeEngine, router: Routers
 ) -> None:
-    plane = router([engine], instance={"cancel_lag": 60_000})
+    plane = router([engine], instance={"cancel_lag": 60})
     with plane.client() as client:
         plane.send_chat(client, chat(fake=SILENT))
         wait_until_busy(engine)

@@ -85,9 +85,7 @@ def test_without_rules_no_page_is_let_in_whatever_the_engine_says(
 
 
 def test_every_origin_may_be_let_in(engine: FakeEngine, router: Routers) -> None:
-    from gpustack_fast.seam.documents import Cors
-
-    plane = router([engine], cors=Cors(origins=["*"]))
+    plane = router([engine], cors={"origins": ["*"]})
     headers = {"Origin": PAGE, "Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=plane.address, headers=headers) as browser:
         with browser.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as stream:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpustack_fast.seam.documents import InstanceEntry, ModelEntry, RouteEntry, Table, TargetEntry
+import seam_samples
+from gpustack_fast.seam.documents import Table
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import BrokenFraming, build, eventually
 
@@ -25,16 +26,10 @@ class TwoModels(DataPlaneRouter):
     """One engine that serves both models."""
 
     def table(self) -> Table:
-        instances = [InstanceEntry(id="i-0", address=self.addresses[0], state="running")]
-        return Table(
-            models=[
-                ModelEntry(name=name, served_name=name, backend="external", instances=instances)
-                for name in NAMES
-            ],
-            routes=[
-                RouteEntry(name=name, created=1, targets=[TargetEntry(model=name)])
-                for name in NAMES
-            ],
+        instances = [seam_samples.instance_entry("i-0", self.addresses[0])]
+        return seam_samples.table(
+            [seam_samples.model_entry(name, instances) for name in NAMES],
+            [seam_samples.route_entry(name, [seam_samples.target_entry(name)]) for name in NAMES],
         )
 
 

@@ -111,7 +111,7 @@ def test_a_request_that_never_reached_an_engine_is_tried_on_all(
 
 def test_a_body_too_big_to_keep_is_not_sent_twice(fake_engines: Engines, router: Routers) -> None:
     engines = fake_engines(2)
-    plane = router(engines, limits={"replay": 1_000})
+    plane = router(engines, limits={"replay_bytes": 1_000})
     response = plane.chat(
         chat(text="x" * 200_000, fake={"fault": {"how": "close", "at": "before_head"}})
     )
@@ -450,7 +450,7 @@ def test_a_caller_that_reads_slowly_slows_the_engine_down_and_nothing_is_lost(
 
 
 def test_no_lease_is_left_behind_by_any_fault(fake_engines: Engines, router: Routers) -> None:
-    plane = router(fake_engines(2), timeouts={"first_frame": 200, "idle": 200})
+    plane = router(fake_engines(2), timeouts={"first_frame": 0.2, "idle": 0.2})
     for how in ("close", "reset", "stall"):
         for place in (*EARLY_PLACES, "at_frame", "inside_frame", "inside_chunk", "before_end"):
             for stream in (True, False):

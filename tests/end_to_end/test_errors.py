@@ -26,7 +26,7 @@ def engine(fake_engines: Engines) -> FakeEngine:
 
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    return router([engine], limits={"body": 10_000})
+    return router([engine], limits={"max_body_bytes": 10_000})
 
 
 def assert_error(response: Response, status: int, code: str | None = None) -> dict[str, Any]:
@@ -268,13 +268,13 @@ def test_while_every_instance_refuses_connections_it_is_503_with_retry_after(
     assert int(response.header("retry-after") or 0) >= 1
 
 
-TIMEOUTS = {"head": 60_000, "body": 60_000, "connect": 3_000, "first_frame": 60_000, "idle": 60_000}
+TIMEOUTS = {"head": 60, "body": 60, "connect": 3, "first_frame": 60, "idle": 60}
 
 
 def test_a_head_that_does_not_come_ends_in_408_or_a_close(
     engine: FakeEngine, router: Routers
 ) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "head": 300})
+    plane = router([engine], timeouts={**TIMEOUTS, "head": 0.3})
     with plane.client() as client:
         client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
         data = client.read_to_the_end()
@@ -282,7 +282,7 @@ def test_a_head_that_does_not_come_ends_in_408_or_a_close(
 
 
 def test_a_body_that_stops_coming_is_408(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "body": 300})
+    plane = router([engine], timeouts={**TIMEOUTS, "body": 0.3})
     for cut in (-1, -20):
         with plane.client() as client:
             client.send(build("POST", "/v1/chat/completions", chat(), key=KEY)[:cut])
@@ -292,7 +292,7 @@ def test_a_body_that_stops_coming_is_408(engine: FakeEngine, router: Routers) ->
 
 
 def test_a_slow_body_that_keeps_coming_is_no_timeout(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "body": 1_000})
+    plane = router([engine], timeouts={**TIMEOUTS, "body": 1})
     request = build("POST", "/v1/chat/completions", chat(), key=KEY)
     with plane.client() as client:
         client.send(request[:-30])
@@ -320,14 +320,14 @@ def full_listener() -> Iterator[str]:
 
 
 def test_an_engine_that_cannot_be_connected_to_is_504(full_listener: str, router: Routers) -> None:
-    plane = router([full_listener], timeouts={**TIMEOUTS, "connect": 300})
+    plane = router([full_listener], timeouts={**TIMEOUTS, "connect": 0.3})
     assert_error(plane.chat(chat()), 504, "engine_timeout")
 
 
 def test_another_replica_answers_for_one_that_cannot_be_connected_to(
     engine: FakeEngine, full_listener: str, router: Routers
 ) -> None:
-    plane = router([engine, full_listener], timeouts={**TIMEOUTS, "connect": 200})
+    plane = router([engine, full_listener], timeouts={**TIMEOUTS, "connect": 0.2})
     assert [plane.chat(chat()).status for _ in range(8)] == [200] * 8
 
 
@@ -336,7 +336,7 @@ def test_another_replica_answers_for_one_that_cannot_be_connected_to(
 def test_an_engine_that_does_not_begin_is_504(
     engine: FakeEngine, router: Routers, stream: bool, place: str
 ) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "first_frame": 300})
+    plane = router([engine], timeouts={**TIMEOUTS, "first_frame": 0.3})
     response = plane.chat(chat(stream=stream, fake={"fault": {"how": "stall", "at": place}}))
     assert_error(response, 504, "engine_timeout")
     assert plane.records()[0].end == "timeout"
@@ -346,7 +346,7 @@ def test_an_engine_that_does_not_begin_is_504(
 def test_a_stream_that_falls_silent_ends_with_an_error_event(
     engine: FakeEngine, router: Routers
 ) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "idle": 300})
+    plane = router([engine], timeouts={**TIMEOUTS, "idle": 0.3})
     with plane.client() as client:
         plane.send_chat(
             client,
@@ -368,7 +368,7 @@ def test_a_stream_that_falls_silent_ends_with_an_error_event(
 def test_a_slow_stream_that_makes_progress_is_no_timeout(
     engine: FakeEngine, router: Routers
 ) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "idle": 1_000, "first_frame": 1_000})
+    plane = router([engine], timeouts={**TIMEOUTS, "idle": 1, "first_frame": 1})
     response = plane.chat(chat(stream=True, fake={"frames": 20, "delay": 0.1}))
     assert response.events()[-1] == "[DONE]"
 
@@ -376,7 +376,7 @@ def test_a_slow_stream_that_makes_progress_is_no_timeout(
 def test_a_whole_answer_that_falls_silent_breaks_its_framing(
     engine: FakeEngine, router: Routers
 ) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "idle": 300})
+    plane = router([engine], timeouts={**TIMEOUTS, "idle": 0.3})
     orders = {"frame_bytes": 50_000, "fault": {"how": "stall", "at": "inside_chunk", "after": 0}}
     for framing in ("length", "chunked"):
         response = plane.chat(chat(fake={**orders, "framing": framing}))

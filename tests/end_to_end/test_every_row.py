@@ -127,9 +127,7 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """An engine that speaks Anthropic natively; nothing is spliced."""
-    return router(
-        [engine], model={"dialects": ["openai", "anthropic"]}, telling={"usage_timings": False}
-    )
+    return router([engine], model={"dialects": ["openai", "anthropic"]}, usage_timings=False)
 
 
 def assert_passed(response: Response, engine: FakeEngine, path: str, body: bytes) -> None:

@@ -36,7 +36,7 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers, tmp_path: Path) -> DataPlaneRouter:
-    return router([engine], spool_folder=str(tmp_path))
+    return router([engine], spool=tmp_path)
 
 
 def form(*parts: bytes, boundary: bytes = b"edge") -> bytes:
@@ -387,7 +387,7 @@ def bomb(size: int, *, model_first: bool = False) -> bytes:
 @pytest.mark.parametrize("model_first", [False, True])
 @pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
 def test_a_bomb_is_413(engine: FakeEngine, router: Routers, name: str, model_first: bool) -> None:
-    plane = router([engine], limits={"body": 4 * MEGABYTE, "ratio": 1_000_000})
+    plane = router([engine], limits={"max_body_bytes": 4 * MEGABYTE, "decoded_ratio": 65_536})
     coding, compress = CODINGS[name]
     response = send_coded(plane, coding, compress(bomb(20 * MEGABYTE, model_first=model_first)))
     assert response.status == 413, response.body

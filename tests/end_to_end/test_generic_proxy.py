@@ -26,12 +26,12 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 
 
 def routes() -> list[Any]:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
-    target = [TargetEntry(model="m")]
+    target = [target_entry(model="m")]
     return [
-        RouteEntry(name="m", created=1, targets=target, generic_proxy=True, number=7),
-        RouteEntry(name="default", created=1, targets=target, number=8),
+        route_entry(name="m", created=1, targets=target, generic_proxy=True, number=7),
+        route_entry(name="default", created=1, targets=target, number=8),
     ]
 
 
@@ -314,10 +314,10 @@ def test_a_key_must_be_allowed_every_name_of_an_engine_when_the_body_is_not_read
     engine: FakeEngine, router: Routers
 ) -> None:
     """The body could name the adapter, which an engine would obey."""
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
-    adapter = RouteEntry(
-        name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]
+    adapter = route_entry(
+        name="m:tuned", created=1, targets=[target_entry(model="m", served_name="tuned")]
     )
     plane = router([engine], routes=[*routes(), adapter])
     narrow, wide = ("gpustack_" + digit * 16 + "_" + "0" * 32 for digit in "ab")

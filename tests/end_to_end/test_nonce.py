@@ -315,7 +315,7 @@ def test_no_caller_ever_sees_anothers_nonce(
     for engine in engines:
         engine.control("keep_journal", False)
         engine.defaults(close_chance=0.02)
-    plane = router(engines, workers=2, timeouts={"first_frame": 5_000, "idle": 5_000})
+    plane = router(engines, workers=2, timeouts={"first_frame": 5, "idle": 5})
     tally = Tally()
 
     async def ask_all() -> None:

@@ -137,12 +137,12 @@ def test_metrics_show_what_is_in_flight(fake_engines: Engines, router: Routers) 
 
 
 def test_odd_route_names_do_not_break_the_text(fake_engines: Engines, router: Routers) -> None:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     name = 'quote" back\\slash line\nbreak é'
     plane = router(
         fake_engines(1),
-        routes=[RouteEntry(name=name, created=1, targets=[TargetEntry(model="m")])],
+        routes=[route_entry(name=name, created=1, targets=[target_entry(model="m")])],
         served_name="m",
     )
     assert plane.chat(chat(name)).json()["model"] == name
@@ -166,7 +166,7 @@ def test_a_record_tells_what_became_of_a_request(fake_engines: Engines, router: 
     assert record.request_id == response.header("x-request-id")
     assert record.bytes_in == len(body)
     assert record.bytes_out == len(response.body)
-    assert 0 < record.first_frame <= record.duration
+    assert 0 < record.first_frame_ms <= record.duration_ms
     plane.chat(chat("nope"))
     refused = plane.records()[0]
     assert (refused.route, refused.instance, refused.status, refused.end) == (

@@ -25,14 +25,14 @@ def engine(fake_engines: Engines) -> FakeEngine:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
     """`m`, and `m:tuned`, an adapter in the same engine."""
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     routes = [
-        RouteEntry(
-            name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7
+        route_entry(
+            name="m", created=1, targets=[target_entry(model="m")], generic_proxy=True, number=7
         ),
-        RouteEntry(
-            name="m:tuned", created=1, targets=[TargetEntry(model="m", served_name="tuned")]
+        route_entry(
+            name="m:tuned", created=1, targets=[target_entry(model="m", served_name="tuned")]
         ),
     ]
     one = router([engine], routes=routes)

@@ -352,10 +352,10 @@ def test_the_model_list_names_the_routes_and_answers_head(plane: DataPlaneRouter
 def test_a_route_with_a_slash_in_its_name_is_found_escaped_and_raw(
     engine: FakeEngine, router: Routers
 ) -> None:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     plane = router(
-        [engine], routes=[RouteEntry(name="a/b", created=5, targets=[TargetEntry(model="m")])]
+        [engine], routes=[route_entry(name="a/b", created=5, targets=[target_entry(model="m")])]
     )
     assert plane.request("GET", "/v1/models/a%2Fb").json()["id"] == "a/b"
     assert plane.request("GET", "/v1/models/a/b").json()["id"] == "a/b"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gpustack_fast.seam.documents import InstanceFailed, InstanceIdle
 from harness import SMOLLM2, DataPlaneRouter, FakeEngine, Router, ServedRouter, external, serving
 from raw_http import BrokenFraming, Client, Response, build, chat, eventually
 
@@ -154,11 +155,11 @@ def test_a_dead_engine_is_reported_to_the_control_plane(
 
     def reported() -> bool:
         faulted.extend(
-            event for event in plane.plane.poll().events if event.type == "instance_faulted"
+            event for event in plane.plane.poll().events if isinstance(event, InstanceFailed)
         )
         return bool(faulted)
 
-    eventually(reported, "an instance_faulted event")
+    eventually(reported, "an instance_failed event")
     assert {event.instance for event in faulted} == {"i-0"}
     assert all(event.reason for event in faulted)
 
@@ -174,12 +175,14 @@ def test_an_instance_that_leaves_the_table_is_reported_idle_when_its_last_reques
         plane.states[0] = "unreachable"
         version = plane.publish()
         assert plane.chat(chat()).status == 503
-        assert not [event for event in plane.plane.poll().events if event.type == "instance_idle"]
+        assert not [event for event in plane.plane.poll().events if isinstance(event, InstanceIdle)]
         client.read_until(b"[DONE]")
     found: list[Any] = []
 
     def reported() -> bool:
-        found.extend(event for event in plane.plane.poll().events if event.type == "instance_idle")
+        found.extend(
+            event for event in plane.plane.poll().events if isinstance(event, InstanceIdle)
+        )
         return bool(found)
 
     eventually(reported, "an instance_idle event")

@@ -19,18 +19,16 @@ Routers = Callable[..., DataPlaneRouter]
 
 
 def route(name: str, *targets: Any, **fields: Any) -> Any:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
-    entries = [
-        one if isinstance(one, TargetEntry) else TargetEntry(model=one) for one in targets or ("m",)
-    ]
-    return RouteEntry(name=name, created=1, targets=entries, **fields)
+    entries = [target_entry(one) if isinstance(one, str) else one for one in targets or ("m",)]
+    return route_entry(name=name, created=1, targets=entries, **fields)
 
 
 def target(model: str, **fields: Any) -> Any:
-    from gpustack_fast.seam.documents import TargetEntry
+    from seam_samples import target_entry
 
-    return TargetEntry(model=model, **fields)
+    return target_entry(model=model, **fields)
 
 
 def key_of(digit: str) -> str:

@@ -22,10 +22,10 @@ def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneR
     """An engine that has answered once, and closes every connection after a request from then
     on.
     """
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     engine = fake_engines(1)[0]
-    route = RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True)
+    route = route_entry(name="m", created=1, targets=[target_entry(model="m")], generic_proxy=True)
     plane = router([engine], routes=[route], workers=1)
     assert plane.request("POST", "/v1/embeddings", body()).status == 200
     engine.defaults(fault={"how": "close", "at": "before_head"})
@@ -63,20 +63,20 @@ def test_a_request_is_not_sent_again_where_its_key_may_not_go_any_more(
     fake_engines: Engines, router: Routers
 ) -> None:
     """The route was changed while the request waited for an engine that then died."""
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     first, second = fake_engines(2)
     plane = router(
         [first],
         others={"other": second},
-        routes=[RouteEntry(name="m", created=1, targets=[TargetEntry(model="m")])],
+        routes=[route_entry(name="m", created=1, targets=[target_entry(model="m")])],
     )
     first.defaults(fault={"how": "stall", "at": "before_head", "seconds": 60})
     with plane.client() as client:
         plane.send_chat(client, body())
         eventually(first.inference, "the request to be there")
-        closed = RouteEntry(
-            name="m", created=1, targets=[TargetEntry(model="other")], access_policy="allowed_keys"
+        closed = route_entry(
+            name="m", created=1, targets=[target_entry(model="other")], access_policy="allowed_keys"
         )
         closed.allowed_keys = ["another"]
         plane.routes = [closed]

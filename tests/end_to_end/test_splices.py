@@ -45,9 +45,9 @@ def engine(fake_engines: Engines) -> FakeEngine:
     return fake_engines(1, unix=True)[0]
 
 
-def plane_over(router: Routers, engine: FakeEngine, **telling: Any) -> DataPlaneRouter:
+def plane_over(router: Routers, engine: FakeEngine, **settings: Any) -> DataPlaneRouter:
     model = {"dialects": ["openai", "anthropic"], "stream_usage": True}
-    return router([engine], served_name=SERVED, model=model, telling=telling)
+    return router([engine], served_name=SERVED, model=model, **settings)
 
 
 # --- what an engine might send ---
@@ -185,11 +185,11 @@ def ask(client: Client, path: str, fields: dict[str, Any], orders: dict[str, Any
 def test_generated_streams_come_back_to_what_the_engine_sent(
     engine: FakeEngine, router: Routers, path: str, seed: int
 ) -> None:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     dice = random.Random(f"{path} {seed}")
     plane = plane_over(router, engine)
-    plane.routes = [RouteEntry(name="public-name", created=1, targets=[TargetEntry(model="m")])]
+    plane.routes = [route_entry(name="public-name", created=1, targets=[target_entry(model="m")])]
     plane.publish()
     sent_with: list[tuple[list[str], Response]] = []
     with plane.client() as client:
@@ -214,11 +214,11 @@ def test_generated_streams_come_back_to_what_the_engine_sent(
 def test_generated_whole_answers_come_back_to_what_the_engine_sent(
     engine: FakeEngine, router: Routers, path: str, seed: int
 ) -> None:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     dice = random.Random(f"whole {path} {seed}")
     plane = plane_over(router, engine)
-    plane.routes = [RouteEntry(name="public-name", created=1, targets=[TargetEntry(model="m")])]
+    plane.routes = [route_entry(name="public-name", created=1, targets=[target_entry(model="m")])]
     plane.publish()
     bodies = []
     with plane.client() as client:

@@ -79,7 +79,7 @@ def test_an_engines_own_server_timing_is_kept_beside_ours(
 
 
 def test_it_can_be_turned_off(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], telling={"server_timing": False})
+    plane = router([engine], server_timing=False)
     assert plane.chat(chat()).header("server-timing") is None
 
 
@@ -87,7 +87,7 @@ def test_it_can_be_turned_off(engine: FakeEngine, router: Routers) -> None:
 def test_a_stream_may_end_with_it_in_a_comment(
     engine: FakeEngine, router: Routers, on: bool
 ) -> None:
-    plane = router([engine], telling={"server_timing_in_streams": on})
+    plane = router([engine], server_timing_in_streams=on)
     response = plane.chat(chat(stream=True))
     assert response.broken is None
     assert response.events()[-1] == "[DONE]"
@@ -110,9 +110,7 @@ SILENT_LATER = {"fault": {"how": "stall", "at": "at_frame", "after": 2, "seconds
 def test_a_silent_stream_gets_comments(
     engine: FakeEngine, router: Routers, path: str, orders: dict[str, Any]
 ) -> None:
-    plane = router(
-        [engine], model={"dialects": ["openai", "anthropic"]}, telling={"sse_keep_alive": 100}
-    )
+    plane = router([engine], model={"dialects": ["openai", "anthropic"]}, sse_keep_alive=0.1)
     body = {**chat(stream=True), "max_tokens": 5, "input": "x", "fake": orders}
     response = plane.request("POST", path, body)
     assert response.status == 200
@@ -132,7 +130,7 @@ def test_it_is_off_by_default(engine: FakeEngine, router: Routers) -> None:
 
 
 def test_no_comment_falls_inside_a_frame(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], telling={"sse_keep_alive": 50})
+    plane = router([engine], sse_keep_alive=0.05)
     for place in ("inside_frame", "inside_chunk"):
         fault = {"how": "stall", "at": place, "after": 2, "seconds": 0.4}
         response = plane.chat(chat(stream=True, fake={"fault": fault}))
@@ -142,7 +140,7 @@ def test_no_comment_falls_inside_a_frame(engine: FakeEngine, router: Routers) ->
 
 
 def test_a_whole_answer_gets_none(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], telling={"sse_keep_alive": 50})
+    plane = router([engine], sse_keep_alive=0.05)
     fault = {"how": "stall", "at": "inside_frame", "after": 0, "seconds": 0.3}
     response = plane.chat(chat(fake={"fault": fault, "framing": "chunked"}))
     assert response.json()["choices"]

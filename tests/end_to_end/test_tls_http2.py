@@ -51,11 +51,7 @@ def certificate(tmp_path: Path) -> Certificate:
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers, certificate: Certificate) -> DataPlaneRouter:
     """The data plane over `engine`, speaking TLS."""
-    from gpustack_fast.seam.documents import Tls
-
-    plane = router(
-        [engine], tls=Tls(certificate=str(certificate.certificate), key=str(certificate.key))
-    )
+    plane = router([engine], tls_certificate=certificate.certificate, tls_key=certificate.key)
     plane.address = plane.address.replace("http://", "https://")
     return plane
 

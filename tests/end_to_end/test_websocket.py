@@ -22,11 +22,11 @@ Routers = Callable[..., DataPlaneRouter]
 
 
 def routes() -> list[Any]:
-    from gpustack_fast.seam.documents import RouteEntry, TargetEntry
+    from seam_samples import route_entry, target_entry
 
     return [
-        RouteEntry(
-            name="m", created=1, targets=[TargetEntry(model="m")], generic_proxy=True, number=7
+        route_entry(
+            name="m", created=1, targets=[target_entry(model="m")], generic_proxy=True, number=7
         )
     ]
 
@@ -156,7 +156,7 @@ def test_an_engine_that_dies_ends_the_clients_side(
 
 
 def test_a_tunnel_in_which_nothing_moves_is_ended(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], routes=routes(), timeouts={"idle": 300})
+    plane = router([engine], routes=routes(), timeouts={"idle": 0.3})
     with dial(plane) as client, pytest.raises(ConnectionClosed):
         client.recv(DEADLINE)
     (record,) = plane.records()

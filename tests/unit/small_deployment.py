@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.engines.plan import Slot
-from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.storage.route_numbers import KnownRoute
 
 SMOLLM2 = ModelConfig(
@@ -34,7 +34,7 @@ KNOWN = {
 
 
 def replica(
-    model: ModelConfig, number: int, state: str, address: str = "", **more: object
+    model: ModelConfig, number: int, state: InstanceState, address: str = "", **more: object
 ) -> Replica:
     return Replica(
         slot=Slot(model.name, number),

@@ -1,10 +1,11 @@
-"""One file per kind of engine; a new one is a new file and a row here.
+"""One file per kind of engine; a new one is a new file with a value `ENGINE`, and nothing else.
 
-    base            what the supervisor must know of an engine
-    facts           what the data plane must know of one
+    base            an engine as a value, and what it is started with
+    facts           facts of an engine that the data plane needs
+    known           the engines of all files, by name
+    external        an engine that somebody else runs: one of the following, or any other
     llama_cpp       llama.cpp through the wheel `xllamacpp`
-    external        an engine that somebody else runs: one of the following, llama.cpp, or any other
-    vllm            vLLM                  what is known of it
+    vllm            vLLM                  facts alone: somebody else runs it
     tensorrt_llm    TensorRT-LLM          "
     sglang          SGLang                "
     tei             Text Embeddings Inference
@@ -15,19 +16,21 @@ of this package.
 
 from __future__ import annotations
 
-from gpustack_fast.backends.base import Backend, BackendError, Command, Place
-from gpustack_fast.backends.external import EXTERNAL
-from gpustack_fast.backends.facts import INFERENCE_PATHS, EngineFacts
-from gpustack_fast.backends.llama_cpp import LLAMA_CPP
+from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
+from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts
+from gpustack_fast.backends.known import BACKENDS, ENGINES, facts_of
 
 __all__ = [
     "BACKENDS",
+    "ENGINES",
     "INFERENCE_PATHS",
     "Backend",
     "BackendError",
     "Command",
+    "Dialect",
+    "Engine",
     "EngineFacts",
+    "Model",
     "Place",
+    "facts_of",
 ]
-
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (LLAMA_CPP, EXTERNAL)}

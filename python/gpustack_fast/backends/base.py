@@ -1,17 +1,42 @@
-"""What the supervisor must know of an engine, as one value per engine."""
+"""An engine as one value: what is known of it, and how this server runs it if it can."""
 
 from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from gpustack_fast.backends.facts import EngineFacts
-from gpustack_fast.config import ModelConfig
+from gpustack_fast.backends.facts import Dialect, EngineFacts
 from gpustack_fast.errors import GpustackFastError
 
-__all__ = ["Backend", "BackendError", "Command", "Place"]
+__all__ = ["Backend", "BackendError", "Command", "Engine", "Model", "Place"]
+
+
+class Model(Protocol):
+    """As much of a model's configuration as engines go by; see `config.ModelConfig`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def source(self) -> str | None: ...
+    @property
+    def python_package(self) -> str | None: ...
+    @property
+    def local_path(self) -> str | None: ...
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def backend_parameters(self) -> Sequence[str]: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def dialects(self) -> Sequence[Dialect] | None: ...
 
 
 class BackendError(GpustackFastError):
@@ -32,7 +57,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to run."""
+    """A command line with its environment."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -44,16 +69,34 @@ class Backend:
     """One way to have engines."""
 
     name: str
-    check: Callable[[ModelConfig], None]
+    sources: tuple[str, ...] = ()
+    """The sources that it can load a model from in this version, by their names in the
+    configuration.
+    """
+    check: Callable[[Model], None]
     """Looks at the model's settings alone. Raises BackendError when no start could ever succeed
     with them.
     """
-    command: Callable[[ModelConfig, Place], Command]
+    command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
-    facts: Callable[[ModelConfig], EngineFacts]
-    """What the data plane must know of the model's engines."""
     ready_path: str
     """Answers 200 as soon as the engine can serve, and not before."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 15.0
     """Seconds from the first stop signal until the whole session is killed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A kind of engine: the value `ENGINE` of a file in this package."""
+
+    name: str
+    """Its name in the configuration: `engine` of an external model, and `backend` of one that this
+    server runs.
+    """
+    facts: EngineFacts
+    """Those that hold for all of its kind."""
+    facts_for: Callable[[Model], EngineFacts] | None = None
+    """Those of a model's engines, where they follow from the model's settings."""
+    backend: Backend | None = None
+    """None: this server cannot run it yet, only somebody else."""

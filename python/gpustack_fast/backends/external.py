@@ -4,58 +4,39 @@ model's `engine`.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 
-from gpustack_fast.backends import vllm
-from gpustack_fast.backends.base import Backend, BackendError, Command, Place
+from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
 from gpustack_fast.backends.facts import EngineFacts
-from gpustack_fast.backends.llama_cpp import LLAMA_CPP_FACTS
-from gpustack_fast.backends.sglang import SGLANG
-from gpustack_fast.backends.tei import TEI
-from gpustack_fast.backends.tensorrt_llm import TENSORRT_LLM
-from gpustack_fast.config import Engine, ModelConfig
 
-__all__ = ["EXTERNAL", "FACTS"]
-
-_KNOWN: dict[Engine, EngineFacts] = {
-    "vllm": vllm.VLLM,
-    "tensorrt_llm": TENSORRT_LLM,
-    "sglang": SGLANG,
-    "llama_cpp": LLAMA_CPP_FACTS,
-    "tei": TEI,
-}
-_UNKNOWN = EngineFacts(
-    dialects=("openai",),
-    stream_usage=False,
-    # Whatever it is, what is administrative elsewhere does not lie below its inference paths
-    # either.
-    admin_paths=tuple(sorted({path for facts in _KNOWN.values() for path in facts.admin_paths})),
-    inference_paths_only=True,
-    cancel_lag=1_000,
-)
-FACTS: dict[Engine, EngineFacts] = {"openai": _UNKNOWN, **_KNOWN}
-"""What is known of each engine that a model's `engine` may name."""
+__all__ = ["EXTERNAL", "any_other"]
 
 
-def check(_: ModelConfig) -> None:
+def any_other(admin_paths: Iterable[str]) -> Engine:
+    """Any server that speaks OpenAI's API, of which nothing more is known.
+
+    `admin_paths`: those of all engines that are known. Whatever it is, what is administrative
+    elsewhere does not lie below its inference paths either.
+    """
+    facts = EngineFacts(
+        dialects=("openai",),
+        stream_usage=False,
+        admin_paths=tuple(sorted(set(admin_paths))),
+        inference_paths_only=True,
+        cancel_lag=1.0,
+    )
+    return Engine(name="openai", facts=facts)
+
+
+def check(_: Model) -> None:
     """Every external model that the configuration allows is right: nothing of it is ours to
     decide.
     """
 
 
-def command(model: ModelConfig, place: Place) -> Command:
+def command(model: Model, place: Place) -> Command:
     """There is none."""
     raise BackendError(f"The model {model.name} is external: it is not started here.")
 
 
-def facts(model: ModelConfig) -> EngineFacts:
-    """What is known of the model's engine; its own `dialects` win."""
-    known = vllm.facts(model.env) if model.engine == "vllm" else FACTS[model.engine]
-    return (
-        known
-        if model.dialects is None
-        else dataclasses.replace(known, dialects=tuple(model.dialects))
-    )
-
-
-EXTERNAL = Backend(name="external", check=check, command=command, facts=facts, ready_path="/health")
+EXTERNAL = Backend(name="external", check=check, command=command, ready_path="/health")

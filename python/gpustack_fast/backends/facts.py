@@ -1,10 +1,16 @@
-"""What the data plane must know of a kind of engine, whoever started it."""
+"""Facts of a kind of engine that the data plane needs, whoever started it."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-__all__ = ["INFERENCE_PATHS", "EngineFacts"]
+__all__ = ["INFERENCE_PATHS", "Dialect", "EngineFacts"]
+
+Dialect = Literal["openai", "anthropic", "tei"]
+"""An API that an engine may speak by itself: OpenAI's, Anthropic's Messages, the rerank API of
+text-embeddings-inference. The data plane knows the same words.
+"""
 
 INFERENCE_PATHS = (
     "/v1/chat/completions",
@@ -23,7 +29,8 @@ INFERENCE_PATHS = (
     "/v1/messages",
     "/v1/realtime",
 )
-"""What the generic proxy passes on to an engine whose administrative paths are not known.
+"""All that the generic proxy passes on to an engine whose administrative paths are not known: the
+paths that clients may ask for inference.
 
 `/v1/responses` is not among them: below it lie the stored responses of all keys, and only the
 endpoint of this name knows whose is whose.
@@ -32,25 +39,27 @@ endpoint of this name knows whose is whose.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """One kind of engine. Times are milliseconds."""
+    """One kind of engine. Times are seconds."""
 
-    dialects: tuple[str, ...]
-    """What it speaks by itself: openai, anthropic, tei."""
+    dialects: tuple[Dialect, ...]
+    """The APIs that it speaks by itself."""
     stream_usage: bool
     """Whether it knows `stream_options.include_usage`."""
     admin_paths: tuple[str, ...]
-    """What no key reaches through the generic proxy, nor what lies below it: paths that change the
-    engine, or that tell of other clients' requests or of the machine."""
+    """Paths that no key reaches through the generic proxy, nor what lies below them: those that
+    change the engine, or that tell of other clients' requests or of the machine."""
     inference_paths_only: bool = False
     """Whether only `INFERENCE_PATHS` pass: for an engine that may have other administrative paths
     than those above.
     """
-    hidden_names: tuple[str, ...] = ()
-    """What else it calls the model in answers and errors, beside the served name."""
-    idle_timeout: int = 4_000
-    """How long an idle connection may be used again; below the engine's own limit, which is 5 s for
-    most. A `Keep-Alive` header of the engine overrides it."""
+    redacted_names: tuple[str, ...] = ()
+    """Its other names for the model in responses and errors, beside the served name: no client may
+    see them."""
+    idle_timeout: float = 4.0
+    """Time in which an idle connection may be used again; below the engine's own limit, which is
+    5 s for most. A `Keep-Alive` header of the engine overrides it.
+    """
     requests_per_connection: int = 0
     """Below the engine's own limit; 0: no limit."""
-    cancel_lag: int
-    """How long it goes on with a non-streamed request whose connection was closed."""
+    cancel_lag: float
+    """Time for which it goes on with a non-streamed request whose connection was closed."""

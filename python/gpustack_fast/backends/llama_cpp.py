@@ -24,14 +24,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpustack_fast.backends import llama_cpp_main
-from gpustack_fast.backends.base import Backend, BackendError, Command, Place
+from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
 from gpustack_fast.backends.facts import EngineFacts
-from gpustack_fast.config import ModelConfig
+from gpustack_fast.machine import usable_cores, worker_threads
 
-__all__ = ["LLAMA_CPP", "LLAMA_CPP_FACTS"]
+__all__ = ["ENGINE"]
 
 MAIN = Path(__file__).parent / "llama_cpp_main.py"
 
@@ -48,7 +49,7 @@ GB in all.
 """
 
 
-def check(model: ModelConfig) -> None:
+def check(model: Model) -> None:
     """Raises BackendError for a flag that the server decides or that llama.cpp does not know."""
     for parameter in model.backend_parameters:
         flag = parameter.partition("=")[0].replace("_", "-")
@@ -59,14 +60,15 @@ def check(model: ModelConfig) -> None:
                 "Remove it from backend_parameters."
             )
     try:
-        list(llama_cpp_main.read_flags(llama_cpp_main.settings(None), model.backend_parameters))
+        parameters = list(model.backend_parameters)
+        list(llama_cpp_main.read_flags(llama_cpp_main.settings(None), parameters))
     except llama_cpp_main.UsageError as error:
         raise BackendError(
             f"The model {model.name} has wrong backend_parameters. {error}"
         ) from error
 
 
-def command(model: ModelConfig, place: Place) -> Command:
+def command(model: Model, place: Place) -> Command:
     """The command line for one instance of `model`."""
     check(model)
     arguments = [
@@ -82,7 +84,7 @@ def command(model: ModelConfig, place: Place) -> Command:
     return Command(arguments=arguments, environment={"LLAMA_API_KEY": place.key})
 
 
-def model_file(model: ModelConfig) -> list[str]:
+def model_file(model: Model) -> list[str]:
     """The flags that name what to load."""
     if model.source == "python_package" and model.python_package:
         return ["--python-package", model.python_package]
@@ -102,7 +104,7 @@ def model_file(model: ModelConfig) -> list[str]:
     )
 
 
-def defaults(model: ModelConfig) -> list[str]:
+def defaults(model: Model) -> list[str]:
     """Flags that the user did not give. llama.cpp divides --ctx-size among the --parallel slots."""
     given = dict(read_flags(model.backend_parameters))
     context = given.get("--ctx-size", given.get("-c"))
@@ -122,7 +124,7 @@ def defaults(model: ModelConfig) -> list[str]:
     return flags
 
 
-def read_flags(parameters: list[str]) -> list[tuple[str, str]]:
+def read_flags(parameters: Sequence[str]) -> list[tuple[str, str]]:
     """Each flag with its value, whether that is joined by `=` or the next parameter."""
     found = []
     for parameter, following in itertools.pairwise([*parameters, ""]):
@@ -144,23 +146,10 @@ def threads(cores: int, replicas: int) -> int:
     brings: with two on two cores that another program used as well, a token of SmolLM2 took up to 3
     s instead of 0.02 s.
     """
-    data_plane = min(4, max(1, cores // 4))
-    return max(1, (cores - data_plane) // max(1, replicas))
+    return max(1, (cores - worker_threads(cores)) // max(1, replicas))
 
 
-def usable_cores() -> int:
-    """The cores that this process may use: by affinity, and by the control group's quota in a
-    container.
-    """
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-LLAMA_CPP_FACTS = EngineFacts(
+FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
     admin_paths=(
@@ -183,23 +172,28 @@ LLAMA_CPP_FACTS = EngineFacts(
     requests_per_connection=90,
     # It goes on to the last token, which nobody outside can foresee: this covers some hundred
     # tokens on a CPU.
-    cancel_lag=10_000,
+    cancel_lag=10.0,
 )
 """The paths are those of b11549, as the wheel's library names them."""
 
 
-def facts(model: ModelConfig) -> EngineFacts:
-    """What is known of our own: with the file that it has loaded, which no client may see."""
+def facts_for(model: Model) -> EngineFacts:
+    """With the file that one of ours has loaded, which no client may see."""
     return dataclasses.replace(
-        LLAMA_CPP_FACTS, hidden_names=(model.local_path,) if model.local_path else ()
+        FACTS, redacted_names=(model.local_path,) if model.local_path else ()
     )
 
 
-LLAMA_CPP = Backend(
+ENGINE = Engine(
     name="llama_cpp",
-    check=check,
-    command=command,
-    facts=facts,
-    ready_path="/health",
-    stop_grace=15.0,
+    facts=FACTS,
+    facts_for=facts_for,
+    backend=Backend(
+        name="llama_cpp",
+        sources=("python_package", "local_path"),
+        check=check,
+        command=command,
+        ready_path="/health",
+        stop_grace=15.0,
+    ),
 )

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+from gpustack_fast.backends.base import Engine
 from gpustack_fast.backends.facts import EngineFacts
 
-__all__ = ["TEI"]
+__all__ = ["ENGINE"]
 
-TEI = EngineFacts(
-    dialects=("openai", "tei"),
-    stream_usage=False,
-    admin_paths=("/metrics",),
-    cancel_lag=1_000,  # a batch that has begun is computed to its end
+ENGINE = Engine(
+    name="tei",
+    facts=EngineFacts(
+        dialects=("openai", "tei"),
+        stream_usage=False,
+        admin_paths=("/metrics",),
+        cancel_lag=1.0,  # a batch that has begun is computed to its end
+    ),
 )

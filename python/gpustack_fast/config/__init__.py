@@ -10,10 +10,8 @@ sentences   wrong values in words
 """
 
 from gpustack_fast.config.schema import (
-    BACKENDS,
     SOURCE_FIELDS,
     Config,
-    Engine,
     ModelConfig,
     RouteConfig,
     ServeOptions,
@@ -22,11 +20,9 @@ from gpustack_fast.config.schema import (
 from gpustack_fast.config.server import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
 
 __all__ = [
-    "BACKENDS",
     "SOURCE_FIELDS",
     "Config",
     "CorsConfig",
-    "Engine",
     "LimitsConfig",
     "ModelConfig",
     "RouteConfig",

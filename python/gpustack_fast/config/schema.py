@@ -1,9 +1,12 @@
 """What a user may write: the shape of the configuration, parsed once.
 
-    Config ├── server: ServerConfig [server] also as flags and environment variables, see `settings`
-    │ ├── timeouts [server.timeouts] │ ├── limits [server.limits] │ └── cors [server.cors] ├──
-    models: ModelConfig … [[models]] a deployment: something we run, or something somebody else runs
-    └── routes: RouteConfig … [[routes]] a public name: what clients send in `model`
+    Config
+    ├── server: ServerConfig       [server]          also flags and variables, see `settings`
+    │   ├── timeouts               [server.timeouts]
+    │   ├── limits                 [server.limits]
+    │   └── cors                   [server.cors]
+    ├── models: ModelConfig …      [[models]]        something we run, or somebody else runs
+    └── routes: RouteConfig …      [[routes]]        a public name: what clients send in `model`
 
 `reading` reads a file into it, `rules` holds what a type cannot say, and `settings` lays flags and
 environment variables over it. No table takes a key that it does not know. Fields carry GPUStack's
@@ -27,14 +30,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
 
+from gpustack_fast.backends import Dialect
 from gpustack_fast.config.server import Name, Seconds, ServerConfig
 
 __all__ = [
-    "BACKENDS",
     "NAME_PATTERN",
     "SOURCE_FIELDS",
     "Config",
-    "Engine",
     "KeyPath",
     "ModelConfig",
     "RouteConfig",
@@ -53,13 +55,8 @@ Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
 Category = Literal[
     "llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"
 ]
-Dialect = Literal["openai", "anthropic", "tei"]
-Engine = Literal["openai", "vllm", "tensorrt_llm", "sglang", "llama_cpp", "tei"]
 AccessPolicy = Literal["public", "authed", "allowed_keys"]
 StatusClass = Literal["4xx", "5xx"]
-
-BACKENDS = ("llama_cpp", "external")
-"""What `backend` may name in this version."""
 
 SOURCE_FIELDS = {
     "huggingface": "huggingface_repo_id",
@@ -80,7 +77,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     name: str
     backend: str
-    """One of `BACKENDS`."""
+    """One of `backends.BACKENDS`."""
     categories: list[Category] = []
     generic_proxy: bool = False
     """Whether the model's own route may be used through the generic proxy."""
@@ -108,9 +105,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     urls: list[str] = []
     """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""
-    engine: Engine = "openai"
-    """External only: which program answers there, for what is known of it (see `backends`).
-    `openai` is any server that speaks OpenAI's API, of which nothing more is known."""
+    engine: str = "openai"
+    """External only: one of `backends.ENGINES`, the program that responds there, for what is known
+    of it. `openai` is any server that speaks OpenAI's API, of which nothing more is known."""
     api_key_env: str | None = None
     """External only: the environment variable of this server that holds the key which the engine
     asks for.

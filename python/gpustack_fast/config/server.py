@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from gpustack_fast.errors import ConfigError
+from gpustack_fast.machine import usable_cores, worker_threads
 
 __all__ = [
     "CorsConfig",
@@ -227,7 +228,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         if self.workers is not None:
             return self.workers
-        return min(4, max(1, len(os.sched_getaffinity(0)) // 4))
+        return worker_threads(usable_cores())
 
 
 def default_data_dir() -> Path:

@@ -8,7 +8,7 @@ import os
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replica import InstanceState, Replica
 
 __all__ = ["watch"]
 
@@ -23,7 +23,7 @@ TRY_EVERY = 2.0
 class SetState(Protocol):
     """Gives a replica a state and a message."""
 
-    def __call__(self, replica: Replica, state: str, message: str = "") -> None: ...
+    def __call__(self, replica: Replica, state: InstanceState, message: str = "") -> None: ...
 
 
 async def watch(replica: Replica, set_state: SetState) -> None:

@@ -6,13 +6,29 @@ import asyncio
 import collections
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal
 
 from gpustack_fast.backends import Backend
 from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.plan import Actual, Slot
 
-__all__ = ["Replica", "replicas_by_model"]
+__all__ = ["InstanceState", "Replica", "replicas_by_model"]
+
+InstanceState = Literal[
+    "pending",
+    "analyzing",
+    "scheduled",
+    "initializing",
+    "downloading",
+    "starting",
+    "running",
+    "error",
+    "unreachable",
+]
+"""GPUStack's names for what an instance is doing; unreachable: somebody else's engine, where nobody
+answers. The data plane knows the same words.
+"""
 
 
 @dataclasses.dataclass
@@ -25,7 +41,7 @@ class Replica:
     id: str
     created: float
     """Unix seconds: when this engine (not the slot) began."""
-    state: str = "pending"
+    state: InstanceState = "pending"
     state_message: str = ""
     address: str = ""
     instance: Instance | None = None

@@ -25,7 +25,7 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.plan import Slot, Start, plan, restart_delay
-from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.storage.engine_paths import Rooms, safe
 
@@ -150,7 +150,7 @@ class Supervisor:
         task.add_done_callback(lambda _: self._awake.set())
         return task
 
-    def _set(self, replica: Replica, state: str, message: str = "") -> None:
+    def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
         replica.state, replica.state_message = state, message
         self._on_change()
 

@@ -1,156 +1,102 @@
 """The documents that cross the seam.
 
-Each Struct here has a serde twin of the same name in `rust/sans_io/src/seam/documents.rs`.
-Times are milliseconds and sizes are bytes unless a name says otherwise.
+Each Struct here has a serde twin of the same name in `rust/sans_io/src/seam/`. None has a default:
+a document carries every value. The settings of `[server]` cross as they were read, and have their
+defaults in `config.server`. Times are seconds (`Seconds`) and sizes are bytes unless a name says
+otherwise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from gpustack_fast.config.server import LogFormat, LogLevel
+from gpustack_fast.backends import Dialect
+from gpustack_fast.config.schema import AccessPolicy, Category, StatusClass
+from gpustack_fast.config.server import (
+    CorsConfig,
+    LimitsConfig,
+    LogFormat,
+    LogLevel,
+    Seconds,
+    TimeoutsConfig,
+)
+from gpustack_fast.engines.replica import InstanceState
+from gpustack_fast.keys.store import Scope
 
 __all__ = [
-    "ConnectionLimits",
-    "Cors",
+    "CertificateRefused",
+    "CertificateRenewed",
     "DataPlaneConfig",
+    "Drained",
+    "End",
     "Event",
     "InstanceEntry",
+    "InstanceFailed",
+    "InstanceIdle",
+    "InstanceStats",
     "KeyDelta",
     "KeyEntry",
-    "Limits",
+    "MetricFamily",
+    "MetricKind",
+    "MetricSample",
     "ModelEntry",
     "Polled",
     "Record",
+    "ResponseExtras",
     "RouteEntry",
     "Started",
     "Stats",
     "Table",
     "TargetEntry",
-    "Telling",
-    "Timeouts",
     "Tls",
 ]
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What all documents share: keyword arguments only, and no field that the other side does not
-    know.
-    """
+    """Keyword arguments only, and no field that the other side does not know."""
 
 
-class Timeouts(Document):
-    """Each phase of a request has a limit of its own, and its own error when it is over. 0 means no
-    limit.
+class ResponseExtras(Document):
+    """Additions to engines' responses: fields of `[server]`."""
 
-    There is no limit on a whole request: a long generation may take as long as it makes progress.
-    """
-
-    head: int = 60_000
-    """From the first chance to read a request's head until it is whole; so also how long an idle
-    client connection is kept."""
-    body: int = 60_000
-    """From one piece of a client's request body to the next."""
-    connect: int = 3_000
-    """Connecting to an instance."""
-    first_frame: int = 1_800_000
-    """From the request's delivery to the engine until the first frame (for a whole answer: its
-    first byte).
-    """
-    idle: int = 1_800_000
-    """From one piece of an engine's answer to the next."""
-
-
-class Limits(Document):
-    """Bounds on what one request may hold."""
-
-    body: int = 512 * 1024 * 1024
-    """The largest request body; a larger one is answered 413."""
-    replay: int = 1024 * 1024
-    """The largest request body that is kept so that it can be sent to a second instance."""
-    memory: int = 4 * 1024 * 1024
-    """The most of one request body that is held in memory while its model is not known; the rest
-    waits in a file.
-    """
-    ratio: int = 100
-    """Decoded bytes for each byte of a compressed request body, at most, once more than 1 MB was
-    decoded.
-    """
-    nesting: int = 512
-    """The deepest nesting of a JSON body (1,024 at most); a deeper one is answered 400."""
-
-
-class ConnectionLimits(Document):
-    """Bounds on connections toward engines."""
-
-    idle_per_instance: int = 128
-    """Idle connections that each worker keeps to each instance."""
+    server_timing: bool
+    server_timing_in_streams: bool
+    usage_timings: bool
+    sse_keep_alive: Seconds
 
 
 class Tls(Document):
-    """What the listeners speak TLS with. Paths of PEM files."""
+    """PEM files of a certificate and its key."""
 
     certificate: str
-    """The certificate, followed by those between it and a root."""
+    """The server's certificate, followed by those between it and a root."""
     key: str
 
 
-class Cors(Document):
-    """Which pages of other origins may use the API from a browser."""
-
-    origins: list[str]
-    """`https://HOST[:PORT]`, or `*` for all."""
-    methods: list[str] = []
-    """Empty: what each path takes."""
-    headers: list[str] = []
-    """Request headers that a page may set, beside those that the SDKs send."""
-    expose: list[str] = []
-    """Answer headers that a page may read, beside those that the SDKs read."""
-    credentials: bool = False
-    max_age: int = 600
-    """Seconds that a browser may remember the answer to a preflight."""
-
-
-class Telling(Document):
-    """What is told to clients beyond what engines say."""
-
-    server_timing: bool = True
-    """The `Server-Timing` header."""
-    server_timing_in_streams: bool = False
-    """The same as a comment at the end of an event stream."""
-    usage_timings: bool = True
-    """GPUStack's three fields in the `usage` of a stream's last usage frame."""
-    sse_keep_alive: int = 0
-    """After so long without a byte from the engine a stream gets a comment; 0: never."""
-
-
 class DataPlaneConfig(Document):
-    """What the data plane knows from its start to its end."""
+    """The part of `[server]` that is the data plane's, from its start to its end."""
 
-    workers: int = 1
-    control_socket: str | None = None
-    """Path of the Unix socket where the management API listens: it gets every path that is neither
-    inference nor the data plane's own."""
-    timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
-    limits: Limits = msgspec.field(default_factory=Limits)
-    connections: ConnectionLimits = msgspec.field(default_factory=ConnectionLimits)
-    telling: Telling = msgspec.field(default_factory=Telling)
-    tls: Tls | None = None
-    cors: Cors | None = None
-    spool_folder: str | None = None
-    """Where large bodies wait until their model is known; None: in the system's folder for
-    temporary files.
-    """
-    responses_kept: int = 65_536
-    """How many responses of the Responses API are remembered with the instance that made them."""
-    record_queue: int = 16_384
-    """Finished requests that wait for `poll`; when it is full, new records are dropped and counted.
-    """
-    log_level: LogLevel = "info"
-    """The least urgent lines that the data plane writes. It and the format hold for the process."""
-    log_format: LogFormat = "text"
+    workers: int
+    """Worker threads; 0 counts as 1."""
+    control_socket: str | None
+    """The Unix socket where the management API listens: it gets every path that is neither
+    inference nor the data plane's own. None: those paths get 404."""
+    spool_folder: str
+    """Where large bodies wait until their model is known."""
+    timeouts: TimeoutsConfig
+    limits: LimitsConfig
+    cors: CorsConfig
+    """Without origins browsers are told nothing."""
+    response_extras: ResponseExtras
+    log_level: LogLevel
+    """The least urgent lines that are written. It and the format hold for the process."""
+    log_format: LogFormat
+    tls: Tls | None
+    """None: the TCP listeners speak plain HTTP."""
+    responses_kept: int
+    """Responses of the Responses API that are remembered with the instance that made them."""
 
 
 class Started(Document):
@@ -168,21 +114,20 @@ class InstanceEntry(Document):
     """Unique for ever: a restarted engine gets a new one, so that its counters start anew."""
     address: str
     """`http://HOST:PORT` or `unix:PATH`."""
-    state: str
-    """GPUStack's names: pending, analyzing, scheduled, initializing, downloading, starting,
-    running, error and unreachable. Only a running one gets requests."""
-    api_key: str | None = None
-    """Sent to the engine as `Authorization: Bearer`."""
-    idle_timeout: int = 4_000
-    """How long an idle connection to it may be used again; below the engine's own limit."""
-    requests_per_connection: int = 0
-    """After so many requests a connection is not used again; 0: no limit. Below the engine's own
+    state: InstanceState
+    """Only a running one gets requests."""
+    api_key: str | None
+    """Sent to the engine as `Authorization: Bearer`; None: no such header."""
+    idle_timeout: Seconds
+    """Time in which an idle connection to it may be used again; below the engine's own limit."""
+    requests_per_connection: int
+    """After so many requests a connection is not used again, below the engine's own limit; 0: no
     limit.
     """
-    cancel_lag: int = 0
-    """How long the engine goes on with a non-streamed request after its connection was closed: so
-    long the slot stays counted. (For streams a close ends the work at once, in every engine that we
-    know.)"""
+    cancel_lag: Seconds
+    """Time for which the engine goes on with a non-streamed request after its connection was
+    closed: so long the slot stays counted. (For streams a close ends the work at once, in every
+    engine that we know.)"""
 
 
 class ModelEntry(Document):
@@ -190,70 +135,90 @@ class ModelEntry(Document):
 
     name: str
     served_name: str
-    """What the engines call it: `model` becomes this on the way in, and the route's name on the way
+    """Its engines' name for it: `model` becomes this on the way in, and the route's name on the way
     out.
     """
     backend: str
-    dialects: list[str] = msgspec.field(default_factory=lambda: ["openai"])
-    """What its engines speak by themselves: openai, anthropic (else `/v1/messages` is translated),
-    tei (rerank).
-    """
-    stream_usage: bool = False
+    """Its `backend` in the configuration. Only told; nothing is decided by it."""
+    dialects: list[Dialect]
+    """The APIs that its engines speak by themselves; the rest is translated."""
+    stream_usage: bool
     """Whether its engines know `stream_options.include_usage`."""
-    hidden_names: list[str] = []
+    redacted_names: list[str]
     """Further names and paths that the engines call the model by, and that no client may see, in
     errors neither.
     """
-    proxy_denied: list[str] = []
+    proxy_denied: list[str]
     """Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what
     lies below it.
     """
-    proxy_allowed: list[str] | None = None
+    proxy_allowed: list[str] | None
     """The only paths that the generic proxy passes on; None: all that are not denied."""
-    instances: list[InstanceEntry] = []
+    instances: list[InstanceEntry]
 
 
 class TargetEntry(Document):
     """A weighted link from a route to a model."""
 
     model: str
-    weight: int = 100
-    served_name: str | None = None
-    """What `model` becomes for this target, e.g. an adapter's name; None: the model's own served
-    name.
+    weight: int
+    """Its share of the route's requests among those of the other targets; 0: none of its own."""
+    served_name: str | None
+    """The name that `model` becomes for this target, such as an adapter's; None: the model's own
+    served name.
     """
-    fallback: list[str] = []
-    """`4xx`, `5xx`: this target is tried when the others have answered so, or when none of them
-    runs.
+    fallback: list[StatusClass]
+    """It is tried when the others have responded so, or when none of them runs; empty: never as a
+    fallback.
     """
 
 
 class RouteEntry(Document):
-    """A public name: what clients send in `model`."""
+    """A public name: `model` in clients' requests."""
 
     name: str
     created: int
     """Unix seconds."""
     targets: list[TargetEntry]
-    categories: list[str] = []
-    generic_proxy: bool = False
-    number: int = 0
+    categories: list[Category]
+    generic_proxy: bool
+    number: int
     """Its number for ever, as in `/model/proxy/NUMBER/...`; 0: none."""
-    access_policy: str = "authed"
+    access_policy: AccessPolicy
     """public (no key is asked for), authed (every key), allowed_keys."""
-    allowed_keys: list[str] = []
+    allowed_keys: list[str]
     """Names or ids of keys; for `allowed_keys` only."""
-    meta: dict[str, Any] | None = None
+    meta: dict[str, Any] | None
     """Shown by `GET /v1/models?with_meta=true`."""
+
+
+MetricKind = Literal["counter", "gauge"]
+
+
+class MetricSample(Document):
+    """One value of a family."""
+
+    labels: list[tuple[str, str]]
+    """Names and values, in the order in which they are shown; the values are not escaped yet."""
+    value: int
+
+
+class MetricFamily(Document):
+    """A metric family of the control plane's."""
+
+    name: str
+    help: str
+    kind: MetricKind
+    samples: list[MetricSample]
 
 
 class Table(Document):
     """The whole routing table. Every target must name a model in it."""
 
-    models: list[ModelEntry] = []
-    routes: list[RouteEntry] = []
-    metrics: str = ""
-    """Prometheus text of the control plane's own families, appended to `/metrics` as it is."""
+    models: list[ModelEntry]
+    routes: list[RouteEntry]
+    metrics: list[MetricFamily]
+    """The control plane's own families, behind those of the data plane on `/metrics`."""
 
 
 class KeyEntry(Document):
@@ -263,13 +228,12 @@ class KeyEntry(Document):
     """The access key (16 hex digits): what logs, records and lists may show."""
     digest: str
     """Hex of SHA-256 over the store's salt followed by the whole key as the client sends it."""
-    name: str = ""
-    """What its owner calls it."""
-    allowed_models: list[str] | None = None
+    name: str
+    """Its owner's name for it."""
+    allowed_models: list[str] | None
     """Route names; None allows all."""
-    scopes: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    """`*`, `management`, `inference`."""
-    expires: int | None = None
+    scopes: list[Scope]
+    expires: int | None
     """Unix seconds; None: never."""
 
 
@@ -278,11 +242,15 @@ class KeyDelta(Document):
 
     salt: str
     """Hex; the same for all keys of a store."""
-    replace: bool = False
+    replace: bool
     """True: forget all other keys first."""
-    upsert: list[KeyEntry] = []
-    remove: list[str] = []
+    upsert: list[KeyEntry]
+    remove: list[str]
     """Ids."""
+
+
+End = Literal["done", "refused", "engine_error", "engine_died", "client_gone", "timeout", "drained"]
+"""The manner of a request's end; refused: the data plane itself responded with an error."""
 
 
 class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -296,61 +264,80 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     route: str
     """Empty when the request did not get so far."""
     instance: str
-    """The instance that answered last; empty when none did."""
+    """The instance that responded last; empty when none did."""
     path: str
-    """The row of the path table, e.g. `/v1/chat/completions`."""
+    """The path of its endpoint, such as `/v1/chat/completions`."""
     status: int
-    """What the client got; 499 when it left before the head."""
+    """The client's; 499 when it left before the head."""
     attempts: int
     """Instances that were tried."""
-    first_frame: float
-    """Milliseconds from the request's head to the first byte handed to the client; 0 when there was
-    none.
-    """
-    duration: float
-    """Milliseconds from the request's head to the end."""
+    first_frame_ms: float
+    """From the request's head to the first byte handed to the client; 0 when there was none."""
+    duration_ms: float
+    """From the request's head to the end."""
     bytes_in: int
+    """Bytes of the request's body, decoded."""
     bytes_out: int
+    """Bytes of the response's body."""
     input_tokens: int
     """As the engine counted them, the cached ones included; 0 when it did not say."""
     cached_tokens: int
     output_tokens: int
     stream: bool
-    end: str
-    """How it ended: done, refused (we answered an error), engine_error, engine_died, client_gone,
-    timeout, drained.
-    """
+    end: End
 
 
-class Event(Document):
-    """Something that the control plane should act on soon."""
+class InstanceIdle(Document, tag_field="type", tag="instance_idle"):
+    """The last request of a retired instance has ended."""
 
-    type: str
-    """instance_idle, instance_faulted, certificate_renewed, certificate_refused, drained."""
-    instance: str = ""
-    version: int = 0
-    """instance_idle: the version of the table that retired the instance."""
-    reason: str = ""
-    """instance_faulted: what was seen, e.g. `connect: Connection refused`; certificate_refused:
-    why, in a sentence.
-    """
-    cut: int = 0
-    """drained: requests that were cut at the deadline."""
+    instance: str
+    version: int
+    """The version of the table that retired it."""
+
+
+class InstanceFailed(Document, tag_field="type", tag="instance_failed"):
+    """An instance failed a request, and others are preferred to it for a while."""
+
+    instance: str
+    reason: str
+    """The cause, such as `connect: Connection refused`."""
+
+
+class CertificateRenewed(Document, tag_field="type", tag="certificate_renewed"):
+    """New files of the certificate were taken up."""
+
+
+class CertificateRefused(Document, tag_field="type", tag="certificate_refused"):
+    """New files of the certificate cannot be used; the old certificate stays."""
+
+    reason: str
+    """The cause, in a sentence."""
+
+
+class Drained(Document, tag_field="type", tag="drained"):
+    """The last worker has ended."""
+
+    cut: int
+    """Requests that were cut at the deadline."""
+
+
+Event = InstanceIdle | InstanceFailed | CertificateRenewed | CertificateRefused | Drained
+"""Something that the control plane should act on soon."""
 
 
 class Polled(Document):
-    """What happened since the last poll.
+    """Events and finished requests since the last poll.
 
     The only document that crosses as MessagePack, since it carries every request: reading its
     records costs more than carrying them, so they stay packed until they are asked for.
     """
 
     finished: int
-    """How many records there are."""
+    """The number of records."""
     packed_records: msgspec.Raw = msgspec.field(name="records")
-    dropped: int = 0
+    dropped: int
     """Records that were dropped since the last poll because the queue was full."""
-    events: list[Event] = []
+    events: list[Event]
 
     @property
     def records(self) -> list[Record]:
@@ -364,7 +351,7 @@ class InstanceStats(Document):
     id: str
     outstanding: int
     requests: int
-    faults: int
+    failures: int
 
 
 class Stats(Document):
@@ -376,4 +363,4 @@ class Stats(Document):
     """Open client connections."""
     in_flight: int
     """Requests between their head and their end."""
-    instances: list[InstanceStats] = []
+    instances: list[InstanceStats]

@@ -1,35 +1,46 @@
-"""The metrics of the engines, which the data plane appends to its own."""
+"""The metrics of the engines, which the data plane shows behind its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.seam.documents import MetricFamily, MetricSample
 
 __all__ = ["metrics"]
 
 
-def metrics(replicas: Iterable[Replica]) -> str:
-    """The control plane's families, as Prometheus text."""
+def metrics(replicas: Collection[Replica]) -> list[MetricFamily]:
+    """The control plane's families."""
     states = [
-        "# HELP gpustack_fast_instance_state The state that each instance is in, by GPUStack's "
-        "names.",
-        "# TYPE gpustack_fast_instance_state gauge",
+        MetricSample(
+            labels=[
+                ("model", replica.slot.model),
+                ("instance", replica.id),
+                ("state", replica.state),
+            ],
+            value=1,
+        )
+        for replica in replicas
     ]
     restarts = [
-        "# HELP gpustack_fast_instance_restarts_total Engines started in place of one that ended, "
-        "by replica.",
-        "# TYPE gpustack_fast_instance_restarts_total counter",
+        MetricSample(
+            labels=[("model", replica.slot.model), ("replica", str(replica.slot.number))],
+            value=replica.restarts,
+        )
+        for replica in replicas
     ]
-    for replica in replicas:
-        model = label(replica.slot.model)
-        labels = f'model="{model}",instance="{label(replica.id)}",state="{replica.state}"'
-        states.append(f"gpustack_fast_instance_state{{{labels}}} 1")
-        labels = f'model="{model}",replica="{replica.slot.number}"'
-        restarts.append(f"gpustack_fast_instance_restarts_total{{{labels}}} {replica.restarts}")
-    return "\n".join([*states, *restarts, ""])
-
-
-def label(text: str) -> str:
-    """A label's value, escaped."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return [
+        MetricFamily(
+            name="gpustack_fast_instance_state",
+            help="The state that each instance is in, by GPUStack's names.",
+            kind="gauge",
+            samples=states,
+        ),
+        MetricFamily(
+            name="gpustack_fast_instance_restarts_total",
+            help="Engines started in place of one that ended, by replica.",
+            kind="counter",
+            samples=restarts,
+        ),
+    ]

@@ -1,10 +1,10 @@
-"""What the data plane is told about the deployments and the keys."""
+"""The data plane's table of the deployments, and its keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
-from gpustack_fast.backends import BACKENDS, INFERENCE_PATHS, EngineFacts
+from gpustack_fast.backends import INFERENCE_PATHS, EngineFacts, facts_of
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.engines.replica import Replica, replicas_by_model
 from gpustack_fast.keys.store import Key
@@ -24,7 +24,7 @@ __all__ = ["key_entry", "table"]
 
 def table(
     config: Config,
-    replicas: Iterable[Replica],
+    replicas: Collection[Replica],
     routes: Mapping[str, KnownRoute],
     engine_keys: Mapping[str, str],
 ) -> Table:
@@ -78,14 +78,14 @@ def key_entry(key: Key) -> KeyEntry:
 
 def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | None) -> ModelEntry:
     """One model with those of its instances that have an address already."""
-    facts = BACKENDS[model.backend].facts(model)
+    facts = facts_of(model)
     return ModelEntry(
         name=model.name,
         served_name=model.engine_name,
         backend=model.backend,
         dialects=list(facts.dialects),
         stream_usage=facts.stream_usage,
-        hidden_names=list(facts.hidden_names),
+        redacted_names=list(facts.redacted_names),
         proxy_denied=list(facts.admin_paths),
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
         instances=[

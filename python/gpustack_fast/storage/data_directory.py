@@ -25,11 +25,10 @@ import time
 from pathlib import Path
 
 from gpustack_fast.errors import DataDirectoryInUse, StoreError
+from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
 __all__ = ["DataDirectory", "explain_os_error"]
 
-_LONGEST_SOCKET_PATH = 107
-"""Bytes: `sun_path` of Linux without its closing zero (unix(7))."""
 _POLL = 0.02
 """Seconds between two tries for the lock."""
 
@@ -126,11 +125,11 @@ class DataDirectory:
 
     def _check_socket_paths(self) -> None:
         longest = max(len(os.fsencode(path)) for path in (self.control_socket, self.api_socket))
-        if longest > _LONGEST_SOCKET_PATH:
+        if longest > SOCKET_PATH_LIMIT:
             raise StoreError(
                 f"The data directory {self.path} has too long a path: that of its sockets would "
                 f"have {longest} "
-                f"bytes, and Linux allows {_LONGEST_SOCKET_PATH}. Choose a shorter one with "
+                f"bytes, and Linux allows {SOCKET_PATH_LIMIT}. Choose a shorter one with "
                 "--data-dir."
             )
 

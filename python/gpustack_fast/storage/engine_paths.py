@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 
 from gpustack_fast.errors import EngineFailed
+from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
 __all__ = ["Rooms", "safe"]
 
-SOCKET_PATH_LIMIT = 107
-"""Bytes, without the closing zero (unix(7))."""
 LOGS_PER_MODEL = 10
 
 

@@ -19,8 +19,8 @@ use crate::{
 use sans_io::{
     api::cors::{Cors, CorsError},
     seam::{
-        DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta, ShapeError,
-        Started, Stats, TableDocument, read,
+        self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
+        ShapeError, Started, Stats, read,
     },
     table::{Instance, KeysError, TableError},
 };
@@ -101,7 +101,7 @@ impl DataPlane {
 
     /// Replaces the table by a `Table` document; returns its version.
     pub fn publish(&self, table: &[u8]) -> Result<u64, DataPlaneError> {
-        let document: TableDocument = read("table", table)?;
+        let document: seam::Table = read("table", table)?;
         // Two publishers must not both start from the same table.
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let (table, idle) = self.shared.table.load().replaced_by(document)?;

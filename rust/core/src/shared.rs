@@ -19,9 +19,6 @@ use sans_io::{
     table::{IdleListener, Instance, Keys, Metrics, ResponseOwners, Table},
 };
 
-/// Responses of the Responses API that are remembered with the instance that made them.
-const RESPONSES: usize = 65_536;
-
 /// The address of a Unix socket's client.
 pub(crate) const UNIX_PEER: &str = "unix";
 
@@ -78,7 +75,7 @@ impl Shared {
             control_plane: parts.control_plane,
             idle_listener: Arc::new(IdleEvents(Arc::clone(&records))),
             records,
-            responses: ResponseOwners::new(RESPONSES),
+            responses: ResponseOwners::new(config.responses_kept),
             tls: parts.tls,
             cors: parts.cors.map(Arc::new),
             config,

@@ -56,6 +56,7 @@ pub fn config() -> Value {
         "log_level": "off",
         "log_format": "text",
         "tls": null,
+        "responses_kept": 1024,
     })
 }
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -11,21 +15,21 @@ import pytest
 
 from gpustack_fast.backends import (
     BACKENDS,
+    ENGINES,
     INFERENCE_PATHS,
     BackendError,
-    EngineFacts,
+    Dialect,
+    Engine,
     Place,
-    external,
     llama_cpp,
     llama_cpp_main,
     vllm,
 )
-from gpustack_fast.config import BACKENDS as CONFIGURABLE
-from gpustack_fast.config import Engine, ModelConfig
-from gpustack_fast.config.schema import Dialect
+from gpustack_fast.config import ModelConfig
 
 PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
-RECORDED = Path(__file__).parents[3] / "engines" / "llama_cpp" / "common_params.txt"
+ROOT = Path(__file__).parents[3]
+RECORDED = ROOT / "engines" / "llama_cpp" / "common_params.txt"
 
 
 def smollm2(*parameters: str, replicas: int = 1) -> ModelConfig:
@@ -42,10 +46,6 @@ def smollm2(*parameters: str, replicas: int = 1) -> ModelConfig:
 def flags(model: ModelConfig) -> dict[str, str]:
     arguments = BACKENDS["llama_cpp"].command(model, PLACE).arguments
     return dict(llama_cpp.read_flags(arguments[2:]))
-
-
-def test_every_backend_that_the_configuration_may_name_is_here() -> None:
-    assert set(BACKENDS) == set(CONFIGURABLE)
 
 
 def test_llama_cpp_is_started_under_the_public_name_on_its_socket() -> None:
@@ -150,17 +150,99 @@ def test_an_external_model_is_never_started() -> None:
         )
 
 
-def test_everything_is_known_of_each_engine_that_the_configuration_may_name() -> None:
-    assert set(external.FACTS) == set(get_args(Engine))
+def test_the_engines_of_this_version_are_found_in_their_files() -> None:
+    assert list(ENGINES) == ["llama_cpp", "openai", "sglang", "tei", "tensorrt_llm", "vllm"]
+    assert list(BACKENDS) == ["llama_cpp", "external"]
 
 
-@pytest.mark.parametrize("facts", external.FACTS.values(), ids=external.FACTS.keys())
-def test_the_facts_of_an_engine_are_of_the_right_form(facts: EngineFacts) -> None:
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
+def test_the_facts_of_an_engine_are_of_the_right_form(engine: Engine) -> None:
+    facts = engine.facts
     assert set(facts.dialects) <= set(get_args(Dialect)) and facts.dialects
     for path in (*facts.admin_paths, *INFERENCE_PATHS):
         assert re.fullmatch(r"(/[a-z0-9_-]+)+", path), path
     assert len(set(facts.admin_paths)) == len(facts.admin_paths)
-    assert facts.idle_timeout < 5_000, "uvicorn and llama.cpp close after 5 s"
+    assert facts.idle_timeout < 5, "uvicorn and llama.cpp close after 5 s"
+
+
+def test_the_inference_paths_are_those_that_clients_may_ask_for() -> None:
+    """But for the stored responses, which are everybody's, and what lies below another of them."""
+    source = (ROOT / "rust" / "sans_io" / "src" / "api" / "endpoints.rs").read_text()
+    table = re.findall(r'^    \w+[ ({]+(?:path: )?"(/v[12]/[a-z/_]+)"', source, re.MULTILINE)
+    expected = [path for path in table if not path.startswith(("/v1/responses", "/v1/models"))]
+    assert {*INFERENCE_PATHS, "/v1/messages/count_tokens"} == set(expected)
+
+
+NEW_ENGINE = """
+from gpustack_fast.backends.base import Backend, Command, Engine
+from gpustack_fast.backends.facts import EngineFacts
+
+FACTS = EngineFacts(
+    dialects=("openai", "tei"), stream_usage=True, admin_paths=("/only/here",), cancel_lag=0.5
+)
+
+def command(model, place):
+    return Command(arguments=[model.local_path], environment={})
+
+ENGINE = Engine(
+    name="brand_new",
+    facts=FACTS,
+    backend=Backend(
+        name="brand_new",
+        sources=("local_path",),
+        check=lambda model: None,
+        command=command,
+        ready_path="/",
+    ),
+)
+"""
+CONFIGURATION = """
+[[models]]
+name = "ours"
+backend = "brand_new"
+source = "local_path"
+local_path = "/model"
+
+[[models]]
+name = "theirs"
+backend = "external"
+engine = "brand_new"
+urls = ["http://127.0.0.1:1"]
+
+[[models]]
+name = "other"
+backend = "external"
+urls = ["http://127.0.0.1:2"]
+"""
+SCRIPT = """
+import sys
+from pathlib import Path
+from gpustack_fast.config.settings import load_config
+from gpustack_fast.seam.table import table
+from gpustack_fast.storage.route_numbers import KnownRoute
+
+config = load_config(Path(sys.argv[1]), {}, {})
+known = {model.name: KnownRoute(name=model.name, number=1, created=1) for model in config.models}
+ours, theirs, other = table(config, [], known, {}).models
+print(ours.backend, ours.dialects, theirs.proxy_denied, "/only/here" in other.proxy_denied)
+"""
+
+
+def test_a_new_kind_of_engine_is_one_file(tmp_path: Path) -> None:
+    package = tmp_path / "gpustack_fast"
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "python" / "gpustack_fast", package, ignore=ignored)
+    (package / "backends" / "brand_new.py").write_text(NEW_ENGINE)
+    file = tmp_path / "c.toml"
+    file.write_text(CONFIGURATION)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout == "brand_new ['openai', 'tei'] ['/only/here'] True\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -171,7 +253,7 @@ def test_a_vllm_in_development_mode_is_reached_by_its_inference_paths_alone(
 ) -> None:
     facts = vllm.facts({} if value is None else {vllm.DEVELOPMENT: value})
     assert facts.inference_paths_only is alone
-    assert facts.admin_paths == vllm.VLLM.admin_paths
+    assert facts.admin_paths == vllm.FACTS.admin_paths
 
 
 # The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from gpustack_fast.backends import Backend, Command, EngineFacts, Place
+from gpustack_fast.backends import Backend, Command, Model, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.storage.engine_paths import Rooms
@@ -21,7 +21,7 @@ from gpustack_fast.storage.engine_paths import Rooms
 ENGINE = Path(__file__).parent / "small_engine.py"
 
 
-def command(model: ModelConfig, place: Place) -> Command:
+def command(model: Model, place: Place) -> Command:
     arguments = [str(place.python), str(ENGINE), str(place.socket), *model.backend_parameters]
     return Command(arguments=arguments, environment={"SMALL_ENGINE_KEY": place.key})
 
@@ -31,9 +31,6 @@ SMALL = Backend(
     command=command,
     ready_path="/health",
     check=lambda _: None,
-    facts=lambda _: EngineFacts(
-        dialects=("openai",), stream_usage=False, admin_paths=(), cancel_lag=0
-    ),
     stop_grace=1.0,
 )
 

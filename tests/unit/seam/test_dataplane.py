@@ -7,33 +7,52 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
+from gpustack_fast.backends import Dialect
+from gpustack_fast.config import CorsConfig, LimitsConfig, TimeoutsConfig
+from gpustack_fast.config.schema import AccessPolicy, StatusClass
+from gpustack_fast.config.server import LogFormat, LogLevel
+from gpustack_fast.engines.replica import InstanceState
+from gpustack_fast.keys.store import Scope
 from gpustack_fast.seam import documents
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import DataPlaneConfig
 
+ROOT = Path(__file__).parents[3]
 KEY = "seam-test-key-of-enough-length"
 SALT = "00ff"
 
 CONFIG = DataPlaneConfig(
     workers=2,
     control_socket="/nonexistent/api.sock",
-    timeouts=documents.Timeouts(head=1001, body=1002, connect=1003, first_frame=1004, idle=1005),
-    limits=documents.Limits(body=4096, replay=1024, memory=2048, ratio=10, nesting=16),
-    connections=documents.ConnectionLimits(idle_per_instance=3),
-    telling=documents.Telling(
-        server_timing=False, server_timing_in_streams=True, usage_timings=False, sse_keep_alive=1006
+    timeouts=TimeoutsConfig(head=1.001, body=1.002, connect=1.003, first_frame=1.004, idle=1.005),
+    limits=LimitsConfig(
+        max_body_bytes=4096,
+        replay_bytes=1024,
+        memory_bytes=2048,
+        decoded_ratio=10,
+        max_nesting=16,
+        idle_connections=3,
+        record_queue=8,
     ),
-    cors=documents.Cors(
+    response_extras=documents.ResponseExtras(
+        server_timing=False,
+        server_timing_in_streams=True,
+        usage_timings=False,
+        sse_keep_alive=1.006,
+    ),
+    cors=CorsConfig(
         origins=["https://a.example"],
         methods=["POST"],
         headers=["x-one"],
@@ -41,9 +60,9 @@ CONFIG = DataPlaneConfig(
         credentials=True,
         max_age=7,
     ),
+    tls=None,
     spool_folder="/nonexistent/spool",
     responses_kept=5,
-    record_queue=8,
     log_level="warn",
     log_format="json",
 )
@@ -53,9 +72,9 @@ INSTANCE = documents.InstanceEntry(
     address="http://127.0.0.1:9",
     state="running",
     api_key="k",
-    idle_timeout=1500,
+    idle_timeout=1.5,
     requests_per_connection=7,
-    cancel_lag=20,
+    cancel_lag=0.02,
 )
 TABLE = documents.Table(
     models=[
@@ -65,7 +84,7 @@ TABLE = documents.Table(
             backend="external",
             dialects=["openai", "anthropic"],
             stream_usage=True,
-            hidden_names=["/models/s"],
+            redacted_names=["/models/s"],
             proxy_denied=["/sleep"],
             proxy_allowed=["/v1"],
             instances=[INSTANCE],
@@ -84,7 +103,14 @@ TABLE = documents.Table(
             meta={"size": 1},
         )
     ],
-    metrics="# the control plane's own\n",
+    metrics=[
+        documents.MetricFamily(
+            name="own",
+            help="The control plane's.",
+            kind="gauge",
+            samples=[documents.MetricSample(labels=[("label", 'a"b\\c\nd')], value=7)],
+        )
+    ],
 )
 KEYS = documents.KeyDelta(
     salt=SALT,
@@ -112,31 +138,134 @@ def plane() -> Iterator[DataPlane]:
 
 
 def fields_left_at_their_default(document: msgspec.Struct) -> list[str]:
-    """Fields that the sample does not set: a field that was added later must be added to the
-    samples above.
+    """Fields that the sample does not set: a setting that was added later must be added to the
+    samples above. (The seam's own Structs have no defaults.)
     """
     found = []
     for field in msgspec.structs.fields(document):
         value = getattr(document, field.name)
-        default = field.default if field.default is not msgspec.NODEFAULT else None
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
+        factory = field.default_factory
+        default = field.default if factory is msgspec.NODEFAULT else factory()
         if value == default:
             found.append(f"{type(document).__name__}.{field.name}")
-        nested = value if isinstance(value, list) else [value]
-        for item in nested:
-            if isinstance(item, msgspec.Struct):
-                found += fields_left_at_their_default(item)
+        if isinstance(value, msgspec.Struct):
+            found += fields_left_at_their_default(value)
     return found
 
 
-@pytest.mark.parametrize(
+def test_the_sample_of_the_configuration_sets_every_field() -> None:
+    assert fields_left_at_their_default(CONFIG) == []
+
+
+def test_no_document_has_a_default_of_its_own() -> None:
+    for document in documents.Document.__subclasses__():
+        assert all(field.required for field in msgspec.structs.fields(document)), document
+
+
+def places(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every field in a document, but for what an operator may write freely."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield (*path, name)
+            if name != "meta":
+                yield from places(value, (*path, name))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from places(value, (*path, index))
+
+
+def changed(document: Any, path: tuple[str | int, ...], change: Callable[[Any], None]) -> bytes:
+    """The document with a change in what holds the last step of a path."""
+    plain = msgspec.to_builtins(document)
+    inner = plain
+    for step in path[:-1]:
+        inner = inner[step]
+    change(inner)
+    return msgspec.json.encode(plain)
+
+
+Send = Callable[[bytes], object]
+
+
+def send(plane: DataPlane, document: msgspec.Struct) -> Send:
+    """How a document of this type gets to the other side."""
+    native = plane._native
+    if isinstance(document, DataPlaneConfig):
+        return lambda encoded: type(native)(encoded, [])
+    return native.publish if isinstance(document, documents.Table) else native.update_keys
+
+
+DOCUMENTS = pytest.mark.parametrize(
     "document",
     [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS],
     ids=lambda document: type(document).__name__,
 )
-def test_the_samples_below_set_every_field(document: msgspec.Struct) -> None:
-    assert fields_left_at_their_default(document) == []
+
+
+@DOCUMENTS
+def test_a_field_that_is_missing_or_unknown_is_refused_with_its_name(
+    plane: DataPlane, document: msgspec.Struct
+) -> None:
+    for path in places(msgspec.to_builtins(document)):
+        name = path[-1]
+        with pytest.raises(DataPlaneError, match=f"missing field `{name}`"):
+            send(plane, document)(changed(document, path, lambda inner, name=name: inner.pop(name)))  # type: ignore[misc]
+        with pytest.raises(DataPlaneError, match="unknown field `other`"):
+            send(plane, document)(changed(document, path, lambda inner: inner.update(other=1)))
+
+
+def listed_by_rust(error: str) -> set[str]:
+    """The words in the error about one that is unknown."""
+    _, _, expected = error.partition("expected ")
+    return set(re.findall(r"`([^`]+)`", expected))
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "entry", "words"),
+    [
+        (CONFIG, ("log_level",), "", LogLevel),
+        (CONFIG, ("log_format",), "", LogFormat),
+        (TABLE, ("models", 0, "instances", 0, "state"), "i-1", InstanceState),
+        (TABLE, ("models", 0, "dialects", 0), "m", Dialect),
+        (TABLE, ("routes", 0, "access_policy"), "r", AccessPolicy),
+        (TABLE, ("routes", 0, "targets", 0, "fallback", 0), "r", StatusClass),
+        (TABLE, ("metrics", 0, "kind"), "own", documents.MetricKind),
+        (KEYS, ("upsert", 0, "scopes", 0), "a", Scope),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else None,
+)
+def test_both_sides_know_the_same_words_and_refuse_others_with_their_entry(
+    plane: DataPlane,
+    document: msgspec.Struct,
+    path: tuple[str | int, ...],
+    entry: str,
+    words: object,
+) -> None:
+    def write(word: str) -> bytes:
+        return changed(document, path, lambda inner: inner.__setitem__(path[-1], word))
+
+    for word in get_args(words):
+        send(plane, document)(write(word))
+    with pytest.raises(DataPlaneError) as caught:
+        send(plane, document)(write("runing"))
+    assert "`runing`" in str(caught.value)
+    assert f" ({entry}): " in str(caught.value) or not entry
+    assert listed_by_rust(str(caught.value)) == set(get_args(words))
+
+
+def variants(name: str) -> set[str]:
+    """The words of an enum that Rust writes, by its source."""
+    source = (ROOT / "rust" / "sans_io" / "src" / "seam" / "report.rs").read_text()
+    found = re.search(rf"pub enum {name} {{\n(.*?)\n}}", source, re.DOTALL)
+    assert found, name
+    words = re.findall(r"^    ([A-Z]\w+)", found[1], re.MULTILINE)
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).lower() for word in words}
+
+
+def test_what_rust_writes_in_words_is_known_here() -> None:
+    assert variants("End") == set(get_args(documents.End))
+    events = {event.__struct_config__.tag for event in get_args(documents.Event)}
+    assert variants("Event") == events
 
 
 def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
@@ -149,7 +278,8 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     models = json.loads(connection.getresponse().read())
     assert models["data"] == [{"id": "r", "object": "model", "created": 12, "owned_by": "gpustack"}]
     connection.request("GET", "/metrics")
-    assert TABLE.metrics in connection.getresponse().read().decode()
+    page = connection.getresponse().read().decode()
+    assert page.endswith('# TYPE own gauge\nown{label="a\\"b\\\\c\\nd"} 7\n')
     stats = plane.stats()
     assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (
         1,
@@ -172,26 +302,26 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
             events.extend(polled.events)
             time.sleep(0.01)
 
-    assert plane.publish(documents.Table()) == 2
+    assert plane.publish(documents.Table(models=[], routes=[], metrics=[])) == 2
     fetch(lambda: len(records) == 2 and events)
     assert [(record.path, record.status, record.key, record.end) for record in records] == [
         ("/v1/models", 200, "", "done"),
         ("/metrics", 200, "", "done"),
     ]
     assert all(
-        record.started > 0 and len(record.request_id) == 32 and record.duration >= 0
+        record.started > 0 and len(record.request_id) == 32 and record.duration_ms >= 0
         for record in records
     )
-    assert (events[0].type, events[0].instance, events[0].version) == ("instance_idle", "i-1", 2)
+    assert events[0] == documents.InstanceIdle(instance="i-1", version=2)
     plane.drain(0)
     fetch(lambda: len(events) == 2)
-    assert (events[1].type, events[1].cut) == ("drained", 0)
+    assert events[1] == documents.Drained(cut=0)
 
 
 @pytest.mark.parametrize(
     ("call", "document"),
     [
-        ("publish", {"models": [], "routes": [], "metrics": "", "unknown": 1}),
+        ("publish", {"models": [], "routes": [], "metrics": [], "unknown": 1}),
         ("publish", {"models": [], "routes": []}),
         ("update_keys", {"salt": "", "replace": True, "upsert": [], "remove": [], "unknown": 1}),
         ("update_keys", {"salt": "zz", "replace": True, "upsert": [], "remove": []}),
@@ -223,7 +353,7 @@ def test_it_starts_once(plane: DataPlane) -> None:
 
 def test_a_drain_without_a_start_is_told_too(plane: DataPlane) -> None:
     plane.drain(5)
-    assert [event.type for event in plane.poll().events] == ["drained"]
+    assert plane.poll().events == [documents.Drained(cut=0)]
 
 
 @pytest.mark.parametrize("deadline", [-1.0, float("nan"), float("inf")])
@@ -240,8 +370,11 @@ def test_the_module_loads_after_all_others_and_on_a_thread() -> None:
 import threading
 import granian, granian.server.embed, msgspec, uvloop, pynvml
 def load():
-    from gpustack_fast.seam import dataplane, documents
-    dataplane.DataPlane(documents.DataPlaneConfig(), [])
+    from pathlib import Path
+    from gpustack_fast.config import ServerConfig
+    from gpustack_fast.seam import dataplane, settings
+    here = Path("/nonexistent")
+    dataplane.DataPlane(settings.plane_config(ServerConfig(), here, here), [])
     print(dataplane.__version__)
 thread = threading.Thread(target=load)
 thread.start()

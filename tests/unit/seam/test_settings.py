@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from gpustack_fast import machine
 from gpustack_fast.config import CorsConfig, LimitsConfig, ServerConfig, TimeoutsConfig
-from gpustack_fast.seam.documents import Cors, DataPlaneConfig, Tls
+from gpustack_fast.seam.documents import DataPlaneConfig, ResponseExtras, Tls
 from gpustack_fast.seam.settings import plane_config
 
 
@@ -13,83 +16,41 @@ def told(server: ServerConfig) -> DataPlaneConfig:
     return plane_config(server, Path("/run/api.sock"), Path("/data/spool"))
 
 
-def test_seconds_become_milliseconds_and_no_limit_stays_none() -> None:
+def test_timeouts_limits_and_cors_cross_as_they_were_read() -> None:
     server = ServerConfig(
+        workers=3,
         timeouts=TimeoutsConfig(head=1.5, body=0.0001, connect=0, first_frame=2, idle=3),
-        sse_keep_alive=1.5,
+        limits=LimitsConfig(max_body_bytes=10, memory_bytes=65_536, record_queue=8),
+        cors=CorsConfig(origins=["https://a"], max_age=1),
     )
-    times = told(server).timeouts
-    assert (times.head, times.body, times.connect, times.first_frame, times.idle) == (
-        1500,
-        1,
-        0,
-        2000,
-        3000,
-    )
-    assert told(server).telling.sse_keep_alive == 1500
-    assert told(ServerConfig()).telling.sse_keep_alive == 0
-
-
-def test_every_limit_reaches_its_place() -> None:
-    limits = LimitsConfig(
-        max_body_bytes=10,
-        replay_bytes=5,
-        memory_bytes=65_536,
-        decoded_ratio=9,
-        max_nesting=6,
-        idle_connections=7,
-        record_queue=8,
-    )
-    made = told(ServerConfig(workers=3, limits=limits))
-    bounds = made.limits
-    assert (bounds.body, bounds.replay, bounds.memory, bounds.ratio, bounds.nesting) == (
-        10,
-        5,
-        65_536,
-        9,
-        6,
-    )
-    assert (made.connections.idle_per_instance, made.record_queue, made.workers) == (7, 8, 3)
-    assert (made.control_socket, made.spool_folder) == ("/run/api.sock", "/data/spool")
-
-
-def test_the_defaults_of_the_configuration_are_those_of_the_data_plane() -> None:
-    assert told(ServerConfig(workers=1)) == DataPlaneConfig(
-        control_socket="/run/api.sock", spool_folder="/data/spool"
+    made = told(server)
+    assert (made.timeouts, made.limits, made.cors) == (server.timeouts, server.limits, server.cors)
+    assert (made.workers, made.control_socket, made.spool_folder) == (
+        3,
+        "/run/api.sock",
+        "/data/spool",
     )
 
 
 def test_what_is_told_to_clients_can_be_turned_on_and_off() -> None:
-    telling = told(
-        ServerConfig(server_timing=False, server_timing_in_streams=True, usage_timings=False)
-    ).telling
-    assert (telling.server_timing, telling.server_timing_in_streams, telling.usage_timings) == (
-        False,
-        True,
-        False,
+    assert told(
+        ServerConfig(
+            server_timing=False,
+            server_timing_in_streams=True,
+            usage_timings=False,
+            sse_keep_alive=1.5,
+        )
+    ).response_extras == ResponseExtras(
+        server_timing=False, server_timing_in_streams=True, usage_timings=False, sse_keep_alive=1.5
     )
 
 
-def test_tls_and_cors_are_there_only_when_they_are_written() -> None:
-    assert (told(ServerConfig()).tls, told(ServerConfig()).cors) == (None, None)
-    server = ServerConfig(
-        tls_certificate=Path("/c.pem"),
-        tls_key=Path("/k.pem"),
-        cors=CorsConfig(
-            origins=["https://a"],
-            methods=["GET"],
-            headers=["X-A"],
-            expose=["X-B"],
-            credentials=True,
-            max_age=1,
-        ),
-    )
+def test_tls_is_there_only_when_it_is_written() -> None:
+    assert told(ServerConfig()).tls is None
+    server = ServerConfig(tls_certificate=Path("/c.pem"), tls_key=Path("/k.pem"))
     assert told(server).tls == Tls(certificate="/c.pem", key="/k.pem")
-    assert told(server).cors == Cors(
-        origins=["https://a"],
-        methods=["GET"],
-        headers=["X-A"],
-        expose=["X-B"],
-        credentials=True,
-        max_age=1,
-    )
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (4, 1), (8, 2), (64, 4)])
+def test_a_quarter_of_the_cores_carries_requests(cores: int, workers: int) -> None:
+    assert machine.worker_threads(cores) == workers

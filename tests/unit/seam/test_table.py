@@ -33,7 +33,7 @@ def test_a_table_holds_the_instances_that_have_an_address_with_their_engine_s_fa
         "unix:/run/0.sock",
         "running",
     )
-    assert (instance.idle_timeout, instance.requests_per_connection) == (4_000, 90)
+    assert (instance.idle_timeout, instance.requests_per_connection) == (4, 90)
     assert models["smollm2"].dialects == ["openai", "anthropic"]
     assert models["smollm2"].served_name == "smollm2", (
         "our engines are started under the public name"
@@ -77,21 +77,25 @@ def external(**more: object) -> ModelEntry:
 @pytest.mark.parametrize(
     ("engine", "dialects", "stream_usage", "cancel_lag"),
     [
-        ("openai", ["openai"], False, 1_000),
-        ("vllm", ["openai", "anthropic"], True, 100),
-        ("tensorrt_llm", ["openai"], True, 1_000),
-        ("sglang", ["openai", "anthropic"], True, 4_000),
-        ("llama_cpp", ["openai", "anthropic"], True, 10_000),
-        ("tei", ["openai", "tei"], False, 1_000),
+        ("openai", ["openai"], False, 1),
+        ("vllm", ["openai", "anthropic"], True, 0.1),
+        ("tensorrt_llm", ["openai"], True, 1),
+        ("sglang", ["openai", "anthropic"], True, 4),
+        ("llama_cpp", ["openai", "anthropic"], True, 10),
+        ("tei", ["openai", "tei"], False, 1),
     ],
 )
 def test_what_is_known_of_somebody_else_s_engine_follows_from_its_name(
-    engine: str, dialects: list[str], stream_usage: bool, cancel_lag: int
+    engine: str, dialects: list[str], stream_usage: bool, cancel_lag: float
 ) -> None:
     entry = external(engine=engine)
-    assert (entry.dialects, entry.stream_usage, entry.hidden_names) == (dialects, stream_usage, [])
+    assert (entry.dialects, entry.stream_usage, entry.redacted_names) == (
+        dialects,
+        stream_usage,
+        [],
+    )
     (instance,) = entry.instances
-    assert (instance.idle_timeout, instance.cancel_lag) == (4_000, cancel_lag)
+    assert (instance.idle_timeout, instance.cancel_lag) == (4, cancel_lag)
     assert external(engine=engine, dialects=["anthropic"]).dialects == ["anthropic"]
 
 
@@ -148,7 +152,9 @@ def test_the_file_that_an_engine_has_loaded_is_hidden_from_clients() -> None:
         name="m", backend="llama_cpp", source="local_path", local_path="/models/m.gguf"
     )
     known = {"m": KnownRoute(name="m", number=1, created=1)}
-    assert table(Config(models=[model]), [], known, {}).models[0].hidden_names == ["/models/m.gguf"]
+    assert table(Config(models=[model]), [], known, {}).models[0].redacted_names == [
+        "/models/m.gguf"
+    ]
 
 
 def test_a_model_without_any_instance_is_still_a_route() -> None:

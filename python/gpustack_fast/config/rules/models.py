@@ -5,23 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from gpustack_fast.backends import BACKENDS, ENGINES
 from gpustack_fast.config.rules.broken import RuleBroken
-from gpustack_fast.config.schema import (
-    BACKENDS,
-    NAME_PATTERN,
-    SOURCE_FIELDS,
-    KeyPath,
-    ModelConfig,
-)
+from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
+from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
 __all__ = ["check_models", "check_names"]
 
-_LATER_BACKENDS = ("vllm", "sglang", "tensorrt_llm")
-_LOADABLE = {"llama_cpp": ("python_package", "local_path")}
-"""The sources that each backend can load from in this version; downloads come with the backends
-that need them.
-"""
 _EXTERNAL_ONLY = ("urls", "engine", "api_key_env", "api_key_file", "served_name", "dialects")
 _OURS_ONLY = (
     "source",
@@ -36,8 +27,6 @@ _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})",
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 """Capitals alone, so that a key in its place (most have small letters) is seen to be none."""
 _LONGEST_NAME = 200
-_LONGEST_SOCKET_PATH = 107
-"""Bytes: `sun_path` of Linux without its closing zero (unix(7))."""
 
 
 def check_models(models: list[ModelConfig]) -> None:
@@ -80,7 +69,8 @@ def _check_model(path: KeyPath, model: ModelConfig) -> None:
 
 
 def _unknown_backend(backend: str) -> str:
-    if backend.lower().replace("-", "_") in (*_LATER_BACKENDS, "tensorrtllm"):
+    bare = backend.lower().replace("-", "").replace("_", "")
+    if bare in {name.replace("_", "") for name in ENGINES.keys() - BACKENDS.keys()}:
         return (
             f"The backend {quoted(backend)} comes in a later version; this one has "
             f"{listed(BACKENDS)}. "
@@ -109,6 +99,12 @@ def _refuse_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why
 
 
 def _check_external(path: KeyPath, model: ModelConfig) -> None:
+    if model.engine not in ENGINES:
+        raise RuleBroken(
+            (*path, "engine"),
+            f"`engine` cannot be {quoted(model.engine)}. Write "
+            f"{listed(ENGINES)}.{closest(model.engine, ENGINES)}",
+        )
     if not model.urls:
         raise RuleBroken(
             (*path, "urls"),
@@ -179,9 +175,9 @@ def _socket_problem(path: str) -> str | None:
         return "the path of a socket must be absolute. Write `unix:/ABSOLUTE/PATH`."
     if "\0" in path:
         return "the path holds a zero byte. Remove it."
-    if len(path.encode()) > _LONGEST_SOCKET_PATH:
+    if len(path.encode()) > SOCKET_PATH_LIMIT:
         return (
-            f"the path is longer than {_LONGEST_SOCKET_PATH} bytes, the most for a socket. Use "
+            f"the path is longer than {SOCKET_PATH_LIMIT} bytes, the most for a socket. Use "
             "a shorter one."
         )
     return None
@@ -214,7 +210,7 @@ def _check_source(path: KeyPath, model: ModelConfig) -> None:
                 f'`{name}` belongs to `source = "{source}"`, but the model `{model.name}` has '
                 f'`source = "{model.source}"`. Remove one of the two.',
             )
-    if model.source not in _LOADABLE[model.backend]:
+    if model.source not in BACKENDS[model.backend].sources:
         raise RuleBroken(
             (*path, "source"),
             f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. '

@@ -1,5 +1,5 @@
-//! The part of `[server]` that is the data plane's. Defaults, bounds and units of each setting are in
-//! `gpustack_fast/config/server.py`.
+//! The part of `[server]` that is the data plane's. Defaults, bounds and units of each setting are
+//! in `gpustack_fast/config/server.py`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -34,10 +34,12 @@ pub struct DataPlaneConfig {
     /// The TCP listeners' certificate; None: they speak plain HTTP.
     #[serde(deserialize_with = "Option::deserialize")]
     pub tls: Option<Tls>,
+    /// Responses of the Responses API that are remembered with the instance that made them.
+    pub responses_kept: usize,
 }
 
-/// The longest time that each phase of a request may stand still; 0 (None): no limit. There is no limit on a
-/// whole request: a long generation may take as long as it makes progress.
+/// The longest time that each phase of a request may stand still; 0 (None): no limit. There is none
+/// on a whole request: a long generation may take as long as it makes progress.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {

@@ -60,7 +60,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        seam::{DataPlaneConfig, KeyDelta, ShapeError, TableDocument, read},
+        seam::{DataPlaneConfig, KeyDelta, ShapeError, Table, read},
         test_support,
     };
 
@@ -74,8 +74,7 @@ mod tests {
     fn rejected(changes: impl FnOnce(&mut serde_json::Value)) -> String {
         let mut document = table();
         changes(&mut document);
-        let read: Result<TableDocument, ShapeError> =
-            read("table", document.to_string().as_bytes());
+        let read: Result<Table, ShapeError> = read("table", document.to_string().as_bytes());
         read.unwrap_err().to_string()
     }
 
@@ -136,7 +135,7 @@ mod tests {
     #[test]
     fn what_follows_a_document_and_what_is_none_is_rejected() {
         for text in [format!("{} 1", table()), "\"no object\"".to_owned(), String::new()] {
-            assert!(read::<TableDocument>("table", text.as_bytes()).is_err(), "{text}");
+            assert!(read::<Table>("table", text.as_bytes()).is_err(), "{text}");
         }
     }
 

@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use crate::seam::seconds;
 
-/// The whole routing table (`Table` in Python). Every target must name a model in it.
+/// The whole routing table. Every target must name a model in it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TableDocument {
+pub struct Table {
     /// All models.
     pub models: Vec<ModelEntry>,
     /// All public names.
@@ -65,8 +65,8 @@ pub struct InstanceEntry {
     /// After so many requests a connection is not used again, below the engine's own limit; 0: no
     /// limit.
     pub requests_per_connection: u32,
-    /// Time for which the engine goes on with a non-streamed request after its connection was closed:
-    /// so long the slot stays counted. (For streams a close ends the work at once, in every engine
+    /// Time for which the engine goes on with a non-streamed request after its connection was
+    /// closed: so long the slot stays counted. (For streams a close ends the work at once, in every engine
     /// that we know.)
     #[serde(deserialize_with = "seconds::duration")]
     pub cancel_lag: Duration,
@@ -105,12 +105,12 @@ pub struct TargetEntry {
     pub model: String,
     /// Its share of the route's requests among those of the other targets; 0: none of its own.
     pub weight: u32,
-    /// The name that `model` becomes for this target, such as an adapter's name; None: the model's own
+    /// The name that `model` becomes for this target, such as an adapter's; None: the model's own
     /// served name.
     #[serde(deserialize_with = "Option::deserialize")]
     pub served_name: Option<String>,
-    /// It is tried when the other targets have responded so, or when none of them runs; empty: never
-    /// as a fallback.
+    /// It is tried when the other targets have responded so, or when none of them runs; empty:
+    /// never as a fallback.
     pub fallback: Vec<StatusClass>,
 }
 

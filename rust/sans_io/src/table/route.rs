@@ -134,8 +134,8 @@ impl Route {
 
     /// Chooses an instance and takes a slot on it: a target by weight among those with a running
     /// instance, then the one with fewer requests of two random ones. Instances that were tried,
-    /// and ejected ones, are taken only when there are no others. Without a weighted target that runs,
-    /// the first fallback that runs is the target.
+    /// and ejected ones, are taken only when there are no others. Without a weighted target that
+    /// runs, the first fallback that runs is the target.
     pub fn lease(
         &self,
         choice: Choice<'_>,

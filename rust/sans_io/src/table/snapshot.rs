@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     seam::{
-        AccessPolicy, Dialect, InstanceState, MetricFamily, ModelEntry, RouteEntry, TableDocument,
+        self, AccessPolicy, Dialect, InstanceState, MetricFamily, ModelEntry, RouteEntry,
         TargetEntry,
     },
     table::{
@@ -56,7 +56,7 @@ impl Table {
     /// Instances and routes of the same identity are carried over with their counters.
     pub fn replaced_by(
         &self,
-        document: TableDocument,
+        document: seam::Table,
     ) -> Result<(Self, Vec<Arc<Instance>>), TableError> {
         let version = self.version + 1;
         let models: Vec<Arc<Model>> = document
@@ -225,7 +225,7 @@ mod tests {
     fn document(
         models: &[(&str, &[(&str, &str)])],
         routes: &[(&str, &[(&str, u32)])],
-    ) -> TableDocument {
+    ) -> seam::Table {
         let models = models.iter().map(|(name, instances)| {
             let instances = instances.iter().map(|(id, state)| instance(id, state)).collect();
             test_support::model(name, name, instances)

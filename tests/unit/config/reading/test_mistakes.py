@@ -333,6 +333,8 @@ WRONG_FILES = [
     ),
     ('[server.cors]\norigins = ["HTTPS://a"]\n', 2, "is no origin"),
     ('[server.cors]\norigins = ["a.example"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["https://a/"]\n', 2, "is no origin"),
+    ('[server.cors]\norigins = ["https://*.a"]\n', 2, "is no origin"),
     ('[server.cors]\norigins = ["null"]\n', 2, "is no origin"),
     (
         '[server.cors]\norigins = ["*"]\nmethods = ["GET, POST"]\n',

@@ -1,0 +1,52 @@
+"""The engines of all files in this package, by name: nobody enters them anywhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpustack_fast.backends.base import Backend, Engine, Model
+from gpustack_fast.backends.external import EXTERNAL, any_other
+from gpustack_fast.backends.facts import EngineFacts
+
+__all__ = ["BACKENDS", "ENGINES", "facts_of"]
+
+
+def _files() -> Iterator[Engine]:
+    """The value `ENGINE` of each file that has one."""
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = importlib.import_module(f"{__package__}.{found.name}")
+        engine = getattr(module, "ENGINE", None)
+        if isinstance(engine, Engine):
+            yield engine
+
+
+def _engines() -> dict[str, Engine]:
+    known = list(_files())
+    other = any_other(path for engine in known for path in engine.facts.admin_paths)
+    return {engine.name: engine for engine in sorted([*known, other], key=lambda one: one.name)}
+
+
+ENGINES = _engines()
+"""All that `engine` may name in the configuration."""
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (*(engine.backend for engine in ENGINES.values()), EXTERNAL)
+    if backend is not None
+}
+"""All that `backend` may name in the configuration: what this server can run, and somebody
+else's.
+"""
+
+
+def facts_of(model: Model) -> EngineFacts:
+    """The facts of a model's engines; its own `dialects` win."""
+    engine = ENGINES[model.engine if model.backend == EXTERNAL.name else model.backend]
+    facts = engine.facts if engine.facts_for is None else engine.facts_for(model)
+    if model.dialects is None:
+        return facts
+    return dataclasses.replace(facts, dialects=tuple(model.dialects))
