@@ -128,7 +128,7 @@ def _dead(workspace: Workspace, crate: Crate) -> Iterator[str]:
     signatures of its own file alone."""
     files = [file for other in workspace.crates for file in other.files.values()]
     for file in crate.files.values():
-        if file.path.stem == "test_support":
+        if file.path.endswith("/test_support.rs"):
             continue
         for item in _PUBLISHED.finditer(file.code):
             name = item["name"]

@@ -62,7 +62,7 @@ fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
 }
 
 /// Whether a `stream_options` value asks for usage by the literal `true`.
-pub fn includes_usage(stream_options: &[u8]) -> bool {
+pub(crate) fn includes_usage(stream_options: &[u8]) -> bool {
     find_last(stream_options, &["include_usage"])
         .is_some_and(|range| &stream_options[range] == b"true")
 }
