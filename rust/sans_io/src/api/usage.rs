@@ -61,12 +61,6 @@ fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
     Edit { range, text: Bytes::from_static(text) }
 }
 
-/// Whether a `stream_options` value asks for usage by the literal `true`.
-pub(crate) fn includes_usage(stream_options: &[u8]) -> bool {
-    find_last(stream_options, &["include_usage"])
-        .is_some_and(|range| &stream_options[range] == b"true")
-}
-
 /// The tokens of one request, counted alike in all dialects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
