@@ -34,8 +34,10 @@ __all__ = [
 
 
 def data_plane_config(*, spool: Path = Path("/nonexistent"), **settings: Any) -> DataPlaneConfig:
-    """`settings`: those of `[server]`, as a file has them. One worker, and no management API."""
-    server = msgspec.convert({"workers": 1, **settings}, ServerConfig)
+    """`settings`: those of `[server]`, as a file has them. One worker, no management API, and no
+    log, which would be the test runner's standard error.
+    """
+    server = msgspec.convert({"workers": 1, "log_level": "off", **settings}, ServerConfig)
     config = plane_config(server, control_socket=Path("/nonexistent"), spool=spool)
     return msgspec.structs.replace(config, control_socket=None)
 
