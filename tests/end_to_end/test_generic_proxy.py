@@ -224,6 +224,20 @@ def test_an_administrative_path_is_404_however_it_is_written(
     assert engine.journal() == []
 
 
+def test_an_administrative_path_of_one_target_is_refused_before_any_target_is_chosen(
+    engine: FakeEngine, router: Routers
+) -> None:
+    from seam_samples import route_entry, target_entry
+
+    both = route_entry("m", [target_entry(), target_entry(model="free")], generic_proxy=True)
+    plane = router([engine], routes=[both], model={"proxy_denied": DENIED}, others={"free": engine})
+    for _ in range(20):
+        assert by_header(plane, "POST", "/collective_rpc", {}).status == 404
+    assert [one.requests for one in plane.plane.stats().instances] == [0, 0]
+    assert engine.journal() == []
+    assert by_header(plane, "POST", "/embed", {}).status == 200
+
+
 def test_what_only_begins_like_an_administrative_path_passes(
     plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
