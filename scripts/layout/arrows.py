@@ -1,5 +1,7 @@
-"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate, imports go down the
-layers of rust/layers.toml, and the pure crates name no input or output and publish nothing that is dead."""
+"""The check behind scripts/check-arrows: no circles between the files or the rooms of a crate,
+imports go down the layers of rust/layers.toml, and the pure crates name no input or output and
+publish nothing that is dead.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from layout.rust import Arrow, Crate, Workspace, read_crate, workspace_folders
 LAYERS = "rust/layers.toml"
 
 _PUBLISHED = re.compile(
-    r"\bpub\s+(?:(?:const|async|unsafe)\s+)*(?P<kind>fn|const|static|struct|enum|trait|type)\s+(?P<name>\w+)"
+    r"\bpub\s+(?:(?:const|async|unsafe)\s+)*"
+    r"(?P<kind>fn|const|static|struct|enum|trait|type)\s+(?P<name>\w+)"
 )
 
 
@@ -123,9 +126,10 @@ def _impure(workspace: Workspace, crate: Crate, forbidden: list[str]) -> Iterato
 
 
 def _dead(workspace: Workspace, crate: Crate) -> Iterator[str]:
-    """`pub` items that no other file names outside of tests. The compiler finds dead code within a crate only; here
-    words are compared, so an item that shares its name with another one is not found. A type may also be named by the
-    signatures of its own file alone."""
+    """`pub` items that no other file names outside of tests. The compiler finds dead code within a
+    crate only; here words are compared, so an item that shares its name with another one is not
+    found. A type may also be named by the signatures of its own file alone.
+    """
     files = [file for other in workspace.crates for file in other.files.values()]
     for file in crate.files.values():
         if file.path.endswith("/test_support.rs"):
@@ -135,9 +139,10 @@ def _dead(workspace: Workspace, crate: Crate) -> Iterator[str]:
             of_type = item["kind"] in ("struct", "enum", "trait", "type")
             own = of_type and len(re.findall(rf"\b{name}\b", file.other_code)) > 1
             if not own and not any(other.uses(name) for other in files if other is not file):
+                line = rust_text.line_of(file.text, item.start())
                 yield (
-                    f"{file.path}:{rust_text.line_of(file.text, item.start())} publishes {name}, which no other file "
-                    "names outside of tests. Make it private, or take it out."
+                    f"{file.path}:{line} publishes {name}, which no other file names outside of "
+                    "tests. Make it private, or take it out."
                 )
 
 

@@ -43,7 +43,9 @@ _PUBLIC_MODULE = re.compile(
 )
 _BOOL = re.compile(r"\b(?:bool|AtomicBool)\b")
 _RUST_LOG = re.compile(
-    r"\b(?:log|tracing)::\w+!|\b(?:trace|debug|info|warn|error|event|(?:\w+_)?span)!\s*[({\[]|#\[(?:tracing::)?instrument"
+    r"\b(?:log|tracing)::\w+!"
+    r"|\b(?:trace|debug|info|warn|error|event|(?:\w+_)?span)!\s*[({\[]"
+    r"|#\[(?:tracing::)?instrument"
 )
 _RUST_DEFAULTS = re.compile(
     r"\bimpl\s+Default\s+for\b|\bderive\([^)]*\bDefault\b|#\[serde\([^]]*\bdefault\b"

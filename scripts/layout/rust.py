@@ -46,7 +46,7 @@ class RustFile:
 
     @cached_property
     def tests(self) -> list[tuple[int, int]]:
-        return rust_text.test_items(rust_text.only_code(self.text))
+        return rust_text.test_items(self.text)
 
     @cached_property
     def code(self) -> str:

@@ -18,8 +18,9 @@ _STRING_OR_COMMENT = re.compile(
     re.VERBOSE,
 )
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
-# cfg(test) and cfg(all(test, ...)): an item that only tests have.
-_TEST_ATTRIBUTE = re.compile(r"#\[cfg\((?:all\(\s*)?test\b[^\]]*\]")
+_CFG = re.compile(r"#\[cfg\((?P<condition>[^\]]*)\)\]")
+# Conditions that hold in tests alone. A crate lends its test support to others by the feature.
+_TESTS_ALONE = ("test", 'feature = "test-support"')
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -57,13 +58,27 @@ def without_ranges(code: str, ranges: list[tuple[int, int]]) -> str:
     return code
 
 
-def test_items(code: str) -> list[tuple[int, int]]:
+def test_items(text: str) -> list[tuple[int, int]]:
     """Where the items stand that only tests have, each from its attribute to its end."""
+    code = only_code(text)
     found: list[tuple[int, int]] = []
-    for match in _TEST_ATTRIBUTE.finditer(code):
-        if not found or match.start() >= found[-1][1]:
+    for match in _CFG.finditer(code):
+        # The names of features stand in strings, which the code has no more.
+        condition = text[match.start("condition") : match.end("condition")]
+        is_inside = found and match.start() < found[-1][1]
+        if _holds_in_tests_alone(condition) and not is_inside:
             found.append((match.start(), _end_of_item(code, match.end())))
     return found
+
+
+def _holds_in_tests_alone(condition: str) -> bool:
+    operator, _, rest = condition.strip().partition("(")
+    parts = [_holds_in_tests_alone(part) for part in split_list(rest.rpartition(")")[0])]
+    if operator == "all":
+        return any(parts)
+    if operator == "any":
+        return all(parts)
+    return condition.strip() in _TESTS_ALONE
 
 
 def _end_of_item(code: str, start: int) -> int:

@@ -49,6 +49,8 @@ def checked(root: Path, files: dict[str, str], layers: str, pure: str = PURE) ->
         "use crate::Passed;",
         "use one::b::Thing;",
         'const X: &str = r#""#; fn f() { crate::b::go(\'"\', "//") }',
+        "#[cfg(not(test))]\nuse crate::b::Thing;",
+        '#[cfg(any(unix, feature = "test-support"))]\nuse crate::b::Thing;',
     ],
 )
 def test_every_way_to_name_another_file_is_an_arrow(tmp_path: Path, text: str) -> None:
@@ -69,6 +71,8 @@ def test_every_way_to_name_another_file_is_an_arrow(tmp_path: Path, text: str) -
         '/// [`crate::b::Thing`]\nconst X: &str = "crate::b::Thing";',
         "#[cfg(test)]\nmod tests {\n    use crate::b::Thing;\n}",
         "#[cfg(all(test, unix))]\n#[allow(x)]\nfn only_in_tests() { crate::b::go() }",
+        '#[cfg(feature = "test-support")]\nuse crate::b::Thing;',
+        '#[cfg(any(test, feature = "test-support"))]\nmod support { use crate::b::Thing; }',
         "use b::Thing;",
         "pub(in crate::b) fn f() {}",
         "fn f<'a>(x: &'a str) {}",
@@ -194,6 +198,16 @@ def test_a_pure_crate_publishes_nothing_that_only_tests_name(tmp_path: Path) -> 
     (found,) = checked(tmp_path, files, '["b", "a"]', PURE.replace("[]", '["one"]'))
     assert found.startswith("one/src/a.rs:3 publishes dead,")
     assert "Make it private" in found
+
+
+def test_what_a_pure_crate_publishes_for_tests_alone_is_not_dead(tmp_path: Path) -> None:
+    attribute = '#[cfg(any(test, feature = "test-support"))]'
+    files = {"lib.rs": f"{attribute}\npub mod support;", "support.rs": "pub fn help() {}"}
+    pure = PURE.replace("[]", '["one"]')
+    assert checked(tmp_path, files, "[]", pure) == []
+    files["lib.rs"] = "pub mod support;"
+    (found,) = checked(tmp_path, files, '["support"]', pure)
+    assert "publishes help" in found
 
 
 def test_a_crate_that_is_not_there_is_told(tmp_path: Path) -> None:
