@@ -1,5 +1,5 @@
-//! The handle that the control plane holds: it publishes tables and keys, fetches what happened,
-//! and ends it all.
+//! The handle for the control plane: it publishes tables and keys, fetches records and events, and
+//! drains.
 
 use std::{
     io,
@@ -25,22 +25,22 @@ use sans_io::{
     table::{Instance, KeysError, TableError},
 };
 
-/// The data plane cannot do what was asked. Its text tells the cause and what to change.
+/// An error of the data plane as a whole. Its text is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum DataPlaneError {
     /// A document that cannot be read.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// A descriptor that is no listening socket.
+    /// A descriptor is no listening socket.
     #[error("A listener cannot be used: {0}.")]
     Listener(#[source] io::Error),
-    /// Without it nobody could wait for events.
+    /// The system has no room for the descriptor by which events are waited for.
     #[error("No event descriptor could be made: {0}.")]
     EventDescriptor(#[source] io::Error),
     /// The system has no room for a thread, or for its descriptors.
     #[error("A worker thread could not be started: {0}.")]
     Worker(#[source] io::Error),
-    /// A second start.
+    /// It was started a second time.
     #[error("The data plane was started before.")]
     StartedBefore,
     /// A certificate or key that cannot be used.
@@ -57,17 +57,18 @@ pub enum DataPlaneError {
     Keys(#[from] KeysError),
 }
 
-/// See the module. Dropping it ends the workers at once.
+/// A data plane: its workers and all that they share. Dropping it ends the workers at once.
 #[derive(Debug)]
 pub struct DataPlane {
     shared: Arc<Shared>,
-    /// Listeners and the number of workers, until they are started.
+    /// Listeners and the number of workers; None: they were started, or never will be.
     waiting: Mutex<Option<(Vec<Listener>, usize)>>,
+    /// Held by the one that publishes a table or keys.
     publishing: Mutex<()>,
 }
 
 impl DataPlane {
-    /// Reads a `DataPlaneConfig` document and takes the listening sockets.
+    /// Reads a `DataPlaneConfig` document and takes the listening sockets. Starts nothing.
     pub fn new(config: &[u8], listeners: Vec<OwnedFd>) -> Result<Self, DataPlaneError> {
         let config: DataPlaneConfig = read("configuration", config)?;
         telemetry::set(config.log_level, config.log_format);
@@ -127,13 +128,13 @@ impl DataPlane {
         Ok(())
     }
 
-    /// A `Polled` document: what happened since the last call. It alone is MessagePack, since it
+    /// A `Polled` document: records and events since the last call. It alone is MessagePack, since it
     /// carries every request.
     pub fn poll(&self) -> Vec<u8> {
         rmp_serde::to_vec_named(&self.shared.records.poll()).unwrap_or_default()
     }
 
-    /// Readable when `poll` has something that should be fetched soon.
+    /// Readable when `poll` should be called soon.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.shared.records.fd()
     }
@@ -159,13 +160,13 @@ impl DataPlane {
         })
     }
 
-    /// Stops accepting, lets running requests end, and cuts what is left after `limit`.
+    /// Stops accepting, lets running requests end, and cuts the rest of them after `limit`.
     pub fn drain(&self, limit: Duration) {
         let now = Instant::now();
         let deadline =
             now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
-        self.shared.end_at(deadline);
-        // Without workers nobody else would tell.
+        self.shared.drain_until(deadline);
+        // There is no worker that would report the end.
         if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.records.event(Event::Drained { cut: 0 });
         }
@@ -174,6 +175,7 @@ impl DataPlane {
 
 #[cfg(test)]
 impl DataPlane {
+    /// The shared state, for tests.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -185,7 +187,7 @@ impl Drop for DataPlane {
     }
 }
 
-/// The management API as an instance like any other.
+/// The management API as an instance, at the Unix socket of this path.
 fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
     let entry = InstanceEntry {
         id: "control-plane".to_owned(),
@@ -199,12 +201,13 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)
 }
 
+/// The rules for other origins; None: none is listed.
 fn cors(config: &DataPlaneConfig) -> Result<Option<Cors>, CorsError> {
     let rules = &config.cors;
     (!rules.origins.is_empty()).then(|| Cors::new(rules)).transpose()
 }
 
-/// Our own documents always serialise: they hold numbers, text and lists.
+/// Serialises a document. It cannot fail: our own documents hold numbers, text and lists.
 fn write<T: serde::Serialize>(document: &T) -> Vec<u8> {
     serde_json::to_vec(document).unwrap_or_default()
 }

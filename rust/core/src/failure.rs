@@ -1,4 +1,4 @@
-//! Why a request has no response from an engine, or not all of it. One type for the whole path.
+//! The failures of requests: one type for the whole path.
 
 use std::io;
 
@@ -7,51 +7,53 @@ use sans_io::{
     codec::http1::WireError,
 };
 
-/// A failure, named by the phase in which it came to pass. What a client is told of it is decided
-/// in `request::rejections` alone; what it says of an instance, in `upstream::health`.
+/// A failure, named by its phase. `request::rejections` makes the client's error of it,
+/// `request::retry` decides whether another attempt follows, and `upstream::health` whether its
+/// instance is ejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nobody is there to read a response.
+    /// The client left before the end of its response.
     #[error("the client left")]
     ClientLeft,
-    /// The client's request body stood still for longer than the limit.
+    /// The client sent nothing of its request body for longer than the body timeout.
     #[error("the client stopped sending its request body")]
     BodyTimeout,
-    /// The request was found to be out of order, forbidden or without a place to go.
+    /// The request is malformed, forbidden, or cannot be served now.
     #[error("the request was rejected with status {}", .0.cause.status())]
     Rejected(ApiError),
-    /// The body is too large for memory, and could not be kept in a file.
-    #[error("the request body could not be kept in a file")]
+    /// The request body is too large for memory, and could not be buffered in a file.
+    #[error("the request body could not be buffered in a file")]
     Spool(#[source] io::Error),
-    /// No connection to an instance: nothing was delivered.
+    /// An instance could not be connected to. Nothing was delivered.
     #[error("connect: {0}")]
     Connect(#[source] io::Error),
-    /// Every instance refused the connection, the last by its silence: nothing was delivered.
+    /// No instance could be connected to, the last one within the connect timeout. Nothing was
+    /// delivered.
     #[error("no connection to any instance within the limit")]
     ConnectTimeout,
-    /// The engine had closed the pooled connection: nothing was delivered.
+    /// The engine had closed the pooled connection. Most likely nothing was delivered.
     #[error("the pooled connection had been closed by the engine")]
     StaleConnection,
-    /// The connection ended before its response did.
+    /// The connection ended before the response did.
     #[error("died: {0}")]
     ConnectionLost(#[source] io::Error),
-    /// Two engines ended while they worked on the request, so no third gets it.
+    /// Two engines ended while they worked on the request, so a third does not get it.
     #[error("two engines ended while they worked on the request")]
     LostTwice,
     /// The response breaks HTTP.
     #[error("protocol: {0}")]
     Protocol(#[source] WireError),
-    /// No first frame came within the limit.
+    /// The first-frame timeout passed without a piece of the response's body.
     #[error("no first frame within the limit")]
     FirstFrameTimeout,
-    /// The response stood still for longer than the limit.
+    /// The engine sent nothing of the response's body for longer than the idle timeout.
     #[error("no next frame within the limit")]
     IdleTimeout,
-    /// The response has a status for which the route has a fallback.
+    /// The response was dropped: the route has a fallback target for its status.
     #[error("status {0}, for which there is a fallback")]
     FallbackStatus(u16),
-    /// The response is not what its endpoint gives, so that it cannot be made fit for the client.
-    #[error("the response cannot be passed on: {0}")]
+    /// The response is not of the kind that its endpoint gives, so that it cannot be transformed.
+    #[error("the response cannot be relayed: {0}")]
     Unusable(#[source] TransformError),
 }
 

@@ -1,11 +1,16 @@
 //! The data plane of gpustack-fast: everything that happens to a request.
 //!
-//! Its pure half, bytes in and values out, is a crate of its own: `sans_io`. Here is what moves,
-//! over tokio and hyper: `server` (accepting and serving), `request` (one request from head to
-//! record), `upstream` (one attempt at one engine), `client` (one client's connection). At the
-//! root: `dataplane` (the handle that the control plane holds), `shared` (what all workers have),
-//! `worker` (what one has), `records` (what requests leave for Python), `limits`, `timer`, and
-//! `telemetry` (the log).
+//! Its pure half, bytes in and values out, is a crate of its own: `sans_io`. Here is the half that
+//! does input and output, over tokio and hyper:
+//!
+//! * `server`: accepting clients and serving their connections;
+//! * `request`: one request, from its head to its record;
+//! * `upstream`: one attempt at one engine;
+//! * `client`: one client's connection;
+//! * `telemetry`: the log.
+//!
+//! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
+//! `worker` (state of one), `records` (queues toward the control plane), `failure`, `limits`, `timer`.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,14 @@
-//! One worker's bounds on request bodies.
+//! Limits of request bodies.
 
 use std::{path::Path, rc::Rc};
 
 use sans_io::seam::Limits;
 
-/// Bounds on a request's body, and the place where the rest of it waits.
+/// Limits of a request's body, and the place of the file beyond them.
 #[derive(Clone, Debug)]
 pub(crate) struct BodyLimits {
     /// As configured.
     pub(crate) configured: Limits,
-    /// The folder of what is too much for memory.
+    /// The folder of spooled bodies.
     pub(crate) spool_folder: Rc<Path>,
 }

@@ -1,5 +1,4 @@
-//! The way back to the control plane: a record of each finished request, and events that it should
-//! act on soon.
+//! The queues toward the control plane: a record of each finished request, and events to act on soon.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -15,20 +14,24 @@ use tracing::{debug, error, info, warn};
 
 use sans_io::seam::{Event, Polled, Record};
 
-/// The most records that one poll returns.
+/// The most records of one poll.
 const BATCH: usize = 10_000;
 
-/// Two queues and the descriptor that says that one is worth a look.
+/// The queues, and the descriptor that is readable when they should be polled.
 #[derive(Debug)]
 pub(crate) struct Records {
     queue: ArrayQueue<Record>,
+    /// Records lost since the last poll.
     dropped: AtomicU64,
     events: Mutex<Vec<Event>>,
+    /// An eventfd.
     wake: OwnedFd,
+    /// Whether `wake` was signalled since the last poll, so that it is signalled once.
     awake: AtomicBool,
 }
 
 impl Records {
+    /// Empty queues. `capacity`: of records. Fails without a free descriptor.
     pub(crate) fn new(capacity: usize) -> std::io::Result<Self> {
         Ok(Self {
             queue: ArrayQueue::new(capacity.max(2)),
@@ -39,32 +42,35 @@ impl Records {
         })
     }
 
+    /// Readable when `poll` should be called soon.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
     /// Queues a record; false when the queue is full and the record is lost.
     pub(crate) fn push(&self, record: Record) -> bool {
-        let kept = self.queue.push(record).is_ok();
-        if !kept {
+        let is_queued = self.queue.push(record).is_ok();
+        if !is_queued {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
         }
-        kept
+        is_queued
     }
 
+    /// Logs and queues an event.
     pub(crate) fn event(&self, event: Event) {
         log(&event);
         self.lock_events().push(event);
         self.wake_up();
     }
 
+    /// Takes all events, and records up to [`BATCH`].
     pub(crate) fn poll(&self) -> Polled {
-        // In this order: the flag never stands without a signal, which would swallow all later
-        // ones; and it is cleared before the queues are read, so that what comes in between wakes
-        // once more.
+        // The signal is taken before the flag is cleared: a flag that stays set without a signal would
+        // swallow all later ones. And it is cleared before the queues are read, so that whatever is
+        // queued meanwhile signals once more.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.awake.store(false, Ordering::SeqCst);
         let events = std::mem::take(&mut *self.lock_events());
@@ -79,6 +85,7 @@ impl Records {
         Polled { finished: records.len(), records, dropped, events }
     }
 
+    /// Makes `wake` readable, unless it is.
     fn wake_up(&self) {
         if !self.awake.swap(true, Ordering::SeqCst) {
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
@@ -91,7 +98,7 @@ impl Records {
     }
 }
 
-/// Whatever the control plane is told of is a line, too.
+/// Logs an event.
 fn log(event: &Event) {
     match event {
         Event::InstanceIdle { instance, version } => debug!(instance, version, "instance idle"),
@@ -141,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_full_queue_wakes_and_a_full_one_drops_and_tells() {
+    fn a_half_full_queue_wakes_and_a_full_one_drops_and_counts() {
         let records = Records::new(4).unwrap();
         assert!(records.push(record("1")));
         assert!(!readable(&records));
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn no_signal_is_lost_to_a_reader_who_polls_only_when_told() {
+    fn no_signal_is_lost_to_a_reader_who_polls_only_when_woken() {
         const EVENTS: u64 = 1_000_000;
         let records = Records::new(4).unwrap();
         std::thread::scope(|scope| {

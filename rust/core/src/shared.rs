@@ -1,5 +1,5 @@
-//! State shared by all workers and the control plane's handle: the published snapshots, counters,
-//! queues, and the phase of the drain.
+//! State shared by all workers and the control plane's handle: published snapshots, counters, queues,
+//! and the phase of the drain.
 
 use std::{
     sync::{
@@ -19,53 +19,67 @@ use sans_io::{
     table::{IdleListener, Instance, Keys, Metrics, ResponseOwners, Table},
 };
 
-/// The address of a Unix socket's client.
+/// Stands for the address of a Unix socket's client.
 pub(crate) const UNIX_PEER: &str = "unix";
 
 /// Phases of the drain.
 mod phase {
+    /// Clients are accepted.
     pub(super) const SERVING: u8 = 0;
+    /// No clients are accepted, and running requests may end.
     pub(super) const DRAINING: u8 = 1;
+    /// The deadline has passed: running requests are cut.
     pub(super) const CUTTING: u8 = 2;
 }
 
-/// See the module.
+/// The shared state of one data plane.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Fixed for the data plane's life.
     pub(crate) config: DataPlaneConfig,
+    /// The newest table.
     pub(crate) table: ArcSwap<Table>,
+    /// The newest keys.
     pub(crate) keys: ArcSwap<Keys>,
     pub(crate) metrics: Metrics,
+    /// The queues toward the control plane.
     pub(crate) records: Arc<Records>,
+    /// The management API; None: this data plane has none.
     pub(crate) control_plane: Option<Arc<Instance>>,
+    /// Reports retired instances that have become idle, as events.
     pub(crate) idle_listener: Arc<dyn IdleListener>,
     /// The instances that made the stored responses of the Responses API.
     pub(crate) responses: ResponseOwners,
-    /// TCP listeners speak it; None: plain HTTP.
+    /// The certificate of TCP listeners; None: they speak plain HTTP.
     pub(crate) tls: Option<Tls>,
+    /// None: no other origin is granted anything.
     pub(crate) cors: Option<Arc<Cors>>,
-    /// Worker threads that run.
+    /// Running worker threads.
     pub(crate) workers: AtomicUsize,
-    /// Requests that a drain has cut.
-    pub(crate) cut: AtomicU64,
-    /// Workers are woken when the end comes nearer.
-    pub(crate) ending: Notify,
+    /// Requests that the drain has cut.
+    cut_requests: AtomicU64,
+    /// Wakes workers and connections when the drain begins or its deadline comes nearer.
+    pub(crate) drain_changed: Notify,
+    /// See [`phase`].
     phase: AtomicU8,
-    /// When what still runs is cut.
+    /// The time when running requests are cut; None while serving.
     deadline: Mutex<Option<Instant>>,
+    /// The zero of [`Shared::clock`].
     epoch: Instant,
 }
 
-/// Parts that are loaded by the configuration, which may fail.
+/// The parts of the shared state that are read from the configuration, which may fail.
 pub(crate) struct LoadedParts {
     /// The management API.
     pub(crate) control_plane: Option<Arc<Instance>>,
+    /// The certificate of TCP listeners.
     pub(crate) tls: Option<Tls>,
+    /// The rules for other origins.
     pub(crate) cors: Option<Cors>,
 }
 
 impl Shared {
-    /// Without a table, without keys, serving.
+    /// The state at the start: the empty table, no keys, serving. Fails without a free descriptor.
     pub(crate) fn new(config: DataPlaneConfig, parts: LoadedParts) -> std::io::Result<Self> {
         let records = Arc::new(Records::new(config.limits.record_queue)?);
         Ok(Self {
@@ -80,8 +94,8 @@ impl Shared {
             cors: parts.cors.map(Arc::new),
             config,
             workers: AtomicUsize::new(0),
-            cut: AtomicU64::new(0),
-            ending: Notify::new(),
+            cut_requests: AtomicU64::new(0),
+            drain_changed: Notify::new(),
             phase: AtomicU8::new(phase::SERVING),
             deadline: Mutex::new(None),
             epoch: Instant::now(),
@@ -98,23 +112,23 @@ impl Shared {
         if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
 
-    /// No new connections are taken.
+    /// Whether the drain has begun: no clients are accepted.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != phase::SERVING
     }
 
-    /// The deadline has passed: what still runs is cut.
+    /// Whether the drain's deadline has passed: running requests are cut.
     pub(crate) fn is_cutting(&self) -> bool {
         self.phase.load(Ordering::SeqCst) == phase::CUTTING
     }
 
-    /// When the drain ends; None while serving.
+    /// The drain's deadline; None while serving.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins the drain, or shortens it: what still runs at `deadline` is cut.
-    pub(crate) fn end_at(&self, deadline: Instant) {
+    /// Begins the drain, or shortens it. Requests that run at `deadline` are cut.
+    pub(crate) fn drain_until(&self, deadline: Instant) {
         {
             let mut current = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
             *current = Some(current.map_or(deadline, |current| current.min(deadline)));
@@ -127,26 +141,26 @@ impl Shared {
             let limit = deadline.saturating_duration_since(Instant::now());
             tracing::info!(in_flight, limit_s = limit.as_secs_f64().round(), "drain begins");
         }
-        self.ending.notify_waiters();
+        self.drain_changed.notify_waiters();
     }
 
-    /// The first worker that reaches the deadline says how many requests are cut.
-    pub(crate) fn cut(&self) {
+    /// Begins to cut requests. The first worker that reaches the deadline counts them.
+    pub(crate) fn begin_cutting(&self) {
         if self.phase.swap(phase::CUTTING, Ordering::SeqCst) != phase::CUTTING {
             let running = self.metrics.in_flight.load(Ordering::SeqCst);
-            self.cut.store(u64::try_from(running).unwrap_or(0), Ordering::SeqCst);
+            self.cut_requests.store(u64::try_from(running).unwrap_or(0), Ordering::SeqCst);
         }
     }
 
-    /// A worker has ended; the last one tells the control plane.
+    /// Notes that a worker has ended. The last one notifies the control plane.
     pub(crate) fn worker_ended(&self) {
         if self.workers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.records.event(Event::Drained { cut: self.cut.load(Ordering::SeqCst) });
+            self.records.event(Event::Drained { cut: self.cut_requests.load(Ordering::SeqCst) });
         }
     }
 }
 
-/// Tells the control plane of instances that have become idle.
+/// Notifies the control plane of retired instances that have become idle.
 #[derive(Debug)]
 struct IdleEvents(Arc<Records>);
 

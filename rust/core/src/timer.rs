@@ -1,4 +1,4 @@
-//! One timer for all phases of a request.
+//! One timer for all phases of a request, so that a phase costs no timer of its own.
 
 use std::{
     future::Future,
@@ -9,15 +9,16 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// Fires when nothing has happened for a limit's time. What happens meanwhile costs nothing: the
-/// timer looks at the time of the last event only when it would fire.
+/// Fires when no event has happened for a limit's time. Events cost nothing: the time of the last one
+/// is compared only when the timer would fire.
 #[derive(Debug, Default)]
 pub(crate) struct PhaseTimer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl PhaseTimer {
-    /// Ready when `limit` has passed since `since`. Must be asked again after each event.
+    /// Ready when `limit` has passed since `since`, the time of the last event; None: never. It must be
+    /// polled again after an event.
     pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,

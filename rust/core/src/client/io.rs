@@ -1,9 +1,9 @@
-//! The client's side of a connection under hyper: it notices that a client has gone while its
-//! request is in flight.
+//! The client's stream under hyper, which notices that a client leaves while its request is in
+//! flight.
 //!
-//! Bare hyper stops reading while a request is answered if anything lies behind the request (a
-//! trailing CRLF, a pipelined request), and then does not see the end of the connection. So the
-//! request's own task reads ahead, into a small buffer.
+//! hyper alone stops reading during a response if anything lies behind the request, such as a CRLF
+//! or a pipelined request. It does not see the end of the connection then. So the request's own task
+//! reads ahead, into a small buffer.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,33 +28,32 @@ use tokio_util::io::poll_read_buf;
 
 use crate::client::tunnel::Tunnel;
 
-/// The most that is read ahead of a request; a client that sends more before it has its answer is
-/// cut.
+/// The most that is read ahead, in bytes. A client that sends more before it has its response counts
+/// as one that has left.
 const AHEAD: usize = 16 * 1024;
 
-/// What the first read of a connection asks for.
+/// The room for the first read of a connection, in bytes.
 const FIRST: usize = 4 * 1024;
 
-/// How often a client whose bytes nobody reads is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// The time between two probes of a client whose bytes nobody reads.
+const PROBE: Duration = Duration::from_millis(250);
 
-/// What a request in flight can know of, and do to, its client's connection.
+/// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
-    /// Ready when the client has left. Once its request's body was read, what it sends is read
-    /// ahead; before that its socket is only looked at, now and then.
+    /// Ready when the client has left. Behind the request's body the stream is read ahead; before the
+    /// body's end, which hyper reads, the socket is only probed now and then.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
 
-    /// Ends the connection after the answer, without hurting the answer: what the client still
-    /// sends is read and thrown away for a while, since closing a socket with unread bytes would
-    /// reset it under the client's eyes.
+    /// Ends the connection after the response. Bytes that the client still sends are discarded for a
+    /// while: a socket that is closed with unread bytes is reset, and the client may lose the response.
     fn close_after_response(&self);
 
-    /// Says whether the request's body was read to its end. While it was not, the connection, if it
-    /// ends with the response, is treated as after `close_after_response`.
+    /// Sets whether the request's body was read to its end. If it was not when the connection ends,
+    /// bytes are discarded as after `close_after_response`.
     fn set_body_read(&self, read: bool);
 
-    /// Takes the engine's side of a tunnel, which begins when the answer, a 101, has been sent.
-    /// False: this protocol has no tunnels (HTTP/2), and the 101 must not be sent.
+    /// Takes the engine's side of a tunnel, which begins when the response, a 101, was sent. False:
+    /// this protocol has no tunnels (HTTP/2), and the 101 must not be sent.
     fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 
@@ -76,7 +75,7 @@ impl ClientWatch for NoWatch {
     }
 }
 
-/// A client's stream, of whatever kind.
+/// A client's stream: TCP, TLS or a Unix socket.
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Whether the client has closed its side, even if bytes before that were not read.
     fn is_closed_by_client(&self) -> bool;
@@ -88,7 +87,7 @@ impl ClientStream for TcpStream {
     }
 }
 
-/// Over TLS too the socket's end is what tells: a client that leaves ends both.
+/// A client that leaves ends its socket, whether or not it ends TLS before.
 impl ClientStream for TlsStream<TcpStream> {
     fn is_closed_by_client(&self) -> bool {
         is_hung_up(self.get_ref().0)
@@ -101,11 +100,12 @@ impl ClientStream for UnixStream {
     }
 }
 
+/// Whether the other end of a socket was closed.
 fn is_hung_up(socket: &impl AsFd) -> bool {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let mut looked_at = [PollFd::new(socket, gone)];
-    let polled = rustix::event::poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    polled.is_ok() && looked_at[0].revents().intersects(gone)
+    let mut probed = [PollFd::new(socket, gone)];
+    let polled = rustix::event::poll(&mut probed, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && probed[0].revents().intersects(gone)
 }
 
 /// The stream that hyper reads and writes.
@@ -118,24 +118,32 @@ pub(crate) struct StreamWatch<T> {
     shared: Rc<Shared<T>>,
 }
 
+/// The state of both views.
 struct Shared<T> {
     stream: RefCell<ReadAhead<T>>,
+    /// A response asked for the connection's end.
     close: Cell<bool>,
     /// The body of the request in flight was read to its end.
     body_read: Cell<bool>,
+    /// The tunnel that the last response opens.
     tunnel: RefCell<Option<Tunnel>>,
-    next_look: RefCell<Option<Pin<Box<Sleep>>>>,
+    /// None: no probe was necessary yet.
+    next_probe: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
+/// A stream with the bytes that were read ahead of it.
 struct ReadAhead<T> {
     io: T,
+    /// Bytes that hyper has not read yet.
     ahead: BytesMut,
+    /// The client's side has ended, or is broken.
     ended: bool,
-    /// Our side has been ended.
+    /// Our side was ended.
     shut: bool,
 }
 
 impl<T> ClientIo<T> {
+    /// Both views of one stream.
     pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
         let stream =
             RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false, shut: false });
@@ -144,7 +152,7 @@ impl<T> ClientIo<T> {
             close: Cell::default(),
             body_read: Cell::new(true),
             tunnel: RefCell::default(),
-            next_look: RefCell::default(),
+            next_probe: RefCell::default(),
         });
         (Self { shared: Rc::clone(&shared) }, StreamWatch { shared })
     }
@@ -157,7 +165,7 @@ impl<T> Clone for StreamWatch<T> {
 }
 
 impl<T> StreamWatch<T> {
-    /// Whether an answer asked for the connection's end.
+    /// Whether a response asked for the connection's end.
     pub(crate) fn must_close(&self) -> bool {
         self.shared.close.get()
     }
@@ -167,15 +175,14 @@ impl<T> StreamWatch<T> {
         self.shared.close.get() || !self.shared.body_read.get()
     }
 
-    /// The tunnel that the last answer has opened.
+    /// The tunnel that the last response opens, once.
     pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
         self.shared.tunnel.take()
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
-    /// Whether the first bytes are these. It reads no further than it must to tell, or what one
-    /// read brings; nothing is lost.
+    /// Whether the first bytes are these. It reads until that is decided; no byte is lost.
     pub(crate) async fn begins_with(&self, start: &[u8]) -> bool {
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
@@ -196,7 +203,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
         .await
     }
 
-    /// Ends our side, unless that was done.
+    /// Ends our side, unless that was done before.
     pub(crate) async fn end(&self) {
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
@@ -209,9 +216,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
         .await;
     }
 
-    /// Ends our side, then reads and throws away what the client still sends, until it ends too.
+    /// Ends our side, then discards what the client still sends, until it ends its side.
     pub(crate) async fn discard(&self) {
-        // An answer that broke off has not ended our side yet, and its client waits for that end.
+        // A response that was truncated has not ended our side yet, and its client waits for that.
         self.end().await;
         poll_fn(|context| {
             let stream = &mut *self.shared.stream.borrow_mut();
@@ -229,35 +236,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
 }
 
 impl<T: ClientStream> StreamWatch<T> {
-    /// Reads ahead until there is nothing to read, or too much, or the end.
-    fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Reads ahead. Ready at the stream's end, or when too much was read; see [`AHEAD`].
+    fn poll_read_ahead(&self, context: &mut Context<'_>) -> Poll<()> {
         let stream = &mut *self.shared.stream.borrow_mut();
         while !stream.ended && stream.ahead.len() < AHEAD {
             let read = ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
-            // A reset counts as the end that it is.
+            // A reset is an end, too.
             stream.ended = !matches!(read, Ok(1..));
         }
         Poll::Ready(())
     }
 
-    /// Looks at the socket now and then: while its bytes wait unread, nothing wakes us for an end
+    /// Probes the socket now and then. While bytes wait unread, nothing wakes the task for an end
     /// behind them.
-    fn poll_looks(&self, context: &mut Context<'_>) -> Poll<()> {
-        let next_look = &mut *self.shared.next_look.borrow_mut();
-        let next_look = next_look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+    fn poll_probes(&self, context: &mut Context<'_>) -> Poll<()> {
+        let next_probe = &mut *self.shared.next_probe.borrow_mut();
+        let next_probe = next_probe.get_or_insert_with(|| Box::pin(tokio::time::sleep(PROBE)));
         loop {
-            ready!(next_look.as_mut().poll(context));
+            ready!(next_probe.as_mut().poll(context));
             if self.shared.stream.borrow().io.is_closed_by_client() {
                 return Poll::Ready(());
             }
-            next_look.as_mut().reset(Instant::now() + LOOK);
+            next_probe.as_mut().reset(Instant::now() + PROBE);
         }
     }
 }
 
 impl<T: ClientStream> ClientWatch for StreamWatch<T> {
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.shared.body_read.get() { self.poll_gone(context) } else { self.poll_looks(context) }
+        if self.shared.body_read.get() {
+            self.poll_read_ahead(context)
+        } else {
+            self.poll_probes(context)
+        }
     }
 
     fn close_after_response(&self) {
@@ -286,7 +297,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
             buffer.put_slice(&stream.ahead[..length]);
             stream.ahead.advance(length);
             if stream.ahead.is_empty() {
-                // Most connections never need it again.
+                // Most connections never read ahead again.
                 stream.ahead = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
@@ -354,7 +365,7 @@ mod tests {
         watch.set_body_read(false);
         client.write_all(&[b'x'; 100]).await.unwrap();
         let early =
-            tokio::time::timeout(LOOK * 2, poll_fn(|context| watch.poll_left(context))).await;
+            tokio::time::timeout(PROBE * 2, poll_fn(|context| watch.poll_left(context))).await;
         assert!(early.is_err());
         drop(client);
         poll_fn(|context| watch.poll_left(context)).await;

@@ -1,4 +1,4 @@
-//! One client's connection.
+//! One client's connection: plain or TLS, watched while a request is in flight, or a tunnel.
 
 pub(crate) mod io;
 pub(crate) mod tls;

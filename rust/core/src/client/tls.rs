@@ -1,5 +1,4 @@
-//! TLS toward clients: the certificate, read from files and read again when they change, and the
-//! handshake.
+//! TLS toward clients: the certificate, read again when its files change, and the handshake.
 
 use std::{
     io,
@@ -26,8 +25,8 @@ use tracing::debug;
 
 use sans_io::seam;
 
-/// Milliseconds between two looks at the files.
-const LOOK_MS: u64 = 60_000;
+/// The time between two checks of the files, in milliseconds.
+const CHECK_MS: u64 = 60_000;
 /// The first byte of a TLS connection: a record that carries a handshake.
 const HANDSHAKE: u8 = 0x16;
 /// HTTP/2 in a handshake (ALPN).
@@ -37,10 +36,12 @@ const HTTP2: &[u8] = b"h2";
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: seam::Tls,
+    /// For new connections.
     current: ArcSwap<ServerConfig>,
+    /// The state of the files at the last check.
     seen: Mutex<Stamps>,
-    /// When the files are looked at next, by the data plane's clock.
-    next_look: AtomicU64,
+    /// The time of the next check, in milliseconds of the data plane's clock.
+    next_check: AtomicU64,
 }
 
 /// A certificate and its key cannot be used.
@@ -67,7 +68,7 @@ pub enum TlsError {
         /// The cause.
         source: pem::Error,
     },
-    /// A PEM file with something else.
+    /// A certificate file without a certificate.
     #[error(
         "The TLS certificate file {} holds no certificate. It must hold the server's own in PEM, \
          and behind it those between it and a root.", .0.display()
@@ -98,7 +99,7 @@ pub enum TlsError {
         /// The cause.
         source: rustls::Error,
     },
-    /// Anything else.
+    /// A certificate or key that rustls cannot use for another reason.
     #[error(
         "The TLS certificate {} and key {} cannot be used: {source}.",
         certificate.display(), key.display()
@@ -113,28 +114,30 @@ pub enum TlsError {
     },
 }
 
-/// Time and size of the certificate's and of the key's file: a new file has others.
+/// The modification time and size of the certificate's and the key's file; None: not readable.
 type Stamps = [Option<(SystemTime, u64)>; 2];
 
 impl Tls {
-    /// Reads both files.
+    /// Reads the certificate and its key.
     pub(crate) fn load(files: &seam::Tls) -> Result<Self, TlsError> {
-        // Looked at before they are read: what changes meanwhile is seen as a change later.
+        // Before the files are read, so that a change meanwhile is found by the next check.
         let seen = Mutex::new(stamps(files));
         let current = ArcSwap::new(Arc::new(read(files)?));
-        Ok(Self { files: files.clone(), current, seen, next_look: AtomicU64::new(LOOK_MS) })
+        Ok(Self { files: files.clone(), current, seen, next_check: AtomicU64::new(CHECK_MS) })
     }
 
-    /// Whether it is time to look at the files; true for one asker only.
-    pub(crate) fn is_look_due(&self, clock: u64) -> bool {
-        let due = self.next_look.load(Ordering::Relaxed);
+    /// Whether a check of the files is due; true for one worker only. `clock`: the data plane's, in
+    /// milliseconds.
+    pub(crate) fn is_check_due(&self, clock: u64) -> bool {
+        let due = self.next_check.load(Ordering::Relaxed);
+        let next = clock + CHECK_MS;
         let (order, failed) = (Ordering::Relaxed, Ordering::Relaxed);
-        clock >= due && self.next_look.compare_exchange(due, clock + LOOK_MS, order, failed).is_ok()
+        clock >= due && self.next_check.compare_exchange(due, next, order, failed).is_ok()
     }
 
-    /// Takes up files that have changed; true if there were any. If they cannot be used the old
-    /// certificate stays, and they are tried again when they change once more (the certificate may
-    /// be renewed a moment before its key).
+    /// Reads files that have changed; false: none has. Files that cannot be used leave the old
+    /// certificate in place, and are read again after their next change: a certificate may be renewed
+    /// a moment before its key.
     pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
@@ -146,8 +149,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Greets a client. The connection ends if that fails, after the alert that tells the client
-    /// why.
+    /// Shakes hands with a client. Before it fails, an alert tells the client the reason.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let accepted = TlsAcceptor::from(self.current.load_full()).accept(stream).await;
         match &accepted {
@@ -158,7 +160,7 @@ impl Tls {
     }
 }
 
-/// Whether what a client sends first begins a handshake.
+/// Whether the client's first byte begins a handshake.
 pub(crate) async fn begins_handshake(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     // A client that ends without a byte gets the handshake's own error.
@@ -250,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn one_asker_alone_looks_and_not_before_its_time() {
+    fn one_worker_alone_checks_and_not_before_its_time() {
         let folder =
-            std::env::temp_dir().join(format!("gpustack-fast-look-{}", std::process::id()));
+            std::env::temp_dir().join(format!("gpustack-fast-check-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let files =
             seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
@@ -261,9 +263,9 @@ mod tests {
         replace(&files.key, &key, 1);
         let tls = Tls::load(&files).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
-        assert!(!tls.is_look_due(LOOK_MS - 1));
-        assert!(tls.is_look_due(LOOK_MS));
-        assert!(!tls.is_look_due(LOOK_MS + 1));
-        assert!(tls.is_look_due(3 * LOOK_MS));
+        assert!(!tls.is_check_due(CHECK_MS - 1));
+        assert!(tls.is_check_due(CHECK_MS));
+        assert!(!tls.is_check_due(CHECK_MS + 1));
+        assert!(tls.is_check_due(3 * CHECK_MS));
     }
 }

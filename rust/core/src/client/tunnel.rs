@@ -1,5 +1,4 @@
-//! A connection that has left HTTP (a WebSocket): its bytes pass between client and engine, both
-//! ways, unread.
+//! A tunnel behind a 101: the bytes of a WebSocket, copied both ways between client and engine.
 
 use std::{
     future::poll_fn,
@@ -18,11 +17,11 @@ use tokio_util::io::poll_read_buf;
 use crate::timer::PhaseTimer;
 use sans_io::seam::End;
 
-/// What one read asks for.
+/// The room for one read, in bytes.
 const READ: usize = 16 * 1024;
-/// A direction that has moved so much without a pause lets others run.
+/// Bytes that a direction may move without a pause in which others run.
 const BURST: usize = 256 * 1024;
-/// When one side has ended, the other has so long to end too.
+/// The time that one side has to end after the other has ended.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// One side of a tunnel.
@@ -30,29 +29,30 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Side for T {}
 
-/// How a tunnel ended.
+/// The end of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// Bytes that the engine was given.
+    /// Bytes that were written to the engine.
     pub(crate) bytes_in: u64,
-    /// Bytes that the client was given.
+    /// Bytes that were written to the client.
     pub(crate) bytes_out: u64,
     /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`:
     /// nothing moved.
     pub(crate) end: End,
 }
 
-/// An engine's connection after its 101, to be joined with the client's.
+/// The engine's side of a tunnel, to be joined with the client's.
 pub(crate) struct Tunnel {
     engine: Box<dyn Side>,
+    /// Bytes that were read behind the 101.
     from_engine: Bytes,
     report: Report,
 }
 
 impl Tunnel {
-    /// `from_engine`: what was read behind the 101's head. `on_end` is called exactly once, when
-    /// the tunnel has ended or is dropped (then as if its client had left); it holds what must live
-    /// as long as the tunnel.
+    /// A tunnel to this engine. `from_engine`: the bytes that were read behind the 101. `on_end` is
+    /// called exactly once, when the tunnel has ended or is dropped; a drop ends it as `ClientGone`.
+    /// The closure also owns everything that must live as long as the tunnel.
     pub(crate) fn new(
         engine: impl Side + 'static,
         from_engine: Bytes,
@@ -66,8 +66,8 @@ impl Tunnel {
         }
     }
 
-    /// Joins both sides until both have ended, one has ended and the other does not follow, or
-    /// nothing has moved for `idle`. `from_client`: what was read behind the request.
+    /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`], or
+    /// nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
     pub(crate) async fn run(
         self,
         client: &mut impl Side,
@@ -78,7 +78,7 @@ impl Tunnel {
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
         let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
         let (mut moved_at, mut timer) = (Instant::now(), PhaseTimer::default());
-        let mut first_over = None;
+        let mut first_end = None;
         let end = poll_fn(|context| {
             let into = inward.poll(context, client, &mut engine);
             let out = outward.poll(context, &mut engine, client);
@@ -86,16 +86,16 @@ impl Tunnel {
                 (report.ended.bytes_in, report.ended.bytes_out) = (inward.moved, outward.moved);
                 moved_at = Instant::now();
             }
-            let overs =
-                [into, out].map(|over| if let Poll::Ready(end) = over { Some(end) } else { None });
-            // Of two that end at once the one that broke says why.
-            if let Some(end) = overs.iter().flatten().max_by_key(|end| **end != End::Done) {
-                let (end, over_at) = *first_over.get_or_insert_with(|| (*end, Instant::now()));
-                let both = overs.iter().all(Option::is_some);
+            let ends = [into, out]
+                .map(|polled| if let Poll::Ready(end) = polled { Some(end) } else { None });
+            // The first end is the tunnel's. Of two at once, a broken side explains the other's end.
+            if let Some(end) = ends.iter().flatten().max_by_key(|end| **end != End::Done) {
+                let (end, ended_at) = *first_end.get_or_insert_with(|| (*end, Instant::now()));
+                let both = ends.iter().all(Option::is_some);
                 return if both {
                     Poll::Ready(end)
                 } else {
-                    timer.poll(context, over_at, Some(GRACE)).map(|()| end)
+                    timer.poll(context, ended_at, Some(GRACE)).map(|()| end)
                 };
             }
             timer.poll(context, moved_at, idle).map(|()| End::Timeout)
@@ -105,7 +105,7 @@ impl Tunnel {
     }
 }
 
-/// Tells the end when it is dropped.
+/// Reports the end when it is dropped.
 struct Report {
     ended: Ended,
     on_end: Option<Box<dyn FnOnce(Ended)>>,
@@ -119,17 +119,21 @@ impl Drop for Report {
     }
 }
 
-/// The bytes on their way from one side to the other.
+/// One direction of a tunnel.
 struct Direction {
+    /// Bytes that were read and not written yet.
     buffer: BytesMut,
-    /// Bytes that have been written.
+    /// Bytes that were written.
     moved: u64,
+    /// Bytes were written since the last flush.
     unflushed: bool,
-    /// The reading side has ended, this way.
-    ended: Option<End>,
-    over: Option<End>,
-    /// What a broken connection means, of the side that is read and of the one that is written.
+    /// The end of the side that is read; None: it has not ended.
+    source_end: Option<End>,
+    /// The end of this direction; None: it has not ended.
+    end: Option<End>,
+    /// The end that a broken connection of the side that is read stands for.
     source_broken: End,
+    /// The end that a broken connection of the side that is written stands for.
     sink_broken: End,
 }
 
@@ -140,30 +144,30 @@ impl Direction {
             buffer,
             moved: 0,
             unflushed: false,
-            ended: None,
-            over: None,
+            source_end: None,
+            end: None,
             source_broken,
             sink_broken,
         }
     }
 
-    /// Ready when there is nothing more to move: the source has ended and the sink was told, or the
-    /// sink is broken.
+    /// Copies. Ready when the source has ended and the sink was shut down, or the sink is broken.
     fn poll(
         &mut self,
         context: &mut Context<'_>,
         source: &mut impl Side,
         sink: &mut impl Side,
     ) -> Poll<End> {
-        if let Some(over) = self.over {
-            return Poll::Ready(over);
+        if let Some(end) = self.end {
+            return Poll::Ready(end);
         }
-        let over = ready!(self.poll_move(context, source, sink)).unwrap_or(self.sink_broken);
-        self.over = Some(over);
-        Poll::Ready(over)
+        let end = ready!(self.poll_copy(context, source, sink)).unwrap_or(self.sink_broken);
+        self.end = Some(end);
+        Poll::Ready(end)
     }
 
-    fn poll_move(
+    /// Copies as far as both sides allow. The error is the sink's.
+    fn poll_copy(
         &mut self,
         context: &mut Context<'_>,
         source: &mut impl Side,
@@ -181,7 +185,7 @@ impl Direction {
                 self.unflushed = true;
                 burst += count;
             }
-            if let Some(end) = self.ended {
+            if let Some(end) = self.source_end {
                 return Pin::new(&mut *sink).poll_shutdown(context).map_ok(|()| end);
             }
             if burst > BURST {
@@ -191,8 +195,8 @@ impl Direction {
             self.buffer.reserve(READ);
             match poll_read_buf(Pin::new(&mut *source), context, &mut self.buffer) {
                 Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(Ok(0)) => self.ended = Some(End::Done),
-                Poll::Ready(Err(_)) => self.ended = Some(self.source_broken),
+                Poll::Ready(Ok(0)) => self.source_end = Some(End::Done),
+                Poll::Ready(Err(_)) => self.source_end = Some(self.source_broken),
                 Poll::Pending => {
                     if self.unflushed {
                         ready!(Pin::new(&mut *sink).poll_flush(context))?;
@@ -213,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// What a test holds: the client's and the engine's outer ends, and how the tunnel ended.
+    /// The outer ends of client and engine, and the end of the tunnel, once it is known.
     struct Ends {
         client: DuplexStream,
         engine: DuplexStream,
@@ -224,9 +228,9 @@ mod tests {
     fn tunnel(from_engine: &'static [u8]) -> (Tunnel, DuplexStream, Ends) {
         let ((client, inner_client), (engine, inner_engine)) = (duplex(1000), duplex(1000));
         let ended = Rc::new(Cell::new(None));
-        let told = Rc::clone(&ended);
+        let reported = Rc::clone(&ended);
         let tunnel = Tunnel::new(inner_engine, Bytes::from_static(from_engine), move |ended| {
-            assert!(told.replace(Some(ended)).is_none(), "told once");
+            assert!(reported.replace(Some(ended)).is_none(), "reported once");
         });
         (tunnel, inner_client, Ends { client, engine, ended })
     }
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_sides_end_is_told_to_the_other_which_may_still_speak_for_a_while() {
+    async fn one_sides_end_reaches_the_other_which_may_still_speak_for_a_while() {
         for engine_ends in [true, false] {
             let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
             let (mut ending, mut other) =
@@ -267,7 +271,7 @@ mod tests {
             let run = tunnel.run(&mut inner, Bytes::new(), None);
             let speak = async {
                 ending.shutdown().await.unwrap();
-                assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it is told");
+                assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it sees the end");
                 other.write_all(b"last words").await.unwrap();
                 let mut words = [0; 10];
                 ending.read_exact(&mut words).await.unwrap();
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_that_is_dropped_tells_what_it_moved() {
+    async fn a_tunnel_that_is_dropped_reports_what_it_moved() {
         let (tunnel, mut inner, Ends { mut client, engine: _engine, ended }) = tunnel(b"");
         client.write_all(b"four").await.unwrap();
         let run = tunnel.run(&mut inner, Bytes::new(), None);

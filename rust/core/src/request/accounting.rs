@@ -1,4 +1,4 @@
-//! The counters and the record of one request, exactly once, however it ends.
+//! The counters and the record of one request, written exactly once, however it ends.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,23 +14,26 @@ use sans_io::{
     table::RouteMetrics,
 };
 
-/// One request from its head to its end. Dropping it counts and records the end; unless `end` said
-/// otherwise before, the client left (or, at the end of a drain, was cut).
+/// One request from its head to its end. Dropping it counts and records the request. Unless `end`
+/// or `reject` was called before, it ends as `ClientGone` (`Drained` where the drain's deadline
+/// passed).
 pub(crate) struct Accounting {
     shared: Arc<Shared>,
-    /// The request's id, for log lines.
+    /// Carries the request's id into log lines.
     span: Span,
-    /// When the request reached each phase.
+    /// The request's phases.
     pub(crate) timeline: Timeline,
-    /// From the request's begin to the first frame of its response.
+    /// From the head to the commit point; None: no response has begun.
     first_frame: Option<Duration>,
+    /// None: the request has reached no route.
     route: Option<Arc<RouteMetrics>>,
+    /// The record so far; its status is 499 until a response begins.
     record: Record,
 }
 
 impl Accounting {
-    /// A request begins. `path`: that of its endpoint, or a word for what has none. In a box: it is
-    /// handed from stage to stage, and would be copied at each.
+    /// The accounting of a request that begins now. `path`: its endpoint's, or a word for none. In
+    /// a box: it is passed from stage to stage, and would be copied each time.
     pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Box<Self> {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
         let started =
@@ -63,28 +66,33 @@ impl Accounting {
         })
     }
 
+    /// The state of all workers.
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
 
+    /// The span that carries the request's id into log lines.
     pub(crate) fn span(&self) -> &Span {
         &self.span
     }
 
+    /// The request's id, the client's or ours.
     pub(crate) fn request_id(&self) -> &Arc<str> {
         &self.record.request_id
     }
 
+    /// Sets the id of the caller's key.
     pub(crate) fn set_key(&mut self, id: &Arc<str>) {
         self.record.key = Some(Arc::clone(id));
     }
 
+    /// Sets the route, by which the request is counted from now on.
     pub(crate) fn set_route(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
         self.record.route = Some(Arc::clone(name));
         self.route = Some(Arc::clone(metrics));
     }
 
-    /// An attempt at this instance begins.
+    /// Counts an attempt at the instance of this id, which becomes the record's.
     pub(crate) fn attempt(&mut self, instance: &Arc<str>) {
         self.timeline.attempted();
         self.record.attempts = self.record.attempts.saturating_add(1);
@@ -92,12 +100,12 @@ impl Accounting {
         debug!(instance = &**instance, attempt = self.record.attempts, "attempt begins");
     }
 
-    /// Bytes of the request's body that have come so far, decoded.
+    /// Sets the bytes of the request's body that were received so far, decoded.
     pub(crate) fn set_bytes_in(&mut self, bytes: u64) {
         self.record.bytes_in = bytes;
     }
 
-    /// A response begins, an engine's or our own good one.
+    /// Notes that a response begins, an engine's or a successful local one.
     pub(crate) fn respond(&mut self, status: u16, stream: bool) {
         self.record.status = status;
         self.record.stream = stream;
@@ -105,32 +113,32 @@ impl Accounting {
         self.first_frame = Some(committed - self.timeline.began());
     }
 
-    /// The engine has made a response that requests of the same key may name from now on.
-    pub(crate) fn made_response(&self, id: String) {
+    /// Remembers a stored response with its key, route and instance, for requests that name it.
+    pub(crate) fn remember_response(&self, id: String) {
         if let (Some(route), Some(instance)) = (&self.record.route, &self.record.instance) {
             self.shared.responses.remember(self.record.key.as_deref(), id, route, instance);
         }
     }
 
-    /// Bytes of the response's body that went to the client, beside those before.
+    /// Adds bytes of the response's body that are sent to the client.
     pub(crate) fn add_bytes_out(&mut self, bytes: usize) {
         self.record.bytes_out += bytes as u64;
     }
 
-    /// The tokens that the engine counted.
+    /// Sets the tokens that the engine counted.
     pub(crate) fn set_tokens(&mut self, usage: Usage) {
         self.record.input_tokens = usage.input;
         self.record.cached_tokens = usage.cached;
         self.record.output_tokens = usage.output;
     }
 
-    /// A response of our own that is no success: the request is over with it.
+    /// Ends the request with a local response that is no success.
     pub(crate) fn reject(mut self: Box<Self>, status: u16, end: End) {
         self.record.status = status;
         self.record.end = end;
     }
 
-    /// How the request ends, when this is dropped.
+    /// Sets the end that is recorded when this is dropped.
     pub(crate) fn end(&mut self, end: End) {
         self.record.end = end;
     }

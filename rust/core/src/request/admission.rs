@@ -1,4 +1,4 @@
-//! Who may do what: the key of a request, and the access policy of the route that it wants.
+//! Authentication and authorization: the key of a request, and the access policy of its route.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use sans_io::{
     table::{Access, AuthError, Key, Keys, Route, Table},
 };
 
-/// Admits the caller of an inference request, where the server knows its models already.
+/// Identifies the caller of an inference request. 503 before the first table is published; else
+/// see [`Caller::identify`].
 pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<Caller, ApiError> {
     if context.shared().table.load().version == 0 {
         return Err(rejections::starting());
@@ -27,13 +28,13 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     Ok(caller)
 }
 
-/// Who asks.
+/// The sender of a request: a key, or the error that a route which is not public rejects it with.
 #[derive(Debug)]
 pub(crate) struct Caller(Result<Arc<Key>, ApiError>);
 
 impl Caller {
-    /// The caller of an inference request. Without a good key it goes on only if there is a public
-    /// route, which will be known once the model is.
+    /// Checks the key of a request. A missing or bad key is an error (401, 403) at once only where
+    /// no route is public: otherwise the model decides, which is not known yet.
     pub(crate) fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Self, ApiError> {
         let key = authenticate(&shared.keys.load(), headers).and_then(|key| {
             if key.may_infer() {
@@ -51,22 +52,22 @@ impl Caller {
         }
     }
 
-    /// The key, if there is a good one.
+    /// The caller's valid key; None on a public route without one.
     pub(crate) fn key(&self) -> Option<&Arc<Key>> {
         self.0.as_ref().ok()
     }
 
-    /// Whether it may use a route; what it is told if not.
+    /// Rejects a caller that may not use this route (401, 403).
     pub(crate) fn check(&self, route: &Route) -> Result<(), ApiError> {
         if route.access == Access::Public {
             return Ok(());
         }
         let key = self.0.as_ref().map_err(Clone::clone)?;
-        let meant = match &route.access {
+        let listed = match &route.access {
             Access::Keys(names) => names.iter().any(|name| key.is_called(name)),
             Access::Public | Access::Authed => true,
         };
-        if meant && key.allows(&route.name) {
+        if listed && key.allows(&route.name) {
             return Ok(());
         }
         Err(ApiError::new(
@@ -78,13 +79,13 @@ impl Caller {
         ))
     }
 
-    /// Whether it may use a route.
+    /// Whether the caller may use this route.
     pub(crate) fn may_use(&self, route: &Route) -> bool {
         self.check(route).is_ok()
     }
 
-    /// A request whose body is not read could name any model that the engines behind it serve: then
-    /// all must be allowed.
+    /// Rejects a caller that may not use all routes to the engines of this one. A body that is not
+    /// read could name any model that those engines serve.
     pub(crate) fn check_all_names(&self, table: &Table, route: &Route) -> Result<(), ApiError> {
         for target in route.targets() {
             let serves_more = table.routes_to(&target.model).filter(|other| {
@@ -108,7 +109,7 @@ impl Caller {
     }
 }
 
-/// The key of a request, or what its sender is told.
+/// The key of a request, or the client's error.
 fn authenticate(keys: &Keys, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
     keys.check(headers).map_err(|error| {
         let message = match error {

@@ -1,5 +1,8 @@
-//! One attempt at one instance, up to the commit point: the first byte for the client, which in a
-//! stream is the first frame.
+//! One attempt at one instance, up to the commit point. That is the first byte of the response's
+//! body for the client: in a stream, the end of the first frame.
+//!
+//! Until then a failure can be retried, and nothing of this attempt is seen by the client. From
+//! then on a failure can only truncate the response.
 
 use std::{
     future::poll_fn,
@@ -38,49 +41,70 @@ use sans_io::{
     table::{Instance, Lease, Target},
 };
 
-/// A larger request is translated on the blocking pool, so that other requests do not wait for it;
-/// in bytes.
-const TRANSLATED_HERE: usize = 256 * 1024;
+/// A larger request, in bytes, is translated on the blocking pool, so that the worker's other
+/// requests do not wait for it.
+const TRANSLATED_INLINE: usize = 256 * 1024;
 
-/// How an attempt ended well.
+/// A successful attempt.
 pub(crate) enum Outcome<B> {
-    /// A response has begun.
+    /// A response has begun. It may be an engine's error.
     Response(Box<Committed<B>>),
-    /// The engine speaks another protocol from now on.
+    /// The engine has switched to a WebSocket.
     Upgraded(Box<Upgraded>),
 }
 
-/// A response from its first byte on.
+/// A response that has begun.
 pub(crate) struct Committed<B> {
+    /// The engine's head.
     pub(crate) head: ResponseHead,
+    /// Whether the engine's `Content-Type` says so.
     pub(crate) is_event_stream: bool,
+    /// The rest of the body.
     pub(crate) relay: Relay<B>,
-    /// None: its body is empty.
+    /// The first piece of the body; None: the body is empty.
     pub(crate) first: Option<Bytes>,
 }
 
 /// An engine's connection behind its 101.
 pub(crate) struct Upgraded {
+    /// The 101.
     pub(crate) head: ResponseHead,
+    /// May hold bytes behind the 101 in its buffer.
     pub(crate) connection: Connection,
+    /// Held for as long as the tunnel lasts.
     pub(crate) slot: Slot,
 }
 
-/// A failed attempt: the reason, and the body for another one.
+/// A failed attempt: its failure, and the client's body for another attempt.
 pub(crate) type Failed<B> = (Failure, Box<Upload<B>>);
 
-/// An attempt that begins.
+/// The parameters of an attempt.
 pub(crate) struct Attempt<'a> {
+    /// The slot on the instance.
     pub(crate) lease: Lease,
+    /// The target that the instance was chosen for.
     pub(crate) target: Arc<Target>,
-    /// Use no pooled connection.
+    /// Whether a new connection must be opened, rather than a pooled one used.
     pub(crate) fresh: bool,
+    /// The request.
     pub(crate) dispatch: &'a Dispatch,
     /// The attempts before it.
     pub(crate) history: &'a History,
 }
 
-/// Sends a request to one instance and waits for the commit point.
+/// The request that an attempt sends, but for the client's body.
+pub(crate) struct Outgoing<'a> {
+    /// The head without its framing.
+    pub(crate) head: BytesMut,
+    /// The changes in the client's body.
+    pub(crate) changes: Changes<'a>,
+    /// Whether the request asks for a WebSocket.
+    pub(crate) upgrade: bool,
+}
+
+/// Sends a request to one instance and waits for the commit point. Fails as [`connect`],
+/// [`response_head`] and [`commit`] do, with `Rejected` (the body cannot be translated) or with
+/// `FallbackStatus`.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     attempt: Attempt<'_>,
@@ -98,27 +122,30 @@ where
         Err(error) => return Err((error.into(), upload)),
     };
     let plan = Plan::new(dispatch.job.inference(), &dispatch.route, target, translation);
-    // On a connection that was used before, a request can be lost whose engine closes it, and it
-    // cannot be told whether the engine has read it. So what must not be sent twice gets a new one.
+    // An engine may close an idle connection at the moment when a request is sent on it, and nobody
+    // knows whether it has read the request. So one that must not be sent twice gets a new one.
     let fresh = fresh || !dispatch.job.is_retryable() && !context.method().is_safe();
     let connection = match connect(context, lease.instance(), fresh, &upload).await {
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),
     };
-    let head = engine_head::for_engine(context, lease.instance(), dispatch, &plan);
-    let changes = Changes {
-        rename: plan.rename(),
-        ask_usage: plan.asks_usage(),
-        substitute: plan.substitute().cloned(),
+    let request = Outgoing {
+        head: engine_head::for_engine(context, lease.instance(), dispatch, &plan),
+        changes: Changes {
+            rename: plan.rename(),
+            ask_usage: plan.asks_usage(),
+            substitute: plan.substitute().cloned(),
+        },
+        upgrade: dispatch.job.is_websocket(),
     };
     let slot = Slot::new(lease, &context.worker().lingering);
-    let upgrade = dispatch.job.is_websocket();
-    let mut exchange = begin(context, connection, slot, head, changes, upload, upgrade);
+    let mut exchange = begin(context, connection, slot, request, upload);
     let head = match response_head(context, &mut exchange).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),
     };
     let (status, upload) = (head.status.as_u16(), exchange.upload());
+    // The client has seen nothing of this response yet, so another target's may take its place.
     if history.may_fall_back(dispatch, status, upload.is_replayable()) {
         return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
     }
@@ -136,7 +163,7 @@ where
     }
 }
 
-/// Tells the relay what is looked for in the response, and put into it.
+/// Sets the id that the relay looks for in the response, and the comments that it adds.
 fn prepare<B, W>(context: &RequestContext<W>, dispatch: &Dispatch, committed: &mut Committed<B>)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -153,7 +180,7 @@ where
     committed.relay.set_keep_alive(interval);
 }
 
-/// The translation of a request whose target gets another body in its place.
+/// Translates a request where the target needs it; None: the client's body is sent.
 async fn translate<B>(
     dispatch: &Dispatch,
     target: &Arc<Target>,
@@ -169,7 +196,7 @@ where
         return Ok(None);
     };
     let body = upload.gather();
-    if body.len() <= TRANSLATED_HERE {
+    if body.len() <= TRANSLATED_INLINE {
         return plan::translate(inference, &dispatch.route, target, &body).map(Some);
     }
     let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
@@ -178,7 +205,7 @@ where
     translated.map_err(|_| rejections::translation_failed())?.map(Some)
 }
 
-/// A pooled connection, or a new one.
+/// A pooled connection, or a new one. Fails with `Connect`.
 pub(crate) async fn connect<B, W>(
     context: &mut RequestContext<W>,
     instance: &Instance,
@@ -190,7 +217,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    // A connection that the engine may be closing is nothing for a body that cannot be sent again.
+    // A pooled connection may be stale, which only a body that can be sent again survives.
     let may_be_stale = !fresh && upload.will_be_replayable();
     let pooled = may_be_stale.then(|| context.worker().pool.take(instance)).flatten();
     let connection = if let Some(connection) = pooled {
@@ -205,28 +232,28 @@ where
     Ok(connection)
 }
 
-/// Begins to send a request with this head on this connection.
+/// Begins to send a request on this connection.
 pub(crate) fn begin<B, W>(
     context: &RequestContext<W>,
     connection: Connection,
     slot: Slot,
-    head: BytesMut,
-    changes: Changes<'_>,
+    request: Outgoing<'_>,
     mut upload: Box<Upload<B>>,
-    upgrade: bool,
 ) -> Box<Exchange<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
+    let Outgoing { head, changes, upgrade } = request;
     let method = context.method();
     let framing = Framing::of(method, upload.start_attempt(changes));
     let request = RequestHead { head, framing, expected: Expected::of(method, upgrade) };
     Exchange::new(connection, slot, upload, request, context.shared().config.timeouts)
 }
 
-/// Waits for the head of the response, while the request is sent.
+/// Waits for the head of the response, while the request is sent. Fails as [`Exchange::poll_head`]
+/// does.
 pub(crate) async fn response_head<B, W>(
     context: &mut RequestContext<W>,
     exchange: &mut Exchange<B>,
@@ -246,6 +273,7 @@ where
     head
 }
 
+/// Takes the connection out of an exchange whose engine has sent a 101.
 fn upgraded<B>(head: ResponseHead, exchange: Box<Exchange<B>>) -> Result<Outcome<B>, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -262,7 +290,8 @@ where
     }
 }
 
-/// What is done to the response on its way.
+/// The transformation of the response. A response that the engine compressed unasked passes as it
+/// is, names and usage included, since it cannot be read here.
 fn transform<B, W>(
     context: &RequestContext<W>,
     plan: Plan,
@@ -278,7 +307,7 @@ where
 {
     let shared = context.shared();
     if dispatch.job.inference().is_some() && plan::is_encoded(head) {
-        shared.metrics.encoded_answers.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.encoded_responses.fetch_add(1, Ordering::Relaxed);
         return Transform::IDENTITY;
     }
     let requester = Requester {
@@ -291,7 +320,7 @@ where
     plan.transform(head, is_event_stream, &requester)
 }
 
-/// Waits for the first byte for the client.
+/// Waits for the first byte for the client. Fails as [`Relay::poll_piece`] does.
 pub(crate) async fn commit<B, W>(
     context: &mut RequestContext<W>,
     committed: &mut Committed<B>,

@@ -27,7 +27,8 @@ use sans_io::{
     table::{Choice, Lease, Route, Target},
 };
 
-/// Tries instances until one responds, by the rules of `retry`.
+/// Tries instances until one responds, by the rules of `retry`. Fails with the failure of the last
+/// attempt; with `LostTwice`; with `ConnectTimeout` or a 503 where no instance is left.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -42,11 +43,13 @@ where
     let mut history = History::default();
     let mut fresh = false;
     loop {
-        // Before a slot is taken, since a slow client must not hold one. And for each table anew.
+        // Before a slot is taken, so that a slow client holds none. In every round, since a newer
+        // table may bring an engine that needs a translation.
         if is_translated(&dispatch) {
             receive_whole(context, &mut upload).await?;
         }
         let Some((lease, target)) = lease(context, &dispatch, &history)? else {
+            // A table that was published meanwhile may have other instances.
             if follow_table(context, caller, &mut dispatch)
                 || fall_back(context, &mut history, &dispatch, 503, &upload)
             {
@@ -58,7 +61,7 @@ where
                 rejections::unavailable(&dispatch.route.name).into()
             });
         };
-        // A fallback is better than an instance that has failed this very request.
+        // A fallback target is better than an instance that has failed this very request.
         if history.has_tried(lease.instance())
             && fall_back(context, &mut history, &dispatch, 502, &upload)
         {
@@ -82,6 +85,7 @@ where
                 return Err(history.last(failure));
             }
         }
+        // Pooled connections to an engine that has ended or restarted are all stale.
         fresh = true;
         let followed = follow_table(context, caller, &mut dispatch);
         debug!(followed_table = followed, "another attempt follows");
@@ -89,14 +93,15 @@ where
     }
 }
 
-/// Whether an engine of the route would get another body than the client's.
+/// Whether an engine of the route needs a body that is translated as a whole.
 fn is_translated(dispatch: &Dispatch) -> bool {
     dispatch.job.inference().is_some_and(|inference| {
         dispatch.route.targets().any(|target| plan::is_translated(inference, target))
     })
 }
 
-/// Waits for all of a body and takes it into memory, since its engine gets another in its place.
+/// Reads all of a body into memory, to be translated. Fails with a 413 beyond
+/// [`plan::TRANSLATED_MAX`], or as [`RequestContext::receive_until`] does.
 async fn receive_whole<B, W>(
     context: &mut RequestContext<W>,
     upload: &mut Upload<B>,
@@ -114,7 +119,8 @@ where
     poll_fn(|polled| upload.poll_load(polled)).await
 }
 
-/// Takes a slot on an instance; None: there is none to be had at the moment.
+/// Takes a slot on an instance; None: no instance is available. Fails with a 404 where the only
+/// instance that keeps the named response is gone.
 fn lease<W: ClientWatch>(
     context: &RequestContext<W>,
     dispatch: &Dispatch,
@@ -124,7 +130,7 @@ fn lease<W: ClientWatch>(
     if let Some(id) = dispatch.job.pinned() {
         let leased = dispatch.route.lease_instance(id, &shared.idle_listener);
         let leased = leased.filter(|(lease, _)| {
-            !history.was_refused_by(id) && !history.has_tried(lease.instance())
+            !history.was_unreachable(id) && !history.has_tried(lease.instance())
         });
         return leased.map(Some).ok_or_else(rejections::response_lost);
     }
@@ -132,9 +138,12 @@ fn lease<W: ClientWatch>(
         Choice { tried: history.tried(), failed: history.fallback_for(), now: shared.clock() };
     let mut random = || context.worker().random();
     let leased = dispatch.route.lease(choice, &mut random, &shared.idle_listener);
-    Ok(leased.filter(|(lease, _)| !history.was_refused_by(&lease.instance().id)))
+    // The choice takes an instance that was tried only when there is no other. One that could not
+    // even be connected to is not worth another try.
+    Ok(leased.filter(|(lease, _)| !history.was_unreachable(&lease.instance().id)))
 }
 
+/// Switches to the targets for this status, where `History::may_fall_back`; else false.
 fn fall_back<B, W>(
     context: &RequestContext<W>,
     history: &mut History,
@@ -149,29 +158,28 @@ where
 {
     let falls_back = history.fall_back(dispatch, status, upload.is_replayable());
     if falls_back {
-        debug!(status, "going over to the fallback targets");
+        debug!(status, "switching to the fallback targets");
         context.shared().metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
     falls_back
 }
 
-/// Goes over to the table of now, where the route that the request began with may have been
-/// replaced; true if it was. A route that its caller may not use any more, or not in this way, is
-/// not followed.
+/// Takes the route from the newest table; true if it was replaced there. A new version that the
+/// caller may not use any more, or not in this way, is not taken.
 fn follow_table<W: ClientWatch>(
     context: &RequestContext<W>,
     caller: &Caller,
     dispatch: &mut Dispatch,
 ) -> bool {
     let table = context.shared().table.load();
-    let may = |current: &Route| {
+    let may_use = |current: &Route| {
         let proxied = dispatch.job.is_proxy();
         caller.may_use(current)
             && (!proxied || resolve::check_proxy(current, &dispatch.path).is_ok())
     };
     let newer = table
         .route(&dispatch.route.name)
-        .filter(|current| !Arc::ptr_eq(current, &dispatch.route) && may(current))
+        .filter(|current| !Arc::ptr_eq(current, &dispatch.route) && may_use(current))
         .cloned();
     newer.is_some_and(|newer| {
         dispatch.route = newer;

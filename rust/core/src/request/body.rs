@@ -1,4 +1,4 @@
-//! Response bodies: our own, and an engine's as it is relayed to one client.
+//! Response bodies: local ones, and an engine's as it is relayed to one client.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ use crate::{
 };
 use sans_io::{api::error::Dialect, seam::End};
 
-/// A response on its way to a client, or an end of the connection without one.
+/// The response to a client; the error ends its connection (HTTP/2: its stream) without one.
 pub(crate) type ResponseResult<B, W> = Result<Response<ResponseBody<B, W>>, Truncated>;
 
 /// Aborts the response: hyper closes the connection without the terminator, so the client sees a
@@ -29,31 +29,33 @@ pub(crate) struct Truncated;
 
 /// The body of any response.
 pub(crate) enum ResponseBody<B, W> {
-    /// One of ours.
+    /// A local one, in one piece.
     Full(Bytes),
-    /// An engine's.
+    /// An engine's, or the management API's.
     Relayed(Box<RelayedBody<B, W>>),
 }
 
-/// An engine's response on its way to one client.
+/// An engine's response, read as its client reads.
 pub(crate) struct RelayedBody<B, W> {
     relay: Relay<B>,
-    /// The piece that was read before the head was handed on.
+    /// The piece that was read before the head was sent; None: it was taken.
     first: Option<Bytes>,
     progress: Progress,
+    /// Sees the client leave.
     watch: W,
+    /// The shape of an error in a stream.
     dialect: Dialect,
-    /// A comment for the end of a stream.
+    /// A comment behind the last frame of a stream; None: none.
     last_comment: Option<Bytes>,
 }
 
-/// How far a relayed body is.
+/// The progress of a relayed body.
 enum Progress {
-    /// There is more to come.
+    /// The engine has more to send.
     Relaying(Box<Accounting>),
-    /// The next thing that hyper is told is that the response is truncated.
+    /// The next poll returns [`Truncated`].
     Truncating,
-    /// The request is recorded; nothing comes any more.
+    /// The request is recorded, and nothing follows.
     Finished,
 }
 
@@ -63,7 +65,8 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    /// `first`: the first piece; None: the body is empty. `last_comment` follows a stream's end.
+    /// `first`: the first piece; None: the body is empty. `last_comment`: sent behind the last
+    /// frame.
     pub(crate) fn new(
         relay: Relay<B>,
         first: Option<Bytes>,
@@ -82,7 +85,7 @@ where
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(self.hand_on(first))));
+            return Poll::Ready(Some(Ok(self.emit(first))));
         }
         let accounting = match &mut self.progress {
             Progress::Relaying(accounting) => accounting,
@@ -99,7 +102,8 @@ where
             return Poll::Ready(Some(Err(Truncated)));
         }
         match ready!(self.relay.poll_piece(context, &mut accounting.timeline)) {
-            Some(Ok(piece)) => Poll::Ready(Some(Ok(self.hand_on(piece)))),
+            Some(Ok(piece)) => Poll::Ready(Some(Ok(self.emit(piece)))),
+            // The last frame was the stream's own end mark. All that was lost is the last chunk.
             Some(Err(_)) if self.relay.is_finished() => {
                 self.relay.abort();
                 self.finish(End::Done);
@@ -107,6 +111,7 @@ where
             }
             Some(Err(failure)) => self.truncate(context, &failure),
             None => {
+                // No comment inside a frame: it would become a part of it.
                 let last = self.last_comment.take().filter(|_| self.relay.at_frame_edge());
                 self.finish(End::Done);
                 Poll::Ready(last.map(|comment| Ok(Frame::data(comment))))
@@ -114,21 +119,24 @@ where
         }
     }
 
-    fn hand_on(&mut self, piece: Bytes) -> Frame<Bytes> {
+    /// Counts a piece that is sent now. The request is recorded with its last one, since hyper does
+    /// not poll again where it knows the length.
+    fn emit(&mut self, piece: Bytes) -> Frame<Bytes> {
         if let Progress::Relaying(accounting) = &mut self.progress {
             accounting.add_bytes_out(piece.len());
             if let Some(id) = self.relay.take_response_id() {
-                accounting.made_response(id);
+                accounting.remember_response(id);
             }
         }
-        if self.relay.is_over() && self.last_comment.is_none() {
+        if self.relay.has_ended() && self.last_comment.is_none() {
             self.finish(End::Done);
         }
         Frame::data(piece)
     }
 
-    /// The engine failed after the first byte was handed on. A stream gets one more event that says
-    /// so, then the connection ends; anything else is truncated.
+    /// Ends a response whose engine failed behind the commit point. A stream between two frames
+    /// gets an error event as its last one. Anything else is truncated, since more bytes would be
+    /// taken for the engine's.
     fn truncate(
         &mut self,
         context: &mut Context<'_>,
@@ -150,14 +158,14 @@ where
         if let Some(event) = event {
             return Poll::Ready(Some(Ok(Frame::data(event))));
         }
-        // One pause, in which hyper sends what it was handed: the client must see that a response
-        // had begun.
+        // One pause, in which hyper flushes the head and the pieces so far. An error at once would
+        // discard them, and the client would not see that a response had begun.
         self.progress = Progress::Truncating;
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Records the request. Where the engine has not finished, its work is stopped.
+    /// Records the request, and stops the engine's work unless it is done.
     fn finish(&mut self, end: End) {
         if end != End::Done {
             self.relay.abort();

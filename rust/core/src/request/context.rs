@@ -1,4 +1,4 @@
-//! What the stages of one request share.
+//! State shared by the stages of one request.
 
 use std::{
     future::{Future, poll_fn},
@@ -22,19 +22,21 @@ use sans_io::{
     codec::headers,
 };
 
-/// One request that goes on to an engine or to the management API.
+/// One request to an engine or to the management API.
 pub(crate) struct RequestContext<W> {
     worker: Rc<Worker>,
     parts: Parts,
-    /// The client's address.
+    /// The client's IP address, or `unix`.
     peer: Rc<str>,
     endpoint: &'static Endpoint,
+    /// The request's counters, timeline and record.
     pub(crate) accounting: Box<Accounting>,
+    /// Sees the client leave.
     watch: W,
 }
 
 impl<W: ClientWatch> RequestContext<W> {
-    /// In a box: it is handed from stage to stage, and would be copied at each.
+    /// A boxed context: stages pass it by value, and would copy it each time.
     pub(crate) fn new(
         worker: Rc<Worker>,
         parts: Parts,
@@ -46,53 +48,64 @@ impl<W: ClientWatch> RequestContext<W> {
         Box::new(Self { worker, parts, peer, endpoint, accounting, watch })
     }
 
+    /// The worker that serves the request.
     pub(crate) fn worker(&self) -> &Worker {
         &self.worker
     }
 
+    /// The state of all workers.
     pub(crate) fn shared(&self) -> &Shared {
         &self.worker.shared
     }
 
+    /// The request's head.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
 
+    /// The request's method.
     pub(crate) fn method(&self) -> &Method {
         &self.parts.method
     }
 
+    /// The client's IP address, or `unix`.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
     }
 
+    /// The endpoint that the request was identified as.
     pub(crate) fn endpoint(&self) -> &'static Endpoint {
         self.endpoint
     }
 
+    /// Whether the request goes to the management API.
     pub(crate) fn is_management(&self) -> bool {
         self.endpoint.kind == Kind::Management
     }
 
+    /// The watch over the client's connection.
     pub(crate) fn watch(&self) -> &W {
         &self.watch
     }
 
-    /// Leaves of it what a response needs.
-    #[expect(clippy::boxed_local, reason = "it is in a box already, and would be copied out of it")]
+    /// The parts that a response needs.
+    #[expect(
+        clippy::boxed_local,
+        reason = "a context lives in its box, and would be copied out of it"
+    )]
     pub(crate) fn into_accounting(self: Box<Self>) -> (Box<Accounting>, W) {
         (self.accounting, self.watch)
     }
 
-    /// Whether the client asks for a WebSocket, over a protocol that has them here.
+    /// Whether the client asks for a WebSocket over HTTP/1.1, the one version that has them here.
     pub(crate) fn asks_websocket(&self) -> bool {
         self.parts.version == Version::HTTP_11
             && self.parts.method == Method::GET
             && headers::asks_websocket(&self.parts.headers)
     }
 
-    /// Reads the body until `enough`, or all of it. Fails when the client leaves, stops sending, or
-    /// sends what is out of order.
+    /// Reads the body until `enough`, or to its end. Fails with `ClientLeft`, `BodyTimeout`,
+    /// `Rejected` (malformed or too large) or `Spool`.
     pub(crate) async fn receive_until<B>(
         &mut self,
         upload: &mut Upload<B>,
@@ -122,8 +135,8 @@ impl<W: ClientWatch> RequestContext<W> {
         Ok(())
     }
 
-    /// Notes how much of the body has come, and whether it is whole.
-    pub(crate) fn note_received<B>(&mut self, upload: &Upload<B>)
+    /// Notes how much of the body was received, and whether it is whole.
+    fn note_received<B>(&mut self, upload: &Upload<B>)
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
@@ -133,7 +146,7 @@ impl<W: ClientWatch> RequestContext<W> {
     }
 }
 
-/// Drives a request until it is committed, or its client has left.
+/// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.
 pub(crate) async fn unless_client_left<T>(
     watch: &impl ClientWatch,
     span: &Span,
@@ -143,6 +156,7 @@ pub(crate) async fn unless_client_left<T>(
     poll_fn(|context| {
         let _entered = span.enter();
         let done = work.as_mut().poll(context);
+        // Dropping `work` closes the engine's connection, which is how an engine is told to stop.
         if done.is_pending() && watch.poll_left(context).is_ready() {
             return Poll::Ready(Err(Failure::ClientLeft));
         }

@@ -1,4 +1,4 @@
-//! A request whose route is known: what goes to an engine, and by which rules.
+//! A request whose route is known: its path and job at an engine.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -8,36 +8,39 @@ use sans_io::{
     table::Route,
 };
 
-/// One request's way to the engines of a route.
+/// One request, bound to a route.
 pub(crate) struct Dispatch {
+    /// The public name's route. A retry may replace it by its successor in a newer table.
     pub(crate) route: Arc<Route>,
-    /// The path toward the engine, unless the plan of an attempt has another.
+    /// The path at the engine, without the query, unless the plan of an attempt has another.
     pub(crate) path: Cow<'static, str>,
+    /// The engine's part.
     pub(crate) job: Job,
 }
 
-/// The engine's part of a request.
+/// The work that a request asks of an engine.
 pub(crate) enum Job {
-    /// `POST` of a body that was looked into.
+    /// `POST` of a body that was scanned.
     Inference {
+        /// The treatment by the endpoint.
         inference: Inference,
-        /// The client compressed it, and it was decoded here.
+        /// The client's body was compressed, and is decoded here.
         decoded: bool,
-        /// It is JSON, whatever the client called it.
+        /// The body is JSON, whatever its `Content-Type` says.
         json: bool,
-        /// The instance that keeps the response from which this one goes on.
+        /// The id of the instance that keeps the response which this request continues.
         instance: Option<Arc<str>>,
     },
-    /// A request for a response that this instance keeps. `cancel`: it is `POST .../cancel`.
+    /// A request about a response that this instance keeps. `cancel`: it is `POST .../cancel`.
     StoredResponse { instance: Arc<str>, cancel: bool },
     /// A WebSocket whose query names the model.
     Realtime,
-    /// A request that is not looked into beyond its model. `websocket`: it asks for one.
+    /// A request of the generic proxy, scanned for its model at most. `websocket`: it asks for one.
     Proxy { websocket: bool },
 }
 
 impl Job {
-    /// The treatment of request and response; None: nothing is looked into.
+    /// The treatment of request and response; None: both pass through unread.
     pub(crate) fn inference(&self) -> Option<Inference> {
         match self {
             Self::Inference { inference, .. } => Some(*inference),
@@ -46,7 +49,7 @@ impl Job {
         }
     }
 
-    /// Whether a request that reached an engine which then died may be sent once more.
+    /// Whether a request that was delivered to an engine which then died may be sent once more.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Inference { inference, .. } => inference.retryable,
@@ -55,7 +58,7 @@ impl Job {
         }
     }
 
-    /// The only instance that can do it.
+    /// The id of the only instance that can do it; None: any instance of the route can.
     pub(crate) fn pinned(&self) -> Option<&Arc<str>> {
         match self {
             Self::Inference { instance, .. } => instance.as_ref(),
@@ -69,7 +72,7 @@ impl Job {
         matches!(self, Self::Realtime)
     }
 
-    /// Whether it leads to any path of the engine but the administrative ones.
+    /// Whether it is a request of the generic proxy.
     pub(crate) fn is_proxy(&self) -> bool {
         matches!(self, Self::Proxy { .. })
     }
@@ -79,15 +82,15 @@ impl Job {
         matches!(self, Self::Realtime | Self::Proxy { websocket: true })
     }
 
-    /// What is special about the head toward the engine. `translated`: neither the body nor its
-    /// dialect is the client's.
+    /// Options for the head toward the engine. `translated`: another body, in another dialect,
+    /// replaces the client's.
     pub(crate) fn for_engine(&self, translated: bool) -> ForEngine {
         let (decoded, json) = match self {
             Self::Inference { decoded, json, .. } => (*decoded, *json),
             _ => (false, false),
         };
         ForEngine {
-            // What is not looked into may be compressed as the client likes.
+            // A response that passes unread may be compressed as the client likes.
             encoded_response: matches!(self, Self::Realtime | Self::Proxy { .. }),
             decoded,
             json,

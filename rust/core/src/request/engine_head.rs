@@ -1,5 +1,5 @@
-//! The head of a request toward an engine or the management API, but for its framing, which the
-//! exchange adds.
+//! Builds the head of a request toward an engine or the management API. The exchange adds the
+//! framing field and the empty line.
 
 use bytes::{BufMut, BytesMut};
 
@@ -13,17 +13,17 @@ use sans_io::{
     table::Instance,
 };
 
-/// Enough for most heads, in bytes.
-const USUAL: usize = 512;
+/// The buffer's first capacity, enough for most heads, in bytes.
+const CAPACITY: usize = 512;
 
-/// The head toward an instance.
+/// The head toward an engine. The plan may replace the path, and the model in the query.
 pub(crate) fn for_engine<W: ClientWatch>(
     context: &RequestContext<W>,
     instance: &Instance,
     dispatch: &Dispatch,
     plan: &Plan,
 ) -> BytesMut {
-    let mut head = BytesMut::with_capacity(USUAL);
+    let mut head = BytesMut::with_capacity(CAPACITY);
     let path = plan.path().unwrap_or(&dispatch.path);
     write(&mut head, &[context.method().as_str(), " ", path]);
     if let Some(query) = context.parts().uri.query() {
@@ -38,27 +38,27 @@ pub(crate) fn for_engine<W: ClientWatch>(
     write(&mut head, &[" HTTP/1.1\r\nhost: ", &instance.host, "\r\n"]);
     let with = dispatch.job.for_engine(plan.substitute().is_some());
     headers::put_for_engine(&mut head, &context.parts().headers, with);
-    write_own(&mut head, context, instance);
+    write_our_fields(&mut head, context, instance);
     head
 }
 
-/// The head toward the management API, which is served by this instance.
+/// The head toward the management API: the client's own, with its address and scheme.
 pub(crate) fn for_management<W: ClientWatch>(
     context: &RequestContext<W>,
     instance: &Instance,
 ) -> BytesMut {
-    let mut head = BytesMut::with_capacity(USUAL);
+    let mut head = BytesMut::with_capacity(CAPACITY);
     let target = context.parts().uri.path_and_query().map_or("/", |target| target.as_str());
     write(&mut head, &[context.method().as_str(), " ", target, " HTTP/1.1\r\n"]);
     let scheme = context.shared().scheme(context.peer());
     headers::put_for_control_plane(&mut head, &context.parts().headers, context.peer(), scheme);
-    write_own(&mut head, context, instance);
+    write_our_fields(&mut head, context, instance);
     head
 }
 
-/// The credential of the instance, and an id for this attempt alone: an engine takes it for the id
-/// of its work.
-fn write_own<W: ClientWatch>(
+/// Writes the instance's credential, and an id of this attempt alone. An engine uses it as the id
+/// of its work, where a retry must not collide with the attempt before it.
+fn write_our_fields<W: ClientWatch>(
     head: &mut BytesMut,
     context: &RequestContext<W>,
     instance: &Instance,

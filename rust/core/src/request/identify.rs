@@ -1,4 +1,4 @@
-//! The endpoint of a request, or why it has none.
+//! Finds the endpoint of a request, and rejects heads that are ambiguous.
 
 use http::{Method, Version, header, request::Parts};
 
@@ -8,21 +8,24 @@ use sans_io::api::{
     error::{ApiError, Cause, Dialect},
 };
 
-/// The path in the records of requests that have no endpoint.
+/// Stands for the path in the records of requests without an endpoint.
 const UNKNOWN: &str = "unknown";
 
-/// A request without an endpoint.
+/// A request that is rejected because its head is malformed or its endpoint unknown.
 pub(crate) struct Unidentified {
-    /// For its record.
+    /// The path for its record: the endpoint's, or `unknown`.
     pub(crate) path: &'static str,
+    /// The shape of the error.
     pub(crate) dialect: Dialect,
+    /// The client's error: 400, 404 or 405.
     pub(crate) error: ApiError,
 }
 
-/// Finds the endpoint of a request whose head is in order.
+/// The endpoint of a request whose head is well-formed.
 pub(crate) fn endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified> {
     let found = endpoints::find(&parts.method, parts.uri.path());
     if let Err(error) = check_head(parts) {
+        // The error still has the shape that clients of this path expect.
         let dialect = found.map_or_else(|missing| missing.dialect(), |found| found.dialect);
         return Err(Unidentified { path: UNKNOWN, dialect, error });
     }
@@ -41,6 +44,7 @@ pub(crate) fn endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified>
     })
 }
 
+/// Rejects CONNECT and TRACE, and heads that two readers could take for two different requests.
 fn check_head(parts: &Parts) -> Result<(), ApiError> {
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         let message = "This server is no forward proxy: it takes no CONNECT and no TRACE.";

@@ -1,4 +1,4 @@
-//! Responses of the data plane itself, without an engine and without Python.
+//! The local endpoints: models, health and metrics, without an engine and without Python.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use sans_io::{
     table::{Route, Table},
 };
 
-/// The response to a request of this kind.
+/// The response of a local endpoint. Fails with 401, 403, or 404 for a model.
 pub(crate) fn respond(
     shared: &Shared,
     local: Local,
@@ -43,6 +43,7 @@ pub(crate) fn respond(
     })
 }
 
+/// One model, if it is ready and the caller may use it; else it does not exist for the caller.
 fn show_model(
     shared: &Shared,
     caller: &Caller,
@@ -55,7 +56,7 @@ fn show_model(
     Ok(json(&describe(&route, asks_meta(query))))
 }
 
-/// The route of this public name.
+/// The route of this public name, or a 404.
 pub(crate) fn find_route(shared: &Shared, name: &str) -> Result<Arc<Route>, ApiError> {
     shared.table.load().route(name).cloned().ok_or_else(|| model_not_found(name))
 }
@@ -87,6 +88,7 @@ fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
     )
 }
 
+/// A model in OpenAI's shape.
 fn describe(route: &Route, with_meta: bool) -> serde_json::Value {
     let mut model = json!({"id": &*route.name, "object": "model", "created": route.created, "owned_by": "gpustack"});
     if with_meta {
@@ -107,6 +109,7 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + '
         .map(|(_, value)| percent_decode(&value.replace('+', " ")))
 }
 
+/// 200 if inference requests can be served; else 503 with the reason.
 fn readyz(shared: &Shared) -> Response<Bytes> {
     let table = shared.table.load();
     let why_not = if shared.is_draining() {

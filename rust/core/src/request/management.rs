@@ -1,4 +1,4 @@
-//! Requests that the management API answers, on its Unix socket.
+//! Requests to the management API, forwarded to its Unix socket.
 
 use bytes::Bytes;
 use http_body::Body;
@@ -7,7 +7,7 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        attempt::{self, Committed, Failed, Outcome},
+        attempt::{self, Committed, Failed, Outcome, Outgoing},
         context::RequestContext,
         engine_head, rejections,
         relay::Relay,
@@ -19,7 +19,8 @@ use crate::{
 };
 use sans_io::{api::transform::Transform, codec::headers, table::Lease};
 
-/// Passes a request on, unread, and its response back as it comes.
+/// Forwards a request unread, and its response as it comes. Fails with a 503 where the management
+/// API is not reachable, or as [`attempt::response_head`] and [`attempt::commit`] do.
 pub(crate) async fn forward<B, W>(
     context: &mut RequestContext<W>,
     body: B,
@@ -38,6 +39,8 @@ where
         let lease = lease.ok_or_else(rejections::no_management)?;
         match send(context, lease, fresh, upload).await {
             Ok(outcome) => return Ok(outcome),
+            // Once more on a new connection, if the request changes nothing: a stale one may have
+            // delivered it.
             Err((Failure::StaleConnection, body))
                 if body.is_replayable() && context.method().is_safe() && !fresh =>
             {
@@ -49,6 +52,7 @@ where
     }
 }
 
+/// One attempt, up to the first byte of the response's body.
 async fn send<B, W>(
     context: &mut RequestContext<W>,
     lease: Lease,
@@ -65,10 +69,13 @@ where
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),
     };
-    let head = engine_head::for_management(context, lease.instance());
+    let request = Outgoing {
+        head: engine_head::for_management(context, lease.instance()),
+        changes: Changes::default(),
+        upgrade: false,
+    };
     let slot = Slot::new(lease, &context.worker().lingering);
-    let changes = Changes::default();
-    let mut exchange = attempt::begin(context, connection, slot, head, changes, upload, false);
+    let mut exchange = attempt::begin(context, connection, slot, request, upload);
     let head = match attempt::response_head(context, &mut exchange).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),

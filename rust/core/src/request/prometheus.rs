@@ -41,13 +41,13 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         ),
         (
             "gpustack_fast_fallbacks_total",
-            "Requests that went over to a fallback target.",
+            "Requests that switched to a fallback target.",
             &metrics.fallbacks,
         ),
         (
             "gpustack_fast_encoded_answers_total",
             "Responses that engines compressed unasked, and that passed without being looked into.",
-            &metrics.encoded_answers,
+            &metrics.encoded_responses,
         ),
         ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
     ] {
@@ -121,7 +121,7 @@ fn instance_families(text: &mut String, table: &Table) {
         (
             "gpustack_fast_instance_requests_total",
             "counter",
-            "Requests that were given to an instance.",
+            "Requests that were sent to an instance.",
             requests,
         ),
         (

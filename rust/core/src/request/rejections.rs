@@ -1,4 +1,4 @@
-//! Errors that the data plane itself returns: what a client is told of each failure.
+//! The errors that the data plane itself returns: one place for the text of every failure.
 
 use http::Method;
 
@@ -12,38 +12,38 @@ use sans_io::{
     seam::End,
 };
 
-/// What a 503 says in `Retry-After`, in seconds.
+/// The `Retry-After` of errors that pass by themselves, in seconds.
 const RETRY_AFTER: u32 = 2;
 
-/// What a client is told when it gets nothing of an engine's, and how its record ends. None: the
-/// client has left.
+/// The error for a request that failed before the commit point, and the end of its record. None:
+/// the client has left.
 pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
     let bad_gateway = |message: String| ApiError::new(Cause::BadGateway, message);
     Some(match failure {
         Failure::ClientLeft => return None,
         Failure::Rejected(error) => (error, End::Refused),
         Failure::BodyTimeout => {
-            let message = "The request body stopped arriving (the body timeout is over). Send the \
+            let message = "The request body stopped arriving (the body timeout has passed). Send the \
                 request again.";
             (ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
         }
         Failure::Spool(error) => {
             let message = format!(
-                "The request body is too large for memory and could not be kept in a file: {}. \
+                "The request body is too large for memory and could not be buffered in a file: {}. \
                  The operator must give the data directory room.",
                 error.kind()
             );
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
         }
         Failure::ConnectTimeout => {
-            let message = "No engine could be connected to in time (the connect timeout is over). \
+            let message = "No engine could be connected to in time (the connect timeout has passed). \
                 Try again in a few seconds.";
             let error = ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER);
             (error, End::Timeout)
         }
         Failure::FirstFrameTimeout | Failure::IdleTimeout => {
-            let message = "The engine sent no first frame in time (the first-frame timeout is \
-                over). Try again later or raise the timeout.";
+            let message = "The engine sent no first frame in time (the first-frame timeout \
+                has passed). Try again later or raise the timeout.";
             (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
         }
         Failure::Protocol(error) => {
@@ -52,7 +52,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         }
         Failure::Unusable(error) => {
             let message = format!(
-                "The engine's response cannot be passed on: {error}. Check that the model's \
+                "The engine's response cannot be relayed: {error}. Check that the model's \
                  engine does what this endpoint asks."
             );
             (bad_gateway(message), End::EngineError)
@@ -69,19 +69,19 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         | Failure::ConnectionLost(_)
         | Failure::FallbackStatus(_) => {
             let message =
-                "The engine ended before it answered this request. Send the request again.";
+                "The engine ended before it responded to this request. Send the request again.";
             (ApiError::new(Cause::BadGateway, message), End::EngineDied)
         }
     })
 }
 
-/// What a client is told when its response breaks off, and how its record ends.
+/// The error for a response that is truncated behind the commit point, and the end of its record.
 pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     const REST: &str = "The response is incomplete; send the request again.";
     let (cause, what, end) = match failure {
         Failure::IdleTimeout | Failure::FirstFrameTimeout => (
             Cause::GatewayTimeout,
-            "The engine stopped sending in the middle of this response (the idle timeout is over)."
+            "The engine stopped sending in the middle of this response (the idle timeout has passed)."
                 .to_owned(),
             End::Timeout,
         ),
@@ -92,7 +92,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
         ),
         Failure::Unusable(error) => (
             Cause::BadGateway,
-            format!("The engine's response cannot be passed on: {error}."),
+            format!("The engine's response cannot be relayed: {error}."),
             End::EngineError,
         ),
         _ => (
@@ -104,19 +104,19 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     (ApiError::new(cause, format!("{what} {REST}")), end)
 }
 
-/// An engine that refuses our credential is our failure, not the client's, whose key is fine: a 401
-/// would make it throw its key away.
-pub(crate) fn credential_refused(head: &ResponseHead, endpoint: &Endpoint) -> Option<ApiError> {
+/// The error in place of an engine's 401 or 403, which is about our credential at the engine.
+/// Passed on, it would make the client distrust its own key, which is fine.
+pub(crate) fn credential_rejected(head: &ResponseHead, endpoint: &Endpoint) -> Option<ApiError> {
     let ours = matches!(endpoint.kind, Kind::Inference(_) | Kind::StoredResponse | Kind::Realtime);
-    let refused = match head.status.as_u16() {
+    let rejected = match head.status.as_u16() {
         401 => ours || endpoint.kind == Kind::GenericProxy,
-        // vLLM answers so to a WebSocket on a path that it does not have.
+        // vLLM also says 403 to a WebSocket on a path that it does not have.
         403 => ours && endpoint.kind != Kind::Realtime,
         _ => false,
     };
-    refused.then(|| {
+    rejected.then(|| {
         let message = format!(
-            "The engine refused this server's own credential (status {}). The operator must give \
+            "The engine rejected this server's own credential (status {}). The operator must give \
              this server the engine's key.",
             head.status.as_u16()
         );
@@ -124,14 +124,16 @@ pub(crate) fn credential_refused(head: &ResponseHead, endpoint: &Endpoint) -> Op
     })
 }
 
+/// 503: no instance of this route can take a request now.
 pub(crate) fn unavailable(route: &str) -> ApiError {
     let message = format!(
         "No running instances available for model {route}: its engines are starting, have failed, \
-         or cannot be reached. Try again in a few seconds; GET /v2/models tells the reason."
+         or cannot be reached. Try again in a few seconds; GET /v2/models shows the reason."
     );
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
+/// 413. `limit`: in bytes.
 pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     let message = format!(
         "The request body is larger than {limit} bytes, the most that can be translated for this \
@@ -140,20 +142,23 @@ pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     ApiError::new(Cause::TooLarge, message).closing()
 }
 
+/// 503: no table was published yet.
 pub(crate) fn starting() -> ApiError {
     let message =
         "This server is starting: it does not know its models yet. Try again in a few seconds.";
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
+/// 503: the management API cannot be connected to.
 pub(crate) fn no_management() -> ApiError {
     ApiError::new(
         Cause::Unavailable,
-        "The management API does not answer yet. Try again in a few seconds.",
+        "The management API does not respond yet. Try again in a few seconds.",
     )
     .retry_after(RETRY_AFTER)
 }
 
+/// 405, with the methods that the endpoint takes.
 pub(crate) fn wrong_method(endpoint: &Endpoint) -> ApiError {
     let allow = endpoint.methods.allow();
     let mut error = ApiError::new(
@@ -164,6 +169,7 @@ pub(crate) fn wrong_method(endpoint: &Endpoint) -> ApiError {
     error
 }
 
+/// 404 for a stored response. `why` completes the sentence.
 pub(crate) fn response_not_found(id: &str, why: &str) -> ApiError {
     ApiError::new(
         Cause::ResponseNotFound,
@@ -173,7 +179,7 @@ pub(crate) fn response_not_found(id: &str, why: &str) -> ApiError {
     )
 }
 
-/// The work was lost, by no fault of the request.
+/// 503: the translation panicked, or was cancelled by the end of the worker.
 pub(crate) fn translation_failed() -> ApiError {
     ApiError::new(
         Cause::Unavailable,
@@ -182,7 +188,7 @@ pub(crate) fn translation_failed() -> ApiError {
     .retry_after(RETRY_AFTER)
 }
 
-/// The instance that keeps a response is gone.
+/// 404: the instance that keeps a stored response is gone.
 pub(crate) fn response_lost() -> ApiError {
     let why = "the engine that made it has ended, cannot be reached, or serves another model";
     ApiError::new(
@@ -191,6 +197,7 @@ pub(crate) fn response_lost() -> ApiError {
     )
 }
 
+/// 404 for an API path that this version does not have.
 pub(crate) fn no_such_endpoint(method: &Method, path: &str) -> ApiError {
     ApiError::new(
         Cause::NotFound,

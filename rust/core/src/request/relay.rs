@@ -1,4 +1,4 @@
-//! An engine's response on its way, transformed for the client. It knows nothing of who reads it.
+//! An engine's response, transformed piece by piece. It knows nothing of its reader.
 
 use std::{
     rc::Rc,
@@ -27,28 +27,30 @@ use sans_io::{
 
 /// A task that has relayed so many bytes without a pause lets others run.
 const BURST: usize = 256 * 1024;
-/// The comment for a stream whose engine is silent.
+/// The comment in a stream whose engine is silent.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// See the module.
+/// The response of one exchange, transformed for the client.
 pub(crate) struct Relay<B> {
     exchange: Box<Exchange<B>>,
     transform: Transform,
+    /// Takes the connection when the response has ended in order.
     pool: Rc<Pool>,
-    /// Looks for the id of the response that the engine keeps.
+    /// Finds the id of a response that the engine stores; None: it stores none, or the id was
+    /// taken.
     response_id: Option<ResponseIdFinder>,
     keep_alive: KeepAlive,
-    /// Bytes handed on since the last pause.
+    /// Bytes relayed since the last pause.
     burst: usize,
 }
 
 /// Comments in a stream whose engine is silent.
 #[derive(Default)]
 struct KeepAlive {
-    /// None: there are none.
+    /// The silence after which a comment is sent; None: none is sent.
     interval: Option<Duration>,
     timer: PhaseTimer,
-    /// Since when nothing was handed on.
+    /// The begin of the present silence; None: the last poll gave a piece.
     quiet_since: Option<Instant>,
 }
 
@@ -57,36 +59,37 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    /// `pool` takes the connection when the response has ended in order.
+    /// A relay of a response whose head was read. `pool` gets the connection back.
     pub(crate) fn new(exchange: Box<Exchange<B>>, transform: Transform, pool: Rc<Pool>) -> Self {
         let (response_id, keep_alive) = (None, KeepAlive::default());
         Self { exchange, transform, pool, response_id, keep_alive, burst: 0 }
     }
 
-    /// Looks for the id of the response that the engine keeps, from now on.
+    /// Makes the relay look for the id of the response, which the engine stores.
     pub(crate) fn look_for_response_id(&mut self) {
         self.response_id = Some(ResponseIdFinder::new());
     }
 
-    /// Puts a comment wherever an event stream is silent for so long; None: nowhere.
+    /// Sets the silence after which an event stream gets a comment; None: never.
     pub(crate) fn set_keep_alive(&mut self, interval: Option<Duration>) {
         self.keep_alive.interval = interval.filter(|_| self.transform.is_event_stream());
     }
 
-    /// The id of the response that the engine keeps, once, when it was seen.
+    /// The id of the stored response, once, after it was seen.
     pub(crate) fn take_response_id(&mut self) -> Option<String> {
         let id = self.response_id.as_ref()?.found()?.to_owned();
         self.response_id = None;
         Some(id)
     }
 
-    /// The request's body, to try another instance.
+    /// The client's body, for another attempt.
     pub(crate) fn into_upload(self) -> Box<Upload<B>> {
         self.exchange.into_upload()
     }
 
-    /// The next bytes for the client; None at the end. A failure leaves whatever was held back
-    /// unsaid.
+    /// The next bytes for the client; None at the end. Fails as [`Exchange::poll_data`] does, with
+    /// `ConnectionLost` (a stream without its end mark) or with `Unusable`. Bytes that the
+    /// transform holds back are lost then.
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -101,6 +104,7 @@ where
             return polled;
         }
         let since = *self.keep_alive.quiet_since.get_or_insert_with(Instant::now);
+        // A comment inside a frame would become a part of it.
         if !self.transform.at_frame_edge()
             || self.keep_alive.timer.poll(context, since, self.keep_alive.interval).is_pending()
         {
@@ -110,6 +114,7 @@ where
         Poll::Ready(Some(Ok(Bytes::from_static(KEEP_ALIVE))))
     }
 
+    /// The engine's next bytes, transformed, without comments.
     fn poll_engine(
         &mut self,
         context: &mut Context<'_>,
@@ -120,18 +125,19 @@ where
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while !self.exchange.is_over() {
+        while !self.exchange.has_ended() {
             let Poll::Ready(data) = self.exchange.poll_data(context)? else {
                 self.burst = 0;
                 return Poll::Pending;
             };
             let done = self.exchange.is_done();
-            // An event stream that ends with its connection has ended only if it said so: else the
-            // engine died.
+            // The end of a connection can be a death. A JSON body shows that by itself; an event
+            // stream is whole only if its last frame said so.
             if done && self.exchange.was_close_delimited() && !self.transform.may_end_here() {
                 return Poll::Ready(Some(Err(TransformError::Incomplete.into())));
             }
             let piece = self.transform_piece(data, done, timeline)?;
+            // Before the last piece goes out, so that the client's next request finds it pooled.
             if done {
                 self.exchange.finish(&self.pool);
             }
@@ -143,6 +149,7 @@ where
         Poll::Ready(None)
     }
 
+    /// Transforms a piece. `done`: it is the last one.
     fn transform_piece(
         &mut self,
         data: Bytes,
@@ -163,7 +170,7 @@ where
         Ok(piece)
     }
 
-    /// Ends it at once: the connection closes, which stops the engine's work.
+    /// Closes the connection at once, which stops the engine's work.
     pub(crate) fn abort(&mut self) {
         self.exchange.abort();
     }
@@ -173,36 +180,35 @@ where
         self.exchange.instance()
     }
 
-    /// The tokens that the engine counted, as far as it said.
+    /// The tokens that the engine counted; None: it has not said.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.transform.usage()
     }
 
-    /// Whether the bytes that were handed on are a JSON document of ours, whatever the engine sent.
+    /// Whether the engine's body was replaced by a JSON document, whatever type the engine says.
     pub(crate) fn rewrites_body(&self) -> bool {
         self.transform.rewrites_body()
     }
 
-    /// Whether nothing of a frame has been handed on without its end, so that an event of ours may
-    /// follow.
+    /// Whether the bytes so far end between two frames, so that a comment or event may follow.
     pub(crate) fn at_frame_edge(&self) -> bool {
         self.transform.at_frame_edge()
     }
 
-    /// Whether the engine has sent its last byte, and all was handed on.
-    pub(crate) fn is_over(&self) -> bool {
-        self.exchange.is_over()
+    /// Whether the response has ended: nothing more will come.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exchange.has_ended()
     }
 
-    /// Whether the engine's last frame said that the stream is finished; all that a lost connection
-    /// can take away then is framing.
+    /// Whether the last frame said that the stream is finished. A connection that is lost
+    /// afterwards takes only framing with it.
     pub(crate) fn is_finished(&self) -> bool {
         self.transform.is_finished()
     }
 
-    /// The exact number of bytes to come, where it can be told.
+    /// The exact number of bytes to come; None: unknown.
     pub(crate) fn remaining(&self) -> Option<u64> {
-        if self.exchange.is_over() {
+        if self.exchange.has_ended() {
             return Some(0);
         }
         self.transform.keeps_length().then(|| self.exchange.remaining())?

@@ -1,4 +1,4 @@
-//! Finds the model of a request and the route that it names.
+//! Finds the model that a request names, and the model's route.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -27,14 +27,14 @@ use sans_io::{
     table::{Route, has_dot_segment},
 };
 
-/// The way of a request to its engines, and its body, of which as much was read as that takes.
+/// A request with its route, and its body, which was read only as far as the route depends on it.
 pub(crate) type Resolved<B> = (Dispatch, Box<Upload<B>>);
 
-/// Finds the route of a request of a kind that engines answer.
+/// Finds the route of a request that engines serve. Fails with `Rejected` (no such model, not
+/// allowed, malformed), or as [`RequestContext::receive_until`] does.
 pub(crate) async fn resolve<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
-    kind: Kind,
     body: B,
 ) -> Result<Resolved<B>, Failure>
 where
@@ -42,11 +42,12 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let (dispatch, upload) = match kind {
+    let (dispatch, upload) = match context.endpoint().kind {
         Kind::Inference(inference) => by_body(context, caller, inference, body).await?,
         Kind::StoredResponse => by_response_id(context, caller, body)?,
         Kind::Realtime => by_query(context, caller, body)?,
         Kind::GenericProxy => by_number_or_header_or_body(context, caller, body).await?,
+        // `serve` has dealt with both already; neither may ever reach an engine.
         Kind::Local(_) | Kind::Management => {
             let (method, path) = (context.method(), context.parts().uri.path());
             return Err(rejections::no_such_endpoint(method, path).into());
@@ -57,7 +58,7 @@ where
     Ok((dispatch, upload))
 }
 
-/// `POST` with the model in the body.
+/// `POST` of a body that names the model.
 async fn by_body<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -72,9 +73,10 @@ where
     let headers = &context.parts().headers;
     let coding = inflate::coding(headers)
         .map_err(|error| ApiError::new(Cause::UnsupportedEncoding, error.to_string()).closing())?;
-    // The earlier response may be named behind the model.
+    // `previous_response_id`, which decides the instance, may stand behind `model`.
     let needs_all = inference.operation == Operation::CreateResponse;
     let reading = match inference.body {
+        // Clients of the form endpoints may send JSON instead; engines take both.
         BodyKind::Form if !headers::is_json(headers) => {
             let content_type = headers.get(header::CONTENT_TYPE);
             Reading::Form(content_type.map_or(b"", |kind| kind.as_bytes()))
@@ -96,7 +98,7 @@ where
     Ok((dispatch, upload))
 }
 
-/// What the Responses API has below `/v1/responses/`.
+/// A path of the Responses API below `/v1/responses/`.
 fn by_response_id<B, W>(
     context: &RequestContext<W>,
     caller: &Caller,
@@ -193,7 +195,7 @@ where
     Ok((Dispatch { route, path: Cow::Owned(path), job: Job::Proxy { websocket } }, upload))
 }
 
-/// `/NUMBER/...`: the route of that number, and the path below.
+/// `/NUMBER/...`: the route of that number, and the path below it.
 fn by_number(shared: &Shared, path: &str) -> Option<(Arc<Route>, String)> {
     let rest = &path[1..];
     let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -203,8 +205,8 @@ fn by_number(shared: &Shared, path: &str) -> Option<(Arc<Route>, String)> {
     Some((route, below.to_owned()))
 }
 
-/// Whether a route leads to this path of its engines; the error says why not. Whichever target will
-/// be chosen, the path must be no administrative one: so it is asked of all, before one is.
+/// Rejects a path of the generic proxy that the route does not open. Administrative paths of any
+/// target are shut, since the target is not chosen yet.
 pub(crate) fn check_proxy(route: &Route, path: &str) -> Result<(), ApiError> {
     if !route.generic_proxy {
         let message = format!(
@@ -223,7 +225,7 @@ pub(crate) fn check_proxy(route: &Route, path: &str) -> Result<(), ApiError> {
     Err(ApiError::new(Cause::NotFound, message))
 }
 
-/// Reads a JSON body until its model is known.
+/// Reads an uncompressed JSON body until its model is known.
 async fn receive_model<B, W>(
     context: &mut RequestContext<W>,
     body: B,
@@ -244,7 +246,7 @@ where
     Ok(upload)
 }
 
-/// A body that is only carried.
+/// A body that is passed through without being scanned.
 fn unread<B, W>(context: &RequestContext<W>, body: B) -> Result<Box<Upload<B>>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -262,7 +264,7 @@ where
     upload.model().map(|model| &*model.name)
 }
 
-/// The route of a public name, if the caller may use it.
+/// The route of a public name, if the caller may use it; None stands for a name that is missing.
 fn find_route(
     shared: &Shared,
     caller: &Caller,
@@ -277,7 +279,7 @@ fn find_route(
     Ok(route)
 }
 
-/// The instance that made a response of this caller's.
+/// The id of the instance that keeps a response of this caller's.
 fn owner(shared: &Shared, caller: &Caller, id: &str) -> Result<Arc<str>, ApiError> {
     let key = caller.key().map(|key| &*key.id);
     shared.responses.find(key, id).map(|made| made.instance).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Response heads: relayed ones, and those of our own.
+//! Builds response heads: relayed ones, and those of local responses and errors.
 
 use std::sync::Arc;
 
@@ -28,9 +28,11 @@ use sans_io::{
     seam::End,
 };
 
+/// The content type of bodies that are made here.
 const JSON: &str = "application/json";
 
-/// The response that the client gets: an engine's, a WebSocket, or why there is none.
+/// The response for the client: an engine's, a WebSocket, or an error. Fails only where the client
+/// has left.
 pub(crate) fn respond<B, W>(
     context: Box<RequestContext<W>>,
     outcome: Result<Outcome<B>, Failure>,
@@ -53,8 +55,7 @@ where
     }
 }
 
-/// A request that an engine has failed is worth a line; one that was rejected, or whose client has
-/// left, only to somebody who looks for it.
+/// Logs a failed request: at warn if an engine failed it, at debug if its client did.
 fn log(failure: &Failure, accounting: &Accounting) {
     match failure {
         Failure::ClientLeft | Failure::BodyTimeout | Failure::Rejected(_) => {
@@ -67,6 +68,7 @@ fn log(failure: &Failure, accounting: &Accounting) {
     }
 }
 
+/// The response to a request that failed.
 fn failed<B, W: ClientWatch>(
     context: Box<RequestContext<W>>,
     error: &ApiError,
@@ -88,7 +90,7 @@ where
     W: ClientWatch,
 {
     let Committed { head, is_event_stream, relay, first } = committed;
-    if let Some(error) = rejections::credential_refused(&head, context.endpoint()) {
+    if let Some(error) = rejections::credential_rejected(&head, context.endpoint()) {
         return failed(context, &error, End::EngineError);
     }
     context.accounting.respond(head.status.as_u16(), is_event_stream);
@@ -101,13 +103,14 @@ where
     if is_error && first.is_none() && may_have_body && !management {
         return explained_error(accounting, dialect, status, headers);
     }
-    let tells = accounting.shared().config.response_extras.server_timing_in_streams;
-    let comment = (is_event_stream && !management && tells).then(|| accounting.timeline.comment());
+    let has_timing = accounting.shared().config.response_extras.server_timing_in_streams;
+    let comment =
+        (is_event_stream && !management && has_timing).then(|| accounting.timeline.comment());
     let body = RelayedBody::new(relay, first, accounting, watch, dialect, comment);
     response(status, headers, ResponseBody::Relayed(Box::new(body)))
 }
 
-/// The fields of an engine's response that pass on, and ours.
+/// The fields of an engine's response, without its address and with our own fields.
 fn relayed_headers<B, W>(
     context: &RequestContext<W>,
     head: ResponseHead,
@@ -122,9 +125,11 @@ where
     let mut headers = head.headers;
     headers::drop_engine_address(&mut headers, &relay.instance().host);
     headers::put_request_id(&mut headers, context.accounting.request_id());
+    // hyper sets the length of a body; a response to HEAD has none to set it by.
     if let Some(length) = head.content_length.filter(|_| *context.method() == Method::HEAD) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
+    // So that no cache and no proxy in front of us holds the stream back.
     if is_event_stream {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
@@ -148,8 +153,7 @@ fn tunnel<B, W: ClientWatch>(
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     context.accounting.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
     let (mut accounting, watch) = context.into_accounting();
-    // The end of a tunnel is in its own bytes: what is still unsent must not be thrown away by a
-    // reset.
+    // A WebSocket ends by a frame of its own. A reset would discard one that is still unsent.
     connection.unfinished = false;
     let from_engine = connection.buffer.split().freeze();
     let tunnel = Tunnel::new(connection, from_engine, move |ended: Ended| {
@@ -164,7 +168,7 @@ fn tunnel<B, W: ClientWatch>(
     response(StatusCode::SWITCHING_PROTOCOLS, headers, body)
 }
 
-/// An engine's error without a word gets ours: no client gets an empty body.
+/// An engine's error with an empty body gets one, since SDKs show the body to people.
 fn explained_error<B, W>(
     mut accounting: Box<Accounting>,
     dialect: Dialect,
@@ -174,7 +178,7 @@ fn explained_error<B, W>(
     let cause = if status.is_server_error() { Cause::BadGateway } else { Cause::BadRequest };
     let error = ApiError::new(
         cause,
-        format!("The engine answered with status {} and no explanation.", status.as_u16()),
+        format!("The engine responded with status {} and no explanation.", status.as_u16()),
     );
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     headers.remove(header::CONTENT_ENCODING);
@@ -183,7 +187,7 @@ fn explained_error<B, W>(
     response(status, headers, ResponseBody::Full(body))
 }
 
-/// A response of ours to a request that has no endpoint, or whose endpoint is local.
+/// The error of a request that has no endpoint, or whose endpoint is local.
 pub(crate) fn rejected<B, W: ClientWatch>(
     accounting: Box<Accounting>,
     dialect: Dialect,
@@ -193,6 +197,7 @@ pub(crate) fn rejected<B, W: ClientWatch>(
     rejection(accounting, dialect, error, End::Refused, watch)
 }
 
+/// A local error, with the fields that belong to it.
 fn rejection<B, W: ClientWatch>(
     accounting: Box<Accounting>,
     dialect: Dialect,
@@ -226,7 +231,7 @@ fn rejection<B, W: ClientWatch>(
     response(status, headers, ResponseBody::Full(error.body(dialect, &id)))
 }
 
-/// A good response of the data plane's own.
+/// A successful response of a local endpoint.
 pub(crate) fn local<B, W>(
     mut accounting: Box<Accounting>,
     local: Response<Bytes>,
@@ -240,6 +245,7 @@ pub(crate) fn local<B, W>(
     Response::from_parts(parts, ResponseBody::Full(body))
 }
 
+/// Adds `Server-Timing`, where it is configured.
 fn put_server_timing(headers: &mut HeaderMap, accounting: &Accounting) {
     if accounting.shared().config.response_extras.server_timing
         && let Some(value) = accounting.timeline.header()

@@ -1,51 +1,56 @@
-//! The rules by which a failed attempt is followed by another, or by none.
+//! The rules of retries and fallbacks: whether a failed attempt is followed by another one.
 
 use std::sync::Arc;
 
 use crate::{failure::Failure, request::dispatch::Dispatch};
 use sans_io::table::Instance;
 
-/// So many engines may end while they work on a request; no further one gets it.
+/// Engines that may be lost to one request: a request that kills its engine must not kill them all.
 const LOST_MAX: u32 = 2;
 
-/// What the attempts of one request have come to so far.
+/// The attempts of one request so far.
 #[derive(Default)]
 pub(crate) struct History {
-    /// Instances that had the request: taken again only when there are no others.
+    /// Ids of the instances that failed the request: taken again only when there are no others.
     tried: Vec<Arc<str>>,
-    /// Instances that refused the connection: not taken again.
-    refused: Vec<Arc<str>>,
-    /// How many engines ended while they worked on it.
+    /// Ids of the instances that could not be connected to: not taken again.
+    unreachable: Vec<Arc<str>>,
+    /// Connections that ended while an engine may have been working on the request.
     lost: u32,
+    /// The last failure to connect was a timeout.
     connect_timed_out: bool,
-    /// The status with which the targets so far have failed, if the request has gone over to those
-    /// that are there for it.
+    /// The status for which the request has switched to the fallback targets; None: it has not.
     fallback_for: Option<u16>,
 }
 
 impl History {
+    /// The ids of the instances that failed the request.
     pub(crate) fn tried(&self) -> &[Arc<str>] {
         &self.tried
     }
 
+    /// Whether this instance has failed the request.
     pub(crate) fn has_tried(&self, instance: &Instance) -> bool {
         self.tried.contains(&instance.id)
     }
 
-    pub(crate) fn was_refused_by(&self, id: &Arc<str>) -> bool {
-        self.refused.contains(id)
+    /// Whether the instance of this id could not be connected to.
+    pub(crate) fn was_unreachable(&self, id: &Arc<str>) -> bool {
+        self.unreachable.contains(id)
     }
 
+    /// Whether the last failure to connect was a timeout.
     pub(crate) fn connect_timed_out(&self) -> bool {
         self.connect_timed_out
     }
 
+    /// The status for which the request has switched to the fallback targets; None: it has not.
     pub(crate) fn fallback_for(&self) -> Option<u16> {
         self.fallback_for
     }
 
-    /// Whether a response of this status may be dropped for a fallback target's: at most once, and
-    /// only for a request that any instance can do and whose body can be sent again.
+    /// Whether the request may switch to the targets for this status. It may at most once, if any
+    /// instance can serve it and its body can be sent again.
     pub(crate) fn may_fall_back(&self, dispatch: &Dispatch, status: u16, replayable: bool) -> bool {
         self.fallback_for.is_none()
             && dispatch.job.pinned().is_none()
@@ -53,7 +58,7 @@ impl History {
             && dispatch.route.has_fallback(status)
     }
 
-    /// Goes over to the targets that are there for this status, where that may be; else false.
+    /// Switches to the targets for this status, where `may_fall_back`; else false.
     pub(crate) fn fall_back(&mut self, dispatch: &Dispatch, status: u16, replayable: bool) -> bool {
         let may = self.may_fall_back(dispatch, status, replayable);
         if may {
@@ -62,9 +67,9 @@ impl History {
         may
     }
 
-    /// Whether another instance of the same targets may be tried after this failure of `instance`,
-    /// which is remembered: freely while nothing was delivered; once more after an engine ended
-    /// with the request, where its job allows that.
+    /// Notes this failure of `instance`, and says whether the same targets may be tried again.
+    /// They may freely while nothing was delivered. After a delivery they may once, if the job is
+    /// retryable.
     pub(crate) fn allows_retry(
         &mut self,
         failure: &Failure,
@@ -74,13 +79,13 @@ impl History {
     ) -> bool {
         let allowed = match failure {
             Failure::Connect(error) => {
-                self.refused.push(Arc::clone(&instance.id));
+                self.unreachable.push(Arc::clone(&instance.id));
                 self.connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
                 true
             }
             Failure::StaleConnection => {
-                // Most likely it was never read, so the instance may be tried again. But an engine
-                // that dies of the request looks the same, and two are enough.
+                // Most likely the request was never read, so the instance counts as untried. But
+                // an engine that dies of the request at once looks the same, so it counts as lost.
                 self.lost += 1;
                 return replayable;
             }
@@ -89,14 +94,16 @@ impl History {
                 let job = &dispatch.job;
                 job.is_retryable() && job.pinned().is_none() && self.lost < LOST_MAX && replayable
             }
+            // The client's own failure, or a slow or broken engine: a second one of the same model
+            // would most likely be so, too.
             _ => false,
         };
         self.tried.push(Arc::clone(&instance.id));
         allowed
     }
 
-    /// The status for which a fallback target may be tried after this failure. What an engine may
-    /// have done already is done again only where that costs nothing but time.
+    /// The status for which a fallback target may be tried after this failure; None: none may. Work
+    /// that an engine may have done is done again only if the job is retryable.
     pub(crate) fn fallback_status(&self, failure: &Failure, dispatch: &Dispatch) -> Option<u16> {
         let status = match failure {
             Failure::FallbackStatus(status) => *status,
@@ -113,7 +120,7 @@ impl History {
         (self.lost < LOST_MAX).then_some(status)
     }
 
-    /// The failure that ends the request.
+    /// The failure that the client learns of: this last one, or `LostTwice`.
     pub(crate) fn last(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Connect(_)

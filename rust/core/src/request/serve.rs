@@ -22,8 +22,8 @@ use crate::{
 };
 use sans_io::{api::endpoints::Kind, codec::headers};
 
-/// Serves one request. It is polled inside the client's connection, whatever that speaks: it
-/// assumes neither one request per connection nor a thread that it may move to.
+/// Serves one request, over HTTP/1.1 or HTTP/2. The future runs inside the task of its connection
+/// or stream and stays on its thread. The error makes hyper end the connection or reset the stream.
 pub(crate) async fn serve<B, W>(
     worker: Rc<Worker>,
     peer: Rc<str>,
@@ -60,8 +60,8 @@ where
     respond::respond(context, outcome)
 }
 
-/// Admits the caller, finds the model and its route, and tries instances until one responds. The
-/// response is relayed, and the request recorded, behind the head that `respond` makes.
+/// Admits the caller, finds the model and its route, and tries instances until one responds. That
+/// is the commit point: the rest of the response is relayed by `body`, which records the request.
 async fn run<B, W>(context: &mut RequestContext<W>, body: B) -> Result<Outcome<B>, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -69,11 +69,10 @@ where
     W: ClientWatch,
 {
     if context.is_management() {
-        // It checks the key itself.
+        // The management API checks keys itself.
         return management::forward(context, body).await;
     }
     let caller = admission::admit(context)?;
-    let kind = context.endpoint().kind;
-    let (dispatch, upload) = resolve::resolve(context, &caller, kind, body).await?;
+    let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
     attempts::send(context, &caller, dispatch, upload).await
 }

@@ -1,4 +1,4 @@
-//! When a request reached each of its phases, and the `Server-Timing` that tells it to the client.
+//! The timeline of a request through its phases, and the `Server-Timing` that is made of it.
 
 use std::time::Duration;
 
@@ -8,9 +8,11 @@ use tokio::time::Instant;
 
 use sans_io::api::usage::Timings;
 
-/// The moments of one request, as far as it has come. Each is read from the clock once.
+/// The begin of each phase of one request, on the monotonic clock; None: it was not reached. Each
+/// is read from the clock once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeline {
+    /// The head was read.
     began: Instant,
     /// The key was checked.
     authenticated: Option<Instant>,
@@ -18,13 +20,13 @@ pub(crate) struct Timeline {
     routed: Option<Instant>,
     /// The last attempt began.
     attempted: Option<Instant>,
-    /// It had its connection.
+    /// The last attempt had its connection.
     connected: Option<Instant>,
-    /// The engine's first frame was there.
+    /// The first bytes of the last attempt's response passed the transform.
     first_frame: Option<Instant>,
-    /// The first byte for the client was there (a frame, a comment of ours), or none will be.
+    /// The last attempt was committed, by a frame, a comment or an empty body, or failed to be.
     committed: Option<Instant>,
-    /// How long the client was waited for.
+    /// The time spent waiting for the client's body.
     waited_for_client: Duration,
 }
 
@@ -43,19 +45,22 @@ impl Timeline {
         }
     }
 
+    /// The moment when the head was read.
     pub(crate) fn began(&self) -> Instant {
         self.began
     }
 
+    /// Notes that the key was checked.
     pub(crate) fn authenticated(&mut self) {
         self.authenticated = Some(Instant::now());
     }
 
+    /// Notes that the route is known.
     pub(crate) fn routed(&mut self) {
         self.routed = Some(Instant::now());
     }
 
-    /// An attempt begins: what the one before it has reached is forgotten.
+    /// Notes that an attempt begins, and forgets the phases of the one before it.
     pub(crate) fn attempted(&mut self) {
         self.attempted = Some(Instant::now());
         self.connected = None;
@@ -63,22 +68,23 @@ impl Timeline {
         self.committed = None;
     }
 
+    /// Notes that the attempt has its connection.
     pub(crate) fn connected(&mut self) {
         self.connected = Some(Instant::now());
     }
 
-    /// The engine's first frame is there; later calls change nothing.
+    /// Notes the first bytes of the response; later calls change nothing.
     pub(crate) fn first_frame(&mut self) {
         self.first_frame.get_or_insert_with(Instant::now);
     }
 
-    /// The first byte for the client is there, or none will be; later calls change nothing.
+    /// Notes the commit point, and returns it; later calls change nothing.
     pub(crate) fn committed(&mut self) -> Instant {
         let first_frame = self.first_frame;
         *self.committed.get_or_insert_with(|| first_frame.unwrap_or_else(Instant::now))
     }
 
-    /// The timings of a response at this moment, for its usage.
+    /// The timings of a response at this moment, for its usage. Before the first frame it is now.
     pub(crate) fn timings(&self) -> Timings {
         let now = Instant::now();
         let since_begin = |time: Instant| time.duration_since(self.began).as_secs_f64() * 1e3;
@@ -88,14 +94,19 @@ impl Timeline {
         }
     }
 
+    /// Adds time spent waiting for the client's body.
     pub(crate) fn waited_for_client(&mut self, time: Duration) {
         self.waited_for_client += time;
     }
 
-    /// The phases in milliseconds. `auth`: the key's check; `route`: until the model was found, without the wait for the
-    /// client's bytes; `queue`: until the last attempt began; `connect`; `engine`: until its first
-    /// frame; `gateway`: what was ours of it all. Milliseconds; what did not come to pass is left
-    /// out.
+    /// The durations in milliseconds, of the phases that were reached:
+    ///
+    /// * `auth`: until the key was checked;
+    /// * `route`: until the route was known, without the wait for the client's body;
+    /// * `queue`: until the last attempt began;
+    /// * `connect`: until it had its connection;
+    /// * `engine`: until its commit point;
+    /// * `gateway`: all but the client's part and the last attempt's `connect` and `engine`.
     fn text(&self, prefix: &str) -> String {
         let mut text = String::with_capacity(144);
         text.push_str(prefix);
@@ -115,19 +126,19 @@ impl Timeline {
             if matches!(name, "connect" | "engine") {
                 outside += duration;
             }
-            put(&mut text, name, duration);
+            push_phase(&mut text, name, duration);
             text.push_str(", ");
         }
-        put(&mut text, "gateway", self.began.elapsed().saturating_sub(outside));
+        push_phase(&mut text, "gateway", self.began.elapsed().saturating_sub(outside));
         text
     }
 
-    /// The header's value.
+    /// The value of the header field.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         HeaderValue::try_from(self.text("")).ok()
     }
 
-    /// The header's value as a comment for a stream's end.
+    /// The value as a comment, for the end of a stream.
     pub(crate) fn comment(&self) -> Bytes {
         let mut text = self.text(": server-timing ");
         text.push_str("\n\n");
@@ -135,7 +146,8 @@ impl Timeline {
     }
 }
 
-fn put(text: &mut String, name: &str, duration: Duration) {
+/// Appends `name;dur=` and the duration in milliseconds, with three decimals.
+fn push_phase(text: &mut String, name: &str, duration: Duration) {
     let micros = duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros());
     text.push_str(name);
     text.push_str(";dur=");
@@ -151,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_phase_has_its_own_time_and_ours_is_what_is_left() {
+    async fn each_phase_has_its_own_time_and_the_gateway_has_the_rest() {
         let pause = |milliseconds| tokio::time::sleep(Duration::from_millis(milliseconds));
         let mut timeline = Timeline::begin();
         pause(1).await;
@@ -171,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_did_not_come_to_pass_is_left_out() {
+    async fn phases_that_were_not_reached_are_left_out() {
         assert_eq!(Timeline::begin().header().unwrap(), "gateway;dur=0.000");
     }
 }

@@ -1,4 +1,4 @@
-//! Serving a connection until it ends, or is told to.
+//! Graceful shutdown of one connection.
 
 use std::{
     future::{Future, poll_fn},
@@ -8,27 +8,27 @@ use std::{
 
 use crate::shared::Shared;
 
-/// Polls a connection to its end. `poll` tells, too, whether the connection should end after what
-/// it does now; it is told so itself (its second argument), once, when it does or when the drain
-/// begins.
+/// Polls a connection to its end. `poll` also returns whether the connection should end after its
+/// present work. Its second argument is true once: when it has returned that, or when the drain has
+/// begun.
 pub(crate) async fn until_served<R>(
     shared: &Shared,
     mut poll: impl FnMut(&mut Context<'_>, bool) -> (Poll<R>, bool),
 ) -> R {
-    let mut ending = pin!(shared.ending.notified());
-    let (mut registered, mut told) = (false, false);
+    let mut ending = pin!(shared.drain_changed.notified());
+    let (mut registered, mut was_told) = (false, false);
     poll_fn(|context| {
-        // Registered once, the task is woken when the drain begins; the phase is what counts from
-        // then on.
+        // Registered once, the task is woken when the drain begins. From then on the drain's phase is
+        // read at each poll.
         if !registered {
             registered = true;
             let _ = ending.as_mut().poll(context);
         }
         let (served, should_end) = poll(context, false);
-        if served.is_ready() || told || !(should_end || shared.is_draining()) {
+        if served.is_ready() || was_told || !(should_end || shared.is_draining()) {
             return served;
         }
-        told = true;
+        was_told = true;
         poll(context, true).0
     })
     .await

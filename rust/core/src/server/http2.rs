@@ -15,28 +15,29 @@ use crate::{
     worker::Worker,
 };
 
-/// What a client sends first that speaks HTTP/2 without having agreed on it (RFC 9113 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first bytes of a client that speaks HTTP/2 without an agreement by TLS (RFC 9113 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests that one connection may have in flight.
 const STREAMS: u32 = 256;
-/// What a client may send before it is read: of one request's body, and on the whole connection, so
-/// that a few bodies whose engines do not read hold up no others.
+/// Bytes of one request's body that may wait to be read.
 const STREAM_WINDOW: u32 = 512 * 1024;
+/// Bytes of all bodies of a connection that may wait to be read. There is room for several, so that
+/// a few bodies whose engines do not read hold up no others.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// How much of one answer is held for a client that reads slowly, beside the piece that is being
-/// sent.
+/// Bytes of one response that wait for a slow client, beside the piece that is being sent.
 const SEND_BUFFER: usize = 64 * 1024;
-/// A request's head, decoded.
+/// The longest head of a request, decoded, in bytes.
 const HEAD: u32 = 64 * 1024;
-/// How often a client is asked whether it is there, and how long it may take to answer.
+/// The time between two pings, which find clients that have vanished.
 const PING: Duration = Duration::from_secs(30);
+/// The time in which a client must acknowledge a ping.
 const PONG: Duration = Duration::from_secs(20);
 
-/// Serves a connection to its end. What hyper limits by itself is left as it is: streams that are
-/// reset before they are served (20), errors of ours on streams (1024), and continuations of a
-/// head.
-pub(crate) async fn serve<T: ClientStream + 'static>(
+/// Serves a connection to its end. hyper's own limits apply to streams that are reset before they are
+/// served (20), to stream errors of ours (1024), and to continuations of a head. The error is the
+/// client's.
+pub(super) async fn serve<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
     peer: Rc<str>,
@@ -64,8 +65,8 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(context);
-        // A connection without a request ends when the next one's head is due, as an HTTP/1.1
-        // connection does.
+        // Without a request for longer than the limit for the next one's head, the connection ends, as
+        // one of HTTP/1.1 does.
         let idle = streams.idle_since().is_some_and(|since| {
             timer.poll(context, since, shared.config.timeouts.head).is_ready()
         });
@@ -74,7 +75,7 @@ pub(crate) async fn serve<T: ClientStream + 'static>(
     .await
 }
 
-/// The host is where every other part looks for it.
+/// Copies `:authority` to `Host`, where every other part looks for it.
 fn put_host(request: &mut Request<Incoming>) {
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -83,13 +84,14 @@ fn put_host(request: &mut Request<Incoming>) {
     }
 }
 
-/// The running streams of a connection, as tasks.
+/// Runs the streams of a connection as tasks of its thread, and counts them.
 #[derive(Clone)]
 struct Streams(Rc<Running>);
 
+/// The running streams of a connection.
 struct Running {
     count: Cell<usize>,
-    /// When the last one ended.
+    /// The time when the last one ended, or of the connection's begin.
     since: Cell<Instant>,
 }
 
@@ -100,7 +102,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// None: streams run.
+    /// The time since which no stream has run; None: one runs.
     fn idle_since(&self) -> Option<Instant> {
         (self.0.count.get() == 0).then(|| self.0.since.get())
     }
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_answers_no_ping_is_left() {
+    async fn a_client_that_acknowledges_no_ping_is_dropped() {
         let mut config = test_support::config();
         let timeouts = json!({"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0});
         test_support::change(&mut config, json!({"timeouts": timeouts}));

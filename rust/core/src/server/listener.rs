@@ -18,10 +18,10 @@ use crate::{
 };
 use sans_io::seam::Event;
 
-/// How often idle connections and lingering slots are looked through.
+/// The time between two sweeps of idle connections and lingering slots.
 const SWEEP: Duration = Duration::from_millis(250);
 
-/// A listening socket, before workers have it.
+/// A listening socket that no worker has yet.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(std::net::TcpListener),
@@ -29,7 +29,7 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// Takes a bound, listening TCP or Unix stream socket.
+    /// Takes a bound, listening TCP or Unix stream socket. Fails for one that does not listen.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let address = rustix::net::getsockname(&socket)?;
         if !rustix::net::sockopt::socket_acceptconn(&socket)? {
@@ -43,6 +43,7 @@ impl Listener {
         })
     }
 
+    /// `IP:PORT` or `unix:PATH`.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => {
@@ -60,6 +61,7 @@ impl Listener {
         }
     }
 
+    /// The socket under another descriptor.
     fn duplicate(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
@@ -68,7 +70,8 @@ impl Listener {
     }
 }
 
-/// Starts the workers' threads. Each ends by itself when the drain is over.
+/// Starts the workers' threads, which end with the drain. Fails where the system has no room for a
+/// thread or its descriptors.
 pub(crate) fn spawn_workers(
     shared: &Arc<Shared>,
     listeners: &[Listener],
@@ -79,7 +82,7 @@ pub(crate) fn spawn_workers(
         let listeners =
             listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
         let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
-        let (tell, started) = std::sync::mpsc::channel();
+        let (report, started) = std::sync::mpsc::channel();
         std::thread::Builder::new().name(format!("{WORKER_THREAD}{number}")).spawn(move || {
             // A local runtime belongs to the thread that makes it.
             let built = tokio::runtime::Builder::new_current_thread()
@@ -87,15 +90,15 @@ pub(crate) fn spawn_workers(
                 .build_local(LocalOptions::default());
             let runtime = match built {
                 Ok(runtime) => runtime,
-                Err(error) => return drop(tell.send(Err(error))),
+                Err(error) => return drop(report.send(Err(error))),
             };
-            let _ = tell.send(Ok(()));
+            let _ = report.send(Ok(()));
             let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
             debug!(number, "worker begins");
             runtime.block_on(run(worker, listeners));
             debug!(number, "worker ends");
-            // What still runs is cut here; each request leaves its record. A name that is still
-            // being resolved, on a thread of the runtime's, is not waited for.
+            // This drops the requests that still run, each of which leaves its record. A name that is
+            // being resolved on a thread of the runtime is not waited for.
             runtime.shutdown_background();
             shared.worker_ended();
         })?;
@@ -104,7 +107,7 @@ pub(crate) fn spawn_workers(
     Ok(())
 }
 
-/// Serves until the drain is over.
+/// Serves clients until the drain has ended.
 async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     let acceptors: Vec<_> = listeners
@@ -112,7 +115,7 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
         .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener)))
         .collect();
     loop {
-        let changed = worker.shared.ending.notified();
+        let changed = worker.shared.drain_changed.notified();
         let mut changed = pin!(changed);
         // Registered before the phase is read, so that no change is missed.
         changed.as_mut().enable();
@@ -130,8 +133,8 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     sweeper.abort();
 }
 
-/// Waits until no connection is left or the deadline is over (true), or the deadline was changed
-/// (false).
+/// Waits for the end of the drain: true when no connection is left or the deadline has passed; false
+/// when the deadline was changed.
 async fn until_idle(
     worker: &Worker,
     deadline: tokio::time::Instant,
@@ -147,23 +150,24 @@ async fn until_idle(
         return false;
     }
     if worker.connections() > 0 {
-        worker.shared.cut();
+        worker.shared.begin_cutting();
     }
     true
 }
 
+/// Sweeps idle connections and lingering slots, and checks the certificate, for ever.
 async fn sweep(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.pool.sweep();
         worker.lingering.sweep();
-        look_at_certificate(&worker.shared);
+        check_certificate(&worker.shared);
     }
 }
 
-/// Takes up a renewed certificate, on a thread where reading files holds nobody up.
-fn look_at_certificate(shared: &Arc<Shared>) {
-    if shared.tls.as_ref().is_some_and(|tls| tls.is_look_due(shared.clock())) {
+/// Takes up a renewed certificate, on a thread of its own, since files may be slow.
+fn check_certificate(shared: &Arc<Shared>) {
+    if shared.tls.as_ref().is_some_and(|tls| tls.is_check_due(shared.clock())) {
         let shared = Arc::clone(shared);
         drop(tokio::task::spawn_blocking(move || match shared.tls.as_ref().map(Tls::refresh) {
             Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
@@ -175,8 +179,7 @@ fn look_at_certificate(shared: &Arc<Shared>) {
     }
 }
 
-/// Accepts on one socket. All workers accept on the same one, so that an upgrade can pass it on
-/// with its queue.
+/// Accepts on one socket, which all workers share with its one queue of clients.
 async fn accept(worker: Rc<Worker>, listener: Listener) {
     let served = match listener {
         Listener::Tcp(listener) => match TcpListener::from_std(listener) {
@@ -191,6 +194,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     debug_assert!(served.is_ok(), "a listening socket can always be registered");
 }
 
+/// Accepts TCP clients for ever.
 async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()> {
     let mut failing = Failing::default();
     loop {
@@ -207,6 +211,7 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
     }
 }
 
+/// Accepts clients of a Unix socket for ever.
 async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<()> {
     let mut failing = Failing::default();
     loop {
@@ -223,32 +228,33 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
     }
 }
 
-/// A worker well above the mean of connections skips its turn, for a moment.
+/// Lets other workers accept first, where this one has well more connections than the mean.
 async fn give_way(worker: &Worker) {
     if worker.is_crowded() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// Whether a listener cannot accept, so that this is a line when it begins and when it ends, not
-/// fifty times a second.
+/// Whether a listener cannot accept at present. It is logged when that begins and when it ends, and
+/// not fifty times a second.
 #[derive(Default)]
 struct Failing(bool);
 
 impl Failing {
-    /// A client that left before it was accepted is nothing. Without descriptors or memory only
-    /// waiting helps.
+    /// Waits after an error. Without descriptors or memory nothing else helps; a client that left
+    /// before it was accepted is no error.
     async fn pause(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
             return;
         }
         if !std::mem::replace(&mut self.0, true) {
-            warn!(%error, "clients cannot be accepted; trying on");
+            warn!(%error, "clients cannot be accepted; retrying");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
+    /// Notes that a client was accepted.
     fn accepted(&mut self) {
         if std::mem::take(&mut self.0) {
             info!("clients are accepted again");

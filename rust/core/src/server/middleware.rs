@@ -34,7 +34,7 @@ use sans_io::{
 /// The path under which OPTIONS requests are recorded.
 const OPTIONS: &str = "options";
 
-/// Serves one request; see [`serve`].
+/// Serves one request, or responds to OPTIONS by itself; see [`serve`].
 pub(crate) fn wrap<B, W>(
     worker: Rc<Worker>,
     peer: Rc<str>,
@@ -57,13 +57,13 @@ where
     }
     Middleware::Wrapped {
         cors: cors.map(|cors| (Arc::clone(cors), cors.grant(request.headers()))),
-        // hyper drops the body of a response to HEAD over HTTP/1.1 alone.
+        // hyper drops the body of a response to HEAD over HTTP/1.1, but not over HTTP/2.
         drop_body: request.method() == Method::HEAD && request.version() == Version::HTTP_2,
         inner: serve(worker, peer, request, watch),
     }
 }
 
-/// The fields of the response to an OPTIONS request; None: the request is served like any other.
+/// The fields of the response to an OPTIONS request; None: the request is served as any other is.
 fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<HeaderMap> {
     let methods = endpoints::allow(path);
     if let Some(cors) = cors.filter(|_| cors::is_preflight(request)) {
@@ -71,7 +71,7 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     }
     let mut fields = HeaderMap::new();
     if path != "*" {
-        // The generic proxy passes OPTIONS on as any method.
+        // The generic proxy and the management API take OPTIONS as any other method.
         if !matches!(endpoints::find(&Method::OPTIONS, path), Err(NotFound::WrongMethod(_))) {
             return None;
         }
@@ -83,6 +83,7 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     Some(fields)
 }
 
+/// A 204, recorded.
 fn no_content<B, W>(
     worker: &Worker,
     request: &HeaderMap,
@@ -98,13 +99,17 @@ fn no_content<B, W>(
 }
 
 pin_project! {
-    /// A response on its way, kept in one piece: a box, or an async block around it, would cost
-    /// every request.
+    /// The future of a response. It is a type of its own, since a box or an async block around the
+    /// inner future would cost every request.
     #[project = Stage]
     pub(crate) enum Middleware<B, W, F> {
+        // An OPTIONS request; None: the response was taken.
         Preflight { response: Option<Response<ResponseBody<B, W>>> },
+        // Any other request.
         Wrapped {
+            // The rules, and the origin that they grant; None: CORS is not configured.
             cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+            // It is a HEAD over HTTP/2.
             drop_body: bool,
             #[pin]
             inner: F,
@@ -134,7 +139,7 @@ impl<B, W, F: Future<Output = ResponseResult<B, W>>> Future for Middleware<B, W,
     }
 }
 
-/// Leaves of a response of ours what HEAD asks for. (An engine's response to HEAD has no body.)
+/// Replaces the body of a local response by its length. (An engine's response to HEAD has none.)
 fn drop_full_body<B, W>(response: &mut Response<ResponseBody<B, W>>) {
     if let ResponseBody::Full(bytes) = response.body_mut() {
         let length = std::mem::take(bytes).len();

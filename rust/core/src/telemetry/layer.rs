@@ -1,4 +1,4 @@
-//! From an event of `tracing` to a line in the queue.
+//! The layer that makes lines of `tracing` events.
 
 use std::{
     error::Error,
@@ -70,6 +70,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
+/// Whether the event is this crate's.
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     let path = metadata.target().strip_prefix(CRATE);
     path.is_some_and(|path| path.is_empty() || path.starts_with("::"))
@@ -81,9 +82,10 @@ fn subject(target: &str) -> String {
     path.unwrap_or(target).replace("::", ".")
 }
 
-/// What a span carries.
+/// The id of a span's request.
 struct RequestId(String);
 
+/// Finds the id among the fields of a new span.
 struct FindRequestId(Option<String>);
 
 impl Visit for FindRequestId {
@@ -116,7 +118,7 @@ impl Visit for Fields<'_> {
         self.record_str(field, &format!("{value:?}"));
     }
 
-    /// An error with what lay beneath it.
+    /// An error with its sources.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let mut text = value.to_string();
         let mut cause = value.source();

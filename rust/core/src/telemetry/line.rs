@@ -5,15 +5,15 @@ use std::{fmt::Write, time::SystemTime};
 use serde::{Serialize, Serializer};
 use tracing::Level;
 
-/// The bytes of one text in a line; a longer one is cut.
+/// The longest text in a line, in bytes; a longer one is cut.
 const LONGEST: usize = 8 * 1024;
 
-/// One line, before it has a form.
+/// One line, before it is formatted.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     time: String,
     level: &'static str,
-    /// The room that speaks, such as `upstream.pool`.
+    /// The module that logs, such as `upstream.pool`.
     subject: String,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,12 +34,14 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// A text, cut if it is too long.
     pub(super) fn text(text: &str) -> Self {
         Self::Text(cut(text))
     }
 }
 
 impl Line {
+    /// A line without a message.
     pub(super) fn new(time: SystemTime, level: Level, subject: String) -> Self {
         Self {
             // A clock before 1970 has no such form.
@@ -52,24 +54,27 @@ impl Line {
         }
     }
 
+    /// Sets the message, cut if it is too long.
     pub(super) fn set_message(&mut self, message: &str) {
         self.message = cut(message);
     }
 
-    /// Names the request that the line belongs to, unless the line has named it already.
+    /// Sets the id of the line's request, unless it is set already.
     pub(super) fn set_request_id(&mut self, id: &str) {
         self.request_id.get_or_insert_with(|| cut(id));
     }
 
+    /// Adds a field.
     pub(super) fn add(&mut self, name: &'static str, value: Value) {
         self.fields.push((name, value));
     }
 
+    /// Whether the id of the line's request is set.
     pub(super) fn names_request(&self) -> bool {
         self.request_id.is_some()
     }
 
-    /// The line with its end.
+    /// The formatted line, with its line feed.
     pub(super) fn render(&self, json: bool) -> String {
         let mut line = if json {
             // Numbers, texts and a map of them always serialise.
@@ -104,7 +109,7 @@ impl Line {
     }
 }
 
-/// Its first bytes, with a mark where there were more.
+/// The first bytes of a text, with an ellipsis where there are more.
 fn cut(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
@@ -113,7 +118,7 @@ fn cut(text: &str) -> String {
     format!("{}…", &text[..end])
 }
 
-/// Whether a terminal or a reader of lines could take it for more than a character.
+/// Whether a terminal or a reader of lines could take it for a command or an end of the line.
 fn is_control(character: char) -> bool {
     // Beside the control characters: line and paragraph separator, and what turns the direction
     // of writing.
@@ -121,6 +126,7 @@ fn is_control(character: char) -> bool {
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Appends a text, with its control characters escaped.
 fn push_escaped(line: &mut String, text: &str) {
     for character in text.chars() {
         if is_control(character) {
@@ -131,7 +137,7 @@ fn push_escaped(line: &mut String, text: &str) {
     }
 }
 
-/// A value: as it is if it is one word, else in quotes.
+/// Appends a value: as it is if it is one word, else in quotes.
 fn push_value(line: &mut String, text: &str) {
     let is_odd = |character: char| {
         character.is_whitespace() || is_control(character) || matches!(character, '"' | '\\' | '=')

@@ -1,13 +1,13 @@
 //! The log: events of `tracing`, as lines on standard error.
 //!
-//! A line goes through a bounded queue to one thread that writes, so a reader that stops holds
-//! nobody up: a line that finds no room is lost and counted. There is one log for the process,
-//! whatever the number of data planes in it. Only this crate's events are written: the libraries
-//! under it would show frames and fields.
+//! A line goes through a bounded queue to one thread that writes, so that a reader that stops blocks
+//! nobody. A line that finds no room is lost and counted. There is one log for the process, whatever
+//! the number of data planes in it. Only this crate's events are written: those of the libraries
+//! below show frames and fields.
 //!
 //! Levels, and the events that belong to each:
 //!
-//! * `error`: somebody must act. A certificate that was refused, a worker that panicked.
+//! * `error`: somebody must act. A certificate that cannot be used, a worker that panicked.
 //! * `warn`: a request or a client suffered, or may have. An instance that failed and is ejected,
 //!   requests that a drain has cut, records that were lost, a listener that cannot accept.
 //! * `info`: a state has changed. Listening, table published, keys changed, drain begun and ended,
@@ -64,9 +64,9 @@ use self::{
 };
 pub use sans_io::seam::{LogFormat, LogLevel};
 
-/// Bytes of lines that wait for the writer; as many may be on their way out.
+/// Bytes of lines that may wait for the writer. As many again may be in a write.
 const QUEUE: usize = 512 * 1024;
-/// How the threads of workers are called, before their number.
+/// The name of a worker's thread, without its number.
 pub(crate) const WORKER_THREAD: &str = "gpustack-fast-";
 
 /// Sets the level of a subscriber.
@@ -79,6 +79,7 @@ struct Log {
     json: Arc<AtomicBool>,
 }
 
+/// None: nothing was logged yet.
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Sets the level and the format of the log; for several data planes the last call counts.
@@ -102,21 +103,21 @@ pub(crate) fn lost() -> u64 {
 /// One line of the control plane's.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlPlaneLine<'a> {
-    /// How urgent it is.
+    /// The line's level.
     pub level: LogLevel,
-    /// The form that the log has.
+    /// The log's format.
     pub format: LogFormat,
     /// The module that speaks.
     pub subject: &'a str,
     /// The sentence.
     pub message: &'a str,
-    /// The request that it belongs to.
+    /// The id of the request that it belongs to.
     pub request_id: Option<&'a str>,
     /// The traceback of an exception.
     pub exception: Option<&'a str>,
 }
 
-/// Writes a line of the control plane's, whose own filter has let it pass.
+/// Writes a line of the control plane's, which has filtered it by level already.
 pub fn log(written: &ControlPlaneLine<'_>) {
     let level = match written.level {
         LogLevel::Off => return,
@@ -137,7 +138,7 @@ pub fn log(written: &ControlPlaneLine<'_>) {
     process_log().queue.push(line.render(written.format == LogFormat::Json).as_bytes());
 }
 
-/// Shows a text to the person at the terminal, as it is, behind the lines so far.
+/// Writes a text as it is, for the person at the terminal, behind the lines so far.
 pub fn show(text: &str) {
     process_log().queue.push(format!("{text}\n").as_bytes());
 }
@@ -168,7 +169,7 @@ fn process_log() -> &'static Log {
     })
 }
 
-/// Makes lines of events, from a level on that can be set; `off` at first.
+/// A subscriber that makes lines of events, and the handle on its level, which is `off` at first.
 fn subscriber(lines: Lines) -> (impl Subscriber + Send + Sync, LevelHandle) {
     let (filter, level) = reload::Layer::new(LevelFilter::OFF);
     (Registry::default().with(filter).with(lines), level)
@@ -192,8 +193,8 @@ fn loss_line(lost: u64, json: bool) -> String {
     line.render(json)
 }
 
-/// Panics of workers become lines: the standard library's own message would wait for the reader,
-/// and may hold a piece of a body (that of a string cut within a character does).
+/// Logs panics of workers. The standard library's own message would wait for the reader, and may hold
+/// a piece of a body: that of a string cut within a character does.
 fn report_panics() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -203,13 +204,14 @@ fn report_panics() {
             return previous(panic);
         }
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        // A message that was formatted may hold anything; a literal is ours.
         let reason = panic.payload().downcast_ref::<&'static str>().copied();
         tracing::error!(location, reason, "a worker panicked; this is a mistake in the program");
     }));
 }
 
-/// Standard error, whatever is behind it at the time, without the lock of the standard library's:
-/// that would be held for as long as a reader takes.
+/// Standard error without the standard library's lock, which would be held for as long as a reader
+/// takes.
 struct StandardError;
 
 impl Write for StandardError {

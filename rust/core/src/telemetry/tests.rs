@@ -32,7 +32,7 @@ impl Own {
         self.level.reload(filter(level)).unwrap();
     }
 
-    /// What was written so far, without the times.
+    /// The lines written so far, without their times.
     fn lines(&mut self) -> Vec<String> {
         self.queue.push(b"                         end\n");
         assert!(self.queue.flush(Duration::from_secs(60)));
@@ -99,7 +99,7 @@ fn fields_have_their_types_and_errors_their_causes() {
     struct Outer(io::Error);
     impl std::fmt::Display for Outer {
         fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            formatter.write_str("no answer")
+            formatter.write_str("no response")
         }
     }
     impl std::error::Error for Outer {
@@ -115,7 +115,7 @@ fn fields_have_their_types_and_errors_their_causes() {
     assert_eq!(
         own.lines(),
         [
-            "INFO  telemetry.tests all a=1 b=-1 c=true d=0.5 e=x f=\"y z\" error=\"no answer: reset\""
+            "INFO  telemetry.tests all a=1 b=-1 c=true d=0.5 e=x f=\"y z\" error=\"no response: reset\""
         ]
     );
 }

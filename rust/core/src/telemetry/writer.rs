@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-/// Lines that wait for the writer. Its lock is never held while something is written, so whoever
-/// has a line waits for no reader.
+/// Lines that wait for the writer. The lock is never held during a write, so that nobody who logs
+/// waits for a reader.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Bytes that may wait.
@@ -20,16 +20,19 @@ pub(super) struct Queue {
     lost: AtomicU64,
 }
 
+/// The part behind the lock.
 #[derive(Debug, Default)]
 struct State {
+    /// Whole lines.
     waiting: Vec<u8>,
-    /// What the writer has taken is not written yet.
+    /// Lines that the writer has taken are not written yet.
     writing: bool,
-    /// Lost lines of which no line has told yet.
-    untold: u64,
+    /// Lost lines that no line has reported yet.
+    unreported: u64,
 }
 
 impl Queue {
+    /// An empty queue. `capacity`: the bytes that may wait.
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity, state: Mutex::default(), changed: Condvar::new(), lost: AtomicU64::new(0) }
     }
@@ -60,7 +63,7 @@ impl Queue {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Writes lines for ever. `loss_line` makes the line that tells how many were lost.
+    /// Writes lines for ever. `loss_line` makes the line that reports a number of lost ones.
     pub(super) fn write_to(&self, mut sink: impl Write, loss_line: impl Fn(u64) -> String) {
         let mut batch = Vec::new();
         loop {
@@ -73,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// Takes the lines that wait, as soon as there are any; how many were lost behind them.
+    /// Waits for lines and takes them. Returns the number of lines that were lost behind them.
     fn next(&self, batch: &mut Vec<u8>) -> u64 {
         batch.clear();
         let mut state = self.lock();
@@ -85,10 +88,10 @@ impl Queue {
             .unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(batch, &mut state.waiting);
         state.writing = true;
-        std::mem::take(&mut state.untold)
+        std::mem::take(&mut state.unreported)
     }
 
-    /// A sink that fails loses what it has not taken; the next lines are tried again.
+    /// Writes lines. A sink that fails loses those that it has not taken.
     fn write(&self, sink: &mut impl Write, mut lines: &[u8]) {
         while !lines.is_empty() {
             match sink.write(lines) {
@@ -102,8 +105,9 @@ impl Queue {
         }
     }
 
+    /// Counts lost lines.
     fn lose(&self, state: &mut State, lines: u64) {
-        state.untold += lines;
+        state.unreported += lines;
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
 
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_blocks_nobody_and_lost_lines_are_counted_and_told() {
+    fn a_reader_that_stops_blocks_nobody_and_lost_lines_are_counted_and_reported() {
         let (queue, mut reader) = piped(256 * 1024);
         // More than the pipe, what is being written and the queue hold together: this ends only if
         // nobody waits for the reader.
@@ -169,16 +173,16 @@ mod tests {
         assert!(lost > 0);
         assert!(!queue.flush(Duration::from_millis(1)), "the limit ends the wait");
 
-        let (mut whole, mut told) = (0, 0);
-        while whole + told < LINES {
+        let (mut whole, mut reported) = (0, 0);
+        while whole + reported < LINES {
             for line in read_until(&mut reader, "\n").lines() {
                 match line.strip_prefix("lost ") {
-                    Some(count) => told += count.parse::<u64>().unwrap(),
+                    Some(count) => reported += count.parse::<u64>().unwrap(),
                     None => whole += u64::from(line.len() == 99),
                 }
             }
         }
-        assert_eq!((whole + told, told), (LINES, lost));
+        assert_eq!((whole + reported, reported), (LINES, lost));
 
         queue.push(b"room again\n");
         assert_eq!(read_until(&mut reader, "again\n"), "room again\n");

@@ -1,7 +1,7 @@
-//! Connections to engines: opening, reading, writing, and the pool of idle ones.
+//! Connections to engines: opening, reading and writing.
 //!
-//! They are polled inside the task of the client whose request they carry: no channel, no second
-//! task.
+//! A connection is polled inside the task of the client whose request it carries, without a channel
+//! or a task of its own.
 
 use std::{
     collections::VecDeque,
@@ -21,14 +21,16 @@ use tokio_util::io::poll_read_buf;
 
 use sans_io::table::{Address, Instance};
 
-/// Room for one read, and the most room when an engine sends faster than that.
+/// The room for one read, in bytes.
 const READ: usize = 16 * 1024;
+/// The most room for one read, which grows while an engine fills it.
 const READ_MOST: usize = 128 * 1024;
-/// With less room than this a read gets a fresh buffer.
+/// The least room for one read; with less in it, the buffer is reallocated.
 const READ_LEAST: usize = 4 * 1024;
 /// The most slices of one write.
 const SLICES: usize = 16;
 
+/// The socket, of either kind.
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -90,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// One non-blocking look: an idle connection must have nothing to read, not even its end.
+    /// Whether there is nothing to read, not even an end.
     fn is_quiet(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = match self {
@@ -104,18 +106,19 @@ impl Stream {
 /// A connection to an engine.
 pub(crate) struct Connection {
     stream: Stream,
-    /// Bytes that were read and not yet used.
+    /// Bytes that were read and not used yet.
     pub(crate) buffer: BytesMut,
+    /// The room for the next read, in bytes.
     read_size: usize,
-    /// Requests that it has carried, this one included.
+    /// The requests that it has carried, the present one included.
     pub(crate) requests: u32,
-    /// A request or its response is not whole: closing it must reset it.
+    /// Whether a request or its response is not whole, so that closing must reset the connection.
     pub(crate) unfinished: bool,
 }
 
 impl Drop for Connection {
-    /// A plain close would leave its end behind bytes that an engine does not read, perhaps for
-    /// ever; a reset overtakes them. (A Unix socket's end is seen at once.)
+    /// Resets an unfinished TCP connection. The end of a plain close stands behind bytes that an
+    /// engine may never read; a reset overtakes them. The end of a Unix socket is seen at once.
     fn drop(&mut self) {
         if let (true, Stream::Tcp(stream)) = (self.unfinished, &self.stream) {
             let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
@@ -124,12 +127,13 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Whether an idle one has nothing to read.
+    /// Whether there is nothing to read, not even an end; else an idle connection is of no use.
     pub(super) fn is_quiet(&self) -> bool {
         self.stream.is_quiet()
     }
 
-    /// Opens one, within `limit`.
+    /// Opens a connection within `limit`; None: however long it takes. The error is `TimedOut`, or the
+    /// system's.
     pub(crate) async fn open(instance: &Instance, limit: Option<Duration>) -> io::Result<Self> {
         let opening = open_stream(&instance.address);
         let stream = match limit {
@@ -141,25 +145,26 @@ impl Connection {
         Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1, unfinished: true })
     }
 
-    /// Whether it was used before: then the engine may have closed it without our knowing.
+    /// Whether it has carried requests before, so that it may be stale.
     pub(crate) fn is_reused(&self) -> bool {
         self.requests > 1
     }
 
-    /// Reads once, behind what the buffer holds. 0 is the end.
+    /// Reads once into the buffer, behind the bytes in it. Gives their number; 0: the end.
     pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
             self.buffer.reserve(self.read_size);
         }
         let room = self.buffer.capacity() - self.buffer.len();
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer))?;
+        // A read that fills the room was cut by it.
         if count == room {
             self.read_size = (self.read_size * 2).min(READ_MOST);
         }
         Poll::Ready(Ok(count))
     }
 
-    /// Writes a queue until it is empty.
+    /// Writes until the queue is empty.
     pub(crate) fn poll_send(
         &mut self,
         context: &mut Context<'_>,
@@ -182,6 +187,7 @@ impl Connection {
     }
 }
 
+/// Connects to an address of either kind.
 async fn open_stream(address: &Address) -> io::Result<Stream> {
     let stream = match address {
         Address::Unix(path) => return open_unix(path).await.map(Stream::Unix),
@@ -192,8 +198,8 @@ async fn open_stream(address: &Address) -> io::Result<Stream> {
     Ok(Stream::Tcp(stream))
 }
 
-/// A Unix socket whose listener's backlog is full answers EAGAIN at once instead of letting us wait
-/// (llama.cpp's holds five). So we wait ourselves; the caller's limit ends it.
+/// Connects to a Unix socket. With a full backlog (llama.cpp's holds five) the system fails at once
+/// with EAGAIN where TCP would wait, so the waiting is done here.
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);
     loop {
@@ -207,19 +213,21 @@ async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Bytes on their way to an engine.
+/// Bytes to be written to an engine.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     pieces: VecDeque<Bytes>,
 }
 
 impl OutQueue {
+    /// Adds a piece behind the others; an empty one is left out.
     pub(crate) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.pieces.push_back(piece);
         }
     }
 
+    /// Whether everything was written.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
@@ -229,6 +237,7 @@ impl OutQueue {
         self.pieces.drain(..).flatten().collect()
     }
 
+    /// Takes off bytes that were written.
     fn advance(&mut self, mut count: usize) {
         while let Some(front) = self.pieces.front_mut() {
             if count < front.len() {

@@ -17,15 +17,15 @@ use sans_io::{
 /// The changes that one attempt makes in the body.
 #[derive(Debug, Default)]
 pub(crate) struct Changes<'a> {
-    /// The target whose name for the model replaces the client's.
+    /// The target whose name for the model replaces the client's; None: the name stays.
     pub(crate) rename: Option<&'a Target>,
     /// Whether a stream is asked for its usage.
     pub(crate) ask_usage: bool,
-    /// Sent in place of the whole body.
+    /// The body in place of the client's; None: the client's is sent.
     pub(crate) substitute: Option<Bytes>,
 }
 
-/// See the module.
+/// The edits of one attempt, by their positions in the client's body.
 #[derive(Debug, Default)]
 pub(super) struct Edits {
     model: Option<Splice>,
@@ -35,22 +35,24 @@ pub(super) struct Edits {
 /// The edit by which a stream is asked for its usage.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum UsageEdit {
-    /// The attempt asks for none, or the client does not stream.
+    /// No edit: the attempt asks for no usage, or the client does not stream.
     #[default]
     None,
-    /// Its place is not known yet: the client's own `stream_options` may still come, or the end of
-    /// the object.
+    /// The place of the edit is not known yet: it is in the client's own `stream_options` or at the
+    /// end of the object, and neither was received.
     Pending,
-    /// The client asks for it.
+    /// No edit: the client asks for the usage itself.
     AskedByClient,
-    /// It is made here.
+    /// The edit.
     Made(Splice),
 }
 
 impl Edits {
+    /// The edits of an attempt. The model was seen already: a route was found by it.
     pub(super) fn new(rename: Option<&Target>, ask_usage: bool, scan: &Scan) -> Self {
         let model = scan.model().zip(rename).map(|(model, target)| Splice {
             range: model.range.clone(),
+            // A form has the name as it is, a JSON body as a JSON string.
             text: match scan {
                 Scan::Form(_) => Bytes::copy_from_slice(target.served_name.as_bytes()),
                 Scan::None | Scan::Json(_) => target.served_json.clone(),
@@ -60,9 +62,8 @@ impl Edits {
         Self { model, usage }
     }
 
-    /// Settles the edit for usage as soon as its place is known: in the client's own
-    /// `stream_options`, whose bytes are asked for, or before the end of an object that asks for a
-    /// stream without any.
+    /// Settles the edit for usage, if its place is known by now. `bytes` gives a range of the body;
+    /// None: it is not in memory yet.
     pub(super) fn settle_usage(
         &mut self,
         scan: &Scan,
@@ -76,7 +77,7 @@ impl Edits {
         }
     }
 
-    /// The position from which on bytes must wait, since an edit may become necessary there.
+    /// The position from which on bytes must wait, since they may have to be edited.
     pub(super) fn held_from(&self, scan: &Scan) -> u64 {
         let Some(scanner) = scan.json().filter(|_| self.usage == UsageEdit::Pending) else {
             return u64::MAX;
@@ -85,7 +86,7 @@ impl Edits {
         scanner.open_stream_options().or_else(not_in_memory).unwrap_or(u64::MAX)
     }
 
-    /// By how many bytes the body becomes longer; None: it is not known yet.
+    /// The bytes by which the body grows; negative: it shrinks; None: unknown yet.
     pub(super) fn growth(&self) -> Option<i64> {
         let of_usage = match &self.usage {
             UsageEdit::Pending => return None,
@@ -95,12 +96,12 @@ impl Edits {
         Some(of_usage + self.model.as_ref().map_or(0, Splice::growth))
     }
 
-    /// Whether the client itself asks for a stream's usage, as far as was seen when that mattered.
+    /// Whether the client itself asks for a stream's usage. False also where the attempt does not.
     pub(super) fn usage_asked_by_client(&self) -> bool {
         self.usage == UsageEdit::AskedByClient
     }
 
-    /// Pushes a piece that starts at `start`, edited.
+    /// Pushes the parts of an edited piece, which starts at the position `start`.
     pub(super) fn apply(&self, piece: Bytes, start: u64, push: impl FnMut(Bytes)) {
         let usage = match &self.usage {
             UsageEdit::Made(splice) => Some(splice),
@@ -118,7 +119,7 @@ impl Edits {
 }
 
 impl UsageEdit {
-    /// The settled state of a pending one; None: it stays pending.
+    /// The settled state of a pending edit; None: it stays pending.
     fn settled(
         scanner: &Scanner,
         bytes: impl FnOnce(Range<u64>) -> Option<Vec<u8>>,

@@ -1,7 +1,7 @@
-//! One attempt: a request on its way to one instance, and that instance's response on its way back.
+//! One attempt on one connection: the request toward an instance, and its response.
 //!
-//! Both directions are polled together, since an engine may respond before it has read the request;
-//! and a write error is not the end, since the response may already lie in the socket.
+//! Both directions are polled together, since an engine may respond before it has read the request.
+//! For the same reason a write error is not the end: the response may lie in the socket already.
 
 use std::{
     io,
@@ -31,35 +31,38 @@ use sans_io::{
     table::Instance,
 };
 
-/// A pooled connection that ends sooner than this after it was taken, without a byte, was closed by
-/// the engine before it saw the request.
+/// A pooled connection that ends without a byte, sooner than this after it was taken, is stale: the
+/// engine closed it before the request arrived.
 const STALE: Duration = Duration::from_millis(50);
 
-/// A request's head toward an engine, without its framing field and empty line: they depend on the
-/// body and are added when it is sent.
+/// The head of a request toward an engine.
 pub(crate) struct RequestHead {
+    /// Request line and fields, without the framing field and the empty line.
     pub(crate) head: BytesMut,
+    /// The framing of the body.
     pub(crate) framing: Framing,
+    /// The kind of response.
     pub(crate) expected: Expected,
 }
 
-/// See the module.
+/// A request and its response on one connection. Dropping it closes the connection.
 pub(crate) struct Exchange<B> {
     upload: Box<Upload<B>>,
     slot: Slot,
-    /// None: it has ended.
+    /// None: the exchange has ended.
     active: Option<Active>,
     started: Instant,
-    /// When something last moved.
+    /// The last progress in either direction, from which all limits count.
     moved: Instant,
     limits: Timeouts,
     timer: PhaseTimer,
 }
 
-/// An exchange that has not ended, with a state for each direction. A response to a request that was
-/// not delivered is `Sending::Stopped` with `Receiving::Body`; `Open` never goes with a body.
+/// An exchange that has not ended, with a state for each direction. A response before the end of the
+/// request is `Sending::Stopped` with `Receiving::Body`; `Open` never goes with a body.
 struct Active {
     connection: Connection,
+    /// Bytes that were not written yet.
     queue: OutQueue,
     sending: Sending,
     receiving: Receiving,
@@ -68,11 +71,11 @@ struct Active {
 /// The request's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
-    /// It is being sent.
+    /// The request is being sent.
     Open(Framing),
-    /// All of it was handed to the engine's socket.
+    /// All of the request was written to the socket.
     Delivered,
-    /// The rest of it stays here: the engine reads no more, or has responded already.
+    /// The rest of the request is not sent: the engine reads no more, or has responded already.
     Stopped,
 }
 
@@ -80,7 +83,7 @@ impl<B: Body<Data = Bytes> + Unpin> Exchange<B>
 where
     B::Error: std::error::Error + 'static,
 {
-    /// Begins an attempt.
+    /// An exchange of which nothing was sent yet. `upload` has started this attempt.
     pub(crate) fn new(
         connection: Connection,
         slot: Slot,
@@ -109,14 +112,19 @@ where
         })
     }
 
-    /// Waits for the head of the response, sending meanwhile.
+    /// Waits for the head of the response, and sends meanwhile. Fails with
+    ///
+    /// * `StaleConnection` or `ConnectionLost`: the connection ended;
+    /// * `Protocol`: the head breaks HTTP;
+    /// * `FirstFrameTimeout`: the engine was silent;
+    /// * `ClientLeft`, `BodyTimeout`, `Rejected` or `Spool`: the client's body.
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Failure>> {
         loop {
             self.send(context)?;
-            let Some(active) = &mut self.active else { return Poll::Ready(Err(ended())) };
+            let Some(active) = &mut self.active else { return Poll::Ready(Err(already_ended())) };
             if let Some(head) = active.take_head()? {
                 return Poll::Ready(Ok(head));
             }
@@ -134,12 +142,13 @@ where
         }
     }
 
-    /// Waits for the next piece of the response's body; it is empty only when the body ends with it
-    /// (`is_done`).
+    /// Waits for the next piece of the response's body. Only the last piece (`is_done`) may be empty.
+    /// Fails with `ConnectionLost`, `Protocol`, `FirstFrameTimeout` (before the first piece) or
+    /// `IdleTimeout`.
     pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         let Some(Active { connection, receiving: Receiving::Body(body), .. }) = &mut self.active
         else {
-            return Poll::Ready(Err(ended()));
+            return Poll::Ready(Err(already_ended()));
         };
         loop {
             if let Some(data) = body.next(&mut connection.buffer).map_err(Failure::Protocol)? {
@@ -147,6 +156,8 @@ where
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
+                // A body without a length ends so by its framing (RFC 9112 6.3). Whether that was a
+                // death is for the caller to find out.
                 Poll::Ready(Ok(0)) if body.ends_with_connection() => {
                     return Poll::Ready(Ok(Bytes::new()));
                 }
@@ -160,14 +171,15 @@ where
         }
     }
 
-    /// Ends it after a whole response: the connection goes back to the pool if nothing speaks
-    /// against its use.
+    /// Ends the exchange after a whole response. The connection goes back to the pool if it can carry
+    /// another request.
     pub(crate) fn finish(&mut self, pool: &Pool) {
         self.slot.give_back();
         let Some(Active { mut connection, sending, receiving, .. }) = self.active.take() else {
             return;
         };
-        // The engine would take the next request for the rest of one that was not delivered.
+        // The engine would take the next request for the rest of one that was not delivered. Bytes
+        // behind the response belong to no request, so the connection cannot be trusted either.
         let delivered = sending == Sending::Delivered;
         connection.unfinished = !delivered;
         if let Some(granted) = receiving.reuse().filter(|_| delivered)
@@ -177,7 +189,7 @@ where
         }
     }
 
-    /// Moves the request on as far as both sides allow.
+    /// Sends the request as far as the client's bytes and the engine's socket allow.
     fn send(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };
         while let Sending::Open(framing) = active.sending {
@@ -186,9 +198,10 @@ where
                 match active.connection.poll_send(context, &mut active.queue) {
                     Poll::Ready(Ok(())) => {
                         self.moved = Instant::now();
+                        // An engine that streams notices a lost client at its next frame.
                         self.slot.set_lingers(!self.upload.asks_stream());
                     }
-                    // Not the end: a response may lie in the socket already.
+                    // Not the end: the response may lie in the socket already.
                     Poll::Ready(Err(_)) => active.sending = Sending::Stopped,
                     Poll::Pending => return Ok(()),
                 }
@@ -203,12 +216,13 @@ where
         Ok(())
     }
 
-    /// Waits while nothing moves, within the limit of the present phase.
+    /// Waits while nothing moves. The failure tells which phase has used up its limit.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
         let (limit, failure): (_, fn() -> Failure) = match &self.active {
             Some(Active { receiving: Receiving::Body(body), .. }) if body.has_begun() => {
                 (self.limits.idle, || Failure::IdleTimeout)
             }
+            // Not the engine's silence: it waits for the client just as we do.
             Some(active) if active.needs_client() && !self.upload.is_whole() => {
                 (self.limits.body, || Failure::BodyTimeout)
             }
@@ -217,8 +231,9 @@ where
         self.timer.poll(context, self.moved, limit).map(|()| failure())
     }
 
-    /// The connection ended before the response's head.
+    /// The failure where the connection ends before the response's head.
     fn lost(&mut self, error: io::Error) -> Failure {
+        // An engine that has ended works on nothing.
         self.slot.set_lingers(false);
         let unread = self.active.as_ref().is_some_and(|active| {
             active.connection.is_reused() && matches!(active.receiving, Receiving::Silent(_))
@@ -241,17 +256,17 @@ impl<B> Exchange<B> {
         self.response_body().and_then(ResponseBody::remaining)
     }
 
-    /// Whether the response's end is the connection's end, so that a death looks like an end.
+    /// Whether the response ends with its connection, so that a death looks like an end.
     pub(crate) fn was_close_delimited(&self) -> bool {
         self.response_body().is_some_and(ResponseBody::is_close_delimited)
     }
 
-    /// Whether it has ended.
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether the exchange has ended, by `finish` or `abort`.
+    pub(crate) fn has_ended(&self) -> bool {
         self.active.is_none()
     }
 
-    /// The request's body.
+    /// The client's body.
     pub(crate) fn upload(&self) -> &Upload<B> {
         &self.upload
     }
@@ -261,27 +276,27 @@ impl<B> Exchange<B> {
         &self.slot.instance
     }
 
-    /// Ends it at once: the connection closes, which stops the engine's work.
+    /// Ends the exchange at once. The connection is closed, which stops the engine's work.
     pub(crate) fn abort(&mut self) {
         self.active = None;
         self.slot.release();
     }
 
-    /// The connection, which speaks another protocol from now on, and the slot that it holds; the
-    /// request's body where it has ended.
+    /// The connection, for another protocol, and the slot. The error is the client's body, where the
+    /// exchange has ended.
     pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
         let Self { active, mut slot, upload, .. } = *self;
         slot.set_lingers(false);
         active.map(|active| (active.connection, slot)).ok_or(upload)
     }
 
-    /// The request's body, for another attempt.
+    /// The client's body, for another attempt. The connection is closed.
     pub(crate) fn into_upload(self: Box<Self>) -> Box<Upload<B>> {
         self.upload
     }
 
-    /// The request's body after a response that is not passed on: the engine is done with the
-    /// request.
+    /// The client's body, for another attempt after a response that is not relayed. The engine is
+    /// done with the request, so the slot is free at once.
     pub(crate) fn into_upload_after_response(mut self: Box<Self>) -> Box<Upload<B>> {
         self.slot.give_back();
         self.upload
@@ -296,14 +311,14 @@ impl<B> Exchange<B> {
 }
 
 impl Active {
-    /// Takes the response's head off what was read; None: it is not whole.
+    /// Takes the response's head off the connection's buffer; None: it is not whole.
     fn take_head(&mut self) -> Result<Option<ResponseHead>, Failure> {
         let Receiving::Head(expected) = self.receiving else { return Ok(None) };
         let (head_only, upgrade) = (expected == Expected::HeadOnly, expected == Expected::Upgrade);
         let head = http1::take_response_head(&mut self.connection.buffer, head_only, upgrade)
             .map_err(Failure::Protocol)?;
         let Some(head) = head else { return Ok(None) };
-        // The rest of the request is of no use to an engine that has responded.
+        // An engine that has responded, most likely with an error, has no use for the rest.
         if let Sending::Open(_) = self.sending {
             self.sending = Sending::Stopped;
         }
@@ -315,18 +330,19 @@ impl Active {
         }))
     }
 
-    /// Whether all that the client has sent went on, so that only more of it moves anything.
+    /// Whether all bytes of the client so far were written, so that only more of them help.
     fn needs_client(&self) -> bool {
         matches!(self.sending, Sending::Open(_)) && self.queue.is_empty()
     }
 }
 
-/// An end of the connection where more was to come.
+/// The error for a connection that ended too early. `when`: a clause for logs and clients.
 pub(crate) fn closed(when: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, when)
 }
 
-fn ended() -> Failure {
+/// A caller's mistake, which ends one request and no more.
+fn already_ended() -> Failure {
     Failure::ConnectionLost(closed("the exchange has ended"))
 }
 
@@ -401,11 +417,11 @@ mod tests {
             self.exchange.active.as_ref().unwrap().sending
         }
 
-        /// Ends it; whether its connection may carry another request.
+        /// Ends the exchange; true: its connection is back in the pool.
         fn finish(mut self) -> bool {
             assert!(self.exchange.is_done());
             self.exchange.finish(&self.pool);
-            assert!(self.exchange.is_over());
+            assert!(self.exchange.has_ended());
             self.pool.take(self.exchange.instance()).is_some()
         }
     }
@@ -475,7 +491,7 @@ mod tests {
     async fn nothing_comes_from_an_exchange_that_was_aborted() {
         let mut attempt = Attempt::begin("aborted", 1).await;
         attempt.exchange.abort();
-        assert!(attempt.exchange.is_over() && !attempt.exchange.is_done());
+        assert!(attempt.exchange.has_ended() && !attempt.exchange.is_done());
         assert!(matches!(attempt.head().await, Err(Failure::ConnectionLost(_))));
         assert!(matches!(attempt.body().await, Err(Failure::ConnectionLost(_))));
     }

@@ -5,19 +5,19 @@ use http::Method;
 
 use crate::upstream::connection::OutQueue;
 
-/// The sign by which an engine knows the end of the request's body.
+/// The framing of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is no body, and the method defines none, so that no field is needed (RFC 9110 8.6).
+    /// Empty, without a field: the method defines no body (RFC 9110 8.6).
     Bodiless,
-    /// By `Content-Length`.
+    /// `Content-Length`, in bytes.
     Length(u64),
-    /// By chunks: only the body's end will tell its length.
+    /// Chunks: the length is unknown before the body's end.
     Chunked,
 }
 
 impl Framing {
-    /// For a body of this length; None: unknown yet.
+    /// The framing for a body of this length; None: unknown.
     pub(crate) fn of(method: &Method, length: Option<u64>) -> Self {
         let defines_body =
             *method == Method::POST || *method == Method::PUT || *method == Method::PATCH;
@@ -43,7 +43,7 @@ impl Framing {
 
     /// Queues a part of the body.
     pub(super) fn push(self, queue: &mut OutQueue, part: Bytes) {
-        // An empty chunk would be the last one.
+        // An empty chunk would end the body.
         if self == Self::Chunked && !part.is_empty() {
             queue.push(Bytes::from(format!("{:x}\r\n", part.len())));
             queue.push(part);

@@ -1,4 +1,4 @@
-//! The consequences of a failure for its instance.
+//! Outlier detection: the consequences of a failure for its instance.
 
 use sans_io::{
     seam::Event,
@@ -7,10 +7,11 @@ use sans_io::{
 
 use crate::{failure::Failure, shared::Shared};
 
-/// Others are preferred to an instance that failed for so long.
+/// The time for which an instance that failed is ejected, in milliseconds: requests prefer others.
 const EJECTED_MS: u64 = 1_000;
 
-/// Counts a failure that is the instance's, prefers others for a while, and tells the control plane.
+/// Counts a failure, ejects the instance for a while, and notifies the control plane, unless the
+/// failure says nothing about the instance.
 pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
     let kind = match failure {
         Failure::Connect(_) => UpstreamError::Connect,
@@ -28,6 +29,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::Unusable(_) => return,
     };
     shared.metrics.upstream_error(kind);
+    // Failures that follow one another within that time are one event.
     let now = shared.clock();
     if instance.eject(now, now + EJECTED_MS) {
         let event = Event::InstanceFailed {

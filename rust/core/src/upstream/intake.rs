@@ -1,9 +1,8 @@
-//! A request's body on its way in: received from the client, decompressed, scanned; and kept in a
-//! file while it waits for its first attempt, if it is too large for memory.
+//! The intake of a request's body: receives it from the client, decompresses and scans it. A body
+//! that is too large for memory is spooled to a file while it waits for its first attempt.
 //!
-//! Every piece is scanned before it is handed out. So whatever makes the scan fail is found before
-//! the engine has the last byte (or the last chunk), and the engine never holds a whole request
-//! that was not found in order.
+//! Every piece is scanned before it is passed on, and the last one only if the whole body is
+//! well-formed. So an engine never gets a whole request that is not.
 
 use std::{
     pin::Pin,
@@ -29,50 +28,53 @@ use sans_io::{
     },
 };
 
-/// A task that has received so much without a pause lets others run.
+/// Bytes that a task may receive without a pause in which others run.
 const BURST: usize = 256 * 1024;
-/// A compressed body is decoded in pieces of this size.
+/// The size of the pieces in which a compressed body is decoded, in bytes.
 const DECODED: usize = 64 * 1024;
-/// A `stream_options` may be so long: it waits in memory until it is whole, since it may have to be
-/// edited.
-const STREAM_OPTIONS: u64 = 64 * 1024;
+/// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have to
+/// be edited.
+const STREAM_OPTIONS_MAX: u64 = 64 * 1024;
 
-/// See the module.
+/// The intake of one request's body.
 #[derive(Debug)]
 pub(super) struct Intake<B> {
     body: B,
     scan: Scan,
+    /// None: the body is not compressed.
     decoding: Option<Box<Decoding>>,
     limits: BodyLimits,
+    /// The `Content-Length`; None: there is none, or it counts compressed bytes.
     declared: Option<u64>,
+    /// Bytes received so far, decoded.
     received: u64,
     /// Bytes received since the last pause.
     burst: usize,
-    /// The client has sent all of it, and it was found in order.
+    /// All of it was received and found well-formed.
     whole: bool,
     stage: Stage,
 }
 
-/// The way of a piece that was received.
+/// The destination of received pieces.
 #[derive(Debug)]
 enum Stage {
-    /// No attempt has begun: into memory.
+    /// Memory: no attempt has begun.
     Buffering,
-    /// No attempt has begun, and memory is not to hold more: into the file.
+    /// The file: no attempt has begun, and memory may hold no more.
     Spooling(Box<Spool>),
-    /// An attempt has begun: out of the file, before anything else is received.
+    /// An attempt has begun. The file is read back before anything else is received.
     Unspooling(Box<Spool>),
-    /// An attempt has begun: on to the engine as fast as it comes.
+    /// The engine: an attempt has begun, and the file, if any, was read back.
     Streaming,
 }
 
-/// A compressed body's way to its plain bytes.
+/// The decompression of a body.
 #[derive(Debug)]
 struct Decoding {
     inflater: Inflater,
-    /// Bytes that have come and are not decoded yet.
+    /// Bytes that were received and are not decoded yet.
     encoded: Bytes,
-    /// The last piece was full: there may be more inside the inflater.
+    /// The last piece was full, so there may be more inside the inflater.
     more: bool,
 }
 
@@ -80,7 +82,8 @@ impl<B: Body<Data = Bytes> + Unpin> Intake<B>
 where
     B::Error: std::error::Error + 'static,
 {
-    /// A body that is read in this way, after it was decoded if it is compressed.
+    /// A body of which nothing was received yet. Fails with a 413 for a `Content-Length` over the
+    /// limit, or a 400 for a form without a usable boundary.
     pub(super) fn new(
         body: B,
         reading: Reading<'_>,
@@ -100,15 +103,15 @@ where
             decoding,
             received: 0,
             burst: 0,
-            // An empty body that is scanned is read to its end, which finds it incomplete.
+            // An empty body that is to be scanned is read to its end, where the scan rejects it.
             whole: matches!(reading, Reading::Carry) && empty,
             stage: Stage::Buffering,
             body,
         })
     }
 
-    /// Waits for the next piece, which was scanned. An empty one: it went into the file, or nothing
-    /// more will come.
+    /// Waits for the next piece, scanned. It is empty where it went into the file, and at the body's
+    /// end. Fails with `Rejected` (malformed or too large), `ClientLeft` or `Spool`.
     pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         match &mut self.stage {
             Stage::Buffering | Stage::Streaming => {}
@@ -118,6 +121,7 @@ where
         if self.whole {
             return Poll::Ready(Ok(Bytes::new()));
         }
+        // A client that sends fast would keep this task running for as long as it likes.
         if self.burst > BURST {
             self.burst = 0;
             context.waker().wake_by_ref();
@@ -131,7 +135,7 @@ where
             return Poll::Pending;
         };
         let accepted = match frame {
-            // Trailers carry nothing for an engine.
+            // Trailers carry nothing that an engine reads.
             Some(Ok(frame)) => self.accept_encoded(frame.into_data().unwrap_or_default()),
             Some(Err(error)) => return Poll::Ready(Err(body_error(&error))),
             None => self.finish().map(|()| Bytes::new()),
@@ -139,7 +143,7 @@ where
         Poll::Ready(accepted.map_err(Failure::from))
     }
 
-    /// Takes the next piece back from the file; an empty one at its end.
+    /// The next piece from the file; an empty one at its end. Fails with `Spool`.
     pub(super) fn poll_unspool(
         &mut self,
         context: &mut Context<'_>,
@@ -154,7 +158,7 @@ where
         Poll::Ready(Ok(piece.unwrap_or_default()))
     }
 
-    /// Accepts a piece as the client sent it, which may be compressed.
+    /// Accepts a piece as the client sent it, compressed or not.
     fn accept_encoded(&mut self, piece: Bytes) -> Result<Bytes, ApiError> {
         match &mut self.decoding {
             None => self.accept(piece),
@@ -165,7 +169,7 @@ where
         }
     }
 
-    /// Decodes one piece of what has come.
+    /// Decodes and accepts one piece; an empty one: more must be received.
     fn decode(&mut self) -> Result<Bytes, ApiError> {
         let plain = match &mut self.decoding {
             Some(decoding) => decoding.next()?,
@@ -174,7 +178,7 @@ where
         if plain.is_empty() { Ok(plain) } else { self.accept(plain) }
     }
 
-    /// Counts and scans a plain piece.
+    /// Counts and scans a plain piece, and passes it on.
     fn accept(&mut self, piece: Bytes) -> Result<Bytes, ApiError> {
         self.received += piece.len() as u64;
         self.burst += piece.len();
@@ -183,22 +187,24 @@ where
         }
         self.scan.feed(&piece)?;
         let open = self.scan.json().and_then(Scanner::open_stream_options);
-        if open.is_some_and(|start| self.received - start > STREAM_OPTIONS) {
+        if open.is_some_and(|start| self.received - start > STREAM_OPTIONS_MAX) {
             let message = format!(
-                "`stream_options` is longer than {STREAM_OPTIONS} bytes. Send the options alone."
+                "`stream_options` is longer than {STREAM_OPTIONS_MAX} bytes. Send the \
+                 options alone."
             );
             return Err(ApiError::new(Cause::BadRequest, message).closing());
         }
+        // The end is judged before the last piece is passed on: an error withholds its bytes.
         let ended = self.declared == Some(self.received)
             || self.decoding.is_none() && self.body.is_end_stream();
         if ended {
             self.finish()?;
         }
-        Ok(self.spool_if_too_much(piece))
+        Ok(self.spool_if_full(piece))
     }
 
-    /// Puts a piece into the file if memory is not to hold it; else gives it back.
-    fn spool_if_too_much(&mut self, piece: Bytes) -> Bytes {
+    /// Moves a piece into the file if memory may hold no more; else returns it.
+    fn spool_if_full(&mut self, piece: Bytes) -> Bytes {
         match &mut self.stage {
             Stage::Buffering if self.received > self.limits.configured.buffered_bytes() => {
                 let mut spool = Box::new(Spool::new(self.limits.spool_folder.to_path_buf()));
@@ -214,6 +220,7 @@ where
         }
     }
 
+    /// Judges the body at its end. Fails with a 400 where it is incomplete.
     fn finish(&mut self) -> Result<(), ApiError> {
         if let Some(decoding) = &self.decoding {
             decoding
@@ -228,7 +235,7 @@ where
 }
 
 impl<B> Intake<B> {
-    /// From now on pieces are handed out, those in the file first.
+    /// Passes pieces on from now on, those in the file first: an attempt begins.
     pub(super) fn start(&mut self) {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Streaming) {
             Stage::Spooling(spool) | Stage::Unspooling(spool) => Stage::Unspooling(spool),
@@ -236,42 +243,44 @@ impl<B> Intake<B> {
         };
     }
 
-    /// Bytes that the client has sent (decoded, where it compressed them).
+    /// The bytes received so far, decoded.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// The length that the client has announced; None also where it compressed the body.
+    /// The body's `Content-Length`; None: there is none, or it counts compressed bytes.
     pub(super) fn declared(&self) -> Option<u64> {
         self.declared
     }
 
-    /// The body's length, once it is known.
+    /// The body's length, decoded; None: unknown yet.
     pub(super) fn length(&self) -> Option<u64> {
         if self.whole { Some(self.received) } else { self.declared }
     }
 
-    /// Whether the client has sent all of it, and it was found in order.
+    /// Whether all of it was received and found well-formed.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Whether a part of it is in the file, to be taken back.
+    /// Whether a part of it is being read back from the file.
     pub(super) fn is_unspooling(&self) -> bool {
         matches!(self.stage, Stage::Unspooling(_))
     }
 
-    /// Whether all of it was handed out.
+    /// Whether all of it was passed on.
     pub(super) fn is_drained(&self) -> bool {
         self.whole && !matches!(self.stage, Stage::Spooling(_) | Stage::Unspooling(_))
     }
 
+    /// The scan so far.
     pub(super) fn scan(&self) -> &Scan {
         &self.scan
     }
 }
 
 impl Decoding {
+    /// A body of this coding; a piece beyond the limits is an error.
     fn new(coding: Coding, limits: &BodyLimits) -> Self {
         let caps = Caps {
             decoded: limits.configured.max_body_bytes,
@@ -280,12 +289,13 @@ impl Decoding {
         Self { inflater: Inflater::new(coding, caps), encoded: Bytes::new(), more: false }
     }
 
-    /// Whether it can go on without the client.
+    /// Whether more may be decoded of the bytes received so far.
     fn has_input(&self) -> bool {
         self.more || !self.encoded.is_empty()
     }
 
-    /// Decodes one piece; an empty one: it needs more.
+    /// Decodes one piece; an empty one: more must be received. Fails with a 413 for a body that grows
+    /// too much, or a 400.
     fn next(&mut self) -> Result<Bytes, ApiError> {
         let mut plain = BytesMut::new();
         self.inflater.decode(&mut self.encoded, &mut plain, DECODED).map_err(|error| {
@@ -297,6 +307,7 @@ impl Decoding {
     }
 }
 
+/// 413. `limit`: in bytes.
 fn too_large(limit: u64) -> ApiError {
     ApiError::new(
         Cause::TooLarge,
@@ -308,8 +319,8 @@ fn too_large(limit: u64) -> ApiError {
     .closing()
 }
 
-/// Hyper's error for a body that the client stopped sending, or sent wrongly. A malformed chunk is
-/// an I/O error of a certain kind inside hyper's own error.
+/// The failure for hyper's error of a body. A malformed chunk is an I/O error of a certain kind
+/// inside hyper's own error; anything else is a lost connection.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
     let kind = error
         .source()
@@ -333,8 +344,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A body whose pieces are all there at once. `true`: with the last one it says that it was the
-    /// last.
+    /// A body whose pieces are all there at once. `true`: it says with the last one that it has ended.
     pub(in crate::upstream) struct Ready(
         pub(in crate::upstream) VecDeque<Bytes>,
         pub(in crate::upstream) bool,
@@ -382,7 +392,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn options_that_would_fill_memory_are_refused() {
+    fn options_that_would_fill_memory_are_rejected() {
         let start = Bytes::from_static(br#"{"model":"m","stream_options":{"x":""#);
         let rest = std::iter::repeat_n(Bytes::from_static(&[b'x'; 10_000]), 100);
         let pieces = Ready(std::iter::once(start).chain(rest).collect(), false);
@@ -396,11 +406,11 @@ pub(super) mod tests {
             }
         };
         assert_eq!(error.cause, Cause::BadRequest);
-        assert!(intake.received() < 2 * STREAM_OPTIONS);
+        assert!(intake.received() < 2 * STREAM_OPTIONS_MAX);
     }
 
     #[test]
-    fn the_last_piece_of_a_body_that_is_out_of_order_is_never_handed_out() {
+    fn the_last_piece_of_a_malformed_body_is_never_passed_on() {
         let pieces = [&br#"{"model":"m","#[..], br#""n":1"#].map(Bytes::from_static);
         let mut intake =
             Intake::new(Ready(pieces.into(), true), Reading::Json, None, &limits(99, 99)).unwrap();

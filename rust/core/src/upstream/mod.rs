@@ -1,4 +1,4 @@
-//! One attempt at one engine.
+//! One attempt at one engine: `exchange` drives a `connection`, an `upload` and a response.
 
 pub(crate) mod connection;
 mod edits;

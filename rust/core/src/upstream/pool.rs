@@ -8,36 +8,42 @@ use tracing::debug;
 use crate::upstream::connection::Connection;
 use sans_io::{codec::http1::KeepAlive, table::Instance};
 
+/// An idle connection.
 struct Idle {
     connection: Connection,
     since: Instant,
+    /// The time in which it may be used again.
     limit: Duration,
 }
 
-/// By the instance's serial number; the instance is held so that its retirement is seen.
+/// The idle connections by the instance's serial number, the newest last. The instance is held so
+/// that its retirement is seen.
 type IdleByInstance = HashMap<u64, (Arc<Instance>, Vec<Idle>), foldhash::fast::RandomState>;
 
 /// One worker's idle connections.
 #[derive(Default)]
 pub(crate) struct Pool {
     idle: RefCell<IdleByInstance>,
+    /// The most idle connections to one instance.
     per_instance: usize,
 }
 
 impl Pool {
+    /// An empty pool. `per_instance`: the most idle connections to one instance.
     pub(crate) fn new(per_instance: usize) -> Rc<Self> {
         Rc::new(Self { idle: RefCell::default(), per_instance })
     }
 
-    /// The connection that was used last, if it is young enough and quiet.
+    /// Takes the connection that was used last and is neither too old nor closed; None: there is none.
     pub(crate) fn take(&self, instance: &Instance) -> Option<Connection> {
         let idle = &mut self.idle.borrow_mut();
         let (_, connections) = idle.get_mut(&instance.serial)?;
         while let Some(Idle { mut connection, since, limit }) = connections.pop() {
             if since.elapsed() >= limit {
-                // All that lie deeper are older.
+                // Those below it are older still.
                 debug!(instance = &*instance.id, "connections discarded: idle for too long");
                 connections.clear();
+            // Bytes without a request are a late part of the last response, or a timeout's error.
             } else if connection.is_quiet() {
                 debug!(
                     instance = &*instance.id,
@@ -57,8 +63,8 @@ impl Pool {
         None
     }
 
-    /// Adds a connection whose last response ended cleanly. `engine`: the limits of its `Keep-Alive`
-    /// field.
+    /// Adds a connection whose last response was whole. `engine`: the limits of the response's
+    /// `Keep-Alive` field.
     pub(crate) fn insert(
         &self,
         instance: &Arc<Instance>,
@@ -72,7 +78,7 @@ impl Pool {
             debug!(instance = id, "connection not kept: worn out, or its instance is retired");
             return;
         }
-        // An engine's own limit is shortened by what a request may need to reach it.
+        // An engine's limit is shortened by the time that a request may need to arrive.
         let allowed = engine
             .timeout
             .map_or(Duration::MAX, |time| time.saturating_sub(Duration::from_secs(1)));
@@ -91,7 +97,7 @@ impl Pool {
         }
     }
 
-    /// Closes what is too old, and all connections to instances that have been retired.
+    /// Closes connections that are too old, and all to retired instances.
     pub(crate) fn sweep(&self) {
         self.idle.borrow_mut().retain(|_, (instance, connections)| {
             connections.retain(|idle| idle.since.elapsed() < idle.limit);

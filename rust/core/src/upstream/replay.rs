@@ -1,35 +1,36 @@
-//! The pieces of a request's body in memory: those that wait for the attempt, and those that it has
-//! sent and another one may need.
+//! The replay buffer of a request's body: pieces that this attempt has not sent yet, and those that
+//! it has sent and another attempt may need.
 
 use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
-/// Waiting pieces are joined up to this size, since each has a cost of its own: a client may send
-/// single bytes.
+/// Waiting pieces are joined up to this size, in bytes. Each has a cost of its own, and a client may
+/// send single bytes.
 const JOINED: usize = 4 * 1024;
 
-/// See the module.
+/// The buffered pieces of one body.
 #[derive(Debug)]
 pub(super) struct Replay {
     pieces: VecDeque<Bytes>,
     retained: Retained,
     /// The position in the body behind the last piece that this attempt has sent.
     position: u64,
-    /// A longer body is not retained for another attempt.
+    /// The longest body that is retained for another attempt, in bytes.
     limit: u64,
 }
 
-/// The part of the body that is in memory.
+/// The part of the body that is buffered.
 #[derive(Clone, Copy, Debug)]
 enum Retained {
-    /// The body from its first byte on; this attempt has sent so many pieces of it.
+    /// The body from its first byte on. `sent`: the number of pieces that this attempt has sent.
     All { sent: usize },
-    /// Only the pieces that were not sent.
+    /// Only the pieces that were not sent yet.
     Unsent,
 }
 
 impl Replay {
+    /// An empty buffer. `limit`: the longest body that is retained for another attempt, in bytes.
     pub(super) fn new(limit: u64) -> Self {
         Self {
             pieces: VecDeque::with_capacity(2),
@@ -65,8 +66,7 @@ impl Replay {
         }
     }
 
-    /// Releases what was sent if the body, of which so many bytes have come, is too long to be
-    /// retained.
+    /// Stops retaining the body if it is longer than the limit. `length`: the bytes received so far.
     pub(super) fn note_length(&mut self, length: u64) {
         if length > self.limit {
             self.release();
@@ -75,17 +75,17 @@ impl Replay {
 
     /// Drops the pieces that were sent, and from now on each piece as it is sent. No other attempt
     /// can follow, unless nothing was sent.
-    pub(super) fn release(&mut self) {
+    fn release(&mut self) {
         self.pieces.drain(..self.sent());
         self.retained = Retained::Unsent;
     }
 
-    /// Whether an attempt can have all of the body.
+    /// Whether an attempt could send all of the body.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.retained, Retained::All { .. }) || self.position == 0
     }
 
-    /// Whether a body of this length, if it is known, will be retained once it has come.
+    /// Whether a body of this length will be retained; None: the length is unknown.
     pub(super) fn will_retain(&self, length: Option<u64>) -> bool {
         matches!(self.retained, Retained::All { .. })
             && length.is_none_or(|length| length <= self.limit)
@@ -100,8 +100,8 @@ impl Replay {
         self.position = 0;
     }
 
-    /// The next piece for this attempt, with its position in the body; None: there is none that
-    /// lies before `held_from`.
+    /// The next piece for this attempt, and its position in the body; None: there is none, or it
+    /// reaches beyond the position `held_from`.
     pub(super) fn next_before(&mut self, held_from: u64) -> Option<(u64, Bytes)> {
         let next = self.pieces.get(self.sent())?;
         let (start, end) = (self.position, self.position + next.len() as u64);
@@ -119,12 +119,12 @@ impl Replay {
         Some((start, piece))
     }
 
-    /// Whether this attempt has sent all that is here.
+    /// Whether this attempt has sent all buffered pieces.
     pub(super) fn is_exhausted(&self) -> bool {
         self.pieces.len() == self.sent()
     }
 
-    /// All that is here, as one piece.
+    /// All buffered pieces as one.
     pub(super) fn gather(&self) -> Bytes {
         match self.pieces.as_slices() {
             ([only], []) => only.clone(),
@@ -132,7 +132,7 @@ impl Replay {
         }
     }
 
-    /// The bytes of a range of the body; None: they are not in memory.
+    /// The bytes of a range of positions in the body; None: they are not all buffered.
     pub(super) fn bytes(&self, range: Range<u64>) -> Option<Vec<u8>> {
         let mut start = match self.retained {
             Retained::All { .. } => 0,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn single_bytes_are_kept_together() {
+    fn single_bytes_are_joined() {
         let text: Bytes = (0..=255).cycle().take(100_000).collect::<Vec<u8>>().into();
         let mut replay = Replay::new(64 << 20);
         for at in 0..text.len() {

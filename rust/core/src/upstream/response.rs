@@ -1,4 +1,4 @@
-//! The receiving side of an exchange: from an engine's silence to the end of its response.
+//! The receiving side of an exchange, from the engine's silence to the end of its response.
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -17,8 +17,7 @@ pub(crate) enum Expected {
 }
 
 impl Expected {
-    /// For a request with this method. `upgrade`: it asks for another protocol, which only a GET
-    /// does.
+    /// The kind for a request with this method. `upgrade`: it asks for a WebSocket.
     pub(crate) fn of(method: &Method, upgrade: bool) -> Self {
         match () {
             () if *method == Method::HEAD => Self::HeadOnly,
@@ -31,24 +30,24 @@ impl Expected {
 /// The response's progress.
 #[derive(Debug)]
 pub(super) enum Receiving {
-    /// Nothing at all.
+    /// No byte was received.
     Silent(Expected),
-    /// A part of its head, or interim responses.
+    /// Some bytes were received, but not the whole final head.
     Head(Expected),
-    /// Its head, and perhaps something of its body.
+    /// The final head was received.
     Body(ResponseBody),
 }
 
 impl Receiving {
-    /// Notes that bytes have come.
+    /// Notes that bytes were received.
     pub(super) fn note_bytes(&mut self) {
         if let Self::Silent(expected) = *self {
             *self = Self::Head(expected);
         }
     }
 
-    /// The limits within which the connection may wait for another request; None: it must not carry
-    /// one, or the response is not whole.
+    /// The engine's limits for the idle connection; None: it must not carry another request, since
+    /// the engine said so or the response is not whole.
     pub(super) fn reuse(&self) -> Option<KeepAlive> {
         match self {
             Self::Body(body) if body.is_whole() => body.reuse,
@@ -62,22 +61,23 @@ impl Receiving {
 pub(super) struct ResponseBody {
     decoder: Decoder,
     progress: Progress,
-    /// The limits of the idle connection; None: it carries no other request.
+    /// The engine's limits for the idle connection; None: it must not carry another request.
     reuse: Option<KeepAlive>,
 }
 
-/// The part of the body that has come.
+/// The progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Nothing of the body has come.
+    /// None of it was received.
     Awaited,
-    /// Something of it.
+    /// Some of it was.
     Begun,
-    /// All of it.
+    /// All of it was.
     Whole,
 }
 
 impl ResponseBody {
+    /// The body behind this head.
     pub(super) fn new(head: &ParsedHead) -> Self {
         Self {
             decoder: head.decoder.clone(),
@@ -86,10 +86,10 @@ impl ResponseBody {
         }
     }
 
-    /// Takes the next piece off what was read; None: more must be read. Only the last piece may be
-    /// empty.
+    /// Takes the next piece off the connection's buffer; None: more must be read. Only the last piece
+    /// may be empty.
     pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
-        // A body without bytes is whole before anything is read.
+        // An empty body is whole before anything is read.
         if buffer.is_empty() && !self.decoder.is_done() {
             return Ok(None);
         }
@@ -104,7 +104,7 @@ impl ResponseBody {
         Ok(Some(piece.data))
     }
 
-    /// Notes that the connection has ended. True: so has the body, as its framing has it.
+    /// Notes that the connection has ended. True: by its framing, so has the body.
     pub(super) fn ends_with_connection(&mut self) -> bool {
         if self.is_close_delimited() {
             self.progress = Progress::Whole;
@@ -112,22 +112,22 @@ impl ResponseBody {
         self.is_close_delimited()
     }
 
-    /// Whether something of it has come.
+    /// Whether a piece of it was taken.
     pub(super) fn has_begun(&self) -> bool {
         self.progress != Progress::Awaited
     }
 
-    /// Whether it is whole.
+    /// Whether its last piece was taken.
     pub(super) fn is_whole(&self) -> bool {
         self.progress == Progress::Whole
     }
 
-    /// Whether its end is the connection's end, so that a death looks like an end.
+    /// Whether it ends with its connection (RFC 9112 6.3), so that a death looks like an end.
     pub(super) fn is_close_delimited(&self) -> bool {
         self.decoder == Decoder::CloseDelimited
     }
 
-    /// The exact number of bytes to come, where the framing tells it.
+    /// The exact number of bytes to come; None: the framing does not tell.
     pub(super) fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
     }

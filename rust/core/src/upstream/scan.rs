@@ -1,4 +1,4 @@
-//! The scan of a request's body while it arrives.
+//! The scan of a request's body while it is received.
 
 use crate::limits::BodyLimits;
 use sans_io::{
@@ -9,29 +9,31 @@ use sans_io::{
     },
 };
 
-/// The reading of a body.
+/// The way in which a body is scanned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reading<'a> {
-    /// Not at all: it is only carried.
+    /// Not at all: it passes through.
     Carry,
     /// As a JSON object with a `model`.
     Json,
-    /// As a JSON object that may name an earlier response.
+    /// As a JSON object with a `model` and perhaps a `previous_response_id`.
     JsonOfResponse,
-    /// As a form with a field `model`; its `Content-Type`.
+    /// As a form with a field `model`. The value is the request's `Content-Type`.
     Form(&'a [u8]),
 }
 
 /// The scanner of one body.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it lies in a box already, and is the usual one")]
+#[expect(clippy::large_enum_variant, reason = "the upload is boxed, and this is the usual variant")]
 pub(super) enum Scan {
+    /// The body passes through.
     None,
     Json(Scanner),
     Form(Box<multipart::Scanner>),
 }
 
 impl Scan {
+    /// A scan of which nothing was read yet. Fails with a 400 for a form without a usable boundary.
     pub(super) fn new(reading: Reading<'_>, limits: &BodyLimits) -> Result<Self, ApiError> {
         Ok(match reading {
             Reading::Carry => Self::None,
@@ -49,7 +51,8 @@ impl Scan {
         })
     }
 
-    /// Reads the next piece.
+    /// Reads the next piece. Fails with a 400 that closes the connection, since more of the malformed
+    /// body may follow.
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         let rejected = |error: String| ApiError::new(Cause::BadRequest, error).closing();
         match self {
@@ -59,7 +62,7 @@ impl Scan {
         }
     }
 
-    /// Judges the body as a whole, when no more comes.
+    /// Judges the body at its end. Fails with a 400 where it is incomplete or names no model.
     pub(super) fn end(&self) -> Result<(), ApiError> {
         let rejected = |error: String| ApiError::new(Cause::BadRequest, error);
         match self {
@@ -69,7 +72,7 @@ impl Scan {
         }
     }
 
-    /// The model, once it was seen.
+    /// The model; None: not seen yet.
     pub(super) fn model(&self) -> Option<&Model> {
         match self {
             Self::None => None,
@@ -78,7 +81,7 @@ impl Scan {
         }
     }
 
-    /// Whether the client asks for a stream, as far as was seen.
+    /// Whether the client asks for a stream, in the bytes read so far.
     pub(super) fn asks_stream(&self) -> bool {
         match self {
             Self::None => false,
@@ -87,7 +90,7 @@ impl Scan {
         }
     }
 
-    /// The scanner of a JSON body.
+    /// The scanner of a JSON body; None: the body is no JSON, or not scanned.
     pub(super) fn json(&self) -> Option<&Scanner> {
         match self {
             Self::Json(scanner) => Some(scanner),

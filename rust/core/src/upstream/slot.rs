@@ -1,4 +1,4 @@
-//! The slot that a request holds on an instance.
+//! The slots that requests hold on instances, some of them beyond their end.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -6,22 +6,25 @@ use tokio::time::Instant;
 
 use sans_io::table::{Instance, Lease};
 
-/// The slot that an exchange holds on its instance. An engine that goes on with a cancelled request
-/// for a while keeps it for so long, so that balancing and drain tell the truth.
+/// The slot of one exchange. After a cancelled request it lingers for as long as the engine is known
+/// to work on, so that balancing and drains see the engine's true load.
 pub(crate) struct Slot {
+    /// The instance that the slot is on.
     pub(crate) instance: Arc<Instance>,
+    /// None: the slot was given back, or lingers.
     lease: Option<Lease>,
+    /// The worker's lingering slots.
     lingering: Rc<Lingering>,
-    /// Whether the engine goes on with the request if it is cancelled now.
+    /// Whether the engine would work on if the request were cancelled now.
     lingers: bool,
 }
 
-/// The slots of cancelled requests that engines still work on.
+/// One worker's slots of cancelled requests, each with the time until which its engine works on.
 #[derive(Debug, Default)]
 pub(crate) struct Lingering(RefCell<Vec<(Instant, Lease)>>);
 
 impl Lingering {
-    /// Gives back the slots whose time is over.
+    /// Gives back the slots whose time has passed.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|(until, _)| *until > now);
@@ -29,6 +32,7 @@ impl Lingering {
 }
 
 impl Slot {
+    /// A slot that is given back as soon as it is dropped.
     pub(crate) fn new(lease: Lease, lingering: &Rc<Lingering>) -> Self {
         Self {
             instance: Arc::clone(lease.instance()),
@@ -38,17 +42,17 @@ impl Slot {
         }
     }
 
-    /// Says whether the engine would go on with the request if it were cancelled from now on.
+    /// Sets whether the engine would work on if the request were cancelled from now on.
     pub(super) fn set_lingers(&mut self, lingers: bool) {
         self.lingers = lingers;
     }
 
-    /// The engine is done with the request.
+    /// Gives the slot back: the engine is done with the request.
     pub(super) fn give_back(&mut self) {
         self.lease = None;
     }
 
-    /// The request ends here; the engine may go on with it for a while.
+    /// Gives the slot back, or lets it linger: the request was cancelled.
     pub(super) fn release(&mut self) {
         if let Some(lease) = self.lease.take().filter(|_| self.lingers)
             && !self.instance.cancel_lag.is_zero()

@@ -1,7 +1,7 @@
-//! A request body that waits in a file until it can go on, so that memory stays small.
+//! A file for the part of a request body that memory may not hold.
 //!
-//! The file has no name: it is gone when its descriptor is, however the process ends. It is read
-//! and written on the blocking pool, since a disk may stand still.
+//! The file has no name, so that it is gone with its descriptor, however the process ends. It is
+//! read and written on the blocking pool, since a disk may stand still.
 
 use std::{
     collections::VecDeque,
@@ -16,35 +16,40 @@ use std::{
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-/// Bytes that are written, or read, at a time.
+/// Bytes of one read or write.
 const PIECE: usize = 256 * 1024;
 
-/// Bytes in a file, and those on their way into it.
+/// A queue of bytes, the front of it in a file.
 #[derive(Debug)]
-pub(crate) struct Spool {
+pub(super) struct Spool {
     folder: PathBuf,
     /// None before the first write, and while a job has it.
     file: Option<File>,
+    /// The running read or write.
     job: Option<JoinHandle<io::Result<Done>>>,
+    /// Bytes written to the file, those of the running job included.
     written: u64,
+    /// Bytes read from the file.
     read: u64,
-    /// Behind what is in the file.
+    /// The pieces behind those in the file.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
 }
 
-/// A finished job: the file, and what was read from it.
+/// A finished job.
 #[derive(Debug)]
 struct Done {
     file: File,
+    /// The piece that was read; None: the job was a write.
     read: Option<Bytes>,
-    /// Goes back to the thread that made it, so that its memory is used again there.
+    /// The pieces that were written. They are freed by the thread that allocated them, which can use
+    /// their memory again.
     _written: VecDeque<Bytes>,
 }
 
 impl Spool {
-    /// An empty one, whose file will lie in this folder.
-    pub(crate) fn new(folder: PathBuf) -> Self {
+    /// An empty queue, whose file will lie in this folder.
+    pub(super) fn new(folder: PathBuf) -> Self {
         Self {
             folder,
             file: None,
@@ -56,14 +61,14 @@ impl Spool {
         }
     }
 
-    /// Puts a piece behind the others.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    /// Adds a piece behind the others.
+    pub(super) fn push(&mut self, piece: Bytes) {
         self.waiting_bytes += piece.len();
         self.waiting.push_back(piece);
     }
 
-    /// Ready when it can take more.
-    pub(crate) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when more may be pushed. Fails where the file cannot be written.
+    pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_job(context))?;
         if self.waiting_bytes >= PIECE {
             let pieces = std::mem::take(&mut self.waiting);
@@ -87,8 +92,9 @@ impl Spool {
         Poll::Ready(Ok(()))
     }
 
-    /// The next piece, from the front; None: all were taken.
-    pub(crate) fn poll_read(
+    /// Takes the next piece from the front; None: all were taken. Fails where the
+    /// file cannot be read.
+    pub(super) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Bytes>>> {
@@ -104,7 +110,7 @@ impl Spool {
                 return Poll::Ready(Ok(piece));
             };
             let at = self.read;
-            // Made here, where it is dropped: what many threads make stays with each of them.
+            // Allocated by this thread, which frees it, too: the allocator keeps memory by thread.
             let mut piece = vec![0; left.min(PIECE)];
             self.job = Some(tokio::task::spawn_blocking(move || {
                 file.read_exact_at(&mut piece, at)?;
@@ -113,7 +119,7 @@ impl Spool {
         }
     }
 
-    /// Waits for the job that runs, if one does; what it has read.
+    /// Waits for the running job, if there is one; gives the piece that it has read.
     fn poll_job(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         let Some(job) = &mut self.job else { return Poll::Ready(Ok(None)) };
         let done = ready!(Pin::new(job).poll(context));
@@ -131,7 +137,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_went_in_comes_out_in_order() {
+    async fn pieces_come_out_in_the_order_in_which_they_went_in() {
         let mut spool = Spool::new(std::env::temp_dir());
         let pieces: Vec<Bytes> = (0..100_u8).map(|byte| vec![byte; 10_007].into()).collect();
         for piece in &pieces {

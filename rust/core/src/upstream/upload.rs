@@ -1,5 +1,7 @@
-//! A request's body on its way from the client to an engine, over as many attempts as it takes:
-//! what [`Intake`] receives, [`Replay`] holds and [`Edits`] changes.
+//! The body of one request, over as many attempts as it takes.
+//!
+//! [`Intake`] receives it from the client, [`Replay`] buffers it for the engine, and [`Edits`] changes
+//! it for one attempt.
 
 use std::task::{Context, Poll, ready};
 
@@ -32,14 +34,14 @@ pub(crate) struct Upload<B> {
     outgoing: Outgoing,
 }
 
-/// The bytes still to be handed to this attempt.
+/// The bytes that this attempt has still to send.
 #[derive(Debug)]
 enum Outgoing {
-    /// The client's body, edited: as much as was not sent yet, and its end.
+    /// The rest of the client's body, edited, and its end.
     Body,
-    /// This in its place.
+    /// A body in place of the client's.
     Substitute(Bytes),
-    /// Nothing: everything was handed over, the end included.
+    /// Nothing: everything was queued, the end included.
     Nothing,
 }
 
@@ -47,14 +49,15 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B>
 where
     B::Error: std::error::Error + 'static,
 {
-    /// A body that is read in this way, after it was decoded if it is compressed.
+    /// A body of which nothing was received yet. `coding`: its compression. Fails with a 413 for a
+    /// `Content-Length` over the limit, or a 400 for a form without a usable boundary.
     pub(crate) fn new(
         body: B,
         reading: Reading<'_>,
         coding: Option<Coding>,
         limits: &BodyLimits,
     ) -> Result<Box<Self>, ApiError> {
-        // In a box, since it moves from attempt to attempt and holds the whole state of the scan.
+        // Boxed: it moves from attempt to attempt, with the whole state of the scan inside.
         Ok(Box::new(Self {
             intake: Intake::new(body, reading, coding, limits)?,
             replay: Replay::new(limits.configured.replay_bytes),
@@ -63,14 +66,15 @@ where
         }))
     }
 
-    /// Waits for the next piece, scans and buffers it. Ready(Ok) also when the body is whole.
+    /// Waits for the next piece, scans and buffers it. Ready also when the body is whole. Fails as
+    /// [`Intake::poll_piece`] does.
     pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.replay.push(ready!(self.intake.poll_piece(context))?);
         self.replay.note_length(self.intake.received());
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when all of a whole body is in memory.
+    /// Takes all of a body that is whole into memory. Fails with `Spool`.
     pub(crate) fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.intake.start();
         while self.intake.is_unspooling() {
@@ -81,8 +85,8 @@ where
 }
 
 impl<B> Upload<B> {
-    /// Starts an attempt with these changes. Returns the length of what will be sent; None: only
-    /// the end will tell.
+    /// Starts an attempt with these changes. Returns the number of bytes that it will send; None:
+    /// unknown before the body's end.
     pub(crate) fn start_attempt(&mut self, changes: Changes<'_>) -> Option<u64> {
         self.intake.start();
         self.replay.rewind();
@@ -95,12 +99,12 @@ impl<B> Upload<B> {
         self.edits = Edits::new(changes.rename, changes.ask_usage, self.intake.scan());
         self.outgoing = Outgoing::Body;
         self.settle_usage();
-        // Unknown also of a whole body, when the place of the edit lies in the file.
+        // Unknown even for a whole body, where the bytes to edit still lie in the file.
         let growth = self.edits.growth()?;
         self.intake.length()?.checked_add_signed(growth)
     }
 
-    /// Hands the pieces that are there to an engine's queue, and the end of the body behind them.
+    /// Queues the pieces that this attempt has not sent, and the end of the body behind the last one.
     pub(crate) fn send_into(&mut self, queue: &mut OutQueue, framing: Framing) {
         match &mut self.outgoing {
             Outgoing::Body => {}
@@ -112,6 +116,7 @@ impl<B> Upload<B> {
             Outgoing::Nothing => return,
         }
         self.settle_usage();
+        // Bytes that may still be edited must wait; see `Edits::held_from`.
         let held_from = self.edits.held_from(self.intake.scan());
         while let Some((start, piece)) = self.replay.next_before(held_from) {
             self.edits.apply(piece, start, |part| framing.push(queue, part));
@@ -122,57 +127,59 @@ impl<B> Upload<B> {
         }
     }
 
+    /// Settles the edit for usage, if its place is known by now.
     fn settle_usage(&mut self) {
         self.edits.settle_usage(self.intake.scan(), |range| self.replay.bytes(range));
     }
 
-    /// Bytes that the client has sent (decoded, where it compressed them).
+    /// The bytes received so far, decoded.
     pub(crate) fn received(&self) -> u64 {
         self.intake.received()
     }
 
-    /// The model, once it was seen.
+    /// The model; None: not seen yet.
     pub(crate) fn model(&self) -> Option<&Model> {
         self.intake.scan().model()
     }
 
-    /// Whether the client asked for a stream, as far as was seen.
+    /// Whether the client asks for a stream, in the bytes received so far.
     pub(crate) fn asks_stream(&self) -> bool {
         self.intake.scan().asks_stream()
     }
 
-    /// Whether the client itself asked for a stream's usage, as far as was seen when that mattered.
+    /// Whether the client itself asked for a stream's usage. False also where this attempt does not
+    /// ask for it.
     pub(crate) fn asks_usage(&self) -> bool {
         self.edits.usage_asked_by_client()
     }
 
-    /// The earlier response that the request goes on from.
+    /// The id of the earlier response that the request continues.
     pub(crate) fn previous_response_id(&self) -> Option<&str> {
         self.intake.scan().json().and_then(Scanner::previous_response_id)
     }
 
-    /// Whether the client has sent all of it.
+    /// Whether all of it was received, and found well-formed.
     pub(crate) fn is_whole(&self) -> bool {
         self.intake.is_whole()
     }
 
-    /// Whether all of it was handed to this attempt.
+    /// Whether this attempt has queued all of it, the end included.
     pub(crate) fn is_sent(&self) -> bool {
         matches!(self.outgoing, Outgoing::Nothing)
     }
 
-    /// Whether another attempt can have all of it.
+    /// Whether another attempt could send all of it.
     pub(crate) fn is_replayable(&self) -> bool {
         self.replay.is_complete()
     }
 
-    /// Whether another attempt could still have all of it once it has come, as far as its length is
-    /// known.
+    /// Whether another attempt could send all of it after this one has. A body of unknown length may
+    /// still turn out too long for that.
     pub(crate) fn will_be_replayable(&self) -> bool {
         self.replay.will_retain(self.intake.declared())
     }
 
-    /// The whole body, before anything of it was sent.
+    /// The whole body in one piece, after `poll_load`.
     pub(crate) fn gather(&self) -> Bytes {
         self.replay.gather()
     }

@@ -146,7 +146,7 @@ pub struct Metrics {
     pub fallbacks: AtomicU64,
     /// Responses that engines compressed although they were asked not to, and that passed without
     /// being looked into.
-    pub encoded_answers: AtomicU64,
+    pub encoded_responses: AtomicU64,
     /// Records that were dropped, since the start.
     pub records_dropped: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],
