@@ -73,13 +73,13 @@ fn every_other_shape_becomes_the_dialects() {
         (
             502,
             "<html><body>secret</body></html>",
-            "The engine answered with status 502 and a page of HTML. Send the request again, or \
+            "The engine responded with status 502 and a page of HTML. Send the request again, or \
              look into the engine's log.",
         ),
         (
             500,
             " ",
-            "The engine answered with status 500 without a word. Send the request again, or look \
+            "The engine responded with status 500 without a word. Send the request again, or look \
              into the engine's log.",
         ),
         (400, r#"{"odd":1}"#, r#"{"odd":1}"#),

@@ -1,4 +1,4 @@
-//! The table of endpoints: what clients may ask. To add one, add its line to `ENDPOINTS`.
+//! The table of endpoints. To add one, add its line to `ENDPOINTS`.
 
 use http::Method;
 
@@ -19,12 +19,12 @@ pub struct Endpoint {
     pub kind: Kind,
 }
 
-/// The kind of a request: what it is about, and so who answers it.
+/// The kind of a request, by which it is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The data plane answers it by itself.
+    /// The data plane responds by itself.
     Local(Local),
-    /// It goes to an engine, whose model is named in its body.
+    /// It goes to an engine of the model that its body names.
     Inference(Inference),
     /// `/v1/responses/{id}` and what lies below: it goes to the instance that made the response.
     StoredResponse,
@@ -43,7 +43,7 @@ pub enum Local {
     ListModels,
     /// `GET /v1/models/{id}`; the id is what follows the endpoint's path.
     ShowModel,
-    /// Whether the process answers.
+    /// Whether the process lives.
     Healthz,
     /// Whether inference requests can be served.
     Readyz,
@@ -56,8 +56,8 @@ pub enum Local {
 pub struct Inference {
     /// The format of the body, which names the model.
     pub body: BodyKind,
-    /// Whether a request that reached an engine which then died may be sent once more (it costs
-    /// only time).
+    /// Whether a request that was delivered to an engine which then died may be sent once more: it
+    /// costs nothing but time.
     pub retryable: bool,
     /// The place of the model's name in the response.
     pub model_place: ModelPlace,
@@ -83,11 +83,11 @@ pub enum ModelPlace {
     Response,
     /// `model` at the top level of a whole response, `message.model` in a stream's `message_start`.
     Message,
-    /// None: the response is not looked into.
+    /// In no place: the response is not renamed.
     Nowhere,
 }
 
-/// What is done to request and response beyond the model's name.
+/// The treatment of request and response beyond the model's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Nothing.
@@ -96,11 +96,11 @@ pub enum Operation {
     Generate,
     /// The response's id is remembered with its instance, and a request that names one goes there.
     CreateResponse,
-    /// It is brought into Jina's shape, from any engine's.
+    /// The response gets Jina's shape, from any engine's.
     Rerank,
-    /// It is translated to chat completions where the engine does not speak Anthropic's Messages.
+    /// Anthropic's Messages: translated to chat completions for engines that do not speak them.
     Messages,
-    /// Likewise, for the count of a prompt's tokens.
+    /// The count of a Message's tokens: translated as Messages are.
     CountTokens,
 }
 
@@ -148,6 +148,7 @@ impl Methods {
     }
 }
 
+/// An inference endpoint's kind.
 const fn inference(
     body: BodyKind,
     retryable: bool,
@@ -179,7 +180,7 @@ use Dialect::{Anthropic, Management, OpenAi};
 use Kind::{GenericProxy, Realtime, StoredResponse};
 use Methods::{Any, Get, Post, Stored};
 
-/// `with_legacy`: `/v1-openai` leads there too.
+/// An endpoint that `/v1-openai` leads to as well.
 const fn with_legacy(
     path: &'static str,
     methods: Methods,
@@ -189,10 +190,12 @@ const fn with_legacy(
     Endpoint { path, methods, dialect, legacy: true, kind }
 }
 
+/// An endpoint without an older path.
 const fn plain(path: &'static str, methods: Methods, dialect: Dialect, kind: Kind) -> Endpoint {
     Endpoint { path, methods, dialect, legacy: false, kind }
 }
 
+/// All endpoints but the management API's. The first one whose path matches counts.
 #[rustfmt::skip]
 static ENDPOINTS: &[Endpoint] = &[
     with_legacy("/v1/chat/completions",      Post,   OpenAi,     GENERATE),
@@ -221,18 +224,18 @@ static ENDPOINTS: &[Endpoint] = &[
     plain(      "/metrics",                  Get,    Management, Kind::Local(Local::Metrics)),
 ];
 
-/// Every path that belongs to no API of the table; its records say `control_plane`.
+/// The endpoint of all other paths. Its records say `control_plane`.
 static MANAGEMENT: Endpoint = plain("control_plane", Any, Management, Kind::Management);
 
 /// GPUStack's older prefix.
 const LEGACY: &str = "/v1-openai/";
 
-/// Why a request line leads to no endpoint.
+/// A request line that leads to no endpoint.
 #[derive(Debug)]
 pub enum NotFound {
     /// The endpoint has this path, but does not take the method.
     WrongMethod(&'static Endpoint),
-    /// An API path that this version does not have: answered here, in the API's dialect.
+    /// An API path that this version does not have; the error has the API's shape.
     NoSuchEndpoint(Dialect),
 }
 
@@ -246,8 +249,8 @@ impl NotFound {
     }
 }
 
-/// The endpoint of a request line. Paths are compared literally: nothing is decoded, merged or
-/// trimmed, as engines do not do so either.
+/// The endpoint of a request line. Paths are compared literally, as engines do: nothing is decoded,
+/// merged or trimmed.
 pub fn find(method: &Method, path: &str) -> Result<&'static Endpoint, NotFound> {
     match find_path(path) {
         Some(endpoint) if endpoint.methods.take(method) => Ok(endpoint),
@@ -258,7 +261,7 @@ pub fn find(method: &Method, path: &str) -> Result<&'static Endpoint, NotFound> 
     }
 }
 
-/// The value of `Allow` for a path; None: it is none of the table's.
+/// The value of `Allow` for a path; None: it is not in the table.
 pub fn allow(path: &str) -> Option<&'static str> {
     find_path(path).map(|endpoint| endpoint.methods.allow())
 }

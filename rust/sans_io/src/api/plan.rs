@@ -1,5 +1,5 @@
-//! The one place that decides what an attempt does to a request and to its response: from the
-//! endpoint, the route and the target, before a byte goes out.
+//! The plan of an attempt: the one place that decides how request and response are changed. It is
+//! made of the endpoint, the route and the target, before a byte is sent.
 
 use std::sync::Arc;
 
@@ -19,14 +19,13 @@ use crate::{
     table::{Route, Target},
 };
 
-/// The longest request that is translated, in bytes: it is held in memory, in both forms.
+/// The longest request that is translated, in bytes. It is in memory in both forms.
 pub const TRANSLATED_MAX: u64 = 64 * 1024 * 1024;
 
 /// The chat endpoint of engines, to which Messages are translated.
 const CHAT: &str = "/v1/chat/completions";
 
-/// Whether a request must be whole before it can be sent to this target, since another body goes in
-/// its place.
+/// Whether a request to this target is translated, for which its body must be whole.
 pub fn is_translated(inference: Inference, target: &Target) -> bool {
     match inference.operation {
         Operation::Rerank => true,
@@ -35,17 +34,18 @@ pub fn is_translated(inference: Inference, target: &Target) -> bool {
     }
 }
 
-/// The body and path that go to an engine in place of the client's, and the document that its
+/// A translated request: the body and path in place of the client's, and the document that the
 /// response becomes.
 pub struct Translation {
+    /// The engine's path.
     path: &'static str,
-    /// None: the client's body goes as it is.
+    /// None: the client's body is sent as it is.
     body: Option<Bytes>,
     document: Document,
 }
 
-/// Translates a whole request body for a target for which `is_translated`. The error is the
-/// client's.
+/// Translates a whole request body, where [`is_translated`]. Fails with a 400 for a body that
+/// cannot be.
 pub fn translate(
     inference: Inference,
     route: &Route,
@@ -83,9 +83,9 @@ pub fn translate(
     })
 }
 
-/// What one attempt does to the request, and to its response.
+/// The changes that one attempt makes in the request and the response.
 pub struct Plan {
-    /// None: nothing is looked into (the generic proxy, realtime).
+    /// None: both pass through unread (the generic proxy, realtime).
     inference: Option<Inference>,
     target: Arc<Target>,
     /// Whether the engine knows the model by another name than the client.
@@ -93,7 +93,7 @@ pub struct Plan {
     translation: Option<Translation>,
 }
 
-/// The client's side of a response.
+/// The client's side of a transformation.
 pub struct Requester<'a> {
     /// The route that was asked for.
     pub route: &'a Route,
@@ -108,7 +108,8 @@ pub struct Requester<'a> {
 }
 
 impl Plan {
-    /// `translation`: the request's, where `is_translated`.
+    /// The plan of an attempt at this target. `translation`: the request's, where
+    /// [`is_translated`].
     pub fn new(
         inference: Option<Inference>,
         route: &Route,
@@ -118,12 +119,12 @@ impl Plan {
         Self { inference, renames: route.renames(&target), target, translation }
     }
 
-    /// The engine's path, where it is not the client's.
+    /// The engine's path; None: the client's.
     pub fn path(&self) -> Option<&'static str> {
         self.translation.as_ref().map(|translation| translation.path)
     }
 
-    /// The target whose name goes in place of the client's `model`.
+    /// The target whose name replaces the client's `model`; None: both names are the same.
     pub fn rename(&self) -> Option<&Target> {
         self.renames.then_some(&*self.target)
     }
@@ -134,12 +135,12 @@ impl Plan {
             && self.target.model.stream_usage
     }
 
-    /// The body that goes in place of the client's.
+    /// The body in place of the client's; None: the client's is sent.
     pub fn substitute(&self) -> Option<&Bytes> {
         self.translation.as_ref()?.body.as_ref()
     }
 
-    /// What is done to the response with this head. `events`: it is an event stream.
+    /// The transformation of the response with this head. `events`: it is an event stream.
     pub fn transform(
         self,
         head: &ResponseHead,
@@ -167,16 +168,18 @@ impl Plan {
         }
     }
 
+    /// The edits in the frames of a stream that is not translated.
     fn frame_edits(&self, inference: Inference, requester: &Requester<'_>) -> FrameEdits {
         let Inference { model_place, operation, .. } = inference;
-        let hide = self.asks_usage() && !requester.asked_usage;
+        // The client did not ask for the usage that was asked for in its place.
+        let cut_usage = self.asks_usage() && !requester.asked_usage;
         let reads_usage = matches!(operation, Operation::Messages | Operation::CreateResponse);
         FrameEdits {
             rename: (model_place != ModelPlace::Nowhere)
                 .then(|| (model_place, requester.route.name_json.clone())),
             rename_expected: self.renames,
             stream_usage: (operation == Operation::Generate)
-                .then(|| StreamUsage::new(hide, requester.usage_timings)),
+                .then(|| StreamUsage::new(cut_usage, requester.usage_timings)),
             event_usage: reads_usage.then(EventUsage::default),
             redacted: redacted(&self.target),
             anthropic_errors: requester.dialect == Dialect::Anthropic,
@@ -185,19 +188,20 @@ impl Plan {
     }
 }
 
-/// A stream of chat chunks becomes one of Messages events.
+/// The edits that make a stream of chat chunks one of Messages events.
 fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
     let id = format!("msg_{}", requester.request_id);
     let translate = Some(Box::new(MessageStream::new(&requester.route.name, &id)));
     FrameEdits { redacted: redacted(target), translate, ..FrameEdits::default() }
 }
 
+/// The engine's names that no client may see; None: there are none.
 fn redacted(target: &Target) -> Option<Arc<[(String, String)]>> {
     (!target.redacted.is_empty()).then(|| Arc::clone(&target.redacted))
 }
 
-/// Whether an engine encoded its response although it was asked not to: then it cannot be looked
-/// into.
+/// Whether an engine compressed its response, although it was asked not to, so that it cannot be
+/// read.
 pub fn is_encoded(head: &ResponseHead) -> bool {
     head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }

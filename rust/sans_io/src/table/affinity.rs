@@ -1,5 +1,5 @@
-//! The instances that made the stored responses of the Responses API: a response lives in its
-//! engine's memory alone.
+//! The owners of stored responses of the Responses API. Each lives in the memory of one engine
+//! alone.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,24 +7,25 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Parts with a lock of their own, so that workers seldom wait for each other.
+/// The number of parts, each with a lock of its own, so that workers seldom wait for each other.
 const PARTS: usize = 16;
 
-/// The place where a response was made.
+/// The origin of a stored response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseOrigin {
-    /// The id of the key that asked for it.
+    /// The id of the key that the response belongs to.
     owner: Arc<str>,
-    /// The route that it was made by.
+    /// The name of the route that it was asked of.
     pub route: Arc<str>,
     /// The id of the instance that holds it.
     pub instance: Arc<str>,
 }
 
-/// A bounded map: the oldest are forgotten first. A response belongs to the key that asked for it;
-/// nobody else finds it. The first key that was given an id stays its owner: some engines let a
-/// client choose the id of what it asks for (vLLM's `request_id`), and who chooses another's must
-/// not come to own what is stored under it.
+/// A bounded map from the ids of stored responses, which forgets the oldest first.
+///
+/// A response belongs to the key that asked for it; no other key finds it. The first owner of an id
+/// stays its owner. Some engines let a client choose the id (vLLM's `request_id`), and a client
+/// that chooses another's must not come to own the response behind it.
 #[derive(Debug)]
 pub struct ResponseOwners {
     parts: [Mutex<Part>; PARTS],
@@ -32,6 +33,7 @@ pub struct ResponseOwners {
     hasher: foldhash::fast::RandomState,
 }
 
+/// One part of the map.
 #[derive(Debug, Default)]
 struct Part {
     by_id: HashMap<Arc<str>, ResponseOrigin, foldhash::fast::RandomState>,
@@ -39,7 +41,7 @@ struct Part {
 }
 
 impl ResponseOwners {
-    /// For at most about so many responses.
+    /// An empty map for about `most` responses.
     pub fn new(most: usize) -> Self {
         Self {
             parts: Default::default(),
@@ -48,8 +50,8 @@ impl ResponseOwners {
         }
     }
 
-    /// A response was made for this key. Without a key (on a public route) there is no owner, so it
-    /// is not stored.
+    /// Remembers a response that was made for this key. None (on a public route): it has no owner,
+    /// so it is not remembered.
     pub fn remember(&self, key: Option<&str>, id: String, route: &Arc<str>, instance: &Arc<str>) {
         let Some(key) = key else { return };
         let (owner, id): (Arc<str>, Arc<str>) = (key.into(), id.into());
@@ -69,7 +71,7 @@ impl ResponseOwners {
         }
     }
 
-    /// The origin of this key's response of this id.
+    /// The origin of this key's response of this id; None: unknown, forgotten, or another key's.
     pub fn find(&self, key: Option<&str>, id: &str) -> Option<ResponseOrigin> {
         let key = key?;
         self.part(id).by_id.get(id).filter(|origin| *origin.owner == *key).cloned()

@@ -1,6 +1,6 @@
-//! Rejections of published documents that have their shape.
+//! Errors in published documents of the right shape.
 
-/// A table that contradicts itself, or an entry that cannot be used.
+/// A contradiction in a table, or an entry that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// An instance's address cannot be read.

@@ -1,4 +1,4 @@
-//! One engine: where it listens, what is counted of it, and the lease that a request has on it.
+//! One engine: its address, its counters, and the leases that requests have on it.
 
 use core::net::{IpAddr, SocketAddr};
 use std::{
@@ -52,7 +52,7 @@ impl Address {
 }
 
 impl fmt::Display for Address {
-    /// As a `Host` field says it.
+    /// The value of a `Host` field.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(formatter, "{address}"),
@@ -62,44 +62,45 @@ impl fmt::Display for Address {
     }
 }
 
+/// The serial number of the next instance.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// One engine. It lives as long as a table or a lease holds it; its counters go on over every
-/// publish.
+/// One engine. A table or a lease holds it, and its counters survive a publish that has it again.
 #[derive(Debug)]
 pub struct Instance {
-    /// Its name for ever.
+    /// Its id, as published.
     pub id: Arc<str>,
     /// Its number, unique in this process.
     pub serial: u64,
-    /// The model it serves.
+    /// The name of its model.
     pub model: Arc<str>,
     /// Its address.
     pub address: Address,
-    /// The value of `Host` toward it.
+    /// The value of `Host` for it.
     pub host: String,
-    /// The value of `Authorization` toward it.
+    /// The value of `Authorization` for it; None: it needs none.
     pub authorization: Option<String>,
-    /// Time in which an idle connection to it may be used again.
+    /// The time in which an idle connection may be used again; zero: never.
     pub idle_timeout: Duration,
-    /// After so many requests a connection is not used again; 0: no limit.
+    /// The requests after which a connection is not used again; 0: no limit.
     pub requests_per_connection: u32,
-    /// Time for which a cancelled, non-streamed request goes on working inside the engine.
+    /// The time for which the engine works on after a request without a stream was cancelled.
     pub cancel_lag: Duration,
-    /// Requests on it now.
+    /// Leases on it now.
     outstanding: AtomicU32,
-    /// Requests since it came.
+    /// Requests that it was given, since it was published first.
     pub requests: AtomicU64,
-    /// Requests that it failed.
+    /// Failures of its own, since it was published first.
     pub failures: AtomicU64,
-    /// The version of the table that retired it; 0: it serves.
+    /// The version of the table that retired it; 0: none has.
     retired: AtomicU64,
-    /// Milliseconds of the data plane's clock until which others are preferred.
+    /// The end of its ejection, in milliseconds of the data plane's clock. Until then requests
+    /// prefer other instances.
     ejected_until: AtomicU64,
 }
 
 impl Instance {
-    /// An instance that has served nothing yet.
+    /// An instance that has served nothing yet. Fails for an address or key that cannot be used.
     pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, TableError> {
         let address = Address::parse(&entry.address)
             .ok_or_else(|| TableError::Address { instance: entry.id.clone() })?;
@@ -126,12 +127,12 @@ impl Instance {
         })
     }
 
-    /// Requests on it now.
+    /// Leases on it now: running requests, and cancelled ones that the engine still works on.
     pub fn outstanding(&self) -> u32 {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// The version that retired it, if one did.
+    /// The version of the table that retired it; None: none has.
     pub fn retired(&self) -> Option<u64> {
         match self.retired.load(Ordering::SeqCst) {
             0 => None,
@@ -139,45 +140,48 @@ impl Instance {
         }
     }
 
-    /// Retires it; true when no request is on it, so that it is idle at once.
+    /// Retires it; true: no lease is on it, so that it is idle at once.
     pub(super) fn retire(&self, version: u64) -> bool {
         self.retired.store(version, Ordering::SeqCst);
         self.outstanding.load(Ordering::SeqCst) == 0
     }
 
-    /// Counts a failure and prefers others for a while (milliseconds of the data plane's clock);
-    /// true when it was not ejected before.
+    /// Counts a failure and ejects the instance; true: it was not ejected. Both times are
+    /// milliseconds of the data plane's clock.
     pub fn eject(&self, now: u64, until: u64) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.ejected_until.swap(until, Ordering::Relaxed) <= now
     }
 
+    /// Whether it is ejected at this time, in milliseconds of the data plane's clock.
     pub(super) fn is_ejected(&self, now: u64) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > now
     }
 
+    /// Whether the entry is about this engine, by id and address.
     pub(super) fn same_engine(&self, entry: &InstanceEntry) -> bool {
         *self.id == *entry.id && Address::parse(&entry.address).as_ref() == Some(&self.address)
     }
 }
 
-/// One request's hold on an instance. Dropping it gives the slot back.
+/// A request's slot on an instance, given back when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     instance: Arc<Instance>,
     idle: Arc<dyn IdleListener>,
 }
 
-/// Receives the retired instances that have become idle.
+/// The receiver of retired instances that have become idle.
 pub trait IdleListener: fmt::Debug + Send + Sync {
-    /// The last request of `instance`, retired by table `version`, has ended.
+    /// The last lease on `instance`, which table `version` has retired, was given back.
     fn idle(&self, instance: &Instance, version: u64);
 }
 
 impl Lease {
-    /// Takes a slot. It increments first and reads `retired` afterwards, so that a request with an
-    /// old table cannot slip onto an instance that was already seen idle. None: it is retired.
+    /// Takes a slot; None: the instance is retired.
     pub fn take(instance: &Arc<Instance>, idle: &Arc<dyn IdleListener>) -> Option<Self> {
+        // Before `retired` is read, so that a request with an old table cannot slip onto an
+        // instance that was reported idle.
         instance.outstanding.fetch_add(1, Ordering::SeqCst);
         let lease = Self { instance: Arc::clone(instance), idle: Arc::clone(idle) };
         if instance.retired().is_some() {

@@ -1,7 +1,7 @@
 //! API keys, checked in memory.
 //!
-//! A key is looked up by SHA-256 over the store's salt and the key, so the table holds nothing that
-//! opens a door and the time of a look-up tells nothing about a key.
+//! A key is looked up by SHA-256 over the store's salt and the key. So the table holds no secret,
+//! and the time of a look-up says nothing about a key.
 
 use std::{
     collections::HashMap,
@@ -17,17 +17,21 @@ use crate::{
     table::error::KeysError,
 };
 
+/// SHA-256 over the salt and the key.
 type KeyDigest = [u8; 32];
 
-/// One API key: its names, and what it may use.
+/// One API key: its names and permissions.
 #[derive(Debug)]
 pub struct Key {
-    /// The access key; what logs and records may show.
+    /// The access key, which logs and records may show.
     pub id: Arc<str>,
+    /// The name that its owner gave it.
     name: String,
+    /// The routes that it may use; None: all.
     allowed_models: Option<Vec<String>>,
+    /// Whether its scopes hold inference.
     may_infer: bool,
-    /// Unix seconds.
+    /// The time of its end in Unix seconds; None: never.
     expires: Option<u64>,
 }
 
@@ -42,7 +46,7 @@ impl Key {
         self.may_infer
     }
 
-    /// Whether it is meant by this name or id.
+    /// Whether this is its name or id.
     pub fn is_called(&self, name_or_id: &str) -> bool {
         self.name == name_or_id || *self.id == *name_or_id
     }
@@ -54,26 +58,26 @@ impl Key {
     }
 }
 
-/// All keys, immutable; a change makes a new table.
+/// All keys. The table is immutable; a change makes a new one.
 #[derive(Debug, Default)]
 pub struct Keys {
     salt: Vec<u8>,
     by_digest: HashMap<KeyDigest, Arc<Key>, foldhash::fast::RandomState>,
 }
 
-/// A request has no key.
+/// A request without a valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
     /// Neither `Authorization: Bearer` nor `x-api-key` was sent.
     Missing,
-    /// The key that was sent is none of ours.
+    /// The key that was sent is not in the table.
     Unknown,
-    /// It has expired.
+    /// The key that was sent has expired.
     Expired,
 }
 
 impl Keys {
-    /// Finds the key that a request carries, as `Authorization: Bearer` (any case) or `x-api-key`.
+    /// The valid key of a request, sent as `Authorization: Bearer` (any case) or `x-api-key`.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let secret = credential(headers).ok_or(AuthError::Missing)?;
         let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
@@ -81,7 +85,7 @@ impl Keys {
         if key.is_expired() { Err(AuthError::Expired) } else { Ok(Arc::clone(key)) }
     }
 
-    /// The table after a change.
+    /// The table after a change. Fails for a salt or digest that cannot be read, or another salt.
     pub fn changed_by(&self, delta: KeyDelta) -> Result<Self, KeysError> {
         let salt = hex_bytes(&delta.salt).ok_or(KeysError::Salt)?;
         let mut by_digest = if delta.replace { HashMap::default() } else { self.by_digest.clone() };
@@ -107,8 +111,8 @@ impl Keys {
     }
 }
 
-/// The credential of a request. Bearer wins: the SDKs of `OpenAI` and (from 2.0) of Anthropic send
-/// it so, older ones of Anthropic's send `x-api-key`.
+/// The key in a request. `Bearer` is read first: the SDKs of `OpenAI` and (from 2.0) of Anthropic
+/// send it. Older ones of Anthropic's send `x-api-key`.
 fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(value) = headers.get(AUTHORIZATION) {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
@@ -117,6 +121,7 @@ fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
 }
 
+/// The bytes of a hexadecimal text; None: it is not one.
 fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_of_ours_opens_nothing() {
+    fn an_unknown_or_malformed_key_opens_nothing() {
         let keys = Keys::default().changed_by(delta(true, &[("a", "secret-one")], &[])).unwrap();
         for (name, value, error) in [
             ("authorization", "Bearer secret-on", AuthError::Unknown),
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_key_opens_nothing_and_is_told_so() {
+    fn an_expired_key_opens_nothing_and_is_an_error_of_its_own() {
         for (expires, opens) in [(1, false), (4_000_000_000, true)] {
             let mut one = delta(true, &[("a", "secret-one")], &[]);
             one.upsert[0].expires = Some(expires);
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_delta_is_refused() {
+    fn a_malformed_delta_is_rejected() {
         let mut odd = delta(true, &[("a", "secret-one")], &[]);
         odd.upsert[0].digest.truncate(10);
         assert!(Keys::default().changed_by(odd).unwrap_err().to_string().contains("key a"));

@@ -1,12 +1,11 @@
-//! Counters and histograms, written by workers with relaxed atomics and read without stopping
-//! anyone.
+//! Counters and histograms, written and read with relaxed atomics, so that nobody waits.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The statuses that are counted by themselves; any other falls to its class.
+/// The statuses with a counter of their own, and the classes for all others.
 const STATUSES: [(u16, &str); 20] = [
     (200, "200"),
     (400, "400"),
@@ -55,7 +54,7 @@ const BUCKETS: [(u64, &str); 18] = [
 /// A latency histogram.
 #[derive(Debug, Default)]
 pub struct Histogram {
-    /// One for each bound, and one for what is over all of them.
+    /// One for each bound, and one for observations above all of them.
     counts: [AtomicU64; BUCKETS.len() + 1],
     sum_micros: AtomicU64,
 }
@@ -69,7 +68,7 @@ impl Histogram {
         self.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// The buckets: each upper bound in seconds, and how many observations did not exceed it.
+    /// The buckets: each upper bound in seconds, with the number of observations up to it.
     pub fn buckets(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
         let totals = self.counts.iter().scan(0, |total, count| {
@@ -96,14 +95,13 @@ pub struct RouteMetrics {
 }
 
 impl RouteMetrics {
-    /// Requests that ended with each status, or class of statuses; those that never happened
-    /// are left out.
+    /// The number of requests by status or class of statuses, without zeros.
     pub fn statuses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.statuses.iter().map(|count| count.load(Ordering::Relaxed));
         STATUSES.iter().map(|(_, code)| *code).zip(counts).filter(|(_, count)| *count > 0)
     }
 
-    /// Counts one finished request; `first_frame` only where a byte of a response came.
+    /// Counts one finished request. `first_frame` is None where no response has begun.
     pub fn count(&self, status: u16, duration: Duration, first_frame: Option<Duration>) {
         let exact = STATUSES.iter().position(|(known, _)| *known == status);
         let class = || STATUSES.iter().position(|(known, _)| *known == status / 100);
@@ -119,16 +117,17 @@ impl RouteMetrics {
 /// A kind of failure of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
-    /// No connection.
+    /// It could not be connected to.
     Connect,
     /// The connection ended inside a response, or before it.
     Died,
     /// The response breaks HTTP.
     Protocol,
-    /// Too slow.
+    /// A first frame or a later one did not come in time.
     Timeout,
 }
 
+/// The labels of [`UpstreamError`], in its order.
 const UPSTREAM_ERRORS: [&str; 4] = ["connect", "died", "protocol", "timeout"];
 
 /// Counters of the process.
@@ -140,20 +139,20 @@ pub struct Metrics {
     pub in_flight: AtomicI64,
     /// Open client connections.
     pub connections: AtomicI64,
-    /// Requests that were sent to a second instance, or once more.
+    /// Attempts behind the first one of a request.
     pub retries: AtomicU64,
-    /// Requests that went over to a fallback target.
+    /// Requests that switched to a fallback target.
     pub fallbacks: AtomicU64,
-    /// Responses that engines compressed although they were asked not to, and that passed without
-    /// being looked into.
+    /// Responses that engines compressed although they were asked not to, so that they passed
+    /// unread.
     pub encoded_responses: AtomicU64,
-    /// Records that were dropped, since the start.
+    /// Records that were lost since the start.
     pub records_dropped: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],
 }
 
 impl Metrics {
-    /// Failures of engines by their kind.
+    /// The number of failures of engines by kind.
     pub fn upstream_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
         UPSTREAM_ERRORS
             .into_iter()

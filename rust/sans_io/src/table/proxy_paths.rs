@@ -1,8 +1,8 @@
 //! The paths of an engine that the generic proxy may reach.
 //!
 //! An engine decodes a path before it routes, and some merge slashes. So paths are compared after
-//! both, without regard to case and to a slash at the end: two spellings that any engine takes for
-//! the same path are the same here.
+//! both, without regard to case and to a slash at the end. Two spellings that any engine takes for
+//! one path are one path here.
 
 use crate::codec::percent::percent_decode;
 
@@ -10,11 +10,12 @@ use crate::codec::percent::percent_decode;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyPaths {
     denied: Vec<String>,
+    /// None: all that are not denied.
     allowed: Option<Vec<String>>,
 }
 
 impl ProxyPaths {
-    /// `denied`: the administrative ones; `allowed`: the only ones that pass, or None for all
+    /// `denied`: the administrative paths; `allowed`: the only paths that pass, or None for all
     /// others.
     pub fn new(denied: &[String], allowed: Option<&[String]>) -> Self {
         let read = |paths: &[String]| paths.iter().map(|path| canonical(path)).collect();
@@ -33,9 +34,10 @@ impl ProxyPaths {
     }
 }
 
+/// The path as it is compared.
 fn canonical(path: &str) -> String {
     let decoded = percent_decode(path).to_lowercase();
-    // What follows these is no part of a path to the engines that decode before they split.
+    // Engines that decode before they split end the path here.
     let decoded = decoded.split(['?', '#', ';']).next().unwrap_or_default();
     let mut merged = String::with_capacity(decoded.len() + 1);
     for segment in decoded.split('/').filter(|segment| !segment.is_empty()) {
@@ -45,9 +47,9 @@ fn canonical(path: &str) -> String {
     merged
 }
 
-/// Whether a path has a segment `.` or `..`, written plainly or as escapes: it would climb, or be
-/// read in two ways. An escaped slash is data, but not beside dots: an engine that decodes first
-/// sees the segments.
+/// Whether a path has a segment `.` or `..`, plain or escaped, which engines read in different
+/// ways. An escaped slash separates here, too, since an engine that decodes first sees the
+/// segments.
 pub fn has_dot_segment(path: &str) -> bool {
     percent_decode(path).split(['/', '\\']).any(|segment| matches!(segment, "." | ".."))
 }

@@ -1,4 +1,4 @@
-//! Public names and where they lead: models, targets, and the choice of an instance.
+//! Routes, their targets and models, and the choice of an instance.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 pub struct Model {
     /// Its name.
     pub name: Arc<str>,
-    /// Its engines' name for it.
+    /// The name that its engines know it by.
     pub served_name: Arc<str>,
     /// Whether its engines speak Anthropic's Messages by themselves.
     pub speaks_anthropic: bool,
@@ -26,13 +26,13 @@ pub struct Model {
     pub speaks_tei: bool,
     /// Whether its engines know `stream_options.include_usage`.
     pub stream_usage: bool,
-    /// Further names that its engines call it by, and that no client may see.
+    /// Further names of its engines for it, which no client may see.
     pub redacted_names: Vec<String>,
     /// The paths that the generic proxy may reach.
     pub proxy_paths: ProxyPaths,
     /// All its instances, in every state.
     pub instances: Vec<Arc<Instance>>,
-    /// Those that run.
+    /// Those of them that run.
     pub(super) running: Vec<Arc<Instance>>,
 }
 
@@ -41,22 +41,25 @@ pub struct Model {
 pub struct Target {
     /// Requests go to its instances.
     pub model: Arc<Model>,
-    /// The name that its engines know it by.
+    /// The name that the engines know the model by, through this target.
     pub served_name: Arc<str>,
     /// `served_name` as a JSON string.
     pub served_json: Bytes,
-    /// Each name of the engines' that no client may see, with what it sees instead.
+    /// Each name of the engines' that no client may see, with the name in its place.
     pub redacted: Arc<[(String, String)]>,
+    /// Its share of requests; 0: it is a fallback only.
     pub(super) weight: u32,
-    /// The statuses of other targets' responses upon which it is tried.
+    /// The statuses of other targets for which it is the fallback.
     pub(super) fallback: Vec<StatusClass>,
 }
 
 impl Target {
+    /// Whether an instance of it runs.
     fn is_running(&self) -> bool {
         !self.model.running.is_empty()
     }
 
+    /// Whether it is the fallback for this status.
     fn falls_back_for(&self, status: u16) -> bool {
         self.fallback.iter().any(|class| class.contains(status))
     }
@@ -73,16 +76,16 @@ pub enum Access {
     Keys(Vec<String>),
 }
 
-/// A public name.
+/// A public name, with its targets and its access.
 #[derive(Debug)]
 pub struct Route {
     /// `model` in clients' requests.
     pub name: Arc<str>,
     /// `name` as a JSON string.
     pub name_json: Bytes,
-    /// Unix seconds.
+    /// The time of its creation, in Unix seconds.
     pub created: u64,
-    /// Its number for ever; 0: none.
+    /// Its number in paths of the generic proxy; 0: none.
     pub number: u64,
     /// The clients that may use it.
     pub access: Access,
@@ -90,27 +93,26 @@ pub struct Route {
     pub generic_proxy: bool,
     /// Its purposes, by GPUStack's words.
     pub categories: Vec<String>,
-    /// Its operator's description of it.
+    /// Its operator's description of it; None: none.
     pub meta: Option<serde_json::Value>,
-    /// Its counters; they go on over every publish.
+    /// Its counters, which survive a publish that has it again.
     pub metrics: Arc<RouteMetrics>,
     pub(super) targets: Vec<Arc<Target>>,
 }
 
-/// Grounds of a choice among instances.
+/// The grounds of a choice among instances.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
-    /// Instances that were tried: taken again only when there are no others.
+    /// Ids of the instances that were tried: taken again only when there are no others.
     pub tried: &'a [Arc<str>],
-    /// The status with which the targets so far have failed: only those that are there for it are
-    /// chosen from.
+    /// The status for which a fallback is chosen; None: a target is chosen by weight.
     pub failed: Option<u16>,
-    /// Milliseconds of the data plane's clock.
+    /// The present, in milliseconds of the data plane's clock.
     pub now: u64,
 }
 
 impl Route {
-    /// Whether an instance of it runs.
+    /// Whether an instance of it runs, so that requests can be served.
     pub fn is_ready(&self) -> bool {
         self.targets
             .iter()
@@ -127,22 +129,24 @@ impl Route {
         self.name != target.served_name
     }
 
-    /// Whether another target is there for responses of this status.
+    /// Whether a fallback for this status runs.
     pub fn has_fallback(&self, status: u16) -> bool {
         self.targets.iter().any(|target| target.falls_back_for(status) && target.is_running())
     }
 
-    /// Chooses an instance and takes a slot on it: a target by weight among those with a running
-    /// instance, then the one with fewer requests of two random ones. Instances that were tried,
-    /// and ejected ones, are taken only when there are no others. Without a weighted target that
-    /// runs, the first fallback that runs is the target.
+    /// Chooses an instance and takes a slot on it; None: none runs.
+    ///
+    /// The target is chosen by weight among those that run. Without one, it is the first fallback
+    /// that runs. Of its instances the one with fewer requests of two random ones is taken (the
+    /// power of two choices). Instances that were tried, and ejected ones, are taken only when
+    /// there are no others.
     pub fn lease(
         &self,
         choice: Choice<'_>,
         random: &mut impl FnMut() -> u64,
         idle: &Arc<dyn IdleListener>,
     ) -> Option<(Lease, Arc<Target>)> {
-        // A second round only when the chosen one was retired between the choice and the lease.
+        // Another round only when the chosen instance was retired between the choice and the lease.
         for _ in 0..8 {
             let target = self.choose_target(choice, random)?;
             let instance =
@@ -154,7 +158,7 @@ impl Route {
         None
     }
 
-    /// A slot on the instance of this id, where it still runs and this route leads to it.
+    /// Takes a slot on the instance of this id; None: it does not run, or no target leads to it.
     pub fn lease_instance(
         &self,
         id: &str,
@@ -166,6 +170,7 @@ impl Route {
         })
     }
 
+    /// A target by weight, or a fallback; None: none runs.
     fn choose_target(
         &self,
         choice: Choice<'_>,
@@ -206,6 +211,7 @@ impl Route {
     }
 }
 
+/// The better of two random instances, or the best of all if that was tried or is ejected.
 fn choose_instance<'a>(
     running: &'a [Arc<Instance>],
     tried: &[Arc<str>],

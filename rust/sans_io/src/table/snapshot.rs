@@ -20,7 +20,7 @@ use crate::{
 /// A published snapshot.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// 1, 2, ...; 0 is the empty table before the first.
+    /// 1, 2, ...; 0: the empty table before the first one.
     pub version: u64,
     /// All models.
     pub models: Vec<Arc<Model>>,
@@ -30,7 +30,7 @@ pub struct Table {
     pub metrics: Vec<MetricFamily>,
     by_name: HashMap<Arc<str>, Arc<Route>, foldhash::fast::RandomState>,
     by_number: HashMap<u64, Arc<Route>, foldhash::fast::RandomState>,
-    /// Whether a route asks for no key.
+    /// Whether a route needs no key.
     pub any_public: bool,
 }
 
@@ -53,7 +53,8 @@ impl Table {
     }
 
     /// The table after a publish, and the instances that it retires and that are idle already.
-    /// Instances and routes of the same identity are carried over with their counters.
+    /// Instances of the same id and address, and routes of the same name, keep their counters.
+    /// Fails for a document that contradicts itself.
     pub fn replaced_by(
         &self,
         document: seam::Table,
@@ -282,7 +283,7 @@ mod tests {
         let mut random = random();
         let ejected = table.instances().find(|instance| &*instance.id == "b").unwrap();
         assert!(ejected.eject(10, 1000));
-        assert!(!ejected.eject(10, 1000), "it is told once");
+        assert!(!ejected.eject(10, 1000), "it is reported once");
         for _ in 0..50 {
             let (lease, _) = route
                 .lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle)
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_contradicts_itself_is_refused() {
+    fn a_document_that_contradicts_itself_is_rejected() {
         assert!(
             Table::default()
                 .replaced_by(document(&[], &[("r", &[("m", 1)])]))

@@ -205,8 +205,8 @@ fn unknown(status: u16, body: &[u8]) -> String {
         return shown(text);
     };
     format!(
-        "The engine answered with status {status} {said}. Send the request again, or look into the \
-         engine's log."
+        "The engine responded with status {status} {said}. Send the request again, or look into \
+         the engine's log."
     )
 }
 

@@ -1,4 +1,4 @@
-//! A whole response that becomes another document: an error, a translation, a ranking.
+//! The rewriting of a whole response: an error, a translation, a ranking.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use crate::api::{
     usage::{Usage, usage_in_tail},
 };
 
-/// The longest whole response that is rewritten.
+/// The longest whole response that is rewritten, in bytes.
 const DOCUMENT_HELD: usize = 64 * 1024 * 1024;
-/// A longer error passes as it is.
+/// The longest error that is rewritten, in bytes; a longer one passes as it is.
 const ERROR_HELD: usize = 64 * 1024;
 
 /// The document that a whole response becomes.
@@ -30,31 +30,34 @@ pub(crate) enum Document {
     Rerank { prepared: Box<rerank::Prepared>, model: Arc<str> },
 }
 
-/// Holds a whole response back to its end, and makes its document.
+/// Holds a whole response back to its end, and rewrites it.
 #[derive(Debug)]
 pub(super) struct DocumentBuffer {
     held: BytesMut,
     document: Document,
+    /// The engine's body was replaced.
     rewritten: bool,
     usage: Option<Usage>,
 }
 
 impl DocumentBuffer {
+    /// An empty buffer.
     pub(super) fn new(document: Document) -> Self {
         Self { held: BytesMut::new(), document, rewritten: false, usage: None }
     }
 
-    /// Whether the bytes that went on are a JSON document of ours.
+    /// Whether the engine's body was replaced by a JSON document.
     pub(super) fn is_rewritten(&self) -> bool {
         self.rewritten
     }
 
-    /// The tokens that the engine counted.
+    /// The tokens that the engine counted; None: it has not said.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// The bytes that go on, and whether from now on all the rest does.
+    /// Takes the engine's next bytes. Returns the client's, and whether all the rest passes as it
+    /// is.
     pub(super) fn push(
         &mut self,
         data: &[u8],
@@ -77,6 +80,7 @@ impl DocumentBuffer {
         Ok((self.rewrite(whole)?, false))
     }
 
+    /// The document in place of a whole response.
     fn rewrite(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
         let made = match &self.document {
             Document::Error { status, dialect, request_id, names } => {

@@ -1,4 +1,4 @@
-//! An event stream on its way: whole frames, and the edits in them.
+//! The editing of an event stream, in whole frames.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
@@ -15,30 +15,31 @@ use crate::{
     codec::sse,
 };
 
-/// An unfinished frame is held back up to this size; a longer one is relayed as it comes.
+/// The most of an unfinished frame that is held back, in bytes; a longer one passes as it comes.
 const FRAME_HELD: usize = 64 * 1024;
 
 /// The edits in the frames of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct FrameEdits {
-    /// The public name, as a JSON string, and where it goes.
+    /// The place of the model's name, and the public name as a JSON string; None: names stay.
     pub rename: Option<(ModelPlace, Bytes)>,
-    /// The engine is known to say another name; else, when its first frames say the public one, no
-    /// more are looked into.
+    /// Whether the engine is known to say another name. If not, frames are no longer searched once
+    /// the engine has said the public one.
     pub rename_expected: bool,
-    /// The usage that was asked for in the client's place, and the timings in it.
+    /// The usage in streams of chat and completions: read, cut out, or completed with timings.
     pub stream_usage: Option<StreamUsage>,
-    /// The usage in events of other shapes: only read.
+    /// The usage in streams of other shapes, which is only read.
     pub event_usage: Option<EventUsage>,
-    /// Names that no client may see in an error.
+    /// The engine's names, which no client may see in an error.
     pub redacted: Option<RedactedNames>,
-    /// Errors in frames become Anthropic's.
+    /// Whether errors get Anthropic's shape.
     pub anthropic_errors: bool,
-    /// Chat chunks become Messages events.
+    /// The translation of chat chunks to Messages events.
     pub translate: Option<Box<MessageStream>>,
 }
 
 impl FrameEdits {
+    /// The most of an unfinished frame that is held back, in bytes.
     fn held(&self) -> usize {
         let edits = self.rename_expected || self.translate.is_some();
         if edits { EDITED_HELD } else { FRAME_HELD }
@@ -57,6 +58,7 @@ impl FrameEdits {
             .or_else(|| self.event_usage.as_ref().and_then(EventUsage::usage))
     }
 
+    /// Edits whole frames.
     fn edit(&mut self, mut frames: Bytes, timings: impl FnOnce() -> Timings) -> Bytes {
         if let Some(usage) = &mut self.event_usage {
             usage.read(&frames);
@@ -101,11 +103,12 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
+    /// A stream of which nothing has passed.
     pub(super) fn new(edits: FrameEdits) -> Self {
         Self { frames: FrameBuffer::default(), edits }
     }
 
-    /// Whether the engine's last frame said that the stream is finished, and nothing follows it.
+    /// Whether the last frame said that the stream is finished, and nothing follows it.
     pub(super) fn is_finished(&self) -> bool {
         let said = self
             .edits
@@ -115,16 +118,17 @@ impl EventStream {
         said && self.frames.tail.is_empty()
     }
 
-    /// Whether nothing of a frame went on without its end.
+    /// Whether the bytes so far end between two frames.
     pub(super) fn at_frame_edge(&self) -> bool {
         !self.frames.raw
     }
 
-    /// The tokens that the engine counted.
+    /// The tokens that the engine counted; None: it has not said.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.edits.usage()
     }
 
+    /// Takes the engine's next bytes and returns the client's. `done`: these are the last.
     pub(super) fn push(
         &mut self,
         data: Bytes,
@@ -162,17 +166,17 @@ impl EventStream {
 pub(super) struct FrameBuffer {
     /// The unfinished frame.
     tail: BytesMut,
-    /// Bytes of `tail` that were looked at without finding a frame's edge.
+    /// Bytes of `tail` that were searched for a frame's edge in vain.
     searched: usize,
-    /// Inside a frame that is too long to hold: it is relayed as it comes.
+    /// Inside a frame that is too long to be held back, so that it passes as it comes.
     raw: bool,
-    /// The last frame that went on said that the stream is finished.
+    /// The last frame that passed said that the stream is finished.
     finished: bool,
 }
 
 impl FrameBuffer {
-    /// Gives the whole frames and keeps the unfinished tail, which may be `held` bytes long.
-    /// `done`: these are the last bytes.
+    /// Returns the whole frames and holds back the unfinished tail, up to `held` bytes. `done`:
+    /// these are the last bytes.
     fn push(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
         let frames = self.cut(data, done, held);
         if !frames.is_empty() {
@@ -181,6 +185,7 @@ impl FrameBuffer {
         frames
     }
 
+    /// Cuts the bytes behind the last edge.
     fn cut(&mut self, mut data: Bytes, done: bool, held: usize) -> Bytes {
         // The usual read ends with a frame and is not copied.
         if self.tail.is_empty()
@@ -194,7 +199,7 @@ impl FrameBuffer {
         self.tail.extend_from_slice(&data);
         let edge =
             if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
-        let passing = match edge {
+        let ready = match edge {
             Some(edge) => {
                 self.raw = false;
                 edge
@@ -207,7 +212,7 @@ impl FrameBuffer {
             }
             None => 0,
         };
-        let frames = self.tail.split_to(passing).freeze();
+        let frames = self.tail.split_to(ready).freeze();
         self.searched = self.tail.len();
         frames
     }

@@ -1,7 +1,7 @@
-//! How much of a response is held and looked into.
+//! The limits of transformations, in bytes.
 
-/// How much is held where something in it is to be edited: of a frame, and of a whole response while
-/// its `model` is looked for.
+/// The most of a frame that is held back where it is edited, and of a whole response while its
+/// `model` is searched for.
 pub(super) const EDITED_HELD: usize = 4 * 1024 * 1024;
-/// The usage of a longer response is not looked for.
+/// The longest whole response that is searched for its usage.
 pub(super) const COUNTED: usize = 64 * 1024;

@@ -1,5 +1,4 @@
-//! How the bytes of an engine's response are edited for its client. Bytes in, bytes out; nothing of
-//! it moves by itself.
+//! The transformation of an engine's response for its client, piece by piece.
 
 mod document;
 mod error;
@@ -14,57 +13,62 @@ pub(crate) use self::{document::Document, frames::FrameEdits};
 use self::{document::DocumentBuffer, frames::EventStream, limits::COUNTED, rename::Renamer};
 use crate::api::usage::{Timings, Usage, usage_in_tail};
 
-/// What is done to the bytes of one response.
+/// The transformation of one response.
 #[derive(Debug)]
 pub struct Transform(Kind);
 
+/// The kinds of transformation.
 #[derive(Debug)]
 enum Kind {
-    /// They pass as they come.
+    /// Bytes pass as they come.
     Identity,
-    /// They pass as they come; the first piece, if it is the whole response, is looked into for its
-    /// usage.
+    /// Bytes pass as they come. The first piece is searched for the usage, if it is the whole
+    /// response.
     Count { usage: Option<Usage>, first: bool },
-    /// They pass in whole frames, edited.
+    /// Bytes pass in whole frames, edited.
     Events(Box<EventStream>),
-    /// They are held back until `model` is found and renamed; from then on they pass.
+    /// Bytes are held back until `model` is found and renamed. From then on they pass.
     Rename(Box<Renamer>),
-    /// They are held back to the end, then rewritten.
+    /// Bytes are held back to the end, then rewritten.
     Document(Box<DocumentBuffer>),
 }
 
 impl Transform {
-    /// The bytes pass as they come.
+    /// Bytes pass as they come.
     pub const IDENTITY: Self = Self(Kind::Identity);
 
+    /// Bytes pass as they come; the usage is read where it is found at once.
     pub(crate) fn count() -> Self {
         Self(Kind::Count { usage: None, first: true })
     }
 
+    /// An event stream, edited frame by frame.
     pub(crate) fn events(edits: FrameEdits) -> Self {
         Self(Kind::Events(Box::new(EventStream::new(edits))))
     }
 
-    /// `name_json`: the public name, as a JSON string.
+    /// A whole response that gets the public name. `name_json`: that name as a JSON string.
     pub(crate) fn rename(name_json: Bytes) -> Self {
         Self(Kind::Rename(Box::new(Renamer::new(name_json))))
     }
 
+    /// A whole response that becomes another document.
     pub(crate) fn document(document: Document) -> Self {
         Self(Kind::Document(Box::new(DocumentBuffer::new(document))))
     }
 
-    /// Whether it works on events, one by one.
+    /// Whether the response is an event stream, edited frame by frame.
     pub fn is_event_stream(&self) -> bool {
         matches!(self.0, Kind::Events(_))
     }
 
-    /// Whether the bytes pass as they come, so that their number is known when the engine's is.
+    /// Whether the response has as many bytes as the engine's.
     pub fn keeps_length(&self) -> bool {
         matches!(self.0, Kind::Identity | Kind::Count { .. })
     }
 
-    /// Whether an end of the connection can be the end of the response.
+    /// Whether the response is complete if it ends here with its connection. Of an event stream the
+    /// last frame must have said so.
     pub fn may_end_here(&self) -> bool {
         match &self.0 {
             Kind::Events(events) => events.is_finished(),
@@ -72,23 +76,23 @@ impl Transform {
         }
     }
 
-    /// Whether the engine's last frame said that the stream is finished; all that a lost connection
-    /// can take away then is framing.
+    /// Whether the engine's last frame said that the stream is finished. A connection that is lost
+    /// afterwards takes only framing with it.
     pub fn is_finished(&self) -> bool {
         matches!(&self.0, Kind::Events(events) if events.is_finished())
     }
 
-    /// Whether nothing of a frame has gone on without its end, so that an event of ours may follow.
+    /// Whether the bytes so far end between two frames, so that a comment or event may follow.
     pub fn at_frame_edge(&self) -> bool {
         matches!(&self.0, Kind::Events(events) if events.at_frame_edge())
     }
 
-    /// Whether the bytes that went on are a JSON document of ours.
+    /// Whether the engine's body was replaced by a JSON document.
     pub fn rewrites_body(&self) -> bool {
         matches!(&self.0, Kind::Document(document) if document.is_rewritten())
     }
 
-    /// The tokens that the engine counted, as far as it said.
+    /// The tokens that the engine counted; None: it has not said.
     pub fn usage(&self) -> Option<Usage> {
         match &self.0 {
             Kind::Count { usage, .. } => *usage,
@@ -98,7 +102,7 @@ impl Transform {
         }
     }
 
-    /// Takes the engine's next bytes and gives those that go on now; `done`: these are the last.
+    /// Takes the engine's next bytes and returns the client's. `done`: these are the last.
     pub fn push(
         &mut self,
         data: Bytes,

@@ -1,11 +1,11 @@
-//! The public name in place of the engine's, in a whole response.
+//! The renaming of the model in a whole response.
 
 use bytes::{Bytes, BytesMut};
 
 use super::limits::EDITED_HELD;
 use crate::codec::json::Finder;
 
-/// Renames the `model` of a whole response, which is held back until it is found.
+/// Replaces the `model` of a whole response by the public name.
 #[derive(Debug)]
 pub(super) struct Renamer {
     held: BytesMut,
@@ -14,13 +14,13 @@ pub(super) struct Renamer {
 }
 
 impl Renamer {
-    /// `name_json`: the public name, as a JSON string.
+    /// `name_json`: the public name as a JSON string.
     pub(super) fn new(name_json: Bytes) -> Self {
         Self { held: BytesMut::new(), finder: Finder::string(&["model"]), name_json }
     }
 
-    /// The bytes that were held, renamed; None while more must come. A response without a `model`,
-    /// or too long before it, goes on as it is.
+    /// The bytes so far, renamed; None: they are held back until `model` is found. A response
+    /// without a `model`, or too long before it, passes as it is.
     pub(super) fn push(&mut self, data: Bytes, done: bool) -> Option<Bytes> {
         self.finder.feed(&data);
         let found = self.finder.found();
