@@ -1,5 +1,4 @@
-//! OPTIONS, CORS and expectations over real sockets: what is answered before anything else looks at
-//! a request.
+//! OPTIONS, CORS and expectations over real sockets.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,21 +24,21 @@ fn rules() -> Value {
 fn engine() -> Engine {
     Engine::start(true, |_, mut stream| {
         while read_request(&mut stream).is_some() {
-            let answer =
+            let response =
                 b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\n{}";
-            let _ = stream.write_all(answer);
+            let _ = stream.write_all(response);
         }
     })
 }
 
-/// Asks without a body, and without a key; the head of the answer, in lower case.
+/// Asks without a body, and without a key; the head of the response, in lower case.
 fn head_of(client: &mut Client, line: &str, fields: &str) -> String {
     client.write(format!("{line} HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes());
     client.head().to_ascii_lowercase()
 }
 
 #[test]
-fn options_tells_what_a_path_takes_without_a_key_and_without_cors() {
+fn options_shows_what_a_path_takes_without_a_key_and_without_cors() {
     let plane = Plane::builder().start();
     let mut client = plane.connect();
     for (path, methods) in
@@ -58,7 +57,7 @@ fn options_tells_what_a_path_takes_without_a_key_and_without_cors() {
 }
 
 #[test]
-fn a_preflight_is_answered_for_listed_origins_alone() {
+fn a_preflight_is_granted_to_listed_origins_alone() {
     let plane = Plane::builder().with(rules()).start();
     let mut client = plane.connect();
     let asked =
@@ -87,7 +86,7 @@ fn a_preflight_is_answered_for_listed_origins_alone() {
 }
 
 #[test]
-fn answers_and_errors_carry_the_fields_that_let_a_page_read_them() {
+fn responses_and_errors_carry_the_fields_that_let_a_page_read_them() {
     let engine = engine();
     let plane = Plane::builder().engines(&[&engine]).with(rules()).start();
     for (origin, granted) in [("https://app.test", true), ("https://evil.test", false)] {
@@ -128,7 +127,7 @@ fn head_has_the_fields_of_get_and_no_body() {
     let plane = Plane::builder().start();
     let mut client = plane.connect();
     client.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    let length = format!("\r\ncontent-length: {}\r\n", client.answer().body.len());
+    let length = format!("\r\ncontent-length: {}\r\n", client.response().body.len());
     for _ in 0..2 {
         // The second would find the body of the first.
         let head = head_of(&mut client, "HEAD /healthz", "");
@@ -147,9 +146,9 @@ fn a_body_is_asked_for_only_when_it_is_about_to_be_read() {
         client.write(expecting.as_bytes());
         assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n");
         client.write(BODY.as_bytes());
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
-    // Refused: no 100, the final answer at once, and the end, since the client may send its body
+    // Rejected: no 100, the final response at once, and the end, since the client may send its body
     // all the same.
     for (wrong, right, status) in [
         ("Bearer wrong", "Bearer secret", 401),
@@ -158,8 +157,8 @@ fn a_body_is_asked_for_only_when_it_is_about_to_be_read() {
     ] {
         let mut client = plane.connect();
         client.write(expecting.replace(right, wrong).as_bytes());
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.whole), (status, true));
+        let response = client.response();
+        assert_eq!((response.status, response.whole), (status, true));
         assert_eq!(client.read_to_end(), b"", "{status}");
     }
     plane.assert_idle();
@@ -174,5 +173,5 @@ fn an_unknown_expectation_is_ignored() {
         request_with(&format!("Expect: wonders\r\nContent-Length: {}", BODY.len()), BODY)
             .as_bytes(),
     );
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }

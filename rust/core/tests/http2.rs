@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use harness::{Engine, Plane, Stream, chunk, json_answer, read_request};
+use harness::{Engine, Plane, Stream, chunk, json_response, read_request};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
@@ -55,7 +55,7 @@ async fn connect(plane: &Plane) -> (SendRequest<Body>, JoinHandle<hyper::Result<
     (sender, connection)
 }
 
-/// The same, with its socket.
+/// A connection that speaks HTTP/2 without having asked, and its socket.
 async fn connect_socket(
     plane: &Plane,
 ) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>, std::net::TcpStream) {
@@ -97,7 +97,7 @@ impl<I: Iterator<Item = Result<Frame<Bytes>, std::io::Error>> + Unpin> hyper::bo
     }
 }
 
-/// An engine that answers every request with its own body.
+/// An engine that responds to every request with its own body.
 fn echo() -> Engine {
     Engine::start(true, |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
@@ -110,7 +110,7 @@ fn echo() -> Engine {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_of_one_connection_are_answered_independently() {
+async fn streams_of_one_connection_are_served_independently() {
     let (go, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let engine = Engine::start(true, move |number, mut stream| {
@@ -162,10 +162,14 @@ fn the_first_bytes_tell_the_protocol_however_they_are_cut() {
             client.write(piece);
             thread::sleep(Duration::from_millis(1));
         }
-        let answer = client.answer();
-        assert_eq!((answer.status, &*answer.body), (200, BODY.as_bytes()), "in pieces of {size}");
+        let response = client.response();
+        assert_eq!(
+            (response.status, &*response.body),
+            (200, BODY.as_bytes()),
+            "in pieces of {size}"
+        );
     }
-    // What only resembles the preface is HTTP/1.1, and answered as that.
+    // What only resembles the preface is HTTP/1.1, and served as that.
     let mut client = plane.connect();
     client.write(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n");
     assert!(client.read_to_end().starts_with(b"HTTP/1.1 400"));
@@ -184,7 +188,7 @@ fn watched(said: &'static str) -> (Engine, mpsc::Receiver<()>, mpsc::Receiver<()
     (engine, begins, ends)
 }
 
-/// What a client does to leave.
+/// The ways in which a client leaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Leaving {
     ResetsStream,
@@ -218,10 +222,10 @@ async fn a_client_that_leaves_a_stream_ends_the_engines_work() {
         let (engine, _begins, ends) = watched(FRAME);
         let plane = Plane::builder().engines(&[&engine]).start();
         let (mut sender, _connection, socket) = connect_socket(&plane).await;
-        let mut answer = sender.send_request(completion(BODY)).await.unwrap();
-        answer.body_mut().frame().await.unwrap().unwrap();
+        let mut response = sender.send_request(completion(BODY)).await.unwrap();
+        response.body_mut().frame().await.unwrap().unwrap();
         match leaving {
-            Leaving::ResetsStream => drop(answer),
+            Leaving::ResetsStream => drop(response),
             Leaving::ClosesConnection => socket.shutdown(Shutdown::Both).unwrap(),
         }
         ends.recv_timeout(PATIENCE)
@@ -232,7 +236,7 @@ async fn a_client_that_leaves_a_stream_ends_the_engines_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_breaks_off_resets_its_stream_alone() {
+async fn a_response_that_breaks_off_resets_its_stream_alone() {
     for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
         let engine = Engine::start(true, move |_, mut stream| {
             read_request(&mut stream).unwrap();
@@ -241,13 +245,13 @@ async fn an_answer_that_breaks_off_resets_its_stream_alone() {
         });
         let plane = Plane::builder().engines(&[&engine]).start();
         let (mut sender, _connection) = connect(&plane).await;
-        let mut answer = sender.send_request(completion(BODY)).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let mut response = sender.send_request(completion(BODY)).await.unwrap();
+        assert_eq!(response.status(), 200);
         assert_eq!(
-            &answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap()[..],
+            &response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap()[..],
             b"{}"
         );
-        let broken = answer.body_mut().frame().await.expect("no clean end").unwrap_err();
+        let broken = response.body_mut().frame().await.expect("no clean end").unwrap_err();
         let reason =
             std::error::Error::source(&broken).map(ToString::to_string).unwrap_or_default();
         assert!(reason.contains("unexpected internal error"), "INTERNAL_ERROR, not {reason:?}");
@@ -264,7 +268,7 @@ async fn a_slow_reader_holds_back_its_engine_and_nobody_else() {
     let engine = Engine::start(true, move |number, mut stream| {
         read_request(&mut stream).unwrap();
         if number > 0 {
-            return stream.write_all(&json_answer("quick")).unwrap();
+            return stream.write_all(&json_response("quick")).unwrap();
         }
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").unwrap();
         while stream.write_all(&[b'x'; 10_000]).is_ok() {
@@ -293,7 +297,7 @@ async fn an_engine_that_does_not_read_holds_back_its_client_and_nobody_else() {
     let engine = Engine::start(true, |number, mut stream| {
         if number > 0 {
             read_request(&mut stream).unwrap();
-            return stream.write_all(&json_answer("quick")).unwrap();
+            return stream.write_all(&json_response("quick")).unwrap();
         }
         stream.read_exact(&mut [0; 100]).unwrap();
         // Until the test ends, nothing more.
@@ -338,30 +342,30 @@ async fn a_big_body_passes_and_its_trailers_do_not() {
     trailers.insert("authorization", "Bearer other".parse().unwrap());
     frames.push(Ok(Frame::trailers(trailers)));
     let upload = Pieces(frames.into_iter()).boxed_unsync();
-    let answer =
+    let response =
         sender.send_request(request(Method::POST, "/v1/completions", upload)).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    assert!(text(answer).await == prompt);
+    assert_eq!(response.status(), 200);
+    assert!(text(response).await == prompt);
     plane.assert_idle();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_without_reading_ends_no_connection_and_names_none() {
+async fn a_rejection_without_reading_ends_no_connection_and_names_none() {
     let engine = echo();
     let plane = Plane::builder().engines(&[&engine]).start();
     let (mut sender, _connection) = connect(&plane).await;
     for _ in 0..3 {
         let mut unread = completion(vec![b'x'; 5_000_000]);
         unread.headers_mut().insert("authorization", "Bearer wrong".parse().unwrap());
-        let answer = sender.send_request(unread).await.unwrap();
-        assert_eq!(answer.status(), 401);
-        assert!(!answer.headers().contains_key("connection"));
-        assert!(text(answer).await.contains("invalid_api_key"));
+        let response = sender.send_request(unread).await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert!(!response.headers().contains_key("connection"));
+        assert!(text(response).await.contains("invalid_api_key"));
     }
     // Over HTTP/1.1 this one ends its connection, and says so.
-    let answer = sender.send_request(completion("[]")).await.unwrap();
-    assert_eq!(answer.status(), 400);
-    assert!(!answer.headers().contains_key("connection"));
+    let response = sender.send_request(completion("[]")).await.unwrap();
+    assert_eq!(response.status(), 400);
+    assert!(!response.headers().contains_key("connection"));
     assert_eq!(text(sender.send_request(completion(BODY)).await.unwrap()).await, BODY);
     plane.assert_idle();
 }
@@ -407,36 +411,36 @@ async fn a_connection_without_requests_ends_when_the_next_head_is_due() {
 async fn head_has_the_fields_of_get_and_no_body() {
     let plane = Plane::builder().start();
     let (mut sender, _connection) = connect(&plane).await;
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for method in [Method::GET, Method::HEAD] {
-        let answer = sender.send_request(request(method, "/v1/models", body(""))).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
-        answers.push((length, text(answer).await));
+        let response = sender.send_request(request(method, "/v1/models", body(""))).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let length: usize = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        responses.push((length, text(response).await));
     }
-    assert_eq!(answers[0].0, answers[0].1.len());
-    assert_eq!(answers[1], (answers[0].0, String::new()));
+    assert_eq!(responses[0].0, responses[0].1.len());
+    assert_eq!(responses[1], (responses[0].0, String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_management_api_sees_the_authority_as_host() {
-    let (tell, told) = mpsc::channel();
+    let (report, reported) = mpsc::channel();
     let api = Engine::start(true, move |_, mut stream| {
         let (mut head, mut byte) = (Vec::new(), [0]);
         while !head.ends_with(b"\r\n\r\n") {
             stream.read_exact(&mut byte).unwrap();
             head.push(byte[0]);
         }
-        tell.send(String::from_utf8(head).unwrap()).unwrap();
-        stream.write_all(&json_answer("{}")).unwrap();
+        report.send(String::from_utf8(head).unwrap()).unwrap();
+        stream.write_all(&json_response("{}")).unwrap();
     });
     let socket = api.address.strip_prefix("unix:").unwrap();
     let plane = Plane::builder().with(json!({"control_socket": socket})).start();
     let (mut sender, _connection) = connect(&plane).await;
-    let answer =
+    let response =
         sender.send_request(request(Method::GET, "/v2/models?page=1", body(""))).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let head = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(response.status(), 200);
+    let head = reported.recv_timeout(PATIENCE).unwrap();
     assert!(head.starts_with("GET /v2/models?page=1 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("\r\nhost: plane.test\r\n"), "{head}");
 }

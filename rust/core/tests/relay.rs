@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Engine, Plane, chunk, events, json_answer, read_request, request, request_with};
+use harness::{Engine, Plane, chunk, events, json_response, read_request, request, request_with};
 use serde_json::json;
 
 const DONE: &str = "data: [DONE]\n\n";
@@ -31,7 +31,7 @@ const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 
-/// An engine that answers every request, on every connection, with the request's own body.
+/// An engine that responds to every request, on every connection, with the request's own body.
 fn echo(unix: bool) -> Engine {
     Engine::start(unix, |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
@@ -53,10 +53,10 @@ fn a_body_passes_byte_by_byte_over_tcp_and_unix_in_any_framing() {
             let body =
                 format!(r#"{{"prompt":"{}","model":"m"}}"#, "é\\n\u{1F600} ".repeat(size / 10));
             client.write(request(&body).as_bytes());
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.whole), (200, true));
+            let response = client.response();
+            assert_eq!((response.status, response.whole), (200, true));
             assert!(
-                answer.body == body.as_bytes(),
+                response.body == body.as_bytes(),
                 "{size} bytes over unix={unix} came back as they were sent"
             );
 
@@ -68,9 +68,9 @@ fn a_body_passes_byte_by_byte_over_tcp_and_unix_in_any_framing() {
                 client.write(&chunk(piece));
             }
             client.write(b"0\r\nX-Trailer: x\r\n\r\n");
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.whole), (200, true));
-            assert!(answer.body == body.as_bytes(), "{size} bytes in chunks over unix={unix}");
+            let response = client.response();
+            assert_eq!((response.status, response.whole), (200, true));
+            assert!(response.body == body.as_bytes(), "{size} bytes in chunks over unix={unix}");
         }
         plane.assert_idle();
     }
@@ -99,10 +99,10 @@ fn only_whole_frames_pass_at_any_split_of_what_the_engine_writes() {
     let mut client = plane.connect();
     for cut in 0..=stream.len() {
         client.write(request(&format!(r#"{{"model":"m","stream":true,"seed":{cut}}}"#)).as_bytes());
-        let answer = client.answer();
-        assert!(answer.whole);
-        assert_eq!(String::from_utf8_lossy(&answer.body), stream, "cut at {cut}");
-        for piece in &answer.chunks {
+        let response = client.response();
+        assert!(response.whole);
+        assert_eq!(String::from_utf8_lossy(&response.body), stream, "cut at {cut}");
+        for piece in &response.chunks {
             assert!(
                 piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n"),
                 "cut at {cut}: {piece:?}"
@@ -112,7 +112,7 @@ fn only_whole_frames_pass_at_any_split_of_what_the_engine_writes() {
     plane.assert_idle();
 }
 
-/// An engine that reads a request, answers with `said`, and closes the connection.
+/// An engine that reads a request, responds with `said`, and closes the connection.
 fn dying(said: &'static [u8]) -> Engine {
     Engine::start(true, move |_, mut stream| {
         if read_request(&mut stream).is_some() {
@@ -129,8 +129,11 @@ fn a_death_before_the_first_frame_goes_to_the_other_replica() {
         let (bad, good) = (dying(said), echo(true));
         let plane = Plane::builder().engines(&[&bad, &good]).start();
         for _ in 0..12 {
-            let answer = plane.ask(BODY);
-            assert_eq!((answer.status, answer.whole, &*answer.body), (200, true, BODY.as_bytes()));
+            let response = plane.ask(BODY);
+            assert_eq!(
+                (response.status, response.whole, &*response.body),
+                (200, true, BODY.as_bytes())
+            );
         }
         assert!(bad.connections() >= 1, "the test has seen a death");
         plane.assert_idle();
@@ -147,9 +150,9 @@ fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
-    let answer = client.answer();
-    assert!(answer.whole, "the last chunk is there");
-    let frames = events(&answer.body);
+    let response = client.response();
+    assert!(response.whole, "the last chunk is there");
+    let frames = events(&response.body);
     assert_eq!((frames.len(), &*frames[0]), (2, "data: 1"));
     assert!(frames[1].starts_with("data: {\"error\":{"), "{frames:?}");
     assert_eq!(client.read_to_end(), b"", "and the connection ends");
@@ -162,7 +165,7 @@ fn a_death_in_the_middle_of_a_stream_ends_it_with_an_error_event_and_no_end_mark
 }
 
 #[test]
-fn a_whole_answer_that_breaks_off_breaks_its_framing_while_the_client_still_listens() {
+fn a_whole_response_that_breaks_off_breaks_its_framing_while_the_client_still_listens() {
     for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
         let (closed, wait) = mpsc::channel::<()>();
         let engine = Engine::start(true, move |_, mut stream| {
@@ -178,9 +181,9 @@ fn a_whole_answer_that_breaks_off_breaks_its_framing_while_the_client_still_list
         client.write(request(BODY).as_bytes());
         wait.recv().unwrap();
         client.limit(Duration::from_secs(1));
-        let answer = client.answer();
+        let response = client.response();
         assert_eq!(
-            (answer.status, answer.whole, &*answer.body),
+            (response.status, response.whole, &*response.body),
             (200, false, &b"{}"[..]),
             "{head}"
         );
@@ -189,9 +192,9 @@ fn a_whole_answer_that_breaks_off_breaks_its_framing_while_the_client_still_list
 
 #[test]
 fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
-    let (tell, told) = mpsc::channel();
+    let (report, reported) = mpsc::channel();
     let engine = Engine::start(true, move |_, mut stream| {
-        let _ = tell.send(read_request(&mut stream).is_some());
+        let _ = report.send(read_request(&mut stream).is_some());
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let filler = "x".repeat(200_000);
@@ -213,15 +216,15 @@ fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
         if chunked {
             client.try_write(b"0\r\n\r\n");
         }
-        let answer = client.answer();
+        let response = client.response();
         assert_eq!(
-            answer.status,
+            response.status,
             400,
             "{duplicate} chunked={chunked}: {}",
-            String::from_utf8_lossy(&answer.body)
+            String::from_utf8_lossy(&response.body)
         );
         assert!(
-            !told.recv().unwrap(),
+            !reported.recv().unwrap(),
             "{duplicate} chunked={chunked}: the engine had a whole request"
         );
     }
@@ -229,18 +232,18 @@ fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
 }
 
 #[test]
-fn a_connection_with_bytes_behind_its_answer_is_not_used_again() {
+fn a_connection_with_bytes_behind_its_response_is_not_used_again() {
     let engine = Engine::start(true, |number, mut stream| {
         let late = format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nlate-{number}");
         while read_request(&mut stream).is_some() {
-            let _ = stream.write_all(&[&json_answer("mine")[..], late.as_bytes()].concat());
+            let _ = stream.write_all(&[&json_response("mine")[..], late.as_bytes()].concat());
         }
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();
     for _ in 0..20 {
         client.write(request(BODY).as_bytes());
-        assert_eq!(client.answer().body, b"mine");
+        assert_eq!(client.response().body, b"mine");
     }
     assert_eq!(engine.connections(), 20);
 }
@@ -261,13 +264,13 @@ fn waiting(go_on: mpsc::Receiver<()>) -> Engine {
 }
 
 #[test]
-fn a_drain_lets_a_stream_finish_and_tells_its_end_once() {
+fn a_drain_lets_a_stream_finish_and_reports_its_end_once() {
     let (go_on, wait) = mpsc::channel();
     let engine = waiting(wait);
     let plane = Plane::builder().engines(&[&engine]).workers(2).start();
     let (mut client, mut idle) = (plane.connect(), plane.connect());
     idle.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(idle.answer().status, 200);
+    assert_eq!(idle.response().status, 200);
     client.write(request(BODY).as_bytes());
     client.until(b"data: 1\n\n");
     plane.plane.drain(Duration::from_secs(60));
@@ -277,7 +280,7 @@ fn a_drain_lets_a_stream_finish_and_tells_its_end_once() {
     client.until(DONE.as_bytes());
     assert!(client.read_to_end().ends_with(b"0\r\n\r\n"));
     assert_eq!(plane.drained(), 0);
-    assert!(!plane.events_in(Duration::from_millis(50)).contains("drained"), "told once");
+    assert!(!plane.events_in(Duration::from_millis(50)).contains("drained"), "reported once");
 }
 
 #[test]
@@ -309,17 +312,17 @@ fn a_connection_that_never_asked_does_not_hold_up_a_drain() {
 }
 
 /// Sends a whole request before it reads a byte, as many clients do.
-fn stubborn(plane: &Plane, head: &str, body: &[u8]) -> harness::Answer {
+fn stubborn(plane: &Plane, head: &str, body: &[u8]) -> harness::Response {
     let mut client = plane.connect();
     client.write(head.as_bytes());
     client.write(body);
-    let answer = client.answer();
-    assert!(client.ends_without_a_reset(), "a reset can take the answer away before it is read");
-    answer
+    let response = client.response();
+    assert!(client.ends_without_a_reset(), "a reset can take the response away before it is read");
+    response
 }
 
 #[test]
-fn a_refusal_reaches_a_client_that_still_sends_its_body() {
+fn a_rejection_reaches_a_client_that_still_sends_its_body() {
     let engine = echo(true);
     let plane = Plane::builder().engines(&[&engine]).start();
     let body = format!(r#"{{"model":"nobody","prompt":"{}"}}"#, "x".repeat(8_000_000));
@@ -331,40 +334,40 @@ fn a_refusal_reaches_a_client_that_still_sends_its_body() {
 }
 
 #[test]
-fn an_engines_early_answer_reaches_a_client_that_still_sends_its_body() {
+fn an_engines_early_response_reaches_a_client_that_still_sends_its_body() {
     let engine = Engine::start(false, |_, mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!");
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let body = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(8_000_000));
-    let answer = stubborn(
+    let response = stubborn(
         &plane,
         &request_with(&format!("Content-Length: {}", body.len()), ""),
         body.as_bytes(),
     );
-    let error: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!((answer.status, error["error"]["message"].as_str()), (400, Some("no!")));
+    let error: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!((response.status, error["error"]["message"].as_str()), (400, Some("no!")));
 }
 
 #[test]
 fn a_retry_goes_by_the_table_of_now() {
-    let (tell, told) = mpsc::channel();
+    let (report, reported) = mpsc::channel();
     let (die, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let old = Engine::start(true, move |_, mut stream| {
         read_request(&mut stream).unwrap();
-        tell.send(()).unwrap();
+        report.send(()).unwrap();
         let _ = wait.lock().unwrap().recv();
     });
     let new = echo(true);
     let plane = Plane::builder().engines(&[&old]).start();
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
-    told.recv().unwrap();
+    reported.recv().unwrap();
     plane.publish(&[&new], "m");
     die.send(()).unwrap();
-    assert_eq!(client.answer().status, 200, "an instance runs");
+    assert_eq!(client.response().status, 200, "an instance runs");
 }
 
 #[test]
@@ -373,7 +376,7 @@ fn a_body_too_big_to_be_sent_twice_is_not_tried_on_a_connection_that_may_be_stal
     // is over would.
     let engine = Engine::start(true, |_, mut stream| {
         if read_request(&mut stream).is_some() {
-            let _ = stream.write_all(&json_answer("ok"));
+            let _ = stream.write_all(&json_response("ok"));
             let _ = stream.read(&mut [0]);
         }
     });
@@ -399,9 +402,9 @@ fn an_endless_length_that_a_longer_name_would_overflow_is_no_panic() {
     let plane = Plane::builder().engines(&[&engine]).served_name("e").start();
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
-    let answer = client.answer();
+    let response = client.response();
     assert_eq!(
-        (answer.status, answer.whole, &*answer.body),
+        (response.status, response.whole, &*response.body),
         (200, false, &b"{\"model\":\"m\","[..])
     );
     plane.assert_idle();
@@ -430,31 +433,31 @@ fn an_http_1_0_client_gets_no_chunks_and_its_end() {
 #[test]
 fn a_client_that_leaves_closes_the_engines_connection_and_gives_its_slot_back() {
     for behind in [&b""[..], b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
-        let (tell, told) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
         let engine = Engine::start(true, move |_, mut stream| {
-            let _ = tell.send(read_request(&mut stream).is_some());
-            let _ = tell.send(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+            let _ = report.send(read_request(&mut stream).is_some());
+            let _ = report.send(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
         });
         let plane = Plane::builder().engines(&[&engine]).start();
         let mut client = plane.connect();
         client.write(request(BODY).as_bytes());
         client.write(behind);
-        assert!(told.recv().unwrap(), "the request came");
+        assert!(reported.recv().unwrap(), "the request came");
         drop(client);
-        assert!(told.recv_timeout(Duration::from_secs(10)).unwrap(), "its connection ended");
+        assert!(reported.recv_timeout(Duration::from_secs(10)).unwrap(), "its connection ended");
         plane.assert_idle();
     }
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_turn_and_a_half_closed_client_counts_as_gone() {
+fn pipelined_requests_are_served_in_turn_and_a_half_closed_client_counts_as_gone() {
     let engine = echo(true);
     let plane = Plane::builder().engines(&[&engine]).start();
     let bodies = [r#"{"model":"m","n":1}"#, r#"{"model":"m","n":22}"#, r#"{"model":"m","n":333}"#];
     let mut client = plane.connect();
     client.write(bodies.map(request).concat().as_bytes());
     for body in bodies {
-        assert_eq!(client.answer().body, body.as_bytes());
+        assert_eq!(client.response().body, body.as_bytes());
     }
     client.shutdown(Shutdown::Write);
     assert_eq!(client.read_to_end(), b"");
@@ -473,7 +476,7 @@ fn a_request_that_ends_every_engine_is_given_to_two_at_most() {
                         deliveries.fetch_add(1, Ordering::SeqCst);
                         return;
                     }
-                    if stream.write_all(&json_answer("ok")).is_err() {
+                    if stream.write_all(&json_response("ok")).is_err() {
                         return;
                     }
                 }
@@ -490,11 +493,11 @@ fn a_request_that_ends_every_engine_is_given_to_two_at_most() {
 }
 
 #[test]
-fn a_request_with_two_hosts_is_refused() {
+fn a_request_with_two_hosts_is_rejected() {
     let engine = echo(true);
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();
     client.write(request(BODY).replacen("Host: ", "Host: other\r\nHost: ", 1).as_bytes());
-    assert_eq!(client.answer().status, 400);
+    assert_eq!(client.response().status, 400);
     assert_eq!(engine.connections(), 0);
 }

@@ -18,13 +18,13 @@ use std::{
 };
 
 use gpustack_fast_core::{ControlPlaneLine, DataPlane, LogFormat, LogLevel, flush_log};
-use harness::{Engine, Plane, json_answer, read_request, request};
+use harness::{Engine, Plane, json_response, read_request, request};
 use sans_io::test_support;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What no line may hold: the client's key (the harness's), a wrong one, a prompt, a response, a
-/// query, a field.
+/// Texts that no line may hold: the client's key (the harness's), a wrong one, a prompt, a
+/// response, a query, a field.
 const SECRETS: [&str; 6] =
     ["secret", "guessed-key", "words of a prompt", "words of a model", "asked-for", "field-value"];
 
@@ -41,7 +41,7 @@ fn spawn(name: &str, level: &str, format: &str) -> Child {
         .unwrap()
 }
 
-/// What a server with this level and format writes on a busy day.
+/// The log of a server with this level and format on a busy day.
 fn log(level: &str, format: &str) -> String {
     let mut child = spawn("busy_day", level, format);
     let mut text = String::new();
@@ -56,16 +56,16 @@ fn plane_with_log(engine: &Engine) -> Plane {
     Plane::builder().engines(&[engine]).with(log).start()
 }
 
-/// An engine that answers most requests, and breaks HTTP at some.
+/// An engine that responds to most requests, and breaks HTTP at some.
 fn engine() -> Engine {
     Engine::start(false, |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
-            let answer = if String::from_utf8_lossy(&request.body).contains("break") {
+            let response = if String::from_utf8_lossy(&request.body).contains("break") {
                 b"HTTP/1.1 words of a model\r\n\r\n".to_vec()
             } else {
-                json_answer(r#"{"model":"m","choices":[{"text":"words of a model"}]}"#)
+                json_response(r#"{"model":"m","choices":[{"text":"words of a model"}]}"#)
             };
-            if stream.write_all(&answer).is_err() {
+            if stream.write_all(&response).is_err() {
                 return;
             }
         }
@@ -88,7 +88,7 @@ fn busy_day() {
         .replace("/completions", "/completions?q=asked-for");
     let mut client = plane.connect();
     client.write(odd.as_bytes());
-    assert_eq!(client.answer().status, 401);
+    assert_eq!(client.response().status, 401);
     // As in a worker that slices a text within a character.
     let worker = std::thread::Builder::new().name("gpustack-fast-9".to_owned());
     let cut = String::from("words of a prompt é");
@@ -155,7 +155,7 @@ fn text_lines_have_time_level_subject_and_no_secret_even_at_trace() {
         assert!(["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level), "{line}");
         assert!(!subject.contains(':'), "{line}");
     }
-    for told in [
+    for line in [
         "INFO  dataplane keys changed",
         "INFO  dataplane table published version=1 models=1 routes=1",
         "INFO  dataplane listening addresses=127.0.0.1:",
@@ -167,7 +167,7 @@ fn text_lines_have_time_level_subject_and_no_secret_even_at_trace() {
         "INFO  shared drain begins",
         "INFO  records drained",
     ] {
-        assert!(text.contains(told), "{told}\n{text}");
+        assert!(text.contains(line), "{line}\n{text}");
     }
     for secret in SECRETS {
         assert!(!text.contains(secret), "{secret}\n{text}");
@@ -213,13 +213,13 @@ fn an_unknown_level_is_an_error_that_names_the_known_ones() {
 }
 
 #[test]
-fn at_debug_each_step_of_a_request_is_told_with_the_request_it_belongs_to() {
+fn at_debug_each_step_of_a_request_is_logged_with_the_request_it_belongs_to() {
     let log = log("debug", "json");
     let lines: Vec<serde_json::Value> =
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let ids = |message: &str| -> Vec<&str> {
-        let told = lines.iter().filter(|line| line["message"] == message);
-        told.map(|line| line["request_id"].as_str().unwrap_or_default()).collect()
+        let found = lines.iter().filter(|line| line["message"] == message);
+        found.map(|line| line["request_id"].as_str().unwrap_or_default()).collect()
     };
     let begun = ids("attempt begins");
     assert_eq!(begun.len(), 4, "three good requests and one that the engine breaks: {log}");

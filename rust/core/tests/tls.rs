@@ -122,9 +122,9 @@ fn bodies_pass_over_both_versions_of_tls() {
         for size in [0, 70_000, 3_000_000] {
             let body = format!(r#"{{"prompt":"{}","model":"m"}}"#, "é\\n ".repeat(size / 5));
             client.write(request(&body).as_bytes());
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.whole), (200, true));
-            assert!(answer.body == body.as_bytes(), "{size} bytes over {version:?}");
+            let response = client.response();
+            assert_eq!((response.status, response.whole), (200, true));
+            assert!(response.body == body.as_bytes(), "{size} bytes over {version:?}");
         }
     }
     plane.assert_idle();
@@ -157,22 +157,22 @@ async fn http2_is_agreed_on_in_the_handshake() {
                 .unwrap()
         };
         let (first, second) = (sender.send_request(ask()), sender.send_request(ask()));
-        for answer in [first.await.unwrap(), second.await.unwrap()] {
-            assert_eq!(answer.collect().await.unwrap().to_bytes(), BODY);
+        for response in [first.await.unwrap(), second.await.unwrap()] {
+            assert_eq!(response.collect().await.unwrap().to_bytes(), BODY);
         }
     }
     plane.assert_idle();
 }
 
 #[test]
-fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
+fn who_speaks_no_tls_learns_it_and_nobody_else_suffers() {
     let files = Files::new();
     let plane = Plane::builder().with(fields(&files)).start();
     let mut plain = plane.connect();
     plain.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    let answer = plain.answer();
-    assert_eq!((answer.status, answer.whole), (400, true));
-    assert!(String::from_utf8(answer.body).unwrap().contains("HTTPS"));
+    let response = plain.response();
+    assert_eq!((response.status, response.whole), (400, true));
+    assert!(String::from_utf8(response.body).unwrap().contains("HTTPS"));
     assert_eq!(plain.read_to_end(), b"", "and the connection ends");
 
     let mut broken = plane.connect();
@@ -190,7 +190,7 @@ fn who_speaks_no_tls_is_told_so_and_nobody_else_suffers() {
 
     let mut client = connect(&plane, &files);
     client.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
     drop(client);
     plane.until_connections(0);
 }
@@ -241,23 +241,23 @@ fn a_connection_ends_with_the_word_that_nothing_was_cut_off() {
     for field in ["Connection: close", "Connection: upgrade, close\r\nUpgrade: h2c"] {
         let mut client = connect(&plane, &files);
         client.write(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n").as_bytes());
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
         assert!(client.ends_without_a_reset(), "{field}");
     }
     plane.until_connections(0);
 }
 
 #[test]
-fn the_management_api_is_told_that_its_client_speaks_tls() {
-    let (tell, told) = mpsc::channel();
+fn the_management_api_learns_that_its_client_speaks_tls() {
+    let (report, reported) = mpsc::channel();
     let api = Engine::start(true, move |_, mut stream| {
         let (mut head, mut byte) = (Vec::new(), [0]);
         while !head.ends_with(b"\r\n\r\n") {
             stream.read_exact(&mut byte).unwrap();
             head.push(byte[0]);
         }
-        tell.send(String::from_utf8(head).unwrap()).unwrap();
-        stream.write_all(&harness::json_answer("{}")).unwrap();
+        report.send(String::from_utf8(head).unwrap()).unwrap();
+        stream.write_all(&harness::json_response("{}")).unwrap();
     });
     let socket = api.address.strip_prefix("unix:").unwrap();
     let files = Files::new();
@@ -265,8 +265,8 @@ fn the_management_api_is_told_that_its_client_speaks_tls() {
         Plane::builder().with(fields(&files)).with(json!({"control_socket": socket})).start();
     let mut client = connect(&plane, &files);
     client.write(b"GET /v2/models HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: gopher\r\n\r\n");
-    assert_eq!(client.answer().status, 200);
-    let head = told.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(client.response().status, 200);
+    let head = reported.recv_timeout(PATIENCE).unwrap();
     assert!(
         head.contains("\r\nx-forwarded-proto: https\r\n") && !head.contains("gopher"),
         "{head}"
@@ -285,7 +285,7 @@ fn a_drain_waits_for_no_handshake() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_refused_with_the_cause() {
+fn files_that_cannot_be_used_are_rejected_with_the_cause() {
     let (files, other) = (Files::new(), Files::new());
     let (certificate, key) = (files.path("certificate.pem"), files.path("key.pem"));
     std::fs::write(files.path("empty.pem"), "nothing\n").unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of the whole data plane share: a running plane, a raw client, a scripted engine.
+//! Shared by the tests of the whole data plane: a running plane, a raw client, a scripted engine.
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
@@ -196,7 +196,7 @@ impl Engine {
         Self { address, connections }
     }
 
-    /// How many connections it has had.
+    /// The number of connections that it has accepted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -210,7 +210,7 @@ impl Drop for Engine {
     }
 }
 
-/// How a plane is started.
+/// The setup of a plane: no engines, one worker and a TCP listener, unless set otherwise.
 pub(crate) struct PlaneBuilder {
     engines: Vec<String>,
     unix: bool,
@@ -237,21 +237,25 @@ fn addresses(engines: &[&Engine]) -> Vec<String> {
 }
 
 impl PlaneBuilder {
+    /// The instances of the model.
     pub(crate) fn engines(mut self, engines: &[&Engine]) -> Self {
         self.engines = addresses(engines);
         self
     }
 
+    /// Listens on a Unix socket, if true.
     pub(crate) fn listen_unix(mut self, unix: bool) -> Self {
         self.unix = unix;
         self
     }
 
+    /// The number of workers.
     pub(crate) fn workers(mut self, workers: usize) -> Self {
         self.config["workers"] = workers.into();
         self
     }
 
+    /// The engines' name for the model.
     pub(crate) fn served_name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.served_name);
         self
@@ -263,6 +267,7 @@ impl PlaneBuilder {
         self
     }
 
+    /// Starts a plane with a key and a table.
     pub(crate) fn start(self) -> Plane {
         let Self { engines, unix, served_name, config } = self;
         let path = socket_path();
@@ -286,6 +291,7 @@ impl PlaneBuilder {
 }
 
 impl Plane {
+    /// The usual setup.
     pub(crate) fn builder() -> PlaneBuilder {
         PlaneBuilder {
             engines: vec![],
@@ -295,10 +301,12 @@ impl Plane {
         }
     }
 
+    /// Publishes a table with other engines.
     pub(crate) fn publish(&self, engines: &[&Engine], served_name: &str) {
         self.plane.publish(table(&addresses(engines), served_name).as_bytes()).unwrap();
     }
 
+    /// A new connection.
     pub(crate) fn connect(&self) -> Client {
         let stream = match self.address.strip_prefix("unix:") {
             Some(path) => Stream::Unix(UnixStream::connect(path).unwrap()),
@@ -310,12 +318,13 @@ impl Plane {
     }
 
     /// One request on a connection of its own.
-    pub(crate) fn ask(&self, body: &str) -> Answer {
+    pub(crate) fn ask(&self, body: &str) -> Response {
         let mut client = self.connect();
         client.write(request(body).as_bytes());
-        client.answer()
+        client.response()
     }
 
+    /// Waits until the plane's `Stats` are as `holds` wants them.
     fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
         let mut stats = Value::Null;
         for _ in 0..PATIENCE.as_millis() / 5 {
@@ -328,7 +337,7 @@ impl Plane {
         panic!("never {what}: {stats}");
     }
 
-    /// No request and no slot on any instance is left.
+    /// Waits until no request and no slot on any instance is left.
     pub(crate) fn assert_idle(&self) {
         self.until("idle", |stats| {
             let busy = stats["instances"]
@@ -340,6 +349,7 @@ impl Plane {
         });
     }
 
+    /// Waits until so many clients are connected.
     pub(crate) fn until_connections(&self, count: u64) {
         self.until("as many connections", |stats| stats["connections"] == count);
     }
@@ -348,7 +358,7 @@ impl Plane {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
 
-    /// Waits for the drain's end; how many requests it has cut.
+    /// Waits for the drain's end, and returns the number of requests that it has cut.
     pub(crate) fn drained(&self) -> u64 {
         for _ in 0..PATIENCE.as_millis() / 5 {
             let polled = self.poll();
@@ -361,13 +371,14 @@ impl Plane {
         panic!("never drained: {}", String::from_utf8_lossy(&self.plane.stats()));
     }
 
+    /// The `/metrics` page.
     pub(crate) fn metrics(&self) -> String {
         let mut client = self.connect();
         client.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-        String::from_utf8(client.answer().body).unwrap()
+        String::from_utf8(client.response().body).unwrap()
     }
 
-    /// What is told within a time.
+    /// The events of the next while, as JSON.
     pub(crate) fn events_in(&self, time: Duration) -> String {
         thread::sleep(time);
         self.poll()["events"].to_string()
@@ -382,23 +393,24 @@ impl Drop for Plane {
     }
 }
 
-/// What a client got.
+/// A response, as far as it was received.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
-    /// The pieces, of a chunked answer.
+    /// The pieces, of a chunked response.
     pub(crate) chunks: Vec<Vec<u8>>,
-    /// The framing was kept to its end.
+    /// Whether the framing says that it is complete.
     pub(crate) whole: bool,
 }
 
-/// A client that says exactly what it is told to.
+/// A client of raw bytes.
 pub(crate) struct Client {
     stream: Stream,
 }
 
 impl Client {
+    /// Writes all of these bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
@@ -424,11 +436,12 @@ impl Client {
         String::from_utf8(read).unwrap()
     }
 
-    /// How long it waits for the next byte.
+    /// Sets the time that a read waits for the next byte.
     pub(crate) fn limit(&self, limit: Duration) {
         self.stream.limit(limit);
     }
 
+    /// Shuts the socket down, below TLS.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(how).unwrap(),
@@ -437,7 +450,7 @@ impl Client {
         }
     }
 
-    /// Says over TLS that nothing more will come, and no more than that.
+    /// Sends the end of TLS alone, and leaves the socket open.
     pub(crate) fn close_notify(&mut self) {
         if let Stream::Tls(stream) = &mut self.stream {
             stream.conn.send_close_notify();
@@ -445,22 +458,22 @@ impl Client {
         }
     }
 
-    /// Reads one answer, by its framing.
-    pub(crate) fn answer(&mut self) -> Answer {
-        let (first, fields) = read_head(&mut self.stream).expect("an answer");
+    /// Reads one response, by its framing.
+    pub(crate) fn response(&mut self) -> Response {
+        let (first, fields) = read_head(&mut self.stream).expect("a response");
         let status = first.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut answer = Answer { status, body: vec![], chunks: vec![], whole: false };
+        let mut response = Response { status, body: vec![], chunks: vec![], whole: false };
         if let Some(length) = field(&fields, "content-length") {
             let length: u64 = length.parse().unwrap();
-            answer.whole = (&mut self.stream).take(length).read_to_end(&mut answer.body).unwrap()
-                as u64
-                == length;
+            response.whole =
+                (&mut self.stream).take(length).read_to_end(&mut response.body).unwrap() as u64
+                    == length;
         } else {
             assert_eq!(field(&fields, "transfer-encoding"), Some("chunked"));
-            answer.whole = read_chunks(&mut self.stream, &mut answer.chunks);
-            answer.body = answer.chunks.concat();
+            response.whole = read_chunks(&mut self.stream, &mut response.chunks);
+            response.body = response.chunks.concat();
         }
-        answer
+        response
     }
 
     /// Reads until `mark` was read.
@@ -472,6 +485,7 @@ impl Client {
         }
     }
 
+    /// Fills a buffer.
     pub(crate) fn read_exact(&mut self, buffer: &mut [u8]) {
         self.stream.read_exact(buffer).unwrap();
     }
@@ -496,6 +510,7 @@ pub(crate) fn request(body: &str) -> String {
     request_with(&format!("Content-Length: {}", body.len()), body)
 }
 
+/// A completion request with this framing field.
 pub(crate) fn request_with(field: &str, body: &str) -> String {
     format!(
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n{field}\r\n\
@@ -503,11 +518,13 @@ pub(crate) fn request_with(field: &str, body: &str) -> String {
     )
 }
 
+/// One chunk of a chunked body.
 pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
 }
 
-pub(crate) fn json_answer(body: &str) -> Vec<u8> {
+/// A whole response with this body.
+pub(crate) fn json_response(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
