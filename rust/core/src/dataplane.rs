@@ -128,8 +128,8 @@ impl DataPlane {
         Ok(())
     }
 
-    /// A `Polled` document: records and events since the last call. It alone is MessagePack, since it
-    /// carries every request.
+    /// A `Polled` document: records and events since the last call. It alone is MessagePack, since
+    /// it carries every request.
     pub fn poll(&self) -> Vec<u8> {
         rmp_serde::to_vec_named(&self.shared.records.poll()).unwrap_or_default()
     }

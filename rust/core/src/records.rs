@@ -1,4 +1,5 @@
-//! The queues toward the control plane: a record of each finished request, and events to act on soon.
+//! The queues toward the control plane: a record of each finished request, and events to act on
+//! soon.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -68,9 +69,9 @@ impl Records {
 
     /// Takes all events, and records up to [`BATCH`].
     pub(crate) fn poll(&self) -> Polled {
-        // The signal is taken before the flag is cleared: a flag that stays set without a signal would
-        // swallow all later ones. And it is cleared before the queues are read, so that whatever is
-        // queued meanwhile signals once more.
+        // The signal is taken before the flag is cleared: a flag that stays set without a signal
+        // would swallow all later ones. And it is cleared before the queues are read, so that
+        // whatever is queued meanwhile signals once more.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.awake.store(false, Ordering::SeqCst);
         let events = std::mem::take(&mut *self.lock_events());

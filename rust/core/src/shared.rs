@@ -1,5 +1,5 @@
-//! State shared by all workers and the control plane's handle: published snapshots, counters, queues,
-//! and the phase of the drain.
+//! State shared by all workers and the control plane's handle: published snapshots, counters,
+//! queues, and the phase of the drain.
 
 use std::{
     sync::{

@@ -9,16 +9,16 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// Fires when no event has happened for a limit's time. Events cost nothing: the time of the last one
-/// is compared only when the timer would fire.
+/// Fires when no event has happened for a limit's time. Events cost nothing: the time of the last
+/// one is compared only when the timer would fire.
 #[derive(Debug, Default)]
 pub(crate) struct PhaseTimer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl PhaseTimer {
-    /// Ready when `limit` has passed since `since`, the time of the last event; None: never. It must be
-    /// polled again after an event.
+    /// Ready when `limit` has passed since `since`, the time of the last event; None: never. It
+    /// must be polled again after an event.
     pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,

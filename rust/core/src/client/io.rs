@@ -2,8 +2,8 @@
 //! flight.
 //!
 //! hyper alone stops reading during a response if anything lies behind the request, such as a CRLF
-//! or a pipelined request. It does not see the end of the connection then. So the request's own task
-//! reads ahead, into a small buffer.
+//! or a pipelined request. It does not see the end of the connection then. So the request's own
+//! task reads ahead, into a small buffer.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,8 +28,8 @@ use tokio_util::io::poll_read_buf;
 
 use crate::client::tunnel::Tunnel;
 
-/// The most that is read ahead, in bytes. A client that sends more before it has its response counts
-/// as one that has left.
+/// The most that is read ahead, in bytes. A client that sends more before it has its response
+/// counts as one that has left.
 const AHEAD: usize = 16 * 1024;
 
 /// The room for the first read of a connection, in bytes.
@@ -40,12 +40,13 @@ const PROBE: Duration = Duration::from_millis(250);
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
-    /// Ready when the client has left. Behind the request's body the stream is read ahead; before the
-    /// body's end, which hyper reads, the socket is only probed now and then.
+    /// Ready when the client has left. Behind the request's body the stream is read ahead; before
+    /// the body's end, which hyper reads, the socket is only probed now and then.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
 
-    /// Ends the connection after the response. Bytes that the client still sends are discarded for a
-    /// while: a socket that is closed with unread bytes is reset, and the client may lose the response.
+    /// Ends the connection after the response. Bytes that the client still sends are discarded for
+    /// a while: a socket that is closed with unread bytes is reset, and the client may lose the
+    /// response.
     fn close_after_response(&self);
 
     /// Sets whether the request's body was read to its end. If it was not when the connection ends,

@@ -136,8 +136,8 @@ impl Tls {
     }
 
     /// Reads files that have changed; false: none has. Files that cannot be used leave the old
-    /// certificate in place, and are read again after their next change: a certificate may be renewed
-    /// a moment before its key.
+    /// certificate in place, and are read again after their next change: a certificate may be
+    /// renewed a moment before its key.
     pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);

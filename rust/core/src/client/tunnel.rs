@@ -51,8 +51,8 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to this engine. `from_engine`: the bytes that were read behind the 101. `on_end` is
-    /// called exactly once, when the tunnel has ended or is dropped; a drop ends it as `ClientGone`.
-    /// The closure also owns everything that must live as long as the tunnel.
+    /// called exactly once, when the tunnel has ended or is dropped; a drop ends it as
+    /// `ClientGone`. The closure also owns everything that must live as long as the tunnel.
     pub(crate) fn new(
         engine: impl Side + 'static,
         from_engine: Bytes,
@@ -66,8 +66,8 @@ impl Tunnel {
         }
     }
 
-    /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`], or
-    /// nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
+    /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`],
+    /// or nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
     pub(crate) async fn run(
         self,
         client: &mut impl Side,
@@ -88,7 +88,8 @@ impl Tunnel {
             }
             let ends = [into, out]
                 .map(|polled| if let Poll::Ready(end) = polled { Some(end) } else { None });
-            // The first end is the tunnel's. Of two at once, a broken side explains the other's end.
+            // The first end is the tunnel's. Of two at once, a broken side explains the other's
+            // end.
             if let Some(end) = ends.iter().flatten().max_by_key(|end| **end != End::Done) {
                 let (end, ended_at) = *first_end.get_or_insert_with(|| (*end, Instant::now()));
                 let both = ends.iter().all(Option::is_some);

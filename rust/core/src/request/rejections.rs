@@ -23,8 +23,8 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         Failure::ClientLeft => return None,
         Failure::Rejected(error) => (error, End::Refused),
         Failure::BodyTimeout => {
-            let message = "The request body stopped arriving (the body timeout has passed). Send the \
-                request again.";
+            let message = "The request body stopped arriving (the body timeout has passed). Send \
+                the request again.";
             (ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
         }
         Failure::Spool(error) => {
@@ -36,8 +36,8 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
         }
         Failure::ConnectTimeout => {
-            let message = "No engine could be connected to in time (the connect timeout has passed). \
-                Try again in a few seconds.";
+            let message = "No engine could be connected to in time (the connect timeout has \
+                passed). Try again in a few seconds.";
             let error = ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER);
             (error, End::Timeout)
         }
@@ -81,7 +81,8 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     let (cause, what, end) = match failure {
         Failure::IdleTimeout | Failure::FirstFrameTimeout => (
             Cause::GatewayTimeout,
-            "The engine stopped sending in the middle of this response (the idle timeout has passed)."
+            "The engine stopped sending in the middle of this response (the idle timeout has \
+             passed)."
                 .to_owned(),
             End::Timeout,
         ),

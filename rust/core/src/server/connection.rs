@@ -30,8 +30,8 @@ use crate::{
     worker::{ConnectionGuard, Worker},
 };
 
-/// The time for which bytes of a client are discarded behind the last response (a lingering close). A
-/// socket that is closed with unread bytes is reset, and the client may lose the response.
+/// The time for which bytes of a client are discarded behind the last response (a lingering close).
+/// A socket that is closed with unread bytes is reset, and the client may lose the response.
 const DISCARD: Duration = Duration::from_secs(2);
 
 /// The response to clients that speak plain HTTP to a port that speaks TLS.
@@ -156,7 +156,8 @@ async fn serve_http1<T: ClientStream + 'static>(
     })
     .await;
     if let Some(tunnel) = watch.take_tunnel() {
-        // Behind a 101 hyper leaves the stream open, and returns what it has read behind the request.
+        // Behind a 101 hyper leaves the stream open, and returns what it has read behind the
+        // request.
         let parts = connection.into_parts();
         tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.config.timeouts.idle).await;
         watch.close_after_response();

@@ -18,8 +18,8 @@ pub(crate) async fn until_served<R>(
     let mut ending = pin!(shared.drain_changed.notified());
     let (mut registered, mut was_told) = (false, false);
     poll_fn(|context| {
-        // Registered once, the task is woken when the drain begins. From then on the drain's phase is
-        // read at each poll.
+        // Registered once, the task is woken when the drain begins. From then on the drain's phase
+        // is read at each poll.
         if !registered {
             registered = true;
             let _ = ending.as_mut().poll(context);

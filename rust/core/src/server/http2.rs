@@ -34,9 +34,9 @@ const PING: Duration = Duration::from_secs(30);
 /// The time in which a client must acknowledge a ping.
 const PONG: Duration = Duration::from_secs(20);
 
-/// Serves a connection to its end. hyper's own limits apply to streams that are reset before they are
-/// served (20), to stream errors of ours (1024), and to continuations of a head. The error is the
-/// client's.
+/// Serves a connection to its end. hyper's own limits apply to streams that are reset before they
+/// are served (20), to stream errors of ours (1024), and to continuations of a head. The error is
+/// the client's.
 pub(super) async fn serve<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
@@ -65,8 +65,8 @@ pub(super) async fn serve<T: ClientStream + 'static>(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(context);
-        // Without a request for longer than the limit for the next one's head, the connection ends, as
-        // one of HTTP/1.1 does.
+        // Without a request for longer than the limit for the next one's head, the connection ends,
+        // as one of HTTP/1.1 does.
         let idle = streams.idle_since().is_some_and(|since| {
             timer.poll(context, since, shared.config.timeouts.head).is_ready()
         });

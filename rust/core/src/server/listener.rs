@@ -97,8 +97,8 @@ pub(crate) fn spawn_workers(
             debug!(number, "worker begins");
             runtime.block_on(run(worker, listeners));
             debug!(number, "worker ends");
-            // This drops the requests that still run, each of which leaves its record. A name that is
-            // being resolved on a thread of the runtime is not waited for.
+            // This drops the requests that still run, each of which leaves its record. A name that
+            // is being resolved on a thread of the runtime is not waited for.
             runtime.shutdown_background();
             shared.worker_ended();
         })?;
@@ -133,8 +133,8 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
     sweeper.abort();
 }
 
-/// Waits for the end of the drain: true when no connection is left or the deadline has passed; false
-/// when the deadline was changed.
+/// Waits for the end of the drain: true when no connection is left or the deadline has passed;
+/// false when the deadline was changed.
 async fn until_idle(
     worker: &Worker,
     deadline: tokio::time::Instant,

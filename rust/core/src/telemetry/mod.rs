@@ -1,9 +1,9 @@
 //! The log: events of `tracing`, as lines on standard error.
 //!
-//! A line goes through a bounded queue to one thread that writes, so that a reader that stops blocks
-//! nobody. A line that finds no room is lost and counted. There is one log for the process, whatever
-//! the number of data planes in it. Only this crate's events are written: those of the libraries
-//! below show frames and fields.
+//! A line goes through a bounded queue to one thread that writes, so that a reader that stops
+//! blocks nobody. A line that finds no room is lost and counted. There is one log for the process,
+//! whatever the number of data planes in it. Only this crate's events are written: those of the
+//! libraries below show frames and fields.
 //!
 //! Levels, and the events that belong to each:
 //!
@@ -17,9 +17,9 @@
 //!   with their reason, the end.
 //! * `trace`: below that, such as single pieces of a body by their length.
 //!
-//! Never in a line, at no level: a key or its digest, a body or a piece of one, a prompt, a header's
-//! value, a query. Fields name ids, addresses, counts, statuses and reasons; no structure that holds
-//! more than that is written with `?`.
+//! Never in a line, at no level: a key or its digest, a body or a piece of one, a prompt, a
+//! header's value, a query. Fields name ids, addresses, counts, statuses and reasons; no structure
+//! that holds more than that is written with `?`.
 //!
 //! A request has a [`request_span`] that carries its id into every line of its. It is there at
 //! `debug` only, so where a line of another level belongs to one request, the line names
@@ -193,8 +193,8 @@ fn loss_line(lost: u64, json: bool) -> String {
     line.render(json)
 }
 
-/// Logs panics of workers. The standard library's own message would wait for the reader, and may hold
-/// a piece of a body: that of a string cut within a character does.
+/// Logs panics of workers. The standard library's own message would wait for the reader, and may
+/// hold a piece of a body: that of a string cut within a character does.
 fn report_panics() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -132,8 +132,8 @@ impl Connection {
         self.stream.is_quiet()
     }
 
-    /// Opens a connection within `limit`; None: however long it takes. The error is `TimedOut`, or the
-    /// system's.
+    /// Opens a connection within `limit`; None: however long it takes. The error is `TimedOut`, or
+    /// the system's.
     pub(crate) async fn open(instance: &Instance, limit: Option<Duration>) -> io::Result<Self> {
         let opening = open_stream(&instance.address);
         let stream = match limit {

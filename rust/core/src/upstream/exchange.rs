@@ -58,8 +58,8 @@ pub(crate) struct Exchange<B> {
     timer: PhaseTimer,
 }
 
-/// An exchange that has not ended, with a state for each direction. A response before the end of the
-/// request is `Sending::Stopped` with `Receiving::Body`; `Open` never goes with a body.
+/// An exchange that has not ended, with a state for each direction. A response before the end of
+/// the request is `Sending::Stopped` with `Receiving::Body`; `Open` never goes with a body.
 struct Active {
     connection: Connection,
     /// Bytes that were not written yet.
@@ -142,9 +142,9 @@ where
         }
     }
 
-    /// Waits for the next piece of the response's body. Only the last piece (`is_done`) may be empty.
-    /// Fails with `ConnectionLost`, `Protocol`, `FirstFrameTimeout` (before the first piece) or
-    /// `IdleTimeout`.
+    /// Waits for the next piece of the response's body. Only the last piece (`is_done`) may be
+    /// empty. Fails with `ConnectionLost`, `Protocol`, `FirstFrameTimeout` (before the first piece)
+    /// or `IdleTimeout`.
     pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         let Some(Active { connection, receiving: Receiving::Body(body), .. }) = &mut self.active
         else {
@@ -171,8 +171,8 @@ where
         }
     }
 
-    /// Ends the exchange after a whole response. The connection goes back to the pool if it can carry
-    /// another request.
+    /// Ends the exchange after a whole response. The connection goes back to the pool if it can
+    /// carry another request.
     pub(crate) fn finish(&mut self, pool: &Pool) {
         self.slot.give_back();
         let Some(Active { mut connection, sending, receiving, .. }) = self.active.take() else {
@@ -282,8 +282,8 @@ impl<B> Exchange<B> {
         self.slot.release();
     }
 
-    /// The connection, for another protocol, and the slot. The error is the client's body, where the
-    /// exchange has ended.
+    /// The connection, for another protocol, and the slot. The error is the client's body, where
+    /// the exchange has ended.
     pub(crate) fn into_upgraded(self: Box<Self>) -> Result<(Connection, Slot), Box<Upload<B>>> {
         let Self { active, mut slot, upload, .. } = *self;
         slot.set_lingers(false);

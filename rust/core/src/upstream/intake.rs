@@ -32,8 +32,8 @@ use sans_io::{
 const BURST: usize = 256 * 1024;
 /// The size of the pieces in which a compressed body is decoded, in bytes.
 const DECODED: usize = 64 * 1024;
-/// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have to
-/// be edited.
+/// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have
+/// to be edited.
 const STREAM_OPTIONS_MAX: u64 = 64 * 1024;
 
 /// The intake of one request's body.
@@ -110,8 +110,8 @@ where
         })
     }
 
-    /// Waits for the next piece, scanned. It is empty where it went into the file, and at the body's
-    /// end. Fails with `Rejected` (malformed or too large), `ClientLeft` or `Spool`.
+    /// Waits for the next piece, scanned. It is empty where it went into the file, and at the
+    /// body's end. Fails with `Rejected` (malformed or too large), `ClientLeft` or `Spool`.
     pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         match &mut self.stage {
             Stage::Buffering | Stage::Streaming => {}
@@ -294,8 +294,8 @@ impl Decoding {
         self.more || !self.encoded.is_empty()
     }
 
-    /// Decodes one piece; an empty one: more must be received. Fails with a 413 for a body that grows
-    /// too much, or a 400.
+    /// Decodes one piece; an empty one: more must be received. Fails with a 413 for a body that
+    /// grows too much, or a 400.
     fn next(&mut self) -> Result<Bytes, ApiError> {
         let mut plain = BytesMut::new();
         self.inflater.decode(&mut self.encoded, &mut plain, DECODED).map_err(|error| {
@@ -344,7 +344,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A body whose pieces are all there at once. `true`: it says with the last one that it has ended.
+    /// A body whose pieces are all there at once. `true`: it says with the last one that it has
+    /// ended.
     pub(in crate::upstream) struct Ready(
         pub(in crate::upstream) VecDeque<Bytes>,
         pub(in crate::upstream) bool,

@@ -34,7 +34,8 @@ impl Pool {
         Rc::new(Self { idle: RefCell::default(), per_instance })
     }
 
-    /// Takes the connection that was used last and is neither too old nor closed; None: there is none.
+    /// Takes the connection that was used last and is neither too old nor closed; None: there is
+    /// none.
     pub(crate) fn take(&self, instance: &Instance) -> Option<Connection> {
         let idle = &mut self.idle.borrow_mut();
         let (_, connections) = idle.get_mut(&instance.serial)?;

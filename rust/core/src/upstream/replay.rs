@@ -5,8 +5,8 @@ use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 
-/// Waiting pieces are joined up to this size, in bytes. Each has a cost of its own, and a client may
-/// send single bytes.
+/// Waiting pieces are joined up to this size, in bytes. Each has a cost of its own, and a client
+/// may send single bytes.
 const JOINED: usize = 4 * 1024;
 
 /// The buffered pieces of one body.
@@ -66,7 +66,8 @@ impl Replay {
         }
     }
 
-    /// Stops retaining the body if it is longer than the limit. `length`: the bytes received so far.
+    /// Stops retaining the body if it is longer than the limit. `length`: the bytes received so
+    /// far.
     pub(super) fn note_length(&mut self, length: u64) {
         if length > self.limit {
             self.release();

@@ -86,8 +86,8 @@ impl ResponseBody {
         }
     }
 
-    /// Takes the next piece off the connection's buffer; None: more must be read. Only the last piece
-    /// may be empty.
+    /// Takes the next piece off the connection's buffer; None: more must be read. Only the last
+    /// piece may be empty.
     pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
         // An empty body is whole before anything is read.
         if buffer.is_empty() && !self.decoder.is_done() {

@@ -51,8 +51,8 @@ impl Scan {
         })
     }
 
-    /// Reads the next piece. Fails with a 400 that closes the connection, since more of the malformed
-    /// body may follow.
+    /// Reads the next piece. Fails with a 400 that closes the connection, since more of the
+    /// malformed body may follow.
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         let rejected = |error: String| ApiError::new(Cause::BadRequest, error).closing();
         match self {

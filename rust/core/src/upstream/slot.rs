@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use sans_io::table::{Instance, Lease};
 
-/// The slot of one exchange. After a cancelled request it lingers for as long as the engine is known
-/// to work on, so that balancing and drains see the engine's true load.
+/// The slot of one exchange. After a cancelled request it lingers for as long as the engine is
+/// known to work on, so that balancing and drains see the engine's true load.
 pub(crate) struct Slot {
     /// The instance that the slot is on.
     pub(crate) instance: Arc<Instance>,

@@ -42,8 +42,8 @@ struct Done {
     file: File,
     /// The piece that was read; None: the job was a write.
     read: Option<Bytes>,
-    /// The pieces that were written. They are freed by the thread that allocated them, which can use
-    /// their memory again.
+    /// The pieces that were written. They are freed by the thread that allocated them, which can
+    /// use their memory again.
     _written: VecDeque<Bytes>,
 }
 

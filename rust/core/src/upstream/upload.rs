@@ -1,7 +1,7 @@
 //! The body of one request, over as many attempts as it takes.
 //!
-//! [`Intake`] receives it from the client, [`Replay`] buffers it for the engine, and [`Edits`] changes
-//! it for one attempt.
+//! [`Intake`] receives it from the client, [`Replay`] buffers it for the engine, and [`Edits`]
+//! changes it for one attempt.
 
 use std::task::{Context, Poll, ready};
 
@@ -104,7 +104,8 @@ impl<B> Upload<B> {
         self.intake.length()?.checked_add_signed(growth)
     }
 
-    /// Queues the pieces that this attempt has not sent, and the end of the body behind the last one.
+    /// Queues the pieces that this attempt has not sent, and the end of the body behind the last
+    /// one.
     pub(crate) fn send_into(&mut self, queue: &mut OutQueue, framing: Framing) {
         match &mut self.outgoing {
             Outgoing::Body => {}
@@ -173,8 +174,8 @@ impl<B> Upload<B> {
         self.replay.is_complete()
     }
 
-    /// Whether another attempt could send all of it after this one has. A body of unknown length may
-    /// still turn out too long for that.
+    /// Whether another attempt could send all of it after this one has. A body of unknown length
+    /// may still turn out too long for that.
     pub(crate) fn will_be_replayable(&self) -> bool {
         self.replay.will_retain(self.intake.declared())
     }
@@ -235,8 +236,8 @@ mod tests {
         Arc::into_inner(target).unwrap()
     }
 
-    /// The bytes that an engine gets of a body in these pieces, when the attempt begins as soon as the
-    /// model is known.
+    /// The bytes that an engine gets of a body in these pieces, when the attempt begins as soon as
+    /// the model is known.
     fn sent(
         body: &[u8],
         (cuts, says_its_end): (&[usize], bool),
