@@ -15,10 +15,10 @@
 
 #![forbid(unsafe_code)]
 
+mod body_limits;
 mod client;
 mod dataplane;
 mod failure;
-mod limits;
 mod records;
 mod request;
 mod server;

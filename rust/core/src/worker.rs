@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    limits::BodyLimits,
+    body_limits::BodyLimits,
     shared::Shared,
     upstream::{pool::Pool, slot::Lingering},
 };

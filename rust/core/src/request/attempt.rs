@@ -18,7 +18,7 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        context::RequestContext, dispatch::Dispatch, engine_head, rejections, relay::Relay,
+        context::RequestContext, dispatch::Dispatch, outbound_head, rejections, relay::Relay,
         retry::History,
     },
     upstream::{
@@ -130,7 +130,7 @@ where
         Err(failure) => return Err((failure, upload)),
     };
     let request = Outgoing {
-        head: engine_head::for_engine(context, lease.instance(), dispatch, &plan),
+        head: outbound_head::for_engine(context, lease.instance(), dispatch, &plan),
         changes: Changes {
             rename: plan.rename(),
             ask_usage: plan.asks_usage(),

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
-    request::{admission::Caller, prometheus},
+    request::{admission::Caller, metrics_page},
     shared::Shared,
 };
 use sans_io::{
@@ -126,7 +126,7 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
 
 fn metrics(shared: &Shared) -> Response<Bytes> {
     let mut response =
-        text(StatusCode::OK, prometheus::page(&shared.metrics, &shared.table.load()));
+        text(StatusCode::OK, metrics_page::page(&shared.metrics, &shared.table.load()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

@@ -9,7 +9,7 @@ use crate::{
     request::{
         attempt::{self, Committed, Failed, Outcome, Outgoing},
         context::RequestContext,
-        engine_head, rejections,
+        outbound_head, rejections,
         relay::Relay,
     },
     upstream::{
@@ -70,7 +70,7 @@ where
         Err(failure) => return Err((failure, upload)),
     };
     let request = Outgoing {
-        head: engine_head::for_management(context, lease.instance()),
+        head: outbound_head::for_management(context, lease.instance()),
         changes: Changes::default(),
         upgrade: false,
     };

@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 
 use crate::{
+    body_limits::BodyLimits,
     failure::Failure,
-    limits::BodyLimits,
     upstream::{
         scan::{Reading, Scan},
         spool::Spool,

@@ -1,6 +1,6 @@
 //! The scan of a request's body while it is received.
 
-use crate::limits::BodyLimits;
+use crate::body_limits::BodyLimits;
 use sans_io::{
     api::error::{ApiError, Cause},
     codec::{

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http_body::Body;
 
 use crate::{
+    body_limits::BodyLimits,
     failure::Failure,
-    limits::BodyLimits,
     upstream::{
         connection::OutQueue, edits::Edits, framing::Framing, intake::Intake, replay::Replay,
     },
