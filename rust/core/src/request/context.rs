@@ -1,17 +1,11 @@
 //! State shared by the stages of one request.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    rc::Rc,
-    task::Poll,
-};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
 use http::{Method, Version, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
-use tracing::Span;
 
 use crate::{
     client::io::ClientWatch, failure::Failure, request::accounting::Accounting, shared::Shared,
@@ -144,23 +138,4 @@ impl<W: ClientWatch> RequestContext<W> {
         self.watch.set_body_read(upload.is_whole());
         self.accounting.set_bytes_in(upload.received());
     }
-}
-
-/// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.
-pub(crate) async fn unless_client_left<T>(
-    watch: &impl ClientWatch,
-    span: &Span,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        let _entered = span.enter();
-        let done = work.as_mut().poll(context);
-        // Dropping `work` closes the engine's connection, which is how an engine is told to stop.
-        if done.is_pending() && watch.poll_left(context).is_ready() {
-            return Poll::Ready(Err(Failure::ClientLeft));
-        }
-        done
-    })
-    .await
 }

@@ -1,11 +1,11 @@
-//! Finds the endpoint of a request, and rejects heads that are ambiguous.
+//! Finds the endpoint of a request whose head is in order.
 
-use http::{Method, Version, header, request::Parts};
+use http::request::Parts;
 
-use crate::request::rejections;
+use crate::request::{head, rejections};
 use sans_io::api::{
     endpoints::{self, Endpoint, NotFound},
-    error::{ApiError, Cause, Dialect},
+    error::{ApiError, Dialect},
 };
 
 /// Stands for the path in the records of requests without an endpoint.
@@ -24,7 +24,7 @@ pub(crate) struct Unidentified {
 /// The endpoint of a request whose head is well-formed.
 pub(crate) fn endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified> {
     let found = endpoints::find(&parts.method, parts.uri.path());
-    if let Err(error) = check_head(parts) {
+    if let Err(error) = head::check(parts) {
         // The error still has the shape that clients of this path expect.
         let dialect = found.map_or_else(|missing| missing.dialect(), |found| found.dialect);
         return Err(Unidentified { path: UNKNOWN, dialect, error });
@@ -42,26 +42,4 @@ pub(crate) fn endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified>
             }
         }
     })
-}
-
-/// Rejects CONNECT and TRACE, and heads that two readers could take for two different requests.
-fn check_head(parts: &Parts) -> Result<(), ApiError> {
-    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        let message = "This server is no forward proxy: it takes no CONNECT and no TRACE.";
-        let mut error = ApiError::new(Cause::MethodNotAllowed, message);
-        error.allow = Some("GET, HEAD, POST");
-        return Err(error);
-    }
-    let bad_request = |message| Err(ApiError::new(Cause::BadRequest, message).closing());
-    let hosts = parts.headers.get_all(header::HOST).iter().count();
-    if hosts > 1 {
-        return bad_request("The request has two Host fields. Send one.");
-    }
-    if parts.headers.get_all(header::CONTENT_TYPE).iter().nth(1).is_some() {
-        return bad_request("The request has two Content-Type fields. Send one.");
-    }
-    if hosts == 0 && parts.version == Version::HTTP_11 && parts.uri.authority().is_none() {
-        return bad_request("The request has no Host field. Send one.");
-    }
-    Ok(())
 }

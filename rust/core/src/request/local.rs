@@ -7,13 +7,13 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
-    request::{admission::Caller, metrics_page},
+    request::{admission::Caller, metrics_page, rejections},
     shared::Shared,
 };
 use sans_io::{
     api::{
         endpoints::{Endpoint, Local},
-        error::{ApiError, Cause},
+        error::ApiError,
     },
     codec::percent::percent_decode,
     table::{Route, Table},
@@ -51,23 +51,9 @@ fn show_model(
     query: &str,
 ) -> Result<Response<Bytes>, ApiError> {
     let visible = |route: &Arc<Route>| route.is_ready() && caller.may_use(route);
-    let route = find_route(shared, name).ok().filter(visible);
-    let route = route.ok_or_else(|| model_not_found(name))?;
+    let route = shared.table.load().route(name).cloned().filter(visible);
+    let route = route.ok_or_else(|| rejections::model_not_found(name))?;
     Ok(json(&describe(&route, asks_meta(query))))
-}
-
-/// The route of this public name, or a 404.
-pub(crate) fn find_route(shared: &Shared, name: &str) -> Result<Arc<Route>, ApiError> {
-    shared.table.load().route(name).cloned().ok_or_else(|| model_not_found(name))
-}
-
-fn model_not_found(name: &str) -> ApiError {
-    ApiError::new(
-        Cause::ModelNotFound,
-        format!(
-            "Model {name} was not found. GET /v1/models lists the models that this key may use."
-        ),
-    )
 }
 
 /// Ready routes only, as GPUStack lists them, of the categories that are asked for, and only those

@@ -7,6 +7,7 @@ mod attempts;
 pub(crate) mod body;
 mod context;
 mod dispatch;
+mod head;
 mod identify;
 mod local;
 mod management;

@@ -205,3 +205,13 @@ pub(crate) fn no_such_endpoint(method: &Method, path: &str) -> ApiError {
         format!("There is no endpoint {method} {path} in this version of gpustack-fast."),
     )
 }
+
+/// 404: no route has this public name, or none that this key may see.
+pub(crate) fn model_not_found(name: &str) -> ApiError {
+    ApiError::new(
+        Cause::ModelNotFound,
+        format!(
+            "Model {name} was not found. GET /v1/models lists the models that this key may use."
+        ),
+    )
+}

@@ -13,7 +13,7 @@ use crate::{
         admission::Caller,
         context::RequestContext,
         dispatch::{Dispatch, Job},
-        local, rejections,
+        rejections,
     },
     shared::Shared,
     upstream::upload::{Reading, Upload},
@@ -274,7 +274,8 @@ fn find_route(
         let message = "Missing 'model' field: name a model of GET /v1/models in it.";
         return Err(ApiError::new(Cause::BadRequest, message));
     };
-    let route = local::find_route(shared, name)?;
+    let route = shared.table.load().route(name).cloned();
+    let route = route.ok_or_else(|| rejections::model_not_found(name))?;
     caller.check(&route)?;
     Ok(route)
 }

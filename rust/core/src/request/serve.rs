@@ -1,22 +1,24 @@
 //! One request, from its head to its record, as a table of contents.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
+use tracing::Span;
 
 use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        accounting::Accounting,
-        admission,
-        attempt::Outcome,
-        attempts,
-        body::ResponseResult,
-        context::{RequestContext, unless_client_left},
-        identify, local, management, resolve, respond,
+        accounting::Accounting, admission, attempt::Outcome, attempts, body::ResponseResult,
+        context::RequestContext, identify, local, management, resolve, respond,
     },
     worker::Worker,
 };
@@ -75,4 +77,23 @@ where
     let caller = admission::admit(context)?;
     let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
     attempts::send(context, &caller, dispatch, upload).await
+}
+
+/// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.
+async fn unless_client_left<T>(
+    watch: &impl ClientWatch,
+    span: &Span,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let _entered = span.enter();
+        let done = work.as_mut().poll(context);
+        // Dropping `work` closes the engine's connection, which is how an engine is told to stop.
+        if done.is_pending() && watch.poll_left(context).is_ready() {
+            return Poll::Ready(Err(Failure::ClientLeft));
+        }
+        done
+    })
+    .await
 }
