@@ -55,11 +55,7 @@ where
             {
                 continue;
             }
-            return Err(if history.connect_timed_out() {
-                Failure::ConnectTimeout
-            } else {
-                rejections::unavailable(&dispatch.route.name).into()
-            });
+            return Err(no_instance(&history, &dispatch));
         };
         // A fallback target is better than an instance that has failed this very request.
         if history.has_tried(lease.instance())
@@ -91,6 +87,14 @@ where
         debug!(followed_table = followed, "another attempt follows");
         context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// The failure where no instance is left.
+fn no_instance(history: &History, dispatch: &Dispatch) -> Failure {
+    if history.connect_timed_out() {
+        return Failure::ConnectTimeout;
+    }
+    rejections::unavailable(&dispatch.route.name).into()
 }
 
 /// Whether an engine of the route needs a body that is translated as a whole.
