@@ -1,12 +1,12 @@
 //! The measuring kit: what `mock_engine` and `load` share.
 //!
 //! [`address`] where a server listens, [`http1`] the little HTTP/1.1 that both ends read,
-//! [`answers`] the bytes that the engine sends and that the load generator therefore expects. Never
-//! shipped; it trusts both of its ends.
+//! [`responses`] the bytes that the engine sends and that the load generator therefore expects.
+//! Never shipped; it trusts both of its ends.
 
 pub mod address;
-pub mod answers;
 pub mod http1;
+pub mod responses;
 
 use serde::de::DeserializeOwned;
 

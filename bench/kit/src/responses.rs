@@ -5,7 +5,7 @@
 /// wire.
 pub const FRAME_BYTES: usize = 256;
 
-const ANSWER_BYTES: usize = 1024;
+const RESPONSE_BYTES: usize = 1024;
 
 /// The end of every stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -16,7 +16,7 @@ pub fn completion(model: &str) -> Vec<u8> {
         r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1700000000,"model":"{model}","choices":[{{"index":0,"message":{{"role":"assistant","content":""#
     );
     let after = r#"","refusal":null,"tool_calls":[]},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":128,"total_tokens":256,"completion_tokens":128}}"#;
-    padded(&before, after, ANSWER_BYTES)
+    padded(&before, after, RESPONSE_BYTES)
 }
 
 /// One frame of a stream, blank line included, `size` bytes long (longer where a model's name needs
@@ -57,7 +57,7 @@ pub fn chunk(data: &[u8]) -> Vec<u8> {
 /// serves every scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Frames of the stream before `[DONE]`; `None` asks for a whole answer.
+    /// Frames of the stream before `[DONE]`; `None` asks for a whole response.
     pub frames: Option<usize>,
     /// Milliseconds from one frame to the next.
     pub pause: u64,
@@ -125,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_json_of_the_promised_size() {
+    fn responses_are_json_of_the_promised_size() {
         let size_and_json = |bytes: &[u8]| {
             (bytes.len(), serde_json::from_slice::<serde_json::Value>(bytes).is_ok())
         };
-        assert_eq!(size_and_json(&completion("mock")), (ANSWER_BYTES, true));
+        assert_eq!(size_and_json(&completion("mock")), (RESPONSE_BYTES, true));
         assert_eq!(size_and_json(&request("mock", 32_768, Order::find(b""))), (32_768, true));
         let frame = frame("mock", FRAME_BYTES);
         assert_eq!(frame.len(), FRAME_BYTES);

@@ -80,7 +80,7 @@ fn run() -> Result<(), String> {
         .map_err(|error| format!("Whoever started it does not listen any more: {error}."))
 }
 
-/// Answers line by line, until the input ends.
+/// Responds line by line, until the input ends.
 fn serve(plane: &DataPlane, started: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(started)?;

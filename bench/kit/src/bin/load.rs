@@ -1,4 +1,4 @@
-//! A closed loop of requests over keep-alive connections. Every answer is compared with the bytes
+//! A closed loop of requests over keep-alive connections. Every response is compared with the bytes
 //! that the mock engine sends; the first one that differs ends the run with an error.
 //!
 //! `load '{"target": "http://127.0.0.1:8080", "connections": 32, "seconds": 4}'` prints one JSON
@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gpustack_fast_bench_kit::address::{Address, BoxedConnection};
-use gpustack_fast_bench_kit::answers::{self, Order};
 use gpustack_fast_bench_kit::http1::{self, Incoming};
+use gpustack_fast_bench_kit::responses::{self, Order};
 use gpustack_fast_bench_kit::{runtime, settings};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -31,7 +31,7 @@ struct Settings {
     /// Ends the run earlier: requests in all, over all connections.
     requests: u64,
     body_bytes: usize,
-    /// Frames of each stream; 0 asks for whole answers.
+    /// Frames of each stream; 0 asks for whole responses.
     frames: usize,
     pause_ms: u64,
     frame_bytes: usize,
@@ -49,7 +49,7 @@ impl Default for Settings {
             body_bytes: 1024,
             frames: 0,
             pause_ms: 0,
-            frame_bytes: answers::FRAME_BYTES,
+            frame_bytes: responses::FRAME_BYTES,
         }
     }
 }
@@ -58,7 +58,7 @@ impl Default for Settings {
 struct Plan {
     request: Vec<u8>,
     expected: Vec<u8>,
-    /// Frames of one answer and the length of each; no frames in a whole answer.
+    /// Frames of one response and the length of each; no frames in a whole response.
     frames: usize,
     frame_bytes: usize,
     deadline: Instant,
@@ -72,12 +72,12 @@ impl Plan {
             pause: settings.pause_ms,
             usage: false,
         };
-        let body = answers::request(&settings.model, settings.body_bytes, order);
-        let frame = answers::frame(&settings.model, settings.frame_bytes);
+        let body = responses::request(&settings.model, settings.body_bytes, order);
+        let frame = responses::frame(&settings.model, settings.frame_bytes);
         let expected = if streamed {
-            [frame.repeat(settings.frames), answers::DONE.to_vec()].concat()
+            [frame.repeat(settings.frames), responses::DONE.to_vec()].concat()
         } else {
-            answers::completion(&settings.model)
+            responses::completion(&settings.model)
         };
         Self {
             request: request(settings, &body),
@@ -116,7 +116,7 @@ fn microseconds(span: Duration) -> u32 {
     u32::try_from(span.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// One answer on its way: how far it agrees with what is expected, and when its frames came.
+/// One response on its way: how far it agrees with what is expected, and when its frames came.
 struct Check<'a> {
     plan: &'a Plan,
     seen: &'a RefCell<Seen>,
@@ -136,7 +136,7 @@ impl<'a> Check<'a> {
         let end = self.at + piece.len();
         if self.plan.expected.get(self.at..end) != Some(piece) {
             let text = format!(
-                "An answer differs from the engine's at its byte {} or soon after.",
+                "A response differs from the engine's at its byte {} or soon after.",
                 self.at
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -163,8 +163,11 @@ impl<'a> Check<'a> {
 
     fn finish(self) -> io::Result<()> {
         if self.at != self.plan.expected.len() {
-            let text =
-                format!("An answer ended after {} of {} bytes.", self.at, self.plan.expected.len());
+            let text = format!(
+                "A response ended after {} of {} bytes.",
+                self.at,
+                self.plan.expected.len()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let mut seen = self.seen.borrow_mut();
@@ -185,7 +188,7 @@ async fn exchange(
     let head = read.head().await?;
     let status = http1::status(&head)?;
     if status != 200 {
-        return Err(io::Error::other(format!("An answer had the status {status}.")));
+        return Err(io::Error::other(format!("A response had the status {status}.")));
     }
     read.body(http1::framing(&head)?, |piece| check.piece(piece)).await?;
     check.finish()

@@ -1,4 +1,5 @@
-//! An engine that costs next to nothing: fixed answers, in vLLM's shapes, as fast as sockets allow.
+//! An engine that costs next to nothing: fixed responses, in the shapes of vLLM, as fast as sockets
+//! allow.
 //!
 //! `mock_engine '{"listen": "http://127.0.0.1:9000"}'` runs until it is stopped.
 #![allow(clippy::print_stderr)]
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gpustack_fast_bench_kit::address::{Acceptor, Address, BoxedConnection, Listening};
-use gpustack_fast_bench_kit::answers::{self, Order};
+use gpustack_fast_bench_kit::responses::{self, Order};
 use gpustack_fast_bench_kit::{http1, runtime, settings};
 use serde::Deserialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -18,7 +19,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 #[serde(deny_unknown_fields)]
 struct Settings {
     listen: Address,
-    /// The name that answers carry.
+    /// The name that responses carry.
     #[serde(default = "default_model")]
     model: String,
     /// Threads that accept from the one listening socket.
@@ -37,7 +38,7 @@ fn default_threads() -> usize {
 }
 
 fn default_frame_bytes() -> usize {
-    answers::FRAME_BYTES
+    responses::FRAME_BYTES
 }
 
 /// Whole messages, made once.
@@ -54,15 +55,15 @@ impl Wire {
     fn new(settings: &Settings) -> Self {
         let model = &settings.model;
         let models = format!(r#"{{"object":"list","data":[{{"id":"{model}","object":"model"}}]}}"#);
-        let mut end = answers::chunk(answers::DONE);
+        let mut end = responses::chunk(responses::DONE);
         end.extend_from_slice(b"0\r\n\r\n");
         Self {
-            completion: whole(&answers::completion(model)),
+            completion: whole(&responses::completion(model)),
             models: whole(models.as_bytes()),
             stream_head: b"HTTP/1.1 200 OK\r\nserver: mock\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                            transfer-encoding: chunked\r\n\r\n",
-            frame: answers::chunk(&answers::frame(model, settings.frame_bytes)),
-            usage: answers::chunk(&answers::usage_frame(model)),
+            frame: responses::chunk(&responses::frame(model, settings.frame_bytes)),
+            usage: responses::chunk(&responses::usage_frame(model)),
             end,
         }
     }
@@ -91,14 +92,14 @@ async fn serve(connection: BoxedConnection, wire: Rc<Wire>) -> io::Result<()> {
         };
         incoming.body(http1::framing(&head)?, keep).await?;
         if head.starts_with(b"POST ") {
-            answer(&mut write, Order::find(&body), &wire).await?;
+            respond(&mut write, Order::find(&body), &wire).await?;
         } else {
             write.write_all(&wire.models).await?;
         }
     }
 }
 
-async fn answer(
+async fn respond(
     write: &mut (impl AsyncWrite + Unpin),
     order: Order,
     wire: &Wire,
