@@ -17,7 +17,7 @@ fn prepared(body: &str, engine: Engine) -> Prepared {
     request(body.as_bytes(), engine, "served").unwrap()
 }
 
-fn answered(prepared: &Prepared, engine_says: &str) -> Value {
+fn ranking(prepared: &Prepared, engine_says: &str) -> Value {
     serde_json::from_slice(&response(engine_says.as_bytes(), prepared, "public").unwrap()).unwrap()
 }
 
@@ -34,7 +34,7 @@ fn a_request_of_strings_goes_on_as_it_is() {
 }
 
 #[test]
-fn vllms_answer_gets_jinas_shape() {
+fn vllms_response_gets_jinas_shape() {
     let vllm = r#"{"id":"score-908777811d16bb86","model":"tiny","usage":{"prompt_tokens":20,"total_tokens":20},"results":[{"index":1,"document":{"text":"bbbb","multi_modal":null},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa","multi_modal":null},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc","multi_modal":null},"relevance_score":0.5247668027877808}]}"#;
     let expected = r#"{"model":"public","object":"list","results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":0.5800318121910095},{"index":0,"document":{"text":"aa"},"relevance_score":0.5348483324050903},{"index":2,"document":{"text":"cc"},"relevance_score":0.5247668027877808}],"usage":{"prompt_tokens":20,"total_tokens":20}}"#;
     let made = response(vllm.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
@@ -46,11 +46,11 @@ fn documents_are_left_out_where_they_are_not_wanted() {
     let body = REQUEST.replace("\"query\"", "\"return_documents\":false,\"query\"");
     let vllm = r#"{"results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":1}],"usage":{"total_tokens":3}}"#;
     let expected = jina(&json!([{"index": 1, "relevance_score": 1}]), 3, 3);
-    assert_eq!(answered(&prepared(&body, Engine::Jina), vllm), expected);
+    assert_eq!(ranking(&prepared(&body, Engine::Jina), vllm), expected);
 }
 
 #[test]
-fn llama_cpps_answer_gets_its_documents_and_its_order() {
+fn llama_cpps_response_gets_its_documents_and_its_order() {
     let llama = r#"{"model":"x","object":"list","usage":{"prompt_tokens":9,"total_tokens":9},"results":[{"index":0,"relevance_score":-7.5},{"index":1,"relevance_score":-1e-1},{"index":2,"relevance_score":null}]}"#;
     let expected = jina(
         &json!([
@@ -61,7 +61,7 @@ fn llama_cpps_answer_gets_its_documents_and_its_order() {
         9,
         9,
     );
-    assert_eq!(answered(&prepared(REQUEST, Engine::Jina), llama), expected);
+    assert_eq!(ranking(&prepared(REQUEST, Engine::Jina), llama), expected);
     let made = response(llama.as_bytes(), &prepared(REQUEST, Engine::Jina), "public").unwrap();
     assert!(
         String::from_utf8(made).unwrap().contains(":-1e-1}"),
@@ -79,7 +79,7 @@ fn tei_is_asked_in_its_own_words() {
     let expected =
         jina(&json!([{"index": 1, "document": {"text": "b"}, "relevance_score": 0.9}]), 0, 0);
     assert_eq!(
-        answered(&prepared, r#"[{"index":0,"score":0.1},{"index":1,"score":0.9}]"#),
+        ranking(&prepared, r#"[{"index":0,"score":0.1},{"index":1,"score":0.9}]"#),
         expected
     );
 }
@@ -97,7 +97,7 @@ fn objects_with_text_become_the_strings_that_engines_take() {
     let vllm = r#"{"results":[{"index":2,"document":{"text":null,"multi_modal":{}},"relevance_score":1}]}"#;
     let expected =
         json!([{"index": 2, "document": {"text": null, "multi_modal": {}}, "relevance_score": 1}]);
-    assert_eq!(answered(&prepared, vllm)["results"], expected);
+    assert_eq!(ranking(&prepared, vllm)["results"], expected);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn at_most_top_n_results_are_given_best_first() {
         ("null", vec![1, 2, 0]),
     ] {
         let body = REQUEST.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));
-        let made = answered(&prepared(&body, Engine::Jina), engine);
+        let made = ranking(&prepared(&body, Engine::Jina), engine);
         let found: Vec<u64> = made["results"]
             .as_array()
             .unwrap()
@@ -226,7 +226,7 @@ proptest! {
                 let texts: Vec<&str> = documents.iter().map(|(text, ..)| text.as_str()).collect();
                 prop_assert_eq!(&sent[if engine == Engine::Tei { "texts" } else { "documents" }], &json!(texts));
             }
-            prop_assert_eq!(answered(&prepared, &says.to_string()), jina(&json!(results), 0, 0));
+            prop_assert_eq!(ranking(&prepared, &says.to_string()), jina(&json!(results), 0, 0));
         }
     }
 

@@ -185,7 +185,7 @@ fn the_id_of_a_response_is_that_of_the_first_event_that_has_one() {
 }
 
 #[test]
-fn the_id_of_a_response_is_found_while_the_answer_passes() {
+fn the_id_of_a_response_is_found_while_it_passes() {
     let response = br#"{"output":[{"id":"no"}],"id":"resp_1","model":"m"}"#;
     for size in 1..response.len() {
         let mut finder = ResponseIdFinder::new();

@@ -189,7 +189,7 @@ fn the_usage_of_messages_is_put_together_from_its_events() {
 }
 
 #[test]
-fn the_usage_of_whole_answers_is_read_in_every_dialect() {
+fn the_usage_of_whole_responses_is_read_in_every_dialect() {
     for (response, usage) in [
         (
             r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}},"x":1}"#,

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_what_it_depends_on_and_what_may_be_read() {
+    fn a_response_says_what_it_depends_on_and_what_may_be_read() {
         let cors = Cors::new(&seam::Cors {
             expose: vec!["x-mine".to_owned()],
             credentials: true,

@@ -21,7 +21,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Whether a field of a client's request is withheld from engines: framing and host are made anew,
-/// credentials and cookies are ours, `Expect` was answered here, bodies are asked for unencoded,
+/// credentials and cookies are ours, `Expect` was met here, bodies are asked for unencoded,
 /// and GPUStack's internal names are not a client's to set.
 fn stops_here(name: &HeaderName) -> bool {
     matches!(

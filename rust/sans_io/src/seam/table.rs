@@ -128,7 +128,7 @@ pub enum InstanceState {
     /// It serves.
     Running,
     Error,
-    /// Somebody else's engine, where nobody answers.
+    /// Somebody else's engine, where nobody responds.
     Unreachable,
 }
 

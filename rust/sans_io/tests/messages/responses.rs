@@ -14,7 +14,7 @@ fn spoken(message: Value) -> Value {
 }
 
 #[test]
-fn a_recorded_answer_of_vllm_becomes_a_message() {
+fn a_recorded_response_of_vllm_becomes_a_message() {
     let body = r#"{"id":"chatcmpl-a1067a2d19dae1f1","object":"chat.completion","created":1795360598,"model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"\n\n\n\n\n\n","refusal":null,"annotations":null,"audio":null,"function_call":null,"reasoning":null},"logprobs":null,"finish_reason":"length","stop_reason":null,"token_ids":null,"routed_experts":null}],"service_tier":null,"system_fingerprint":"vllm-0.32.0-d693bc74","usage":{"prompt_tokens":24,"total_tokens":30,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":0,"created_cache_tokens":0,"multimodal_tokens":null},"completion_tokens_details":null},"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}"#;
     let message: Value =
         serde_json::from_slice(&response(body.as_bytes(), "a/b").unwrap()).unwrap();
