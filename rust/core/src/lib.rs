@@ -10,7 +10,7 @@
 //! * `telemetry`: the log.
 //!
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
-//! `worker` (state of one), `records` (queues toward the control plane), `failure`, `limits`,
+//! `worker` (state of one), `records` (queues toward the control plane), `failure`, `body_limits`,
 //! `timer`.
 
 #![forbid(unsafe_code)]
