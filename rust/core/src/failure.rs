@@ -39,7 +39,7 @@ pub(crate) enum Failure {
     ConnectionLost(#[source] io::Error),
     /// Two engines ended while they worked on the request, so a third does not get it.
     #[error("two engines ended while they worked on the request")]
-    LostTwice,
+    LostTooOften,
     /// The response breaks HTTP.
     #[error("protocol: {0}")]
     Protocol(#[source] WireError),

@@ -129,3 +129,23 @@ fn authenticate(keys: &Keys, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> 
         ApiError::new(Cause::Unauthorized, message)
     })
 }
+
+/// Rejects a path of the generic proxy that the route does not open. Administrative paths of any
+/// target are shut, since the target is not chosen yet.
+pub(crate) fn check_proxy(route: &Route, path: &str) -> Result<(), ApiError> {
+    if !route.generic_proxy {
+        let message = format!(
+            "The generic proxy is not enabled for model {}. The operator enables it with \
+             generic_proxy = true on the route.",
+            route.name
+        );
+        return Err(ApiError::new(Cause::NotFound, message));
+    }
+    if route.targets().all(|target| target.model.proxy_paths.allow(path)) {
+        return Ok(());
+    }
+    let message = format!(
+        "The generic proxy does not lead to {path} of the engine: it is no inference path."
+    );
+    Err(ApiError::new(Cause::NotFound, message))
+}

@@ -48,13 +48,13 @@ const TRANSLATED_INLINE: usize = 256 * 1024;
 /// A successful attempt.
 pub(crate) enum Outcome<B> {
     /// A response has begun. It may be an engine's error.
-    Response(Box<Committed<B>>),
+    Response(Box<StartedResponse<B>>),
     /// The engine has switched to a WebSocket.
     Upgraded(Box<Upgraded>),
 }
 
 /// A response that has begun.
-pub(crate) struct Committed<B> {
+pub(crate) struct StartedResponse<B> {
     /// The engine's head.
     pub(crate) head: ResponseHead,
     /// Whether the engine's `Content-Type` says so.
@@ -155,7 +155,7 @@ where
     let is_event_stream = headers::is_event_stream(&head.headers);
     let transform = transform(context, plan, &head, is_event_stream, dispatch, exchange.upload());
     let relay = Relay::new(exchange, transform, context.worker().pool.clone());
-    let mut committed = Box::new(Committed { head, is_event_stream, relay, first: None });
+    let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     prepare(context, dispatch, &mut committed);
     match commit(context, &mut committed).await {
         Ok(()) => Ok(Outcome::Response(committed)),
@@ -164,8 +164,11 @@ where
 }
 
 /// Sets the id that the relay looks for in the response, and the comments that it adds.
-fn prepare<B, W>(context: &RequestContext<W>, dispatch: &Dispatch, committed: &mut Committed<B>)
-where
+fn prepare<B, W>(
+    context: &RequestContext<W>,
+    dispatch: &Dispatch,
+    committed: &mut StartedResponse<B>,
+) where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
@@ -323,7 +326,7 @@ where
 /// Waits for the first byte for the client. Fails as [`Relay::poll_piece`] does.
 pub(crate) async fn commit<B, W>(
     context: &mut RequestContext<W>,
-    committed: &mut Committed<B>,
+    committed: &mut StartedResponse<B>,
 ) -> Result<(), Failure>
 where
     B: Body<Data = Bytes> + Unpin,

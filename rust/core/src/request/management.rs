@@ -7,7 +7,7 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        attempt::{self, Committed, Failed, Outcome, Outgoing},
+        attempt::{self, Failed, Outcome, Outgoing, StartedResponse},
         context::RequestContext,
         outbound_head, rejections,
         relay::Relay,
@@ -82,7 +82,7 @@ where
     };
     let is_event_stream = headers::is_event_stream(&head.headers);
     let relay = Relay::new(exchange, Transform::IDENTITY, context.worker().pool.clone());
-    let mut committed = Box::new(Committed { head, is_event_stream, relay, first: None });
+    let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     match attempt::commit(context, &mut committed).await {
         Ok(()) => Ok(Outcome::Response(committed)),
         Err(failure) => Err((failure, committed.relay.into_upload())),

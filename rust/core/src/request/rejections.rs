@@ -57,7 +57,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             );
             (bad_gateway(message), End::EngineError)
         }
-        Failure::LostTwice => {
+        Failure::LostTooOften => {
             let message = "Two engines ended while they worked on this request, so it is not sent \
                 to a third. Check the engines' logs before you send it again.";
             let mut error = ApiError::new(Cause::BadGateway, message);

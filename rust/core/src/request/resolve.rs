@@ -10,7 +10,7 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        admission::Caller,
+        admission::{self, Caller},
         context::RequestContext,
         dispatch::{Dispatch, Job},
         rejections,
@@ -187,7 +187,7 @@ where
         (find_route(context.shared(), caller, model_of(&upload))?, path, upload)
     };
     caller.check(&route)?;
-    check_proxy(&route, &path)?;
+    admission::check_proxy(&route, &path)?;
     let websocket = context.asks_websocket();
     if websocket || upload.model().is_none() {
         caller.check_all_names(&context.shared().table.load(), &route)?;
@@ -203,26 +203,6 @@ fn by_number(shared: &Shared, path: &str) -> Option<(Arc<Route>, String)> {
     let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
     let route = Arc::clone(shared.table.load().route_by_number(number)?);
     Some((route, below.to_owned()))
-}
-
-/// Rejects a path of the generic proxy that the route does not open. Administrative paths of any
-/// target are shut, since the target is not chosen yet.
-pub(crate) fn check_proxy(route: &Route, path: &str) -> Result<(), ApiError> {
-    if !route.generic_proxy {
-        let message = format!(
-            "The generic proxy is not enabled for model {}. The operator enables it with \
-             generic_proxy = true on the route.",
-            route.name
-        );
-        return Err(ApiError::new(Cause::NotFound, message));
-    }
-    if route.targets().all(|target| target.model.proxy_paths.allow(path)) {
-        return Ok(());
-    }
-    let message = format!(
-        "The generic proxy does not lead to {path} of the engine: it is no inference path."
-    );
-    Err(ApiError::new(Cause::NotFound, message))
 }
 
 /// Reads an uncompressed JSON body until its model is known.

@@ -15,7 +15,7 @@ use crate::{
     failure::Failure,
     request::{
         accounting::Accounting,
-        attempt::{Committed, Outcome, Upgraded},
+        attempt::{Outcome, StartedResponse, Upgraded},
         body::{RelayedBody, ResponseBody, ResponseResult, Truncated},
         context::RequestContext,
         rejections,
@@ -82,14 +82,14 @@ fn failed<B, W: ClientWatch>(
 /// An engine's response, or the management API's.
 fn relayed<B, W>(
     mut context: Box<RequestContext<W>>,
-    committed: Committed<B>,
+    committed: StartedResponse<B>,
 ) -> Response<ResponseBody<B, W>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let Committed { head, is_event_stream, relay, first } = committed;
+    let StartedResponse { head, is_event_stream, relay, first } = committed;
     if let Some(error) = rejections::credential_rejected(&head, context.endpoint()) {
         return failed(context, &error, End::EngineError);
     }

@@ -120,7 +120,7 @@ impl History {
         (self.lost < LOST_MAX).then_some(status)
     }
 
-    /// The failure that the client learns of: this last one, or `LostTwice`.
+    /// The failure that the client learns of: this last one, or `LostTooOften`.
     pub(crate) fn last(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Connect(_)
@@ -129,7 +129,7 @@ impl History {
             | Failure::FallbackStatus(_)
                 if self.lost >= LOST_MAX =>
             {
-                Failure::LostTwice
+                Failure::LostTooOften
             }
             failure => failure,
         }

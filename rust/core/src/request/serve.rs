@@ -17,8 +17,8 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        accounting::Accounting, admission, attempt::Outcome, attempts, body::ResponseResult,
-        context::RequestContext, identify, local, management, resolve, respond,
+        accounting::Accounting, admission, attempt::Outcome, body::ResponseResult,
+        context::RequestContext, find_endpoint, local, management, resolve, respond, retry_loop,
     },
     worker::Worker,
 };
@@ -41,7 +41,7 @@ where
     watch.set_body_read(body.is_end_stream());
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
-    let endpoint = match identify::endpoint(&parts) {
+    let endpoint = match find_endpoint::find_endpoint(&parts) {
         Ok(endpoint) => endpoint,
         Err(unidentified) => {
             let accounting = Accounting::new(&worker.shared, request_id, unidentified.path);
@@ -76,7 +76,7 @@ where
     }
     let caller = admission::admit(context)?;
     let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
-    attempts::send(context, &caller, dispatch, upload).await
+    retry_loop::send(context, &caller, dispatch, upload).await
 }
 
 /// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.

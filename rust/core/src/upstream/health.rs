@@ -24,7 +24,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::Spool(_)
         | Failure::ConnectTimeout
         | Failure::StaleConnection
-        | Failure::LostTwice
+        | Failure::LostTooOften
         | Failure::FallbackStatus(_)
         | Failure::Unusable(_) => return,
     };

@@ -13,11 +13,11 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        admission::Caller,
+        admission::{self, Caller},
         attempt::{self, Attempt, Outcome},
         context::RequestContext,
         dispatch::Dispatch,
-        rejections, resolve,
+        rejections,
         retry::History,
     },
     upstream::{health, upload::Upload},
@@ -28,7 +28,7 @@ use sans_io::{
 };
 
 /// Tries instances until one responds, by the rules of `retry`. Fails with the failure of the last
-/// attempt; with `LostTwice`; with `ConnectTimeout` or a 503 where no instance is left.
+/// attempt; with `LostTooOften`; with `ConnectTimeout` or a 503 where no instance is left.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -179,7 +179,7 @@ fn follow_table<W: ClientWatch>(
     let may_use = |current: &Route| {
         let proxied = dispatch.job.is_proxy();
         caller.may_use(current)
-            && (!proxied || resolve::check_proxy(current, &dispatch.path).is_ok())
+            && (!proxied || admission::check_proxy(current, &dispatch.path).is_ok())
     };
     let newer = table
         .route(&dispatch.route.name)

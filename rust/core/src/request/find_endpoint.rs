@@ -22,7 +22,7 @@ pub(crate) struct Unidentified {
 }
 
 /// The endpoint of a request whose head is well-formed.
-pub(crate) fn endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified> {
+pub(crate) fn find_endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified> {
     let found = endpoints::find(&parts.method, parts.uri.path());
     if let Err(error) = head::check(parts) {
         // The error still has the shape that clients of this path expect.
