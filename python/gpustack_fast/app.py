@@ -40,7 +40,7 @@ from gpustack_fast.seam.log import flush, start_log, tell
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 from gpustack_fast.storage.route_numbers import known_routes
 
 __all__ = ["serve"]
@@ -106,10 +106,10 @@ class Server:
         )
         self._notice = first.notice
         self.keys = Keys(store, self._publish_keys)
-        self._rooms = Rooms(directory.path)
+        self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, tell=building.info)
-        self._supervisor = Supervisor(self._rooms, prepare, on_change=self._publish)
+        self._supervisor = Supervisor(self._engine_paths, prepare, on_change=self._publish)
 
     async def run(self) -> int:
         """From the first request's answer to the last engine's end."""
@@ -153,7 +153,7 @@ class Server:
 
     async def _end_leftovers(self) -> None:
         """Ends the engines of an earlier, killed server."""
-        for name in await end_leftovers(self._rooms):
+        for name in await end_leftovers(self._engine_paths):
             log.info("Ended the engine %s, which an earlier run had left.", name)
         self._leftovers = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
-from gpustack_fast.engines.plan import Slot
+from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.storage.route_numbers import KnownRoute
 
@@ -37,7 +37,7 @@ def replica(
     model: ModelConfig, number: int, state: InstanceState, address: str = "", **more: object
 ) -> Replica:
     return Replica(
-        slot=Slot(model.name, number),
+        slot=ReplicaSlot(model.name, number),
         model=model,
         backend=BACKENDS[model.backend],
         id=f"{model.name}-{number}",

@@ -1,7 +1,7 @@
 """Wanted → running: the engines, their processes, and what they are installed from.
 
-plan          wanted and actual → what to do: pure
-supervisor    carries out the plan
+plan          wanted and actual → the next steps: pure
+supervisor    carries them out
 replica       a slot and the engine in it
 instance      one engine process
 leftovers     the engines of an earlier, killed server

@@ -30,7 +30,7 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.processes import Process
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.storage.engine_paths import Rooms, safe
+from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Instance", "new_id"]
 
@@ -49,15 +49,15 @@ class Instance:
     """One engine process, from its start until nobody of its session is left."""
 
     def __init__(
-        self, instance_id: str, model: ModelConfig, backend: Backend, rooms: Rooms
+        self, instance_id: str, model: ModelConfig, backend: Backend, paths: EnginePaths
     ) -> None:
         self.id = instance_id
         self.model = model
         self.backend = backend
         self.key = secrets.token_hex(24)
-        self.socket = rooms.socket(instance_id)
-        self.record = rooms.record(instance_id)
-        self.log = rooms.log(model.name, instance_id)
+        self.socket = paths.socket(instance_id)
+        self.record = paths.record(instance_id)
+        self.log = paths.log(model.name, instance_id)
         self.exited = asyncio.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._pidfd = -1

@@ -13,21 +13,21 @@ from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import remove_files
 from gpustack_fast.engines.processes import Identity, Process
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["end_leftovers"]
 
 LEFTOVER_GRACE = 15.0
 
 
-async def end_leftovers(rooms: Rooms, grace: float = LEFTOVER_GRACE) -> list[str]:
+async def end_leftovers(paths: EnginePaths, grace: float = LEFTOVER_GRACE) -> list[str]:
     """Ends the engines that an earlier, killed server left behind; returns the ids of those that
     were alive.
 
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
     may hold a GPU.
     """
-    found = sorted(rooms.records.glob("*.json"))
+    found = sorted(paths.records.glob("*.json"))
     return [
         name
         for name in await asyncio.gather(*(end_leftover(record, grace) for record in found))

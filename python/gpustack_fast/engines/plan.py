@@ -1,49 +1,53 @@
-"""What to do about the difference between the engines that should be there and those that are:
-pure.
-"""
+"""The steps from the engines that are there to those that should be: pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-__all__ = ["Actual", "Slot", "Start", "Stop", "plan", "restart_delay"]
+__all__ = ["ReplicaSlot", "SlotStatus", "Start", "Stop", "plan", "restart_delay"]
 
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 300.0
 
 
-class Slot(NamedTuple):
-    """One of a model's replicas, over all the engines that fill it one after another."""
+class ReplicaSlot(NamedTuple):
+    """A replica's position in its model, held by one engine after another."""
 
     model: str
     number: int
 
 
-class Actual(NamedTuple):
-    """What a plan needs to know of a slot that is there."""
+class SlotStatus(NamedTuple):
+    """The state of a slot that is there, as far as a plan depends on it."""
 
-    slot: Slot
+    slot: ReplicaSlot
     occupied: bool
     """An engine is in it: starting, running or stopping."""
     stopping: bool
     retry_at: float
-    """When the next engine may be started in it; infinity: never again."""
+    """Monotonic seconds: when the next engine may be started in it; infinity: never again."""
 
 
 class Start(NamedTuple):
-    slot: Slot
+    """Start an engine in a slot."""
+
+    slot: ReplicaSlot
 
 
 class Stop(NamedTuple):
-    slot: Slot
+    """Take a slot out of the table, and end its engine."""
+
+    slot: ReplicaSlot
 
 
-def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> list[Start | Stop]:
-    """What to do now so that `actual` becomes `wanted` (replicas by model): a pure function."""
+def plan(wanted: Mapping[str, int], actual: Iterable[SlotStatus], now: float) -> list[Start | Stop]:
+    """The steps that turn `actual` into `wanted` (replicas by model). `now`: monotonic seconds."""
     present = {one.slot: one for one in actual}
     slots = [
-        Slot(model, number) for model, replicas in wanted.items() for number in range(replicas)
+        ReplicaSlot(model, number)
+        for model, replicas in wanted.items()
+        for number in range(replicas)
     ]
     actions: list[Start | Stop] = [
         Stop(slot) for slot, one in present.items() if slot not in slots and not one.stopping
@@ -56,7 +60,7 @@ def plan(wanted: Mapping[str, int], actual: Iterable[Actual], now: float) -> lis
 
 
 def restart_delay(failures: int) -> float:
-    """The pause after that many failures in a row: 0, 10, 20, 40 … 300 s."""
+    """The pause in seconds after that many failures in a row: 0, 10, 20, 40 … 300."""
     return (
         0.0
         if failures <= 1

@@ -1,4 +1,4 @@
-"""A slot and the engine in it, as the supervisor changes it and the others read it."""
+"""A model's replica: its slot and the engine in it. The supervisor changes it, others read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from gpustack_fast.backends import Backend
 from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.engines.instance import Instance
-from gpustack_fast.engines.plan import Actual, Slot
+from gpustack_fast.engines.plan import ReplicaSlot, SlotStatus
 
 __all__ = ["InstanceState", "Replica", "replicas_by_model"]
 
@@ -33,38 +33,41 @@ answers. The data plane knows the same words.
 
 @dataclasses.dataclass
 class Replica:
-    """A slot and the engine in it."""
+    """A slot and the engine in it, or an address of somebody else's engine."""
 
-    slot: Slot
+    slot: ReplicaSlot
     model: ModelConfig
     backend: Backend
     id: str
     created: float
-    """Unix seconds: when this engine (not the slot) began."""
+    """Unix seconds: when this engine (not the first in the slot) was started."""
     state: InstanceState = "pending"
     state_message: str = ""
     address: str = ""
     instance: Instance | None = None
     failures: int = 0
+    """In a row, since an engine was last ready here."""
     restarts: int = 0
+    """Engines that were started here after the first."""
     retry_at: float = 0.0
+    """Monotonic seconds: when the next engine may be started here; infinity: never again."""
     retired: bool = False
     """Out of the table for good."""
     running: asyncio.Task[None] | None = None
+    """The engine's life; of somebody else's, the watch on its address."""
     stopping: asyncio.Task[None] | None = None
     idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    """Set when the data plane has told that its last request has ended."""
+    """Set when the data plane has reported the end of its last request."""
 
-    def raise_mistake(self) -> None:
-        """A life ends with an exception only by a mistake of ours: better to end loudly than to
-        start it for ever.
-        """
+    def raise_unexpected(self) -> None:
+        """Re-raises an unexpected exception: fail loudly."""
         if self.running is not None and self.running.done() and not self.running.cancelled():
             self.running.result()
 
-    def actual(self) -> Actual:
+    def status(self) -> SlotStatus:
+        """The slot as a plan needs it."""
         busy = self.running is not None and not self.running.done()
-        return Actual(self.slot, busy, self.stopping is not None, self.retry_at)
+        return SlotStatus(self.slot, busy, self.stopping is not None, self.retry_at)
 
 
 def replicas_by_model(

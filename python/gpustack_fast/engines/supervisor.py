@@ -24,10 +24,10 @@ from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
-from gpustack_fast.engines.plan import Slot, Start, plan, restart_delay
+from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.storage.engine_paths import Rooms, safe
+from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Supervisor"]
 
@@ -47,18 +47,18 @@ class Supervisor:
 
     def __init__(
         self,
-        rooms: Rooms,
+        paths: EnginePaths,
         prepare: Prepare,
         *,
         on_change: Callable[[], None],
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
-        self._rooms = rooms
+        self._paths = paths
         self._prepare = prepare
         self._on_change = on_change
         self._backends = backends
         self._models: dict[str, ModelConfig] = {}
-        self._replicas: dict[Slot, Replica] = {}
+        self._replicas: dict[ReplicaSlot, Replica] = {}
         self._preparing: dict[str, asyncio.Task[Path]] = {}
         self._awake = asyncio.Event()
         self._closing = False
@@ -88,7 +88,7 @@ class Supervisor:
 
     def _add_external(self, model: ModelConfig) -> None:
         for number, url in enumerate(model.urls):
-            slot = Slot(model.name, number)
+            slot = ReplicaSlot(model.name, number)
             self._replicas[slot] = Replica(
                 slot=slot,
                 model=model,
@@ -112,8 +112,8 @@ class Supervisor:
             )
             ours = [replica for replica in self._replicas.values() if not replica.model.external]
             for replica in self._replicas.values():
-                replica.raise_mistake()
-            for action in plan(wanted, [replica.actual() for replica in ours], now):
+                replica.raise_unexpected()
+            for action in plan(wanted, [replica.status() for replica in ours], now):
                 if isinstance(action, Start):
                     self._start(action.slot)
                 else:
@@ -128,8 +128,8 @@ class Supervisor:
                 async with asyncio.timeout(min([*pauses, maintain_at - now])):
                     await self._awake.wait()
 
-    def _start(self, slot: Slot) -> None:
-        """Puts a new engine into a slot."""
+    def _start(self, slot: ReplicaSlot) -> None:
+        """Starts a new engine in a slot."""
         replica = self._replicas.get(slot)
         if replica is None:
             model = self._models[slot.model]
@@ -185,7 +185,7 @@ class Supervisor:
         )
         python = await self._environment(replica.backend.name)
         log.info("Starting %s ...", replica.id)
-        replica.instance = Instance(replica.id, replica.model, replica.backend, self._rooms)
+        replica.instance = Instance(replica.id, replica.model, replica.backend, self._paths)
         replica.instance.start(python)
         replica.address = replica.instance.address
         self._set(replica, "starting")
@@ -220,7 +220,7 @@ class Supervisor:
             if replica.id == instance_id:
                 replica.idle.set()
 
-    def _stop(self, slot: Slot, patience: float) -> asyncio.Task[None]:
+    def _stop(self, slot: ReplicaSlot, patience: float) -> asyncio.Task[None]:
         """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
         replica = self._replicas[slot]
         if replica.stopping is None:

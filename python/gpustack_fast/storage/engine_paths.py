@@ -10,14 +10,15 @@ from pathlib import Path
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
-__all__ = ["Rooms", "safe"]
+__all__ = ["EnginePaths", "safe"]
 
 LOGS_PER_MODEL = 10
 
 
-class Rooms:
-    """The folders of a data directory that engines use; only their owner may enter those under
-    `run`.
+class EnginePaths:
+    """The folders of a data directory that engines use. Making the object makes them.
+
+    Only their owner may enter them. Raises EngineFailed when there is no place for sockets.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -31,9 +32,11 @@ class Rooms:
             self.sockets = short_folder(data_dir)
 
     def record(self, instance_id: str) -> Path:
+        """The file where an engine's process writes down who it is, see `processes.Identity`."""
         return self.records / f"{instance_id}.json"
 
     def socket(self, instance_id: str) -> Path:
+        """The Unix socket where an engine listens; its path is short enough for one."""
         return self.sockets / f"{instance_id}.sock"
 
     def log(self, model: str, instance_id: str) -> Path:

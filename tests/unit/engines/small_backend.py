@@ -16,7 +16,7 @@ import uvloop
 from gpustack_fast.backends import Backend, Command, Model, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 
@@ -50,12 +50,12 @@ def small(
     )
 
 
-def run(scenario: Callable[[Rooms], Awaitable[None]], folder: Path) -> None:
+def run(scenario: Callable[[EnginePaths], Awaitable[None]], folder: Path) -> None:
     """Runs a test's coroutine on the event loop that the product runs on."""
 
     async def main() -> None:
         processes.become_subreaper()
-        await scenario(Rooms(folder))
+        await scenario(EnginePaths(folder))
 
     uvloop.run(main())
 

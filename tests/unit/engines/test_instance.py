@@ -12,19 +12,19 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, run,
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 
-def instance(rooms: Rooms, *orders: str, ready_timeout: float = 30.0) -> Instance:
+def instance(paths: EnginePaths, *orders: str, ready_timeout: float = 30.0) -> Instance:
     model = small(*orders, ready_timeout=ready_timeout)
-    one = Instance(new_id(model.name), model, SMALL, rooms)
+    one = Instance(new_id(model.name), model, SMALL, paths)
     one.start(PYTHON)
     return one
 
 
 def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms)
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
         pid = one.pid
         assert pid is not None
         await one.wait_until_ready()
@@ -36,7 +36,7 @@ def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -
         assert not alive(pid)
         assert one.exited.is_set()
         assert [
-            path for folder in (rooms.records, rooms.sockets) for path in folder.iterdir()
+            path for folder in (paths.records, paths.sockets) for path in folder.iterdir()
         ] == []
         assert one.log.read_text() == "small engine begins\n"
 
@@ -48,8 +48,8 @@ def test_the_key_is_in_no_argument_and_our_own_settings_do_not_reach_the_engine(
 ) -> None:
     monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "a-secret-of-sixteen")
 
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms)
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
         await one.wait_until_ready()
         seen = Path(f"/proc/{one.pid}/cmdline").read_bytes()
         assert one.key.encode() not in seen
@@ -63,8 +63,8 @@ def test_the_key_is_in_no_argument_and_our_own_settings_do_not_reach_the_engine(
 def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_it_exits_with_0(
     short_folder: Path,
 ) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms, "--crash")
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, "--crash")
         with pytest.raises(
             EngineFailed, match=r"exit code 0 before it was ready.*the weights are torn"
         ):
@@ -75,8 +75,8 @@ def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_
 
 
 def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms, "--never-ready", ready_timeout=0.3)
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, "--never-ready", ready_timeout=0.3)
         with pytest.raises(EngineFailed, match=r"not ready after 0\.3 s.*ready_timeout"):
             await one.wait_until_ready()
         assert await one.stop()
@@ -85,8 +85,8 @@ def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> 
 
 
 def test_an_engine_that_is_deaf_to_sigterm_is_killed_with_its_children(short_folder: Path) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms, "--deaf", "--child")
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, "--deaf", "--child")
         pid = one.pid
         assert pid is not None
         await one.wait_until_ready()
@@ -104,8 +104,8 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
 ) -> None:
     monkeypatch.setattr(processes, "ORPHANS_MAY_TAKE", 0.2)
 
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms, "--child")
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, "--child")
         assert one.pid is not None
         await one.wait_until_ready()
         child = child_of(one.log)
@@ -123,8 +123,8 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
 
 
 def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_folder: Path) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms, "--child")
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, "--child")
         await one.wait_until_ready()
         one.rotate_log(limit=10)
         assert one.log.stat().st_size == 0
@@ -135,8 +135,8 @@ def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_fold
 
 
 def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: Path) -> None:
-    async def scenario(rooms: Rooms) -> None:
-        one = instance(rooms)
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
         assert one.pid is not None
         await one.wait_until_ready()
         assert one.how_it_ended() == "is running"

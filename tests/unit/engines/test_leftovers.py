@@ -15,15 +15,16 @@ from small_backend import alive, child_of, run
 
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.leftovers import end_leftovers
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 KILLED_SERVER = """
 import asyncio, pathlib, sys, time
 from gpustack_fast.engines.instance import Instance
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 from small_backend import PYTHON, SMALL, small
 async def main():
-    one = Instance("small-00000", small(*sys.argv[2:]), SMALL, Rooms(pathlib.Path(sys.argv[1])))
+    paths = EnginePaths(pathlib.Path(sys.argv[1]))
+    one = Instance("small-00000", small(*sys.argv[2:]), SMALL, paths)
     one.start(PYTHON)
     if "--leave-child" in sys.argv:
         await one.exited.wait()
@@ -60,13 +61,13 @@ def test_the_next_start_ends_what_a_killed_server_left(short_folder: Path) -> No
     assert alive(pid)
     assert alive(child)
 
-    async def scenario(rooms: Rooms) -> None:
-        assert await end_leftovers(rooms, grace=0.3) == ["small-00000"]
+    async def scenario(paths: EnginePaths) -> None:
+        assert await end_leftovers(paths, grace=0.3) == ["small-00000"]
         assert not alive(pid)
         assert not alive(child)
-        assert list(rooms.records.iterdir()) == []
-        assert list(rooms.sockets.iterdir()) == []
-        assert await end_leftovers(rooms) == []
+        assert list(paths.records.iterdir()) == []
+        assert list(paths.sockets.iterdir()) == []
+        assert await end_leftovers(paths) == []
 
     run(scenario, short_folder)
 
@@ -79,8 +80,8 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
     child = child_of(short_folder / "logs" / "small" / "small-00000.log")
     assert alive(child)
 
-    async def scenario(rooms: Rooms) -> None:
-        assert await end_leftovers(rooms) == ["small-00000"]
+    async def scenario(paths: EnginePaths) -> None:
+        assert await end_leftovers(paths) == ["small-00000"]
         assert not alive(child)
 
     run(scenario, short_folder)
@@ -99,10 +100,10 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
     path = short_folder / "run" / "instances" / "small-00000.json"
     path.write_text(json.dumps({**record, "log": "/nowhere", **change}))
 
-    async def scenario(rooms: Rooms) -> None:
-        assert await end_leftovers(rooms, grace=0.1) == []
+    async def scenario(paths: EnginePaths) -> None:
+        assert await end_leftovers(paths, grace=0.1) == []
         assert alive(pid)
-        assert list(rooms.records.iterdir()) == []
+        assert list(paths.records.iterdir()) == []
 
     try:
         run(scenario, short_folder)
@@ -111,7 +112,7 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
 
 
 def test_a_record_that_cannot_be_read_is_removed(short_folder: Path) -> None:
-    rooms = Rooms(short_folder)
-    (rooms.records / "torn.json").write_text("{")
-    assert asyncio.run(end_leftovers(rooms)) == []
-    assert list(rooms.records.iterdir()) == []
+    paths = EnginePaths(short_folder)
+    (paths.records / "torn.json").write_text("{")
+    assert asyncio.run(end_leftovers(paths)) == []
+    assert list(paths.records.iterdir()) == []

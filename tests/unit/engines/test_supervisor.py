@@ -19,7 +19,7 @@ from gpustack_fast.engines import external, plan, processes
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
-from gpustack_fast.storage.engine_paths import Rooms
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ class House:
         self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None
     ) -> None:
         self.seen: list[list[tuple[str, str]]] = []
-        self.rooms = Rooms(folder)
+        self.paths = EnginePaths(folder)
         self.supervisor = Supervisor(
-            self.rooms,
+            self.paths,
             prepare or self.prepare,
             on_change=self.look,
             backends={"small": SMALL, "external": BACKENDS["external"]},
@@ -86,7 +86,7 @@ async def living(house: House) -> AsyncIterator[House]:
     finally:
         await house.supervisor.shutdown(0.0)
         assert house.supervisor.replicas == []
-        assert list(house.rooms.records.iterdir()) == []
+        assert list(house.paths.records.iterdir()) == []
         loop.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await loop
