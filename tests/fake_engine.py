@@ -3,11 +3,11 @@
     python tests/fake_engine.py --uds /tmp/engine.sock
     python tests/fake_engine.py --port 0              # prints the port that it got
 
-Orders (see `fake_answers.ORDERS`) come with a request, in the field `fake` of its JSON body or in
+Orders (see `fake_responses.ORDERS`) come with a request, in the field `fake` of its JSON body or in
 the header `X-Fake: <json>` (for what must happen before the body is read, and for forms), or for
 all requests by `POST /fake/defaults`. A request's own orders win over the defaults.
 
-What it says on which path stands in `fake_rows`; any other path is echoed, and with
+What it says on which path stands in `fake_endpoints`; any other path is echoed, and with
 `Upgrade: websocket` each is an echo of WebSocket messages.
 
 It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`.
@@ -34,13 +34,13 @@ import time
 from collections import Counter
 from typing import Any
 
-import fake_answers
 import fake_form
+import fake_responses
 import fake_websocket
-from fake_answers import Answer
+from fake_endpoints import Asked
+from fake_endpoints.asked import Orders
 from fake_request import Request, parse
-from fake_rows import Asked
-from fake_rows.asked import Orders
+from fake_responses import Answer
 
 TEXT_LIMIT = 64 * 1024
 """Bodies up to this length are kept in the journal as text."""
@@ -99,7 +99,7 @@ class Engine:
                 self.defaults = {}
         if isinstance(own, dict):
             orders |= own
-        unknown = orders.keys() - fake_answers.ORDERS
+        unknown = orders.keys() - fake_responses.ORDERS
         if unknown:
             raise ValueError(f"The fake engine knows no order {', '.join(sorted(unknown))}.")
         if orders.get("only_on", self.name) != self.name:
@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         ):
             self.open_websocket(request, orders)
             return
-        answer = fake_answers.compose(self.asked(request, orders, fields, files))
+        answer = fake_responses.compose(self.asked(request, orders, fields, files))
         if request.method == "HEAD":
             answer.frames, answer.end = [], b""
         self.note_answer(answer)
@@ -492,7 +492,7 @@ class Connection(asyncio.Protocol):
         if early is None:
             return
         self.engine.count({"early": early})
-        answer = fake_answers.compose(
+        answer = fake_responses.compose(
             self.asked(request, {**orders, "status": early.get("status", 400)}, {}, {})
         )
         self.transport.write(b"".join([answer.head, *answer.frames, answer.end]))

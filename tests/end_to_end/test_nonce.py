@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fake_answers import FAULTY_FRAMINGS
+from fake_responses import FAULTY_FRAMINGS
 from harness import KEY, DataPlaneRouter, FakeEngine
 from raw_http import eventually
 

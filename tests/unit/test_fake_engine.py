@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import fake_answers
+import fake_responses
 from harness import FakeEngine
 from raw_http import BrokenFraming, Client, build, chat, eventually
 
@@ -79,7 +79,7 @@ def test_it_journals_an_upload_that_broke_off(engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize(
-    "place", [place for place in fake_answers.PLACES if place != "before_head"]
+    "place", [place for place in fake_responses.PLACES if place != "before_head"]
 )
 def test_it_dies_where_it_was_told_to(engine: FakeEngine, how: str, place: str) -> None:
     fault = {"how": how, "at": place}
@@ -115,7 +115,7 @@ def test_it_sees_its_peer_leave_while_it_does_not_read(engine: FakeEngine) -> No
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to see the close")
 
 
-@pytest.mark.parametrize("framing", fake_answers.FAULTY_FRAMINGS)
+@pytest.mark.parametrize("framing", fake_responses.FAULTY_FRAMINGS)
 def test_every_faulty_framing_is_refused_by_the_strict_client(
     engine: FakeEngine, framing: str
 ) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from fake_rows.asked import CREATED, PROMPT_TOKENS, Asked, Said, events, nonce_of, said
-from fake_rows.utterance import Call, Utterance, utter
+from fake_endpoints.asked import CREATED, PROMPT_TOKENS, Asked, Said, events, nonce_of, said
+from fake_endpoints.utterance import Call, Utterance, utter
 
 Document = dict[str, Any]
 

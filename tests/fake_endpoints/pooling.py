@@ -6,7 +6,7 @@ import base64
 import struct
 from typing import Any
 
-from fake_rows.asked import CREATED, PROMPT_TOKENS, Asked, Said, nonce_of, said
+from fake_endpoints.asked import CREATED, PROMPT_TOKENS, Asked, Said, nonce_of, said
 
 Document = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from fake_rows.asked import CREATED, Asked, Said, events, nonce_of, said, usage
-from fake_rows.utterance import Call, Utterance, utter
+from fake_endpoints.asked import CREATED, Asked, Said, events, nonce_of, said, usage
+from fake_endpoints.utterance import Call, Utterance, utter
 
 Document = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from fake_rows.asked import CREATED, PROMPT_TOKENS, Asked, Said, nonce_of, said
+from fake_endpoints.asked import CREATED, PROMPT_TOKENS, Asked, Said, nonce_of, said
 
 ADMINISTRATIVE = (
     "/collective_rpc",

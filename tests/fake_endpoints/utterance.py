@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fake_rows.asked import Asked, nonce_of
+from fake_endpoints.asked import Asked, nonce_of
 
 
 @dataclass(slots=True)

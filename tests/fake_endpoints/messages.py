@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fake_rows.asked import PROMPT_TOKENS, Asked, Said, events, nonce_of, said
-from fake_rows.utterance import Utterance, utter
+from fake_endpoints.asked import PROMPT_TOKENS, Asked, Said, events, nonce_of, said
+from fake_endpoints.utterance import Utterance, utter
 
 Document = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from fake_rows.asked import CREATED, Asked, Said, events, nonce_of, said
+from fake_endpoints.asked import CREATED, Asked, Said, events, nonce_of, said
 
 Document = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """The orders of the fake engine, and every way to frame its answers well or badly.
 
-Pure functions, values in and bytes out: `fake_rows` says what is in an answer, `fake_engine.py`
+Pure functions, values in and bytes out: `fake_endpoints` says what is in an answer, `fake_engine.py`
 moves the bytes.
 """
 
@@ -10,8 +10,8 @@ import gzip
 import itertools
 from dataclasses import dataclass
 
-from fake_rows import Asked, say
-from fake_rows.asked import Orders
+from fake_endpoints import Asked, say
+from fake_endpoints.asked import Orders
 
 REASONS = {
     200: "OK",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from fake_rows import chat, media, messages, other, pooling, responses
-from fake_rows.asked import Asked, Said, said
+from fake_endpoints import chat, media, messages, other, pooling, responses
+from fake_endpoints.asked import Asked, Said, said
 
 __all__ = ["Asked", "Said", "say"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fake_answers import FAULTY_FRAMINGS
+from fake_responses import FAULTY_FRAMINGS
 from harness import KEY, DataPlaneRouter, FakeEngine
 from raw_http import Response, build, chat, eventually
 
