@@ -1,3 +1,1 @@
-"""gpustack-fast: GPUStack's inference APIs as a fast native router, and the manager of the engines
-behind it.
-"""
+"""gpustack-fast: a native router for GPUStack's inference APIs, and a manager of engines."""

@@ -37,7 +37,7 @@ def flush_log(limit: float) -> bool:
     """Waits until all lines are written, at most `limit` seconds; False if some are not then."""
 
 class DataPlaneError(Exception):
-    """The data plane cannot do what a call asked. The text names the cause and what to change."""
+    """The data plane cannot do what a call asked. The text has the cause, and what to change."""
 
 @final
 class DataPlane:
@@ -58,33 +58,32 @@ class DataPlane:
         """
 
     def start(self) -> bytes:
-        """Starts the workers and returns a `Started` document: the addresses that answer from now
-        on.
+        """Starts the workers; returns a `Started` document, the addresses that respond from now on.
 
-        Until the first `publish` every inference request is answered 503 and `/readyz` says why.
-        Raises DataPlaneError when it was started before, or a thread cannot be made.
+        Until the first `publish` every inference request gets 503, and `/readyz` says why. Raises
+        DataPlaneError when it was started before, or a thread cannot be made.
         """
 
     def publish(self, table: bytes) -> int:
-        """Replaces the whole routing table, atomically, by a `Table` document; returns its version
-        (1, 2, ...).
+        """Replaces the whole routing table by a `Table` document, atomically.
 
-        A request uses the table that was current when it was routed. An instance that the new table
-        no longer holds, or holds in a state other than `running`, gets no new request; when its
-        last one ends, `poll` reports an `instance_idle` event with the version that retired it (at
-        once, when it has none).
+        Returns the table's version (1, 2, ...). A request uses the table that was current when it
+        was routed. An instance that the new table no longer holds, or holds in a state other than
+        `running`, gets no new request; when its last one ends, `poll` reports an `instance_idle`
+        event with the version that retired it (at once, when it has none).
 
         Raises DataPlaneError when the document does not fit its shape; the former table then stays.
         """
 
     def update_keys(self, delta: bytes) -> None:
-        """Applies a `KeyDelta` document. When it returns, every worker has it: the next request
-        sees it.
+        """Applies a `KeyDelta` document. When it returns, the next request on any worker sees it.
+
+        Raises DataPlaneError when the document does not fit its shape; the keys then stay as they
+        were.
         """
 
     def poll(self) -> bytes:
-        """Returns a `Polled` document: the records and events since the last call (up to 10,000
-        records).
+        """Returns a `Polled` document: events and at most 10,000 records since the last call.
 
         Never waits. `fileno` becomes readable when there is something worth fetching soon: an
         event, or a queue of records that is half full. Fetch records every second or so besides.
@@ -98,8 +97,7 @@ class DataPlane:
         """Returns a `Stats` document: a reading of the counters, cheap enough for every second."""
 
     def drain(self, deadline: float) -> None:
-        """Stops accepting, lets running requests end, and cuts what is left after `deadline`
-        seconds (0: at once).
+        """Stops accepting, and cuts requests that still run after `deadline` seconds (0: at once).
 
         Returns at once; `poll` reports one `drained` event with the number of requests that were
         cut, and the worker threads end after it. A second call can only shorten the deadline.

@@ -1,10 +1,10 @@
 """`gpustack-fast serve`: wires the rooms together; reads top to bottom.
 
-serve → Server.run → start … the data directory, the listening sockets, the data plane (it answers
-from here on),
-                                the keys, the control socket, the management API, the engines
-                   → wait       for a signal
-                   → stop …     drain, the engines, the rest; a second signal cuts what still runs
+serve → Server.run → start …  the data directory, the listening sockets, the data plane (it
+                              responds from here on), the keys, the control socket, the
+                              management API, the engines
+                   → wait     for a signal
+                   → stop …   drain, the engines, the rest; a second signal cuts what still runs
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ log = logging.getLogger(__name__)
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
 DRAINED_WITHIN = 5.0
-"""Seconds that the data plane may take to tell that it is drained, after the deadline."""
+"""Seconds that the data plane may take to report the end of its drain, after the deadline."""
 
 
 def serve(config: Config, options: ServeOptions) -> int:
-    """Runs the server until SIGTERM or SIGINT; returns its exit status. Raises
-    GpustackFastError.
+    """Runs the server until SIGTERM or SIGINT, and returns its exit status.
+
+    Raises GpustackFastError.
     """
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
@@ -112,7 +113,7 @@ class Server:
         self._supervisor = Supervisor(self._engine_paths, prepare, on_change=self._publish)
 
     async def run(self) -> int:
-        """From the first request's answer to the last engine's end."""
+        """Runs from the first request to the last engine's end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -193,7 +194,7 @@ class Server:
         if self._drained is not None:
             self._plane.drain(0.0)
 
-    # What the data plane tells.
+    # From the data plane.
 
     async def _poll_now_and_then(self) -> None:
         while True:
@@ -202,6 +203,7 @@ class Server:
 
     def _poll(self) -> None:
         """Hands events on that are not for the log alone: the data plane has logged each of them.
+
         Records have no reader yet.
         """
         for event in self._plane.poll().events:
@@ -211,12 +213,10 @@ class Server:
                 case Drained() if self._drained is not None and not self._drained.done():
                     self._drained.set_result(None)
 
-    # What the data plane is told.
+    # To the data plane.
 
     def _publish(self) -> None:
-        """The table of now; and the greeting, the first time that a model can answer and none is on
-        its way.
-        """
+        """Publishes the table of now. Greets, once: when a model is ready, and none on its way."""
         replicas = self._supervisor.replicas
         self._plane.publish(table(self._config, replicas, self._routes, self._engine_keys))
         if self._greeted or self._signals:
@@ -234,7 +234,7 @@ class Server:
         )
         self._plane.update_keys(delta)
 
-    # What the control socket and the management API ask for.
+    # For the control socket and the management API.
 
     @property
     def _url(self) -> str:

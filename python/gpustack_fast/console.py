@@ -15,7 +15,7 @@ from gpustack_fast.config.server import default_data_dir
 __all__ = ["first_key", "program", "public_url", "ready"]
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-"""Where a client on this machine reaches a server that listens everywhere."""
+"""Addresses for a client on this machine of a server that listens everywhere."""
 
 
 def public_url(address: str, scheme: str) -> str:
@@ -25,9 +25,7 @@ def public_url(address: str, scheme: str) -> str:
 
 
 def program() -> str:
-    """How this program is called from a shell in any folder: by its name only where the PATH leads
-    to this very one.
-    """
+    """The command for this program in a shell: its name where the PATH leads to this very one."""
     called = Path(sys.argv[0]).absolute()
     if called.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m gpustack_fast"
@@ -43,9 +41,9 @@ def first_key(key: str) -> str:
 
 
 def ready(config: Config, models: set[str], url: str, key: str | None, data_dir: Path) -> str:
-    """The URL, and a line to paste that streams an answer.
+    """The URL, and a line to paste that streams a response.
 
-    `models` are those that can answer; the others are named. `key` is known on a first start only.
+    `models` are those that are ready; the others are named. `key` is known on a first start only.
     """
     lines = ["", f"Ready: {url}"]
     if missing := [model.name for model in config.models if model.name not in models]:
@@ -77,9 +75,7 @@ def ready(config: Config, models: set[str], url: str, key: str | None, data_dir:
 
 
 def chat_routes(config: Config, models: set[str]) -> list[str]:
-    """The routes that lead to one of these models and that any key may use; those for chat, if
-    there are any.
-    """
+    """Routes to one of these models that any key may use; those for chat, if there are any."""
     usable = [
         route
         for route in config.all_routes()

@@ -1,14 +1,14 @@
 """The exceptions that reach a user, as a tree:
 
-    GpustackFastError anything that ends a command with one message; exit status 1 ├── UsageError
-    what was typed cannot be carried out as typed; exit status 2 │ └── ConfigError a setting or the
-    configuration file is wrong; names the file, the line and the fix ├── StoreError the data
-    directory or the keys in it cannot be read or written │ ├── DataDirectoryInUse another server
-    holds the data directory; tells its process id │ ├── KeyNameTaken a key of this name exists
-    already (the management API's 409) │ └── KeyNotFound no key has this name or access key (the
-    management API's 404) ├── EngineFailed an engine ended, did not become ready, or has no place to
-    listen └── ControlError the control socket of the running server cannot be used, or it refused
-    an operation
+    GpustackFastError           anything that ends a command with one message; exit status 1
+    ├── UsageError              what was typed cannot be carried out as typed; exit status 2
+    │   └── ConfigError         a wrong setting or file; has the file, the line and the fix
+    ├── StoreError              the data directory or the keys in it cannot be read or written
+    │   ├── DataDirectoryInUse  another server holds the data directory; has its process id
+    │   ├── KeyNameTaken        a key of this name exists already (the management API's 409)
+    │   └── KeyNotFound         no key has this name or access key (the management API's 404)
+    ├── EngineFailed            an engine ended, was not ready in time, or has no place to listen
+    └── ControlError            the control socket cannot be used, or rejected an operation
 
 The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a
 prompt.
@@ -38,7 +38,7 @@ class GpustackFastError(Exception):
 
 
 class UsageError(GpustackFastError):
-    """What was typed cannot be carried out as typed."""
+    """The command cannot be carried out as it was typed."""
 
     exit_status = 2
 
@@ -86,10 +86,8 @@ class KeyNotFound(StoreError):
 
 
 class EngineFailed(GpustackFastError):
-    """An engine ended, or did not become ready. The text tells what was seen and where its log
-    is.
-    """
+    """An engine ended, did not become ready, or has no place to listen. The text names its log."""
 
 
 class ControlError(GpustackFastError):
-    """The control socket of the running server cannot be used, or it refused an operation."""
+    """The control socket of the running server cannot be used, or it rejected an operation."""

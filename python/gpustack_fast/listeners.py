@@ -1,6 +1,4 @@
-"""The sockets where clients arrive: bound before anything slow is begun, so that a taken port is
-told at once.
-"""
+"""The sockets where clients arrive, bound first, so that a taken port is reported at once."""
 
 from __future__ import annotations
 
@@ -15,12 +13,11 @@ BACKLOG = 4096
 
 
 class BindError(GpustackFastError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen on the address or port of its configuration."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`; port 0 takes any free one, the same for all of
-    them.
+    """Listening sockets for every address of `host`. Port 0 takes any free one, the same for all.
 
     Raises BindError.
     """

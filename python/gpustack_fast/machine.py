@@ -12,9 +12,7 @@ SOCKET_PATH_LIMIT = 107
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: by affinity, and by the control group's quota in a
-    container.
-    """
+    """The cores that this process may use: by affinity, and by the control group's quota."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()

@@ -1,4 +1,4 @@
-"""The ASGI application: finds the row of the table, checks the key, turns errors into answers.
+"""The ASGI application: finds the endpoint, checks the key, turns errors into responses.
 
 Only the data plane talks to it. That has taken `X-Forwarded-*` off the client's request and set its
 own, and passes the client's credential on, for the keys are the same.
@@ -101,9 +101,7 @@ def _unauthorized(message: str) -> ApiError:
 
 
 def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key of a request, looked for as the data plane does: `Authorization: Bearer` wins over
-    `X-API-Key`.
-    """
+    """The key of a request: as in the data plane `Authorization: Bearer` wins over `X-API-Key`."""
     fields = {name.lower(): value for name, value in reversed(list(headers))}
     if (authorization := fields.get(b"authorization")) is not None:
         scheme, _, text = authorization.partition(b" ")

@@ -1,4 +1,4 @@
-"""What the management API sends, in GPUStack's shapes (its `schemas/` and `api/exceptions.py`)."""
+"""Documents of the management API in GPUStack's shapes (its `schemas/` and `api/exceptions.py`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 
 class InstanceView(Struct, frozen=True, kw_only=True):
-    """One engine process, or one address of somebody else's engine. Fields as GPUStack's model
-    instances have them.
+    """One engine process, or one address of somebody else's engine.
+
+    Its fields are those of GPUStack's model instances.
     """
 
     name: str
@@ -52,7 +53,7 @@ class ModelView(Struct, frozen=True, kw_only=True):
 
 
 class TargetView(Struct, frozen=True, kw_only=True):
-    """Where a route leads. Fields and states as GPUStack's route targets have them."""
+    """A model that a route leads to. Fields and states as GPUStack's route targets have them."""
 
     model: str
     weight: int
@@ -72,7 +73,7 @@ class RouteView(Struct, frozen=True, kw_only=True):
     """Unix seconds: when the name was first seen here."""
     targets: list[TargetView]
     ready_targets: int
-    """How many are active and get requests: with none, the route is not in `GET /v1/models`."""
+    """Targets that are active and get requests: with none, the route is not in `GET /v1/models`."""
     access_policy: str
     generic_proxy: bool
     categories: list[str] = []
@@ -80,7 +81,7 @@ class RouteView(Struct, frozen=True, kw_only=True):
 
 
 class Pagination(Struct, frozen=True, kw_only=True, rename="camel"):
-    """As GPUStack counts: page 1 is the first, page -1 holds all (and is then told as -1)."""
+    """The place of a page in a list: page 1 is the first; -1 holds all, and is then shown as -1."""
 
     page: int
     per_page: int

@@ -1,4 +1,4 @@
-"""The routes of the management API, one row each. A new one is a function and a row."""
+"""The endpoints of the management API. A new one is a function and a line in `ROUTES`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ T = TypeVar("T")
 
 
 class Sources(Struct, frozen=True, kw_only=True):
-    """Where the answers come from. `app` fills it in; every callable must be quick, for it runs in
-    the event loop.
+    """The sources of all responses, filled in by `app`.
+
+    Every callable must be quick, for it runs in the event loop.
     """
 
     version: str
@@ -29,7 +30,7 @@ class Sources(Struct, frozen=True, kw_only=True):
 
 
 class ApiError(Exception):
-    """Ends a call with an error answer."""
+    """Ends a call with an error response."""
 
     def __init__(
         self, code: int, reason: str, message: str, headers: dict[str, str] | None = None
@@ -49,7 +50,7 @@ class Call(Struct, frozen=True, kw_only=True):
 
 
 class Route(Struct, frozen=True):
-    """A row: HEAD is answered wherever GET is."""
+    """An endpoint. HEAD is allowed wherever GET is."""
 
     method: str
     path: str

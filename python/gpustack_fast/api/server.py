@@ -33,15 +33,12 @@ _LOGGING = {
     "handlers": {},
     "formatters": {},
 }
-"""Incremental: nobody else's handlers are touched, and granian's own, which write to standard
-output, are not made.
+"""granian's logging, incremental: no handler is touched, and its own, to standard output, not made.
 """
 
 
 class ApiServer:
-    """Serves an application on a Unix socket, from `start` to `close`. The socket's folder must be
-    private.
-    """
+    """Serves an application on a Unix socket in a private folder, from `start` to `close`."""
 
     def __init__(self, application: Application, socket: Path) -> None:
         self._application = application
@@ -51,10 +48,10 @@ class ApiServer:
         self._closing = False
 
     async def start(self) -> None:
-        """Returns when the socket answers. Needs the data directory's lock: it removes a dead
-        server's socket.
+        """Returns when the socket accepts connections.
 
-        Raises GpustackFastError when the socket cannot be made.
+        Needs the data directory's lock: it removes a dead server's socket. Raises GpustackFastError
+        when the socket cannot be made.
         """
         self._socket.unlink(missing_ok=True)
         self._server = Server(
@@ -92,9 +89,7 @@ class ApiServer:
         self._server = self._task = None
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for the task while it serves: an end that was not asked for must not go
-        unseen.
-        """
+        """Logs an end that was not asked for: nobody waits for the task while it serves."""
         if not self._closing:
             error = None if task.cancelled() else task.exception()
             log.error(

@@ -1,4 +1,4 @@
-"""What the management API shows of the deployments and the routes."""
+"""Deployments and routes as documents of the management API."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["has_failed", "model_views", "route_views"]
 
 
 def model_views(config: Config, replicas: Iterable[Replica]) -> list[ModelView]:
-    """What `GET /v2/models` shows."""
+    """The list of `GET /v2/models`, in the order of the configuration."""
     return [model_view(model, found) for model, found in replicas_by_model(config, replicas)]
 
 
 def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
+    """One deployment with its replicas."""
     return ModelView(
         name=model.name,
         backend=model.backend,
@@ -33,12 +34,13 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
 def route_views(
     config: Config, routes: Mapping[str, KnownRoute], replicas: Iterable[Replica]
 ) -> list[RouteView]:
-    """What `GET /v2/model-routes` shows."""
+    """The list of `GET /v2/model-routes`. Raises KeyError for a public name that `routes` lacks."""
     running = {replica.slot.model for replica in replicas if replica.state == "running"}
     return [route_view(route, routes[route.name], running) for route in config.all_routes()]
 
 
 def route_view(route: RouteConfig, known: KnownRoute, running: set[str]) -> RouteView:
+    """One public name. `running`: the models of which an instance runs."""
     targets = [
         TargetView(
             model=target.model,
@@ -73,6 +75,7 @@ def has_failed(view: ModelView) -> bool:
 
 
 def instance_view(replica: Replica) -> InstanceView:
+    """One instance; its times are Unix seconds."""
     return InstanceView(
         name=replica.id,
         state=replica.state,

@@ -15,7 +15,7 @@ __all__ = ["Backend", "BackendError", "Command", "Engine", "Model", "Place"]
 
 
 class Model(Protocol):
-    """As much of a model's configuration as engines go by; see `config.ModelConfig`."""
+    """A model's configuration, as far as engines go by it; see `config.ModelConfig`."""
 
     @property
     def name(self) -> str: ...
@@ -45,7 +45,7 @@ class BackendError(GpustackFastError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one instance runs."""
+    """The place of one instance: interpreter, socket and key."""
 
     python: Path
     """The interpreter of the engine's own environment."""
@@ -70,17 +70,14 @@ class Backend:
 
     name: str
     sources: tuple[str, ...] = ()
-    """The sources that it can load a model from in this version, by their names in the
-    configuration.
-    """
+    """Its sources of models in this version, by their names in the configuration."""
     check: Callable[[Model], None]
-    """Looks at the model's settings alone. Raises BackendError when no start could ever succeed
-    with them.
+    """Checks a model's settings alone. Raises BackendError when no start could succeed with them.
     """
     command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
     ready_path: str
-    """Answers 200 as soon as the engine can serve, and not before."""
+    """The path that gets 200 as soon as the engine can serve, and not before."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 15.0
     """Seconds from the first stop signal until the whole session is killed."""
@@ -91,9 +88,7 @@ class Engine:
     """A kind of engine: the value `ENGINE` of a file in this package."""
 
     name: str
-    """Its name in the configuration: `engine` of an external model, and `backend` of one that this
-    server runs.
-    """
+    """Its name in the configuration: `engine` of an external model, else `backend`."""
     facts: EngineFacts
     """Those that hold for all of its kind."""
     facts_for: Callable[[Model], EngineFacts] | None = None

@@ -1,5 +1,6 @@
-"""An engine that somebody else runs: nothing is launched; what is known of it follows from the
-model's `engine`.
+"""An engine that somebody else runs: nothing is launched.
+
+What is known of it follows from the model's `engine`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def any_other(admin_paths: Iterable[str]) -> Engine:
 
 
 def check(_: Model) -> None:
-    """Every external model that the configuration allows is right: nothing of it is ours to
-    decide.
-    """
+    """Every external model that the configuration allows is right: nothing of it is ours to set."""
 
 
 def command(model: Model, place: Place) -> Command:

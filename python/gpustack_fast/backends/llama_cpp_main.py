@@ -155,7 +155,7 @@ MORE = """\
 
 
 class UsageError(Exception):
-    """The command line is wrong; the text tells the person what to change."""
+    """The command line is wrong; the text says what to change."""
 
 
 def set_field(params: Any, path: str, value: Any) -> None:
@@ -313,7 +313,7 @@ def serve(xllamacpp: Any, params: Any) -> NoReturn:
     """Runs the server until SIGTERM or SIGINT.
 
     The end is `os._exit`: a server object that is destroyed cuts its streams just so, and never
-    comes back while a whole (non-streamed) answer is in the making (measured with 2026.10.11549).
+    comes back while a whole (non-streamed) response is in the making (measured with 2026.10.11549).
     The router has drained it before.
     """
     try:

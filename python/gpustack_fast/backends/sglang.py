@@ -1,5 +1,6 @@
-"""SGLang, as somebody else runs it. The paths are those of `entrypoints/http_server.py` in the
-wheel of 0.5.23.
+"""SGLang, as somebody else runs it.
+
+The paths are those of `entrypoints/http_server.py` in the wheel of 0.5.23.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Text Embeddings Inference, as somebody else runs it. The paths are those of
-`router/src/http/server.rs` of 1.7.
+"""Text Embeddings Inference, as somebody else runs it.
+
+The paths are those of `router/src/http/server.rs` of 1.7.
 """
 
 from __future__ import annotations

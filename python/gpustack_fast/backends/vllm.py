@@ -15,8 +15,10 @@ from gpustack_fast.backends.facts import EngineFacts
 __all__ = ["DEVELOPMENT", "ENGINE", "FACTS", "facts"]
 
 DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
-"""The environment variable with which vLLM opens its development paths. One of them runs code by
-name, and each release has new ones."""
+"""The environment variable with which vLLM opens its development paths.
+
+One of them runs code by name, and each release has new ones.
+"""
 
 _DEVELOPMENT_PATHS = (
     "/collective_rpc",
@@ -56,8 +58,9 @@ _OPTIONAL_PATHS = (
 )
 _ALWAYS_THERE = ("/metrics", "/load", "/kv_event_sources")
 _STORED = ("/v1/responses",)
-"""With VLLM_ENABLE_RESPONSES_API_STORE everybody's responses can be read, cancelled and continued
-below it.
+"""Responses of everybody, to be read, cancelled and continued.
+
+vLLM keeps them with VLLM_ENABLE_RESPONSES_API_STORE.
 """
 
 FACTS = EngineFacts(
@@ -69,9 +72,7 @@ FACTS = EngineFacts(
 
 
 def facts(environment: Mapping[str, str]) -> EngineFacts:
-    """What is known of a vLLM, and of what it was started with: in development mode only inference
-    paths pass.
-    """
+    """Facts of a vLLM by its environment: in development mode only inference paths pass."""
     development = environment.get(DEVELOPMENT, "0") not in ("", "0")
     return dataclasses.replace(FACTS, inference_paths_only=development)
 

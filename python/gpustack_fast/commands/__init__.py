@@ -1,4 +1,4 @@
-"""What a person types.
+"""The command line.
 
 parser  arguments → Config → the command
 keys    `gpustack-fast keys …`

@@ -1,8 +1,7 @@
-"""`gpustack-fast keys …`: through a running server's control socket, else in the store under the
-directory's lock.
+"""`gpustack-fast keys …`: through a running server's control socket, else in the store.
 
-Nothing here imports asyncio, granian, uvloop or the data plane: a revoke in an emergency should be
-done in a moment.
+The store is changed under the directory's lock. Nothing here imports asyncio, granian, uvloop or
+the data plane: a revoke in an emergency should be done in a moment.
 """
 
 from __future__ import annotations
@@ -24,16 +23,14 @@ from gpustack_fast.storage.data_directory import DataDirectory
 __all__ = ["create", "revoke", "seconds", "show"]
 
 _PATIENCE = 10.0
-"""Seconds to wait for a server that is just starting or stopping: it holds the lock, but nobody
-answers.
-"""
+"""Seconds to wait for a server that starts or stops: it holds the lock, but does not reply yet."""
 _POLL = 0.02
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _TIME = re.compile(r"(\d{1,12})([smhdw]?)", re.ASCII)
 
 
 class _KeyAccess(Protocol):
-    """What both ways can do."""
+    """The operations of both ways."""
 
     def create_key(
         self, name: str, grant: Grant | None = None, text: str | None = None
@@ -70,7 +67,8 @@ def create(data_dir: Path, name: str, grant: Grant, text: str | None) -> int:
 
 
 def seconds(text: str) -> int:
-    """A time such as `30d`: weeks, days, hours, minutes or seconds; a bare number is seconds.
+    """A time such as `30d` in seconds: weeks, days, hours, minutes or (also a bare number) seconds.
+
     Raises UsageError.
     """
     found = _TIME.fullmatch(text)
@@ -97,7 +95,7 @@ def show(data_dir: Path) -> int:
 
 
 def revoke(data_dir: Path, which: str) -> int:
-    """Revokes a key; when it returns, the next request with it is refused."""
+    """Revokes a key; when it returns, the next request with it is rejected."""
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
         revoked = keys.revoke_key(which)

@@ -1,4 +1,4 @@
-"""What a person types: arguments → Config → the command.
+"""The command line: arguments → Config → the command.
 
 Commands are imported when they run: `keys` and `check` need neither the data plane nor an event
 loop, and are quick.
@@ -42,9 +42,7 @@ _SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for a failure, 2 for a mistake in what was
-    typed.
-    """
+    """Runs one command. Returns 0, 1 for a failure, or 2 for a mistake in what was typed."""
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -151,8 +149,9 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _bootstrap_key(options: argparse.Namespace) -> str | None:
-    """The key of a first start, from the first place that has one. Raises UsageError when it cannot
-    be a key.
+    """The key of a first start, from the first place that has one.
+
+    Raises UsageError when it cannot be a key.
     """
     from gpustack_fast.keys.store import check_key_text
 
@@ -184,9 +183,7 @@ def _read_key(file: Path) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a message says what can be written, and an unknown flag or command gets the
-    nearest known one.
-    """
+    """argparse, with messages that say what can be written and suggest a known word."""
 
     def error(self, message: str) -> NoReturn:
         known = [

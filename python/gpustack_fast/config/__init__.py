@@ -1,11 +1,11 @@
-"""The configuration: what a user may write, and the way from files, variables and flags into it.
+"""The configuration, and the way from files, variables and flags into it.
 
 schema      the Structs: Config, ModelConfig, RouteConfig …
 server      the Structs of `[server]`
-rules       what must hold between them, and what a type cannot say
+rules       rules between them, and those that a type cannot say
 reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
-secrets     what the configuration names but does not hold: keys of others' engines, files for TLS
+secrets     named by the configuration but not in it: keys of others' engines, files for TLS
 sentences   wrong values in words
 """
 

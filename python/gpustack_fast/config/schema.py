@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands in a configuration: `("models", 0, "name")`."""
+"""The place of a value in a configuration: `("models", 0, "name")`."""
 
 _PART = r"[A-Za-z0-9_\-.:]*[A-Za-z0-9]"
 NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*", re.ASCII)
@@ -82,7 +82,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     generic_proxy: bool = False
     """Whether the model's own route may be used through the generic proxy."""
     access_policy: AccessPolicy = "authed"
-    """Who may use the model's own route, as in RouteConfig."""
+    """The access policy of the model's own route, as in RouteConfig."""
     allowed_keys: list[Name] = []
     meta: dict[str, Any] | None = None
     """Of the model's own route, as in RouteConfig."""
@@ -101,24 +101,23 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Environment variables for the engine."""
     restart_on_error: bool = True
     ready_timeout: Seconds = 600.0
-    """How long an instance may take from its start until it is ready; 0: no limit."""
+    """Time for an instance from its start until it is ready; 0: no limit."""
 
     urls: list[str] = []
     """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""
     engine: str = "openai"
-    """External only: one of `backends.ENGINES`, the program that responds there, for what is known
-    of it. `openai` is any server that speaks OpenAI's API, of which nothing more is known."""
+    """External only: one of `backends.ENGINES`, the program that responds there.
+
+    `openai` is any server that speaks OpenAI's API, of which nothing more is known.
+    """
     api_key_env: str | None = None
-    """External only: the environment variable of this server that holds the key which the engine
-    asks for.
-    """
+    """External only: the environment variable of this server with the engine's key."""
     api_key_file: str | None = None
-    """External only: the file that holds it. Absolute once it was read; relative as `local_path`.
-    """
+    """External only: the file with the engine's key. Absolute once it was read, as `local_path`."""
     served_name: str | None = None
-    """External only: what the engine calls the model; see `engine_name`."""
+    """External only: the engine's name for the model; see `engine_name`."""
     dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
-    """External only: what the engine speaks by itself; None: what is known of `engine`."""
+    """External only: the APIs that the engine speaks by itself; None: those of `engine`."""
 
     @property
     def external(self) -> bool:
@@ -127,7 +126,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def engine_name(self) -> str:
-        """What the engine calls the model: `served_name`, else the model's own name."""
+        """The engine's name for the model: `served_name`, else the model's own name."""
         return self.name if self.served_name is None else self.served_name
 
 
@@ -138,17 +137,13 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     """Its share among the route's targets; 0 takes none. None: see `share`."""
     fallback: list[StatusClass] = []
-    """When other targets have answered so (or none of them runs), this one is tried."""
+    """The classes of status of other targets after which it is tried, or when none of them runs."""
     overridden_model_name: str | None = None
-    """GPUStack's name for what `model` becomes toward this target's engines, e.g. that of an
-    adapter (LoRA).
-    """
+    """The name that `model` becomes toward this target's engines, e.g. of an adapter (LoRA)."""
 
     @property
     def share(self) -> int:
-        """The weight: what was written, else 100, but 0 for a fallback, which then gets no requests
-        of its own.
-        """
+        """The weight that was written, else 100; for a fallback 0: no requests of its own."""
         if self.weight is not None:
             return self.weight
         return 0 if self.fallback else 100
@@ -167,8 +162,7 @@ class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allowed_keys: list[Name] = []
     """With `access_policy = "allowed_keys"`: the names or access keys of those that may."""
     meta: dict[str, Any] | None = None
-    """What the operator says of it, as JSON can carry it; shown by `GET /v1/models?with_meta=true`.
-    """
+    """The operator's own facts, as JSON carries them; see `GET /v1/models?with_meta=true`."""
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,9 +174,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @classmethod
     def default(cls) -> Config:
-        """What runs without a configuration file: SmolLM2-135M-Instruct through llama.cpp, as route
-        `smollm2`.
-        """
+        """The configuration without a file: SmolLM2-135M-Instruct through llama.cpp."""
         smollm2 = ModelConfig(
             name="smollm2",
             backend="llama_cpp",
@@ -193,8 +185,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return cls(models=[smollm2])
 
     def all_routes(self) -> list[RouteConfig]:
-        """Every public name: each model's own route (unless a declared one replaces it), then the
-        declared ones.
+        """Every public name: models' own routes that no declared one replaces, then those declared.
 
         Categories are filled in: a declared route without any gets those of its targets' models.
         """
@@ -216,16 +207,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ServeOptions(Struct, frozen=True, kw_only=True):
-    """What `serve` is told beside the configuration."""
+    """Arguments of `serve` beside the configuration."""
 
     config_file: Path | None = None
     """None: no file was given, the embedded default runs."""
     bootstrap_key: str | None = None
-    """The key of a first start, 16 characters or more; ignored (with a notice) when the store has a
-    key.
-    """
+    """The key of a first start, 16 characters or more; ignored when the store has keys."""
     engine_keys: dict[str, str] = {}
-    """What the engines of external models ask for, by model."""
+    """The keys of the engines of external models, by model."""
 
 
 def _own_route(model: ModelConfig) -> RouteConfig:

@@ -1,5 +1,4 @@
-"""What the configuration names but does not hold: the keys of somebody else's engines, and the
-files for TLS.
+"""Secrets that the configuration names but does not hold: others' engines' keys, files for TLS.
 
 They are looked for when the server starts, and not by `check`, which may run on another machine. No
 error and no log shows what was found.
@@ -82,9 +81,7 @@ def _read(name: str, place: str, model: str) -> str:
 
 
 def check_tls_files(server: ServerConfig, file: Path | None) -> None:
-    """Raises ConfigError when a file for TLS cannot be read. (What is in it, the data plane
-    tells.)
-    """
+    """Raises ConfigError when a file for TLS cannot be read. The data plane checks its content."""
     for name in ("tls_certificate", "tls_key"):
         path: Path | None = getattr(server, name)
         if path is None:

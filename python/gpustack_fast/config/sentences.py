@@ -1,6 +1,4 @@
-"""Wrong values in words: turns msgspec's short messages into whole sentences that say what to write
-instead.
-"""
+"""Wrong values in words: msgspec's short messages → sentences that say what to write instead."""
 
 from __future__ import annotations
 
@@ -58,9 +56,7 @@ def explain(message: str, subject: str, value: object, choices: Iterable[str] = 
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean `…`? `` with a space in front, or nothing when nothing known looks like the
-    word.
-    """
+    """`` Did you mean `…`? `` with a space in front; nothing when no known word looks like it."""
     by_lower_case = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
     return f" Did you mean `{by_lower_case[found[0]]}`?" if found else ""

@@ -1,6 +1,4 @@
-"""`[server]`: what the server itself goes by. Every field is also a flag and an environment
-variable (`settings`).
-"""
+"""The Structs of `[server]`. Every field is also a flag and a variable, see `settings`."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ LogFormat = Literal["text", "json"]
 
 
 class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Each phase of a request has a limit of its own, in seconds; 0: none. There is none on a whole
-    request.
-    """
+    """Limits on each phase of a request, in seconds; 0: none. There is none on a whole request."""
 
     head: Annotated[
         Seconds,
@@ -118,7 +114,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which pages of other origins may use the API from a browser. Without `origins`: none."""
+    """Pages of other origins that may use the API from a browser. Without `origins`: none."""
 
     origins: Annotated[
         list[Name],
@@ -149,9 +145,7 @@ class CorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[server]`. Every field is also a flag and an environment variable; its description is the
-    flag's help.
-    """
+    """`[server]`. Every field is also a flag and a variable; its description is the flag's help."""
 
     host: Annotated[
         str, Meta(min_length=1, description="the address to listen on; 0.0.0.0 is every IPv4 one")
@@ -162,9 +156,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data_dir: Annotated[Path, Meta(description="where keys, engines and logs live")] = field(
         default_factory=lambda: default_data_dir()
     )
-    """Absolute once it was read. A relative one is taken from the file's folder, in a flag from the
-    current folder.
-    """
+    """Absolute once it was read: relative to the file's folder, in a flag to the current one."""
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         Meta(description="threads that carry requests; by default a quarter of the cores, 1 to 4"),
@@ -223,9 +215,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cors: CorsConfig = CorsConfig()
 
     def worker_count(self) -> int:
-        """The number of worker threads: what was written, else a quarter of the cores this process
-        may use, 1 to 4.
-        """
+        """The number of worker threads: as written, else a quarter of the usable cores, 1 to 4."""
         if self.workers is not None:
             return self.workers
         return worker_threads(usable_cores())

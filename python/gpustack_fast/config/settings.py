@@ -4,8 +4,10 @@ Nothing is listed here. Each field of ServerConfig (and of the tables in it) is 
 makes the flag and the variable, its type and bounds check all three ways in, its description is the
 flag's help:
 
-    [server.timeouts] first_frame = 1800 --timeouts-first-frame 1800
-    GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
+    file       [server.timeouts]
+               first_frame = 1800
+    flag       --timeouts-first-frame 1800
+    variable   GPUSTACK_FAST_TIMEOUTS_FIRST_FRAME=1800
 
 A list is written with commas: `--cors-origins https://a.example,https://b.example`. An empty
 variable counts as not set.
@@ -49,7 +51,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     default: object
     """None where the default is not a constant."""
     own_variable: str | None = None
-    """Where its variable does not have its flag's name."""
+    """Its variable, where that does not have its flag's name."""
 
     @property
     def flag(self) -> str:
@@ -63,7 +65,7 @@ class Setting(Struct, frozen=True, kw_only=True):
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in the help."""
+        """The word for the value in the help."""
         if _is_list(self.type):
             return "A,B"
         if choices := _choices(self.type):
@@ -93,8 +95,7 @@ def load_config(
     flags: Mapping[str, str] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The whole configuration: the file (without one: the embedded default) under variables under
-    flags.
+    """The whole configuration: the file (else the embedded default), under variables, under flags.
 
     `flags` maps `--name` to the text that was typed. Raises ConfigError.
     """
@@ -113,8 +114,9 @@ def load_config(
 def data_dir_alone(
     file: Path | None, flags: Mapping[str, str], environment: Mapping[str, str] = os.environ
 ) -> Path:
-    """The data directory. The file is opened only where nothing above it says: a broken one must
-    not stop a revoke.
+    """The data directory, from the file only where no flag or variable has it.
+
+    A broken file must not stop a revoke. Raises ConfigError.
     """
     setting = next(setting for setting in SETTINGS if setting.path == ("data_dir",))
     if (written := _written(setting, flags, environment)) is not None:

@@ -83,11 +83,11 @@ class ControlClient:
         return self._ask(ListKeys(), list[KeyInfo])
 
     def revoke_key(self, which: str) -> KeyInfo:
-        """Removes a key; when this returns, the next request with it is refused."""
+        """Removes a key; when this returns, the next request with it is rejected."""
         return self._ask(RevokeKey(which=which), KeyInfo)
 
     def status(self) -> ServerStatus:
-        """How the server does."""
+        """The state of the server and its engines."""
         return self._ask(Status(), ServerStatus)
 
     def _ask(self, request: Request, kind: type[T]) -> T:
@@ -118,9 +118,7 @@ class ControlClient:
 
 
 def _raised(failure: Failure) -> GpustackFastError:
-    """The same exception as on the server's side, so that the exit status is the same with and
-    without a server.
-    """
+    """The server's exception, so that the exit status is the same with and without a server."""
     kind = getattr(errors, failure.kind, ControlError)
     if kind in (errors.KeyNameTaken, errors.KeyNotFound, errors.StoreError, errors.UsageError):
         known: GpustackFastError = kind(failure.message)

@@ -1,4 +1,4 @@
-"""What goes over the control socket, one document per line."""
+"""The documents of the control socket, one per line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST_LINE = 256 * 1024
 class CreateKey(
     Struct, frozen=True, tag_field="operation", tag="keys.create", forbid_unknown_fields=True
 ):
-    """Answered by a CreatedKey."""
+    """Makes a key. The result is a CreatedKey."""
 
     name: str
     grant: Grant
@@ -41,20 +41,20 @@ class CreateKey(
 class ListKeys(
     Struct, frozen=True, tag_field="operation", tag="keys.list", forbid_unknown_fields=True
 ):
-    """Answered by a list of KeyInfo."""
+    """Lists the keys. The result is a list of KeyInfo."""
 
 
 class RevokeKey(
     Struct, frozen=True, tag_field="operation", tag="keys.revoke", forbid_unknown_fields=True
 ):
-    """Answered by the KeyInfo of what was revoked, when every worker refuses it."""
+    """Revokes a key. The result is its KeyInfo, when every worker rejects it."""
 
     which: str
     """A name or an access key."""
 
 
 class Status(Struct, frozen=True, tag_field="operation", tag="status", forbid_unknown_fields=True):
-    """Answered by a ServerStatus."""
+    """Asks for the server's state. The result is a ServerStatus."""
 
 
 Request = CreateKey | ListKeys | RevokeKey | Status
@@ -73,17 +73,17 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
-    """How the server does."""
+    """The state of the server and its engines."""
 
     version: str
     pid: int
     addresses: list[str]
-    """Where it listens, as `http://HOST:PORT`."""
+    """The URLs of its listeners, as `http://HOST:PORT`."""
     instances: list[InstanceStatus] = []
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Why an operation was not carried out."""
+    """The cause of an operation's failure."""
 
     kind: str
     """The name of the exception in `errors`."""

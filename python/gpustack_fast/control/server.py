@@ -39,7 +39,7 @@ _UCRED = struct.Struct("iII")
 
 
 class KeyOperations(Protocol):
-    """What the control socket needs of `keys.Keys`."""
+    """The part of `keys.Keys` that the control socket uses."""
 
     async def create(
         self, name: str, grant: Grant | None = None, text: str | None = None
@@ -51,7 +51,7 @@ class KeyOperations(Protocol):
 
 
 class Handler(Protocol):
-    """What `app` hands in."""
+    """The operations of a running server, handed in by `app`."""
 
     @property
     def keys(self) -> KeyOperations: ...
@@ -60,8 +60,9 @@ class Handler(Protocol):
 
 
 class ControlServer:
-    """Listens from `start` to `close`. Needs the lock of the data directory: it removes the socket
-    of a dead server.
+    """Listens from `start` to `close`.
+
+    Needs the lock of the data directory: it removes the socket of a dead server.
     """
 
     def __init__(self, path: Path, handler: Handler) -> None:
@@ -100,7 +101,7 @@ class ControlServer:
         connection.add_done_callback(self._connections.discard)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the requests of one connection, one after the other."""
+        """Carries out the requests of one connection, one after the other."""
         try:
             user = _peer_user(writer)
             if user not in (os.geteuid(), 0):

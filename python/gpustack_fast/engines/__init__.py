@@ -1,4 +1,4 @@
-"""Wanted → running: the engines, their processes, and what they are installed from.
+"""Wanted → running: the engines, their processes, and their environments.
 
 plan          wanted and actual → the next steps: pure
 supervisor    carries them out
@@ -6,6 +6,6 @@ replica       a slot and the engine in it
 instance      one engine process
 leftovers     the engines of an earlier, killed server
 external      engines that somebody else runs: whether they can be reached
-processes     what the kernel knows of a process and its session
-environments  what an engine is installed from
+processes     processes and their sessions, as the kernel knows them
+environments  isolated, pinned installations of engines
 """

@@ -1,9 +1,9 @@
 """Builds an engine's own environment: isolated, pinned, with uv.
 
-    DATA_DIR/engines/BACKEND/HASH/ the environment; it is whole when `complete` is inside
-    DATA_DIR/engines/BACKEND/HASH.building/ on its way; a leftover of an interrupted build is
-    removed by the next DATA_DIR/engines/BACKEND/HASH.lock held by whoever builds, and by the uv
-    that it started
+    DATA_DIR/engines/BACKEND/
+    ├── HASH/             the environment; it is whole when `complete` is inside
+    ├── HASH.building/    on its way; the next build removes a leftover of an interrupted one
+    └── HASH.lock         held by whoever builds, and by the uv that it started
 
 HASH is the first 12 hex digits of SHA-256 over the lock file, so a new lock is a new environment
 beside the old one. The router's own environment never carries an engine.
@@ -66,11 +66,11 @@ CAUSES = [
         "glibc, and Python 3.11",
     ),
 ]
-"""What uv says, and what it means for the person."""
+"""uv's words for a cause, and the cause for a person."""
 
 
 class BuildError(GpustackFastError):
-    """An engine's environment could not be built. The text tells the cause and the next step."""
+    """An engine's environment could not be built. The text has the cause and the next step."""
 
 
 def lock_file(backend: str) -> Path:
@@ -79,7 +79,7 @@ def lock_file(backend: str) -> Path:
 
 
 def environment_path(data_dir: Path, lock: Path) -> Path:
-    """Where the environment of this lock file is, or will be."""
+    """The folder of this lock file's environment, built or not."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     return data_dir / "engines" / lock.stem / digest[:12]
 
@@ -94,8 +94,7 @@ def is_complete(environment: Path) -> bool:
 
 
 async def prepare(data_dir: Path, backend: str, tell: Tell, lock: Path | None = None) -> Path:
-    """Returns the interpreter of the backend's environment, which is built first where it is
-    missing.
+    """Returns the interpreter of the backend's environment; builds it first where it is missing.
 
     Safe to interrupt (a cancelled build ends uv and removes what it began) and to repeat; two
     builders wait for each other. Raises BuildError.
@@ -198,11 +197,10 @@ def find_uv() -> str:
 
 
 async def run(command: list[str], backend: str, target: Path, handle: int, tell: Tell) -> None:
-    """Runs one uv command to its end, with a line of progress now and then; raises BuildError when
-    it fails.
+    """Runs one uv command to its end, with a line of progress now and then.
 
     The child holds on to the lock: were we killed, it would still keep the next builder out until
-    it has ended.
+    it has ended. Raises BuildError when it fails.
     """
     environment = {
         name: value
@@ -246,7 +244,7 @@ async def end(child: asyncio.subprocess.Process) -> None:
 
 
 def explain(backend: str, target: Path, said: str) -> str:
-    """What went wrong, for a person: the cause, the next step, and what uv said."""
+    """A failure for a person: the cause, the next step, and uv's last lines."""
     cause = "uv could not install it"
     for words, meaning in CAUSES:
         if any(word.lower() in said.lower() for word in words):

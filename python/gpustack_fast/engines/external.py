@@ -1,4 +1,4 @@
-"""Engines that somebody else runs: whether somebody listens at their addresses."""
+"""Engines that somebody else runs: whether their addresses accept connections."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ async def watch(replica: Replica, set_state: SetState) -> None:
 
 
 async def unreachable(url: str) -> str | None:
-    """Why nobody can be reached at `http://HOST:PORT` or `unix:/PATH`, in whole sentences; None
-    when somebody can.
+    """The reason, in a sentence, why nobody can be reached at an address; None when somebody can.
 
-    A connection is opened and closed, and nothing is sent: which paths an engine of somebody else
-    answers without a key is not known here.
+    The address is `http://HOST:PORT` or `unix:/PATH`. A connection is opened and closed, and
+    nothing is sent: the paths that an engine of somebody else serves without a key are not known
+    here.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):

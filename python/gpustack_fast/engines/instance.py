@@ -1,10 +1,8 @@
-"""One engine process: started, watched until it is ready and until it ends, stopped politely and
-then firmly.
+"""One engine process: started, watched until it is ready and until it ends, and ended.
 
-    DATA_DIR/run/instances/ID.json who it is, written by the process itself before it becomes the
-    engine DATA_DIR/run/engines/ID.sock where it listens (a folder of ours elsewhere when this path
-    is too long) DATA_DIR/logs/MODEL/ID.log its standard output and error, appended to by the engine
-    itself
+    DATA_DIR/run/instances/ID.json    who it is, written by the process before it becomes the engine
+    DATA_DIR/run/engines/ID.sock      where it listens (elsewhere if too long: `EnginePaths`)
+    DATA_DIR/logs/MODEL/ID.log        its standard output and error, appended to by itself
 
 The engine may outlive this program, so its output is a file and never a pipe, and nothing of it
 depends on ours.
@@ -102,9 +100,7 @@ class Instance:
         self.exited.set()
 
     async def wait_until_ready(self) -> None:
-        """Returns when the engine can serve. Raises EngineFailed when it ends before, or takes too
-        long.
-        """
+        """Returns when the engine can serve. Raises EngineFailed when it ends or takes too long."""
         limit = self.model.ready_timeout
         begun = time.monotonic()
         while not await self.probe():
@@ -123,7 +119,7 @@ class Instance:
                 )
 
     async def probe(self) -> bool:
-        """Whether the engine answers 200 at its ready path."""
+        """Whether the engine's ready path gives 200."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 return await status(self.socket, self.backend.ready_path, self.key) == 200
@@ -131,8 +127,9 @@ class Instance:
             return False
 
     def how_it_ended(self) -> str:
-        """For a sentence: `ended with exit code 1`. Only a hint: a crashed engine may well exit
-        with 0.
+        """The manner of its end for a sentence, as in `ended with exit code 1`.
+
+        Only a hint: a crashed engine may well exit with 0.
         """
         found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
@@ -163,17 +160,17 @@ class Instance:
         return f"It wrote nothing (log: {self.log})."
 
     def rotate_log(self, limit: int = LOG_LIMIT) -> None:
-        """Copies a log that has grown large and truncates it: the engine holds the file open, for
-        appending.
-        """
+        """Copies a large log and truncates it, for the engine holds it open for appending."""
         with contextlib.suppress(FileNotFoundError):
             if self.log.stat().st_size > limit:
                 shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
                 os.truncate(self.log, 0)
 
     def living(self) -> list[Process]:
-        """Who of its session is alive. Reaps the others, except for the leader: as long as that is
-        not reaped, no other session can have its number."""
+        """The living processes of its session. Reaps the dead ones except for the leader.
+
+        As long as that is not reaped, no other session can have its number.
+        """
         if self._child is None:
             return []
         found = processes.members(self._child.pid)
@@ -181,9 +178,7 @@ class Instance:
         return [one for one in found if one.alive]
 
     async def stop(self) -> bool:
-        """Ends the whole session, and removes what it leaves. Returns False when somebody could not
-        be ended.
-        """
+        """Ends the whole session, and removes its files. Returns False when somebody lives on."""
         if self._child is None:
             return True
         gone = await processes.end(
@@ -200,9 +195,7 @@ class Instance:
 
 
 def environment(*more: dict[str, str]) -> dict[str, str]:
-    """The engine's environment: ours, without our own settings (the first key may be one), and what
-    is its own.
-    """
+    """The environment of an engine: `more` over ours without our settings (one may be a key)."""
     found = {
         name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")
     }
@@ -212,7 +205,7 @@ def environment(*more: dict[str, str]) -> dict[str, str]:
 
 
 async def status(socket: Path, path: str, key: str) -> int:
-    """The status of one GET over a Unix socket. Raises OSError when there is no answer."""
+    """The status of one GET over a Unix socket. Raises OSError when there is no response."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         head = (

@@ -21,8 +21,7 @@ LEFTOVER_GRACE = 15.0
 
 
 async def end_leftovers(paths: EnginePaths, grace: float = LEFTOVER_GRACE) -> list[str]:
-    """Ends the engines that an earlier, killed server left behind; returns the ids of those that
-    were alive.
+    """Ends the engines that an earlier, killed server left behind; returns the ids of the living.
 
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
     may hold a GPU.
@@ -36,7 +35,7 @@ async def end_leftovers(paths: EnginePaths, grace: float = LEFTOVER_GRACE) -> li
 
 
 async def end_leftover(record: Path, grace: float) -> str | None:
-    """Ends what one record tells of; returns its id when somebody was alive."""
+    """Ends the engine of one record; returns its id when somebody was alive."""
     identity = read_record(record)
     if identity is None:
         return None
@@ -54,8 +53,9 @@ async def end_leftover(record: Path, grace: float) -> str | None:
 
 
 def read_record(record: Path) -> Identity | None:
-    """What a record tells; one that cannot be read is not from us (they are replaced as a whole)
-    and goes.
+    """The identity in a record. One that cannot be read is not ours, and goes.
+
+    Ours are replaced as a whole.
     """
     try:
         return msgspec.json.decode(record.read_bytes(), type=Identity)
@@ -65,12 +65,12 @@ def read_record(record: Path) -> Identity | None:
 
 
 def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
-    """Who of an earlier run's session is alive, and certainly of it. `known` remembers who was,
-    from call to call.
+    """The living processes of an earlier run's session, where they certainly are of it.
 
     The kernel gives a session's number to nobody else while a member lives. So one member that is
     surely ours vouches for the others: the leader by its start time, or one that writes to the
-    instance's own log, or one known before.
+    instance's own log, or one known before. `known` remembers them from call to call, as pairs of
+    process id and start time.
     """
     if not identity.is_of_this_boot():
         return []

@@ -1,5 +1,4 @@
-"""What the kernel says about processes: who one is, who belongs to its session, and how it is
-ended.
+"""Processes as the kernel knows them: their identity, their session, and their end.
 
 A process is identified by boot id, process id and start time together: a process id alone may
 belong to another program by now. An engine's children stay in its session (it is started as the
@@ -37,18 +36,15 @@ PR_SET_CHILD_SUBREAPER = 36
 ASK_AGAIN_EVERY = 5.0
 """vLLM loses a SIGTERM that comes while it loads."""
 ORPHANS_MAY_TAKE = 3.0
-"""Seconds that the rest of a session gets after its leader's end: vLLM's workers were seen to need
-2.2.
+"""Seconds for the rest of a session after its leader's end: vLLM's workers were seen to need 2.2.
 """
 KILLED_MAY_TAKE = 10.0
-"""Seconds until a killed process is given up: one that waits for a device or a network disk cannot
-end.
-"""
+"""Seconds until a killed process is given up: one may wait for a device or a network disk."""
 LOOK_EVERY = 0.05
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What `backends/exec_stub.py` writes before it becomes the engine."""
+    """The record that `backends/exec_stub.py` writes before it becomes the engine."""
 
     pid: int
     """Also the number of its session."""
@@ -107,9 +103,7 @@ def members(session: int) -> list[Process]:
 
 
 def writes_to(pid: int, log: str) -> bool:
-    """Whether the process's output goes to this file: so a member of an orphaned session is known
-    as ours.
-    """
+    """Whether a process's output goes to this file, which makes an orphaned session ours."""
     for number in (1, 2):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/{pid}/fd/{number}") == log:
@@ -126,10 +120,9 @@ def send(pid: int, number: signal.Signals) -> None:
 async def end(
     leader: int, living: Callable[[], list[Process]], polite: signal.Signals, grace: float
 ) -> bool:
-    """Ends a session: asks its leader, again and again; after `grace` seconds kills whoever is
-    left.
+    """Ends a session: asks its leader, again and again; after `grace` seconds kills the rest.
 
-    `living` tells who of it is alive. Returns whether nobody is left.
+    `living` gives its living processes. Returns whether nobody is left.
     """
     begun = now = time.monotonic()
     deadline, ask_at = begun + grace, begun
@@ -152,9 +145,10 @@ async def end(
 
 
 def reap(found: list[Process], spare: int) -> None:
-    """Takes the exit codes of zombies that became our children when their parent died. By number,
-    never `any child`: other parts of the program wait for children of their own. `spare` is the
-    leader, whose exit code is still wanted.
+    """Takes the exit codes of zombies that became our children when their parent died.
+
+    By number, never `any child`: other parts of the program wait for children of their own. `spare`
+    is the leader, whose exit code is still wanted.
     """
     for one in found:
         if not one.alive and one.parent == os.getpid() and one.pid != spare:
@@ -163,9 +157,7 @@ def reap(found: list[Process], spare: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphans among our descendants become our children instead of init's, so that we see them
-    end.
-    """
+    """Makes orphans among our descendants our children, not init's, so that we see them end."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")

@@ -26,8 +26,9 @@ InstanceState = Literal[
     "error",
     "unreachable",
 ]
-"""GPUStack's names for what an instance is doing; unreachable: somebody else's engine, where nobody
-answers. The data plane knows the same words.
+"""GPUStack's names for the state of an instance; the data plane knows the same words.
+
+unreachable: an engine of somebody else's whose address accepts no connection.
 """
 
 

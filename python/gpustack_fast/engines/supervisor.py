@@ -1,4 +1,4 @@
-"""Wanted → running: which engines should be there, which are, and what to do about the difference.
+"""Wanted → running: starts and ends engines until those that run are those that should.
 
 `plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names:
 
@@ -7,7 +7,7 @@
     of an engine that somebody else runs: pending → running ⇄ unreachable
 
 Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or
-changes, and `instance_idle` is told when a retired instance has answered its last request.
+changes, and `app` calls `instance_idle` when a retired instance has ended its last request.
 """
 
 from __future__ import annotations
@@ -65,12 +65,11 @@ class Supervisor:
 
     @property
     def replicas(self) -> list[Replica]:
-        """What is there, external addresses too, without what is on its way out."""
+        """The replicas that are there, external addresses too, without those on their way out."""
         return [replica for replica in self._replicas.values() if not replica.retired]
 
     def want(self, models: Iterable[ModelConfig]) -> None:
-        """Says which models should run. External ones run elsewhere: each of their addresses is an
-        instance.
+        """Sets the models that should run. Of external ones each address is a replica.
 
         Called from within the event loop.
         """
@@ -215,7 +214,7 @@ class Supervisor:
         log.warning("%s: %s %s", replica.id, reason, follows)
 
     def instance_idle(self, instance_id: str) -> None:
-        """The data plane tells that a retired instance has answered its last request."""
+        """Notes that a retired instance has ended its last request, as the data plane reports."""
         for replica in self._replicas.values():
             if replica.id == instance_id:
                 replica.idle.set()
@@ -248,9 +247,7 @@ class Supervisor:
         del self._replicas[replica.slot]
 
     async def shutdown(self, patience: float) -> None:
-        """Ends every engine and every build; those that still answer requests get `patience`
-        seconds for them.
-        """
+        """Ends every engine and every build; requests that still run get `patience` seconds."""
         self._closing = True
         stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
         for task in self._preparing.values():

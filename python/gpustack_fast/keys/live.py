@@ -1,5 +1,4 @@
-"""The keys of a running server: the store and the data plane change together, in an order that
-survives a crash.
+"""The keys of a running server: store and data plane change together, and survive a crash.
 
 **Store first, then the data plane, both ways.** A key that was revoked is gone from the disk before
 the workers hear of it: if we die between the two, the workers die with us, and the next start does
@@ -29,7 +28,7 @@ FIRST_KEY = "default"
 
 
 class KeyChange(Struct, frozen=True, kw_only=True):
-    """What the data plane must learn."""
+    """A change of keys for the data plane."""
 
     salt: str
     replace: bool = False
@@ -40,7 +39,7 @@ class KeyChange(Struct, frozen=True, kw_only=True):
 
 
 class FirstKey(Struct, frozen=True, kw_only=True):
-    """What `bootstrap` did."""
+    """The outcome of `bootstrap`."""
 
     created: CreatedKey | None = None
     """The first start's key: show it now, for its text is known at this moment only."""
@@ -58,17 +57,17 @@ class Keys:
         self._running: set[asyncio.Future[Any]] = set()
 
     def publish_all(self) -> None:
-        """Tells the data plane every key, as after a start."""
+        """Hands every key to the data plane, as after a start."""
         self._publish(KeyChange(salt=self._store.salt, replace=True, upsert=self._store.keys))
 
     async def create(
         self, name: str, grant: Grant | None = None, text: str | None = None
     ) -> CreatedKey:
-        """As `Store.create`; the next request may use the key."""
+        """Makes a key as `Store.create` does; the next request may use it."""
         return await self._to_its_end(self._create(name, grant, text))
 
     async def revoke(self, name_or_access_key: str) -> KeyInfo:
-        """As `Store.revoke`; the next request with the key is refused."""
+        """Revokes a key as `Store.revoke` does; the next request with it is rejected."""
         return await self._to_its_end(self._revoke(name_or_access_key))
 
     def all(self) -> list[KeyInfo]:
@@ -76,9 +75,7 @@ class Keys:
         return [key.info() for key in self._store.keys]
 
     def authenticate(self, text: str) -> KeyInfo | None:
-        """The key that a client of the management API sent, if it is one of ours; it may have
-        expired.
-        """
+        """The key of a client of the management API, if it is one of ours; it may have expired."""
         found = self._store.find(text)
         return found.info() if found else None
 
@@ -95,9 +92,7 @@ class Keys:
             return key.info()
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """A client that goes away must not stop a change half-way, with the disk knowing and the
-        workers not.
-        """
+        """Runs a change to its end: a client that leaves must not stop it half-way."""
         task = asyncio.ensure_future(change)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -5,9 +5,9 @@
     any other text of 16 characters or more                         a custom key
 
 The **access key** names a key in lists, logs and records. Of a custom key it is the first 16 hex
-digits of the BLAKE2b-128 hash of the whole text (GPUStack takes the same hash, spec: keys of its
-`security.py`). That hash has no salt: somebody who sees it can test guesses, so a custom key should
-be random.
+digits of the BLAKE2b-128 hash of the whole text, as in `gpustack/security.py` of GPUStack
+(github.com/gpustack/gpustack). That hash has no salt: somebody who sees it can test guesses, so a
+custom key should be random.
 
 Stored is only a **digest**: hex of SHA-256 over the store's salt (32 random bytes) followed by the
 whole key. One fast hash is right here, and argon2 is not: a key is random, not a word that somebody
@@ -63,12 +63,12 @@ Hex32 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 Scope = Literal["*", "management", "inference"]
-"""What a key may be used for: everything, the management API, inference."""
+"""The uses of a key: everything, the management API, inference."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key may do, and for how long."""
+    """The rights of a key, and their time."""
 
     allowed_models: list[str] | None = None
     """Route names; None allows all."""
@@ -78,7 +78,7 @@ class Grant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyInfo(Struct, frozen=True, kw_only=True):
-    """What may be shown of a key."""
+    """The public part of a key."""
 
     name: str
     access_key: str
@@ -89,11 +89,11 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     created: int
     """Unix seconds."""
     expires: int | None
-    """Unix seconds, the first at which it is refused; None: never."""
+    """Unix seconds, the first at which it is rejected; None: never."""
     custom: bool
 
     def is_expired(self, now: float) -> bool:
-        """Whether it is refused at this Unix time."""
+        """Whether it is rejected at this Unix time."""
         return self.expires is not None and now >= self.expires
 
     def allows(self, scope: Scope) -> bool:
@@ -118,7 +118,7 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether somebody chose its text, so that it is not of the generated form."""
 
     def info(self) -> KeyInfo:
-        """What may be shown of it."""
+        """Its public part."""
         return KeyInfo(
             name=self.name,
             access_key=self.access_key,
@@ -150,16 +150,13 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Store:
-    """The keys of a data directory whose lock we hold. Every change is on the disk when its call
-    returns.
+    """The keys of a data directory whose lock we hold. A change returns when the disk has it.
 
     Not for several threads at once: `live` orders the changes of a running server.
     """
 
     def __init__(self, directory: DataDirectory) -> None:
-        """Reads the keys. Raises StoreError when the file is damaged, newer than we are, or cannot
-        be read.
-        """
+        """Reads the keys. Raises StoreError for a file that is damaged, too new or unreadable."""
         assert directory.held, "the store belongs to the holder of the data directory's lock"
         self._file = directory.keys_file
         found = durable.read(self._file, _Document, _VERSION, "The keys")
@@ -178,8 +175,7 @@ class Store:
         return list(self._document.keys)
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
-        """Makes a key: a generated one, or of a text that the user chose. Without a grant it may do
-        everything.
+        """Makes a key: a generated one, or of the given text. Without a grant it may do everything.
 
         Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it
         cannot be saved.
@@ -245,18 +241,14 @@ def digest_of(salt: str, text: str) -> str:
 
 
 def access_key_of(text: str) -> str:
-    """16 hex digits that name a key: its middle part if it was generated, else of its BLAKE2b-128
-    hash.
-    """
+    """16 hex digits that name a key: its middle part if generated, else of its BLAKE2b-128 hash."""
     if generated := _GENERATED.fullmatch(text):
         return generated[1]
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()[:16]
 
 
 def check_key_text(text: str) -> None:
-    """Raises UsageError when a text cannot be a key: too short, or not to be sent in a header.
-    Never repeats it.
-    """
+    """Raises UsageError, which never repeats it, when a text is too short or no header's value."""
     if not SHORTEST_KEY <= len(text) <= _LONGEST_KEY:
         raise UsageError(
             f"A key has {SHORTEST_KEY} to {_LONGEST_KEY} characters, but this one has {len(text)}. "

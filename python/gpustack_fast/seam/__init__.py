@@ -1,8 +1,9 @@
-"""What crosses to the data plane in Rust.
+"""The border to the data plane in Rust.
 
 dataplane  a typed handle on the data plane: the only file that imports `_native`
 documents  the Structs that it takes and gives
-settings   `[server]` → what the data plane knows from its start to its end
+settings   `[server]` → the configuration of the data plane, from its start to its end
 table      its table of the deployments, and its keys
 metrics    the metrics of the engines, for its page
+log        Python's lines in its log
 """

@@ -15,30 +15,48 @@ __version__: str = _native.__version__
 
 
 class DataPlane:
-    """`_native.DataPlane` with documents instead of bytes. See the stub for what each call
-    promises.
-    """
+    """`_native.DataPlane` with documents instead of bytes; its stub says more on each call."""
 
     def __init__(self, config: DataPlaneConfig, listeners: list[int]) -> None:
         self._native = _native.DataPlane(msgspec.json.encode(config), listeners)
 
     def start(self) -> Started:
+        """Starts the workers; returns the addresses that respond from now on.
+
+        Raises DataPlaneError when it was started before, or a thread cannot be made.
+        """
         return msgspec.json.decode(self._native.start(), type=Started)
 
     def publish(self, table: Table) -> int:
+        """Replaces the whole routing table, atomically; returns its version (1, 2, ...).
+
+        Raises DataPlaneError when a target names no model of the table, or a value does not fit;
+        the former table then stays.
+        """
         return self._native.publish(msgspec.json.encode(table))
 
     def update_keys(self, delta: KeyDelta) -> None:
+        """Changes the keys. When it returns, the next request on any worker sees it.
+
+        Raises DataPlaneError when a value does not fit; the keys then stay as they were.
+        """
         self._native.update_keys(msgspec.json.encode(delta))
 
     def poll(self) -> Polled:
+        """Events and at most 10,000 records since the last call; never waits. Clears `fileno`."""
         return msgspec.msgpack.decode(self._native.poll(), type=Polled)
 
     def fileno(self) -> int:
+        """An eventfd that is readable when a poll is worth while. Do not close it."""
         return self._native.fileno()
 
     def stats(self) -> Stats:
+        """A reading of the counters, cheap enough for every second."""
         return msgspec.json.decode(self._native.stats(), type=Stats)
 
     def drain(self, deadline: float) -> None:
+        """Stops accepting, and cuts requests that still run after `deadline` seconds (0: at once).
+
+        Returns at once; a `Drained` event follows. A second call can only shorten the deadline.
+        """
         self._native.drain(deadline)

@@ -81,14 +81,16 @@ class DataPlaneConfig(Document):
     workers: int
     """Worker threads; 0 counts as 1."""
     control_socket: str | None
-    """The Unix socket where the management API listens: it gets every path that is neither
-    inference nor the data plane's own. None: those paths get 404."""
+    """The Unix socket where the management API listens; None: its paths get 404.
+
+    It gets every path that is neither inference nor the data plane's own.
+    """
     spool_folder: str
-    """Where large bodies wait until their model is known."""
+    """The folder for large bodies whose model is not known yet."""
     timeouts: TimeoutsConfig
     limits: LimitsConfig
     cors: CorsConfig
-    """Without origins browsers are told nothing."""
+    """Without origins no response has a CORS field."""
     response_extras: ResponseExtras
     log_level: LogLevel
     """The least urgent lines that are written. It and the format hold for the process."""
@@ -100,8 +102,9 @@ class DataPlaneConfig(Document):
 
 
 class Started(Document):
-    """The addresses that answer: `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`, in the order of the
-    listeners.
+    """The addresses that respond, in the order of the listeners.
+
+    Each is `127.0.0.1:8080`, `[::1]:8080` or `unix:PATH`.
     """
 
     addresses: list[str]
@@ -121,13 +124,14 @@ class InstanceEntry(Document):
     idle_timeout: Seconds
     """Time in which an idle connection to it may be used again; below the engine's own limit."""
     requests_per_connection: int
-    """After so many requests a connection is not used again, below the engine's own limit; 0: no
-    limit.
+    """Requests after which a connection is not used again, below the engine's limit; 0: no limit.
     """
     cancel_lag: Seconds
-    """Time for which the engine goes on with a non-streamed request after its connection was
-    closed: so long the slot stays counted. (For streams a close ends the work at once, in every
-    engine that we know.)"""
+    """Time for which the engine goes on with a non-streamed request whose connection was closed.
+
+    So long the slot stays counted. (For streams a close ends the work at once, in every engine that
+    we know.)
+    """
 
 
 class ModelEntry(Document):
@@ -135,23 +139,17 @@ class ModelEntry(Document):
 
     name: str
     served_name: str
-    """Its engines' name for it: `model` becomes this on the way in, and the route's name on the way
-    out.
-    """
+    """Its engines' name for it: `model` becomes this on the way in, the route's on the way out."""
     backend: str
-    """Its `backend` in the configuration. Only told; nothing is decided by it."""
+    """Its `backend` in the configuration. Nothing is decided by it."""
     dialects: list[Dialect]
     """The APIs that its engines speak by themselves; the rest is translated."""
     stream_usage: bool
     """Whether its engines know `stream_options.include_usage`."""
     redacted_names: list[str]
-    """Further names and paths that the engines call the model by, and that no client may see, in
-    errors neither.
-    """
+    """Further names and paths of it at its engines, which no client may see, not even in errors."""
     proxy_denied: list[str]
-    """Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what
-    lies below it.
-    """
+    """Paths with 404 through the generic proxy, whatever the key, and all that lies below them."""
     proxy_allowed: list[str] | None
     """The only paths that the generic proxy passes on; None: all that are not denied."""
     instances: list[InstanceEntry]
@@ -164,12 +162,10 @@ class TargetEntry(Document):
     weight: int
     """Its share of the route's requests among those of the other targets; 0: none of its own."""
     served_name: str | None
-    """The name that `model` becomes for this target, such as an adapter's; None: the model's own
-    served name.
+    """The name that `model` becomes for this target, such as an adapter's; None: the model's own.
     """
     fallback: list[StatusClass]
-    """It is tried when the others have responded so, or when none of them runs; empty: never as a
-    fallback.
+    """Classes of status after which it is tried, or when no other runs; empty: never as a fallback.
     """
 
 
@@ -280,7 +276,7 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     bytes_out: int
     """Bytes of the response's body."""
     input_tokens: int
-    """As the engine counted them, the cached ones included; 0 when it did not say."""
+    """The engine's count, cached ones included; 0 without one."""
     cached_tokens: int
     output_tokens: int
     stream: bool

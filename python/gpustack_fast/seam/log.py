@@ -1,5 +1,6 @@
-"""Python's part of the log: everything that is given to `logging` becomes a line among the data
-plane's own, in the same form, by the same writer, which no reader can hold up.
+"""Python's part of the log: records of `logging` become lines among the data plane's own.
+
+They have the same form and the same writer, which no reader can hold up.
 """
 
 from __future__ import annotations

@@ -16,8 +16,10 @@ RESPONSES_KEPT = 65_536
 
 
 def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> DataPlaneConfig:
-    """`control_socket`: where the management API listens. `spool`: the folder for bodies that wait
-    for their model.
+    """The data plane's part of `[server]`.
+
+    `control_socket`: the management API's socket. `spool`: the folder for bodies that wait for
+    their model.
     """
     return DataPlaneConfig(
         workers=server.worker_count(),
@@ -36,6 +38,7 @@ def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> Dat
 
 
 def tls(server: ServerConfig) -> Tls | None:
+    """The files for TLS; None where they are not set (`check_server` allows both or none)."""
     if server.tls_certificate is None or server.tls_key is None:
         return None
     return Tls(certificate=str(server.tls_certificate), key=str(server.tls_key))

@@ -30,8 +30,8 @@ def table(
 ) -> Table:
     """The whole routing table for the replicas of now.
 
-    `routes`: what is known of every route's name; `engine_keys`: the keys of somebody else's
-    engines, by model.
+    `routes` must know every public name of `config`: else KeyError. `engine_keys`: the keys of
+    somebody else's engines, by model.
     """
     models = [
         model_entry(model, found, engine_keys.get(model.name))
@@ -42,6 +42,7 @@ def table(
 
 
 def route_entry(route: RouteConfig, known: KnownRoute) -> RouteEntry:
+    """One public name, with the number and the time (Unix seconds) that are known of it."""
     return RouteEntry(
         name=route.name,
         created=known.created,
@@ -56,6 +57,7 @@ def route_entry(route: RouteConfig, known: KnownRoute) -> RouteEntry:
 
 
 def target_entry(target: TargetConfig) -> TargetEntry:
+    """One target: `weight` is its share, 0 for a fallback without one of its own."""
     return TargetEntry(
         model=target.model,
         weight=target.share,
@@ -77,7 +79,10 @@ def key_entry(key: Key) -> KeyEntry:
 
 
 def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | None) -> ModelEntry:
-    """One model with those of its instances that have an address already."""
+    """One model with those of its instances that have an address already.
+
+    `engine_key`: for the instances of somebody else's; None where they ask for none.
+    """
     facts = facts_of(model)
     return ModelEntry(
         name=model.name,
@@ -95,6 +100,7 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
 
 
 def instance_entry(replica: Replica, facts: EngineFacts, engine_key: str | None) -> InstanceEntry:
+    """One instance. Our own engine brings its key; `engine_key` is of somebody else's."""
     return InstanceEntry(
         id=replica.id,
         address=replica.address,

@@ -1,9 +1,11 @@
-"""The data directory: where everything lies, and the lock that says who may touch it.
+"""The data directory, and the lock that says who may touch it.
 
-    DIR/ 0700 if we make it ├── lock held (flock) by the running server, or for a moment by a
-    command that changes the keys ├── keys.json 0600, see `keys` ├── routes.json 0600, see
-    `route_numbers` ├── spool/ 0700: request bodies that wait in files; emptied at each start └──
-    run/ 0700
+    DIR/                    0700 if we make it
+    ├── lock                held (flock) by a server, or briefly by a command that changes keys
+    ├── keys.json           0600, see `keys`
+    ├── routes.json         0600, see `route_numbers`
+    ├── spool/              0700: request bodies that wait in files; emptied at each start
+    └── run/                0700
         ├── control.sock    0600, see `control`
         └── api.sock        the management API, see `api`
 
@@ -53,8 +55,7 @@ class DataDirectory:
         return self._lock is not None
 
     def acquire(self, patience: float = 2.0) -> None:
-        """Makes the directory if need be and takes its lock, until `release` or the end of this
-        process.
+        """Makes the directory if need be, and takes its lock until `release` or the process's end.
 
         Waits `patience` seconds for a command that holds the lock for a moment. Raises
         DataDirectoryInUse when another process keeps it, StoreError when the directory cannot be
@@ -87,8 +88,7 @@ class DataDirectory:
         self._lock = lock
 
     def empty_spool(self) -> Path:
-        """Makes the folder for request bodies that wait in files, and removes those that a killed
-        server left there.
+        """Makes the folder for request bodies that wait in files, without those of a killed server.
 
         Needs the lock. Nothing but plain files is touched. Raises StoreError.
         """
@@ -106,9 +106,7 @@ class DataDirectory:
         return self.spool
 
     def release(self) -> None:
-        """Gives the lock back. The file stays: removing it would let two processes lock two files
-        of one name.
-        """
+        """Gives the lock back. The file stays, so that there is one to lock and not two."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -135,9 +133,7 @@ class DataDirectory:
 
 
 def give_to_owner(file: int, directory: Path) -> None:
-    """Gives a new file to the directory's owner, so that what root does here stays readable for the
-    server's user.
-    """
+    """Gives a new file to the directory's owner, who must be able to read what root makes here."""
     owner = directory.stat()
     if os.geteuid() == 0 and os.fstat(file).st_uid != owner.st_uid:
         os.fchown(file, owner.st_uid, owner.st_gid)
@@ -166,8 +162,7 @@ def explain_os_error(error: OSError, what: str) -> str:
 
 
 def _make_directory(folder: Path) -> None:
-    """Makes the data directory, for its owner alone; one that exists is taken with the rights that
-    it has.
+    """Makes the data directory, for its owner alone; one that exists keeps its rights.
 
     (It may be a mounted volume or somebody's home; what matters in it has its own narrow rights.)
     """

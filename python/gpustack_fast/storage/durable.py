@@ -1,5 +1,6 @@
-"""Small files that a crash leaves old or new, never half: written beside the old one, fsynced,
-renamed over it.
+"""Small files that a crash leaves old or new, never half.
+
+They are written beside the old one, fsynced, and renamed over it.
 """
 
 from __future__ import annotations

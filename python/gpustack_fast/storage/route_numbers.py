@@ -1,13 +1,12 @@
-"""The number of every route's name, for ever: `/model/proxy/NUMBER/...` leads to the same name
-after any restart.
+"""The number of every route's name, for ever: `/model/proxy/NUMBER/...` survives any restart.
 
 A name gets the next number when it is first seen, and keeps it while it is gone: when it comes
 back, the number is its own again, and until then nobody else's. Numbers begin with 1. A route's
 name never begins with a digit, so that a number is never taken for a name. Beside the number lies
-the time of that first sight.
+the time of that first sight, in Unix seconds.
 
-    DIR/routes.json 0600: {"version": 1, "routes": [{"name": "smollm2", "number": 1, "created":
-    1795300000}]}
+    DIR/routes.json   0600
+    {"version": 1, "routes": [{"name": "smollm2", "number": 1, "created": 1795300000}]}
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _VERSION = 1
 
 
 class KnownRoute(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stays known of a route's name, whatever becomes of the route."""
+    """The lasting facts of a route's name, whatever becomes of the route."""
 
     name: str
     number: Annotated[int, Meta(ge=1)]
@@ -43,8 +42,7 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def known_routes(directory: DataDirectory, names: Iterable[str]) -> Mapping[str, KnownRoute]:
-    """All names that were ever seen, with these among them: new ones are on the disk when this
-    returns.
+    """All names that were ever seen, these among them: new ones are on the disk when this returns.
 
     Needs the directory's lock. Raises StoreError when the file is damaged, newer than we are, or
     cannot be written.

@@ -41,14 +41,12 @@ def read_config_file(file: Path) -> Config:
 
 
 def line_of(file: Path, path: KeyPath) -> int | None:
-    """The line of a value, or of what encloses it, in a file that was read already."""
+    """The line of a value, or of the key around it, in a file that was read already."""
     return find_line(line_numbers(_read(file)), path)
 
 
 def where(file: Path | None, path: KeyPath) -> tuple[Path | None, int | None]:
-    """The file and the line of a setting; neither when it was not written there, but in a flag or a
-    variable.
-    """
+    """The file and the line of a setting; neither when it was written in a flag or a variable."""
     key = path[:-1] if isinstance(path[-1], int) else path
     lines = {} if file is None else line_numbers(_read(file))
     return (file, lines[key]) if key in lines else (None, None)
@@ -109,9 +107,7 @@ def expanded(path: Path, subject: str) -> Path:
 
 
 def _anchored(config: Config, folder: Path) -> Config:
-    """Makes the file's relative paths absolute: they are meant from the folder that the file lies
-    in.
-    """
+    """Makes the file's relative paths absolute, from the folder that the file lies in."""
 
     def absolute(path: Path | str, name: str) -> Path:
         return folder / expanded(Path(path), f"`{name}`")

@@ -1,6 +1,4 @@
-"""What msgspec says about a document that does not fit `Config` → where it is, and whole
-sentences.
-"""
+"""msgspec's message about a document that does not fit `Config` → its place, and sentences."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ _HOMES: tuple[KeyPath, ...] = (
 
 
 def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
-    """From `Expected ... - at $.models[0].name` to `("models", 0, "name")` and what to write
-    instead.
-    """
+    """`Expected … - at $.models[0].name` → `("models", 0, "name")`, and what to write instead."""
     placed = _PLACED.fullmatch(error)
     assert placed is not None, "the pattern matches every text"
     message = placed["message"]
@@ -57,9 +53,7 @@ def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
 
 
 def _key(name: str, index: str) -> str | int:
-    """msgspec writes `[...]` for a key of a free table (`env`): it stays, for the value there
-    cannot be told.
-    """
+    """One step of a path. `[...]` stays: msgspec writes it for any key of a free table (`env`)."""
     if name:
         return name
     return int(index) if index.isdigit() else index
@@ -92,7 +86,7 @@ def _table_name(path: KeyPath) -> str:
 
 
 def _subject(path: KeyPath) -> str:
-    """What a sentence about this value begins with."""
+    """The subject of a sentence about this value."""
     name = next(
         (part for part in reversed(path) if isinstance(part, str) and part != "..."), "file"
     )

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands: `tomllib` reads values and forgets their lines.
+"""The line of each key in a TOML text: `tomllib` reads values and forgets their lines.
 
 `line_numbers` maps the path of every table and key to its line, counted from 1:
 
@@ -29,9 +29,7 @@ _PIECE_OF_VALUE = re.compile(rf"(?:{_STRING})|#[^\n]*|[\[\]{{}}\n]|[^\"'#\[\]{{}
 
 
 def find_line(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
-    """The line of a path, or of the nearest key around it; None when not even its first part was
-    written.
-    """
+    """The line of a path, or of the nearest key around it; None when none of them was written."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)
@@ -65,9 +63,7 @@ class _Scanner:
         return self.lines
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
-        """Goes behind what the pattern matches here (nothing, if it does not match), and returns
-        the place.
-        """
+        """Moves behind what the pattern matches here, if it does, and returns the place."""
         if match := pattern.match(self.text, self.at):
             self.at = match.end()
         return self.at

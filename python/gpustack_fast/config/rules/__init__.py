@@ -1,8 +1,7 @@
-"""What must hold in a configuration beyond the types of its values. Pure: no file is opened, no
-name resolved.
+"""Rules of a configuration beyond the types of its values. Pure: opens no file, resolves no name.
 
 models   names, sources, addresses, processes
-routes   targets, who may use a route, what is said of it
+routes   targets, who may use a route, its `meta`
 server   the listener: TLS, CORS
 """
 
@@ -20,8 +19,8 @@ __all__ = ["RuleBroken", "check", "check_server"]
 def check(config: Config) -> None:
     """Raises RuleBroken for the first rule of models and routes that does not hold.
 
-    (`check_server` comes when flags and variables have been laid over the file: they may complete
-    it.)
+    `check_server` comes when flags and variables have been laid over the file: they may complete
+    it.
     """
     check_names("models", [model.name for model in config.models])
     check_models(config.models)

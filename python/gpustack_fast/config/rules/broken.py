@@ -1,4 +1,4 @@
-"""How a rule that does not hold is told."""
+"""The error for a rule that does not hold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ __all__ = ["RuleBroken"]
 
 
 class RuleBroken(Exception):
-    """A rule does not hold. `path` leads to the value, as in `("models", 0, "name")`; the text says
-    the fix.
+    """A rule does not hold. The text says the fix.
+
+    `path` leads to the value, as in `("models", 0, "name")`.
     """
 
     def __init__(self, path: KeyPath, message: str) -> None:

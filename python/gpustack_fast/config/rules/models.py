@@ -84,9 +84,7 @@ def _unknown_backend(backend: str) -> str:
 
 
 def _refuse_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str) -> None:
-    """Fields that have no meaning for this backend must keep their defaults: silence would hide a
-    mistake.
-    """
+    """Rejects fields that have no meaning for this backend: silence would hide a mistake."""
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in fields:
         if getattr(model, name) != getattr(defaults, name):
@@ -129,9 +127,7 @@ def _check_external(path: KeyPath, model: ModelConfig) -> None:
 
 
 def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
-    """The key of somebody else's engine comes from one place, which is well written. (The place is
-    looked at later.)
-    """
+    """The key of somebody else's engine comes from one place, which is looked at later."""
     if model.api_key_env is not None and model.api_key_file is not None:
         raise RuleBroken(
             (*path, "api_key_file"),
@@ -154,7 +150,7 @@ def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
 
 
 def _url_problem(url: str) -> str | None:
-    """What is wrong with an address, and what to write; None when nothing is."""
+    """The fault of an address, and what to write; None when it has none."""
     if url.startswith("unix:"):
         return _socket_problem(url.removeprefix("unix:"))
     if url.startswith("https://"):

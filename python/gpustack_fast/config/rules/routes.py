@@ -1,4 +1,4 @@
-"""Rules of the public names: where they lead, who may use them, and what is said of them."""
+"""Rules of the public names: their targets, who may use them, and their `meta`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from gpustack_fast.config.server import CorsConfig, ServerConfig
 __all__ = ["check_server"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
-"""As browsers write it: in lower case, without a path (RFC 6454, 6.2)."""
+"""An origin as browsers write it: in lower case, without a path (RFC 6454, 6.2)."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 """A method or the name of a header (RFC 9110, 5.6.2)."""
 
