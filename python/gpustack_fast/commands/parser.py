@@ -65,7 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     from gpustack_fast.app import serve
 
-    return serve(config, ServeOptions(config_file=file, bootstrap_key=key, engine_keys=engine_keys))
+    return serve(config, ServeOptions(bootstrap_key=key, engine_keys=engine_keys))
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -25,7 +25,6 @@ too.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
@@ -209,8 +208,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ServeOptions(Struct, frozen=True, kw_only=True):
     """Arguments of `serve` beside the configuration."""
 
-    config_file: Path | None = None
-    """None: no file was given, the embedded default runs."""
     bootstrap_key: str | None = None
     """The key of a first start, 16 characters or more; ignored when the store has keys."""
     engine_keys: dict[str, str] = {}

@@ -19,7 +19,6 @@ from gpustack_fast.control.documents import (
     CreatedKey,
     CreateKey,
     Failure,
-    Grant,
     KeyInfo,
     ListKeys,
     Request,
@@ -27,8 +26,9 @@ from gpustack_fast.control.documents import (
     ServerStatus,
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
+from gpustack_fast.keys.live import Keys
 
-__all__ = ["ControlServer", "Handler", "KeyOperations"]
+__all__ = ["ControlServer", "Handler"]
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +38,11 @@ _UCRED = struct.Struct("iII")
 """`struct ucred` of Linux: process, user, group (unix(7))."""
 
 
-class KeyOperations(Protocol):
-    """The part of `keys.Keys` that the control socket uses."""
-
-    async def create(
-        self, name: str, grant: Grant | None = None, text: str | None = None
-    ) -> CreatedKey: ...
-
-    async def revoke(self, name_or_access_key: str) -> KeyInfo: ...
-
-    def all(self) -> list[KeyInfo]: ...
-
-
 class Handler(Protocol):
     """The operations of a running server, handed in by `app`."""
 
     @property
-    def keys(self) -> KeyOperations: ...
+    def keys(self) -> Keys: ...
 
     def status(self) -> ServerStatus: ...
 

@@ -296,7 +296,7 @@ class InstanceFailed(Document, tag_field="type", tag="instance_failed"):
 
     instance: str
     reason: str
-    """The cause, such as `connect: Connection refused`."""
+    """The cause, such as `connect: Connection refused`. The control plane does not read it."""
 
 
 class CertificateRenewed(Document, tag_field="type", tag="certificate_renewed"):
@@ -307,18 +307,21 @@ class CertificateRefused(Document, tag_field="type", tag="certificate_refused"):
     """New files of the certificate cannot be used; the old certificate stays."""
 
     reason: str
-    """The cause, in a sentence."""
+    """The cause, in a sentence. The control plane does not read it."""
 
 
 class Drained(Document, tag_field="type", tag="drained"):
     """The last worker has ended."""
 
     cut: int
-    """Requests that were cut at the deadline."""
+    """Requests that were cut at the deadline. The control plane does not read it."""
 
 
 Event = InstanceIdle | InstanceFailed | CertificateRenewed | CertificateRefused | Drained
-"""Something that the control plane should act on soon."""
+"""News for the control plane. Of these `app` acts on `InstanceIdle` and `Drained`.
+
+The data plane itself has logged each of them with its fields, so `app` does not log them again.
+"""
 
 
 class Polled(Document):
