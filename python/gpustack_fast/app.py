@@ -36,7 +36,7 @@ from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Drained, InstanceIdle, KeyDelta
-from gpustack_fast.seam.log import flush, start_log, tell
+from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -109,7 +109,7 @@ class Server:
         self.keys = Keys(store, self._publish_keys)
         self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
-        prepare = functools.partial(environments.prepare, directory.path, tell=building.info)
+        prepare = functools.partial(environments.prepare, directory.path, report=building.info)
         self._supervisor = Supervisor(self._engine_paths, prepare, on_change=self._publish)
 
     async def run(self) -> int:
@@ -137,11 +137,11 @@ class Server:
     async def _work(self) -> None:
         """Starts the rest, then keeps the engines running, for ever."""
         self.keys.publish_all()
-        tell(f"Listening on {self._url}; engines are starting.")
+        announce(f"Listening on {self._url}; engines are starting.")
         if self._notice:
-            tell(self._notice)
+            announce(self._notice)
         if self._new_key:
-            tell(console.first_key(self._new_key))
+            announce(console.first_key(self._new_key))
         control = ControlServer(self._directory.control_socket, self)
         self._contexts.push_async_callback(control.close)
         await control.start()
@@ -186,7 +186,7 @@ class Server:
         try:
             await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
         except TimeoutError:
-            log.warning("The data plane did not tell that it is drained; going on without.")
+            log.warning("The data plane did not report the end of its drain; going on without.")
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -225,7 +225,9 @@ class Server:
         ready = {view.name for view in views if view.ready_replicas or not view.replicas}
         if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
-            tell(console.ready(self._config, ready, self._url, self._new_key, self._directory.path))
+            announce(
+                console.ready(self._config, ready, self._url, self._new_key, self._directory.path)
+            )
 
     def _publish_keys(self, change: KeyChange) -> None:
         upsert = [key_entry(key) for key in change.upsert]

@@ -47,7 +47,7 @@ def ready(config: Config, models: set[str], url: str, key: str | None, data_dir:
     """
     lines = ["", f"Ready: {url}"]
     if missing := [model.name for model in config.models if model.name not in models]:
-        lines.append(f"Not ready: {', '.join(missing)}; the lines above tell why.")
+        lines.append(f"Not ready: {', '.join(missing)}; the lines above say why.")
     if key is None:
         where = (
             "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"

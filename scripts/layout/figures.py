@@ -15,7 +15,8 @@ Every figure is counted the same way whatever the layout is, so that two commits
 * Floors are the nodes on the longest way down the import graph, once every circle is drawn together
   to one node.
 * A log or trace line has a macro of `log` or `tracing` or an `instrument` attribute in Rust; in
-  Python it logs by `log`, `logger` or `logging` at some level, or calls `tell` or `_tell`.
+  Python it logs by `log`, `logger` or `logging` at some level, or calls `announce` or `report`
+  (`tell` or `_tell` in older commits).
 """
 
 from __future__ import annotations
@@ -218,7 +219,7 @@ def _logs(node: ast.AST) -> bool:
         case ast.Attribute(value=ast.Name(id=name), attr=method) if name in _PYTHON_LOGGERS:
             return method in _PYTHON_LEVELS
         case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name in {"tell", "_tell"}
+            return name in {"announce", "report", "tell", "_tell"}
         case _:
             return False
 

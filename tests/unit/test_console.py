@@ -87,7 +87,7 @@ def test_a_route_that_a_new_key_may_not_use_is_not_proposed() -> None:
 def test_a_model_that_has_failed_is_named_and_not_proposed() -> None:
     text = console.ready(MODELS, {"embed"}, "http://h:1", None, Path("/d"))
     assert json.loads(curl(text)[-1])["model"] == "embed"
-    assert "Not ready: talk; the lines above tell why." in text
+    assert "Not ready: talk; the lines above say why." in text
 
 
 @pytest.mark.parametrize(

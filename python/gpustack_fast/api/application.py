@@ -35,7 +35,7 @@ class Application:
             return
         headers = {}
         try:
-            status, body = 200, msgspec.json.encode(self._answer(scope))
+            status, body = 200, msgspec.json.encode(self._handle(scope))
         except ApiError as error:
             status, headers = error.code, error.headers
             body = msgspec.json.encode(
@@ -48,23 +48,23 @@ class Application:
             {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
         )
 
-    def _answer(self, scope: Scope) -> object:
+    def _handle(self, scope: Scope) -> object:
         route = self._find(scope["method"], scope["raw_path"].partition(b"?")[0].decode("latin-1"))
         if not route.open:
             self._check_key(scope["headers"])
-        return route.answer(
+        return route.handle(
             Call(sources=self._sources, query=scope["query_string"].decode("latin-1"))
         )
 
     def _find(self, method: str, path: str) -> Route:
-        rows = {route.method: route for route in self._routes if route.path == path}
-        if not rows:
+        methods = {route.method: route for route in self._routes if route.path == path}
+        if not methods:
             raise ApiError(
                 404, "NotFound", f"There is no {path[:200]} in this API. Check the path."
             )
-        if found := rows.get("GET" if method == "HEAD" else method):
+        if found := methods.get("GET" if method == "HEAD" else method):
             return found
-        allowed = [*rows, "HEAD"] if "GET" in rows else [*rows]
+        allowed = [*methods, "HEAD"] if "GET" in methods else [*methods]
         raise ApiError(
             405,
             "MethodNotAllowed",

@@ -54,7 +54,7 @@ class Route(Struct, frozen=True):
 
     method: str
     path: str
-    answer: Callable[[Call], object]
+    handle: Callable[[Call], object]
     """Returns the document to send with 200."""
     open: bool = False
     """Whether it needs no key."""

@@ -65,7 +65,7 @@ class ApiServer:
         )
         self._task = asyncio.ensure_future(self._server.serve())
         async with asyncio.timeout(_PATIENCE):
-            while not await self._answers():
+            while not await self._listens():
                 if self._task.done():
                     raise GpustackFastError(
                         f"The management API could not listen on {self._socket}. Check the rights "
@@ -97,7 +97,7 @@ class ApiServer:
                 error,
             )
 
-    async def _answers(self) -> bool:
+    async def _listens(self) -> bool:
         try:
             _, writer = await asyncio.open_unix_connection(self._socket)
         except (FileNotFoundError, ConnectionRefusedError):

@@ -152,7 +152,7 @@ FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
     admin_paths=(
-        # The prompts in its slots can be saved, restored and erased; its properties tell and change
+        # The prompts in its slots can be saved, restored and erased; its properties show and change
         # its settings.
         "/slots",
         "/props",

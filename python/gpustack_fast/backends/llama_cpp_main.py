@@ -320,7 +320,7 @@ def serve(xllamacpp: Any, params: Any) -> NoReturn:
         server = xllamacpp.Server(params)  # returns when the model is loaded and the socket listens
     except RuntimeError as error:
         print(
-            f"llama.cpp could not start: {error} The lines above tell why.",
+            f"llama.cpp could not start: {error} The lines above say why.",
             file=sys.stderr,
             flush=True,
         )

@@ -16,7 +16,7 @@ ENGINE = Engine(
         dialects=("openai", "anthropic"),
         stream_usage=True,
         admin_paths=(
-            # What it tells: its arguments (API keys among them), its load, its weights.
+            # It shows its arguments (API keys among them), its load, its weights.
             "/metrics",
             "/server_info",
             "/get_server_info",
@@ -27,7 +27,7 @@ ENGINE = Engine(
             "/get_remote_instance_transfer_engine_info",
             "/remote_instance_transfer_engine_info",
             "/get_hicache_l3_cache_layout",
-            # What changes it.
+            # They change it.
             "/flush_cache",
             "/hicache",
             "/add_external_corpus",
@@ -64,12 +64,12 @@ ENGINE = Engine(
             "/load_lora_adapter",
             "/load_lora_adapter_from_tensors",
             "/unload_lora_adapter",
-            # What belongs to all of its clients at once.
+            # They belong to all of its clients at once.
             "/abort_request",
             "/open_session",
             "/close_session",
             "/v1/responses",
         ),
-        cancel_lag=4.0,  # it looks every 4 s whether the client of a whole answer is still there
+        cancel_lag=4.0,  # it looks every 4 s whether the client of a whole response is still there
     ),
 )

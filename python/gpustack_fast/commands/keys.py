@@ -122,7 +122,7 @@ def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
             if time.monotonic() >= deadline:
                 holder = "A server" if error.pid is None else f"A server (process {error.pid})"
                 raise ControlError(
-                    f"{holder} holds {directory.path} but does not answer on "
+                    f"{holder} holds {directory.path} but does not respond on "
                     f"{directory.control_socket}. "
                     "Repeat the command when it has started, or stop it first."
                 ) from error

@@ -219,7 +219,7 @@ def _parser() -> _Parser:
     check = _command(
         commands,
         "check",
-        "tell whether a configuration is right, without starting anything",
+        "say whether a configuration is right, without starting anything",
         _check,
     )
     _add_config(check)
@@ -318,7 +318,7 @@ def _add_key_commands(keys: _Parser) -> None:
     create.add_argument(
         "--expires-in",
         metavar="TIME",
-        help="after which it is refused: 90s, 15m, 12h, 30d or 4w; by default never",
+        help="after which it is rejected: 90s, 15m, 12h, 30d or 4w; by default never",
     )
     text = create.add_mutually_exclusive_group()
     text.add_argument(
@@ -330,7 +330,7 @@ def _add_key_commands(keys: _Parser) -> None:
 
     _command(commands, "list", "list the keys by name and access key", _list_keys)
 
-    revoke = _command(commands, "revoke", "refuse a key from the next request on", _revoke_key)
+    revoke = _command(commands, "revoke", "reject a key from the next request on", _revoke_key)
     revoke.add_argument("which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it")
 
     data_dir = [setting for setting in SETTINGS if setting.path == ("data_dir",)]

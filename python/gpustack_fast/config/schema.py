@@ -70,7 +70,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`[[models]]`: a deployment, interchangeable instances that serve the same thing.
 
     With `backend = "external"` it is something that somebody else runs: `urls` says where, and the
-    fields about running it are refused. With another backend it is a process of ours: `source` and
+    fields about running it are rejected. With another backend it is a process of ours: `source` and
     its companion say what it loads.
     """
 

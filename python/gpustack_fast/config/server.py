@@ -45,11 +45,11 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     first_frame: Annotated[
         Seconds,
         Meta(
-            description="from the delivery of a request to the first frame of the engine's answer"
+            description="from the delivery of a request to the first frame of the engine's response"
         ),
     ] = 1800.0
     idle: Annotated[
-        Seconds, Meta(description="from one piece of an engine's answer to the next")
+        Seconds, Meta(description="from one piece of an engine's response to the next")
     ] = 1800.0
 
 
@@ -131,7 +131,7 @@ class CorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = []
     expose: Annotated[
         list[Name],
-        Meta(description="answer headers that a page may read, beside those that the SDKs read"),
+        Meta(description="response headers that a page may read, beside those that the SDKs read"),
     ] = []
     credentials: Annotated[
         bool, Meta(description="whether a page may send its cookies and certificates")
@@ -181,10 +181,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Path | None, Meta(description="a PEM file: the certificate's private key")
     ] = None
     server_timing: Annotated[
-        bool, Meta(description="whether answers tell where their time went (Server-Timing)")
+        bool, Meta(description="whether responses say where their time went (Server-Timing)")
     ] = True
     server_timing_in_streams: Annotated[
-        bool, Meta(description="whether an event stream ends with a comment that tells the same")
+        bool, Meta(description="whether an event stream ends with a comment that says the same")
     ] = False
     usage_timings: Annotated[
         bool,

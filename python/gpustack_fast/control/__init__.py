@@ -8,7 +8,7 @@ way goes one JSON document per line:
     {"result":{"name":"laptop","access_key":"0123456789abcdef",…}}          or
     {"error":{"kind":"KeyNotFound","message":"There is no key …"}}
 
-    documents   the requests and replies
+    documents   the requests and responses
     server      asyncio; hands each request to a handler
     client      blocking and small, for the command line
 """

@@ -11,7 +11,6 @@ import msgspec
 
 from gpustack_fast import errors
 from gpustack_fast.control.documents import (
-    Answer,
     CreatedKey,
     CreateKey,
     Failure,
@@ -19,6 +18,7 @@ from gpustack_fast.control.documents import (
     KeyInfo,
     ListKeys,
     Request,
+    Response,
     RevokeKey,
     ServerStatus,
     Status,
@@ -96,7 +96,7 @@ class ControlClient:
             line = self._lines.readline()
         except OSError as error:
             raise ControlError(
-                f"The server behind {self._path} did not answer: {error.strerror or error}. "
+                f"The server behind {self._path} did not respond: {error.strerror or error}. "
                 "Look at its log, and repeat the command."
             ) from error
         if not line.endswith(b"\n"):
@@ -106,10 +106,10 @@ class ControlClient:
                 "root; if it was about to stop, repeat the command."
             )
         try:
-            answer = msgspec.json.decode(line, type=Answer)
-            if answer.error is not None:
-                raise _raised(answer.error)
-            return msgspec.json.decode(answer.result, type=kind)
+            response = msgspec.json.decode(line, type=Response)
+            if response.error is not None:
+                raise _raised(response.error)
+            return msgspec.json.decode(response.result, type=kind)
         except msgspec.DecodeError as error:
             raise ControlError(
                 f"The server behind {self._path} answered something unknown. Use the command of "

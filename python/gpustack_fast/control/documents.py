@@ -9,7 +9,6 @@ from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo
 
 __all__ = [
     "LONGEST_LINE",
-    "Answer",
     "CreateKey",
     "CreatedKey",
     "Failure",
@@ -18,6 +17,7 @@ __all__ = [
     "KeyInfo",
     "ListKeys",
     "Request",
+    "Response",
     "RevokeKey",
     "ServerStatus",
     "Status",
@@ -91,7 +91,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     """Whole sentences."""
 
 
-class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Either a result or an error."""
 
     result: msgspec.Raw = msgspec.Raw(b"")

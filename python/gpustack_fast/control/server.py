@@ -15,13 +15,13 @@ import msgspec
 
 from gpustack_fast.control.documents import (
     LONGEST_LINE,
-    Answer,
     CreatedKey,
     CreateKey,
     Failure,
     KeyInfo,
     ListKeys,
     Request,
+    Response,
     RevokeKey,
     ServerStatus,
 )
@@ -93,13 +93,13 @@ class ControlServer:
         try:
             user = _peer_user(writer)
             if user not in (os.geteuid(), 0):
-                log.warning("The control socket refused a process of the user %d.", user)
+                log.warning("The control socket rejected a process of the user %d.", user)
                 return
             while line := await asyncio.wait_for(reader.readline(), _IDLE):
-                writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
+                writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
                 await writer.drain()
         except (TimeoutError, OSError):
-            pass  # The other end is silent or gone: nothing is left to tell it.
+            pass  # The other end is silent or gone: nobody is left to respond to.
         except ValueError:
             log.warning(
                 "The control socket got a line of more than %d bytes and closed the connection.",
@@ -108,7 +108,7 @@ class ControlServer:
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes) -> Answer:
+    async def _respond(self, line: bytes) -> Response:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -116,11 +116,11 @@ class ControlServer:
                 "The control socket got a request that it does not know. Use a command of "
                 "the server's version."
             )
-            return Answer(error=Failure(kind=ControlError.__name__, message=message))
+            return Response(error=Failure(kind=ControlError.__name__, message=message))
         try:
-            return Answer(result=msgspec.Raw(msgspec.json.encode(await self._carry_out(request))))
+            return Response(result=msgspec.Raw(msgspec.json.encode(await self._carry_out(request))))
         except GpustackFastError as error:
-            return Answer(error=Failure(kind=type(error).__name__, message=str(error)))
+            return Response(error=Failure(kind=type(error).__name__, message=str(error)))
 
     async def _carry_out(
         self, request: Request

@@ -33,7 +33,7 @@ MARKER = "complete"
 PROGRESS_EVERY = 10.0
 STOP_PATIENCE = 5.0
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 """Shows one line to the person who waits."""
 
 CAUSES = [
@@ -93,7 +93,7 @@ def is_complete(environment: Path) -> bool:
     return (environment / MARKER).is_file() and interpreter(environment).exists()
 
 
-async def prepare(data_dir: Path, backend: str, tell: Tell, lock: Path | None = None) -> Path:
+async def prepare(data_dir: Path, backend: str, report: Report, lock: Path | None = None) -> Path:
     """Returns the interpreter of the backend's environment; builds it first where it is missing.
 
     Safe to interrupt (a cancelled build ends uv and removes what it began) and to repeat; two
@@ -105,16 +105,16 @@ async def prepare(data_dir: Path, backend: str, tell: Tell, lock: Path | None = 
         return interpreter(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        async with building(target, backend, tell) as handle:
+        async with building(target, backend, report) as handle:
             if not is_complete(target):  # whoever held the lock before may have built it
-                await build(target, lock, handle, tell)
+                await build(target, lock, handle, report)
     except OSError as error:
         raise BuildError(explain(backend, target, str(error))) from error
     return interpreter(target)
 
 
 @contextlib.asynccontextmanager
-async def building(target: Path, backend: str, tell: Tell) -> AsyncIterator[int]:
+async def building(target: Path, backend: str, report: Report) -> AsyncIterator[int]:
     """Holds the lock beside `target`; gives its descriptor, which a child may hold on to."""
     handle = os.open(
         target.with_name(target.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -123,7 +123,7 @@ async def building(target: Path, backend: str, tell: Tell) -> AsyncIterator[int]
     try:
         while not try_lock(handle):
             if not waiting:
-                tell(
+                report(
                     f"Another process is building the environment of {backend}; waiting for it ..."
                 )
                 waiting = True
@@ -141,11 +141,11 @@ def try_lock(handle: int) -> bool:
     return True
 
 
-async def build(target: Path, lock: Path, handle: int, tell: Tell) -> None:
+async def build(target: Path, lock: Path, handle: int, report: Report) -> None:
     """Builds beside `target`, and renames at the very end."""
     begun = time.monotonic()
     backend = lock.stem
-    tell(f"Building the environment of {backend} (once; a download of about 130 MB) ...")
+    report(f"Building the environment of {backend} (once; a download of about 130 MB) ...")
     temporary = target.with_name(target.name + ".building")
     try:
         for leftover in (temporary, target):
@@ -172,12 +172,12 @@ async def build(target: Path, lock: Path, handle: int, tell: Tell) -> None:
         ]
         install += ["--only-binary", ":all:", "--require-hashes", "--requirements", str(lock)]
         for command in (venv, install):
-            await run(command, backend, target, handle, tell)
+            await run(command, backend, target, handle, report)
         finish(temporary, lock, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    tell(f"The environment of {backend} is ready after {time.monotonic() - begun:.1f} s.")
+    report(f"The environment of {backend} is ready after {time.monotonic() - begun:.1f} s.")
 
 
 def finish(temporary: Path, lock: Path, target: Path) -> None:
@@ -196,7 +196,7 @@ def find_uv() -> str:
         ) from error
 
 
-async def run(command: list[str], backend: str, target: Path, handle: int, tell: Tell) -> None:
+async def run(command: list[str], backend: str, target: Path, handle: int, report: Report) -> None:
     """Runs one uv command to its end, with a line of progress now and then.
 
     The child holds on to the lock: were we killed, it would still keep the next builder out until
@@ -221,7 +221,7 @@ async def run(command: list[str], backend: str, target: Path, handle: int, tell:
     reading = asyncio.ensure_future(child.communicate())
     try:
         while not (await asyncio.wait({reading}, timeout=PROGRESS_EVERY))[0]:
-            tell(
+            report(
                 f"Still building the environment of {backend} ({time.monotonic() - begun:.0f} s) "
                 "..."
             )

@@ -225,7 +225,7 @@ class Store:
     def find(self, text: str) -> Key | None:
         """The key that a client sent, if it is one of ours."""
         digest = digest_of(self.salt, text)
-        # The digests are salted: how long a comparison takes tells nothing about a key.
+        # The digests are salted: how long a comparison takes shows nothing of a key.
         return next((key for key in self._document.keys if key.digest == digest), None)
 
     def _save(self, keys: list[Key]) -> None:

@@ -10,7 +10,7 @@ import logging
 from gpustack_fast.config.server import LogFormat, LogLevel
 from gpustack_fast.seam.dataplane import flush_log, show, write_log
 
-__all__ = ["flush", "start_log", "tell"]
+__all__ = ["announce", "flush", "start_log"]
 
 LEVELS: dict[LogLevel, int] = {
     "off": logging.CRITICAL + 1,
@@ -31,7 +31,7 @@ def start_log(level: LogLevel, log_format: LogFormat) -> None:
     logging.basicConfig(level=LEVELS[level], handlers=[LogHandler(log_format)], force=True)
 
 
-def tell(text: str) -> None:
+def announce(text: str) -> None:
     """Shows a text to the person at the terminal, whatever the level and the format."""
     show(_whole(text))
 

@@ -16,7 +16,7 @@ from gpustack_fast.config.server import LogFormat, LogLevel
 
 SPEAK = r"""
 import asyncio, logging, sys
-from gpustack_fast.seam.log import flush, start_log, tell
+from gpustack_fast.seam.log import announce, flush, start_log
 
 start_log(*sys.argv[1:])
 log = logging.getLogger("gpustack_fast.engines.plan")
@@ -29,7 +29,7 @@ try:
     raise ValueError("the cause")
 except ValueError:
     logging.getLogger("asyncio").exception("five")
-tell("Ready: http://x\n")
+announce("Ready: http://x\n")
 flush()
 """
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"

@@ -60,10 +60,10 @@ def _check_model(path: KeyPath, model: ModelConfig) -> None:
     if model.backend not in BACKENDS:
         raise RuleBroken((*path, "backend"), _unknown_backend(model.backend))
     if model.external:
-        _refuse_fields(path, model, _OURS_ONLY, "somebody else runs it")
+        _reject_fields(path, model, _OURS_ONLY, "somebody else runs it")
         _check_external(path, model)
     else:
-        _refuse_fields(path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it')
+        _reject_fields(path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it')
         _check_source(path, model)
         _check_process(path, model)
 
@@ -83,7 +83,7 @@ def _unknown_backend(backend: str) -> str:
     )
 
 
-def _refuse_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str) -> None:
+def _reject_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str) -> None:
     """Rejects fields that have no meaning for this backend: silence would hide a mistake."""
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in fields:
@@ -150,7 +150,7 @@ def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
 
 
 def _url_problem(url: str) -> str | None:
-    """The fault of an address, and what to write; None when it has none."""
+    """The mistake in an address, and what to write; None when it has none."""
     if url.startswith("unix:"):
         return _socket_problem(url.removeprefix("unix:"))
     if url.startswith("https://"):

@@ -24,7 +24,7 @@ def check_routes(config: Config) -> None:
     for index, model in enumerate(config.models):
         path: KeyPath = ("models", index)
         if model.name in declared:
-            _refuse_what_a_route_replaces(path, model)
+            _reject_what_a_route_replaces(path, model)
         _check_access(path, model)
         _check_meta((*path, "meta"), model.meta)
     models = {model.name: model for model in config.models}
@@ -35,7 +35,7 @@ def check_routes(config: Config) -> None:
         _check_meta((*path, "meta"), route.meta)
 
 
-def _refuse_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> None:
+def _reject_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> None:
     """Somebody who restricts a model must not find it open under its own name."""
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in _OF_THE_ROUTE:
