@@ -1,7 +1,7 @@
-"""Counts what a request and a frame cost: instructions, system calls and heap allocations, against
-bench/count.toml.
+"""Counts the cost of a request and a frame against bench/count.toml.
 
-bench/README.md tells what is counted, and how exactly.
+Instructions, system calls and heap allocations; bench/README.md says what is counted, and how
+exactly.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BOUNDS = ROOT / "bench" / "count.toml"
 PLANE = ROOT / "target" / "release" / "plane"
 ALLOWED = 0.03
-"""How far a figure may lie above its bound, as a share."""
+"""The margin of a figure above its bound, as a share."""
 
 FEW, MANY = 100, 2100
-"""How often a thing is done in the two runs whose difference is its cost."""
+"""Repetitions in the two runs whose difference is the cost of one."""
 POLL_EVERY = 50
 """Requests between two polls of the records."""
 
@@ -45,7 +45,7 @@ class CountError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """What is done in one run: whole requests, one stream, and nothing for some seconds."""
+    """The work of one run: whole requests, one stream, and nothing for some seconds."""
 
     requests: int
     frames: int
@@ -70,7 +70,7 @@ CASES = {"request": Work(MANY, FEW), "frame": Work(FEW, MANY)}
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took."""
+    """The counts of one run."""
 
     counts: Counter[str]
     seconds: float
@@ -117,11 +117,7 @@ def under_strace(work: Work, folder: Path) -> Run:
 
 
 def costs(run: Callable[[Work, Path], Run], folder: Path) -> dict[str, dict[str, float]]:
-    """What a request and a frame take, by what is counted.
-
-    The worker's sweep wakes it four times a second, whatever is done, so that a slow machine would
-    look dear. How much the clock costs shows in a run that rests; it is taken off.
-    """
+    """The counts of a request and a frame, by what is counted."""
     base, rested = run(BASE, folder), run(RESTED, folder)
 
     def by_clock(what: str) -> float:
@@ -137,7 +133,7 @@ def costs(run: Callable[[Work, Path], Run], folder: Path) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class Figures:
-    """What one request or one frame costs."""
+    """The cost of one request or one frame."""
 
     instructions: float
     system_calls: float
@@ -185,9 +181,7 @@ def far_below(name: str, figures: Figures, bounds: dict[str, float]) -> Iterator
 
 
 def made_with() -> str:
-    """What else than our code moves the figures: libraries choose their loops by what the processor
-    can do.
-    """
+    """Facts besides our code that move the figures: libraries choose loops by the processor."""
     vectors = "AVX2" if " avx2 " in Path("/proc/cpuinfo").read_text() else "no AVX2"
     rustc = output_of("rustc", "--version").split(" (")[0]
     return f"{rustc}, {output_of('valgrind', '--version')}, {platform.machine()} with {vectors}"

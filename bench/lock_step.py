@@ -33,9 +33,7 @@ class LockStepError(Exception):
 
 
 def padded(document: str, size: int) -> bytes:
-    """`document` with its `@`, if it has one, replaced by so much text that it is `size` bytes
-    long.
-    """
+    """`document` with text in place of its `@`, if it has one, so that it is `size` bytes long."""
     missing = max(0, size - len(document) + 1)
     text = "lorem ipsum dolor sit amet " * (missing // 27 + 1)
     return document.replace("@", text[:missing]).encode()
@@ -115,7 +113,7 @@ class Line:
         self.connection.sendall(data)
 
     def until(self, mark: bytes) -> bytes:
-        """What comes up to and with `mark`."""
+        """The bytes up to and with `mark`."""
         while mark not in self.waiting:
             self.more()
         end = self.waiting.index(mark) + len(mark)
@@ -150,20 +148,18 @@ class Plane:
         assert process.stdin is not None and process.stdout is not None
         self.process = process
         self.commands: IO[bytes] = process.stdin
-        self.answers: IO[bytes] = process.stdout
+        self.responses: IO[bytes] = process.stdout
         host, _, port = json.loads(self.line())["addresses"][0].rpartition(":")
         self.worker = self.find_worker()
         self.client = Line(socket.create_connection((host, int(port)), PATIENCE))
         self.client.send(request(stream=False))
         self.engine = Line(listener.accept()[0])
-        self.answer_whole()
+        self.respond_whole()
 
     def line(self) -> bytes:
-        """The next line that the plane prints. It prints one at a time, so none waits in the
-        buffer.
-        """
-        ready, _, _ = select.select([self.answers], [], [], PATIENCE)
-        line = self.answers.readline() if ready else b""
+        """The next line that the plane prints. It prints one at a time, so none is buffered."""
+        ready, _, _ = select.select([self.responses], [], [], PATIENCE)
+        line = self.responses.readline() if ready else b""
         if not line:
             raise LockStepError(
                 "The data plane or its tool has ended or hangs; what it said stands above."
@@ -171,17 +167,13 @@ class Plane:
         return line
 
     def find_worker(self) -> int:
-        """The worker's thread. Under strace the process that was started is strace; the plane is
-        its child.
-        """
+        """The worker's thread. Under strace the plane is a child of the started process."""
         family = [self.process.pid, *children(self.process.pid)]
         for task in (task for pid in family for task in Path(f"/proc/{pid}/task").iterdir()):
             # The writer of the log has such a name too, with a word behind it.
             if re.fullmatch(r"gpustack-fast-\d+", (task / "comm").read_text().strip()):
                 return int(task.name)
-        raise LockStepError(
-            "The data plane has no thread whose name is gpustack-fast-NUMBER."
-        )
+        raise LockStepError("The data plane has no thread whose name is gpustack-fast-NUMBER.")
 
     def settle(self) -> None:
         """Waits until the worker sleeps: it has done all that it can do with what it got."""
@@ -192,7 +184,7 @@ class Plane:
                 raise LockStepError("The data plane's worker does not come to rest.")
             time.sleep(0.00002)
 
-    def answer_whole(self) -> None:
+    def respond_whole(self) -> None:
         """The rest of a request that the client has sent, up to its end."""
         _, body = self.engine.message()
         check(
@@ -208,7 +200,7 @@ class Plane:
 
     def request(self) -> None:
         self.client.send(request(stream=False))
-        self.answer_whole()
+        self.respond_whole()
 
     def stream(self, frames: int) -> None:
         """A stream whose engine waits for the client's getting each frame."""
@@ -246,7 +238,7 @@ class Plane:
 
 
 def check(holds: bool, sentence: str, seen: bytes) -> None:
-    """What is counted must be the path that is meant."""
+    """Checks that the path that is counted is the one that is meant."""
     if not holds:
         raise LockStepError(f"{sentence}: {seen!r}.")
 
@@ -257,9 +249,7 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def plane_under(program: list[str]) -> Iterator[Plane]:
-    """A data plane started by `program`, a tool and its arguments; when this is left, the tool has
-    written its file.
-    """
+    """A data plane started by `program`, a tool and its arguments, whose file is then written."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         documents = [
@@ -284,9 +274,7 @@ def plane_under(program: list[str]) -> Iterator[Plane]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends what an error has left. A tool that is ended leaves its child, which ends with its
-    input.
-    """
+    """Ends what an error has left. The child of a tool that is ended ends with its input."""
     if process.poll() is None:
         assert process.stdin is not None
         process.stdin.close()

@@ -20,7 +20,7 @@ PATH = "/v1/chat/completions"
 
 
 class ChatUser(HttpUser):
-    """One person who asks, reads the answer to its end, and thinks before the next question."""
+    """One person who asks, reads the response to its end, and thinks before the next question."""
 
     wait_time = between(0.5, 2.0)
 
@@ -51,9 +51,7 @@ class ChatUser(HttpUser):
 
 
 def tell_first_frame(seconds: float) -> None:
-    """Locust's own row for the request ends with its head; a stream's first frame is what a person
-    waits for.
-    """
+    """Times the first frame of a stream: locust's own row for the request ends with its head."""
     events.request.fire(
         request_type="FRAME",
         name=PATH,

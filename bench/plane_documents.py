@@ -1,8 +1,4 @@
-"""What `make count` starts the data plane with: the documents of the seam, every field written out.
-
-gpustack_fast/seam/documents.py tells the meaning of each field; a field that changes there changes
-here.
-"""
+"""The documents of the seam for `make count`, with every field written out."""
 
 from __future__ import annotations
 
@@ -69,9 +65,7 @@ def keys() -> dict[str, Any]:
 
 
 def table(engine: str) -> dict[str, Any]:
-    """A `Table` with one route to one vLLM, whose model has a name of its own and tells its usage
-    in streams.
-    """
+    """A `Table` with one route to one vLLM, whose model has a name of its own and stream usage."""
     instance = {
         "id": "vllm-0",
         "address": engine,

@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "mock"
 QUIET = 0.05
-"""What others may use of the proxy's core, as a share, before a run is called noisy."""
+"""The share of the proxy's core for others above which a run is called noisy."""
 KEY = "bench-key-of-more-than-16-characters"
 CORES = sorted(os.sched_getaffinity(0))
 PROXY_CORES, OTHER_CORES = set(CORES[:1]), set(CORES[1:])
@@ -110,9 +110,7 @@ SCENARIOS = [
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes. Straight to the engine there is no proxy whose CPU time could be
-    read.
-    """
+    """The target of the load. Straight to the engine there is no proxy to read CPU time of."""
 
     name: str
     url: str
@@ -157,7 +155,7 @@ class Row:
 
 @contextmanager
 def pinned(cores: set[int]) -> Iterator[None]:
-    """What is started inside inherits the cores."""
+    """Binds to some cores; processes started inside inherit them."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -184,10 +182,10 @@ def running(argv: list[str], cores: set[int], log: Path) -> Iterator[subprocess.
             child.wait()
 
 
-def wait_until_answering(
+def wait_until_serving(
     url: str, child: subprocess.Popen[bytes], log: Path, patience: float = 30
 ) -> None:
-    """Returns when a chat request through `url` is answered 200."""
+    """Returns when a chat request through `url` gets 200."""
     body = json.dumps(
         {"model": MODEL, "messages": [{"role": "user", "content": "ready?"}]}
     ).encode()
@@ -202,7 +200,7 @@ def wait_until_answering(
             last = error
         if child.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:]
-            raise BenchError(f"Nothing answers at {url} ({last}). The end of its output:\n{tail}")
+            raise BenchError(f"Nothing responds at {url} ({last}). The end of its output:\n{tail}")
         time.sleep(0.05)
 
 
@@ -242,7 +240,7 @@ def nginx(engine: str, folder: Path) -> Iterator[Target]:
             ["nginx", "-p", str(folder), "-c", str(conf)], PROXY_CORES, folder / "nginx.out"
         ) as child:
             url = f"http://127.0.0.1:{port}"
-            wait_until_answering(url, child, folder / "nginx.out")
+            wait_until_serving(url, child, folder / "nginx.out")
             yield Target("nginx", url, child.pid)
     except FileNotFoundError:
         raise BenchError(
@@ -259,7 +257,7 @@ def ours(program: Path, engine: str, folder: Path) -> Iterator[Target]:
     argv += ["--data-dir", str(folder / "data"), "--bootstrap-key", KEY]
     with running(argv, PROXY_CORES, folder / "ours.out") as child:
         url = f"http://127.0.0.1:{port}"
-        wait_until_answering(url, child, folder / "ours.out")
+        wait_until_serving(url, child, folder / "ours.out")
         yield Target("ours", url, child.pid)
 
 
@@ -276,7 +274,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def core_seconds() -> float:
-    """What anybody has used of the proxy's core since the machine started, in steps of 10 ms."""
+    """CPU time used on the proxy's core since the machine started, in steps of 10 ms."""
     text = Path("/proc/stat").read_text()
     core = re.search(rf"^cpu{min(PROXY_CORES)} (\d+) (\d+) (\d+) ", text, re.MULTILINE)
     return sum(int(ticks) for ticks in core.groups()) / os.sysconf("SC_CLK_TCK") if core else 0.0
@@ -306,8 +304,9 @@ def window(kit: Path, number: int, scenario: Scenario, target: Target, seconds: 
 
 
 def measure(kit: Path, targets: list[Target], rounds: int, seconds: float) -> Iterator[Row]:
-    """Round 0 warms up and is not yielded. The order turns with every round, so that drift hits all
-    alike.
+    """Measures each target in each round. Round 0 warms up and is not yielded.
+
+    The order turns with every round, so that drift hits all alike.
     """
     for number in range(rounds + 1):
         for scenario in SCENARIOS:
@@ -392,7 +391,7 @@ def output_of(*argv: str) -> str:
 
 
 def machine() -> list[str]:
-    """What a reader must know to place the figures; nothing that names this very machine."""
+    """Facts of the machine that place the figures; nothing that names this very machine."""
     models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return [
         f"cpu: {models[0] if models else platform.machine()}, {os.cpu_count()} cores",

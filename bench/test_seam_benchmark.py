@@ -1,4 +1,4 @@
-"""What the calls of the seam cost the control plane. Run by hand; no part of `make test`:
+"""The cost of the seam's calls for the control plane. Run by hand; no part of `make test`:
 
 .venv/bin/python -m pytest bench/test_seam_benchmark.py
 """

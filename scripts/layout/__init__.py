@@ -1,2 +1,4 @@
-"""The layout of the source as data: files, folders, and which file imports which. For
-scripts/check-arrows and scripts/house-figures; the standard library is all it needs."""
+"""The layout of the source as data: files, folders, and the imports between them.
+
+For scripts/check-arrows and scripts/house-figures; the standard library is all it needs.
+"""

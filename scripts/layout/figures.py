@@ -1,5 +1,4 @@
-"""The figures behind scripts/house-figures: how large, how tangled and how told the source of a
-checkout is.
+"""The figures behind scripts/house-figures: the size, the tangle and the logs of a checkout.
 
 Every figure is counted the same way whatever the layout is, so that two commits compare:
 
@@ -62,7 +61,7 @@ class Function:
     line: int
     length: int
     result: str = ""
-    """What it gives, as it is written."""
+    """The type of its result, as it is written."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def gives_a_text_as_error(function: Function) -> bool:
 
 
 def _until_closed(text: str) -> str:
-    """What stands before the `>` that closes an angle bracket opened just before."""
+    """The text before the `>` that closes an angle bracket opened just before."""
     depth = 1
     for at, character in enumerate(text.replace("->", "  ")):
         depth += (character == "<") - (character == ">")
@@ -156,9 +155,7 @@ def _until_closed(text: str) -> str:
 
 
 def bool_fields(file: RustFile) -> dict[str, int]:
-    """For each struct with such fields, how many of its fields have a type that names bool or
-    AtomicBool.
-    """
+    """For each struct with such fields, the number of those whose type names bool or AtomicBool."""
     found = {}
     for head, start, end in rust_text.blocks(file.code, _STRUCT):
         fields = rust_text.split_list(file.code[start + 1 : end])
@@ -168,9 +165,7 @@ def bool_fields(file: RustFile) -> dict[str, int]:
 
 
 def public_modules(crates: list[Crate]) -> tuple[list[str], int]:
-    """The modules that another crate can name, and how many modules there are. Those behind a
-    feature say so.
-    """
+    """The modules that another crate can name, with those behind a feature, and of all."""
     public: list[str] = []
 
     def visit(crate: Crate, file: RustFile) -> None:
@@ -225,16 +220,12 @@ def _logs(node: ast.AST) -> bool:
 
 
 def rust_defaults(file: RustFile) -> int:
-    """Where a default stands in a document of the seam: `documents.rs`, or a file of the folder
-    `seam`.
-    """
+    """The defaults in documents of the seam: `documents.rs`, or a file of the folder `seam`."""
     return len(_RUST_DEFAULTS.findall(file.code)) if _is_of_seam(file.path, "documents.rs") else 0
 
 
 def python_defaults(package: Package) -> int:
-    """The same in Python: class attributes with a value in `dataplane.py`, or in a file of the
-    folder `seam`.
-    """
+    """The defaults in Python's documents: values of attributes in `dataplane.py` or `seam/`."""
     return sum(
         isinstance(statement, ast.AnnAssign) and statement.value is not None
         for file in package.files.values()
@@ -250,8 +241,10 @@ def _is_of_seam(path: str, name: str) -> bool:
 
 
 def hops(walk: str, functions: list[Function]) -> Iterator[str]:
-    """The lines that tell of a walk through `file:function`, one a line (`#`: comment): a hop is
-    the first time that control enters another file."""
+    """The lines of a walk through `file:function`, one a line (`#`: comment).
+
+    A hop is the first time that control enters another file.
+    """
     known = {(function.path, function.name) for function in functions}
     steps = [
         line.strip() for line in walk.splitlines() if line.strip() and not line.startswith("#")

@@ -73,8 +73,11 @@ def _way_back(graph: Graph, start: str) -> list[str]:
 
 
 def floors(graph: Graph) -> dict[str, int]:
-    """The floor of each node: 1 for what imports nothing, else one above the highest that it
-    imports. The nodes of a circle share a floor."""
+    """The floor of each node: 1 for what imports nothing, else one above the highest of its
+    imports.
+
+    The nodes of a circle share a floor.
+    """
     floor: dict[str, int] = {}
     for component in components(graph):
         below = [

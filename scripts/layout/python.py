@@ -1,6 +1,4 @@
-"""The files of a Python package, and which imports which: by the syntax tree, imports for types
-alone included.
-"""
+"""The files of a Python package and their imports, by the syntax tree, those for types included."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ class PythonFile:
 
     @cached_property
     def code_lines(self) -> set[int]:
-        """The numbers of the lines that hold code: no comment, no text that stands for itself (a
-        docstring).
-        """
+        """The numbers of the lines that hold code, and not only a comment or a docstring."""
         lines: set[int] = set()
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
             if token.type not in _NO_CODE:
@@ -86,16 +82,12 @@ class Package:
             self.files[module] = PythonFile(path.relative_to(root).as_posix(), module, text)
 
     def room(self, path: str) -> str | None:
-        """The folder directly in the package, or the file there; None for the package's own
-        `__init__.py`.
-        """
+        """The folder directly in the package, or the file there; None for its own `__init__.py`."""
         first = path.removeprefix(f"{self.folder}/").split("/")[0].removesuffix(".py")
         return None if first == "__init__" else first
 
     def arrows(self) -> Iterator[tuple[str, str]]:
-        """Which file imports which. A package that passes on what its children have imports nothing
-        by that.
-        """
+        """The imports between files. What a package passes on of its children is none."""
         for file in self.files.values():
             for path, alias in file.imports:
                 target = self._find(path)
@@ -109,9 +101,7 @@ class Package:
                     yield file.path, target.path
 
     def _find(self, path: Name, seen: frozenset[Name] = frozenset()) -> PythonFile | None:
-        """The file of what is imported; what a package's `__init__.py` has imported itself counts
-        for its origin.
-        """
+        """The file of an imported name; of one that an `__init__.py` has imported, its origin."""
         module = path
         while module and module not in self.files:
             module = module[:-1]

@@ -96,9 +96,7 @@ class RustFile:
         return re.search(rf"\b(?:{keywords})\s+{name}\b", self.other_code) is not None
 
     def test_files(self) -> set[str]:
-        """The names of the modules that lie in files of their own and are declared for tests
-        alone.
-        """
+        """The names of the modules in files of their own that are declared for tests alone."""
         texts = (self.text[start:end] for start, end in self.tests)
         return {match[1] for text in texts if (match := _TEST_FILE.search(text))}
 
@@ -108,7 +106,7 @@ class Crate:
     folder: str
     """From the root of the checkout: `rust/core`."""
     name: str
-    """As other crates write it: `gpustack_fast_core`."""
+    """Its name in other crates: `gpustack_fast_core`."""
     files: dict[Name, RustFile] = field(repr=False)
 
     @cached_property
@@ -117,9 +115,7 @@ class Crate:
         return {module[:length] for module in self.files for length in range(len(module) + 1)}
 
     def room(self, path: str) -> str | None:
-        """The folder directly under `src`, or the file there (`foo.rs` and `foo/` are one room);
-        None for the root.
-        """
+        """The folder under `src`, or the file there, which are one room; None for the root."""
         first = path.removeprefix(f"{self.folder}/src/").split("/")[0].removesuffix(".rs")
         return None if self.files[()].path == path else first
 
@@ -132,9 +128,7 @@ class Arrow:
 
 
 def use_tree(tree: str, prefix: Name = ()) -> Iterator[tuple[Name, str]]:
-    """The paths that a `use` names and the name that each gets: `a::{self, b as c}` gives `a` as a
-    and `a::b` as c.
-    """
+    """The paths of a `use` by their names: `a::{self, b as c}` gives `a` as a and `a::b` as c."""
     head, brace, rest = tree.partition("{")
     if brace:
         for part in rust_text.split_list(rest[: rest.rindex("}")]):
@@ -190,8 +184,10 @@ class Workspace:
         self._by_name = {crate.name: crate for crate in crates}
 
     def file_arrows(self) -> list[Arrow]:
-        """Which file names something of which other, with the first line that does; a module that
-        declares or re-exports its children names nothing by that."""
+        """The names between files: which names something of another, and in which line first.
+
+        A module that declares or re-exports its children names nothing by that.
+        """
         arrows: dict[tuple[str, str], Arrow] = {}
         for crate in self.crates:
             for file in crate.files.values():
@@ -203,9 +199,7 @@ class Workspace:
         return list(arrows.values())
 
     def _imported(self, crate: Crate, file: RustFile) -> Iterator[tuple[Name, int]]:
-        """What a file imports, without what it passes on from its children and does not use
-        itself.
-        """
+        """The imports of a file, without those that it only passes on from its children."""
         for item in file.imports:
             target = self.find(crate, file.scope(item.at), item.path)
             of_child = isinstance(target, RustFile) and _is_below(target.module, file.module)
@@ -222,9 +216,7 @@ class Workspace:
     def find(
         self, crate: Crate, scope: Name, path: Name, seen: frozenset[Import] = frozenset()
     ) -> RustFile | Name:
-        """The file of what a path names in a scope; the full path of what lies outside the
-        workspace.
-        """
+        """The file of a path's target in a scope; the full path of one outside the workspace."""
         path = path[:-1] if path[-1] == "*" else path
         first, rest = path[0], path[1:]
         if first == "crate":
@@ -278,6 +270,6 @@ def _file(crate: Crate, module: Name) -> RustFile:
 
 
 def _named(crate: Crate, scope: Name, name: str) -> list[Import]:
-    """What this module imports by that name."""
+    """The path that this module imports by that name."""
     file = _file(crate, scope)
     return [item for item in file.imports if item.alias == name and file.scope(item.at) == scope]
