@@ -1,6 +1,4 @@
-"""Fixtures: fake engines as child processes, the data plane in this process, the whole product as a
-child.
-"""
+"""Fixtures: fake engines, the data plane in this process, and the whole product as a child."""
 
 from __future__ import annotations
 
@@ -36,8 +34,9 @@ def directory(tmp_path: Path) -> Iterator[DataDirectory]:
 
 @pytest.fixture
 def fake_engines(short_folder: Path) -> Iterator[Callable[..., list[FakeEngine]]]:
-    """`fake_engines(2)`: that many, on loopback ports, or with `unix=True` on Unix sockets;
-    `*more`: command line.
+    """`fake_engines(2)`: that many, on loopback ports, or with `unix=True` on Unix sockets.
+
+    `*more`: of their command line.
     """
     started: list[FakeEngine] = []
 
@@ -66,9 +65,7 @@ def lasting_engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def shared_engine(lasting_engine: FakeEngine) -> FakeEngine:
-    """A fake engine that has forgotten all that was before, for tests that do not end it: starting
-    one takes time.
-    """
+    """A fake engine without memory of earlier tests, for tests that do not end it."""
     if not lasting_engine.alive():
         lasting_engine.restart()
     lasting_engine.reset()
@@ -115,8 +112,6 @@ def serve() -> Iterator[Callable[..., ServedRouter]]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[ServedRouter]:
-    """One real llama.cpp engine behind the whole product, shared by all tests that do no harm to
-    it.
-    """
+    """One real llama.cpp engine behind the whole product, shared by tests that do no harm to it."""
     with serving(SMOLLM2.format(replicas=1)) as server:
         yield server

@@ -40,21 +40,26 @@ import fake_websocket
 from fake_endpoints import Asked
 from fake_endpoints.asked import Orders
 from fake_request import Request, parse
-from fake_responses import Answer
+from fake_responses import Response
 
 TEXT_LIMIT = 64 * 1024
 """Bodies up to this length are kept in the journal as text."""
 
 Entry = dict[str, Any]
-"""One request in the journal: connection, method, target, headers, length, sha256, text, model (of
-the JSON body, the last one if there are several, or of a form), complete (the whole request arrived
-by its framing), started, ended (answered, died, peer_closed, or None while it runs), ended_at; and
-what was sent: sent_bytes, sent_sha256 (of the whole payload), sent_frames (the SHA-256 of each
-frame), messages (of a WebSocket)."""
+"""One request in the journal:
+
+connection, method, target, headers, length, sha256, text
+model            of the JSON body, the last one if there are several, or of a form
+complete         the whole request arrived by its framing
+started, ended   ended: answered, died, peer_closed, or None while it runs
+ended_at
+sent_bytes, sent_sha256, sent_frames   of the whole payload; the SHA-256 of each frame
+messages         of a WebSocket
+"""
 
 
 class Engine:
-    """What all connections share: the journal, the defaults and the counters."""
+    """The part that all connections share: the journal, the defaults and the counters."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
@@ -74,7 +79,7 @@ class Engine:
         self.keep_journal = True
 
     def state(self) -> dict[str, Any]:
-        """What `GET /fake/state` says."""
+        """The document of `GET /fake/state`."""
         return {
             "name": self.name,
             "pid": os.getpid(),
@@ -88,9 +93,7 @@ class Engine:
         }
 
     def orders(self, own: Any) -> Orders:
-        """The defaults with a request's own orders over them. Raises ValueError when there is an
-        unknown one.
-        """
+        """The defaults with a request's orders over them. Raises ValueError for an unknown one."""
         orders = dict(self.defaults)
         if orders and "times" in orders:
             orders.pop("times")
@@ -129,7 +132,7 @@ class Engine:
 
 
 class Connection(asyncio.Protocol):
-    """One connection from the router: requests in, ordered answers out, one at a time."""
+    """One connection from the router: requests in, ordered responses out, one at a time."""
 
     transport: asyncio.Transport
 
@@ -185,9 +188,7 @@ class Connection(asyncio.Protocol):
     # --- reading ---
 
     def advance(self) -> None:
-        """Reads as many requests as are there; an answer that takes time holds the next one
-        back.
-        """
+        """Reads as many requests as are there; a response that takes time holds the next back."""
         while self.task is None and not self.gone:
             if self.request is None:
                 self.request = self.read_head()
@@ -201,9 +202,7 @@ class Connection(asyncio.Protocol):
             self.respond(request)
 
     def read_head(self) -> Request | None:
-        """Reads a head if it is whole, opens its line in the journal and acts on orders that come
-        before the body.
-        """
+        """Reads a head if it is whole: notes it in the journal and obeys orders before the body."""
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
             return None
@@ -226,7 +225,7 @@ class Connection(asyncio.Protocol):
             self.read_rate = float(orders["read_rate"])
             self.read_slowly(len(self.buffer))
         if "early" in orders:
-            self.answer_early(request, self.engine.orders(own))
+            self.respond_early(request, self.engine.orders(own))
         return None if self.gone else request
 
     def open_entry(self, request: Request) -> None:
@@ -256,9 +255,7 @@ class Connection(asyncio.Protocol):
             self.entry["length"] = len(self.request.body)
 
     def read_slowly(self, received: int) -> None:
-        """Stops reading for as long as `received` bytes take at the ordered rate; for ever at rate
-        0.
-        """
+        """Stops reading for the time of `received` bytes at the ordered rate; 0: for ever."""
         assert self.read_rate is not None
         self.transport.pause_reading()
         loop = asyncio.get_running_loop()
@@ -272,9 +269,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def watch_for_hang_up(self) -> None:
-        """asyncio does not tell of a close while it does not read; the kernel does, also behind
-        unread bytes.
-        """
+        """Asks the kernel for a close behind unread bytes, which asyncio does not see."""
         if self.gone or self.transport.is_closing():
             return
         poll = select.poll()
@@ -285,16 +280,16 @@ class Connection(asyncio.Protocol):
         else:
             asyncio.get_running_loop().call_later(0.02, self.watch_for_hang_up)
 
-    # --- answering ---
+    # --- responding ---
 
     def respond(self, request: Request) -> None:
         """Answers a whole request: at once where the orders allow it, else in a task."""
         if self.control:
-            self.transport.write(control_answer(self.engine, request))
+            self.transport.write(control_response(self.engine, request))
             self.control = False
             return
         fields, files = self.close_body(request)
-        if request.answered_early:
+        if request.responded_early:
             self.finish("answered")
             return
         orders = self.orders_of(request, fields)
@@ -305,23 +300,21 @@ class Connection(asyncio.Protocol):
         ):
             self.open_websocket(request, orders)
             return
-        answer = fake_responses.compose(self.asked(request, orders, fields, files))
+        response = fake_responses.compose(self.asked(request, orders, fields, files))
         if request.method == "HEAD":
-            answer.frames, answer.end = [], b""
-        self.note_answer(answer)
+            response.frames, response.end = [], b""
+        self.note_response(response)
         if orders.keys().isdisjoint(SLOW_ORDERS):
             extra = str(orders.get("extra", "")).encode("latin-1")
-            wire = [answer.head, *map(answer.on_the_wire, answer.frames), answer.end, extra]
+            wire = [response.head, *map(response.on_the_wire, response.frames), response.end, extra]
             self.transport.write(b"".join(wire))
             self.finish("answered")
-            self.after_answer(orders)
+            self.after_response(orders)
         else:
-            self.task = asyncio.get_running_loop().create_task(self.obey(answer, orders))
+            self.task = asyncio.get_running_loop().create_task(self.obey(response, orders))
 
     def orders_of(self, request: Request, fields: dict[str, Any]) -> Orders:
-        """A request's orders; those that are unknown make it a 400, those that hold once are gone
-        the second time.
-        """
+        """A request's orders. Unknown ones make it a 400; some hold for the first time alone."""
         own = fields.get("fake")
         own = parse(own) if isinstance(own, str) else own
         if "x-fake" in request.fields:
@@ -350,9 +343,7 @@ class Connection(asyncio.Protocol):
         )
 
     def close_body(self, request: Request) -> tuple[dict[str, Any], dict[str, int]]:
-        """Notes in the journal that the request is whole; returns the fields of its object or form,
-        and its files.
-        """
+        """Notes that the request is whole; returns the fields of its object or form, and files."""
         entry = self.entry
         assert entry is not None
         body = bytes(request.body)
@@ -405,58 +396,58 @@ class Connection(asyncio.Protocol):
             self.finish("answered")
             self.hang_up("close")
 
-    def note_answer(self, answer: Answer) -> None:
+    def note_response(self, response: Response) -> None:
         if self.entry is not None and self.engine.keep_journal:
-            payload = b"".join(answer.frames)
+            payload = b"".join(response.frames)
             self.entry["sent_bytes"] = len(payload)
             self.entry["sent_sha256"] = hashlib.sha256(payload).hexdigest()
             self.entry["sent_frames"] = [
-                hashlib.sha256(frame).hexdigest() for frame in answer.frames
+                hashlib.sha256(frame).hexdigest() for frame in response.frames
             ]
 
-    async def obey(self, answer: Answer, orders: Orders) -> None:
-        """Sends an answer as slowly, as oddly and as incompletely as ordered."""
+    async def obey(self, response: Response, orders: Orders) -> None:
+        """Sends a response as slowly, as oddly and as incompletely as ordered."""
         fault = orders.get("fault", {})
         after = fault.get("after", 1)
         singly = orders.get("pieces") in ("bytes", "chunks")
         await self.strike(fault, "before_head")
         if fault.get("at") == "inside_head":
-            await self.send(answer.head[: len(answer.head) // 2], singly=False)
+            await self.send(response.head[: len(response.head) // 2], singly=False)
             await self.strike(fault, "inside_head")
-            await self.send(answer.head[len(answer.head) // 2 :], singly=False)
+            await self.send(response.head[len(response.head) // 2 :], singly=False)
         else:
-            await self.send(answer.head, singly)
+            await self.send(response.head, singly)
         await self.strike(fault, "after_head")
-        for number, frame in enumerate(answer.frames):
+        for number, frame in enumerate(response.frames):
             if number and orders.get("delay"):
                 await asyncio.sleep(orders["delay"])
             if number == after and fault.get("at") in ("at_frame", "inside_frame", "inside_chunk"):
-                await self.send_half(answer, frame, fault["at"])
+                await self.send_half(response, frame, fault["at"])
                 await self.strike(fault, fault["at"])
                 if fault["at"] == "inside_frame":
                     frame = frame[len(frame) // 2 :]
                 elif fault["at"] == "inside_chunk":
-                    wire = answer.on_the_wire(frame)
+                    wire = response.on_the_wire(frame)
                     await self.send(wire[len(wire) // 2 :], singly)
                     continue
-            await self.send(answer.on_the_wire(frame), singly)
+            await self.send(response.on_the_wire(frame), singly)
         await self.strike(fault, "before_end")
-        await self.send(answer.end, singly=False)
+        await self.send(response.end, singly=False)
         self.finish("answered")
         if "extra_delay" in orders:
             await asyncio.sleep(orders["extra_delay"])
             await self.send(str(orders["extra"]).encode("latin-1"), singly=False)
             self.engine.counters["extra_sent"] += 1
         self.task = None
-        self.after_answer(orders)
+        self.after_response(orders)
         self.advance()
 
-    async def send_half(self, answer: Answer, frame: bytes, place: str) -> None:
+    async def send_half(self, response: Response, frame: bytes, place: str) -> None:
         """The first half of a frame in a whole chunk, or of its chunk."""
         if place == "inside_frame":
-            await self.send(answer.on_the_wire(frame[: len(frame) // 2]), singly=False)
+            await self.send(response.on_the_wire(frame[: len(frame) // 2]), singly=False)
         elif place == "inside_chunk":
-            wire = answer.on_the_wire(frame)
+            wire = response.on_the_wire(frame)
             await self.send(wire[: len(wire) // 2], singly=False)
 
     async def send(self, data: bytes, singly: bool) -> None:
@@ -486,22 +477,22 @@ class Connection(asyncio.Protocol):
                 self.hang_up(how)
         raise asyncio.CancelledError
 
-    def answer_early(self, request: Request, orders: Orders) -> None:
+    def respond_early(self, request: Request, orders: Orders) -> None:
         """Answers before the body is read, then resets, closes or reads on."""
         early = orders.get("early")
         if early is None:
             return
         self.engine.count({"early": early})
-        answer = fake_responses.compose(
+        response = fake_responses.compose(
             self.asked(request, {**orders, "status": early.get("status", 400)}, {}, {})
         )
-        self.transport.write(b"".join([answer.head, *answer.frames, answer.end]))
-        request.answered_early = True
+        self.transport.write(b"".join([response.head, *response.frames, response.end]))
+        request.responded_early = True
         if early.get("then", "close") != "read":
             self.finish("answered")
             self.hang_up(early.get("then", "close"))
 
-    def after_answer(self, orders: Orders) -> None:
+    def after_response(self, orders: Orders) -> None:
         """Closes the idle connection when that was ordered."""
         chance = orders.get("close_chance", 0)
         if "close" in orders or orders.get("framing") == "close" or orders.get("version") == "1.0":
@@ -533,9 +524,7 @@ class Connection(asyncio.Protocol):
             self.task = None
 
     def hang_up(self, how: str) -> None:
-        """Closes. A reset is a TCP RST; on a Unix socket only unread bytes make the peer see
-        one.
-        """
+        """Closes. A reset is a TCP RST; on a Unix socket only unread bytes make one."""
         self.gone = True
         if how == "reset":
             handle = self.transport.get_extra_info("socket")
@@ -547,11 +536,13 @@ class Connection(asyncio.Protocol):
 
 
 SLOW_ORDERS = frozenset({"delay", "pieces", "cuts", "fault", "extra_delay"})
-"""Orders that need a task; all others are answered in one write, `extra` too: bytes that come later
-could not be told from the answer to a next request."""
+"""Orders that need a task; all others are carried out in one write, `extra` too.
+
+Bytes that come later could not be told from the response to a next request.
+"""
 
 
-def control_answer(engine: Engine, request: Request) -> bytes:
+def control_response(engine: Engine, request: Request) -> bytes:
     """The `/fake/` endpoints."""
     document: Any = {}
     match request.target:

@@ -15,10 +15,9 @@ def parameters(content_type: str) -> dict[str, str]:
 
 
 def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, int]]:
-    """The text fields of a `multipart/form-data` body, of repeated ones the last, and its files'
-    lengths by field.
+    """The text fields of a `multipart/form-data` body, and its files' lengths by field.
 
-    Raises ValueError where a strict engine answers 400.
+    Of repeated fields the last. Raises ValueError where a strict engine responds with 400.
     """
     boundary = parameters(content_type).get("boundary", "").encode()
     if not boundary:

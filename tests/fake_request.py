@@ -18,7 +18,7 @@ class Request:
         self.missing = 0 if self.chunked else int(self.fields.get("content-length", "0"))
         self.body = bytearray()
         self.in_trailers = False
-        self.answered_early = False
+        self.responded_early = False
 
     def read(self, buffer: bytearray) -> bool:
         """Moves what belongs to the body out of `buffer`; True when it is whole."""
@@ -31,7 +31,7 @@ class Request:
         return self.missing == 0
 
     def read_chunks(self, buffer: bytearray) -> bool:
-        """The same for a chunked body. `missing` counts the CRLF behind a chunk's data, too."""
+        """The end of a chunked body. `missing` counts the CRLF behind a chunk's data, too."""
         while True:
             if self.missing > 2:
                 piece = buffer[: self.missing - 2]

@@ -1,7 +1,7 @@
-"""The orders of the fake engine, and every way to frame its answers well or badly.
+"""The orders of the fake engine, and every way to frame its responses well or badly.
 
-Pure functions, values in and bytes out: `fake_endpoints` says what is in an answer, `fake_engine.py`
-moves the bytes.
+Pure functions, values in and bytes out: `fake_endpoints` makes a response's payload, and
+`fake_engine.py` moves the bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TRAILERS = b"0\r\nx-fake-trailer: 1\r\nauthorization: Bearer from-a-trailer\r\n\
 
 ORDERS = frozenset(
     {
-        # echoed in every frame and answer; default: the text of the last user message, or the
+        # echoed in every frame and response; default: the text of the last user message, or the
         # prompt
         "nonce",
         "frames",  # content frames of a stream (default 3)
         "delay",  # seconds before every frame but the first
-        "frame_bytes",  # that many bytes of padding in every frame (or in the whole answer)
+        "frame_bytes",  # that many bytes of padding in every frame (or in the whole response)
         "line_end",  # of a stream's lines: "\n" (default), "\r\n" or "\r"
         "comments",  # true: a comment line before every frame
         "words",  # list of the text's pieces, in place of the nonce
@@ -51,28 +51,28 @@ ORDERS = frozenset(
         # frames
         "cuts",
         "greeting",  # of a WebSocket: a text frame in the same write as the 101
-        "body_text",  # string, sent instead of a whole answer
-        "status",  # e.g. 500: an error answer; with "error" as its message
+        "body_text",  # string, sent instead of a whole response
+        "status",  # e.g. 500: an error response; with "error" as its message
         "error",
         "content_type",
-        "headers",  # list of [name, value] added to the answer's head
+        "headers",  # list of [name, value] added to the response's head
         "interim",  # list of statuses sent first, e.g. [100, 103]
         "version",  # "1.0": the status line's version
         "framing",  # chunked, length, close; faulty: see `FAULTY_FRAMINGS`
         "trailers",  # true: trailers behind the last chunk
         # "bytes": every byte in a write of its own; "chunks": in a chunk and a write of its own
         "pieces",
-        "gzip",  # true: a compressed answer
-        "extra",  # string sent behind the end of the answer, in the same write
-        # seconds between the answer's end and "extra"; then the counter `extra_sent` rises
+        "gzip",  # true: a compressed response
+        "extra",  # string sent behind the end of the response, in the same write
+        # seconds between the response's end and "extra"; then the counter `extra_sent` rises
         "extra_delay",
-        "close",  # "silent": closes after the answer; "announced": says so in the head
-        "close_chance",  # 0..1: how often an answer is followed by a silent close
+        "close",  # "silent": closes after the response; "announced": says so in the head
+        "close_chance",  # 0..1: how often a response is followed by a silent close
         "close_idle",  # seconds after which an idle connection is closed
         # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s, "code":
         # n}
         "fault",
-        # {"status": 400, "then": reset|close|read}: an answer before the body is read (header or
+        # {"status": 400, "then": reset|close|read}: a response before the body is read (header or
         # defaults)
         "early",
         "read_rate",  # bytes per second of the upload, 0: none is read (header or defaults)
@@ -82,7 +82,7 @@ ORDERS = frozenset(
         "only_on",  # an engine's name: these orders hold on no other
     }
 )
-"""Every order there is; another one is answered 400, so that a test with a typing error fails."""
+"""Every order. Another one gets 400, so that a test with a typing error fails."""
 
 PLACES = (
     "before_head",
@@ -93,10 +93,10 @@ PLACES = (
     "inside_chunk",
     "before_end",
 )
-"""Where a fault may strike: `at_frame`, `inside_frame` and `inside_chunk` after `after` frames
-(default 1).
+"""Places of a fault: `at_frame`, `inside_frame`, `inside_chunk` after `after` frames (default 1).
 
-A whole answer is one frame: with `after` 0, `inside_frame` is a body that breaks off in its middle.
+A whole response is one frame: with `after` 0, `inside_frame` is a body that breaks off in its
+middle.
 """
 
 FAULTY_FRAMINGS = (
@@ -110,15 +110,15 @@ FAULTY_FRAMINGS = (
 
 
 @dataclass(slots=True)
-class Answer:
-    """One answer, ready to be sent piece by piece."""
+class Response:
+    """One response, ready to be sent piece by piece."""
 
     head: bytes
     frames: list[bytes]
     """Payload; concatenated it is the body."""
     framing: str
     end: bytes
-    """What ends the body on the wire."""
+    """The end of the body on the wire."""
 
     def on_the_wire(self, frame: bytes) -> bytes:
         """One frame as its framing writes it."""
@@ -134,8 +134,8 @@ class Answer:
         return frame
 
 
-def compose(asked: Asked) -> Answer:
-    """The answer to a request, as its orders want it."""
+def compose(asked: Asked) -> Response:
+    """The response to a request, as its orders want it."""
     orders = asked.orders
     said = say(asked)
     frames = said.frames
@@ -155,7 +155,7 @@ def compose(asked: Asked) -> Answer:
         headers.append(["connection", "close"])
     headers += orders.get("headers", [])
     status = orders.get("status", 200)
-    return Answer(
+    return Response(
         head(status if status != 200 else said.status, orders, headers),
         frames,
         framing,
@@ -170,7 +170,7 @@ def cut(payload: bytes, offsets: list[int]) -> list[bytes]:
 
 
 def head(status: int, orders: Orders, headers: list[list[str]]) -> bytes:
-    """The status line and the headers, behind whatever interim answers are wanted."""
+    """The status line and the headers, behind whatever interim responses are wanted."""
     lines = []
     for interim in orders.get("interim", []):
         link = "link: </style.css>; rel=preload\r\n" if interim == 103 else ""
@@ -207,7 +207,7 @@ def framing_headers(framing: str, length: int) -> list[list[str]]:
 
 
 def end_of(framing: str, orders: Orders) -> bytes:
-    """What follows the last frame."""
+    """The bytes behind the last frame."""
     if framing in (
         "chunked",
         "byte_chunks",

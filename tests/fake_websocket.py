@@ -1,6 +1,4 @@
-"""WebSocket frames (RFC 6455) by hand, for both ends of a tunnel: the fake engine's echo, and the
-tests' client.
-"""
+"""WebSocket frames (RFC 6455) by hand, for the fake engine's echo and the tests' client."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 def accept_for(key: str) -> str:
-    """The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key`."""
+    """The `Sec-WebSocket-Accept` to a `Sec-WebSocket-Key`."""
     digest = hashlib.sha1(
         key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False
     ).digest()
@@ -43,9 +41,7 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
 
 
 def take_frame(buffer: bytearray) -> tuple[int, bytes] | None:
-    """The opcode and the payload of the first frame, taken out of `buffer`; None while it is not
-    whole.
-    """
+    """Opcode and payload of the first frame, taken out of `buffer`; None without a whole one."""
     if len(buffer) < 2:
         return None
     length = buffer[1] & 0x7F
@@ -69,9 +65,7 @@ def take_frame(buffer: bytearray) -> tuple[int, bytes] | None:
 
 
 def echo(buffer: bytearray) -> tuple[bytes, int, bool]:
-    """Answers every whole frame in `buffer`: what to send, how many messages there were, and
-    whether that was all.
-    """
+    """Echoes every whole frame in `buffer`: the bytes to send, messages, and whether it closed."""
     sent, messages = b"", 0
     while (found := take_frame(buffer)) is not None:
         opcode, payload = found

@@ -1,6 +1,4 @@
-"""What the fixtures hand out: fake engines, the data plane in this process, the whole product as a
-child.
-"""
+"""The fixtures' objects: fake engines, the data plane in this process, the whole product."""
 
 from __future__ import annotations
 
@@ -116,7 +114,7 @@ class FakeEngine:
 
 
 class Router:
-    """Something that answers as a router, and a client for it."""
+    """A router, and a client for it."""
 
     address: str
     key = KEY
@@ -134,7 +132,7 @@ class Router:
         return self.request("POST", "/v1/chat/completions", body, **options)
 
     def send_chat(self, client: Client, body: Any, **options: Any) -> None:
-        """Sends a chat request without waiting for its answer."""
+        """Sends a chat request without waiting for its response."""
         client.send(build("POST", "/v1/chat/completions", body, key=self.key, **options))
 
     def metrics(self) -> str:
@@ -153,8 +151,7 @@ def read_gauge(text: str, name: str) -> float:
 
 
 class DataPlaneRouter(Router):
-    """The data plane alone, over external engines: model `m`, and a route `default` that leads to
-    it.
+    """The data plane alone, over external engines: model `m`, and a route `default` to it.
 
     `model` and `instance` are further fields of their entries; `others` further models with an
     engine each, by name. `settings` are those of `[server]`.
@@ -294,7 +291,7 @@ class RealEngine:
         return cls(pid, arguments[arguments.index("--host") + 1], keys[0] if keys else "")
 
     def busy_slots(self) -> int:
-        """How many of its slots are at work, by its own `/slots`."""
+        """The number of its slots at work, by its own `/slots`."""
         with Client(f"unix:{self.socket}") as client:
             slots = client.request("GET", "/slots", key=self.key).json()
         return sum(bool(slot["is_processing"]) for slot in slots)
@@ -355,7 +352,7 @@ class ServedRouter(Router):
         return False
 
     def is_alive(self) -> bool:
-        """The same with `/healthz`."""
+        """True when `/healthz` responds with 200; fails the test when the process has ended."""
         assert self.process.poll() is None, (
             f"serve ended with {self.process.returncode}:\n{self.output()}"
         )
@@ -365,12 +362,12 @@ class ServedRouter(Router):
 
     def wait_until_alive(self) -> None:
         """Alive is not ready: no engine has to run."""
-        eventually(self.is_alive, "/healthz to answer 200", 60)
+        eventually(self.is_alive, "/healthz to respond with 200", 60)
 
     def wait_until_ready(self, deadline: float = 120.0) -> None:
         """The first start also builds the engine's environment."""
         try:
-            eventually(self.is_ready, "/readyz to answer 200", deadline)
+            eventually(self.is_ready, "/readyz to respond with 200", deadline)
         except AssertionError as error:
             raise AssertionError(f"{error}\nserve wrote:\n{self.output()}") from None
 
@@ -395,7 +392,7 @@ class ServedRouter(Router):
         ]
 
     def running(self) -> int:
-        """How many instances `GET /v2/models` shows as running."""
+        """The number of instances that `GET /v2/models` shows as running."""
         instances = [instance for model in self.models() for instance in model["instances"]]
         return sum(instance["state"] == "running" for instance in instances)
 
@@ -437,9 +434,7 @@ targets = [{{ model = "m", weight = 100 }}]
 def serving(
     config: str, *arguments: str, wait: bool = True, **options: Any
 ) -> Iterator[ServedRouter]:
-    """The whole product for as long as the block runs; waits until it is ready unless told not
-    to.
-    """
+    """The whole product while the block runs; waits until it is ready unless `wait` is false."""
     folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
     server = ServedRouter(folder, config, *arguments, **options)
     try:

@@ -23,7 +23,7 @@ class BrokenFraming(Exception):
 
 @dataclass
 class Response:
-    """One answer as it was on the wire."""
+    """One response as it was on the wire."""
 
     version: str
     status: int
@@ -31,7 +31,7 @@ class Response:
     body: bytes = b""
     chunks: list[bytes] = field(default_factory=list)
     broken: str | None = None
-    """Why the body is not whole; None when it ended by its own framing."""
+    """The reason why the body is not whole; None when it ended by its own framing."""
     end_by_close: bool = False
 
     def header(self, name: str) -> str | None:
@@ -49,16 +49,12 @@ class Response:
         return json.loads(self.body)
 
     def events(self) -> list[str]:
-        """The data of each event of a stream; fails when bytes are left over that are no whole
-        frame.
-        """
+        """The data of each event of a stream; fails for bytes that are no whole frame."""
         return events(self.body)
 
 
 def events(body: bytes) -> list[str]:
-    """The data of each server-sent event; comments are skipped. An unfinished frame at the end
-    fails the test.
-    """
+    """The data of each event without comments; fails for an unfinished frame at the end."""
     text = body.decode().replace("\r\n", "\n").replace("\r", "\n")
     assert text == "" or text.endswith("\n\n"), f"The stream ends inside a frame: {text[-200:]!r}"
     found = []
@@ -106,7 +102,7 @@ class Client:
         self.socket.close()
 
     def more(self) -> bytes:
-        """What one read brings; empty at the end. A reset counts as an end. Raises TimeoutError."""
+        """The bytes of one read; empty at the end, as for a reset. Raises TimeoutError."""
         try:
             data = self.socket.recv(1 << 16)
         except ConnectionError:
@@ -148,7 +144,7 @@ class Client:
             return False
 
     def read_head(self) -> Response:
-        """The next head; interim answers are not skipped."""
+        """The next head; interim responses are not skipped."""
         lines = self.read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
         version, status, _ = (lines[0] + " ").split(" ", 2)
         headers = []
@@ -162,7 +158,7 @@ class Client:
         return Response(version, int(status), headers)
 
     def read_response(self, method: str = "POST") -> Response:
-        """The next answer with its body. A body that breaks off is told by `broken`, not raised."""
+        """The next response with its body. A body that breaks off is in `broken`, not raised."""
         response = self.read_head()
         if method == "HEAD" or response.status in (204, 304) or response.status < 200:
             return response
@@ -194,9 +190,7 @@ class Client:
             response.body = self.read_to_the_end()
 
     def read_chunk(self) -> bytes:
-        """One chunk; empty for the last one. Anything but plain hexadecimal digits and CRLF
-        fails.
-        """
+        """One chunk; empty for the last. Anything but plain hexadecimal digits and CRLF fails."""
         line = self.read_until(b"\r\n")[:-2]
         assert re.fullmatch(rb"[0-9a-fA-F]{1,16}", line), f"A chunk size of {line!r}"
         size = int(line, 16)
@@ -207,7 +201,7 @@ class Client:
         return data
 
     def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
-        """Sends a request made by `build` and reads its answer."""
+        """Sends a request made by `build` and reads its response."""
         self.send(build(method, target, body, **options))
         return self.read_response(method)
 
@@ -221,9 +215,7 @@ def build(
     headers: list[tuple[str, str]] | None = None,
     chunk: int | None = None,
 ) -> bytes:
-    """A request's bytes. `body`: bytes, or a document for JSON; `chunk`: framed in chunks of that
-    size.
-    """
+    """A request's bytes. `body`: bytes, or a document for JSON; `chunk`: the size of its chunks."""
     lines = [f"{method} {target} HTTP/1.1", "Host: router.test"]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
@@ -246,9 +238,7 @@ def chat(model: str = "m", text: str = "Hello", **fields: Any) -> dict[str, Any]
 
 
 def eventually(condition: Any, what: str, deadline: float = DEADLINE) -> Any:
-    """Waits until `condition()` is true and returns what it said; fails the test with `what` after
-    the deadline.
-    """
+    """Waits until `condition()` is true and returns it; after the deadline fails with `what`."""
     end = time.monotonic() + deadline
     while True:
         result = condition()

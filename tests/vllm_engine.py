@@ -1,6 +1,4 @@
-"""A real vLLM as a child: started by its own command line, asked by raw bytes, and ended with all
-of its processes.
-"""
+"""A real vLLM as a child: started by its own command line, and ended with all of its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from harness import Router, ServedRouter, read_gauge, serving
 from raw_http import Client, Response
 
 HOME = Path(__file__).parents[1] / ".vllm"
-"""What `make test-vllm` sets up: `venv`, `name` (see scripts/setup-vllm) and `models`."""
+"""The folder that `make test-vllm` sets up: `venv`, `name` (see scripts/setup-vllm), `models`."""
 
 KEY = "the-key-that-only-the-engine-and-the-router-know"
 
@@ -30,8 +28,8 @@ START = 500.0
 """Seconds that a start may take: 30 to 60 on two free cores, most of it imports in three processes.
 """
 
-ANSWER = 120.0
-"""Seconds that an answer may take on a busy machine."""
+RESPONSE_WITHIN = 120.0
+"""Seconds that a response may take on a busy machine."""
 
 ENVIRONMENT = {
     "PYTHONPATH": str(HOME / "name"),
@@ -65,9 +63,7 @@ targets = [{{ model = "tiny" }}]
 
 
 class VllmEngine:
-    """`vllm serve` with one of the tiny models, on a Unix socket; it calls the model
-    MODEL-served.
-    """
+    """`vllm serve` with one of the tiny models on a Unix socket, which it calls MODEL-served."""
 
     def __init__(self, folder: Path, model: str, *flags: str) -> None:
         program = HOME / "venv" / "bin" / "vllm"
@@ -97,7 +93,7 @@ class VllmEngine:
             )
 
     def wait_until_ready(self) -> None:
-        """Until it says so, its socket refuses. Looks seldom: the processors have enough to do."""
+        """Waits until it says so, seldom looking: the processors have enough to do."""
         end = time.monotonic() + START
         while "Application startup complete." not in self.output():
             assert self.process.poll() is None, (
@@ -113,7 +109,7 @@ class VllmEngine:
         return self.log.read_text(errors="replace")[-8000:]
 
     def client(self) -> Client:
-        return Client(self.address, ANSWER)
+        return Client(self.address, RESPONSE_WITHIN)
 
     def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
         """One request past the router, with the engine's key."""
@@ -151,19 +147,15 @@ def running(model: str, *flags: str) -> Iterator[VllmEngine]:
 def behind_router(
     address: str, served_name: str, category: str, more: str = ""
 ) -> Iterator[ServedRouter]:
-    """The whole product in front of an engine: model `tiny`, a route `team/alias:v1` to it, and
-    what `more` says.
-    """
+    """The whole product in front of an engine: model `tiny`, route `team/alias:v1`, and `more`."""
     config = CONFIG.format(address=address, served_name=served_name, category=category) + more
     with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
         yield server
 
 
 def ask(router: Router, method: str, target: str, body: Any = None, **options: Any) -> Response:
-    """One request on a connection of its own through the router, with a patience that fits a real
-    engine.
-    """
-    with Client(router.address, ANSWER) as client:
+    """One request on a connection of its own through the router, patient as for a real engine."""
+    with Client(router.address, RESPONSE_WITHIN) as client:
         return client.request(method, target, body, **{"key": router.key, **options})
 
 
@@ -173,9 +165,7 @@ CHANGING = re.compile(
 
 
 def masked(body: bytes) -> bytes:
-    """An answer's bytes without ids and times, which differ each time, and without the model's
-    name.
-    """
+    """A response's bytes without ids and times, which differ each time, and the model's name."""
     return CHANGING.sub(rb'"\1":0', body)
 
 
@@ -201,5 +191,5 @@ def openai_client(router: Router, key: str | None = None) -> openai.OpenAI:
         base_url=f"{router.address}/v1",
         api_key=router.key if key is None else key,
         max_retries=0,
-        timeout=ANSWER,
+        timeout=RESPONSE_WITHIN,
     )

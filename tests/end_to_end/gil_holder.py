@@ -1,9 +1,9 @@
-"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds once a file named `hold`
-appears.
+"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds.
 
     python gil_holder.py FOLDER serve --config ...
 
-It writes FOLDER/held just before, and FOLDER/released just after.
+It begins when the file FOLDER/hold appears, writes FOLDER/held just before, and FOLDER/released
+just after.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The real anthropic SDK: a message means the same from an engine that speaks Anthropic's Messages
-and from one that speaks chat completions alone; and what goes wrong reaches its error classes."""
+"""The real anthropic SDK: a message means the same from engines of two dialects.
+
+They speak Anthropic's Messages, or chat completions alone. Errors reach the SDK's error classes.
+"""
 
 from __future__ import annotations
 
@@ -96,9 +98,7 @@ both_models = pytest.mark.parametrize("model", ["m", "native"])
 
 
 def meaning(message: Any) -> dict[str, Any]:
-    """A message without what may differ: its id, the signatures of its thinking, and unset
-    fields.
-    """
+    """A message without what may differ: id, signatures of its thinking, unset fields."""
     document: dict[str, Any] = message.to_dict()
     for name in ("id", "model", "stop_details"):
         document.pop(name, None)
@@ -358,7 +358,7 @@ def test_a_chat_stream_that_ends_without_a_reason_is_no_whole_message(
 
 
 @both_models
-def test_a_refused_request_has_its_class(
+def test_a_rejected_request_has_its_class(
     client: anthropic.Anthropic, plane: DataPlaneRouter, model: str
 ) -> None:
     with pytest.raises(anthropic.NotFoundError):
@@ -377,7 +377,7 @@ def test_a_refused_request_has_its_class(
         ({"tool_choice": {"type": "perhaps"}}, "tool_choice"),
     ],
 )
-def test_what_cannot_be_translated_is_refused_and_named(
+def test_what_cannot_be_translated_is_rejected_and_named(
     plane: DataPlaneRouter, engine: FakeEngine, fields: dict[str, Any], word: str
 ) -> None:
     body = {

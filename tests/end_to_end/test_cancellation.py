@@ -1,6 +1,4 @@
-"""A caller that goes away takes its work with it: the engine's connection is closed at once,
-whatever was going on.
-"""
+"""A caller that goes away takes its work with it: the engine's connection is closed at once."""
 
 from __future__ import annotations
 
@@ -81,9 +79,7 @@ def test_a_caller_that_leaves_while_uploading(
 def test_a_caller_that_leaves_while_the_engine_does_not_read(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave
 ) -> None:
-    """The upload stands still behind a full socket; a caller that waits behind it is seen to leave
-    all the same.
-    """
+    """A caller that waits behind an upload into a full socket is seen to leave all the same."""
     with plane.client() as client:
         body = chat(text="x" * 500_000)
         client.send(
@@ -183,7 +179,7 @@ def test_a_caller_that_leaves_a_running_stream(
 def test_a_caller_that_leaves_a_stream_without_having_read_it(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    """The answer stands still behind a full socket toward the caller."""
+    """The response stands still behind a full socket toward the caller."""
     with plane.client() as client:
         plane.send_chat(
             client, chat(stream=True, fake={"frames": 50, "frame_bytes": 1_000_000, "delay": 0.001})
@@ -195,7 +191,7 @@ def test_a_caller_that_leaves_a_stream_without_having_read_it(
 
 
 @pytest.mark.parametrize("leave", LEAVES)
-def test_a_caller_that_leaves_in_the_middle_of_a_whole_answer(
+def test_a_caller_that_leaves_in_the_middle_of_a_whole_response(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave
 ) -> None:
     with plane.client() as client:
@@ -307,9 +303,7 @@ def test_the_real_engine_never_begins_what_was_left_while_uploading(smollm2: Ser
 def test_the_real_engines_slot_stays_counted_while_it_works_for_nobody(
     smollm2: ServedRouter,
 ) -> None:
-    """llama.cpp does not stop a non-streamed generation for a close: the count must not say that it
-    did.
-    """
+    """llama.cpp does not stop a non-streamed generation for a close, nor may the count say so."""
     (engine,) = smollm2.engines()
     eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
     with smollm2.client() as client:

@@ -1,4 +1,4 @@
-"""What a configuration file and `keys create` say of routes and keys holds in the whole product."""
+"""Routes of a configuration file and keys of `keys create` hold in the whole product."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_a_public_route_needs_no_key(server: ServedRouter) -> None:
 
 def test_a_fallback_helps_out(server: ServedRouter, engines: list[FakeEngine]) -> None:
     engines[0].defaults(status=503)
-    answer = server.chat(chat("safe", "a nonce"))
-    assert answer.status == 200
-    assert answer.json()["model"] == "safe"
+    response = server.chat(chat("safe", "a nonce"))
+    assert response.status == 200
+    assert response.json()["model"] == "safe"
     assert [len(engine.inference()) for engine in engines] == [1, 1]
 
 

@@ -1,6 +1,4 @@
-"""Pages of other origins: what a browser is told, over the whole path from the configuration to an
-engine's answer.
-"""
+"""Pages of other origins: CORS from the configuration to an engine's response."""
 
 from __future__ import annotations
 
@@ -55,10 +53,10 @@ def test_pages_are_let_in_as_the_configuration_says(fake_engines: Engines) -> No
 
         for key, status in ((KEY, 200), ("wrong", 401)):
             headers = {"Origin": PAGE, "Authorization": f"Bearer {key}"}
-            answer = browser.post("/v1/chat/completions", json=chat(), headers=headers)
-            assert (answer.status_code, allowed(answer)) == (status, PAGE)
-            assert "x-mine" in answer.headers["access-control-expose-headers"]
-            assert "origin" in answer.headers["vary"]
+            response = browser.post("/v1/chat/completions", json=chat(), headers=headers)
+            assert (response.status_code, allowed(response)) == (status, PAGE)
+            assert "x-mine" in response.headers["access-control-expose-headers"]
+            assert "origin" in response.headers["vary"]
 
         foreign = browser.options(
             "/v1/chat/completions", headers={"Origin": "https://evil.example", **ASKED}
@@ -74,10 +72,10 @@ def test_without_rules_no_page_is_let_in_whatever_the_engine_says(
         preflight = browser.options("/v1/chat/completions", headers=ASKED)
         assert (preflight.status_code, preflight.headers["allow"]) == (204, "POST, OPTIONS")
         assert allowed(preflight) is None
-        answer = browser.post(
+        response = browser.post(
             "/v1/chat/completions", json=chat(), headers={"Authorization": f"Bearer {KEY}"}
         )
-        assert (answer.status_code, answer.headers["x-of-the-engine"], allowed(answer)) == (
+        assert (response.status_code, response.headers["x-of-the-engine"], allowed(response)) == (
             200,
             "1",
             None,

@@ -1,6 +1,4 @@
-"""`gpustack-fast serve` without any configuration: a real model answers, and the printed line works
-when pasted.
-"""
+"""`gpustack-fast serve` without any configuration: a real model, and a line to paste that works."""
 
 from __future__ import annotations
 
@@ -86,7 +84,7 @@ def default() -> Iterator[Default]:
             stop(one.process, patience=60.0)
 
 
-def answer_of(stream: str) -> str:
+def response_of(stream: str) -> str:
     """The text that a stream of chat chunks carries; checks that it is whole."""
     events = [
         line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: ")
@@ -99,8 +97,8 @@ def answer_of(stream: str) -> str:
     )
 
 
-def test_the_printed_line_streams_a_real_answer(default: Default) -> None:
-    assert re.search(r"[a-z]{2,}", answer_of(default.paste()))
+def test_the_printed_line_streams_a_real_response(default: Default) -> None:
+    assert re.search(r"[a-z]{2,}", response_of(default.paste()))
 
 
 def test_the_first_start_shows_its_key_once_and_stores_only_its_hash(default: Default) -> None:
@@ -126,7 +124,7 @@ def test_keys_come_and_go_while_the_server_runs(default: Default) -> None:
     assert "laptop" not in default.keys("list")
 
 
-def test_the_progress_is_told_in_lines(default: Default) -> None:
+def test_the_progress_is_reported_in_lines(default: Default) -> None:
     told = default.seen()
     places = [
         told.index(words)
@@ -135,7 +133,7 @@ def test_the_progress_is_told_in_lines(default: Default) -> None:
     assert places == sorted(places)
 
 
-def test_a_later_start_builds_nothing_and_tells_how_to_get_a_key(default: Default) -> None:
+def test_a_later_start_builds_nothing_and_says_how_to_get_a_key(default: Default) -> None:
     default.process.send_signal(signal.SIGINT)
     assert default.process.wait(60) == 0
     default.start()
@@ -145,4 +143,4 @@ def test_a_later_start_builds_nothing_and_tells_how_to_get_a_key(default: Defaul
     assert not re.search(r"gpustack_[0-9a-f]{16}_", told)
     assert 'Bearer $YOUR_KEY"' in told
     key = default.keys("create", "later").strip()
-    assert answer_of(default.paste(YOUR_KEY=key))
+    assert response_of(default.paste(YOUR_KEY=key))

@@ -135,15 +135,13 @@ def test_a_second_model_before_or_after_a_megabyte_never_completes_a_request(
 
 
 def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
-    """Sends the pieces in writes of their own; the router may answer, and close, before it has them
-    all.
-    """
+    """Sends the pieces in writes of their own; the router may respond and close before the last."""
     with plane.client() as client:
         try:
             for piece in pieces:
                 client.send(piece)
         except ConnectionError:
-            pass  # The answer is there all the same.
+            pass  # The response is there all the same.
         try:
             return client.read_response().status
         except BrokenFraming:
@@ -151,9 +149,7 @@ def upload(plane: DataPlaneRouter, pieces: list[bytes]) -> int:
 
 
 def expected_statuses(body: bytes) -> set[int]:
-    """What a JSON parser that keeps every member says about the body. Of two reasons to refuse,
-    either may be told.
-    """
+    """The verdict of a JSON parser that keeps every member. Of two mistakes it may name either."""
     try:
         document = json.loads(body, object_pairs_hook=lambda pairs: pairs)
     except ValueError:

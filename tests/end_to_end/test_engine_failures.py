@@ -1,6 +1,4 @@
-"""Engines die, stall, lie about lengths and close when they like. A caller sees a whole answer or a
-clear error.
-"""
+"""Engines die, stall, lie about lengths and close: a caller sees a whole response or an error."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 
 EARLY_PLACES = ("before_head", "inside_head", "after_head")
-"""Where an engine has not sent a frame yet, so that the caller can be spared its end."""
+"""Places at which an engine has not sent a frame yet, so that the caller can be spared its end."""
 
 
 def assert_bad_gateway(response: Response) -> None:
@@ -47,14 +45,14 @@ def assert_cut_stream(response: Response, frames: int, nonce: str) -> None:
 
 
 def assert_sound(plane: DataPlaneRouter, count: int = 5) -> None:
-    """Nothing of an earlier fault reaches the next callers."""
+    """Nothing of an earlier failure reaches the next callers."""
     for number in range(count):
         response = plane.chat(chat(text=f"sound-{number}"))
         assert response.status == 200, response.body
         assert response.json()["id"] == f"chatcmpl-sound-{number}"
 
 
-# --- before the first frame: another replica answers ---
+# --- before the first frame: another replica responds ---
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -154,8 +152,9 @@ def test_a_stream_whose_engine_dies_ends_with_one_error_event(
 def test_a_close_delimited_stream_without_its_end_mark_ends_with_an_error_event(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    """The SDKs of OpenAI and Anthropic take a stream that is closed without its end mark for a
-    complete one: no exception, `finish_reason` stays null.
+    """Both SDKs take a stream that is closed without its end mark for a complete one.
+
+    Seen with openai 3.54 and anthropic 2.12: no exception, and `finish_reason` stays null.
     """
     frames = ['data: {"id":"n-1"}\n\n', 'data: {"id":"n-1"}\n\n']
     assert_cut_stream(
@@ -188,7 +187,7 @@ def test_an_engine_that_dies_inside_a_huge_frame_breaks_the_framing(
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_whole_answer_that_breaks_off_breaks_its_framing(
+def test_a_whole_response_that_breaks_off_breaks_its_framing(
     engine: FakeEngine, plane: DataPlaneRouter, how: str, framing: str
 ) -> None:
     orders = {
@@ -218,7 +217,7 @@ def test_a_killed_engine_process_ends_its_streams_with_an_error_event(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("framing", FAULTY_FRAMINGS)
-def test_an_answer_whose_framing_cannot_be_trusted_is_502(
+def test_a_response_whose_framing_cannot_be_trusted_is_502(
     engine: FakeEngine, plane: DataPlaneRouter, framing: str, stream: bool
 ) -> None:
     poison = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison"
@@ -246,8 +245,9 @@ def test_a_bare_line_feed_in_a_later_chunk_ends_the_stream_with_an_error(
 
 
 def wait_for_extra(engine: FakeEngine, times: int) -> None:
-    """Only then is it the router's to see: bytes that cross the next request on their way look like
-    its answer.
+    """Waits for stray bytes, until they are the router's to see.
+
+    Bytes that cross the next request on their way look like its response.
     """
     eventually(
         lambda: engine.state()["counters"].get("extra_sent") == times, "the poison to be sent"
@@ -258,7 +258,7 @@ def wait_for_extra(engine: FakeEngine, times: int) -> None:
 @pytest.mark.parametrize(
     "later", [{}, {"extra_delay": 0.05}], ids=["in the same write", "while the connection is idle"]
 )
-def test_bytes_behind_the_end_of_an_answer_reach_nobody(
+def test_bytes_behind_the_end_of_a_response_reach_nobody(
     engine: FakeEngine, plane: DataPlaneRouter, stream: bool, later: dict[str, Any]
 ) -> None:
     poison = (
@@ -277,7 +277,7 @@ def test_bytes_behind_the_end_of_an_answer_reach_nobody(
         assert_sound(plane, 2)
 
 
-def test_an_empty_answer_to_the_next_request_is_no_answer(
+def test_an_empty_response_to_the_next_request_is_no_response(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     for text in ("", "\r\n", "\x00"):
@@ -294,12 +294,12 @@ def test_an_empty_answer_to_the_next_request_is_no_answer(
         "\x16\x03\x01\x02",
     ],
 )
-def test_an_answer_that_is_no_http_is_502(
+def test_a_response_that_is_no_http_is_502(
     fake_engines: Engines, router: Routers, head: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer() -> None:
+        def response() -> None:
             while True:
                 try:
                     peer, _ = listener.accept()
@@ -309,7 +309,7 @@ def test_an_answer_that_is_no_http_is_502(
                     peer.recv(65536)
                     peer.sendall(head.encode("latin-1"))
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=response)
         thread.start()
         try:
             plane = router([f"http://127.0.0.1:{listener.getsockname()[1]}"])
@@ -319,7 +319,7 @@ def test_an_answer_that_is_no_http_is_502(
             thread.join()
 
 
-def test_interim_answers_are_skipped_however_many(
+def test_interim_responses_are_skipped_however_many(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     response = plane.chat(chat(text="n-1", fake={"interim": [100, 102, 103, 103, 100]}))
@@ -365,9 +365,7 @@ def test_connections_that_close_by_chance_cost_no_caller_anything(
 
 
 def test_an_engines_keep_alive_limit_is_obeyed(engine: FakeEngine, plane: DataPlaneRouter) -> None:
-    """cpp-httplib, below llama.cpp, says with each answer how many requests it takes per connection
-    in all.
-    """
+    """cpp-httplib, below llama.cpp, announces the number of requests per connection."""
     engine.defaults(headers=[["keep-alive", "timeout=5, max=3"]])
     assert_sound(plane, 9)
     connections = [entry["connection"] for entry in engine.inference()]
@@ -383,12 +381,12 @@ def test_a_backends_limit_of_requests_per_connection_is_obeyed(
     assert max(connections.count(one) for one in connections) == 3
 
 
-# --- early answers and slow uploads ---
+# --- early responses and slow uploads ---
 
 
 @pytest.mark.parametrize("then", ["reset", "close", "read"])
 @pytest.mark.parametrize("size", [100, 3_000_000])
-def test_an_answer_that_comes_before_the_body_was_read_reaches_the_caller(
+def test_a_response_that_comes_before_the_body_was_read_reaches_the_caller(
     fake_engines: Engines, router: Routers, then: str, size: int
 ) -> None:
     engine = fake_engines(1)[0]

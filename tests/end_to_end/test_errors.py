@@ -1,6 +1,4 @@
-"""Whatever goes wrong, a caller gets the right status, and words that name the cause, in the shape
-that SDKs read.
-"""
+"""Errors: the right status, and words that name the cause, in the shape that SDKs read."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
 
 
 def assert_error(response: Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """A whole OpenAI-shaped error with its request id, and not a word of a key; returns its
-    `error`.
-    """
+    """The `error` of a whole OpenAI-shaped error with its request id, and no word of a key."""
     assert response.status == status, response.body
     assert response.broken is None
     assert response.header("content-type") == "application/json"
@@ -247,9 +243,7 @@ def test_without_a_running_instance_it_is_503_with_retry_after(
 def test_before_the_first_table_every_inference_request_is_503(
     engine: FakeEngine, router: Routers
 ) -> None:
-    """A server that is starting knows neither keys nor routes: 401 and 404 would be wrong, and are
-    never retried.
-    """
+    """A server that starts knows neither keys nor routes: 401 and 404 would not be retried."""
     plane = router([engine], publish=False)
     assert_error(plane.chat(chat()), 503)
     assert plane.request("GET", "/readyz").status == 503
@@ -324,7 +318,7 @@ def test_an_engine_that_cannot_be_connected_to_is_504(full_listener: str, router
     assert_error(plane.chat(chat()), 504, "engine_timeout")
 
 
-def test_another_replica_answers_for_one_that_cannot_be_connected_to(
+def test_another_replica_responds_for_one_that_cannot_be_connected_to(
     engine: FakeEngine, full_listener: str, router: Routers
 ) -> None:
     plane = router([engine, full_listener], timeouts={**TIMEOUTS, "connect": 0.2})
@@ -373,7 +367,7 @@ def test_a_slow_stream_that_makes_progress_is_no_timeout(
     assert response.events()[-1] == "[DONE]"
 
 
-def test_a_whole_answer_that_falls_silent_breaks_its_framing(
+def test_a_whole_response_that_falls_silent_breaks_its_framing(
     engine: FakeEngine, router: Routers
 ) -> None:
     plane = router([engine], timeouts={**TIMEOUTS, "idle": 0.3})
@@ -394,7 +388,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("fields", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
-def test_a_request_that_can_be_framed_in_two_ways_is_refused_and_the_connection_ends(
+def test_a_request_that_can_be_framed_in_two_ways_is_rejected_and_the_connection_ends(
     engine: FakeEngine, plane: DataPlaneRouter, fields: bytes
 ) -> None:
     with plane.client() as client:
@@ -414,9 +408,7 @@ def test_a_request_that_can_be_framed_in_two_ways_is_refused_and_the_connection_
 def test_no_request_of_the_table_changes_what_the_next_one_gets(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    """401, 404 and 405 with bodies, one after the other on one connection if the router keeps
-    it.
-    """
+    """401, 404 and 405 with bodies, one after the other on one connection if it is kept."""
     client = plane.client()
     for number in range(30):
         path = ["/v1/chat/completions", "/v1/nope", "/v1/models"][number % 3]

@@ -1,5 +1,7 @@
-"""Every row of the path table: the request reaches the engine as it was sent, and the answer comes
-back as it was made; whatever is refused is refused in the row's own dialect."""
+"""Every endpoint: requests and responses pass as they were made.
+
+Errors of the router's own are in the endpoint's dialect.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def form(*fields: tuple[str, str], file: bytes | None = b"\x00\xff--a-boundar\r\
 
 
 @dataclass(frozen=True)
-class Row:
+class Endpoint:
     """One endpoint, and a request that it takes. `fields` None: it takes a form."""
 
     path: str
@@ -87,23 +89,23 @@ class Row:
 MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "a nonce"}]}
 DOCUMENTS = {"query": "q", "documents": ["a", "xx", "x"]}
 
-ROWS = [
-    Row("/v1/chat/completions", MESSAGES, streams=True),
-    Row("/v1/completions", {"prompt": "a nonce"}, streams=True),
-    Row("/v1/responses", {"input": "a nonce"}, streams=True),
-    Row("/v1/messages", {**MESSAGES, "max_tokens": 9}, streams=True),
-    Row("/v1/messages/count_tokens", MESSAGES),
-    Row("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}),
-    Row("/v1/score", {"queries": "q", "documents": ["a"]}),
-    Row("/v1/moderations", {"input": "x"}),
-    Row("/v1/images/generations", {"prompt": "a cat", "partial_images": 2}, streams=True),
-    Row("/v1/images/edits", None, streams=True),
-    Row("/v1/images/variations", None),
-    Row("/v1/audio/speech", {"input": "hi", "voice": "v"}),
-    Row("/v1/audio/transcriptions", None, streams=True),
-    Row("/v1/audio/translations", None),
+ENDPOINTS = [
+    Endpoint("/v1/chat/completions", MESSAGES, streams=True),
+    Endpoint("/v1/completions", {"prompt": "a nonce"}, streams=True),
+    Endpoint("/v1/responses", {"input": "a nonce"}, streams=True),
+    Endpoint("/v1/messages", {**MESSAGES, "max_tokens": 9}, streams=True),
+    Endpoint("/v1/messages/count_tokens", MESSAGES),
+    Endpoint("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}),
+    Endpoint("/v1/score", {"queries": "q", "documents": ["a"]}),
+    Endpoint("/v1/moderations", {"input": "x"}),
+    Endpoint("/v1/images/generations", {"prompt": "a cat", "partial_images": 2}, streams=True),
+    Endpoint("/v1/images/edits", None, streams=True),
+    Endpoint("/v1/images/variations", None),
+    Endpoint("/v1/audio/speech", {"input": "hi", "voice": "v"}),
+    Endpoint("/v1/audio/transcriptions", None, streams=True),
+    Endpoint("/v1/audio/translations", None),
 ]
-"""Rerank is missing: its answer gets Jina's shape, see test_rerank.py."""
+"""Rerank is missing: its response gets Jina's shape, see test_rerank.py."""
 
 LEGACY = [
     "/chat/completions",
@@ -116,7 +118,7 @@ LEGACY = [
     "/audio/transcriptions",
 ]
 
-every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
+every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
 
 
 @pytest.fixture
@@ -140,34 +142,38 @@ def assert_passed(response: Response, engine: FakeEngine, path: str, body: bytes
     assert len(response.all("server")) <= 1
 
 
-@every_row
-def test_a_rows_bytes_pass_in_both_directions(
-    row: Row, engine: FakeEngine, plane: DataPlaneRouter
+@every_endpoint
+def test_an_endpoints_bytes_pass_in_both_directions(
+    endpoint: Endpoint, engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    body = row.body()
-    assert_passed(row.ask(plane, body), engine, row.path, body)
+    body = endpoint.body()
+    assert_passed(endpoint.ask(plane, body), engine, endpoint.path, body)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.streams], ids=lambda row: row.path)
+@pytest.mark.parametrize(
+    "endpoint",
+    [endpoint for endpoint in ENDPOINTS if endpoint.streams],
+    ids=lambda endpoint: endpoint.path,
+)
 @pytest.mark.parametrize(
     "pieces", [{}, {"pieces": "bytes"}, {"line_end": "\r\n", "comments": True}], ids=str
 )
-def test_a_rows_streamed_bytes_pass(
-    row: Row, pieces: dict[str, Any], engine: FakeEngine, plane: DataPlaneRouter
+def test_an_endpoints_streamed_bytes_pass(
+    endpoint: Endpoint, pieces: dict[str, Any], engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    body = row.body(stream=True)
-    response = row.ask(plane, body, orders=pieces)
-    assert_passed(response, engine, row.path, body)
+    body = endpoint.body(stream=True)
+    response = endpoint.ask(plane, body, orders=pieces)
+    assert_passed(response, engine, endpoint.path, body)
     assert (response.header("content-type") or "").startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("path", LEGACY)
-def test_the_legacy_path_of_a_row_is_the_row(
+def test_the_legacy_path_of_an_endpoint_is_the_endpoint(
     path: str, engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    row = next(row for row in ROWS if row.path == "/v1" + path)
-    body = row.body()
-    assert_passed(row.ask(plane, body, path="/v1-openai" + path), engine, "/v1" + path, body)
+    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1" + path)
+    body = endpoint.body()
+    assert_passed(endpoint.ask(plane, body, path="/v1-openai" + path), engine, "/v1" + path, body)
 
 
 @pytest.mark.parametrize(
@@ -182,17 +188,17 @@ def test_the_legacy_paths_are_a_frozen_set(
     assert engine.inference() == []
 
 
-def assert_refused(
-    row: Row, response: Response, status: int, *, openai: str, anthropic: str
+def assert_rejected(
+    endpoint: Endpoint, response: Response, status: int, *, openai: str, anthropic: str
 ) -> None:
-    """An error in the row's dialect, with its cause in words."""
+    """An error in the endpoint's dialect, with its cause in words."""
     assert response.status == status, response.body
     assert response.header("content-type") == "application/json"
     assert response.header("x-request-id")
     assert response.header("request-id") == response.header("x-request-id")
     document = response.json()
     assert document["error"]["message"].endswith(".")
-    if row.anthropic:
+    if endpoint.anthropic:
         assert document["type"] == "error"
         assert document["error"]["type"] == anthropic
         assert document["request_id"] == response.header("request-id")
@@ -202,99 +208,115 @@ def assert_refused(
         assert set(document["error"]) >= {"message", "type", "param", "code"}
 
 
-@every_row
-def test_a_missing_key_is_refused_in_the_rows_dialect(
-    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+@every_endpoint
+def test_a_missing_key_is_rejected_in_the_endpoints_dialect(
+    endpoint: Endpoint, plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
-    response = row.ask(plane, key=None)
-    assert_refused(
-        row, response, 401, openai="invalid_request_error", anthropic="authentication_error"
+    response = endpoint.ask(plane, key=None)
+    assert_rejected(
+        endpoint, response, 401, openai="invalid_request_error", anthropic="authentication_error"
     )
     assert engine.inference() == []
 
 
-@every_row
-def test_an_unknown_model_is_refused_in_the_rows_dialect(row: Row, plane: DataPlaneRouter) -> None:
-    response = row.ask(plane, row.body("no-such-model"))
-    assert_refused(row, response, 404, openai="invalid_request_error", anthropic="not_found_error")
+@every_endpoint
+def test_an_unknown_model_is_rejected_in_the_endpoints_dialect(
+    endpoint: Endpoint, plane: DataPlaneRouter
+) -> None:
+    response = endpoint.ask(plane, endpoint.body("no-such-model"))
+    assert_rejected(
+        endpoint, response, 404, openai="invalid_request_error", anthropic="not_found_error"
+    )
     assert "no-such-model" in response.json()["error"]["message"]
 
 
-@every_row
-def test_a_missing_model_is_refused_in_the_rows_dialect(row: Row, plane: DataPlaneRouter) -> None:
-    response = row.ask(plane, row.body(None))
-    assert_refused(
-        row, response, 400, openai="invalid_request_error", anthropic="invalid_request_error"
+@every_endpoint
+def test_a_missing_model_is_rejected_in_the_endpoints_dialect(
+    endpoint: Endpoint, plane: DataPlaneRouter
+) -> None:
+    response = endpoint.ask(plane, endpoint.body(None))
+    assert_rejected(
+        endpoint, response, 400, openai="invalid_request_error", anthropic="invalid_request_error"
     )
     assert "model" in response.json()["error"]["message"]
 
 
-@every_row
-def test_a_model_that_the_key_may_not_use_is_refused_in_the_rows_dialect(
-    row: Row, plane: DataPlaneRouter
+@every_endpoint
+def test_a_model_that_the_key_may_not_use_is_rejected_in_the_endpoints_dialect(
+    endpoint: Endpoint, plane: DataPlaneRouter
 ) -> None:
     key = "gpustack_aaaaaaaaaaaaaaaa_0123456789abcdef0123456789abcdef"
     plane.add_key("a" * 16, key, allowed_models=["default"])
-    response = row.ask(plane, key=key)
-    assert_refused(row, response, 403, openai="permission_error", anthropic="permission_error")
-    assert row.ask(plane, row.body("default"), key=key).status == 200
+    response = endpoint.ask(plane, key=key)
+    assert_rejected(
+        endpoint, response, 403, openai="permission_error", anthropic="permission_error"
+    )
+    assert endpoint.ask(plane, endpoint.body("default"), key=key).status == 200
 
 
-@every_row
-def test_no_running_instance_is_told_in_the_rows_dialect(row: Row, plane: DataPlaneRouter) -> None:
+@every_endpoint
+def test_no_running_instance_is_reported_in_the_endpoints_dialect(
+    endpoint: Endpoint, plane: DataPlaneRouter
+) -> None:
     plane.states = ["starting"]
     plane.publish()
-    response = row.ask(plane)
-    assert_refused(row, response, 503, openai="server_error", anthropic="overloaded_error")
+    response = endpoint.ask(plane)
+    assert_rejected(endpoint, response, 503, openai="server_error", anthropic="overloaded_error")
     assert int(response.header("retry-after") or 0) >= 1
 
 
-@every_row
-def test_another_method_is_refused_and_told_which_are_allowed(
-    row: Row, plane: DataPlaneRouter
+@every_endpoint
+def test_another_method_is_rejected_and_told_which_are_allowed(
+    endpoint: Endpoint, plane: DataPlaneRouter
 ) -> None:
-    response = plane.request("PUT", row.path, {"model": "m"})
-    assert_refused(
-        row, response, 405, openai="invalid_request_error", anthropic="invalid_request_error"
+    response = plane.request("PUT", endpoint.path, {"model": "m"})
+    assert_rejected(
+        endpoint, response, 405, openai="invalid_request_error", anthropic="invalid_request_error"
     )
     assert "POST" in (response.header("allow") or "")
 
 
-@every_row
-def test_an_engines_error_passes_with_its_status(row: Row, plane: DataPlaneRouter) -> None:
-    response = row.ask(plane, orders={"status": 422, "error": "no such voice"})
+@every_endpoint
+def test_an_engines_error_passes_with_its_status(
+    endpoint: Endpoint, plane: DataPlaneRouter
+) -> None:
+    response = endpoint.ask(plane, orders={"status": 422, "error": "no such voice"})
     assert response.status == 422
     assert "no such voice" in response.json()["error"]["message"]
 
 
-@every_row
-def test_both_key_headers_open_every_row_and_reach_no_engine(
-    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+@every_endpoint
+def test_both_key_headers_open_every_endpoint_and_reach_no_engine(
+    endpoint: Endpoint, plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
     for headers in ([("x-api-key", plane.key)], [("Authorization", f"BEARER {plane.key}")]):
-        response = row.ask(plane, key=None, headers=[*headers, ("anthropic-version", "2026-10-21")])
+        response = endpoint.ask(
+            plane, key=None, headers=[*headers, ("anthropic-version", "2026-10-21")]
+        )
         assert response.status == 200, response.body
         assert plane.key not in json.dumps(engine.last()["headers"])
 
 
-@every_row
+@every_endpoint
 def test_the_routing_header_of_the_generic_proxy_is_dropped_elsewhere(
-    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+    endpoint: Endpoint, plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
-    response = row.ask(plane, headers=[("X-GPUStack-Model", "no-such-model")])
+    response = endpoint.ask(plane, headers=[("X-GPUStack-Model", "no-such-model")])
     assert response.status == 200, response.body
     assert "x-gpustack-model" not in {name.lower() for name, _ in engine.last()["headers"]}
 
 
-@every_row
-def test_the_query_of_a_row_reaches_the_engine(
-    row: Row, plane: DataPlaneRouter, engine: FakeEngine
+@every_endpoint
+def test_the_query_of_an_endpoint_reaches_the_engine(
+    endpoint: Endpoint, plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
-    assert row.ask(plane, path=row.path + "?beta=true&x=%20").status == 200
-    assert engine.last()["target"] == row.path + "?beta=true&x=%20"
+    assert endpoint.ask(plane, path=endpoint.path + "?beta=true&x=%20").status == 200
+    assert engine.last()["target"] == endpoint.path + "?beta=true&x=%20"
 
 
-def test_each_row_leaves_its_path_in_the_record(plane: DataPlaneRouter) -> None:
-    for row in ROWS:
-        assert row.ask(plane).status == 200
-    assert [record.path for record in plane.records(len(ROWS))] == [row.path for row in ROWS]
+def test_each_endpoint_leaves_its_path_in_the_record(plane: DataPlaneRouter) -> None:
+    for endpoint in ENDPOINTS:
+        assert endpoint.ask(plane).status == 200
+    assert [record.path for record in plane.records(len(ENDPOINTS))] == [
+        endpoint.path for endpoint in ENDPOINTS
+    ]

@@ -1,5 +1,8 @@
-"""The model is found wherever a client may write it: in forms of any shape, behind large files, in
-queries, in compressed bodies; and a large upload waits on the disk, not in memory."""
+"""The model is found wherever a client may write it.
+
+In forms of any shape, behind large files, in queries, in compressed bodies; and a large upload
+waits on the disk, not in memory.
+"""
 
 from __future__ import annotations
 
@@ -215,9 +218,7 @@ def peak_memory(pid: int) -> int:
 
 
 def upload(server: ServedRouter, parts: list[bytes | None], size: int) -> tuple[int, str]:
-    """Sends a form in pieces; a part that is None is a file of that size. Returns the status and
-    the body's hash.
-    """
+    """Sends a form in pieces; None is a file of that size. Returns status and the body's hash."""
     digest = hashlib.sha256()
     piece = os.urandom(MEGABYTE)
     with Client(server.address, timeout=100) as client:

@@ -1,6 +1,4 @@
-"""Frameworks as clients: LangChain's two chat classes and its embeddings, and litellm, which has
-habits of its own.
-"""
+"""Frameworks as clients: LangChain's two chat classes and its embeddings, and litellm."""
 
 from __future__ import annotations
 
@@ -150,9 +148,7 @@ def test_langchain_sends_token_ids_for_embeddings_and_gets_vectors(
 
 @pytest.fixture(scope="session")
 def litellm() -> Iterator[ModuleType]:
-    """Imported late and with its own list of prices: at import it would fetch a newer one, and it
-    warns.
-    """
+    """litellm, imported late and with its own list of prices: it would fetch one."""
     patch = pytest.MonkeyPatch()
     patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with warnings.catch_warnings():
@@ -242,9 +238,7 @@ def test_litellm_embeds(litellm: ModuleType, plane: DataPlaneRouter) -> None:
 
 @quiet
 def test_litellm_reranks(litellm: ModuleType, plane: DataPlaneRouter) -> None:
-    """As Jina's; its `hosted_vllm` asks for vLLM's own `/rerank`, which is no path of
-    GPUStack's.
-    """
+    """By the name of Jina's: `hosted_vllm` asks for vLLM's `/rerank`, which GPUStack lacks."""
     place = {"api_base": f"{plane.address}/v1/rerank", "api_key": plane.key}
     ranked = litellm.rerank(
         model="jina_ai/m", query="q", documents=["a", "xx", "x"], top_n=2, **place

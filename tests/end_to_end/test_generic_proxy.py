@@ -1,6 +1,4 @@
-"""The generic proxy: any path of an engine, for routes that allow it, and never an administrative
-one.
-"""
+"""The generic proxy: any path of an engine where its route allows it, but no administrative."""
 
 from __future__ import annotations
 
@@ -277,7 +275,7 @@ def test_headers_pass_but_for_ours(plane: DataPlaneRouter, engine: FakeEngine) -
 @pytest.mark.parametrize(
     "orders", [{}, {"framing": "close"}, {"pieces": "bytes"}, {"gzip": True}], ids=str
 )
-def test_answers_are_not_looked_into(
+def test_responses_are_not_looked_into(
     engine: FakeEngine, router: Routers, orders: dict[str, Any]
 ) -> None:
     plane = router([engine], routes=routes(), served_name="m2")
@@ -313,7 +311,7 @@ def test_a_request_of_the_proxy_is_never_sent_twice(
     assert len(engine.received("/x")) == 1
 
 
-def test_uploads_and_answers_are_streamed(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+def test_uploads_and_responses_are_streamed(plane: DataPlaneRouter, engine: FakeEngine) -> None:
     body = os.urandom(3_000_000)
     request = build("POST", "/model/proxy/7/x", body, key=plane.key, chunk=65_536)
     with plane.client() as client:

@@ -1,6 +1,4 @@
-"""Keys are made, listed and revoked on the command line while the server runs, and the next request
-sees it.
-"""
+"""Keys, made and revoked by command while the server runs: the next request sees it."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def test_the_bootstrap_key_works(server: ServedRouter) -> None:
     assert server.chat(chat(), key=KEY).status == 200
 
 
-def test_a_new_key_works_at_once_and_a_revoked_one_is_refused_by_the_next_request(
+def test_a_new_key_works_at_once_and_a_revoked_one_is_rejected_by_the_next_request(
     server: ServedRouter,
 ) -> None:
     for number in range(3):

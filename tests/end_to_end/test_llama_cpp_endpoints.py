@@ -1,4 +1,4 @@
-"""The rows that llama.cpp does, driven by the SDKs through the whole product."""
+"""The endpoints of llama.cpp, driven by the SDKs through the whole product."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def pooling() -> Iterator[ServedRouter]:
 
 
 def test_two_choices_come_from_one_request(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="default", messages=QUESTION, n=2, max_tokens=8)
-    assert sorted(choice.index for choice in answer.choices) == [0, 1]
-    assert all(choice.message.content for choice in answer.choices)
+    response = client.chat.completions.create(model="default", messages=QUESTION, n=2, max_tokens=8)
+    assert sorted(choice.index for choice in response.choices) == [0, 1]
+    assert all(choice.message.content for choice in response.choices)
     chunks = list(
         client.chat.completions.create(
             model="default", messages=QUESTION, n=2, max_tokens=8, stream=True
@@ -75,10 +75,8 @@ def test_two_choices_come_from_one_request(client: openai.OpenAI) -> None:
     assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
 
 
-def test_an_answer_obeys_the_schema_that_was_asked_for(client: openai.OpenAI) -> None:
-    """Tool calls are shown with a real vLLM: this llama.cpp writes prose whatever `tool_choice`
-    says.
-    """
+def test_a_response_obeys_the_schema_that_was_asked_for(client: openai.OpenAI) -> None:
+    """Tool calls are shown with a real vLLM: this llama.cpp ignores `tool_choice`."""
     schema: Any = {
         "type": "json_schema",
         "json_schema": {"name": "place", "schema": WEATHER, "strict": True},
@@ -95,16 +93,16 @@ def test_an_answer_obeys_the_schema_that_was_asked_for(client: openai.OpenAI) ->
 
 
 def test_logprobs_pass(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model="smollm2", messages=QUESTION, max_tokens=3, logprobs=True, top_logprobs=2
     )
-    logprobs = answer.choices[0].logprobs
+    logprobs = response.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content
     assert len(logprobs.content[0].top_logprobs) == 2
 
 
-def test_usage_is_told_only_to_those_who_asked_and_with_the_timings(client: openai.OpenAI) -> None:
+def test_usage_is_shown_only_to_those_who_asked_and_with_the_timings(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {
         "model": "smollm2",
         "messages": QUESTION,

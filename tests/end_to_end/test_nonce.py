@@ -1,4 +1,4 @@
-"""100,000 requests with every fault on: nobody ever sees a byte of somebody else's answer."""
+"""100,000 requests with every fault on: nobody ever sees a byte of somebody else's response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUESTS = 100_000
 CONNECTIONS = 96
 NONCE = re.compile(rb"nonce-[0-9a-f]{16}")
 STRANGER = "nonce-" + "f" * 16
-"""The nonce of the answers that the engines send when nobody has asked."""
+"""The nonce of the responses that the engines send when nobody has asked."""
 POISON = (
     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 31\r\n\r\n"
     f'{{"id":"{STRANGER}"}}'
@@ -60,7 +60,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"gzip": True},
     {"fault": {"how": "stall", "at": "before_head", "seconds": 0.01}},
 ]
-"""What a caller must not notice: the answer is whole all the same."""
+"""Orders that a caller must not notice: the response is whole all the same."""
 
 HARMFUL: list[dict[str, Any]] = [
     *(
@@ -81,7 +81,7 @@ HARMFUL: list[dict[str, Any]] = [
     {"early": {"status": 400, "then": "close"}},
     {"early": {"status": 400, "then": "read"}},
 ]
-"""What may end in an error, but in the error of the caller who asked for it."""
+"""Orders that may end in an error, but of the caller who asked for it."""
 
 STALLS: list[dict[str, Any]] = [
     {"fault": {"how": "stall", "at": place, "after": 1}}
@@ -92,13 +92,12 @@ STALLS: list[dict[str, Any]] = [
 
 @dataclass
 class Tally:
-    """What all callers saw."""
+    """The sights of all callers."""
 
     asked: int = 0
     foreign: list[str] = field(default_factory=list)
     spoiled: list[str] = field(default_factory=list)
-    """Answers to harmless requests that were not whole, and answers that break HTTP or never come.
-    """
+    """Responses to harmless requests that were not whole, that break HTTP, or that never come."""
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -113,9 +112,7 @@ class Plan:
 
 
 def plan(chance: random.Random) -> Plan:
-    """A request by chance: plain, with a harmless or harmful order, or from a caller that
-    leaves.
-    """
+    """A request by chance: plain, with an order, harmless or not, or from a caller that leaves."""
     nonce = f"nonce-{chance.getrandbits(60):016x}"
     kind = chance.random()
     orders: dict[str, Any] = {}
@@ -194,11 +191,11 @@ class Caller:
             if cut < len(plan.wire):
                 await loop.sock_sendall(self.socket, plan.wire[cut:])
         except ConnectionError:
-            pass  # An early answer and a close; the answer lies in the socket.
+            pass  # An early response and a close; the response lies in the socket.
         await self.judge(plan)
 
     async def leave(self, plan: Plan) -> None:
-        """Goes away after a part of the request, or after the beginning of the answer."""
+        """Goes away after a part of the request, or after the beginning of the response."""
         loop = asyncio.get_running_loop()
         assert self.socket is not None
         self.tally.outcomes["left"] += 1
@@ -209,9 +206,9 @@ class Caller:
         self.hang_up()
 
     async def judge(self, plan: Plan) -> None:
-        """Reads one answer to its end, and looks for nonces in every byte of it."""
+        """Reads one response to its end, and looks for nonces in every byte of it."""
         try:
-            seen, status, payload, whole = await self.read_answer()
+            seen, status, payload, whole = await self.read_response()
         except (AssertionError, ValueError, TimeoutError) as error:
             self.tally.spoiled.append(f"{error!r}: {plan.wire[-300:]!r} got {self.buffer[:500]!r}")
             self.hang_up()
@@ -236,15 +233,13 @@ class Caller:
         if outcome == "truncated" or (plan.harmless and (outcome != "done" or not mine)):
             self.tally.spoiled.append(f"{outcome}: {plan.wire[-300:]!r} got {seen[-500:]!r}")
 
-    async def read_answer(self) -> tuple[bytes, int, bytes, bool]:
-        """All bytes of the next answer, its status, its payload (inflated), and whether its framing
-        ended well.
-        """
+    async def read_response(self) -> tuple[bytes, int, bytes, bool]:
+        """All bytes of the next response, status, inflated payload, and whether it is whole."""
         loop = asyncio.get_running_loop()
         assert self.socket is not None
         end_seen = False
         while True:
-            parsed = parse_answer(self.buffer)
+            parsed = parse_response(self.buffer)
             if parsed is not None or end_seen:
                 break
             try:
@@ -264,9 +259,11 @@ class Caller:
         return seen, status, payload, True
 
 
-def parse_answer(data: bytes) -> tuple[int, int, bytes, bool] | None:
-    """Where the first answer in `data` ends, its status, its payload and whether the connection
-    ends with it; None while it is not whole."""
+def parse_response(data: bytes) -> tuple[int, int, bytes, bool] | None:
+    """The end of the first response in `data`, its status, its payload, and whether it is the last.
+
+    None while it is not whole.
+    """
     head_end = data.find(b"\r\n\r\n") + 4
     if head_end < 4:
         return None

@@ -24,9 +24,7 @@ LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)'
 
 
 def parse(text: str) -> tuple[Samples, dict[str, str]]:
-    """Samples and the families' types; fails where the text is not strictly Prometheus' format
-    0.0.4.
-    """
+    """Samples and types of families; fails where the text is not strictly Prometheus' 0.0.4."""
     assert text.endswith("\n")
     samples: Samples = {}
     types: dict[str, str] = {}
@@ -151,7 +149,7 @@ def test_odd_route_names_do_not_break_the_text(fake_engines: Engines, router: Ro
     assert value(read(plane), "gpustack_fast_requests_total", route=escaped) == 1
 
 
-def test_a_record_tells_what_became_of_a_request(fake_engines: Engines, router: Routers) -> None:
+def test_a_record_says_what_became_of_a_request(fake_engines: Engines, router: Routers) -> None:
     plane = router(fake_engines(1))
     body = json.dumps(chat("default", stream=True)).encode()
     response = plane.chat(body)
@@ -207,7 +205,7 @@ def test_the_whole_product_shows_its_engines_states(
     assert server.running() == 2
 
 
-def test_the_whole_product_tells_its_version_and_answers_unknown_paths_in_management_shape(
+def test_the_whole_product_says_its_version_and_rejects_unknown_paths_in_management_shape(
     fake_engines: Engines, serve: Callable[..., ServedRouter]
 ) -> None:
     server = serve(external(fake_engines(1)))
@@ -222,7 +220,7 @@ def test_the_whole_product_tells_its_version_and_answers_unknown_paths_in_manage
 
 
 @pytest.mark.timeout(180)
-def test_answers_go_on_while_python_stands_still_for_ten_seconds(
+def test_responses_go_on_while_python_stands_still_for_ten_seconds(
     fake_engines: Engines, tmp_path: Path
 ) -> None:
     holder = [sys.executable, str(Path(__file__).parent / "gil_holder.py"), str(tmp_path)]

@@ -34,14 +34,14 @@ def async_client(server: ServedRouter) -> openai.AsyncOpenAI:
 
 @pytest.mark.parametrize("model", ["smollm2", "default"])
 def test_a_chat_completion(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model=model, messages=QUESTION, max_tokens=20, temperature=0
     )
-    assert "Paris" in (answer.choices[0].message.content or "")
-    assert answer.model == model
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens > 0
-    assert answer._request_id
+    assert "Paris" in (response.choices[0].message.content or "")
+    assert response.model == model
+    assert response.usage is not None
+    assert response.usage.completion_tokens > 0
+    assert response._request_id
 
 
 @pytest.mark.parametrize("model", ["smollm2", "default"])
@@ -85,10 +85,10 @@ def test_a_completion_streamed_and_not(client: openai.OpenAI) -> None:
 def test_the_async_client_streamed_and_not_and_side_by_side(smollm2: ServedRouter) -> None:
     async def one(client: openai.AsyncOpenAI, stream: bool) -> str:
         if not stream:
-            answer = await client.chat.completions.create(
+            response = await client.chat.completions.create(
                 model="smollm2", messages=QUESTION, max_tokens=12
             )
-            return answer.choices[0].message.content or ""
+            return response.choices[0].message.content or ""
         text = ""
         async for chunk in await client.chat.completions.create(
             model="smollm2",
@@ -170,7 +170,7 @@ def test_a_missing_model_is_a_bad_request_error(client: openai.OpenAI) -> None:
     assert_useful(caught.value)
 
 
-def test_what_the_engine_refuses_is_a_bad_request_error(client: openai.OpenAI) -> None:
+def test_what_the_engine_rejects_is_a_bad_request_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="smollm2", messages=cast(Any, "no list"))
 

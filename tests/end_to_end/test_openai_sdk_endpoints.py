@@ -1,6 +1,4 @@
-"""The real openai SDK drives every row that it has a method for, against an engine that does all of
-them on order.
-"""
+"""The real openai SDK drives every endpoint that it has a method for, against a fake engine."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def engine(shared_engine: FakeEngine) -> FakeEngine:
 
 @pytest.fixture
 def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
-    """The engine calls the model otherwise than its clients do, so that every answer is spliced."""
+    """A router whose engine has its own name for the model, so that every response is spliced."""
     return router([engine], served_name="org/Served-1B", model={"stream_usage": True})
 
 
@@ -72,12 +70,12 @@ def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
 
 
 def test_a_chat_with_several_choices_and_logprobs(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model="m", messages=QUESTION, n=2, logprobs=True, top_logprobs=1
     )
-    assert [choice.index for choice in answer.choices] == [0, 1]
-    assert all(choice.logprobs and choice.logprobs.content for choice in answer.choices)
-    assert answer.model == "m"
+    assert [choice.index for choice in response.choices] == [0, 1]
+    assert all(choice.logprobs and choice.logprobs.content for choice in response.choices)
+    assert response.model == "m"
 
 
 def test_a_stream_of_several_choices_interleaves_them(client: openai.OpenAI) -> None:
@@ -131,17 +129,17 @@ def test_reasoning_passes_under_either_name(client: openai.OpenAI, field: str) -
     )
 
 
-def test_a_parsed_answer_keeps_its_schema(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_parsed_response_keeps_its_schema(client: openai.OpenAI, engine: FakeEngine) -> None:
     class Place(BaseModel):
         city: str
 
-    answer = client.chat.completions.parse(
+    response = client.chat.completions.parse(
         model="m",
         messages=QUESTION,
         response_format=Place,
         extra_headers=ordered(words=['{"city": "Paris"}']),
     )
-    assert answer.choices[0].message.parsed == Place(city="Paris")
+    assert response.choices[0].message.parsed == Place(city="Paris")
     assert json.loads(engine.last()["text"])["response_format"]["type"] == "json_schema"
 
 
@@ -152,10 +150,10 @@ def test_an_image_in_a_chat_arrives_whole(client: openai.OpenAI, engine: FakeEng
         {"type": "image_url", "image_url": {"url": url}},
     ]
     messages: Any = [{"role": "user", "content": content}]
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model="m", messages=messages, extra_headers=ordered(nonce="n")
     )
-    assert answer.choices[0].message.content == "n"
+    assert response.choices[0].message.content == "n"
     assert engine.last()["length"] > len(url)
 
 
@@ -264,13 +262,13 @@ def test_partial_images_of_megabytes_are_streamed(
 def test_images_are_edited_from_forms(
     client: openai.OpenAI, engine: FakeEngine, stream: bool
 ) -> None:
-    answer: Any = client.images.edit(
+    response: Any = client.images.edit(
         model="m", image=[b"one" * 100_000, b"two"], prompt="a dog", stream=stream
     )
     if stream:
-        assert [event.type for event in answer] == ["image_edit.completed"]
+        assert [event.type for event in response] == ["image_edit.completed"]
     else:
-        assert answer.data[0].b64_json
+        assert response.data[0].b64_json
     assert engine.last()["model"] == "org/Served-1B"
     assert engine.last()["length"] > 300_000
 
@@ -292,9 +290,9 @@ def test_speech_streams_its_bytes(client: openai.OpenAI) -> None:
     )
     with client.audio.speech.with_streaming_response.create(
         model="m", input="hi", voice="v", response_format="wav", extra_headers=ordered(frames=20)
-    ) as answer:
-        assert answer.headers["content-type"] == "audio/wav"
-        assert b"".join(answer.iter_bytes()) == expected
+    ) as response:
+        assert response.headers["content-type"] == "audio/wav"
+        assert b"".join(response.iter_bytes()) == expected
 
 
 def test_speech_as_events(plane: DataPlaneRouter) -> None:

@@ -1,6 +1,4 @@
-"""No process is left behind, whatever ends the server; and what keeps it from starting is told in a
-sentence.
-"""
+"""No process is left behind, whatever ends the server; errors at its start are sentences."""
 
 from __future__ import annotations
 
@@ -146,7 +144,7 @@ def small_server(short_folder: Path) -> Iterator[ServedRouter]:
         engine.kill()
 
 
-def test_a_second_server_on_the_same_data_directory_is_refused(small_server: ServedRouter) -> None:
+def test_a_second_server_on_the_same_data_directory_is_rejected(small_server: ServedRouter) -> None:
     ended = refused("--data-dir", str(small_server.data_dir), "--port", "0")
     assert ended.returncode == 1
     assert f"in use by another gpustack-fast (process {small_server.process.pid})" in ended.stderr
@@ -155,7 +153,7 @@ def test_a_second_server_on_the_same_data_directory_is_refused(small_server: Ser
     assert small_server.chat(chat("m"), key=KEY).status == 200, "the first one goes on"
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_built(short_folder: Path) -> None:
+def test_a_port_that_is_taken_is_reported_before_anything_is_built(short_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = refused("--data-dir", str(short_folder / "data"), "--port", port)
@@ -166,7 +164,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_built(short_folder: Pat
     assert not (short_folder / "data" / "keys.json").exists(), "no key is made that nobody has seen"
 
 
-def test_a_wrong_configuration_is_told_with_file_and_line(short_folder: Path) -> None:
+def test_a_wrong_configuration_is_reported_with_file_and_line(short_folder: Path) -> None:
     config = short_folder / "config.toml"
     config.write_text('[server]\nport = 8080\n\n[[models]]\nname = "m"\nbackend = "llama_ccp"\n')
     ended = refused("--config", str(config), "--data-dir", str(short_folder / "data"))
@@ -192,8 +190,8 @@ restart_on_error = false
         (instance,) = server.models()[0]["instances"]
         assert instance["state"] == "error"
         assert "exit code 1" in instance["state_message"]
-        answer = server.chat(chat("broken"))
-        assert answer.status == 503
+        response = server.chat(chat("broken"))
+        assert response.status == 503
     finally:
         assert server.stop() == 0
     assert_nothing_is_left(server)

@@ -42,7 +42,7 @@ def plane(engine: FakeEngine, router: Routers) -> DataPlaneRouter:
 
 
 def status_of_opening(plane: DataPlaneRouter, target: str, key: str, body: Any = None) -> int:
-    """The status that answers the wish for a WebSocket."""
+    """The status of the response to a request for a WebSocket."""
     text = b"" if body is None else json.dumps(body).encode()
     fields = [
         f"GET {target} HTTP/1.1",
@@ -75,7 +75,7 @@ def status_of_opening(plane: DataPlaneRouter, target: str, key: str, body: Any =
 def test_a_websocket_needs_a_key_for_every_name_of_the_engine(
     plane: DataPlaneRouter, engine: FakeEngine, target: str
 ) -> None:
-    """What is said in it is not read, and names the model once more (vLLM's `session.update`)."""
+    """Messages are not read, and name the model once more (vLLM's `session.update`)."""
     assert status_of_opening(plane, target, NARROW) == 403
     assert engine.journal() == []
     assert status_of_opening(plane, target, WIDE) == 101

@@ -1,6 +1,4 @@
-"""What a caller sends reaches the engine, and what the engine answers reaches the caller: the same
-bytes.
-"""
+"""Requests reach the engine, and responses the caller: the same bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ Routers = Callable[..., DataPlaneRouter]
 
 
 def sent_by_engine(engine: FakeEngine) -> tuple[int, str]:
-    """Length and hash of the payload of its last answer."""
+    """Length and hash of the payload of its last response."""
     entry = engine.last()
     return entry["sent_bytes"], entry["sent_sha256"]
 
@@ -81,7 +79,7 @@ def test_the_bytes_of_a_stream_pass_unchanged(
     ],
     ids=str,
 )
-def test_the_bytes_of_a_whole_answer_pass_unchanged(
+def test_the_bytes_of_a_whole_response_pass_unchanged(
     engine: FakeEngine, plane: DataPlaneRouter, path: str, orders: dict[str, Any]
 ) -> None:
     response = plane.request("POST", path, chat(text="a nonce", prompt="a nonce", fake=orders))
@@ -204,7 +202,7 @@ def test_an_engines_own_error_passes_with_its_status_and_body(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_an_engine_that_refuses_our_key_is_our_fault_and_not_the_callers(
+def test_an_engine_that_rejects_our_key_is_our_fault_and_not_the_callers(
     engine: FakeEngine, plane: DataPlaneRouter, status: int
 ) -> None:
     response = plane.chat(chat(fake={"status": status, "body_text": '{"error": "Unauthorized"}'}))
@@ -331,7 +329,7 @@ def test_a_request_without_a_sane_id_gets_one(
     assert plane.chat(chat()).header("x-request-id") != made
 
 
-def test_the_model_list_names_the_routes_and_answers_head(plane: DataPlaneRouter) -> None:
+def test_the_model_list_names_the_routes_and_responds_to_head(plane: DataPlaneRouter) -> None:
     listed = plane.request("GET", "/v1/models")
     document = listed.json()
     assert document["object"] == "list"
@@ -375,9 +373,7 @@ def test_many_requests_pass_over_one_connection_on_either_side(
     assert len({entry["connection"] for entry in engine.inference()}) == 1
 
 
-def test_pipelined_requests_are_answered_in_order(
-    engine: FakeEngine, plane: DataPlaneRouter
-) -> None:
+def test_pipelined_requests_are_served_in_order(engine: FakeEngine, plane: DataPlaneRouter) -> None:
     with plane.client() as client:
         client.send(
             b"".join(
@@ -385,8 +381,8 @@ def test_pipelined_requests_are_answered_in_order(
                 for n in range(5)
             )
         )
-        answers = [client.read_response().json() for _ in range(5)]
-    assert [answer["id"] for answer in answers] == [f"chatcmpl-n-{n}" for n in range(5)]
+        responses = [client.read_response().json() for _ in range(5)]
+    assert [response["id"] for response in responses] == [f"chatcmpl-n-{n}" for n in range(5)]
 
 
 def test_a_caller_of_http_1_0_gets_no_chunks(engine: FakeEngine, plane: DataPlaneRouter) -> None:
@@ -414,7 +410,7 @@ def test_a_caller_that_expects_100_continue_is_asked_for_its_body(
     assert not [name for name, _ in engine.last()["headers"] if name.lower() == "expect"]
 
 
-def test_a_compressed_answer_that_nobody_asked_for_passes_as_it_is(
+def test_a_compressed_response_that_nobody_asked_for_passes_as_it_is(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     response = plane.chat(chat(fake={"gzip": True}), headers=[("Accept-Encoding", "gzip")])

@@ -1,6 +1,4 @@
-"""One of two engines is killed under load: who had no frame yet is answered by the other, and
-nobody hangs.
-"""
+"""One of two engines is killed under load: the other serves who had no frame yet; nobody hangs."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ class Caller:
 
 
 def outcome(response: Response) -> str:
-    """`done`, `error event`, or the status; anything that is none of the promised ends fails the
-    test.
-    """
+    """`done`, `error event`, or the status; any other end than those promised fails the test."""
     if response.status != 200:
         assert response.json()["error"]["message"].endswith(".")
         return str(response.status)
@@ -76,7 +72,7 @@ def outcome(response: Response) -> str:
     return "error event"
 
 
-def test_every_request_without_a_frame_is_answered_by_the_other_replica(
+def test_every_request_without_a_frame_is_served_by_the_other_replica(
     fake_engines: Engines, router: Routers
 ) -> None:
     first, second = engines = fake_engines(2)
@@ -123,7 +119,7 @@ def test_streams_in_progress_end_with_the_error_event_and_the_others_go_on(
 def test_503_only_while_no_instance_runs_and_then_with_retry_after(
     fake_engines: Engines, router: Routers
 ) -> None:
-    """What the control plane does when it sees an engine end: it publishes a table without it."""
+    """Publishes a table without an engine, as the control plane does when that ends."""
     engines = fake_engines(2)
     plane = router(engines)
     engines[0].kill()

@@ -1,4 +1,4 @@
-"""Rerank answers have Jina's shape, whatever dialect the engine speaks."""
+"""Rerank responses have Jina's shape, whatever dialect the engine speaks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What callers are told beyond what engines say: where the time went, and that a silent stream is
-alive.
-"""
+"""Additions to responses: where the time went, and that a silent stream is alive."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ def told(response: Response) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_answer_tells_where_its_time_went(
+def test_every_response_says_where_its_time_went(
     engine: FakeEngine, router: Routers, stream: bool
 ) -> None:
     plane = router([engine])
@@ -56,7 +54,7 @@ def test_every_answer_tells_where_its_time_went(
     assert found["gateway"] < found["engine"]
 
 
-def test_refusals_tell_it_too(engine: FakeEngine, router: Routers) -> None:
+def test_rejections_have_it_too(engine: FakeEngine, router: Routers) -> None:
     plane = router([engine])
     for response in (
         plane.chat(chat(), key=None),
@@ -139,7 +137,7 @@ def test_no_comment_falls_inside_a_frame(engine: FakeEngine, router: Routers) ->
         assert len(documents) == 4
 
 
-def test_a_whole_answer_gets_none(engine: FakeEngine, router: Routers) -> None:
+def test_a_whole_response_gets_none(engine: FakeEngine, router: Routers) -> None:
     plane = router([engine], sse_keep_alive=0.05)
     fault = {"how": "stall", "at": "inside_frame", "after": 0, "seconds": 0.3}
     response = plane.chat(chat(fake={"fault": fault, "framing": "chunked"}))

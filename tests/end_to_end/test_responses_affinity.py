@@ -1,6 +1,4 @@
-"""A response lives in the memory of one engine: what names it goes there, for the key that made it
-and no other.
-"""
+"""A response lives in one engine's memory: requests for it go there, with the key that made it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Routes: names of any shape, weighted targets over several models, fallback, and who may use
-them.
-"""
+"""Routes: names of any shape, weighted targets over several models, fallback, and access."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def two_models(engines: list[FakeEngine], router: Routers) -> Callable[..., Data
 
 
 def served(engines: list[FakeEngine]) -> list[int]:
-    """How many inference requests each engine got."""
+    """Inference requests that each engine got."""
     return [len(engine.inference()) for engine in engines]
 
 
@@ -66,9 +64,9 @@ def test_a_route_of_any_name_is_used_listed_and_shown(
     two_models: Callable[..., DataPlaneRouter], name: str, engines: list[FakeEngine]
 ) -> None:
     plane = two_models(route(name))
-    answer = plane.chat(chat(name))
-    assert answer.status == 200, answer.body
-    assert answer.json()["model"] == name
+    response = plane.chat(chat(name))
+    assert response.status == 200, response.body
+    assert response.json()["model"] == name
     assert engines[0].last()["model"] == "m"
     listed = plane.request("GET", "/v1/models").json()["data"]
     assert [entry["id"] for entry in listed] == [name]
@@ -90,9 +88,9 @@ def test_a_target_may_have_a_name_of_its_own(
     two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine]
 ) -> None:
     plane = two_models(route("m:tuned", target("m", served_name="tuned-adapter")))
-    answer = plane.chat(chat("m:tuned", stream=True))
+    response = plane.chat(chat("m:tuned", stream=True))
     assert engines[0].last()["model"] == "tuned-adapter"
-    assert {json.loads(event)["model"] for event in answer.events()[:-1]} == {"m:tuned"}
+    assert {json.loads(event)["model"] for event in response.events()[:-1]} == {"m:tuned"}
 
 
 # --- weights ---
@@ -142,10 +140,10 @@ def test_a_5xx_falls_back_where_that_was_chosen(
 ) -> None:
     plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
     engines[0].defaults(status=status)
-    answer = plane.chat(chat("safe", "a nonce", stream=stream))
-    assert answer.status == 200, answer.body
-    assert b"a nonce" in answer.body
-    assert b'"safe"' in answer.body and b'"spare"' not in answer.body
+    response = plane.chat(chat("safe", "a nonce", stream=stream))
+    assert response.status == 200, response.body
+    assert b"a nonce" in response.body
+    assert b'"safe"' in response.body and b'"spare"' not in response.body
     assert served(engines) == [1, 1]
     assert engines[1].last()["model"] == "spare"
 
@@ -170,9 +168,9 @@ def test_a_5xx_stays_where_no_fallback_was_chosen(
 ) -> None:
     plane = two_models(route("plain", target("m"), target("spare", weight=0, fallback=["4xx"])))
     engines[0].defaults(status=500, error="own words")
-    answer = plane.chat(chat("plain"))
-    assert answer.status == 500
-    assert "own words" in answer.json()["error"]["message"]
+    response = plane.chat(chat("plain"))
+    assert response.status == 500
+    assert "own words" in response.json()["error"]["message"]
     assert served(engines) == [1, 0]
 
 
@@ -182,9 +180,9 @@ def test_the_fallbacks_own_error_is_what_the_caller_gets(
     plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
     engines[0].defaults(status=500, error="first")
     engines[1].defaults(status=503, error="second")
-    answer = plane.chat(chat("safe"))
-    assert answer.status == 503
-    assert "second" in answer.json()["error"]["message"]
+    response = plane.chat(chat("safe"))
+    assert response.status == 503
+    assert "second" in response.json()["error"]["message"]
     assert served(engines) == [1, 1]
 
 
@@ -194,9 +192,9 @@ def test_what_an_engine_took_down_with_it_before_its_first_frame_falls_back(
 ) -> None:
     plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
     engines[0].defaults(fault={"how": "exit", "at": place})
-    answer = plane.chat(chat("safe", "a nonce", stream=True))
-    assert answer.status == 200, answer.body
-    assert answer.events()[-1] == "[DONE]"
+    response = plane.chat(chat("safe", "a nonce", stream=True))
+    assert response.status == 200, response.body
+    assert response.events()[-1] == "[DONE]"
     assert len(engines[1].inference()) == 1
     eventually(lambda: not engines[0].alive(), "the engine to end")
 
@@ -206,8 +204,8 @@ def test_nothing_falls_back_after_the_first_frame(
 ) -> None:
     plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
     engines[0].defaults(fault={"how": "close", "at": "at_frame", "after": 1})
-    answer = plane.chat(chat("safe", stream=True))
-    assert "error" in json.loads(answer.events()[-1])
+    response = plane.chat(chat("safe", stream=True))
+    assert "error" in json.loads(response.events()[-1])
     assert served(engines) == [1, 0]
 
 
@@ -245,9 +243,7 @@ def models_of(plane: DataPlaneRouter, key: str | None, query: str = "") -> list[
 
 @pytest.fixture
 def guarded(two_models: Callable[..., DataPlaneRouter]) -> DataPlaneRouter:
-    """A route of each policy, and keys: a, called "alice", which one route names; b, allowed
-    `normal` alone.
-    """
+    """A route of each policy, and keys: a, "alice", of one route; b, allowed `normal` alone."""
     plane = two_models(
         route("open", access_policy="public"),
         route("normal"),
@@ -290,7 +286,7 @@ def test_a_keys_own_models_bind_it_too(guarded: DataPlaneRouter) -> None:
     }
 
 
-def test_a_refusal_names_the_model(guarded: DataPlaneRouter) -> None:
+def test_a_rejection_names_the_model(guarded: DataPlaneRouter) -> None:
     error = guarded.chat(chat("by-name")).json()["error"]
     assert "by-name" in error["message"]
     assert error["type"] == "permission_error"
@@ -393,7 +389,7 @@ def test_the_legacy_list_is_the_list(two_models: Callable[..., DataPlaneRouter])
     )
 
 
-def test_every_answer_names_one_route_in_its_record(
+def test_every_response_names_one_route_in_its_record(
     two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine]
 ) -> None:
     plane = two_models(route("a"), route("b", "spare"))

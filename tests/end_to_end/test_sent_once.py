@@ -1,6 +1,4 @@
-"""What costs too much, or does too much, to be done twice is sent once, whatever becomes of its
-connection.
-"""
+"""Requests that cost or do too much to be sent twice, whatever becomes of the connection."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ SENT_ONCE = ["/v1/images/generations", "/v1/audio/speech", "/model/proxy/v1/chat
 
 
 def warm(fake_engines: Engines, router: Routers) -> tuple[FakeEngine, DataPlaneRouter]:
-    """An engine that has answered once, and closes every connection after a request from then
-    on.
-    """
+    """An engine that closes every connection after a request, from its second on."""
     from seam_samples import route_entry, target_entry
 
     engine = fake_engines(1)[0]

@@ -54,8 +54,8 @@ def test_a_log_that_nobody_reads_holds_nothing_up(engine: FakeEngine) -> None:
         with server.client() as client:
             for _ in range(200):
                 for _ in range(100):
-                    answer = client.request("POST", "/v1/chat/completions", chat(), key=KEY)
-                    assert answer.status == 200
+                    response = client.request("POST", "/v1/chat/completions", chat(), key=KEY)
+                    assert response.status == 200
                 if read_gauge(server.metrics(), "gpustack_fast_log_lines_lost_total"):
                     break
         assert read_gauge(server.metrics(), "gpustack_fast_log_lines_lost_total") > 0

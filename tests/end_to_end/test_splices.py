@@ -1,5 +1,4 @@
-"""Whatever an engine streams, and however it is torn: outside the spliced ranges every byte is the
-engine's.
+"""Streams, torn in any way: outside the spliced ranges every byte is the engine's.
 
 The oracle is the fake engine's own hash of what it sent, not a splitter of ours: a client puts back
 what the data plane may have changed (a name, three numbers, a frame that nobody asked for), and the
@@ -37,7 +36,7 @@ PATHS = (
 TIMINGS = re.compile(
     rb',"(?:time_to_first_token_ms|time_per_output_token_ms|tokens_per_second)":-?[0-9.eE+-]+'
 )
-"""What is added to the usage, as it is added."""
+"""The additions to the usage, as bytes."""
 
 
 @pytest.fixture
@@ -111,8 +110,9 @@ def chunk(dice: random.Random, path: str) -> dict[str, Any]:
 
 
 def stream(dice: random.Random, path: str) -> list[str]:
-    """The frames of a stream: events, comments, odd fields, any line ends; now and then an
-    unfinished last one.
+    """The frames of a stream: events, comments, odd fields, any line ends.
+
+    Now and then the last one is unfinished.
     """
     end = dice.choice(["\n", "\r\n", "\r"])
     frames = []
@@ -143,7 +143,7 @@ def odd_line(dice: random.Random) -> str:
 
 
 def cuts(dice: random.Random, length: int) -> list[int]:
-    """Where the writes end."""
+    """The ends of the writes."""
     return [dice.randint(0, length) for _ in range(dice.randint(0, 6))]
 
 
@@ -151,9 +151,7 @@ def cuts(dice: random.Random, length: int) -> list[int]:
 
 
 NAMED = re.compile(rb'"model"\s*:\s*' + re.escape(INSIDE))
-"""The engine's name where the row says that the model's name stands; nothing above writes it so
-elsewhere.
-"""
+"""The engine's name where the endpoint has the model's; nothing above writes it elsewhere."""
 
 
 def put_back(body: bytes, public: str) -> bytes:
@@ -211,7 +209,7 @@ def test_generated_streams_come_back_to_what_the_engine_sent(
 
 @pytest.mark.parametrize("path", [path for path in PATHS if "audio" not in path])
 @pytest.mark.parametrize("seed", range(2))
-def test_generated_whole_answers_come_back_to_what_the_engine_sent(
+def test_generated_whole_responses_come_back_to_what_the_engine_sent(
     engine: FakeEngine, router: Routers, path: str, seed: int
 ) -> None:
     from seam_samples import route_entry, target_entry
@@ -406,7 +404,7 @@ def test_the_timings_can_be_turned_off(engine: FakeEngine, router: Routers) -> N
     assert hashlib.sha256(put_back(response.body, "m")).hexdigest() == engine.last()["sent_sha256"]
 
 
-def test_an_answer_that_is_compressed_all_the_same_passes_unspliced(
+def test_a_response_that_is_compressed_all_the_same_passes_unspliced(
     engine: FakeEngine, router: Routers
 ) -> None:
     plane = plane_over(router, engine)

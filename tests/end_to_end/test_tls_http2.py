@@ -1,6 +1,4 @@
-"""TLS and HTTP/2 toward real clients: httpx, the openai SDK, and the whole product with a
-certificate.
-"""
+"""TLS and HTTP/2 toward real clients: httpx, the openai SDK, and the whole product."""
 
 from __future__ import annotations
 
@@ -110,16 +108,16 @@ def test_errors_head_and_options_keep_the_connection(client: httpx.Client) -> No
         assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
-def test_a_big_body_and_a_big_answer_pass(client: httpx.Client, engine: FakeEngine) -> None:
+def test_a_big_body_and_a_big_response_pass(client: httpx.Client, engine: FakeEngine) -> None:
     body = json.dumps(chat(text="é\n " * 2_000_000), ensure_ascii=False).encode()
-    answer = client.post(
+    response = client.post(
         "/v1/chat/completions", content=body, headers={"X-Fake": '{"frame_bytes": 5000000}'}
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     entry = engine.last()
     assert entry["sha256"] == hashlib.sha256(body).hexdigest()
-    assert entry["sent_sha256"] == hashlib.sha256(answer.content).hexdigest()
-    assert len(answer.content) > 5_000_000
+    assert entry["sent_sha256"] == hashlib.sha256(response.content).hexdigest()
+    assert len(response.content) > 5_000_000
 
 
 def test_a_client_that_leaves_inside_a_stream_ends_the_engines_work(
@@ -152,12 +150,12 @@ def test_many_streams_share_one_connection(
             limits=httpx.Limits(max_connections=1),
             timeout=30,
         ) as client:
-            answers = await asyncio.gather(*(ask(client, number) for number in range(100)))
+            responses = await asyncio.gather(*(ask(client, number) for number in range(100)))
             assert plane.plane.stats().connections == 1
-            return answers
+            return responses
 
-    answers = asyncio.run(ask_all())
-    assert all(events(answer.encode())[-1] == "[DONE]" for answer in answers)
+    responses = asyncio.run(ask_all())
+    assert all(events(response.encode())[-1] == "[DONE]" for response in responses)
     assert len(engine.inference()) == 100
     eventually(plane.is_idle, "every lease to be returned")
 
@@ -214,8 +212,8 @@ def test_serve_speaks_tls_with_the_certificate_of_its_configuration(
                     return False
 
             eventually(is_ready, "/readyz to answer 200 over TLS", 60)
-            answer = client.post("/v1/chat/completions", json=chat())
-            assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+            response = client.post("/v1/chat/completions", json=chat())
+            assert (response.status_code, response.http_version) == (200, "HTTP/2")
             # The management API behind the same port.
             models = client.get("/v2/models")
             assert (models.status_code, models.http_version) == (200, "HTTP/2")

@@ -1,6 +1,4 @@
-"""WebSockets through `/v1/realtime` and the generic proxy, with a real client and an engine that
-echoes.
-"""
+"""WebSockets through `/v1/realtime` and the generic proxy, with a real client and an echo."""
 
 from __future__ import annotations
 
@@ -125,7 +123,7 @@ def test_without_a_key_no_engine_is_asked(plane: DataPlaneRouter, engine: FakeEn
     assert engine.journal() == []
 
 
-def test_an_engines_refusal_is_an_answer_as_any(plane: DataPlaneRouter) -> None:
+def test_an_engines_rejection_is_a_response_as_any(plane: DataPlaneRouter) -> None:
     with pytest.raises(InvalidStatus) as refused, dial(plane, status=403):
         pass
     assert refused.value.response.status_code in (403, 502)

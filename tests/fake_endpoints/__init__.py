@@ -1,5 +1,4 @@
-"""What the fake engine says on each path: one file per family of endpoints, all of them values in,
-bytes out.
+"""The fake engine's payloads: one file per family of endpoints, values in, bytes out.
 
 The shapes are those that real engines sent (vLLM 0.32, llama.cpp's server,
 text-embeddings-inference), not those that their documents promise.
@@ -15,13 +14,13 @@ from fake_endpoints.asked import Asked, Said, said
 
 __all__ = ["Asked", "Said", "say"]
 
-ROWS: dict[str, Callable[[Asked], Said]] = {
+ENDPOINTS: dict[str, Callable[[Asked], Said]] = {
     "/health": lambda _: said(""),
     "/v1/models": other.models,
-    "/v1/chat/completions": chat.answer,
-    "/v1/completions": chat.answer,
+    "/v1/chat/completions": chat.respond,
+    "/v1/completions": chat.respond,
     "/v1/responses": responses.create,
-    "/v1/messages": messages.answer,
+    "/v1/messages": messages.respond,
     "/v1/messages/count_tokens": messages.count_tokens,
     "/v1/embeddings": pooling.embeddings,
     "/v1/rerank": pooling.rerank,
@@ -41,8 +40,9 @@ ROWS: dict[str, Callable[[Asked], Said]] = {
 
 
 def say(asked: Asked) -> Said:
-    """The answer of a row, or the echo of any other path. As real engines do, it decodes the path
-    before it looks.
+    """The payload of an endpoint, or the echo of any other path.
+
+    As real engines do, it decodes the path before it looks.
     """
     orders = asked.orders
     path = unquote(asked.path)
@@ -57,4 +57,4 @@ def say(asked: Asked) -> Said:
         return responses.about_one(asked, path)
     if path in other.ADMINISTRATIVE:
         return other.administrative(asked)
-    return ROWS.get(path, other.echo)(asked)
+    return ENDPOINTS.get(path, other.echo)(asked)

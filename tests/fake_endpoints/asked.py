@@ -1,4 +1,4 @@
-"""What every row is given and gives back, and the small words that all of them use."""
+"""The input and output of every endpoint, and the small words that all of them use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asked:
     headers: list[tuple[str, str]] = field(default_factory=list)
     engine: str = "fake"
     memory: dict[str, Any] = field(default_factory=dict)
-    """What the engine remembers from one request to the next."""
+    """The engine's memory from one request to the next."""
 
     @property
     def path(self) -> str:
@@ -42,7 +42,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Said:
-    """What a row answers: the payload in the pieces in which it is made."""
+    """An endpoint's payload, in the pieces in which it is made."""
 
     frames: list[bytes]
     content_type: str = "application/json"
@@ -55,15 +55,14 @@ def encode(document: Any) -> bytes:
 
 
 def said(document: Any, status: int = 200) -> Said:
-    """A whole JSON answer; a string goes out as it is."""
+    """A whole JSON response; a string goes out as it is."""
     return Said(
         [document.encode() if isinstance(document, str) else encode(document)], status=status
     )
 
 
 def events(asked: Asked, documents: list[Any], *, named: bool, done: bool = False) -> Said:
-    """An event stream. `named`: each event has the name that its document's `type` says; `done`:
-    `[DONE]` at the end.
+    """An event stream. `named`: with names, of each document's `type`; `done`: ends with `[DONE]`.
 
     Obeys the orders `line_end` and `comments`.
     """
@@ -80,9 +79,7 @@ def events(asked: Asked, documents: list[Any], *, named: bool, done: bool = Fals
 
 
 def nonce_of(asked: Asked) -> str:
-    """What this request wants to hear again: the order, or the text of the last message, or the
-    prompt.
-    """
+    """The text that this request wants to hear: the order, the last message, or the prompt."""
     if "nonce" in asked.orders:
         return str(asked.orders["nonce"])
     messages = asked.fields.get("messages")
@@ -95,9 +92,7 @@ def nonce_of(asked: Asked) -> str:
 
 
 def usage(asked: Asked, completion_tokens: int) -> dict[str, Any]:
-    """Token counts in OpenAI's words; the prompt always has 24. With the order `cached_tokens` it
-    says so.
-    """
+    """Token counts in OpenAI's words: 24 of the prompt; with the order `cached_tokens` those."""
     counts: dict[str, Any] = {
         "prompt_tokens": PROMPT_TOKENS,
         "total_tokens": PROMPT_TOKENS + completion_tokens,

@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/completions, as vLLM answers them."""
+"""/v1/chat/completions and /v1/completions, as of vLLM."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fake_endpoints.utterance import Call, Utterance, utter
 Document = dict[str, Any]
 
 
-def answer(asked: Asked) -> Said:
-    """A stream or a whole answer."""
+def respond(asked: Asked) -> Said:
+    """A stream or a whole response."""
     utterance = utter(asked)
     chat = "chat" in asked.path
     if not asked.stream:
@@ -42,7 +42,7 @@ def choices(asked: Asked) -> range:
     return range((wanted if isinstance(wanted, int) and wanted > 0 else 1) * prompts)
 
 
-# --- whole answers ---
+# --- whole responses ---
 
 
 def whole(asked: Asked, utterance: Utterance, chat: bool) -> Document:
@@ -146,9 +146,7 @@ def piece_choice(
 
 
 def deltas(asked: Asked, utterance: Utterance) -> list[Document]:
-    """The deltas in their order. Behind tool calls an empty one carries the reason, as vLLM does
-    it.
-    """
+    """The deltas in their order. Behind tool calls an empty one has the reason, as in vLLM."""
     field = reasoning_field(asked)
     found: list[Document] = [{field: piece} for piece in utterance.reasoning]
     found += [{"content": word} for word in utterance.words]
@@ -159,8 +157,10 @@ def deltas(asked: Asked, utterance: Utterance) -> list[Document]:
 
 
 def call_deltas(asked: Asked, calls: list[Call]) -> list[Document]:
-    """Tool calls one after the other; with the order `interleave` a fragment of each in turn; with
-    `whole_calls` each in one fragment."""
+    """Tool calls one after the other.
+
+    With the order `interleave` a fragment of each in turn; with `whole_calls` each in one fragment.
+    """
     if asked.orders.get("whole_calls"):
         return [
             {"tool_calls": [{"index": index, **whole_call(call)}]}

@@ -1,4 +1,4 @@
-"""Images and audio. Payloads are letters of the nonce, so that a mixed-up answer shows."""
+"""Images and audio. Payloads are letters of the nonce, so that a mixed-up response shows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def picture(asked: Asked, number: int) -> str:
 
 
 def images(asked: Asked) -> Said:
-    """Generations, edits and variations; streamed partial images with named events, one frame
-    each.
-    """
+    """Generations, edits and variations; streamed partial images are named events, a frame each."""
     how = {"background": "opaque", "output_format": "png", "quality": "high", "size": "1024x1024"}
     usage = {"input_tokens": 24, "output_tokens": 100, "total_tokens": 124}
     if not asked.stream:

@@ -1,4 +1,4 @@
-"""/v1/messages and /v1/messages/count_tokens, as vLLM's own Anthropic front answers them."""
+"""/v1/messages and /v1/messages/count_tokens, as of vLLM's own Anthropic front."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REASONS = {
 SIGNATURE = "ZmFrZS1zaWduYXR1cmU="
 
 
-def answer(asked: Asked) -> Said:
+def respond(asked: Asked) -> Said:
     """A stream or a whole message."""
     utterance = utter(asked)
     if asked.stream:

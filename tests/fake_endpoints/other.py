@@ -28,7 +28,7 @@ ANTHROPIC_TYPES = {
     500: "internal_error",
     503: "Service Unavailable",
 }
-"""What vLLM 0.32 puts where Anthropic's vocabulary belongs."""
+"""vLLM 0.32's words in place of Anthropic's vocabulary."""
 
 
 def error(asked: Asked) -> Said:
@@ -52,7 +52,7 @@ def models(asked: Asked) -> Said:
 
 
 def tokenize(asked: Asked) -> Said:
-    """vLLM's, which llama.cpp and TEI answer otherwise."""
+    """vLLM's response; those of llama.cpp and TEI differ."""
     tokens = list(range(PROMPT_TOKENS))
     return said(
         {"count": PROMPT_TOKENS, "max_model_len": 1024, "tokens": tokens, "token_strs": None}

@@ -48,9 +48,7 @@ def score_of(text: str) -> float:
 
 
 def rerank(asked: Asked) -> Said:
-    """In the dialect that the order `rerank` names: vllm (default), llama_cpp, or tei for a request
-    with `texts`.
-    """
+    """Rerank in the dialect of the order `rerank`: vllm (default), llama_cpp; tei for `texts`."""
     if "texts" in asked.fields:
         return rerank_like_tei(asked)
     if asked.orders.get("rerank") == "tei":
@@ -94,7 +92,7 @@ def rerank_like_tei(asked: Asked) -> Said:
 
 
 def score(asked: Asked) -> Said:
-    """As vLLM's /score; older clients say text_2 for documents."""
+    """vLLM's /score; older clients say text_2 for documents."""
     texts = asked.fields.get("documents", asked.fields.get("text_2", []))
     texts = [texts] if isinstance(texts, str) else texts
     data = [

@@ -1,7 +1,7 @@
-"""/v1/responses and what lies below it, with its memory, as vLLM answers them
-(`VLLM_ENABLE_RESPONSES_API_STORE`).
+"""/v1/responses and what lies below it, with its memory, as of vLLM.
 
-DELETE and input_items are OpenAI's; vLLM 0.32 has neither.
+vLLM stores them with `VLLM_ENABLE_RESPONSES_API_STORE`. DELETE and input_items are OpenAI's; vLLM
+0.32 has neither.
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ def resource(asked: Asked, utterance: Utterance) -> Document:
 
 
 Steps = list[tuple[str, Document]]
-"""The events of an item between its `added` and its `done`: their types and what is special in
-them.
-"""
+"""The events of an item between its `added` and its `done`: their types and special fields."""
 
 
 def items(utterance: Utterance) -> list[tuple[Document, Steps]]:

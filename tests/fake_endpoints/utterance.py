@@ -1,6 +1,4 @@
-"""What the model says, before an API gives it a shape: one utterance means the same in every
-dialect.
-"""
+"""The model's words before an API gives them a shape: the same in every dialect."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ class Utterance:
 
 
 def utter(asked: Asked) -> Utterance:
-    """What the orders say that the model says; by default the nonce, in each of the stream's
-    frames.
-    """
+    """The model's words by the orders; by default the nonce, in each of the stream's frames."""
     orders = asked.orders
     calls = [
         Call(call.get("id", f"call_{number}"), call["name"], in_pieces(call.get("arguments", "{}")))

@@ -1,4 +1,4 @@
-"""Two models, their routes and replicas, for tests of what is told about them."""
+"""Two models, their routes and replicas, for tests of documents about them."""
 
 from __future__ import annotations
 

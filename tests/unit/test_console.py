@@ -1,4 +1,4 @@
-"""What a person sees when the server is ready."""
+"""The texts for a person when the server is ready."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_line_works_when_pasted_whatever_the_key_holds() -> None:
     assert (body["model"], body["stream"]) == ("smollm2", True)
 
 
-def test_without_a_key_to_show_it_tells_how_to_get_one() -> None:
+def test_without_a_key_to_show_it_says_how_to_get_one() -> None:
     text = console.ready(Config.default(), {"smollm2"}, "http://h:1", None, Path("/my data"))
     assert " keys create NAME --data-dir '/my data'" in text
     assert '"Authorization: Bearer $YOUR_KEY"' in text

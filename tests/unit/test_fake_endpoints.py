@@ -1,6 +1,4 @@
-"""The fake engine's rows have the shapes that the SDKs read from real engines: here they read them
-without a router.
-"""
+"""The fake engine's payloads have the shapes that the SDKs read from real engines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The fake engine obeys: a test that relies on a fault must be able to rely on the fault
-happening.
-"""
+"""The fake engine obeys: tests rely on its faults really happening."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ def ask(engine: FakeEngine, **orders: Any) -> Any:
         return client.request("POST", "/v1/chat/completions", chat(text="n-1", fake=orders))
 
 
-def test_it_answers_in_the_shapes_of_vllm(engine: FakeEngine) -> None:
+def test_it_responds_in_the_shapes_of_vllm(engine: FakeEngine) -> None:
     whole = ask(engine).json()
     assert whole["object"] == "chat.completion" and whole["model"] == "m"
     assert whole["choices"][0]["message"]["content"] == "n-1"
@@ -116,7 +114,7 @@ def test_it_sees_its_peer_leave_while_it_does_not_read(engine: FakeEngine) -> No
 
 
 @pytest.mark.parametrize("framing", fake_responses.FAULTY_FRAMINGS)
-def test_every_faulty_framing_is_refused_by_the_strict_client(
+def test_every_faulty_framing_is_rejected_by_the_strict_client(
     engine: FakeEngine, framing: str
 ) -> None:
     with Client(engine.address, timeout=1) as client:
@@ -132,7 +130,7 @@ def test_it_exits_with_the_code_it_was_given(engine: FakeEngine) -> None:
     assert engine.process.wait(10) == 7
 
 
-def test_it_answers_before_it_has_read_the_body(engine: FakeEngine) -> None:
+def test_it_responds_before_it_has_read_the_body(engine: FakeEngine) -> None:
     orders = json.dumps({"early": {"status": 400, "then": "reset"}})
     with Client(engine.address) as client:
         client.send(
@@ -150,7 +148,7 @@ def test_orders_can_hold_once_or_a_few_times_or_on_one_engine(engine: FakeEngine
     assert ask(engine, status=500, only_on=engine.name).status == 500
 
 
-def test_an_unknown_order_is_refused(engine: FakeEngine) -> None:
+def test_an_unknown_order_is_rejected(engine: FakeEngine) -> None:
     response = ask(engine, splt_frames=True)
     assert response.status == 400 and "splt_frames" in response.body.decode()
 

@@ -210,7 +210,7 @@ def test_what_a_pure_crate_publishes_for_tests_alone_is_not_dead(tmp_path: Path)
     assert "publishes help" in found
 
 
-def test_a_crate_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_crate_that_is_not_there_is_reported(tmp_path: Path) -> None:
     (found,) = checked(tmp_path, {}, "[]", PURE.replace("[]", '["sans_io"]'))
     assert "sans_io, which is no crate of the workspace" in found
 

@@ -24,7 +24,7 @@ def test_a_name_with_several_addresses_gets_one_port_for_all() -> None:
             listener.close()
 
 
-def test_a_port_that_is_taken_is_told_with_the_way_out() -> None:
+def test_a_port_that_is_taken_is_reported_with_the_way_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(BindError, match=r"in use by another program.*--port"):
             bind("127.0.0.1", taken.getsockname()[1])
@@ -34,6 +34,6 @@ def test_a_port_that_is_taken_is_told_with_the_way_out() -> None:
     ("host", "message"),
     [("203.0.113.7", "does not belong to this machine"), ("no such host", "is unknown")],
 )
-def test_a_host_that_cannot_be_used_is_told(host: str, message: str) -> None:
+def test_a_host_that_cannot_be_used_is_reported(host: str, message: str) -> None:
     with pytest.raises(BindError, match=message):
         bind(host, 0)

@@ -1,5 +1,4 @@
-"""One real vLLM of each kind behind the whole product, shared by all tests, and the SDKs that ask
-it.
+"""One real vLLM of each kind behind the whole product, shared by all tests, and SDKs as clients.
 
 The public names differ from those that the engines know: `tiny` is the model's own name, and
 `team/alias:v1` a route.
@@ -15,7 +14,15 @@ import openai
 import pytest
 
 from harness import ServedRouter
-from vllm_engine import ANSWER, HOME, START, VllmEngine, behind_router, openai_client, running
+from vllm_engine import (
+    HOME,
+    RESPONSE_WITHIN,
+    START,
+    VllmEngine,
+    behind_router,
+    openai_client,
+    running,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -32,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(START + ANSWER))
+            item.add_marker(pytest.mark.timeout(START + RESPONSE_WITHIN))
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +116,6 @@ def client(router: ServedRouter) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="session")
 def anthropic_client(router: ServedRouter) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(
-        base_url=router.address, api_key=router.key, max_retries=0, timeout=ANSWER
+        base_url=router.address, api_key=router.key, max_retries=0, timeout=RESPONSE_WITHIN
     ) as client:
         yield client

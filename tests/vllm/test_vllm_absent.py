@@ -1,6 +1,4 @@
-"""What a vLLM that chats does not have: its 404 reaches the client in the shape of the API that it
-called.
-"""
+"""Endpoints that a chatting vLLM lacks: its 404 has the shape of the API that was called."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ ABSENT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def assert_absent(answer: Any) -> None:
-    assert answer.status == 404, answer.body
-    assert answer.json()["error"]["message"]
-    assert answer.header("content-type") == "application/json"
+def assert_absent(response: Any) -> None:
+    assert response.status == 404, response.body
+    assert response.json()["error"]["message"]
+    assert response.header("content-type") == "application/json"
 
 
 @pytest.mark.parametrize(("path", "fields"), ABSENT)
@@ -50,9 +48,9 @@ def test_a_websocket_that_the_engine_does_not_open_is_an_error_in_json(
 ) -> None:
     headers = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     headers.append(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
-    answer = ask(router, "GET", "/v1/realtime?model=tiny", headers=headers)
-    assert answer.status >= 400
-    assert answer.json()["error"]["message"]
+    response = ask(router, "GET", "/v1/realtime?model=tiny", headers=headers)
+    assert response.status >= 400
+    assert response.json()["error"]["message"]
 
 
 def test_a_response_is_not_deleted_where_the_engine_cannot(client: openai.OpenAI) -> None:

@@ -15,7 +15,7 @@ from vllm_engine import VllmEngine, ask, openai_client
 NAME = "tiny:tuned"
 
 
-def test_the_adapter_answers_under_its_public_name(
+def test_the_adapter_responds_under_its_public_name(
     router: ServedRouter, chat_engine: VllmEngine
 ) -> None:
     fields: dict[str, Any] = {"max_tokens": 16, "temperature": 0}

@@ -1,5 +1,4 @@
-"""What the engine sent against what the client got, byte by byte: nothing but the model's name
-differs.
+"""The engine's bytes against the client's: nothing but the model's name differs.
 
 A tap between the router and the engine keeps what the engine sent. Asking the engine once more
 would not do: ids and times differ, and vLLM puts one or several tokens in a frame as it comes.
@@ -36,14 +35,12 @@ LOOK = {
 
 
 class Tap:
-    """Listens on a Unix socket, passes all bytes on to an engine and back, and keeps those that
-    come back.
-    """
+    """Passes bytes of a Unix socket on to an engine and back, and keeps those that come back."""
 
     def __init__(self, folder: Path, engine: VllmEngine) -> None:
         self.engine = engine
         self.address = f"unix:{folder / 'tap.sock'}"
-        self.answers: list[bytearray] = []
+        self.responses: list[bytearray] = []
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(folder / "tap.sock"))
         self.listener.listen()
@@ -55,14 +52,14 @@ class Tap:
                 near, _ = self.listener.accept()
                 far = socket.socket(socket.AF_UNIX)
                 far.connect(self.engine.address.removeprefix("unix:"))
-                answers = bytearray()
-                self.answers.append(answers)
+                responses = bytearray()
+                self.responses.append(responses)
                 threading.Thread(target=pump, args=(near, far, bytearray()), daemon=True).start()
-                threading.Thread(target=pump, args=(far, near, answers), daemon=True).start()
+                threading.Thread(target=pump, args=(far, near, responses), daemon=True).start()
 
     def body_with(self, mark: bytes) -> bytes:
-        """The body of the one answer that has these bytes in it."""
-        [data] = [bytes(answers) for answers in self.answers if mark in answers]
+        """The body of the one response that has these bytes in it."""
+        [data] = [bytes(responses) for responses in self.responses if mark in responses]
         head, _, rest = data[data.rindex(b"HTTP/1.1 ", 0, data.index(mark)) :].partition(
             b"\r\n\r\n"
         )
@@ -130,19 +127,17 @@ def listens(listener: VllmEngine) -> Iterator[Tapped]:
 
 
 def compare(
-    both: Tapped, answer: Response, name: str, edit: Callable[[bytes], bytes] = bytes
+    both: Tapped, response: Response, name: str, edit: Callable[[bytes], bytes] = bytes
 ) -> None:
-    """Fails unless the answer is what the engine sent, with `name` as the model's and with this
-    `edit`.
-    """
+    """Fails unless the response is the engine's, with `name` as the model's and this `edit`."""
     _, tap = both
-    assert answer.status == 200, answer.body
-    found = re.search(rb'"id":"([^"]+)"', answer.body)
-    mark = found[1] if found else answer.body[-40:]
+    assert response.status == 200, response.body
+    found = re.search(rb'"id":"([^"]+)"', response.body)
+    mark = found[1] if found else response.body[-40:]
     sent = tap.body_with(mark)
     renamed = sent.replace(json.dumps(tap.engine.model).encode(), json.dumps(name).encode())
-    assert answer.body == edit(renamed)
-    assert tap.engine.model.encode() not in answer.body
+    assert response.body == edit(renamed)
+    assert tap.engine.model.encode() not in response.body
 
 
 GENERATED = [
@@ -167,47 +162,47 @@ KEPT_WHOLE = [
 
 @pytest.mark.parametrize("name", ["tiny", "team/alias:v1"])
 @pytest.mark.parametrize(("path", "fields"), [*GENERATED, *KEPT_WHOLE])
-def test_a_whole_answer(chats: Tapped, path: str, fields: dict[str, Any], name: str) -> None:
-    answer = ask(chats[0], "POST", path, {"model": name, **fields})
-    compare(chats, answer, name)
+def test_a_whole_response(chats: Tapped, path: str, fields: dict[str, Any], name: str) -> None:
+    response = ask(chats[0], "POST", path, {"model": name, **fields})
+    compare(chats, response, name)
 
 
 @pytest.mark.parametrize(("path", "fields"), KEPT_WHOLE)
 def test_the_events_of_a_stream(chats: Tapped, path: str, fields: dict[str, Any]) -> None:
-    answer = ask(chats[0], "POST", path, {"model": "team/alias:v1", "stream": True, **fields})
-    compare(chats, answer, "team/alias:v1")
+    response = ask(chats[0], "POST", path, {"model": "team/alias:v1", "stream": True, **fields})
+    compare(chats, response, "team/alias:v1")
 
 
 @pytest.mark.parametrize(("path", "fields"), GENERATED)
 def test_a_stream_without_the_usage_that_nobody_asked_for(
     chats: Tapped, path: str, fields: dict[str, Any]
 ) -> None:
-    answer = ask(chats[0], "POST", path, {"model": "team/alias:v1", "stream": True, **fields})
-    compare(chats, answer, "team/alias:v1", without_usage_frame)
+    response = ask(chats[0], "POST", path, {"model": "team/alias:v1", "stream": True, **fields})
+    compare(chats, response, "team/alias:v1", without_usage_frame)
 
 
 @pytest.mark.parametrize(("path", "fields"), GENERATED)
 def test_a_stream_with_its_usage(chats: Tapped, path: str, fields: dict[str, Any]) -> None:
     options = {"include_usage": True}
-    answer = ask(
+    response = ask(
         chats[0],
         "POST",
         path,
         {"model": "tiny", "stream": True, "stream_options": options, **fields},
     )
-    assert b'"choices":[]' in answer.body
-    answer.body = without_timings(answer.body)
-    compare(chats, answer, "tiny")
+    assert b'"choices":[]' in response.body
+    response.body = without_timings(response.body)
+    compare(chats, response, "tiny")
 
 
 def test_a_stream_through_the_generic_proxy(chats: Tapped) -> None:
     router, tap = chats
     body = {"model": tap.engine.model, "messages": HELLO, "max_tokens": 64, "stream": True}
     headers = [("X-GPUStack-Model", "tiny")]
-    answer = ask(router, "POST", "/model/proxy/v1/chat/completions", body, headers=headers)
-    found = re.search(rb'"id":"([^"]+)"', answer.body)
+    response = ask(router, "POST", "/model/proxy/v1/chat/completions", body, headers=headers)
+    found = re.search(rb'"id":"([^"]+)"', response.body)
     assert found
-    assert answer.body == tap.body_with(found[1])
+    assert response.body == tap.body_with(found[1])
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
@@ -224,5 +219,5 @@ def test_a_score(scores: Tapped) -> None:
 @pytest.mark.parametrize("stream", ["false", "true"])
 def test_a_transcription(listens: Tapped, stream: str) -> None:
     fields = {"model": "tiny", "language": "en", "stream": stream, "stream_include_usage": stream}
-    answer = ask(listens[0], "POST", "/v1/audio/transcriptions", form(fields), headers=FORM)
-    compare(listens, answer, "tiny")
+    response = ask(listens[0], "POST", "/v1/audio/transcriptions", form(fields), headers=FORM)
+    compare(listens, response, "tiny")

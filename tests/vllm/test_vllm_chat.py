@@ -1,6 +1,4 @@
-"""Chat completions of a real vLLM through the whole product, with the openai SDK and by raw
-bytes.
-"""
+"""Chat completions of a real vLLM through the whole product, by the openai SDK and raw bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from openai.types.chat import (
 
 from harness import ServedRouter
 from raw_http import Client, build, chat, eventually
-from vllm_engine import ANSWER, TIMINGS, VllmEngine, ask
+from vllm_engine import RESPONSE_WITHIN, TIMINGS, VllmEngine, ask
 
 NAMES = pytest.mark.parametrize("name", ["tiny", "team/alias:v1"])
 
@@ -49,9 +47,7 @@ FORCED: list[ChatCompletionToolChoiceOptionParam] = [
 
 
 def is_weather(arguments: str) -> bool:
-    """Whether a call's arguments obey the tool's schema. Guided decoding sees to that, also with
-    random weights.
-    """
+    """Whether a call's arguments obey the tool's schema: guided decoding sees to it."""
     values = json.loads(arguments)
     return (
         set(values) == {"city", "unit"}
@@ -70,14 +66,14 @@ def text_of(chunks: list[ChatCompletionChunk], index: int = 0) -> str:
 def test_a_chat_completion_carries_the_name_that_was_asked_for(
     client: openai.OpenAI, name: str
 ) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model=name, messages=QUESTION, max_tokens=12, temperature=0
     )
-    assert answer.model == name
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens == 12
-    assert answer._request_id
+    assert response.model == name
+    assert response.choices[0].finish_reason == "length"
+    assert response.usage is not None
+    assert response.usage.completion_tokens == 12
+    assert response._request_id
 
 
 @NAMES
@@ -132,7 +128,7 @@ def test_two_choices_of_a_stream_keep_apart(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_log_probabilities_come_for_every_token(client: openai.OpenAI, stream: bool) -> None:
-    answer: Any = client.chat.completions.create(
+    response: Any = client.chat.completions.create(
         model="tiny",
         messages=QUESTION,
         max_tokens=6,
@@ -141,7 +137,7 @@ def test_log_probabilities_come_for_every_token(client: openai.OpenAI, stream: b
         stream=stream,
         extra_body={"ignore_eos": True},
     )
-    choices = [choice for chunk in (answer if stream else [answer]) for choice in chunk.choices]
+    choices = [choice for chunk in (response if stream else [response]) for choice in chunk.choices]
     tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
     assert len(tokens) == 6
     assert all(token.logprob < 0 and len(token.top_logprobs) == 2 for token in tokens)
@@ -151,7 +147,7 @@ def test_log_probabilities_come_for_every_token(client: openai.OpenAI, stream: b
 def test_a_forced_tool_call(
     client: openai.OpenAI, choice: ChatCompletionToolChoiceOptionParam
 ) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         model="tiny",
         messages=QUESTION,
         max_tokens=2000,
@@ -159,7 +155,7 @@ def test_a_forced_tool_call(
         tool_choice=choice,
         seed=7,
     )
-    calls = answer.choices[0].message.tool_calls
+    calls = response.choices[0].message.tool_calls
     assert calls
     assert calls[0].type == "function"
     assert calls[0].function.name == "weather"
@@ -249,16 +245,16 @@ def test_an_image_of_five_megabytes_arrives_whole(
         "max_tokens": 8,
         "temperature": 0,
     }
-    answer = ask(router, "POST", "/v1/chat/completions", {**body, "model": "tiny"}, chunk=chunk)
+    response = ask(router, "POST", "/v1/chat/completions", {**body, "model": "tiny"}, chunk=chunk)
     direct = chat_engine.request(
         "POST", "/v1/chat/completions", {**body, "model": chat_engine.model}
     )
-    assert answer.status == 200
-    assert answer.json()["choices"] == direct.json()["choices"]
-    assert answer.json()["usage"]["prompt_tokens"] == direct.json()["usage"]["prompt_tokens"]
+    assert response.status == 200
+    assert response.json()["choices"] == direct.json()["choices"]
+    assert response.json()["usage"]["prompt_tokens"] == direct.json()["usage"]["prompt_tokens"]
 
 
-def test_a_damaged_image_is_refused_by_the_engine_in_its_own_words(client: openai.OpenAI) -> None:
+def test_a_damaged_image_is_rejected_by_the_engine_in_its_own_words(client: openai.OpenAI) -> None:
     damaged = "data:image/png;base64," + base64.b64encode(noise(8)[:100]).decode()
     content: Any = [{"type": "image_url", "image_url": {"url": damaged}}]
     with pytest.raises(openai.BadRequestError, match="image"):
@@ -267,7 +263,7 @@ def test_a_damaged_image_is_refused_by_the_engine_in_its_own_words(client: opena
         )
 
 
-def test_the_usage_of_a_stream_tells_how_fast_it_was(client: openai.OpenAI) -> None:
+def test_the_usage_of_a_stream_says_how_fast_it_was(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="tiny",
         messages=QUESTION,
@@ -309,14 +305,18 @@ def test_a_client_that_leaves_ends_the_work_of_the_engine(
 ) -> None:
     before = chat_engine.metric("generation_tokens_total")
     long = chat("tiny", max_tokens=16_000, ignore_eos=True, stream=stream)
-    with Client(router.address, ANSWER) as client:
+    with Client(router.address, RESPONSE_WITHIN) as client:
         client.send(build("POST", "/v1/chat/completions", long, key=router.key))
         if stream:
             client.read_until(b"data: ")
         eventually(
-            lambda: chat_engine.metric("num_requests_running") == 1, "the request to run", ANSWER
+            lambda: chat_engine.metric("num_requests_running") == 1,
+            "the request to run",
+            RESPONSE_WITHIN,
         )
     eventually(
-        lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER
+        lambda: chat_engine.metric("num_requests_running") == 0,
+        "the engine to be free",
+        RESPONSE_WITHIN,
     )
     assert chat_engine.metric("generation_tokens_total") - before < 16_000

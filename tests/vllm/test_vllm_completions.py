@@ -11,13 +11,13 @@ NAMES = pytest.mark.parametrize("name", ["tiny", "team/alias:v1"])
 
 
 @NAMES
-def test_several_prompts_are_answered_each_at_its_place(client: openai.OpenAI, name: str) -> None:
-    answer = client.completions.create(
+def test_several_prompts_are_served_each_at_its_place(client: openai.OpenAI, name: str) -> None:
+    response = client.completions.create(
         model=name, prompt=["one", "two", "three"], max_tokens=6, echo=True
     )
-    assert answer.model == name
-    assert [choice.index for choice in answer.choices] == [0, 1, 2]
-    for choice, prompt in zip(answer.choices, ["one", "two", "three"], strict=True):
+    assert response.model == name
+    assert [choice.index for choice in response.choices] == [0, 1, 2]
+    for choice, prompt in zip(response.choices, ["one", "two", "three"], strict=True):
         assert choice.text.startswith(prompt)
 
 
@@ -43,12 +43,12 @@ def test_a_stream_of_several_prompts_says_the_same(client: openai.OpenAI, name: 
     "prompt", ["Grüße, ☃ und 𝄞", 'a "quoted" \\ line\r\nand \u2028 more', '"model": "chat-served"']
 )
 def test_a_prompt_comes_back_as_it_was_sent(client: openai.OpenAI, prompt: str) -> None:
-    answer = client.completions.create(
+    response = client.completions.create(
         model="tiny", prompt=prompt, max_tokens=1, echo=True, logprobs=0
     )
-    assert answer.choices[0].text.startswith(prompt)
-    assert answer.usage is not None
-    assert answer.usage.prompt_tokens == len(prompt.encode())
+    assert response.choices[0].text.startswith(prompt)
+    assert response.usage is not None
+    assert response.usage.prompt_tokens == len(prompt.encode())
 
 
 def test_token_ids_are_passed_on(client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""Many clients at once on one real vLLM: everybody gets the answer to their own question."""
+"""Many clients at once on one real vLLM: everybody gets the response to their own question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from harness import ServedRouter
 from raw_http import eventually
-from vllm_engine import ANSWER, VllmEngine
+from vllm_engine import RESPONSE_WITHIN, VllmEngine
 
 CROWD = 48
 
@@ -23,7 +23,7 @@ def together(
     async def run() -> None:
         address = f"{router.address}/v1"
         async with openai.AsyncOpenAI(
-            base_url=address, api_key=router.key, max_retries=0, timeout=ANSWER
+            base_url=address, api_key=router.key, max_retries=0, timeout=RESPONSE_WITHIN
         ) as client:
             await asyncio.gather(*(use(client, number) for number in range(CROWD)))
 
@@ -43,11 +43,11 @@ def test_nobody_gets_the_text_of_another(router: ServedRouter, stream: bool) -> 
                 assert chunk.model == name
                 text += chunk.choices[0].text
         else:
-            answer = await client.completions.create(
+            response = await client.completions.create(
                 model=name, prompt=prompt, max_tokens=16, echo=True
             )
-            assert answer.model == name
-            text = answer.choices[0].text
+            assert response.model == name
+            text = response.choices[0].text
         assert text.startswith(prompt)
 
     together(router, use)
@@ -77,6 +77,8 @@ def test_those_who_leave_free_the_engine_and_the_others_stay(
     before = chat_engine.metric("generation_tokens_total")
     together(router, use)
     eventually(
-        lambda: chat_engine.metric("num_requests_running") == 0, "the engine to be free", ANSWER
+        lambda: chat_engine.metric("num_requests_running") == 0,
+        "the engine to be free",
+        RESPONSE_WITHIN,
     )
     assert chat_engine.metric("generation_tokens_total") - before < 16_000 * CROWD / 2

@@ -1,4 +1,4 @@
-"""A real vLLM whose engine process is killed in the middle of its answers."""
+"""A real vLLM whose engine process is killed in the middle of its responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from harness import ServedRouter
 from raw_http import BrokenFraming, Client, Response, build, chat, eventually
-from vllm_engine import ANSWER, VllmEngine, ask, behind_router, running
+from vllm_engine import RESPONSE_WITHIN, VllmEngine, ask, behind_router, running
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def core_of(engine: VllmEngine) -> int:
 
 def begin(router: ServedRouter, path: str) -> tuple[Client, Response]:
     """A stream that has begun and would go on for long."""
-    client = Client(router.address, ANSWER)
+    client = Client(router.address, RESPONSE_WITHIN)
     fields: dict[str, Any] = {"ignore_eos": True, "temperature": 0, "stream": True}
     fields |= (
         {"max_output_tokens": 16_000, "input": "Hi"}
@@ -77,9 +77,7 @@ PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/respons
 
 @pytest.fixture(scope="module")
 def last_words(victim: VllmEngine, router_of_victim: ServedRouter) -> dict[str, Response]:
-    """What clients of each kind of stream got when the engine's process was killed in the middle of
-    it.
-    """
+    """The ends of each kind of stream whose engine process was killed in the middle."""
     begun = {path: begin(router_of_victim, path) for path in PATHS}
     os.kill(core_of(victim), signal.SIGKILL)
     for client, response in begun.values():
@@ -121,7 +119,7 @@ def test_no_last_word_names_the_engine(victim: VllmEngine, last_words: dict[str,
         assert victim.model.encode() not in response.body
 
 
-def test_the_next_request_is_told_that_nothing_runs(
+def test_the_next_request_hears_that_nothing_runs(
     victim: VllmEngine, router_of_victim: ServedRouter, last_words: dict[str, Response]
 ) -> None:
     assert victim.process.wait(60) == 0  # vLLM says so although it has crashed

@@ -25,10 +25,10 @@ def embeddings(embedding_router: ServedRouter) -> Iterator[openai.OpenAI]:
 def test_an_embedding_carries_the_name_that_was_asked_for(
     embeddings: openai.OpenAI, name: str
 ) -> None:
-    answer = embeddings.embeddings.create(model=name, input="Hello")
-    assert answer.model == name
-    assert len(answer.data[0].embedding) == 128
-    assert answer.usage.prompt_tokens == 5
+    response = embeddings.embeddings.create(model=name, input="Hello")
+    assert response.model == name
+    assert len(response.data[0].embedding) == 128
+    assert response.usage.prompt_tokens == 5
 
 
 def test_both_encodings_are_the_same_numbers(embedding_router: ServedRouter) -> None:
@@ -44,7 +44,7 @@ def test_both_encodings_are_the_same_numbers(embedding_router: ServedRouter) -> 
     assert struct.unpack("<128f", base64.b64decode(text)) == pytest.approx(numbers)
 
 
-def test_a_list_of_inputs_is_answered_each_at_its_place(embeddings: openai.OpenAI) -> None:
+def test_a_list_of_inputs_is_served_each_at_its_place(embeddings: openai.OpenAI) -> None:
     together = embeddings.embeddings.create(model="tiny", input=["a", "bc", "a"])
     assert [one.index for one in together.data] == [0, 1, 2]
     assert together.data[0].embedding == pytest.approx(together.data[2].embedding, abs=1e-2)
@@ -59,7 +59,7 @@ def test_token_ids_are_passed_on(embeddings: openai.OpenAI) -> None:
 
 
 @NAMES
-def test_a_refusal_of_the_engine_keeps_its_status_and_hides_its_name(
+def test_a_rejection_of_the_engine_keeps_its_status_and_hides_its_name(
     embeddings: openai.OpenAI, name: str
 ) -> None:
     with pytest.raises(openai.BadRequestError, match="Matryoshka") as caught:
@@ -68,8 +68,8 @@ def test_a_refusal_of_the_engine_keeps_its_status_and_hides_its_name(
     assert "/models/" not in str(caught.value)
 
 
-def test_a_thousand_inputs_are_answered(embeddings: openai.OpenAI) -> None:
-    answer = embeddings.embeddings.create(
+def test_a_thousand_inputs_are_served(embeddings: openai.OpenAI) -> None:
+    response = embeddings.embeddings.create(
         model="tiny", input=[f"{number}" for number in range(1000)]
     )
-    assert [one.index for one in answer.data] == list(range(1000))
+    assert [one.index for one in response.data] == list(range(1000))

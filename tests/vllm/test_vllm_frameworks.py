@@ -1,6 +1,4 @@
-"""LangChain's two chat classes and its embeddings, and litellm, against a real vLLM through the
-whole product.
-"""
+"""LangChain's two chat classes and its embeddings, and litellm, against a real vLLM."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from harness import ServedRouter
-from vllm_engine import ANSWER
+from vllm_engine import RESPONSE_WITHIN
 
 
 @tool
@@ -33,7 +31,7 @@ def model(request: pytest.FixtureRequest, router: ServedRouter) -> Any:
         "temperature": 0,
         "max_retries": 0,
     }
-    fields |= {"api_key": router.key, "timeout": ANSWER}
+    fields |= {"api_key": router.key, "timeout": RESPONSE_WITHIN}
     if request.param == "anthropic":
         return ChatAnthropic(base_url=router.address, **fields)
     responses = request.param == "responses"
@@ -63,8 +61,8 @@ def test_langchain_gets_a_tool_call(router: ServedRouter) -> None:
     streamed: Any = None
     for chunk in forced.stream("Hi", max_tokens=4000):
         streamed = chunk if streamed is None else streamed + chunk
-    for answer in (forced.invoke("Hi", max_tokens=4000), streamed):
-        [call] = answer.tool_calls
+    for response in (forced.invoke("Hi", max_tokens=4000), streamed):
+        [call] = response.tool_calls
         assert call["name"] == "weather"
         assert call["args"].keys() == {"city"}
 
@@ -81,9 +79,7 @@ def test_langchain_embeds(embedding_router: ServedRouter) -> None:
 
 @pytest.fixture(scope="module")
 def litellm() -> Iterator[ModuleType]:
-    """Imported late and with its own list of prices: at import it would fetch a newer one, and it
-    warns.
-    """
+    """litellm, imported late and with its own list of prices: it would fetch one."""
     patch = pytest.MonkeyPatch()
     patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with warnings.catch_warnings():
@@ -104,7 +100,7 @@ def of(router: ServedRouter, path: str = "/v1") -> dict[str, Any]:
         "api_base": router.address + path,
         "api_key": router.key,
         "max_retries": 0,
-        "timeout": ANSWER,
+        "timeout": RESPONSE_WITHIN,
     }
 
 

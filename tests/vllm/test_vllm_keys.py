@@ -24,7 +24,7 @@ def test_the_engines_key_opens_nothing_at_the_router(router: ServedRouter) -> No
         openai_client(router, KEY).models.list()
 
 
-def test_an_engine_that_refuses_the_routers_key_is_a_502_that_tells_the_cause(
+def test_an_engine_that_rejects_the_routers_key_is_a_502_that_says_the_cause(
     chat_engine: VllmEngine,
 ) -> None:
     config = CONFIG.format(
@@ -32,10 +32,10 @@ def test_an_engine_that_refuses_the_routers_key_is_a_502_that_tells_the_cause(
     )
     with serving(config, environment={"TINY_ENGINE_KEY": "an-old-key-of-the-engine"}) as router:
         for path in ("/v1/chat/completions", "/v1/messages"):
-            answer = ask(router, "POST", path, chat("tiny", max_tokens=4))
-            assert answer.status == 502
-            assert "credential" in answer.json()["error"]["message"]
-            assert b"an-old-key" not in answer.body
+            response = ask(router, "POST", path, chat("tiny", max_tokens=4))
+            assert response.status == 502
+            assert "credential" in response.json()["error"]["message"]
+            assert b"an-old-key" not in response.body
         assert "an-old-key" not in router.output()
 
 
@@ -44,16 +44,16 @@ def test_a_key_that_may_use_one_route_sees_and_uses_that_alone(router: ServedRou
     assert created.returncode == 0, created.stderr
     with openai_client(router, created.stdout.strip()) as narrow:
         assert [model.id for model in narrow.models.list()] == ["team/alias:v1"]
-        answer = narrow.completions.create(model="team/alias:v1", prompt="Hi", max_tokens=2)
-        assert answer.model == "team/alias:v1"
+        response = narrow.completions.create(model="team/alias:v1", prompt="Hi", max_tokens=2)
+        assert response.model == "team/alias:v1"
         with pytest.raises(openai.PermissionDeniedError):
             narrow.completions.create(model="tiny", prompt="Hi", max_tokens=2)
 
 
 def test_a_compressed_request_reaches_the_engine_decoded(router: ServedRouter) -> None:
     body = gzip.compress(json.dumps(chat("tiny", "Hello " * 1000, max_tokens=4)).encode())
-    answer = ask(
+    response = ask(
         router, "POST", "/v1/chat/completions", body, headers=[("Content-Encoding", "gzip")]
     )
-    assert answer.status == 200
-    assert answer.json()["usage"]["prompt_tokens"] > 6000
+    assert response.status == 200
+    assert response.json()["usage"]["prompt_tokens"] > 6000

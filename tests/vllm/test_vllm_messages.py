@@ -1,6 +1,4 @@
-"""Anthropic's Messages, which vLLM speaks by itself, through the product, with the anthropic SDK
-and raw bytes.
-"""
+"""Anthropic's Messages, which vLLM speaks by itself, by the anthropic SDK and raw bytes."""
 
 from __future__ import annotations
 
@@ -98,7 +96,7 @@ def test_an_unknown_model_is_a_404_that_the_sdk_knows(
     assert caught.value.type == "not_found_error"
 
 
-def test_a_refusal_of_the_engine_is_in_anthropics_words(
+def test_a_rejection_of_the_engine_is_in_anthropics_words(
     anthropic_client: anthropic.Anthropic,
 ) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
@@ -109,16 +107,16 @@ def test_a_refusal_of_the_engine_is_in_anthropics_words(
     assert "16384" in str(caught.value)
 
 
-def test_broken_json_is_refused_in_anthropics_shape(router: ServedRouter) -> None:
-    answer = ask(router, "POST", "/v1/messages", b'{"model": "tiny", "messages": [}')
-    assert answer.status == 400
-    assert answer.json()["type"] == "error"
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+def test_broken_json_is_rejected_in_anthropics_shape(router: ServedRouter) -> None:
+    response = ask(router, "POST", "/v1/messages", b'{"model": "tiny", "messages": [}')
+    assert response.status == 400
+    assert response.json()["type"] == "error"
+    assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_x_api_key_is_translated_for_the_engine(router: ServedRouter) -> None:
     body = {"model": "tiny", "messages": QUESTION, "max_tokens": 4}
     headers = [("x-api-key", router.key), ("anthropic-version", "2023-06-01")]
-    answer = ask(router, "POST", "/v1/messages", body, key=None, headers=headers)
-    assert answer.status == 200
-    assert answer.json()["model"] == "tiny"
+    response = ask(router, "POST", "/v1/messages", body, key=None, headers=headers)
+    assert response.status == 200
+    assert response.json()["model"] == "tiny"

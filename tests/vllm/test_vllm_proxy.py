@@ -33,21 +33,21 @@ def test_the_name_in_the_header_leads_to_any_path(
     router: ServedRouter, chat_engine: VllmEngine
 ) -> None:
     body = {"model": chat_engine.model, "prompt": "Hi"}
-    answer = proxied(router, "/tokenize", body)
-    assert answer.status == 200
-    assert answer.json()["tokens"] == [39, 72]
-    assert answer.body == chat_engine.request("POST", "/tokenize", body).body
+    response = proxied(router, "/tokenize", body)
+    assert response.status == 200
+    assert response.json()["tokens"] == [39, 72]
+    assert response.body == chat_engine.request("POST", "/tokenize", body).body
     assert proxied(router, "/version").json() == {"version": "0.32.0"}
 
 
 def test_the_name_in_the_body_leads_there_too(router: ServedRouter) -> None:
-    answer = proxied(router, "/detokenize", {"model": "tiny", "tokens": [39, 72]}, model=None)
-    assert answer.json() == {"prompt": "Hi"}
+    response = proxied(router, "/detokenize", {"model": "tiny", "tokens": [39, 72]}, model=None)
+    assert response.json() == {"prompt": "Hi"}
 
 
 def test_an_error_of_the_engine_passes_the_proxy(router: ServedRouter) -> None:
-    answer = proxied(router, "/tokenize", {"prompt": 5})
-    assert answer.status == 400
+    response = proxied(router, "/tokenize", {"prompt": 5})
+    assert response.status == 400
 
 
 CLOSED = {
@@ -60,7 +60,7 @@ CLOSED = {
     "/v1/responses/{response_id}",
     "/v1/responses/{response_id}/cancel",
 }
-"""What this vLLM has and no client may use through the proxy."""
+"""Paths of this vLLM that no client may use through the proxy."""
 
 OPEN = {
     "/health",
@@ -78,7 +78,7 @@ OPEN = {
     "/v1/messages/count_tokens",
     "/v1/systemone",
 }
-"""What clients may use: it says nothing of other clients and changes nothing."""
+"""Paths that clients may use: they show nothing of other clients and change nothing."""
 
 
 def test_every_path_of_the_engine_has_been_looked_at(chat_engine: VllmEngine) -> None:
@@ -101,9 +101,9 @@ def test_what_is_closed_never_reaches_the_engine(
     router: ServedRouter, chat_engine: VllmEngine, path: str
 ) -> None:
     for body in (None, {"model": chat_engine.model, "input": "Hello"}):
-        answer = proxied(router, path, body)
-        assert answer.status == 404
-        assert "The generic proxy does not lead" in answer.json()["error"]["message"]
+        response = proxied(router, path, body)
+        assert response.status == 404
+        assert "The generic proxy does not lead" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))
@@ -112,9 +112,9 @@ def test_what_is_open_reaches_the_engine(router: ServedRouter, path: str) -> Non
 
 
 def test_a_route_without_the_proxy_says_how_to_enable_it(router: ServedRouter) -> None:
-    answer = proxied(router, "/version", model="team/alias:v1")
-    assert answer.status == 404
-    assert "generic_proxy" in answer.json()["error"]["message"]
+    response = proxied(router, "/version", model="team/alias:v1")
+    assert response.status == 404
+    assert "generic_proxy" in response.json()["error"]["message"]
 
 
 def test_the_number_of_a_route_leads_there(router: ServedRouter) -> None:
@@ -122,8 +122,8 @@ def test_the_number_of_a_route_leads_there(router: ServedRouter) -> None:
         route["name"]: route["id"]
         for route in router.request("GET", "/v2/model-routes").json()["items"]
     }
-    answer = proxied(router, f"/{numbers['tiny']}/version", model=None)
-    assert answer.json() == {"version": "0.32.0"}
+    response = proxied(router, f"/{numbers['tiny']}/version", model=None)
+    assert response.json() == {"version": "0.32.0"}
 
 
 def test_a_path_arrives_as_it_was_written(router: ServedRouter, chat_engine: VllmEngine) -> None:

@@ -16,23 +16,23 @@ DOCUMENTS = ["Paris is a city.", "Rome was not built in a day.", "☃"]
 
 def rerank(router: ServedRouter, path: str = "/v1/rerank", **fields: Any) -> Any:
     body = {"model": "tiny", "query": "A city", "documents": DOCUMENTS, **fields}
-    answer = ask(router, "POST", path, body)
-    assert answer.status == 200, answer.body
-    return answer.json()
+    response = ask(router, "POST", path, body)
+    assert response.status == 200, response.body
+    return response.json()
 
 
 @NAMES
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-def test_the_answer_has_jinas_shape(reranking_router: ServedRouter, name: str, path: str) -> None:
-    answer = rerank(reranking_router, path, model=name)
-    assert answer["model"] == name
-    assert answer["object"] == "list"
-    scores = [result["relevance_score"] for result in answer["results"]]
+def test_the_response_has_jinas_shape(reranking_router: ServedRouter, name: str, path: str) -> None:
+    response = rerank(reranking_router, path, model=name)
+    assert response["model"] == name
+    assert response["object"] == "list"
+    scores = [result["relevance_score"] for result in response["results"]]
     assert scores == sorted(scores, reverse=True)
-    assert sorted(result["index"] for result in answer["results"]) == [0, 1, 2]
-    for result in answer["results"]:
+    assert sorted(result["index"] for result in response["results"]) == [0, 1, 2]
+    for result in response["results"]:
         assert result["document"] == {"text": DOCUMENTS[result["index"]]}
-    assert set(answer["usage"]) == {"prompt_tokens", "total_tokens"}
+    assert set(response["usage"]) == {"prompt_tokens", "total_tokens"}
 
 
 def test_the_scores_are_the_engines(reranking_router: ServedRouter, reranker: VllmEngine) -> None:
@@ -49,8 +49,8 @@ def test_at_most_top_n_results_come(reranking_router: ServedRouter) -> None:
 
 
 def test_documents_stay_out_when_nobody_wants_them(reranking_router: ServedRouter) -> None:
-    answer = rerank(reranking_router, return_documents=False)
-    assert all(set(result) == {"index", "relevance_score"} for result in answer["results"])
+    response = rerank(reranking_router, return_documents=False)
+    assert all(set(result) == {"index", "relevance_score"} for result in response["results"])
 
 
 def test_documents_may_be_objects_with_a_text(reranking_router: ServedRouter) -> None:
@@ -62,26 +62,26 @@ def test_documents_may_be_objects_with_a_text(reranking_router: ServedRouter) ->
 
 
 def test_an_error_of_the_engine_keeps_its_status(reranking_router: ServedRouter) -> None:
-    answer = ask(
+    response = ask(
         reranking_router,
         "POST",
         "/v1/rerank",
         {"model": "tiny", "query": 5, "documents": DOCUMENTS},
     )
-    assert answer.status == 400
-    assert answer.json()["error"]["message"]
+    assert response.status == 400
+    assert response.json()["error"]["message"]
 
 
 @NAMES
 def test_a_score_for_each_text(reranking_router: ServedRouter, name: str) -> None:
     body = {"model": name, "text_1": "A city", "text_2": DOCUMENTS}
-    answer = ask(reranking_router, "POST", "/v1/score", body).json()
-    assert answer["model"] == name
-    assert [one["index"] for one in answer["data"]] == [0, 1, 2]
-    assert len({one["score"] for one in answer["data"]}) == 3
+    response = ask(reranking_router, "POST", "/v1/score", body).json()
+    assert response["model"] == name
+    assert [one["index"] for one in response["data"]] == [0, 1, 2]
+    assert len({one["score"] for one in response["data"]}) == 3
 
 
 def test_an_endpoint_that_the_engine_lacks_is_a_404(reranking_router: ServedRouter) -> None:
-    answer = ask(reranking_router, "POST", "/v1/embeddings", {"model": "tiny", "input": "Hello"})
-    assert answer.status == 404
-    assert answer.json()["error"]["message"]
+    response = ask(reranking_router, "POST", "/v1/embeddings", {"model": "tiny", "input": "Hello"})
+    assert response.status == 404
+    assert response.json()["error"]["message"]

@@ -26,10 +26,10 @@ def other_client(router: ServedRouter) -> Iterator[openai.OpenAI]:
 
 @NAMES
 def test_a_response_carries_the_name_that_was_asked_for(client: openai.OpenAI, name: str) -> None:
-    answer = client.responses.create(model=name, input="Hello", max_output_tokens=8)
-    assert answer.model == name
-    assert answer.usage is not None
-    assert answer.usage.output_tokens > 0
+    response = client.responses.create(model=name, input="Hello", max_output_tokens=8)
+    assert response.model == name
+    assert response.usage is not None
+    assert response.usage.output_tokens > 0
 
 
 @NAMES
@@ -99,7 +99,7 @@ def test_nobody_else_reads_continues_or_cancels_a_response(
     assert client.responses.retrieve(made.id).id == made.id
 
 
-def test_an_unknown_response_is_a_404_that_tells_the_cause(client: openai.OpenAI) -> None:
+def test_an_unknown_response_is_a_404_that_says_the_cause(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="resp_of_nobody"):
         client.responses.retrieve("resp_of_nobody")
 

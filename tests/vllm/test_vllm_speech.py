@@ -1,6 +1,4 @@
-"""Transcriptions of a real vLLM with a small Whisper, through the whole product, with the openai
-SDK and raw forms.
-"""
+"""Transcriptions of a real vLLM with a small Whisper, by the openai SDK and raw forms."""
 
 from __future__ import annotations
 
@@ -35,26 +33,26 @@ def transcribe(asked: Any, fields: dict[str, str], **options: Any) -> Response:
 
 @NAMES
 def test_a_transcription(speech: openai.OpenAI, name: str) -> None:
-    answer = speech.audio.transcriptions.create(
+    response = speech.audio.transcriptions.create(
         model=name,
         file=("tone.wav", tone()),
         language="en",
         temperature=0,
         extra_body={"max_completion_tokens": 8},
     )
-    assert len(answer.text) == 8
+    assert len(response.text) == 8
 
 
 def test_a_transcription_with_its_segments(speech: openai.OpenAI) -> None:
-    answer = speech.audio.transcriptions.create(
+    response = speech.audio.transcriptions.create(
         model="tiny",
         file=("tone.wav", tone()),
         language="en",
         temperature=0,
         response_format="verbose_json",
     )
-    assert answer.duration == 1
-    assert answer.language == "en"
+    assert response.duration == 1
+    assert response.language == "en"
 
 
 def test_a_translation(listening_router: ServedRouter, listener: VllmEngine) -> None:
@@ -77,12 +75,12 @@ def test_the_model_is_found_before_and_behind_the_file(
     listening_router: ServedRouter, name: str, file_first: bool, chunk: int | None
 ) -> None:
     fields = {"model": name, "language": "en", "temperature": "0", "max_completion_tokens": "8"}
-    answer = transcribe(listening_router, fields, file_first=file_first, chunk=chunk)
-    assert answer.status == 200, answer.body
-    assert len(answer.json()["text"]) == 8
+    response = transcribe(listening_router, fields, file_first=file_first, chunk=chunk)
+    assert response.status == 200, response.body
+    assert len(response.json()["text"]) == 8
 
 
-def test_what_is_no_sound_is_refused_by_the_engine(speech: openai.OpenAI) -> None:
+def test_what_is_no_sound_is_rejected_by_the_engine(speech: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="audio file"):
         speech.audio.transcriptions.create(
             model="tiny", file=("tone.wav", b"nothing"), language="en"

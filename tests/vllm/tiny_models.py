@@ -1,13 +1,12 @@
-"""Writes tiny models with random weights: what a real vLLM loads in the tests. Nothing is
-downloaded.
+"""Writes tiny models with random weights for a real vLLM in the tests. Nothing is downloaded.
 
     .vllm/venv/bin/python tests/vllm/tiny_models.py FOLDER
 
 `text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts
 the two together, so that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a
 classification head of one label, and `speech` a Whisper of two small layers. Their tokens are
-single bytes and a few marks, their weights come from a fixed seed: they answer nonsense, the same
-one every time, at some hundred tokens a second on one core.
+single bytes and a few marks, their weights come from a fixed seed: they write nonsense, the same
+each time, at some hundred tokens a second on one core.
 
 It runs in vLLM's own environment, never in the project's.
 """
@@ -186,9 +185,7 @@ def write_reranker(folder: Path) -> None:
 
 
 def write_speech(folder: Path) -> None:
-    """A Whisper with the real marks of languages and tasks, so that vLLM's prompt for it finds
-    them.
-    """
+    """A Whisper with the real marks of languages and tasks, which vLLM's prompt for it needs."""
     torch.manual_seed(2)
     marks = [
         "<|endoftext|>",

@@ -1,4 +1,4 @@
-"""What a user may write: the shape of the configuration, parsed once.
+"""The shape of the configuration, parsed once.
 
     Config
     ├── server: ServerConfig       [server]          also flags and variables, see `settings`

@@ -137,16 +137,16 @@ def bearer(key: str = KEY) -> dict[str, str]:
 
 
 def test_the_version_is_open_to_everybody(api: Api) -> None:
-    answer = api.get("/version")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == {"version": "1.2.3", "git_commit": ""}
+    response = api.get("/version")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {"version": "1.2.3", "git_commit": ""}
 
 
 def test_the_models_come_in_gpustack_s_list_shape(api: Api) -> None:
-    answer = api.get("/v2/models", bearer())
-    assert answer.status_code == 200
-    document = answer.json()
+    response = api.get("/v2/models", bearer())
+    assert response.status_code == 200
+    document = response.json()
     assert document["pagination"] == {"page": 1, "perPage": 100, "total": 5, "totalPage": 1}
     assert [item["name"] for item in document["items"]] == ["m0", "m1", "m2", "m3", "m4"]
     assert document["items"][0] == {
@@ -213,9 +213,9 @@ def test_the_routes_come_with_their_numbers_and_targets(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models", "/v2/model-routes"])
 def test_a_key_for_inference_alone_manages_nothing(api: Api, path: str) -> None:
-    answer = api.get(path, bearer("infers"))
-    assert answer.status_code == 403
-    document = answer.json()
+    response = api.get(path, bearer("infers"))
+    assert response.status_code == 403
+    document = response.json()
     assert (document["code"], document["reason"]) == (403, "Forbidden")
     assert document["message"].startswith(
         "API key does not have permission to access management features."
@@ -223,11 +223,11 @@ def test_a_key_for_inference_alone_manages_nothing(api: Api, path: str) -> None:
     assert api.get(path, bearer("manages")).status_code == 200
 
 
-def test_an_expired_key_is_refused_and_told_why(api: Api) -> None:
-    answer = api.get("/v2/models", bearer("expired"))
-    assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json()["reason"] == "Unauthorized"
-    assert answer.json()["message"].startswith("This API key has expired.")
+def test_an_expired_key_is_rejected_and_told_why(api: Api) -> None:
+    response = api.get("/v2/models", bearer("expired"))
+    assert response.status_code == 401 and response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["reason"] == "Unauthorized"
+    assert response.json()["message"].startswith("This API key has expired.")
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,10 @@ def test_lists_are_paged(
 @pytest.mark.parametrize(
     "query", ["page=0", "page=-2", "perPage=0", "page=x", "page=", "page=9999999999", "page=--1"]
 )
-def test_a_page_that_cannot_be_is_refused(api: Api, query: str) -> None:
-    answer = api.get(f"/v2/models?{query}", bearer())
-    assert answer.status_code == 422
-    assert answer.json()["reason"] == "Invalid"
+def test_a_page_that_cannot_be_is_rejected(api: Api, query: str) -> None:
+    response = api.get(f"/v2/models?{query}", bearer())
+    assert response.status_code == 422
+    assert response.json()["reason"] == "Invalid"
 
 
 @pytest.mark.parametrize(
@@ -279,13 +279,13 @@ def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) ->
         {"Authorization": "Bearer wrong", "X-API-Key": KEY},
     ],
 )
-def test_without_a_right_key_the_answer_is_401_in_the_management_shape(
+def test_without_a_right_key_the_response_is_401_in_the_management_shape(
     api: Api, headers: dict[str, str]
 ) -> None:
-    answer = api.get("/v2/models", headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    document = answer.json()
+    response = api.get("/v2/models", headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    document = response.json()
     assert (document["code"], document["reason"]) == (401, "Unauthorized")
     assert document["message"].startswith("Invalid authentication credentials")
 
@@ -294,27 +294,27 @@ def test_without_a_right_key_the_answer_is_401_in_the_management_shape(
     "path", ["/", "/v2", "/v2/models/", "/v2/Models", "/v2/%6dodels", "/healthz/x"]
 )
 def test_an_unknown_path_is_404_in_the_management_shape(api: Api, path: str) -> None:
-    answer = api.get(path, bearer())
-    assert answer.status_code == 404
-    assert (answer.json()["code"], answer.json()["reason"]) == (404, "NotFound")
+    response = api.get(path, bearer())
+    assert response.status_code == 404
+    assert (response.json()["code"], response.json()["reason"]) == (404, "NotFound")
 
 
 def test_a_wrong_method_is_405_and_told_the_right_ones(api: Api) -> None:
-    answer = api.get("/v2/models", bearer(), method="POST")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, HEAD"
-    assert answer.json()["reason"] == "MethodNotAllowed"
+    response = api.get("/v2/models", bearer(), method="POST")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD"
+    assert response.json()["reason"] == "MethodNotAllowed"
 
 
 def test_head_has_the_head_of_get_and_no_body(tmp_path: Path) -> None:
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
 
     async def scenario(client: httpx.AsyncClient) -> None:
         for method in ("GET", "HEAD", "GET"):
-            answers.append(await client.request(method, "/version"))
+            responses.append(await client.request(method, "/version"))
 
     with_api(tmp_path, scenario)
-    whole, head, after = answers
+    whole, head, after = responses
     assert (head.status_code, head.content) == (200, b"")
     assert (
         head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
@@ -332,15 +332,15 @@ def test_a_body_that_nobody_reads_does_not_spoil_the_next_request(tmp_path: Path
     with_api(tmp_path, scenario)
 
 
-def test_many_requests_at_once_are_all_answered(tmp_path: Path) -> None:
+def test_many_requests_at_once_are_all_served(tmp_path: Path) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(
                 client.get(f"/v2/models?page={1 + n % 5}&perPage=1", headers=bearer())
                 for n in range(100)
             )
         )
-        assert [answer.json()["items"][0]["name"] for answer in answers] == [
+        assert [response.json()["items"][0]["name"] for response in responses] == [
             f"m{n % 5}" for n in range(100)
         ]
 
@@ -430,7 +430,7 @@ def test_a_socket_that_cannot_be_made_is_an_error_and_no_hang(tmp_path: Path) ->
     in_uvloop(run())
 
 
-def test_a_websocket_is_closed_and_not_answered() -> None:
+def test_a_websocket_is_closed_without_a_response() -> None:
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the management API shows of the deployments and the routes."""
+"""Deployments and routes as the management API shows them."""
 
 from __future__ import annotations
 

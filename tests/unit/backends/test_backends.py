@@ -95,7 +95,7 @@ def test_replicas_share_the_cores_that_the_data_plane_leaves(
 @pytest.mark.parametrize(
     "flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"]
 )
-def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> None:
+def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> None:
     with pytest.raises(BackendError, match=r"smollm2.*backend_parameters"):
         BACKENDS["llama_cpp"].check(smollm2(flag))
 
@@ -108,7 +108,7 @@ def test_a_flag_that_the_server_decides_is_refused_with_its_name(flag: str) -> N
         (["4096"], "The flag 4096 is not known"),
     ],
 )
-def test_flags_that_llama_cpp_would_refuse_are_refused_before_any_start(
+def test_flags_that_llama_cpp_would_reject_are_rejected_before_any_start(
     parameters: list[str], message: str
 ) -> None:
     with pytest.raises(BackendError, match=r"smollm2 .*backend_parameters") as caught:
@@ -122,7 +122,7 @@ def test_flags_that_llama_cpp_knows_are_let_through_in_every_spelling() -> None:
     )
 
 
-def test_a_file_that_is_not_there_is_told_in_a_sentence_before_llama_cpp_is_started(
+def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_started(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "m.gguf"
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_is_told_in_a_sentence_before_llama_cpp_is_star
     assert flags(model)["--model"] == str(file)
 
 
-def test_a_source_that_cannot_be_loaded_yet_is_refused_with_the_way_out() -> None:
+def test_a_source_that_cannot_be_loaded_yet_is_rejected_with_the_way_out() -> None:
     model = ModelConfig(
         name="m", backend="llama_cpp", source="huggingface", huggingface_repo_id="a/b"
     )
@@ -289,7 +289,7 @@ def test_no_flag_of_our_llama_cpp_has_two_meanings() -> None:
 
 
 class Params(SimpleNamespace):
-    """As much of CommonParams as these tests touch."""
+    """CommonParams, as far as these tests touch it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -335,7 +335,7 @@ def test_the_last_of_two_flags_wins() -> None:
         ("--ctx-size=1", "No model is given"),
     ],
 )
-def test_a_wrong_command_line_is_refused_with_the_flag_s_name(words: str, message: str) -> None:
+def test_a_wrong_command_line_is_rejected_with_the_flag_s_name(words: str, message: str) -> None:
     with pytest.raises(llama_cpp_main.UsageError) as caught:
         llama_cpp_main.read_arguments(FAKE, words.split())
     assert message in str(caught.value)

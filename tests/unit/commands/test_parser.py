@@ -52,7 +52,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 # check
 
 
-def test_check_tells_that_a_file_is_right_without_starting_anything(tmp_path: Path) -> None:
+def test_check_says_that_a_file_is_right_without_starting_anything(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n')
     done = run("check", "--config", str(file), "--data-dir", str(tmp_path / "data"))
@@ -64,7 +64,7 @@ def test_check_tells_that_a_file_is_right_without_starting_anything(tmp_path: Pa
     assert not (tmp_path / "data").exists()
 
 
-def test_check_tells_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Path) -> None:
+def test_check_says_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[server]\nprot = 1\n")
     done = run("check", GPUSTACK_FAST_CONFIG=str(file))
@@ -75,7 +75,7 @@ def test_check_tells_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Pa
     )
 
 
-def test_check_and_serve_refuse_flags_for_the_engine_that_it_could_never_start_with(
+def test_check_and_serve_reject_flags_for_the_engine_that_it_could_never_start_with(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "c.toml"
@@ -122,7 +122,7 @@ def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
         (["keys", "create"], "required: NAME"),
     ],
 )
-def test_a_slip_is_answered_with_what_can_be_written(
+def test_a_slip_is_met_with_what_can_be_written(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:
@@ -252,7 +252,7 @@ def test_a_bootstrap_key_that_cannot_be_a_key_starts_nothing_and_is_not_repeated
     assert told.startswith("error: A key ") and (not text or text not in told)
 
 
-def test_a_key_file_that_cannot_be_read_is_told(
+def test_a_key_file_that_cannot_be_read_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parser.main(["serve", "--bootstrap-key-file", str(tmp_path / "none")]) == 2
@@ -338,14 +338,14 @@ def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13])
-def test_what_is_no_time_is_told(text: str) -> None:
+def test_what_is_no_time_is_reported(text: str) -> None:
     with pytest.raises(
         UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"
     ):
         keys.seconds(text)
 
 
-def test_a_scope_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
+def test_a_scope_that_is_none_is_rejected_with_those_that_are(tmp_path: Path) -> None:
     done = run("keys", "create", "a", "--scope", "inferense", "--data-dir", str(tmp_path / "data"))
     assert done.returncode == 2 and "inference" in done.stderr
     assert not (tmp_path / "data").exists()
@@ -412,7 +412,7 @@ def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -
 
 
 class FakeServer:
-    """Holds a data directory and answers on its control socket, in a thread of this process."""
+    """Holds a data directory and serves its control socket, in a thread of this process."""
 
     def __init__(self, folder: Path) -> None:
         self.directory = DataDirectory(folder)
@@ -475,7 +475,7 @@ def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> No
     assert statuses == [0] and [change.upsert[0].name for change in fake.changes] == ["a"]
 
 
-def test_a_holder_that_never_answers_is_told_by_its_process(
+def test_a_holder_that_never_responds_is_reported_by_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(keys, "_PATIENCE", 0.1)

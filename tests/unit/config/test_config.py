@@ -1,4 +1,4 @@
-"""The configuration: what is read, and how each mistake is told."""
+"""The configuration, and the errors for mistakes in it."""
 
 from __future__ import annotations
 
@@ -262,14 +262,14 @@ def test_these_cannot_be_names(name: str) -> None:
     assert not NAME_PATTERN.fullmatch(name)
 
 
-def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"none\.toml: The configuration file cannot be read: No such file"
     ):
         read_config_file(tmp_path / "none.toml")
 
 
-def test_a_file_that_is_not_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "latin.toml"
     file.write_bytes(b'[server]\nhost = "\xe4"\n')
     with pytest.raises(ConfigError, match=r"latin\.toml:2: This line is not UTF-8"):
@@ -348,13 +348,13 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "headers": ("X-A", '["X-A"]'),
     "expose": ("X-B,", '["X-B"]'),
 }
-"""What is no number: as text, and as TOML."""
+"""Values that are no number: as text, and as TOML."""
 NEEDED = {
     "tls_certificate": {"--tls-key": "/k"},
     "tls_key": {"--tls-certificate": "/c"},
     "cors": {"--cors-origins": "http://a"},
 }
-"""What a setting does not go without."""
+"""The parts that no setting lacks."""
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
@@ -419,13 +419,13 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ),
     ],
 )
-def test_a_mistake_in_a_flag_is_told_by_its_name(flag: str, text: str, message: str) -> None:
+def test_a_mistake_in_a_flag_is_reported_by_its_name(flag: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_config(None, {flag: text}, {})
     assert message in str(raised.value)
 
 
-def test_a_mistake_in_a_variable_is_told_by_its_name() -> None:
+def test_a_mistake_in_a_variable_is_reported_by_its_name() -> None:
     with pytest.raises(
         ConfigError, match="The environment variable `GPUSTACK_FAST_PORT` must be a whole number"
     ):

@@ -1,6 +1,4 @@
-"""Keys of somebody else's engines, and the files for TLS: what the configuration names but does not
-hold.
-"""
+"""Keys of somebody else's engines and files for TLS, which the configuration only names."""
 
 from __future__ import annotations
 
@@ -65,7 +63,7 @@ def test_two_models_may_share_a_variable(tmp_path: Path) -> None:
         ('api_key_file = "latin"', {}, "is not text"),
     ],
 )
-def test_a_place_without_a_key_is_told_with_its_line_and_no_key(
+def test_a_place_without_a_key_is_reported_with_its_line_and_no_key(
     tmp_path: Path, written: str, environment: dict[str, str], message: str
 ) -> None:
     (tmp_path / "latin").write_bytes(b"h\xfcsh")
@@ -77,7 +75,7 @@ def test_a_place_without_a_key_is_told_with_its_line_and_no_key(
     assert "hush" not in told and "hüsh" not in told
 
 
-def test_a_file_for_tls_that_cannot_be_read_is_told_with_its_setting(tmp_path: Path) -> None:
+def test_a_file_for_tls_that_cannot_be_read_is_reported_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "c.pem").touch()
     file = write(tmp_path, '[server]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n')
     with pytest.raises(

@@ -33,9 +33,7 @@ STATUS = ServerStatus(
 
 
 class FakeApp:
-    """The handler that `app` would hand in: writes down what the data plane would hear, and what
-    the disk held then.
-    """
+    """A handler as of `app`: notes what the data plane would hear, and what the disk held then."""
 
     def __init__(self, folder: Path) -> None:
         self.directory = DataDirectory(folder)
@@ -118,7 +116,7 @@ def test_the_disk_has_a_change_before_the_data_plane_hears_of_it(tmp_path: Path)
     assert app.on_disk == [["a"], []]
 
 
-def test_a_refused_operation_raises_on_the_client_s_side_what_the_store_raised(
+def test_a_rejected_operation_raises_on_the_client_s_side_what_the_store_raised(
     tmp_path: Path,
 ) -> None:
     def scenario(path: Path) -> None:
@@ -195,7 +193,7 @@ def test_all_keys_are_published_after_a_start(tmp_path: Path) -> None:
     assert everything.replace and [key.name for key in everything.upsert] == ["a", "b"]
 
 
-def test_the_management_api_s_question_is_answered_from_the_store(tmp_path: Path) -> None:
+def test_the_management_api_s_question_is_settled_from_the_store(tmp_path: Path) -> None:
     app = FakeApp(tmp_path)
 
     async def run() -> None:
@@ -237,7 +235,7 @@ def test_a_dead_server_s_socket_is_replaced(tmp_path: Path) -> None:
     with_server(tmp_path, scenario)
 
 
-def test_a_file_in_the_way_is_told_and_kept(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_reported_and_kept(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "control.sock").write_text("precious")
     with pytest.raises(ControlError, match="is no socket"):
@@ -256,7 +254,7 @@ def test_a_file_in_the_way_is_told_and_kept(tmp_path: Path) -> None:
         b"\n",
     ],
 )
-def test_a_request_that_nobody_knows_is_answered_and_the_connection_lives_on(
+def test_a_request_that_nobody_knows_gets_a_response_and_the_connection_lives_on(
     tmp_path: Path, line: bytes
 ) -> None:
     def scenario(path: Path) -> None:
@@ -307,7 +305,7 @@ def test_the_server_ends_while_a_client_is_connected(tmp_path: Path) -> None:
         client.list_keys()
 
 
-def test_a_process_of_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_gets_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
     # The folder's rights alone would stop a stranger; here they are opened, so that the second lock
     # is seen to hold.
     stranger = 65534 if os.geteuid() == 0 else os.geteuid()
@@ -321,13 +319,13 @@ def test_a_process_of_another_user_is_not_answered(monkeypatch: pytest.MonkeyPat
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        answer, app = with_server(Path(folder), scenario)
-    assert answer == b"closed"
+        response, app = with_server(Path(folder), scenario)
+    assert response == b"closed"
     assert app.changes == []
 
 
 def ask_as(user: int, path: Path) -> bytes:
-    """What a process of a user is answered; `closed` when the server hangs up without a word."""
+    """The response to a process of a user; `closed` when the server hangs up without a word."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -345,5 +343,5 @@ def ask_as(user: int, path: Path) -> bytes:
             os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
-    with os.fdopen(reader, "rb") as answer:
-        return answer.read()
+    with os.fdopen(reader, "rb") as response:
+        return response.read()

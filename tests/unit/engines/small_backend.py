@@ -69,7 +69,7 @@ async def eventually(happened: Callable[[], bool], what: str, deadline: float = 
 
 
 def child_of(log: Path) -> int:
-    """The process id of the worker that a small engine told in its log; 0 as long as it has not."""
+    """The process id of the worker in a small engine's log; 0 as long as there is none."""
     found = re.search(r"child (\d+)", log.read_text()) if log.exists() else None
     return int(found[1]) if found else 0
 

@@ -1,5 +1,4 @@
-"""An engine of forty lines: answers 200 at every path of a Unix socket, and misbehaves as it is
-told.
+"""An engine of forty lines: gives 200 at every path of a Unix socket, and misbehaves on order.
 
 python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
 """

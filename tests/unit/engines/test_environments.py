@@ -37,9 +37,7 @@ def make_wheel(folder: Path) -> str:
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock file that pins the wheel `tiny`, and a uv that finds it on this disk and nowhere
-    else.
-    """
+    """A lock file that pins the wheel `tiny`, and a uv that finds it on this disk alone."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     digest = make_wheel(wheels)
@@ -112,7 +110,7 @@ def test_two_builders_wait_for_each_other(tmp_path: Path, lock: Path) -> None:
     ],
     ids=["wrong hash", "missing"],
 )
-def test_a_failure_is_told_in_sentences_and_leaves_nothing(
+def test_a_failure_is_reported_in_sentences_and_leaves_nothing(
     tmp_path: Path, lock: Path, damage: object, message: str
 ) -> None:
     assert callable(damage)
@@ -203,7 +201,7 @@ def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(tmp_path: Path, l
         assert uvloop.run(next_builder(builder)).exists()
 
 
-def test_a_missing_uv_is_told_with_the_way_to_get_it(
+def test_a_missing_uv_is_reported_with_the_way_to_get_it(
     tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> str:

@@ -1,4 +1,4 @@
-"""What a killed server leaves, and how the next start finds and ends it."""
+"""The engines of a killed server: the next start finds and ends them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def captured(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class House:
-    """A supervisor with the small engine as its only backend, and what it told."""
+    """A supervisor with the small engine as its only backend, and its reports."""
 
     log: pytest.LogCaptureFixture
 
@@ -47,7 +47,7 @@ class House:
 
     @property
     def lines(self) -> list[str]:
-        """What it has logged."""
+        """Its log lines."""
         return [record.getMessage() for record in self.log.records]
 
     async def prepare(self, backend: str) -> Path:
@@ -55,7 +55,7 @@ class House:
         return PYTHON
 
     def look(self) -> None:
-        """What a table would hold now."""
+        """The instances that a table would hold now."""
         self.seen.append([(replica.id, replica.state) for replica in self.supervisor.replicas])
 
     def replica(self, number: int = 0) -> Replica:
@@ -268,7 +268,7 @@ def test_the_wait_for_idle_ends_with_the_patience(short_folder: Path) -> None:
         assert not alive(pid)
 
 
-def test_each_address_of_an_external_model_is_an_instance_that_tells_whether_it_can_be_reached(
+def test_each_address_of_an_external_model_is_an_instance_that_says_whether_it_can_be_reached(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(external, "TRY_EVERY", 0.02)

@@ -1,6 +1,4 @@
-"""The keys of a running server: its first one. (How changes reach the workers:
-`end_to_end/test_keys`.)
-"""
+"""The first key of a running server. (How changes reach the workers: `end_to_end/test_keys`.)"""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_any_text_of_16_characters_can_be_a_key(
 @pytest.mark.parametrize(
     "text", ["", "fifteen-letters", " leading-space-is-none", "a\tb" * 10, "line\n" * 5, "x" * 1025]
 )
-def test_a_text_that_no_header_could_carry_is_refused_and_not_repeated(
+def test_a_text_that_no_header_could_carry_is_rejected_and_not_repeated(
     directory: DataDirectory, text: str
 ) -> None:
     with pytest.raises(UsageError) as raised:
@@ -131,7 +131,7 @@ def test_names_are_unique_until_the_key_is_revoked(directory: DataDirectory) -> 
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "0123456789abcdef"])
-def test_names_that_cannot_be_are_refused(directory: DataDirectory, name: str) -> None:
+def test_names_that_cannot_be_are_rejected(directory: DataDirectory, name: str) -> None:
     with pytest.raises(UsageError):
         Store(directory).create(name)
 
@@ -146,7 +146,7 @@ def test_names_that_cannot_be_are_refused(directory: DataDirectory, name: str) -
         (Grant(expires_in=10**12), "A key expires after 1 second to 100 years"),
     ],
 )
-def test_what_no_key_can_be_granted_is_refused(
+def test_what_no_key_can_be_granted_is_rejected(
     directory: DataDirectory, grant: Grant, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -154,7 +154,7 @@ def test_what_no_key_can_be_granted_is_refused(
     assert not directory.keys_file.exists()
 
 
-def test_scopes_and_expiry_are_kept_and_told(directory: DataDirectory) -> None:
+def test_scopes_and_expiry_are_kept_and_reported(directory: DataDirectory) -> None:
     store = Store(directory)
     store.create("all")
     made = store.create(
@@ -213,7 +213,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory, content: bytes) -> None:
+def test_a_damaged_file_is_reported_and_left_as_it_is(
+    directory: DataDirectory, content: bytes
+) -> None:
     directory.keys_file.write_bytes(content)
     with pytest.raises(StoreError, match=r"keys\.json are damaged.*left as it is.*[Rr]estore it"):
         Store(directory)
@@ -235,7 +237,7 @@ def test_a_file_of_the_first_version_is_read_and_becomes_one_of_this(
     ]
 
 
-def test_a_file_of_a_newer_version_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
+def test_a_file_of_a_newer_version_is_reported_and_left_as_it_is(directory: DataDirectory) -> None:
     content = b'{"version":3,"vault":"something that we do not know"}'
     directory.keys_file.write_bytes(content)
     with pytest.raises(StoreError, match="newer gpustack-fast"):

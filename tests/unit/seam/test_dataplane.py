@@ -1,6 +1,4 @@
-"""The seam: every field of every document passes through both sides, and the module loads late and
-on a thread.
-"""
+"""The seam: every field of every document passes both sides; the module loads late, on a thread."""
 
 from __future__ import annotations
 
@@ -138,8 +136,9 @@ def plane() -> Iterator[DataPlane]:
 
 
 def fields_left_at_their_default(document: msgspec.Struct) -> list[str]:
-    """Fields that the sample does not set: a setting that was added later must be added to the
-    samples above. (The seam's own Structs have no defaults.)
+    """Fields that the sample does not set: a later setting must be added to the samples above.
+
+    (The seam's own Structs have no defaults.)
     """
     found = []
     for field in msgspec.structs.fields(document):
@@ -188,7 +187,7 @@ Send = Callable[[bytes], object]
 
 
 def send(plane: DataPlane, document: msgspec.Struct) -> Send:
-    """How a document of this type gets to the other side."""
+    """The way of a document of this type to the other side."""
     native = plane._native
     if isinstance(document, DataPlaneConfig):
         return lambda encoded: type(native)(encoded, [])
@@ -203,7 +202,7 @@ DOCUMENTS = pytest.mark.parametrize(
 
 
 @DOCUMENTS
-def test_a_field_that_is_missing_or_unknown_is_refused_with_its_name(
+def test_a_field_that_is_missing_or_unknown_is_rejected_with_its_name(
     plane: DataPlane, document: msgspec.Struct
 ) -> None:
     for path in places(msgspec.to_builtins(document)):
@@ -234,7 +233,7 @@ def listed_by_rust(error: str) -> set[str]:
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else None,
 )
-def test_both_sides_know_the_same_words_and_refuse_others_with_their_entry(
+def test_both_sides_know_the_same_words_and_reject_others_with_their_entry(
     plane: DataPlane,
     document: msgspec.Struct,
     path: tuple[str | int, ...],
@@ -328,7 +327,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
         ("publish", "no object"),
     ],
 )
-def test_a_document_of_another_shape_is_refused_with_a_reason(
+def test_a_document_of_another_shape_is_rejected_with_a_reason(
     plane: DataPlane, call: str, document: object
 ) -> None:
     with pytest.raises(
@@ -337,7 +336,7 @@ def test_a_document_of_another_shape_is_refused_with_a_reason(
         getattr(plane._native, call)(json.dumps(document).encode())
 
 
-def test_what_is_no_listening_socket_is_refused() -> None:
+def test_what_is_no_listening_socket_is_rejected() -> None:
     with socket.socket() as unbound, pytest.raises(DataPlaneError, match="does not listen"):
         DataPlane(CONFIG, [unbound.fileno()])
     for fd in (-1, 1_000_000):
@@ -357,15 +356,13 @@ def test_a_drain_without_a_start_is_told_too(plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize("deadline", [-1.0, float("nan"), float("inf")])
-def test_a_deadline_that_is_none_is_refused(plane: DataPlane, deadline: float) -> None:
+def test_a_deadline_that_is_none_is_rejected(plane: DataPlane, deadline: float) -> None:
     with pytest.raises(DataPlaneError, match="deadline"):
         plane.drain(deadline)
 
 
 def test_the_module_loads_after_all_others_and_on_a_thread() -> None:
-    """Its allocator's thread-local storage must not need the static space that others have used
-    up.
-    """
+    """Its allocator must not need static thread-local space, which others may have used up."""
     script = """
 import threading
 import granian, granian.server.embed, msgspec, uvloop, pynvml

@@ -1,7 +1,4 @@
-"""What Python gives to `logging` becomes lines among the data plane's, of the same form.
-
-The log belongs to the process, so each test looks at one of its own.
-"""
+"""Python's records of `logging` become lines among the data plane's, of the same form."""
 
 from __future__ import annotations
 

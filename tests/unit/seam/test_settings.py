@@ -1,4 +1,4 @@
-"""`[server]` as the data plane is told it."""
+"""`[server]` in the data plane's configuration."""
 
 from __future__ import annotations
 

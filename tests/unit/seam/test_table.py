@@ -1,4 +1,4 @@
-"""What the data plane is told about the deployments and the keys."""
+"""The deployments and the keys in the data plane's documents."""
 
 from __future__ import annotations
 

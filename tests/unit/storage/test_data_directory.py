@@ -17,7 +17,7 @@ from gpustack_fast.storage.data_directory import DataDirectory
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def test_the_directory_has_one_holder_and_tells_who(tmp_path: Path) -> None:
+def test_the_directory_has_one_holder_and_says_who(tmp_path: Path) -> None:
     holder = (
         "import sys; from pathlib import Path; from gpustack_fast.storage.data_directory "
         "import DataDirectory as D\n"
@@ -89,7 +89,7 @@ def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) 
         (lambda path: (path.mkdir(), (path / "lock").symlink_to("/nowhere")), "cannot be used"),
     ],
 )
-def test_a_directory_that_cannot_be_trusted_is_refused(
+def test_a_directory_that_cannot_be_trusted_is_rejected(
     tmp_path: Path, prepare: object, message: str
 ) -> None:
     assert callable(prepare)
@@ -98,7 +98,7 @@ def test_a_directory_that_cannot_be_trusted_is_refused(
         DataDirectory(tmp_path / "data").acquire()
 
 
-def test_a_path_too_long_for_sockets_is_told_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_path_too_long_for_sockets_is_reported_before_anything_is_made(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     with pytest.raises(
         StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"

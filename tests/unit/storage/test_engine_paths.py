@@ -1,4 +1,4 @@
-"""Where in the data directory the engines' records, sockets and logs lie."""
+"""The places of the engines' records, sockets and logs in the data directory."""
 
 from __future__ import annotations
 

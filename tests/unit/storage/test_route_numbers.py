@@ -64,7 +64,7 @@ def test_over_any_starts_no_name_changes_its_number_and_no_number_its_name(
     directory.release()
 
 
-def test_a_damaged_file_is_told_and_left_as_it_is(directory: DataDirectory) -> None:
+def test_a_damaged_file_is_reported_and_left_as_it_is(directory: DataDirectory) -> None:
     for content in (
         b"",
         b'{"version":1,"routes":[{"name":"a","number":0,"created":1}]}',

@@ -1,6 +1,4 @@
-"""How each mistake in a configuration file is told: the line, the cause, and what to write
-instead.
-"""
+"""Mistakes in a configuration file: the line, the cause, and what to write instead."""
 
 from __future__ import annotations
 
@@ -365,7 +363,7 @@ WRONG_FILES = [
 
 
 @pytest.mark.parametrize(("text", "line", "message"), WRONG_FILES)
-def test_a_mistake_in_the_file_is_told_with_file_line_and_fix(
+def test_a_mistake_in_the_file_is_reported_with_file_line_and_fix(
     tmp_path: Path, text: str, line: int, message: str
 ) -> None:
     file = tmp_path / "gpustack-fast.toml"

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands."""
+"""The line of each key in a TOML text."""
 
 from __future__ import annotations
 
