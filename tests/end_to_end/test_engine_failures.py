@@ -152,9 +152,8 @@ def test_a_stream_whose_engine_dies_ends_with_one_error_event(
 def test_a_close_delimited_stream_without_its_end_mark_ends_with_an_error_event(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
-    """Both SDKs take a stream that is closed without its end mark for a complete one.
-
-    Seen with openai 3.54 and anthropic 2.12: no exception, and `finish_reason` stays null.
+    """The SDKs of OpenAI and Anthropic take a stream that is closed without its end mark for a
+    complete one: no exception, `finish_reason` stays null.
     """
     frames = ['data: {"id":"n-1"}\n\n', 'data: {"id":"n-1"}\n\n']
     assert_cut_stream(

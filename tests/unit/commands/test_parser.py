@@ -484,6 +484,6 @@ def test_a_holder_that_never_responds_is_reported_by_its_process(
     assert parser.main(["keys", "create", "a", "--data-dir", str(tmp_path)]) == 1
     silent.release()
     assert (
-        f"A server (process {os.getpid()}) holds {tmp_path} but does not answer"
+        f"A server (process {os.getpid()}) holds {tmp_path} but does not respond"
         in capsys.readouterr().err
     )
