@@ -164,8 +164,7 @@ def over(name: str, figures: Figures, bounds: dict[str, float]) -> Iterator[str]
         if value > bound * (1 + ALLOWED):
             yield (
                 f"A {name} takes {value:,.2f} {figure.replace('_', ' ')}; its bound is "
-                f"{bound:,.2f}, and {ALLOWED:.0%} "
-                "above it is allowed."
+                f"{bound:,.2f}, and {ALLOWED:.0%} above it is allowed."
             )
 
 
@@ -175,8 +174,7 @@ def far_below(name: str, figures: Figures, bounds: dict[str, float]) -> Iterator
         if value < bounds[figure] * (1 - ALLOWED):
             yield (
                 f"A {name} takes fewer {figure.replace('_', ' ')} than its bound of "
-                f"{bounds[figure]:,.2f}: keep that, "
-                "with `.venv/bin/python bench/count.py --write`."
+                f"{bounds[figure]:,.2f}: keep that, with `.venv/bin/python bench/count.py --write`."
             )
 
 

@@ -79,8 +79,7 @@ class Application:
         if key is None:
             raise _unauthorized(
                 "Invalid authentication credentials. Send an API key as `Authorization: Bearer "
-                "KEY`; "
-                "`gpustack-fast keys create NAME` makes one."
+                "KEY`; `gpustack-fast keys create NAME` makes one."
             )
         if key.is_expired(time.time()):
             raise _unauthorized(

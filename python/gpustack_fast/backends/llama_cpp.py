@@ -55,8 +55,7 @@ def check(model: Model) -> None:
         if flag in OURS:
             raise BackendError(
                 f"The model {model.name} sets {flag} in backend_parameters, but the server itself "
-                "decides it. "
-                "Remove it from backend_parameters."
+                "decides it. Remove it from backend_parameters."
             )
     try:
         parameters = list(model.backend_parameters)
@@ -91,14 +90,12 @@ def model_file(model: Model) -> list[str]:
         if not (os.path.isfile(model.local_path) and os.access(model.local_path, os.R_OK)):
             raise BackendError(
                 f"The file {model.local_path} of the model {model.name} is not there, or this user "
-                "may not read it. "
-                "Check local_path and the rights of the file."
+                "may not read it. Check local_path and the rights of the file."
             )
         return ["--model", model.local_path]
     raise BackendError(
         f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here "
-        "yet. "
-        'Download its GGUF file, and name it with source = "local_path" and local_path = '
+        'yet. Download its GGUF file, and name it with source = "local_path" and local_path = '
         '"/path/to/model.gguf".'
     )
 

@@ -34,9 +34,8 @@ _DESCRIPTION = (
 )
 _PRECEDENCE = (
     "A flag wins over its environment variable (in brackets), the variable over the configuration "
-    "file, the file over "
-    "the default. Without a configuration file, `serve` runs a small embedded model, "
-    "SmolLM2-135M-Instruct."
+    "file, the file over the default. Without a configuration file, `serve` runs a small embedded "
+    "model, SmolLM2-135M-Instruct."
 )
 _SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
 
@@ -278,8 +277,7 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "key of the first start",
         "Any text of 16 characters or more. A data directory that had its first start before "
-        "ignores it; "
-        "without it, the first start makes a key and shows it once.",
+        "ignores it; without it, the first start makes a key and shows it once.",
     )
     ways = group.add_mutually_exclusive_group()
     ways.add_argument(

@@ -55,14 +55,12 @@ def _text(model: ModelConfig, environment: MutableMapping[str, str]) -> str | No
     if not text:
         raise ConfigError(
             f"{place} should hold the key of the engines of the model `{model.name}`, but it is "
-            "empty or not there. "
-            "Put the key there before the start."
+            "empty or not there. Put the key there before the start."
         )
     if not (text.isascii() and text.isprintable()) or text != text.strip():
         raise ConfigError(
             f"{place} does not hold a key that a header could carry: it has a space around it, a "
-            "second line, or "
-            "letters beyond ASCII. Write the key alone."
+            "second line, or letters beyond ASCII. Write the key alone."
         )
     return text
 
@@ -73,8 +71,7 @@ def _read(name: str, place: str, model: str) -> str:
     except OSError as error:
         raise ConfigError(
             f"{place} with the key of the engines of the model `{model}` cannot be read: "
-            f"{error.strerror}. "
-            "Check its path and rights."
+            f"{error.strerror}. Check its path and rights."
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{place} is not text. Write the key alone on one line.") from error

@@ -102,8 +102,7 @@ class ControlClient:
         if not line.endswith(b"\n"):
             raise ControlError(
                 f"The server behind {self._path} closed the connection. Run the command as the "
-                "user who runs it, or as "
-                "root; if it was about to stop, repeat the command."
+                "user who runs it, or as root; if it was about to stop, repeat the command."
             )
         try:
             response = msgspec.json.decode(line, type=Response)

@@ -108,8 +108,7 @@ class Instance:
             if limit and waited > limit:
                 raise EngineFailed(
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
-                    "the model "
-                    f"{self.model.name}, or look into its log. {self.last_words()}"
+                    f"the model {self.model.name}, or look into its log. {self.last_words()}"
                 )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), 0.1 if waited < 10 else 0.5)

@@ -44,9 +44,8 @@ async def end_leftover(record: Path, grace: float) -> str | None:
     if alive and not await processes.end(identity.pid, living, signal.SIGTERM, grace):
         raise EngineFailed(
             f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, "
-            "even by SIGKILL. "
-            "It waits inside the kernel, perhaps for a device: look at it with `ps`, then start "
-            "again."
+            "even by SIGKILL. It waits inside the kernel, perhaps for a device: look at it with "
+            "`ps`, then start again."
         )
     remove_files(identity.socket, record)
     return record.stem if alive else None

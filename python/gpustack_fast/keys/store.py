@@ -257,8 +257,7 @@ def check_key_text(text: str) -> None:
     if not text.isprintable() or text != text.strip():
         raise UsageError(
             "A key may not hold control characters, nor begin or end with a space: no header could "
-            "carry it. "
-            "Choose another, or leave it out to have one generated."
+            "carry it. Choose another, or leave it out to have one generated."
         )
 
 

@@ -126,9 +126,8 @@ class DataDirectory:
         if longest > SOCKET_PATH_LIMIT:
             raise StoreError(
                 f"The data directory {self.path} has too long a path: that of its sockets would "
-                f"have {longest} "
-                f"bytes, and Linux allows {SOCKET_PATH_LIMIT}. Choose a shorter one with "
-                "--data-dir."
+                f"have {longest} bytes, and Linux allows {SOCKET_PATH_LIMIT}. Choose a shorter one "
+                "with --data-dir."
             )
 
 
@@ -170,8 +169,7 @@ def _make_directory(folder: Path) -> None:
     if folder.stat().st_mode & stat.S_IWOTH:
         raise StoreError(
             f"Everybody may write to the directory {folder}, so that anybody could replace the "
-            "keys in it. "
-            "Run `chmod o-w` on it, or choose another with --data-dir."
+            "keys in it. Run `chmod o-w` on it, or choose another with --data-dir."
         )
 
 

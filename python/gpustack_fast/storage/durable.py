@@ -44,16 +44,14 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
         if version > newest:
             raise StoreError(
                 f"{what} in {file} were written by a newer gpustack-fast (format {version}; this "
-                f"one knows {newest}). "
-                "Use that version, or another directory with --data-dir."
+                f"one knows {newest}). Use that version, or another directory with --data-dir."
             )
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The text of the error may quote the file: it stays out of the message.
         raise StoreError(
             f"{what} in {file} are damaged: the file is not what gpustack-fast wrote. It was left "
-            "as it is. "
-            "Restore it from a backup, or move it away to begin anew."
+            "as it is. Restore it from a backup, or move it away to begin anew."
         ) from error
 
 

@@ -73,9 +73,8 @@ def _unknown_backend(backend: str) -> str:
     if bare in {name.replace("_", "") for name in ENGINES.keys() - BACKENDS.keys()}:
         return (
             f"The backend {quoted(backend)} comes in a later version; this one has "
-            f"{listed(BACKENDS)}. "
-            'Start that engine yourself and name its address with `backend = "external"` and '
-            "`urls`."
+            f"{listed(BACKENDS)}. Start that engine yourself and name its address with `backend = "
+            '"external"` and `urls`.'
         )
     return (
         f"There is no backend {quoted(backend)}. Write "
@@ -91,8 +90,7 @@ def _reject_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why
             raise RuleBroken(
                 (*path, name),
                 f"`{name}` has no meaning for the model `{model.name}` with backend "
-                f"`{model.backend}`: {why}. "
-                "Remove it.",
+                f"`{model.backend}`: {why}. Remove it.",
             )
 
 
@@ -139,8 +137,7 @@ def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
         raise RuleBroken(
             (*path, "api_key_env"),
             "`api_key_env` must be the name of an environment variable in capital letters, such as "
-            "`VLLM_API_KEY`, and "
-            "not the key itself. Put the key into that variable.",
+            "`VLLM_API_KEY`, and not the key itself. Put the key into that variable.",
         )
     if model.api_key_file is not None and (not model.api_key_file or "\0" in model.api_key_file):
         raise RuleBroken(

@@ -43,8 +43,7 @@ def _reject_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> None:
             raise RuleBroken(
                 (*path, name),
                 f"The route `{model.name}` under [[routes]] replaces the model's own, so that "
-                f"`{name}` would do "
-                "nothing here. Write it there.",
+                f"`{name}` would do nothing here. Write it there.",
             )
 
 
@@ -77,8 +76,7 @@ def _check_targets(path: KeyPath, route: RouteConfig, models: dict[str, ModelCon
         raise RuleBroken(
             (*path, "targets"),
             f"All targets of the route `{route.name}` have weight 0, so that no request could go "
-            "anywhere. "
-            "Give one a weight above 0.",
+            "anywhere. Give one a weight above 0.",
         )
 
 

@@ -36,8 +36,7 @@ def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
             raise RuleBroken(
                 (*path, "origins", index),
                 f"{quoted(origin)} is no origin. Write `https://HOST` or `https://HOST:PORT` in "
-                "lower case and without "
-                "a path, or `*` for all.",
+                "lower case and without a path, or `*` for all.",
             )
     for name in ("methods", "headers", "expose"):
         for index, word in enumerate(getattr(cors, name)):
