@@ -106,8 +106,8 @@ def under_strace(work: Work, folder: Path) -> Run:
         start = time.monotonic()
         work.do(plane)
         seconds = time.monotonic() - start
-    # A call that another thread's interrupts has a second line, which begins with <... and has the
-    # result.
+    # A call that another thread's interrupts has its result in a second line, which begins
+    # with `<...`.
     of_worker = re.findall(rf"^{plane.worker} +(.*)$", out.read_text(), re.MULTILINE)
     calls = Counter(call[1] for line in of_worker if (call := re.match(r"(\w+)\(", line)))
     calls["epoll_wait"] -= sum(

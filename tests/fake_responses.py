@@ -25,8 +25,7 @@ TRAILERS = b"0\r\nx-fake-trailer: 1\r\nauthorization: Bearer from-a-trailer\r\n\
 
 ORDERS = frozenset(
     {
-        # echoed in every frame and response; default: the text of the last user message, or the
-        # prompt
+        # echoed in every frame and response; default: the last user message, or the prompt
         "nonce",
         "frames",  # content frames of a stream (default 3)
         "delay",  # seconds before every frame but the first
@@ -47,8 +46,7 @@ ORDERS = frozenset(
         "rerank",  # the dialect: vllm (default), llama_cpp, tei
         # list of strings, sent instead of the frames of the model (surrogate escapes: any bytes)
         "raw_frames",
-        # list of offsets: the payload goes out in chunks and writes that end there, whatever its
-        # frames
+        # list of offsets: chunks and writes of the payload end there, whatever its frames
         "cuts",
         "greeting",  # of a WebSocket: a text frame in the same write as the 101
         "body_text",  # string, sent instead of a whole response
@@ -69,11 +67,11 @@ ORDERS = frozenset(
         "close",  # "silent": closes after the response; "announced": says so in the head
         "close_chance",  # 0..1: how often a response is followed by a silent close
         "close_idle",  # seconds after which an idle connection is closed
-        # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s, "code":
-        # n}
+        # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s,
+        # "code": n}
         "fault",
-        # {"status": 400, "then": reset|close|read}: a response before the body is read (header or
-        # defaults)
+        # {"status": 400, "then": reset|close|read}: a response before the body is read
+        # (in the header or the defaults)
         "early",
         "read_rate",  # bytes per second of the upload, 0: none is read (header or defaults)
         # a word: these orders hold only for the first request that brings this word to this engine

@@ -138,8 +138,7 @@ def test_a_response_whole_and_streamed(client: openai.OpenAI) -> None:
         model="default", input="What is the capital of France?", max_output_tokens=20
     )
     assert whole.output_text
-    # Not the SDK's stream helper: it needs `content_index` in each delta, which this llama.cpp
-    # leaves out.
+    # Not the SDK's stream helper: it needs `content_index`, which this llama.cpp leaves out.
     events: Any = list(
         client.responses.create(
             model="default", input="Say hello.", max_output_tokens=20, stream=True

@@ -36,9 +36,8 @@ def core_of(engine: VllmEngine) -> int:
             name, fields = (folder / "stat").read_text().rsplit(")", 1)
         except OSError:
             continue
-        if (
-            "VLLM::EngineCor" in name and int(fields.split()[3]) == engine.process.pid
-        ):  # the session
+        session = int(fields.split()[3])
+        if "VLLM::EngineCor" in name and session == engine.process.pid:
             return int(folder.name)
     raise AssertionError("There is no engine process.")
 

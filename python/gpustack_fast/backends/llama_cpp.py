@@ -112,9 +112,8 @@ def defaults(model: Model) -> list[str]:
     if context is None:
         flags.append(f"--ctx-size={SLOT_CONTEXT * max(1, whole(slots) if slots else SLOTS)}")
     if not given.keys() & {"--cache-ram", "-cram"}:
-        flags.append(
-            "--cache-ram=512"
-        )  # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB
+        # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB.
+        flags.append("--cache-ram=512")
     if not given.keys() & {"--threads", "-t"}:
         flags.append(f"--threads={threads(usable_cores(), model.replicas)}")
     return flags
@@ -149,15 +148,13 @@ FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
     admin_paths=(
-        # The prompts in its slots can be saved, restored and erased; its properties show and change
-        # its settings.
+        # Prompts in slots can be saved, restored and erased; properties show and change settings.
         "/slots",
         "/props",
         "/metrics",
         "/lora-adapters",
         "/models",
-        # Tools for its own web page: one runs programs, the other fetches any address for its
-        # caller.
+        # Tools for its own web page: one runs programs, the other fetches any address.
         "/tools",
         "/cors-proxy",
         # Streams and generations of all clients, by number.

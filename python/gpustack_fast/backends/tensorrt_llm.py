@@ -32,8 +32,7 @@ ENGINE = Engine(
             "/steady_clock_offset",
             "/v1/kv_cache_hints",
             "/v1/data_transceiver_state",
-            # Its store of responses is on by default: everybody's can be read and deleted below
-            # this path.
+            # Its store of responses is on by default: everybody's can be read and deleted here.
             "/v1/responses",
             # So can everybody's videos.
             "/v1/videos",

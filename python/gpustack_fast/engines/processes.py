@@ -90,9 +90,8 @@ def process(pid: int) -> Process | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, parent, _, session, *rest = text.rpartition(")")[
-        2
-    ].split()  # the name before it may hold anything
+    # The name, in parentheses before the state, may hold anything.
+    state, parent, _, session, *rest = text.rpartition(")")[2].split()
     return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
 
 

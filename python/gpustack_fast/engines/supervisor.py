@@ -121,8 +121,7 @@ class Supervisor:
                 maintain_at = now + MAINTAIN_EVERY
                 self._maintain()
             pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
-            # Not `wait_for`: Python 3.11's loses a cancellation that comes in the same moment as
-            # the event.
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min([*pauses, maintain_at - now])):
                     await self._awake.wait()

@@ -256,8 +256,7 @@ def test_a_vllm_in_development_mode_is_reached_by_its_inference_paths_alone(
     assert facts.admin_paths == vllm.FACTS.admin_paths
 
 
-# The command line of llama.cpp, against the fields of CommonParams as recorded from the pinned
-# version.
+# llama.cpp's command line against the fields of CommonParams as recorded from the pinned version.
 
 
 def recorded_fields() -> dict[str, str]:

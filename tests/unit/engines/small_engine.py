@@ -20,8 +20,7 @@ def main() -> None:
     if "--deaf" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if orders & {"--child", "--leave-child"}:
-        # A worker that ignores SIGTERM and watches nobody, in the session of its parent, as vLLM's
-        # do.
+        # A worker as vLLM's: it ignores SIGTERM, watches nobody, and is in its parent's session.
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-S", "-c", code])
         print(f"child {child.pid}", flush=True)
