@@ -83,6 +83,7 @@ lint: .venv/.native-quick  ## Formatting, clippy, arrows between rooms, ruff, my
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(BIN)/python scripts/check-arrows
+	cargo metadata --locked --format-version 1 --manifest-path rust/fuzz/Cargo.toml >/dev/null
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -121,6 +122,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 .PHONY: lock
 lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: newest versions)
 	$(if $(UPGRADE),cargo update,cargo metadata --format-version 1 >/dev/null)
+	cd rust/fuzz && $(if $(UPGRADE),cargo update,cargo metadata --format-version 1 >/dev/null)
 	$(COMPILE) pyproject.toml -o requirements/runtime.txt
 	$(COMPILE) pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	$(COMPILE) requirements/tools.in -o requirements/tools.txt
