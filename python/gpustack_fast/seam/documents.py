@@ -81,7 +81,7 @@ class DataPlaneConfig(Document):
     workers: int
     """Worker threads; 0 counts as 1."""
     control_socket: str | None
-    """The Unix socket where the management API listens; None: its paths get 404.
+    """The Unix socket where the management API listens; None: its paths get 503.
 
     It gets every path that is neither inference nor the data plane's own.
     """
@@ -260,13 +260,13 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     route: str
     """Empty when the request did not get so far."""
     instance: str
-    """The instance that responded last; empty when none did."""
+    """The instance that was tried last, whether or not it responded; empty when none was tried."""
     path: str
     """The path of its endpoint, such as `/v1/chat/completions`."""
     status: int
     """The client's; 499 when it left before the head."""
     attempts: int
-    """Instances that were tried."""
+    """Attempts, of which several may have been at one instance; 0 for the management API."""
     first_frame_ms: float
     """From the request's head to the first byte handed to the client; 0 when there was none."""
     duration_ms: float

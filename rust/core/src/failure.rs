@@ -7,9 +7,9 @@ use sans_io::{
     codec::http1::WireError,
 };
 
-/// A failure, named by its phase. `request::rejections` makes the client's error of it,
-/// `request::retry` decides whether another attempt follows, and `upstream::health` whether its
-/// instance is ejected.
+/// A failure, named by its phase. `request::rejections` makes the client's error of it (`Rejected`
+/// brings its own), `request::retry` decides whether another attempt follows, and
+/// `upstream::health` whether its instance is ejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The client left before the end of its response.

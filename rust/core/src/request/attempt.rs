@@ -1,5 +1,6 @@
 //! One attempt at one instance, up to the commit point. That is the first byte of the response's
-//! body for the client: in a stream, the end of the first frame.
+//! body for the client: in a stream, the end of the first frame, or with `sse_keep_alive` a comment
+//! of ours before it. An empty body's is its end.
 //!
 //! Until then a failure can be retried, and nothing of this attempt is seen by the client. From
 //! then on a failure can only truncate the response.
@@ -323,7 +324,8 @@ where
     plan.transform(head, is_event_stream, &requester)
 }
 
-/// Waits for the first byte for the client. Fails as [`Relay::poll_piece`] does.
+/// Waits for the first byte for the client, which may be a comment of ours. Fails as
+/// [`Relay::poll_piece`] does.
 pub(crate) async fn commit<B, W>(
     context: &mut RequestContext<W>,
     committed: &mut StartedResponse<B>,

@@ -1,4 +1,5 @@
-//! State shared by the stages of one request.
+//! State shared by the stages of a request to an engine or to the management API, and the wait for
+//! its body. (Local responses need none.)
 
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
@@ -67,7 +68,7 @@ impl<W: ClientWatch> RequestContext<W> {
         &self.peer
     }
 
-    /// The endpoint that the request was identified as.
+    /// The endpoint of the request.
     pub(crate) fn endpoint(&self) -> &'static Endpoint {
         self.endpoint
     }

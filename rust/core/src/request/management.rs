@@ -19,8 +19,9 @@ use crate::{
 };
 use sans_io::{api::transform::Transform, codec::headers, table::Lease};
 
-/// Forwards a request unread, and its response as it comes. Fails with a 503 where the management
-/// API is not reachable, or as [`attempt::response_head`] and [`attempt::commit`] do.
+/// Forwards a request unread, up to the commit point of its response. Fails with a 503 where the
+/// management API is not reachable, with a 413 for a `Content-Length` over the limit, or as
+/// [`attempt::response_head`] and [`attempt::commit`] do.
 pub(crate) async fn forward<B, W>(
     context: &mut RequestContext<W>,
     body: B,
@@ -52,7 +53,7 @@ where
     }
 }
 
-/// One attempt, up to the first byte of the response's body.
+/// One attempt, up to the commit point.
 async fn send<B, W>(
     context: &mut RequestContext<W>,
     lease: Lease,

@@ -36,7 +36,7 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     for (name, help, value) in [
         (
             "gpustack_fast_retries_total",
-            "Requests that were sent to an instance once more.",
+            "Failed attempts behind which another one was looked for.",
             &metrics.retries,
         ),
         (

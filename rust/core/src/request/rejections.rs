@@ -1,4 +1,7 @@
-//! The errors that the data plane itself returns: one place for the text of every failure.
+//! What a client is told where an engine, the way to it or this server fails, and where something
+//! that was named is not there: the text of each such error. (`respond` has the one for an engine's
+//! error without a text.) A rule that a request breaks is worded where it is checked: `head`,
+//! `admission`, `resolve`, `upstream::intake` and `scan`.
 
 use http::Method;
 

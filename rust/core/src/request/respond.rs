@@ -1,4 +1,5 @@
-//! Builds response heads: relayed ones, and those of local responses and errors.
+//! Builds response heads (relayed ones, and those of local responses and errors), and opens the
+//! tunnels behind a 101.
 
 use std::sync::Arc;
 
@@ -187,7 +188,8 @@ fn explained_error<B, W>(
     response(status, headers, ResponseBody::Full(body))
 }
 
-/// The error of a request that has no endpoint, or whose endpoint is local.
+/// The error of a request whose head breaks a rule, whose path or method leads to no endpoint, or
+/// whose endpoint is local.
 pub(crate) fn rejected<B, W: ClientWatch>(
     accounting: Box<Accounting>,
     dialect: Dialect,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::{failure::Failure, request::dispatch::Dispatch};
 use sans_io::table::Instance;
 
-/// Engines that may be lost to one request: a request that kills its engine must not kill them all.
+/// Engines that may be lost to one request, those of its fallback targets included: a request that
+/// kills its engine must not kill them all.
 const LOST_MAX: u32 = 2;
 
 /// The attempts of one request so far.
@@ -49,8 +50,8 @@ impl History {
         self.fallback_for
     }
 
-    /// Whether the request may switch to the targets for this status. It may at most once, if any
-    /// instance can serve it and its body can be sent again.
+    /// Whether the request may switch to the targets for this status. It may at most once, if such
+    /// a target runs, the job is not pinned to an instance, and the body is replayable.
     pub(crate) fn may_fall_back(&self, dispatch: &Dispatch, status: u16, replayable: bool) -> bool {
         self.fallback_for.is_none()
             && dispatch.job.pinned().is_none()
@@ -68,8 +69,14 @@ impl History {
     }
 
     /// Notes this failure of `instance`, and says whether the same targets may be tried again.
-    /// They may freely while nothing was delivered. After a delivery they may once, if the job is
-    /// retryable.
+    /// They may
+    ///
+    /// * freely, if no connection could be opened: nothing was delivered;
+    /// * after a stale connection, if the body is replayable, whatever `is_retryable` says: most
+    ///   likely nothing was delivered;
+    /// * after a lost connection, fewer than `LOST_MAX` times, if the job is retryable and not
+    ///   pinned to an instance, and the body is replayable;
+    /// * else never.
     pub(crate) fn allows_retry(
         &mut self,
         failure: &Failure,
@@ -103,7 +110,8 @@ impl History {
     }
 
     /// The status for which a fallback target may be tried after this failure; None: none may. Work
-    /// that an engine may have done is done again only if the job is retryable.
+    /// that an engine may have done is done again only if the job is retryable, and nothing after
+    /// `LOST_MAX` engines were lost.
     pub(crate) fn fallback_status(&self, failure: &Failure, dispatch: &Dispatch) -> Option<u16> {
         let status = match failure {
             Failure::FallbackStatus(status) => *status,
@@ -120,7 +128,7 @@ impl History {
         (self.lost < LOST_MAX).then_some(status)
     }
 
-    /// The failure that the client learns of: this last one, or `LostTooOften`.
+    /// The failure that the client learns of: this last one, or `LostTooOften` in its place.
     pub(crate) fn last(&self, failure: Failure) -> Failure {
         match failure {
             Failure::Connect(_)

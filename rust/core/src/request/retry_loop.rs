@@ -27,8 +27,12 @@ use sans_io::{
     table::{Choice, Lease, Route, Target},
 };
 
-/// Tries instances until one responds, by the rules of `retry`. Fails with the failure of the last
-/// attempt; with `LostTooOften`; with `ConnectTimeout` or a 503 where no instance is left.
+/// Tries instances until one responds, by the rules of `retry`. Fails
+///
+/// * as the last attempt did, or with `LostTooOften` in its place;
+/// * with `ConnectTimeout` or a 503 where no instance is left, with a 404 where the only one that
+///   keeps the named response is gone;
+/// * as [`receive_whole`] does, where the body is translated.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -105,7 +109,7 @@ fn is_translated(dispatch: &Dispatch) -> bool {
 }
 
 /// Reads all of a body into memory, to be translated. Fails with a 413 beyond
-/// [`plan::TRANSLATED_MAX`], or as [`RequestContext::receive_until`] does.
+/// [`plan::TRANSLATED_MAX`], with `Spool`, or as [`RequestContext::receive_until`] does.
 async fn receive_whole<B, W>(
     context: &mut RequestContext<W>,
     upload: &mut Upload<B>,

@@ -62,8 +62,9 @@ where
     respond::respond(context, outcome)
 }
 
-/// Admits the caller, finds the model and its route, and tries instances until one responds. That
-/// is the commit point: the rest of the response is relayed by `body`, which records the request.
+/// Forwards a request to the management API. Of any other it admits the caller, finds the model and
+/// its route, and tries instances until one responds. Either ends at the commit point: the rest of
+/// the response is relayed by `body`, which records the request.
 async fn run<B, W>(context: &mut RequestContext<W>, body: B) -> Result<Outcome<B>, Failure>
 where
     B: Body<Data = Bytes> + Unpin,

@@ -34,7 +34,9 @@ use sans_io::{
 /// The path under which OPTIONS requests are recorded.
 const OPTIONS: &str = "options";
 
-/// Serves one request, or responds to OPTIONS by itself; see [`serve`].
+/// Serves one request; see [`serve`]. It responds by itself to every CORS preflight where CORS is
+/// configured, and to other OPTIONS requests but those of the generic proxy, of the management API
+/// and of API paths without an endpoint.
 pub(crate) fn wrap<B, W>(
     worker: Rc<Worker>,
     peer: Rc<str>,

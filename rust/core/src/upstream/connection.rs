@@ -1,4 +1,4 @@
-//! Connections to engines: opening, reading and writing.
+//! One connection to an engine: opening, reading and writing. Idle ones are in `pool`.
 //!
 //! A connection is polled inside the task of the client whose request it carries, without a channel
 //! or a task of its own.

@@ -1,4 +1,8 @@
-//! The table of endpoints. To add one, add its line to `ENDPOINTS`.
+//! The table of endpoints.
+//!
+//! To add one that goes to an engine, add its line to `ENDPOINTS`, made by `plain`, and its path to
+//! `INFERENCE_PATHS` in `backends/facts.py`, which a test compares with this table. The rest that
+//! belongs to an endpoint is in `docs/architecture.md`, "Where to add".
 
 use http::Method;
 
@@ -180,7 +184,8 @@ use Dialect::{Anthropic, Management, OpenAi};
 use Kind::{GenericProxy, Realtime, StoredResponse};
 use Methods::{Any, Get, Post, Stored};
 
-/// An endpoint that `/v1-openai` leads to as well.
+/// An endpoint that `/v1-openai` leads to as well: one of GPUStack's frozen set, which is complete.
+/// Never for a new endpoint.
 const fn with_legacy(
     path: &'static str,
     methods: Methods,
@@ -190,7 +195,7 @@ const fn with_legacy(
     Endpoint { path, methods, dialect, legacy: true, kind }
 }
 
-/// An endpoint without an older path.
+/// An endpoint without an older path, as every new one is.
 const fn plain(path: &'static str, methods: Methods, dialect: Dialect, kind: Kind) -> Endpoint {
     Endpoint { path, methods, dialect, legacy: false, kind }
 }

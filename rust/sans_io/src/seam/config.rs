@@ -14,7 +14,7 @@ pub struct DataPlaneConfig {
     /// Worker threads; 0 counts as 1.
     pub workers: usize,
     /// The Unix socket where the management API listens: it gets every path that is neither
-    /// inference nor the data plane's own. None: those paths get 404.
+    /// inference nor the data plane's own. None: those paths get 503.
     #[serde(deserialize_with = "Option::deserialize")]
     pub control_socket: Option<String>,
     /// The folder where large request bodies wait until their model is known.

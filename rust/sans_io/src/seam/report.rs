@@ -22,13 +22,13 @@ pub struct Record {
     pub key: Option<Arc<str>>,
     /// The public name; None when the request did not get so far.
     pub route: Option<Arc<str>>,
-    /// The instance that responded last; None when none did.
+    /// The instance that was tried last, whether or not it responded; None when none was tried.
     pub instance: Option<Arc<str>>,
     /// The path of its endpoint, such as `/v1/chat/completions`.
     pub path: &'static str,
     /// The client's; 499 when it left before the head.
     pub status: u16,
-    /// Instances that were tried.
+    /// Attempts, of which several may have been at one instance; 0 for the management API.
     pub attempts: u8,
     /// From the request's head to the first byte handed to the client; 0 when there was none.
     pub first_frame_ms: f64,
@@ -58,7 +58,8 @@ pub enum End {
     Done,
     /// The data plane itself responded with an error.
     Refused,
-    /// The engine responded with an error.
+    /// The engine's response broke HTTP, could not be relayed, or rejected our credential. (An
+    /// engine's own error that reached the client whole is `Done`.)
     EngineError,
     /// The engine's connection ended before its response.
     EngineDied,

@@ -139,7 +139,8 @@ pub struct Metrics {
     pub in_flight: AtomicI64,
     /// Open client connections.
     pub connections: AtomicI64,
-    /// Attempts behind the first one of a request.
+    /// Failed attempts behind which another one was looked for. It counts also where no instance
+    /// was left, and where the other one is at a fallback target.
     pub retries: AtomicU64,
     /// Requests that switched to a fallback target.
     pub fallbacks: AtomicU64,
