@@ -58,6 +58,7 @@ def serve(config: Config, options: ServeOptions) -> int:
 
     Raises GpustackFastError.
     """
+    processes.open_standard_descriptors()
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()

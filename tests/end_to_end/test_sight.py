@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,4 +62,22 @@ def test_a_log_that_nobody_reads_holds_nothing_up(engine: FakeEngine) -> None:
                     break
         assert read_gauge(server.metrics(), "gpustack_fast_log_lines_lost_total") > 0
         assert server.request("GET", "/v2/models").status == 200
+        assert server.stop() == 0
+
+
+CLOSED = """
+import os, sys
+for standard in (0, 1, 2):
+    os.close(standard)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a program without standard input, output and error."""
+
+
+def test_closed_standard_descriptors_lead_to_nothing_of_ours(engine: FakeEngine) -> None:
+    program = [sys.executable, "-c", CLOSED, *cli()]
+    with serving(external([engine]), "--log-level", "debug", program=program) as server:
+        assert server.chat(chat()).status == 200
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        assert {os.readlink(descriptors / str(number)) for number in (0, 1, 2)} == {os.devnull}
         assert server.stop() == 0

@@ -26,6 +26,7 @@ __all__ = [
     "boot_id",
     "end",
     "members",
+    "open_standard_descriptors",
     "process",
     "reap",
     "writes_to",
@@ -153,6 +154,24 @@ def reap(found: list[Process], spare: int) -> None:
         if not one.alive and one.parent == os.getpid() and one.pid != spare:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(one.pid, os.WNOHANG)
+
+
+def open_standard_descriptors() -> None:
+    """Opens /dev/null where standard input, output or error is closed.
+
+    Else a file or a socket of ours would get that number, and lines and keys would be written into
+    it.
+    """
+    for standard in (0, 1, 2):
+        try:
+            os.fstat(standard)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened == standard:
+                os.set_inheritable(opened, True)
+            else:
+                os.dup2(opened, standard)
+                os.close(opened)
 
 
 def become_subreaper() -> None:
