@@ -114,17 +114,18 @@ impl<W: ClientWatch> RequestContext<W> {
         let mut timer = PhaseTimer::default();
         while !enough(upload) && !upload.is_whole() {
             let mut since = None;
-            poll_fn(|context| match upload.poll_receive(context) {
+            let received = poll_fn(|context| match upload.poll_receive(context) {
                 Poll::Ready(received) => Poll::Ready(received),
                 Poll::Pending => {
                     let since = *since.get_or_insert_with(Instant::now);
                     timer.poll(context, since, limit).map(|()| Err(Failure::BodyTimeout))
                 }
             })
-            .await?;
+            .await;
             if let Some(since) = since {
                 self.accounting.timeline.waited_for_client(since.elapsed());
             }
+            received?;
             self.note_received(upload);
         }
         Ok(())

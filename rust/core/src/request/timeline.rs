@@ -28,6 +28,8 @@ pub(crate) struct Timeline {
     committed: Option<Instant>,
     /// The time spent waiting for the client's body.
     waited_for_client: Duration,
+    /// The time spent in attempts before the last one.
+    failed_attempts: Duration,
 }
 
 impl Timeline {
@@ -42,6 +44,7 @@ impl Timeline {
             first_frame: None,
             committed: None,
             waited_for_client: Duration::ZERO,
+            failed_attempts: Duration::ZERO,
         }
     }
 
@@ -62,7 +65,10 @@ impl Timeline {
 
     /// Notes that an attempt begins, and forgets the phases of the one before it.
     pub(crate) fn attempted(&mut self) {
-        self.attempted = Some(Instant::now());
+        let now = Instant::now();
+        if let Some(previous) = self.attempted.replace(now) {
+            self.failed_attempts += now - previous;
+        }
         self.connected = None;
         self.first_frame = None;
         self.committed = None;
@@ -82,6 +88,13 @@ impl Timeline {
     pub(crate) fn committed(&mut self) -> Instant {
         let first_frame = self.first_frame;
         *self.committed.get_or_insert_with(|| first_frame.unwrap_or_else(Instant::now))
+    }
+
+    /// Notes that the request has failed: what the last attempt waited for, it waited for until now.
+    pub(crate) fn failed(&mut self) {
+        if self.attempted.is_some() {
+            self.committed();
+        }
     }
 
     /// The timings of a response at this moment, for its usage. Before the first frame it is now.
@@ -105,12 +118,13 @@ impl Timeline {
     /// * `route`: until the route was known, without the wait for the client's body;
     /// * `queue`: until the last attempt began;
     /// * `connect`: until it had its connection;
-    /// * `engine`: until its commit point;
-    /// * `gateway`: all but the client's part and the last attempt's `connect` and `engine`.
+    /// * `engine`: until its commit point, or its failure;
+    /// * `gateway`: all but the client's part, failed attempts, and the last attempt's `connect` and
+    ///   `engine`.
     fn text(&self, prefix: &str) -> String {
         let mut text = String::with_capacity(144);
         text.push_str(prefix);
-        let mut outside = self.waited_for_client;
+        let mut outside = self.waited_for_client + self.failed_attempts;
         let mut last = self.began;
         let phases = [
             ("auth", self.authenticated, Duration::ZERO),
@@ -185,5 +199,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn phases_that_were_not_reached_are_left_out() {
         assert_eq!(Timeline::begin().header().unwrap(), "gateway;dur=0.000");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_engines_that_failed_is_not_ours() {
+        let pause = |milliseconds| tokio::time::sleep(Duration::from_millis(milliseconds));
+        let mut timeline = Timeline::begin();
+        pause(1).await;
+        timeline.attempted();
+        pause(900).await;
+        timeline.attempted();
+        pause(2).await;
+        timeline.connected();
+        pause(5000).await;
+        timeline.failed();
+        let expected =
+            "queue;dur=901.000, connect;dur=2.000, engine;dur=5000.000, gateway;dur=1.000";
+        assert_eq!(timeline.header().unwrap(), expected);
     }
 }
