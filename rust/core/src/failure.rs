@@ -22,7 +22,7 @@ pub(crate) enum Failure {
     #[error("the request was rejected with status {}", .0.cause.status())]
     Rejected(ApiError),
     /// The request body is too large for memory, and could not be buffered in a file.
-    #[error("the request body could not be buffered in a file")]
+    #[error("the request body could not be buffered in a file: {0}")]
     Spool(#[source] io::Error),
     /// An instance could not be connected to. Nothing was delivered.
     #[error("connect: {0}")]
@@ -37,8 +37,9 @@ pub(crate) enum Failure {
     /// The connection ended before the response did.
     #[error("died: {0}")]
     ConnectionLost(#[source] io::Error),
-    /// Two engines ended while they worked on the request, so a third does not get it.
-    #[error("two engines ended while they worked on the request")]
+    /// Connections were lost while engines worked on the request, as often as that may happen. (A
+    /// stale connection counts: an engine that dies of a request looks the same.)
+    #[error("connections were lost too often while engines worked on the request")]
     LostTooOften,
     /// The response breaks HTTP.
     #[error("protocol: {0}")]

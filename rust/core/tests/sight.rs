@@ -60,8 +60,11 @@ fn plane_with_log(engine: &Engine) -> Plane {
 fn engine() -> Engine {
     Engine::start(false, |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
-            let response = if String::from_utf8_lossy(&request.body).contains("break") {
+            let body = String::from_utf8_lossy(&request.body);
+            let response = if body.contains("break") {
                 b"HTTP/1.1 words of a model\r\n\r\n".to_vec()
+            } else if body.contains("locked") {
+                b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}".to_vec()
             } else {
                 json_response(r#"{"model":"m","choices":[{"text":"words of a model"}]}"#)
             };
@@ -82,6 +85,7 @@ fn busy_day() {
         assert_eq!(plane.ask(good).status, 200);
     }
     assert_eq!(plane.ask(r#"{"model":"m","prompt":"words of a prompt: break"}"#).status, 502);
+    assert_eq!(plane.ask(r#"{"model":"m","prompt":"words of a prompt: locked"}"#).status, 502);
     assert_eq!(plane.ask(r#"{"model":"m","prompt":"words of a prompt"#).status, 400);
     let odd = request(good)
         .replace("Bearer secret", "Bearer guessed-key\r\nX-Odd: field-value")
@@ -196,6 +200,7 @@ fn the_level_decides_what_is_written() {
     let off = log("off", "text");
     assert!(!off.contains("ERROR "), "{off}");
     let warn = log("warn", "text");
+    assert!(warn.contains("request failed") && warn.contains("own credential"), "{warn}");
     assert!(warn.contains("WARN ") && !warn.contains("INFO "), "{warn}");
     let info = log("info", "text");
     assert!(info.contains("INFO ") && !info.contains("DEBUG "), "{info}");
@@ -222,10 +227,12 @@ fn at_debug_each_step_of_a_request_is_logged_with_the_request_it_belongs_to() {
         found.map(|line| line["request_id"].as_str().unwrap_or_default()).collect()
     };
     let begun = ids("attempt begins");
-    assert_eq!(begun.len(), 4, "three good requests and one that the engine breaks: {log}");
+    assert_eq!(begun.len(), 5, "three good ones, a broken one and a locked one: {log}");
     assert!(begun.iter().all(|id| id.len() == 32), "{log}");
-    assert_eq!(ids("committed"), begun[..3], "{log}");
+    assert_eq!(ids("committed"), [&begun[..3], &begun[4..]].concat(), "{log}");
     assert!(ids("request ended").starts_with(&begun), "{log}");
-    assert_eq!(ids("attempt failed"), begun[3..], "{log}");
+    assert_eq!(ids("attempt failed"), begun[3..4], "{log}");
     assert!(ids("request failed").contains(&begun[3]), "{log}");
+    let credential = ids("the engine rejected this server's own credential");
+    assert_eq!(credential, begun[4..], "{log}");
 }

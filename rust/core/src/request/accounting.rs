@@ -155,7 +155,10 @@ impl Drop for Accounting {
         let duration = self.timeline.began().elapsed();
         self.span.in_scope(|| {
             let (path, status) = (self.record.path, self.record.status);
-            debug!(path, status, ?end, ?duration, "request ended");
+            let duration_ms = duration.as_secs_f64() * 1e3;
+            // The field's expression is evaluated only where the line is written.
+            let word = || serde_json::to_string(&end).unwrap_or_default();
+            debug!(path, status, end = word().trim_matches('"'), duration_ms, "request ended");
         });
         let route = self.route.as_deref().unwrap_or(&metrics.unrouted);
         route.count(self.record.status, duration, self.first_frame);

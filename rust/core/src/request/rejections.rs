@@ -33,7 +33,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         Failure::Spool(error) => {
             let message = format!(
                 "The request body is too large for memory and could not be buffered in a file: {}. \
-                 The operator must give the data directory room.",
+                 The operator must check the room and the rights of the data directory.",
                 error.kind()
             );
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
@@ -44,9 +44,14 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             let error = ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER);
             (error, End::Timeout)
         }
-        Failure::FirstFrameTimeout | Failure::IdleTimeout => {
+        Failure::FirstFrameTimeout => {
             let message = "The engine sent no first frame in time (the first-frame timeout \
                 has passed). Try again later or raise the timeout.";
+            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
+        }
+        Failure::IdleTimeout => {
+            let message = "The engine stopped sending before its first frame was whole (the idle \
+                timeout has passed). Try again later or raise the timeout.";
             (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
         }
         Failure::Protocol(error) => {
@@ -61,8 +66,9 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             (bad_gateway(message), End::EngineError)
         }
         Failure::LostTooOften => {
-            let message = "Two engines ended while they worked on this request, so it is not sent \
-                to a third. Check the engines' logs before you send it again.";
+            let message = "The connection to an engine was lost twice while it worked on this \
+                request, so it is not sent again. Check the engines' logs before you send it \
+                again.";
             let mut error = ApiError::new(Cause::BadGateway, message);
             error.do_not_retry = true;
             (error, End::EngineDied)
@@ -82,10 +88,17 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
 pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     const REST: &str = "The response is incomplete; send the request again.";
     let (cause, what, end) = match failure {
-        Failure::IdleTimeout | Failure::FirstFrameTimeout => (
+        Failure::IdleTimeout => (
             Cause::GatewayTimeout,
             "The engine stopped sending in the middle of this response (the idle timeout has \
              passed)."
+                .to_owned(),
+            End::Timeout,
+        ),
+        // A comment of ours has kept the stream alive until then.
+        Failure::FirstFrameTimeout => (
+            Cause::GatewayTimeout,
+            "The engine sent no first frame in time (the first-frame timeout has passed)."
                 .to_owned(),
             End::Timeout,
         ),

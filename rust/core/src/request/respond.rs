@@ -35,7 +35,7 @@ const JSON: &str = "application/json";
 /// The response for the client: an engine's, a WebSocket, or an error. Fails only where the client
 /// has left.
 pub(crate) fn respond<B, W>(
-    context: Box<RequestContext<W>>,
+    mut context: Box<RequestContext<W>>,
     outcome: Result<Outcome<B>, Failure>,
 ) -> ResponseResult<B, W>
 where
@@ -47,6 +47,7 @@ where
         Ok(Outcome::Response(committed)) => Ok(relayed(context, *committed)),
         Ok(Outcome::Upgraded(upgraded)) => Ok(tunnel(context, *upgraded)),
         Err(failure) => {
+            context.accounting.timeline.failed();
             log(&failure, &context.accounting);
             match rejections::rejection(failure) {
                 None => Err(Truncated),
@@ -56,16 +57,18 @@ where
     }
 }
 
-/// Logs a failed request: at warn if an engine failed it, at debug if its client did.
+/// Logs a failed request: at debug if its client is to blame, else at warn.
 fn log(failure: &Failure, accounting: &Accounting) {
-    match failure {
-        Failure::ClientLeft | Failure::BodyTimeout | Failure::Rejected(_) => {
-            accounting.span().in_scope(|| debug!(reason = %failure, "request failed"));
-        }
-        _ => {
-            let request_id = &**accounting.request_id();
-            warn!(request_id, reason = %failure, "request failed");
-        }
+    let is_clients = match failure {
+        Failure::ClientLeft | Failure::BodyTimeout => true,
+        Failure::Rejected(error) => error.cause.status() < 500,
+        _ => false,
+    };
+    if is_clients {
+        accounting.span().in_scope(|| debug!(reason = %failure, "request failed"));
+    } else {
+        let request_id = &**accounting.request_id();
+        warn!(request_id, reason = %failure, "request failed");
     }
 }
 
@@ -92,6 +95,8 @@ where
 {
     let StartedResponse { head, is_event_stream, relay, first } = committed;
     if let Some(error) = rejections::credential_rejected(&head, context.endpoint()) {
+        let (request_id, instance) = (&**context.accounting.request_id(), &*relay.instance().id);
+        warn!(request_id, instance, "the engine rejected this server's own credential");
         return failed(context, &error, End::EngineError);
     }
     context.accounting.respond(head.status.as_u16(), is_event_stream);
