@@ -25,11 +25,10 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
     Some(match failure {
         Failure::ClientLeft => return None,
         Failure::Rejected(error) => (error, End::Refused),
-        Failure::BodyTimeout => {
-            let message = "The request body stopped arriving (the body timeout has passed). Send \
-                the request again.";
-            (ApiError::new(Cause::RequestTimeout, message).closing(), End::Timeout)
-        }
+        Failure::BodyTimeout
+        | Failure::ConnectTimeout
+        | Failure::FirstFrameTimeout
+        | Failure::IdleTimeout => (timed_out(&failure), End::Timeout),
         Failure::Spool(error) => {
             let message = format!(
                 "The request body is too large for memory and could not be buffered in a file: {}. \
@@ -37,22 +36,6 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
                 error.kind()
             );
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
-        }
-        Failure::ConnectTimeout => {
-            let message = "No engine could be connected to in time (the connect timeout has \
-                passed). Try again in a few seconds.";
-            let error = ApiError::new(Cause::GatewayTimeout, message).retry_after(RETRY_AFTER);
-            (error, End::Timeout)
-        }
-        Failure::FirstFrameTimeout => {
-            let message = "The engine sent no first frame in time (the first-frame timeout \
-                has passed). Try again later or raise the timeout.";
-            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
-        }
-        Failure::IdleTimeout => {
-            let message = "The engine stopped sending before its first frame was whole (the idle \
-                timeout has passed). Try again later or raise the timeout.";
-            (ApiError::new(Cause::GatewayTimeout, message), End::Timeout)
         }
         Failure::Protocol(error) => {
             let message = format!("The engine's response breaks HTTP: {error}.");
@@ -82,6 +65,31 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             (ApiError::new(Cause::BadGateway, message), End::EngineDied)
         }
     })
+}
+
+/// The error for a phase that stood still for longer than its limit.
+fn timed_out(failure: &Failure) -> ApiError {
+    let gateway_timeout = |message: &str| ApiError::new(Cause::GatewayTimeout, message);
+    match failure {
+        Failure::BodyTimeout => {
+            let message = "The request body stopped arriving (the body timeout has passed). Send \
+                the request again.";
+            ApiError::new(Cause::RequestTimeout, message).closing()
+        }
+        Failure::ConnectTimeout => gateway_timeout(
+            "No engine could be connected to in time (the connect timeout has passed). Try again \
+             in a few seconds.",
+        )
+        .retry_after(RETRY_AFTER),
+        Failure::IdleTimeout => gateway_timeout(
+            "The engine stopped sending before its first frame was whole (the idle timeout has \
+             passed). Try again later or raise the timeout.",
+        ),
+        _ => gateway_timeout(
+            "The engine sent no first frame in time (the first-frame timeout has passed). Try \
+             again later or raise the timeout.",
+        ),
+    }
 }
 
 /// The error for a response that is truncated behind the commit point, and the end of its record.
