@@ -24,6 +24,8 @@ mod json;
 mod messages;
 #[path = "../../fuzz/checks/multipart.rs"]
 mod multipart;
+#[path = "../../fuzz/checks/requests.rs"]
+mod requests;
 #[path = "../../fuzz/checks/sse.rs"]
 mod sse;
 
@@ -110,6 +112,36 @@ const HTTP_WORDS: &[&str] = &[
     "a: b\r\n",
 ];
 
+const REQUEST_WORDS: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    "\r\n\r\n",
+    "\n\n",
+    " ",
+    "\t",
+    ":",
+    "\0",
+    "GET / HTTP/1.1\r\n",
+    "HTTP/1.0",
+    "HTTP/1.1",
+    "HTTP/2.0",
+    "content-length: 3\r\n",
+    "content-length: 18446744073709551615\r\n",
+    "transfer-encoding: chunked\r\n",
+    "transfer-encoding: gzip, chunked\r\n",
+    "connection: close, x\r\n",
+    "connection: keep-alive\r\n",
+    "host: x\r\n",
+    "a: b\r\n",
+    " folded\r\n",
+    "\u{e9}",
+    "-1",
+    ",",
+    "%",
+    "?",
+];
+
 const MESSAGE_WORDS: &[&str] = &[
     "\n\n",
     "\r\n\r\n",
@@ -171,6 +203,11 @@ const FORM_WORDS: &[&str] = &[
 #[test]
 fn http1_agrees_with_itself_in_other_reads_and_with_a_plain_decoder() {
     fuzz("http1", HTTP_WORDS, http1::check);
+}
+
+#[test]
+fn requests_agree_with_themselves_in_other_reads_and_with_a_plain_reader() {
+    fuzz("requests", REQUEST_WORDS, requests::check);
 }
 
 #[test]

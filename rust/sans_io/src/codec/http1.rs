@@ -1,7 +1,10 @@
-//! HTTP/1.1 responses of engines: parses a head and undoes the framing of a body.
+//! HTTP/1.1: parses the heads of engines' responses, and in `request` those of clients' requests,
+//! and undoes the framing of bodies.
 //!
 //! Whatever is doubtful is an error, never a guess: a wrong guess about where a response ends hands
 //! one caller's bytes to another (RFC 9112 6.3).
+
+pub mod request;
 
 use std::{fmt, mem::MaybeUninit, time::Duration};
 
