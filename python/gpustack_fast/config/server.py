@@ -34,12 +34,20 @@ LogFormat = Literal["text", "json"]
 class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits on each phase of a request, in seconds; 0: none. There is none on a whole request."""
 
-    head: Annotated[
+    head: Annotated[Seconds, Meta(description="from a connection or first byte to a whole head")] = (
+        60.0
+    )
+    keep_alive: Annotated[
         Seconds,
-        Meta(description="a request's head; also, how long an idle client connection is kept open"),
-    ] = 60.0
+        Meta(description="how long a client's connection is kept for another request, as it is told"),
+    ] = 75.0
+    """More than the 60 s after which load balancers drop theirs, so that it is they who close."""
     body: Annotated[
         Seconds, Meta(description="from one piece of a client's request body to the next")
+    ] = 60.0
+    send: Annotated[
+        Seconds,
+        Meta(description="how long a client may take no byte of its response before it is cut off"),
     ] = 60.0
     connect: Annotated[Seconds, Meta(description="connecting to an engine")] = 3.0
     first_frame: Annotated[
@@ -95,6 +103,19 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             description="the deepest nesting of a JSON body; a deeper one is answered 400",
         ),
     ] = 512
+    connections: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**24,
+            description="client connections at once; 0: as many as the open files allow",
+        ),
+    ] = 0
+    """At the limit the one that waits longest for its client is closed for a new one."""
+    connections_per_address: Annotated[
+        int,
+        Meta(ge=0, le=2**24, description="client connections of one address; 0: no limit"),
+    ] = 0
     idle_connections: Annotated[
         int,
         Meta(

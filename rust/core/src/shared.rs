@@ -12,7 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::{client::tls::Tls, records::Records};
+use crate::{
+    client::{places::Addresses, tls::Tls},
+    records::Records,
+};
 use sans_io::{
     api::cors::Cors,
     seam::{DataPlaneConfig, Event},
@@ -54,6 +57,10 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<Tls>,
     /// None: no other origin is granted anything.
     pub(crate) cors: Option<Arc<Cors>>,
+    /// Client connections that may be open at once.
+    pub(crate) connection_budget: usize,
+    /// Open connections of each client's address.
+    pub(crate) addresses: Addresses,
     /// Running worker threads.
     pub(crate) workers: AtomicUsize,
     /// Requests that the drain has cut.
@@ -92,13 +99,15 @@ impl Shared {
             responses: ResponseOwners::new(config.responses_kept),
             tls: parts.tls,
             cors: parts.cors.map(Arc::new),
-            config,
+            connection_budget: connection_budget(config.limits.connections),
+            addresses: Addresses::default(),
             workers: AtomicUsize::new(0),
             cut_requests: AtomicU64::new(0),
             drain_changed: Notify::new(),
             phase: AtomicU8::new(phase::SERVING),
             deadline: Mutex::new(None),
             epoch: Instant::now(),
+            config,
         })
     }
 
@@ -159,6 +168,24 @@ impl Shared {
         }
     }
 }
+
+/// Descriptors that are no client's and no engine's: files, listeners, events, the control plane's.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// The number of client connections. 0: as many as the descriptors of this process allow, where
+/// each may need another one for an engine.
+fn connection_budget(configured: usize) -> usize {
+    if configured > 0 {
+        return configured;
+    }
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let budget = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS) / 2;
+    usize::try_from(budget).unwrap_or(usize::MAX).clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS)
+}
+
+/// The bounds of a budget that nobody has set.
+const LEAST_CONNECTIONS: usize = 16;
+const MOST_CONNECTIONS: usize = 1 << 20;
 
 /// Notifies the control plane of retired instances that have become idle.
 #[derive(Debug)]

@@ -2,15 +2,23 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use bytes::{BufMut, BytesMut};
 
 use crate::{
     body_limits::BodyLimits,
+    client::{
+        io::Scratch,
+        places::{Place, Places},
+    },
     shared::Shared,
     upstream::{pool::Pool, slot::Lingering},
 };
@@ -20,6 +28,9 @@ const CROWDED_FACTOR: usize = 2;
 /// and this number of connections more.
 const CROWDED_MORE: usize = 8;
 
+/// Connections beyond the budget, which get the probes' paths or a 503.
+const KEPT_PLACES: usize = 16;
+
 /// The state of one worker. Only `shared` and `all_connections` are shared with other threads.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -27,8 +38,18 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// Slots of cancelled requests.
     pub(crate) lingering: Rc<Lingering>,
+    /// Every read of a client goes through it.
+    pub(crate) scratch: Scratch,
+    /// Heads and short pieces are put together in it before they are written.
+    pub(crate) joined: RefCell<BytesMut>,
+    /// The last value of `Date`, with its second.
+    date: RefCell<(u64, String)>,
     /// Limits of request bodies.
     pub(crate) body_limits: BodyLimits,
+    /// Places of client connections.
+    pub(crate) places: Rc<Places>,
+    /// Places beyond the budget, for clients that ask how the server is.
+    kept: Rc<Places>,
     /// Open client connections of this worker.
     connections: Cell<usize>,
     /// Open client connections of all workers.
@@ -53,10 +74,15 @@ impl Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(limits.idle_connections),
             lingering: Rc::default(),
+            scratch: Scratch::default(),
+            joined: RefCell::default(),
+            date: RefCell::default(),
             body_limits: BodyLimits {
                 configured: limits,
                 spool_folder: shared.config.spool_folder.as_path().into(),
             },
+            places: Rc::default(),
+            kept: Rc::default(),
             connections: Cell::new(0),
             all_connections: Arc::clone(all_connections),
             workers,
@@ -74,6 +100,19 @@ impl Worker {
     /// A random number for balancing and ids, not for secrets.
     pub(crate) fn random(&self) -> u64 {
         self.random.borrow_mut().u64(..)
+    }
+
+    /// Writes the `Date` field of now.
+    pub(crate) fn put_date(&self, out: &mut BytesMut) {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let date = &mut *self.date.borrow_mut();
+        if date.0 != second {
+            *date = (second, httpdate::fmt_http_date(now));
+        }
+        out.put_slice(b"date: ");
+        out.put_slice(date.1.as_bytes());
+        out.put_slice(b"\r\n");
     }
 
     /// A new request id: 32 hexadecimal digits.
@@ -103,23 +142,69 @@ impl Worker {
     }
 }
 
-/// Counts a client connection until it is dropped.
-pub(crate) struct ConnectionGuard(Rc<Worker>);
+/// A client's connection, counted until it is dropped.
+pub(crate) struct Admitted {
+    worker: Rc<Worker>,
+    /// Its place, which may be given to somebody else.
+    pub(crate) place: Rc<Place>,
+    /// The place is one of those kept for probes.
+    pub(crate) is_kept: bool,
+    /// The address that it is counted for; None: there is no limit for one address.
+    address: Option<IpAddr>,
+}
 
-impl ConnectionGuard {
-    /// Counts a connection from now on.
-    pub(crate) fn new(worker: Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        worker.all_connections.fetch_add(1, Ordering::Relaxed);
-        worker.shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
-        Self(worker)
+impl Worker {
+    /// Finds a place for a new connection: a free one, that of a connection that waits for its
+    /// client, or one of the few kept for probes. None: its address has its share already, or there
+    /// is no place at all. `address`: None for a Unix socket.
+    pub(crate) fn admit(self: &Rc<Self>, address: Option<IpAddr>) -> Option<Admitted> {
+        let (shared, metrics) = (&self.shared, &self.shared.metrics);
+        let limit = shared.config.limits.connections_per_address;
+        let address = address.filter(|_| limit > 0);
+        if address.is_some_and(|address| !shared.addresses.enter(address, limit)) {
+            metrics.connections_over_address_limit.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let open = self.all_connections.load(Ordering::Relaxed);
+        let is_kept = open >= shared.connection_budget && !self.evict(&self.places);
+        if is_kept && open >= shared.connection_budget + KEPT_PLACES && !self.evict(&self.kept) {
+            metrics.connections_without_place.fetch_add(1, Ordering::Relaxed);
+            if let Some(address) = address {
+                shared.addresses.leave(address);
+            }
+            return None;
+        }
+        let places = if is_kept { &self.kept } else { &self.places };
+        self.connections.set(self.connections.get() + 1);
+        self.all_connections.fetch_add(1, Ordering::Relaxed);
+        metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let place = Rc::new(places.take());
+        Some(Admitted { worker: Rc::clone(self), place, is_kept, address })
+    }
+
+    /// Closes the connection that waits longest for its client; false: none waits.
+    pub(crate) fn evict(&self, places: &Places) -> bool {
+        let evicted = places.evict();
+        if evicted {
+            self.shared.metrics.connections_evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        evicted
+    }
+
+    /// Whether there are as many connections as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.all_connections.load(Ordering::Relaxed) >= self.shared.connection_budget
     }
 }
 
-impl Drop for ConnectionGuard {
+impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-        self.0.all_connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.shared.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        let worker = &self.worker;
+        worker.connections.set(worker.connections.get() - 1);
+        worker.all_connections.fetch_sub(1, Ordering::Relaxed);
+        worker.shared.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = self.address {
+            worker.shared.addresses.leave(address);
+        }
     }
 }

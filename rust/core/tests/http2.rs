@@ -172,7 +172,7 @@ fn the_first_bytes_tell_the_protocol_however_they_are_cut() {
     // What only resembles the preface is HTTP/1.1, and served as that.
     let mut client = plane.connect();
     client.write(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n");
-    assert!(client.read_to_end().starts_with(b"HTTP/1.1 400"));
+    assert!(client.read_to_end().starts_with(b"HTTP/1.1 505"));
 }
 
 /// Tells when an engine sees the end of a connection with an unfinished request.

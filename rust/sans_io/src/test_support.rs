@@ -34,14 +34,17 @@ pub fn config() -> Value {
         "workers": 1,
         "control_socket": null,
         "spool_folder": std::env::temp_dir(),
-        "timeouts": {"head": 60.0, "body": 60.0, "connect": 3.0, "first_frame": 1800.0, "idle": 1800.0},
+        "timeouts": {
+            "head": 60.0, "keep_alive": 75.0, "body": 60.0, "send": 60.0, "connect": 3.0,
+            "first_frame": 1800.0, "idle": 1800.0,
+        },
         "limits": {
             "max_body_bytes": 512 << 20,
             "replay_bytes": 1 << 20,
             "memory_bytes": 4 << 20,
             "decoded_ratio": 100,
             "max_nesting": 512,
-            "idle_connections": 128,
+            "connections": 1000, "connections_per_address": 0, "idle_connections": 128,
             "record_queue": 1024,
         },
         "cors": {

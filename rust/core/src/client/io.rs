@@ -1,13 +1,11 @@
-//! The client's stream under hyper, which notices that a client leaves while its request is in
-//! flight.
+//! One client's stream, with the bytes that were read from it and not used yet.
 //!
-//! hyper alone stops reading during a response if anything lies behind the request, such as a CRLF
-//! or a pipelined request. It does not see the end of the connection then. So the request's own
-//! task reads ahead, into a small buffer.
+//! Reads go through a buffer of the worker's, so that a connection holds no more than what was
+//! really received, and nothing while it is idle.
 
 use std::{
-    cell::{Cell, RefCell},
-    future::{Future, poll_fn},
+    cell::RefCell,
+    future::poll_fn,
     io::{self, IoSlice},
     os::fd::AsFd,
     pin::Pin,
@@ -21,27 +19,21 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
-    time::{Instant, Sleep},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::client::tunnel::Tunnel;
 
-/// The most that is read ahead, in bytes. A client that sends more before it has its response
-/// counts as one that has left.
-const AHEAD: usize = 16 * 1024;
-
-/// The room for the first read of a connection, in bytes.
-const FIRST: usize = 4 * 1024;
-
-/// The time between two probes of a client whose bytes nobody reads.
-const PROBE: Duration = Duration::from_millis(250);
+/// The most that one read through a [`Scratch`] brings, in bytes.
+const SCRATCH: usize = 16 * 1024;
+/// The size of a block of short reads, in bytes.
+const BLOCK: usize = 8 * 1024;
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
     /// Ready when the client has left. Behind the request's body the stream is read ahead; before
-    /// the body's end, which hyper reads, the socket is only probed now and then.
+    /// the body's end, or when too much was read ahead, the socket is only probed now and then.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
 
     /// Ends the connection after the response. Bytes that the client still sends are discarded for
@@ -49,93 +41,119 @@ pub(crate) trait ClientWatch {
     /// response.
     fn close_after_response(&self);
 
-    /// Sets whether the request's body was read to its end. If it was not when the connection ends,
-    /// bytes are discarded as after `close_after_response`.
-    fn set_body_read(&self, read: bool);
+    /// Notes that the request has a good key, so that its connection is worth its place; see
+    /// [`crate::client::places`].
+    fn set_trusted(&self);
 
     /// Takes the engine's side of a tunnel, which begins when the response, a 101, was sent. False:
     /// this protocol has no tunnels (HTTP/2), and the 101 must not be sent.
     fn tunnel(&self, tunnel: Tunnel) -> bool;
 }
 
-/// No watch: HTTP/2's `RST_STREAM` drops the request's future or body by itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NoWatch;
-
-impl ClientWatch for NoWatch {
-    fn poll_left(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn close_after_response(&self) {}
-
-    fn set_body_read(&self, _: bool) {}
-
-    fn tunnel(&self, _: Tunnel) -> bool {
-        false
-    }
-}
-
 /// A client's stream: TCP, TLS or a Unix socket.
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Whether the client has closed its side, even if bytes before that were not read.
     fn is_closed_by_client(&self) -> bool;
+
+    /// Whether there is something to read, if only an end.
+    fn is_readable(&self) -> bool;
+
+    /// Makes the close a reset, which discards what the client has not taken.
+    fn reset_on_close(&self);
 }
 
 impl ClientStream for TcpStream {
     fn is_closed_by_client(&self) -> bool {
-        is_hung_up(self)
+        polls(self, HUNG_UP)
+    }
+
+    fn is_readable(&self) -> bool {
+        polls(self, READABLE)
+    }
+
+    fn reset_on_close(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 
 /// A client that leaves ends its socket, whether or not it ends TLS before.
 impl ClientStream for TlsStream<TcpStream> {
     fn is_closed_by_client(&self) -> bool {
-        is_hung_up(self.get_ref().0)
+        self.get_ref().0.is_closed_by_client()
+    }
+
+    fn is_readable(&self) -> bool {
+        self.get_ref().0.is_readable()
+    }
+
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
     }
 }
 
 impl ClientStream for UnixStream {
     fn is_closed_by_client(&self) -> bool {
-        is_hung_up(self)
+        polls(self, HUNG_UP)
+    }
+
+    fn is_readable(&self) -> bool {
+        polls(self, READABLE)
+    }
+
+    /// A Unix socket has no reset.
+    fn reset_on_close(&self) {}
+}
+
+/// The other end of a socket was closed.
+const HUNG_UP: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
+/// There is something to read.
+const READABLE: PollFlags = HUNG_UP.union(PollFlags::IN);
+
+/// Whether a socket has one of these events now.
+fn polls(socket: &impl AsFd, events: PollFlags) -> bool {
+    let mut probed = [PollFd::new(socket, events)];
+    let polled = rustix::event::poll(&mut probed, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && probed[0].revents().intersects(events)
+}
+
+/// A worker's buffers that every read of a client goes through.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// What one read brings, before its length is known.
+    read: RefCell<Box<[u8]>>,
+    /// The rest of the last block, for short reads.
+    block: RefCell<BytesMut>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { read: RefCell::new(vec![0; SCRATCH].into()), block: RefCell::default() }
     }
 }
 
-/// Whether the other end of a socket was closed.
-fn is_hung_up(socket: &impl AsFd) -> bool {
-    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let mut probed = [PollFd::new(socket, gone)];
-    let polled = rustix::event::poll(&mut probed, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    polled.is_ok() && probed[0].revents().intersects(gone)
+impl Scratch {
+    /// A copy of what was read. Short ones share a block, which costs less than memory of their
+    /// own, and is held as long as one of them.
+    fn copy(&self, read: &[u8]) -> BytesMut {
+        if read.len() > BLOCK / 4 {
+            return BytesMut::from(read);
+        }
+        let block = &mut *self.block.borrow_mut();
+        if block.capacity() < read.len() {
+            *block = BytesMut::with_capacity(BLOCK);
+        }
+        block.extend_from_slice(read);
+        block.split()
+    }
 }
 
-/// The stream that hyper reads and writes.
-pub(crate) struct ClientIo<T> {
-    shared: Rc<Shared<T>>,
-}
+/// A handle of a client's stream; its clones are the same one.
+pub(crate) struct ClientIo<T>(Rc<RefCell<Buffered<T>>>);
 
-/// A request's view of that stream.
-pub(crate) struct StreamWatch<T> {
-    shared: Rc<Shared<T>>,
-}
-
-/// The state of both views.
-struct Shared<T> {
-    stream: RefCell<ReadAhead<T>>,
-    /// A response asked for the connection's end.
-    close: Cell<bool>,
-    /// The body of the request in flight was read to its end.
-    body_read: Cell<bool>,
-    /// The tunnel that the last response opens.
-    tunnel: RefCell<Option<Tunnel>>,
-    /// None: no probe was necessary yet.
-    next_probe: RefCell<Option<Pin<Box<Sleep>>>>,
-}
-
-/// A stream with the bytes that were read ahead of it.
-struct ReadAhead<T> {
+/// A stream with the bytes that were read ahead of its user.
+struct Buffered<T> {
     io: T,
-    /// Bytes that hyper has not read yet.
+    /// Bytes that were read and not used yet.
     ahead: BytesMut,
     /// The client's side has ended, or is broken.
     ended: bool,
@@ -143,71 +161,135 @@ struct ReadAhead<T> {
     shut: bool,
 }
 
-impl<T> ClientIo<T> {
-    /// Both views of one stream.
-    pub(crate) fn new(io: T) -> (Self, StreamWatch<T>) {
-        let stream =
-            RefCell::new(ReadAhead { io, ahead: BytesMut::new(), ended: false, shut: false });
-        let shared = Rc::new(Shared {
-            stream,
-            close: Cell::default(),
-            body_read: Cell::new(true),
-            tunnel: RefCell::default(),
-            next_probe: RefCell::default(),
-        });
-        (Self { shared: Rc::clone(&shared) }, StreamWatch { shared })
-    }
-}
-
-impl<T> Clone for StreamWatch<T> {
+impl<T> Clone for ClientIo<T> {
     fn clone(&self) -> Self {
-        Self { shared: Rc::clone(&self.shared) }
+        Self(Rc::clone(&self.0))
     }
 }
 
-impl<T> StreamWatch<T> {
-    /// Whether a response asked for the connection's end.
-    pub(crate) fn must_close(&self) -> bool {
-        self.shared.close.get()
+impl<T> ClientIo<T> {
+    /// A stream of which nothing was read yet.
+    pub(crate) fn new(io: T) -> Self {
+        let (ahead, ended, shut) = (BytesMut::new(), false, false);
+        Self(Rc::new(RefCell::new(Buffered { io, ahead, ended, shut })))
     }
 
-    /// Whether the client may still be sending when its connection ends.
-    pub(crate) fn must_discard(&self) -> bool {
-        self.shared.close.get() || !self.shared.body_read.get()
+    /// Bytes that were read and not used yet.
+    pub(crate) fn ahead(&self) -> usize {
+        self.0.borrow().ahead.len()
     }
 
-    /// The tunnel that the last response opens, once.
-    pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
-        self.shared.tunnel.take()
+    /// Uses bytes that were read: `take` removes them from the front of the buffer, whose memory
+    /// is given back when nothing is left in it.
+    pub(crate) fn take_ahead<R>(&self, take: impl FnOnce(&mut BytesMut) -> R) -> R {
+        let ahead = &mut self.0.borrow_mut().ahead;
+        let taken = take(ahead);
+        if ahead.is_empty() {
+            *ahead = BytesMut::new();
+        }
+        taken
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
+impl<T: ClientStream> ClientIo<T> {
+    /// Reads once more. Ready with false: the client's side has ended, or is broken.
+    pub(crate) fn poll_fill(&self, context: &mut Context<'_>, scratch: &Scratch) -> Poll<bool> {
+        let stream = &mut *self.0.borrow_mut();
+        if stream.ended {
+            return Poll::Ready(false);
+        }
+        let reading = &mut *scratch.read.borrow_mut();
+        let mut room = ReadBuf::new(reading);
+        let read = ready!(Pin::new(&mut stream.io).poll_read(context, &mut room));
+        let filled = room.filled();
+        // A reset is an end, too.
+        stream.ended = read.is_err() || filled.is_empty();
+        if stream.ahead.is_empty() {
+            stream.ahead = scratch.copy(filled);
+        } else {
+            stream.ahead.extend_from_slice(filled);
+        }
+        Poll::Ready(!stream.ended)
+    }
+
+    /// Reads once more, up to `most` bytes, into memory that is the buffer's own from the start:
+    /// what comes in large pieces is not copied. Else as `poll_fill`.
+    pub(crate) fn poll_fill_directly(&self, context: &mut Context<'_>, most: usize) -> Poll<bool> {
+        let stream = &mut *self.0.borrow_mut();
+        if stream.ended {
+            return Poll::Ready(false);
+        }
+        let mut room = std::mem::take(&mut stream.ahead);
+        room.reserve(most);
+        let read = poll_read_buf(Pin::new(&mut stream.io), context, &mut room);
+        if !room.is_empty() {
+            stream.ahead = room;
+        }
+        let read = ready!(read);
+        stream.ended = !matches!(read, Ok(1..));
+        Poll::Ready(!stream.ended)
+    }
+
     /// Whether the first bytes are these. It reads until that is decided; no byte is lost.
-    pub(crate) async fn begins_with(&self, start: &[u8]) -> bool {
+    pub(crate) async fn begins_with(&self, start: &[u8], scratch: &Scratch) -> bool {
         poll_fn(|context| {
-            let stream = &mut *self.shared.stream.borrow_mut();
             loop {
-                let known = stream.ahead.len().min(start.len());
-                if stream.ended || stream.ahead[..known] != start[..known] {
+                {
+                    let ahead = &self.0.borrow().ahead;
+                    let known = ahead.len().min(start.len());
+                    if ahead[..known] != start[..known] {
+                        return Poll::Ready(false);
+                    }
+                    if known == start.len() {
+                        return Poll::Ready(true);
+                    }
+                }
+                if !ready!(self.poll_fill(context, scratch)) {
                     return Poll::Ready(false);
                 }
-                if known == start.len() {
-                    return Poll::Ready(true);
-                }
-                stream.ahead.reserve(FIRST);
-                let read =
-                    ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
-                stream.ended = !matches!(read, Ok(1..));
             }
         })
         .await
     }
 
+    /// Whether the client has closed its side, even if bytes before that were not read.
+    pub(crate) fn is_closed_by_client(&self) -> bool {
+        self.0.borrow().io.is_closed_by_client()
+    }
+
+    /// Whether there is something to read, if only an end.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.0.borrow().io.is_readable()
+    }
+
+    /// Makes the close a reset, which discards what the client has not taken.
+    pub(crate) fn reset_on_close(&self) {
+        self.0.borrow().io.reset_on_close();
+    }
+
+    /// Writes as much as the socket takes at once.
+    pub(crate) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let io = &mut self.0.borrow_mut().io;
+        match slices {
+            // One piece costs the system less by itself.
+            [slice] => Pin::new(io).poll_write(context, slice),
+            _ => Pin::new(io).poll_write_vectored(context, slices),
+        }
+    }
+
+    /// Hands what was written to the system (TLS holds encrypted bytes back).
+    pub(crate) fn poll_flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_flush(context)
+    }
+
     /// Ends our side, unless that was done before.
     pub(crate) async fn end(&self) {
         poll_fn(|context| {
-            let stream = &mut *self.shared.stream.borrow_mut();
+            let stream = &mut *self.0.borrow_mut();
             if !stream.shut {
                 let _ = ready!(Pin::new(&mut stream.io).poll_shutdown(context));
                 stream.shut = true;
@@ -218,71 +300,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> StreamWatch<T> {
     }
 
     /// Ends our side, then discards what the client still sends, until it ends its side.
-    pub(crate) async fn discard(&self) {
+    pub(crate) async fn discard(&self, scratch: &Scratch) {
         // A response that was truncated has not ended our side yet, and its client waits for that.
         self.end().await;
         poll_fn(|context| {
-            let stream = &mut *self.shared.stream.borrow_mut();
-            while !stream.ended {
-                stream.ahead.clear();
-                stream.ahead.reserve(AHEAD);
-                let read =
-                    ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
-                stream.ended = !matches!(read, Ok(1..));
+            loop {
+                self.take_ahead(BytesMut::clear);
+                if !ready!(self.poll_fill(context, scratch)) {
+                    return Poll::Ready(());
+                }
             }
-            Poll::Ready(())
         })
         .await;
-    }
-}
-
-impl<T: ClientStream> StreamWatch<T> {
-    /// Reads ahead. Ready at the stream's end, or when too much was read; see [`AHEAD`].
-    fn poll_read_ahead(&self, context: &mut Context<'_>) -> Poll<()> {
-        let stream = &mut *self.shared.stream.borrow_mut();
-        while !stream.ended && stream.ahead.len() < AHEAD {
-            let read = ready!(poll_read_buf(Pin::new(&mut stream.io), context, &mut stream.ahead));
-            // A reset is an end, too.
-            stream.ended = !matches!(read, Ok(1..));
-        }
-        Poll::Ready(())
-    }
-
-    /// Probes the socket now and then. While bytes wait unread, nothing wakes the task for an end
-    /// behind them.
-    fn poll_probes(&self, context: &mut Context<'_>) -> Poll<()> {
-        let next_probe = &mut *self.shared.next_probe.borrow_mut();
-        let next_probe = next_probe.get_or_insert_with(|| Box::pin(tokio::time::sleep(PROBE)));
-        loop {
-            ready!(next_probe.as_mut().poll(context));
-            if self.shared.stream.borrow().io.is_closed_by_client() {
-                return Poll::Ready(());
-            }
-            next_probe.as_mut().reset(Instant::now() + PROBE);
-        }
-    }
-}
-
-impl<T: ClientStream> ClientWatch for StreamWatch<T> {
-    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.shared.body_read.get() {
-            self.poll_read_ahead(context)
-        } else {
-            self.poll_probes(context)
-        }
-    }
-
-    fn close_after_response(&self) {
-        self.shared.close.set(true);
-    }
-
-    fn set_body_read(&self, read: bool) {
-        self.shared.body_read.set(read);
-    }
-
-    fn tunnel(&self, tunnel: Tunnel) -> bool {
-        self.shared.tunnel.replace(Some(tunnel));
-        true
     }
 }
 
@@ -292,13 +321,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &mut *self.shared.stream.borrow_mut();
+        let stream = &mut *self.0.borrow_mut();
         if !stream.ahead.is_empty() {
             let length = stream.ahead.len().min(buffer.remaining());
             buffer.put_slice(&stream.ahead[..length]);
             stream.ahead.advance(length);
             if stream.ahead.is_empty() {
-                // Most connections never read ahead again.
                 stream.ahead = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
@@ -316,7 +344,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.shared.stream.borrow_mut().io).poll_write(context, bytes)
+        Pin::new(&mut self.0.borrow_mut().io).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -324,19 +352,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.shared.stream.borrow_mut().io).poll_write_vectored(context, slices)
+        Pin::new(&mut self.0.borrow_mut().io).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.shared.stream.borrow().io.is_write_vectored()
+        self.0.borrow().io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.shared.stream.borrow_mut().io).poll_flush(context)
+        Pin::new(&mut self.0.borrow_mut().io).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = &mut *self.shared.stream.borrow_mut();
+        let stream = &mut *self.0.borrow_mut();
         let ended = ready!(Pin::new(&mut stream.io).poll_shutdown(context));
         stream.shut = true;
         Poll::Ready(ended)
@@ -344,7 +372,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -353,46 +381,28 @@ mod tests {
         fn is_closed_by_client(&self) -> bool {
             false
         }
-    }
 
-    async fn is_gone<T: ClientStream>(watch: &StreamWatch<T>) -> bool {
-        poll_fn(|context| Poll::Ready(watch.poll_left(context).is_ready())).await
-    }
+        fn is_readable(&self) -> bool {
+            false
+        }
 
-    #[tokio::test]
-    async fn a_close_is_seen_behind_a_body_that_nobody_reads() {
-        let (mut client, server) = UnixStream::pair().unwrap();
-        let (_io, watch) = ClientIo::new(server);
-        watch.set_body_read(false);
-        client.write_all(&[b'x'; 100]).await.unwrap();
-        let early =
-            tokio::time::timeout(PROBE * 2, poll_fn(|context| watch.poll_left(context))).await;
-        assert!(early.is_err());
-        drop(client);
-        poll_fn(|context| watch.poll_left(context)).await;
+        fn reset_on_close(&self) {}
     }
 
     #[tokio::test]
-    async fn a_close_is_seen_behind_bytes_that_nobody_reads_yet() {
+    async fn what_was_read_ahead_is_not_lost_and_its_memory_is_given_back() {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let (mut io, watch) = ClientIo::new(server);
-        assert!(!is_gone(&watch).await);
-        client.write_all(b"\r\nGET / HTTP/1.1\r\n").await.unwrap();
-        assert!(!is_gone(&watch).await);
+        let (io, scratch) = (ClientIo::new(server), Scratch::default());
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(!io.begins_with(b"PRI", &scratch).await);
+        client.write_all(b"\r\n").await.unwrap();
+        assert!(poll_fn(|context| io.poll_fill_directly(context, 9)).await);
         drop(client);
-        assert!(is_gone(&watch).await);
+        assert_eq!(io.ahead(), 18);
         let mut read = Vec::new();
-        io.read_to_end(&mut read).await.unwrap();
-        assert_eq!(read, b"\r\nGET / HTTP/1.1\r\n", "what was read ahead is not lost");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_sends_too_far_ahead_counts_as_gone() {
-        let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let (_io, watch) = ClientIo::new(server);
-        client.write_all(&vec![b'x'; AHEAD - 1]).await.unwrap();
-        assert!(!is_gone(&watch).await);
-        client.write_all(b"xx").await.unwrap();
-        assert!(is_gone(&watch).await);
+        io.clone().read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(io.0.borrow().ahead.capacity(), 0);
+        assert!(!poll_fn(|context| io.poll_fill(context, &scratch)).await);
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     let caller = Caller::identify(context.shared(), &context.parts().headers)?;
     context.accounting.timeline.authenticated();
     if let Some(key) = caller.key() {
+        context.watch().set_trusted();
         context.accounting.set_key(&key.id);
     }
     Ok(caller)

@@ -267,12 +267,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let head = poll_fn(|polled| {
-        let head = exchange.poll_head(polled);
-        context.watch().set_body_read(exchange.upload().is_whole());
-        head
-    })
-    .await;
+    let head = poll_fn(|polled| exchange.poll_head(polled)).await;
     context.accounting.set_bytes_in(exchange.upload().received());
     head
 }

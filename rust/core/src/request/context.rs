@@ -126,18 +126,8 @@ impl<W: ClientWatch> RequestContext<W> {
                 self.accounting.timeline.waited_for_client(since.elapsed());
             }
             received?;
-            self.note_received(upload);
+            self.accounting.set_bytes_in(upload.received());
         }
         Ok(())
-    }
-
-    /// Notes how much of the body was received, and whether it is whole.
-    fn note_received<B>(&mut self, upload: &Upload<B>)
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: std::error::Error + 'static,
-    {
-        self.watch.set_body_read(upload.is_whole());
-        self.accounting.set_bytes_in(upload.received());
     }
 }

@@ -54,6 +54,20 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         family(text, name, "counter", help);
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
     }
+    let name = "gpustack_fast_connections_closed_total";
+    family(
+        text,
+        name,
+        "counter",
+        "Client connections that were closed for want of places, by which.",
+    );
+    for (reason, count) in [
+        ("evicted", &metrics.connections_evicted),
+        ("address_limit", &metrics.connections_over_address_limit),
+        ("no_place", &metrics.connections_without_place),
+    ] {
+        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {}", count.load(Ordering::Relaxed));
+    }
     let name = "gpustack_fast_log_lines_lost_total";
     family(text, name, "counter", "Log lines that were lost because nobody read them in time.");
     let _ = writeln!(text, "{name} {}", telemetry::lost());

@@ -20,3 +20,4 @@ mod retry;
 mod retry_loop;
 pub(crate) mod serve;
 mod timeline;
+pub(crate) mod unreadable;

@@ -38,7 +38,6 @@ where
     W: ClientWatch + Clone,
 {
     let (parts, body) = request.into_parts();
-    watch.set_body_read(body.is_end_stream());
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
     let endpoint = match find_endpoint::find_endpoint(&parts) {

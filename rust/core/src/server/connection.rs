@@ -4,15 +4,12 @@
 use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpStream, UnixStream},
@@ -21,65 +18,67 @@ use tokio::{
 
 use crate::{
     client::{
-        io::{ClientIo, ClientStream, ClientWatch, StreamWatch},
+        io::{ClientIo, ClientStream},
         tls,
     },
-    server::{graceful::until_served, http2, middleware},
+    server::{
+        http1::{self, DISCARD},
+        http2,
+    },
     shared::{Shared, UNIX_PEER},
     timer::PhaseTimer,
-    worker::{ConnectionGuard, Worker},
+    worker::{Admitted, Worker},
 };
-
-/// The time for which bytes of a client are discarded behind the last response (a lingering close).
-/// A socket that is closed with unread bytes is reset, and the client may lose the response.
-const DISCARD: Duration = Duration::from_secs(2);
 
 /// The response to clients that speak plain HTTP to a port that speaks TLS.
 const SPEAK_HTTPS: &str = "This port speaks HTTPS. Send the same request with an https:// URL.\n";
 
-/// Serves a TCP client to its end.
-pub(crate) async fn serve_tcp(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let _guard = ConnectionGuard::new(Rc::clone(&worker));
+/// Serves a TCP client until it ends or its place is given to somebody else.
+pub(crate) async fn serve_tcp(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    admitted: Admitted,
+) {
     let peer = peer.ip().to_string().into();
     if worker.shared.tls.is_none() {
-        serve(worker, stream, peer, false).await;
+        admitted.place.run(serve(worker, stream, peer, false, &admitted)).await;
     } else {
         // Boxed: it needs much more room, which would be a part of every plain connection, too.
-        Box::pin(serve_tls(worker, stream, peer)).await;
+        Box::pin(admitted.place.run(serve_tls(worker, stream, peer, &admitted))).await;
     }
 }
 
-/// Serves a Unix socket's client to its end.
-pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream) {
-    let _guard = ConnectionGuard::new(Rc::clone(&worker));
-    serve(worker, stream, UNIX_PEER.into(), false).await;
+/// Serves a Unix socket's client until it ends or its place is given to somebody else.
+pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream, admitted: Admitted) {
+    admitted.place.run(serve(worker, stream, UNIX_PEER.into(), false, &admitted)).await;
 }
 
 /// Serves a client of a TLS port, once it has shaken hands.
-async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>) {
+async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitted: &Admitted) {
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
     match before_a_request(&shared, tls::begins_handshake(&stream)).await {
         Some(Ok(true)) => {}
-        Some(Ok(false)) => return reject_plain(stream).await,
+        Some(Ok(false)) => return reject_plain(&worker, stream).await,
         Some(Err(_)) | None => return,
     }
     // A failed handshake has sent its reason, as an alert.
     if let Some(Ok(stream)) = before_a_request(&shared, tls.accept(stream)).await {
         let http2 = tls::agreed_on_http2(&stream);
-        serve(worker, stream, peer, http2).await;
+        serve(worker, stream, peer, http2, admitted).await;
     }
 }
 
 /// Responds to a client that speaks plain HTTP to a port that speaks TLS.
-async fn reject_plain(stream: TcpStream) {
-    let (mut io, watch) = ClientIo::new(stream);
+async fn reject_plain(worker: &Worker, stream: TcpStream) {
+    let mut io = ClientIo::new(stream);
     let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: \
         close\r\n";
     let response = format!("{head}Content-Length: {}\r\n\r\n{SPEAK_HTTPS}", SPEAK_HTTPS.len());
     let respond = async {
         let _ = io.write_all(response.as_bytes()).await;
-        watch.discard().await;
+        io.discard(&worker.scratch).await;
     };
     let _ = tokio::time::timeout(DISCARD, respond).await;
 }
@@ -108,62 +107,25 @@ async fn serve<T: ClientStream + 'static>(
     stream: T,
     peer: Rc<str>,
     http2: bool,
+    admitted: &Admitted,
 ) {
-    let (io, watch) = ClientIo::new(stream);
+    let (io, begun) = (ClientIo::new(stream), Instant::now());
     let http2 = http2 || {
-        let Some(begins) =
-            before_a_request(&worker.shared, watch.begins_with(http2::PREFACE)).await
-        else {
-            return;
-        };
+        let begins = io.begins_with(http2::PREFACE, &worker.scratch);
+        let Some(begins) = before_a_request(&worker.shared, begins).await else { return };
         begins
     };
-    let must_discard = if http2 {
-        // Boxed, as TLS is.
-        Box::pin(http2::serve(worker, io, peer)).await.is_err()
-    } else {
-        serve_http1(worker, io, watch.clone(), peer).await;
-        watch.must_discard()
-    };
-    if must_discard {
-        let _ = tokio::time::timeout(DISCARD, watch.discard()).await;
+    if !http2 {
+        return http1::serve(worker, io, peer, begun, admitted).await;
     }
-}
-
-/// Serves HTTP/1.1, and the tunnel that may follow it.
-async fn serve_http1<T: ClientStream + 'static>(
-    worker: Rc<Worker>,
-    io: ClientIo<T>,
-    watch: StreamWatch<T>,
-    peer: Rc<str>,
-) {
-    let shared = Arc::clone(&worker.shared);
-    let service = {
-        let watch = watch.clone();
-        service_fn(move |request| {
-            middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, watch.clone())
-        })
-    };
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(shared.config.timeouts.head);
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    // An error is the client's: it left, or sent no HTTP (hyper has responded with a 400 then).
-    let served = until_served(&shared, |context, end| {
-        if end {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        (Pin::new(&mut connection).poll(context), watch.must_close())
-    })
-    .await;
-    if let Some(tunnel) = watch.take_tunnel() {
-        // Behind a 101 hyper leaves the stream open, and returns what it has read behind the
-        // request.
-        let parts = connection.into_parts();
-        tunnel.run(&mut parts.io.into_inner(), parts.read_buf, shared.config.timeouts.idle).await;
-        watch.close_after_response();
-    } else if served.is_ok() {
-        // hyper also leaves the stream open behind a request that asked for another protocol in
-        // vain.
-        let _ = tokio::time::timeout(DISCARD, watch.end()).await;
+    // The kept places are for probes, which speak HTTP/1.1.
+    if admitted.is_kept {
+        return;
+    }
+    // Boxed, as TLS is.
+    let place = Rc::clone(&admitted.place);
+    let served = Box::pin(http2::serve(Rc::clone(&worker), io.clone(), peer, place)).await;
+    if served.is_err() {
+        let _ = tokio::time::timeout(DISCARD, io.discard(&worker.scratch)).await;
     }
 }

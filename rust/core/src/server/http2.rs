@@ -1,7 +1,15 @@
 //! HTTP/2 toward clients: each stream is a task of its own beside its connection's, on the same
 //! thread.
 
-use std::{cell::Cell, future::Future, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, header};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
@@ -9,7 +17,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
-    client::io::{ClientIo, ClientStream, NoWatch},
+    client::{
+        io::{ClientIo, ClientStream, ClientWatch},
+        places::Place,
+        tunnel::Tunnel,
+    },
     server::{graceful::until_served, middleware},
     timer::PhaseTimer,
     worker::Worker,
@@ -41,13 +53,15 @@ pub(super) async fn serve<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
     peer: Rc<str>,
+    place: Rc<Place>,
 ) -> hyper::Result<()> {
     let shared = Arc::clone(&worker.shared);
+    let streams = Streams::new(place);
+    let watched = streams.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         put_host(&mut request);
-        middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, NoWatch)
+        middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, watched.clone())
     });
-    let streams = Streams::default();
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -86,25 +100,45 @@ fn put_host(request: &mut Request<Incoming>) {
 
 /// Runs the streams of a connection as tasks of its thread, and counts them.
 #[derive(Clone)]
-struct Streams(Rc<Running>);
+pub(crate) struct Streams(Rc<Running>);
 
 /// The running streams of a connection.
 struct Running {
     count: Cell<usize>,
     /// The time when the last one ended, or of the connection's begin.
     since: Cell<Instant>,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self(Rc::new(Running { count: Cell::new(0), since: Cell::new(Instant::now()) }))
-    }
+    /// A request has had a good key. Before, no stream makes the connection worth its place.
+    trusted: Cell<bool>,
+    place: Rc<Place>,
 }
 
 impl Streams {
+    fn new(place: Rc<Place>) -> Self {
+        let (count, since) = (Cell::new(0), Cell::new(Instant::now()));
+        Self(Rc::new(Running { count, since, trusted: Cell::default(), place }))
+    }
+
     /// The time since which no stream has run; None: one runs.
     fn idle_since(&self) -> Option<Instant> {
         (self.0.count.get() == 0).then(|| self.0.since.get())
+    }
+}
+
+/// `RST_STREAM` drops the request's future or body by itself.
+impl ClientWatch for Streams {
+    fn poll_left(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn close_after_response(&self) {}
+
+    fn set_trusted(&self) {
+        self.0.trusted.set(true);
+        self.0.place.works();
+    }
+
+    fn tunnel(&self, _: Tunnel) -> bool {
+        false
     }
 }
 
@@ -124,6 +158,9 @@ struct Stream(Rc<Running>);
 impl Stream {
     fn begin(running: &Rc<Running>) -> Self {
         running.count.set(running.count.get() + 1);
+        if running.trusted.get() {
+            running.place.works();
+        }
         Self(Rc::clone(running))
     }
 }
@@ -132,6 +169,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.since.set(Instant::now());
+        if self.0.count.get() == 0 {
+            self.0.place.waits();
+        }
     }
 }
 
@@ -146,6 +186,16 @@ mod tests {
     use super::*;
     use crate::request::body::ResponseBody;
 
+    /// Runs the client's side as tasks of this thread.
+    #[derive(Clone)]
+    struct Tasks;
+
+    impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+        fn execute(&self, task: F) {
+            tokio::task::spawn_local(task);
+        }
+    }
+
     #[test]
     fn the_request_path_serves_http2_over_a_pipe() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -154,16 +204,16 @@ mod tests {
         LocalSet::new().block_on(&runtime, async {
             let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
             let (client, server) = tokio::io::duplex(4096);
-            tokio::task::spawn_local(serve(worker, ClientIo::new(server).0, "pipe".into()));
-            let handshake =
-                hyper::client::conn::http2::handshake(Streams::default(), TokioIo::new(client));
+            let own = Rc::new(worker.places.take());
+            tokio::task::spawn_local(serve(worker, ClientIo::new(server), "pipe".into(), own));
+            let handshake = hyper::client::conn::http2::handshake(Tasks, TokioIo::new(client));
             let (mut sender, connection) = handshake.await.unwrap();
             tokio::task::spawn_local(async move {
                 let _ = connection.await;
             });
             let ask = |path: &str| {
                 Request::get(format!("http://x{path}"))
-                    .body(ResponseBody::<Incoming, NoWatch>::Full(Bytes::new()))
+                    .body(ResponseBody::<Incoming, Streams>::Full(Bytes::new()))
                     .unwrap()
             };
             let (health, models) =
@@ -186,7 +236,8 @@ mod tests {
             let (mut client, server) = tokio::io::duplex(4096);
             let greet = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
             tokio::io::AsyncWriteExt::write_all(&mut client, &greet).await.unwrap();
-            let _ = serve(worker, ClientIo::new(server).0, "pipe".into()).await;
+            let own = Rc::new(worker.places.take());
+            let _ = serve(worker, ClientIo::new(server), "pipe".into(), own).await;
         };
         LocalSet::new().run_until(serving).await;
         assert_eq!(started.elapsed().as_secs(), (PING + PONG).as_secs());

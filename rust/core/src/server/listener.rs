@@ -202,11 +202,13 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing.accepted();
+                let Some(admitted) = worker.admit(Some(peer.ip())) else { continue };
                 debug!(%peer, "client accepted");
                 let _ = TcpStream::set_nodelay(&stream, true);
-                tokio::task::spawn_local(connection::serve_tcp(Rc::clone(&worker), stream, peer));
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(connection::serve_tcp(worker, stream, peer, admitted));
             }
-            Err(error) => failing.pause(&error).await,
+            Err(error) => failing.pause(&error, &worker).await,
         }
     }
 }
@@ -220,18 +222,23 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
             Ok((stream, _)) => {
                 let stream: UnixStream = stream;
                 failing.accepted();
+                let Some(admitted) = worker.admit(None) else { continue };
                 debug!(peer = UNIX_PEER, "client accepted");
-                tokio::task::spawn_local(connection::serve_unix(Rc::clone(&worker), stream));
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(connection::serve_unix(worker, stream, admitted));
             }
-            Err(error) => failing.pause(&error).await,
+            Err(error) => failing.pause(&error, &worker).await,
         }
     }
 }
 
-/// Lets other workers accept first, where this one has well more connections than the mean.
+/// Lets other workers accept first, where this one has well more connections than the mean; and
+/// lets connections that were evicted end before more are accepted.
 async fn give_way(worker: &Worker) {
     if worker.is_crowded() {
         tokio::time::sleep(Duration::from_millis(1)).await;
+    } else if worker.is_full() {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -241,9 +248,9 @@ async fn give_way(worker: &Worker) {
 struct Failing(bool);
 
 impl Failing {
-    /// Waits after an error. Without descriptors or memory nothing else helps; a client that left
-    /// before it was accepted is no error.
-    async fn pause(&mut self, error: &io::Error) {
+    /// Waits after an error. Without descriptors or memory nothing helps but to close the connection
+    /// that waits longest; a client that left before it was accepted is no error.
+    async fn pause(&mut self, error: &io::Error, worker: &Worker) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
             return;
@@ -251,6 +258,7 @@ impl Failing {
         if !std::mem::replace(&mut self.0, true) {
             warn!(%error, "clients cannot be accepted; retrying");
         }
+        worker.evict(&worker.places);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 

@@ -53,7 +53,6 @@ where
         && let Some(fields) =
             options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
     {
-        watch.set_body_read(request.body().is_end_stream());
         let response = no_content(&worker, request.headers(), fields);
         return Middleware::Preflight { response: Some(response) };
     }

@@ -2,6 +2,7 @@
 
 mod connection;
 mod graceful;
+mod http1;
 mod http2;
 pub(crate) mod listener;
 mod middleware;

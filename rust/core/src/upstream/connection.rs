@@ -172,11 +172,7 @@ impl Connection {
     ) -> Poll<io::Result<()>> {
         while !queue.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = slices
-                .iter_mut()
-                .zip(&queue.pieces)
-                .map(|(slice, piece)| *slice = IoSlice::new(piece))
-                .count();
+            let filled = queue.fill(&mut slices);
             let count = ready!(self.stream.poll_write_vectored(context, &slices[..filled]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -213,7 +209,7 @@ async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Bytes to be written to an engine.
+/// Bytes to be written to a socket.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     pieces: VecDeque<Bytes>,
@@ -232,13 +228,22 @@ impl OutQueue {
         self.pieces.is_empty()
     }
 
+    /// Points slices at the first pieces; gives how many.
+    pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        slices
+            .iter_mut()
+            .zip(&self.pieces)
+            .map(|(slice, piece)| *slice = IoSlice::new(piece))
+            .count()
+    }
+
     #[cfg(test)]
     pub(crate) fn take_all(&mut self) -> Vec<u8> {
         self.pieces.drain(..).flatten().collect()
     }
 
     /// Takes off bytes that were written.
-    fn advance(&mut self, mut count: usize) {
+    pub(crate) fn advance(&mut self, mut count: usize) {
         while let Some(front) = self.pieces.front_mut() {
             if count < front.len() {
                 front.advance(count);

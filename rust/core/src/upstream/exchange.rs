@@ -399,8 +399,15 @@ mod tests {
                 framing: Framing::of(&http::Method::POST, length),
                 expected: Expected::Full,
             };
-            let limits =
-                Timeouts { head: None, body: None, connect: None, first_frame: None, idle: None };
+            let limits = Timeouts {
+                head: None,
+                keep_alive: None,
+                body: None,
+                send: None,
+                connect: None,
+                first_frame: None,
+                idle: None,
+            };
             let exchange = Exchange::new(connection, slot, upload, request, limits);
             Self { exchange, engine, pool: Pool::new(1) }
         }

@@ -426,6 +426,15 @@ impl Client {
         Self { stream }
     }
 
+    /// The same socket, for a thread that writes while this one reads.
+    pub(crate) fn duplicate(&self) -> Stream {
+        match &self.stream {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().unwrap()),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone().unwrap()),
+            Stream::Tls(_) => panic!("TLS has one state for both directions"),
+        }
+    }
+
     /// Reads one head, as it is.
     pub(crate) fn head(&mut self) -> String {
         let (mut read, mut byte) = (Vec::new(), [0]);

@@ -38,6 +38,14 @@ pub enum Cause {
     RequestTimeout,
     /// The body is over the limit.
     TooLarge,
+    /// The path is longer than a head may be.
+    UriTooLong,
+    /// The head is over the limit.
+    HeadTooLarge,
+    /// A framing of the body that this server does not know.
+    NotImplemented,
+    /// A version of HTTP that this server does not speak.
+    VersionNotSupported,
     /// No instance runs.
     Unavailable,
     /// The engine failed.
@@ -57,10 +65,14 @@ impl Cause {
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::TooLarge => 413,
+            Self::UriTooLong => 414,
             Self::UnsupportedEncoding => 415,
+            Self::HeadTooLarge => 431,
+            Self::NotImplemented => 501,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
             Self::GatewayTimeout => 504,
+            Self::VersionNotSupported => 505,
         }
     }
 
@@ -72,6 +84,10 @@ impl Cause {
             | Self::MethodNotAllowed
             | Self::TooLarge
             | Self::RequestTimeout
+            | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
+            | Self::VersionNotSupported
             | Self::NotFound => ("invalid_request_error", None),
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
             Self::Forbidden => ("permission_error", Some("model_not_allowed")),
@@ -92,6 +108,10 @@ impl Cause {
             Self::BadRequest
             | Self::MethodNotAllowed
             | Self::RequestTimeout
+            | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
+            | Self::VersionNotSupported
             | Self::UnsupportedEncoding => "invalid_request_error",
             Self::Unauthorized => "authentication_error",
             Self::Forbidden => "permission_error",
@@ -114,6 +134,10 @@ impl Cause {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::RequestTimeout => "RequestTimeout",
             Self::TooLarge => "PayloadTooLarge",
+            Self::UriTooLong => "URITooLong",
+            Self::HeadTooLarge => "RequestHeaderFieldsTooLarge",
+            Self::NotImplemented => "NotImplemented",
+            Self::VersionNotSupported => "HTTPVersionNotSupported",
             Self::Unavailable => "ServiceUnavailable",
             Self::BadGateway => "BadGateway",
             Self::GatewayTimeout => "GatewayTimeout",

@@ -43,13 +43,18 @@ pub struct DataPlaneConfig {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
-    /// From the first chance to read a request's head until it is whole; so also how long an idle
-    /// client connection is kept open.
+    /// From the first chance to read a request's head until it is whole.
     #[serde(deserialize_with = "seconds::limit")]
     pub head: Option<Duration>,
+    /// The wait for another request on a client's connection, as the client is told.
+    #[serde(deserialize_with = "seconds::limit")]
+    pub keep_alive: Option<Duration>,
     /// From one piece of a client's request body to the next.
     #[serde(deserialize_with = "seconds::limit")]
     pub body: Option<Duration>,
+    /// The time in which a client takes no byte of a response that waits for it.
+    #[serde(deserialize_with = "seconds::limit")]
+    pub send: Option<Duration>,
     /// Connecting to an instance.
     #[serde(deserialize_with = "seconds::limit")]
     pub connect: Option<Duration>,
@@ -78,6 +83,10 @@ pub struct Limits {
     pub decoded_ratio: u32,
     /// The deepest nesting of a JSON body (1,024 at most); a deeper one gets 400.
     pub max_nesting: u16,
+    /// Client connections that may be open at once; 0: as many as the descriptors allow.
+    pub connections: usize,
+    /// Client connections of one address; 0: no limit.
+    pub connections_per_address: usize,
     /// Idle connections that each worker keeps to each instance.
     pub idle_connections: usize,
     /// Finished requests that wait for `poll`; what comes while it is full is dropped and counted.

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The statuses with a counter of their own, and the classes for all others.
-const STATUSES: [(u16, &str); 20] = [
+const STATUSES: [(u16, &str); 24] = [
     (200, "200"),
     (400, "400"),
     (401, "401"),
@@ -15,13 +15,17 @@ const STATUSES: [(u16, &str); 20] = [
     (405, "405"),
     (408, "408"),
     (413, "413"),
+    (414, "414"),
     (422, "422"),
     (429, "429"),
+    (431, "431"),
     (499, "499"),
     (500, "500"),
+    (501, "501"),
     (502, "502"),
     (503, "503"),
     (504, "504"),
+    (505, "505"),
     (2, "2xx"),
     (3, "3xx"),
     (4, "4xx"),
@@ -139,6 +143,12 @@ pub struct Metrics {
     pub in_flight: AtomicI64,
     /// Open client connections.
     pub connections: AtomicI64,
+    /// Connections that waited for their clients and gave their places to new ones.
+    pub connections_evicted: AtomicU64,
+    /// Connections that were closed at once: their addresses had as many as they may.
+    pub connections_over_address_limit: AtomicU64,
+    /// Connections that were closed at once: there was no place, not even for a 503.
+    pub connections_without_place: AtomicU64,
     /// Failed attempts behind which another one was looked for. It counts also where no instance
     /// was left, and where the other one is at a fallback target.
     pub retries: AtomicU64,

@@ -1,0 +1,230 @@
+//! HTTP/1.1 toward clients: one connection, request after request.
+//!
+//! It is not hyper's, for what hyper has no hook for: an open stream that holds no buffer, a client
+//! that takes no bytes, a response for a head that cannot be read, and what is told about the
+//! connection's life.
+
+mod body;
+mod client;
+mod response;
+
+use std::{
+    future::Future, future::poll_fn, pin::pin, rc::Rc, task::Context, task::Poll, time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use crate::{
+    client::io::{ClientIo, ClientStream},
+    request::{
+        body::ResponseBody,
+        unreadable::{self, Reason},
+    },
+    server::{
+        http1::{
+            body::RequestBody,
+            client::{Client, Watch},
+            response::{Asked, Sending, Sent},
+        },
+        middleware,
+    },
+    timer::PhaseTimer,
+    worker::{Admitted, Worker},
+};
+use sans_io::codec::http1::request::{HeadReader, RequestHead};
+
+/// The time for which bytes of a client are discarded behind the last response (a lingering close).
+/// A socket that is closed with unread bytes is reset, and the client may lose the response.
+pub(super) const DISCARD: Duration = Duration::from_secs(2);
+/// The time that an idle connection is kept beyond what its client was told, so that a request that
+/// is sent in the last moment still arrives.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves a client to its end. `begun`: the time since which its first request is waited for.
+pub(super) async fn serve<T: ClientStream + 'static>(
+    worker: Rc<Worker>,
+    io: ClientIo<T>,
+    peer: Rc<str>,
+    begun: Instant,
+    admitted: &Admitted,
+) {
+    let client = Client::new(worker, io, Rc::clone(&admitted.place));
+    let shared = &client.worker.shared;
+    let mut draining = pin!(shared.drain_changed.notified());
+    // Registered once, the task is woken when the drain begins, which `Waiting` sees.
+    poll_fn(|context| {
+        let _ = draining.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
+    let mut waiting = Waiting::new(begun);
+    let last = loop {
+        let sent = match poll_fn(|context| waiting.poll(context, &client)).await {
+            Next::Request(head) if admitted.is_kept && !is_probe(&head) => {
+                reject(&client, Reason::NoPlace).await
+            }
+            Next::Request(head) => serve_request(&client, &peer, head, admitted.is_kept).await,
+            Next::Rejected(reason) => reject(&client, reason).await,
+            Next::End => Sent::Close,
+        };
+        if sent != Sent::KeepAlive {
+            break sent;
+        }
+        client.place.waits();
+        waiting.begin(Instant::now());
+    };
+    client.place.waits();
+    close(&client, last).await;
+}
+
+/// Whether a request asks how the server is, which has a response where nothing else has.
+fn is_probe(head: &RequestHead) -> bool {
+    matches!(head.uri.path(), "/healthz" | "/readyz")
+}
+
+/// What a client does next.
+enum Next {
+    Request(RequestHead),
+    /// A head that cannot be read, or that does not come.
+    Rejected(Reason),
+    /// Nothing: it has left, was idle for too long, or the drain has begun.
+    End,
+}
+
+/// The wait for the next request.
+struct Waiting {
+    reader: HeadReader,
+    /// The begin of the wait, or of the head that has begun to come.
+    since: Instant,
+    /// It is the connection's first request.
+    is_first: bool,
+    timer: PhaseTimer,
+}
+
+impl Waiting {
+    fn new(since: Instant) -> Self {
+        let (reader, timer) = (HeadReader::default(), PhaseTimer::default());
+        Self { reader, since, is_first: true, timer }
+    }
+
+    /// Begins to wait for another request.
+    fn begin(&mut self, now: Instant) {
+        self.since = now;
+        self.is_first = false;
+    }
+
+    fn poll<T: ClientStream>(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &Client<T>,
+    ) -> Poll<Next> {
+        loop {
+            let idle = client.io.ahead() == 0;
+            if idle && client.worker.shared.is_draining() {
+                return Poll::Ready(Next::End);
+            }
+            if !idle {
+                match client.io.take_ahead(|ahead| self.reader.take(ahead)) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Next::Rejected(Reason::Unreadable(error))),
+                }
+            }
+            match client.io.poll_fill(context, &client.worker.scratch) {
+                // The limit of a head counts from its first byte.
+                Poll::Ready(true) if idle && !self.is_first => self.since = Instant::now(),
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Next::End),
+                Poll::Pending => return self.poll_limit(context, client),
+            }
+        }
+    }
+
+    /// Ready when the wait has been too long.
+    fn poll_limit<T: ClientStream>(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &Client<T>,
+    ) -> Poll<Next> {
+        let timeouts = client.worker.shared.config.timeouts;
+        let idle = client.io.ahead() == 0;
+        let limit = if idle && !self.is_first {
+            timeouts.keep_alive.map(|limit| limit + GRACE)
+        } else {
+            timeouts.head
+        };
+        loop {
+            if self.timer.poll(context, self.since, limit).is_pending() {
+                return Poll::Pending;
+            }
+            if !idle {
+                return Poll::Ready(Next::Rejected(Reason::HeadTimeout));
+            }
+            // The system may hold a request of which this task was not told yet.
+            if !client.io.is_readable() {
+                return Poll::Ready(Next::End);
+            }
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// Serves one request, and sends its response.
+async fn serve_request<T: ClientStream + 'static>(
+    client: &Rc<Client<T>>,
+    peer: &Rc<str>,
+    head: RequestHead,
+    is_last: bool,
+) -> Sent {
+    let asked = Asked::new(&head.method, head.version, head.keep_alive && !is_last);
+    client.begin_request(head.decoder, head.expects_continue);
+    let mut request = Request::new(RequestBody(Rc::clone(client)));
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers;
+    let (worker, watch) = (Rc::clone(&client.worker), Watch(Rc::clone(client)));
+    // In a box that ends with the head: a stream would keep its room to its end.
+    let served = Box::pin(middleware::wrap(worker, Rc::clone(peer), request, watch)).await;
+    let Ok(response) = served else { return Sent::Lost };
+    let sent = send(client, response, asked).await;
+    if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
+        let from_client = client.io.take_ahead(client::take_all);
+        let idle = client.worker.shared.config.timeouts.idle;
+        tunnel.run(&mut client.io.clone(), from_client, idle).await;
+        return Sent::Close;
+    }
+    sent
+}
+
+/// Responds to a head that cannot be read.
+async fn reject<T: ClientStream + 'static>(client: &Rc<Client<T>>, reason: Reason) -> Sent {
+    let watch = Watch(Rc::clone(client));
+    let response: Response<ResponseBody<RequestBody<T>, Watch<T>>> =
+        unreadable::respond(&client.worker, reason, &watch);
+    send(client, response, Asked::UNREADABLE).await
+}
+
+async fn send<T: ClientStream + 'static>(
+    client: &Rc<Client<T>>,
+    response: Response<ResponseBody<RequestBody<T>, Watch<T>>>,
+    asked: Asked,
+) -> Sent {
+    let mut sending = Sending::new(client, response, asked);
+    poll_fn(|context| sending.poll(context)).await
+}
+
+/// Ends a connection behind its last response.
+async fn close<T: ClientStream>(client: &Client<T>, last: Sent) {
+    let still_sends = client.close.get() || !client.is_body_read() || client.io.ahead() > 0;
+    let ending = async {
+        match last {
+            Sent::Lost => {}
+            Sent::Truncated => client.io.discard(&client.worker.scratch).await,
+            _ if still_sends => client.io.discard(&client.worker.scratch).await,
+            _ => client.io.end().await,
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD, ending).await;
+}

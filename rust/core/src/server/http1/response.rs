@@ -1,0 +1,286 @@
+//! A response on its way to the client: its head, its framing, and its body piece by piece.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Method, Response, StatusCode, Version, header, response::Parts};
+use http_body::Body;
+
+use crate::{
+    client::io::{ClientStream, ClientWatch},
+    server::http1::client::{Client, Lost, Watch},
+};
+
+/// What the request says about its response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// It is a HEAD, whose response has no body.
+    head_only: bool,
+    /// It is HTTP/1.0, which has no chunks.
+    is_http_1_0: bool,
+    /// The connection may carry another request.
+    keep_alive: bool,
+}
+
+impl Asked {
+    /// A request that cannot be read.
+    pub(super) const UNREADABLE: Self =
+        Self { head_only: false, is_http_1_0: false, keep_alive: false };
+
+    pub(super) fn new(method: &Method, version: Version, keep_alive: bool) -> Self {
+        let (head_only, is_http_1_0) = (*method == Method::HEAD, version == Version::HTTP_10);
+        Self { head_only, is_http_1_0, keep_alive }
+    }
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// There is no body.
+    Bodiless,
+    /// By its length; this many bytes are still to come.
+    Length(u64),
+    Chunked,
+    /// By the connection's end.
+    UntilClose,
+}
+
+impl Framing {
+    fn of(status: StatusCode, body: &impl Body, asked: Asked) -> Self {
+        let has_none = status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if asked.head_only || has_none {
+            return Self::Bodiless;
+        }
+        match body.size_hint().exact() {
+            Some(length) => Self::Length(length),
+            None if body.is_end_stream() => Self::Length(0),
+            None if asked.is_http_1_0 => Self::UntilClose,
+            None => Self::Chunked,
+        }
+    }
+}
+
+/// The end of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The connection may carry another request.
+    KeepAlive,
+    /// It may not.
+    Close,
+    /// The response is not whole, and only the connection's end tells so.
+    Truncated,
+    /// The client is gone.
+    Lost,
+}
+
+/// A response that is being sent.
+pub(super) struct Sending<T, B> {
+    client: Rc<Client<T>>,
+    body: B,
+    /// None: it was written.
+    head: Option<Parts>,
+    framing: Framing,
+    keep_alive: bool,
+    /// The response's last byte was written, or waits to be.
+    whole: bool,
+}
+
+impl<T, B> Sending<T, B>
+where
+    T: ClientStream,
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// A response of which nothing was sent yet.
+    pub(super) fn new(client: &Rc<Client<T>>, response: Response<B>, asked: Asked) -> Self {
+        let (mut head, body) = response.into_parts();
+        let framing = Framing::of(head.status, &body, asked);
+        if let Some(length @ 1..) = body.size_hint().exact().filter(|_| asked.head_only) {
+            head.headers.entry(header::CONTENT_LENGTH).or_insert(length.into());
+        }
+        // The rest of a body that was not read would be taken for the next request.
+        let keep_alive = asked.keep_alive
+            && framing != Framing::UntilClose
+            && !client.close.get()
+            && !client.worker.shared.is_draining()
+            && (client.is_body_read() || client.skip_body());
+        let client = Rc::clone(client);
+        Self { client, body, head: Some(head), framing, keep_alive, whole: false }
+    }
+
+    /// Sends the response to its end.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Sent> {
+        loop {
+            // No piece is asked for before the client has taken the one before it.
+            match self.client.poll_written(context) {
+                Poll::Ready(Ok(())) if self.whole => {
+                    // What went wrong behind the head may end a connection that was to be kept.
+                    let keep_alive = self.keep_alive && !self.client.close.get();
+                    return Poll::Ready(if keep_alive { Sent::KeepAlive } else { Sent::Close });
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Lost)) => return Poll::Ready(Sent::Lost),
+                // The body, which is not polled now, would see the client leave.
+                Poll::Pending => {
+                    let watch = Watch(Rc::clone(&self.client));
+                    return watch.poll_left(context).map(|()| Sent::Lost);
+                }
+            }
+            let piece = match self.poll_body(context) {
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Sent::Truncated),
+                Poll::Ready(Some(Ok(piece))) => Some(piece),
+                Poll::Ready(None) => None,
+                Poll::Pending if self.head.is_some() => Some(Bytes::new()),
+                Poll::Pending => return Poll::Pending,
+            };
+            if let Err(sent) = self.write(context, piece) {
+                return Poll::Ready(sent);
+            }
+        }
+    }
+
+    /// The next piece of the body; None: it has ended.
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+        if matches!(self.framing, Framing::Bodiless | Framing::Length(0)) {
+            return Poll::Ready(None);
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // Nobody here sends trailers.
+        frame.map_ok(|frame| frame.into_data().unwrap_or_default())
+    }
+
+    /// Writes the head, unless that was done, and a piece; None: the body has ended.
+    fn write(&mut self, context: &mut Context<'_>, piece: Option<Bytes>) -> Result<(), Sent> {
+        let ends = piece.is_none();
+        let piece = piece.unwrap_or_default();
+        let head = self.head.take();
+        let framing = self.framing;
+        let mut last: &'static [u8] = b"";
+        self.whole = match &mut self.framing {
+            Framing::Bodiless => true,
+            Framing::UntilClose => ends,
+            Framing::Length(rest) => {
+                // A body that breaks its own promise.
+                let left = rest.checked_sub(piece.len() as u64).ok_or(Sent::Truncated)?;
+                *rest = left;
+                if ends && left > 0 {
+                    return Err(Sent::Truncated);
+                }
+                left == 0
+            }
+            Framing::Chunked => {
+                let ends = ends || self.body.is_end_stream();
+                last = match (piece.is_empty(), ends) {
+                    (true, true) => b"0\r\n\r\n",
+                    (false, true) => b"\r\n0\r\n\r\n",
+                    (true, false) => b"",
+                    (false, false) => b"\r\n",
+                };
+                ends
+            }
+        };
+        let size = (framing == Framing::Chunked && !piece.is_empty()).then_some(piece.len());
+        if head.is_none() && piece.is_empty() && last.is_empty() {
+            return Ok(());
+        }
+        let put_first = |out: &mut BytesMut| {
+            if let Some(head) = head {
+                self.put_head(out, &head, framing);
+            }
+            if let Some(size) = size {
+                put_chunk_size(out, size);
+            }
+        };
+        self.client.write(context, put_first, piece, last).map_err(|Lost| Sent::Lost)
+    }
+
+    /// Writes a head, with the fields of the connection and of the body's framing.
+    fn put_head(&self, out: &mut BytesMut, head: &Parts, framing: Framing) {
+        put_status(out, head.status);
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let mut has_date = false;
+        for (name, value) in &head.headers {
+            if name == header::CONNECTION && !switches {
+                continue;
+            }
+            has_date |= name == header::DATE;
+            put_field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
+        match framing {
+            Framing::Bodiless | Framing::UntilClose => {}
+            Framing::Length(length) => {
+                let mut digits = itoa::Buffer::new();
+                put_field(out, b"content-length", digits.format(length).as_bytes());
+            }
+            Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        if !has_date {
+            self.client.worker.put_date(out);
+        }
+        if !switches {
+            let idle = self.client.worker.shared.config.timeouts.keep_alive;
+            match idle.filter(|_| self.keep_alive) {
+                Some(limit) => {
+                    out.put_slice(b"connection: keep-alive\r\nkeep-alive: timeout=");
+                    out.put_slice(itoa::Buffer::new().format(limit.as_secs()).as_bytes());
+                    out.put_slice(b"\r\n");
+                }
+                None if self.keep_alive => out.put_slice(b"connection: keep-alive\r\n"),
+                None => out.put_slice(b"connection: close\r\n"),
+            }
+        }
+        out.put_slice(b"\r\n");
+    }
+}
+
+/// The status line.
+fn put_status(out: &mut BytesMut, status: StatusCode) {
+    if status == StatusCode::OK {
+        out.put_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+}
+
+fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// A chunk's size line.
+fn put_chunk_size(out: &mut BytesMut, size: usize) {
+    let mut digits = [0; 16];
+    let (mut at, mut rest) = (digits.len(), size);
+    while rest > 0 || at == digits.len() {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[rest & 15];
+        rest >>= 4;
+    }
+    out.put_slice(&digits[at..]);
+    out.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_size_is_hexadecimal() {
+        for (size, line) in [(0, "0\r\n"), (10, "a\r\n"), (0x1f00, "1f00\r\n")] {
+            let mut out = BytesMut::new();
+            put_chunk_size(&mut out, size);
+            assert_eq!(out, line);
+        }
+    }
+}
