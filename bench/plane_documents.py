@@ -107,4 +107,4 @@ def table(engine: str) -> dict[str, Any]:
         "allowed_keys": [],
         "meta": None,
     }
-    return {"models": [model], "routes": [route], "metrics": []}
+    return {"models": [model], "routes": [route], "metrics": [], "settings": None}

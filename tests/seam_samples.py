@@ -16,6 +16,7 @@ from gpustack_fast.seam.documents import (
     KeyEntry,
     ModelEntry,
     RouteEntry,
+    Settings,
     Table,
     TargetEntry,
 )
@@ -84,8 +85,10 @@ def route_entry(name: str, targets: list[TargetEntry], **fields: Any) -> RouteEn
     return RouteEntry(name=name, targets=targets, **{**entry, **fields})
 
 
-def table(models: list[ModelEntry], routes: list[RouteEntry]) -> Table:
-    return Table(models=models, routes=routes, metrics=[])
+def table(
+    models: list[ModelEntry], routes: list[RouteEntry], settings: Settings | None = None
+) -> Table:
+    return Table(models=models, routes=routes, metrics=[], settings=settings)
 
 
 def key_entry(id: str, key: str, salt: str, **fields: Any) -> KeyEntry:

@@ -4,8 +4,8 @@ Documents cross the seam, not parameters: each is JSON (but for `Polled`, which 
 written once as a msgspec Struct in `gpustack_fast.seam.documents` and once as a serde struct in
 `rust/sans_io/src/seam/`; one test feeds every field of each through both, and every word.
 
-No call blocks, none holds the GIL longer than it takes to decode its document, and Rust installs no
-signal handler. Every call may be made from any thread.
+No call but `read_certificate` blocks, none holds the GIL longer than it takes to decode its
+document, and Rust installs no signal handler. Every call may be made from any thread.
 """
 
 from typing import final
@@ -72,7 +72,17 @@ class DataPlane:
         `running`, gets no new request; when its last one ends, `poll` reports an `instance_idle`
         event with the version that retired it (at once, when it has none).
 
-        Raises DataPlaneError when the document does not fit its shape; the former table then stays.
+        A document with `settings` is a reload: they are in force from the same moment on, and so is
+        the certificate that `read_certificate` has read before.
+
+        Raises DataPlaneError when the document does not fit its shape; then nothing has changed.
+        """
+
+    def read_certificate(self) -> None:
+        """Reads the files of the certificate for the reload that `publish` gets next.
+
+        Without TLS it does nothing. It waits for the disk, without the GIL: call it from a thread
+        that may wait. Raises DataPlaneError when the files cannot be used; the certificate stays.
         """
 
     def update_keys(self, delta: bytes) -> None:

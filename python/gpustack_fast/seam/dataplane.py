@@ -31,9 +31,16 @@ class DataPlane:
         """Replaces the whole routing table, atomically; returns its version (1, 2, ...).
 
         Raises DataPlaneError when a target names no model of the table, or a value does not fit;
-        the former table then stays.
+        the former table then stays, and the former settings and certificate.
         """
         return self._native.publish(msgspec.json.encode(table))
+
+    def read_certificate(self) -> None:
+        """Reads the certificate's files for the reload that is published next; waits for the disk.
+
+        Raises DataPlaneError when they cannot be used.
+        """
+        self._native.read_certificate()
 
     def update_keys(self, delta: KeyDelta) -> None:
         """Changes the keys. When it returns, the next request on any worker sees it.

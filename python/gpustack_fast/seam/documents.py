@@ -46,6 +46,7 @@ __all__ = [
     "Record",
     "ResponseExtras",
     "RouteEntry",
+    "Settings",
     "Started",
     "Stats",
     "Table",
@@ -75,8 +76,20 @@ class Tls(Document):
     key: str
 
 
+class Settings(Document):
+    """The settings that a running server can change: those of a reload come with a table."""
+
+    timeouts: TimeoutsConfig
+    limits: LimitsConfig
+    cors: CorsConfig
+    response_extras: ResponseExtras
+
+
 class DataPlaneConfig(Document):
-    """The part of `[server]` that is the data plane's, from its start to its end."""
+    """The part of `[server]` that is the data plane's, from its start on.
+
+    What `Settings` has, too, holds until the first reload.
+    """
 
     workers: int
     """Worker threads; 0 counts as 1."""
@@ -215,6 +228,8 @@ class Table(Document):
     routes: list[RouteEntry]
     metrics: list[MetricFamily]
     """The control plane's own families, behind those of the data plane on `/metrics`."""
+    settings: Settings | None
+    """Of a reload: the settings from now on. None: only engines have changed, and these stay."""
 
 
 class KeyEntry(Document):

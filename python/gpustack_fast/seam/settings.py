@@ -1,4 +1,4 @@
-"""`[server]` → the data plane's configuration."""
+"""`[server]` → the data plane's configuration at the start, and its settings after a reload."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from gpustack_fast.config import ServerConfig
-from gpustack_fast.seam.documents import DataPlaneConfig, ResponseExtras, Tls
+from gpustack_fast.seam.documents import DataPlaneConfig, ResponseExtras, Settings, Tls
 
-__all__ = ["plane_config"]
+__all__ = ["plane_config", "plane_settings"]
 
 RESPONSES_KEPT = 65_536
 """Responses of the Responses API that are remembered with the instance that made them."""
@@ -28,13 +28,27 @@ def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> Dat
         timeouts=server.timeouts,
         limits=server.limits,
         cors=server.cors,
-        # By name.
-        response_extras=msgspec.convert(server, ResponseExtras, from_attributes=True),
+        response_extras=response_extras(server),
         log_level=server.log_level,
         log_format=server.log_format,
         tls=tls(server),
         responses_kept=RESPONSES_KEPT,
     )
+
+
+def plane_settings(server: ServerConfig) -> Settings:
+    """The part of `[server]` that goes with a table to the running data plane."""
+    return Settings(
+        timeouts=server.timeouts,
+        limits=server.limits,
+        cors=server.cors,
+        response_extras=response_extras(server),
+    )
+
+
+def response_extras(server: ServerConfig) -> ResponseExtras:
+    """The fields of `[server]` that it names."""
+    return msgspec.convert(server, ResponseExtras, from_attributes=True)
 
 
 def tls(server: ServerConfig) -> Tls | None:

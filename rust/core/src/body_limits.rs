@@ -12,3 +12,10 @@ pub(crate) struct BodyLimits {
     /// The folder of spooled bodies.
     pub(crate) spool_folder: Rc<Path>,
 }
+
+impl BodyLimits {
+    /// The same with these limits, which are of the table that a request holds.
+    pub(crate) fn with(&self, configured: Limits) -> Self {
+        Self { configured, ..self.clone() }
+    }
+}

@@ -12,12 +12,13 @@ use tracing::info;
 
 use crate::{
     client::tls::{Tls, TlsError},
+    published::{Published, Settings},
     server::listener::{self, Listener},
     shared::{LoadedParts, Shared},
     telemetry,
 };
 use sans_io::{
-    api::cors::{Cors, CorsError},
+    api::cors::CorsError,
     seam::{
         self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
         ShapeError, Started, Stats, read,
@@ -80,7 +81,7 @@ impl DataPlane {
         let parts = LoadedParts {
             control_plane: config.control_socket.as_deref().map(control_plane).transpose()?,
             tls: config.tls.as_ref().map(Tls::load).transpose()?,
-            cors: cors(&config)?,
+            settings: settings_at_start(&config)?,
         };
         let workers = config.workers.max(1);
         let shared = Shared::new(config, parts).map_err(DataPlaneError::EventDescriptor)?;
@@ -100,17 +101,31 @@ impl DataPlane {
         Ok(write(&started))
     }
 
-    /// Replaces the table by a `Table` document; returns its version.
+    /// Reads the certificate's files, for the reload that is published next; without TLS it does
+    /// nothing. Fails where they cannot be used: the certificate then stays.
+    pub fn read_certificate(&self) -> Result<(), DataPlaneError> {
+        Ok(self.shared.tls.as_ref().map_or(Ok(()), Tls::read_again)?)
+    }
+
+    /// Replaces the table, and of a reload the settings and the certificate that was read for it,
+    /// by a `Table` document; returns its version. Where it fails nothing has changed.
     pub fn publish(&self, table: &[u8]) -> Result<u64, DataPlaneError> {
         let document: seam::Table = read("table", table)?;
+        let reloaded = document.settings.as_ref().map(Settings::load).transpose()?;
+        let is_reload = reloaded.is_some();
         // Two publishers must not both start from the same table.
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (table, idle) = self.shared.table.load().replaced_by(document)?;
+        let current = self.shared.table.load();
+        let (table, left_out) = current.replaced_by(document)?;
         let version = table.version;
         let (models, routes) = (table.models.len(), table.routes.len());
-        self.shared.table.store(Arc::new(table));
-        info!(version, models, routes, "table published");
-        for instance in idle {
+        let settings = reloaded.unwrap_or_else(|| current.settings.clone());
+        self.shared.table.store(Arc::new(Published { table, settings }));
+        if is_reload && let Some(tls) = &self.shared.tls {
+            tls.take_up();
+        }
+        info!(version, models, routes, reload = is_reload, "table published");
+        for instance in left_out.retire() {
             self.shared.idle_listener.idle(&instance, version);
         }
         Ok(version)
@@ -201,10 +216,14 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)
 }
 
-/// The rules for other origins; None: none is listed.
-fn cors(config: &DataPlaneConfig) -> Result<Option<Cors>, CorsError> {
-    let rules = &config.cors;
-    (!rules.origins.is_empty()).then(|| Cors::new(rules)).transpose()
+/// The settings until the first reload.
+fn settings_at_start(config: &DataPlaneConfig) -> Result<Settings, CorsError> {
+    Settings::load(&seam::Settings {
+        timeouts: config.timeouts,
+        limits: config.limits,
+        cors: config.cors.clone(),
+        response_extras: config.response_extras,
+    })
 }
 
 /// Serialises a document. It cannot fail: our own documents hold numbers, text and lists.

@@ -10,7 +10,7 @@
 //! * `telemetry`: the log.
 //!
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
-//! `worker` (state of one), `records` (queues toward the control plane), `failure`, `body_limits`,
+//! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the control plane), `failure`, `body_limits`,
 //! `timer`.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod body_limits;
 mod client;
 mod dataplane;
 mod failure;
+mod published;
 mod records;
 mod request;
 mod server;

@@ -14,11 +14,11 @@ use tokio::sync::Notify;
 
 use crate::{
     client::{places::Addresses, tls::Tls},
+    published::{Published, Settings},
     records::Records,
 };
 use sans_io::{
-    api::cors::Cors,
-    seam::{DataPlaneConfig, Event},
+    seam::{DataPlaneConfig, Event, Limits, Timeouts},
     table::{IdleListener, Instance, Keys, Metrics, ResponseOwners, Table},
 };
 
@@ -38,10 +38,11 @@ mod phase {
 /// The shared state of one data plane.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Fixed for the data plane's life.
+    /// Fixed for the data plane's life. A reload leaves it alone: what it can change is read from
+    /// `table`.
     pub(crate) config: DataPlaneConfig,
-    /// The newest table.
-    pub(crate) table: ArcSwap<Table>,
+    /// The newest table, and the settings that came with it.
+    pub(crate) table: ArcSwap<Published>,
     /// The newest keys.
     pub(crate) keys: ArcSwap<Keys>,
     pub(crate) metrics: Metrics,
@@ -55,10 +56,8 @@ pub(crate) struct Shared {
     pub(crate) responses: ResponseOwners,
     /// The certificate of TCP listeners; None: they speak plain HTTP.
     pub(crate) tls: Option<Tls>,
-    /// None: no other origin is granted anything.
-    pub(crate) cors: Option<Arc<Cors>>,
-    /// Client connections that may be open at once.
-    pub(crate) connection_budget: usize,
+    /// Client connections for which there are descriptors.
+    default_budget: usize,
     /// Open connections of each client's address.
     pub(crate) addresses: Addresses,
     /// Running worker threads.
@@ -81,8 +80,8 @@ pub(crate) struct LoadedParts {
     pub(crate) control_plane: Option<Arc<Instance>>,
     /// The certificate of TCP listeners.
     pub(crate) tls: Option<Tls>,
-    /// The rules for other origins.
-    pub(crate) cors: Option<Cors>,
+    /// The settings that a reload can change.
+    pub(crate) settings: Settings,
 }
 
 impl Shared {
@@ -90,7 +89,10 @@ impl Shared {
     pub(crate) fn new(config: DataPlaneConfig, parts: LoadedParts) -> std::io::Result<Self> {
         let records = Arc::new(Records::new(config.limits.record_queue)?);
         Ok(Self {
-            table: ArcSwap::default(),
+            table: ArcSwap::from_pointee(Published {
+                table: Table::default(),
+                settings: parts.settings,
+            }),
             keys: ArcSwap::default(),
             metrics: Metrics::default(),
             control_plane: parts.control_plane,
@@ -98,8 +100,7 @@ impl Shared {
             records,
             responses: ResponseOwners::new(config.responses_kept),
             tls: parts.tls,
-            cors: parts.cors.map(Arc::new),
-            connection_budget: connection_budget(config.limits.connections),
+            default_budget: default_budget(),
             addresses: Addresses::default(),
             workers: AtomicUsize::new(0),
             cut_requests: AtomicU64::new(0),
@@ -109,6 +110,16 @@ impl Shared {
             epoch: Instant::now(),
             config,
         })
+    }
+
+    /// Client connections that may be open at once.
+    pub(crate) fn connection_budget(&self, limits: &Limits) -> usize {
+        if limits.connections > 0 { limits.connections } else { self.default_budget }
+    }
+
+    /// The timeouts of now, for what is no request's: a connection takes them when it begins.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.table.load().settings.timeouts
     }
 
     /// Milliseconds since the data plane was made.
@@ -172,12 +183,9 @@ impl Shared {
 /// Descriptors that are no client's and no engine's: files, listeners, events, the control plane's.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// The number of client connections. 0: as many as the descriptors of this process allow, where
-/// each may need another one for an engine.
-fn connection_budget(configured: usize) -> usize {
-    if configured > 0 {
-        return configured;
-    }
+/// As many client connections as the descriptors of this process allow, where each may need another
+/// one for an engine.
+fn default_budget() -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let budget = descriptors.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS) / 2;
     usize::try_from(budget).unwrap_or(usize::MAX).clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS)

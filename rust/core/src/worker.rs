@@ -159,15 +159,17 @@ impl Worker {
     /// is no place at all. `address`: None for a Unix socket.
     pub(crate) fn admit(self: &Rc<Self>, address: Option<IpAddr>) -> Option<Admitted> {
         let (shared, metrics) = (&self.shared, &self.shared.metrics);
-        let limit = shared.config.limits.connections_per_address;
+        let limits = shared.table.load().settings.limits;
+        let limit = limits.connections_per_address;
         let address = address.filter(|_| limit > 0);
         if address.is_some_and(|address| !shared.addresses.enter(address, limit)) {
             metrics.connections_over_address_limit.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let open = self.all_connections.load(Ordering::Relaxed);
-        let is_kept = open >= shared.connection_budget && !self.evict(&self.places);
-        if is_kept && open >= shared.connection_budget + KEPT_PLACES && !self.evict(&self.kept) {
+        let budget = shared.connection_budget(&limits);
+        let is_kept = open >= budget && !self.evict(&self.places);
+        if is_kept && open >= budget + KEPT_PLACES && !self.evict(&self.kept) {
             metrics.connections_without_place.fetch_add(1, Ordering::Relaxed);
             if let Some(address) = address {
                 shared.addresses.leave(address);
@@ -193,7 +195,8 @@ impl Worker {
 
     /// Whether there are as many connections as there may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.all_connections.load(Ordering::Relaxed) >= self.shared.connection_budget
+        let limits = self.shared.table.load().settings.limits;
+        self.all_connections.load(Ordering::Relaxed) >= self.shared.connection_budget(&limits)
     }
 }
 

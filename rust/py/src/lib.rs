@@ -67,6 +67,10 @@ impl DataPlane {
         Ok(PyBytes::new(py, &started))
     }
 
+    fn read_certificate(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.read_certificate()).map_err(error)
+    }
+
     fn publish(&self, table: &[u8]) -> PyResult<u64> {
         self.0.publish(table).map_err(error)
     }

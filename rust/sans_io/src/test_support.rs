@@ -111,9 +111,9 @@ pub fn target(model: &str, weight: u32) -> Value {
     json!({"model": model, "weight": weight, "served_name": null, "fallback": []})
 }
 
-/// A `Table` without metrics.
+/// A `Table` without metrics that leaves the settings as they are.
 pub fn table(models: Vec<Value>, routes: Vec<Value>) -> Value {
-    json!({"models": models, "routes": routes, "metrics": []})
+    json!({"models": models, "routes": routes, "metrics": [], "settings": null})
 }
 
 /// A `KeyEntry` that may do everything, for ever. `digest`: hexadecimal.

@@ -119,6 +119,12 @@ TABLE = documents.Table(
             samples=[documents.MetricSample(labels=[("label", 'a"b\\c\nd')], value=7)],
         )
     ],
+    settings=documents.Settings(
+        timeouts=CONFIG.timeouts,
+        limits=CONFIG.limits,
+        cors=CONFIG.cors,
+        response_extras=CONFIG.response_extras,
+    ),
 )
 KEYS = documents.KeyDelta(
     salt=SALT,
@@ -311,7 +317,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
             events.extend(polled.events)
             time.sleep(0.01)
 
-    assert plane.publish(documents.Table(models=[], routes=[], metrics=[])) == 2
+    assert plane.publish(documents.Table(models=[], routes=[], metrics=[], settings=None)) == 2
     fetch(lambda: len(records) == 2 and events)
     assert [(record.path, record.status, record.key, record.end) for record in records] == [
         ("/v1/models", 200, "", "done"),
@@ -330,8 +336,8 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
 @pytest.mark.parametrize(
     ("call", "document"),
     [
-        ("publish", {"models": [], "routes": [], "metrics": [], "unknown": 1}),
-        ("publish", {"models": [], "routes": []}),
+        ("publish", {"models": [], "routes": [], "metrics": [], "settings": None, "unknown": 1}),
+        ("publish", {"models": [], "routes": [], "metrics": []}),
         ("update_keys", {"salt": "", "replace": True, "upsert": [], "remove": [], "unknown": 1}),
         ("update_keys", {"salt": "zz", "replace": True, "upsert": [], "remove": []}),
         ("publish", "no object"),

@@ -40,6 +40,8 @@ pub(crate) struct Tls {
     current: ArcSwap<ServerConfig>,
     /// The state of the files at the last check.
     seen: Mutex<Stamps>,
+    /// Read for a reload that is not published yet.
+    read_again: Mutex<Option<(Arc<ServerConfig>, Stamps)>>,
     /// The time of the next check, in milliseconds of the data plane's clock.
     next_check: AtomicU64,
 }
@@ -123,7 +125,13 @@ impl Tls {
         // Before the files are read, so that a change meanwhile is found by the next check.
         let seen = Mutex::new(stamps(files));
         let current = ArcSwap::new(Arc::new(read(files)?));
-        Ok(Self { files: files.clone(), current, seen, next_check: AtomicU64::new(CHECK_MS) })
+        Ok(Self {
+            files: files.clone(),
+            current,
+            seen,
+            read_again: Mutex::default(),
+            next_check: AtomicU64::new(CHECK_MS),
+        })
     }
 
     /// Whether a check of the files is due; true for one worker only. `clock`: the data plane's, in
@@ -147,6 +155,25 @@ impl Tls {
         *seen = now;
         self.current.store(Arc::new(read(&self.files)?));
         Ok(true)
+    }
+
+    /// Reads the files, changed or not, and keeps what they hold for [`Tls::take_up`].
+    pub(crate) fn read_again(&self) -> Result<(), TlsError> {
+        let mut waiting = self.read_again.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reload that came to nothing may have left one.
+        *waiting = None;
+        let now = stamps(&self.files);
+        *waiting = Some((Arc::new(read(&self.files)?), now));
+        Ok(())
+    }
+
+    /// Puts what was read for a reload into force, for new connections.
+    pub(crate) fn take_up(&self) {
+        let read = self.read_again.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((config, stamps)) = read {
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
+            self.current.store(config);
+        }
     }
 
     /// Shakes hands with a client. Before it fails, an alert tells the client the reason.
@@ -246,6 +273,17 @@ mod tests {
         replace(&files.key, &new.1, 2);
         assert!(tls.refresh().unwrap());
         assert!(!Arc::ptr_eq(&first, &tls.current.load_full()));
+
+        let second = tls.current.load_full();
+        replace(&files.certificate, &old.0, 3);
+        assert!(tls.read_again().is_err(), "half of a renewal is no reload");
+        tls.take_up();
+        replace(&files.key, &old.1, 3);
+        tls.read_again().unwrap();
+        assert!(Arc::ptr_eq(&second, &tls.current.load_full()), "not before it is published");
+        tls.take_up();
+        assert!(!Arc::ptr_eq(&second, &tls.current.load_full()));
+        assert!(!tls.refresh().unwrap(), "the reload has read what is there");
         std::fs::remove_file(&files.key).unwrap();
         assert!(tls.refresh().unwrap_err().to_string().contains("cannot be read"));
         std::fs::remove_dir_all(folder).unwrap();

@@ -7,10 +7,10 @@ use std::{
 
 use tracing::{Span, debug};
 
-use crate::{request::timeline::Timeline, shared::Shared, telemetry};
+use crate::{published::Published, request::timeline::Timeline, shared::Shared, telemetry};
 use sans_io::{
     api::usage::Usage,
-    seam::{End, Record},
+    seam::{End, Record, ResponseExtras},
     table::RouteMetrics,
 };
 
@@ -19,6 +19,8 @@ use sans_io::{
 /// passed).
 pub(crate) struct Accounting {
     shared: Arc<Shared>,
+    /// The additions to the response, as they were published when the request began.
+    extras: ResponseExtras,
     /// Carries the request's id into log lines.
     span: Span,
     /// The request's phases.
@@ -34,12 +36,18 @@ pub(crate) struct Accounting {
 impl Accounting {
     /// The accounting of a request that begins now. `path`: its endpoint's, or a word for none. In
     /// a box: it is passed from stage to stage, and would be copied each time.
-    pub(crate) fn new(shared: &Arc<Shared>, request_id: Arc<str>, path: &'static str) -> Box<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        published: &Published,
+        request_id: Arc<str>,
+        path: &'static str,
+    ) -> Box<Self> {
         shared.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
         let started =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         Box::new(Self {
             shared: Arc::clone(shared),
+            extras: published.settings.response_extras,
             span: telemetry::request_span(&request_id),
             timeline: Timeline::begin(),
             first_frame: None,
@@ -69,6 +77,11 @@ impl Accounting {
     /// The state of all workers.
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// The additions to the response.
+    pub(crate) fn extras(&self) -> ResponseExtras {
+        self.extras
     }
 
     /// The span that carries the request's id into log lines.

@@ -17,10 +17,10 @@ use sans_io::{
 /// Identifies the caller of an inference request. 503 before the first table is published; else
 /// see [`Caller::identify`].
 pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<Caller, ApiError> {
-    if context.shared().table.load().version == 0 {
+    if context.table().version == 0 {
         return Err(rejections::starting());
     }
-    let caller = Caller::identify(context.shared(), &context.parts().headers)?;
+    let caller = Caller::identify(context.shared(), context.table(), &context.parts().headers)?;
     context.accounting.timeline.authenticated();
     if let Some(key) = caller.key() {
         context.watch().set_trusted();
@@ -36,7 +36,11 @@ pub(crate) struct Caller(Result<Arc<Key>, ApiError>);
 impl Caller {
     /// Checks the key of a request. A missing or bad key is an error (401, 403) at once only where
     /// no route is public: otherwise the model decides, which is not known yet.
-    pub(crate) fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(crate) fn identify(
+        shared: &Shared,
+        table: &Table,
+        headers: &HeaderMap,
+    ) -> Result<Self, ApiError> {
         let key = authenticate(&shared.keys.load(), headers).and_then(|key| {
             if key.may_infer() {
                 return Ok(key);
@@ -48,7 +52,7 @@ impl Caller {
             ))
         });
         match key {
-            Err(error) if !shared.table.load().any_public => Err(error),
+            Err(error) if !table.any_public => Err(error),
             key => Ok(Self(key)),
         }
     }

@@ -180,7 +180,7 @@ fn prepare<B, W>(
     if creates_response && committed.head.status.is_success() {
         committed.relay.look_for_response_id();
     }
-    let interval = context.shared().config.response_extras.sse_keep_alive;
+    let interval = context.settings().response_extras.sse_keep_alive;
     committed.relay.set_keep_alive(interval);
 }
 
@@ -227,7 +227,7 @@ where
     let connection = if let Some(connection) = pooled {
         connection
     } else {
-        let opening = Connection::open(instance, context.shared().config.timeouts.connect);
+        let opening = Connection::open(instance, context.settings().timeouts.connect);
         let opened = opening.await.map_err(Failure::Connect)?;
         debug!(instance = &*instance.id, "connection opened");
         opened
@@ -253,7 +253,7 @@ where
     let method = context.method();
     let framing = Framing::of(method, upload.start_attempt(changes));
     let request = RequestHead { head, framing, expected: Expected::of(method, upgrade) };
-    Exchange::new(connection, slot, upload, request, context.shared().config.timeouts)
+    Exchange::new(connection, slot, upload, request, context.settings().timeouts)
 }
 
 /// Waits for the head of the response, while the request is sent. Fails as [`Exchange::poll_head`]
@@ -314,7 +314,7 @@ where
         dialect: context.endpoint().dialect,
         request_id: context.accounting.request_id(),
         asked_usage: upload.asks_usage(),
-        usage_timings: shared.config.response_extras.usage_timings,
+        usage_timings: context.settings().response_extras.usage_timings,
     };
     plan.transform(head, is_event_stream, &requester)
 }

@@ -1,7 +1,7 @@
 //! State shared by the stages of a request to an engine or to the management API, and the wait for
 //! its body. (Local responses need none.)
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{Method, Version, request::Parts};
@@ -9,17 +9,27 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
-    client::io::ClientWatch, failure::Failure, request::accounting::Accounting, shared::Shared,
-    timer::PhaseTimer, upstream::upload::Upload, worker::Worker,
+    body_limits::BodyLimits,
+    client::io::ClientWatch,
+    failure::Failure,
+    published::{Published, Settings},
+    request::accounting::Accounting,
+    shared::Shared,
+    timer::PhaseTimer,
+    upstream::upload::Upload,
+    worker::Worker,
 };
 use sans_io::{
     api::endpoints::{Endpoint, Kind},
     codec::headers,
+    table::Table,
 };
 
 /// One request to an engine or to the management API.
 pub(crate) struct RequestContext<W> {
     worker: Rc<Worker>,
+    /// The state of routes and settings that the request meets.
+    published: Arc<Published>,
     parts: Parts,
     /// The client's IP address, or `unix`.
     peer: Rc<str>,
@@ -34,13 +44,14 @@ impl<W: ClientWatch> RequestContext<W> {
     /// A boxed context: stages pass it by value, and would copy it each time.
     pub(crate) fn new(
         worker: Rc<Worker>,
+        published: Arc<Published>,
         parts: Parts,
         peer: Rc<str>,
         endpoint: &'static Endpoint,
         accounting: Box<Accounting>,
         watch: W,
     ) -> Box<Self> {
-        Box::new(Self { worker, parts, peer, endpoint, accounting, watch })
+        Box::new(Self { worker, published, parts, peer, endpoint, accounting, watch })
     }
 
     /// The worker that serves the request.
@@ -51,6 +62,26 @@ impl<W: ClientWatch> RequestContext<W> {
     /// The state of all workers.
     pub(crate) fn shared(&self) -> &Shared {
         &self.worker.shared
+    }
+
+    /// The routes that the request meets.
+    pub(crate) fn table(&self) -> &Table {
+        &self.published.table
+    }
+
+    /// The settings that the request meets.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.published.settings
+    }
+
+    /// Goes over to a newer state of routes and settings.
+    pub(crate) fn follow(&mut self, newer: Arc<Published>) {
+        self.published = newer;
+    }
+
+    /// The limits of the request's body.
+    pub(crate) fn body_limits(&self) -> BodyLimits {
+        self.worker.body_limits.with(self.published.settings.limits)
     }
 
     /// The request's head.
@@ -110,7 +141,7 @@ impl<W: ClientWatch> RequestContext<W> {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + 'static,
     {
-        let limit = self.worker.shared.config.timeouts.body;
+        let limit = self.published.settings.timeouts.body;
         let mut timer = PhaseTimer::default();
         while !enough(upload) && !upload.is_whole() {
             let mut since = None;

@@ -22,6 +22,7 @@ use sans_io::{
 /// The response of a local endpoint. Fails with 401, 403, or 404 for a model.
 pub(crate) fn respond(
     shared: &Shared,
+    table: &Table,
     local: Local,
     endpoint: &Endpoint,
     parts: &Parts,
@@ -29,31 +30,31 @@ pub(crate) fn respond(
     let query = parts.uri.query().unwrap_or_default();
     Ok(match local {
         Local::ListModels => {
-            let caller = Caller::identify(shared, &parts.headers)?;
-            list_models(&shared.table.load(), &caller, query)
+            let caller = Caller::identify(shared, table, &parts.headers)?;
+            list_models(table, &caller, query)
         }
         Local::ShowModel => {
-            let caller = Caller::identify(shared, &parts.headers)?;
+            let caller = Caller::identify(shared, table, &parts.headers)?;
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
-            show_model(shared, &caller, &name, query)?
+            show_model(table, &caller, &name, query)?
         }
         Local::Healthz => text(StatusCode::OK, "ok"),
-        Local::Readyz => readyz(shared),
-        Local::Metrics => metrics(shared),
+        Local::Readyz => readyz(shared, table),
+        Local::Metrics => metrics(shared, table),
     })
 }
 
 /// One model, if it is ready and the caller may use it; else it does not exist for the caller.
 fn show_model(
-    shared: &Shared,
+    table: &Table,
     caller: &Caller,
     name: &str,
     query: &str,
 ) -> Result<Response<Bytes>, ApiError> {
     let visible = |route: &Arc<Route>| route.is_ready() && caller.may_use(route);
-    let route = shared.table.load().route(name).cloned().filter(visible);
+    let route = table.route(name).filter(|route| visible(route));
     let route = route.ok_or_else(|| rejections::model_not_found(name))?;
-    Ok(json(&describe(&route, asks_meta(query))))
+    Ok(json(&describe(route, asks_meta(query))))
 }
 
 /// Ready routes only, as GPUStack lists them, of the categories that are asked for, and only those
@@ -96,8 +97,7 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + '
 }
 
 /// 200 if inference requests can be served; else 503 with the reason.
-fn readyz(shared: &Shared) -> Response<Bytes> {
-    let table = shared.table.load();
+fn readyz(shared: &Shared, table: &Table) -> Response<Bytes> {
     let why_not = if shared.is_draining() {
         "draining: this server is stopping"
     } else if table.version == 0 {
@@ -110,9 +110,8 @@ fn readyz(shared: &Shared) -> Response<Bytes> {
     text(StatusCode::SERVICE_UNAVAILABLE, why_not)
 }
 
-fn metrics(shared: &Shared) -> Response<Bytes> {
-    let mut response =
-        text(StatusCode::OK, metrics_page::page(&shared.metrics, &shared.table.load()));
+fn metrics(shared: &Shared, table: &Table) -> Response<Bytes> {
+    let mut response = text(StatusCode::OK, metrics_page::page(&shared.metrics, table));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

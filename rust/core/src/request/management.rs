@@ -31,7 +31,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let mut upload = Upload::new(body, Reading::Carry, None, &context.worker().body_limits)?;
+    let mut upload = Upload::new(body, Reading::Carry, None, &context.body_limits())?;
     let mut fresh = false;
     loop {
         let shared = context.shared();

@@ -24,7 +24,7 @@ use sans_io::{
         error::{ApiError, Cause},
     },
     codec::{headers, inflate, percent},
-    table::{Route, has_dot_segment},
+    table::{Route, Table, has_dot_segment},
 };
 
 /// A request with its route, and its body, which was read only as far as the route depends on it.
@@ -85,9 +85,9 @@ where
         _ => Reading::Json,
     };
     let json = !matches!(reading, Reading::Form(_));
-    let mut upload = Upload::new(body, reading, coding, &context.worker().body_limits)?;
+    let mut upload = Upload::new(body, reading, coding, &context.body_limits())?;
     context.receive_until(&mut upload, |upload| upload.model().is_some() && !needs_all).await?;
-    let route = find_route(context.shared(), caller, model_of(&upload))?;
+    let route = find_route(context.table(), caller, model_of(&upload))?;
     let earlier = upload.previous_response_id();
     let instance = earlier.map(|id| owner(context.shared(), caller, id)).transpose()?;
     let dispatch = Dispatch {
@@ -125,7 +125,7 @@ where
     let instance = owner(context.shared(), caller, &id)?;
     let key = caller.key().map(|key| &*key.id);
     let made = context.shared().responses.find(key, &id);
-    let route = made.and_then(|made| context.shared().table.load().route(&made.route).cloned());
+    let route = made.and_then(|made| context.table().route(&made.route).cloned());
     let route = route
         .ok_or_else(|| rejections::response_not_found(&id, "its model is no longer served"))?;
     caller.check(&route)?;
@@ -149,9 +149,9 @@ where
     W: ClientWatch,
 {
     let name = context.parts().uri.query().and_then(percent::model_in_query);
-    let route = find_route(context.shared(), caller, name.as_deref())?;
+    let route = find_route(context.table(), caller, name.as_deref())?;
     // What is said inside the WebSocket is not read, and may name another model.
-    caller.check_all_names(&context.shared().table.load(), &route)?;
+    caller.check_all_names(context.table(), &route)?;
     if !context.asks_websocket() {
         let message = "This endpoint is a WebSocket: open it with Connection: Upgrade and \
             Upgrade: websocket, over HTTP/1.1.";
@@ -177,31 +177,31 @@ where
         let message = "The path has a segment of dots. Send the path that is meant.";
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
-    let (route, path, upload) = if let Some((route, below)) = by_number(context.shared(), &path) {
+    let (route, path, upload) = if let Some((route, below)) = by_number(context.table(), &path) {
         (route, below, unread(context, body)?)
     } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
         let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
-        (find_route(context.shared(), caller, name)?, path, unread(context, body)?)
+        (find_route(context.table(), caller, name)?, path, unread(context, body)?)
     } else {
         let upload = receive_model(context, body).await?;
-        (find_route(context.shared(), caller, model_of(&upload))?, path, upload)
+        (find_route(context.table(), caller, model_of(&upload))?, path, upload)
     };
     caller.check(&route)?;
     admission::check_proxy(&route, &path)?;
-    let websocket = context.asks_websocket();
-    if websocket || upload.model().is_none() {
-        caller.check_all_names(&context.shared().table.load(), &route)?;
+    let job = Job::Proxy { websocket: context.asks_websocket() };
+    if job.could_name_others(upload.model().is_some()) {
+        caller.check_all_names(context.table(), &route)?;
     }
-    Ok((Dispatch { route, path: Cow::Owned(path), job: Job::Proxy { websocket } }, upload))
+    Ok((Dispatch { route, path: Cow::Owned(path), job }, upload))
 }
 
 /// `/NUMBER/...`: the route of that number, and the path below it.
-fn by_number(shared: &Shared, path: &str) -> Option<(Arc<Route>, String)> {
+fn by_number(table: &Table, path: &str) -> Option<(Arc<Route>, String)> {
     let rest = &path[1..];
     let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     // `parse` alone would take a sign.
     let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
-    let route = Arc::clone(shared.table.load().route_by_number(number)?);
+    let route = Arc::clone(table.route_by_number(number)?);
     Some((route, below.to_owned()))
 }
 
@@ -221,7 +221,7 @@ where
             send a JSON body with it.";
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
-    let mut upload = Upload::new(body, Reading::Json, None, &context.worker().body_limits)?;
+    let mut upload = Upload::new(body, Reading::Json, None, &context.body_limits())?;
     context.receive_until(&mut upload, |upload| upload.model().is_some()).await?;
     Ok(upload)
 }
@@ -233,7 +233,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    Upload::new(body, Reading::Carry, None, &context.worker().body_limits)
+    Upload::new(body, Reading::Carry, None, &context.body_limits())
 }
 
 fn model_of<B>(upload: &Upload<B>) -> Option<&str>
@@ -245,16 +245,12 @@ where
 }
 
 /// The route of a public name, if the caller may use it; None stands for a name that is missing.
-fn find_route(
-    shared: &Shared,
-    caller: &Caller,
-    name: Option<&str>,
-) -> Result<Arc<Route>, ApiError> {
+fn find_route(table: &Table, caller: &Caller, name: Option<&str>) -> Result<Arc<Route>, ApiError> {
     let Some(name) = name else {
         let message = "Missing 'model' field: name a model of GET /v1/models in it.";
         return Err(ApiError::new(Cause::BadRequest, message));
     };
-    let route = shared.table.load().route(name).cloned();
+    let route = table.route(name).cloned();
     let route = route.ok_or_else(|| rejections::model_not_found(name))?;
     caller.check(&route)?;
     Ok(route)

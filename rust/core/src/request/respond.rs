@@ -109,7 +109,7 @@ where
     if is_error && first.is_none() && may_have_body && !management {
         return explained_error(accounting, dialect, status, headers);
     }
-    let has_timing = accounting.shared().config.response_extras.server_timing_in_streams;
+    let has_timing = accounting.extras().server_timing_in_streams;
     let comment =
         (is_event_stream && !management && has_timing).then(|| accounting.timeline.comment());
     let body = RelayedBody::new(relay, first, accounting, watch, dialect, comment);
@@ -254,7 +254,7 @@ pub(crate) fn local<B, W>(
 
 /// Adds `Server-Timing`, where it is configured.
 fn put_server_timing(headers: &mut HeaderMap, accounting: &Accounting) {
-    if accounting.shared().config.response_extras.server_timing
+    if accounting.extras().server_timing
         && let Some(value) = accounting.timeline.header()
     {
         headers.append("server-timing", value);

@@ -54,7 +54,7 @@ where
         }
         let Some((lease, target)) = lease(context, &dispatch, &history)? else {
             // A table that was published meanwhile may have other instances.
-            if follow_table(context, caller, &mut dispatch)
+            if follow_table(context, caller, &mut dispatch, &upload)
                 || fall_back(context, &mut history, &dispatch, 503, &upload)
             {
                 continue;
@@ -87,7 +87,7 @@ where
         }
         // Pooled connections to an engine that has ended or restarted are all stale.
         fresh = true;
-        let followed = follow_table(context, caller, &mut dispatch);
+        let followed = follow_table(context, caller, &mut dispatch, &upload);
         debug!(followed_table = followed, "another attempt follows");
         context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
     }
@@ -172,25 +172,33 @@ where
     falls_back
 }
 
-/// Takes the route from the newest table; true if it was replaced there. A new version that the
-/// caller may not use any more, or not in this way, is not taken.
-fn follow_table<W: ClientWatch>(
-    context: &RequestContext<W>,
+/// Goes over to what is published now, the settings with the route; true if the route was replaced
+/// there. A new version that the caller may not use any more, or not in this way, is not taken.
+fn follow_table<B, W>(
+    context: &mut RequestContext<W>,
     caller: &Caller,
     dispatch: &mut Dispatch,
-) -> bool {
-    let table = context.shared().table.load();
+    upload: &Upload<B>,
+) -> bool
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let newest = context.shared().table.load_full();
     let may_use = |current: &Route| {
-        let proxied = dispatch.job.is_proxy();
+        let (job, has_model) = (&dispatch.job, upload.model().is_some());
         caller.may_use(current)
-            && (!proxied || admission::check_proxy(current, &dispatch.path).is_ok())
+            && (!job.is_proxy() || admission::check_proxy(current, &dispatch.path).is_ok())
+            && (!job.could_name_others(has_model)
+                || caller.check_all_names(&newest, current).is_ok())
     };
-    let newer = table
+    let newer = newest
         .route(&dispatch.route.name)
         .filter(|current| !Arc::ptr_eq(current, &dispatch.route) && may_use(current))
         .cloned();
-    newer.is_some_and(|newer| {
-        dispatch.route = newer;
-        true
-    })
+    let Some(newer) = newer else { return false };
+    dispatch.route = newer;
+    context.follow(newest);
+    true
 }

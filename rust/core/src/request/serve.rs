@@ -16,6 +16,7 @@ use tracing::Span;
 use crate::{
     client::io::ClientWatch,
     failure::Failure,
+    published::Published,
     request::{
         accounting::Accounting, admission, attempt::Outcome, body::ResponseResult,
         context::RequestContext, find_endpoint, local, management, resolve, respond, retry_loop,
@@ -25,9 +26,10 @@ use crate::{
 use sans_io::{api::endpoints::Kind, codec::headers};
 
 /// Serves one request, over HTTP/1.1 or HTTP/2. The future runs inside the task of its connection
-/// or stream and stays on its thread. The error makes hyper end the connection or reset the stream.
+/// or stream and stays on its thread. `published`: the newest state of it. The error makes hyper end the connection or reset the stream.
 pub(crate) async fn serve<B, W>(
     worker: Rc<Worker>,
+    published: Arc<Published>,
     peer: Rc<str>,
     request: Request<B>,
     watch: W,
@@ -43,20 +45,23 @@ where
     let endpoint = match find_endpoint::find_endpoint(&parts) {
         Ok(endpoint) => endpoint,
         Err(unidentified) => {
-            let accounting = Accounting::new(&worker.shared, request_id, unidentified.path);
+            let path = unidentified.path;
+            let accounting = Accounting::new(&worker.shared, &published, request_id, path);
             let (dialect, error) = (unidentified.dialect, &unidentified.error);
             return Ok(respond::rejected(accounting, dialect, error, &watch));
         }
     };
-    let accounting = Accounting::new(&worker.shared, request_id, endpoint.path);
+    let accounting = Accounting::new(&worker.shared, &published, request_id, endpoint.path);
     if let Kind::Local(local) = endpoint.kind {
-        return Ok(match local::respond(&worker.shared, local, endpoint, &parts) {
+        return Ok(match local::respond(&worker.shared, &published, local, endpoint, &parts) {
             Ok(response) => respond::local(accounting, response),
             Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
         });
     }
     let span = accounting.span().clone();
-    let mut context = RequestContext::new(worker, parts, peer, endpoint, accounting, watch.clone());
+    let watched = watch.clone();
+    let mut context =
+        RequestContext::new(worker, published, parts, peer, endpoint, accounting, watched);
     let outcome = unless_client_left(&watch, &span, run(&mut context, body)).await;
     respond::respond(context, outcome)
 }

@@ -52,7 +52,9 @@ pub(crate) fn respond<B, W: ClientWatch>(
             (Dialect::OpenAi, ApiError::new(Cause::Unavailable, message).retry_after(1))
         }
     };
-    let accounting = Accounting::new(&worker.shared, worker.new_request_id(), UNREADABLE);
+    let published = worker.shared.table.load();
+    let id = worker.new_request_id();
+    let accounting = Accounting::new(&worker.shared, &published, id, UNREADABLE);
     respond::rejected(accounting, dialect, &error.closing(), watch)
 }
 

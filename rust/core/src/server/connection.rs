@@ -88,6 +88,7 @@ async fn reject_plain(worker: &Worker, stream: TcpStream) {
 async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> Option<T> {
     let (mut work, mut ending) = (pin!(work), pin!(shared.drain_changed.notified()));
     let (since, mut timer) = (Instant::now(), PhaseTimer::default());
+    let limit = shared.timeouts().head;
     poll_fn(|context| {
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(Some(done));
@@ -95,7 +96,7 @@ async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> 
         if ending.as_mut().poll(context).is_ready() || shared.is_draining() {
             return Poll::Ready(None);
         }
-        timer.poll(context, since, shared.config.timeouts.head).map(|()| None)
+        timer.poll(context, since, limit).map(|()| None)
     })
     .await
 }

@@ -73,7 +73,7 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut timer = PhaseTimer::default();
+    let (mut timer, limit) = (PhaseTimer::default(), shared.timeouts().head);
     until_served(&shared, |context, end| {
         if end {
             connection.as_mut().graceful_shutdown();
@@ -81,9 +81,8 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         let served = connection.as_mut().poll(context);
         // Without a request for longer than the limit for the next one's head, the connection ends,
         // as one of HTTP/1.1 does.
-        let idle = streams.idle_since().is_some_and(|since| {
-            timer.poll(context, since, shared.config.timeouts.head).is_ready()
-        });
+        let idle =
+            streams.idle_since().is_some_and(|since| timer.poll(context, since, limit).is_ready());
         (served, idle)
     })
     .await

@@ -15,6 +15,7 @@ use pin_project_lite::pin_project;
 
 use crate::{
     client::io::ClientWatch,
+    published::Published,
     request::{
         accounting::Accounting,
         body::{ResponseBody, ResponseResult, Truncated},
@@ -48,19 +49,21 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch + Clone,
 {
-    let cors = worker.shared.cors.as_ref();
+    // The one look at what is published, until a retry asks for something newer.
+    let published = worker.shared.table.load_full();
+    let cors = published.settings.cors.as_ref();
     if request.method() == Method::OPTIONS
         && let Some(fields) =
             options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
     {
-        let response = no_content(&worker, request.headers(), fields);
+        let response = no_content(&worker, &published, request.headers(), fields);
         return Middleware::Preflight { response: Some(response) };
     }
     Middleware::Wrapped {
         cors: cors.map(|cors| (Arc::clone(cors), cors.grant(request.headers()))),
         // hyper drops the body of a response to HEAD over HTTP/1.1, but not over HTTP/2.
         drop_body: request.method() == Method::HEAD && request.version() == Version::HTTP_2,
-        inner: serve(worker, peer, request, watch),
+        inner: serve(worker, published, peer, request, watch),
     }
 }
 
@@ -87,6 +90,7 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
 /// A 204, recorded.
 fn no_content<B, W>(
     worker: &Worker,
+    published: &Published,
     request: &HeaderMap,
     fields: HeaderMap,
 ) -> Response<ResponseBody<B, W>> {
@@ -95,7 +99,8 @@ fn no_content<B, W>(
     *response.status_mut() = StatusCode::NO_CONTENT;
     *response.headers_mut() = fields;
     headers::put_request_id(response.headers_mut(), &id);
-    Accounting::new(&worker.shared, id, OPTIONS).reject(StatusCode::NO_CONTENT.as_u16(), End::Done);
+    Accounting::new(&worker.shared, published, id, OPTIONS)
+        .reject(StatusCode::NO_CONTENT.as_u16(), End::Done);
     response
 }
 

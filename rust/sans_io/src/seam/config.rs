@@ -19,7 +19,7 @@ pub struct DataPlaneConfig {
     pub control_socket: Option<String>,
     /// The folder where large request bodies wait until their model is known.
     pub spool_folder: PathBuf,
-    /// `[server.timeouts]`.
+    /// `[server.timeouts]`, as the three below until a reload publishes others.
     pub timeouts: Timeouts,
     /// `[server.limits]`.
     pub limits: Limits,
@@ -36,6 +36,22 @@ pub struct DataPlaneConfig {
     pub tls: Option<Tls>,
     /// Responses of the Responses API that are remembered with the instance that made them.
     pub responses_kept: usize,
+}
+
+/// The settings that a running server can change: those of a reload come with a table, in
+/// [`crate::seam::Table::settings`]. Of each section only the fields that the configuration marks so
+/// differ from those at the start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `[server.timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[server.limits]`.
+    pub limits: Limits,
+    /// `[server.cors]`.
+    pub cors: Cors,
+    /// Additions to engines' responses.
+    pub response_extras: ResponseExtras,
 }
 
 /// The longest time that each phase of a request may stand still; 0 (None): no limit. There is none
@@ -122,7 +138,7 @@ pub struct Cors {
 }
 
 /// Additions to engines' responses.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseExtras {
     /// The `Server-Timing` header.

@@ -14,7 +14,7 @@ mod seconds;
 mod table;
 
 pub use config::{
-    Cors, DataPlaneConfig, Limits, LogFormat, LogLevel, ResponseExtras, Timeouts, Tls,
+    Cors, DataPlaneConfig, Limits, LogFormat, LogLevel, ResponseExtras, Settings, Timeouts, Tls,
 };
 pub use keys::{KeyDelta, KeyEntry, Scope};
 pub use read::{ShapeError, read};

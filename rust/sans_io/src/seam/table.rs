@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::seam::seconds;
+use crate::seam::{Settings, seconds};
 
 /// The whole routing table. Every target must name a model in it.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +16,10 @@ pub struct Table {
     pub routes: Vec<RouteEntry>,
     /// The control plane's own families, behind those of the data plane on `/metrics`.
     pub metrics: Vec<MetricFamily>,
+    /// Of a reload: the settings from now on, and a certificate that was read for it comes into force
+    /// as well. None: only engines have changed, and the settings stay.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub settings: Option<Settings>,
 }
 
 /// A deployment: interchangeable instances that serve the same thing.

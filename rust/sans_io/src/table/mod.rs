@@ -16,4 +16,4 @@ pub use keys::{AuthError, Key, Keys};
 pub use metrics::{Histogram, Metrics, RouteMetrics, UpstreamError};
 pub use proxy_paths::{ProxyPaths, has_dot_segment};
 pub use route::{Access, Choice, Model, Route, Target};
-pub use snapshot::Table;
+pub use snapshot::{LeftOut, Table};

@@ -52,13 +52,10 @@ impl Table {
             .filter(|route| route.targets().any(|target| target.model.name == model.name))
     }
 
-    /// The table after a publish, and the instances that it retires and that are idle already.
-    /// Instances of the same id and address, and routes of the same name, keep their counters.
-    /// Fails for a document that contradicts itself.
-    pub fn replaced_by(
-        &self,
-        document: seam::Table,
-    ) -> Result<(Self, Vec<Arc<Instance>>), TableError> {
+    /// The table after a publish, and the instances that it leaves out. Instances of the same id and
+    /// address, and routes of the same name, keep their counters. Fails for a document that
+    /// contradicts itself.
+    pub fn replaced_by(&self, document: seam::Table) -> Result<(Self, LeftOut), TableError> {
         let version = self.version + 1;
         let models: Vec<Arc<Model>> = document
             .models
@@ -89,8 +86,8 @@ impl Table {
             by_number,
             any_public,
         };
-        let idle = self.retire_missing_from(&table);
-        Ok((table, idle))
+        let left_out = self.missing_from(&table);
+        Ok((table, left_out))
     }
 
     fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
@@ -158,18 +155,35 @@ impl Table {
         })
     }
 
-    /// Retires every instance that served under this table and does not under `next`; returns those
-    /// that are idle.
-    fn retire_missing_from(&self, next: &Self) -> Vec<Arc<Instance>> {
+    /// The instances that serve under this table and do not under `next`.
+    fn missing_from(&self, next: &Self) -> LeftOut {
         let serving = |table: &Self| -> Vec<Arc<Instance>> {
             table.models.iter().flat_map(|model| model.running.iter().cloned()).collect()
         };
         let next_serving = serving(next);
-        serving(self)
+        let instances = serving(self)
             .into_iter()
             .filter(|old| !next_serving.iter().any(|new| Arc::ptr_eq(old, new)))
-            .filter(|old| old.retire(next.version))
-            .collect()
+            .collect();
+        LeftOut { instances, version: next.version }
+    }
+}
+
+/// The instances that a new table leaves out.
+#[must_use = "they serve until they are retired"]
+#[derive(Debug)]
+pub struct LeftOut {
+    instances: Vec<Arc<Instance>>,
+    /// The new table's.
+    version: u64,
+}
+
+impl LeftOut {
+    /// Retires them; returns those that are idle already. To be called when the new table is in
+    /// force: a request that found a retired instance in the newest table would have no other.
+    pub fn retire(self) -> Vec<Arc<Instance>> {
+        let version = self.version;
+        self.instances.into_iter().filter(|instance| instance.retire(version)).collect()
     }
 }
 
@@ -354,9 +368,12 @@ mod tests {
             .unwrap();
         let mut random = random();
         let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random, &idle).unwrap();
-        let (two, idle_now) =
+        let (two, left_out) =
             one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
-        assert!(idle_now.is_empty(), "a request is still on it");
+        let unhurt = one.route("r").unwrap().lease(ANY, &mut random, &idle);
+        assert!(unhurt.is_some(), "the old table is the newest until the new one is in force");
+        drop(unhurt);
+        assert!(left_out.retire().is_empty(), "a request is still on it");
         assert!(
             one.route("r").unwrap().lease(ANY, &mut random, &idle).is_none(),
             "not even by the old table"
@@ -365,16 +382,16 @@ mod tests {
         listener.0.lock().unwrap().clear();
         drop(lease);
         assert_eq!(*listener.0.lock().unwrap(), [("a".to_owned(), 2)]);
-        let (three, idle_now) = two
+        let (three, left_out) = two
             .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
             .unwrap();
-        assert!(idle_now.is_empty());
+        assert!(left_out.retire().is_empty());
         assert!(
             three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(),
             "it may come back to service"
         );
-        let (_, idle_now) = three.replaced_by(document(&[], &[])).unwrap();
-        assert_eq!(idle_now.len(), 1);
+        let (_, left_out) = three.replaced_by(document(&[], &[])).unwrap();
+        assert_eq!(left_out.retire().len(), 1);
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl<T: ClientStream> Client<T> {
             Poll::Pending => {
                 self.waits_for_client();
                 let since = *output.blocked_since.get_or_insert_with(Instant::now);
-                let limit = self.worker.shared.config.timeouts.send;
+                let limit = self.worker.shared.timeouts().send;
                 ready!(output.timer.poll(context, since, limit));
                 self.io.reset_on_close();
                 Poll::Ready(Err(Lost))

@@ -147,7 +147,7 @@ impl Waiting {
         context: &mut Context<'_>,
         client: &Client<T>,
     ) -> Poll<Next> {
-        let timeouts = client.worker.shared.config.timeouts;
+        let timeouts = client.worker.shared.timeouts();
         let idle = client.io.ahead() == 0;
         let limit = if idle && !self.is_first {
             timeouts.keep_alive.map(|limit| limit + GRACE)
@@ -191,7 +191,7 @@ async fn serve_request<T: ClientStream + 'static>(
     let sent = send(client, response, asked).await;
     if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
         let from_client = client.io.take_ahead(client::take_all);
-        let idle = client.worker.shared.config.timeouts.idle;
+        let idle = client.worker.shared.timeouts().idle;
         tunnel.run(&mut client.io.clone(), from_client, idle).await;
         return Sent::Close;
     }

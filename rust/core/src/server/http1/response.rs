@@ -222,7 +222,7 @@ where
             self.client.worker.put_date(out);
         }
         if !switches {
-            let idle = self.client.worker.shared.config.timeouts.keep_alive;
+            let idle = self.client.worker.shared.timeouts().keep_alive;
             match idle.filter(|_| self.keep_alive) {
                 Some(limit) => {
                     out.put_slice(b"connection: keep-alive\r\nkeep-alive: timeout=");
