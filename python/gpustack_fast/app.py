@@ -3,7 +3,7 @@
 serve → Server.run → start …  the data directory, the listening sockets, the data plane (it
                               responds from here on), the keys, the control socket, the
                               management API, the engines
-                   → wait     for a signal
+                   → wait     for a signal: a reload, log files, the stop
                    → stop …   drain, the engines, the rest; a second signal cuts what still runs
 """
 
@@ -14,18 +14,18 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import socket
 
 import uvloop
 
-from gpustack_fast import console, listeners
+from gpustack_fast import console, listeners, signals
 from gpustack_fast.api.application import Application
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.control.documents import InstanceStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.engines import environments, processes
@@ -34,11 +34,14 @@ from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
+from gpustack_fast.log_files import LogFiles
+from gpustack_fast.reload import Deployment, Reloader
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Drained, InstanceIdle, KeyDelta
 from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
+from gpustack_fast.signals import Ask, Signals
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
 from gpustack_fast.storage.route_numbers import known_routes
@@ -53,11 +56,13 @@ DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
 
 
-def serve(config: Config, options: ServeOptions) -> int:
-    """Runs the server until SIGTERM or SIGINT, and returns its exit status.
+def serve(source: Source, start: Reading, options: ServeOptions, received: Signals) -> int:
+    """Runs the server until a signal asks for its stop, and returns its exit status.
 
-    Raises GpustackFastError.
+    `start`: what `source` has given. `received`: the signals, which may have come already. Raises
+    GpustackFastError.
     """
+    config = start.config
     processes.open_standard_descriptors()
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
@@ -65,7 +70,8 @@ def serve(config: Config, options: ServeOptions) -> int:
     try:
         processes.become_subreaper()
         sockets = listeners.bind(config.server.host, config.server.port)
-        return uvloop.run(Server(config, options, directory, sockets).run())
+        server = Server(source, start, options, directory, sockets)
+        return uvloop.run(server.run(received))
     except DataPlaneError as error:
         raise GpustackFastError(
             f"The data plane cannot do what the configuration asks. {error}"
@@ -80,12 +86,13 @@ class Server:
 
     def __init__(
         self,
-        config: Config,
+        source: Source,
+        start: Reading,
         options: ServeOptions,
         directory: DataDirectory,
         sockets: list[socket.socket],
     ) -> None:
-        self._config = config
+        config = start.config
         self._directory = directory
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
@@ -93,12 +100,17 @@ class Server:
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
         self._signals = 0
+        """Those that asked for a stop."""
         self._signalled = asyncio.Event()
+        self._log_files = LogFiles()
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
 
-        self._routes = known_routes(directory, [route.name for route in config.all_routes()])
-        self._engine_keys = options.engine_keys
+        deployment = Deployment(
+            config=config,
+            routes=known_routes(directory, [route.name for route in config.all_routes()]),
+            engine_keys=start.engine_keys,
+        )
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         store = Store(directory)
@@ -112,15 +124,20 @@ class Server:
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)
         self._supervisor = Supervisor(self._engine_paths, prepare, on_change=self._publish)
+        self._reloader = Reloader(source, deployment, directory, self._plane, self._supervisor)
 
-    async def run(self) -> int:
+    @property
+    def _config(self) -> Config:
+        """What holds now."""
+        return self._reloader.deployment.config
+
+    async def run(self, received: Signals) -> int:
         """Runs from the first request to the last engine's end."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+        received.attend(self._on_signal)
         self._addresses = self._plane.start().addresses
         loop.add_reader(self._plane.fileno(), self._poll)
-        polling = asyncio.ensure_future(self._poll_now_and_then())
+        polling = asyncio.ensure_future(self._poll_now_and_then(received))
         working = asyncio.ensure_future(self._work())
         signalled = asyncio.ensure_future(self._signalled.wait())
         try:
@@ -151,6 +168,7 @@ class Server:
         await api.start()
         await self._end_leftovers()
         self._supervisor.want(self._config.models)
+        self._reloader.begin.set()
         await self._supervisor.run()
 
     async def _end_leftovers(self) -> None:
@@ -163,6 +181,7 @@ class Server:
         """Drains, then ends the engines and the rest."""
         for one in self._sockets:
             one.close()
+        await self._reloader.stop()
         await self._drain()
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
@@ -189,18 +208,50 @@ class Server:
         except TimeoutError:
             log.warning("The data plane did not report the end of its drain; going on without.")
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int, ask: Ask) -> None:
+        name = signals.name(number)
+        match ask:
+            case Ask.STOP:
+                self._stop_soon()
+            case Ask.HANG_UP if not self._signals:
+                # A second one is no wish to cut: a terminal and its shell both send it.
+                log.info("The terminal has gone (%s); stopping.", name)
+                self._stop_soon()
+            case Ask.RELOAD if not self._signals:
+                self._reopen_logs()
+                self._reloader.soon()
+            case Ask.REOPEN:
+                self._reopen_logs()
+            case _:
+                log.info("%s came, which asks for nothing now; the server goes on.", name)
+
+    def _stop_soon(self) -> None:
+        """Drains and stops; the second time cuts what still runs."""
         self._signals += 1
         self._signalled.set()
         if self._drained is not None:
             self._plane.drain(0.0)
 
+    def _reopen_logs(self) -> None:
+        """For who has moved log files: ours are opened again; an engine's stay where they are."""
+        for problem in self._log_files.reopen():
+            log.warning("%s", problem)
+        for instance in self._supervisor.moved_logs():
+            log.warning(
+                "The log %s was moved or removed, but the engine %s holds it open and writes on "
+                "into the old file. Let logrotate use `copytruncate` for the logs of engines.",
+                instance.log,
+                instance.id,
+            )
+        log.info("The log files were opened again.")
+
     # From the data plane.
 
-    async def _poll_now_and_then(self) -> None:
+    async def _poll_now_and_then(self, received: Signals) -> None:
         while True:
             await asyncio.sleep(POLL_EVERY)
             self._poll()
+            received.look()
 
     def _poll(self) -> None:
         """Hands events on that are not for the log alone: the data plane has logged each of them.
@@ -219,7 +270,8 @@ class Server:
     def _publish(self) -> None:
         """Publishes the table of now. Greets, once: when a model is ready, and none on its way."""
         replicas = self._supervisor.replicas
-        self._plane.publish(table(self._config, replicas, self._routes, self._engine_keys))
+        now = self._reloader.deployment
+        self._plane.publish(table(now.config, replicas, now.routes, now.engine_keys))
         if self._greeted or self._signals:
             return
         views = self._models()
@@ -250,7 +302,9 @@ class Server:
         return Sources(
             version=__version__,
             models=self._models,
-            routes=lambda: route_views(self._config, self._routes, self._supervisor.replicas),
+            routes=lambda: route_views(
+                self._config, self._reloader.deployment.routes, self._supervisor.replicas
+            ),
             find_key=self.keys.authenticate,
         )
 

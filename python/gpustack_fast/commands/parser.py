@@ -7,6 +7,7 @@ loop, and are quick.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -16,7 +17,6 @@ from typing import NoReturn, TypeAlias
 
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.reading.file import line_of
-from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import (
     SETTINGS,
@@ -25,6 +25,7 @@ from gpustack_fast.config.settings import (
     load_config,
     variable_of,
 )
+from gpustack_fast.config.source import Source
 from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
 
 __all__ = ["main"]
@@ -56,15 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    file = _config_file(options)
-    config = _checked_config(file, options)
-    key = _bootstrap_key(options)
-    engine_keys = take_engine_keys(config, os.environ, file)
-    check_tls_files(config.server, file)
+    from gpustack_fast.signals import Signals
 
-    from gpustack_fast.app import serve
+    received = Signals()
+    with received.held():
+        file = _config_file(options)
+        source = Source(file, functools.partial(_checked_config, file, options))
+        start = source.read()
+        source.take(start.config)
+        key = _bootstrap_key(options)
 
-    return serve(config, ServeOptions(bootstrap_key=key, engine_keys=engine_keys))
+        from gpustack_fast.app import serve
+
+        return serve(source, start, ServeOptions(bootstrap_key=key), received)
 
 
 def _check(options: argparse.Namespace) -> int:

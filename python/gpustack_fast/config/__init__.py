@@ -5,6 +5,8 @@ server      the Structs of `[server]`
 rules       rules between them, and those that a type cannot say
 reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
+comparison  what runs, and what was read now → what holds from now on
+source      the way in, which can be gone again
 secrets     named by the configuration but not in it: keys of others' engines, files for TLS
 sentences   wrong values in words
 """

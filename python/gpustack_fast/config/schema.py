@@ -210,8 +210,6 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
 
     bootstrap_key: str | None = None
     """The key of a first start, 16 characters or more; ignored when the store has keys."""
-    engine_keys: dict[str, str] = {}
-    """The keys of the engines of external models, by model."""
 
 
 def _own_route(model: ModelConfig) -> RouteConfig:

@@ -30,34 +30,50 @@ Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 LogLevel = Literal["off", "error", "warn", "info", "debug", "trace"]
 LogFormat = Literal["text", "json"]
 
+_RELOADED = {"reload": True}
+"""Marks a setting that a reload can change: the running server reads it from what was published
+last. Without the mark a setting holds from the start on, and a change of it is told as one that
+needs a restart."""
+
 
 class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits on each phase of a request, in seconds; 0: none. There is none on a whole request."""
 
-    head: Annotated[Seconds, Meta(description="from a connection or first byte to a whole head")] = (
-        60.0
-    )
+    head: Annotated[
+        Seconds,
+        Meta(description="from a connection or first byte to a whole head", extra=_RELOADED),
+    ] = 60.0
     keep_alive: Annotated[
         Seconds,
-        Meta(description="how long a client's connection is kept for another request, as it is told"),
+        Meta(
+            description="how long a client's connection is kept for another request, as it is told",
+            extra=_RELOADED,
+        ),
     ] = 75.0
     """More than the 60 s after which load balancers drop theirs, so that it is they who close."""
     body: Annotated[
-        Seconds, Meta(description="from one piece of a client's request body to the next")
+        Seconds,
+        Meta(description="from one piece of a client's request body to the next", extra=_RELOADED),
     ] = 60.0
     send: Annotated[
         Seconds,
-        Meta(description="how long a client may take no byte of its response before it is cut off"),
+        Meta(
+            description="how long a client may take no byte of its response before it is cut off",
+            extra=_RELOADED,
+        ),
     ] = 60.0
-    connect: Annotated[Seconds, Meta(description="connecting to an engine")] = 3.0
+    connect: Annotated[Seconds, Meta(description="connecting to an engine", extra=_RELOADED)] = 3.0
     first_frame: Annotated[
         Seconds,
         Meta(
-            description="from the delivery of a request to the first frame of the engine's response"
+            description="from the delivery of a request to the first frame of the engine's "
+            "response",
+            extra=_RELOADED,
         ),
     ] = 1800.0
     idle: Annotated[
-        Seconds, Meta(description="from one piece of an engine's response to the next")
+        Seconds,
+        Meta(description="from one piece of an engine's response to the next", extra=_RELOADED),
     ] = 1800.0
 
 
@@ -67,7 +83,10 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_body_bytes: Annotated[
         int,
         Meta(
-            ge=1, le=2**63 - 1, description="the largest request body; a larger one is answered 413"
+            ge=1,
+            le=2**63 - 1,
+            description="the largest request body; a larger one is answered 413",
+            extra=_RELOADED,
         ),
     ] = 512 * 1024 * 1024
     replay_bytes: Annotated[
@@ -76,6 +95,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=0,
             le=2**40,
             description="the largest request body that is kept for a second attempt elsewhere",
+            extra=_RELOADED,
         ),
     ] = 1024 * 1024
     memory_bytes: Annotated[
@@ -84,6 +104,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=65_536,
             le=2**40,
             description="what is held in memory of one body whose model is not known yet",
+            extra=_RELOADED,
         ),
     ] = 4 * 1024 * 1024
     """The rest waits in a file."""
@@ -93,6 +114,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=1,
             le=65_536,
             description="decoded bytes for each byte of a compressed request body, at most",
+            extra=_RELOADED,
         ),
     ] = 100
     max_nesting: Annotated[
@@ -101,6 +123,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=1,
             le=1024,
             description="the deepest nesting of a JSON body; a deeper one is answered 400",
+            extra=_RELOADED,
         ),
     ] = 512
     connections: Annotated[
@@ -109,12 +132,18 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=0,
             le=2**24,
             description="client connections at once; 0: as many as the open files allow",
+            extra=_RELOADED,
         ),
     ] = 0
     """At the limit the one that waits longest for its client is closed for a new one."""
     connections_per_address: Annotated[
         int,
-        Meta(ge=0, le=2**24, description="client connections of one address; 0: no limit"),
+        Meta(
+            ge=0,
+            le=2**24,
+            description="client connections of one address; 0: no limit",
+            extra=_RELOADED,
+        ),
     ] = 0
     idle_connections: Annotated[
         int,
@@ -140,27 +169,42 @@ class CorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     origins: Annotated[
         list[Name],
         Meta(
-            description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all"
+            description="origins whose pages may use the API, as `https://HOST[:PORT]`; `*` is all",
+            extra=_RELOADED,
         ),
     ] = []
     methods: Annotated[
-        list[Name], Meta(description="methods that a page may use; by default those of each path")
+        list[Name],
+        Meta(
+            description="methods that a page may use; by default those of each path",
+            extra=_RELOADED,
+        ),
     ] = []
     headers: Annotated[
         list[Name],
-        Meta(description="request headers that a page may set, beside those that the SDKs send"),
+        Meta(
+            description="request headers that a page may set, beside those that the SDKs send",
+            extra=_RELOADED,
+        ),
     ] = []
     expose: Annotated[
         list[Name],
-        Meta(description="response headers that a page may read, beside those that the SDKs read"),
+        Meta(
+            description="response headers that a page may read, beside those that the SDKs read",
+            extra=_RELOADED,
+        ),
     ] = []
     credentials: Annotated[
-        bool, Meta(description="whether a page may send its cookies and certificates")
+        bool,
+        Meta(description="whether a page may send its cookies and certificates", extra=_RELOADED),
     ] = False
     max_age: Annotated[
         int,
         Meta(
-            ge=0, le=86_400, description="seconds that a browser may remember what it was allowed"
+            ge=0,
+            le=86_400,
+            description="seconds that a browser may remember what it was allowed",
+            extra=_RELOADED,
         ),
     ] = 600
 
@@ -187,7 +231,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Seconds,
         Meta(
             description="how long running requests may still take after a stop signal; 0 cuts them "
-            "at once"
+            "at once",
+            extra=_RELOADED,
         ),
     ] = 30.0
     tls_certificate: Annotated[
@@ -202,22 +247,32 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Path | None, Meta(description="a PEM file: the certificate's private key")
     ] = None
     server_timing: Annotated[
-        bool, Meta(description="whether responses say where their time went (Server-Timing)")
+        bool,
+        Meta(
+            description="whether responses say where their time went (Server-Timing)",
+            extra=_RELOADED,
+        ),
     ] = True
     server_timing_in_streams: Annotated[
-        bool, Meta(description="whether an event stream ends with a comment that says the same")
+        bool,
+        Meta(
+            description="whether an event stream ends with a comment that says the same",
+            extra=_RELOADED,
+        ),
     ] = False
     usage_timings: Annotated[
         bool,
         Meta(
-            description="whether `usage` of a stream gets GPUStack's three fields about its speed"
+            description="whether `usage` of a stream gets GPUStack's three fields about its speed",
+            extra=_RELOADED,
         ),
     ] = True
     sse_keep_alive: Annotated[
         Seconds,
         Meta(
             description="after so long without a byte from the engine a stream gets a comment; 0: "
-            "never"
+            "never",
+            extra=_RELOADED,
         ),
     ] = 0.0
     log_level: Annotated[

@@ -30,7 +30,15 @@ from gpustack_fast.config.sentences import explain
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError
 
-__all__ = ["PREFIX", "SETTINGS", "Setting", "data_dir_alone", "load_config", "variable_of"]
+__all__ = [
+    "PREFIX",
+    "SETTINGS",
+    "Setting",
+    "data_dir_alone",
+    "load_config",
+    "variable_of",
+    "with_value",
+]
 
 PREFIX = "GPUSTACK_FAST_"
 
@@ -52,6 +60,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     """None where the default is not a constant."""
     own_variable: str | None = None
     """Its variable, where that does not have its flag's name."""
+    reload: bool = False
+    """Whether a reload can change it; else it holds from the start on."""
 
     @property
     def flag(self) -> str:
@@ -103,7 +113,7 @@ def load_config(
     server = config.server
     for setting in SETTINGS:
         if (written := _written(setting, flags or {}, environment)) is not None:
-            server = _replace(server, setting.path, setting.parse(*written))
+            server = with_value(server, setting.path, setting.parse(*written))
     try:
         check_server(server)
     except RuleBroken as error:
@@ -144,10 +154,10 @@ def _hint(text: str) -> str:
     return ""
 
 
-def _replace(struct: Any, path: tuple[str, ...], value: object) -> Any:
+def with_value(struct: Any, path: tuple[str, ...], value: object) -> Any:
     """A copy of a Struct with one field, however deep, changed."""
     if len(path) > 1:
-        value = _replace(getattr(struct, path[0]), path[1:], value)
+        value = with_value(getattr(struct, path[0]), path[1:], value)
     return msgspec.structs.replace(struct, **{path[0]: value})
 
 
@@ -166,7 +176,8 @@ def _settings(table: type[Struct], above: tuple[str, ...] = ()) -> list[Setting]
                 type=hints[field.name],
                 help=_description(hints[field.name]),
                 default=default,
-                own_variable=_own_variable(hints[field.name]),
+                own_variable=_extra(hints[field.name], "variable"),
+                reload=bool(_extra(hints[field.name], "reload")),
             )
         )
     return found
@@ -180,8 +191,8 @@ def _description(kind: Any) -> str:
     return next(meta.description for meta in _metas(kind) if meta.description)
 
 
-def _own_variable(kind: Any) -> str | None:
-    return next((meta.extra["variable"] for meta in _metas(kind) if meta.extra), None)
+def _extra(kind: Any, name: str) -> Any:
+    return next((meta.extra.get(name) for meta in _metas(kind) if meta.extra), None)
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ class Instance:
         self.exited = asyncio.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._opened: os.stat_result | None = None
+        """The log, as it was opened."""
 
     @property
     def address(self) -> str:
@@ -84,6 +86,7 @@ class Instance:
             str(self.log),
         ]
         with open(self.log, "ab", opener=functools.partial(os.open, mode=0o600)) as log:
+            self._opened = os.fstat(log.fileno())
             self._child = subprocess.Popen(
                 [*stub, *command.arguments],
                 stdin=subprocess.DEVNULL,
@@ -164,6 +167,15 @@ class Instance:
             if self.log.stat().st_size > limit:
                 shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
                 os.truncate(self.log, 0)
+
+    def log_was_moved(self) -> bool:
+        """Whether somebody has moved or removed the log, into which the engine writes on."""
+        if self._opened is None:
+            return False
+        try:
+            return not os.path.samestat(self._opened, self.log.stat())
+        except FileNotFoundError:
+            return True
 
     def living(self) -> list[Process]:
         """The living processes of its session. Reaps the dead ones except for the leader.

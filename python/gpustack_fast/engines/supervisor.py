@@ -13,6 +13,7 @@ changes, and `app` calls `instance_idle` when a retired instance has ended its l
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.addresses import Addresses
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
@@ -32,6 +34,8 @@ from gpustack_fast.storage.engine_paths import EnginePaths, safe
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
+FIRST_TRY_WITHIN = 5.0
+"""Seconds that a reload waits for the first try of addresses that are new."""
 CANNOT_BE_ENDED = (
     "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 )
@@ -61,7 +65,10 @@ class Supervisor:
         self._replicas: dict[ReplicaSlot, Replica] = {}
         self._preparing: dict[str, asyncio.Task[Path]] = {}
         self._awake = asyncio.Event()
+        self._state_changed = asyncio.Event()
         self._closing = False
+        self._numbers: collections.Counter[str] = collections.Counter()
+        """Of each external model: the addresses that it ever had here, which give them ids."""
 
     @property
     def replicas(self) -> list[Replica]:
@@ -81,22 +88,75 @@ class Supervisor:
                 del self._replicas[slot]
         for model in self._models.values():
             if model.external:
-                self._add_external(model)
+                for url in model.urls:
+                    replica = self._external(model, url)
+                    self._replicas[replica.slot] = replica
         self._awake.set()
         self._on_change()
 
-    def _add_external(self, model: ModelConfig) -> None:
-        for number, url in enumerate(model.urls):
-            slot = ReplicaSlot(model.name, number)
-            self._replicas[slot] = Replica(
-                slot=slot,
-                model=model,
-                backend=self._backends[model.backend],
-                id=f"{safe(model.name)}-{number}",
-                created=time.time(),
-                address=url,
-            )
-            self._replicas[slot].running = self._task(watch(self._replicas[slot], self._set))
+    def _external(self, model: ModelConfig, url: str) -> Replica:
+        """A new replica at an address of somebody else's engine, which is tried from now on."""
+        number = self._numbers[model.name]
+        self._numbers[model.name] += 1
+        replica = Replica(
+            slot=ReplicaSlot(model.name, number),
+            model=model,
+            backend=self._backends[model.backend],
+            id=f"{safe(model.name)}-{number}",
+            created=time.time(),
+            address=url,
+        )
+        replica.running = self._task(watch(replica, self._set))
+        return replica
+
+    async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
+        """The replicas of somebody else's engines for `adopt`: those here, and new ones.
+
+        The new addresses were tried once, so that those where somebody responds get requests from
+        the first moment on. Nothing else has changed yet.
+        """
+        known = {
+            (replica.slot.model, replica.address): replica
+            for replica in self._replicas.values()
+            if replica.model.external
+        }
+        addresses = Addresses()
+        for model, url in ((one, url) for one in models if one.external for url in one.urls):
+            replica = known.get((model.name, url))
+            if replica is None:
+                replica = self._external(model, url)
+                addresses.fresh.append(replica)
+            addresses.replicas[replica.slot] = (replica, model)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_TRY_WITHIN):
+                    while any(replica.state == "pending" for replica in addresses.fresh):
+                        self._state_changed.clear()
+                        await self._state_changed.wait()
+        except asyncio.CancelledError:
+            addresses.discard()
+            raise
+        return addresses
+
+    def with_external(self, addresses: Addresses) -> list[Replica]:
+        """The replicas as they will be when these are adopted."""
+        ours = [replica for replica in self.replicas if not replica.model.external]
+        return ours + [replica for replica, _ in addresses.replicas.values()]
+
+    def adopt(self, addresses: Addresses) -> None:
+        """Replaces the addresses of somebody else's engines; engines of ours go on as they are.
+
+        Not told to `on_change`: the caller has published them.
+        """
+        for slot, replica in list(self._replicas.items()):
+            if replica.model.external:
+                del self._replicas[slot]
+                if slot not in addresses.replicas and replica.running is not None:
+                    replica.running.cancel()
+        for slot, (replica, model) in addresses.replicas.items():
+            replica.model = model
+            self._replicas[slot] = replica
+        self._awake.set()
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
@@ -150,7 +210,10 @@ class Supervisor:
 
     def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
         replica.state, replica.state_message = state, message
-        self._on_change()
+        self._state_changed.set()
+        # One that is being tried for a reload is not here yet.
+        if self._replicas.get(replica.slot) is replica:
+            self._on_change()
 
     async def _live(self, replica: Replica) -> None:
         """One engine's life, from its environment to the end of its session."""
@@ -253,6 +316,11 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*stopping)
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+
+    def moved_logs(self) -> list[Instance]:
+        """The engines whose logs somebody has moved or removed."""
+        instances = [replica.instance for replica in self._replicas.values() if replica.instance]
+        return [instance for instance in instances if instance.log_was_moved()]
 
     def _maintain(self) -> None:
         """Now and then: large logs, and zombies that engines left to us."""

@@ -19,11 +19,13 @@ import pytest
 from gpustack_fast.commands import keys, parser
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
+from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.control.documents import ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import UsageError
 from gpustack_fast.keys.live import KeyChange, Keys
 from gpustack_fast.keys.store import Grant, KeyInfo, Store
+from gpustack_fast.signals import Signals
 from gpustack_fast.storage.data_directory import DataDirectory
 
 ENVIRONMENT = {
@@ -155,9 +157,9 @@ def fake_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Config, Ser
     """Takes the place of `app`, and writes down how it is called."""
     calls: list[tuple[Config, ServeOptions]] = []
 
-    def serve(config: Config, options: ServeOptions) -> int:
+    def serve(_source: Source, start: Reading, options: ServeOptions, _received: Signals) -> int:
         assert "GPUSTACK_FAST_BOOTSTRAP_KEY" not in os.environ
-        calls.append((config, options))
+        calls.append((start.config, options))
         return 7
 
     module = types.ModuleType("gpustack_fast.app")

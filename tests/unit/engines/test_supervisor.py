@@ -311,3 +311,41 @@ def test_external_models_that_are_wanted_no_more_are_tried_no_more(short_folder:
         await asyncio.wait({watch})
         assert watch.cancelled()
         assert house.supervisor.replicas == []
+
+
+def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        ours = house.replica()
+        supervisor = house.supervisor
+        before = ModelConfig(name="m", backend="external", urls=["http://127.0.0.1:1", "unix:/b"])
+        supervisor.adopt(await supervisor.try_external([before]))
+        goes, stays = house.replica(1), house.replica(2)
+        server = await asyncio.start_unix_server(
+            lambda _, writer: writer.close(), short_folder / "new.sock"
+        )
+        after = ModelConfig(
+            name="m", backend="external", urls=[f"unix:{short_folder}/new.sock", "unix:/b"]
+        )
+        seen = len(house.seen)
+        addresses = await supervisor.try_external([after])
+        assert [one.id for one in supervisor.with_external(addresses)] == [ours.id, "m-2", "m-1"]
+        assert [one.id for one in supervisor.replicas] == [ours.id, "m-0", "m-1"], "not yet"
+        supervisor.adopt(addresses)
+        assert supervisor.replicas == supervisor.with_external(addresses)
+        assert house.replica(1).state == "running", "it was tried before it is adopted"
+        assert house.replica(2) is stays and stays.model is after
+        assert len(house.seen) == seen, "the caller publishes all of it at once"
+        await eventually(lambda: goes.running is not None and goes.running.done(), "the watch ends")
+
+        away = await supervisor.try_external([before])
+        away.discard()
+        await eventually(
+            lambda: all(one.running is not None and one.running.done() for one in away.fresh),
+            "what nobody adopts is tried no more",
+        )
+        assert supervisor.replicas == supervisor.with_external(addresses)
+        server.close()

@@ -1,0 +1,61 @@
+"""Where a server has its configuration from, and from where it can be read again."""
+
+from __future__ import annotations
+
+import os
+from collections import ChainMap
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from gpustack_fast.config.schema import Config
+from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
+
+__all__ = ["Reading", "Source"]
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What was read: the configuration, and the secrets that it names."""
+
+    config: Config
+    engine_keys: dict[str, str]
+    """The keys of the engines of external models, by model."""
+
+
+class Source:
+    """The file, under the flags and the variables of the start, which stay as they were.
+
+    Secrets in files are read each time. Those in variables were taken out of the environment when
+    they were read first, and are kept here.
+    """
+
+    def __init__(
+        self,
+        file: Path | None,
+        load: Callable[[], Config],
+        environment: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        self._file = file
+        self._load = load
+        self._environment = environment
+        self._taken: dict[str, str] = {}
+
+    def read(self) -> Reading:
+        """Reads everything anew. It changes nothing, and may be called from any thread.
+
+        Raises ConfigError, with file and line.
+        """
+        config = self._load()
+        # The first map takes what is taken out.
+        environment = ChainMap({}, self._taken, self._environment)
+        keys = take_engine_keys(config, environment, self._file)
+        check_tls_files(config.server, self._file)
+        return Reading(config=config, engine_keys=keys)
+
+    def take(self, config: Config) -> None:
+        """Takes the variables with engines' keys out of the environment: our engines inherit it."""
+        for model in config.models:
+            name = model.api_key_env
+            if name is not None and name in self._environment:
+                self._taken[name] = self._environment.pop(name)

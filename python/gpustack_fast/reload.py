@@ -1,0 +1,131 @@
+"""A reload: the configuration, the secrets in files and the certificate, all of it or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from gpustack_fast.config import Config
+from gpustack_fast.config.comparison import Comparison, compare
+from gpustack_fast.config.source import Source
+from gpustack_fast.engines.supervisor import Supervisor
+from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError
+from gpustack_fast.seam.settings import plane_settings
+from gpustack_fast.seam.table import table
+from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.route_numbers import KnownRoute, known_routes
+
+__all__ = ["Deployment", "Reloader"]
+
+log = logging.getLogger(__name__)
+
+
+class Deployment(Struct, frozen=True, kw_only=True):
+    """What the configuration of one moment comes to."""
+
+    config: Config
+    routes: Mapping[str, KnownRoute]
+    """Every public name, with its number."""
+    engine_keys: Mapping[str, str]
+    """The keys of the engines of external models, by model."""
+
+
+class Reloader:
+    """Reads everything again, and publishes once what has changed. It holds what is in force."""
+
+    def __init__(
+        self,
+        source: Source,
+        start: Deployment,
+        directory: DataDirectory,
+        plane: DataPlane,
+        supervisor: Supervisor,
+    ) -> None:
+        self.deployment = start
+        """What is in force now."""
+        self.begin = asyncio.Event()
+        """To be set when that of the start is in force: no reload comes before it."""
+        self._source = source
+        self._started = start.config
+        self._directory = directory
+        self._plane = plane
+        self._supervisor = supervisor
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def soon(self) -> None:
+        """Reloads in a task: one at a time, and once more for all that ask meanwhile."""
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+            # What nobody expects is told at once, by the loop.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.result())
+
+    async def stop(self) -> None:
+        """Ends a reload that is on its way; it changes nothing any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        await self.begin.wait()
+        while self._again:
+            self._again = False
+            try:
+                self.deployment = await self._reload(self.deployment)
+            except (GpustackFastError, DataPlaneError) as error:
+                log.error("Not reloaded, and everything stays as it was. %s", error)
+
+    async def _reload(self, running: Deployment) -> Deployment:
+        """Puts what is written now into force, and says what that is and what needs a restart.
+
+        Raises GpustackFastError or DataPlaneError; nothing has changed then. When it returns,
+        everything has, the data plane and the engines' addresses.
+        """
+        compared, prepared = await asyncio.to_thread(self._read, running)
+        addresses = await self._supervisor.try_external(prepared.config.models)
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(addresses.discard)
+            # From here on nothing waits, so that no other table can be published in between.
+            replicas = self._supervisor.with_external(addresses)
+            settings = plane_settings(prepared.config.server)
+            self._plane.publish(
+                table(prepared.config, replicas, prepared.routes, prepared.engine_keys, settings)
+            )
+            otherwise.pop_all()
+        self._supervisor.adopt(addresses)
+        self._source.take(prepared.config)
+        self._tell(compared, running, prepared)
+        return prepared
+
+    def _read(self, running: Deployment) -> tuple[Comparison, Deployment]:
+        """All that waits for a disk."""
+        reading = self._source.read()
+        compared = compare(self._started, running.config, reading.config)
+        self._plane.read_certificate()
+        names = [route.name for route in compared.config.all_routes()]
+        prepared = Deployment(
+            config=compared.config,
+            routes=known_routes(self._directory, names),
+            engine_keys=reading.engine_keys,
+        )
+        return compared, prepared
+
+    def _tell(self, compared: Comparison, running: Deployment, prepared: Deployment) -> None:
+        before, after = running.engine_keys, prepared.engine_keys
+        changes = compared.changes + [
+            f"the key of the engines of `{model}`"
+            for model in after
+            if model in before and before[model] != after[model]
+        ]
+        log.info("Reloaded. Changed: %s.", ", ".join(changes) or "nothing")
+        if compared.restart:
+            log.warning(
+                "Changed in the configuration, but as at the start until a restart: %s.",
+                ", ".join(compared.restart),
+            )

@@ -1,0 +1,133 @@
+"""The signals of a server: what each asks for. None but KILL, and a crash, ends it without a word.
+
+    TERM INT QUIT ABRT XCPU PWR   stop: drain, then the engines
+    HUP                           reload; where the terminal has gone with it, stop
+    USR1                          open the log files again
+    USR2 ALRM … real-time ones    nothing, and a line says so: by default each would end the server
+
+Left alone: those of a fault in the program itself (SEGV, BUS, FPE, ILL, TRAP, SYS), which cannot go
+on; those that stop and continue it; PIPE and XFSZ, which Python ignores from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+__all__ = ["Ask", "Signals", "name"]
+
+TERMINAL = "/dev/tty"
+LOOKS_WITHOUT = 5
+"""Looks that find no terminal, after which it went without a signal for us."""
+
+
+class Ask(enum.Enum):
+    """What a signal asks for."""
+
+    STOP = enum.auto()
+    HANG_UP = enum.auto()
+    """To stop, since the terminal has gone."""
+    RELOAD = enum.auto()
+    REOPEN = enum.auto()
+    NOTHING = enum.auto()
+
+
+ASKS: dict[int, Ask] = {
+    signal.SIGTERM: Ask.STOP,
+    signal.SIGINT: Ask.STOP,
+    signal.SIGQUIT: Ask.STOP,
+    signal.SIGABRT: Ask.STOP,
+    signal.SIGXCPU: Ask.STOP,
+    signal.SIGPWR: Ask.STOP,
+    signal.SIGHUP: Ask.RELOAD,
+    signal.SIGUSR1: Ask.REOPEN,
+}
+LEFT_ALONE = {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
+    *(signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGPIPE, signal.SIGXFSZ),
+}
+
+
+class Signals:
+    """The signals of this process. To be made before anything slow happens."""
+
+    def __init__(self) -> None:
+        self._pending: list[int] = []
+        self._has_terminal = has_terminal()
+        self._looks_without = 0
+        self._ignores_hang_up = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        """It was started by `nohup`, and is to outlive its terminal."""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, those that ask for no stop are kept until somebody attends to them."""
+        asked = [number for number in handled() if ASKS.get(number) is not Ask.STOP]
+        before = [(number, signal.signal(number, self._keep)) for number in asked]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    def _keep(self, number: int, _: FrameType | None) -> None:
+        self._pending.append(number)
+
+    def attend(self, act: Callable[[int, Ask], None]) -> None:
+        """Calls `act` with each one's number on the running event loop, also with those held."""
+        loop = asyncio.get_running_loop()
+        for number in handled():
+            loop.add_signal_handler(number, self._pass, number, act)
+        pending, self._pending = self._pending, []
+        for number in pending:
+            self._pass(number, act)
+
+    def _pass(self, number: int, act: Callable[[int, Ask], None]) -> None:
+        act(number, self.ask(number))
+
+    def look(self) -> None:
+        """To be called every second. A shell that ends may leave us without our terminal, and send
+        nothing: a SIGHUP that comes later is a wish to reload.
+        """
+        if not self._has_terminal:
+            return
+        self._looks_without = 0 if has_terminal() else self._looks_without + 1
+        self._has_terminal = self._looks_without < LOOKS_WITHOUT
+
+    def ask(self, number: int) -> Ask:
+        """What a signal that has just come asks for."""
+        ask = ASKS.get(number, Ask.NOTHING)
+        # A terminal that closes, and the shell in it, send the same signal as `kill -HUP`.
+        if ask is Ask.RELOAD and self._has_terminal and not has_terminal():
+            return Ask.NOTHING if self._ignores_hang_up else Ask.HANG_UP
+        return ask
+
+
+def handled() -> set[int]:
+    """The numbers of all signals that would end the process, or that ask for something."""
+    return {int(number) for number in signal.valid_signals() - LEFT_ALONE}
+
+
+def name(number: int) -> str:
+    """`SIGHUP`; of a real-time signal its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def has_terminal() -> bool:
+    """Whether the session of this process has a terminal, which may not be the standard output."""
+    try:
+        os.close(os.open(TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

