@@ -1,7 +1,7 @@
 //! The data plane of gpustack-fast: everything that happens to a request.
 //!
 //! Its pure half, bytes in and values out, is a crate of its own: `sans_io`. Here is the half that
-//! does input and output, over tokio and hyper:
+//! does input and output, over tokio, and for HTTP/2 over hyper:
 //!
 //! * `server`: accepting clients and serving their connections;
 //! * `request`: one request, from its head to its record;

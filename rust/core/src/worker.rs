@@ -193,10 +193,12 @@ impl Worker {
         evicted
     }
 
-    /// Whether there are as many connections as there may be.
-    pub(crate) fn is_full(&self) -> bool {
+    /// Whether so many connections are on their way out that their places are needed first.
+    pub(crate) fn is_overfull(&self) -> bool {
         let limits = self.shared.table.load().settings.limits;
-        self.all_connections.load(Ordering::Relaxed) >= self.shared.connection_budget(&limits)
+        let surplus = KEPT_PLACES / 2;
+        self.all_connections.load(Ordering::Relaxed)
+            >= self.shared.connection_budget(&limits) + surplus
     }
 }
 

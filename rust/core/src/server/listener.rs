@@ -237,7 +237,7 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
 async fn give_way(worker: &Worker) {
     if worker.is_crowded() {
         tokio::time::sleep(Duration::from_millis(1)).await;
-    } else if worker.is_full() {
+    } else if worker.is_overfull() {
         tokio::task::yield_now().await;
     }
 }

@@ -29,7 +29,7 @@
 //! let span = telemetry::request_span(&request_id);
 //! // A future as a whole (`tracing::Instrument`) ...
 //! middleware::respond(request).instrument(span.clone()).await;
-//! // ... or one poll, in what hyper polls after the handler has returned (the response's body).
+//! // ... or one poll, in what the server polls after the handler has returned (the response's body).
 //! let _entered = self.span.enter();
 //! tracing::debug!(instance = %instance.id, attempt, "attempt begins");
 //! tracing::warn!(request_id = %id, instance = %instance.id, %reason, "response broken off");

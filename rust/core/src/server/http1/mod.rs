@@ -73,6 +73,10 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         }
         client.place.waits();
         waiting.begin(Instant::now());
+        // Requests that were sent all at once do not keep those of others waiting.
+        if client.io.ahead() > 0 {
+            tokio::task::yield_now().await;
+        }
     };
     client.place.waits();
     close(&client, last).await;
