@@ -21,7 +21,7 @@ use sans_io::{api::error::Dialect, seam::End};
 /// The response to a client; the error ends its connection (HTTP/2: its stream) without one.
 pub(crate) type ResponseResult<B, W> = Result<Response<ResponseBody<B, W>>, Truncated>;
 
-/// Aborts the response: hyper closes the connection without the terminator, so the client sees a
+/// Aborts the response: the connection is closed without the terminator, so the client sees a
 /// truncated body.
 #[derive(Debug, thiserror::Error)]
 #[error("the response was truncated")]
@@ -119,8 +119,8 @@ where
         }
     }
 
-    /// Counts a piece that is sent now. The request is recorded with its last one, since hyper does
-    /// not poll again where it knows the length.
+    /// Counts a piece that is sent now. The request is recorded with its last one, since
+    /// nobody polls again where the length is known.
     fn emit(&mut self, piece: Bytes) -> Frame<Bytes> {
         if let Progress::Relaying(accounting) = &mut self.progress {
             accounting.add_bytes_out(piece.len());
@@ -158,8 +158,8 @@ where
         if let Some(event) = event {
             return Poll::Ready(Some(Ok(Frame::data(event))));
         }
-        // One pause, in which hyper flushes the head and the pieces so far. An error at once would
-        // discard them, and the client would not see that a response had begun.
+        // One pause, in which hyper (HTTP/2) flushes the head and the pieces so far. An error at
+        // once would discard them, and the client would not see that a response had begun.
         self.progress = Progress::Truncating;
         context.waker().wake_by_ref();
         Poll::Pending

@@ -131,7 +131,7 @@ where
     let mut headers = head.headers;
     headers::drop_engine_address(&mut headers, &relay.instance().host);
     headers::put_request_id(&mut headers, context.accounting.request_id());
-    // hyper sets the length of a body; a response to HEAD has none to set it by.
+    // The server sets the length of a body; a response to HEAD has none to set it by.
     if let Some(length) = head.content_length.filter(|_| *context.method() == Method::HEAD) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }

@@ -26,7 +26,8 @@ use crate::{
 use sans_io::{api::endpoints::Kind, codec::headers};
 
 /// Serves one request, over HTTP/1.1 or HTTP/2. The future runs inside the task of its connection
-/// or stream and stays on its thread. `published`: the newest state of it. The error makes hyper end the connection or reset the stream.
+/// or stream and stays on its thread. `published`: the newest state of it. The
+/// error ends the connection, or resets the stream.
 pub(crate) async fn serve<B, W>(
     worker: Rc<Worker>,
     published: Arc<Published>,

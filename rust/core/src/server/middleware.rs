@@ -61,7 +61,7 @@ where
     }
     Middleware::Wrapped {
         cors: cors.map(|cors| (Arc::clone(cors), cors.grant(request.headers()))),
-        // hyper drops the body of a response to HEAD over HTTP/1.1, but not over HTTP/2.
+        // Over HTTP/1.1 the body of a response to HEAD is dropped by `http1`; hyper keeps it.
         drop_body: request.method() == Method::HEAD && request.version() == Version::HTTP_2,
         inner: serve(worker, published, peer, request, watch),
     }

@@ -319,8 +319,8 @@ fn too_large(limit: u64) -> ApiError {
     .closing()
 }
 
-/// The failure for hyper's error of a body. A malformed chunk is an I/O error of a certain kind
-/// inside hyper's own error; anything else is a lost connection.
+/// The failure for a body's error, hyper's or our own. A malformed chunk is an I/O error of a certain
+/// kind inside it; anything else is a lost connection.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
     let kind = error
         .source()
