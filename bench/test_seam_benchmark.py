@@ -8,10 +8,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from gpustack_fast import _native
 from gpustack_fast.seam.dataplane import DataPlane
+from gpustack_fast.seam.documents import Table
 from seam_samples import (
     data_plane_config,
     instance_entry,
@@ -39,6 +42,36 @@ def test_publishing_a_hundred_instances(plane: DataPlane, benchmark: BenchmarkFi
     instances = [instance_entry(f"i{n}", f"http://127.0.0.1:{20_000 + n}") for n in range(100)]
     document = table([model_entry("m", instances)], [route_entry("m", [target_entry("m")])])
     assert benchmark(plane.publish, document) > 0
+
+
+def test_publishing_ten_thousand_instances(plane: DataPlane, benchmark: BenchmarkFixture) -> None:
+    document = ten_thousand_instances()
+    assert benchmark(plane.publish, document) > 0
+
+
+def test_publishing_ten_thousand_instances_alone(benchmark: BenchmarkFixture) -> None:
+    """The data plane's part: the document is encoded already."""
+    document = msgspec.json.encode(ten_thousand_instances())
+    native = _native.DataPlane(msgspec.json.encode(data_plane_config()), [])
+    assert benchmark(native.publish, document) > 0
+
+
+def ten_thousand_instances() -> Table:
+    """Of a hundred models, each with a route."""
+    models = [
+        model_entry(
+            f"m{model}",
+            [
+                instance_entry(
+                    f"i{model}-{n}", f"http://10.{model}.0.{n}:8000", api_key="engine-key"
+                )
+                for n in range(100)
+            ],
+        )
+        for model in range(100)
+    ]
+    routes = [route_entry(f"m{model}", [target_entry(f"m{model}")]) for model in range(100)]
+    return table(models, routes)
 
 
 def test_replacing_ten_thousand_keys(plane: DataPlane, benchmark: BenchmarkFixture) -> None:

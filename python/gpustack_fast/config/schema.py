@@ -25,6 +25,7 @@ too.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
@@ -190,19 +191,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         declared = {route.name for route in self.routes}
         own = [_own_route(model) for model in self.models if model.name not in declared]
-        return own + [self._with_categories(route) for route in self.routes]
-
-    def _with_categories(self, route: RouteConfig) -> RouteConfig:
-        if route.categories:
-            return route
-        targets = {target.model for target in route.targets}
-        found = [
-            category
-            for model in self.models
-            if model.name in targets
-            for category in model.categories
-        ]
-        return structs.replace(route, categories=list(dict.fromkeys(found)))
+        models = {model.name: (place, model) for place, model in enumerate(self.models)}
+        return own + [_with_categories(route, models) for route in self.routes]
 
 
 class ServeOptions(Struct, frozen=True, kw_only=True):
@@ -210,6 +200,18 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
 
     bootstrap_key: str | None = None
     """The key of a first start, 16 characters or more; ignored when the store has keys."""
+
+
+def _with_categories(
+    route: RouteConfig, models: Mapping[str, tuple[int, ModelConfig]]
+) -> RouteConfig:
+    """`models`: each by name, with its place in the configuration: the order of the categories."""
+    if route.categories:
+        return route
+    targets = {target.model for target in route.targets}
+    found = sorted((models[name] for name in targets if name in models), key=lambda one: one[0])
+    categories = [category for _, model in found for category in model.categories]
+    return structs.replace(route, categories=list(dict.fromkeys(categories)))
 
 
 def _own_route(model: ModelConfig) -> RouteConfig:

@@ -49,8 +49,9 @@ def plan(wanted: Mapping[str, int], actual: Iterable[SlotStatus], now: float) ->
         for model, replicas in wanted.items()
         for number in range(replicas)
     ]
+    kept = set(slots)
     actions: list[Start | Stop] = [
-        Stop(slot) for slot, one in present.items() if slot not in slots and not one.stopping
+        Stop(slot) for slot, one in present.items() if slot not in kept and not one.stopping
     ]
     for slot in slots:
         one = present.get(slot)

@@ -164,8 +164,8 @@ impl DataPlane {
             table.models.iter().flat_map(|model| &model.instances).map(|instance| InstanceStats {
                 id: instance.id.to_string(),
                 outstanding: instance.outstanding(),
-                requests: instance.requests.load(Ordering::Relaxed),
-                failures: instance.failures.load(Ordering::Relaxed),
+                requests: instance.counters.requests.load(Ordering::Relaxed),
+                failures: instance.counters.failures.load(Ordering::Relaxed),
             });
         write(&Stats {
             version: table.version,

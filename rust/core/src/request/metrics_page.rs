@@ -123,8 +123,8 @@ type PickCounter = fn(&Instance) -> u64;
 
 fn instance_families(text: &mut String, table: &Table) {
     let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
-    let requests: PickCounter = |instance| instance.requests.load(Ordering::Relaxed);
-    let failures: PickCounter = |instance| instance.failures.load(Ordering::Relaxed);
+    let requests: PickCounter = |instance| instance.counters.requests.load(Ordering::Relaxed);
+    let failures: PickCounter = |instance| instance.counters.failures.load(Ordering::Relaxed);
     let families = [
         (
             "gpustack_fast_instance_outstanding",

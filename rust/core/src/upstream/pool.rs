@@ -40,10 +40,13 @@ impl Pool {
         let idle = &mut self.idle.borrow_mut();
         let (_, connections) = idle.get_mut(&instance.serial)?;
         while let Some(Idle { mut connection, since, limit }) = connections.pop() {
-            if since.elapsed() >= limit {
+            // The instance's limits may have changed since it was added.
+            if since.elapsed() >= limit.min(instance.idle_timeout) {
                 // Those below it are older still.
                 debug!(instance = &*instance.id, "connections discarded: idle for too long");
                 connections.clear();
+            } else if is_worn_out(&connection, instance) {
+                debug!(instance = &*instance.id, "connection discarded: worn out");
             // Bytes without a request are a late part of the last response, or a timeout's error.
             } else if connection.is_quiet() {
                 debug!(
@@ -72,10 +75,10 @@ impl Pool {
         connection: Connection,
         engine: KeepAlive,
     ) {
-        let most = u64::from(instance.requests_per_connection);
-        let most = if most == 0 { u64::MAX } else { most }.min(engine.max.unwrap_or(u64::MAX));
         let id = &*instance.id;
-        if u64::from(connection.requests) >= most || instance.retired().is_some() {
+        let worn_out = is_worn_out(&connection, instance)
+            || engine.max.is_some_and(|most| u64::from(connection.requests) >= most);
+        if worn_out || instance.retired().is_some() {
             debug!(instance = id, "connection not kept: worn out, or its instance is retired");
             return;
         }
@@ -107,9 +110,17 @@ impl Pool {
     }
 }
 
+/// Whether it has carried as many requests as the instance takes on one connection.
+fn is_worn_out(connection: &Connection, instance: &Instance) -> bool {
+    let most = instance.requests_per_connection;
+    most != 0 && connection.requests >= most
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
+
+    use sans_io::{table::Table, test_support};
 
     use super::*;
     use crate::upstream::connection::tests::{instance, listen};
@@ -160,5 +171,39 @@ mod tests {
         pool.insert(&instance, connection, KeepAlive { timeout: None, max: Some(1) });
         assert!(pool.take(&instance).is_none(), "the engine takes no second request on it");
         let _ = std::fs::remove_file(path);
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_was_lowered_holds_for_connections_from_before() {
+        let (listener, path) = listen("lowered");
+        let address = format!("unix:{}", path.display());
+        let published = |before: &Table, idle_timeout: f64, requests: u32| {
+            let mut entry = test_support::instance("a", &address);
+            entry["idle_timeout"] = idle_timeout.into();
+            entry["requests_per_connection"] = requests.into();
+            let model = test_support::model("m", "m", vec![entry]);
+            let document = test_support::table(vec![model], vec![]);
+            before.replaced_by(test_support::read(document)).unwrap().0
+        };
+        let instance = |table: &Table| Arc::clone(&table.models[0].instances[0]);
+        let generous = published(&Table::default(), 60.0, 0);
+        let pool = Pool::new(4);
+        let keep = async |times| {
+            for _ in 0..times {
+                let opened = Connection::open(&instance(&generous), None).await.unwrap();
+                pool.insert(&instance(&generous), opened, KeepAlive::default());
+            }
+        };
+        keep(1).await;
+        assert!(pool.take(&instance(&published(&generous, 30.0, 0))).is_some());
+        keep(1).await;
+        assert!(pool.take(&instance(&published(&generous, 0.0, 0))).is_none());
+        keep(2).await;
+        assert!(
+            pool.take(&instance(&published(&generous, 60.0, 1))).is_none(),
+            "both are worn out"
+        );
+        assert!(pool.take(&instance(&generous)).is_none());
+        let _ = (std::fs::remove_file(path), listener);
     }
 }

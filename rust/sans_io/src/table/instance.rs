@@ -14,7 +14,7 @@ use std::{
 use crate::{seam::InstanceEntry, table::error::TableError};
 
 /// The address of an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// An IP address and port.
     Tcp(SocketAddr),
@@ -62,15 +62,19 @@ impl fmt::Display for Address {
     }
 }
 
+/// The scheme in front of an engine's key.
+const BEARER: &str = "Bearer ";
+
 /// The serial number of the next instance.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// One engine. A table or a lease holds it, and its counters survive a publish that has it again.
+/// One engine, with the settings that it was published with. A table or a lease holds it. Publishing
+/// it with other settings makes another value of the same serial number and counters.
 #[derive(Debug)]
 pub struct Instance {
     /// Its id, as published.
     pub id: Arc<str>,
-    /// Its number, unique in this process.
+    /// Its number, unique in this process. Kept while the id and the address stay.
     pub serial: u64,
     /// The name of its model.
     pub model: Arc<str>,
@@ -86,13 +90,20 @@ pub struct Instance {
     pub requests_per_connection: u32,
     /// The time for which the engine works on after a request without a stream was cancelled.
     pub cancel_lag: Duration,
+    /// Its counters, which every publish of the same id and address goes on with.
+    pub counters: Arc<Counters>,
+}
+
+/// What is counted and known of one engine since it was published first.
+#[derive(Debug, Default)]
+pub struct Counters {
     /// Leases on it now.
     outstanding: AtomicU32,
-    /// Requests that it was given, since it was published first.
+    /// Requests that it was given.
     pub requests: AtomicU64,
-    /// Failures of its own, since it was published first.
+    /// Failures of its own.
     pub failures: AtomicU64,
-    /// The version of the table that retired it; 0: none has.
+    /// The version of the table that retired it; 0: none has, or it serves again.
     retired: AtomicU64,
     /// The end of its ejection, in milliseconds of the data plane's clock. Until then requests
     /// prefer other instances.
@@ -104,37 +115,77 @@ impl Instance {
     pub fn new(entry: &InstanceEntry, model: &Arc<str>) -> Result<Self, TableError> {
         let address = Address::parse(&entry.address)
             .ok_or_else(|| TableError::Address { instance: entry.id.clone() })?;
-        let host = address.to_string();
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Self::published(entry, address, model, serial, Arc::default())
+    }
+
+    /// The instance of this entry. `known`: the instance of its id and address in the table before,
+    /// which it goes on with: itself where nothing has changed. Fails as [`Self::new`] does.
+    pub(super) fn following(
+        known: Option<&Arc<Self>>,
+        entry: &InstanceEntry,
+        model: &Arc<str>,
+    ) -> Result<Arc<Self>, TableError> {
+        let Some(known) = known else { return Self::new(entry, model).map(Arc::new) };
+        if known.has_settings_of(entry) && known.model == *model {
+            return Ok(Arc::clone(known));
+        }
+        let (address, counters) = (known.address.clone(), Arc::clone(&known.counters));
+        Self::published(entry, address, model, known.serial, counters).map(Arc::new)
+    }
+
+    fn published(
+        entry: &InstanceEntry,
+        address: Address,
+        model: &Arc<str>,
+        serial: u64,
+        counters: Arc<Counters>,
+    ) -> Result<Self, TableError> {
         if entry.api_key.as_ref().is_some_and(|key| key.bytes().any(|byte| byte.is_ascii_control()))
         {
             return Err(TableError::EngineKey { instance: entry.id.clone() });
         }
         Ok(Self {
             id: entry.id.as_str().into(),
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            serial,
             model: Arc::clone(model),
+            host: address.to_string(),
             address,
-            host,
-            authorization: entry.api_key.as_ref().map(|key| format!("Bearer {key}")),
+            authorization: entry.api_key.as_ref().map(|key| format!("{BEARER}{key}")),
             idle_timeout: entry.idle_timeout,
             requests_per_connection: entry.requests_per_connection,
             cancel_lag: entry.cancel_lag,
-            outstanding: AtomicU32::new(0),
-            requests: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            retired: AtomicU64::new(0),
-            ejected_until: AtomicU64::new(0),
+            counters,
         })
+    }
+
+    /// Whether it has all that the entry says of it, but for id, address and state. A new field of
+    /// the entry does not compile before it was thought of here.
+    fn has_settings_of(&self, entry: &InstanceEntry) -> bool {
+        let InstanceEntry {
+            id: _,
+            address: _,
+            state: _,
+            api_key,
+            idle_timeout,
+            requests_per_connection,
+            cancel_lag,
+        } = entry;
+        let key = self.authorization.as_deref().and_then(|value| value.strip_prefix(BEARER));
+        key == api_key.as_deref()
+            && self.idle_timeout == *idle_timeout
+            && self.requests_per_connection == *requests_per_connection
+            && self.cancel_lag == *cancel_lag
     }
 
     /// Leases on it now: running requests, and cancelled ones that the engine still works on.
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Relaxed)
+        self.counters.outstanding.load(Ordering::Relaxed)
     }
 
     /// The version of the table that retired it; None: none has.
     pub fn retired(&self) -> Option<u64> {
-        match self.retired.load(Ordering::SeqCst) {
+        match self.counters.retired.load(Ordering::SeqCst) {
             0 => None,
             version => Some(version),
         }
@@ -142,25 +193,29 @@ impl Instance {
 
     /// Retires it; true: no lease is on it, so that it is idle at once.
     pub(super) fn retire(&self, version: u64) -> bool {
-        self.retired.store(version, Ordering::SeqCst);
-        self.outstanding.load(Ordering::SeqCst) == 0
+        self.counters.retired.store(version, Ordering::SeqCst);
+        self.counters.outstanding.load(Ordering::SeqCst) == 0
+    }
+
+    /// Puts it back into service, after it may have been retired. Leases from before go on to count,
+    /// and no longer report it idle.
+    pub(super) fn serve_again(&self) {
+        // Most publishes find it in service: no line of the cache is written then.
+        if self.retired().is_some() {
+            self.counters.retired.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Counts a failure and ejects the instance; true: it was not ejected. Both times are
     /// milliseconds of the data plane's clock.
     pub fn eject(&self, now: u64, until: u64) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        self.ejected_until.swap(until, Ordering::Relaxed) <= now
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        self.counters.ejected_until.swap(until, Ordering::Relaxed) <= now
     }
 
     /// Whether it is ejected at this time, in milliseconds of the data plane's clock.
     pub(super) fn is_ejected(&self, now: u64) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) > now
-    }
-
-    /// Whether the entry is about this engine, by id and address.
-    pub(super) fn same_engine(&self, entry: &InstanceEntry) -> bool {
-        *self.id == *entry.id && Address::parse(&entry.address).as_ref() == Some(&self.address)
+        self.counters.ejected_until.load(Ordering::Relaxed) > now
     }
 }
 
@@ -182,12 +237,12 @@ impl Lease {
     pub fn take(instance: &Arc<Instance>, idle: &Arc<dyn IdleListener>) -> Option<Self> {
         // Before `retired` is read, so that a request with an old table cannot slip onto an
         // instance that was reported idle.
-        instance.outstanding.fetch_add(1, Ordering::SeqCst);
+        instance.counters.outstanding.fetch_add(1, Ordering::SeqCst);
         let lease = Self { instance: Arc::clone(instance), idle: Arc::clone(idle) };
         if instance.retired().is_some() {
             return None;
         }
-        instance.requests.fetch_add(1, Ordering::Relaxed);
+        instance.counters.requests.fetch_add(1, Ordering::Relaxed);
         Some(lease)
     }
 
@@ -199,7 +254,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.instance.outstanding.fetch_sub(1, Ordering::SeqCst) == 1
+        if self.instance.counters.outstanding.fetch_sub(1, Ordering::SeqCst) == 1
             && let Some(version) = self.instance.retired()
         {
             self.idle.idle(&self.instance, version);

@@ -1,6 +1,10 @@
 //! The published table: every model and route of one moment, built from its document.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -11,11 +15,16 @@ use crate::{
     },
     table::{
         error::TableError,
-        instance::Instance,
+        instance::{Address, Instance},
         proxy_paths::ProxyPaths,
         route::{Access, Model, Route, Target},
     },
 };
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Instances by id and address.
+type KnownInstances<'a> = Map<(&'a str, Cow<'a, Address>), &'a Arc<Instance>>;
 
 /// A published snapshot.
 #[derive(Debug, Default)]
@@ -28,8 +37,8 @@ pub struct Table {
     pub routes: Vec<Arc<Route>>,
     /// The control plane's own metrics.
     pub metrics: Vec<MetricFamily>,
-    by_name: HashMap<Arc<str>, Arc<Route>, foldhash::fast::RandomState>,
-    by_number: HashMap<u64, Arc<Route>, foldhash::fast::RandomState>,
+    by_name: Map<Arc<str>, Arc<Route>>,
+    by_number: Map<u64, Arc<Route>>,
     /// Whether a route needs no key.
     pub any_public: bool,
 }
@@ -57,16 +66,21 @@ impl Table {
     /// contradicts itself.
     pub fn replaced_by(&self, document: seam::Table) -> Result<(Self, LeftOut), TableError> {
         let version = self.version + 1;
+        let known = self.known_instances();
         let models: Vec<Arc<Model>> = document
             .models
             .into_iter()
-            .map(|entry| self.build_model(entry))
+            .map(|entry| build_model(entry, &known))
             .collect::<Result<_, _>>()?;
+        let mut models_by_name = Map::default();
+        for model in &models {
+            models_by_name.entry(&*model.name).or_insert(model);
+        }
         let mut routes = Vec::with_capacity(document.routes.len());
         for entry in document.routes {
-            routes.push(Arc::new(self.build_route(entry, &models)?));
+            routes.push(Arc::new(self.build_route(entry, &models_by_name)?));
         }
-        let by_name: HashMap<_, _, _> =
+        let by_name: Map<_, _> =
             routes.iter().map(|route| (Arc::clone(&route.name), Arc::clone(route))).collect();
         if by_name.len() != routes.len() {
             return Err(TableError::TwoRoutes);
@@ -86,6 +100,8 @@ impl Table {
             by_number,
             any_public,
         };
+        // Nothing fails from here on, so a document that was rejected has changed nothing.
+        table.serving().for_each(|instance| instance.serve_again());
         let left_out = self.missing_from(&table);
         Ok((table, left_out))
     }
@@ -94,44 +110,31 @@ impl Table {
         self.models.iter().flat_map(|model| &model.instances)
     }
 
-    fn build_model(&self, entry: ModelEntry) -> Result<Arc<Model>, TableError> {
-        let name: Arc<str> = entry.name.as_str().into();
-        let mut instances = Vec::with_capacity(entry.instances.len());
-        let mut running = Vec::new();
-        for instance_entry in entry.instances {
-            let serves = instance_entry.state == InstanceState::Running;
-            let known = self.instances().find(|known| known.same_engine(&instance_entry));
-            // A retired one may come back to service only as a new object: an old lease must not
-            // report it idle again.
-            let instance = match known.filter(|known| !serves || known.retired().is_none()) {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(Instance::new(&instance_entry, &name)?),
-            };
-            if serves {
-                running.push(Arc::clone(&instance));
-            }
-            instances.push(instance);
-        }
-        Ok(Arc::new(Model {
-            name,
-            speaks_anthropic: entry.dialects.contains(&Dialect::Anthropic),
-            speaks_tei: entry.dialects.contains(&Dialect::Tei),
-            served_name: entry.served_name.into(),
-            stream_usage: entry.stream_usage,
-            redacted_names: entry.redacted_names,
-            proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
-            instances,
-            running,
-        }))
+    /// The instances that run.
+    fn serving(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.models.iter().flat_map(|model| &model.running)
     }
 
-    fn build_route(&self, entry: RouteEntry, models: &[Arc<Model>]) -> Result<Route, TableError> {
+    /// All instances by id and address. Of equal ones the first.
+    fn known_instances(&self) -> KnownInstances<'_> {
+        let mut known = Map::default();
+        for instance in self.instances() {
+            known.entry((&*instance.id, Cow::Borrowed(&instance.address))).or_insert(instance);
+        }
+        known
+    }
+
+    fn build_route(
+        &self,
+        entry: RouteEntry,
+        models: &Map<&str, &Arc<Model>>,
+    ) -> Result<Route, TableError> {
         let mut targets = Vec::with_capacity(entry.targets.len());
         for target in entry.targets {
-            let model =
-                models.iter().find(|model| *model.name == *target.model).ok_or_else(|| {
-                    TableError::NoModel { route: entry.name.clone(), model: target.model.clone() }
-                })?;
+            let model = models.get(&*target.model).ok_or_else(|| TableError::NoModel {
+                route: entry.name.clone(),
+                model: target.model.clone(),
+            })?;
             targets.push(Arc::new(build_target(target, model, &entry.name)));
         }
         let access = match entry.access_policy {
@@ -157,14 +160,10 @@ impl Table {
 
     /// The instances that serve under this table and do not under `next`.
     fn missing_from(&self, next: &Self) -> LeftOut {
-        let serving = |table: &Self| -> Vec<Arc<Instance>> {
-            table.models.iter().flat_map(|model| model.running.iter().cloned()).collect()
-        };
-        let next_serving = serving(next);
-        let instances = serving(self)
-            .into_iter()
-            .filter(|old| !next_serving.iter().any(|new| Arc::ptr_eq(old, new)))
-            .collect();
+        let serves_on: HashSet<u64, foldhash::fast::RandomState> =
+            next.serving().map(|instance| instance.serial).collect();
+        let instances =
+            self.serving().filter(|old| !serves_on.contains(&old.serial)).cloned().collect();
         LeftOut { instances, version: next.version }
     }
 }
@@ -185,6 +184,33 @@ impl LeftOut {
         let version = self.version;
         self.instances.into_iter().filter(|instance| instance.retire(version)).collect()
     }
+}
+
+fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Model>, TableError> {
+    let name: Arc<str> = entry.name.as_str().into();
+    let mut instances = Vec::with_capacity(entry.instances.len());
+    let mut running = Vec::new();
+    for instance_entry in entry.instances {
+        let address = Address::parse(&instance_entry.address);
+        let known = address
+            .and_then(|address| known.get(&(&*instance_entry.id, Cow::Owned(address))).copied());
+        let instance = Instance::following(known, &instance_entry, &name)?;
+        if instance_entry.state == InstanceState::Running {
+            running.push(Arc::clone(&instance));
+        }
+        instances.push(instance);
+    }
+    Ok(Arc::new(Model {
+        name,
+        speaks_anthropic: entry.dialects.contains(&Dialect::Anthropic),
+        speaks_tei: entry.dialects.contains(&Dialect::Tei),
+        served_name: entry.served_name.into(),
+        stream_usage: entry.stream_usage,
+        redacted_names: entry.redacted_names,
+        proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
+        instances,
+        running,
+    }))
 }
 
 fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Target {
@@ -213,11 +239,14 @@ fn json_string(text: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{
+        sync::{Mutex, atomic::Ordering},
+        time::Duration,
+    };
 
     use super::*;
     use crate::{
-        seam::StatusClass,
+        seam::{InstanceEntry, StatusClass},
         table::{Choice, IdleListener},
         test_support,
     };
@@ -392,6 +421,108 @@ mod tests {
         );
         let (_, left_out) = three.replaced_by(document(&[], &[])).unwrap();
         assert_eq!(left_out.retire().len(), 1);
+    }
+
+    #[test]
+    fn a_changed_setting_takes_effect_and_the_counters_go_on() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let published = |before: &Table, change: &dyn Fn(&mut InstanceEntry)| {
+            let mut document = document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]);
+            change(&mut document.models[0].instances[0]);
+            before.replaced_by(document).unwrap().0
+        };
+        let one = published(&Table::default(), &|_| {});
+        let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random(), &idle).unwrap();
+        lease.instance().eject(0, 1_000);
+        let same = published(&one, &|_| {});
+        assert!(Arc::ptr_eq(lease.instance(), same.instances().next().unwrap()));
+        let changes: [&dyn Fn(&mut InstanceEntry); 4] = [
+            &|entry| entry.api_key = Some("new".to_owned()),
+            &|entry| entry.idle_timeout = Duration::from_secs(77),
+            &|entry| entry.requests_per_connection = 77,
+            &|entry| entry.cancel_lag = Duration::from_secs(77),
+        ];
+        for change in changes {
+            let table = published(&same, change);
+            let instance = table.instances().next().unwrap();
+            let seen = (
+                instance.authorization.as_deref() == Some("Bearer new"),
+                instance.idle_timeout == Duration::from_secs(77),
+                instance.requests_per_connection == 77,
+                instance.cancel_lag == Duration::from_secs(77),
+            );
+            let seen = u8::from(seen.0) + u8::from(seen.1) + u8::from(seen.2) + u8::from(seen.3);
+            assert_eq!(seen, 1);
+            assert_eq!(instance.serial, lease.instance().serial);
+            let counters = &instance.counters;
+            assert_eq!((instance.outstanding(), counters.failures.load(Ordering::Relaxed)), (1, 1));
+            assert!(instance.is_ejected(999) && instance.retired().is_none());
+        }
+        let elsewhere = published(&same, &|entry| entry.address = "unix:/run/b.sock".to_owned());
+        assert_eq!(elsewhere.instances().next().unwrap().outstanding(), 0, "it is another engine");
+    }
+
+    #[test]
+    fn an_instance_that_comes_back_goes_on_counting() {
+        let listener = Arc::new(Idle::default());
+        let idle: Arc<dyn IdleListener> = listener.clone();
+        let publish = |before: &Table, state| {
+            let document = document(&[("m", &[("a", state)])], &[("r", &[("m", 1)])]);
+            let (table, left_out) = before.replaced_by(document).unwrap();
+            left_out.retire();
+            table
+        };
+        let one = publish(&Table::default(), "running");
+        let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random(), &idle).unwrap();
+        let away = publish(&one, "unreachable");
+        let back = publish(&away, "running");
+        let instance = back.instances().next().unwrap();
+        assert_eq!(instance.outstanding(), 1, "a request from before still runs there");
+        assert_eq!(instance.counters.requests.load(Ordering::Relaxed), 1);
+        drop(lease);
+        assert_eq!(instance.outstanding(), 0);
+        assert!(listener.0.lock().unwrap().is_empty(), "it is in service, so nobody waits for it");
+        assert!(back.route("r").unwrap().lease(ANY, &mut random(), &idle).is_some());
+    }
+
+    #[test]
+    fn a_rejected_document_brings_nothing_back_into_service() {
+        let (one, _) = Table::default()
+            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
+        let (away, left_out) = one.replaced_by(document(&[("m", &[("a", "error")])], &[])).unwrap();
+        left_out.retire();
+        let wrong = document(&[("m", &[("a", "running")])], &[("r", &[("n", 1)])]);
+        assert!(away.replaced_by(wrong).is_err());
+        assert_eq!(away.instances().next().unwrap().retired(), Some(2));
+    }
+
+    /// With a search among all instances for each of them this takes a minute and more.
+    #[test]
+    fn fifty_thousand_instances_are_published_again_and_again() {
+        let models: Vec<String> = (0..5_000).map(|number| format!("m{number}")).collect();
+        let publish = |before: &Table, state: &'static str| {
+            let ids: Vec<String> = (0..50_000).map(|number| format!("i{number}")).collect();
+            let entries: Vec<Vec<(&str, &str)>> = ids
+                .chunks(10)
+                .map(|ids| ids.iter().map(|id| (id.as_str(), state)).collect())
+                .collect();
+            let named: Vec<_> =
+                models.iter().zip(&entries).map(|(name, ids)| (name.as_str(), &ids[..])).collect();
+            let targets: Vec<_> = models.iter().map(|name| [(name.as_str(), 1)]).collect();
+            let routes: Vec<_> = models
+                .iter()
+                .zip(&targets)
+                .map(|(name, targets)| (name.as_str(), &targets[..]))
+                .collect();
+            before.replaced_by(document(&named, &routes)).unwrap()
+        };
+        let (one, _) = publish(&Table::default(), "running");
+        let (same, left_out) = publish(&one, "running");
+        assert!(left_out.retire().is_empty());
+        assert!(one.instances().zip(same.instances()).all(|(old, new)| Arc::ptr_eq(old, new)));
+        let (_, left_out) = publish(&same, "error");
+        assert_eq!(left_out.retire().len(), 50_000);
     }
 
     #[test]
