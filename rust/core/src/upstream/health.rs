@@ -9,6 +9,8 @@ use crate::{failure::Failure, shared::Shared};
 
 /// The time for which an instance that failed is ejected, in milliseconds: requests prefer others.
 const EJECTED_MS: u64 = 1_000;
+/// The time after which an instance that goes on failing is told of again, in milliseconds.
+const TOLD_AGAIN_MS: u64 = 10_000;
 
 /// Counts a failure, ejects the instance for a while, and notifies the control plane, unless the
 /// failure says nothing about the instance.
@@ -29,9 +31,10 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::Unusable(_) => return,
     };
     shared.metrics.upstream_error(kind);
-    // Failures that follow one another within that time are one event.
+    // Failures that follow one another closely are one event, and another every now and then for as
+    // long as they last.
     let now = shared.clock();
-    if instance.eject(now, now + EJECTED_MS) {
+    if instance.eject(now, now + EJECTED_MS, now.saturating_sub(TOLD_AGAIN_MS)) {
         let event = Event::InstanceFailed {
             instance: instance.id.to_string(),
             reason: failure.to_string(),

@@ -108,6 +108,8 @@ pub struct Counters {
     /// The end of its ejection, in milliseconds of the data plane's clock. Until then requests
     /// prefer other instances.
     ejected_until: AtomicU64,
+    /// The last time that somebody was told of a failure, in milliseconds of the same clock; 0: never.
+    told: AtomicU64,
 }
 
 impl Instance {
@@ -206,11 +208,21 @@ impl Instance {
         }
     }
 
-    /// Counts a failure and ejects the instance; true: it was not ejected. Both times are
-    /// milliseconds of the data plane's clock.
-    pub fn eject(&self, now: u64, until: u64) -> bool {
-        self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        self.counters.ejected_until.swap(until, Ordering::Relaxed) <= now
+    /// Counts a failure and ejects the instance. True: somebody should be told, since it was not
+    /// ejected, or the last one was told at `told_before` or earlier. All times are milliseconds of
+    /// the data plane's clock.
+    pub fn eject(&self, now: u64, until: u64, told_before: u64) -> bool {
+        let counters = &self.counters;
+        counters.failures.fetch_add(1, Ordering::Relaxed);
+        let begins = counters.ejected_until.swap(until, Ordering::Relaxed) <= now;
+        let told = counters.told.load(Ordering::Relaxed);
+        // Of several that fail at once, one tells.
+        let tells = (begins || told <= told_before)
+            && counters
+                .told
+                .compare_exchange(told, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        begins || tells
     }
 
     /// Whether it is ejected at this time, in milliseconds of the data plane's clock.

@@ -325,8 +325,8 @@ mod tests {
         let route = table.route("r").unwrap();
         let mut random = random();
         let ejected = table.instances().find(|instance| &*instance.id == "b").unwrap();
-        assert!(ejected.eject(10, 1000));
-        assert!(!ejected.eject(10, 1000), "it is reported once");
+        assert!(ejected.eject(10, 1000, 0));
+        assert!(!ejected.eject(10, 1000, 0), "it is reported once");
         for _ in 0..50 {
             let (lease, _) = route
                 .lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle)
@@ -424,6 +424,21 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_goes_on_failing_is_told_of_again() {
+        let (table, _) = Table::default()
+            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
+        let instance = table.instances().next().unwrap();
+        // A failure every half second, each of which ejects for a second.
+        let failures = (0..100).map(|number| number * 500);
+        let told: Vec<u64> = failures
+            .filter(|now| instance.eject(*now, now + 1_000, now.saturating_sub(10_000)))
+            .collect();
+        assert_eq!(told, [0, 10_500, 20_500, 30_500, 40_500]);
+        assert_eq!(instance.counters.failures.load(Ordering::Relaxed), 100);
+    }
+
+    #[test]
     fn a_changed_setting_takes_effect_and_the_counters_go_on() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let published = |before: &Table, change: &dyn Fn(&mut InstanceEntry)| {
@@ -433,7 +448,7 @@ mod tests {
         };
         let one = published(&Table::default(), &|_| {});
         let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random(), &idle).unwrap();
-        lease.instance().eject(0, 1_000);
+        lease.instance().eject(0, 1_000, 0);
         let same = published(&one, &|_| {});
         assert!(Arc::ptr_eq(lease.instance(), same.instances().next().unwrap()));
         let changes: [&dyn Fn(&mut InstanceEntry); 4] = [
