@@ -363,6 +363,19 @@ def test_a_clients_own_stream_options_are_edited_and_not_replaced(
     assert b'"usage"' not in response.body
 
 
+@pytest.mark.parametrize("stream", [b"", b',"stream":false', b',"stream":null'], ids=str)
+@pytest.mark.parametrize(
+    "options", [b"null", b"true", b"[]", b"{}", b'{"include_usage":false}', b'{"x":1}'], ids=str
+)
+def test_the_stream_options_of_a_request_without_a_stream_stay_as_they_are(
+    engine: FakeEngine, router: Routers, options: bytes, stream: bytes
+) -> None:
+    plane = plane_over(router, engine)
+    body = b'{"model":"default","stream_options":' + options + b',"messages":[]' + stream + b"}"
+    assert plane.request("POST", "/v1/chat/completions", body).status == 200
+    assert engine.last()["text"].encode() == body.replace(b'"default"', INSIDE)
+
+
 def test_a_usage_frame_of_continuous_statistics_is_no_usage_only_frame(
     engine: FakeEngine, router: Routers
 ) -> None:

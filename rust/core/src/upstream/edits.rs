@@ -35,11 +35,11 @@ pub(super) struct Edits {
 /// The edit by which a stream is asked for its usage.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum UsageEdit {
-    /// No edit: the attempt asks for no usage, or the client does not stream.
+    /// No edit: the attempt asks for no usage, or the client does not stream, whatever its options.
     #[default]
     None,
     /// The place of the edit is not known yet: it is in the client's own `stream_options` or at the
-    /// end of the object, and neither was received.
+    /// end of the object, and neither was received; or whether the client streams is not.
     Pending,
     /// No edit: the client asks for the usage itself.
     AskedByClient,
@@ -62,19 +62,27 @@ impl Edits {
         Self { model, usage }
     }
 
-    /// Settles the edit for usage, if its place is known by now. `bytes` gives a range of the body;
-    /// None: it is not in memory yet.
+    /// Settles the edit for usage, if its place is known by now. `may_wait`: whether bytes behind
+    /// `stream_options` may wait for a `stream`. `bytes` gives a range of the body; None: it is not
+    /// in memory yet.
     pub(super) fn settle_usage(
         &mut self,
         scan: &Scan,
+        may_wait: bool,
         bytes: impl FnOnce(Range<u64>) -> Option<Vec<u8>>,
     ) {
         if self.usage == UsageEdit::Pending
             && let Some(scanner) = scan.json()
-            && let Some(usage) = UsageEdit::settled(scanner, bytes)
+            && let Some(usage) = UsageEdit::settled(scanner, may_wait, bytes)
         {
             self.usage = usage;
         }
+    }
+
+    /// The position of the client's `stream_options`, behind which bytes wait.
+    pub(super) fn waits_behind(&self, scan: &Scan) -> Option<u64> {
+        let scanner = scan.json().filter(|_| self.usage == UsageEdit::Pending)?;
+        scanner.stream_options().map(|range| range.start)
     }
 
     /// The position from which on bytes must wait, since they may have to be edited.
@@ -122,23 +130,33 @@ impl UsageEdit {
     /// The settled state of a pending edit; None: it stays pending.
     fn settled(
         scanner: &Scanner,
+        may_wait: bool,
         bytes: impl FnOnce(Range<u64>) -> Option<Vec<u8>>,
     ) -> Option<Self> {
-        if let Some(range) = scanner.stream_options() {
-            let Some(edit) = usage::ask_for_usage(&bytes(range.clone())?) else {
-                return Some(Self::AskedByClient);
-            };
-            let (from, to) = (edit.range.start as u64, edit.range.end as u64);
-            let range = range.start + from..range.start + to;
-            return Some(Self::Made(Splice { range, text: edit.text }));
+        let (streams, end) = (scanner.stream(), scanner.object_end());
+        // The options of a request without a stream are nobody's business here.
+        if let Some(end) = end.filter(|_| !streams || scanner.stream_options().is_none()) {
+            let text = Bytes::from_static(usage::STREAM_OPTIONS_MEMBER);
+            return Some(if streams {
+                Self::Made(Splice { range: end..end, text })
+            } else {
+                Self::None
+            });
         }
-        let end = scanner.object_end()?;
-        let text = Bytes::from_static(usage::STREAM_OPTIONS_MEMBER);
-        Some(if scanner.stream() {
-            Self::Made(Splice { range: end..end, text })
-        } else {
-            Self::None
-        })
+        let range = scanner.stream_options()?;
+        let options = bytes(range.clone())?;
+        let Some(edit) = usage::ask_for_usage(&options) else { return Some(Self::AskedByClient) };
+        if !streams && may_wait {
+            return None;
+        }
+        // Unknown whether it streams: then only an object is edited, which means something alone
+        // where it does.
+        if !streams && !options.starts_with(b"{") {
+            return Some(Self::None);
+        }
+        let (from, to) = (edit.range.start as u64, edit.range.end as u64);
+        let range = range.start + from..range.start + to;
+        Some(Self::Made(Splice { range, text: edit.text }))
     }
 }
 
@@ -154,12 +172,16 @@ mod tests {
 
     /// The edits of an attempt that begins when this much of the body has come.
     fn asking(body: &[u8]) -> (Scan, Edits) {
+        asking_while(true, body)
+    }
+
+    fn asking_while(may_wait: bool, body: &[u8]) -> (Scan, Edits) {
         let scan = scanned(body);
         let mut edits = Edits::new(None, true, &scan);
         let bytes = |range: Range<u64>| {
             body.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec)
         };
-        edits.settle_usage(&scan, bytes);
+        edits.settle_usage(&scan, may_wait, bytes);
         (scan, edits)
     }
 
@@ -186,13 +208,45 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_a_request_without_a_stream_stay_as_they_are() {
+        for options in
+            ["null", "true", "[]", "{}", r#"{"include_usage":false}"#, r#""include_usage""#]
+        {
+            for stream in ["", r#","stream":false"#, r#","stream":null"#] {
+                let open = format!(r#"{{"model":"m","stream_options":{options}{stream}"#);
+                let (scan, edits) = asking(open.as_bytes());
+                assert_eq!(edits.usage, UsageEdit::Pending, "{open}");
+                assert_eq!((edits.held_from(&scan), edits.waits_behind(&scan)), (30, Some(30)));
+                let (_, edits) = asking(format!("{open}}}").as_bytes());
+                assert_eq!((&edits.usage, edits.growth()), (&UsageEdit::None, Some(0)), "{open}");
+                // A request that streams is edited, whatever the order.
+                for body in [
+                    format!(r#"{open},"stream":true"#),
+                    format!(r#"{{"stream":true,"model":"m","stream_options":{options}"#),
+                ] {
+                    let (scan, edits) = asking(body.as_bytes());
+                    assert!(matches!(edits.usage, UsageEdit::Made(_)), "{body}");
+                    assert_eq!(edits.waits_behind(&scan), None);
+                }
+                // Where no more may wait, no value becomes one of another type.
+                let (_, edits) = asking_while(false, open.as_bytes());
+                assert_eq!(
+                    matches!(edits.usage, UsageEdit::Made(_)),
+                    options.starts_with('{'),
+                    "{open}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn options_that_are_not_in_memory_are_held_back_until_they_are() {
-        let scan = scanned(br#"{"model":"m","stream_options":{},"#);
+        let scan = scanned(br#"{"model":"m","stream_options":{},"stream":true,"#);
         let mut edits = Edits::new(None, true, &scan);
-        edits.settle_usage(&scan, |_| None);
+        edits.settle_usage(&scan, true, |_| None);
         assert_eq!(edits.usage, UsageEdit::Pending);
         assert_eq!(edits.held_from(&scan), 30);
-        edits.settle_usage(&scan, |_| Some(b"{}".to_vec()));
+        edits.settle_usage(&scan, true, |_| Some(b"{}".to_vec()));
         assert!(matches!(edits.usage, UsageEdit::Made(_)));
         assert_eq!(edits.held_from(&scan), u64::MAX);
     }

@@ -40,6 +40,11 @@ impl Replay {
         }
     }
 
+    /// The longest body that is retained for another attempt, in bytes.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Adds a piece behind the others, or to the last if that waits too and both are small.
     pub(super) fn push(&mut self, piece: Bytes) {
         let waits = self.pieces.len() > self.sent();

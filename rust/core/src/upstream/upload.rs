@@ -25,6 +25,9 @@ use sans_io::{
 
 pub(crate) use crate::upstream::{edits::Changes, scan::Reading};
 
+/// Bytes behind `stream_options` that wait in any case until it is known whether the client streams.
+const WAITING_MAX: u64 = 64 * 1024;
+
 /// One request's body.
 #[derive(Debug)]
 pub(crate) struct Upload<B> {
@@ -130,7 +133,11 @@ impl<B> Upload<B> {
 
     /// Settles the edit for usage, if its place is known by now.
     fn settle_usage(&mut self) {
-        self.edits.settle_usage(self.intake.scan(), |range| self.replay.bytes(range));
+        let scan = self.intake.scan();
+        // What is retained for another attempt is in memory anyway.
+        let waiting = self.edits.waits_behind(scan).map(|start| self.intake.received() - start);
+        let may_wait = waiting.is_none_or(|bytes| bytes <= self.replay.limit().max(WAITING_MAX));
+        self.edits.settle_usage(scan, may_wait, |range| self.replay.bytes(range));
     }
 
     /// The bytes received so far, decoded.
@@ -277,8 +284,11 @@ mod tests {
         #[test]
         fn a_renamed_body_that_asks_for_usage_is_right_whatever_its_pieces(
             members in proptest::sample::subsequence(
-                vec![r#""stream":true"#, r#""stream_options":{"include_usage":false,"x":[1.10]}"#, r#""n":  1e400"#,
-                    r#""messages":[{"role":"user","content":"\u00e9 {\"stream_options\":1}"}]"#], 0..=4).prop_shuffle(),
+                vec![r#""stream":true"#, r#""n":  1e400"#,
+                    r#""messages":[{"role":"user","content":"\u00e9 {\"stream_options\":1}"}]"#], 0..=3).prop_shuffle(),
+            options in prop::option::of(prop::sample::select(
+                vec![r#"{"include_usage":false,"x":[1.10]}"#, r#"{"include_usage":true}"#, "null"])),
+            options_at in any::<prop::sample::Index>(),
             at in any::<prop::sample::Index>(),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
             says_its_end in any::<bool>(),
@@ -286,15 +296,22 @@ mod tests {
         ) {
             let mut members = members;
             members.insert(at.index(members.len() + 1), r#""model": "public""#);
+            let own = options.map(|options| format!(r#""stream_options":{options}"#));
+            if let Some(own) = &own {
+                members.insert(options_at.index(members.len() + 1), own);
+            }
             let body = format!("{{{}}} ", members.join(" ,\n"));
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len())).chain([0, body.len()]).collect();
             cuts.sort_unstable();
             let limits = limits(replay, memory);
             let (length, sent) = sent(body.as_bytes(), (&cuts, says_its_end), &target("engine"), &limits);
             let streams = members.contains(&r#""stream":true"#);
-            let own = members.iter().any(|member| member.starts_with(r#""stream_options"#));
-            let mut expected = body.replace(r#""public""#, r#""engine""#).replace(r#""include_usage":false"#, r#""include_usage":true"#);
-            if streams && !own {
+            let mut expected = body.replace(r#""public""#, r#""engine""#);
+            if streams && own.is_some() {
+                expected = expected
+                    .replace(r#""include_usage":false"#, r#""include_usage":true"#)
+                    .replace("null", r#"{"include_usage":true}"#);
+            } else if streams {
                 let end = expected.rfind('}').unwrap();
                 expected.insert_str(end, r#","stream_options":{"include_usage":true}"#);
             }
