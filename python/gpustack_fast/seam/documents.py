@@ -290,10 +290,12 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Bytes of the request's body, decoded."""
     bytes_out: int
     """Bytes of the response's body."""
-    input_tokens: int
-    """The engine's count, cached ones included; 0 without one."""
-    cached_tokens: int
-    output_tokens: int
+    input_tokens: int | None
+    """The engine's count, cached ones included; None where it did not say, which is not 0."""
+    cached_tokens: int | None
+    """Of these, those that the engine found in its cache; None where it did not say."""
+    output_tokens: int | None
+    """None where the engine did not say."""
     stream: bool
     end: End
 

@@ -134,9 +134,9 @@ mod tests {
             duration_ms: 3.5,
             bytes_in: 4,
             bytes_out: 5,
-            input_tokens: 6,
-            cached_tokens: 7,
-            output_tokens: 8,
+            input_tokens: Some(0),
+            cached_tokens: None,
+            output_tokens: Some(8),
             stream: true,
             end: End::EngineDied,
         }
@@ -198,7 +198,7 @@ mod tests {
         records.event(Event::InstanceIdle { instance: "i".to_owned(), version: 7 });
         assert_eq!(
             serde_json::to_string(&records.poll()).unwrap(),
-            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,6,7,8,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
+            r#"{"finished":1,"records":[[1.5,"id","","r","","/v1/completions",200,1,2.5,3.5,4,5,0,null,8,true,"engine_died"]],"dropped":0,"events":[{"type":"instance_idle","instance":"i","version":7}]}"#
         );
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use sans_io::api::response_usage::ResponseUsage;
 use sans_io::codec::json::{
     Finder, MODEL_BYTES_MAX, Model, RESPONSE_ID_BYTES_MAX, ScanError, ScanErrorKind, Scanner,
 };
@@ -25,7 +26,10 @@ pub(crate) fn check(body: &[u8]) {
     splits_make_no_difference(body, &seen);
     match serde_json::from_str::<Members>(&plain) {
         Err(_) => assert!(seen.end.is_err(), "accepted what serde_json refuses"),
-        Ok(members) => judge(body, &seen, &members, depth(&plain)),
+        Ok(members) => {
+            judge(body, &seen, &members, depth(&plain));
+            usage_is_of_the_top_level(body, &members);
+        }
     }
 }
 
@@ -95,6 +99,20 @@ fn objects_are_found(body: &[u8], members: &Members) {
             "another object"
         );
     }
+}
+
+/// The same bytes as an engine's response: its usage is an object of its own, in any split.
+fn usage_is_of_the_top_level(body: &[u8], members: &Members) {
+    let read = |size| {
+        let mut usage = ResponseUsage::new();
+        body.chunks(size).for_each(|piece| usage.feed(piece));
+        usage.usage()
+    };
+    let usage = read(body.len());
+    assert_eq!([read(1), read(7)], [usage, usage], "splits make a difference");
+    let is_there =
+        |(key, value): &(String, Box<RawValue>)| key == "usage" && value.get().starts_with('{');
+    assert!(usage.is_none() || members.0.iter().any(is_there), "another usage");
 }
 
 /// The errors that the model of a whole body may give; none when it is good.

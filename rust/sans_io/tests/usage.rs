@@ -11,8 +11,9 @@
 mod agreement;
 
 use proptest::prelude::*;
+use sans_io::api::response_usage::ResponseUsage;
 use sans_io::api::usage::{
-    EventUsage, ResponseUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
+    EventUsage, STREAM_OPTIONS_MEMBER, StreamUsage, Timings, Usage, ask_for_usage,
 };
 use sans_io::codec::json::Scanner;
 use sans_io::codec::sse::frames;
@@ -23,6 +24,10 @@ const FIRST: &str = "data: {\"id\":\"chatcmpl-b3a9\",\"object\":\"chat.completio
 const USAGE: &str = "data: {\"id\":\"chatcmpl-b3a9\",\"object\":\"chat.completion.chunk\",\"created\":1795360598,\"model\":\"tiny\",\"choices\":[],\"usage\":{\"prompt_tokens\":24,\"total_tokens\":30,\"completion_tokens\":6,\"prompt_tokens_details\":{\"cached_tokens\":16,\"created_cache_tokens\":0}},\"system_fingerprint\":\"vllm-0.32.0-d693bc74\"}\n\n";
 const CONTINUOUS: &str = "data: {\"id\":\"chatcmpl-bb51\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\\n\"}}],\"usage\":{\"prompt_tokens\":24,\"total_tokens\":26,\"completion_tokens\":2,\"completion_tokens_details\":null}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
+
+fn counted(input: u64, output: u64, cached: Option<u64>) -> Usage {
+    Usage { input: Some(input), output: Some(output), cached }
+}
 
 fn now() -> Timings {
     Timings { first_ms: 20.6, elapsed_ms: 145.6 }
@@ -152,9 +157,9 @@ fn the_newest_usage_is_kept() {
     pass(&mut usage, FIRST);
     assert_eq!(usage.usage(), None);
     pass(&mut usage, CONTINUOUS);
-    assert_eq!(usage.usage(), Some(Usage { input: 24, output: 2, cached: 0 }));
+    assert_eq!(usage.usage(), Some(counted(24, 2, None)));
     pass(&mut usage, &[USAGE, DONE].concat());
-    assert_eq!(usage.usage(), Some(Usage { input: 24, output: 6, cached: 16 }));
+    assert_eq!(usage.usage(), Some(counted(24, 6, Some(16))));
 }
 
 #[test]
@@ -168,7 +173,7 @@ fn the_usage_of_a_response_is_read_and_left_alone() {
     );
     let mut usage = StreamUsage::new(true, true);
     assert_eq!(pass(&mut usage, stream), stream);
-    assert_eq!(usage.usage(), Some(Usage { input: 24, output: 6, cached: 3 }));
+    assert_eq!(usage.usage(), Some(counted(24, 6, Some(3))));
 }
 
 #[test]
@@ -182,7 +187,7 @@ fn the_usage_of_messages_is_put_together_from_its_events() {
     );
     let mut usage = StreamUsage::new(true, true);
     assert_eq!(pass(&mut usage, stream), stream);
-    assert_eq!(usage.usage(), Some(Usage { input: 134, output: 6, cached: 100 }));
+    assert_eq!(usage.usage(), Some(counted(134, 6, Some(100))));
     let mut events = EventUsage::default();
     frames(stream.as_bytes()).for_each(|frame| events.read(frame));
     assert_eq!(events.usage(), usage.usage());
@@ -193,28 +198,28 @@ fn the_usage_of_whole_responses_is_read_in_every_dialect() {
     for (response, usage) in [
         (
             r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}},"x":1}"#,
-            (3, 4, 2),
+            (Some(3), Some(4), Some(2)),
         ),
-        (r#"{"data":[0.5],"usage":{"prompt_tokens":3,"total_tokens":3}}"#, (3, 0, 0)),
+        (r#"{"data":[0.5],"usage":{"prompt_tokens":3,"total_tokens":3}}"#, (Some(3), None, None)),
         (
             r#"{"a":{"usage":{"prompt_tokens":9}},"usage":{"input_tokens":3,"output_tokens":4}}"#,
-            (3, 4, 0),
+            (Some(3), Some(4), None),
         ),
         (
             r#"{"usage":{"input_tokens":3,"output_tokens":4,"cache_read_input_tokens":5}}"#,
-            (8, 4, 5),
+            (Some(8), Some(4), Some(5)),
         ),
         (
             r#"{"usage":{"prompt_tokens":8,"completion_tokens":4,"cache_read_input_tokens":5}}"#,
-            (8, 4, 0),
+            (Some(8), Some(4), None),
         ),
         (
             r#"{"usage":{"prompt_tokens":1.5,"completion_tokens":-4,"total_tokens":"x","output_tokens":7}}"#,
-            (0, 0, 0),
+            (None, None, None),
         ),
     ] {
         let (input, output, cached) = usage;
-        let expected = (usage != (0, 0, 0)).then_some(Usage { input, output, cached });
+        let expected = (usage != (None, None, None)).then_some(Usage { input, output, cached });
         assert_eq!(usage_of_response(response.as_bytes()), expected, "{response}");
         for size in 1..response.len() {
             let mut pieces = ResponseUsage::new();

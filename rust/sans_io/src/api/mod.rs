@@ -8,6 +8,7 @@ pub mod error;
 pub mod messages;
 pub mod plan;
 pub mod rerank;
+pub mod response_usage;
 pub mod stream_fields;
 pub mod transform;
 pub mod usage;

@@ -173,14 +173,13 @@ impl Plan {
         let Inference { model_place, operation, .. } = inference;
         // The client did not ask for the usage that was asked for in its place.
         let cut_usage = self.asks_usage() && !requester.asked_usage;
-        let reads_usage = matches!(operation, Operation::Messages | Operation::CreateResponse);
         FrameEdits {
             rename: (model_place != ModelPlace::Nowhere)
                 .then(|| (model_place, requester.route.name_json.clone())),
             rename_expected: self.renames,
             stream_usage: (operation == Operation::Generate)
                 .then(|| StreamUsage::new(cut_usage, requester.usage_timings)),
-            event_usage: reads_usage.then(EventUsage::default),
+            event_usage: (operation != Operation::Generate).then(EventUsage::default),
             redacted: redacted(&self.target),
             anthropic_errors: requester.dialect == Dialect::Anthropic,
             translate: None,
@@ -192,7 +191,8 @@ impl Plan {
 fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
     let id = format!("msg_{}", requester.request_id);
     let translate = Some(Box::new(MessageStream::new(&requester.route.name, &id)));
-    FrameEdits { redacted: redacted(target), translate, ..FrameEdits::default() }
+    let event_usage = Some(EventUsage::default());
+    FrameEdits { redacted: redacted(target), translate, event_usage, ..FrameEdits::default() }
 }
 
 /// The engine's names that no client may see; None: there are none.

@@ -7,7 +7,8 @@
 //! Many programs read `choices[0]` of every frame, and fail on it.
 //!
 //! Frames are searched for `"usage"` as engines write it; an escaped key is not found. Inside a
-//! JSON string those bytes cannot stand, since its quotes are escaped.
+//! JSON string those bytes cannot stand, since its quotes are escaped. Whole responses, and frames
+//! too long to be held back, are read by `response_usage`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,15 +20,12 @@ use memchr::memmem::Finder as Needle;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::codec::json::{Finder, find_last};
+use crate::codec::json::find_last;
 use crate::codec::sse;
 
 /// Inserted before the closing brace of a request without `stream_options`. The request has at
 /// least `model` before it, hence the comma.
 pub const STREAM_OPTIONS_MEMBER: &[u8] = br#","stream_options":{"include_usage":true}"#;
-
-/// The longest `usage` that is read out of a whole response, in bytes.
-const USAGE_BYTES_MAX: usize = 16 * 1024;
 
 static USAGE: LazyLock<Needle<'static>> = LazyLock::new(|| Needle::new(b"\"usage\""));
 
@@ -61,15 +59,16 @@ fn edit(range: Range<usize>, text: &'static [u8]) -> Edit {
     Edit { range, text: Bytes::from_static(text) }
 }
 
-/// The tokens of one request, counted alike in all dialects.
+/// The tokens of one request, counted alike in all dialects. None is what the engine did not say,
+/// which is not 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
-    pub input: u64,
+    pub input: Option<u64>,
     /// Generated tokens, reasoning included.
-    pub output: u64,
+    pub output: Option<u64>,
     /// Tokens of the prompt that came from the engine's cache.
-    pub cached: u64,
+    pub cached: Option<u64>,
 }
 
 /// Points in time of one request, in milliseconds since its head.
@@ -98,6 +97,11 @@ impl EventUsage {
                 self.seen.update(&chunk.counts());
             }
         }
+    }
+
+    /// Takes over the counts of a frame that was too long to be read whole.
+    pub(crate) fn add(&mut self, counts: &Counts) {
+        self.seen.update(counts);
     }
 
     /// The newest usage so far; None while there is none.
@@ -159,6 +163,11 @@ impl StreamUsage {
         })
     }
 
+    /// Takes over the counts of a frame that was too long to be read whole.
+    pub(crate) fn add(&mut self, counts: &Counts) {
+        self.seen.update(counts);
+    }
+
     /// The newest usage so far; None while there is none.
     pub fn usage(&self) -> Option<Usage> {
         self.seen.usage()
@@ -198,50 +207,6 @@ impl Timings {
             }
         }
         members
-    }
-}
-
-/// Reads the usage of a whole response of any JSON endpoint as it passes. Retains nothing of it but
-/// the top-level `usage`, and gives up one of more than 16 KiB.
-#[derive(Debug)]
-pub struct ResponseUsage {
-    finder: Finder,
-    buffer: Vec<u8>,
-}
-
-impl ResponseUsage {
-    /// A reader before the first byte.
-    pub fn new() -> Self {
-        Self { finder: Finder::object(&["usage"]), buffer: Vec::new() }
-    }
-
-    /// Reads the next bytes of the response.
-    pub fn feed(&mut self, piece: &[u8]) {
-        if self.finder.is_finished() || self.buffer.len() > USAGE_BYTES_MAX {
-            return;
-        }
-        let base = self.finder.seen();
-        self.finder.feed(piece);
-        let range = match (self.finder.found(), self.finder.open_since()) {
-            (Some(found), _) => found,
-            (None, Some(start)) => start..base + piece.len(),
-            (None, None) => return,
-        };
-        let part = piece.get(range.start.saturating_sub(base)..range.end - base);
-        self.buffer.extend_from_slice(part.unwrap_or_default());
-    }
-
-    /// The usage, once it was read to its end; None before, and without one.
-    pub fn usage(&self) -> Option<Usage> {
-        let counts =
-            self.finder.found().and_then(|_| Counts::of(std::str::from_utf8(&self.buffer).ok()?));
-        counts.unwrap_or_default().usage()
-    }
-}
-
-impl Default for ResponseUsage {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -298,6 +263,8 @@ struct Tokens<'a> {
     #[serde(borrow)]
     completion_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
+    total_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
     input_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
     output_tokens: Option<&'a RawValue>,
@@ -322,7 +289,7 @@ struct Details<'a> {
 
 /// Counts so far. Later frames may leave out what earlier ones said, as `message_delta` does.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+pub(crate) struct Counts {
     input: Option<u64>,
     output: Option<u64>,
     cached: Option<u64>,
@@ -332,7 +299,8 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(usage: &str) -> Option<Self> {
+    /// The counts of a `usage` object; None for one that is broken.
+    pub(crate) fn of(usage: &str) -> Option<Self> {
         let tokens: Tokens<'_> = serde_json::from_str(usage).ok()?;
         let details = tokens.prompt_tokens_details.or(tokens.input_tokens_details);
         let cached = details.and_then(|details| {
@@ -340,9 +308,13 @@ impl Counts {
         });
         // `prompt_tokens` includes the cached ones, so they must not be added to it.
         let outside = tokens.prompt_tokens.is_none();
+        let input = count(tokens.prompt_tokens.or(tokens.input_tokens));
+        let output = count(tokens.completion_tokens.or(tokens.output_tokens));
+        // Jina's rankings and embeddings say the total alone, all of it the prompt's.
+        let total = || count(tokens.total_tokens).filter(|_| output.is_none());
         Some(Self {
-            input: count(tokens.prompt_tokens.or(tokens.input_tokens)),
-            output: count(tokens.completion_tokens.or(tokens.output_tokens)),
+            input: input.or_else(total),
+            output,
             cached: count(cached),
             cache_read: count(tokens.cache_read_input_tokens.filter(|_| outside)),
             cache_creation: count(tokens.cache_creation_input_tokens.filter(|_| outside)),
@@ -357,15 +329,16 @@ impl Counts {
         self.cache_creation = newer.cache_creation.or(self.cache_creation);
     }
 
-    fn usage(&self) -> Option<Usage> {
+    /// None: the engine has counted nothing.
+    pub(crate) fn usage(&self) -> Option<Usage> {
         if self.input.is_none() && self.output.is_none() {
             return None;
         }
         let outside = self.cache_read.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
         Some(Usage {
-            input: self.input.unwrap_or(0).saturating_add(outside),
-            output: self.output.unwrap_or(0),
-            cached: self.cached.or(self.cache_read).unwrap_or(0),
+            input: self.input.map(|input| input.saturating_add(outside)),
+            output: self.output,
+            cached: self.cached.or(self.cache_read),
         })
     }
 }
@@ -373,30 +346,4 @@ impl Counts {
 /// A whole number that is not negative; None for anything else.
 fn count(value: Option<&RawValue>) -> Option<u64> {
     value?.get().parse().ok()
-}
-
-/// The usage of a whole response, without reading all of it: engines write it last, or nearly. A
-/// quoted key cannot stand inside a string, where its quotes would be escaped.
-pub(crate) fn usage_in_tail(response: &[u8]) -> Option<Usage> {
-    let at = memchr::memmem::rfind(response, br#""usage""#)?;
-    let mut usage = ResponseUsage::new();
-    usage.feed(b"{");
-    usage.feed(&response[at..]);
-    usage.usage()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_usage_of_a_response_is_found_behind_texts_that_speak_of_it() {
-        let response =
-            br#"{"choices":[{"message":{"content":"say \"usage\":{\"prompt_tokens\":9}"}}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "timings": {"usag": 1}}"#;
-        let usage = usage_in_tail(response).unwrap();
-        assert_eq!((usage.input, usage.output), (3, 4));
-        assert!(usage_in_tail(br#"{"choices":[]}"#).is_none());
-        assert!(usage_in_tail(br#"{"usage":null}"#).is_none());
-    }
 }

@@ -38,12 +38,13 @@ pub struct Record {
     pub bytes_in: u64,
     /// Bytes of the response's body.
     pub bytes_out: u64,
-    /// Tokens as the engine counted them, the cached ones included; 0 when it did not say.
-    pub input_tokens: u64,
-    /// Of these, those that the engine found in its cache.
-    pub cached_tokens: u64,
-    /// Tokens that the engine generated.
-    pub output_tokens: u64,
+    /// Tokens of the prompt as the engine counted them, the cached ones included; None when it did
+    /// not say, which is not 0.
+    pub input_tokens: Option<u64>,
+    /// Of these, those that the engine found in its cache; None when it did not say.
+    pub cached_tokens: Option<u64>,
+    /// Tokens that the engine generated; None when it did not say.
+    pub output_tokens: Option<u64>,
     /// Whether the response was an event stream.
     pub stream: bool,
     /// The manner of its end.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{error::TransformError, limits::COUNTED};
+use super::error::TransformError;
 use crate::api::{
     engine_error::{self, RedactedNames},
     error::Dialect,
     messages, rerank,
-    usage::{Usage, usage_in_tail},
+    response_usage::usage_of_response,
+    usage::Usage,
 };
 
 /// The longest whole response that is rewritten, in bytes.
@@ -76,7 +77,7 @@ impl DocumentBuffer {
             return Ok((Bytes::new(), false));
         }
         let whole = self.held.split().freeze();
-        self.usage = (whole.len() <= COUNTED).then(|| usage_in_tail(&whole)).flatten();
+        self.usage = usage_of_response(&whole);
         Ok((self.rewrite(whole)?, false))
     }
 

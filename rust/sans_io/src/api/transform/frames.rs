@@ -9,6 +9,7 @@ use crate::{
         endpoints::ModelPlace,
         engine_error::{self, RedactedNames},
         messages::MessageStream,
+        response_usage::ResponseUsage,
         stream_fields,
         usage::{EventUsage, StreamUsage, Timings, Usage},
     },
@@ -46,16 +47,18 @@ impl FrameEdits {
     }
 
     fn usage(&self) -> Option<Usage> {
-        let translated =
-            self.translate.as_ref().and_then(|stream| stream.usage()).map(|usage| Usage {
-                input: usage.prompt_tokens,
-                output: usage.completion_tokens,
-                cached: usage.cached_tokens.unwrap_or(0),
-            });
-        let streamed = || self.stream_usage.as_ref().and_then(StreamUsage::usage);
-        translated
-            .or_else(streamed)
-            .or_else(|| self.event_usage.as_ref().and_then(EventUsage::usage))
+        let streamed = self.stream_usage.as_ref().and_then(StreamUsage::usage);
+        streamed.or_else(|| self.event_usage.as_ref().and_then(EventUsage::usage))
+    }
+
+    /// Takes over the usage of a frame that was too long to be read whole.
+    fn add_usage(&mut self, long: &ResponseUsage) {
+        if let Some(usage) = &mut self.stream_usage {
+            usage.add(long.counts());
+        }
+        if let Some(usage) = &mut self.event_usage {
+            usage.add(long.counts());
+        }
     }
 
     /// Edits whole frames.
@@ -100,12 +103,14 @@ impl FrameEdits {
 pub(super) struct EventStream {
     frames: FrameBuffer,
     edits: FrameEdits,
+    /// Reads the usage of a frame that is too long to be held back, while it passes.
+    long_frame: Option<Box<ResponseUsage>>,
 }
 
 impl EventStream {
     /// A stream of which nothing has passed.
     pub(super) fn new(edits: FrameEdits) -> Self {
-        Self { frames: FrameBuffer::default(), edits }
+        Self { frames: FrameBuffer::default(), edits, long_frame: None }
     }
 
     /// Whether the last frame said that the stream is finished, and nothing follows it.
@@ -136,6 +141,7 @@ impl EventStream {
         timings: impl FnOnce() -> Timings,
     ) -> Result<Bytes, TransformError> {
         let frames = self.frames.push(data, done, self.edits.held());
+        self.count_long_frame(&frames);
         let frames = if self.frames.raw {
             if self.edits.translate.is_some() {
                 return Err(TransformError::Unusable(format!(
@@ -157,6 +163,22 @@ impl EventStream {
                 }
             }
             _ => Ok(frames),
+        }
+    }
+}
+
+impl EventStream {
+    /// Reads the usage in the parts of a frame that passes in pieces.
+    fn count_long_frame(&mut self, frames: &[u8]) {
+        if self.frames.raw && self.long_frame.is_none() {
+            self.long_frame = Some(Box::new(ResponseUsage::of_event()));
+        }
+        let Some(long) = &mut self.long_frame else { return };
+        // Behind its end it reads no more.
+        long.feed(frames);
+        if !self.frames.raw {
+            self.edits.add_usage(long);
+            self.long_frame = None;
         }
     }
 }

@@ -3,5 +3,3 @@
 /// The most of a frame that is held back where it is edited, and of a whole response while its
 /// `model` is searched for.
 pub(super) const EDITED_HELD: usize = 4 * 1024 * 1024;
-/// The longest whole response that is searched for its usage.
-pub(super) const COUNTED: usize = 64 * 1024;

@@ -10,8 +10,11 @@ use bytes::Bytes;
 
 pub use self::error::TransformError;
 pub(crate) use self::{document::Document, frames::FrameEdits};
-use self::{document::DocumentBuffer, frames::EventStream, limits::COUNTED, rename::Renamer};
-use crate::api::usage::{Timings, Usage, usage_in_tail};
+use self::{document::DocumentBuffer, frames::EventStream, rename::Renamer};
+use crate::api::{
+    response_usage::{ResponseUsage, usage_of_response},
+    usage::{Timings, Usage},
+};
 
 /// The transformation of one response.
 #[derive(Debug)]
@@ -22,9 +25,8 @@ pub struct Transform(Kind);
 enum Kind {
     /// Bytes pass as they come.
     Identity,
-    /// Bytes pass as they come. The first piece is searched for the usage, if it is the whole
-    /// response.
-    Count { usage: Option<Usage>, first: bool },
+    /// Bytes pass as they come, and their usage is read.
+    Count(Counting),
     /// Bytes pass in whole frames, edited.
     Events(Box<EventStream>),
     /// Bytes are held back until `model` is found and renamed. From then on they pass.
@@ -33,13 +35,50 @@ enum Kind {
     Document(Box<DocumentBuffer>),
 }
 
+/// The reading of the usage in a response that passes as it is.
+#[derive(Debug)]
+enum Counting {
+    /// Nothing has passed.
+    Before,
+    /// Some of it has.
+    Pieces(Box<ResponseUsage>),
+    /// It came in one piece.
+    Whole(Option<Usage>),
+}
+
+impl Counting {
+    /// Reads the next piece. `done`: it is the last.
+    fn read(&mut self, piece: &[u8], done: bool) {
+        match self {
+            Self::Before if done => *self = Self::Whole(usage_of_response(piece)),
+            // The end of the body behind its last byte.
+            _ if piece.is_empty() => {}
+            Self::Before => {
+                let mut usage = Box::new(ResponseUsage::new());
+                usage.feed(piece);
+                *self = Self::Pieces(usage);
+            }
+            Self::Pieces(usage) => usage.feed(piece),
+            Self::Whole(_) => {}
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Before => None,
+            Self::Pieces(usage) => usage.usage(),
+            Self::Whole(usage) => *usage,
+        }
+    }
+}
+
 impl Transform {
     /// Bytes pass as they come.
     pub const IDENTITY: Self = Self(Kind::Identity);
 
-    /// Bytes pass as they come; the usage is read where it is found at once.
+    /// Bytes pass as they come; the usage is read.
     pub(crate) fn count() -> Self {
-        Self(Kind::Count { usage: None, first: true })
+        Self(Kind::Count(Counting::Before))
     }
 
     /// An event stream, edited frame by frame.
@@ -64,7 +103,7 @@ impl Transform {
 
     /// Whether the response has as many bytes as the engine's.
     pub fn keeps_length(&self) -> bool {
-        matches!(self.0, Kind::Identity | Kind::Count { .. })
+        matches!(self.0, Kind::Identity | Kind::Count(_))
     }
 
     /// Whether the response is complete if it ends here with its connection. Of an event stream the
@@ -95,7 +134,7 @@ impl Transform {
     /// The tokens that the engine counted; None: it has not said.
     pub fn usage(&self) -> Option<Usage> {
         match &self.0 {
-            Kind::Count { usage, .. } => *usage,
+            Kind::Count(counting) => counting.usage(),
             Kind::Events(events) => events.usage(),
             Kind::Document(document) => document.usage(),
             Kind::Identity | Kind::Rename(_) => None,
@@ -111,11 +150,8 @@ impl Transform {
     ) -> Result<Bytes, TransformError> {
         match &mut self.0 {
             Kind::Identity => Ok(data),
-            Kind::Count { usage, first } => {
-                if *first && done && data.len() <= COUNTED {
-                    *usage = usage_in_tail(&data);
-                }
-                *first = false;
+            Kind::Count(counting) => {
+                counting.read(&data, done);
                 Ok(data)
             }
             Kind::Events(events) => events.push(data, done, timings),

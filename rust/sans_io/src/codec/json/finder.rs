@@ -66,12 +66,6 @@ impl Finder {
         self.found().and(self.scanner.id.as_deref()).filter(|&text| text != IMPOSSIBLE_ID)
     }
 
-    /// The start of the wanted value while its end was not read; None before and after.
-    pub fn open_since(&self) -> Option<usize> {
-        let start = self.scanner.open_since.filter(|_| self.scanner.value_first == self.first)?;
-        Some(start as usize)
-    }
-
     /// Whether no later byte can change what was found.
     pub fn is_finished(&self) -> bool {
         self.finished || self.scanner.is_finished()

@@ -5,6 +5,7 @@ mod finder;
 mod limits;
 pub(crate) mod object;
 mod scanner;
+mod skim;
 mod token;
 
 pub use error::{ScanError, ScanErrorKind};
@@ -12,4 +13,5 @@ pub use finder::Finder;
 pub(crate) use finder::find_last;
 pub use limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 pub use scanner::{Model, Scanner};
+pub(crate) use skim::{Skim, is_rest_of_top_level};
 pub(crate) use token::{Number, plain_text};
