@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,7 +16,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::{TcpStream, UnixStream, lookup_host},
+    time::Instant,
 };
 use tokio_util::io::poll_read_buf;
 
@@ -114,6 +116,8 @@ pub(crate) struct Connection {
     pub(crate) requests: u32,
     /// Whether a request or its response is not whole, so that closing must reset the connection.
     pub(crate) unfinished: bool,
+    /// The time to the engine and back: as long as connecting took; zero for a Unix socket.
+    pub(super) round_trip: Duration,
 }
 
 impl Drop for Connection {
@@ -136,13 +140,20 @@ impl Connection {
     /// the system's.
     pub(crate) async fn open(instance: &Instance, limit: Option<Duration>) -> io::Result<Self> {
         let opening = open_stream(&instance.address);
-        let stream = match limit {
+        let (stream, round_trip) = match limit {
             Some(limit) => tokio::time::timeout(limit, opening).await.map_err(|_| {
                 io::Error::new(io::ErrorKind::TimedOut, "no connection within the limit")
             })??,
             None => opening.await?,
         };
-        Ok(Self { stream, buffer: BytesMut::new(), read_size: READ, requests: 1, unfinished: true })
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            read_size: READ,
+            requests: 1,
+            unfinished: true,
+            round_trip,
+        })
     }
 
     /// Whether it has carried requests before, so that it may be stale.
@@ -183,15 +194,36 @@ impl Connection {
     }
 }
 
-/// Connects to an address of either kind.
-async fn open_stream(address: &Address) -> io::Result<Stream> {
-    let stream = match address {
-        Address::Unix(path) => return open_unix(path).await.map(Stream::Unix),
-        Address::Tcp(address) => TcpStream::connect(address).await?,
-        Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
+/// Connects to an address of either kind. Gives also the time that the connection itself took,
+/// without the resolution of a name.
+async fn open_stream(address: &Address) -> io::Result<(Stream, Duration)> {
+    let (stream, round_trip) = match address {
+        Address::Unix(path) => {
+            return open_unix(path).await.map(|stream| (Stream::Unix(stream), Duration::ZERO));
+        }
+        Address::Tcp(address) => open_tcp(*address).await?,
+        Address::Host(host, port) => open_host(host, *port).await?,
     };
     stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
+    Ok((Stream::Tcp(stream), round_trip))
+}
+
+async fn open_tcp(address: SocketAddr) -> io::Result<(TcpStream, Duration)> {
+    let begun = Instant::now();
+    let stream = TcpStream::connect(address).await?;
+    Ok((stream, begun.elapsed()))
+}
+
+/// Tries the addresses of a host in their order. The error is that of the last.
+async fn open_host(host: &str, port: u16) -> io::Result<(TcpStream, Duration)> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        match open_tcp(address).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Connects to a Unix socket. With a full backlog (llama.cpp's holds five) the system fails at once

@@ -31,9 +31,13 @@ use sans_io::{
     table::Instance,
 };
 
-/// A pooled connection that ends without a byte, sooner than this after it was taken, is stale: the
-/// engine closed it before the request arrived.
+/// A pooled connection that ends without a byte, sooner than this and its way there and back after it
+/// was taken, is stale: the engine closed it before the request arrived.
 const STALE: Duration = Duration::from_millis(50);
+/// The way, in the times that connecting took: it may be slower than it was then.
+const ROUND_TRIPS: u32 = 2;
+/// The most that is granted to the way: connecting may have taken longer for other reasons.
+const ROUND_TRIPS_MOST: Duration = Duration::from_secs(2);
 
 /// The head of a request toward an engine.
 pub(crate) struct RequestHead {
@@ -235,10 +239,14 @@ where
     fn lost(&mut self, error: io::Error) -> Failure {
         // An engine that has ended works on nothing.
         self.slot.set_lingers(false);
-        let unread = self.active.as_ref().is_some_and(|active| {
-            active.connection.is_reused() && matches!(active.receiving, Receiving::Silent(_))
+        let elapsed = self.started.elapsed();
+        let is_stale = self.active.as_ref().is_some_and(|active| {
+            let way = (active.connection.round_trip * ROUND_TRIPS).min(ROUND_TRIPS_MOST);
+            active.connection.is_reused()
+                && matches!(active.receiving, Receiving::Silent(_))
+                && elapsed < STALE + way
         });
-        if unread && self.started.elapsed() < STALE {
+        if is_stale {
             return Failure::StaleConnection;
         }
         Failure::ConnectionLost(error)
@@ -492,6 +500,26 @@ mod tests {
         heard.engine.write_all(b"HTTP").await.unwrap();
         heard.engine = UnixStream::pair().unwrap().0;
         assert!(matches!(heard.head().await, Err(Failure::ConnectionLost(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_used_connection_is_stale_for_as_long_as_the_way_to_its_engine_takes() {
+        for (round_trip_ms, after_ms, stale) in [
+            (0, 49, true),
+            (0, 51, false),
+            (80, 200, true),
+            (80, 211, false),
+            (60_000, 2_051, false),
+        ] {
+            let mut used = Attempt::begin(&format!("far-{after_ms}"), 2).await;
+            let active = used.exchange.active.as_mut().unwrap();
+            active.connection.round_trip = Duration::from_millis(round_trip_ms);
+            tokio::time::advance(Duration::from_millis(after_ms)).await;
+            used.engine = UnixStream::pair().unwrap().0;
+            let failure = used.head().await.unwrap_err();
+            let is_stale = matches!(failure, Failure::StaleConnection);
+            assert_eq!(is_stale, stale, "{after_ms} ms with {round_trip_ms} ms to go");
+        }
     }
 
     #[tokio::test]
