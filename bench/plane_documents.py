@@ -28,6 +28,10 @@ def configuration() -> dict[str, Any]:
             "connect": 3,
             "first_frame": 1800,
             "idle": 1800,
+            "tcp_keepalive_idle": 5,
+            "tcp_keepalive_interval": 2,
+            "tcp_keepalive_probes": 3,
+            "tcp_unacknowledged": 30,
         },
         "limits": {
             "max_body_bytes": 512 * 1024 * 1024,

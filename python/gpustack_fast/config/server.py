@@ -27,6 +27,8 @@ Name = Annotated[str, Meta(min_length=1)]
 _YEAR = 365 * 24 * 3600.0
 Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
 """A duration; 0 means no limit, unless a field says otherwise."""
+KeepaliveSeconds = Annotated[float, Meta(ge=0, le=32_767)]
+"""A duration within Linux's bounds of TCP keepalive."""
 LogLevel = Literal["off", "error", "warn", "info", "debug", "trace"]
 LogFormat = Literal["text", "json"]
 
@@ -75,6 +77,34 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Seconds,
         Meta(description="from one piece of an engine's response to the next", extra=_RELOADED),
     ] = 1800.0
+    tcp_keepalive_idle: Annotated[
+        KeepaliveSeconds,
+        Meta(
+            description="an engine's connection may be silent before its machine is probed "
+            "(whole seconds; 0: never)",
+            extra=_RELOADED,
+        ),
+    ] = 5.0
+    tcp_keepalive_interval: Annotated[
+        KeepaliveSeconds,
+        Meta(description="from one such probe to the next (whole seconds)", extra=_RELOADED),
+    ] = 2.0
+    tcp_keepalive_probes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=127,
+            description="probes without an answer after which an engine's machine has vanished",
+            extra=_RELOADED,
+        ),
+    ] = 3
+    tcp_unacknowledged: Annotated[
+        Seconds,
+        Meta(
+            description="how long an engine's machine may acknowledge nothing of what is sent to it",
+            extra=_RELOADED,
+        ),
+    ] = 30.0
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,8 +10,8 @@
 //! * `telemetry`: the log.
 //!
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
-//! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the control plane), `failure`, `body_limits`,
-//! `timer`.
+//! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the
+//! control plane), `failure`, `body_limits`, `tcp`, `timer`.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod records;
 mod request;
 mod server;
 mod shared;
+mod tcp;
 mod telemetry;
 mod timer;
 mod upstream;

@@ -36,7 +36,8 @@ pub fn config() -> Value {
         "spool_folder": std::env::temp_dir(),
         "timeouts": {
             "head": 60.0, "keep_alive": 75.0, "body": 60.0, "send": 60.0, "connect": 3.0,
-            "first_frame": 1800.0, "idle": 1800.0,
+            "first_frame": 1800.0, "idle": 1800.0, "tcp_keepalive_idle": 5.0,
+            "tcp_keepalive_interval": 2.0, "tcp_keepalive_probes": 3, "tcp_unacknowledged": 30.0,
         },
         "limits": {
             "max_body_bytes": 512 << 20,

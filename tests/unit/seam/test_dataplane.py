@@ -42,6 +42,10 @@ CONFIG = DataPlaneConfig(
         connect=1.003,
         first_frame=1.004,
         idle=1.005,
+        tcp_keepalive_idle=1.006,
+        tcp_keepalive_interval=1.007,
+        tcp_keepalive_probes=8,
+        tcp_unacknowledged=1.009,
     ),
     limits=LimitsConfig(
         max_body_bytes=4096,

@@ -226,7 +226,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_acknowledges_no_ping_is_dropped() {
         let mut config = test_support::config();
-        let timeouts = json!({"head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0});
+        let timeouts = json!({
+            "head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0,
+            "tcp_keepalive_idle": 0, "tcp_keepalive_interval": 0, "tcp_keepalive_probes": 1,
+            "tcp_unacknowledged": 0,
+        });
         test_support::change(&mut config, json!({"timeouts": timeouts}));
         let plane = crate::DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap();
         let started = Instant::now();

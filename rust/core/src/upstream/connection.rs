@@ -20,8 +20,13 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::io::poll_read_buf;
+use tracing::debug;
 
-use sans_io::table::{Address, Instance};
+use crate::tcp::{self, Delivery};
+use sans_io::{
+    seam::Timeouts,
+    table::{Address, Instance},
+};
 
 /// The room for one read, in bytes.
 const READ: usize = 16 * 1024;
@@ -154,6 +159,22 @@ impl Connection {
             unfinished: true,
             round_trip,
         })
+    }
+
+    /// Makes the system notice an engine whose machine vanishes. One on this machine cannot.
+    pub(crate) fn keep_alive(&self, timeouts: &Timeouts) {
+        if let Stream::Tcp(stream) = &self.stream
+            && stream.peer_addr().is_ok_and(|peer| !peer.ip().is_loopback())
+            && let Err(error) = tcp::keep_alive(stream, timeouts)
+        {
+            debug!(reason = %error, "connection without keepalive");
+        }
+    }
+
+    /// What the system knows of the bytes that were written; None: nothing, or it is a Unix socket.
+    pub(super) fn delivery(&self, limit: Duration) -> Option<Delivery> {
+        let Stream::Tcp(stream) = &self.stream else { return None };
+        tcp::delivery(stream.local_addr().ok()?, stream.peer_addr().ok()?, limit).ok()
     }
 
     /// Whether it has carried requests before, so that it may be stale.

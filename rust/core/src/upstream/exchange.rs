@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     timer::PhaseTimer,
     upstream::{
         connection::{Connection, OutQueue},
+        delivery::DeliveryWatch,
         framing::Framing,
         pool::Pool,
         response::{Expected, Receiving, ResponseBody},
@@ -60,6 +61,7 @@ pub(crate) struct Exchange<B> {
     moved: Instant,
     limits: Timeouts,
     timer: PhaseTimer,
+    delivery: DeliveryWatch,
 }
 
 /// An exchange that has not ended, with a state for each direction. A response before the end of
@@ -111,8 +113,9 @@ where
             }),
             started: now,
             moved: now,
-            limits,
             timer: PhaseTimer::default(),
+            delivery: DeliveryWatch::new(limits.tcp_unacknowledged),
+            limits,
         })
     }
 
@@ -232,7 +235,35 @@ where
             }
             _ => (self.limits.first_frame, || Failure::FirstFrameTimeout),
         };
+        while let Some((since, time)) = self.next_question(limit) {
+            ready!(self.timer.poll(context, since, Some(time)));
+            if self.engine_has_vanished() {
+                return Poll::Ready(self.lost(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "its machine acknowledges nothing any more",
+                )));
+            }
+        }
         self.timer.poll(context, self.moved, limit).map(|()| failure())
+    }
+
+    /// The time at which the system is asked whether the request was acknowledged: after a moment,
+    /// and how long; None: it is not asked before the limit.
+    fn next_question(&self, limit: Option<Duration>) -> Option<(Instant, Duration)> {
+        let awaited = self
+            .active
+            .as_ref()
+            .is_some_and(|active| !matches!(active.receiving, Receiving::Body(_)));
+        let (since, time) = self.delivery.next(self.moved).filter(|_| awaited)?;
+        let is_first = limit.is_none_or(|limit| since + time < self.moved + limit);
+        is_first.then_some((since, time))
+    }
+
+    fn engine_has_vanished(&mut self) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            let delivered = active.sending == Sending::Delivered;
+            self.delivery.has_vanished(&active.connection, delivered)
+        })
     }
 
     /// The failure where the connection ends before the response's head.
@@ -415,6 +446,10 @@ mod tests {
                 connect: None,
                 first_frame: None,
                 idle: None,
+                tcp_keepalive_idle: None,
+                tcp_keepalive_interval: Duration::ZERO,
+                tcp_keepalive_probes: 1,
+                tcp_unacknowledged: None,
             };
             let exchange = Exchange::new(connection, slot, upload, request, limits);
             Self { exchange, engine, pool: Pool::new(1) }

@@ -81,6 +81,17 @@ pub struct Timeouts {
     /// From one piece of a response to the next.
     #[serde(deserialize_with = "seconds::limit")]
     pub idle: Option<Duration>,
+    /// The silence of an engine's connection after which its machine is probed.
+    #[serde(deserialize_with = "seconds::limit")]
+    pub tcp_keepalive_idle: Option<Duration>,
+    /// From one probe to the next.
+    #[serde(deserialize_with = "seconds::duration")]
+    pub tcp_keepalive_interval: Duration,
+    /// Probes without an answer after which the connection has ended.
+    pub tcp_keepalive_probes: u32,
+    /// The time in which an engine's machine must acknowledge what is sent to it.
+    #[serde(deserialize_with = "seconds::limit")]
+    pub tcp_unacknowledged: Option<Duration>,
 }
 
 /// Bounds on what one request and the process may hold.
