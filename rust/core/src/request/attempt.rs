@@ -229,7 +229,7 @@ where
     } else {
         let opening = Connection::open(instance, context.settings().timeouts.connect);
         let opened = opening.await.map_err(Failure::Connect)?;
-        opened.keep_alive(&context.shared().config.timeouts);
+        opened.keep_alive(&context.settings().timeouts);
         debug!(instance = &*instance.id, "connection opened");
         opened
     };
