@@ -118,6 +118,16 @@ def test_metrics_count_retries(fake_engines: Engines, router: Routers) -> None:
     assert value(read(plane), "gpustack_fast_retries_total") >= 1
 
 
+def test_a_failure_that_no_attempt_follows_is_no_retry(
+    fake_engines: Engines, router: Routers
+) -> None:
+    engine = fake_engines(1)[0]
+    plane = router([engine])
+    engine.kill()
+    assert plane.chat(chat()).status == 503
+    assert value(read(plane), "gpustack_fast_retries_total") == 0
+
+
 def test_metrics_show_what_is_in_flight(fake_engines: Engines, router: Routers) -> None:
     engine = fake_engines(1)[0]
     plane = router([engine])

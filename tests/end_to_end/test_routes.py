@@ -186,6 +186,46 @@ def test_the_fallbacks_own_error_is_what_the_caller_gets(
     assert served(engines) == [1, 1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fallback_that_stands_in_for_a_target_that_does_not_run_tells_its_own_error(
+    two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine], stream: bool
+) -> None:
+    plane = two_models(route("safe", target("m"), target("spare", weight=0, fallback=["5xx"])))
+    plane.states = ["error"]
+    plane.publish()
+    engines[1].defaults(status=500, error="own words")
+    response = plane.chat(chat("safe", stream=stream))
+    assert response.status == 500
+    assert "own words" in response.json()["error"]["message"]
+    assert served(engines) == [0, 1]
+
+
+def test_a_target_with_a_share_is_no_fallback_for_itself(
+    two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine]
+) -> None:
+    plane = two_models(
+        route("alone", target("m", fallback=["5xx"])),
+        route("safe", target("m", fallback=["5xx"]), target("spare", weight=0, fallback=["5xx"])),
+    )
+    engines[0].defaults(status=500, error="own words")
+    response = plane.chat(chat("alone"))
+    assert response.status == 500
+    assert "own words" in response.json()["error"]["message"]
+    assert served(engines) == [1, 0]
+    assert plane.chat(chat("safe")).status == 200
+    assert served(engines) == [2, 1]
+
+
+def test_an_adapter_s_error_falls_back_to_another_name_of_the_same_engine(
+    two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine]
+) -> None:
+    adapter = target("m", served_name="adapter")
+    plane = two_models(route("safe", adapter, target("m", weight=0, fallback=["5xx"])))
+    engines[0].defaults(status=500, error="own words", times=1)
+    assert plane.chat(chat("safe")).status == 200
+    assert [entry["model"] for entry in engines[0].inference()] == ["adapter", "m"]
+
+
 @pytest.mark.parametrize("place", ["before_head", "after_head"])
 def test_what_an_engine_took_down_with_it_before_its_first_frame_falls_back(
     two_models: Callable[..., DataPlaneRouter], engines: list[FakeEngine], place: str

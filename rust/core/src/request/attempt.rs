@@ -39,7 +39,7 @@ use sans_io::{
         transform::Transform,
     },
     codec::{headers, http1::ResponseHead},
-    table::{Instance, Lease, Target},
+    table::{FallbackFor, Instance, Lease, Target},
 };
 
 /// A larger request, in bytes, is translated on the blocking pool, so that the worker's other
@@ -147,7 +147,8 @@ where
     };
     let (status, upload) = (head.status.as_u16(), exchange.upload());
     // The client has seen nothing of this response yet, so another target's may take its place.
-    if history.may_fall_back(dispatch, status, upload.is_replayable()) {
+    let failed = FallbackFor { status, target: Some(plan.target()) };
+    if history.may_fall_back(dispatch, failed, upload.is_replayable()) {
         return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -36,7 +36,7 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     for (name, help, value) in [
         (
             "gpustack_fast_retries_total",
-            "Failed attempts behind which another one was looked for.",
+            "Attempts after a failed one of the same request.",
             &metrics.retries,
         ),
         (

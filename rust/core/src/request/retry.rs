@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{failure::Failure, request::dispatch::Dispatch};
-use sans_io::table::Instance;
+use sans_io::table::{FallbackFor, Instance, Target};
 
 /// Engines that may be lost to one request, those of its fallback targets included: a request that
 /// kills its engine must not kill them all.
@@ -20,8 +20,15 @@ pub(crate) struct History {
     lost: u32,
     /// The last failure to connect was a timeout.
     connect_timed_out: bool,
-    /// The status for which the request has switched to the fallback targets; None: it has not.
-    fallback_for: Option<u16>,
+    /// The failure for which the request has switched to the fallback targets; None: it has not.
+    fallback_for: Option<Switched>,
+}
+
+/// The failure for which a request has switched to the fallback targets.
+struct Switched {
+    status: u16,
+    /// None: no target was there.
+    target: Option<Arc<Target>>,
 }
 
 impl History {
@@ -45,25 +52,39 @@ impl History {
         self.connect_timed_out
     }
 
-    /// The status for which the request has switched to the fallback targets; None: it has not.
-    pub(crate) fn fallback_for(&self) -> Option<u16> {
-        self.fallback_for
+    /// The failure for which the request has switched to the fallback targets; None: it has not.
+    pub(crate) fn fallback_for(&self) -> Option<FallbackFor<'_>> {
+        let Switched { status, target } = self.fallback_for.as_ref()?;
+        Some(FallbackFor { status: *status, target: target.as_deref() })
     }
 
-    /// Whether the request may switch to the targets for this status. It may at most once, if such
-    /// a target runs, the job is not pinned to an instance, and the body is replayable.
-    pub(crate) fn may_fall_back(&self, dispatch: &Dispatch, status: u16, replayable: bool) -> bool {
+    /// Whether the request may switch to the targets for this failure. It may at most once, if such
+    /// a target runs with an instance that was not tried, the job is not pinned to an instance, and
+    /// the body is replayable.
+    pub(crate) fn may_fall_back(
+        &self,
+        dispatch: &Dispatch,
+        failed: FallbackFor<'_>,
+        replayable: bool,
+    ) -> bool {
         self.fallback_for.is_none()
             && dispatch.job.pinned().is_none()
             && replayable
-            && dispatch.route.has_fallback(status)
+            && dispatch.route.has_fallback(failed, &self.tried)
     }
 
-    /// Switches to the targets for this status, where `may_fall_back`; else false.
-    pub(crate) fn fall_back(&mut self, dispatch: &Dispatch, status: u16, replayable: bool) -> bool {
-        let may = self.may_fall_back(dispatch, status, replayable);
+    /// Switches to the targets for this status of `target` (None: no target was there), where
+    /// `may_fall_back`; else false.
+    pub(crate) fn fall_back(
+        &mut self,
+        dispatch: &Dispatch,
+        (status, target): (u16, Option<&Arc<Target>>),
+        replayable: bool,
+    ) -> bool {
+        let failed = FallbackFor { status, target: target.map(|target| &**target) };
+        let may = self.may_fall_back(dispatch, failed, replayable);
         if may {
-            self.fallback_for = Some(status);
+            self.fallback_for = Some(Switched { status, target: target.cloned() });
         }
         may
     }
@@ -101,6 +122,8 @@ impl History {
                 let job = &dispatch.job;
                 job.is_retryable() && job.pinned().is_none() && self.lost < LOST_MAX && replayable
             }
+            // It has responded, so that another target may well be tried on it: an adapter, say.
+            Failure::FallbackStatus(_) => return false,
             // The client's own failure, or a slow or broken engine: a second one of the same model
             // would most likely be so, too.
             _ => false,

@@ -55,7 +55,7 @@ where
         let Some((lease, target)) = lease(context, &dispatch, &history)? else {
             // A table that was published meanwhile may have other instances.
             if follow_table(context, caller, &mut dispatch, &upload)
-                || fall_back(context, &mut history, &dispatch, 503, &upload)
+                || fall_back(context, &mut history, &dispatch, (503, None), &upload)
             {
                 continue;
             }
@@ -63,11 +63,15 @@ where
         };
         // A fallback target is better than an instance that has failed this very request.
         if history.has_tried(lease.instance())
-            && fall_back(context, &mut history, &dispatch, 502, &upload)
+            && fall_back(context, &mut history, &dispatch, (502, Some(&target)), &upload)
         {
             continue;
         }
+        if fresh {
+            context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
+        }
         let instance = Arc::clone(lease.instance());
+        let tried = Arc::clone(&target);
         let attempt = Attempt { lease, target, fresh, dispatch: &dispatch, history: &history };
         let (failure, body) = match attempt::send(context, attempt, upload).await {
             Ok(outcome) => return Ok(outcome),
@@ -79,8 +83,9 @@ where
         let replayable = upload.is_replayable();
         if !history.allows_retry(&failure, &instance, &dispatch, replayable) {
             let status = history.fallback_status(&failure, &dispatch);
-            let falls_back = status
-                .is_some_and(|status| fall_back(context, &mut history, &dispatch, status, &upload));
+            let falls_back = status.is_some_and(|status| {
+                fall_back(context, &mut history, &dispatch, (status, Some(&tried)), &upload)
+            });
             if !falls_back {
                 return Err(history.last(failure));
             }
@@ -88,8 +93,7 @@ where
         // Pooled connections to an engine that has ended or restarted are all stale.
         fresh = true;
         let followed = follow_table(context, caller, &mut dispatch, &upload);
-        debug!(followed_table = followed, "another attempt follows");
-        context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
+        debug!(followed_table = followed, "another instance is looked for");
     }
 }
 
@@ -151,12 +155,13 @@ fn lease<W: ClientWatch>(
     Ok(leased.filter(|(lease, _)| !history.was_unreachable(&lease.instance().id)))
 }
 
-/// Switches to the targets for this status, where `History::may_fall_back`; else false.
+/// Switches to the targets for a failure, where `History::may_fall_back`; else false. `failed`: its
+/// status, and its target (None: no target was there).
 fn fall_back<B, W>(
     context: &RequestContext<W>,
     history: &mut History,
     dispatch: &Dispatch,
-    status: u16,
+    failed: (u16, Option<&Arc<Target>>),
     upload: &Upload<B>,
 ) -> bool
 where
@@ -164,9 +169,9 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let falls_back = history.fall_back(dispatch, status, upload.is_replayable());
+    let falls_back = history.fall_back(dispatch, failed, upload.is_replayable());
     if falls_back {
-        debug!(status, "switching to the fallback targets");
+        debug!(status = failed.0, "switching to the fallback targets");
         context.shared().metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
     falls_back

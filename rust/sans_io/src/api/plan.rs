@@ -108,6 +108,11 @@ pub struct Requester<'a> {
 }
 
 impl Plan {
+    /// The target of the attempt.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
     /// The plan of an attempt at this target. `translation`: the request's, where
     /// [`is_translated`].
     pub fn new(

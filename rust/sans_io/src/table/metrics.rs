@@ -149,8 +149,7 @@ pub struct Metrics {
     pub connections_over_address_limit: AtomicU64,
     /// Connections that were closed at once: there was no place, not even for a 503.
     pub connections_without_place: AtomicU64,
-    /// Failed attempts behind which another one was looked for. It counts also where no instance
-    /// was left, and where the other one is at a fallback target.
+    /// Attempts after a failed one of the same request, at fallback targets too.
     pub retries: AtomicU64,
     /// Requests that switched to a fallback target.
     pub fallbacks: AtomicU64,

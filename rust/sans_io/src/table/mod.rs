@@ -15,5 +15,5 @@ pub use instance::{Address, IdleListener, Instance, Lease};
 pub use keys::{AuthError, Key, Keys};
 pub use metrics::{Histogram, Metrics, RouteMetrics, UpstreamError};
 pub use proxy_paths::{ProxyPaths, has_dot_segment};
-pub use route::{Access, Choice, Model, Route, Target};
+pub use route::{Access, Choice, FallbackFor, Model, Route, Target};
 pub use snapshot::{LeftOut, Table};

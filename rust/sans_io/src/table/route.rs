@@ -59,9 +59,20 @@ impl Target {
         !self.model.running.is_empty()
     }
 
-    /// Whether it is the fallback for this status.
-    fn falls_back_for(&self, status: u16) -> bool {
-        self.fallback.iter().any(|class| class.contains(status))
+    /// Whether an instance of it runs that was not tried.
+    fn has_untried(&self, tried: &[Arc<str>]) -> bool {
+        self.model.running.iter().any(|instance| !tried.contains(&instance.id))
+    }
+
+    /// Whether it is the fallback for this failure.
+    fn falls_back_for(&self, failed: FallbackFor<'_>) -> bool {
+        self.fallback.iter().any(|class| class.contains(failed.status))
+            && failed.target.is_none_or(|target| !self.is_same(target))
+    }
+
+    /// Whether it is this target, perhaps of another table.
+    fn is_same(&self, other: &Self) -> bool {
+        self.model.name == other.model.name && self.served_name == other.served_name
     }
 }
 
@@ -100,13 +111,22 @@ pub struct Route {
     pub(super) targets: Vec<Arc<Target>>,
 }
 
+/// The failure for which a fallback is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct FallbackFor<'a> {
+    /// The status that it comes to.
+    pub status: u16,
+    /// The target that failed, which is no fallback for itself; None: no target was there.
+    pub target: Option<&'a Target>,
+}
+
 /// The grounds of a choice among instances.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
     /// Ids of the instances that were tried: taken again only when there are no others.
     pub tried: &'a [Arc<str>],
-    /// The status for which a fallback is chosen; None: a target is chosen by weight.
-    pub failed: Option<u16>,
+    /// The failure for which a fallback is chosen; None: a target is chosen by weight.
+    pub failed: Option<FallbackFor<'a>>,
     /// The present, in milliseconds of the data plane's clock.
     pub now: u64,
 }
@@ -129,9 +149,9 @@ impl Route {
         self.name != target.served_name
     }
 
-    /// Whether a fallback for this status runs.
-    pub fn has_fallback(&self, status: u16) -> bool {
-        self.targets.iter().any(|target| target.falls_back_for(status) && target.is_running())
+    /// Whether a fallback for this failure runs, with an instance that was not tried.
+    pub fn has_fallback(&self, failed: FallbackFor<'_>, tried: &[Arc<str>]) -> bool {
+        self.targets.iter().any(|target| target.falls_back_for(failed) && target.has_untried(tried))
     }
 
     /// Chooses an instance and takes a slot on it; None: none runs.
@@ -176,11 +196,9 @@ impl Route {
         choice: Choice<'_>,
         random: &mut impl FnMut() -> u64,
     ) -> Option<&Arc<Target>> {
-        let fresh = |target: &Target| {
-            target.model.running.iter().any(|instance| !choice.tried.contains(&instance.id))
-        };
-        if let Some(status) = choice.failed {
-            let for_it = |target: &&Arc<Target>| target.falls_back_for(status);
+        let fresh = |target: &Target| target.has_untried(choice.tried);
+        if let Some(failed) = choice.failed {
+            let for_it = |target: &&Arc<Target>| target.falls_back_for(failed);
             return self.targets.iter().filter(for_it).find(|target| fresh(target));
         }
         if let [target] = self.targets.as_slice()

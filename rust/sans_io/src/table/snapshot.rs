@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::{
         seam::{InstanceEntry, StatusClass},
-        table::{Choice, IdleListener},
+        table::{Choice, FallbackFor, IdleListener},
         test_support,
     };
 
@@ -374,15 +374,21 @@ mod tests {
             leased.map(|(lease, _)| lease.instance().id.to_string())
         };
         let both = route("running");
+        let status = |status| FallbackFor { status, target: None };
+        let has_fallback =
+            |failed, tried: &[Arc<str>]| both.route("r").unwrap().has_fallback(failed, tried);
+        assert!(has_fallback(status(503), &[]) && !has_fallback(status(429), &[]));
+        assert!(!has_fallback(status(503), &["b".into()]), "all of it was tried");
+        let itself = both.route("r").unwrap().targets().last().map(|target| &**target);
         assert!(
-            both.route("r").unwrap().has_fallback(503)
-                && !both.route("r").unwrap().has_fallback(429)
+            !has_fallback(FallbackFor { status: 503, target: itself }, &[]),
+            "a target is no fallback for itself"
         );
         for _ in 0..20 {
             assert_eq!(chosen(&both, None).as_deref(), Some("a"));
         }
-        assert_eq!(chosen(&both, Some(502)).as_deref(), Some("b"));
-        assert_eq!(chosen(&both, Some(404)), None);
+        assert_eq!(chosen(&both, Some(status(502))).as_deref(), Some("b"));
+        assert_eq!(chosen(&both, Some(status(404))), None);
         let down = route("error");
         assert!(down.route("r").unwrap().is_ready());
         assert_eq!(chosen(&down, None).as_deref(), Some("b"));
