@@ -160,6 +160,50 @@ def test_a_dead_engine_is_reported_to_the_control_plane(
     assert all(event.reason for event in faulted)
 
 
+def ejected(plane: DataPlaneRouter) -> list[str]:
+    """The instances that are out after failures in a row."""
+    name = "gpustack_fast_instance_ejected{"
+    lines = [line for line in plane.metrics().splitlines() if line.startswith(name)]
+    return [line.split('instance="')[1].split('"')[0] for line in lines if line.endswith(" 1")]
+
+
+def test_an_instance_that_fails_many_requests_in_a_row_is_out_while_there_is_another(
+    fake_engines: Engines, router: Routers
+) -> None:
+    engines = fake_engines(2)
+    plane = router(engines)
+    for engine in engines:
+        engine.defaults(fault={"how": "stall", "at": "before_head", "seconds": 1.0})
+    with ThreadPoolExecutor(CONCURRENT) as pool:
+        callers = [Caller(plane, chat(), pool) for _ in range(CONCURRENT)]
+        eventually(
+            lambda: sum(e.state()["in_progress"] for e in engines) == CONCURRENT,
+            "all requests to be there",
+        )
+        engines[0].kill()
+        assert [outcome(caller.result()) for caller in callers] == ["done"] * CONCURRENT
+    assert ejected(plane) == ["i-0"]
+    engines[0].restart()
+    engines[1].defaults()
+    assert [plane.chat(chat()).status for _ in range(20)] == [200] * 20
+    assert engines[0].inference() == []
+    failed = [event for event in plane.plane.poll().events if isinstance(event, InstanceFailed)]
+    assert "others are preferred for 10 s" in failed[-1].reason
+
+
+def test_the_only_instance_of_a_model_is_asked_however_often_it_failed(
+    fake_engines: Engines, router: Routers
+) -> None:
+    engine = fake_engines(1)[0]
+    plane = router([engine])
+    engine.kill()
+    assert [plane.chat(chat()).status for _ in range(10)] == [503] * 10
+    assert ejected(plane) == ["i-0"]
+    engine.restart()
+    assert plane.chat(chat()).status == 200
+    assert ejected(plane) == []
+
+
 def test_an_instance_that_leaves_the_table_is_reported_idle_when_its_last_request_ends(
     fake_engines: Engines, router: Routers
 ) -> None:

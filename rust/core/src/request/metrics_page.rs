@@ -125,7 +125,14 @@ fn instance_families(text: &mut String, table: &Table) {
     let outstanding: PickCounter = |instance| u64::from(instance.outstanding());
     let requests: PickCounter = |instance| instance.counters.requests.load(Ordering::Relaxed);
     let failures: PickCounter = |instance| instance.counters.failures.load(Ordering::Relaxed);
+    let ejected: PickCounter = |instance| u64::from(instance.is_out());
     let families = [
+        (
+            "gpustack_fast_instance_ejected",
+            "gauge",
+            "1 while others are preferred to an instance, after failures in a row.",
+            ejected,
+        ),
         (
             "gpustack_fast_instance_outstanding",
             "gauge",

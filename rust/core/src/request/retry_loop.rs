@@ -74,7 +74,10 @@ where
         let tried = Arc::clone(&target);
         let attempt = Attempt { lease, target, fresh, dispatch: &dispatch, history: &history };
         let (failure, body) = match attempt::send(context, attempt, upload).await {
-            Ok(outcome) => return Ok(outcome),
+            Ok(outcome) => {
+                health::responded(&instance);
+                return Ok(outcome);
+            }
             Err(failed) => failed,
         };
         upload = body;

@@ -1,16 +1,20 @@
 //! Outlier detection: the consequences of a failure for its instance.
 
+use tracing::info;
+
 use sans_io::{
     seam::Event,
-    table::{Instance, UpstreamError},
+    table::{Ejected, Instance, UpstreamError},
 };
 
 use crate::{failure::Failure, shared::Shared};
 
-/// The time for which an instance that failed is ejected, in milliseconds: requests prefer others.
-const EJECTED_MS: u64 = 1_000;
-/// The time after which an instance that goes on failing is told of again, in milliseconds.
-const TOLD_AGAIN_MS: u64 = 10_000;
+/// Notes that an instance has responded, whatever it said.
+pub(crate) fn responded(instance: &Instance) {
+    if instance.succeed() {
+        info!(instance = &*instance.id, "instance responds again");
+    }
+}
 
 /// Counts a failure, ejects the instance for a while, and notifies the control plane, unless the
 /// failure says nothing about the instance.
@@ -20,6 +24,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         Failure::ConnectionLost(_) => UpstreamError::Died,
         Failure::Protocol(_) => UpstreamError::Protocol,
         Failure::FirstFrameTimeout | Failure::IdleTimeout => UpstreamError::Timeout,
+        Failure::FallbackStatus(_) => return responded(instance),
         Failure::ClientLeft
         | Failure::BodyTimeout
         | Failure::Rejected(_)
@@ -27,18 +32,18 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::ConnectTimeout
         | Failure::StaleConnection
         | Failure::LostTooOften
-        | Failure::FallbackStatus(_)
         | Failure::Unusable(_) => return,
     };
     shared.metrics.upstream_error(kind);
     // Failures that follow one another closely are one event, and another every now and then for as
     // long as they last.
-    let now = shared.clock();
-    if instance.eject(now, now + EJECTED_MS, now.saturating_sub(TOLD_AGAIN_MS)) {
-        let event = Event::InstanceFailed {
-            instance: instance.id.to_string(),
-            reason: failure.to_string(),
-        };
-        shared.records.event(event);
-    }
+    let reason = match instance.fail(shared.clock()) {
+        None => return,
+        Some(Ejected::Briefly | Ejected::Still) => failure.to_string(),
+        Some(Ejected::Out { pause_ms }) => {
+            let pause_s = pause_ms / 1_000;
+            format!("{failure}; after failures in a row others are preferred for {pause_s} s")
+        }
+    };
+    shared.records.event(Event::InstanceFailed { instance: instance.id.to_string(), reason });
 }

@@ -11,7 +11,16 @@ use std::{
     time::Duration,
 };
 
-use crate::{seam::InstanceEntry, table::error::TableError};
+use crate::{
+    seam::InstanceEntry,
+    table::{
+        error::TableError,
+        outlier::{Ejected, Outlier},
+    },
+};
+
+/// The time after which an instance that goes on failing is told of again, in milliseconds.
+const TOLD_AGAIN_MS: u64 = 10_000;
 
 /// The address of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,10 +114,10 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// The version of the table that retired it; 0: none has, or it serves again.
     retired: AtomicU64,
-    /// The end of its ejection, in milliseconds of the data plane's clock. Until then requests
-    /// prefer other instances.
-    ejected_until: AtomicU64,
-    /// The last time that somebody was told of a failure, in milliseconds of the same clock; 0: never.
+    /// Its failures in a row, for which requests prefer other instances.
+    outlier: Outlier,
+    /// The last time that somebody was told of a failure, in milliseconds of the data plane's clock;
+    /// 0: never.
     told: AtomicU64,
 }
 
@@ -208,26 +217,41 @@ impl Instance {
         }
     }
 
-    /// Counts a failure and ejects the instance. True: somebody should be told, since it was not
-    /// ejected, or the last one was told at `told_before` or earlier. All times are milliseconds of
-    /// the data plane's clock.
-    pub fn eject(&self, now: u64, until: u64, told_before: u64) -> bool {
-        let counters = &self.counters;
-        counters.failures.fetch_add(1, Ordering::Relaxed);
-        let begins = counters.ejected_until.swap(until, Ordering::Relaxed) <= now;
-        let told = counters.told.load(Ordering::Relaxed);
+    /// Counts a failure and ejects the instance. None: nobody need be told, since it was ejected, and
+    /// somebody was told not long ago. `now`: in milliseconds of the data plane's clock, as
+    /// everywhere here.
+    pub fn fail(&self, now: u64) -> Option<Ejected> {
+        let Counters { failures, outlier, told, .. } = &*self.counters;
+        failures.fetch_add(1, Ordering::Relaxed);
+        let ejected = outlier.fail(now);
+        let last = told.load(Ordering::Relaxed);
+        if ejected.is_none() && last + TOLD_AGAIN_MS > now {
+            return None;
+        }
         // Of several that fail at once, one tells.
-        let tells = (begins || told <= told_before)
-            && counters
-                .told
-                .compare_exchange(told, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        begins || tells
+        let order = Ordering::Relaxed;
+        let tells = told.compare_exchange(last, now.max(1), order, order).is_ok();
+        ejected.or(tells.then_some(Ejected::Still))
     }
 
-    /// Whether it is ejected at this time, in milliseconds of the data plane's clock.
+    /// Notes that it has responded; true: it was out.
+    pub fn succeed(&self) -> bool {
+        self.counters.outlier.succeed()
+    }
+
+    /// Whether it is out: failures in a row have ejected it, and it has not responded since.
+    pub fn is_out(&self) -> bool {
+        self.counters.outlier.is_out()
+    }
+
+    /// Whether requests prefer others now.
     pub(super) fn is_ejected(&self, now: u64) -> bool {
-        self.counters.ejected_until.load(Ordering::Relaxed) > now
+        self.counters.outlier.is_ejected(now)
+    }
+
+    /// Whether a request that has chosen it may go there; see [`Outlier::admit`].
+    pub(super) fn admit(&self, now: u64) -> bool {
+        self.counters.outlier.admit(now)
     }
 }
 

@@ -166,12 +166,15 @@ impl Route {
         random: &mut impl FnMut() -> u64,
         idle: &Arc<dyn IdleListener>,
     ) -> Option<(Lease, Arc<Target>)> {
-        // Another round only when the chosen instance was retired between the choice and the lease.
+        // Another round only when the chosen instance was retired between the choice and the lease,
+        // or another request has begun its trial.
         for _ in 0..8 {
             let target = self.choose_target(choice, random)?;
             let instance =
                 choose_instance(&target.model.running, choice.tried, choice.now, random)?;
-            if let Some(lease) = Lease::take(instance, idle) {
+            if instance.admit(choice.now)
+                && let Some(lease) = Lease::take(instance, idle)
+            {
                 return Some((lease, Arc::clone(target)));
             }
         }

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::{
         seam::{InstanceEntry, StatusClass},
-        table::{Choice, FallbackFor, IdleListener},
+        table::{Choice, Ejected, FallbackFor, IdleListener},
         test_support,
     };
 
@@ -325,8 +325,8 @@ mod tests {
         let route = table.route("r").unwrap();
         let mut random = random();
         let ejected = table.instances().find(|instance| &*instance.id == "b").unwrap();
-        assert!(ejected.eject(10, 1000, 0));
-        assert!(!ejected.eject(10, 1000, 0), "it is reported once");
+        assert_eq!(ejected.fail(10), Some(Ejected::Briefly));
+        assert_eq!(ejected.fail(10), None, "it is reported once");
         for _ in 0..50 {
             let (lease, _) = route
                 .lease(Choice { tried: &["a".into()], now: 10, ..ANY }, &mut random, &idle)
@@ -336,6 +336,55 @@ mod tests {
             assert!(
                 route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_some()
             );
+        }
+    }
+
+    #[test]
+    fn an_instance_that_is_out_is_tried_by_one_request_behind_its_pause() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, _) = Table::default()
+            .replaced_by(document(
+                &[("m", &[("a", "running"), ("b", "running")])],
+                &[("r", &[("m", 1)])],
+            ))
+            .unwrap();
+        let route = table.route("r").unwrap();
+        let out = table.instances().find(|instance| &*instance.id == "a").unwrap();
+        while !out.is_out() {
+            out.fail(0);
+        }
+        let mut random = random();
+        let mut chosen = |now| {
+            let (lease, _) = route.lease(Choice { now, ..ANY }, &mut random, &idle).unwrap();
+            lease.instance().id.to_string()
+        };
+        assert!((0..20).all(|_| chosen(9_999) == "b"));
+        let trials = (0..20).filter(|_| chosen(10_000) == "a").count();
+        assert_eq!(trials, 1, "the trial has not come to an end");
+        out.succeed();
+        assert!((0..20).any(|_| chosen(10_000) == "a"));
+    }
+
+    #[test]
+    fn the_last_instance_of_a_model_is_never_out_of_the_choice() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, _) = Table::default()
+            .replaced_by(document(
+                &[("m", &[("a", "running"), ("b", "running")]), ("n", &[("c", "running")])],
+                &[("r", &[("m", 1)]), ("s", &[("n", 1)])],
+            ))
+            .unwrap();
+        for instance in table.instances() {
+            while !instance.is_out() {
+                instance.fail(0);
+            }
+        }
+        let mut random = random();
+        for now in [0, 10_000, 20_000, 100_000] {
+            for route in ["r", "s"] {
+                let choice = Choice { now, ..ANY };
+                assert!(table.route(route).unwrap().lease(choice, &mut random, &idle).is_some());
+            }
         }
     }
 
@@ -435,12 +484,10 @@ mod tests {
             .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
             .unwrap();
         let instance = table.instances().next().unwrap();
-        // A failure every half second, each of which ejects for a second.
+        // A failure every half second: the first, the one that puts it out, and one now and then.
         let failures = (0..100).map(|number| number * 500);
-        let told: Vec<u64> = failures
-            .filter(|now| instance.eject(*now, now + 1_000, now.saturating_sub(10_000)))
-            .collect();
-        assert_eq!(told, [0, 10_500, 20_500, 30_500, 40_500]);
+        let told: Vec<u64> = failures.filter(|now| instance.fail(*now).is_some()).collect();
+        assert_eq!(told, [0, 2_000, 12_000, 22_000, 32_000, 42_000]);
         assert_eq!(instance.counters.failures.load(Ordering::Relaxed), 100);
     }
 
@@ -454,7 +501,7 @@ mod tests {
         };
         let one = published(&Table::default(), &|_| {});
         let (lease, _) = one.route("r").unwrap().lease(ANY, &mut random(), &idle).unwrap();
-        lease.instance().eject(0, 1_000, 0);
+        lease.instance().fail(0);
         let same = published(&one, &|_| {});
         assert!(Arc::ptr_eq(lease.instance(), same.instances().next().unwrap()));
         let changes: [&dyn Fn(&mut InstanceEntry); 4] = [
