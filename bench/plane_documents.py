@@ -98,6 +98,8 @@ def table(engine: str) -> dict[str, Any]:
         "redacted_names": [],
         "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],
         "proxy_allowed": None,
+        "timeouts": {"connect": None, "first_frame": None, "idle": None},
+        "max_in_flight": 0,
         "instances": [instance],
     }
     route = {

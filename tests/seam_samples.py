@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gpustack_fast.config import ServerConfig
+from gpustack_fast.config.schema import ModelTimeoutsConfig
 from gpustack_fast.seam.documents import (
     DataPlaneConfig,
     InstanceEntry,
@@ -63,6 +64,8 @@ def model_entry(name: str, instances: list[InstanceEntry], **fields: Any) -> Mod
         "redacted_names": [],
         "proxy_denied": [],
         "proxy_allowed": None,
+        "timeouts": ModelTimeoutsConfig(),
+        "max_in_flight": 0,
     }
     return ModelEntry(name=name, instances=instances, **{**entry, **fields})
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from gpustack_fast.config.schema import ModelTimeoutsConfig
 from harness import KEY, DataPlaneRouter, FakeEngine
 from raw_http import Response, build, chat, eventually
+from seam_samples import route_entry, target_entry
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -357,6 +359,48 @@ def test_a_stream_that_falls_silent_ends_with_an_error_event(
         assert client.is_closed()
     assert plane.records()[0].end == "timeout"
     eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to be told")
+
+
+@pytest.mark.parametrize(
+    ("limits", "fault"),
+    [
+        ({"first_frame": 0.3}, {"how": "stall", "at": "before_head"}),
+        ({"idle": 0.3}, {"how": "stall", "at": "at_frame", "after": 1}),
+    ],
+)
+def test_a_model_s_own_limits_win_over_the_server_s(
+    engine: FakeEngine, router: Routers, limits: dict[str, float], fault: dict[str, Any]
+) -> None:
+    plane = router(
+        [engine],
+        model={"timeouts": ModelTimeoutsConfig(**limits)},
+        others={"other": engine},
+        routes=[
+            route_entry("m", [target_entry("m")]),
+            route_entry("other", [target_entry("other")]),
+        ],
+        timeouts={**TIMEOUTS, "first_frame": 60, "idle": 60},
+    )
+    orders = {"fault": {**fault, "seconds": 1.0}}
+    cut = plane.chat(chat("m", stream=True, fake=orders))
+    assert b"engine_timeout" in cut.body
+    whole = plane.chat(chat("other", stream=True, fake=orders))
+    assert whole.events()[-1] == "[DONE]", "the server's limits are not reached"
+
+
+def test_a_model_may_have_no_limit_where_the_server_has_one(
+    engine: FakeEngine, router: Routers
+) -> None:
+    own = ModelTimeoutsConfig(first_frame=0)
+    plane = router([engine], model={"timeouts": own}, timeouts={**TIMEOUTS, "first_frame": 0.2})
+    fault = {"how": "stall", "at": "before_head", "seconds": 1.0}
+    assert plane.chat(chat(fake={"fault": fault})).status == 200
+
+
+def test_a_model_s_own_limit_of_connecting_holds(full_listener: str, router: Routers) -> None:
+    own = ModelTimeoutsConfig(connect=0.3)
+    plane = router([full_listener], model={"timeouts": own}, timeouts={**TIMEOUTS, "connect": 60})
+    assert_error(plane.chat(chat()), 504, "engine_timeout")
 
 
 def test_a_slow_stream_that_makes_progress_is_no_timeout(

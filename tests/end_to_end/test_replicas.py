@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,18 @@ from typing import Any
 import pytest
 
 from gpustack_fast.seam.documents import InstanceFailed, InstanceIdle
-from harness import SMOLLM2, DataPlaneRouter, FakeEngine, Router, ServedRouter, external, serving
+from harness import (
+    SMOLLM2,
+    DataPlaneRouter,
+    FakeEngine,
+    Router,
+    ServedRouter,
+    external,
+    read_gauge,
+    serving,
+)
 from raw_http import BrokenFraming, Client, Response, build, chat, eventually
+from seam_samples import route_entry, target_entry
 
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
@@ -202,6 +213,55 @@ def test_the_only_instance_of_a_model_is_asked_however_often_it_failed(
     engine.restart()
     assert plane.chat(chat()).status == 200
     assert ejected(plane) == []
+
+
+def test_an_instance_that_has_as_many_requests_as_it_is_given_gets_no_more(
+    fake_engines: Engines, router: Routers
+) -> None:
+    engines = fake_engines(2)
+    plane = router(engines, model={"max_in_flight": 2})
+    stall = {"fault": {"how": "stall", "at": "before_head", "seconds": 60.0}}
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(plane.client()) for _ in range(4)]
+        for client in clients:
+            plane.send_chat(client, chat(fake=stall))
+        eventually(
+            lambda: [e.state()["in_progress"] for e in engines] == [2, 2], "both engines to be full"
+        )
+        refused = plane.chat(chat())
+        assert refused.status == 503
+        assert int(refused.header("retry-after") or 0) >= 1
+        assert refused.json()["error"]["code"] == "engine_overloaded"
+        refused = plane.request(
+            "POST",
+            "/v1/messages",
+            {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "a"}]},
+        )
+        assert (refused.status, refused.json()["error"]["type"]) == (503, "overloaded_error")
+        assert read_gauge(plane.metrics(), "gpustack_fast_overloaded_total") == 2
+        assert plane.request("GET", "/readyz").status == 200
+        clients[0].close()
+        eventually(lambda: plane.chat(chat()).status == 200, "the freed place to be given away")
+    assert sum(len(engine.inference()) for engine in engines) == 5
+
+
+def test_an_overload_is_a_503_for_which_a_fallback_may_be_there(
+    fake_engines: Engines, router: Routers
+) -> None:
+    engine, spare = fake_engines(2)
+    targets = [target_entry("m"), target_entry("spare", weight=0, fallback=["5xx"])]
+    plane = router(
+        [engine],
+        model={"max_in_flight": 1},
+        others={"spare": spare},
+        routes=[route_entry("safe", targets)],
+    )
+    with plane.client() as client:
+        stall = {"fault": {"how": "stall", "at": "before_head", "seconds": 60.0}}
+        plane.send_chat(client, chat("safe", fake=stall))
+        eventually(lambda: engine.state()["in_progress"] == 1, "the engine to be full")
+        assert plane.chat(chat("safe")).status == 200
+    assert len(spare.inference()) == 1
 
 
 def test_an_instance_that_leaves_the_table_is_reported_idle_when_its_last_request_ends(

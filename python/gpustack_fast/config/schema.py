@@ -39,6 +39,7 @@ __all__ = [
     "Config",
     "KeyPath",
     "ModelConfig",
+    "ModelTimeoutsConfig",
     "RouteConfig",
     "ServeOptions",
     "TargetConfig",
@@ -67,6 +68,14 @@ SOURCE_FIELDS = {
 """Each source's companion: the field that says which one."""
 
 
+class ModelTimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of requests to one model's engines, in seconds; 0: none. None: `[server.timeouts]`."""
+
+    connect: Seconds | None = None
+    first_frame: Seconds | None = None
+    idle: Seconds | None = None
+
+
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[models]]`: a deployment, interchangeable instances that serve the same thing.
 
@@ -86,6 +95,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allowed_keys: list[Name] = []
     meta: dict[str, Any] | None = None
     """Of the model's own route, as in RouteConfig."""
+    timeouts: ModelTimeoutsConfig = ModelTimeoutsConfig()
+    max_in_flight: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Requests that each instance is given at the same time; 0: no limit."""
 
     source: Source | None = None
     python_package: str | None = None

@@ -25,10 +25,13 @@ InstanceState = Literal[
     "running",
     "error",
     "unreachable",
+    "draining",
+    "drained",
 ]
 """GPUStack's names for the state of an instance; the data plane knows the same words.
 
-unreachable: an engine of somebody else's whose address accepts no connection.
+unreachable: an engine of somebody else's that cannot be reached or says that it is not well.
+draining, drained (not GPUStack's): it runs, and its operator has taken it out of the choice.
 """
 
 

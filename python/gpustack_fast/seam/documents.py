@@ -13,7 +13,12 @@ from typing import Any, Literal
 import msgspec
 
 from gpustack_fast.backends import Dialect
-from gpustack_fast.config.schema import AccessPolicy, Category, StatusClass
+from gpustack_fast.config.schema import (
+    AccessPolicy,
+    Category,
+    ModelTimeoutsConfig,
+    StatusClass,
+)
 from gpustack_fast.config.server import (
     CorsConfig,
     LimitsConfig,
@@ -165,6 +170,10 @@ class ModelEntry(Document):
     """Paths with 404 through the generic proxy, whatever the key, and all that lies below them."""
     proxy_allowed: list[str] | None
     """The only paths that the generic proxy passes on; None: all that are not denied."""
+    timeouts: ModelTimeoutsConfig
+    """In place of those in DataPlaneConfig."""
+    max_in_flight: int
+    """Requests that each of its engines is given at the same time; 0: no limit."""
     instances: list[InstanceEntry]
 
 

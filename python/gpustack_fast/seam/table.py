@@ -95,6 +95,8 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
         redacted_names=list(facts.redacted_names),
         proxy_denied=list(facts.admin_paths),
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
+        timeouts=model.timeouts,
+        max_in_flight=model.max_in_flight,
         instances=[
             instance_entry(replica, facts, engine_key) for replica in replicas if replica.address
         ],

@@ -88,6 +88,8 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "redacted_names": [],
         "proxy_denied": [],
         "proxy_allowed": null,
+        "timeouts": {"connect": null, "first_frame": null, "idle": null},
+        "max_in_flight": 0,
         "instances": instances,
     })
 }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpustack_fast.config import SOURCE_FIELDS, Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.config.reading.file import read_config_file
 from gpustack_fast.config.rules import check
-from gpustack_fast.config.schema import NAME_PATTERN, Source
+from gpustack_fast.config.schema import NAME_PATTERN, ModelTimeoutsConfig, Source
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config
 from gpustack_fast.errors import ConfigError
 
@@ -226,6 +226,14 @@ def test_whatever_json_can_carry_may_be_said_of_a_route(meta: dict[str, object])
     model = ModelConfig(name="a", backend="external", urls=["http://h:1"], meta=meta)
     check(Config(models=[model]))
     assert msgspec.json.decode(msgspec.json.encode(meta)) == meta
+
+
+@pytest.mark.parametrize("model", [OURS, THEIRS])
+def test_a_model_may_have_limits_of_its_own(tmp_path: Path, model: str) -> None:
+    text = model + "max_in_flight = 8\ntimeouts = { first_frame = 60, idle = 0 }\n"
+    (found,) = read_config_file(write(tmp_path, text)).models
+    assert found.max_in_flight == 8
+    assert found.timeouts == ModelTimeoutsConfig(connect=None, first_frame=60.0, idle=0.0)
 
 
 def test_relative_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path) -> None:

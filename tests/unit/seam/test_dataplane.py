@@ -19,7 +19,7 @@ import pytest
 
 from gpustack_fast.backends import Dialect
 from gpustack_fast.config import CorsConfig, LimitsConfig, TimeoutsConfig
-from gpustack_fast.config.schema import AccessPolicy, StatusClass
+from gpustack_fast.config.schema import AccessPolicy, ModelTimeoutsConfig, StatusClass
 from gpustack_fast.config.server import LogFormat, LogLevel
 from gpustack_fast.engines.replica import InstanceState
 from gpustack_fast.keys.store import Scope
@@ -99,6 +99,8 @@ TABLE = documents.Table(
             redacted_names=["/models/s"],
             proxy_denied=["/sleep"],
             proxy_allowed=["/v1"],
+            timeouts=ModelTimeoutsConfig(connect=1.007, first_frame=1.008, idle=1.009),
+            max_in_flight=6,
             instances=[INSTANCE],
         )
     ],

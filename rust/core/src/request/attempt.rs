@@ -39,6 +39,7 @@ use sans_io::{
         transform::Transform,
     },
     codec::{headers, http1::ResponseHead},
+    seam::Timeouts,
     table::{FallbackFor, Instance, Lease, Target},
 };
 
@@ -101,6 +102,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) changes: Changes<'a>,
     /// Whether the request asks for a WebSocket.
     pub(crate) upgrade: bool,
+    /// The limits of its phases.
+    pub(crate) limits: Timeouts,
 }
 
 /// Sends a request to one instance and waits for the commit point. Fails as [`connect`],
@@ -126,7 +129,9 @@ where
     // An engine may close an idle connection at the moment when a request is sent on it, and nobody
     // knows whether it has read the request. So one that must not be sent twice gets a new one.
     let fresh = fresh || !dispatch.job.is_retryable() && !context.method().is_safe();
-    let connection = match connect(context, lease.instance(), fresh, &upload).await {
+    let limits = plan.target().model.timeouts.over(context.settings().timeouts);
+    let opened = connect(context, lease.instance(), fresh, &upload, &limits).await;
+    let connection = match opened {
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),
     };
@@ -138,6 +143,7 @@ where
             substitute: plan.substitute().cloned(),
         },
         upgrade: dispatch.job.is_websocket(),
+        limits,
     };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
@@ -210,12 +216,14 @@ where
     translated.map_err(|_| rejections::translation_failed())?.map(Some)
 }
 
-/// A pooled connection, or a new one. Fails with `Connect`.
+/// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails with
+/// `Connect`.
 pub(crate) async fn connect<B, W>(
     context: &mut RequestContext<W>,
     instance: &Instance,
     fresh: bool,
     upload: &Upload<B>,
+    limits: &Timeouts,
 ) -> Result<Connection, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -228,9 +236,8 @@ where
     let connection = if let Some(connection) = pooled {
         connection
     } else {
-        let opening = Connection::open(instance, context.settings().timeouts.connect);
-        let opened = opening.await.map_err(Failure::Connect)?;
-        opened.keep_alive(&context.settings().timeouts);
+        let opened = Connection::open(instance, limits.connect).await.map_err(Failure::Connect)?;
+        opened.keep_alive(limits);
         debug!(instance = &*instance.id, "connection opened");
         opened
     };
@@ -251,11 +258,11 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let Outgoing { head, changes, upgrade } = request;
+    let Outgoing { head, changes, upgrade, limits } = request;
     let method = context.method();
     let framing = Framing::of(method, upload.start_attempt(changes));
     let request = RequestHead { head, framing, expected: Expected::of(method, upgrade) };
-    Exchange::new(connection, slot, upload, request, context.settings().timeouts)
+    Exchange::new(connection, slot, upload, request, limits)
 }
 
 /// Waits for the head of the response, while the request is sent. Fails as [`Exchange::poll_head`]

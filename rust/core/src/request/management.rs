@@ -36,8 +36,8 @@ where
     loop {
         let shared = context.shared();
         let instance = shared.control_plane.as_ref().ok_or_else(rejections::no_management)?;
-        let lease = Lease::take(instance, &shared.idle_listener);
-        let lease = lease.ok_or_else(rejections::no_management)?;
+        let lease = Lease::take(instance, 0, &shared.idle_listener);
+        let lease = lease.map_err(|_| rejections::no_management())?;
         match send(context, lease, fresh, upload).await {
             Ok(outcome) => return Ok(outcome),
             // Once more on a new connection, if the request changes nothing: a stale one may have
@@ -66,7 +66,9 @@ where
     W: ClientWatch,
 {
     context.accounting.timeline.attempted();
-    let connection = match attempt::connect(context, lease.instance(), fresh, &upload).await {
+    let limits = context.settings().timeouts;
+    let opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
+    let connection = match opened {
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),
     };
@@ -74,6 +76,7 @@ where
         head: outbound_head::for_management(context, lease.instance()),
         changes: Changes::default(),
         upgrade: false,
+        limits,
     };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = attempt::begin(context, connection, slot, request, upload);

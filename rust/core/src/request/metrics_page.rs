@@ -45,6 +45,11 @@ fn process_families(text: &mut String, metrics: &Metrics) {
             &metrics.fallbacks,
         ),
         (
+            "gpustack_fast_overloaded_total",
+            "Requests that were rejected because every instance had as many as it is given.",
+            &metrics.overloaded,
+        ),
+        (
             "gpustack_fast_encoded_answers_total",
             "Responses that engines compressed unasked, and that passed without being looked into.",
             &metrics.encoded_responses,

@@ -158,6 +158,15 @@ pub(crate) fn unavailable(route: &str) -> ApiError {
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }
 
+/// 503: all running instances of this route have as many requests as they are given.
+pub(crate) fn overloaded(route: &str) -> ApiError {
+    let message = format!(
+        "All engines of model {route} are busy: each works on as many requests as the operator \
+         allows at the same time. Try again in a few seconds."
+    );
+    ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER)
+}
+
 /// 413. `limit`: in bytes.
 pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     let message = format!(

@@ -24,7 +24,7 @@ use crate::{
 };
 use sans_io::{
     api::{error::ApiError, plan},
-    table::{Choice, Lease, Route, Target},
+    table::{Choice, Lease, NoLease, Route, Target},
 };
 
 /// Tries instances until one responds, by the rules of `retry`. Fails
@@ -52,14 +52,17 @@ where
         if is_translated(&dispatch) {
             receive_whole(context, &mut upload).await?;
         }
-        let Some((lease, target)) = lease(context, &dispatch, &history)? else {
-            // A table that was published meanwhile may have other instances.
-            if follow_table(context, caller, &mut dispatch, &upload)
-                || fall_back(context, &mut history, &dispatch, (503, None), &upload)
-            {
-                continue;
+        let (lease, target) = match lease(context, &dispatch, &history)? {
+            Ok(leased) => leased,
+            Err(why) => {
+                // A table that was published meanwhile may have other instances.
+                if follow_table(context, caller, &mut dispatch, &upload)
+                    || fall_back(context, &mut history, &dispatch, (503, None), &upload)
+                {
+                    continue;
+                }
+                return Err(no_instance(context, why, &history, &dispatch));
             }
-            return Err(no_instance(&history, &dispatch));
         };
         // A fallback target is better than an instance that has failed this very request.
         if history.has_tried(lease.instance())
@@ -101,7 +104,16 @@ where
 }
 
 /// The failure where no instance is left.
-fn no_instance(history: &History, dispatch: &Dispatch) -> Failure {
+fn no_instance<W: ClientWatch>(
+    context: &RequestContext<W>,
+    why: NoLease,
+    history: &History,
+    dispatch: &Dispatch,
+) -> Failure {
+    if why == NoLease::Full {
+        context.shared().metrics.overloaded.fetch_add(1, Ordering::Relaxed);
+        return rejections::overloaded(&dispatch.route.name).into();
+    }
     if history.connect_timed_out() {
         return Failure::ConnectTimeout;
     }
@@ -134,20 +146,24 @@ where
     poll_fn(|polled| upload.poll_load(polled)).await
 }
 
-/// Takes a slot on an instance; None: no instance is available. Fails with a 404 where the only
-/// instance that keeps the named response is gone.
+/// Takes a slot on an instance, or says why there is none. Fails with a 404 where the only instance
+/// that keeps the named response is gone.
 fn lease<W: ClientWatch>(
     context: &RequestContext<W>,
     dispatch: &Dispatch,
     history: &History,
-) -> Result<Option<(Lease, Arc<Target>)>, ApiError> {
+) -> Result<Result<(Lease, Arc<Target>), NoLease>, ApiError> {
     let shared = context.shared();
     if let Some(id) = dispatch.job.pinned() {
-        let leased = dispatch.route.lease_instance(id, &shared.idle_listener);
-        let leased = leased.filter(|(lease, _)| {
-            !history.was_unreachable(id) && !history.has_tried(lease.instance())
-        });
-        return leased.map(Some).ok_or_else(rejections::response_lost);
+        return match dispatch.route.lease_instance(id, &shared.idle_listener) {
+            Ok((lease, target))
+                if !history.was_unreachable(id) && !history.has_tried(lease.instance()) =>
+            {
+                Ok(Ok((lease, target)))
+            }
+            Err(NoLease::Full) => Ok(Err(NoLease::Full)),
+            Ok(_) | Err(NoLease::NotRunning) => Err(rejections::response_lost()),
+        };
     }
     let choice =
         Choice { tried: history.tried(), failed: history.fallback_for(), now: shared.clock() };
@@ -155,7 +171,10 @@ fn lease<W: ClientWatch>(
     let leased = dispatch.route.lease(choice, &mut random, &shared.idle_listener);
     // The choice takes an instance that was tried only when there is no other. One that could not
     // even be connected to is not worth another try.
-    Ok(leased.filter(|(lease, _)| !history.was_unreachable(&lease.instance().id)))
+    Ok(leased.and_then(|(lease, target)| {
+        let was_unreachable = history.was_unreachable(&lease.instance().id);
+        if was_unreachable { Err(NoLease::NotRunning) } else { Ok((lease, target)) }
+    }))
 }
 
 /// Switches to the targets for a failure, where `History::may_fall_back`; else false. `failed`: its

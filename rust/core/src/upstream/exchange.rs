@@ -428,7 +428,7 @@ mod tests {
             let (engine, _) = listener.accept().await.unwrap();
             let _ = std::fs::remove_file(path);
             let idle: Arc<dyn IdleListener> = Arc::new(Nobody);
-            let slot = Slot::new(Lease::take(&instance, &idle).unwrap(), &Rc::default());
+            let slot = Slot::new(Lease::take(&instance, 0, &idle).unwrap(), &Rc::default());
             let pieces = vec![Bytes::from_static(BODY); 100].into();
             let mut upload =
                 Upload::new(Ready(pieces, false), Reading::Carry, None, &limits(0, 0)).unwrap();

@@ -48,6 +48,8 @@ pub enum Cause {
     VersionNotSupported,
     /// No instance runs.
     Unavailable,
+    /// All instances that run have as many requests as they are given.
+    Overloaded,
     /// The engine failed.
     BadGateway,
     /// The engine was too slow.
@@ -70,7 +72,7 @@ impl Cause {
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
             Self::BadGateway => 502,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::Overloaded => 503,
             Self::GatewayTimeout => 504,
             Self::VersionNotSupported => 505,
         }
@@ -97,6 +99,7 @@ impl Cause {
                 ("invalid_request_error", Some("unsupported_content_encoding"))
             }
             Self::Unavailable => ("server_error", Some("no_running_instance")),
+            Self::Overloaded => ("server_error", Some("engine_overloaded")),
             Self::BadGateway => ("server_error", Some("engine_error")),
             Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
         }
@@ -117,7 +120,7 @@ impl Cause {
             Self::Forbidden => "permission_error",
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "not_found_error",
             Self::TooLarge => "request_too_large",
-            Self::Unavailable => "overloaded_error",
+            Self::Unavailable | Self::Overloaded => "overloaded_error",
             Self::BadGateway => "api_error",
             Self::GatewayTimeout => "timeout_error",
         }
@@ -138,7 +141,7 @@ impl Cause {
             Self::HeadTooLarge => "RequestHeaderFieldsTooLarge",
             Self::NotImplemented => "NotImplemented",
             Self::VersionNotSupported => "HTTPVersionNotSupported",
-            Self::Unavailable => "ServiceUnavailable",
+            Self::Unavailable | Self::Overloaded => "ServiceUnavailable",
             Self::BadGateway => "BadGateway",
             Self::GatewayTimeout => "GatewayTimeout",
         }

@@ -21,5 +21,5 @@ pub use read::{ShapeError, read};
 pub use report::{End, Event, InstanceStats, Polled, Record, Started, Stats};
 pub use table::{
     AccessPolicy, Dialect, InstanceEntry, InstanceState, MetricFamily, MetricKind, MetricSample,
-    ModelEntry, RouteEntry, StatusClass, Table, TargetEntry,
+    ModelEntry, ModelTimeouts, OwnLimit, RouteEntry, StatusClass, Table, TargetEntry,
 };

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::IntoDeserializer};
 
-use crate::seam::{Settings, seconds};
+use crate::seam::{Settings, Timeouts, seconds};
 
 /// The whole routing table. Every target must name a model in it.
 #[derive(Clone, Debug, Deserialize)]
@@ -46,8 +46,65 @@ pub struct ModelEntry {
     /// The only paths that the generic proxy passes on; None: all that are not denied.
     #[serde(deserialize_with = "Option::deserialize")]
     pub proxy_allowed: Option<Vec<String>>,
+    /// Limits of requests to its engines, in place of the server's.
+    pub timeouts: ModelTimeouts,
+    /// Requests that each of its engines is given at the same time; 0: no limit.
+    pub max_in_flight: u32,
     /// Its engines, in whatever state, as far as they have an address.
     pub instances: Vec<InstanceEntry>,
+}
+
+/// Limits of a model's own, in place of those of the same names in [`Timeouts`].
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTimeouts {
+    /// Connecting to an instance.
+    #[serde(deserialize_with = "own_limit")]
+    pub connect: OwnLimit,
+    /// From a request's delivery to the first frame of its response.
+    #[serde(deserialize_with = "own_limit")]
+    pub first_frame: OwnLimit,
+    /// From one piece of a response to the next.
+    #[serde(deserialize_with = "own_limit")]
+    pub idle: OwnLimit,
+}
+
+impl ModelTimeouts {
+    /// The limits of a request to this model.
+    pub fn over(self, server: Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.connect.over(server.connect),
+            first_frame: self.first_frame.over(server.first_frame),
+            idle: self.idle.over(server.idle),
+            ..server
+        }
+    }
+}
+
+/// A limit in place of the server's.
+#[derive(Clone, Copy, Debug)]
+pub enum OwnLimit {
+    /// There is none of its own: the server's holds.
+    Servers,
+    /// Its own; None: no limit.
+    Own(Option<Duration>),
+}
+
+impl OwnLimit {
+    fn over(self, server: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Servers => server,
+            Self::Own(limit) => limit,
+        }
+    }
+}
+
+/// Reads seconds, of which 0 is no limit, or null.
+fn own_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OwnLimit, D::Error> {
+    let Some(seconds) = Option::<f64>::deserialize(deserializer)? else {
+        return Ok(OwnLimit::Servers);
+    };
+    seconds::limit(seconds.into_deserializer()).map(OwnLimit::Own)
 }
 
 /// One engine process, or one address of somebody else's engine.
@@ -134,6 +191,10 @@ pub enum InstanceState {
     Error,
     /// Somebody else's engine, where nobody responds.
     Unreachable,
+    /// It runs, and its operator has taken it out: what runs on it ends.
+    Draining,
+    /// As draining, and nothing runs on it any more.
+    Drained,
 }
 
 /// An API that engines may speak by themselves.

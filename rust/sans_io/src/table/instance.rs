@@ -255,6 +255,15 @@ impl Instance {
     }
 }
 
+/// The reason why no slot could be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLease {
+    /// No instance runs.
+    NotRunning,
+    /// Those that run have as many requests as they are given at the same time.
+    Full,
+}
+
 /// A request's slot on an instance, given back when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
@@ -269,17 +278,25 @@ pub trait IdleListener: fmt::Debug + Send + Sync {
 }
 
 impl Lease {
-    /// Takes a slot; None: the instance is retired.
-    pub fn take(instance: &Arc<Instance>, idle: &Arc<dyn IdleListener>) -> Option<Self> {
+    /// Takes a slot, where fewer than `limit` are taken (0: no limit). Fails with `NotRunning` for
+    /// a retired instance.
+    pub fn take(
+        instance: &Arc<Instance>,
+        limit: u32,
+        idle: &Arc<dyn IdleListener>,
+    ) -> Result<Self, NoLease> {
         // Before `retired` is read, so that a request with an old table cannot slip onto an
         // instance that was reported idle.
-        instance.counters.outstanding.fetch_add(1, Ordering::SeqCst);
+        let before = instance.counters.outstanding.fetch_add(1, Ordering::SeqCst);
         let lease = Self { instance: Arc::clone(instance), idle: Arc::clone(idle) };
         if instance.retired().is_some() {
-            return None;
+            return Err(NoLease::NotRunning);
+        }
+        if limit > 0 && before >= limit {
+            return Err(NoLease::Full);
         }
         instance.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Some(lease)
+        Ok(lease)
     }
 
     /// The instance.

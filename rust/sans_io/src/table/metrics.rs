@@ -153,6 +153,8 @@ pub struct Metrics {
     pub retries: AtomicU64,
     /// Requests that switched to a fallback target.
     pub fallbacks: AtomicU64,
+    /// Requests that were rejected because every instance was full.
+    pub overloaded: AtomicU64,
     /// Responses that engines compressed although they were asked not to, so that they passed
     /// unread.
     pub encoded_responses: AtomicU64,

@@ -12,7 +12,7 @@ mod snapshot;
 
 pub use affinity::{ResponseOrigin, ResponseOwners};
 pub use error::{KeysError, TableError};
-pub use instance::{Address, IdleListener, Instance, Lease};
+pub use instance::{Address, IdleListener, Instance, Lease, NoLease};
 pub use keys::{AuthError, Key, Keys};
 pub use metrics::{Histogram, Metrics, RouteMetrics, UpstreamError};
 pub use outlier::Ejected;

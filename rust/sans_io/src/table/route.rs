@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    seam::StatusClass,
+    seam::{ModelTimeouts, StatusClass},
     table::{
-        instance::{IdleListener, Instance, Lease},
+        instance::{IdleListener, Instance, Lease, NoLease},
         metrics::RouteMetrics,
         proxy_paths::ProxyPaths,
     },
@@ -30,10 +30,31 @@ pub struct Model {
     pub redacted_names: Vec<String>,
     /// The paths that the generic proxy may reach.
     pub proxy_paths: ProxyPaths,
+    /// Limits of requests to its engines, in place of the server's.
+    pub timeouts: ModelTimeouts,
+    /// Requests that each of its instances is given at the same time; 0: no limit.
+    pub(super) max_in_flight: u32,
     /// All its instances, in every state.
     pub instances: Vec<Arc<Instance>>,
     /// Those of them that run.
     pub(super) running: Vec<Arc<Instance>>,
+}
+
+impl Model {
+    /// Whether this instance of it has as many requests as it is given.
+    fn is_full(&self, instance: &Instance) -> bool {
+        self.max_in_flight > 0 && instance.outstanding() >= self.max_in_flight
+    }
+
+    /// Whether an instance of it runs and can be given a request.
+    fn has_room(&self) -> bool {
+        self.running.iter().any(|instance| !self.is_full(instance))
+    }
+
+    /// Whether such an instance of it was not tried.
+    fn has_untried_room(&self, tried: &[Arc<str>]) -> bool {
+        self.running.iter().any(|instance| !tried.contains(&instance.id) && !self.is_full(instance))
+    }
 }
 
 /// A route's link to a model.
@@ -57,11 +78,6 @@ impl Target {
     /// Whether an instance of it runs.
     fn is_running(&self) -> bool {
         !self.model.running.is_empty()
-    }
-
-    /// Whether an instance of it runs that was not tried.
-    fn has_untried(&self, tried: &[Arc<str>]) -> bool {
-        self.model.running.iter().any(|instance| !tried.contains(&instance.id))
     }
 
     /// Whether it is the fallback for this failure.
@@ -149,15 +165,18 @@ impl Route {
         self.name != target.served_name
     }
 
-    /// Whether a fallback for this failure runs, with an instance that was not tried.
+    /// Whether a fallback for this failure runs, with an instance that was not tried and is not
+    /// full.
     pub fn has_fallback(&self, failed: FallbackFor<'_>, tried: &[Arc<str>]) -> bool {
-        self.targets.iter().any(|target| target.falls_back_for(failed) && target.has_untried(tried))
+        self.targets
+            .iter()
+            .any(|target| target.falls_back_for(failed) && target.model.has_untried_room(tried))
     }
 
-    /// Chooses an instance and takes a slot on it; None: none runs.
+    /// Chooses an instance and takes a slot on it. Fails where none runs, or all that run are full.
     ///
-    /// The target is chosen by weight among those that run. Without one, it is the first fallback
-    /// that runs. Of its instances the one with fewer requests of two random ones is taken (the
+    /// The target is chosen by weight among those that run and are not full. Where none runs, it is
+    /// the first fallback that does. Of its instances the one with fewer requests of two random ones is taken (the
     /// power of two choices). Instances that were tried, and ejected ones, are taken only when
     /// there are no others.
     pub fn lease(
@@ -165,41 +184,49 @@ impl Route {
         choice: Choice<'_>,
         random: &mut impl FnMut() -> u64,
         idle: &Arc<dyn IdleListener>,
-    ) -> Option<(Lease, Arc<Target>)> {
-        // Another round only when the chosen instance was retired between the choice and the lease,
-        // or another request has begun its trial.
+    ) -> Result<(Lease, Arc<Target>), NoLease> {
+        // Another round only when the chosen instance was retired or filled between the choice and the
+        // lease, or another request has begun its trial.
         for _ in 0..8 {
-            let target = self.choose_target(choice, random)?;
-            let instance =
-                choose_instance(&target.model.running, choice.tried, choice.now, random)?;
+            let Some(target) = self.choose_target(choice, random) else { break };
+            let Some(instance) = choose_instance(&target.model, choice, random) else { break };
             if instance.admit(choice.now)
-                && let Some(lease) = Lease::take(instance, idle)
+                && let Ok(lease) = Lease::take(instance, target.model.max_in_flight, idle)
             {
-                return Some((lease, Arc::clone(target)));
+                return Ok((lease, Arc::clone(target)));
             }
         }
-        None
+        let may_serve = |target: &&Arc<Target>| {
+            choice.failed.is_none_or(|failed| target.falls_back_for(failed))
+        };
+        let full = |target: &Arc<Target>| target.is_running() && !target.model.has_room();
+        let any_full = self.targets.iter().filter(may_serve).any(full);
+        Err(if any_full { NoLease::Full } else { NoLease::NotRunning })
     }
 
-    /// Takes a slot on the instance of this id; None: it does not run, or no target leads to it.
+    /// Takes a slot on the instance of this id. Fails with `NotRunning` where no target leads to
+    /// it, too.
     pub fn lease_instance(
         &self,
         id: &str,
         idle: &Arc<dyn IdleListener>,
-    ) -> Option<(Lease, Arc<Target>)> {
-        self.targets.iter().find_map(|target| {
+    ) -> Result<(Lease, Arc<Target>), NoLease> {
+        let found = self.targets.iter().find_map(|target| {
             let instance = target.model.running.iter().find(|instance| *instance.id == *id)?;
-            Some((Lease::take(instance, idle)?, Arc::clone(target)))
-        })
+            Some((target, instance))
+        });
+        let (target, instance) = found.ok_or(NoLease::NotRunning)?;
+        let lease = Lease::take(instance, target.model.max_in_flight, idle)?;
+        Ok((lease, Arc::clone(target)))
     }
 
-    /// A target by weight, or a fallback; None: none runs.
+    /// A target by weight, or a fallback; None: none runs, or none that is not full.
     fn choose_target(
         &self,
         choice: Choice<'_>,
         random: &mut impl FnMut() -> u64,
     ) -> Option<&Arc<Target>> {
-        let fresh = |target: &Target| target.has_untried(choice.tried);
+        let fresh = |target: &Target| target.model.has_untried_room(choice.tried);
         if let Some(failed) = choice.failed {
             let for_it = |target: &&Arc<Target>| target.falls_back_for(failed);
             return self.targets.iter().filter(for_it).find(|target| fresh(target));
@@ -210,7 +237,8 @@ impl Route {
             return Some(target);
         }
         let any_fresh = self.targets.iter().any(|target| target.weight > 0 && fresh(target));
-        let usable = |target: &Target| if any_fresh { fresh(target) } else { target.is_running() };
+        let usable =
+            |target: &Target| if any_fresh { fresh(target) } else { target.model.has_room() };
         let total: u64 = self
             .targets
             .iter()
@@ -218,10 +246,12 @@ impl Route {
             .map(|target| u64::from(target.weight))
             .sum();
         let Some(mut point) = random().checked_rem(total) else {
-            return self
-                .targets
-                .iter()
-                .find(|target| !target.fallback.is_empty() && target.is_running());
+            // Where those with a weight are only full, a fallback has to be one for a 503.
+            let is_full = |target: &Arc<Target>| target.weight > 0 && target.is_running();
+            let stands_in =
+                |target: &&Arc<Target>| !target.fallback.is_empty() && target.model.has_room();
+            let any_full = self.targets.iter().any(is_full);
+            return self.targets.iter().filter(|_| !any_full).find(stands_in);
         };
         self.targets.iter().filter(|target| usable(target)).find(|target| {
             let weight = u64::from(target.weight);
@@ -232,19 +262,21 @@ impl Route {
     }
 }
 
-/// The better of two random instances, or the best of all if that was tried or is ejected.
+/// The better of two random instances, or the best of all if that was tried, is ejected or full;
+/// None: all are full.
 fn choose_instance<'a>(
-    running: &'a [Arc<Instance>],
-    tried: &[Arc<str>],
-    now: u64,
+    model: &'a Model,
+    choice: Choice<'_>,
     random: &mut impl FnMut() -> u64,
 ) -> Option<&'a Arc<Instance>> {
     let cost = |instance: &Instance| {
-        (tried.contains(&instance.id), instance.is_ejected(now), instance.outstanding())
+        let was_tried = choice.tried.contains(&instance.id);
+        let (ejected, load) = (instance.is_ejected(choice.now), instance.outstanding());
+        (model.is_full(instance), was_tried, ejected, load)
     };
-    match running {
+    match model.running.as_slice() {
         [] => None,
-        [one] => Some(one),
+        [one] => (!model.is_full(one)).then_some(one),
         many => {
             let count = many.len() as u64;
             let draw = random();
@@ -252,9 +284,10 @@ fn choose_instance<'a>(
             let second = (first + 1 + ((draw >> 32) % (count - 1)) as usize) % many.len();
             let (first, second) = (&many[first], &many[second]);
             let better = if cost(second) < cost(first) { second } else { first };
-            let (was_tried, ejected, _) = cost(better);
-            if was_tried || ejected {
-                many.iter().min_by_key(|instance| cost(instance))
+            let (is_full, was_tried, ejected, _) = cost(better);
+            if is_full || was_tried || ejected {
+                let best = many.iter().min_by_key(|instance| cost(instance));
+                best.filter(|instance| !model.is_full(instance))
             } else {
                 Some(better)
             }

@@ -207,6 +207,8 @@ fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Mode
         served_name: entry.served_name.into(),
         stream_usage: entry.stream_usage,
         redacted_names: entry.redacted_names,
+        timeouts: entry.timeouts,
+        max_in_flight: entry.max_in_flight,
         proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
         instances,
         running,
@@ -247,7 +249,7 @@ mod tests {
     use super::*;
     use crate::{
         seam::{InstanceEntry, StatusClass},
-        table::{Choice, Ejected, FallbackFor, IdleListener},
+        table::{Choice, Ejected, FallbackFor, IdleListener, Lease, NoLease},
         test_support,
     };
 
@@ -334,7 +336,7 @@ mod tests {
             assert_eq!(&*lease.instance().id, "c");
             let all: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
             assert!(
-                route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_some()
+                route.lease(Choice { tried: &all, now: 10, ..ANY }, &mut random, &idle).is_ok()
             );
         }
     }
@@ -383,9 +385,71 @@ mod tests {
         for now in [0, 10_000, 20_000, 100_000] {
             for route in ["r", "s"] {
                 let choice = Choice { now, ..ANY };
-                assert!(table.route(route).unwrap().lease(choice, &mut random, &idle).is_some());
+                assert!(table.route(route).unwrap().lease(choice, &mut random, &idle).is_ok());
             }
         }
+    }
+
+    /// A table of route `r` over these instances of model `m`, each of which is given two requests.
+    fn limited(instances: &[(&str, &str)]) -> Table {
+        let mut document = document(&[("m", instances)], &[("r", &[("m", 1)])]);
+        document.models[0].max_in_flight = 2;
+        Table::default().replaced_by(document).unwrap().0
+    }
+
+    #[test]
+    fn a_full_instance_gets_nothing_more_and_the_next_one_does() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let table = limited(&[("a", "running"), ("b", "running"), ("c", "running")]);
+        let route = table.route("r").unwrap();
+        let mut random = random();
+        let all: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let choice = Choice { tried: &all, ..ANY };
+        let mut leases: Vec<_> =
+            (0..6).map(|_| route.lease(choice, &mut random, &idle).unwrap().0).collect();
+        let counts: Vec<_> = table.instances().map(|instance| instance.outstanding()).collect();
+        assert_eq!(counts, [2, 2, 2], "also those that were tried, where there is no other");
+        assert_eq!(route.lease(ANY, &mut random, &idle).unwrap_err(), NoLease::Full);
+        assert_eq!(route.lease_instance("a", &idle).unwrap_err(), NoLease::Full);
+        let freed = leases.pop().unwrap().instance().id.clone();
+        let (lease, _) = route.lease(ANY, &mut random, &idle).unwrap();
+        assert_eq!(lease.instance().id, freed);
+        assert!(route.is_ready(), "it is busy, not down");
+    }
+
+    #[test]
+    fn a_limit_holds_however_many_threads_ask_at_once() {
+        let table = limited(&[("a", "running")]);
+        let instance = table.instances().next().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+                    for _ in 0..2_000 {
+                        let leases: Vec<_> =
+                            (0..3).map(|_| Lease::take(instance, 2, &idle)).collect();
+                        assert!(leases.iter().filter(|lease| lease.is_ok()).count() <= 2);
+                    }
+                });
+            }
+        });
+        assert_eq!(instance.outstanding(), 0, "what was too much was taken back");
+    }
+
+    #[test]
+    fn a_fallback_for_4xx_is_none_where_the_others_are_only_full() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let mut document = document(
+            &[("m", &[("a", "running")]), ("n", &[("b", "running")])],
+            &[("r", &[("m", 1), ("n", 0)])],
+        );
+        document.models[0].max_in_flight = 1;
+        document.routes[0].targets[1].fallback = vec![StatusClass::ClientError];
+        let (table, _) = Table::default().replaced_by(document).unwrap();
+        let route = table.route("r").unwrap();
+        let mut random = random();
+        let _held = route.lease(ANY, &mut random, &idle).unwrap();
+        assert_eq!(route.lease(ANY, &mut random, &idle).unwrap_err(), NoLease::Full);
     }
 
     #[test]
@@ -420,7 +484,7 @@ mod tests {
         let mut chosen = |table: &Table, failed| {
             let leased =
                 table.route("r").unwrap().lease(Choice { failed, ..ANY }, &mut random, &idle);
-            leased.map(|(lease, _)| lease.instance().id.to_string())
+            leased.ok().map(|(lease, _)| lease.instance().id.to_string())
         };
         let both = route("running");
         let status = |status| FallbackFor { status, target: None };
@@ -455,11 +519,11 @@ mod tests {
         let (two, left_out) =
             one.replaced_by(document(&[("m", &[("a", "error")])], &[("r", &[("m", 1)])])).unwrap();
         let unhurt = one.route("r").unwrap().lease(ANY, &mut random, &idle);
-        assert!(unhurt.is_some(), "the old table is the newest until the new one is in force");
+        assert!(unhurt.is_ok(), "the old table is the newest until the new one is in force");
         drop(unhurt);
         assert!(left_out.retire().is_empty(), "a request is still on it");
         assert!(
-            one.route("r").unwrap().lease(ANY, &mut random, &idle).is_none(),
+            one.route("r").unwrap().lease(ANY, &mut random, &idle).is_err(),
             "not even by the old table"
         );
         assert!(!two.route("r").unwrap().is_ready());
@@ -471,7 +535,7 @@ mod tests {
             .unwrap();
         assert!(left_out.retire().is_empty());
         assert!(
-            three.route("r").unwrap().lease(ANY, &mut random, &idle).is_some(),
+            three.route("r").unwrap().lease(ANY, &mut random, &idle).is_ok(),
             "it may come back to service"
         );
         let (_, left_out) = three.replaced_by(document(&[], &[])).unwrap();
@@ -550,7 +614,7 @@ mod tests {
         drop(lease);
         assert_eq!(instance.outstanding(), 0);
         assert!(listener.0.lock().unwrap().is_empty(), "it is in service, so nobody waits for it");
-        assert!(back.route("r").unwrap().lease(ANY, &mut random(), &idle).is_some());
+        assert!(back.route("r").unwrap().lease(ANY, &mut random(), &idle).is_ok());
     }
 
     #[test]

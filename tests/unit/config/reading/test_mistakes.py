@@ -112,6 +112,9 @@ WRONG_FILES = [
     (OURS.replace('"python_package"', '"hugging_face"'), 4, "`source` cannot be `hugging_face`."),
     (THEIRS + 'dialects = ["openapi"]\n', 5, "Did you mean `openai`?"),
     (THEIRS + "dialects = []\n", 5, "`dialects` must not be empty."),
+    (THEIRS + "max_in_flight = -1\n", 5, "`max_in_flight` must be at least 0, but it is -1."),
+    (THEIRS + "timeouts = { first = 1 }\n", 5, "There is no key `first` in [models.timeouts]."),
+    (THEIRS + "[models.timeouts]\nidle = -1\n", 6, "`idle` must be at least 0, but it is -1."),
     # What is missing.
     ('\n[[models]]\nbackend = "external"\n', 2, "This [[models]] has no `name`. Add `name = ...`."),
     ('[[models]]\nname = "a"\n', 1, "This [[models]] has no `backend`."),
