@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import socket
+import time
 
 import uvloop
 
@@ -26,10 +27,12 @@ from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.control.documents import InstanceStatus, ServerStatus
+from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
+from gpustack_fast.control.views import drain_report, model_statuses
 from gpustack_fast.engines import environments, processes
 from gpustack_fast.engines.leftovers import end_leftovers
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
@@ -37,7 +40,7 @@ from gpustack_fast.keys.store import Store
 from gpustack_fast.log_files import LogFiles
 from gpustack_fast.reload import Deployment, Reloader
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
-from gpustack_fast.seam.documents import Drained, InstanceIdle, KeyDelta
+from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta
 from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
@@ -96,6 +99,7 @@ class Server:
         self._directory = directory
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
+        self._since = time.time()
         self._greeted = False
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
@@ -262,6 +266,8 @@ class Server:
             match event:
                 case InstanceIdle(instance=instance):
                     self._supervisor.instance_idle(instance)
+                case InstanceFailed(instance=instance, reason=reason):
+                    self._supervisor.instance_failed(instance, reason)
                 case Drained() if self._drained is not None and not self._drained.done():
                     self._drained.set_result(None)
 
@@ -310,19 +316,32 @@ class Server:
 
     def status(self) -> ServerStatus:
         """For the control socket."""
-        instances = [
-            InstanceStatus(
-                name=one.name,
-                model=model.name,
-                state=one.state,
-                state_message=one.state_message,
-                pid=one.pid,
-                restart_count=one.restart_count,
-            )
-            for model in self._models()
-            for one in model.instances
-        ]
-        addresses = [f"{self._scheme}://{address}" for address in self._addresses]
+        stats = self._plane.stats()
         return ServerStatus(
-            version=__version__, pid=os.getpid(), addresses=addresses, instances=instances
+            version=__version__,
+            pid=os.getpid(),
+            since=self._since,
+            phase="stopping" if self._signals else "serving",
+            not_ready=stats.not_ready,
+            addresses=[f"{self._scheme}://{address}" for address in self._addresses],
+            certificate=None
+            if self._config.server.tls_certificate is None
+            else str(self._config.server.tls_certificate),
+            connections=stats.connections,
+            in_flight=stats.in_flight,
+            models=model_statuses(
+                self._config, self._supervisor.replicas, {one.id: one for one in stats.instances}
+            ),
         )
+
+    def drain(self, which: str) -> DrainReport:
+        """Takes instances out of the choice, for the control socket."""
+        return self._drain_report(self._supervisor.drain(which))
+
+    def resume(self, which: str) -> DrainReport:
+        """Takes a drain back, for the control socket."""
+        return self._drain_report(self._supervisor.resume(which))
+
+    def _drain_report(self, found: list[Replica]) -> DrainReport:
+        counters = {one.id: one for one in self._plane.stats().instances}
+        return drain_report(found, self._supervisor.replicas, counters)

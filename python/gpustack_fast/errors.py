@@ -8,6 +8,7 @@
     │   ├── KeyNameTaken        a key of this name exists already (the management API's 409)
     │   └── KeyNotFound         no key has this name or access key (the management API's 404)
     ├── EngineFailed            an engine ended, was not ready in time, or has no place to listen
+    ├── InstanceNotFound        no instance has this id or address
     └── ControlError            the control socket cannot be used, or rejected an operation
 
 The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a
@@ -24,6 +25,7 @@ __all__ = [
     "DataDirectoryInUse",
     "EngineFailed",
     "GpustackFastError",
+    "InstanceNotFound",
     "KeyNameTaken",
     "KeyNotFound",
     "StoreError",
@@ -87,6 +89,10 @@ class KeyNotFound(StoreError):
 
 class EngineFailed(GpustackFastError):
     """An engine ended, did not become ready, or has no place to listen. The text names its log."""
+
+
+class InstanceNotFound(GpustackFastError):
+    """No instance of the running server has this id or address."""
 
 
 class ControlError(GpustackFastError):

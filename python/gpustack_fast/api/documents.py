@@ -28,7 +28,7 @@ class InstanceView(Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
-    """GPUStack's names: pending … running, error, unreachable."""
+    """GPUStack's names: pending … running, error, unreachable; draining, drained are ours."""
     state_message: str = ""
     pid: int | None = None
     restart_count: int = 0

@@ -26,7 +26,7 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
         categories=list(model.categories),
         generic_proxy=model.generic_proxy,
         replicas=len(model.urls) if model.external else model.replicas,
-        ready_replicas=sum(replica.state == "running" for replica in replicas),
+        ready_replicas=sum(replica.published_state == "running" for replica in replicas),
         instances=[instance_view(replica) for replica in replicas],
     )
 
@@ -35,7 +35,7 @@ def route_views(
     config: Config, routes: Mapping[str, KnownRoute], replicas: Iterable[Replica]
 ) -> list[RouteView]:
     """The list of `GET /v2/model-routes`. Raises KeyError for a public name that `routes` lacks."""
-    running = {replica.slot.model for replica in replicas if replica.state == "running"}
+    running = {replica.slot.model for replica in replicas if replica.published_state == "running"}
     return [route_view(route, routes[route.name], running) for route in config.all_routes()]
 
 
@@ -78,7 +78,7 @@ def instance_view(replica: Replica) -> InstanceView:
     """One instance; its times are Unix seconds."""
     return InstanceView(
         name=replica.id,
-        state=replica.state,
+        state=replica.published_state,
         state_message=replica.state_message,
         pid=None if replica.instance is None else replica.instance.pid,
         restart_count=replica.restarts,

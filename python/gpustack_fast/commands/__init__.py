@@ -1,5 +1,6 @@
 """The command line.
 
-parser  arguments → Config → the command
-keys    `gpustack-fast keys …`
+parser     arguments → Config → the command
+keys       `gpustack-fast keys …`
+instances  `gpustack-fast status`, `drain` and `resume`
 """

@@ -130,6 +130,26 @@ def _revoke_key(options: argparse.Namespace) -> int:
     return keys.revoke(_data_dir(options), options.which)
 
 
+def _status(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import instances
+
+    return instances.status(_data_dir(options), as_json=options.json)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import instances, keys
+
+    given = options.timeout
+    timeout = 0.0 if options.no_wait else None if given is None else float(keys.seconds(given))
+    return instances.drain(_data_dir(options), options.which, timeout=timeout, as_json=options.json)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import instances
+
+    return instances.resume(_data_dir(options), options.which, as_json=options.json)
+
+
 def _version(_: argparse.Namespace) -> int:
     from gpustack_fast.seam.dataplane import __version__
 
@@ -234,6 +254,8 @@ def _parser() -> _Parser:
     )
     _add_key_commands(keys)
 
+    _add_instance_commands(commands)
+
     _command(commands, "version", "print the version", _version)
     return parser
 
@@ -336,7 +358,44 @@ def _add_key_commands(keys: _Parser) -> None:
     revoke = _command(commands, "revoke", "reject a key from the next request on", _revoke_key)
     revoke.add_argument("which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it")
 
-    data_dir = [setting for setting in SETTINGS if setting.path == ("data_dir",)]
     for command in commands.choices.values():
-        _add_config(command)
-        _add_settings(command, data_dir)
+        _add_place(command)
+
+
+def _add_instance_commands(commands: _Commands) -> None:
+    status = _command(
+        commands,
+        "status",
+        "say how the running server, its models and its instances are; exit status 0: ready, 1: "
+        "not ready, or no server",
+        _status,
+    )
+    drain = _command(
+        commands,
+        "drain",
+        "give an instance no new requests, and wait until those on it have ended",
+        _drain,
+    )
+    resume = _command(commands, "resume", "take a drain back", _resume)
+    for command in (drain, resume):
+        command.add_argument(
+            "which",
+            metavar="INSTANCE|URL",
+            help="an instance as `status` shows it, or an address: all instances there",
+        )
+    ways = drain.add_mutually_exclusive_group()
+    ways.add_argument("--no-wait", action="store_true", help="return at once")
+    ways.add_argument(
+        "--timeout",
+        metavar="TIME",
+        help="wait so long at most, as 90s or 15m; the instance stays drained",
+    )
+    for command in (status, drain, resume):
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        _add_place(command)
+
+
+def _add_place(command: _Parser) -> None:
+    """The settings that name the data directory."""
+    _add_config(command)
+    _add_settings(command, [setting for setting in SETTINGS if setting.path == ("data_dir",)])

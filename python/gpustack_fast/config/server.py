@@ -101,7 +101,7 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tcp_unacknowledged: Annotated[
         Seconds,
         Meta(
-            description="how long an engine's machine may acknowledge nothing of what is sent to it",
+            description="how long an engine's machine may acknowledge nothing of what it is sent",
             extra=_RELOADED,
         ),
     ] = 30.0

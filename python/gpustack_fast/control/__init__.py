@@ -10,5 +10,6 @@ way goes one JSON document per line:
 
     documents   the requests and responses
     server      asyncio; hands each request to a handler
+    views       the models and their instances as `status` tells of them
     client      blocking and small, for the command line
 """

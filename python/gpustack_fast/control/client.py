@@ -13,12 +13,15 @@ from gpustack_fast import errors
 from gpustack_fast.control.documents import (
     CreatedKey,
     CreateKey,
+    DrainInstance,
+    DrainReport,
     Failure,
     Grant,
     KeyInfo,
     ListKeys,
     Request,
     Response,
+    ResumeInstance,
     RevokeKey,
     ServerStatus,
     Status,
@@ -90,6 +93,14 @@ class ControlClient:
         """The state of the server and its engines."""
         return self._ask(Status(), ServerStatus)
 
+    def drain(self, which: str) -> DrainReport:
+        """Takes instances out of the choice: when this returns, no new request goes there."""
+        return self._ask(DrainInstance(which=which), DrainReport)
+
+    def resume(self, which: str) -> DrainReport:
+        """Takes a drain back."""
+        return self._ask(ResumeInstance(which=which), DrainReport)
+
     def _ask(self, request: Request, kind: type[T]) -> T:
         try:
             self._socket.sendall(msgspec.json.encode(request) + b"\n")
@@ -119,7 +130,13 @@ class ControlClient:
 def _raised(failure: Failure) -> GpustackFastError:
     """The server's exception, so that the exit status is the same with and without a server."""
     kind = getattr(errors, failure.kind, ControlError)
-    if kind in (errors.KeyNameTaken, errors.KeyNotFound, errors.StoreError, errors.UsageError):
+    if kind in (
+        errors.InstanceNotFound,
+        errors.KeyNameTaken,
+        errors.KeyNotFound,
+        errors.StoreError,
+        errors.UsageError,
+    ):
         known: GpustackFastError = kind(failure.message)
         return known
     return ControlError(failure.message)

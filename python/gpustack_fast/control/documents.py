@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import Struct
 
@@ -11,13 +13,17 @@ __all__ = [
     "LONGEST_LINE",
     "CreateKey",
     "CreatedKey",
+    "DrainInstance",
+    "DrainReport",
     "Failure",
     "Grant",
     "InstanceStatus",
     "KeyInfo",
     "ListKeys",
+    "ModelStatus",
     "Request",
     "Response",
+    "ResumeInstance",
     "RevokeKey",
     "ServerStatus",
     "Status",
@@ -57,7 +63,25 @@ class Status(Struct, frozen=True, tag_field="operation", tag="status", forbid_un
     """Asks for the server's state. The result is a ServerStatus."""
 
 
-Request = CreateKey | ListKeys | RevokeKey | Status
+class DrainInstance(
+    Struct, frozen=True, tag_field="operation", tag="instances.drain", forbid_unknown_fields=True
+):
+    """Takes instances out of the choice. The result is a DrainReport, of this moment."""
+
+    which: str
+    """The name of an instance, or an address."""
+
+
+class ResumeInstance(
+    Struct, frozen=True, tag_field="operation", tag="instances.resume", forbid_unknown_fields=True
+):
+    """Takes a drain back. The result is a DrainReport."""
+
+    which: str
+    """The name of an instance, or an address."""
+
+
+Request = CreateKey | ListKeys | RevokeKey | Status | DrainInstance | ResumeInstance
 
 
 class InstanceStatus(Struct, frozen=True, kw_only=True):
@@ -65,11 +89,49 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
 
     name: str
     model: str
+    address: str = ""
+    """`http://HOST:PORT` or `unix:PATH`; empty: it has none yet."""
     state: str
-    """GPUStack's names: pending … running, error, unreachable."""
+    """GPUStack's names: pending … running, error, unreachable; and draining, drained."""
+    since: float
+    """Unix seconds: when it came into this state (`drained`: when its engine began to run)."""
     state_message: str = ""
+    drained: bool = False
+    """The operator's order, whatever the state."""
+    ejected: bool = False
+    """Failures in a row have put it out of the choice, as long as its model has another."""
+    last_failure: str = ""
+    """In words; empty: none is known."""
+    last_failure_at: float | None = None
+    """Unix seconds."""
+    in_flight: int = 0
+    """Requests on it now."""
+    requests: int = 0
+    """Requests that it was given."""
+    failures: int = 0
+    """Of these, those that it failed."""
     pid: int | None = None
     restart_count: int = 0
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """One deployment."""
+
+    name: str
+    backend: str
+    replicas: int
+    """Wanted."""
+    ready_replicas: int
+    """Running, and not drained."""
+    instances: list[InstanceStatus] = []
+
+
+class DrainReport(Struct, frozen=True, kw_only=True):
+    """The instances of an order of the operator's."""
+
+    instances: list[InstanceStatus]
+    warnings: list[str] = []
+    """Whole sentences."""
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
@@ -77,9 +139,21 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
 
     version: str
     pid: int
+    since: float
+    """Unix seconds: when it was started."""
+    phase: Literal["serving", "stopping"]
+    """stopping: no clients are accepted, and running requests may end."""
+    not_ready: str | None = None
+    """The reason why no inference can be served now; None: it can."""
     addresses: list[str]
     """The URLs of its listeners, as `http://HOST:PORT`."""
-    instances: list[InstanceStatus] = []
+    certificate: str | None = None
+    """The file of the certificate; None: plain HTTP."""
+    connections: int = 0
+    """Open client connections."""
+    in_flight: int = 0
+    """Requests between their head and their end."""
+    models: list[ModelStatus] = []
 
 
 class Failure(Struct, frozen=True, kw_only=True):

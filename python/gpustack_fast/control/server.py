@@ -17,11 +17,14 @@ from gpustack_fast.control.documents import (
     LONGEST_LINE,
     CreatedKey,
     CreateKey,
+    DrainInstance,
+    DrainReport,
     Failure,
     KeyInfo,
     ListKeys,
     Request,
     Response,
+    ResumeInstance,
     RevokeKey,
     ServerStatus,
 )
@@ -45,6 +48,10 @@ class Handler(Protocol):
     def keys(self) -> Keys: ...
 
     def status(self) -> ServerStatus: ...
+
+    def drain(self, which: str) -> DrainReport: ...
+
+    def resume(self, which: str) -> DrainReport: ...
 
 
 class ControlServer:
@@ -124,7 +131,7 @@ class ControlServer:
 
     async def _carry_out(
         self, request: Request
-    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus:
+    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
             return await keys.create(request.name, request.grant, request.text)
@@ -132,6 +139,10 @@ class ControlServer:
             return await keys.revoke(request.which)
         if isinstance(request, ListKeys):
             return keys.all()
+        if isinstance(request, DrainInstance):
+            return self._handler.drain(request.which)
+        if isinstance(request, ResumeInstance):
+            return self._handler.resume(request.which)
         return self._handler.status()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import time
 from collections.abc import Iterable
 from typing import Literal
 
@@ -46,7 +47,16 @@ class Replica:
     created: float
     """Unix seconds: when this engine (not the first in the slot) was started."""
     state: InstanceState = "pending"
+    """The engine's; `published_state` heeds the operator's order, too."""
     state_message: str = ""
+    since: float = 0.0
+    """Unix seconds: when `state` was entered."""
+    last_failure: str = ""
+    """In words: why an engine ended here, or a request failed; empty: nothing has."""
+    last_failure_at: float = 0.0
+    """Unix seconds."""
+    drained: bool = False
+    """The operator's order: no new requests, whatever engine is here."""
     address: str = ""
     instance: Instance | None = None
     failures: int = 0
@@ -61,7 +71,18 @@ class Replica:
     """The engine's life; of somebody else's, the watch on its address."""
     stopping: asyncio.Task[None] | None = None
     idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    """Set when the data plane has reported the end of its last request."""
+    """Set when it is out of the table and its last request has ended, as the data plane reports."""
+
+    @property
+    def published_state(self) -> InstanceState:
+        """The state for the data plane and for people."""
+        if not self.drained or self.state != "running":
+            return self.state
+        return "drained" if self.idle.is_set() else "draining"
+
+    def note_failure(self, reason: str) -> None:
+        """Remembers the last failure."""
+        self.last_failure, self.last_failure_at = reason, time.time()
 
     def raise_unexpected(self) -> None:
         """Re-raises an unexpected exception: fail loudly."""

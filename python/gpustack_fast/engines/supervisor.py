@@ -28,7 +28,7 @@ from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
 from gpustack_fast.engines.replica import InstanceState, Replica
-from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.errors import GpustackFastError, InstanceNotFound
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Supervisor"]
@@ -64,6 +64,8 @@ class Supervisor:
         self._models: dict[str, ModelConfig] = {}
         self._replicas: dict[ReplicaSlot, Replica] = {}
         self._preparing: dict[str, asyncio.Task[Path]] = {}
+        self._drained: set[tuple[str, str]] = set()
+        """Model and URL of the engines of somebody else's that are drained, for the next `want`."""
         self._awake = asyncio.Event()
         self._state_changed = asyncio.Event()
         self._closing = False
@@ -105,7 +107,10 @@ class Supervisor:
             id=f"{safe(model.name)}-{number}",
             created=time.time(),
             address=url,
+            since=time.time(),
+            drained=(model.name, url) in self._drained,
         )
+        replica.idle.set()
         replica.running = self._task(watch(replica, self._set))
         return replica
 
@@ -199,6 +204,8 @@ class Supervisor:
         replica.created = time.time()
         replica.address = ""
         replica.idle = asyncio.Event()
+        if replica.drained:
+            replica.idle.set()
         self._set(replica, "scheduled")
         replica.running = self._task(self._live(replica))
 
@@ -209,6 +216,8 @@ class Supervisor:
         return task
 
     def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
+        if replica.state != state:
+            replica.since = time.time()
         replica.state, replica.state_message = state, message
         self._state_changed.set()
         # One that is being tried for a reload is not here yet.
@@ -263,6 +272,7 @@ class Supervisor:
     def _failed(self, replica: Replica, reason: str) -> None:
         """Takes the engine out of the table at once, and says when the next one starts."""
         replica.failures += 1
+        replica.note_failure(reason)
         if replica.model.restart_on_error:
             pause = restart_delay(replica.failures)
             replica.retry_at = time.monotonic() + pause
@@ -280,6 +290,57 @@ class Supervisor:
         for replica in self._replicas.values():
             if replica.id == instance_id:
                 replica.idle.set()
+                if replica.drained:
+                    self._on_change()
+
+    def instance_failed(self, instance_id: str, reason: str) -> None:
+        """Notes that an instance has failed a request, as the data plane reports."""
+        for replica in self._replicas.values():
+            if replica.id == instance_id:
+                replica.note_failure(reason)
+
+    def drain(self, which: str) -> list[Replica]:
+        """Takes instances out of the choice until `resume`; what runs on them goes on.
+
+        `which` is an instance's id or an address. Returns them; raises InstanceNotFound.
+        """
+        found = self._find(which)
+        for replica in found:
+            if not replica.drained:
+                if replica.state == "running":
+                    replica.idle.clear()
+                else:
+                    replica.idle.set()
+                self._order(replica, drained=True)
+        self._on_change()
+        return found
+
+    def resume(self, which: str) -> list[Replica]:
+        """Takes `drain` back. Returns the instances; raises InstanceNotFound."""
+        found = self._find(which)
+        for replica in found:
+            replica.idle.clear()
+            self._order(replica, drained=False)
+        self._on_change()
+        return found
+
+    def _order(self, replica: Replica, *, drained: bool) -> None:
+        replica.drained = drained
+        if replica.model.external:
+            change = self._drained.add if drained else self._drained.discard
+            change((replica.slot.model, replica.address))
+        log.info("%s is %s by its operator.", replica.id, "drained" if drained else "resumed")
+
+    def _find(self, which: str) -> list[Replica]:
+        address = which.rstrip("/")
+        found = [one for one in self.replicas if which == one.id or address == one.address]
+        if not found:
+            known = ", ".join(one.id for one in self.replicas) or "none"
+            raise InstanceNotFound(
+                f"There is no instance or address {which}. `gpustack-fast status` shows what there "
+                f"is; now: {known}."
+            )
+        return found
 
     def _stop(self, slot: ReplicaSlot, patience: float) -> asyncio.Task[None]:
         """Takes a slot out of the table at once; the rest happens in a task, which is returned."""

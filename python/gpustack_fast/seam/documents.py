@@ -322,7 +322,7 @@ class InstanceFailed(Document, tag_field="type", tag="instance_failed"):
 
     instance: str
     reason: str
-    """The cause, such as `connect: Connection refused`. The control plane does not read it."""
+    """The cause, such as `connect: Connection refused`."""
 
 
 class CertificateRenewed(Document, tag_field="type", tag="certificate_renewed"):
@@ -344,7 +344,7 @@ class Drained(Document, tag_field="type", tag="drained"):
 
 
 Event = InstanceIdle | InstanceFailed | CertificateRenewed | CertificateRefused | Drained
-"""News for the control plane. Of these `app` acts on `InstanceIdle` and `Drained`.
+"""News for the control plane. `app` acts on `InstanceIdle`, `InstanceFailed` and `Drained`.
 
 The data plane itself has logged each of them with its fields, so `app` does not log them again.
 """
@@ -377,6 +377,8 @@ class InstanceStats(Document):
     outstanding: int
     requests: int
     failures: int
+    ejected: bool
+    """Whether failures in a row have ejected it, and it has not responded since."""
 
 
 class Stats(Document):
@@ -384,6 +386,8 @@ class Stats(Document):
 
     version: int
     """The table's version; 0 before the first."""
+    not_ready: str | None
+    """The reason why no inference can be served now; None: it can."""
     connections: int
     """Open client connections."""
     in_flight: int

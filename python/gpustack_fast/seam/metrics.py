@@ -17,7 +17,7 @@ def metrics(replicas: Collection[Replica]) -> list[MetricFamily]:
             labels=[
                 ("model", replica.slot.model),
                 ("instance", replica.id),
-                ("state", replica.state),
+                ("state", replica.published_state),
             ],
             value=1,
         )

@@ -108,7 +108,7 @@ def instance_entry(replica: Replica, facts: EngineFacts, engine_key: str | None)
     return InstanceEntry(
         id=replica.id,
         address=replica.address,
-        state=replica.state,
+        state=replica.published_state,
         api_key=engine_key if replica.instance is None else replica.instance.key,
         idle_timeout=facts.idle_timeout,
         requests_per_connection=facts.requests_per_connection,

@@ -166,9 +166,11 @@ impl DataPlane {
                 outstanding: instance.outstanding(),
                 requests: instance.counters.requests.load(Ordering::Relaxed),
                 failures: instance.counters.failures.load(Ordering::Relaxed),
+                ejected: instance.is_out(),
             });
         write(&Stats {
             version: table.version,
+            not_ready: self.shared.not_ready(&table),
             connections: count(&self.shared.metrics.connections),
             in_flight: count(&self.shared.metrics.in_flight),
             instances: instances.collect(),

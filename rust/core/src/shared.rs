@@ -132,6 +132,19 @@ impl Shared {
         if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
 
+    /// The reason why no inference can be served by this table now; None: it can.
+    pub(crate) fn not_ready(&self, table: &Table) -> Option<&'static str> {
+        if self.is_draining() {
+            Some("draining: this server is stopping")
+        } else if table.version == 0 {
+            Some("starting: no routing table has been published yet")
+        } else if !table.routes.iter().any(|route| route.is_ready()) {
+            Some("no model has a running instance")
+        } else {
+            None
+        }
+    }
+
     /// Whether the drain has begun: no clients are accepted.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != phase::SERVING

@@ -20,7 +20,7 @@ from gpustack_fast.commands import keys, parser
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.control.documents import ServerStatus
+from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import UsageError
 from gpustack_fast.keys.live import KeyChange, Keys
@@ -434,7 +434,13 @@ class FakeServer:
         self.directory.release()
 
     def status(self) -> ServerStatus:
-        return ServerStatus(version="0", pid=1, addresses=[])
+        return ServerStatus(version="0", pid=1, since=0.0, phase="serving", addresses=[])
+
+    def drain(self, which: str) -> DrainReport:
+        return DrainReport(instances=[])
+
+    def resume(self, which: str) -> DrainReport:
+        return DrainReport(instances=[])
 
 
 @contextmanager

@@ -15,20 +15,30 @@ import pytest
 import uvloop
 
 from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.control.documents import InstanceStatus, ServerStatus
+from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.errors import ControlError, KeyNameTaken, KeyNotFound, StoreError, UsageError
+from gpustack_fast.errors import (
+    ControlError,
+    InstanceNotFound,
+    KeyNameTaken,
+    KeyNotFound,
+    StoreError,
+    UsageError,
+)
 from gpustack_fast.keys.live import KeyChange, Keys
 from gpustack_fast.keys.store import Grant, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
 T = TypeVar("T")
 
+INSTANCE = InstanceStatus(name="a-1", model="a", state="running", since=10.0, pid=8)
 STATUS = ServerStatus(
     version="1.2.3",
     pid=7,
+    since=9.0,
+    phase="serving",
     addresses=["http://127.0.0.1:8080"],
-    instances=[InstanceStatus(name="a-1", model="a", state="running", pid=8)],
+    models=[ModelStatus(name="a", backend="b", replicas=1, ready_replicas=1, instances=[INSTANCE])],
 )
 
 
@@ -51,6 +61,14 @@ class FakeApp:
 
     def status(self) -> ServerStatus:
         return STATUS
+
+    def drain(self, which: str) -> DrainReport:
+        if which != INSTANCE.name:
+            raise InstanceNotFound("There is no such instance.")
+        return DrainReport(instances=[INSTANCE], warnings=["It was the last."])
+
+    def resume(self, which: str) -> DrainReport:
+        return DrainReport(instances=[INSTANCE])
 
 
 def with_server(
@@ -104,6 +122,17 @@ def test_keys_are_made_listed_and_revoked(
     assert (made.remove, made.replace, made.salt) == ([], False, app.store.salt)
     assert [key.name for key in mine.upsert] == ["mine"]
     assert (revoked.upsert, revoked.remove) == ([], [made.upsert[0].access_key])
+
+
+def test_instances_are_drained_and_resumed(tmp_path: Path) -> None:
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            assert client.drain("a-1").warnings == ["It was the last."]
+            assert client.resume("a-1") == DrainReport(instances=[INSTANCE])
+            with pytest.raises(InstanceNotFound):
+                client.drain("a-2")
+
+    with_server(tmp_path, scenario)
 
 
 def test_the_disk_has_a_change_before_the_data_plane_hears_of_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gpustack_fast.engines import external, plan, processes
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
+from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 
@@ -298,6 +299,37 @@ def test_each_address_of_an_external_model_is_an_instance_that_says_whether_it_c
             await eventually(
                 lambda: house.states() == ["running", "unreachable"], "the second has gone"
             )
+
+
+def test_a_drain_is_the_operator_s_until_he_takes_it_back(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
+    path = short_folder / "e.sock"
+    model = ModelConfig(name="remote", backend="external", urls=[f"unix:{path}"])
+
+    @scenario(short_folder, model)
+    async def _(house: House) -> None:
+        def published() -> list[str]:
+            return [replica.published_state for replica in house.supervisor.replicas]
+
+        assert house.supervisor.drain("remote-0") == house.supervisor.replicas
+        await eventually(lambda: published() == ["unreachable"], "its engine's own state is shown")
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.bind(str(path))
+            engine.listen()
+            await eventually(lambda: published() == ["drained"], "it comes back drained")
+            house.supervisor.resume(f"unix:{path}")
+            assert published() == ["running"]
+            house.supervisor.drain(f"unix:{path}")
+            assert published() == ["draining"], "until the data plane says that nothing runs on it"
+            house.supervisor.instance_idle("remote-0")
+            assert published() == ["drained"]
+            house.supervisor.want([model])
+            await eventually(lambda: house.states() == ["running"], "it is tried anew")
+            assert published() == ["drained"], "the same address, the same order"
+            with pytest.raises(InstanceNotFound, match="There is no instance or address remote-9"):
+                house.supervisor.drain("remote-9")
 
 
 def test_external_models_that_are_wanted_no_more_are_tried_no_more(short_folder: Path) -> None:

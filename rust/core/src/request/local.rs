@@ -98,16 +98,10 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + '
 
 /// 200 if inference requests can be served; else 503 with the reason.
 fn readyz(shared: &Shared, table: &Table) -> Response<Bytes> {
-    let why_not = if shared.is_draining() {
-        "draining: this server is stopping"
-    } else if table.version == 0 {
-        "starting: no routing table has been published yet"
-    } else if !table.routes.iter().any(|route| route.is_ready()) {
-        "no model has a running instance"
-    } else {
-        return text(StatusCode::OK, "ok");
-    };
-    text(StatusCode::SERVICE_UNAVAILABLE, why_not)
+    match shared.not_ready(table) {
+        None => text(StatusCode::OK, "ok"),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
 }
 
 fn metrics(shared: &Shared, table: &Table) -> Response<Bytes> {

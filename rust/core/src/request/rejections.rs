@@ -153,7 +153,7 @@ pub(crate) fn credential_rejected(head: &ResponseHead, endpoint: &Endpoint) -> O
 pub(crate) fn unavailable(route: &str) -> ApiError {
     let message = format!(
         "No running instances available for model {route}: its engines are starting, have failed, \
-         or cannot be reached. Try again in a few seconds; GET /v2/models shows the reason."
+         are drained, or cannot be reached. Try again in a few seconds; GET /v2/models shows the reason."
     );
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
 }

@@ -146,6 +146,8 @@ pub struct Polled {
 pub struct Stats {
     /// The table's version; 0 before the first.
     pub version: u64,
+    /// The reason why no inference can be served now; None: it can.
+    pub not_ready: Option<&'static str>,
     /// Open client connections.
     pub connections: u64,
     /// Requests between their head and their end.
@@ -165,4 +167,6 @@ pub struct InstanceStats {
     pub requests: u64,
     /// Those that it failed.
     pub failures: u64,
+    /// Whether failures in a row have ejected it, and it has not responded since.
+    pub ejected: bool,
 }

@@ -1,0 +1,159 @@
+"""`gpustack-fast status`, `drain` and `resume`: through a running server's control socket.
+
+Nothing here imports asyncio, granian, uvloop or the data plane, so that the commands are quick.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from gpustack_fast.control.client import ControlClient, NoServer
+from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
+from gpustack_fast.errors import ControlError
+from gpustack_fast.storage.data_directory import DataDirectory
+
+__all__ = ["drain", "resume", "status"]
+
+_POLL = 0.2
+"""Seconds between two looks at an instance that is drained."""
+_HEADER = ("MODEL", "INSTANCE", "STATE", "SINCE", "IN FLIGHT", "REQUESTS", "FAILED", "RESTARTS")
+
+
+def status(data_dir: Path, *, as_json: bool) -> int:
+    """Prints the state of the server, its models and its instances.
+
+    Returns 0 where inference can be served, else 1. Raises ControlError without a server.
+    """
+    with _server(data_dir) as server:
+        found = server.status()
+    print(_json(found) if as_json else "\n".join(_page(found)))
+    return 0 if found.not_ready is None else 1
+
+
+def drain(data_dir: Path, which: str, *, timeout: float | None, as_json: bool) -> int:
+    """Takes instances out of the choice, and waits until nothing runs on them.
+
+    `timeout`: seconds, 0 does not wait; None: for as long as it takes. Returns 1 when requests
+    still run then: the instances stay drained.
+    """
+    with _server(data_dir) as server:
+        report = server.drain(which)
+        for warning in report.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        names = [one.name for one in report.instances]
+        until = float("inf") if timeout is None else time.monotonic() + timeout
+        now = report.instances
+        while any(one.in_flight and one.drained for one in now) and time.monotonic() < until:
+            time.sleep(min(_POLL, max(0.0, until - time.monotonic())))
+            now = _named(server.status(), names)
+    _tell(DrainReport(instances=now, warnings=report.warnings), as_json=as_json)
+    resumed = [one.name for one in now if not one.drained]
+    if resumed:
+        raise ControlError(f"{', '.join(resumed)} was resumed meanwhile.")
+    busy = sum(one.in_flight for one in now)
+    if busy and timeout != 0:
+        raise ControlError(
+            f"After {timeout:g} s requests still run there: {busy}. It stays drained; repeat the "
+            "command to wait on, or take it back with `gpustack-fast resume`."
+        )
+    return 0
+
+
+def resume(data_dir: Path, which: str, *, as_json: bool) -> int:
+    """Takes a drain back: the next request may go there."""
+    with _server(data_dir) as server:
+        report = server.resume(which)
+    _tell(report, as_json=as_json)
+    return 0
+
+
+@contextmanager
+def _server(data_dir: Path) -> Iterator[ControlClient]:
+    try:
+        client = ControlClient(DataDirectory(data_dir).control_socket)
+    except NoServer as error:
+        raise ControlError(
+            f"No server runs on the data directory {data_dir}. Start one with `gpustack-fast "
+            "serve`, or name the directory of the one that runs with --data-dir or --config."
+        ) from error
+    with client:
+        yield client
+
+
+def _named(found: ServerStatus, names: Sequence[str]) -> list[InstanceStatus]:
+    """Those of these names that are still there: one that has ended is idle."""
+    return [one for model in found.models for one in model.instances if one.name in names]
+
+
+def _json(document: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
+
+
+def _tell(report: DrainReport, *, as_json: bool) -> None:
+    if as_json:
+        print(_json(report))
+        return
+    for one in report.instances:
+        print(f"{one.name} is {one.state}; requests in flight: {one.in_flight}.")
+
+
+def _page(found: ServerStatus) -> Iterator[str]:
+    """The lines for a person."""
+    yield (
+        f"gpustack-fast {found.version}, process {found.pid}, {found.phase} since "
+        f"{_local_time(found.since)}"
+    )
+    ready = "ready" if found.not_ready is None else f"not ready: {found.not_ready}"
+    yield f"{' '.join(found.addresses)}: {ready}"
+    if found.certificate is not None:
+        yield f"Certificate: {found.certificate}"
+    yield f"Requests in flight: {found.in_flight}. Client connections: {found.connections}."
+    yield ""
+    rows = [_HEADER, *(row for model in found.models for row in _rows(model.name, model.instances))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+    reasons = [line for model in found.models for one in model.instances for line in _reasons(one)]
+    if reasons:
+        yield ""
+    yield from reasons
+
+
+def _rows(model: str, instances: Sequence[InstanceStatus]) -> Iterator[tuple[str, ...]]:
+    if not instances:
+        yield (model, "none", *[""] * (len(_HEADER) - 2))
+    for one in instances:
+        yield (
+            model,
+            one.name,
+            f"{one.state} (ejected)" if one.ejected else one.state,
+            _local_time(one.since),
+            str(one.in_flight),
+            str(one.requests),
+            str(one.failures),
+            str(one.restart_count),
+        )
+
+
+def _reasons(one: InstanceStatus) -> Iterator[str]:
+    """What is to be said of an instance, a line each."""
+    if one.address:
+        yield f"{one.name} is at {one.address}."
+    if one.state_message:
+        yield f"{one.name}: {one.state_message}"
+    if one.drained:
+        yield f"{one.name} is drained: it gets no requests until `gpustack-fast resume {one.name}`."
+    if one.last_failure and one.last_failure_at and one.last_failure not in one.state_message:
+        yield f"{one.name} failed last at {_local_time(one.last_failure_at)}: {one.last_failure}"
+
+
+def _local_time(unix: float) -> str:
+    return datetime.datetime.fromtimestamp(int(unix)).astimezone().isoformat(sep=" ")

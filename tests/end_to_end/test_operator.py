@@ -1,0 +1,198 @@
+"""What an operator sees and does on a running server: `status`, `drain` and `resume`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import SMOLLM2, FakeEngine, ServedRouter, cli, external
+from raw_http import chat, eventually
+
+Engines = Callable[..., list[FakeEngine]]
+Serve = Callable[..., ServedRouter]
+
+
+def command(server: ServedRouter, *arguments: str) -> list[str]:
+    return [*cli(), *arguments, "--data-dir", str(server.data_dir)]
+
+
+def run(server: ServedRouter, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(server, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=server.environment,
+        check=False,
+    )
+
+
+def shown(server: ServedRouter) -> dict[str, Any]:
+    """The document of `status --json`."""
+    document: dict[str, Any] = json.loads(run(server, "status", "--json").stdout)
+    return document
+
+
+def instances(server: ServedRouter) -> dict[str, dict[str, Any]]:
+    """The instances of all models, by name."""
+    return {one["name"]: one for model in shown(server)["models"] for one in model["instances"]}
+
+
+def states(server: ServedRouter) -> dict[str, str]:
+    return {name: one["state"] for name, one in instances(server).items()}
+
+
+def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    engines = fake_engines(2)
+    server = serve(external(engines))
+    eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
+    with server.client() as client:
+        server.send_chat(client, chat(stream=True, fake={"frames": 100, "delay": 0.1}))
+        client.read_until(b"Hello")
+        document = shown(server)
+        assert (document["phase"], document["not_ready"]) == ("serving", None)
+        assert document["addresses"] == [server.address]
+        assert document["pid"] == server.process.pid
+        (model,) = document["models"]
+        assert (model["name"], model["replicas"], model["ready_replicas"]) == ("m", 2, 2)
+        assert sum(one["in_flight"] for one in model["instances"]) == 1
+        assert [one["address"] for one in model["instances"]] == [e.address for e in engines]
+    page = run(server, "status")
+    assert page.returncode == 0, page.stderr
+    assert f"{server.address}: ready" in page.stdout
+    assert "MODEL" in page.stdout and "m-0" in page.stdout
+    for engine in engines:
+        engine.kill()
+    eventually(lambda: set(states(server).values()) == {"unreachable"}, "both to be missed")
+    page = run(server, "status")
+    assert page.returncode == 1
+    assert "not ready: no model has a running instance" in page.stdout
+    assert f"m-1: Nobody can be reached at {engines[1].address}" in page.stdout
+
+
+def test_a_failed_request_is_the_last_failure_of_its_instance(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    engine = fake_engines(1)[0]
+    server = serve(external([engine]))
+    fault = {"fault": {"how": "close", "at": "before_head"}}
+    assert server.chat(chat(fake=fault)).status == 502
+    eventually(lambda: instances(server)["m-0"]["last_failure"].startswith("died: "), "the reason")
+    found = instances(server)["m-0"]
+    assert (found["state"], found["failures"]) == ("running", 2), "it was asked again"
+    assert "m-0 failed last at" in run(server, "status").stdout
+
+
+def test_a_drained_instance_ends_its_requests_and_gets_no_new_ones(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    first, second = engines = fake_engines(2)
+    server = serve(external(engines))
+    eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
+    assert run(server, "drain", second.address).returncode == 0
+    with server.client() as client:
+        server.send_chat(client, chat(stream=True, fake={"frames": 30, "delay": 0.1}))
+        client.read_until(b"Hello")
+        assert len(first.inference()) == 1, "the other one is out"
+        assert run(server, "resume", "m-1").returncode == 0
+        waiting = subprocess.Popen(
+            command(server, "drain", "m-0"), stdout=subprocess.PIPE, text=True
+        )
+        eventually(lambda: states(server)["m-0"] == "draining", "the drain to begin")
+        assert waiting.poll() is None, "a request still runs"
+        assert [server.chat(chat()).status for _ in range(8)] == [200] * 8
+        assert len(first.inference()) == 1
+        client.read_until(b"[DONE]")
+    output, _ = waiting.communicate(timeout=30)
+    assert (waiting.returncode, output) == (0, "m-0 is drained; requests in flight: 0.\n")
+    assert states(server) == {"m-0": "drained", "m-1": "running"}
+    assert "m-0 is drained: it gets no requests until" in run(server, "status").stdout
+    assert 'instance="m-0",state="drained"} 1' in server.metrics()
+    assert {one["state"] for one in server.models()[0]["instances"]} == {"drained", "running"}
+    # Every change of another instance publishes a new table.
+    second.kill()
+    eventually(lambda: states(server)["m-1"] == "unreachable", "the other one to be missed")
+    assert server.chat(chat()).status == 503
+    assert run(server, "resume", "m-0").stdout == "m-0 is running; requests in flight: 0.\n"
+    assert server.chat(chat()).status == 200
+
+
+def test_the_last_instance_may_be_drained_after_a_warning(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    server = serve(external(fake_engines(1)))
+    with server.client() as client:
+        server.send_chat(client, chat(stream=True, fake={"frames": 1000, "delay": 0.1}))
+        client.read_until(b"Hello")
+        done = run(server, "drain", "m-0", "--timeout", "1s", "--json")
+        assert done.returncode == 1
+        assert "warning: No other instance of m runs" in done.stderr
+        assert "requests still run there: 1" in done.stderr
+        assert json.loads(done.stdout)["instances"][0]["state"] == "draining"
+        assert run(server, "drain", "m-0", "--no-wait").returncode == 0
+    eventually(lambda: states(server) == {"m-0": "drained"}, "the request to end")
+    assert server.request("GET", "/readyz").status == 503
+    assert run(server, "status").returncode == 1
+    refused = server.chat(chat())
+    assert refused.status == 503 and "drained" in refused.json()["error"]["message"]
+    assert run(server, "resume", "m-0").returncode == 0
+    assert server.request("GET", "/readyz").status == 200
+
+
+def test_what_is_not_there_is_said(fake_engines: Engines, serve: Serve, tmp_path: Path) -> None:
+    server = serve(external(fake_engines(1)))
+    for order in ("drain", "resume"):
+        wrong = run(server, order, "m-7")
+        assert wrong.returncode == 1
+        assert "There is no instance or address m-7." in wrong.stderr
+        assert "m-0" in wrong.stderr
+    for words in (["status"], ["status", "--json"], ["drain", "m-0"], ["resume", "m-0"]):
+        nobody = subprocess.run(
+            [*cli(), *words, "--data-dir", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env=os.environ,
+            check=False,
+        )
+        assert (nobody.returncode, nobody.stdout) == (1, "")
+        assert f"No server runs on the data directory {tmp_path}" in nobody.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was made there"
+
+
+@pytest.fixture
+def two_real_engines(serve: Serve) -> ServedRouter:
+    server = serve(SMOLLM2.format(replicas=2))
+    eventually(lambda: server.running() == 2, "both engines to run", 120)
+    return server
+
+
+def test_a_drained_engine_of_ours_stays_out_when_it_is_started_anew(
+    two_real_engines: ServedRouter,
+) -> None:
+    server = two_real_engines
+    drained, other = instances(server).values()
+    assert run(server, "drain", drained["name"]).returncode == 0
+    body = {"model": "default", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    assert [server.chat(body).status for _ in range(4)] == [200] * 4
+    os.kill(drained["pid"], 9)
+    eventually(
+        lambda: (
+            sorted(states(server).values()) == ["drained", "running"]
+            and drained["name"] not in states(server)
+        ),
+        "its successor to be drained, too",
+        60,
+    )
+    (again,) = [one for one in instances(server).values() if one["name"] != other["name"]]
+    assert (again["restart_count"], again["requests"]) == (1, 0)
+    assert "signal 9" in again["last_failure"]
+    assert run(server, "resume", again["name"]).returncode == 0
+    assert set(states(server).values()) == {"running"}
