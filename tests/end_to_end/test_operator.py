@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gpustack_fast.control.client import ControlClient
+from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, FakeEngine, ServedRouter, cli, external
 from raw_http import chat, eventually
 
@@ -34,8 +38,9 @@ def run(server: ServedRouter, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def shown(server: ServedRouter) -> dict[str, Any]:
-    """The document of `status --json`."""
-    document: dict[str, Any] = json.loads(run(server, "status", "--json").stdout)
+    """The document of `status --json`, asked without a process of its own."""
+    with ControlClient(DataDirectory(server.data_dir).control_socket) as client:
+        document: dict[str, Any] = msgspec.to_builtins(client.status())
     return document
 
 
@@ -57,7 +62,8 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
     with server.client() as client:
         server.send_chat(client, chat(stream=True, fake={"frames": 100, "delay": 0.1}))
         client.read_until(b"Hello")
-        document = shown(server)
+        document = json.loads(run(server, "status", "--json").stdout)
+        assert document.keys() == shown(server).keys()
         assert (document["phase"], document["not_ready"]) == ("serving", None)
         assert document["addresses"] == [server.address]
         assert document["pid"] == server.process.pid
@@ -98,20 +104,21 @@ def test_a_drained_instance_ends_its_requests_and_gets_no_new_ones(
     server = serve(external(engines))
     eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
     assert run(server, "drain", second.address).returncode == 0
-    with server.client() as client:
-        server.send_chat(client, chat(stream=True, fake={"frames": 30, "delay": 0.1}))
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(server.client())
+        server.send_chat(client, chat(stream=True, fake={"frames": 100, "delay": 0.1}))
         client.read_until(b"Hello")
         assert len(first.inference()) == 1, "the other one is out"
         assert run(server, "resume", "m-1").returncode == 0
-        waiting = subprocess.Popen(
-            command(server, "drain", "m-0"), stdout=subprocess.PIPE, text=True
+        waiting = stack.enter_context(
+            subprocess.Popen(command(server, "drain", "m-0"), stdout=subprocess.PIPE, text=True)
         )
         eventually(lambda: states(server)["m-0"] == "draining", "the drain to begin")
         assert waiting.poll() is None, "a request still runs"
         assert [server.chat(chat()).status for _ in range(8)] == [200] * 8
         assert len(first.inference()) == 1
         client.read_until(b"[DONE]")
-    output, _ = waiting.communicate(timeout=30)
+        output, _ = waiting.communicate(timeout=30)
     assert (waiting.returncode, output) == (0, "m-0 is drained; requests in flight: 0.\n")
     assert states(server) == {"m-0": "drained", "m-1": "running"}
     assert "m-0 is drained: it gets no requests until" in run(server, "status").stdout
@@ -165,6 +172,29 @@ def test_what_is_not_there_is_said(fake_engines: Engines, serve: Serve, tmp_path
         assert (nobody.returncode, nobody.stdout) == (1, "")
         assert f"No server runs on the data directory {tmp_path}" in nobody.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was made there"
+
+
+def test_a_real_engine_tells_of_its_health(smollm2: ServedRouter, serve: Serve) -> None:
+    (engine,) = smollm2.engines()
+    config = f"""
+[[models]]
+name = "m"
+backend = "external"
+engine = "llama_cpp"
+urls = ["unix:{engine.socket}"]
+
+[[models]]
+name = "other"
+backend = "external"
+engine = "llama_cpp"
+urls = ["unix:{engine.socket}"]
+health_path = "/nowhere"
+"""
+    server = serve(config)
+    eventually(lambda: set(states(server).values()) == {"running"}, "it to be reached")
+    found = instances(server)
+    assert found["m-0"]["state_message"] == ""
+    assert "answers GET /nowhere with" in found["other-0"]["state_message"]
 
 
 @pytest.fixture

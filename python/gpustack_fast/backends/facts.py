@@ -57,6 +57,8 @@ class EngineFacts:
 
     No client may see them.
     """
+    health_path: str | None = None
+    """The path that gets 200 without a key while it can serve; None: none is known."""
     idle_timeout: float = 4.0
     """Time in which an idle connection may be used again, below the engine's own limit.
 

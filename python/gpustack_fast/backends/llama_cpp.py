@@ -147,6 +147,7 @@ def threads(cores: int, replicas: int) -> int:
 FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
+    health_path="/health",
     admin_paths=(
         # Prompts in slots can be saved, restored and erased; properties show and change settings.
         "/slots",

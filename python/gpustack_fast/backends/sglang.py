@@ -15,6 +15,7 @@ ENGINE = Engine(
     facts=EngineFacts(
         dialects=("openai", "anthropic"),
         stream_usage=True,
+        health_path="/health",
         admin_paths=(
             # It shows its arguments (API keys among them), its load, its weights.
             "/metrics",

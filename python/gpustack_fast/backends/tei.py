@@ -15,6 +15,7 @@ ENGINE = Engine(
     facts=EngineFacts(
         dialects=("openai", "tei"),
         stream_usage=False,
+        health_path="/health",
         admin_paths=("/metrics",),
         cancel_lag=1.0,  # a batch that has begun is computed to its end
     ),

@@ -16,6 +16,7 @@ ENGINE = Engine(
     facts=EngineFacts(
         dialects=("openai",),
         stream_usage=True,
+        health_path="/health",
         admin_paths=(
             # Reading these empties them: they belong to whoever watches the engine.
             "/metrics",

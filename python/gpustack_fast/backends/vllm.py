@@ -66,6 +66,7 @@ vLLM keeps them with VLLM_ENABLE_RESPONSES_API_STORE.
 FACTS = EngineFacts(
     dialects=("openai", "anthropic"),
     stream_usage=True,
+    health_path="/health",
     admin_paths=(*_DEVELOPMENT_PATHS, *_OPTIONAL_PATHS, *_ALWAYS_THERE, *_STORED),
     cancel_lag=0.1,  # measured: it stops within 30 ms, streamed or not
 )

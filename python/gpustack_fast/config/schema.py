@@ -128,6 +128,11 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """External only: the file with the engine's key. Absolute once it was read, as `local_path`."""
     served_name: str | None = None
     """External only: the engine's name for the model; see `engine_name`."""
+    health_path: str | None = None
+    """External only: the path that says whether the engine is well; empty: connections alone do.
+
+    None: that of `engine`.
+    """
     dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
     """External only: the APIs that the engine speaks by itself; None: those of `engine`."""
 

@@ -1,4 +1,4 @@
-"""Engines that somebody else runs: whether their addresses accept connections."""
+"""Engines that somebody else runs: whether they can be reached, and say that they are well."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import os
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from gpustack_fast.backends import facts_of
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.health import Health
 from gpustack_fast.engines.replica import InstanceState, Replica
 
 __all__ = ["watch"]
@@ -28,8 +31,11 @@ class SetState(Protocol):
 
 async def watch(replica: Replica, set_state: SetState) -> None:
     """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
+    health = Health(replica.address, health_path(replica.model))
     while True:
         problem = await unreachable(replica.address)
+        if problem is None:
+            problem = await health.problem(replica.state == "running")
         if problem is not None and replica.state != "unreachable":
             message = f"{problem} It is tried again every {TRY_EVERY:g} s."
             log.warning("%s: %s", replica.id, message)
@@ -37,16 +43,23 @@ async def watch(replica: Replica, set_state: SetState) -> None:
         elif problem is None and replica.state != "running":
             if replica.state == "unreachable":
                 log.info("%s can be reached now.", replica.id)
-            set_state(replica, "running")
+            if health.note:
+                log.info("%s: %s", replica.id, health.note)
+            set_state(replica, "running", health.note)
         await asyncio.sleep(TRY_EVERY)
+
+
+def health_path(model: ModelConfig) -> str | None:
+    """The path that tells of the health of a model's engines; None: connections alone do."""
+    path = facts_of(model).health_path if model.health_path is None else model.health_path
+    return path or None
 
 
 async def unreachable(url: str) -> str | None:
     """The reason, in a sentence, why nobody can be reached at an address; None when somebody can.
 
     The address is `http://HOST:PORT` or `unix:/PATH`. A connection is opened and closed, and
-    nothing is sent: the paths that an engine of somebody else serves without a key are not known
-    here.
+    nothing is sent.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):

@@ -301,6 +301,38 @@ def test_each_address_of_an_external_model_is_an_instance_that_says_whether_it_c
             )
 
 
+def test_an_engine_that_says_that_it_is_not_well_is_left_out_until_it_is(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
+    path = short_folder / "e.sock"
+    answer = b"HTTP/1.1 503 Loading\r\n\r\n"
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readline():
+            writer.write(answer)
+        writer.close()
+
+    model = ModelConfig(name="remote", backend="external", engine="vllm", urls=[f"unix:{path}"])
+
+    @scenario(short_folder, model)
+    async def _(house: House) -> None:
+        nonlocal answer
+        async with await asyncio.start_unix_server(engine, path):
+            await eventually(
+                lambda: "answers GET /health with 503" in house.replica().state_message, "a 503"
+            )
+            assert house.states() == ["unreachable"]
+            answer = b"HTTP/1.1 200 OK\r\n\r\n"
+            await house.until_running()
+            assert house.replica().state_message == ""
+            answer = b"HTTP/1.1 500 Dead\r\n\r\n"
+            await eventually(lambda: house.states() == ["unreachable"], "it is missed")
+            answer = b"HTTP/1.1 404 Not Found\r\n\r\n"
+            await house.until_running()
+            assert "only its connections are watched" in house.replica().state_message
+
+
 def test_a_drain_is_the_operator_s_until_he_takes_it_back(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

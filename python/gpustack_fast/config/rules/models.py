@@ -13,7 +13,15 @@ from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
 __all__ = ["check_models", "check_names"]
 
-_EXTERNAL_ONLY = ("urls", "engine", "api_key_env", "api_key_file", "served_name", "dialects")
+_EXTERNAL_ONLY = (
+    "urls",
+    "engine",
+    "api_key_env",
+    "api_key_file",
+    "served_name",
+    "health_path",
+    "dialects",
+)
 _OURS_ONLY = (
     "source",
     *SOURCE_FIELDS.values(),
@@ -24,6 +32,8 @@ _OURS_ONLY = (
     "ready_timeout",
 )
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
+_HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
+"""Visible ASCII without `#`."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 """Capitals alone, so that a key in its place (most have small letters) is seen to be none."""
 _LONGEST_NAME = 200
@@ -120,6 +130,12 @@ def _check_external(path: KeyPath, model: ModelConfig) -> None:
         raise RuleBroken(
             (*path, "served_name"),
             "`served_name` is empty. Write what the engine calls the model, or leave it out.",
+        )
+    if model.health_path and not _HTTP_PATH.fullmatch(model.health_path):
+        raise RuleBroken(
+            (*path, "health_path"),
+            f"{quoted(model.health_path)} is no path. Write one that begins with `/`, such as "
+            "`/health`, or an empty one to watch connections alone.",
         )
     _check_engine_key(path, model)
 

@@ -112,6 +112,8 @@ WRONG_FILES = [
     (OURS.replace('"python_package"', '"hugging_face"'), 4, "`source` cannot be `hugging_face`."),
     (THEIRS + 'dialects = ["openapi"]\n', 5, "Did you mean `openai`?"),
     (THEIRS + "dialects = []\n", 5, "`dialects` must not be empty."),
+    (THEIRS + 'health_path = "health"\n', 5, "`health` is no path. Write one that begins with `/`"),
+    (OURS + 'health_path = "/health"\n', 6, "Remove it."),
     (THEIRS + "max_in_flight = -1\n", 5, "`max_in_flight` must be at least 0, but it is -1."),
     (THEIRS + "timeouts = { first = 1 }\n", 5, "There is no key `first` in [models.timeouts]."),
     (THEIRS + "[models.timeouts]\nidle = -1\n", 6, "`idle` must be at least 0, but it is -1."),
