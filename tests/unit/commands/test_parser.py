@@ -396,6 +396,7 @@ def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -
     script = (
         "import sys; from gpustack_fast.commands.parser import main\n"
         "main(['check']); main(['keys', 'create', 'a', '--data-dir', sys.argv[1]])\n"
+        "main(['status', '--data-dir', sys.argv[1]])\n"
         "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & "
         "set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

@@ -224,7 +224,8 @@ pub(crate) fn translation_failed() -> ApiError {
 
 /// 404: the instance that keeps a stored response is gone.
 pub(crate) fn response_lost() -> ApiError {
-    let why = "the engine that made it has ended, cannot be reached, or serves another model";
+    let why = "the engine that made it has ended, is drained, cannot be reached, or serves another \
+        model";
     ApiError::new(
         Cause::ResponseNotFound,
         format!("The response was not found: {why}. Send the whole conversation as input instead."),
