@@ -94,7 +94,7 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
     state: str
     """GPUStack's names: pending … running, error, unreachable; and draining, drained."""
     since: float
-    """Unix seconds: when it came into this state (`drained`: when its engine began to run)."""
+    """Unix seconds: when it came into this state (draining and drained: when that was ordered)."""
     state_message: str = ""
     drained: bool = False
     """The operator's order, whatever the state."""

@@ -50,7 +50,7 @@ class Replica:
     """The engine's; `published_state` heeds the operator's order, too."""
     state_message: str = ""
     since: float = 0.0
-    """Unix seconds: when `state` was entered."""
+    """Unix seconds: when `state` was entered, or a running engine drained or resumed."""
     last_failure: str = ""
     """In words: why an engine ended here, or a request failed; empty: nothing has."""
     last_failure_at: float = 0.0

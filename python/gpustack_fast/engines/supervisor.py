@@ -319,13 +319,16 @@ class Supervisor:
         """Takes `drain` back. Returns the instances; raises InstanceNotFound."""
         found = self._find(which)
         for replica in found:
-            replica.idle.clear()
-            self._order(replica, drained=False)
+            if replica.drained:
+                replica.idle.clear()
+                self._order(replica, drained=False)
         self._on_change()
         return found
 
     def _order(self, replica: Replica, *, drained: bool) -> None:
         replica.drained = drained
+        if replica.state == "running":
+            replica.since = time.time()
         if replica.model.external:
             change = self._drained.add if drained else self._drained.discard
             change((replica.slot.model, replica.address))

@@ -353,7 +353,12 @@ def test_a_drain_is_the_operator_s_until_he_takes_it_back(
             await eventually(lambda: published() == ["drained"], "it comes back drained")
             house.supervisor.resume(f"unix:{path}")
             assert published() == ["running"]
+            began = house.replica().since
             house.supervisor.drain(f"unix:{path}")
+            assert house.replica().since > began
+            ordered = house.replica().since
+            house.supervisor.drain("remote-0")
+            assert house.replica().since == ordered, "the same order again changes nothing"
             assert published() == ["draining"], "until the data plane says that nothing runs on it"
             house.supervisor.instance_idle("remote-0")
             assert published() == ["drained"]
