@@ -250,11 +250,11 @@ where
     /// The time at which the system is asked whether the request was acknowledged: after a moment,
     /// and how long; None: it is not asked before the limit.
     fn next_question(&self, limit: Option<Duration>) -> Option<(Instant, Duration)> {
-        let awaited = self
-            .active
-            .as_ref()
-            .is_some_and(|active| !matches!(active.receiving, Receiving::Body(_)));
-        let (since, time) = self.delivery.next(self.moved).filter(|_| awaited)?;
+        // Between the frames of a response nothing is asked: its head says that the request came.
+        if let Receiving::Body(_) = self.active.as_ref()?.receiving {
+            return None;
+        }
+        let (since, time) = self.delivery.next(self.moved)?;
         let is_first = limit.is_none_or(|limit| since + time < self.moved + limit);
         is_first.then_some((since, time))
     }
