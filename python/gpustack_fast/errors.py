@@ -3,6 +3,7 @@
     GpustackFastError           anything that ends a command with one message; exit status 1
     ├── UsageError              what was typed cannot be carried out as typed; exit status 2
     │   └── ConfigError         a wrong setting or file; has the file, the line and the fix
+    │       └── Mistakes        all that is wrong with a configuration, each as an error of its own
     ├── StoreError              the data directory or the keys in it cannot be read or written
     │   ├── DataDirectoryInUse  another server holds the data directory; has its process id
     │   ├── KeyNameTaken        a key of this name exists already (the management API's 409)
@@ -17,6 +18,8 @@ prompt.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -28,15 +31,34 @@ __all__ = [
     "InstanceNotFound",
     "KeyNameTaken",
     "KeyNotFound",
+    "Mistakes",
+    "MistakesFound",
     "StoreError",
     "UsageError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    """The text with control characters (and all else that is not printable) written as escapes.
+
+    A name from a file may hold any character, and a terminal obeys some of them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 class GpustackFastError(Exception):
     """The root: the command line prints `error: ` and the text, and ends with `exit_status`."""
 
     exit_status = 1
+
+    def each(self) -> tuple[GpustackFastError, ...]:
+        """The errors to print, a line each: this one alone, unless it stands for several."""
+        return (self,)
 
 
 class UsageError(GpustackFastError):
@@ -55,10 +77,61 @@ class ConfigError(UsageError):
         self.line = line
 
     def __str__(self) -> str:
+        message = printable(self.message)
         if self.file is None:
-            return self.message
-        place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.message}"
+            return message
+        file = printable(str(self.file))
+        return f"{file}: {message}" if self.line is None else f"{file}:{self.line}: {message}"
+
+
+class Mistakes(ConfigError):
+    """Two or more mistakes, in the order in which to read them. Its own place is the first's."""
+
+    def __init__(self, errors: list[UsageError]) -> None:
+        first = errors[0]
+        if isinstance(first, ConfigError):
+            super().__init__(first.message, first.file, first.line)
+        else:
+            super().__init__(str(first))
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+    def each(self) -> tuple[GpustackFastError, ...]:
+        return self.errors
+
+
+class MistakesFound:
+    """Collects mistakes, so that somebody hears of all of them in one run.
+
+    found = MistakesFound()
+    with found.here():
+        one_check()
+    with found.here():
+        another_check()
+    found.raise_any()
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[UsageError] = []
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Takes note of the UsageError that ends the block, and goes on behind it."""
+        try:
+            yield
+        except Mistakes as error:
+            self.errors += error.errors
+        except UsageError as error:
+            self.errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raises what was found: a single mistake as itself, more of them as Mistakes."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise Mistakes(self.errors)
 
 
 class StoreError(GpustackFastError):

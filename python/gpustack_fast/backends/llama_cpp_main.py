@@ -271,10 +271,10 @@ def read_flags(
         takes_value, apply = flags[flag]
         if takes_value and not equals:
             if not rest:
-                raise UsageError(f"The flag {flag} needs a value.")
+                raise UsageError(f"The flag {flag} needs a value. Write it as {flag}=VALUE.")
             value = rest.pop(0)
         elif equals and not takes_value:
-            raise UsageError(f"The flag {flag} takes no value, but got {value!r}.")
+            raise UsageError(f"The flag {flag} takes no value, but got {value!r}. Remove that.")
         yield flag, value, apply
 
 
@@ -289,7 +289,9 @@ def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
         try:
             apply(params, value)
         except (ValueError, OverflowError, OSError, AttributeError) as error:
-            raise UsageError(f"The flag {flag} cannot take {value!r}: {error}.") from error
+            raise UsageError(
+                f"The flag {flag} cannot take {value!r}: {error}. Write another value."
+            ) from error
     if not params.model.path:
         raise UsageError("No model is given. Name one with --model PATH or --python-package NAME.")
     return params

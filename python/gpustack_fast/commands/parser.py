@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from gpustack_fast.config import Config, ServeOptions
-from gpustack_fast.config.reading.file import line_of
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import (
     SETTINGS,
@@ -25,8 +24,8 @@ from gpustack_fast.config.settings import (
     load_config,
     variable_of,
 )
-from gpustack_fast.config.source import Source
-from gpustack_fast.errors import ConfigError, GpustackFastError, UsageError
+from gpustack_fast.config.source import Reading, Source
+from gpustack_fast.errors import GpustackFastError, MistakesFound, UsageError
 
 __all__ = ["main"]
 
@@ -49,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except GpustackFastError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for one in error.each():
+            print(f"error: {one}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count
@@ -62,10 +62,15 @@ def _serve(options: argparse.Namespace) -> int:
     received = Signals()
     with received.held():
         file = _config_file(options)
-        source = Source(file, functools.partial(_checked_config, file, options))
-        start = source.read()
+        source = Source(file, functools.partial(load_config, file, _flags(options)))
+        found = MistakesFound()
+        start, key = Reading(config=Config(), engine_keys={}), None
+        with found.here():
+            start = source.read()
+        with found.here():
+            key = _bootstrap_key(options)
+        found.raise_any()
         source.take(start.config)
-        key = _bootstrap_key(options)
 
         from gpustack_fast.app import serve
 
@@ -74,24 +79,10 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     file = _config_file(options)
-    config = _checked_config(file, options)
+    config = load_config(file, _flags(options))
     name = "The embedded default" if file is None else str(file)
     print(f"{name} is right: {_summary(config)}.")
     return 0
-
-
-def _checked_config(file: Path | None, options: argparse.Namespace) -> Config:
-    """The configuration, each model of which its backend could start. Raises ConfigError."""
-    from gpustack_fast.backends import BACKENDS, BackendError
-
-    config = load_config(file, _flags(options))
-    for index, model in enumerate(config.models):
-        try:
-            BACKENDS[model.backend].check(model)
-        except BackendError as error:
-            line = None if file is None else line_of(file, ("models", index, "backend_parameters"))
-            raise ConfigError(str(error), file, line) from error
-    return config
 
 
 def _summary(config: Config) -> str:

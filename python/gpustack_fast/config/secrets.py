@@ -13,7 +13,7 @@ from pathlib import Path
 from gpustack_fast.config.reading.file import where
 from gpustack_fast.config.schema import Config, ModelConfig
 from gpustack_fast.config.server import ServerConfig
-from gpustack_fast.errors import ConfigError
+from gpustack_fast.errors import ConfigError, MistakesFound
 
 __all__ = ["check_tls_files", "take_engine_keys"]
 
@@ -27,14 +27,18 @@ def take_engine_keys(
     engines of our own inherit that, and the keys of others are none of their business.
     """
     keys: dict[str, str] = {}
+    found = MistakesFound()
     for index, model in enumerate(config.models):
         field = "api_key_env" if model.api_key_env is not None else "api_key_file"
         try:
             text = _text(model, environment)
         except ConfigError as error:
-            raise ConfigError(error.message, *where(file, ("models", index, field))) from error
+            place = where(file, ("models", index, field))
+            found.errors.append(ConfigError(error.message, *place))
+            continue
         if text is not None:
             keys[model.name] = text
+    found.raise_any()
     for model in config.models:
         if model.api_key_env is not None:
             environment.pop(model.api_key_env, None)
@@ -79,6 +83,7 @@ def _read(name: str, place: str, model: str) -> str:
 
 def check_tls_files(server: ServerConfig, file: Path | None) -> None:
     """Raises ConfigError when a file for TLS cannot be read. The data plane checks its content."""
+    found = MistakesFound()
     for name in ("tls_certificate", "tls_key"):
         path: Path | None = getattr(server, name)
         if path is None:
@@ -89,8 +94,8 @@ def check_tls_files(server: ServerConfig, file: Path | None) -> None:
         except OSError as error:
             problem = error.strerror
         if problem is not None:
-            raise ConfigError(
-                f"The file {path} of `{name}` cannot be read: {problem}. "
-                "Check its path and rights.",
-                *where(file, ("server", name)),
+            message = (
+                f"The file {path} of `{name}` cannot be read: {problem}. Check its path and rights."
             )
+            found.errors.append(ConfigError(message, *where(file, ("server", name))))
+    found.raise_any()

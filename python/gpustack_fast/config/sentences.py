@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from gpustack_fast.errors import printable
+
 __all__ = ["closest", "explain", "listed", "quoted"]
 
 _KINDS = {
@@ -15,6 +17,14 @@ _KINDS = {
     "bool": "true or false",
     "array": "a list in [ ]",
     "object": "a table",
+}
+_HINTS = {
+    "int": " Write it in digits.",
+    "float": " Write it in digits.",
+    "str": " Write text in quotes.",
+    "bool": " Write true or false.",
+    "array": " Write a list in [ ].",
+    "object": " Write a table, such as { name = ... }.",
 }
 _GOT = {**_KINDS, "str": "text", "array": "a list", "bool": "a truth value"}
 _EXPECTED = re.compile(r"Expected `([a-z| ]+)`, got `(\w+)`")
@@ -52,7 +62,7 @@ def explain(message: str, subject: str, value: object, choices: Iterable[str] = 
             f"{subject} cannot be {quoted(value)}. Write "
             f"{listed(choices)}.{closest(str(value), choices)}"
         )
-    return f"{subject} is not right: {message}."
+    return f"{subject} is not right: {message}. Correct it."
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -69,21 +79,24 @@ def listed(words: Iterable[str]) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as a person would point at it; a long one is cut."""
-    text = str(value)
+    """A value as a person would point at it; a long one is cut, and nothing in it is obeyed."""
+    text = printable(str(value))
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
 def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
     kind = wanted.replace("| null", "").strip()
     if got == "str" and kind in _NEEDLESS_QUOTES:
-        hint = " Write it without quotes." if _NEEDLESS_QUOTES[kind].fullmatch(str(value)) else ""
+        needless = _NEEDLESS_QUOTES[kind].fullmatch(str(value))
+        hint = " Write it without quotes." if needless else _HINTS[kind]
         return f"{subject} must be {_KINDS[kind]}, but it is the text {quoted(value)}.{hint}"
-    hint = ""
+    hint = _HINTS.get(kind, " Correct it.")
     if kind == "str" and got in ("int", "float", "bool"):
         hint = " Put it in quotes."
     elif kind == "array" and got == "str":
         hint = f' Write it as ["{value}"].'
+    elif kind == "int" and got == "float":
+        hint = " Write it without a fraction."
     return (
         f"{subject} must be {_KINDS.get(kind, kind)}, but it is {_GOT.get(got, 'a ' + got)}.{hint}"
     )

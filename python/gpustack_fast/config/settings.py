@@ -23,12 +23,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from gpustack_fast.config.reading.file import expanded, read_config_file, where
-from gpustack_fast.config.rules import RuleBroken, check_server
+from gpustack_fast.config.reading.draft import Draft
+from gpustack_fast.config.reading.file import expanded, mistakes, read_draft, where
+from gpustack_fast.config.rules import check_server
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import explain
 from gpustack_fast.config.server import ServerConfig
-from gpustack_fast.errors import ConfigError
+from gpustack_fast.errors import ConfigError, MistakesFound, UsageError
 
 __all__ = [
     "PREFIX",
@@ -109,16 +110,21 @@ def load_config(
 
     `flags` maps `--name` to the text that was typed. Raises ConfigError.
     """
-    config = Config.default() if file is None else read_config_file(file)
-    server = config.server
+    found = MistakesFound()
+    draft = _read(file, found)
+    server = draft.config.server
     for setting in SETTINGS:
         if (written := _written(setting, flags or {}, environment)) is not None:
-            server = with_value(server, setting.path, setting.parse(*written))
-    try:
-        check_server(server)
-    except RuleBroken as error:
-        raise ConfigError(error.message, *where(file, error.path)) from error
-    return msgspec.structs.replace(config, server=server)
+            draft.left_out.append(("server", *setting.path))
+            with found.here():
+                server = with_value(server, setting.path, setting.parse(*written))
+                draft.left_out.pop()
+    for rule in check_server(server):
+        if not draft.follows(rule):
+            found.errors.append(ConfigError(rule.message, *where(file, rule.path)))
+    found.errors.sort(key=_line)
+    found.raise_any()
+    return msgspec.structs.replace(draft.config, server=server)
 
 
 def data_dir_alone(
@@ -126,12 +132,36 @@ def data_dir_alone(
 ) -> Path:
     """The data directory, from the file only where no flag or variable has it.
 
-    A broken file must not stop a revoke. Raises ConfigError.
+    Mistakes elsewhere in the file must not stop a revoke. Raises ConfigError.
     """
     setting = next(setting for setting in SETTINGS if setting.path == ("data_dir",))
     if (written := _written(setting, flags, environment)) is not None:
         return Path(str(setting.parse(*written)))
-    return load_config(file, flags, {}).server.data_dir
+    if file is None:
+        return Config.default().server.data_dir
+    draft = read_draft(file)
+    if {("server",), ("server", "data_dir")} & set(draft.left_out):
+        return load_config(file, flags, {}).server.data_dir  # which raises, with the whole reason
+    return draft.config.server.data_dir
+
+
+def _read(file: Path | None, found: MistakesFound) -> Draft:
+    """What the file says, and notes its mistakes; without a file the embedded default."""
+    draft = Draft({})
+    draft.config = Config.default()
+    if file is not None:
+        # Until it is read, anything may stand in it.
+        draft.left_out += [("server",), ("server", "cors")]
+        with found.here():
+            draft = read_draft(file)
+            found.errors += mistakes(file, draft)
+    return draft
+
+
+def _line(error: UsageError) -> tuple[bool, int]:
+    """For sorting: the lines of the file, then what stands elsewhere."""
+    line = error.line if isinstance(error, ConfigError) else None
+    return line is None, line or 0
 
 
 def _written(

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
+from gpustack_fast.errors import MistakesFound
 
 __all__ = ["Reading", "Source"]
 
@@ -44,13 +45,17 @@ class Source:
     def read(self) -> Reading:
         """Reads everything anew. It changes nothing, and may be called from any thread.
 
-        Raises ConfigError, with file and line.
+        Raises ConfigError, with file and line, or MistakesFound.
         """
         config = self._load()
         # The first map takes what is taken out.
         environment = ChainMap({}, self._taken, self._environment)
-        keys = take_engine_keys(config, environment, self._file)
-        check_tls_files(config.server, self._file)
+        found, keys = MistakesFound(), dict[str, str]()
+        with found.here():
+            keys = take_engine_keys(config, environment, self._file)
+        with found.here():
+            check_tls_files(config.server, self._file)
+        found.raise_any()
         return Reading(config=config, engine_keys=keys)
 
     def take(self, config: Config) -> None:

@@ -77,6 +77,37 @@ def test_check_says_file_line_and_fix_of_a_mistake_and_ends_with_2(tmp_path: Pat
     )
 
 
+def test_check_and_serve_tell_all_mistakes_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[server]\nprot = 1\n[[models]]\nname = "a"\nbackend = "x"\n')
+    data = tmp_path / "data"
+    for command in ("check", "serve"):
+        done = run(
+            command, "--config", str(file), "--data-dir", str(data), GPUSTACK_FAST_WORKERS="0"
+        )
+        lines = done.stderr.splitlines()
+        assert done.returncode == 2 and len(lines) == 3
+        assert lines[0].startswith(f"error: {file}:2: ")
+        assert lines[1].startswith(f"error: {file}:5: ")
+        assert lines[2].startswith("error: The environment variable `GPUSTACK_FAST_WORKERS`")
+    assert not data.exists()
+
+
+def test_serve_tells_all_secrets_and_files_that_are_missing_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    model = '[[models]]\nname = "{0}"\nbackend = "external"\nurls = ["http://127.0.0.1:{1}"]\n'
+    file.write_text(
+        '[server]\ntls_certificate = "none.pem"\ntls_key = "neither.pem"\n'
+        + (model.format("a", 1) + 'api_key_env = "NOWHERE"\n')
+        + (model.format("b", 2) + 'api_key_file = "nothing"\n')
+    )
+    done = run("serve", "--config", str(file), "--bootstrap-key", "short")
+    told = done.stderr
+    assert done.returncode == 2 and len(told.splitlines()) == 5
+    for words in ("A key has", "`NOWHERE`", "nothing with the key", "none.pem", "neither.pem"):
+        assert words in told
+
+
 def test_check_and_serve_reject_flags_for_the_engine_that_it_could_never_start_with(
     tmp_path: Path,
 ) -> None:
@@ -100,7 +131,7 @@ def test_check_and_serve_reject_flags_for_the_engine_that_it_could_never_start_w
 def test_check_sees_a_wrong_flag_and_a_wrong_variable() -> None:
     assert (
         run("check", "--port", "x").stderr
-        == "error: `--port` must be a whole number, but it is the text `x`.\n"
+        == "error: `--port` must be a whole number, but it is the text `x`. Write it in digits.\n"
     )
     done = run("check", GPUSTACK_FAST_WORKERS="0")
     assert done.returncode == 2

@@ -8,16 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Struct, structs
 
-from gpustack_fast.config.reading.mistakes import translate
+from gpustack_fast.config.reading.draft import Draft
 from gpustack_fast.config.reading.toml_lines import find_line, line_numbers
-from gpustack_fast.config.rules import RuleBroken, check
+from gpustack_fast.config.rules import check
 from gpustack_fast.config.schema import Config, KeyPath
-from gpustack_fast.errors import ConfigError
+from gpustack_fast.errors import ConfigError, MistakesFound
 
-__all__ = ["expanded", "line_of", "read_config_file", "where"]
+__all__ = ["expanded", "mistakes", "read_config_file", "read_draft", "where"]
 
 T = TypeVar("T", bound=Struct)
 
@@ -25,24 +24,30 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 def read_config_file(file: Path) -> Config:
-    """Reads and checks a configuration file. Raises ConfigError."""
-    text = _read(file)
-    document = _parse(file, text)
-    try:
-        config = msgspec.convert(document, Config, dec_hook=_decode_path)
-        check(config)
-    except msgspec.ValidationError as error:
-        path, message = translate(str(error), document)
-    except RuleBroken as error:
-        path, message = error.path, error.message
-    else:
-        return _anchored(config, file.absolute().parent)
-    raise ConfigError(message, file, find_line(line_numbers(text), path))
+    """Reads and checks a configuration file alone. Raises ConfigError: Mistakes for several."""
+    draft = read_draft(file)
+    found = MistakesFound()
+    found.errors += mistakes(file, draft)
+    found.raise_any()
+    return draft.config
 
 
-def line_of(file: Path, path: KeyPath) -> int | None:
-    """The line of a value, or of the key around it, in a file that was read already."""
-    return find_line(line_numbers(_read(file)), path)
+def read_draft(file: Path) -> Draft:
+    """Reads a configuration file, right or not, with the rules of models and routes.
+
+    Raises ConfigError when it cannot be read, or is not TOML: then nothing of it is known.
+    """
+    draft = Draft(_parse(file, _read(file)))
+    broken = [rule for rule in check(draft.config) if not draft.follows(rule)]
+    draft.mistakes += [(rule.path, rule.message) for rule in broken]
+    _anchor(draft, file.absolute().parent)
+    return draft
+
+
+def mistakes(file: Path, draft: Draft) -> list[ConfigError]:
+    """All mistakes of a file."""
+    lines = line_numbers(_read(file))
+    return [ConfigError(message, file, find_line(lines, path)) for path, message in draft.mistakes]
 
 
 def where(file: Path | None, path: KeyPath) -> tuple[Path | None, int | None]:
@@ -82,20 +87,6 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         ) from error
 
 
-def _decode_path(kind: type, value: object) -> object:
-    """msgspec's hook for the one type it does not know by itself."""
-    if kind is not Path:
-        raise NotImplementedError(kind)
-    if not isinstance(value, str):
-        # Worded as msgspec words its own, so that one translation serves both.
-        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-    if not value:
-        raise ValueError("Expected `str` of length >= 1")
-    if "\0" in value:
-        raise ValueError("it holds a zero byte")
-    return Path(value)
-
-
 def expanded(path: Path, subject: str) -> Path:
     """With `~` replaced by the home directory. Raises ConfigError when the system knows none."""
     try:
@@ -106,19 +97,27 @@ def expanded(path: Path, subject: str) -> Path:
         ) from error
 
 
-def _anchored(config: Config, folder: Path) -> Config:
+def _anchor(draft: Draft, folder: Path) -> None:
     """Makes the file's relative paths absolute, from the folder that the file lies in."""
 
-    def absolute(path: Path | str, name: str) -> Path:
-        return folder / expanded(Path(path), f"`{name}`")
-
-    def with_paths(table: T, names: Iterable[str], kind: type) -> T:
+    def with_paths(table: T, above: KeyPath, names: Iterable[str], kind: type) -> T:
         """The Struct with those of these fields absolute that are there."""
-        written = {name: value for name in names if (value := getattr(table, name)) is not None}
-        return structs.replace(
-            table, **{name: kind(absolute(value, name)) for name, value in written.items()}
-        )
+        absolute = {}
+        for name in names:
+            if (value := getattr(table, name)) is None:
+                continue
+            try:
+                absolute[name] = kind(folder / expanded(Path(value), f"`{name}`"))
+            except ConfigError as error:
+                draft.note((*above, name), error.message)
+        return structs.replace(table, **absolute)
 
-    server = with_paths(config.server, ("data_dir", "tls_certificate", "tls_key"), Path)
-    models = [with_paths(model, ("local_path", "api_key_file"), str) for model in config.models]
-    return structs.replace(config, server=server, models=models)
+    config = draft.config
+    server = with_paths(
+        config.server, ("server",), ("data_dir", "tls_certificate", "tls_key"), Path
+    )
+    models = [
+        with_paths(model, ("models", index), ("local_path", "api_key_file"), str)
+        for index, model in enumerate(config.models)
+    ]
+    draft.config = structs.replace(config, server=server, models=models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -10,12 +11,10 @@ from msgspec import inspect
 from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.config.sentences import closest, explain, listed
 
-__all__ = ["translate"]
+__all__ = ["missing_key", "translate", "unknown_key"]
 
 _PLACED = re.compile(r"(?P<message>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _PATH_PART = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`")
 _HOMES: tuple[KeyPath, ...] = (
     (),
     ("server",),
@@ -29,16 +28,13 @@ _HOMES: tuple[KeyPath, ...] = (
 """Every table that the file may hold: a key that is wrong in one may belong to another."""
 
 
-def translate(error: str, document: dict[str, Any]) -> tuple[KeyPath, str]:
-    """`Expected … - at $.models[0].name` → `("models", 0, "name")`, and what to write instead."""
+def translate(error: str, document: dict[str, Any], above: KeyPath) -> tuple[KeyPath, str]:
+    """msgspec's `Expected … - at `$[1]` about a value at `above` → its place, and what to write."""
     placed = _PLACED.fullmatch(error)
     assert placed is not None, "the pattern matches every text"
     message = placed["message"]
-    path = tuple(_key(name, index) for name, index in _PATH_PART.findall(placed["path"] or ""))
-    if unknown := _UNKNOWN.fullmatch(message):
-        return (*path, unknown[1]), _unknown_key(path, unknown[1])
-    if missing := _MISSING.fullmatch(message):
-        return path, f"This {_table_name(path)} has no `{missing[1]}`. Add `{missing[1]} = ...`."
+    below = tuple(_key(name, index) for name, index in _PATH_PART.findall(placed["path"] or ""))
+    path = (*above, *below)
     if path in (("models",), ("routes",)):
         return (
             path,
@@ -59,15 +55,21 @@ def _key(name: str, index: str) -> str | int:
     return int(index) if index.isdigit() else index
 
 
-def _unknown_key(path: KeyPath, key: str) -> str:
+def missing_key(path: KeyPath, key: str) -> str:
+    """The sentences for a table without a key that it needs."""
+    return f"This {_table_name(path)} has no `{key}`. Add `{key} = ...`."
+
+
+def unknown_key(path: KeyPath, key: str) -> str:
+    """The sentences for a key that its table does not know."""
     known = _known_keys(path)
     homes = [home for home in _HOMES if home != path and key in _known_keys(home)]
     if suggestion := closest(key, known):
         advice = suggestion
     elif homes:
-        advice = f" It belongs into {_table_name(homes[0])}."
+        advice = f" It belongs into {_table_name(homes[0])}. Move it there."
     else:
-        advice = f" Known here: {listed(known)}."
+        advice = f" Remove it, or write one that is known here: {listed(known)}."
     return f"There is no key `{key}` {_inside(path)}.{advice}"
 
 
@@ -119,7 +121,7 @@ def _choices(path: KeyPath) -> tuple[str, ...]:
 
 def _type_at(path: KeyPath) -> inspect.Type | None:
     """The type that Config has at a path; None inside a free table."""
-    kind: inspect.Type = _bare(inspect.type_info(Config))
+    kind = _config_type()
     for part in path:
         if isinstance(kind, inspect.StructType):
             kind = _bare(next(field.type for field in kind.fields if field.name == part))
@@ -128,6 +130,11 @@ def _type_at(path: KeyPath) -> inspect.Type | None:
         else:
             return None
     return kind
+
+
+@functools.cache
+def _config_type() -> inspect.Type:
+    return _bare(inspect.type_info(Config))
 
 
 def _bare(kind: inspect.Type) -> inspect.Type:

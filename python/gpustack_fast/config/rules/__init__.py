@@ -7,6 +7,8 @@ server   the listener: TLS, CORS
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.models import check_models, check_names
 from gpustack_fast.config.rules.routes import check_routes
@@ -16,13 +18,13 @@ from gpustack_fast.config.schema import Config
 __all__ = ["RuleBroken", "check", "check_server"]
 
 
-def check(config: Config) -> None:
-    """Raises RuleBroken for the first rule of models and routes that does not hold.
+def check(config: Config) -> Iterator[RuleBroken]:
+    """Every rule of models and routes that does not hold.
 
     `check_server` comes when flags and variables have been laid over the file: they may complete
     it.
     """
-    check_names("models", [model.name for model in config.models])
-    check_models(config.models)
-    check_names("routes", [route.name for route in config.routes])
-    check_routes(config)
+    yield from check_names("models", [model.name for model in config.models])
+    yield from check_models(config.models)
+    yield from check_names("routes", [route.name for route in config.routes])
+    yield from check_routes(config)

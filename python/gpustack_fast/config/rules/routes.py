@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from gpustack_fast.config.rules.broken import RuleBroken
@@ -18,111 +19,117 @@ _LARGEST_NUMBER = 2**53
 _OF_THE_ROUTE = ("access_policy", "allowed_keys", "meta")
 
 
-def check_routes(config: Config) -> None:
-    """Raises RuleBroken for the first rule that does not hold."""
+def check_routes(config: Config) -> Iterator[RuleBroken]:
+    """Every rule that does not hold."""
     declared = {route.name for route in config.routes}
     for index, model in enumerate(config.models):
         path: KeyPath = ("models", index)
         if model.name in declared:
-            _reject_what_a_route_replaces(path, model)
-        _check_access(path, model)
-        _check_meta((*path, "meta"), model.meta)
+            yield from _reject_what_a_route_replaces(path, model)
+        yield from _check_access(path, model)
+        yield from _check_meta((*path, "meta"), model.meta)
     models = {model.name: model for model in config.models}
     for index, route in enumerate(config.routes):
         path = ("routes", index)
-        _check_targets(path, route, models)
-        _check_access(path, route)
-        _check_meta((*path, "meta"), route.meta)
+        yield from _check_targets(path, route, models)
+        yield from _check_access(path, route)
+        yield from _check_meta((*path, "meta"), route.meta)
 
 
-def _reject_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> None:
+def _reject_what_a_route_replaces(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     """Somebody who restricts a model must not find it open under its own name."""
     defaults = ModelConfig(name=model.name, backend=model.backend)
     for name in _OF_THE_ROUTE:
         if getattr(model, name) != getattr(defaults, name):
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, name),
                 f"The route `{model.name}` under [[routes]] replaces the model's own, so that "
                 f"`{name}` would do nothing here. Write it there.",
             )
 
 
-def _check_targets(path: KeyPath, route: RouteConfig, models: dict[str, ModelConfig]) -> None:
+def _check_targets(
+    path: KeyPath, route: RouteConfig, models: dict[str, ModelConfig]
+) -> Iterator[RuleBroken]:
     seen: set[tuple[str, str]] = set()
     for index, target in enumerate(route.targets):
         here = (*path, "targets", index)
         if target.model not in models:
-            raise RuleBroken(
+            yield RuleBroken(
                 here,
                 f"The route `{route.name}` has the target {quoted(target.model)}, but no model is "
                 "called so. "
                 f"Declare it under [[models]], or correct the name.{closest(target.model, models)}",
+                lacks=(),
             )
+            continue
         if target.overridden_model_name == "":
-            raise RuleBroken(
+            yield RuleBroken(
                 (*here, "overridden_model_name"),
                 "`overridden_model_name` is empty. Write what the engine calls the model or "
                 "adapter, or leave it out.",
             )
         same = (target.model, target.overridden_model_name or models[target.model].engine_name)
         if same in seen:
-            raise RuleBroken(
+            yield RuleBroken(
                 here,
                 f"The route `{route.name}` names the model `{target.model}` twice. Add the weights "
                 "up in one target.",
             )
         seen.add(same)
     if not any(target.share or target.fallback for target in route.targets):
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "targets"),
             f"All targets of the route `{route.name}` have weight 0, so that no request could go "
             "anywhere. Give one a weight above 0.",
         )
 
 
-def _check_access(path: KeyPath, of: ModelConfig | RouteConfig) -> None:
+def _check_access(path: KeyPath, of: ModelConfig | RouteConfig) -> Iterator[RuleBroken]:
     """`allowed_keys` stands where the policy asks for it, and nowhere else."""
     if of.access_policy == "allowed_keys" and not of.allowed_keys:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "access_policy"),
             f'`{of.name}` has `access_policy = "allowed_keys"`, but no key is named. '
             'Write `allowed_keys = ["..."]` with the names or access keys that `gpustack-fast keys '
             "list` shows.",
+            lacks=path,
         )
     if of.access_policy != "allowed_keys" and of.allowed_keys:
-        raise RuleBroken(
+        yield RuleBroken(
             (*path, "allowed_keys"),
             f'`{of.name}` names `allowed_keys`, but has `access_policy = "{of.access_policy}"`, '
             "which lets others in, "
             'too. Write `access_policy = "allowed_keys"`, or remove the list.',
+            lacks=path,
         )
 
 
-def _check_meta(path: KeyPath, value: Any, depth: int = 0) -> None:
+def _check_meta(path: KeyPath, value: Any, depth: int = 0) -> Iterator[RuleBroken]:
     """JSON can carry it, and every reader of JSON reads the same in it."""
     if depth > _DEEPEST_META:
-        raise RuleBroken(
+        yield RuleBroken(
             path, f"`meta` is nested deeper than {_DEEPEST_META} levels. Make it flatter."
         )
-    if isinstance(value, dict):
+    elif isinstance(value, dict):
         for key, inner in value.items():
-            _check_meta((*path, key), inner, depth + 1)
+            yield from _check_meta((*path, key), inner, depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _check_meta((*path, index), inner, depth + 1)
+            yield from _check_meta((*path, index), inner, depth + 1)
     elif not (value is None or isinstance(value, str | int | float)):
-        raise RuleBroken(
+        yield RuleBroken(
             path,
             f"`meta` is shown as JSON, which has no dates and times: {value}. Write it as text in "
             "quotes.",
         )
     elif isinstance(value, float) and not math.isfinite(value):
-        raise RuleBroken(
+        yield RuleBroken(
             path,
             f"`meta` is shown as JSON, which has no number {value}. Write it as text in quotes.",
         )
     elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
-        raise RuleBroken(
+        yield RuleBroken(
             path,
             f"The number {quoted(value)} in `meta` is too large for readers of JSON. Write it as "
             "text in quotes.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import KeyPath
@@ -17,23 +18,24 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 """A method or the name of a header (RFC 9110, 5.6.2)."""
 
 
-def check_server(server: ServerConfig) -> None:
-    """Raises RuleBroken for the first rule that does not hold."""
+def check_server(server: ServerConfig) -> Iterator[RuleBroken]:
+    """Every rule that does not hold."""
     if (server.tls_certificate is None) != (server.tls_key is None):
         given, missing = ("tls_key", "tls_certificate")
         if server.tls_key is None:
             given, missing = missing, given
-        raise RuleBroken(
+        yield RuleBroken(
             ("server", given),
             f"`{given}` is set, but `{missing}` is not: TLS needs both. Add it, or leave out both.",
+            lacks=("server",),
         )
-    _check_cors(("server", "cors"), server.cors)
+    yield from _check_cors(("server", "cors"), server.cors)
 
 
-def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
+def _check_cors(path: KeyPath, cors: CorsConfig) -> Iterator[RuleBroken]:
     for index, origin in enumerate(cors.origins):
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise RuleBroken(
+            yield RuleBroken(
                 (*path, "origins", index),
                 f"{quoted(origin)} is no origin. Write `https://HOST` or `https://HOST:PORT` in "
                 "lower case and without a path, or `*` for all.",
@@ -41,7 +43,7 @@ def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
     for name in ("methods", "headers", "expose"):
         for index, word in enumerate(getattr(cors, name)):
             if not _TOKEN.fullmatch(word):
-                raise RuleBroken(
+                yield RuleBroken(
                     (*path, name, index),
                     f"{quoted(word)} in `{name}` is neither a method nor the name of a header. "
                     "Write one word.",
@@ -49,15 +51,16 @@ def _check_cors(path: KeyPath, cors: CorsConfig) -> None:
     if not cors.origins:
         for name in ("methods", "headers", "expose", "credentials"):
             if getattr(cors, name):
-                raise RuleBroken(
+                yield RuleBroken(
                     (*path, name),
                     f"`{name}` of [server.cors] does nothing without `origins`. Add `origins = "
                     "[...]`.",
+                    lacks=path,
                 )
     elif cors.credentials:
         for name in ("origins", "methods", "headers", "expose"):
             if "*" in getattr(cors, name):
-                raise RuleBroken(
+                yield RuleBroken(
                     (*path, name),
                     f"`{name}` has `*` together with `credentials`, which browsers refuse. Name "
                     "each one instead of "

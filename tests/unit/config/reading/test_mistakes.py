@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gpustack_fast.config import Config
+from gpustack_fast.config.reading.draft import Draft, decode_path
 from gpustack_fast.config.settings import load_config
-from gpustack_fast.errors import ConfigError
+from gpustack_fast.errors import ConfigError, Mistakes
 
 OURS = (
     '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "python_package"\npython_package = '
@@ -34,7 +41,8 @@ WRONG_FILES = [
     (
         "[server]\nxyzzy = 1\n",
         2,
-        "There is no key `xyzzy` in [server]. Known here: `host`, `port`, `data_dir`",
+        "There is no key `xyzzy` in [server]. Remove it, or write one that is known here: `host`, "
+        "`port`, `data_dir`",
     ),
     ("[server]\nserver.timeouts.head = 1\n", 2, "There is no key `server` in [server]."),
     (
@@ -154,8 +162,7 @@ WRONG_FILES = [
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "huggingface"\n',
         4,
-        'has `source = "huggingface"` but no `huggingface_repo_id`. Add `huggingface_repo_id = '
-        '"..."`.',
+        'The backend `llama_cpp` cannot load from `source = "huggingface"` yet.',
     ),
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "model_scope"\n'
@@ -185,14 +192,18 @@ WRONG_FILES = [
     (
         THEIRS.replace("http://127.0.0.1:1", "http://h"),
         4,
-        "write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`.",
+        "Write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`.",
     ),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:1/v1"), 4, "Write `http://h:1` without `/v1`."),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:0"), 4, "0 is no port."),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:99999"), 4, "99999 is no port."),
-    (THEIRS.replace("http://127.0.0.1:1", "http://u:p@h:1"), 4, "write `http://HOST:PORT`"),
-    (THEIRS.replace("http://127.0.0.1:1", "http://h:1x"), 4, "write `http://HOST:PORT`"),
-    (THEIRS.replace("http://127.0.0.1:1", "h:1"), 4, "write `http://HOST:PORT`"),
+    (
+        THEIRS.replace("http://127.0.0.1:1", "http://u:secret@h:1"),
+        4,
+        "`http://...@h:1` is no address of an engine: it holds a user's name.",
+    ),
+    (THEIRS.replace("http://127.0.0.1:1", "http://h:1x"), 4, "Write `http://HOST:PORT`"),
+    (THEIRS.replace("http://127.0.0.1:1", "h:1"), 4, "Write `http://HOST:PORT`"),
     (THEIRS.replace("http://127.0.0.1:1", "unix:run/x"), 4, "must be absolute"),
     (THEIRS.replace("http://127.0.0.1:1", "unix:/" + "x" * 107), 4, "longer than 107 bytes"),
     (
@@ -380,3 +391,149 @@ def test_a_mistake_in_the_file_is_reported_with_file_line_and_fix(
     assert message in told
     assert told[-1] in ".?"
     assert "secret" not in told
+    assert len(raised.value.each()) == 1, "nothing follows from it"
+    assert FIX.search(told.partition(": ")[2].replace("Known", "")), "no next step"
+
+
+FIX = re.compile(
+    r"\b(Write|Add|Begin|Choose|Correct|Declare|Did you mean|Download|Give|Make|Move|Name|Put"
+    r"|Remove|Rename|Say|Shorten|Start|Use)\b"
+)
+"""What a sentence about the next step begins with."""
+
+ALL_AT_ONCE = """\
+[server]
+prot = 1
+host = 5
+timeouts.head = "x"
+tls_key = "k"
+[server.cors]
+expose = ["a b"]
+
+[[models]]
+name = "a"
+backend = "llama_cpp"
+sourc = "python_package"
+replicas = "2"
+backend_parameters = ["--port=1"]
+
+[[models]]
+name = "b"
+backend = "external"
+urls = ["h:1", "http://h:99999"]
+engine = "vlm"
+
+[[models]]
+name = "c"
+backend = "exteral"
+meta = { x = nan }
+
+[[routes]]
+name = "r"
+targets = [{ model = "b", wieght = 1 }]
+
+[[routes]]
+name = "s"
+targets = [{ model = "c" }, { model = "x" }, { model = "c" }]
+access_policy = "allowed_keys"
+"""
+
+
+def test_all_mistakes_of_file_and_flags_are_told_at_once_in_the_order_of_the_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(ALL_AT_ONCE)
+    with pytest.raises(Mistakes) as raised:
+        load_config(file, {"--workers": "0", "--tls-certificate": "~nobody-of-this-name/c"}, {})
+    told = str(raised.value).splitlines()
+    assert [one.removeprefix(f"{file}:").partition(": ")[0] for one in told[:-2]] == [
+        *["2", "3", "4", "7", "7", "12", "13", "14", "19", "19", "20"],
+        *["24", "25", "29", "33", "33", "34"],
+    ]
+    assert told[-2].startswith("`--workers` must be at least 1")
+    assert told[-1].startswith("`--tls-certificate` begins with `~`")
+    assert "tls_key" not in str(raised.value), "whether it lacks its companion is not known"
+    assert "has no `source`" not in str(raised.value), "its name is misspelt"
+
+
+def test_beside_a_file_that_cannot_be_read_the_flags_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[[[")
+    with pytest.raises(Mistakes) as raised:
+        load_config(tmp_path / "c.toml", {"--workers": "0", "--tls-key": "/k"}, {})
+    assert [
+        "This is not TOML" in str(one) or "--workers" in str(one) for one in raised.value.each()
+    ] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "only"),
+    [
+        ("[[model]]\n", "There is no key `model` at the top"),
+        ('[[models]]\nname = 5\nbackend = "external"\nurls = ["http://h:1"]\n', "`name` must be"),
+        ('models = "a"\n', "`models` must be a list of tables"),
+    ],
+)
+def test_what_only_follows_from_a_mistake_is_not_told(
+    tmp_path: Path, wrong: str, only: str
+) -> None:
+    route = '[[routes]]\nname = "r"\ntargets = [{ model = "a" }]\n'
+    (tmp_path / "c.toml").write_text(wrong + route)
+    with pytest.raises(ConfigError) as raised:
+        load_config(tmp_path / "c.toml", {}, {})
+    assert len(raised.value.each()) == 1 and only in str(raised.value)
+
+
+def test_control_characters_of_a_file_reach_no_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    text = '"k\\u001b[31m" = 1\n[[models]]\nname = "n\\u001b[2J"\nbackend = "b\\u0007"\n'
+    route = '[[routes]]\nname = "r\\u202e"\ntargets = [{ model = "t\\u009b" }]\n'
+    file.write_text(text + route)
+    with pytest.raises(ConfigError) as raised:
+        load_config(file, {"--host": "", "--log-level": "\x1b[0m"}, {})
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 6 and all(line.isprintable() for line in lines)
+    assert "`n\\x1b[2J`" in str(raised.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 70_000) | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["name", "backend", "model", "x"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+def _tables(*keys: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(keys), VALUES, max_size=4)
+
+
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "server": _tables("host", "port", "data_dir", "timeouts", "cors", "y") | VALUES,
+        "models": st.lists(
+            _tables("name", "backend", "replicas", "categories", "env", "meta"), max_size=2
+        ),
+        "routes": st.lists(_tables("name", "targets", "generic_proxy"), max_size=2) | VALUES,
+        "z": VALUES,
+    },
+)
+
+
+@settings(deadline=None)
+@given(DOCUMENTS)
+def test_a_document_has_mistakes_exactly_where_msgspec_finds_one(document: dict[str, Any]) -> None:
+    """msgspec is the obvious twin: it finds the first."""
+    try:
+        expected = msgspec.convert(document, Config, dec_hook=decode_path)
+    except msgspec.ValidationError:
+        expected = None
+    draft = Draft(document)
+    assert bool(draft.mistakes) == (expected is None)
+    if expected is not None:
+        assert msgspec.to_builtins(draft.config, enc_hook=str) == msgspec.to_builtins(
+            expected, enc_hook=str
+        )
