@@ -1,7 +1,32 @@
-"""`python -m gpustack_fast` is `gpustack-fast`."""
+"""`gpustack-fast`, which is also `python -m gpustack_fast`: what comes before the first import."""
 
+import os
+import signal
 import sys
 
-from gpustack_fast.commands.parser import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs the command line, and returns its exit status."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C ends this process without a word, also in the middle of an import. A server has
+        # a handler of its own from the moment there is something to stop.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _speak_utf8()
+    from gpustack_fast.commands.parser import main as run
+
+    return run()
+
+
+def _speak_utf8() -> None:
+    """Begins anew in Python's UTF-8 mode, where the locale has another encoding.
+
+    The configuration and whatever crosses to the data plane are UTF-8, and so are the names of
+    files in practically every file system, whatever the locale says.
+    """
+    if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # for engines, too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

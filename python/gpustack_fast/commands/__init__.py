@@ -3,4 +3,5 @@
 parser     arguments → Config → the command
 keys       `gpustack-fast keys …`
 instances  `gpustack-fast status`, `drain` and `resume`
+output     what a command writes, and an output that fails
 """

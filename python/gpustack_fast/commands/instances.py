@@ -6,7 +6,6 @@ Nothing here imports asyncio, granian, uvloop or the data plane, so that the com
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from gpustack_fast.commands.output import complain, say
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
 from gpustack_fast.errors import ControlError
@@ -33,7 +33,7 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     """
     with _server(data_dir) as server:
         found = server.status()
-    print(_json(found) if as_json else "\n".join(_page(found)))
+    say(_json(found) if as_json else "\n".join(_page(found)))
     return 0 if found.not_ready is None else 1
 
 
@@ -46,7 +46,7 @@ def drain(data_dir: Path, which: str, *, timeout: float | None, as_json: bool) -
     with _server(data_dir) as server:
         report = server.drain(which)
         for warning in report.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            complain(f"warning: {warning}")
         names = [one.name for one in report.instances]
         until = float("inf") if timeout is None else time.monotonic() + timeout
         now = report.instances
@@ -98,10 +98,10 @@ def _json(document: msgspec.Struct) -> str:
 
 def _tell(report: DrainReport, *, as_json: bool) -> None:
     if as_json:
-        print(_json(report))
+        say(_json(report))
         return
     for one in report.instances:
-        print(f"{one.name} is {one.state}; requests in flight: {one.in_flight}.")
+        say(f"{one.name} is {one.state}; requests in flight: {one.in_flight}.")
 
 
 def _page(found: ServerStatus) -> Iterator[str]:

@@ -7,16 +7,28 @@ the data plane: a revoke in an emergency should be done in a moment.
 from __future__ import annotations
 
 import datetime
+import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from gpustack_fast.commands.output import OutputFailed, say
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.errors import ControlError, DataDirectoryInUse, StoreError, UsageError
+from gpustack_fast.errors import (
+    ControlError,
+    DataDirectoryInUse,
+    GpustackFastError,
+    StoreError,
+    UsageError,
+    printable,
+)
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
@@ -60,10 +72,27 @@ class _StoredKeys:
 
 
 def create(data_dir: Path, name: str, grant: Grant, text: str | None) -> int:
-    """Makes a key and prints it alone."""
+    """Makes a key and prints it alone. A key that nobody could read is revoked again."""
+    _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
-        print(keys.create_key(name, grant, text).text)
+        created = keys.create_key(name, grant, text)
+        try:
+            say(created.text)
+        except OutputFailed as error:
+            raise _revoked_unseen(keys, created, error) from error
     return 0
+
+
+def _revoked_unseen(keys: _KeyAccess, created: CreatedKey, error: OutputFailed) -> OutputFailed:
+    name = created.info.name
+    try:
+        keys.revoke_key(created.info.access_key)
+    except GpustackFastError as failure:
+        return OutputFailed(
+            f"{error} Nobody has seen the key `{name}`, and it could not be revoked: {failure} "
+            f"Repeat `gpustack-fast keys revoke {created.info.access_key}`."
+        )
+    return OutputFailed(f"{error} Nobody has seen the key `{name}`, so it was revoked.")
 
 
 def seconds(text: str) -> int:
@@ -80,17 +109,22 @@ def seconds(text: str) -> int:
     return int(found[1]) * _UNITS[found[2] or "s"]
 
 
-def show(data_dir: Path) -> int:
-    """Prints a table of all keys, never their secrets."""
+def show(data_dir: Path, *, as_json: bool) -> int:
+    """Prints all keys, as a table or as a JSON list of KeyInfo; never their secrets."""
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
-        rows = [_row(key, time.time()) for key in keys.list_keys()]
+        known = keys.list_keys()
+    if as_json:
+        say(msgspec.json.format(msgspec.json.encode(known)).decode())
+        return 0
+    rows = [_row(key, time.time()) for key in known]
     header = ("NAME", "ACCESS KEY", "KEY", "SCOPES", "ALLOWED MODELS", "CREATED", "EXPIRES")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    say("\n".join(lines))
     return 0
 
 
@@ -99,7 +133,11 @@ def revoke(data_dir: Path, which: str) -> int:
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
         revoked = keys.revoke_key(which)
-    print(f"The key `{revoked.name}` (access key {revoked.access_key}) is revoked.")
+    told = f"The key `{revoked.name}` (access key {revoked.access_key}) is revoked."
+    try:
+        say(told)
+    except OutputFailed as error:
+        raise OutputFailed(f"{error} {told}") from error
     return 0
 
 
@@ -136,14 +174,23 @@ def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
 
 
 def _check_exists(data_dir: Path) -> None:
+    """A data directory is made by `serve` alone: keys in a misspelt one would open nothing."""
     if not data_dir.is_dir():
         raise StoreError(
-            f"There is no data directory {data_dir}, and so no keys. Check --data-dir."
+            f"There is no data directory {data_dir}, and so no keys. Check --data-dir; the first "
+            f"start of `gpustack-fast serve` makes it. For keys before that start, make it with "
+            f"`mkdir -m 700 {shlex.quote(str(data_dir))}`."
+        )
+    names = set(os.listdir(data_dir))
+    if names - {"lost+found"} and not names & {"lock", "keys.json"}:
+        raise StoreError(
+            f"The folder {data_dir} is no data directory: it holds other things, and no server has "
+            "used it. Check --data-dir."
         )
 
 
 def _row(key: KeyInfo, now: float) -> tuple[str, ...]:
-    models = "all" if key.allowed_models is None else ",".join(key.allowed_models)
+    models = "all" if key.allowed_models is None else printable(",".join(key.allowed_models))
     scopes = "all" if "*" in key.scopes else ",".join(key.scopes)
     expires = "never" if key.expires is None else _local_time(key.expires)
     if key.is_expired(now):

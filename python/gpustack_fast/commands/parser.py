@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import (
@@ -25,7 +26,7 @@ from gpustack_fast.config.settings import (
     variable_of,
 )
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.errors import GpustackFastError, MistakesFound, UsageError
+from gpustack_fast.errors import GpustackFastError, MistakesFound, UsageError, printable
 
 __all__ = ["main"]
 
@@ -42,17 +43,19 @@ _SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 1 for a failure, or 2 for a mistake in what was typed."""
+    try:
+        return _run(arguments)
+    except GpustackFastError as error:
+        for one in error.each():
+            complain(f"error: {one}")
+        return error.exit_status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        status: int = options.run(options)
-    except GpustackFastError as error:
-        for one in error.each():
-            print(f"error: {one}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as shells count
+    status: int = options.run(options)
     return status
 
 
@@ -81,7 +84,7 @@ def _check(options: argparse.Namespace) -> int:
     file = _config_file(options)
     config = load_config(file, _flags(options))
     name = "The embedded default" if file is None else str(file)
-    print(f"{name} is right: {_summary(config)}.")
+    say(f"{printable(name)} is right: {_summary(config)}.")
     return 0
 
 
@@ -112,7 +115,7 @@ def _create_key(options: argparse.Namespace) -> int:
 def _list_keys(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import keys
 
-    return keys.show(_data_dir(options))
+    return keys.show(_data_dir(options), as_json=options.json)
 
 
 def _revoke_key(options: argparse.Namespace) -> int:
@@ -144,8 +147,15 @@ def _resume(options: argparse.Namespace) -> int:
 def _version(_: argparse.Namespace) -> int:
     from gpustack_fast.seam.dataplane import __version__
 
-    print(__version__)
+    say(__version__)
     return 0
+
+
+class _VersionFlag(argparse.Action):
+    """`--version`, which is `version`: argparse's own wants the text before it is asked for."""
+
+    def __call__(self, _: object, options: argparse.Namespace, *__: object) -> NoReturn:
+        sys.exit(_version(options))
 
 
 def _config_file(options: argparse.Namespace) -> Path | None:
@@ -198,7 +208,13 @@ def _read_key(file: Path) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with messages that say what can be written and suggest a known word."""
+    """argparse, with messages that say what can be written and suggest a known word.
+
+    It writes as every command does: argparse itself ignores an output that fails.
+    """
+
+    def print_help(self, file: object = None) -> None:
+        say(self.format_help().rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         known = [
@@ -211,7 +227,8 @@ class _Parser(argparse.ArgumentParser):
         )
         hint = closest(wrong[1], known) if wrong else ""
         text = message[:1].upper() + message[1:]
-        self.exit(2, f"error: {text}.{hint} `{self.prog} --help` shows what can be written.\n")
+        complain(f"error: {text}.{hint} `{self.prog} --help` shows what can be written.")
+        sys.exit(2)
 
 
 # argparse has no public name for what `add_subparsers` returns.
@@ -222,6 +239,7 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="gpustack-fast", description=_DESCRIPTION, epilog=_PRECEDENCE, allow_abbrev=False
     )
+    parser.add_argument("--version", action=_VersionFlag, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, dest="command"
     )
@@ -344,7 +362,8 @@ def _add_key_commands(keys: _Parser) -> None:
         "--key", metavar="KEY", help=f"take this text of 16 characters or more; {_SHOWN_IN_PS}"
     )
 
-    _command(commands, "list", "list the keys by name and access key", _list_keys)
+    listing = _command(commands, "list", "list the keys by name and access key", _list_keys)
+    listing.add_argument("--json", action="store_true", help="as a JSON list, for programs")
 
     revoke = _command(commands, "revoke", "reject a key from the next request on", _revoke_key)
     revoke.add_argument("which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from gpustack_fast.errors import printable
 
-__all__ = ["closest", "explain", "listed", "quoted"]
+__all__ = ["closest", "explain", "is_utf8", "listed", "not_utf8", "quoted"]
 
 _KINDS = {
     "int": "a whole number",
@@ -63,6 +63,23 @@ def explain(message: str, subject: str, value: object, choices: Iterable[str] = 
             f"{listed(choices)}.{closest(str(value), choices)}"
         )
     return f"{subject} is not right: {message}. Correct it."
+
+
+def is_utf8(text: object) -> bool:
+    """Whether a text or path can be written as UTF-8; the name of a file need not be."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def not_utf8(subject: str) -> str:
+    """The sentences for a path that is not UTF-8."""
+    return (
+        f"{subject} leads through a folder or a file whose name is not UTF-8 text. Rename that, or "
+        "choose another."
+    )
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import re
 import subprocess
@@ -15,23 +15,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from command_line import ENVIRONMENT, FakeServer, server
 
 from gpustack_fast.commands import keys, parser
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.control.documents import DrainReport, ServerStatus
-from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import UsageError
-from gpustack_fast.keys.live import KeyChange, Keys
 from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.signals import Signals
 from gpustack_fast.storage.data_directory import DataDirectory
-
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
-    "PYTHONPATH": os.pathsep.join(sys.path),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +289,7 @@ def test_a_key_file_that_cannot_be_read_is_reported(
 
 
 def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> None:
-    data = str(tmp_path / "data")
+    data = str(tmp_path)
     made = run("keys", "create", "laptop", "--allowed-models", "a, b", "--data-dir", data)
     assert made.returncode == 0 and made.stderr == ""
     assert re.fullmatch(r"gpustack_[0-9a-f]{16}_[0-9a-f]{32}\n", made.stdout)
@@ -317,7 +310,7 @@ def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> No
 
 
 def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
-    data = ["--data-dir", str(tmp_path / "data")]
+    data = ["--data-dir", str(tmp_path)]
     both = ["--scope", "inference", "--scope", "management"]
     assert run("keys", "create", "both", *both, "--expires-in", "30d", *data).returncode == 0
     assert (
@@ -327,7 +320,7 @@ def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
         == 0
     )
     assert run("keys", "create", "ever", *data).returncode == 0
-    directory = DataDirectory(tmp_path / "data")
+    directory = DataDirectory(tmp_path)
     directory.acquire()
     stored = {key.name: key for key in Store(directory).keys}
     assert stored["both"].scopes == ["inference", "management"]
@@ -387,6 +380,7 @@ def test_a_scope_that_is_none_is_rejected_with_those_that_are(tmp_path: Path) ->
 def test_a_custom_key_is_taken_from_a_file_or_a_flag(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("my-own-key-of-16\r\n")
+    (tmp_path / "data").mkdir()
     data = ["--data-dir", str(tmp_path / "data")]
     assert run("keys", "create", "a", "--key-file", str(file), *data).stdout == "my-own-key-of-16\n"
     assert (
@@ -397,16 +391,54 @@ def test_a_custom_key_is_taken_from_a_file_or_a_flag(tmp_path: Path) -> None:
     assert short.returncode == 2 and "too-short" not in short.stderr
 
 
-def test_list_and_revoke_make_no_data_directory(tmp_path: Path) -> None:
-    data = tmp_path / "typo"
-    for command in (["list"], ["revoke", "a"]):
-        done = run("keys", *command, "--data-dir", str(data))
-        assert done.returncode == 1 and "There is no data directory" in done.stderr
+KEYS_COMMANDS = [["create", "a"], ["list"], ["list", "--json"], ["revoke", "a"]]
+
+
+@pytest.mark.parametrize("command", KEYS_COMMANDS, ids=" ".join)
+def test_a_misspelt_data_directory_is_an_error_and_is_not_made(
+    tmp_path: Path, command: list[str]
+) -> None:
+    data = tmp_path / "ty po"
+    done = run("keys", *command, "--data-dir", str(data))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: There is no data directory {data}, and so no keys.")
+    assert "Check --data-dir; " in done.stderr and f"mkdir -m 700 '{data}'" in done.stderr
     assert not data.exists()
+
+
+@pytest.mark.parametrize("command", KEYS_COMMANDS, ids=" ".join)
+def test_a_folder_of_other_things_is_no_data_directory(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "letters").touch()
+    done = run("keys", *command, "--data-dir", str(tmp_path))
+    assert done.returncode == 1 and "is no data directory: it holds other things" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["letters"]
+
+
+def test_the_keys_are_listed_as_json_for_programs(tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path)]
+    assert json.loads(run("keys", "list", "--json", *data).stdout) == []
+    key = run("keys", "create", "a", "--expires-in", "60", *data).stdout.strip()
+    [listed] = json.loads(run("keys", "list", "--json", *data).stdout)
+    created = listed.pop("created")
+    assert listed == {
+        "name": "a",
+        "access_key": key.split("_")[1],
+        "masked": f"gpustack_{key.split('_')[1]}_********",
+        "allowed_models": None,
+        "scopes": ["*"],
+        "expires": created + 60,
+        "custom": False,
+    }
+
+
+def test_a_name_of_a_model_in_the_list_is_not_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    run("keys", "create", "a", "--allowed-models", "\x1b[2Jm", "--data-dir", str(tmp_path))
+    assert "\\x1b[2Jm" in run("keys", "list", "--data-dir", str(tmp_path)).stdout
 
 
 def test_a_key_can_be_revoked_beside_a_broken_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[[[")
+    (tmp_path / "data").mkdir()
     data = str(tmp_path / "data")
     run("keys", "create", "a", "--data-dir", data)
     assert (
@@ -418,7 +450,8 @@ def test_a_key_can_be_revoked_beside_a_broken_configuration(tmp_path: Path) -> N
 
 
 def test_the_data_directory_of_the_configuration_is_used(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('[server]\ndata_dir = "state"\n')
+    (tmp_path / "c.toml").write_text('[server]\ndata_dir = "state"\nprot = 1\n')
+    (tmp_path / "state").mkdir()
     assert run("keys", "create", "a", GPUSTACK_FAST_CONFIG=str(tmp_path / "c.toml")).returncode == 0
     assert (tmp_path / "state" / "keys.json").exists()
 
@@ -443,48 +476,6 @@ def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -
 
 
 # keys with a server
-
-
-class FakeServer:
-    """Holds a data directory and serves its control socket, in a thread of this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.directory = DataDirectory(folder)
-        self.directory.acquire()
-        self.changes: list[KeyChange] = []
-        self.stop = threading.Event()
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
-
-    async def serve(self) -> None:
-        self.keys = Keys(Store(self.directory), self.changes.append)
-        server = ControlServer(self.directory.control_socket, self)
-        await server.start()
-        self.ready.set()
-        await asyncio.to_thread(self.stop.wait)
-        await server.close()
-        self.directory.release()
-
-    def status(self) -> ServerStatus:
-        return ServerStatus(version="0", pid=1, since=0.0, phase="serving", addresses=[])
-
-    def drain(self, which: str) -> DrainReport:
-        return DrainReport(instances=[])
-
-    def resume(self, which: str) -> DrainReport:
-        return DrainReport(instances=[])
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[FakeServer]:
-    fake = FakeServer(folder)
-    fake.thread.start()
-    try:
-        fake.ready.wait()
-        yield fake
-    finally:
-        fake.stop.set()
-        fake.thread.join()
 
 
 def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_path: Path) -> None:

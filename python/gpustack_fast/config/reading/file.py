@@ -14,6 +14,7 @@ from gpustack_fast.config.reading.draft import Draft
 from gpustack_fast.config.reading.toml_lines import find_line, line_numbers
 from gpustack_fast.config.rules import check
 from gpustack_fast.config.schema import Config, KeyPath
+from gpustack_fast.config.sentences import is_utf8, not_utf8
 from gpustack_fast.errors import ConfigError, MistakesFound
 
 __all__ = ["expanded", "mistakes", "read_config_file", "read_draft", "where"]
@@ -107,9 +108,13 @@ def _anchor(draft: Draft, folder: Path) -> None:
             if (value := getattr(table, name)) is None:
                 continue
             try:
-                absolute[name] = kind(folder / expanded(Path(value), f"`{name}`"))
+                path = folder / expanded(Path(value), f"`{name}`")
             except ConfigError as error:
                 draft.note((*above, name), error.message)
+                continue
+            if kind is str and not is_utf8(path):
+                draft.note((*above, name), not_utf8(f"`{name}`"))
+            absolute[name] = kind(path)
         return structs.replace(table, **absolute)
 
     config = draft.config

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import KeyPath
-from gpustack_fast.config.sentences import quoted
+from gpustack_fast.config.sentences import is_utf8, not_utf8, quoted
 from gpustack_fast.config.server import CorsConfig, ServerConfig
 
 __all__ = ["check_server"]
@@ -29,7 +29,15 @@ def check_server(server: ServerConfig) -> Iterator[RuleBroken]:
             f"`{given}` is set, but `{missing}` is not: TLS needs both. Add it, or leave out both.",
             lacks=("server",),
         )
+    yield from _check_paths(server)
     yield from _check_cors(("server", "cors"), server.cors)
+
+
+def _check_paths(server: ServerConfig) -> Iterator[RuleBroken]:
+    """They cross to the data plane, and that speaks UTF-8."""
+    for name in ("data_dir", "tls_certificate", "tls_key"):
+        if not is_utf8(getattr(server, name)):
+            yield RuleBroken(("server", name), not_utf8(f"`{name}`"))
 
 
 def _check_cors(path: KeyPath, cors: CorsConfig) -> Iterator[RuleBroken]:

@@ -1,0 +1,55 @@
+"""What a command writes: the result on standard output, complaints on standard error.
+
+A standard output that fails is an error like any other: one line, exit status 1. A standard error
+that fails has nobody to tell; the exit status stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TextIO
+
+from gpustack_fast.errors import GpustackFastError
+
+__all__ = ["OutputFailed", "complain", "say"]
+
+
+class OutputFailed(GpustackFastError):
+    """Standard output is full, closed, or has no reader any more."""
+
+
+def say(text: str) -> None:
+    """Writes a line, and returns when the system has taken it. Raises OutputFailed."""
+    if sys.stdout is None:  # it was closed when the process began
+        raise _failed(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise _failed(error) from error
+
+
+def complain(text: str) -> None:
+    """Writes a line to standard error, if it can be written."""
+    if sys.stderr is not None:
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            _discard(sys.stderr)
+
+
+def _failed(error: OSError) -> OutputFailed:
+    if sys.stdout is not None:
+        _discard(sys.stdout)
+    return OutputFailed(
+        f"Standard output cannot be written: {error.strerror}. Run the command again with another "
+        "output."
+    )
+
+
+def _discard(stream: TextIO) -> None:
+    """Sends the rest to nowhere: Python writes what is left at its end, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

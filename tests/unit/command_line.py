@@ -1,0 +1,64 @@
+"""What tests of the command line share: a clean environment, and a server that holds only keys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpustack_fast.control.documents import DrainReport, ServerStatus
+from gpustack_fast.control.server import ControlServer
+from gpustack_fast.keys.live import KeyChange, Keys
+from gpustack_fast.keys.store import Store
+from gpustack_fast.storage.data_directory import DataDirectory
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
+    "PYTHONPATH": os.pathsep.join(sys.path),
+}
+
+
+class FakeServer:
+    """Holds a data directory and serves its control socket, in a thread of this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.directory = DataDirectory(folder)
+        self.directory.acquire()
+        self.changes: list[KeyChange] = []
+        self.stop = threading.Event()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
+
+    async def serve(self) -> None:
+        self.keys = Keys(Store(self.directory), self.changes.append)
+        server = ControlServer(self.directory.control_socket, self)
+        await server.start()
+        self.ready.set()
+        await asyncio.to_thread(self.stop.wait)
+        await server.close()
+        self.directory.release()
+
+    def status(self) -> ServerStatus:
+        return ServerStatus(version="0", pid=1, since=0.0, phase="serving", addresses=[])
+
+    def drain(self, which: str) -> DrainReport:
+        return DrainReport(instances=[])
+
+    def resume(self, which: str) -> DrainReport:
+        return DrainReport(instances=[])
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[FakeServer]:
+    fake = FakeServer(folder)
+    fake.thread.start()
+    try:
+        fake.ready.wait()
+        yield fake
+    finally:
+        fake.stop.set()
+        fake.thread.join()
