@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import time
+from pathlib import Path
 
 import uvloop
 
@@ -45,6 +46,7 @@ from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.signals import Ask, Signals
+from gpustack_fast.storage import durable
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
 from gpustack_fast.storage.route_numbers import known_routes
@@ -84,6 +86,10 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
         flush()
 
 
+def _keep_key(file: Path, key: str) -> None:
+    durable.write_bytes(file, f"{key}\n".encode())
+
+
 class Server:
     """A running server: everything on one event loop."""
 
@@ -118,11 +124,15 @@ class Server:
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         store = Store(directory)
-        first = bootstrap(store, options.bootstrap_key)
-        self._new_key = (
-            first.created.text if first.created and options.bootstrap_key is None else None
-        )
+        # A log is kept, and read by many: the first key is shown to a terminal alone.
+        key_file = None if os.isatty(2) else directory.first_key_file
+        keep = None if key_file is None else functools.partial(_keep_key, key_file)
+        first = bootstrap(store, options.bootstrap_key, keep)
         self._notice = first.notice
+        self._bearer = None
+        if first.created and options.bootstrap_key is None:
+            self._notice = console.first_key(first.created.text, key_file)
+            self._bearer = console.bearer_in(key_file)
         self.keys = Keys(store, self._publish_keys)
         self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
@@ -159,11 +169,13 @@ class Server:
     async def _work(self) -> None:
         """Starts the rest, then keeps the engines running, for ever."""
         self.keys.publish_all()
-        announce(f"Listening on {self._url}; engines are starting.")
+        listening = console.urls(self._addresses, self._scheme)
+        announce(f"Listening on {listening}; engines are starting.")
+        if warning := console.unencrypted(self._addresses, self._scheme):
+            log.warning("%s", warning)
         if self._notice:
             announce(self._notice)
-        if self._new_key:
-            announce(console.first_key(self._new_key))
+            self._notice = None
         control = ControlServer(self._directory.control_socket, self)
         self._contexts.push_async_callback(control.close)
         await control.start()
@@ -284,9 +296,15 @@ class Server:
         ready = {view.name for view in views if view.ready_replicas or not view.replicas}
         if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
-            announce(
-                console.ready(self._config, ready, self._url, self._new_key, self._directory.path)
+            text = console.ready(
+                self._config,
+                ready,
+                self._addresses,
+                self._scheme,
+                self._bearer,
+                self._directory.path,
             )
+            announce(text)
 
     def _publish_keys(self, change: KeyChange) -> None:
         upsert = [key_entry(key) for key in change.upsert]
@@ -296,10 +314,6 @@ class Server:
         self._plane.update_keys(delta)
 
     # For the control socket and the management API.
-
-    @property
-    def _url(self) -> str:
-        return console.public_url(self._addresses[0], self._scheme)
 
     def _models(self) -> list[ModelView]:
         return model_views(self._config, self._supervisor.replicas)

@@ -1,11 +1,19 @@
-"""Facts of the machine that several rooms go by: its cores, and the longest path of a socket."""
+"""Facts of the machine that several rooms go by: cores, addresses, the longest path of a socket."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from pathlib import Path
 
-__all__ = ["SOCKET_PATH_LIMIT", "usable_cores", "worker_threads"]
+__all__ = [
+    "SOCKET_PATH_LIMIT",
+    "is_loopback",
+    "outward_address",
+    "usable_cores",
+    "worker_threads",
+]
 
 SOCKET_PATH_LIMIT = 107
 """Bytes: `sun_path` of Linux without its closing zero (unix(7))."""
@@ -19,6 +27,32 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name `localhost`, is reached from this machine alone.
+
+    Of other names nothing is known here: False.
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def outward_address() -> str | None:
+    """The IPv4 address by which other machines most likely know this one; None without a network.
+
+    It is the one that packets for elsewhere would carry. None is sent: the socket is of datagrams,
+    and `connect` only asks the routing table.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))  # reserved for documentation (RFC 5737)
+        except OSError:
+            return None
+        address: str = asking.getsockname()[0]
+    return None if is_loopback(address) else address
 
 
 def worker_threads(cores: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store
+from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store, new_key_text
 
 __all__ = ["FIRST_KEY", "FirstKey", "KeyChange", "Keys", "bootstrap"]
 
@@ -99,13 +99,20 @@ class Keys:
         return await asyncio.shield(task)
 
 
-def bootstrap(store: Store, text: str | None) -> FirstKey:
+def bootstrap(store: Store, text: str | None, keep: Callable[[str], None] | None) -> FirstKey:
     """Gives a new store its first key: the given text, else a generated one.
+
+    `keep` gets a generated one before it is stored: what could not be kept is not made, and the
+    next start tries again.
 
     A store that ever had a key ignores the text, also after its last key was revoked: otherwise a
     restart would bring a revoked key back, since the text usually stays in the environment. Raises
     UsageError, StoreError.
     """
+    if store.is_new and text is None:
+        text = new_key_text()
+        if keep is not None:
+            keep(text)
     if store.is_new:
         return FirstKey(created=store.create(FIRST_KEY, text=text))
     if text is None or store.find(text):

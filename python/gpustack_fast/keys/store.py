@@ -45,6 +45,7 @@ __all__ = [
     "access_key_of",
     "check_key_text",
     "digest_of",
+    "new_key_text",
 ]
 
 SHORTEST_KEY = 16
@@ -184,7 +185,7 @@ class Store:
         _check_name(name)
         _check_grant(grant)
         if text is None:
-            text = f"gpustack_{secrets.token_hex(8)}_{secrets.token_hex(16)}"
+            text = new_key_text()
         check_key_text(text)
         now = int(time.time())
         key = Key(
@@ -233,6 +234,11 @@ class Store:
         durable.write(self._file, document)
         self._document = document
         self.is_new = False
+
+
+def new_key_text() -> str:
+    """A random key of the generated form."""
+    return f"gpustack_{secrets.token_hex(8)}_{secrets.token_hex(16)}"
 
 
 def digest_of(salt: str, text: str) -> str:

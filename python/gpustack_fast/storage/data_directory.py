@@ -3,6 +3,7 @@
     DIR/                    0700 if we make it
     ├── lock                held (flock) by a server, or briefly by a command that changes keys
     ├── keys.json           0600, see `keys`
+    ├── first-key           0600, the key of the first start, where no terminal was there to show it
     ├── routes.json         0600, see `route_numbers`
     ├── spool/              0700: request bodies that wait in files; emptied at each start
     └── run/                0700
@@ -43,6 +44,7 @@ class DataDirectory:
         self.run = path / "run"
         self.spool = path / "spool"
         self.keys_file = path / "keys.json"
+        self.first_key_file = path / "first-key"
         self.routes_file = path / "routes.json"
         self.control_socket = self.run / "control.sock"
         self.api_socket = self.run / "api.sock"

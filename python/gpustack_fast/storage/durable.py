@@ -15,7 +15,7 @@ from msgspec import Struct
 from gpustack_fast.errors import StoreError
 from gpustack_fast.storage.data_directory import explain_os_error, give_to_owner
 
-__all__ = ["read", "write"]
+__all__ = ["read", "write", "write_bytes"]
 
 T = TypeVar("T", bound=Struct)
 
@@ -57,7 +57,11 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
 
 def write(file: Path, document: Struct) -> None:
     """Replaces a file by a document. When this returns, the disk has it. Raises StoreError."""
-    content = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    write_bytes(file, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Replaces a file, as `write` does. It is its owner's alone (0600)."""
     new = file.with_name(file.name + ".new")
     try:
         new.unlink(missing_ok=True)
