@@ -28,6 +28,7 @@ from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.source import Reading, Source
+from gpustack_fast.config.warnings import warnings_of
 from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.control.views import drain_report, model_statuses
@@ -37,7 +38,8 @@ from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
-from gpustack_fast.keys.store import Store
+from gpustack_fast.keys.reach import unknown_models, unmatched
+from gpustack_fast.keys.store import KeyInfo, Store
 from gpustack_fast.log_files import LogFiles
 from gpustack_fast.reload import Deployment, Reloader
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
@@ -121,6 +123,7 @@ class Server:
             routes=known_routes(directory, [route.name for route in config.all_routes()]),
             engine_keys=start.engine_keys,
         )
+        self._given_warnings = options.warnings
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         store = Store(directory)
@@ -171,7 +174,7 @@ class Server:
         self.keys.publish_all()
         listening = console.urls(self._addresses, self._scheme)
         announce(f"Listening on {listening}; engines are starting.")
-        if warning := console.unencrypted(self._addresses, self._scheme):
+        for warning in self._warnings():
             log.warning("%s", warning)
         if self._notice:
             announce(self._notice)
@@ -186,6 +189,17 @@ class Server:
         self._supervisor.want(self._config.models)
         self._reloader.begin.set()
         await self._supervisor.run()
+
+    def _warnings(self) -> list[str]:
+        """What is right by all rules, and will still astonish somebody."""
+        routes = self._config.all_routes()
+        unencrypted = console.unencrypted(self._addresses, self._scheme)
+        return [
+            *self._given_warnings,
+            *([unencrypted] if unencrypted else []),
+            *warnings_of(self._config),
+            *unmatched(routes, self.keys.all(), time.time()),
+        ]
 
     async def _end_leftovers(self) -> None:
         """Ends the engines of an earlier, killed server."""
@@ -327,6 +341,10 @@ class Server:
             ),
             find_key=self.keys.authenticate,
         )
+
+    def key_warnings(self, key: KeyInfo) -> list[str]:
+        """For the control socket: what a new key was made for, and is not there."""
+        return unknown_models(key, (route.name for route in self._config.all_routes()))
 
     def status(self) -> ServerStatus:
         """For the control socket."""

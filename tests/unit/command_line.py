@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,25 @@ from pathlib import Path
 from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.keys.live import KeyChange, Keys
-from gpustack_fast.keys.store import Store
+from gpustack_fast.keys.reach import unknown_models
+from gpustack_fast.keys.store import KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")},
     "PYTHONPATH": os.pathsep.join(sys.path),
 }
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "gpustack_fast", *arguments],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 class FakeServer:
@@ -41,6 +54,9 @@ class FakeServer:
         await asyncio.to_thread(self.stop.wait)
         await server.close()
         self.directory.release()
+
+    def key_warnings(self, key: KeyInfo) -> list[str]:
+        return unknown_models(key, ["known"])
 
     def status(self) -> ServerStatus:
         return ServerStatus(version="0", pid=1, since=0.0, phase="serving", addresses=[])

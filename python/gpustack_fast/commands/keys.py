@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from gpustack_fast.commands.output import OutputFailed, say
+from gpustack_fast.commands.output import OutputFailed, complain, say
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.errors import (
@@ -29,6 +29,7 @@ from gpustack_fast.errors import (
     UsageError,
     printable,
 )
+from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
@@ -54,15 +55,20 @@ class _KeyAccess(Protocol):
 
 
 class _StoredKeys:
-    """The way without a server."""
+    """The way without a server. `routes` are those of a configuration, if one was named."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, routes: list[str] | None) -> None:
         self._store = store
+        self._routes = routes
 
     def create_key(
         self, name: str, grant: Grant | None = None, text: str | None = None
     ) -> CreatedKey:
-        return self._store.create(name, grant, text)
+        created = self._store.create(name, grant, text)
+        if self._routes is None:
+            return created
+        warnings = unknown_models(created.info, self._routes)
+        return msgspec.structs.replace(created, warnings=warnings)
 
     def list_keys(self) -> list[KeyInfo]:
         return [key.info() for key in self._store.keys]
@@ -71,15 +77,23 @@ class _StoredKeys:
         return self._store.revoke(which).info()
 
 
-def create(data_dir: Path, name: str, grant: Grant, text: str | None) -> int:
-    """Makes a key and prints it alone. A key that nobody could read is revoked again."""
+def create(
+    data_dir: Path, name: str, grant: Grant, text: str | None, routes: list[str] | None
+) -> int:
+    """Makes a key and prints it alone. A key that nobody could read is revoked again.
+
+    Without a running server, `routes` are the names that its models are compared with; None: none
+    are known.
+    """
     _check_exists(data_dir)
-    with _access(DataDirectory(data_dir)) as keys:
+    with _access(DataDirectory(data_dir), routes) as keys:
         created = keys.create_key(name, grant, text)
         try:
             say(created.text)
         except OutputFailed as error:
             raise _revoked_unseen(keys, created, error) from error
+    for warning in created.warnings:
+        complain(f"warning: {warning}")
     return 0
 
 
@@ -142,7 +156,7 @@ def revoke(data_dir: Path, which: str) -> int:
 
 
 @contextmanager
-def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
+def _access(directory: DataDirectory, routes: list[str] | None = None) -> Iterator[_KeyAccess]:
     """The running server, or the store with its lock held so that no server starts meanwhile."""
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -167,7 +181,7 @@ def _access(directory: DataDirectory) -> Iterator[_KeyAccess]:
             time.sleep(_POLL)
             continue
         try:
-            yield _StoredKeys(Store(directory))
+            yield _StoredKeys(Store(directory), routes)
         finally:
             directory.release()
         return

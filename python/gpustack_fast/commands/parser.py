@@ -26,7 +26,8 @@ from gpustack_fast.config.settings import (
     variable_of,
 )
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.errors import GpustackFastError, MistakesFound, UsageError, printable
+from gpustack_fast.config.warnings import unknown_variables
+from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound, UsageError
 
 __all__ = ["main"]
 
@@ -77,24 +78,16 @@ def _serve(options: argparse.Namespace) -> int:
 
         from gpustack_fast.app import serve
 
-        return serve(source, start, ServeOptions(bootstrap_key=key), received)
+        warnings = unknown_variables(os.environ, start.config)
+        rest = ServeOptions(bootstrap_key=key, warnings=warnings)
+        return serve(source, start, rest, received)
 
 
 def _check(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands.check import check
+
     file = _config_file(options)
-    config = load_config(file, _flags(options))
-    name = "The embedded default" if file is None else str(file)
-    say(f"{printable(name)} is right: {_summary(config)}.")
-    return 0
-
-
-def _summary(config: Config) -> str:
-    def names(things: list[str], kind: str) -> str:
-        listed = f" ({', '.join(things)})" if things else ""
-        return f"{len(things)} {kind}{'' if len(things) == 1 else 's'}{listed}"
-
-    models = names([model.name for model in config.models], "model")
-    return f"{models}, {names([route.name for route in config.all_routes()], 'route')}"
+    return check(file, load_config(file, _flags(options)), look_at_files=not options.no_files)
 
 
 def _create_key(options: argparse.Namespace) -> int:
@@ -109,7 +102,18 @@ def _create_key(options: argparse.Namespace) -> int:
     expires_in = None if options.expires_in is None else keys.seconds(options.expires_in)
     grant = Grant(allowed_models=models, scopes=options.scopes or ["*"], expires_in=expires_in)
     text = options.key if options.key_file is None else _read_key(Path(options.key_file))
-    return keys.create(_data_dir(options), options.name, grant, text)
+    return keys.create(_data_dir(options), options.name, grant, text, _routes(options))
+
+
+def _routes(options: argparse.Namespace) -> list[str] | None:
+    """The names of the routes of the configuration that was named, if it is right."""
+    file = _config_file(options)
+    if file is None:
+        return None
+    try:
+        return [route.name for route in load_config(file).all_routes()]
+    except ConfigError:
+        return None  # a broken file stops no key; `check` tells what is wrong
 
 
 def _list_keys(options: argparse.Namespace) -> int:
@@ -164,6 +168,8 @@ def _config_file(options: argparse.Namespace) -> Path | None:
 
 
 def _data_dir(options: argparse.Namespace) -> Path:
+    for warning in unknown_variables(os.environ, None):
+        complain(f"warning: {warning}")
     return data_dir_alone(_config_file(options), _flags(options))
 
 
@@ -256,6 +262,12 @@ def _parser() -> _Parser:
         _check,
     )
     _add_config(check)
+    check.add_argument(
+        "--no-files",
+        action="store_true",
+        help="look at nothing but the configuration: no certificate, key or model file, and not "
+        "the keys of the data directory (as on another machine)",
+    )
     _add_settings(check)
 
     keys = commands.add_parser(

@@ -7,6 +7,8 @@ reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
 comparison  what runs, and what was read now → what holds from now on
 source      the way in, which can be gone again
+files       the files that it names, looked at by `check`
+warnings    what it may say, but nobody can mean
 secrets     named by the configuration but not in it: keys of others' engines, files for TLS
 sentences   wrong values in words
 """

@@ -217,6 +217,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
 
     bootstrap_key: str | None = None
     """The key of a first start, 16 characters or more; ignored when the store has keys."""
+    warnings: list[str] = []
+    """Sentences about the configuration, for the log."""
 
 
 def _with_categories(

@@ -1,6 +1,6 @@
 """Secrets that the configuration names but does not hold: others' engines' keys, files for TLS.
 
-They are looked for when the server starts, and not by `check`, which may run on another machine. No
+They are looked for when the server starts; `check` looks at the files among them (see `files`). No
 error and no log shows what was found.
 """
 
@@ -15,7 +15,7 @@ from gpustack_fast.config.schema import Config, ModelConfig
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError, MistakesFound
 
-__all__ = ["check_tls_files", "take_engine_keys"]
+__all__ = ["check_tls_files", "engine_key_in_file", "take_engine_keys"]
 
 
 def take_engine_keys(
@@ -49,16 +49,22 @@ def _text(model: ModelConfig, environment: MutableMapping[str, str]) -> str | No
     """The key of one model; None when it asks for none."""
     if model.api_key_env is not None:
         place = f"The environment variable `{model.api_key_env}`"
-        text = environment.get(model.api_key_env, "")
-    elif model.api_key_file is not None:
-        place = f"The file {model.api_key_file}"
-        text = _read(model.api_key_file, place, model.name)
-    else:
-        return None
+        return _checked(environment.get(model.api_key_env, ""), place, model.name)
+    return None if model.api_key_file is None else engine_key_in_file(model)
+
+
+def engine_key_in_file(model: ModelConfig) -> str:
+    """The key of a model that has `api_key_file`. Raises ConfigError when there is none in it."""
+    assert model.api_key_file is not None, "the model has a file for its key"
+    place = f"The file {model.api_key_file}"
+    return _checked(_read(model.api_key_file, place, model.name), place, model.name)
+
+
+def _checked(text: str, place: str, model: str) -> str:
     text = text.rstrip("\r\n")
     if not text:
         raise ConfigError(
-            f"{place} should hold the key of the engines of the model `{model.name}`, but it is "
+            f"{place} should hold the key of the engines of the model `{model}`, but it is "
             "empty or not there. Put the key there before the start."
         )
     if not (text.isascii() and text.isprintable()) or text != text.strip():

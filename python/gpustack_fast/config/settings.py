@@ -32,6 +32,7 @@ from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError, MistakesFound, UsageError
 
 __all__ = [
+    "OTHER_VARIABLES",
     "PREFIX",
     "SETTINGS",
     "Setting",
@@ -42,6 +43,10 @@ __all__ = [
 ]
 
 PREFIX = "GPUSTACK_FAST_"
+
+
+OTHER_VARIABLES = tuple(PREFIX + name for name in ("CONFIG", "BOOTSTRAP_KEY", "BOOTSTRAP_KEY_FILE"))
+"""Those of flags that are no settings, see `commands.parser`."""
 
 
 def variable_of(flag: str) -> str:

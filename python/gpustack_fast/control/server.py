@@ -52,6 +52,7 @@ class Handler(Protocol):
     def drain(self, which: str) -> DrainReport: ...
 
     def resume(self, which: str) -> DrainReport: ...
+    def key_warnings(self, key: KeyInfo) -> list[str]: ...
 
 
 class ControlServer:
@@ -134,7 +135,9 @@ class ControlServer:
     ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
-            return await keys.create(request.name, request.grant, request.text)
+            created = await keys.create(request.name, request.grant, request.text)
+            warnings = self._handler.key_warnings(created.info)
+            return msgspec.structs.replace(created, warnings=warnings)
         if isinstance(request, RevokeKey):
             return await keys.revoke(request.which)
         if isinstance(request, ListKeys):

@@ -46,6 +46,7 @@ __all__ = [
     "check_key_text",
     "digest_of",
     "new_key_text",
+    "stored_keys",
 ]
 
 SHORTEST_KEY = 16
@@ -137,6 +138,8 @@ class CreatedKey(Struct, frozen=True, kw_only=True):
 
     info: KeyInfo
     text: str
+    warnings: list[str] = []
+    """Sentences about what it was made for, where a running server knows better."""
 
     def __repr__(self) -> str:
         return f"CreatedKey(info={self.info!r}, text='********')"
@@ -148,6 +151,15 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int = _VERSION
     salt: Hex32
     keys: list[Key] = []
+
+
+def stored_keys(directory: DataDirectory) -> list[KeyInfo] | None:
+    """The keys as they are at this moment, without the lock; None where none was ever made.
+
+    Raises StoreError.
+    """
+    found = durable.read(directory.keys_file, _Document, _VERSION, "The keys")
+    return None if found is None else [key.info() for key in found.keys]
 
 
 class Store:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command_line import ENVIRONMENT, FakeServer, server
+from command_line import ENVIRONMENT, FakeServer, run, server
 
 from gpustack_fast.commands import keys, parser
 from gpustack_fast.config import Config, ServeOptions
@@ -31,17 +31,6 @@ from gpustack_fast.storage.data_directory import DataDirectory
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("GPUSTACK_FAST_")]:
         monkeypatch.delenv(name)
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "gpustack_fast", *arguments],
-        env={**ENVIRONMENT, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # check
@@ -493,7 +482,7 @@ def test_a_running_server_makes_the_change_and_its_data_plane_hears_of_it(tmp_pa
 def test_a_change_waits_for_a_server_that_is_just_starting(tmp_path: Path) -> None:
     fake = FakeServer(tmp_path)
     command = threading.Thread(
-        target=lambda: statuses.append(keys.create(tmp_path, "a", Grant(), None))
+        target=lambda: statuses.append(keys.create(tmp_path, "a", Grant(), None, None))
     )
     statuses: list[int] = []
     command.start()

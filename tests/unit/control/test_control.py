@@ -26,7 +26,7 @@ from gpustack_fast.errors import (
     UsageError,
 )
 from gpustack_fast.keys.live import KeyChange, Keys
-from gpustack_fast.keys.store import Grant, Store
+from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
 T = TypeVar("T")
@@ -58,6 +58,9 @@ class FakeApp:
         self.changes.append(change)
         self.heard.set()
         self.on_disk.append([key.name for key in Store(self.directory).keys])
+
+    def key_warnings(self, key: KeyInfo) -> list[str]:
+        return []
 
     def status(self) -> ServerStatus:
         return STATUS

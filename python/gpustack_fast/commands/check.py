@@ -1,0 +1,62 @@
+"""`gpustack-fast check`: what is right, and what will astonish somebody. It starts nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from gpustack_fast.commands.output import complain, say
+from gpustack_fast.config import Config
+from gpustack_fast.config.files import check_files
+from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
+from gpustack_fast.errors import StoreError, printable
+from gpustack_fast.keys.reach import unmatched
+from gpustack_fast.keys.store import stored_keys
+from gpustack_fast.machine import is_loopback
+from gpustack_fast.storage.data_directory import DataDirectory
+
+__all__ = ["check"]
+
+_UNENCRYPTED = (
+    "`host` is no loopback address, and keys and prompts cross the network in the clear. Set "
+    "`tls_certificate` and `tls_key`; or listen on 127.0.0.1, behind a proxy that speaks TLS."
+)
+
+
+def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
+    """Warns on standard error, and says that a configuration without mistakes is right.
+
+    `look_at_files`: whether this is the machine that will serve. Raises ConfigError for files that
+    `serve` could not use.
+    """
+    if look_at_files:
+        check_files(config, file)
+    warnings = [*unknown_variables(os.environ, config), *warnings_of(config)]
+    if not is_loopback(config.server.host) and config.server.tls_certificate is None:
+        warnings.append(_UNENCRYPTED)
+    if look_at_files:
+        warnings += [*missing_variables(config, os.environ), *_unmatched(config)]
+    for warning in warnings:
+        complain(f"warning: {warning}")
+    name = "The embedded default" if file is None else printable(str(file))
+    say(f"{name} is right: {_summary(config)}.")
+    return 0
+
+
+def _unmatched(config: Config) -> list[str]:
+    """The keys of the data directory beside the routes; nothing before its first start."""
+    try:
+        keys = stored_keys(DataDirectory(config.server.data_dir))
+    except StoreError as error:
+        return [f"The keys were not compared with the routes. {error}"]
+    return [] if keys is None else unmatched(config.all_routes(), keys, time.time())
+
+
+def _summary(config: Config) -> str:
+    def names(things: list[str], kind: str) -> str:
+        listed = f" ({', '.join(things)})" if things else ""
+        return f"{len(things)} {kind}{'' if len(things) == 1 else 's'}{listed}"
+
+    models = names([model.name for model in config.models], "model")
+    return f"{models}, {names([route.name for route in config.all_routes()], 'route')}"

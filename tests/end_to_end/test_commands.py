@@ -1,0 +1,40 @@
+"""Commands beside a running server: what it warns of, and a key that nobody could read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from harness import FakeEngine, cli, external, serving
+
+ROUTE = """
+[[routes]]
+name = "careful"
+targets = [{ model = "m" }]
+access_policy = "allowed_keys"
+allowed_keys = ["alcie"]
+"""
+
+
+def test_serve_warns_of_what_nobody_can_mean_and_serves(shared_engine: FakeEngine) -> None:
+    environment = {"GPUSTACK_FAST_LOG_LEVEL": "trace", "GPUSTACK_FAST_PORT_80_TCP": "tcp://x"}
+    config = external([shared_engine]) + ROUTE
+    with serving(config, "--log-format", "json", environment=environment) as server:
+        made = server.keys("create", "a", "--allowed-models", "defualt")
+        assert made.returncode == 0 and "Did you mean `default`?" in made.stderr
+        lines = [json.loads(one) for one in server.output().splitlines() if one.startswith("{")]
+        told = [one["message"] for one in lines if one["level"] == "WARN"]
+    assert not any(one["level"] == "TRACE" for one in lines), "it does nothing"
+    unknown, key = told
+    assert "`GPUSTACK_FAST_LOG_LEVEL` is not known" in unknown
+    assert "Did you mean `GPUSTACK_FAST_LOG`?" in unknown
+    assert "lets in the key `alcie`, but there is none of this name" in key
+
+
+def test_a_key_that_nobody_saw_opens_nothing(shared_engine: FakeEngine) -> None:
+    with serving(external([shared_engine])) as server, open("/dev/full", "wb") as full:
+        command = [*cli(), "keys", "create", "a", "--data-dir", str(server.data_dir)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+        listed = json.loads(server.keys("list", "--json").stdout)
+    assert [key["name"] for key in listed] == ["default"]

@@ -1,0 +1,84 @@
+"""The files that a configuration names, as `check` looks at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trustme
+
+from gpustack_fast.config.files import check_files
+from gpustack_fast.config.settings import load_config
+from gpustack_fast.errors import ConfigError, Mistakes
+
+TLS = '[server]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n'
+
+
+def look(folder: Path, text: str, **files: bytes) -> None:
+    """Checks a configuration beside these files: `c`, `k` are of TLS."""
+    for name, content in files.items():
+        (folder / f"{name}.pem").write_bytes(content)
+    file = folder / "c.toml"
+    file.write_text(text)
+    check_files(load_config(file, {}, {}), file)
+
+
+def pair() -> tuple[bytes, bytes]:
+    made = trustme.CA().issue_cert("localhost")
+    chain = b"".join(one.bytes() for one in made.cert_chain_pems)
+    return chain, made.private_key_pem.bytes()
+
+
+def test_a_certificate_and_its_key_are_right(tmp_path: Path) -> None:
+    certificate, key = pair()
+    look(tmp_path, TLS, c=certificate, k=key)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "message"),
+    [
+        ("another key", 3, "is not that of the certificate in"),
+        ("no certificate", 2, "c.pem of `tls_certificate` holds no certificate in PEM form."),
+        ("no key", 3, "k.pem of `tls_key` holds no private key in PEM form."),
+        ("encrypted", 3, "has a password, which nobody could type at a start."),
+        ("missing", 3, "k.pem of `tls_key` cannot be read: No such file or directory."),
+    ],
+)
+def test_files_for_tls_that_cannot_serve_are_told_with_their_line(
+    tmp_path: Path, wrong: str, line: int, message: str
+) -> None:
+    certificate, key = pair()
+    files = {"c": certificate, "k": key}
+    if wrong == "another key":
+        files["k"] = pair()[1]
+    elif wrong == "no certificate":
+        files["c"] = b"hush"
+    elif wrong == "no key":
+        files["k"] = b"hush"
+    elif wrong == "encrypted":
+        files["k"] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nhush\n"
+    else:
+        del files["k"]
+    with pytest.raises(ConfigError) as raised:
+        look(tmp_path, TLS, **files)
+    told = str(raised.value)
+    assert told.startswith(f"{tmp_path}/c.toml:{line}: ") and message in told
+    assert "hush" not in told and len(raised.value.each()) == 1
+
+
+def test_all_files_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    (tmp_path / "empty").touch()
+    text = (
+        '[server]\ndata_dir = "data"\n'
+        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "local_path"\n'
+        'local_path = "none.gguf"\n'
+        '[[models]]\nname = "b"\nbackend = "external"\nurls = ["http://h:1"]\n'
+        'api_key_file = "empty"\n'
+    )
+    with pytest.raises(Mistakes) as raised:
+        look(tmp_path, text)
+    data, model, key = map(str, raised.value.each())
+    assert data.startswith(f"{tmp_path}/c.toml:2: ") and "is a file and no directory" in data
+    assert model.startswith(f"{tmp_path}/c.toml:7: ") and "Correct `local_path`" in model
+    assert key.startswith(f"{tmp_path}/c.toml:12: ") and "should hold the key" in key
