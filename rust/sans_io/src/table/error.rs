@@ -23,9 +23,14 @@ pub enum TableError {
         /// The model that its target names.
         model: String,
     },
-    /// A name leads to two places.
-    #[error("two routes have the same name")]
-    TwoRoutes,
+    /// A name, an id or a number that leads to two places.
+    #[error("{place}: {value} stands twice")]
+    Twice {
+        /// Where the second one stands, as in `models[1].name`.
+        place: String,
+        /// What it is.
+        value: String,
+    },
 }
 
 /// A key, or a change of the keys, that cannot be used.

@@ -9,6 +9,7 @@ mod outlier;
 mod proxy_paths;
 mod route;
 mod snapshot;
+mod unique;
 
 pub use affinity::{ResponseOrigin, ResponseOwners};
 pub use error::{KeysError, TableError};
