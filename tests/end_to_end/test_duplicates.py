@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import seam_samples
-from gpustack_fast.seam.documents import Table
+from gpustack_fast.seam.documents import ModelEntry, Table
 from harness import DataPlaneRouter, FakeEngine
 from raw_http import BrokenFraming, build, eventually
 
@@ -26,9 +26,12 @@ class TwoModels(DataPlaneRouter):
     """One engine that serves both models."""
 
     def table(self) -> Table:
-        instances = [seam_samples.instance_entry("i-0", self.addresses[0])]
+        def model(name: str) -> ModelEntry:
+            instance = seam_samples.instance_entry(f"i-{name}", self.addresses[0])
+            return seam_samples.model_entry(name, [instance])
+
         return seam_samples.table(
-            [seam_samples.model_entry(name, instances) for name in NAMES],
+            [model(name) for name in NAMES],
             [seam_samples.route_entry(name, [seam_samples.target_entry(name)]) for name in NAMES],
         )
 
