@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from gpustack_fast import console, listeners, signals
+from gpustack_fast import console, listeners, signals, systemd
 from gpustack_fast.api.application import Application
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
@@ -117,6 +117,7 @@ class Server:
         self._log_files = LogFiles()
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
+        self._service = systemd.Notifier(os.environ)
 
         deployment = Deployment(
             config=config,
@@ -185,6 +186,7 @@ class Server:
         api = ApiServer(Application(self._sources()), self._directory.api_socket)
         self._contexts.push_async_callback(api.close)
         await api.start()
+        self._service.tell(systemd.READY)
         await self._end_leftovers()
         self._supervisor.want(self._config.models)
         self._reloader.begin.set()
@@ -209,6 +211,7 @@ class Server:
 
     async def _stop(self, working: asyncio.Future[None]) -> None:
         """Drains, then ends the engines and the rest."""
+        self._service.tell(systemd.STOPPING)
         for one in self._sockets:
             one.close()
         await self._reloader.stop()

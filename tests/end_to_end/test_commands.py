@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+from pathlib import Path
 
 from harness import FakeEngine, cli, external, serving
 
@@ -38,3 +40,18 @@ def test_a_key_that_nobody_saw_opens_nothing(shared_engine: FakeEngine) -> None:
         assert done.returncode == 1 and done.stderr.count(b"\n") == 1
         listed = json.loads(server.keys("list", "--json").stdout)
     assert [key["name"] for key in listed] == ["default"]
+
+
+def test_a_service_manager_hears_that_the_server_responds_and_that_it_stops(
+    shared_engine: FakeEngine, short_folder: Path
+) -> None:
+    address = str(short_folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(60)
+        environment = {"NOTIFY_SOCKET": address}
+        with serving(external([shared_engine]), wait=False, environment=environment) as server:
+            assert manager.recv(100) == b"READY=1"
+            assert server.is_alive() and server.keys("list").returncode == 0
+            assert server.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
