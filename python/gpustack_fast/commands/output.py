@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.errors import GpustackFastError, printable
 
 __all__ = ["OutputFailed", "complain", "say"]
 
@@ -31,10 +31,11 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Writes a line to standard error, if it can be written."""
+    """Writes to standard error, if that can be written. No terminal obeys what is in the text."""
     if sys.stderr is not None:
+        shown = "\n".join(printable(line) for line in text.split("\n"))
         try:
-            print(text, file=sys.stderr, flush=True)
+            print(shown, file=sys.stderr, flush=True)
         except OSError:
             _discard(sys.stderr)
 

@@ -113,7 +113,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_body_bytes: Annotated[
         int,
         Meta(
-            ge=1,
+            ge=1024,
             le=2**63 - 1,
             description="the largest request body; a larger one is answered 413",
             extra=_RELOADED,
@@ -150,12 +150,13 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_nesting: Annotated[
         int,
         Meta(
-            ge=1,
+            ge=5,
             le=1024,
             description="the deepest nesting of a JSON body; a deeper one is answered 400",
             extra=_RELOADED,
         ),
     ] = 512
+    """Five levels are those of a chat with an image."""
     connections: Annotated[
         int,
         Meta(

@@ -93,6 +93,11 @@ def test_a_standard_error_that_fails_changes_no_exit_status() -> None:
             assert run(*PROGRAM, *arguments, stderr=full).returncode == 2
 
 
+def test_no_terminal_obeys_what_a_complaint_quotes(tmp_path: Path) -> None:
+    done = run(*PROGRAM, "keys", "revoke", "\x1b[2J", "--data-dir", str(tmp_path))
+    assert done.returncode == 1 and b"`\\x1b[2J`" in done.stderr and b"\x1b" not in done.stderr
+
+
 def test_version_is_a_flag_too() -> None:
     flag, command = run(*PROGRAM, "--version"), run(*PROGRAM, "version")
     assert flag.returncode == command.returncode == 0

@@ -357,6 +357,8 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "expose": ("X-B,", '["X-B"]'),
 }
 """Values that are no number: as text, and as TOML."""
+LARGE = ("max_body_bytes", "memory_bytes")
+"""Settings for which 7 is too little."""
 NEEDED = {
     "tls_certificate": {"--tls-key": "/k"},
     "tls_key": {"--tls-certificate": "/c"},
@@ -368,7 +370,7 @@ NEEDED = {
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
 def test_each_setting_can_be_written_in_all_three_ways(tmp_path: Path, setting: Setting) -> None:
     text, toml = WRITTEN.get(
-        setting.path[-1], ("65537" if setting.path[-1] == "memory_bytes" else "7", None)
+        setting.path[-1], ("65537" if setting.path[-1] in LARGE else "7", None)
     )
     needed = NEEDED.get(setting.path[0] if setting.path[0] == "cors" else setting.path[-1], {})
     needed = {flag: value for flag, value in needed.items() if flag != setting.flag}
@@ -395,6 +397,13 @@ def test_a_rule_that_a_flag_breaks_names_no_line_of_the_file(tmp_path: Path) -> 
     with pytest.raises(ConfigError) as raised:
         load_config(file, {"--tls-key": "/k"}, {})
     assert str(raised.value).startswith("`tls_key` is set, but `tls_certificate` is not")
+
+
+def test_the_least_times_and_hosts_of_all_kinds_are_right() -> None:
+    for host in ("::", "::1", "fe80::1%eth0", "0.0.0.0", "localhost", "gpu-1.example"):
+        assert load_config(None, {"--host": host}, {}).server.host == host
+    least = {"--sse-keep-alive": "1", "--timeouts-connect": "0.01", "--timeouts-head": "0"}
+    assert load_config(None, least, {}).server.sse_keep_alive == 1.0
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:

@@ -1,9 +1,11 @@
-"""Rules of `[server]` that concern more than one of its settings: TLS and CORS."""
+"""Rules of `[server]` that its types cannot say: the host, paths, times, TLS and CORS."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+
+from msgspec import structs
 
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import KeyPath
@@ -12,6 +14,8 @@ from gpustack_fast.config.server import CorsConfig, ServerConfig
 
 __all__ = ["check_server"]
 
+_SHORTEST_KEEP_ALIVE = 1.0
+_SHORTEST_TIMEOUT = 0.01
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 """An origin as browsers write it: in lower case, without a path (RFC 6454, 6.2)."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -29,8 +33,45 @@ def check_server(server: ServerConfig) -> Iterator[RuleBroken]:
             f"`{given}` is set, but `{missing}` is not: TLS needs both. Add it, or leave out both.",
             lacks=("server",),
         )
+    yield from _check_host(server.host)
     yield from _check_paths(server)
+    yield from _check_durations(server)
     yield from _check_cors(("server", "cors"), server.cors)
+
+
+def _check_host(host: str) -> Iterator[RuleBroken]:
+    """An address or a name alone; whether it is one of this machine, the start finds out."""
+    path: KeyPath = ("server", "host")
+    if "/" in host:
+        yield RuleBroken(path, f"`host` is {quoted(host)}, but it is no URL. Write the host alone.")
+    elif host.startswith("[") or re.fullmatch(r"[^:]*:\d*", host):
+        yield RuleBroken(
+            path,
+            f"`host` is {quoted(host)}. Write the address alone, without brackets, and the port in "
+            "`port`.",
+        )
+    elif host != host.strip() or not host.isprintable():
+        yield RuleBroken(
+            path, f"`host` is {quoted(host)}. Remove the spaces and control characters in it."
+        )
+
+
+def _check_durations(server: ServerConfig) -> Iterator[RuleBroken]:
+    """Times so short that no client or engine could ever meet them; 0 means no limit."""
+    if 0 < server.sse_keep_alive < _SHORTEST_KEEP_ALIVE:
+        yield RuleBroken(
+            ("server", "sse_keep_alive"),
+            f"`sse_keep_alive` must be at least {_SHORTEST_KEEP_ALIVE:g}, or 0 for never, but it "
+            f"is {server.sse_keep_alive:g}: streams would be full of comments. Write seconds.",
+        )
+    for name in structs.asdict(server.timeouts):
+        seconds = getattr(server.timeouts, name)
+        if 0 < seconds < _SHORTEST_TIMEOUT:
+            yield RuleBroken(
+                ("server", "timeouts", name),
+                f"`{name}` must be at least {_SHORTEST_TIMEOUT:g}, or 0 for no limit, but it is "
+                f"{seconds:g}, in which nothing could happen. Write seconds.",
+            )
 
 
 def _check_paths(server: ServerConfig) -> Iterator[RuleBroken]:

@@ -373,6 +373,18 @@ WRONG_FILES = [
     ("[server.cors]\nmax_age = -1\n", 2, "`max_age` must be at least 0"),
     ("[server]\nserver_timings = true\n", 2, "Did you mean `server_timing`?"),
     ("[server]\nsse_keep_alive = -1\n", 2, "`sse_keep_alive` must be at least 0"),
+    (
+        "[server]\nsse_keep_alive = 1e-300\n",
+        2,
+        "`sse_keep_alive` must be at least 1, or 0 for never, but it is 1e-300",
+    ),
+    ("[server]\ntimeouts.idle = 0.001\n", 2, "`idle` must be at least 0.01, or 0 for no limit"),
+    ("[server.limits]\nmax_nesting = 1\n", 2, "`max_nesting` must be at least 5"),
+    ("[server.limits]\nmax_body_bytes = 1\n", 2, "`max_body_bytes` must be at least 1024"),
+    ('[server]\nhost = "http://localhost"\n', 2, "but it is no URL. Write the host alone."),
+    ('[server]\nhost = "localhost:80"\n', 2, "Write the address alone, without brackets"),
+    ('[server]\nhost = "[::1]"\n', 2, "Write the address alone, without brackets"),
+    ('[server]\nhost = " ::1"\n', 2, "Remove the spaces and control characters in it."),
     ("[server.limits]\nmemory_bytes = 1\n", 2, "`memory_bytes` must be at least 65536"),
     ("[server.limits]\norigins = []\n", 2, "It belongs into [server.cors]."),
 ]
