@@ -14,7 +14,11 @@ def main() -> int:
     _speak_utf8()
     from gpustack_fast.commands.parser import main as run
 
-    return run()
+    try:
+        return run()
+    except KeyboardInterrupt:
+        # An event loop that has ended gives Ctrl-C back to Python.
+        return 128 + signal.SIGINT
 
 
 def _speak_utf8() -> None:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from harness import FakeEngine, cli, external, serving
+from raw_http import chat
 
 ROUTE = """
 [[routes]]
@@ -55,3 +56,16 @@ def test_a_service_manager_hears_that_the_server_responds_and_that_it_stops(
             assert server.is_alive() and server.keys("list").returncode == 0
             assert server.stop() == 0
         assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_a_server_in_a_locale_without_umlauts_serves_from_a_path_that_has_them(
+    shared_engine: FakeEngine, short_folder: Path
+) -> None:
+    """The data directory reaches the engine, the sockets and the data plane."""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    where = ["--data-dir", str(short_folder / "dä")]
+    with serving(external([shared_engine]), *where, environment=environment) as server:
+        assert server.chat(chat()).status == 200
+        assert (short_folder / "dä" / "run" / "control.sock").is_socket()
+        assert server.stop() == 0
+        assert "Traceback" not in server.output()

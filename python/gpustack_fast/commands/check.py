@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config
-from gpustack_fast.config.files import check_files
 from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
 from gpustack_fast.errors import StoreError, printable
 from gpustack_fast.keys.reach import unmatched
@@ -27,11 +26,8 @@ _UNENCRYPTED = (
 def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
     """Warns on standard error, and says that a configuration without mistakes is right.
 
-    `look_at_files`: whether this is the machine that will serve. Raises ConfigError for files that
-    `serve` could not use.
+    `look_at_files`: whether this is the machine that will serve.
     """
-    if look_at_files:
-        check_files(config, file)
     warnings = [*unknown_variables(os.environ, config), *warnings_of(config)]
     if not is_loopback(config.server.host) and config.server.tls_certificate is None:
         warnings.append(_UNENCRYPTED)

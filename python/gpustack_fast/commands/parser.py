@@ -17,6 +17,7 @@ from typing import NoReturn, TypeAlias
 
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.files import check_files
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.config.settings import (
     SETTINGS,
@@ -87,7 +88,18 @@ def _check(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.check import check
 
     file = _config_file(options)
-    return check(file, load_config(file, _flags(options)), look_at_files=not options.no_files)
+    found = MistakesFound()
+    config = None
+    with found.here():
+        config = load_config(file, _flags(options))
+    if not options.no_files:
+        with found.here():
+            _bootstrap_key(options)
+        with found.here():
+            check_files(Config() if config is None else config, file)
+    found.raise_any()
+    assert config is not None, "its mistakes were raised"
+    return check(file, config, look_at_files=not options.no_files)
 
 
 def _create_key(options: argparse.Namespace) -> int:
@@ -269,6 +281,7 @@ def _parser() -> _Parser:
         "the keys of the data directory (as on another machine)",
     )
     _add_settings(check)
+    _add_bootstrap(check)
 
     keys = commands.add_parser(
         "keys", help="make, list and revoke API keys", allow_abbrev=False, description=_KEYS

@@ -63,37 +63,45 @@ def _check_tls_content(server: ServerConfig, file: Path | None) -> None:
     """What is certainly wrong: no PEM, a key with a password, a key of another certificate."""
     if server.tls_certificate is None or server.tls_key is None:
         return
-    found = MistakesFound()
-    certificate = server.tls_certificate.read_bytes()
-    key = server.tls_key.read_bytes()
-    problem = None
-    if b"-----BEGIN CERTIFICATE-----" not in certificate:
-        problem = (
-            f"The file {server.tls_certificate} of `tls_certificate` holds no certificate in PEM "
-            "form. Name the one that begins with `-----BEGIN CERTIFICATE-----`."
-        )
-        found.errors.append(ConfigError(problem, *where(file, ("server", "tls_certificate"))))
-    if b"ENCRYPTED" in key:
-        problem = (
-            f"The private key in {server.tls_key} has a password, which nobody could type at a "
-            "start. Write it without one, as with `openssl pkey -in FILE -out NEW`."
-        )
-    elif b"PRIVATE KEY-----" not in key:
-        problem = (
-            f"The file {server.tls_key} of `tls_key` holds no private key in PEM form. Name the "
-            "one that begins with `-----BEGIN PRIVATE KEY-----`."
-        )
-    elif problem is None and not _belong_together(server.tls_certificate, server.tls_key):
-        problem = (
+    problems = {
+        "tls_certificate": _certificate_problem(server.tls_certificate),
+        "tls_key": _key_problem(server.tls_key),
+    }
+    if not any(problems.values()) and not _belong_together(server.tls_certificate, server.tls_key):
+        problems["tls_key"] = (
             f"The private key in {server.tls_key} is not that of the certificate in "
             f"{server.tls_certificate}. Name the two that were made together; the server's own "
             "certificate comes first in its file."
         )
-    else:
-        problem = None
-    if problem is not None:
-        found.errors.append(ConfigError(problem, *where(file, ("server", "tls_key"))))
+    found = MistakesFound()
+    for name, problem in problems.items():
+        if problem is not None:
+            found.errors.append(ConfigError(problem, *where(file, ("server", name))))
     found.raise_any()
+
+
+def _certificate_problem(path: Path) -> str | None:
+    if b"-----BEGIN CERTIFICATE-----" in path.read_bytes():
+        return None
+    return (
+        f"The file {path} of `tls_certificate` holds no certificate in PEM form. Name the one that "
+        "begins with `-----BEGIN CERTIFICATE-----`."
+    )
+
+
+def _key_problem(path: Path) -> str | None:
+    content = path.read_bytes()
+    if b"ENCRYPTED" in content:
+        return (
+            f"The private key in {path} has a password, which nobody could type at a start. Write "
+            "it without one, as with `openssl pkey -in FILE -out NEW`."
+        )
+    if b"PRIVATE KEY-----" not in content:
+        return (
+            f"The file {path} of `tls_key` holds no private key in PEM form. Name the one that "
+            "begins with `-----BEGIN PRIVATE KEY-----`."
+        )
+    return None
 
 
 def _belong_together(certificate: Path, key: Path) -> bool:

@@ -53,6 +53,16 @@ def test_check_looks_at_files_and_keys_only_where_they_are(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_check_takes_what_serve_takes_and_looks_at_the_first_key(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short")
+    where = ["--data-dir", str(tmp_path / "data"), "--bootstrap-key-file", str(tmp_path / "key")]
+    done = run("check", "--port", "x", *where)
+    assert done.returncode == 2
+    port, key = done.stderr.splitlines()
+    assert "`--port` must be" in port and "A key has 16" in key
+    assert run("check", "--no-files", *where).returncode == 0
+
+
 def test_check_says_which_variables_serve_will_need(tmp_path: Path) -> None:
     file = write(tmp_path, THEIRS + 'api_key_env = "NOWHERE"\n')
     data = ["--data-dir", str(tmp_path / "data")]

@@ -157,6 +157,24 @@ sys.exit(main())
 """Presses Ctrl-C while a module is imported."""
 
 
+def test_ctrl_c_at_the_very_end_is_a_status_and_no_traceback() -> None:
+    script = """
+import signal, sys
+from gpustack_fast import app
+from gpustack_fast.__main__ import main
+
+def interrupted(*_):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a loop does that has ended
+    signal.raise_signal(signal.SIGINT)
+
+app.serve = interrupted
+sys.argv[1:] = ["serve"]
+sys.exit(main())
+"""
+    done = run(sys.executable, "-c", script)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize(
     "module", ["gpustack_fast.commands.parser", "msgspec", "gpustack_fast.backends.vllm"]
 )
