@@ -89,16 +89,15 @@ def _check(options: argparse.Namespace) -> int:
 
     file = _config_file(options)
     found = MistakesFound()
-    config = None
+    config = Config()
     with found.here():
         config = load_config(file, _flags(options))
     if not options.no_files:
         with found.here():
             _bootstrap_key(options)
         with found.here():
-            check_files(Config() if config is None else config, file)
+            check_files(config, file)
     found.raise_any()
-    assert config is not None, "its mistakes were raised"
     return check(file, config, look_at_files=not options.no_files)
 
 
