@@ -31,7 +31,7 @@ from gpustack_fast.errors import (
 )
 from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
-from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.data_directory import DataDirectory, explain_os_error
 
 __all__ = ["create", "revoke", "seconds", "show"]
 
@@ -189,13 +189,18 @@ def _access(directory: DataDirectory, routes: list[str] | None = None) -> Iterat
 
 def _check_exists(data_dir: Path) -> None:
     """A data directory is made by `serve` alone: keys in a misspelt one would open nothing."""
-    if not data_dir.is_dir():
+    try:
+        names = set(os.listdir(data_dir))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
             f"There is no data directory {data_dir}, and so no keys. Check --data-dir; the first "
             f"start of `gpustack-fast serve` makes it. For keys before that start, make it with "
             f"`mkdir -m 700 {shlex.quote(str(data_dir))}`."
-        )
-    names = set(os.listdir(data_dir))
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            explain_os_error(error, f"The data directory {data_dir} cannot be read")
+        ) from error
     if names - {"lost+found"} and not names & {"lock", "keys.json"}:
         raise StoreError(
             f"The folder {data_dir} is no data directory: it holds other things, and no server has "

@@ -35,7 +35,7 @@ def check_files(config: Config, file: Path | None) -> None:
 
 
 def _check_data_dir(server: ServerConfig, file: Path | None) -> None:
-    if server.data_dir.exists() and not server.data_dir.is_dir():
+    if os.path.exists(server.data_dir) and not os.path.isdir(server.data_dir):
         raise ConfigError(
             f"`data_dir` is {server.data_dir}, which is a file and no directory. Choose another, "
             "or move the file away.",

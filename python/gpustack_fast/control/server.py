@@ -30,6 +30,7 @@ from gpustack_fast.control.documents import (
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
 from gpustack_fast.keys.live import Keys
+from gpustack_fast.storage.data_directory import explain_os_error
 
 __all__ = ["ControlServer", "Handler"]
 
@@ -73,7 +74,7 @@ class ControlServer:
             listener = _listen(self._path)
         except OSError as error:
             raise ControlError(
-                f"The control socket {self._path} cannot be made: {error.strerror or error}."
+                explain_os_error(error, f"The control socket {self._path} cannot be made")
             ) from error
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=LONGEST_LINE

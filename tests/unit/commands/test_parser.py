@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -401,6 +402,20 @@ def test_a_folder_of_other_things_is_no_data_directory(tmp_path: Path, command: 
     done = run("keys", *command, "--data-dir", str(tmp_path))
     assert done.returncode == 1 and "is no data directory: it holds other things" in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["letters"]
+
+
+def test_a_data_directory_that_this_user_may_not_enter_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", denied)
+    for command in KEYS_COMMANDS:
+        assert parser.main(["keys", *command, "--data-dir", str(tmp_path)]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: The data directory {tmp_path} cannot be read. Permission")
+        assert "run it as the owner of the directory" in told
 
 
 def test_the_keys_are_listed_as_json_for_programs(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def _read(file: Path) -> str:
         return file.read_bytes().decode().replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(
-            f"The configuration file cannot be read: {error.strerror}. Check --config.", file
+            f"The configuration file cannot be read: {error.strerror}. Check --config, or the "
+            "variable `GPUSTACK_FAST_CONFIG`.",
+            file,
         ) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
