@@ -28,6 +28,11 @@ def say(text: str) -> None:
         print(text, flush=True)
     except OSError as error:
         raise _failed(error) from error
+    except UnicodeEncodeError as error:
+        raise OutputFailed(
+            f"Standard output cannot be written: its encoding is {sys.stdout.encoding}, which has "
+            "not all of the letters. Set the variable `PYTHONIOENCODING=utf-8`, and run it again."
+        ) from error
 
 
 def complain(text: str) -> None:

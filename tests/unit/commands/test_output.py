@@ -71,6 +71,16 @@ def test_a_key_that_nobody_saw_is_revoked(tmp_path: Path, output: str) -> None:
     assert listed.stdout == b"[]\n"
 
 
+def test_an_output_of_another_encoding_is_told_and_loses_no_key(tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path)]
+    ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    key = ["--key", "schlüssel-von-16-zeichen"]
+    done = run(*PROGRAM, "keys", "create", "a", *key, *data, env=ascii_only)
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert b"its encoding is ascii" in done.stderr and b"so it was revoked" in done.stderr
+    assert run(*PROGRAM, "keys", "list", "--json", *data).stdout == b"[]\n"
+
+
 def test_a_key_that_nobody_saw_is_revoked_at_a_running_server(tmp_path: Path) -> None:
     with server(tmp_path) as fake:
         assert run_into("full", "keys", "create", "a", "--data-dir", str(tmp_path)).returncode == 1
