@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from gpustack_fast.errors import ConfigError
 from gpustack_fast.machine import usable_cores, worker_threads
 
 __all__ = [
+    "NO_DATA_DIR",
     "CorsConfig",
     "LimitsConfig",
     "LogFormat",
@@ -23,6 +23,8 @@ __all__ = [
     "default_data_dir",
 ]
 
+NO_DATA_DIR = Path()
+"""In place of a default that is not known: a rule asks for `data_dir` then."""
 Name = Annotated[str, Meta(min_length=1)]
 _YEAR = 365 * 24 * 3600.0
 Seconds = Annotated[float, Meta(ge=0, le=_YEAR)]
@@ -331,15 +333,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def default_data_dir() -> Path:
     """`$XDG_DATA_HOME/gpustack-fast`, else `~/.local/share/gpustack-fast`.
 
-    A relative XDG_DATA_HOME is ignored, as the XDG Base Directory specification asks.
+    A relative XDG_DATA_HOME is ignored, as the XDG Base Directory specification asks. NO_DATA_DIR
+    where there is no home, as for a user of a container that is a number alone.
     """
     base = os.environ.get("XDG_DATA_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "gpustack-fast"
     try:
         return Path.home() / ".local" / "share" / "gpustack-fast"
-    except RuntimeError as error:
-        raise ConfigError(
-            "There is no home directory to put data into. Set the environment variable HOME or "
-            "XDG_DATA_HOME."
-        ) from error
+    except RuntimeError:
+        return NO_DATA_DIR

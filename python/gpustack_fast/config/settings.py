@@ -25,10 +25,10 @@ from msgspec import Meta, Struct
 
 from gpustack_fast.config.reading.draft import Draft
 from gpustack_fast.config.reading.file import expanded, mistakes, read_draft, where
-from gpustack_fast.config.rules import check_server
+from gpustack_fast.config.rules import NO_HOME, check_server
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import explain
-from gpustack_fast.config.server import ServerConfig
+from gpustack_fast.config.server import NO_DATA_DIR, ServerConfig
 from gpustack_fast.errors import ConfigError, MistakesFound, UsageError
 
 __all__ = [
@@ -142,12 +142,15 @@ def data_dir_alone(
     setting = next(setting for setting in SETTINGS if setting.path == ("data_dir",))
     if (written := _written(setting, flags, environment)) is not None:
         return Path(str(setting.parse(*written)))
-    if file is None:
-        return Config.default().server.data_dir
-    draft = read_draft(file)
-    if {("server",), ("server", "data_dir")} & set(draft.left_out):
-        return load_config(file, flags, {}).server.data_dir  # which raises, with the whole reason
-    return draft.config.server.data_dir
+    found = Config.default().server.data_dir
+    if file is not None:
+        draft = read_draft(file)
+        if {("server",), ("server", "data_dir")} & set(draft.left_out):
+            return load_config(file, flags, {}).server.data_dir  # raises, with the whole reason
+        found = draft.config.server.data_dir
+    if found == NO_DATA_DIR:
+        raise ConfigError(NO_HOME)
+    return found
 
 
 def _read(file: Path | None, found: MistakesFound) -> Draft:

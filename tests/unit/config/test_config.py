@@ -462,6 +462,27 @@ def test_the_data_directory_of_a_flag_is_known_although_the_file_is_broken(tmp_p
         data_dir_alone(broken, {}, {})
 
 
+def test_without_a_home_a_data_directory_that_is_named_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: nobody(Path()))
+    file = write(tmp_path, '[server]\ndata_dir = "d"\n')
+    named = {"GPUSTACK_FAST_DATA_DIR": "/d"}
+    assert load_config(None, {}, named).server.data_dir == Path("/d")
+    assert load_config(file, {}, {}).server.data_dir == tmp_path / "d"
+    assert data_dir_alone(None, {}, named) == Path("/d")
+    for read in (load_config, data_dir_alone):
+        with pytest.raises(ConfigError, match=r"no home directory .* with --data-dir, or set"):
+            read(None, {}, {})
+    with pytest.raises(ConfigError, match="`data_dir` must be text in quotes") as raised:
+        load_config(write(tmp_path, "[server]\ndata_dir = 5\n"), {}, {})
+    assert len(raised.value.each()) == 1
+
+
 def test_the_data_directory_follows_xdg_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.models import check_models, check_names
 from gpustack_fast.config.rules.routes import check_routes
-from gpustack_fast.config.rules.server import check_server
+from gpustack_fast.config.rules.server import NO_HOME, check_server
 from gpustack_fast.config.schema import Config
 
-__all__ = ["RuleBroken", "check", "check_server"]
+__all__ = ["NO_HOME", "RuleBroken", "check", "check_server"]
 
 
 def check(config: Config) -> Iterator[RuleBroken]:

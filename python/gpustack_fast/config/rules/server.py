@@ -10,10 +10,14 @@ from msgspec import structs
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import KeyPath
 from gpustack_fast.config.sentences import is_utf8, not_utf8, quoted
-from gpustack_fast.config.server import CorsConfig, ServerConfig
+from gpustack_fast.config.server import NO_DATA_DIR, CorsConfig, ServerConfig
 
-__all__ = ["check_server"]
+__all__ = ["NO_HOME", "check_server"]
 
+NO_HOME = (
+    "There is no home directory to put data into. Choose a place with --data-dir, or set the "
+    "environment variable HOME or XDG_DATA_HOME."
+)
 _SHORTEST_KEEP_ALIVE = 1.0
 _SHORTEST_TIMEOUT = 0.01
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
@@ -76,6 +80,8 @@ def _check_durations(server: ServerConfig) -> Iterator[RuleBroken]:
 
 def _check_paths(server: ServerConfig) -> Iterator[RuleBroken]:
     """They cross to the data plane, and that speaks UTF-8."""
+    if server.data_dir == NO_DATA_DIR:
+        yield RuleBroken(("server", "data_dir"), NO_HOME, lacks=("server",))
     for name in ("data_dir", "tls_certificate", "tls_key"):
         if not is_utf8(getattr(server, name)):
             yield RuleBroken(("server", name), not_utf8(f"`{name}`"))
