@@ -64,6 +64,10 @@ def test_a_key_may_be_bound_to_models(server: ServedRouter) -> None:
     assert [one["id"] for one in server.request("GET", "/v1/models", key=key).json()["data"]] == [
         "default"
     ]
+    for path in ("/v2/models", "/v2/model-routes"):
+        managing = server.request("GET", path, key=key)
+        assert managing.status == 403, "engines and their addresses are for who may manage"
+        assert managing.json()["reason"] == "Forbidden"
 
 
 def test_the_list_shows_names_and_never_a_key(server: ServedRouter) -> None:

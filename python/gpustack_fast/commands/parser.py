@@ -111,7 +111,9 @@ def _create_key(options: argparse.Namespace) -> int:
         else [name.strip() for name in options.allowed_models.split(",")]
     )
     expires_in = None if options.expires_in is None else keys.seconds(options.expires_in)
-    grant = Grant(allowed_models=models, scopes=options.scopes or ["*"], expires_in=expires_in)
+    # Somebody who names models has inference in mind, and would not look for the right to manage.
+    scopes = options.scopes or (["*"] if models is None else ["inference"])
+    grant = Grant(allowed_models=models, scopes=scopes, expires_in=expires_in)
     text = options.key if options.key_file is None else _read_key(Path(options.key_file))
     return keys.create(_data_dir(options), options.name, grant, text, _routes(options))
 
@@ -371,7 +373,7 @@ def _add_key_commands(keys: _Parser) -> None:
         metavar="SCOPE",
         dest="scopes",
         help="what it may be used for: inference or management; repeat it for both; by default all "
-        "(`*`)",
+        "(`*`), with --allowed-models inference alone",
     )
     create.add_argument(
         "--expires-in",

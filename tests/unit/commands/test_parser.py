@@ -323,6 +323,20 @@ def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
     directory.release()
 
 
+def test_a_key_for_chosen_models_may_not_manage_unless_that_is_written(tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path / "data")]
+    bound = ["--allowed-models", "a"]
+    assert run("keys", "create", "bound", *bound, *data).returncode == 0
+    both = [*bound, "--scope", "inference", "--scope", "management"]
+    assert run("keys", "create", "both", *both, *data).returncode == 0
+    assert run("keys", "create", "all", *bound, "--scope", "*", *data).returncode == 0
+    directory = DataDirectory(tmp_path / "data")
+    directory.acquire()
+    scopes = {key.name: key.scopes for key in Store(directory).keys}
+    directory.release()
+    assert scopes == {"bound": ["inference"], "both": ["inference", "management"], "all": ["*"]}
+
+
 def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
