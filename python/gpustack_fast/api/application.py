@@ -7,7 +7,7 @@ own, and passes the client's credential on, for the keys are the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -73,19 +73,20 @@ class Application:
         )
 
     def _check_key(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raises ApiError when the request has no key that may manage, now."""
-        text = _credential(headers)
-        key = None if text is None else self._sources.find_key(text)
-        if key is None:
+        """Raises ApiError when none of the request's keys may manage, now."""
+        found = [self._sources.find_key(text) for text in _credentials(headers)]
+        known = [key for key in found if key is not None]
+        valid = [key for key in known if not key.is_expired(time.time())]
+        if not known:
             raise _unauthorized(
                 "Invalid authentication credentials. Send an API key as `Authorization: Bearer "
                 "KEY`; `gpustack-fast keys create NAME` makes one."
             )
-        if key.is_expired(time.time()):
+        if not valid:
             raise _unauthorized(
                 "This API key has expired. `gpustack-fast keys create NAME` makes a new one."
             )
-        if not key.allows("management"):
+        if not any(key.allows("management") for key in valid):
             raise ApiError(
                 403,
                 "Forbidden",
@@ -99,13 +100,14 @@ def _unauthorized(message: str) -> ApiError:
     return ApiError(401, "Unauthorized", message, {"www-authenticate": "Bearer"})
 
 
-def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key of a request: as in the data plane `Authorization: Bearer` wins over `X-API-Key`."""
+def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[str]:
+    """The keys of a request as in the data plane: `Authorization: Bearer`, then `X-API-Key`.
+
+    The good one counts.
+    """
     fields = {name.lower(): value for name, value in reversed(list(headers))}
-    if (authorization := fields.get(b"authorization")) is not None:
-        scheme, _, text = authorization.partition(b" ")
-        key = text if scheme.lower() == b"bearer" else b""
-    else:
-        key = fields.get(b"x-api-key", b"")
-    # A key that is not UTF-8 is none of ours; the replacement makes it match none.
-    return key.strip().decode(errors="replace") or None
+    scheme, _, bearer = fields.get(b"authorization", b"").partition(b" ")
+    for key in (bearer if scheme.lower() == b"bearer" else b"", fields.get(b"x-api-key", b"")):
+        # A key that is not UTF-8 is none of ours; the replacement makes it match none.
+        if text := key.strip().decode(errors="replace"):
+            yield text

@@ -261,7 +261,14 @@ def test_a_page_that_cannot_be_is_rejected(api: Api, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [bearer(), {"authorization": f"bEaReR   {KEY}"}, {"X-API-Key": KEY}]
+    "headers",
+    [
+        bearer(),
+        {"authorization": f"bEaReR   {KEY}"},
+        {"X-API-Key": KEY},
+        {"Authorization": "Bearer another", "X-API-Key": KEY},
+        {"Authorization": f"Bearer {KEY}", "X-API-Key": "another"},
+    ],
 )
 def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) -> None:
     assert api.get("/v2/models", headers).status_code == 200
@@ -276,7 +283,7 @@ def test_a_key_is_taken_from_either_header(api: Api, headers: dict[str, str]) ->
         {"Authorization": f"Basic {KEY}"},
         {"Authorization": "Bearer"},
         {"X-API-Key": "wrong"},
-        {"Authorization": "Bearer wrong", "X-API-Key": KEY},
+        {"Authorization": "Bearer wrong", "X-API-Key": "wrong"},
     ],
 )
 def test_without_a_right_key_the_response_is_401_in_the_management_shape(

@@ -11,7 +11,7 @@ use crate::{
 };
 use sans_io::{
     api::error::{ApiError, Cause},
-    table::{Access, AuthError, Key, Keys, Route, Table},
+    table::{Access, AuthError, Key, Route, Table},
 };
 
 /// Identifies the caller of an inference request. 503 before the first table is published; else
@@ -34,26 +34,18 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
 pub(crate) struct Caller(Result<Arc<Key>, ApiError>);
 
 impl Caller {
-    /// Checks the key of a request. A missing or bad key is an error (401, 403) at once only where
-    /// no route is public: otherwise the model decides, which is not known yet.
+    /// Checks the key of a request. A bad one is an error (401, 403) at once, on public routes too:
+    /// its owner believes that it works. Without any it is one only where no route is public:
+    /// otherwise the model decides, which is not known yet.
     pub(crate) fn identify(
         shared: &Shared,
         table: &Table,
         headers: &HeaderMap,
     ) -> Result<Self, ApiError> {
-        let key = authenticate(&shared.keys.load(), headers).and_then(|key| {
-            if key.may_infer() {
-                return Ok(key);
-            }
-            Err(ApiError::new(
-                Cause::Forbidden,
-                "This API key does not have permission to access inference features: its scopes \
-                 lack \"inference\". Use another key.",
-            ))
-        });
-        match key {
-            Err(error) if !table.any_public => Err(error),
-            key => Ok(Self(key)),
+        match shared.keys.load().check(headers) {
+            Ok(key) => Ok(Self(Ok(key))),
+            Err(AuthError::Missing) if table.any_public => Ok(Self(Err(needs_key()))),
+            Err(error) => Err(rejected(error)),
         }
     }
 
@@ -82,6 +74,15 @@ impl Caller {
                 route.name
             ),
         ))
+    }
+
+    /// The error for a name that no route has. Without a key it is that for a forbidden one, so that
+    /// no name can be guessed.
+    pub(crate) fn no_such_model(&self, name: &str) -> ApiError {
+        match &self.0 {
+            Ok(_) => rejections::model_not_found(name),
+            Err(error) => error.clone(),
+        }
     }
 
     /// Whether the caller may use this route.
@@ -114,25 +115,39 @@ impl Caller {
     }
 }
 
-/// The key of a request, or the client's error.
-fn authenticate(keys: &Keys, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
-    keys.check(headers).map_err(|error| {
-        let message = match error {
-            AuthError::Missing => {
-                "No API key was sent. Send one as \"Authorization: Bearer KEY\" or \"x-api-key: \
-                 KEY\"."
-            }
-            AuthError::Unknown => {
-                "Invalid authentication credentials: this API key is unknown or \
-                was revoked."
-            }
-            AuthError::Expired => {
-                "Invalid authentication credentials: this API key has expired. Ask the operator \
-                 for a new one."
-            }
-        };
-        ApiError::new(Cause::Unauthorized, message)
-    })
+/// The error for a request without a key that may infer.
+fn rejected(error: AuthError) -> ApiError {
+    let (cause, message) = match error {
+        AuthError::Missing => (
+            Cause::Unauthorized,
+            "No API key was sent; a placeholder such as EMPTY counts as none. Send a key as \
+             \"Authorization: Bearer KEY\" or \"x-api-key: KEY\".",
+        ),
+        AuthError::Unknown => (
+            Cause::Unauthorized,
+            "Invalid authentication credentials: this API key is unknown or was revoked.",
+        ),
+        AuthError::Expired => (
+            Cause::Unauthorized,
+            "Invalid authentication credentials: this API key has expired. Ask the operator for a \
+             new one.",
+        ),
+        AuthError::Scope => (
+            Cause::Forbidden,
+            "This API key does not have permission to access inference features: its scopes lack \
+             \"inference\". Use another key.",
+        ),
+    };
+    ApiError::new(cause, message)
+}
+
+/// The error for a model that a caller without a key may not use. Whether there is such a model is
+/// not said.
+fn needs_key() -> ApiError {
+    let message = "No API key was sent, and without one only the models that GET /v1/models lists \
+        can be used. Send a key as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\", or name \
+        one of those models.";
+    ApiError::new(Cause::Unauthorized, message)
 }
 
 /// Rejects a path of the generic proxy that the route does not open. Administrative paths of any

@@ -177,15 +177,16 @@ where
         let message = "The path has a segment of dots. Send the path that is meant.";
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
-    let (route, path, upload) = if let Some((route, below)) = by_number(context.table(), &path) {
-        (route, below, unread(context, body)?)
-    } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
-        let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
-        (find_route(context.table(), caller, name)?, path, unread(context, body)?)
-    } else {
-        let upload = receive_model(context, body).await?;
-        (find_route(context.table(), caller, model_of(&upload))?, path, upload)
-    };
+    let (route, path, upload) =
+        if let Some((route, below)) = by_number(context.table(), caller, &path) {
+            (route, below, unread(context, body)?)
+        } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
+            let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
+            (find_route(context.table(), caller, name)?, path, unread(context, body)?)
+        } else {
+            let upload = receive_model(context, body).await?;
+            (find_route(context.table(), caller, model_of(&upload))?, path, upload)
+        };
     caller.check(&route)?;
     admission::check_proxy(&route, &path)?;
     let job = Job::Proxy { websocket: context.asks_websocket() };
@@ -195,14 +196,15 @@ where
     Ok((Dispatch { route, path: Cow::Owned(path), job }, upload))
 }
 
-/// `/NUMBER/...`: the route of that number, and the path below it.
-fn by_number(table: &Table, path: &str) -> Option<(Arc<Route>, String)> {
+/// `/NUMBER/...`: the route of that number, and the path below it. To a caller without a key the
+/// number of a route that he may not use says as little as one that no route has.
+fn by_number(table: &Table, caller: &Caller, path: &str) -> Option<(Arc<Route>, String)> {
     let rest = &path[1..];
     let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     // `parse` alone would take a sign.
     let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
     let route = Arc::clone(table.route_by_number(number)?);
-    Some((route, below.to_owned()))
+    (caller.key().is_some() || caller.may_use(&route)).then(|| (route, below.to_owned()))
 }
 
 /// Reads an uncompressed JSON body until its model is known.
@@ -251,7 +253,7 @@ fn find_route(table: &Table, caller: &Caller, name: Option<&str>) -> Result<Arc<
         return Err(ApiError::new(Cause::BadRequest, message));
     };
     let route = table.route(name).cloned();
-    let route = route.ok_or_else(|| rejections::model_not_found(name))?;
+    let route = route.ok_or_else(|| caller.no_such_model(name))?;
     caller.check(&route)?;
     Ok(route)
 }

@@ -40,6 +40,15 @@ fn stops_here(name: &HeaderName) -> bool {
             | "x-gpustack-access-key"
             | "x-gpustack-key-ref"
             | "x-mse-consumer"
+            // As Azure's and Google's SDKs send a key. Here they open nothing, but they are no
+            // engine's business either.
+            | "api-key"
+            | "x-goog-api-key"
+            // vLLM's /invocations takes the model from it.
+            | "x-amzn-sagemaker-adapter-identifier"
+            | "x-amzn-sagemaker-adapter-alias"
+            // May hold a key; what an engine sees of it is written for a WebSocket alone.
+            | "sec-websocket-protocol"
     )
 }
 
@@ -99,7 +108,34 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
     if with.upgrade {
         put_field(head, b"connection", b"upgrade");
         put_field(head, b"upgrade", b"websocket");
+        let plain: Vec<_> = protocols(headers).filter(|name| key_of(name).is_none()).collect();
+        if !plain.is_empty() {
+            put_field(head, b"sec-websocket-protocol", &plain.join(&b", "[..]));
+        }
     }
+}
+
+/// The subprotocol in which a browser sends the key of a WebSocket, since it can set no other
+/// field: `new WebSocket(url, ["realtime", "openai-insecure-api-key.KEY"])`, as `OpenAI`'s clients
+/// do.
+const KEY_PROTOCOL: &[u8] = b"openai-insecure-api-key.";
+
+/// The subprotocols that a client offers for its WebSocket.
+pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    values.flat_map(|value| tokens(value.as_bytes())).filter(|name| !name.is_empty())
+}
+
+/// The key in a subprotocol; None: it holds none.
+fn key_of(protocol: &[u8]) -> Option<&[u8]> {
+    let (start, key) = protocol.split_at_checked(KEY_PROTOCOL.len())?;
+    start.eq_ignore_ascii_case(KEY_PROTOCOL).then_some(key)
+}
+
+/// The key among the subprotocols of a request for a WebSocket.
+pub fn key_in_protocols(headers: &HeaderMap) -> Option<&[u8]> {
+    let key = protocols(headers).find_map(key_of)?;
+    asks_websocket(headers).then_some(key)
 }
 
 /// Whether a client asks for a WebSocket: `Connection: upgrade` with `Upgrade: websocket` (RFC 6455
@@ -244,6 +280,37 @@ mod tests {
         assert_eq!(
             seen,
             "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
+        );
+    }
+
+    #[test]
+    fn a_websockets_key_and_what_picks_an_adapter_stop_here() {
+        let with = ForEngine { upgrade: true, ..ForEngine::default() };
+        for (offered, passes) in [
+            (
+                "realtime, openai-insecure-api-key.K, openai-beta.realtime-v1",
+                Some("realtime, openai-beta.realtime-v1"),
+            ),
+            ("realtime", Some("realtime")),
+            ("OpenAI-Insecure-API-Key.K", None),
+        ] {
+            let fields =
+                [("sec-websocket-protocol", offered), ("api-key", "K"), ("x-goog-api-key", "K")];
+            let mut head = BytesMut::new();
+            put_for_engine(&mut head, &map(&fields), with);
+            let seen = String::from_utf8(head.to_vec()).unwrap();
+            let line = passes.map(|names| format!("sec-websocket-protocol: {names}\r\n"));
+            let expected =
+                "accept-encoding: identity\r\nconnection: upgrade\r\nupgrade: websocket\r\n";
+            assert_eq!(seen, format!("{expected}{}", line.unwrap_or_default()));
+            assert!(
+                !engine_sees(&fields).contains("realtime"),
+                "without a WebSocket it says nothing"
+            );
+        }
+        assert_eq!(
+            engine_sees(&[("x-amzn-sagemaker-adapter-identifier", "tuned")]),
+            "accept-encoding: identity\r\n"
         );
     }
 

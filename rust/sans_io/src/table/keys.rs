@@ -5,20 +5,52 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    codec::headers,
     seam::{KeyDelta, KeyEntry, Scope},
     table::error::KeysError,
 };
 
 /// SHA-256 over the salt and the key.
 type KeyDigest = [u8; 32];
+
+/// Texts that stand for no key, in lower case and with `-` for `_`: SDKs ask for a key, so people
+/// (and examples of engines that need none) write one of these.
+const PLACEHOLDERS: &[&[u8]] = &[
+    b"",
+    b"-",
+    b"dummy",
+    b"dummy-key",
+    b"empty",
+    b"fake",
+    b"fake-key",
+    b"lm-studio",
+    b"no-key",
+    b"no-key-required",
+    b"none",
+    b"not-needed",
+    b"not-required",
+    b"null",
+    b"ollama",
+    b"placeholder",
+    b"sk-dummy",
+    b"sk-fake",
+    b"sk-no-key",
+    b"sk-no-key-required",
+    b"sk-not-needed",
+    b"undefined",
+    b"unused",
+];
 
 /// One API key: its names and permissions.
 #[derive(Debug)]
@@ -33,6 +65,8 @@ pub struct Key {
     may_infer: bool,
     /// The time of its end in Unix seconds; None: never.
     expires: Option<u64>,
+    /// Whether it was revoked since it was handed out. The same key in a newer table shares it.
+    revoked: Arc<AtomicBool>,
 }
 
 impl Key {
@@ -41,20 +75,24 @@ impl Key {
         self.allowed_models.as_ref().is_none_or(|names| names.iter().any(|name| name == route))
     }
 
-    /// Whether its scopes hold inference.
-    pub fn may_infer(&self) -> bool {
-        self.may_infer
-    }
-
     /// Whether this is its name or id.
     pub fn is_called(&self, name_or_id: &str) -> bool {
         self.name == name_or_id || *self.id == *name_or_id
     }
 
+    /// Whether it was revoked after a request was let in with it.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
+    /// The time until it expires, zero when it has; None: it never does.
+    pub fn time_left(&self) -> Option<Duration> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.expires.map(|expires| Duration::from_secs(expires).saturating_sub(now))
+    }
+
     fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|expires| {
-            SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.as_secs() >= expires)
-        })
+        self.time_left().is_some_and(|left| left.is_zero())
     }
 }
 
@@ -65,24 +103,56 @@ pub struct Keys {
     by_digest: HashMap<KeyDigest, Arc<Key>, foldhash::fast::RandomState>,
 }
 
-/// A request without a valid key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A request without a key that may infer. Of several bad credentials the last of these words
+/// counts: it tells most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuthError {
-    /// Neither `Authorization: Bearer` nor `x-api-key` was sent.
+    /// No credential was sent, or a placeholder that stands for none.
     Missing,
     /// The key that was sent is not in the table.
     Unknown,
     /// The key that was sent has expired.
     Expired,
+    /// The scopes of the key that was sent lack inference.
+    Scope,
 }
 
 impl Keys {
-    /// The valid key of a request, sent as `Authorization: Bearer` (any case) or `x-api-key`.
+    /// The first of a request's credentials that is a valid key and may infer. They are read in
+    /// this order: `Authorization: Bearer` (any case), `x-api-key`, and of a WebSocket the
+    /// subprotocol in which browsers send it.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
-        let secret = credential(headers).ok_or(AuthError::Missing)?;
+        let mut refused = AuthError::Missing;
+        for secret in credentials(headers) {
+            match self.judge(secret) {
+                Ok(key) => return Ok(Arc::clone(key)),
+                Err(error) => refused = refused.max(error),
+            }
+        }
+        Err(refused)
+    }
+
+    fn judge(&self, secret: &[u8]) -> Result<&Arc<Key>, AuthError> {
         let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
-        let key = self.by_digest.get(&KeyDigest::from(digest)).ok_or(AuthError::Unknown)?;
-        if key.is_expired() { Err(AuthError::Expired) } else { Ok(Arc::clone(key)) }
+        match self.by_digest.get(&KeyDigest::from(digest)) {
+            Some(key) if key.is_expired() => Err(AuthError::Expired),
+            Some(key) if !key.may_infer => Err(AuthError::Scope),
+            Some(key) => Ok(key),
+            // Looked up before: somebody may have made a key of such a text.
+            None if is_placeholder(secret) => Err(AuthError::Missing),
+            None => Err(AuthError::Unknown),
+        }
+    }
+
+    /// Tells all that runs with a key of this table that `next` lacks; whether there is such a key.
+    /// It comes after `next` was published, so that no request slips in between.
+    pub fn revoke_missing_from(&self, next: &Self) -> bool {
+        let missing = self.by_digest.iter().filter(|(digest, key)| {
+            next.by_digest
+                .get(*digest)
+                .is_none_or(|other| !Arc::ptr_eq(&other.revoked, &key.revoked))
+        });
+        missing.map(|(_, key)| key.revoked.store(true, Ordering::Relaxed)).count() > 0
     }
 
     /// The table after a change. Fails for a salt or digest that cannot be read, or another salt.
@@ -102,23 +172,41 @@ impl Keys {
                 .ok_or_else(|| KeysError::Digest { key: id.clone() })?;
             let may_infer =
                 scopes.iter().any(|scope| matches!(scope, Scope::All | Scope::Inference));
-            by_digest.insert(
-                digest,
-                Arc::new(Key { id: id.into(), name, allowed_models, may_infer, expires }),
-            );
+            // What runs with the key goes on where only its entry is a new one.
+            let known = self.by_digest.get(&digest).filter(|key| *key.id == *id);
+            let revoked = known.map_or_else(Arc::default, |key| Arc::clone(&key.revoked));
+            let id = id.into();
+            let key = Key { id, name, allowed_models, may_infer, expires, revoked };
+            by_digest.insert(digest, Arc::new(key));
         }
         Ok(Self { salt, by_digest })
     }
 }
 
-/// The key in a request. `Bearer` is read first: the SDKs of `OpenAI` and (from 2.0) of Anthropic
-/// send it. Older ones of Anthropic's send `x-api-key`.
-fn credential(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(value) = headers.get(AUTHORIZATION) {
+/// The credentials of a request, in the order in which they count. `Bearer` is read first: the SDKs
+/// of `OpenAI` and (from 2.0) of Anthropic send it. Older ones of Anthropic's send `x-api-key`,
+/// beside which a proxy on the way, or another login of the client's, may put an `Authorization` of
+/// its own. Browsers can set no field of a WebSocket but its subprotocols.
+fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
-        return scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii());
-    }
-    headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii())
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+    });
+    // Each is looked for only where those before it opened nothing.
+    let x_api_key = std::iter::once_with(|| headers.get("x-api-key")).flatten();
+    let in_protocol = std::iter::once_with(|| headers::key_in_protocols(headers)).flatten();
+    bearer
+        .into_iter()
+        .chain(x_api_key.map(|value| value.as_bytes().trim_ascii()))
+        .chain(in_protocol)
+}
+
+/// Whether a text stands for no key.
+fn is_placeholder(secret: &[u8]) -> bool {
+    PLACEHOLDERS.iter().any(|known| {
+        let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        secret.len() == known.len() && secret.iter().map(plain).eq(known.iter().copied())
+    })
 }
 
 /// The bytes of a hexadecimal text; None: it is not one.
@@ -174,7 +262,8 @@ mod tests {
         let keys = Keys::default().changed_by(delta(true, &[("a", "secret-one")], &[])).unwrap();
         for (name, value, error) in [
             ("authorization", "Bearer secret-on", AuthError::Unknown),
-            ("authorization", "Bearer ", AuthError::Unknown),
+            ("authorization", "Bearer ", AuthError::Missing),
+            ("authorization", "Bearer secret-one-and-more", AuthError::Unknown),
             ("authorization", "Basic secret-one", AuthError::Missing),
             ("authorization", "Bear", AuthError::Missing),
             ("x-other", "secret-one", AuthError::Missing),
@@ -220,14 +309,105 @@ mod tests {
         ] {
             let mut one = delta(true, &[("a", "secret-one")], &[]);
             one.upsert[0].scopes = scopes;
-            let key = Keys::default()
-                .changed_by(one)
-                .unwrap()
-                .check(&headers("x-api-key", "secret-one"))
-                .unwrap();
-            assert_eq!(key.may_infer(), may);
-            assert!(key.is_called("a") && key.is_called("key a") && !key.is_called("b"));
+            let keys = Keys::default().changed_by(one).unwrap();
+            let found = keys.check(&headers("x-api-key", "secret-one"));
+            assert_eq!(found.as_ref().err(), (!may).then_some(&AuthError::Scope));
+            if let Ok(key) = found {
+                assert!(key.is_called("a") && key.is_called("key a") && !key.is_called("b"));
+            }
         }
+    }
+
+    /// A key that may infer, one that has expired and one that may only manage.
+    fn three() -> Keys {
+        let mut three = delta(true, &[("a", "good"), ("b", "expired"), ("c", "managing")], &[]);
+        three.upsert[1].expires = Some(1);
+        three.upsert[2].scopes = vec![Scope::Management];
+        Keys::default().changed_by(three).unwrap()
+    }
+
+    #[test]
+    fn of_two_credentials_the_good_one_counts_and_of_two_bad_ones_the_one_that_tells_more() {
+        let keys = three();
+        for (bearer, x_api_key, found) in [
+            ("Bearer foreign", "good", Ok("a")),
+            ("Bearer good", "foreign", Ok("a")),
+            ("Bearer managing", "good", Ok("a")),
+            ("Bearer expired", "good", Ok("a")),
+            ("Basic abc", "good", Ok("a")),
+            ("Bearer EMPTY", "good", Ok("a")),
+            ("Bearer foreign", "expired", Err(AuthError::Expired)),
+            ("Bearer managing", "expired", Err(AuthError::Scope)),
+            ("Bearer foreign", "dummy", Err(AuthError::Unknown)),
+            ("Basic abc", "none", Err(AuthError::Missing)),
+        ] {
+            let mut both = headers("authorization", bearer);
+            both.extend(headers("x-api-key", x_api_key));
+            let opened = keys.check(&both);
+            let id = opened.as_ref().map(|key| &*key.id).map_err(|error| *error);
+            assert_eq!(id, found, "{bearer}, {x_api_key}");
+        }
+    }
+
+    #[test]
+    fn a_browser_sends_the_key_among_the_subprotocols_of_its_websocket() {
+        let keys = three();
+        for (protocols, found) in [
+            ("realtime, openai-insecure-api-key.good, openai-beta.realtime-v1", Ok("a")),
+            ("openai-insecure-api-key.good", Ok("a")),
+            ("realtime,openai-insecure-api-key.other", Err(AuthError::Unknown)),
+            ("realtime, openai-insecure-api-key.expired", Err(AuthError::Expired)),
+            ("realtime", Err(AuthError::Missing)),
+        ] {
+            let mut asked = headers("sec-websocket-protocol", protocols);
+            let unasked = keys.check(&asked);
+            assert_eq!(unasked.unwrap_err(), AuthError::Missing, "it asks for no WebSocket");
+            asked.extend(headers("connection", "Upgrade"));
+            asked.extend(headers("upgrade", "websocket"));
+            let opened = keys.check(&asked);
+            let id = opened.as_ref().map(|key| &*key.id).map_err(|error| *error);
+            assert_eq!(id, found, "{protocols}");
+        }
+    }
+
+    #[test]
+    fn a_placeholder_is_no_key_unless_somebody_made_one_of_it() {
+        let keys = three();
+        let check = |keys: &Keys, text| keys.check(&headers("x-api-key", text));
+        for text in ["EMPTY", "none", "Dummy", "not-needed", "NOT_NEEDED", "sk-no-key-required", ""]
+        {
+            assert_eq!(check(&keys, text).unwrap_err(), AuthError::Missing, "{text}");
+        }
+        for text in ["EMPTYx", "no", "not-needed-at-all", "sk-"] {
+            assert_eq!(check(&keys, text).unwrap_err(), AuthError::Unknown, "{text}");
+        }
+        let custom = keys.changed_by(delta(false, &[("d", "sk-no-key-required")], &[])).unwrap();
+        assert_eq!(&*check(&custom, "sk-no-key-required").unwrap().id, "d");
+    }
+
+    #[test]
+    fn what_runs_with_a_key_hears_of_its_end_and_of_no_other_change() {
+        let find = |keys: &Keys, text| keys.check(&headers("x-api-key", text)).unwrap();
+        let change = |keys: &Keys, delta| {
+            let next = keys.changed_by(delta).unwrap();
+            let any = keys.revoke_missing_from(&next);
+            (next, any)
+        };
+        let both = [("a", "secret-one"), ("b", "secret-two")];
+        let keys = Keys::default().changed_by(delta(true, &both, &[])).unwrap();
+        let (one, two) = (find(&keys, "secret-one"), find(&keys, "secret-two"));
+        let (keys, any) = change(&keys, delta(true, &both, &[]));
+        assert!(!any && !one.is_revoked() && !two.is_revoked(), "all were published again");
+        let (keys, any) = change(&keys, delta(false, &[("c", "secret-three")], &[]));
+        assert!(!any && !one.is_revoked());
+        let (keys, any) = change(&keys, delta(false, &[], &["a"]));
+        assert!(any && one.is_revoked() && !two.is_revoked());
+        let (keys, any) = change(&keys, delta(false, &[("b", "another")], &[]));
+        assert!(any && two.is_revoked(), "its text is another");
+        let (keys, _) = change(&keys, delta(false, &[("a", "secret-one")], &[]));
+        assert!(one.is_revoked() && !find(&keys, "secret-one").is_revoked(), "made once more");
+        let third = find(&keys, "secret-three");
+        assert!(change(&keys, delta(true, &[], &[])).1 && third.is_revoked());
     }
 
     #[test]
