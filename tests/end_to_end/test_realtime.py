@@ -67,8 +67,7 @@ def status_of_opening(plane: DataPlaneRouter, target: str, key: str, body: Any =
     "target",
     [
         "/v1/realtime?model=m",
-        "/v1/realtime?model=m&model=tuned",
-        "/v1/realtime?model=m&mod%65l=tuned",
+        "/v1/realtime?mod%65l=m",
         "/model/proxy/7/v1/realtime?model=tuned",
     ],
 )
@@ -86,6 +85,16 @@ def test_the_model_of_a_body_before_a_websocket_opens_no_other(
 ) -> None:
     target = "/model/proxy/v1/realtime?model=tuned"
     assert status_of_opening(plane, target, NARROW, {"model": "m"}) == 403
+    assert engine.journal() == []
+
+
+@pytest.mark.parametrize(
+    "query", ["model=m&model=tuned", "model=m&mod%65l=tuned", "mod%65l=m&model=m"]
+)
+def test_a_model_that_is_named_twice_is_400(
+    plane: DataPlaneRouter, engine: FakeEngine, query: str
+) -> None:
+    assert status_of_opening(plane, "/v1/realtime?" + query, WIDE) == 400
     assert engine.journal() == []
 
 

@@ -48,6 +48,8 @@ _DEVELOPMENT_PATHS = (
 _OPTIONAL_PATHS = (
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
+    # The same two, as SageMaker calls them.
+    "/adapters",
     "/scale_elastic_ep",
     "/is_scaling_elastic_ep",
     "/fault_tolerance",

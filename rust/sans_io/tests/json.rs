@@ -755,3 +755,37 @@ proptest! {
         prop_assert_eq!(scan(&body).0.stream(), stream);
     }
 }
+
+#[test]
+fn a_member_that_picks_an_adapter_is_seen_unless_it_picks_nothing() {
+    let picks = |member: &str| {
+        let (scanner, result) = scan(format!(r#"{{"model":"m",{member}}}"#));
+        assert_eq!(result, Ok(()), "{member}");
+        scanner.picks_adapter()
+    };
+    for member in [
+        r#""lora_path":"x""#,
+        r#""lor\u0061":[{"id":0}]"#,
+        r#""lora_request":{"lora_name":"x"}"#,
+        r#""adapter_id":7"#,
+        r#""models":["x"]"#,
+        r#""context_window_fallbacks":[1]"#,
+        r#""draft_model":"x""#,
+        r#""lora":[1],"lora":[]"#,
+        r#""lora":true"#,
+    ] {
+        assert!(picks(member), "{member}");
+    }
+    for member in [
+        r#""lora":null"#,
+        r#""lora":[]"#,
+        r#""lora_path":"""#,
+        r#""lora":{}"#,
+        r#""lora":false"#,
+        r#""metadata":{"lora":"x"}"#,
+        r#""Lora":"x""#,
+        r#""x":"lora""#,
+    ] {
+        assert!(!picks(member), "{member}");
+    }
+}

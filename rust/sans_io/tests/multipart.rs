@@ -638,3 +638,19 @@ proptest! {
         prop_assert_eq!(whole.stream(), split.stream());
     }
 }
+
+#[test]
+fn a_field_that_picks_an_adapter_is_seen_unless_it_is_empty() {
+    let picks = |field: &str| {
+        let (scanner, result) = scan(form(&[MODEL, field]));
+        assert_eq!(result, Ok(()), "{field}");
+        assert!(scanner.is_finished());
+        scanner.picks_adapter()
+    };
+    assert!(picks(&part("name=\"lora\"", "x")));
+    assert!(picks(&part("name=lora_path", "x")));
+    assert!(picks(&part("name=\"adapter_id\"; filename=\"a\"", "x")));
+    assert!(picks(&part("name=\"lora\"", "--xy")), "it begins like a delimiter");
+    assert!(!picks(&part("name=\"lora\"", "")));
+    assert!(!picks(&part("name=\"prompt\"", "lora")));
+}

@@ -90,26 +90,40 @@ impl Caller {
         self.check(route).is_ok()
     }
 
-    /// Rejects a caller that may not use all routes to the engines of this one. A body that is not
-    /// read could name any model that those engines serve.
-    pub(crate) fn check_all_names(&self, table: &Table, route: &Route) -> Result<(), ApiError> {
-        for target in route.targets() {
-            let serves_more = table.routes_to(&target.model).filter(|other| {
-                other.targets().any(|one| {
-                    one.model.name == target.model.name && one.served_name != target.served_name
-                })
-            });
-            for other in serves_more {
-                self.check(other).map_err(|_| {
-                    let message = format!(
-                        "The engines of model {} also serve {}, which this API key may not use. \
-                         What is not read of this request could name it. Use a key that may use \
-                         both, or name the model in a JSON body.",
-                        route.name, other.name
-                    );
-                    ApiError::new(Cause::Forbidden, message)
-                })?;
-            }
+    /// Rejects a caller that may not use all that the engines of this route serve: what is not read
+    /// of a request could name any of it. Which other models there are is not said.
+    pub(crate) fn check_whole_engine(&self, table: &Table, route: &Route) -> Result<(), ApiError> {
+        if table.beside(route).all(|(other, _)| self.may_use(other)) {
+            return Ok(());
+        }
+        self.0.as_ref().map_err(Clone::clone)?;
+        let message = format!(
+            "The engines of model {} also serve models which this API key may not use. What is \
+             not read of this request could name them. Use a key that may use all of them, or \
+             name the model in a JSON body.",
+            route.name
+        );
+        Err(ApiError::new(Cause::Forbidden, message))
+    }
+
+    /// Rejects a request that reaches the engines of this route with `model` as it is, where that
+    /// is their name for something that the caller may not use.
+    pub(crate) fn check_sent_name(
+        &self,
+        table: &Table,
+        route: &Route,
+        name: &str,
+    ) -> Result<(), ApiError> {
+        let same = table.beside(route).filter(|(_, target)| *target.served_name == *name);
+        for (other, _) in same {
+            self.check(other).map_err(|_| {
+                let message = format!(
+                    "The generic proxy sends the model's name as it is, and the engines of model \
+                     {name} know another one by it, which this API key may not use. Ask the \
+                     operator for a name of its own."
+                );
+                ApiError::new(Cause::Forbidden, message)
+            })?;
         }
         Ok(())
     }

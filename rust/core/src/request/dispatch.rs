@@ -82,16 +82,6 @@ impl Job {
         matches!(self, Self::Realtime | Self::Proxy { websocket: true })
     }
 
-    /// Whether something of it that is not read could name another model to the engine.
-    /// `has_model`: its body was read, and names the model.
-    pub(crate) fn could_name_others(&self, has_model: bool) -> bool {
-        match self {
-            Self::Inference { .. } | Self::StoredResponse { .. } => false,
-            Self::Realtime => true,
-            Self::Proxy { websocket } => *websocket || !has_model,
-        }
-    }
-
     /// Options for the head toward the engine. `translated`: another body, in another dialect,
     /// replaces the client's.
     pub(crate) fn for_engine(&self, translated: bool) -> ForEngine {

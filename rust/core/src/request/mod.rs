@@ -12,6 +12,7 @@ mod local;
 mod management;
 mod metrics_page;
 mod outbound_head;
+mod reach;
 mod rejections;
 mod relay;
 mod resolve;

@@ -13,7 +13,7 @@ use crate::{
         admission::{self, Caller},
         context::RequestContext,
         dispatch::{Dispatch, Job},
-        rejections,
+        reach, rejections,
     },
     shared::Shared,
     upstream::upload::{Reading, Upload},
@@ -42,7 +42,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let (dispatch, upload) = match context.endpoint().kind {
+    let (dispatch, mut upload) = match context.endpoint().kind {
         Kind::Inference(inference) => by_body(context, caller, inference, body).await?,
         Kind::StoredResponse => by_response_id(context, caller, body)?,
         Kind::Realtime => by_query(context, caller, body)?,
@@ -53,6 +53,8 @@ where
             return Err(rejections::no_such_endpoint(method, path).into());
         }
     };
+    let (table, query) = (context.table(), context.parts().uri.query());
+    reach::check(caller, (table, &dispatch.route), &dispatch.job, query, &mut upload)?;
     context.accounting.timeline.routed();
     context.accounting.set_route(&dispatch.route.name, &dispatch.route.metrics);
     Ok((dispatch, upload))
@@ -148,10 +150,12 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let name = context.parts().uri.query().and_then(percent::model_in_query);
+    let name = percent::model_in_query(context.parts().uri.query().unwrap_or_default());
+    let name = name.map_err(|percent::TwoModels| {
+        let message = "The query names `model` twice. Name one model of GET /v1/models in it.";
+        ApiError::new(Cause::BadRequest, message)
+    })?;
     let route = find_route(context.table(), caller, name.as_deref())?;
-    // What is said inside the WebSocket is not read, and may name another model.
-    caller.check_all_names(context.table(), &route)?;
     if !context.asks_websocket() {
         let message = "This endpoint is a WebSocket: open it with Connection: Upgrade and \
             Upgrade: websocket, over HTTP/1.1.";
@@ -190,9 +194,6 @@ where
     caller.check(&route)?;
     admission::check_proxy(&route, &path)?;
     let job = Job::Proxy { websocket: context.asks_websocket() };
-    if job.could_name_others(upload.model().is_some()) {
-        caller.check_all_names(context.table(), &route)?;
-    }
     Ok((Dispatch { route, path: Cow::Owned(path), job }, upload))
 }
 

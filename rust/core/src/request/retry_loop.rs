@@ -17,7 +17,7 @@ use crate::{
         attempt::{self, Attempt, Outcome},
         context::RequestContext,
         dispatch::Dispatch,
-        rejections,
+        reach, rejections,
         retry::History,
     },
     upstream::{health, upload::Upload},
@@ -56,7 +56,7 @@ where
             Ok(leased) => leased,
             Err(why) => {
                 // A table that was published meanwhile may have other instances.
-                if follow_table(context, caller, &mut dispatch, &upload)
+                if follow_table(context, caller, &mut dispatch, &mut upload)
                     || fall_back(context, &mut history, &dispatch, (503, None), &upload)
                 {
                     continue;
@@ -98,7 +98,7 @@ where
         }
         // Pooled connections to an engine that has ended or restarted are all stale.
         fresh = true;
-        let followed = follow_table(context, caller, &mut dispatch, &upload);
+        let followed = follow_table(context, caller, &mut dispatch, &mut upload);
         debug!(followed_table = followed, "another instance is looked for");
     }
 }
@@ -205,7 +205,7 @@ fn follow_table<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
     dispatch: &mut Dispatch,
-    upload: &Upload<B>,
+    upload: &mut Upload<B>,
 ) -> bool
 where
     B: Body<Data = Bytes> + Unpin,
@@ -213,12 +213,12 @@ where
     W: ClientWatch,
 {
     let newest = context.shared().table.load_full();
-    let may_use = |current: &Route| {
-        let (job, has_model) = (&dispatch.job, upload.model().is_some());
+    let query = context.parts().uri.query();
+    let mut may_use = |current: &Route| {
+        let proxied = dispatch.job.is_proxy();
         caller.may_use(current)
-            && (!job.is_proxy() || admission::check_proxy(current, &dispatch.path).is_ok())
-            && (!job.could_name_others(has_model)
-                || caller.check_all_names(&newest, current).is_ok())
+            && (!proxied || admission::check_proxy(current, &dispatch.path).is_ok())
+            && reach::check(caller, (&newest, current), &dispatch.job, query, upload).is_ok()
     };
     let newer = newest
         .route(&dispatch.route.name)

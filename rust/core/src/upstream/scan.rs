@@ -90,6 +90,26 @@ impl Scan {
         }
     }
 
+    /// Whether nothing that is still to come can name a model or pick an adapter.
+    pub(super) fn is_finished(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Json(scanner) => scanner.is_finished(),
+            Self::Form(scanner) => scanner.is_finished(),
+        }
+    }
+
+    /// Rejects (403) a body that picks an adapter or another model than `model`, in the bytes read
+    /// so far.
+    pub(super) fn forbid_adapters(&self) -> Result<(), ApiError> {
+        let picks = match self {
+            Self::None => false,
+            Self::Json(scanner) => scanner.picks_adapter(),
+            Self::Form(scanner) => scanner.picks_adapter(),
+        };
+        if picks { Err(adapter_forbidden().closing()) } else { Ok(()) }
+    }
+
     /// The scanner of a JSON body; None: the body is no JSON, or not scanned.
     pub(super) fn json(&self) -> Option<&Scanner> {
         match self {
@@ -97,4 +117,13 @@ impl Scan {
             Self::None | Self::Form(_) => None,
         }
     }
+}
+
+/// 403: the request picks what its caller may not use.
+pub(crate) fn adapter_forbidden() -> ApiError {
+    let message = "A field of this request (such as lora, lora_path, adapter_id, models or \
+        fallbacks, or a model in the query) picks an adapter or another model than `model`, and \
+        the engine serves some that this caller may not use. Leave the field out and name what \
+        should respond in `model`, or use a key for all models of this engine.";
+    ApiError::new(Cause::Forbidden, message)
 }

@@ -23,7 +23,10 @@ use sans_io::{
     },
 };
 
-pub(crate) use crate::upstream::{edits::Changes, scan::Reading};
+pub(crate) use crate::upstream::{
+    edits::Changes,
+    scan::{Reading, adapter_forbidden},
+};
 
 /// Bytes behind `stream_options` that wait in any case until it is known whether the client streams.
 const WAITING_MAX: u64 = 64 * 1024;
@@ -35,6 +38,8 @@ pub(crate) struct Upload<B> {
     replay: Replay,
     edits: Edits,
     outgoing: Outgoing,
+    /// Whether the body may pick an adapter, or another model than `model`.
+    adapters_forbidden: bool,
 }
 
 /// The bytes that this attempt has still to send.
@@ -66,13 +71,17 @@ where
             replay: Replay::new(limits.configured.replay_bytes),
             edits: Edits::default(),
             outgoing: Outgoing::Body,
+            adapters_forbidden: false,
         }))
     }
 
     /// Waits for the next piece, scans and buffers it. Ready also when the body is whole. Fails as
-    /// [`Intake::poll_piece`] does.
+    /// [`Intake::poll_piece`] does, or with `Rejected` as [`Upload::forbid_adapters`] does.
     pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.replay.push(ready!(self.intake.poll_piece(context))?);
+        if self.adapters_forbidden {
+            self.intake.scan().forbid_adapters()?;
+        }
         self.replay.note_length(self.intake.received());
         Poll::Ready(Ok(()))
     }
@@ -148,6 +157,20 @@ impl<B> Upload<B> {
     /// The model; None: not seen yet.
     pub(crate) fn model(&self) -> Option<&Model> {
         self.intake.scan().model()
+    }
+
+    /// Rejects (403) a body that picks an adapter or another model than `model`, now or as soon as
+    /// that part of it comes. No engine has the whole request by then.
+    pub(crate) fn forbid_adapters(&mut self) -> Result<(), ApiError> {
+        self.adapters_forbidden = true;
+        self.intake.scan().forbid_adapters()
+    }
+
+    /// Whether it may pick an adapter, or another model than `model`: it does, or is not scanned to
+    /// its end.
+    pub(crate) fn may_pick_adapter(&self) -> bool {
+        let scan = self.intake.scan();
+        !scan.is_finished() || scan.forbid_adapters().is_err()
     }
 
     /// Whether the client asks for a stream, in the bytes received so far.

@@ -1,5 +1,6 @@
 //! Formats: bytes in, values out. Knows no API and no table.
 
+pub(crate) mod adapters;
 pub mod headers;
 pub mod http1;
 pub mod inflate;

@@ -1,6 +1,8 @@
-//! Percent-encoding (RFC 3986 2.1) in paths, and the `model` of a query.
+//! Percent-encoding (RFC 3986 2.1) in paths, and the fields of a query that say what responds.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::codec::adapters;
 
 /// Every byte that RFC 3986 2.3 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -11,22 +13,38 @@ pub fn percent_decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The value of the first `model` in a query, decoded as a form's (`+` is a space); None without
-/// one. The key is compared as it is written, not decoded.
-pub fn model_in_query(query: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("model="))?;
-    Some(percent_decode(&value.replace('+', " ")))
+/// A query that names two models, of which engines take either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwoModels;
+
+/// The value of the `model` in a query; None without one. Fails for a second `model`.
+pub fn model_in_query(query: &str) -> Result<Option<String>, TwoModels> {
+    let mut found = None;
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if form_decode(name) == "model" && found.replace(form_decode(value)).is_some() {
+            return Err(TwoModels);
+        }
+    }
+    Ok(found)
 }
 
-/// The query with `model` as the value of each of its `model` pairs; all other pairs stay byte for
-/// byte.
+/// Whether a query names a model, or holds a field that picks an adapter or another model.
+pub fn picks_adapter(query: &str) -> bool {
+    query.split('&').any(|pair| {
+        let name = form_decode(pair.split('=').next().unwrap_or_default());
+        name == "model" || adapters::picks_adapter(name.as_bytes())
+    })
+}
+
+/// The query with `model` as the value of its `model`; all other pairs stay byte for byte.
 pub fn with_model_in_query(query: &str, model: &str) -> String {
     let mut named = String::with_capacity(query.len() + model.len());
     for (index, pair) in query.split('&').enumerate() {
         if index > 0 {
             named.push('&');
         }
-        if pair.starts_with("model=") {
+        if form_decode(pair.split('=').next().unwrap_or_default()) == "model" {
             named.push_str("model=");
             named.extend(utf8_percent_encode(model, RESERVED));
         } else {
@@ -36,15 +54,36 @@ pub fn with_model_in_query(query: &str, model: &str) -> String {
     named
 }
 
+/// Undoes the encoding of a form's names and values, in which `+` is a space.
+fn form_decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_model_of_a_query_is_found_and_replaced() {
-        assert_eq!(model_in_query("a=1&model=Qwen%2FQwen3+8b&b").as_deref(), Some("Qwen/Qwen3 8b"));
-        assert_eq!(model_in_query("a=1&submodel=x"), None);
+        let found = |query| model_in_query(query).map(Option::unwrap_or_default);
+        assert_eq!(found("a=1&model=Qwen%2FQwen3+8b&b").as_deref(), Ok("Qwen/Qwen3 8b"));
+        assert_eq!(found("a=1&m%6Fdel=x").as_deref(), Ok("x"));
+        assert_eq!(model_in_query("a=1&submodel=x&Model=y"), Ok(None));
+        for two in ["model=a&model=a", "model=a&m%6Fdel=b", "%6dodel=a&b=c&model"] {
+            assert_eq!(model_in_query(two), Err(TwoModels), "{two}");
+        }
         assert_eq!(with_model_in_query("a=%20&model=x&b", "o/p q"), "a=%20&model=o%2Fp%20q&b");
+        assert_eq!(with_model_in_query("m%6fdel=x", "o"), "model=o");
+    }
+
+    #[test]
+    fn a_query_that_picks_a_model_or_an_adapter_is_known() {
+        for query in ["model=x", "a&m%6Fdel=x", "lora_path=x", "lor%61=1", "a=1&fallbacks=x"] {
+            assert!(picks_adapter(query), "{query}");
+        }
+        for query in ["", "beta=true", "a=model&b=lora", "Model=x", "stream=1"] {
+            assert!(!picks_adapter(query), "{query}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The published snapshot: routes, models, instances and keys, with their counters.
 
 mod affinity;
+mod engines;
 mod error;
 mod instance;
 mod keys;

@@ -14,6 +14,7 @@ use crate::{
         TargetEntry,
     },
     table::{
+        engines::Engines,
         error::TableError,
         instance::{Address, Instance},
         proxy_paths::ProxyPaths,
@@ -42,6 +43,7 @@ pub struct Table {
     by_number: Map<u64, Arc<Route>>,
     /// Whether a route needs no key.
     pub any_public: bool,
+    engines: Engines,
 }
 
 impl Table {
@@ -55,11 +57,13 @@ impl Table {
         self.by_number.get(&number)
     }
 
-    /// The routes that lead to this model.
-    pub fn routes_to<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = &'a Arc<Route>> {
-        self.routes
-            .iter()
-            .filter(|route| route.targets().any(|target| target.model.name == model.name))
+    /// What the engines of this route serve beside it: each other name of theirs that this table
+    /// has, with the route of that name. One may come more than once.
+    pub fn beside<'a>(
+        &'a self,
+        route: &'a Route,
+    ) -> impl Iterator<Item = (&'a Arc<Route>, &'a Arc<Target>)> {
+        self.engines.beside(&self.routes, route)
     }
 
     /// The table after a publish, and the instances that it leaves out. Instances of the same id and
@@ -92,6 +96,7 @@ impl Table {
         let any_public = routes.iter().any(|route| route.access == Access::Public);
         let table = Self {
             version,
+            engines: Engines::new(&models, &routes),
             models,
             routes,
             metrics: document.metrics,

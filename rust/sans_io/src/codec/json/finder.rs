@@ -7,7 +7,7 @@ use super::scanner::{IMPOSSIBLE_ID, Purpose, Scanner};
 
 /// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the
 /// member `response`), and stops at the first value of the wanted kind. Keys are compared after
-/// unescaping, and are at most 23 bytes long. Allocates nothing but the text that it retains.
+/// unescaping, and are at most 31 bytes long. Allocates nothing but the text that it retains.
 ///
 /// A value of another kind, or an object that is broken before the value, ends the search: then
 /// nothing is found.

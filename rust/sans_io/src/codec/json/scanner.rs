@@ -61,6 +61,7 @@ pub struct Scanner {
     pub(super) value_first: u8,
     model: Option<Model>,
     stream: bool,
+    adapter: bool,
     stream_options: Option<Range<u64>>,
     /// The start of the value being read, if its range will be asked for.
     pub(super) open_since: Option<u64>,
@@ -96,6 +97,7 @@ impl Scanner {
             value_first: 0,
             model: None,
             stream: false,
+            adapter: false,
             stream_options: None,
             open_since: None,
             id: None,
@@ -135,6 +137,13 @@ impl Scanner {
     /// streams.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// Whether a top-level member that was read so far picks an adapter, or another model than
+    /// `model` (see `codec::adapters`). One that is `null`, `false` or empty (`""`, `[]`, `{}`)
+    /// picks nothing in any engine, and clients send it so.
+    pub fn picks_adapter(&self) -> bool {
+        self.adapter
     }
 
     /// The range of the last top-level `stream_options` read so far: its whole value, of any type.
@@ -352,6 +361,11 @@ impl Scanner {
     fn close_member(&mut self, end: usize) {
         match self.member {
             Member::Stream => self.stream = self.value_first == b't',
+            Member::Adapter => {
+                let empty = matches!(self.value_first, b'"' | b'[' | b'{')
+                    && self.offset(end) == self.value_start + 2;
+                self.adapter |= !empty && !matches!(self.value_first, b'n' | b'f');
+            }
             Member::StreamOptions => {
                 self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
             }

@@ -1,5 +1,7 @@
 //! Small parts of JSON: keys that matter, numbers, white space, plain text.
 
+use crate::codec::adapters::picks_adapter;
+
 /// Members that matter: of a request's top level, or on the path to the wanted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Member {
@@ -7,6 +9,8 @@ pub(super) enum Member {
     Stream,
     StreamOptions,
     PreviousResponseId,
+    /// It picks an adapter, or another model.
+    Adapter,
     /// Its value is the wanted one.
     Wanted,
     /// Its value contains the wanted one.
@@ -17,7 +21,7 @@ pub(super) enum Member {
 /// A key, unescaped. One that is longer than any key that matters is spoilt: it equals none.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Key {
-    bytes: [u8; 23],
+    bytes: [u8; 31],
     length: u8,
 }
 
@@ -47,6 +51,7 @@ impl Key {
             Some(b"stream") => Member::Stream,
             Some(b"stream_options") => Member::StreamOptions,
             Some(b"previous_response_id") => Member::PreviousResponseId,
+            Some(key) if picks_adapter(key) => Member::Adapter,
             _ => Member::Other,
         }
     }

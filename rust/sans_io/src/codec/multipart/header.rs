@@ -6,6 +6,7 @@ use memchr::memmem;
 
 use super::error::MultipartErrorKind;
 use super::limits::BOUNDARY_MAX;
+use crate::codec::adapters::picks_adapter;
 
 /// The boundary that a Content-Type names; never empty.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {
@@ -62,6 +63,8 @@ fn is_boundary(text: &[u8]) -> bool {
 pub(super) enum Field {
     Model,
     Stream,
+    /// It picks an adapter, or another model.
+    Adapter,
     #[default]
     Other,
 }
@@ -222,6 +225,7 @@ impl Parameter<'_> {
         legal.then_some(match self.value {
             b"model" => Field::Model,
             b"stream" => Field::Stream,
+            name if picks_adapter(name) => Field::Adapter,
             _ => Field::Other,
         })
     }

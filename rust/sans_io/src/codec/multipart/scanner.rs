@@ -57,6 +57,7 @@ pub struct Scanner {
     value: Vec<u8>,
     model: Option<Model>,
     stream: bool,
+    adapter: bool,
     failed: Option<MultipartError>,
 }
 
@@ -82,6 +83,7 @@ impl Scanner {
             value: Vec::new(),
             model: None,
             stream: false,
+            adapter: false,
             failed: None,
         })
     }
@@ -109,6 +111,17 @@ impl Scanner {
     /// Whether the last field `stream` read so far says `true` or `1`.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// Whether a field that was read so far picks an adapter, or another model than `model` (see
+    /// `codec::adapters`). An empty one picks nothing.
+    pub fn picks_adapter(&self) -> bool {
+        self.adapter
+    }
+
+    /// Whether the closing delimiter was read: only white space may follow.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Epilogue && self.failed.is_none()
     }
 
     /// Checks the body as a whole when no more bytes come. The error is an earlier one of `feed`,
@@ -219,6 +232,7 @@ impl Scanner {
         match self.header.field {
             Field::Model => return Err(self.start_error(MultipartErrorKind::ModelNotOneLine)),
             Field::Stream => self.buffer_word(b"\r\n"),
+            Field::Adapter => self.adapter = true,
             Field::Other => {}
         }
         self.matched = 0;
@@ -266,7 +280,7 @@ impl Scanner {
             Field::Stream => {
                 self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1";
             }
-            Field::Other => {}
+            Field::Adapter | Field::Other => {}
         }
         Ok(())
     }
@@ -294,6 +308,7 @@ impl Scanner {
         match self.header.field {
             Field::Model => return self.buffer_name(data),
             Field::Stream => self.buffer_word(data),
+            Field::Adapter => self.adapter |= !data.is_empty(),
             Field::Other => {}
         }
         Ok(())
