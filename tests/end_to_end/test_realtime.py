@@ -102,3 +102,81 @@ def test_without_a_model_none_opens(plane: DataPlaneRouter, engine: FakeEngine) 
     assert status_of_opening(plane, "/v1/realtime", WIDE) == 400
     assert status_of_opening(plane, "/v1/realtime?model=n", WIDE) == 404
     assert engine.journal() == []
+
+
+# --- from a browser ---
+
+
+def opened(plane: DataPlaneRouter, *fields: str, target: str = "/v1/realtime?model=m") -> Any:
+    """The head of the response to a request for a WebSocket with these fields alone."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        "Host: gateway.example",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *fields,
+    ]
+    with plane.client() as client:
+        client.send("\r\n".join([*lines, "", ""]).encode())
+        return client.read_head()
+
+
+@pytest.mark.parametrize("target", ["/v1/realtime?model=m", "/model/proxy/7/v1/realtime"])
+@pytest.mark.parametrize("beta", ["", ", openai-beta.realtime-v1"])
+def test_a_browser_sends_its_key_as_a_subprotocol_which_no_engine_sees(
+    plane: DataPlaneRouter, engine: FakeEngine, target: str, beta: str
+) -> None:
+    offered = f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{WIDE}{beta}"
+    response = opened(plane, offered, target=target)
+    assert response.status == 101
+    # The engine chose none. A browser that offered some wants one of them.
+    chosen = "realtime" if target.startswith("/v1") else None
+    assert response.header("sec-websocket-protocol") == chosen
+    seen = dict(engine.journal()[-1]["headers"])
+    assert seen["sec-websocket-protocol"] == f"realtime{beta}"
+    assert WIDE not in json.dumps(engine.journal())
+
+
+def test_a_wrong_key_in_a_subprotocol_is_401(plane: DataPlaneRouter, engine: FakeEngine) -> None:
+    wrong = "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.wrong"
+    assert opened(plane, wrong).status == 401
+    assert opened(plane, "Sec-WebSocket-Protocol: realtime").status == 401
+    assert engine.journal() == []
+
+
+def test_no_subprotocol_is_chosen_that_was_not_offered(plane: DataPlaneRouter) -> None:
+    for offered in ((), (f"Sec-WebSocket-Protocol: openai-insecure-api-key.{WIDE}, other",)):
+        response = opened(plane, f"Authorization: Bearer {WIDE}", *offered)
+        assert response.status == 101
+        assert response.header("sec-websocket-protocol") is None
+
+
+ORIGINS = {
+    "http://gateway.example": 101,
+    "https://gateway.example": 101,
+    "https://app.example": 403,
+    "http://gateway.example:81": 403,
+    "null": 403,
+}
+
+
+@pytest.mark.parametrize("target", ["/v1/realtime?model=m", "/model/proxy/7/v1/realtime"])
+def test_pages_of_other_origins_open_no_websocket(
+    plane: DataPlaneRouter, engine: FakeEngine, target: str
+) -> None:
+    key = f"Authorization: Bearer {WIDE}"
+    found = {
+        origin: opened(plane, key, f"Origin: {origin}", target=target).status for origin in ORIGINS
+    }
+    assert found == ORIGINS
+    assert len(engine.journal()) == list(ORIGINS.values()).count(101)
+
+
+def test_pages_that_cors_names_may_open_one(engine: FakeEngine, router: Routers) -> None:
+    plane = router([engine], cors={"origins": ["https://app.example"]})
+    plane.add_key("b" * 16, WIDE)
+    key = f"Authorization: Bearer {WIDE}"
+    assert opened(plane, key, "Origin: https://app.example").status == 101
+    assert opened(plane, key, "Origin: https://other.example").status == 403

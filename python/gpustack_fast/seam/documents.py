@@ -270,7 +270,10 @@ class KeyDelta(Document):
 
 
 End = Literal["done", "refused", "engine_error", "engine_died", "client_gone", "timeout", "drained"]
-"""The manner of a request's end; refused: the data plane itself responded with an error."""
+"""The manner of a request's end.
+
+refused: the data plane itself responded with an error, or ended what ran with a revoked key.
+"""
 
 
 class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

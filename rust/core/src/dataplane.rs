@@ -132,13 +132,16 @@ impl DataPlane {
     }
 
     /// Applies a `KeyDelta` document. Workers read the keys anew for every request, so all have it
-    /// when this returns.
+    /// when this returns. What runs with a key that is gone ends at the next sweep of its worker.
     pub fn update_keys(&self, delta: &[u8]) -> Result<(), DataPlaneError> {
         let delta: KeyDelta = read("key delta", delta)?;
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let (replaced, changed, removed) = (delta.replace, delta.upsert.len(), delta.remove.len());
-        let keys = self.shared.keys.load().changed_by(delta)?;
-        self.shared.keys.store(Arc::new(keys));
+        let keys = Arc::new(self.shared.keys.load().changed_by(delta)?);
+        let before = self.shared.keys.swap(Arc::clone(&keys));
+        if before.revoke_missing_from(&keys) {
+            self.shared.revocations.fetch_add(1, Ordering::Release);
+        }
         info!(replaced, changed, removed, "keys changed");
         Ok(())
     }

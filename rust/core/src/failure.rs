@@ -53,6 +53,9 @@ pub(crate) enum Failure {
     /// The response was dropped: the route has a fallback target for its status.
     #[error("status {0}, for which there is a fallback")]
     FallbackStatus(u16),
+    /// The key of the request was revoked while it ran.
+    #[error("its API key was revoked")]
+    KeyRevoked,
     /// The response is not of the kind that its endpoint gives, so that it cannot be transformed.
     #[error("the response cannot be relayed: {0}")]
     Unusable(#[source] TransformError),

@@ -11,7 +11,8 @@
 //!
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
 //! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the
-//! control plane), `failure`, `body_limits`, `tcp`, `timer`.
+//! control plane), `failure`, `key_watch` (ends what runs with a revoked key), `body_limits`,
+//! `tcp`, `timer`.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod body_limits;
 mod client;
 mod dataplane;
 mod failure;
+mod key_watch;
 mod published;
 mod records;
 mod request;

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) table: ArcSwap<Published>,
     /// The newest keys.
     pub(crate) keys: ArcSwap<Keys>,
+    /// Changes of the keys that revoked one.
+    pub(crate) revocations: AtomicU64,
     pub(crate) metrics: Metrics,
     /// The queues toward the control plane.
     pub(crate) records: Arc<Records>,
@@ -94,6 +96,7 @@ impl Shared {
                 settings: parts.settings,
             }),
             keys: ArcSwap::default(),
+            revocations: AtomicU64::new(0),
             metrics: Metrics::default(),
             control_plane: parts.control_plane,
             idle_listener: Arc::new(IdleEvents(Arc::clone(&records))),

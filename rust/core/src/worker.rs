@@ -19,6 +19,7 @@ use crate::{
         io::Scratch,
         places::{Place, Places},
     },
+    key_watch::Sleepers,
     shared::Shared,
     upstream::{pool::Pool, slot::Lingering},
 };
@@ -38,6 +39,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// Slots of cancelled requests.
     pub(crate) lingering: Rc<Lingering>,
+    /// What waits, and ends when its key is revoked.
+    pub(crate) sleepers: Rc<Sleepers>,
     /// Every read of a client goes through it.
     pub(crate) scratch: Scratch,
     /// Heads and short pieces are put together in it before they are written.
@@ -74,6 +77,7 @@ impl Worker {
             shared: Arc::clone(shared),
             pool: Pool::new(limits.idle_connections),
             lingering: Rc::default(),
+            sleepers: Rc::default(),
             scratch: Scratch::default(),
             joined: RefCell::default(),
             date: RefCell::default(),

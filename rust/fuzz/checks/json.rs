@@ -73,10 +73,24 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
         previous_response_id(members),
         "another `previous_response_id`"
     );
+    let picks = members.0.iter().any(|(key, value)| picks_adapter(key, value.get()));
+    assert_eq!(seen.picks_adapter, picks, "another adapter");
     let end = body.iter().rposition(|&byte| byte == b'}').map(|at| at as u64);
     assert_eq!((seen.object_end, seen.open_stream_options), (end, None), "another end");
     objects_are_found(body, members);
     prefixes_are_truncated(body);
+}
+
+/// Whether a member picks an adapter or another model. Keys that are no text, or longer than any
+/// that matters, are none.
+fn picks_adapter(key: &str, value: &str) -> bool {
+    let one_of = ["draft_model", "extra_body", "models"].contains(&key);
+    let named = one_of
+        || key.starts_with("lora")
+        || key.starts_with("adapter")
+        || key.ends_with("fallbacks");
+    let nothing = ["null", "false", "\"\"", "[]", "{}"].contains(&value);
+    named && !nothing && key.len() <= 31 && !key.contains(ODD)
 }
 
 /// The id that an engine would read; "\0" stands for one that nothing can have.
@@ -152,6 +166,7 @@ struct Seen {
     stream_options: Option<std::ops::Range<u64>>,
     open_stream_options: Option<u64>,
     previous_response_id: Option<String>,
+    picks_adapter: bool,
     object_end: Option<u64>,
 }
 
@@ -173,6 +188,7 @@ fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
         stream_options: scanner.stream_options(),
         open_stream_options: scanner.open_stream_options(),
         previous_response_id: scanner.previous_response_id().map(str::to_owned),
+        picks_adapter: scanner.picks_adapter(),
         object_end: scanner.object_end(),
     }
 }

@@ -670,6 +670,8 @@ fn key() -> impl Strategy<Value = String> {
         1 => Just("Model".to_owned()),
         2 => Just("stream".to_owned()),
         2 => Just("stream_options".to_owned()),
+        1 => Just("lora_path".to_owned()),
+        1 => Just("context_window_fallbacks".to_owned()),
         2 => Just("previous_response_id".to_owned()),
         4 => text(),
     ]

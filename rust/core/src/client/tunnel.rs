@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::timer::PhaseTimer;
+use crate::{key_watch::KeyWatch, timer::PhaseTimer};
 use sans_io::seam::End;
 
 /// The room for one read, in bytes.
@@ -37,7 +37,7 @@ pub(crate) struct Ended {
     /// Bytes that were written to the client.
     pub(crate) bytes_out: u64,
     /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`:
-    /// nothing moved.
+    /// nothing moved; `Refused`: its key was revoked or has expired.
     pub(crate) end: End,
 }
 
@@ -46,6 +46,7 @@ pub(crate) struct Tunnel {
     engine: Box<dyn Side>,
     /// Bytes that were read behind the 101.
     from_engine: Bytes,
+    key: KeyWatch,
     report: Report,
 }
 
@@ -56,30 +57,35 @@ impl Tunnel {
     pub(crate) fn new(
         engine: impl Side + 'static,
         from_engine: Bytes,
+        key: KeyWatch,
         on_end: impl FnOnce(Ended) + 'static,
     ) -> Self {
         let ended = Ended { bytes_in: 0, bytes_out: 0, end: End::ClientGone };
         Self {
             engine: Box::new(engine),
             from_engine,
+            key,
             report: Report { ended, on_end: Some(Box::new(on_end)) },
         }
     }
 
     /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`],
-    /// or nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
+    /// the key has ended, or nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
     pub(crate) async fn run(
         self,
         client: &mut impl Side,
         from_client: Bytes,
         idle: Option<Duration>,
     ) {
-        let Self { mut engine, from_engine, mut report } = self;
+        let Self { mut engine, from_engine, mut key, mut report } = self;
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
         let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
         let (mut moved_at, mut timer) = (Instant::now(), PhaseTimer::default());
         let mut first_end = None;
         let end = poll_fn(|context| {
+            if key.poll_ended(context).is_ready() {
+                return Poll::Ready(End::Refused);
+            }
             let into = inward.poll(context, client, &mut engine);
             let out = outward.poll(context, &mut engine, client);
             if (report.ended.bytes_in, report.ended.bytes_out) != (inward.moved, outward.moved) {
@@ -230,9 +236,11 @@ mod tests {
         let ((client, inner_client), (engine, inner_engine)) = (duplex(1000), duplex(1000));
         let ended = Rc::new(Cell::new(None));
         let reported = Rc::clone(&ended);
-        let tunnel = Tunnel::new(inner_engine, Bytes::from_static(from_engine), move |ended| {
-            assert!(reported.replace(Some(ended)).is_none(), "reported once");
-        });
+        let key = KeyWatch::new(None, &Rc::default());
+        let tunnel =
+            Tunnel::new(inner_engine, Bytes::from_static(from_engine), key, move |ended| {
+                assert!(reported.replace(Some(ended)).is_none(), "reported once");
+            });
         (tunnel, inner_client, Ends { client, engine, ended })
     }
 

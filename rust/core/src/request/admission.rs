@@ -6,11 +6,15 @@ use http::HeaderMap;
 
 use crate::{
     client::io::ClientWatch,
+    published::Settings,
     request::{context::RequestContext, rejections},
     shared::Shared,
 };
 use sans_io::{
-    api::error::{ApiError, Cause},
+    api::{
+        cors,
+        error::{ApiError, Cause},
+    },
     table::{Access, AuthError, Key, Route, Table},
 };
 
@@ -24,7 +28,7 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     context.accounting.timeline.authenticated();
     if let Some(key) = caller.key() {
         context.watch().set_trusted();
-        context.accounting.set_key(&key.id);
+        context.set_key(key);
     }
     Ok(caller)
 }
@@ -127,6 +131,18 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// Rejects (403) a WebSocket that a page of another origin opens: browsers ask nobody before, and
+/// hand the answers to the page. Allowed are the pages of this host, and those of `[server.cors]`.
+pub(crate) fn check_origin(settings: &Settings, headers: &HeaderMap) -> Result<(), ApiError> {
+    let granted = settings.cors.as_ref().is_some_and(|cors| cors.grant(headers).is_some());
+    if granted || !cors::is_foreign(headers) {
+        return Ok(());
+    }
+    let message = "Pages of this Origin may not open a WebSocket here. The operator allows them \
+        with origins in [server.cors].";
+    Err(ApiError::new(Cause::Forbidden, message))
 }
 
 /// The error for a request without a key that may infer.

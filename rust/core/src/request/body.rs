@@ -2,17 +2,18 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     client::io::ClientWatch,
     failure::Failure,
+    key_watch::KeyWatch,
     request::{accounting::Accounting, rejections, relay::Relay},
     upstream::health,
 };
@@ -43,6 +44,8 @@ pub(crate) struct RelayedBody<B, W> {
     progress: Progress,
     /// Sees the client leave.
     watch: W,
+    /// Sees the key revoked.
+    key: KeyWatch,
     /// The shape of an error in a stream.
     dialect: Dialect,
     /// A comment behind the last frame of a stream; None: none.
@@ -71,12 +74,12 @@ where
         relay: Relay<B>,
         first: Option<Bytes>,
         accounting: Box<Accounting>,
-        watch: W,
+        (watch, key): (W, KeyWatch),
         dialect: Dialect,
         last_comment: Option<Bytes>,
     ) -> Self {
         let progress = Progress::Relaying(accounting);
-        let mut body = Self { relay, first, progress, watch, dialect, last_comment };
+        let mut body = Self { relay, first, progress, watch, key, dialect, last_comment };
         if body.first.is_none() {
             body.finish(End::Done);
         }
@@ -101,7 +104,15 @@ where
             self.finish(End::ClientGone);
             return Poll::Ready(Some(Err(Truncated)));
         }
-        match ready!(self.relay.poll_piece(context, &mut accounting.timeline)) {
+        // Behind the last frame nothing is left to be ended.
+        if self.key.is_revoked() && !self.relay.is_finished() {
+            return self.truncate(context, &Failure::KeyRevoked);
+        }
+        let Poll::Ready(piece) = self.relay.poll_piece(context, &mut accounting.timeline) else {
+            self.key.wait(context);
+            return Poll::Pending;
+        };
+        match piece {
             Some(Ok(piece)) => Poll::Ready(Some(Ok(self.emit(piece)))),
             // The last frame was the stream's own end mark. All that was lost is the last chunk.
             Some(Err(_)) if self.relay.is_finished() => {
@@ -134,7 +145,7 @@ where
         Frame::data(piece)
     }
 
-    /// Ends a response whose engine failed behind the commit point. A stream between two frames
+    /// Ends a response whose engine failed behind the commit point, or whose key was revoked. A stream between two frames
     /// gets an error event as its last one. Anything else is truncated, since more bytes would be
     /// taken for the engine's.
     fn truncate(
@@ -146,7 +157,11 @@ where
         let mut event = None;
         if let Progress::Relaying(accounting) = &self.progress {
             let request_id = &**accounting.request_id();
-            warn!(request_id, reason = %failure, "response truncated");
+            if let Failure::KeyRevoked = failure {
+                debug!(request_id, reason = %failure, "response truncated");
+            } else {
+                warn!(request_id, reason = %failure, "response truncated");
+            }
             health::note(failure, accounting.shared(), self.relay.instance());
             event = self
                 .relay

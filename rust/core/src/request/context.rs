@@ -12,6 +12,7 @@ use crate::{
     body_limits::BodyLimits,
     client::io::ClientWatch,
     failure::Failure,
+    key_watch::KeyWatch,
     published::{Published, Settings},
     request::accounting::Accounting,
     shared::Shared,
@@ -22,7 +23,7 @@ use crate::{
 use sans_io::{
     api::endpoints::{Endpoint, Kind},
     codec::headers,
-    table::Table,
+    table::{Key, Table},
 };
 
 /// One request to an engine or to the management API.
@@ -34,6 +35,8 @@ pub(crate) struct RequestContext<W> {
     /// The client's IP address, or `unix`.
     peer: Rc<str>,
     endpoint: &'static Endpoint,
+    /// The caller's valid key; None: it sent none, or is not known yet.
+    key: Option<Arc<Key>>,
     /// The request's counters, timeline and record.
     pub(crate) accounting: Box<Accounting>,
     /// Sees the client leave.
@@ -51,7 +54,7 @@ impl<W: ClientWatch> RequestContext<W> {
         accounting: Box<Accounting>,
         watch: W,
     ) -> Box<Self> {
-        Box::new(Self { worker, published, parts, peer, endpoint, accounting, watch })
+        Box::new(Self { worker, published, parts, peer, endpoint, key: None, accounting, watch })
     }
 
     /// The worker that serves the request.
@@ -82,6 +85,17 @@ impl<W: ClientWatch> RequestContext<W> {
     /// The limits of the request's body.
     pub(crate) fn body_limits(&self) -> BodyLimits {
         self.worker.body_limits.with(self.published.settings.limits)
+    }
+
+    /// Sets the caller's key, which is also the record's.
+    pub(crate) fn set_key(&mut self, key: &Arc<Key>) {
+        self.accounting.set_key(&key.id);
+        self.key = Some(Arc::clone(key));
+    }
+
+    /// A watch over the caller's key.
+    pub(crate) fn key_watch(&self) -> KeyWatch {
+        KeyWatch::new(self.key.clone(), &self.worker.sleepers)
     }
 
     /// The request's head.

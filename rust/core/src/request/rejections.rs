@@ -48,6 +48,11 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             );
             (bad_gateway(message), End::EngineError)
         }
+        Failure::KeyRevoked => {
+            let message = "The API key of this request was revoked before its response began. \
+                Send the request again with another key.";
+            (ApiError::new(Cause::Unauthorized, message).closing(), End::Refused)
+        }
         Failure::LostTooOften => {
             let message = "The connection to an engine was lost twice while it worked on this \
                 request, so it is not sent again. Check the engines' logs before you send it \
@@ -95,6 +100,11 @@ fn timed_out(failure: &Failure) -> ApiError {
 /// The error for a response that is truncated behind the commit point, and the end of its record.
 pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     const REST: &str = "The response is incomplete; send the request again.";
+    if let Failure::KeyRevoked = failure {
+        let message = "The API key of this request was revoked in the middle of this response, \
+            which is incomplete. Send the request again with another key.";
+        return (ApiError::new(Cause::Unauthorized, message), End::Refused);
+    }
     let (cause, what, end) = match failure {
         Failure::IdleTimeout => (
             Cause::GatewayTimeout,

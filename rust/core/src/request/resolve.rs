@@ -42,6 +42,9 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
+    if context.asks_websocket() {
+        admission::check_origin(context.settings(), &context.parts().headers)?;
+    }
     let (dispatch, mut upload) = match context.endpoint().kind {
         Kind::Inference(inference) => by_body(context, caller, inference, body).await?,
         Kind::StoredResponse => by_response_id(context, caller, body)?,

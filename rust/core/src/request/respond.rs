@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tracing::{debug, warn};
 
@@ -24,7 +24,10 @@ use crate::{
     },
 };
 use sans_io::{
-    api::error::{ApiError, Cause, Dialect},
+    api::{
+        endpoints::{Endpoint, Kind},
+        error::{ApiError, Cause, Dialect},
+    },
     codec::{headers, http1::ResponseHead},
     seam::End,
 };
@@ -60,7 +63,7 @@ where
 /// Logs a failed request: at debug if its client is to blame, else at warn.
 fn log(failure: &Failure, accounting: &Accounting) {
     let is_clients = match failure {
-        Failure::ClientLeft | Failure::BodyTimeout => true,
+        Failure::ClientLeft | Failure::BodyTimeout | Failure::KeyRevoked => true,
         Failure::Rejected(error) => error.cause.status() < 500,
         _ => false,
     };
@@ -105,6 +108,7 @@ where
     let is_error = status.is_client_error() || status.is_server_error();
     let (dialect, management) = (context.endpoint().dialect, context.is_management());
     let may_have_body = *context.method() != Method::HEAD;
+    let key = context.key_watch();
     let (accounting, watch) = context.into_accounting();
     if is_error && first.is_none() && may_have_body && !management {
         return explained_error(accounting, dialect, status, headers);
@@ -112,7 +116,7 @@ where
     let has_timing = accounting.extras().server_timing_in_streams;
     let comment =
         (is_event_stream && !management && has_timing).then(|| accounting.timeline.comment());
-    let body = RelayedBody::new(relay, first, accounting, watch, dialect, comment);
+    let body = RelayedBody::new(relay, first, accounting, (watch, key), dialect, comment);
     response(status, headers, ResponseBody::Relayed(Box::new(body)))
 }
 
@@ -157,12 +161,14 @@ fn tunnel<B, W: ClientWatch>(
     headers::put_request_id(&mut headers, context.accounting.request_id());
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    put_protocol(&mut headers, context.parts(), context.endpoint());
     context.accounting.respond(StatusCode::SWITCHING_PROTOCOLS.as_u16(), false);
+    let key = context.key_watch();
     let (mut accounting, watch) = context.into_accounting();
     // A WebSocket ends by a frame of its own. A reset would discard one that is still unsent.
     connection.unfinished = false;
     let from_engine = connection.buffer.split().freeze();
-    let tunnel = Tunnel::new(connection, from_engine, move |ended: Ended| {
+    let tunnel = Tunnel::new(connection, from_engine, key, move |ended: Ended| {
         accounting.set_bytes_in(ended.bytes_in);
         accounting.add_bytes_out(usize::try_from(ended.bytes_out).unwrap_or(usize::MAX));
         accounting.end(ended.end);
@@ -172,6 +178,19 @@ fn tunnel<B, W: ClientWatch>(
     debug_assert!(opened, "only HTTP/1.1 clients are let through to here");
     let body = ResponseBody::Full(Bytes::new());
     response(StatusCode::SWITCHING_PROTOCOLS, headers, body)
+}
+
+/// Names the subprotocol of a realtime WebSocket, where the client offers it and the engine chose
+/// none: vLLM does not, and browsers then close a WebSocket for which they offered some.
+fn put_protocol(headers: &mut HeaderMap, request: &Parts, endpoint: &Endpoint) {
+    const REALTIME: &str = "realtime";
+    if endpoint.kind == Kind::Realtime
+        && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && headers::protocols(&request.headers).any(|name| name == REALTIME.as_bytes())
+    {
+        let chosen = HeaderValue::from_static(REALTIME);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
 }
 
 /// An engine's error with an empty body gets one, since SDKs show the body to people.

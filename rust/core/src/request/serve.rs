@@ -16,6 +16,7 @@ use tracing::Span;
 use crate::{
     client::io::ClientWatch,
     failure::Failure,
+    key_watch::KeyWatch,
     published::Published,
     request::{
         accounting::Accounting, admission, attempt::Outcome, body::ResponseResult,
@@ -81,8 +82,30 @@ where
         return management::forward(context, body).await;
     }
     let caller = admission::admit(context)?;
-    let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
-    retry_loop::send(context, &caller, dispatch, upload).await
+    unless_revoked(context.key_watch(), async {
+        let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
+        retry_loop::send(context, &caller, dispatch, upload).await
+    })
+    .await
+}
+
+/// Runs `work` until it ends or its key is revoked (`KeyRevoked`).
+async fn unless_revoked<T>(
+    mut watch: KeyWatch,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if watch.is_revoked() {
+            return Poll::Ready(Err(Failure::KeyRevoked));
+        }
+        let done = work.as_mut().poll(context);
+        if done.is_pending() {
+            watch.wait(context);
+        }
+        done
+    })
+    .await
 }
 
 /// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.

@@ -1,7 +1,15 @@
 //! Workers: each accepts clients on the shared sockets and serves them on one thread, until the
 //! drain.
 
-use std::{future::Future, io, os::fd::OwnedFd, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    os::fd::OwnedFd,
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -155,12 +163,13 @@ async fn until_idle(
     true
 }
 
-/// Sweeps idle connections and lingering slots, and checks the certificate, for ever.
+/// Sweeps idle connections and lingering slots, wakes what a revocation ends, and checks the certificate, for ever.
 async fn sweep(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.pool.sweep();
         worker.lingering.sweep();
+        worker.sleepers.wake_after(worker.shared.revocations.load(Ordering::Acquire));
         check_certificate(&worker.shared);
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::ConnectTimeout
         | Failure::StaleConnection
         | Failure::LostTooOften
+        | Failure::KeyRevoked
         | Failure::Unusable(_) => return,
     };
     shared.metrics.upstream_error(kind);

@@ -153,6 +153,19 @@ impl Cors {
     }
 }
 
+/// Whether a page of another origin than this server's own sends the request, by its `Origin`.
+/// Programs that are no browser send none, or that of the URL.
+pub fn is_foreign(request: &HeaderMap) -> bool {
+    let Some(origin) = request.get(header::ORIGIN) else { return false };
+    let own = request.get(header::HOST).and_then(|host| {
+        let (scheme, authority) = origin.to_str().ok()?.split_once("://")?;
+        let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        let plain = |text: &str| text.strip_suffix(port).unwrap_or(text).to_ascii_lowercase();
+        Some(plain(authority) == plain(host.to_str().ok()?))
+    });
+    own != Some(true)
+}
+
 /// Whether a request is a preflight: it only asks whether another may be made.
 pub fn is_preflight(request: &HeaderMap) -> bool {
     request.contains_key(header::ORIGIN)
@@ -209,6 +222,25 @@ mod tests {
             assert_eq!(granted(other), None, "{other}");
         }
         assert_eq!(cors.grant(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_page_of_this_servers_own_host_and_what_is_no_browser_are_not_foreign() {
+        for (origin, host, foreign) in [
+            ("http://gateway:8080", "gateway:8080", false),
+            ("https://Gateway.example", "gateway.example", false),
+            ("https://gateway.example", "gateway.example:443", false),
+            ("http://gateway.example:80", "gateway.example", false),
+            ("http://127.0.0.1:3000", "127.0.0.1:8080", true),
+            ("https://gateway.example.evil", "gateway.example", true),
+            ("https://gateway.example:8443", "gateway.example", true),
+            ("null", "gateway.example", true),
+            ("", "gateway.example", true),
+        ] {
+            let asked = request(&[("origin", origin), ("host", host)]);
+            assert_eq!(is_foreign(&asked), foreign, "{origin} {host}");
+        }
+        assert!(!is_foreign(&request(&[("host", "gateway.example")])));
     }
 
     #[test]

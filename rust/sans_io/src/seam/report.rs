@@ -57,7 +57,8 @@ pub struct Record {
 pub enum End {
     /// The engine's response, or the data plane's own, reached the client whole.
     Done,
-    /// The data plane itself responded with an error.
+    /// The data plane itself responded with an error, or ended what ran with a key that was revoked
+    /// (a WebSocket also when it expired).
     Refused,
     /// The engine's response broke HTTP, could not be relayed, or rejected our credential. (An
     /// engine's own error that reached the client whole is `Done`.)

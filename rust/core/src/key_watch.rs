@@ -1,0 +1,202 @@
+//! Ends what runs with a key: at its revocation, and a WebSocket also when it expires.
+//!
+//! A revocation is rare, and a piece of a stream is not. So whatever moves reads one flag of its
+//! key, and whatever waits has left its waker with its worker, which wakes all of them after a
+//! revocation.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::timer::PhaseTimer;
+use sans_io::table::Key;
+
+/// The wakers of what waits on one worker and has a key.
+#[derive(Debug, Default)]
+pub(crate) struct Sleepers {
+    places: RefCell<Places>,
+    /// The number of revocations after which all were woken.
+    seen: Cell<u64>,
+}
+
+/// Wakers in places that are used again and again.
+#[derive(Debug, Default)]
+struct Places {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Sleepers {
+    /// Wakes all, if there was a revocation since the last call. `revocations`: how many there were
+    /// in all.
+    pub(crate) fn wake_after(&self, revocations: u64) {
+        if self.seen.replace(revocations) != revocations {
+            self.places.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Leaves a waker, at the place of an earlier one if there is one. Returns its place.
+    fn put(&self, place: Option<usize>, waker: &Waker) -> usize {
+        let places = &mut *self.places.borrow_mut();
+        let place = place.or_else(|| places.free.pop()).unwrap_or(places.wakers.len());
+        match places.wakers.get_mut(place) {
+            Some(Some(known)) => known.clone_from(waker),
+            Some(free) => *free = Some(waker.clone()),
+            None => places.wakers.push(Some(waker.clone())),
+        }
+        place
+    }
+
+    fn take(&self, place: usize) {
+        let places = &mut *self.places.borrow_mut();
+        if let Some(waker) = places.wakers.get_mut(place) {
+            *waker = None;
+            places.free.push(place);
+        }
+    }
+}
+
+/// The watch of one request, response or WebSocket over its key.
+#[derive(Debug)]
+pub(crate) struct KeyWatch {
+    /// None: it has no key, and nothing ends it.
+    key: Option<Arc<Key>>,
+    sleepers: Rc<Sleepers>,
+    /// Where its waker is; None: it has not waited yet.
+    place: Option<usize>,
+    /// The first poll for the key's end, and the time that it had left then; None: none was polled.
+    life: Option<(Instant, Option<Duration>)>,
+    expiry: PhaseTimer,
+}
+
+impl KeyWatch {
+    /// A watch that begins now.
+    pub(crate) fn new(key: Option<Arc<Key>>, sleepers: &Rc<Sleepers>) -> Self {
+        let (sleepers, expiry) = (Rc::clone(sleepers), PhaseTimer::default());
+        Self { key, sleepers, place: None, life: None, expiry }
+    }
+
+    /// Whether the key was revoked.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.is_revoked())
+    }
+
+    /// Wakes the task after a revocation. For whoever has seen that the key is not revoked, and
+    /// waits now.
+    pub(crate) fn wait(&mut self, context: &Context<'_>) {
+        if self.key.is_some() {
+            self.place = Some(self.sleepers.put(self.place, context.waker()));
+        }
+    }
+
+    /// Ready when the key was revoked or has expired.
+    pub(crate) fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(key) = &self.key else { return Poll::Pending };
+        if key.is_revoked() {
+            return Poll::Ready(());
+        }
+        let (began, left) = *self.life.get_or_insert_with(|| (Instant::now(), key.time_left()));
+        let expired = self.expiry.poll(context, began, left);
+        self.wait(context);
+        expired
+    }
+}
+
+impl Drop for KeyWatch {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.sleepers.take(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use sans_io::{seam::KeyDelta, table::Keys, test_support};
+
+    use super::*;
+
+    /// A store with one key, and the key. `expires`: in Unix seconds.
+    fn store(expires: Option<u64>) -> (Keys, Arc<Key>) {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::new().chain_update([0xab]).chain_update(b"secret").finalize();
+        let hex: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut entry = test_support::key("a", &hex.concat());
+        entry["expires"] = expires.into();
+        let delta: KeyDelta = test_support::read(test_support::keys("ab", vec![entry]));
+        let keys = Keys::default().changed_by(delta).unwrap();
+        let headers = [("x-api-key", "secret")].map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
+        let key = keys.check(&headers.into_iter().collect()).unwrap();
+        (keys, key)
+    }
+
+    fn revoke(keys: &Keys) {
+        let none = keys.changed_by(test_support::read(test_support::keys("ab", vec![])));
+        assert!(keys.revoke_missing_from(&none.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_woken_after_a_revocation_alone() {
+        let ((keys, key), sleepers) = (store(None), Rc::<Sleepers>::default());
+        let mut watch = KeyWatch::new(Some(key), &sleepers);
+        let mut polls = 0;
+        let ended = poll_fn(|context| {
+            polls += 1;
+            watch.poll_ended(context)
+        });
+        let revoking = async {
+            sleepers.wake_after(0);
+            tokio::task::yield_now().await;
+            revoke(&keys);
+            tokio::task::yield_now().await;
+            sleepers.wake_after(1);
+        };
+        tokio::join!(ended, revoking);
+        assert_eq!(polls, 2, "once at the begin, and once when it was woken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_when_its_key_expires() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let (_, key) = store(Some(now.as_secs() + 1_000));
+        let mut watch = KeyWatch::new(Some(key), &Rc::default());
+        let started = Instant::now();
+        poll_fn(|context| watch.poll_ended(context)).await;
+        // The present second has begun already.
+        assert!((998..=1_000).contains(&started.elapsed().as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_key_or_an_expiry_nothing_ends() {
+        for key in [None, Some(store(None).1), Some(store(Some(u64::MAX)).1)] {
+            let mut watch = KeyWatch::new(key, &Rc::default());
+            let ended = poll_fn(|context| watch.poll_ended(context));
+            assert!(tokio::time::timeout(Duration::from_secs(999), ended).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn places_are_used_again() {
+        let ((_, key), sleepers) = (store(None), Rc::<Sleepers>::default());
+        let wait = |watch: &mut KeyWatch| {
+            watch.wait(&Context::from_waker(Waker::noop()));
+            watch.wait(&Context::from_waker(Waker::noop()));
+        };
+        for _ in 0..3 {
+            let mut watches = [0; 5].map(|_| KeyWatch::new(Some(Arc::clone(&key)), &sleepers));
+            watches.iter_mut().for_each(wait);
+            assert_eq!(sleepers.places.borrow().wakers.len(), 5);
+        }
+        assert_eq!(sleepers.places.borrow().free.len(), 5);
+    }
+}
