@@ -37,6 +37,7 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
         (Ok(form), Ok(())) => {
             assert_eq!(seen.model.as_ref(), Some(&form.model), "another model");
             assert_eq!(seen.stream, form.stream, "another `stream`");
+            assert_eq!(seen.picks_adapter, form.picks_adapter, "another adapter");
             prefixes_are_not_whole(content_type, body);
         }
     }
@@ -61,6 +62,7 @@ struct Seen {
     end: Result<(), MultipartError>,
     model: Option<Model>,
     stream: bool,
+    picks_adapter: bool,
 }
 
 fn scan<'a>(content_type: &[u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
@@ -72,7 +74,12 @@ fn scan<'a>(content_type: &[u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> 
         fed = now;
     }
     assert!(fed.is_ok() || fed == scanner.end(), "the end forgets the error");
-    Seen { end: scanner.end(), model: scanner.model().cloned(), stream: scanner.stream() }
+    Seen {
+        end: scanner.end(),
+        model: scanner.model().cloned(),
+        stream: scanner.stream(),
+        picks_adapter: scanner.picks_adapter(),
+    }
 }
 
 fn splits_make_no_difference(content_type: &[u8], body: &[u8], whole: &Seen) {
@@ -105,6 +112,7 @@ fn prefixes_are_not_whole(content_type: &[u8], body: &[u8]) {
 struct Form {
     model: Model,
     stream: bool,
+    picks_adapter: bool,
 }
 
 /// The boundary of a Content-Type that the scanner takes, and so is well-formed.
@@ -124,7 +132,7 @@ fn plain_form(boundary: &[u8], body: &[u8]) -> Result<Form, Kind> {
     }
     let dashes = [b"--", boundary].concat();
     let (mut at, mut closed) = plain_preamble(&dashes, body)?;
-    let (mut model, mut stream, mut parts) = (None, false, 0);
+    let (mut model, mut stream, mut picks_adapter, mut parts) = (None, false, false, 0);
     while !closed {
         parts += 1;
         if parts > PARTS_MAX {
@@ -139,12 +147,13 @@ fn plain_form(boundary: &[u8], body: &[u8]) -> Result<Form, Kind> {
         } else if part.named("stream") && !part.file {
             stream = ["true", "1"].iter().any(|word| data.eq_ignore_ascii_case(word.as_bytes()));
         }
+        picks_adapter |= part.picks_adapter() && !data.is_empty();
         (at, closed) = (next, last);
     }
     if body[at..].iter().any(|byte| !b" \t\r\n".contains(byte)) {
         return Err(Kind::TrailingData);
     }
-    Ok(Form { model: model.ok_or(Kind::ModelMissing)?, stream })
+    Ok(Form { model: model.ok_or(Kind::ModelMissing)?, stream, picks_adapter })
 }
 
 /// The kinds of lines that begin with the boundary.
@@ -332,6 +341,15 @@ impl PlainPart {
 
     fn named(&self, name: &str) -> bool {
         self.name.as_deref() == Some(name)
+    }
+
+    fn picks_adapter(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| {
+            ["draft_model", "extra_body", "models"].contains(&name)
+                || name.starts_with("lora")
+                || name.starts_with("adapter")
+                || name.ends_with("fallbacks")
+        })
     }
 
     fn judge(&self, second: bool) -> Result<(), Kind> {

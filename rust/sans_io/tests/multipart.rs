@@ -570,6 +570,7 @@ fn any_part() -> impl Strategy<Value = String> {
         "model",
         "stream",
         "file",
+        "lora_path",
         "\"model\"",
         "\"a;b\"",
         "\"mod\\el\"",
