@@ -1,5 +1,7 @@
 //! Percent-encoding (RFC 3986 2.1) in paths, and the fields of a query that say what responds.
 
+use std::borrow::Cow;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::codec::adapters;
@@ -22,7 +24,8 @@ pub fn model_in_query(query: &str) -> Result<Option<String>, TwoModels> {
     let mut found = None;
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if form_decode(name) == "model" && found.replace(form_decode(value)).is_some() {
+        if form_decode(name) == "model" && found.replace(form_decode(value).into_owned()).is_some()
+        {
             return Err(TwoModels);
         }
     }
@@ -55,8 +58,12 @@ pub fn with_model_in_query(query: &str, model: &str) -> String {
 }
 
 /// Undoes the encoding of a form's names and values, in which `+` is a space.
-fn form_decode(text: &str) -> String {
-    percent_decode(&text.replace('+', " "))
+fn form_decode(text: &str) -> Cow<'_, str> {
+    if text.contains(['+', '%']) {
+        Cow::Owned(percent_decode(&text.replace('+', " ")))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 #[cfg(test)]
