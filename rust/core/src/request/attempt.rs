@@ -135,26 +135,19 @@ where
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),
     };
-    let request = Outgoing {
-        head: outbound_head::for_engine(context, lease.instance(), dispatch, &plan),
-        changes: Changes {
-            rename: plan.rename(),
-            ask_usage: plan.asks_usage(),
-            substitute: plan.substitute().cloned(),
-        },
-        upgrade: dispatch.job.is_websocket(),
-        limits,
-    };
+    let head = outbound_head::for_engine(context, lease.instance(), dispatch, &plan);
+    let upgrade = dispatch.job.is_websocket();
+    let request = Outgoing { head, changes: changes(&plan), upgrade, limits };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
     let head = match response_head(context, &mut exchange).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),
     };
-    let (status, upload) = (head.status.as_u16(), exchange.upload());
     // The client has seen nothing of this response yet, so another target's may take its place.
+    let status = head.status.as_u16();
     let failed = FallbackFor { status, target: Some(plan.target()) };
-    if history.may_fall_back(dispatch, failed, upload.is_replayable()) {
+    if history.may_fall_back(dispatch, failed, exchange.upload().is_replayable()) {
         return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -168,6 +161,15 @@ where
     match commit(context, &mut committed).await {
         Ok(()) => Ok(Outcome::Response(committed)),
         Err(failure) => Err((failure, committed.relay.into_upload())),
+    }
+}
+
+/// The changes in the client's body.
+fn changes(plan: &Plan) -> Changes<'_> {
+    Changes {
+        rename: plan.rename(),
+        ask_usage: plan.asks_usage(),
+        substitute: plan.substitute().cloned(),
     }
 }
 

@@ -54,15 +54,10 @@ where
         }
         let (lease, target) = match lease(context, &dispatch, &history)? {
             Ok(leased) => leased,
-            Err(why) => {
-                // A table that was published meanwhile may have other instances.
-                if follow_table(context, caller, &mut dispatch, &mut upload)
-                    || fall_back(context, &mut history, &dispatch, (503, None), &upload)
-                {
-                    continue;
-                }
-                return Err(no_instance(context, why, &history, &dispatch));
-            }
+            // A table that was published meanwhile may have other instances.
+            Err(_) if follow_table(context, caller, &mut dispatch, &mut upload) => continue,
+            Err(_) if fall_back(context, &mut history, &dispatch, (503, None), &upload) => continue,
+            Err(why) => return Err(no_instance(context, why, &history, &dispatch)),
         };
         // A fallback target is better than an instance that has failed this very request.
         if history.has_tried(lease.instance())
@@ -73,8 +68,7 @@ where
         if fresh {
             context.shared().metrics.retries.fetch_add(1, Ordering::Relaxed);
         }
-        let instance = Arc::clone(lease.instance());
-        let tried = Arc::clone(&target);
+        let (instance, tried) = (Arc::clone(lease.instance()), Arc::clone(&target));
         let attempt = Attempt { lease, target, fresh, dispatch: &dispatch, history: &history };
         let (failure, body) = match attempt::send(context, attempt, upload).await {
             Ok(outcome) => {
@@ -86,15 +80,12 @@ where
         upload = body;
         debug!(instance = &*instance.id, reason = %failure, "attempt failed");
         health::note(&failure, context.shared(), &instance);
-        let replayable = upload.is_replayable();
-        if !history.allows_retry(&failure, &instance, &dispatch, replayable) {
-            let status = history.fallback_status(&failure, &dispatch);
-            let falls_back = status.is_some_and(|status| {
+        let goes_on = history.allows_retry(&failure, &instance, &dispatch, upload.is_replayable())
+            || history.fallback_status(&failure, &dispatch).is_some_and(|status| {
                 fall_back(context, &mut history, &dispatch, (status, Some(&tried)), &upload)
             });
-            if !falls_back {
-                return Err(history.last(failure));
-            }
+        if !goes_on {
+            return Err(history.last(failure));
         }
         // Pooled connections to an engine that has ended or restarted are all stale.
         fresh = true;
