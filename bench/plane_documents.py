@@ -96,6 +96,7 @@ def table(engine: str) -> dict[str, Any]:
         "dialects": ["openai", "anthropic"],
         "stream_usage": True,
         "redacted_names": [],
+        "response_headers": [],
         "proxy_denied": ["/metrics", "/load", "/sleep", "/wake_up", "/v1/responses"],
         "proxy_allowed": None,
         "timeouts": {"connect": None, "first_frame": None, "idle": None},

@@ -62,6 +62,7 @@ def model_entry(name: str, instances: list[InstanceEntry], **fields: Any) -> Mod
         "dialects": ["openai"],
         "stream_usage": False,
         "redacted_names": [],
+        "response_headers": [],
         "proxy_denied": [],
         "proxy_allowed": None,
         "timeouts": ModelTimeoutsConfig(),

@@ -67,7 +67,7 @@ def test_pages_are_let_in_as_the_configuration_says(fake_engines: Engines) -> No
 def test_without_rules_no_page_is_let_in_whatever_the_engine_says(
     engine: FakeEngine, router: Routers
 ) -> None:
-    engine.defaults(headers=[["Access-Control-Allow-Origin", "*"], ["X-Of-The-Engine", "1"]])
+    engine.defaults(headers=[["Access-Control-Allow-Origin", "*"], ["Content-Language", "1"]])
     with httpx.Client(base_url=router([engine]).address, headers={"Origin": PAGE}) as browser:
         preflight = browser.options("/v1/chat/completions", headers=ASKED)
         assert (preflight.status_code, preflight.headers["allow"]) == (204, "POST, OPTIONS")
@@ -75,7 +75,7 @@ def test_without_rules_no_page_is_let_in_whatever_the_engine_says(
         response = browser.post(
             "/v1/chat/completions", json=chat(), headers={"Authorization": f"Bearer {KEY}"}
         )
-        assert (response.status_code, response.headers["x-of-the-engine"], allowed(response)) == (
+        assert (response.status_code, response.headers["content-language"], allowed(response)) == (
             200,
             "1",
             None,

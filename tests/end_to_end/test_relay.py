@@ -192,13 +192,13 @@ def test_an_engines_own_error_passes_with_its_status_and_body(
     orders = {
         "status": status,
         "error": "no such parameter",
-        "headers": [["retry-after", "7"], ["x-engine", "yes"]],
+        "headers": [["retry-after", "7"], ["x-should-retry", "yes"]],
     }
     response = plane.chat(chat(text="n-9", stream=True, fake=orders))
     assert response.status == status
     assert response.json()["error"]["message"] == "no such parameter n-9"
     assert response.header("retry-after") == "7"
-    assert response.header("x-engine") == "yes"
+    assert response.header("x-should-retry") == "yes"
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -223,7 +223,11 @@ def test_headers_pass_in_both_directions_and_repeated_ones_stay_repeated(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     orders = {
-        "headers": [["set-cookie", "a=1"], ["set-cookie", "b=2"], ["x-ratelimit-remaining", "5"]]
+        "headers": [
+            ["content-language", "a"],
+            ["content-language", "b"],
+            ["x-ratelimit-remaining", "5"],
+        ]
     }
     sent = [
         ("OpenAI-Organization", "org"),
@@ -232,7 +236,7 @@ def test_headers_pass_in_both_directions_and_repeated_ones_stay_repeated(
         ("X-A", ""),
     ]
     response = plane.chat(chat(fake=orders), headers=sent)
-    assert response.all("set-cookie") == ["a=1", "b=2"]
+    assert response.all("content-language") == ["a", "b"]
     assert response.header("x-ratelimit-remaining") == "5"
     got = {name.lower(): value for name, value in engine.last()["headers"]}
     assert {name.lower(): value for name, value in sent}.items() <= got.items()

@@ -98,6 +98,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     timeouts: ModelTimeoutsConfig = ModelTimeoutsConfig()
     max_in_flight: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Requests that each instance is given at the same time; 0: no limit."""
+    response_headers: list[Name] = []
+    """Header fields of its engines' responses that reach clients, beside those that all do."""
 
     source: Source | None = None
     python_package: str | None = None

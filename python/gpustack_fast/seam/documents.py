@@ -166,6 +166,8 @@ class ModelEntry(Document):
     """Whether its engines know `stream_options.include_usage`."""
     redacted_names: list[str]
     """Further names and paths of it at its engines, which no client may see, not even in errors."""
+    response_headers: list[str]
+    """Fields of its engines' responses that reach clients, beside those that all do."""
     proxy_denied: list[str]
     """Paths with 404 through the generic proxy, whatever the key, and all that lies below them."""
     proxy_allowed: list[str] | None

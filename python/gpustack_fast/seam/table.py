@@ -93,6 +93,7 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
         dialects=list(facts.dialects),
         stream_usage=facts.stream_usage,
         redacted_names=list(facts.redacted_names),
+        response_headers=model.response_headers,
         proxy_denied=list(facts.admin_paths),
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
         timeouts=model.timeouts,

@@ -2,7 +2,10 @@
 //! line.
 
 use bytes::BytesMut;
-use sans_io::codec::http1::{Chunk, Decoder, WireError, take_response_head};
+use sans_io::codec::{
+    http1::{Chunk, Decoder, WireError, take_response_head},
+    response_fields::Sender,
+};
 
 /// Panics when a response means something else in other reads, or when the plain decoder disagrees
 /// about its body.
@@ -46,7 +49,7 @@ fn read_response(response: &[u8], size: usize, to_head_request: bool) -> Respons
     for piece in response.chunks(size) {
         buffer.extend_from_slice(piece);
         read += piece.len();
-        match take_response_head(&mut buffer, to_head_request, false) {
+        match take_response_head(&mut buffer, to_head_request, false, Sender::Proxied) {
             Err(error) => return Response::BrokenHead(error),
             Ok(None) => {}
             Ok(Some(head)) => {

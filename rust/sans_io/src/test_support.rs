@@ -86,6 +86,7 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "dialects": ["openai"],
         "stream_usage": false,
         "redacted_names": [],
+        "response_headers": [],
         "proxy_denied": [],
         "proxy_allowed": null,
         "timeouts": {"connect": null, "first_frame": null, "idle": null},

@@ -97,6 +97,7 @@ TABLE = documents.Table(
             dialects=["openai", "anthropic"],
             stream_usage=True,
             redacted_names=["/models/s"],
+            response_headers=["x-queue-time"],
             proxy_denied=["/sleep"],
             proxy_allowed=["/v1"],
             timeouts=ModelTimeoutsConfig(connect=1.007, first_frame=1.008, idle=1.009),

@@ -1,8 +1,9 @@
 """Rules of a configuration beyond the types of its values. Pure: opens no file, resolves no name.
 
-models   names, sources, addresses, processes
-routes   targets, who may use a route, its `meta`
-server   the listener: TLS, CORS
+models            names, sources, addresses, processes
+response_headers  the fields of engines' responses that a model lets pass
+routes            targets, who may use a route, its `meta`
+server            the listener: TLS, proxies and hosts, CORS
 """
 
 from __future__ import annotations

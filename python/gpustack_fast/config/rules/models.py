@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from gpustack_fast.backends import BACKENDS, ENGINES, BackendError
 from gpustack_fast.config.rules.broken import RuleBroken
+from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
@@ -70,7 +71,9 @@ def check_names(table: str, names: list[str]) -> Iterator[RuleBroken]:
 def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     if model.backend not in BACKENDS:
         yield RuleBroken((*path, "backend"), _unknown_backend(model.backend))
-    elif model.external:
+        return
+    yield from check_response_headers((*path, "response_headers"), model.response_headers)
+    if model.external:
         yield from _reject_fields(path, model, _OURS_ONLY, "somebody else runs it")
         yield from _check_external(path, model)
     else:

@@ -38,7 +38,7 @@ use sans_io::{
         plan::{self, Plan, Requester, Translation},
         transform::Transform,
     },
-    codec::{headers, http1::ResponseHead},
+    codec::{headers, http1::ResponseHead, response_fields::Sender},
     seam::Timeouts,
     table::{FallbackFor, Instance, Lease, Target},
 };
@@ -140,7 +140,8 @@ where
     let request = Outgoing { head, changes: changes(&plan), upgrade, limits };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
-    let head = match response_head(context, &mut exchange).await {
+    let sender = plan.sender(dispatch.job.is_proxy());
+    let head = match response_head(context, &mut exchange, sender).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),
     };
@@ -267,19 +268,27 @@ where
     Exchange::new(connection, slot, upload, request, limits)
 }
 
-/// Waits for the head of the response, while the request is sent. Fails as [`Exchange::poll_head`]
+/// Waits for the head of the response, while the request is sent. `sender` decides which of its
+/// fields pass, and those that do not are counted. Fails as [`Exchange::poll_head`]
 /// does.
 pub(crate) async fn response_head<B, W>(
     context: &mut RequestContext<W>,
     exchange: &mut Exchange<B>,
+    sender: Sender<'_>,
 ) -> Result<ResponseHead, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let head = poll_fn(|polled| exchange.poll_head(polled)).await;
+    let head = poll_fn(|polled| exchange.poll_head(polled, sender)).await;
     context.accounting.set_bytes_in(exchange.upload().received());
+    if let Ok(head) = &head {
+        for field in &head.withheld {
+            context.shared().metrics.withheld_fields.fetch_add(1, Ordering::Relaxed);
+            debug!(field = field.as_str(), "response field withheld");
+        }
+    }
     head
 }
 

@@ -120,10 +120,11 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
     response
 }
 
+/// A document that depends on the key, so that no cache may keep it.
 fn json(document: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(document.to_string()));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -17,7 +17,11 @@ use crate::{
         upload::{Changes, Reading, Upload},
     },
 };
-use sans_io::{api::transform::Transform, codec::headers, table::Lease};
+use sans_io::{
+    api::transform::Transform,
+    codec::{headers, response_fields::Sender},
+    table::Lease,
+};
 
 /// Forwards a request unread, up to the commit point of its response. Fails with a 503 where the
 /// management API is not reachable, with a 413 for a `Content-Length` over the limit, or as
@@ -80,7 +84,7 @@ where
     };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = attempt::begin(context, connection, slot, request, upload);
-    let head = match attempt::response_head(context, &mut exchange).await {
+    let head = match attempt::response_head(context, &mut exchange, Sender::Ourselves).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),
     };

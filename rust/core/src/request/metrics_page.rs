@@ -54,6 +54,11 @@ fn process_families(text: &mut String, metrics: &Metrics) {
             "Responses that engines compressed unasked, and that passed without being looked into.",
             &metrics.encoded_responses,
         ),
+        (
+            "gpustack_fast_response_fields_dropped_total",
+            "Header fields of engines' responses that did not pass to clients.",
+            &metrics.withheld_fields,
+        ),
         ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
     ] {
         family(text, name, "counter", help);

@@ -34,6 +34,10 @@ use sans_io::{
 
 /// The content type of bodies that are made here.
 const JSON: &str = "application/json";
+/// Browsers take a body for what its content type says, and no page of an engine's for HTML.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+/// No cache keeps the response.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The response for the client: an engine's, a WebSocket, or an error. Fails only where the client
 /// has left.
@@ -120,7 +124,7 @@ where
     response(status, headers, ResponseBody::Relayed(Box::new(body)))
 }
 
-/// The fields of an engine's response, without its address and with our own fields.
+/// The fields of an engine's response, with our own.
 fn relayed_headers<B, W>(
     context: &RequestContext<W>,
     head: ResponseHead,
@@ -133,7 +137,6 @@ where
     W: ClientWatch,
 {
     let mut headers = head.headers;
-    headers::drop_engine_address(&mut headers, &relay.instance().host);
     headers::put_request_id(&mut headers, context.accounting.request_id());
     // The server sets the length of a body; a response to HEAD has none to set it by.
     if let Some(length) = head.content_length.filter(|_| *context.method() == Method::HEAD) {
@@ -144,9 +147,13 @@ where
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
     }
+    if context.is_management() {
+        headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);
+    }
     if relay.rewrites_body() {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     put_server_timing(&mut headers, &context.accounting);
     headers
 }
@@ -234,6 +241,9 @@ fn rejection<B, W: ClientWatch>(
     let id = Arc::clone(accounting.request_id());
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    // Whether there is an error depends on the key.
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
     headers::put_request_id(&mut headers, &id);
     put_server_timing(&mut headers, &accounting);
     if error.cause == Cause::Unauthorized {
@@ -264,6 +274,7 @@ pub(crate) fn local<B, W>(
 ) -> Response<ResponseBody<B, W>> {
     let (mut parts, body) = local.into_parts();
     headers::put_request_id(&mut parts.headers, accounting.request_id());
+    parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     put_server_timing(&mut parts.headers, &accounting);
     accounting.respond(parts.status.as_u16(), false);
     accounting.add_bytes_out(body.len());

@@ -27,7 +27,10 @@ use crate::{
     },
 };
 use sans_io::{
-    codec::http1::{self, ResponseHead},
+    codec::{
+        http1::{self, ResponseHead},
+        response_fields::Sender,
+    },
     seam::Timeouts,
     table::Instance,
 };
@@ -119,7 +122,8 @@ where
         })
     }
 
-    /// Waits for the head of the response, and sends meanwhile. Fails with
+    /// Waits for the head of the response, and sends meanwhile. `sender` decides which of its
+    /// fields are kept. Fails with
     ///
     /// * `StaleConnection` or `ConnectionLost`: the connection ended;
     /// * `Protocol`: the head breaks HTTP;
@@ -128,11 +132,12 @@ where
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
+        sender: Sender<'_>,
     ) -> Poll<Result<ResponseHead, Failure>> {
         loop {
             self.send(context)?;
             let Some(active) = &mut self.active else { return Poll::Ready(Err(already_ended())) };
-            if let Some(head) = active.take_head()? {
+            if let Some(head) = active.take_head(sender)? {
                 return Poll::Ready(Ok(head));
             }
             match active.connection.poll_fill(context) {
@@ -351,10 +356,11 @@ impl<B> Exchange<B> {
 
 impl Active {
     /// Takes the response's head off the connection's buffer; None: it is not whole.
-    fn take_head(&mut self) -> Result<Option<ResponseHead>, Failure> {
+    fn take_head(&mut self, sender: Sender<'_>) -> Result<Option<ResponseHead>, Failure> {
         let Receiving::Head(expected) = self.receiving else { return Ok(None) };
         let (head_only, upgrade) = (expected == Expected::HeadOnly, expected == Expected::Upgrade);
-        let head = http1::take_response_head(&mut self.connection.buffer, head_only, upgrade)
+        let buffer = &mut self.connection.buffer;
+        let head = http1::take_response_head(buffer, head_only, upgrade, sender)
             .map_err(Failure::Protocol)?;
         let Some(head) = head else { return Ok(None) };
         // An engine that has responded, most likely with an error, has no use for the rest.
@@ -365,6 +371,7 @@ impl Active {
         Ok(Some(ResponseHead {
             status: head.status,
             headers: head.headers,
+            withheld: head.withheld,
             content_length: head.content_length,
         }))
     }
@@ -456,7 +463,7 @@ mod tests {
         }
 
         async fn head(&mut self) -> Result<ResponseHead, Failure> {
-            poll_fn(|context| self.exchange.poll_head(context)).await
+            poll_fn(|context| self.exchange.poll_head(context, Sender::Proxied)).await
         }
 
         async fn body(&mut self) -> Result<Bytes, Failure> {
@@ -491,7 +498,8 @@ mod tests {
             writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         };
         let exchange = &mut attempt.exchange;
-        let (head, ()) = tokio::join!(poll_fn(|context| exchange.poll_head(context)), read);
+        let (head, ()) =
+            tokio::join!(poll_fn(|context| exchange.poll_head(context, Sender::Proxied)), read);
         assert_eq!(head.unwrap().status, 200);
         assert_eq!(attempt.sending(), Sending::Delivered);
         assert_eq!(attempt.body().await.unwrap(), "ok");

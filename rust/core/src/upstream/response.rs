@@ -135,14 +135,15 @@ impl ResponseBody {
 
 #[cfg(test)]
 mod tests {
-    use sans_io::codec::http1;
+    use sans_io::codec::{http1, response_fields::Sender};
 
     use super::*;
 
     /// The body of a response with this head, and what was read behind the head.
     fn response(text: &str) -> (ResponseBody, BytesMut) {
         let mut buffer = BytesMut::from(text);
-        let head = http1::take_response_head(&mut buffer, false, false).unwrap().unwrap();
+        let head =
+            http1::take_response_head(&mut buffer, false, false, Sender::Proxied).unwrap().unwrap();
         (ResponseBody::new(&head), buffer)
     }
 

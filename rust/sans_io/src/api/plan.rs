@@ -15,7 +15,7 @@ use crate::{
         transform::{Document, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
     },
-    codec::{headers, http1::ResponseHead},
+    codec::{headers, http1::ResponseHead, response_fields::Sender},
     table::{Route, Target},
 };
 
@@ -143,6 +143,12 @@ impl Plan {
     /// The body in place of the client's; None: the client's is sent.
     pub fn substitute(&self) -> Option<&Bytes> {
         self.translation.as_ref()?.body.as_ref()
+    }
+
+    /// The sender of the response, by which its fields pass to the client. `proxied`: the request
+    /// is the generic proxy's.
+    pub fn sender(&self, proxied: bool) -> Sender<'_> {
+        if proxied { Sender::Proxied } else { Sender::Engine(&self.target.model.response_headers) }
     }
 
     /// The transformation of the response with this head. `events`: it is an event stream.

@@ -1,54 +1,54 @@
-//! Header fields: which pass to an engine and back, which stop here, and which are written here.
+//! Header fields: which of a request pass to an engine, which stop here, and which are written here.
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Whether a field belongs to one connection only (RFC 9110 7.6.1). `Connection` may name more.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
+        name,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+            | b"http2-settings"
     )
 }
 
 /// Whether a field of a client's request is withheld from engines: framing and host are made anew,
 /// credentials and cookies are ours, `Expect` was met here, bodies are asked for unencoded,
 /// and GPUStack's internal names are not a client's to set.
-fn stops_here(name: &HeaderName) -> bool {
+fn stops_here(name: &[u8]) -> bool {
     matches!(
-        name.as_str(),
-        "host"
-            | "content-length"
-            | "expect"
-            | "authorization"
-            | "x-api-key"
-            | "cookie"
-            | "accept-encoding"
-            | "x-request-id"
-            | "x-gpustack-model"
-            | "x-gpustack-model-instance"
-            | "x-gpustack-auth-token"
-            | "x-gpustack-access-key"
-            | "x-gpustack-key-ref"
-            | "x-mse-consumer"
-            // As Azure's and Google's SDKs send a key. Here they open nothing, but they are no
-            // engine's business either.
-            | "api-key"
-            | "x-goog-api-key"
-            // vLLM's /invocations takes the model from it.
-            | "x-amzn-sagemaker-adapter-identifier"
-            | "x-amzn-sagemaker-adapter-alias"
-            // May hold a key; what an engine sees of it is written for a WebSocket alone.
-            | "sec-websocket-protocol"
+        name,
+        b"host"
+            | b"content-length"
+            | b"expect"
+            | b"authorization"
+            | b"x-api-key"
+            | b"cookie"
+            | b"accept-encoding"
+            | b"x-request-id"
+            | b"x-gpustack-model"
+            | b"x-gpustack-model-instance"
+            | b"x-gpustack-auth-token"
+            | b"x-gpustack-access-key"
+            | b"x-gpustack-key-ref"
+            | b"x-mse-consumer"
+             // As Azure's and Google's SDKs send a key. Here they open nothing, but they are no
+             // engine's business either.
+             | b"api-key"
+             | b"x-goog-api-key"
+             // vLLM's /invocations takes the model from it.
+             | b"x-amzn-sagemaker-adapter-identifier"
+             | b"x-amzn-sagemaker-adapter-alias"
+             // May hold a key; what an engine sees of it is written for a WebSocket alone.
+             | b"sec-websocket-protocol"
     )
 }
 
@@ -89,14 +89,15 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
     let connection = headers.contains_key(header::CONNECTION);
     let json = with.json && !is_json(headers);
     for (name, value) in headers {
-        let stops = is_hop_by_hop(name)
-            || stops_here(name)
+        let bytes = name.as_str().as_bytes();
+        let stops = is_hop_by_hop(bytes)
+            || stops_here(bytes)
             || with.decoded && name == header::CONTENT_ENCODING
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
             || connection && named_by_connection(headers, name);
         if !stops || with.encoded_response && name == header::ACCEPT_ENCODING {
-            put_field(head, name.as_str().as_bytes(), value.as_bytes());
+            put_field(head, bytes, value.as_bytes());
         }
     }
     if json {
@@ -157,13 +158,14 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
 pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str, scheme: &str) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
-        let ours =
-            matches!(name.as_str(), "content-length" | "expect" | "x-request-id" | "forwarded")
-                || name.as_str().starts_with("x-forwarded-")
-                || name.as_str().starts_with("x-gpustack-");
-        let stops = ours || is_hop_by_hop(name) || connection && named_by_connection(headers, name);
+        let bytes = name.as_str().as_bytes();
+        let ours = matches!(bytes, b"content-length" | b"expect" | b"x-request-id" | b"forwarded")
+            || bytes.starts_with(b"x-forwarded-")
+            || bytes.starts_with(b"x-gpustack-");
+        let stops =
+            ours || is_hop_by_hop(bytes) || connection && named_by_connection(headers, name);
         if !stops {
-            put_field(head, name.as_str().as_bytes(), value.as_bytes());
+            put_field(head, bytes, value.as_bytes());
         }
     }
     put_field(head, b"x-forwarded-for", peer.as_bytes());
@@ -176,30 +178,6 @@ pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &st
 /// Comma-separated parts of a field value, without the blanks around them; empty parts too.
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Whether a field of an engine's response may pass to the client. Left out: the framing, which is
-/// made anew, fields of the connection, the server's name and clock, its request id, and its CORS
-/// fields.
-pub fn passes_from_engine(name: &HeaderName) -> bool {
-    !is_hop_by_hop(name)
-        && !name.as_str().starts_with("access-control-")
-        && !matches!(
-            name.as_str(),
-            "content-length" | "date" | "server" | "x-request-id" | "request-id"
-        )
-}
-
-/// Drops `Location` and `Content-Location` that point at the engine itself (`host` is its
-/// `HOST:PORT`), an address that no client can reach. vLLM redirects a path with a slash too many.
-pub fn drop_engine_address(headers: &mut HeaderMap, host: &str) {
-    for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let authority =
-            headers.get(&name).and_then(|value| value.to_str().ok()?.strip_prefix("http://"));
-        if authority.is_some_and(|rest| rest.split('/').next() == Some(host)) {
-            headers.remove(name);
-        }
-    }
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -357,19 +335,6 @@ mod tests {
             ("text/plain", false),
         ] {
             assert_eq!(is_event_stream(&map(&[("content-type", value)])), stream, "{value}");
-        }
-    }
-
-    #[test]
-    fn a_redirect_to_the_engine_itself_is_dropped() {
-        for (location, stays) in [
-            ("http://127.0.0.1:8000/v1/models", false),
-            ("/v1/models", true),
-            ("http://elsewhere/x", true),
-        ] {
-            let mut headers = map(&[("location", location)]);
-            drop_engine_address(&mut headers, "127.0.0.1:8000");
-            assert_eq!(headers.contains_key(header::LOCATION), stays, "{location}");
         }
     }
 

@@ -11,12 +11,17 @@ use std::{fmt, mem::MaybeUninit, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::codec::headers;
+use crate::codec::{
+    headers,
+    response_fields::{Fate, Sender, UPSTREAM_REQUEST_ID},
+};
 
 /// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The most fields in a head.
 const MAX_FIELDS: usize = 128;
+/// Fields that are added for the client, for which there is room.
+const OWN_FIELDS: usize = 5;
 /// The longest chunk-size line, extensions included, and the longest trailer section.
 const MAX_LINE: usize = 4 * 1024;
 
@@ -64,8 +69,10 @@ impl std::error::Error for WireError {}
 pub struct ParsedHead {
     /// The status. 1xx only as a 101 that was asked for.
     pub status: StatusCode,
-    /// The fields that may pass on (see [`headers::passes_from_engine`]), in their order.
+    /// The fields that may pass on (see [`Sender::fate`]), in their order.
     pub headers: HeaderMap,
+    /// Names of fields that do not belong to the response, and were left out.
+    pub withheld: Vec<HeaderName>,
     /// The framing of the body.
     pub decoder: Decoder,
     /// `Content-Length` as the engine wrote it, also where there is no body (a response to HEAD).
@@ -83,12 +90,14 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// The fields that may pass on.
     pub headers: HeaderMap,
+    /// Names of fields that do not belong to the response, and were left out.
+    pub withheld: Vec<HeaderName>,
     /// `Content-Length` as the engine wrote it, for responses to HEAD.
     pub content_length: Option<u64>,
 }
 
 /// Takes the head of a final response off the front of `buffer`. Interim responses (100, 102, 103)
-/// before it are skipped. None while the head is not whole.
+/// before it are skipped. None while the head is not whole. `sender` decides which fields pass.
 ///
 /// With `upgrade` a 101 is final too, and has no body: what follows it in `buffer` is the other
 /// protocol's.
@@ -96,6 +105,7 @@ pub fn take_response_head(
     buffer: &mut BytesMut,
     to_head_request: bool,
     upgrade: bool,
+    sender: Sender<'_>,
 ) -> Result<Option<ParsedHead>, WireError> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -122,7 +132,7 @@ pub fn take_response_head(
             continue;
         }
         let framing = Framing::read(parsed.headers)?;
-        let headers = end_to_end(parsed.headers, framing.names_others)?;
+        let (headers, withheld) = end_to_end(parsed.headers, framing.names_others, sender)?;
         let decoder =
             if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
         let keep_alive = parsed.version == Some(1)
@@ -132,6 +142,7 @@ pub fn take_response_head(
         return Ok(Some(ParsedHead {
             status,
             headers,
+            withheld,
             decoder,
             content_length: framing.length,
             keep_alive,
@@ -212,10 +223,16 @@ impl Framing {
     }
 }
 
-/// The fields that may pass to the client. `names_others`: `Connection` names further fields of the
-/// connection, which are looked for only then.
-fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<HeaderMap, WireError> {
-    let mut kept = HeaderMap::with_capacity(fields.len() + 4);
+/// The fields that may pass to the client, and the names of those that were withheld.
+/// `names_others`: `Connection` names further fields of the connection, which are looked for only
+/// then.
+fn end_to_end(
+    fields: &[httparse::Header<'_>],
+    names_others: bool,
+    sender: Sender<'_>,
+) -> Result<(HeaderMap, Vec<HeaderName>), WireError> {
+    let mut kept = HeaderMap::with_capacity(fields.len() + OWN_FIELDS);
+    let mut withheld = Vec::new();
     let named = |name: &HeaderName| {
         let connection =
             fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
@@ -225,11 +242,20 @@ fn end_to_end(fields: &[httparse::Header<'_>], names_others: bool) -> Result<Hea
     };
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Head)?;
-        if headers::passes_from_engine(&name) && !(names_others && named(&name)) {
-            kept.append(name, HeaderValue::from_bytes(field.value).map_err(|_| WireError::Head)?);
+        let value = || HeaderValue::from_bytes(field.value).map_err(|_| WireError::Head);
+        match sender.fate(&name, field.value) {
+            Fate::Replaced => {}
+            _ if names_others && named(&name) => {}
+            Fate::Passes => {
+                kept.append(name, value()?);
+            }
+            Fate::RequestId => {
+                kept.entry(UPSTREAM_REQUEST_ID).or_insert(value()?);
+            }
+            Fate::Withheld => withheld.push(name),
         }
     }
-    Ok(kept)
+    Ok((kept, withheld))
 }
 
 impl KeepAlive {
@@ -424,7 +450,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Option<ParsedHead>, WireError> {
-        take_response_head(&mut BytesMut::from(text), false, false)
+        take_response_head(&mut BytesMut::from(text), false, false, Sender::Proxied)
     }
 
     fn error(text: &str) -> WireError {
@@ -437,7 +463,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 \
              OK\r\nContent-Length: 2\r\n\r\nok!",
         );
-        let head = take_response_head(&mut buffer, false, false).unwrap().unwrap();
+        let head = take_response_head(&mut buffer, false, false, Sender::Proxied).unwrap().unwrap();
         assert_eq!(
             (head.status.as_u16(), head.decoder, head.keep_alive),
             (200, Decoder::Length(2), true)
@@ -483,7 +509,7 @@ mod tests {
         let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
         assert_eq!(error(switching), WireError::Upgrade);
         let mut buffer = BytesMut::from(switching);
-        let head = take_response_head(&mut buffer, false, true).unwrap().unwrap();
+        let head = take_response_head(&mut buffer, false, true, Sender::Proxied).unwrap().unwrap();
         assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
         assert_eq!(
@@ -495,11 +521,31 @@ mod tests {
     #[test]
     fn fields_of_the_connection_do_not_pass_and_repeats_do() {
         let text = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nServer: uvicorn\r\n\
-            Date: x\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 3\r\n\r\n";
+            Date: x\r\nLink: a\r\nlink: b\r\nContent-Length: 3\r\n\r\n";
         let head = head(text).unwrap().unwrap();
         assert_eq!(head.headers.len(), 2);
-        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(head.headers.get_all("link").iter().count(), 2);
         assert_eq!(head.content_length, Some(3));
+        assert!(head.withheld.is_empty());
+    }
+
+    #[test]
+    fn what_is_withheld_is_named_and_the_engines_id_has_another_name() {
+        let text = "HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nX-Request-Id: 1\r\nRequest-Id: 2\r\n\
+            Content-Type: text/plain\r\nX-Mine: 3\r\nContent-Length: 0\r\n\r\n";
+        for (added, passing, withheld) in [
+            (vec![], 2, vec!["set-cookie", "x-mine"]),
+            (vec!["x-mine".to_owned(), "set-cookie".to_owned()], 3, vec!["set-cookie"]),
+        ] {
+            let sender = Sender::Engine(&added);
+            let mut buffer = BytesMut::from(text);
+            let head = take_response_head(&mut buffer, false, false, sender).unwrap().unwrap();
+            assert_eq!(head.withheld, withheld);
+            assert_eq!(
+                (head.headers.len(), &head.headers["x-upstream-request-id"]),
+                (passing, &HeaderValue::from_static("1"))
+            );
+        }
     }
 
     #[test]
@@ -510,7 +556,9 @@ mod tests {
             assert!(head.decoder.is_done());
         }
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
-        let head = take_response_head(&mut BytesMut::from(text), true, false).unwrap().unwrap();
+        let head = take_response_head(&mut BytesMut::from(text), true, false, Sender::Proxied)
+            .unwrap()
+            .unwrap();
         assert!(head.decoder.is_done());
     }
 

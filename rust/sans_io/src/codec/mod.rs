@@ -7,5 +7,6 @@ pub mod inflate;
 pub mod json;
 pub mod multipart;
 pub mod percent;
+pub mod response_fields;
 pub mod splice;
 pub mod sse;

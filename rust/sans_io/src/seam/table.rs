@@ -40,6 +40,8 @@ pub struct ModelEntry {
     /// Further names and paths that its engines call it by, and that no client may see, in errors
     /// neither.
     pub redacted_names: Vec<String>,
+    /// Fields of its engines' responses that reach clients, beside those that all do. In any case.
+    pub response_headers: Vec<String>,
     /// Administrative paths: 404 through the generic proxy, whatever the key. Each also covers what
     /// lies below it.
     pub proxy_denied: Vec<String>,

@@ -158,6 +158,8 @@ pub struct Metrics {
     /// Responses that engines compressed although they were asked not to, so that they passed
     /// unread.
     pub encoded_responses: AtomicU64,
+    /// Fields of engines' responses that did not pass to clients.
+    pub withheld_fields: AtomicU64,
     /// Records that were lost since the start.
     pub records_dropped: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],

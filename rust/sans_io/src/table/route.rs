@@ -28,6 +28,9 @@ pub struct Model {
     pub stream_usage: bool,
     /// Further names of its engines for it, which no client may see.
     pub redacted_names: Vec<String>,
+    /// Fields of its engines' responses that reach clients, beside those that all do. In lower
+    /// case.
+    pub response_headers: Vec<String>,
     /// The paths that the generic proxy may reach.
     pub proxy_paths: ProxyPaths,
     /// Limits of requests to its engines, in place of the server's.

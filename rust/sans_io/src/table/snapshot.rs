@@ -211,6 +211,11 @@ fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Mode
         served_name: entry.served_name.into(),
         stream_usage: entry.stream_usage,
         redacted_names: entry.redacted_names,
+        response_headers: entry
+            .response_headers
+            .into_iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
         timeouts: entry.timeouts,
         max_in_flight: entry.max_in_flight,
         proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),

@@ -186,6 +186,17 @@ WRONG_FILES = [
     ),
     (THEIRS + 'source = "local_path"\n', 5, "somebody else runs it. Remove it."),
     (THEIRS + 'served_name = ""\n', 5, "`served_name` is empty."),
+    (
+        THEIRS + 'response_headers = ["x-mine", "a b"]\n',
+        5,
+        "`a b` is no name of a header field.",
+    ),
+    (
+        THEIRS + 'response_headers = ["Set-Cookie"]\n',
+        5,
+        "`Set-Cookie` never passes from an engine to clients",
+    ),
+    (OURS + 'response_headers = ["X-Accel-Redirect"]\n', 6, "Remove it."),
     # Addresses.
     ('[[models]]\nname = "a"\nbackend = "external"\n', 1, "The external model `a` has no `urls`."),
     (THEIRS.replace("http://127.0.0.1:1", "https://h:1"), 4, "https:// is not supported yet."),
