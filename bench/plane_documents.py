@@ -17,6 +17,7 @@ SERVED_NAME = "Qwen/Qwen3-8B"
 def configuration() -> dict[str, Any]:
     """A `DataPlaneConfig` as the server makes it by default, every field written out."""
     return {
+        "host": "127.0.0.1",
         "workers": 1,
         "control_socket": None,
         "spool_folder": tempfile.gettempdir(),
@@ -60,6 +61,8 @@ def configuration() -> dict[str, Any]:
         },
         "log_level": "info",
         "log_format": "text",
+        "trusted_proxies": [],
+        "allowed_hosts": [],
         "tls": None,
         "responses_kept": 65_536,
     }

@@ -216,7 +216,7 @@ def build(
     chunk: int | None = None,
 ) -> bytes:
     """A request's bytes. `body`: bytes, or a document for JSON; `chunk`: the size of its chunks."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: router.test"]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
     lines += [f"{name}: {value}" for name, value in headers or []]

@@ -279,6 +279,27 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tls_key: Annotated[
         Path | None, Meta(description="a PEM file: the certificate's private key")
     ] = None
+    trusted_proxies: Annotated[
+        list[Name],
+        Meta(
+            max_length=256,
+            description="proxies in front whose X-Forwarded-For, -Proto and -Host are believed: "
+            "addresses, networks such as 10.0.0.0/8, and `unix`",
+        ),
+    ] = []
+    """`unix` is every client of a Unix socket."""
+    allowed_hosts: Annotated[
+        list[Name],
+        Meta(
+            max_length=256,
+            description="further hosts that requests without a key may be for; `*.example` is any "
+            "below it, `*` any at all",
+        ),
+    ] = []
+    """Known anyway: the names and addresses of the loopback interface, and `host`.
+
+    Checked where the server listens on loopback addresses alone, or where this lists any.
+    """
     server_timing: Annotated[
         bool,
         Meta(

@@ -96,6 +96,8 @@ class DataPlaneConfig(Document):
     What `Settings` has, too, holds until the first reload.
     """
 
+    host: str
+    """The host to listen on, as it was written: a name that requests may be for."""
     workers: int
     """Worker threads; 0 counts as 1."""
     control_socket: str | None
@@ -113,6 +115,10 @@ class DataPlaneConfig(Document):
     log_level: LogLevel
     """The least urgent lines that are written. It and the format hold for the process."""
     log_format: LogFormat
+    trusted_proxies: list[str]
+    """The proxies in front whose forwarding fields are believed."""
+    allowed_hosts: list[str]
+    """Further hosts that requests without a key may be for."""
     tls: Tls | None
     """None: the TCP listeners speak plain HTTP."""
     responses_kept: int

@@ -22,6 +22,7 @@ def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> Dat
     their model.
     """
     return DataPlaneConfig(
+        host=server.host,
         workers=server.worker_count(),
         control_socket=str(control_socket),
         spool_folder=str(spool),
@@ -31,6 +32,8 @@ def plane_config(server: ServerConfig, control_socket: Path, spool: Path) -> Dat
         response_extras=response_extras(server),
         log_level=server.log_level,
         log_format=server.log_format,
+        trusted_proxies=server.trusted_proxies,
+        allowed_hosts=server.allowed_hosts,
         tls=tls(server),
         responses_kept=RESPONSES_KEPT,
     )

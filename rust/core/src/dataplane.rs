@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -14,11 +15,12 @@ use crate::{
     client::tls::{Tls, TlsError},
     published::{Published, Settings},
     server::listener::{self, Listener},
-    shared::{LoadedParts, Shared},
+    shared::{LoadedParts, Shared, UNIX_PEER},
     telemetry,
 };
 use sans_io::{
-    api::cors::CorsError,
+    api::{browser::KnownHosts, cors::CorsError},
+    codec::forwarding::{ProxyError, TrustedProxies},
     seam::{
         self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
         ShapeError, Started, Stats, read,
@@ -50,6 +52,9 @@ pub enum DataPlaneError {
     /// CORS rules that cannot be used.
     #[error(transparent)]
     Cors(#[from] CorsError),
+    /// A proxy that is no address.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// A table that cannot be used, or the socket of the management API.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -82,6 +87,8 @@ impl DataPlane {
             control_plane: config.control_socket.as_deref().map(control_plane).transpose()?,
             tls: config.tls.as_ref().map(Tls::load).transpose()?,
             settings: settings_at_start(&config)?,
+            trusted_proxies: trusted_proxies(&config)?,
+            known_hosts: known_hosts(&config, &listeners),
         };
         let workers = config.workers.max(1);
         let shared = Shared::new(config, parts).map_err(DataPlaneError::EventDescriptor)?;
@@ -229,6 +236,24 @@ fn settings_at_start(config: &DataPlaneConfig) -> Result<Settings, CorsError> {
         cors: config.cors.clone(),
         response_extras: config.response_extras,
     })
+}
+
+/// The proxies in front that are believed; None: none is listed.
+fn trusted_proxies(config: &DataPlaneConfig) -> Result<Option<TrustedProxies>, ProxyError> {
+    let proxies = TrustedProxies::new(&config.trusted_proxies, UNIX_PEER)?;
+    Ok((!proxies.is_empty()).then_some(proxies))
+}
+
+/// The hosts that requests without a key may be for. None: any, since others than this machine's
+/// own clients are meant to come, and no host is listed.
+fn known_hosts(config: &DataPlaneConfig, listeners: &[Listener]) -> Option<KnownHosts> {
+    let is_local = |address: String| {
+        address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
+            || address.starts_with("unix:")
+    };
+    let all_local = listeners.iter().map(Listener::address).all(is_local);
+    let checks = all_local || !config.allowed_hosts.is_empty();
+    checks.then(|| KnownHosts::new(&config.host, &config.allowed_hosts))
 }
 
 /// Serialises a document. It cannot fail: our own documents hold numbers, text and lists.

@@ -18,6 +18,8 @@ use crate::{
     records::Records,
 };
 use sans_io::{
+    api::browser::KnownHosts,
+    codec::forwarding::TrustedProxies,
     seam::{DataPlaneConfig, Event, Limits, Timeouts},
     table::{IdleListener, Instance, Keys, Metrics, ResponseOwners, Table},
 };
@@ -58,6 +60,10 @@ pub(crate) struct Shared {
     pub(crate) responses: ResponseOwners,
     /// The certificate of TCP listeners; None: they speak plain HTTP.
     pub(crate) tls: Option<Tls>,
+    /// None: the forwarding fields of nobody are believed.
+    pub(crate) trusted_proxies: Option<TrustedProxies>,
+    /// The hosts that requests without a key may be for; None: any.
+    pub(crate) known_hosts: Option<KnownHosts>,
     /// Client connections for which there are descriptors.
     default_budget: usize,
     /// Open connections of each client's address.
@@ -84,6 +90,10 @@ pub(crate) struct LoadedParts {
     pub(crate) tls: Option<Tls>,
     /// The settings that a reload can change.
     pub(crate) settings: Settings,
+    /// The proxies in front.
+    pub(crate) trusted_proxies: Option<TrustedProxies>,
+    /// The hosts that requests without a key may be for.
+    pub(crate) known_hosts: Option<KnownHosts>,
 }
 
 impl Shared {
@@ -103,6 +113,8 @@ impl Shared {
             records,
             responses: ResponseOwners::new(config.responses_kept),
             tls: parts.tls,
+            trusted_proxies: parts.trusted_proxies,
+            known_hosts: parts.known_hosts,
             default_budget: default_budget(),
             addresses: Addresses::default(),
             workers: AtomicUsize::new(0),

@@ -264,7 +264,8 @@ fn the_management_api_learns_that_its_client_speaks_tls() {
     let plane =
         Plane::builder().with(fields(&files)).with(json!({"control_socket": socket})).start();
     let mut client = connect(&plane, &files);
-    client.write(b"GET /v2/models HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: gopher\r\n\r\n");
+    client
+        .write(b"GET /v2/models HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-Proto: gopher\r\n\r\n");
     assert_eq!(client.response().status, 200);
     let head = reported.recv_timeout(PATIENCE).unwrap();
     assert!(

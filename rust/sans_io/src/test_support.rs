@@ -31,6 +31,7 @@ pub fn change(document: &mut Value, changes: Value) {
 /// A `DataPlaneConfig`: one worker, everything else as the configuration has it by default.
 pub fn config() -> Value {
     json!({
+        "host": "127.0.0.1",
         "workers": 1,
         "control_socket": null,
         "spool_folder": std::env::temp_dir(),
@@ -59,6 +60,8 @@ pub fn config() -> Value {
         },
         "log_level": "off",
         "log_format": "text",
+        "trusted_proxies": [],
+        "allowed_hosts": [],
         "tls": null,
         "responses_kept": 1024,
     })

@@ -20,6 +20,8 @@ RESTART = {
     "port",
     "data_dir",
     "workers",
+    "trusted_proxies",
+    "allowed_hosts",
     "tls_certificate",
     "tls_key",
     "log_level",

@@ -81,8 +81,8 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
 def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(examples) == 2
-    first, second = (load_config(write(tmp_path, example), {}, {}) for example in examples)
+    assert len(examples) == 3
+    first, second, third = (load_config(write(tmp_path, example), {}, {}) for example in examples)
     assert [route.name for route in first.all_routes()] == [
         "smollm2",
         "remote",
@@ -90,6 +90,7 @@ def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
         "careful",
     ]
     assert second.server.tls_key == tmp_path / "privkey.pem"
+    assert third.server.trusted_proxies == ["127.0.0.1"]
 
 
 def test_without_a_file_the_embedded_model_runs() -> None:
@@ -325,7 +326,7 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
     assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 35
+    assert len(names) == len(SETTINGS) == 37
     assert all(setting.help for setting in SETTINGS)
 
 
@@ -351,6 +352,8 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "credentials": ("1", "true"),
     "log_level": ("debug", '"debug"'),
     "log_format": ("json", '"json"'),
+    "trusted_proxies": ("10.0.0.0/8, unix", '["10.0.0.0/8", "unix"]'),
+    "allowed_hosts": ("a.example,*.b,[::1],::2", '["a.example", "*.b", "[::1]", "::2"]'),
     "origins": ("http://a, https://b:1", '["http://a", "https://b:1"]'),
     "methods": ("GET,POST", '["GET", "POST"]'),
     "headers": ("X-A", '["X-A"]'),
@@ -429,6 +432,14 @@ def test_an_empty_variable_counts_as_not_set() -> None:
             "`--server-timing` must be true or false, but it is the text `maybe`.",
         ),
         ("--cors-origins", "https://a,b", "`b` is no origin."),
+        ("--trusted-proxies", "::1,proxy", "`proxy` is no proxy's address. Write an address"),
+        ("--trusted-proxies", "10.0.0.0/33", "`10.0.0.0/33` is no proxy's address."),
+        ("--trusted-proxies", "10.0.0.1/8", "Write `10.0.0.0/8` for the network, or `10.0.0.1`"),
+        ("--trusted-proxies", "10.0.0.0/255.0.0.0", "cannot be read. Write it as `10.0.0.0/8`."),
+        ("--trusted-proxies", "fe80::1%eth0", "`fe80::1%eth0` is no proxy's address."),
+        ("--allowed-hosts", "https://a", "`https://a` is no host. Write a name such as"),
+        ("--allowed-hosts", "a:80", "`a:80` is no host."),
+        ("--allowed-hosts", "a,*b", "`*b` is no host."),
         (
             "--data-dir",
             "~nobody-of-this-name/x",

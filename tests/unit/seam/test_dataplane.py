@@ -32,6 +32,7 @@ KEY = "seam-test-key-of-enough-length"
 SALT = "00ff"
 
 CONFIG = DataPlaneConfig(
+    host="localhost",
     workers=2,
     control_socket="/nonexistent/api.sock",
     timeouts=TimeoutsConfig(
@@ -77,6 +78,8 @@ CONFIG = DataPlaneConfig(
     responses_kept=5,
     log_level="warn",
     log_format="json",
+    trusted_proxies=["10.0.0.0/8", "unix"],
+    allowed_hosts=["a.example"],
 )
 TLS = documents.Tls(certificate="/nonexistent/certificate.pem", key="/nonexistent/key.pem")
 INSTANCE = documents.InstanceEntry(

@@ -1,7 +1,8 @@
-"""Rules of `[server]` that its types cannot say: the host, paths, times, TLS and CORS."""
+"""Rules of `[server]` that its types cannot say: host, paths, times, TLS, proxies, CORS."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -22,6 +23,8 @@ _SHORTEST_KEEP_ALIVE = 1.0
 _SHORTEST_TIMEOUT = 0.01
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 """An origin as browsers write it: in lower case, without a path (RFC 6454, 6.2)."""
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9._-]+", re.ASCII)
+"""A name, all below a name, or an IPv4 address."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 """A method or the name of a header (RFC 9110, 5.6.2)."""
 
@@ -40,6 +43,16 @@ def check_server(server: ServerConfig) -> Iterator[RuleBroken]:
     yield from _check_host(server.host)
     yield from _check_paths(server)
     yield from _check_durations(server)
+    for index, proxy in enumerate(server.trusted_proxies):
+        if problem := _proxy_problem(proxy):
+            yield RuleBroken(("server", "trusted_proxies", index), f"{quoted(proxy)} {problem}")
+    for index, host in enumerate(server.allowed_hosts):
+        if not _HOST.fullmatch(host) and not _is_ipv6(host):
+            yield RuleBroken(
+                ("server", "allowed_hosts", index),
+                f"{quoted(host)} is no host. Write a name such as `llm.example` or `*.example`, or "
+                "an address, without scheme, port and path; or `*` for any.",
+            )
     yield from _check_cors(("server", "cors"), server.cors)
 
 
@@ -85,6 +98,39 @@ def _check_paths(server: ServerConfig) -> Iterator[RuleBroken]:
     for name in ("data_dir", "tls_certificate", "tls_key"):
         if not is_utf8(getattr(server, name)):
             yield RuleBroken(("server", name), not_utf8(f"`{name}`"))
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return "%" not in host
+
+
+def _proxy_problem(text: str) -> str | None:
+    """The mistake in an entry of `trusted_proxies`, and what to write; None when it has none."""
+    if text == "unix":
+        return None
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        network = None
+    # Python would take a zone (`fe80::1%eth0`), which no client's address has.
+    if network is None or "%" in text:
+        return (
+            "is no proxy's address. Write an address (`192.0.2.7`), a network (`10.0.0.0/8`), or "
+            "`unix` for clients of a Unix socket."
+        )
+    address = text.partition("/")[0]
+    if "." in text.partition("/")[2]:
+        return f"cannot be read. Write it as `{network.network_address}/{network.prefixlen}`."
+    if ipaddress.ip_address(address) != network.network_address:
+        return (
+            f"is an address within a network, and it is not clear which of them is meant. Write "
+            f"`{network}` for the network, or `{address}` for the address."
+        )
+    return None
 
 
 def _check_cors(path: KeyPath, cors: CorsConfig) -> Iterator[RuleBroken]:

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use crate::{
     client::io::ClientWatch,
     published::Settings,
-    request::{context::RequestContext, rejections},
+    request::{browser, context::RequestContext, rejections},
     shared::Shared,
 };
 use sans_io::{
@@ -19,16 +19,24 @@ use sans_io::{
 };
 
 /// Identifies the caller of an inference request. 503 before the first table is published; else
-/// see [`Caller::identify`].
+/// see [`Caller::identify`], and [`browser::check`] for a caller without a good key.
 pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<Caller, ApiError> {
     if context.table().version == 0 {
         return Err(rejections::starting());
     }
     let caller = Caller::identify(context.shared(), context.table(), &context.parts().headers)?;
     context.accounting.timeline.authenticated();
-    if let Some(key) = caller.key() {
-        context.watch().set_trusted();
-        context.set_key(key);
+    match caller.key() {
+        Some(key) => {
+            context.watch().set_trusted();
+            context.set_key(key);
+        }
+        None => browser::check(
+            context.shared(),
+            context.settings(),
+            context.endpoint(),
+            context.parts(),
+        )?,
     }
     Ok(caller)
 }

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     key_watch::KeyWatch,
     published::{Published, Settings},
-    request::accounting::Accounting,
+    request::{accounting::Accounting, peer::Peer},
     shared::Shared,
     timer::PhaseTimer,
     upstream::upload::Upload,
@@ -32,8 +32,7 @@ pub(crate) struct RequestContext<W> {
     /// The state of routes and settings that the request meets.
     published: Arc<Published>,
     parts: Parts,
-    /// The client's IP address, or `unix`.
-    peer: Rc<str>,
+    peer: Peer,
     endpoint: &'static Endpoint,
     /// The caller's valid key; None: it sent none, or is not known yet.
     key: Option<Arc<Key>>,
@@ -44,7 +43,8 @@ pub(crate) struct RequestContext<W> {
 }
 
 impl<W: ClientWatch> RequestContext<W> {
-    /// A boxed context: stages pass it by value, and would copy it each time.
+    /// A boxed context: stages pass it by value, and would copy it each time. `peer`: the other
+    /// end of the connection, an IP address or `unix`.
     pub(crate) fn new(
         worker: Rc<Worker>,
         published: Arc<Published>,
@@ -54,6 +54,7 @@ impl<W: ClientWatch> RequestContext<W> {
         accounting: Box<Accounting>,
         watch: W,
     ) -> Box<Self> {
+        let peer = Peer::of(&worker.shared, peer, &parts.headers);
         Box::new(Self { worker, published, parts, peer, endpoint, key: None, accounting, watch })
     }
 
@@ -108,8 +109,8 @@ impl<W: ClientWatch> RequestContext<W> {
         &self.parts.method
     }
 
-    /// The client's IP address, or `unix`.
-    pub(crate) fn peer(&self) -> &str {
+    /// The far end of the request.
+    pub(crate) fn peer(&self) -> &Peer {
         &self.peer
     }
 

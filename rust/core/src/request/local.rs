@@ -7,7 +7,8 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
-    request::{admission::Caller, metrics_page, rejections},
+    published::Published,
+    request::{admission::Caller, browser, metrics_page, rejections},
     shared::Shared,
 };
 use sans_io::{
@@ -19,10 +20,11 @@ use sans_io::{
     table::{Route, Table},
 };
 
-/// The response of a local endpoint. Fails with 401, 403, or 404 for a model.
+/// The response of a local endpoint. Fails with 401, 403, 404 for a model, or as
+/// [`browser::check`] does.
 pub(crate) fn respond(
     shared: &Shared,
-    table: &Table,
+    published: &Published,
     local: Local,
     endpoint: &Endpoint,
     parts: &Parts,
@@ -30,18 +32,35 @@ pub(crate) fn respond(
     let query = parts.uri.query().unwrap_or_default();
     Ok(match local {
         Local::ListModels => {
-            let caller = Caller::identify(shared, table, &parts.headers)?;
-            list_models(table, &caller, query)
+            let caller = identify(shared, published, endpoint, parts)?;
+            list_models(published, &caller, query)
         }
         Local::ShowModel => {
-            let caller = Caller::identify(shared, table, &parts.headers)?;
+            let caller = identify(shared, published, endpoint, parts)?;
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
-            show_model(table, &caller, &name, query)?
+            show_model(published, &caller, &name, query)?
         }
         Local::Healthz => text(StatusCode::OK, "ok"),
-        Local::Readyz => readyz(shared, table),
-        Local::Metrics => metrics(shared, table),
+        Local::Readyz => readyz(shared, published),
+        Local::Metrics => {
+            browser::check_unless_keyed(shared, &published.settings, endpoint, parts)?;
+            metrics(shared, published)
+        }
     })
+}
+
+/// The caller of a list of models, of whom less is asked than of one that uses them.
+fn identify(
+    shared: &Shared,
+    published: &Published,
+    endpoint: &Endpoint,
+    parts: &Parts,
+) -> Result<Caller, ApiError> {
+    let caller = Caller::identify(shared, published, &parts.headers)?;
+    if caller.key().is_none() {
+        browser::check(shared, &published.settings, endpoint, parts)?;
+    }
+    Ok(caller)
 }
 
 /// One model, if it is ready and the caller may use it; else it does not exist for the caller.

@@ -38,6 +38,7 @@ pub(crate) fn for_engine<W: ClientWatch>(
     write(&mut head, &[" HTTP/1.1\r\nhost: ", &instance.host, "\r\n"]);
     let with = dispatch.job.for_engine(plan.substitute().is_some());
     headers::put_for_engine(&mut head, &context.parts().headers, with);
+    write_forwarding(&mut head, context);
     write_our_fields(&mut head, context, instance);
     head
 }
@@ -50,10 +51,17 @@ pub(crate) fn for_management<W: ClientWatch>(
     let mut head = BytesMut::with_capacity(CAPACITY);
     let target = context.parts().uri.path_and_query().map_or("/", |target| target.as_str());
     write(&mut head, &[context.method().as_str(), " ", target, " HTTP/1.1\r\n"]);
-    let scheme = context.shared().scheme(context.peer());
-    headers::put_for_control_plane(&mut head, &context.parts().headers, context.peer(), scheme);
+    headers::put_for_control_plane(&mut head, &context.parts().headers);
+    write_forwarding(&mut head, context);
     write_our_fields(&mut head, context, instance);
     head
+}
+
+/// Writes who the client is and by which URL it came, as far as this server knows.
+fn write_forwarding<W: ClientWatch>(head: &mut BytesMut, context: &RequestContext<W>) {
+    let peer = context.peer();
+    let host = peer.host(&context.parts().headers);
+    headers::put_forwarding(head, &peer.address, peer.scheme, host);
 }
 
 /// Writes the instance's credential, and an id of this attempt alone. An engine uses it as the id

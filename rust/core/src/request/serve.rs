@@ -19,7 +19,7 @@ use crate::{
     key_watch::KeyWatch,
     published::Published,
     request::{
-        accounting::Accounting, admission, attempt::Outcome, body::ResponseResult,
+        accounting::Accounting, admission, attempt::Outcome, body::ResponseResult, browser,
         context::RequestContext, find_endpoint, local, management, resolve, respond, retry_loop,
     },
     worker::Worker,
@@ -78,6 +78,8 @@ where
     W: ClientWatch,
 {
     if context.is_management() {
+        let (shared, settings) = (context.shared(), context.settings());
+        browser::check_unless_keyed(shared, settings, context.endpoint(), context.parts())?;
         // The management API checks keys itself.
         return management::forward(context, body).await;
     }

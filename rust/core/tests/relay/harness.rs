@@ -374,7 +374,7 @@ impl Plane {
     /// The `/metrics` page.
     pub(crate) fn metrics(&self) -> String {
         let mut client = self.connect();
-        client.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         String::from_utf8(client.response().body).unwrap()
     }
 

@@ -24,6 +24,8 @@ pub enum Cause {
     Unauthorized,
     /// The key may not use this.
     Forbidden,
+    /// A page of another site has made the request in somebody's browser.
+    CrossSite,
     /// No such path.
     NotFound,
     /// No such route.
@@ -46,6 +48,8 @@ pub enum Cause {
     NotImplemented,
     /// A version of HTTP that this server does not speak.
     VersionNotSupported,
+    /// The request is for another host.
+    Misdirected,
     /// No instance runs.
     Unavailable,
     /// All instances that run have as many requests as they are given.
@@ -62,13 +66,14 @@ impl Cause {
         match self {
             Self::BadRequest => 400,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::CrossSite => 403,
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::TooLarge => 413,
             Self::UriTooLong => 414,
             Self::UnsupportedEncoding => 415,
+            Self::Misdirected => 421,
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
             Self::BadGateway => 502,
@@ -93,6 +98,8 @@ impl Cause {
             | Self::NotFound => ("invalid_request_error", None),
             Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
             Self::Forbidden => ("permission_error", Some("model_not_allowed")),
+            Self::CrossSite => ("permission_error", Some("cross_site_request")),
+            Self::Misdirected => ("invalid_request_error", Some("unknown_host")),
             Self::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
             Self::ResponseNotFound => ("invalid_request_error", Some("response_not_found")),
             Self::UnsupportedEncoding => {
@@ -115,9 +122,10 @@ impl Cause {
             | Self::HeadTooLarge
             | Self::NotImplemented
             | Self::VersionNotSupported
+            | Self::Misdirected
             | Self::UnsupportedEncoding => "invalid_request_error",
             Self::Unauthorized => "authentication_error",
-            Self::Forbidden => "permission_error",
+            Self::Forbidden | Self::CrossSite => "permission_error",
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "not_found_error",
             Self::TooLarge => "request_too_large",
             Self::Unavailable | Self::Overloaded => "overloaded_error",
@@ -131,7 +139,8 @@ impl Cause {
         match self {
             Self::BadRequest => "BadRequest",
             Self::Unauthorized => "Unauthorized",
-            Self::Forbidden => "Forbidden",
+            Self::Forbidden | Self::CrossSite => "Forbidden",
+            Self::Misdirected => "MisdirectedRequest",
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "NotFound",
             Self::UnsupportedEncoding => "UnsupportedMediaType",
             Self::MethodNotAllowed => "MethodNotAllowed",

@@ -3,6 +3,8 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::codec::forwarding::is_forwarding;
+
 /// Whether a field belongs to one connection only (RFC 9110 7.6.1). `Connection` may name more.
 pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     matches!(
@@ -22,7 +24,7 @@ pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
 
 /// Whether a field of a client's request is withheld from engines: framing and host are made anew,
 /// credentials and cookies are ours, `Expect` was met here, bodies are asked for unencoded,
-/// and GPUStack's internal names are not a client's to set.
+/// and GPUStack's internal names are not a client's to set. (Forwarding fields stop here, too.)
 fn stops_here(name: &[u8]) -> bool {
     matches!(
         name,
@@ -92,6 +94,7 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
         let bytes = name.as_str().as_bytes();
         let stops = is_hop_by_hop(bytes)
             || stops_here(bytes)
+            || is_forwarding(bytes)
             || with.decoded && name == header::CONTENT_ENCODING
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
@@ -153,25 +156,29 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Writes the client's fields that pass to the management API, the credential included, since it
-/// authenticates by itself. Forwarding fields of the client are dropped: `peer` and `scheme` alone
-/// say who the client is.
-pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap, peer: &str, scheme: &str) {
+/// authenticates by itself.
+pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap) {
     let connection = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
         let bytes = name.as_str().as_bytes();
-        let ours = matches!(bytes, b"content-length" | b"expect" | b"x-request-id" | b"forwarded")
-            || bytes.starts_with(b"x-forwarded-")
-            || bytes.starts_with(b"x-gpustack-");
-        let stops =
-            ours || is_hop_by_hop(bytes) || connection && named_by_connection(headers, name);
+        let stops = matches!(bytes, b"content-length" | b"expect" | b"x-request-id")
+            || bytes.starts_with(b"x-gpustack-")
+            || is_forwarding(bytes)
+            || is_hop_by_hop(bytes)
+            || connection && named_by_connection(headers, name);
         if !stops {
             put_field(head, bytes, value.as_bytes());
         }
     }
-    put_field(head, b"x-forwarded-for", peer.as_bytes());
+}
+
+/// Writes who a client is (its address) and by which URL it came, in place of the forwarding fields
+/// that it sent.
+pub fn put_forwarding(head: &mut BytesMut, client: &str, scheme: &str, host: Option<&[u8]>) {
+    put_field(head, b"x-forwarded-for", client.as_bytes());
     put_field(head, b"x-forwarded-proto", scheme.as_bytes());
-    if let Some(host) = headers.get(header::HOST) {
-        put_field(head, b"x-forwarded-host", host.as_bytes());
+    if let Some(host) = host {
+        put_field(head, b"x-forwarded-host", host);
     }
 }
 
@@ -203,6 +210,15 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
 /// Whether the body is a stream of server-sent events, by its media type.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const KIND: &[u8] = b"text/event-stream";
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes().trim_ascii_start();
+        value.get(..KIND.len()).is_some_and(|start| start.eq_ignore_ascii_case(KIND))
+    })
+}
+
+/// Whether the body is a form of parts, by its media type.
+pub fn is_multipart(headers: &HeaderMap) -> bool {
+    const KIND: &[u8] = b"multipart/";
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let value = value.as_bytes().trim_ascii_start();
         value.get(..KIND.len()).is_some_and(|start| start.eq_ignore_ascii_case(KIND))
@@ -254,6 +270,9 @@ mod tests {
             ("accept-encoding", "gzip"),
             ("content-type", "application/json"),
             ("traceparent", "00-1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
         ]);
         assert_eq!(
             seen,

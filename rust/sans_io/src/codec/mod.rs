@@ -1,6 +1,7 @@
 //! Formats: bytes in, values out. Knows no API and no table.
 
 pub(crate) mod adapters;
+pub mod forwarding;
 pub mod headers;
 pub mod http1;
 pub mod inflate;

@@ -11,6 +11,9 @@ use crate::seam::seconds;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataPlaneConfig {
+    /// The host to listen on, as it was written. The listeners decide; it is only a name that
+    /// requests may be for.
+    pub host: String,
     /// Worker threads; 0 counts as 1.
     pub workers: usize,
     /// The Unix socket where the management API listens: it gets every path that is neither
@@ -31,6 +34,11 @@ pub struct DataPlaneConfig {
     pub log_level: LogLevel,
     /// The form of the lines.
     pub log_format: LogFormat,
+    /// The proxies in front whose forwarding fields are believed: addresses, networks such as
+    /// `10.0.0.0/8`, and `unix` for clients of a Unix socket.
+    pub trusted_proxies: Vec<String>,
+    /// Further hosts that requests without a key may be for: `*` is any, `*.example` any below it.
+    pub allowed_hosts: Vec<String>,
     /// The TCP listeners' certificate; None: they speak plain HTTP.
     #[serde(deserialize_with = "Option::deserialize")]
     pub tls: Option<Tls>,
