@@ -1,7 +1,7 @@
 //! What a client is told where an engine, the way to it or this server fails, and where something
 //! that was named is not there: the text of each such error. (`respond` has the one for an engine's
 //! error without a text.) A rule that a request breaks is worded where it is checked: `head`,
-//! `admission`, `resolve`, `upstream::intake` and `scan`.
+//! `admission`, `browser`, `resolve`, `upstream::intake` and `scan`.
 
 use http::Method;
 
