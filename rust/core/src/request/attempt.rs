@@ -98,7 +98,7 @@ pub(crate) struct Attempt<'a> {
 pub(crate) struct Outgoing<'a> {
     /// The head without its framing.
     pub(crate) head: BytesMut,
-    /// The changes in the client's body.
+    /// The changes in the client's body. `substitute`: another in its place.
     pub(crate) changes: Changes<'a>,
     /// Whether the request asks for a WebSocket.
     pub(crate) upgrade: bool,
@@ -125,7 +125,7 @@ where
         Ok(translation) => translation,
         Err(error) => return Err((error.into(), upload)),
     };
-    let plan = Plan::new(dispatch.job.inference(), &dispatch.route, target, translation);
+    let mut plan = Plan::new(dispatch.job.inference(), &dispatch.route, target, translation);
     // An engine may close an idle connection at the moment when a request is sent on it, and nobody
     // knows whether it has read the request. So one that must not be sent twice gets a new one.
     let fresh = fresh || !dispatch.job.is_retryable() && !context.method().is_safe();
@@ -137,7 +137,8 @@ where
     };
     let head = outbound_head::for_engine(context, lease.instance(), dispatch, &plan);
     let upgrade = dispatch.job.is_websocket();
-    let request = Outgoing { head, changes: changes(&plan), upgrade, limits };
+    let substitute = plan.take_substitute();
+    let request = Outgoing { head, changes: changes(&plan, substitute), upgrade, limits };
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
     let sender = plan.sender(dispatch.job.is_proxy());
@@ -165,13 +166,9 @@ where
     }
 }
 
-/// The changes in the client's body.
-fn changes(plan: &Plan) -> Changes<'_> {
-    Changes {
-        rename: plan.rename(),
-        ask_usage: plan.asks_usage(),
-        substitute: plan.substitute().cloned(),
-    }
+/// The changes in the client's body. `substitute`: another in its place.
+fn changes(plan: &Plan, substitute: Option<Bytes>) -> Changes<'_> {
+    Changes { rename: plan.rename(), ask_usage: plan.asks_usage(), substitute }
 }
 
 /// Sets the id that the relay looks for in the response, and the comments that it adds.
@@ -354,6 +351,8 @@ where
     let first = poll_fn(|polled| relay.poll_piece(polled, timeline)).await.transpose();
     timeline.committed();
     committed.first = first?;
+    // A stream may last for hours, and its request may be large.
+    relay.release_upload();
     debug!(status = committed.head.status.as_u16(), "committed");
     Ok(())
 }

@@ -87,6 +87,11 @@ where
         self.exchange.into_upload()
     }
 
+    /// Frees the client's body: no attempt follows.
+    pub(crate) fn release_upload(&mut self) {
+        self.exchange.release_upload();
+    }
+
     /// The next bytes for the client; None at the end. Fails as [`Exchange::poll_data`] does, with
     /// `ConnectionLost` (a stream without its end mark) or with `Unusable`. Bytes that the
     /// transform holds back are lost then.

@@ -315,6 +315,15 @@ impl<B> Exchange<B> {
         &self.upload
     }
 
+    /// Frees what is held of the request's body: the response has begun for the client, so that no
+    /// attempt follows. (Nothing more of it is sent behind the response's head.)
+    pub(crate) fn release_upload(&mut self) {
+        self.upload.release();
+        if let Some(active) = &mut self.active {
+            active.queue = OutQueue::default();
+        }
+    }
+
     /// The instance that responds.
     pub(crate) fn instance(&self) -> &Instance {
         &self.slot.instance

@@ -243,6 +243,12 @@ impl<B> Intake<B> {
         };
     }
 
+    /// Frees the file and the decoder: nothing more is received.
+    pub(super) fn release(&mut self) {
+        self.stage = Stage::Streaming;
+        self.decoding = None;
+    }
+
     /// The bytes received so far, decoded.
     pub(super) fn received(&self) -> u64 {
         self.received

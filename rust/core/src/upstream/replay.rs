@@ -86,6 +86,12 @@ impl Replay {
         self.retained = Retained::Unsent;
     }
 
+    /// Drops everything: no attempt follows, and this one sends no more.
+    pub(super) fn clear(&mut self) {
+        self.pieces = VecDeque::new();
+        self.retained = Retained::Unsent;
+    }
+
     /// Whether an attempt could send all of the body.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.retained, Retained::All { .. }) || self.position == 0

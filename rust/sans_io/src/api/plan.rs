@@ -140,7 +140,7 @@ impl Plan {
             && self.target.model.stream_usage
     }
 
-    /// The body in place of the client's; None: the client's is sent.
+    /// The body in place of the client's; None: the client's is sent, or it was taken.
     pub fn substitute(&self) -> Option<&Bytes> {
         self.translation.as_ref()?.body.as_ref()
     }
@@ -149,6 +149,11 @@ impl Plan {
     /// is the generic proxy's.
     pub fn sender(&self, proxied: bool) -> Sender<'_> {
         if proxied { Sender::Proxied } else { Sender::Engine(&self.target.model.response_headers) }
+    }
+
+    /// Takes that body, so that it is freed as it is sent.
+    pub fn take_substitute(&mut self) -> Option<Bytes> {
+        self.translation.as_mut()?.body.take()
     }
 
     /// The transformation of the response with this head. `events`: it is an event stream.
