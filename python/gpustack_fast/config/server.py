@@ -77,7 +77,10 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 1800.0
     idle: Annotated[
         Seconds,
-        Meta(description="from one piece of an engine's response to the next", extra=_RELOADED),
+        Meta(
+            description="from one piece or whole frame of an engine's response to the next",
+            extra=_RELOADED,
+        ),
     ] = 1800.0
     tcp_keepalive_idle: Annotated[
         KeepaliveSeconds,

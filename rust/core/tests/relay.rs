@@ -501,3 +501,70 @@ fn a_request_with_two_hosts_is_rejected() {
     assert_eq!(client.response().status, 400);
     assert_eq!(engine.connections(), 0);
 }
+
+/// An engine that reads a request, says `first`, and then `again` for ever, at short intervals.
+fn trickling(first: &'static str, again: &'static [u8]) -> Engine {
+    Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(first.as_bytes()).unwrap();
+        while stream.write_all(again).is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+#[test]
+fn bytes_that_are_no_whole_frame_do_not_stop_the_first_frame_clock() {
+    // Neither fields of a head without an end nor bytes of a frame without one.
+    for (first, again) in
+        [("HTTP/1.1 200 OK\r\n", &b"x: y\r\n"[..]), (STREAM_HEAD, &b"1\r\nd\r\n"[..])]
+    {
+        let engine = trickling(first, again);
+        let timeouts = json!({"timeouts": {"first_frame": 0.3}});
+        let plane = Plane::builder().engines(&[&engine]).with(timeouts).start();
+        let response = plane.ask(BODY);
+        assert_eq!(response.status, 504, "{first}");
+        plane.assert_idle();
+    }
+}
+
+#[test]
+fn a_frame_without_an_end_meets_the_idle_limit() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\n")).unwrap();
+        while stream.write_all(&chunk(b"d")).is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let timeouts = json!({"timeouts": {"idle": 0.3}});
+    let plane = Plane::builder().engines(&[&engine]).with(timeouts).start();
+    let response = plane.ask(BODY);
+    let frames = events(&response.body);
+    assert_eq!(frames[0], "data: 1");
+    assert!(frames[1].contains("idle timeout"), "{frames:?}");
+    plane.assert_idle();
+}
+
+#[test]
+fn an_engine_may_send_some_interim_heads_and_not_without_end() {
+    const INTERIM: &str = "HTTP/1.1 102 Processing\r\n\r\n";
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let interim = INTERIM.repeat(request.number("\"seed\":"));
+            stream.write_all(interim.as_bytes()).unwrap();
+            stream.write_all(&json_response("{}")).unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    assert_eq!(plane.ask(r#"{"model":"m","seed":8}"#).status, 200);
+    let refused = plane.ask(r#"{"model":"m","seed":9}"#);
+    assert_eq!(refused.status, 502);
+    assert!(String::from_utf8_lossy(&refused.body).contains("more than 8 interim"));
+
+    let endless = trickling("", INTERIM.as_bytes());
+    let plane = Plane::builder().engines(&[&endless]).start();
+    assert_eq!(plane.ask(BODY).status, 502);
+    plane.assert_idle();
+}

@@ -45,11 +45,12 @@ enum Response {
 
 fn read_response(response: &[u8], size: usize, to_head_request: bool) -> Response {
     let mut buffer = BytesMut::new();
-    let mut read = 0;
+    let (mut read, mut interim) = (0, 0);
     for piece in response.chunks(size) {
         buffer.extend_from_slice(piece);
         read += piece.len();
-        match take_response_head(&mut buffer, to_head_request, false, Sender::Proxied) {
+        match take_response_head(&mut buffer, to_head_request, false, Sender::Proxied, &mut interim)
+        {
             Err(error) => return Response::BrokenHead(error),
             Ok(None) => {}
             Ok(Some(head)) => {

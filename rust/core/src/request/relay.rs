@@ -142,6 +142,9 @@ where
                 return Poll::Ready(Some(Err(TransformError::Incomplete.into())));
             }
             let piece = self.transform_piece(data, done, timeline)?;
+            if self.transform.ended_frame() {
+                self.exchange.note_frame();
+            }
             // Before the last piece goes out, so that the client's next request finds it pooled.
             if done {
                 self.exchange.finish(&self.pool);

@@ -60,8 +60,11 @@ pub(crate) struct Exchange<B> {
     /// None: the exchange has ended.
     active: Option<Active>,
     started: Instant,
-    /// The last progress in either direction, from which all limits count.
+    /// The last progress, from which all limits count: bytes of the request that moved, and then
+    /// what `note_frame` says of the response.
     moved: Instant,
+    /// Whether a frame of the response has come, so that the next one is waited for.
+    framed: bool,
     limits: Timeouts,
     timer: PhaseTimer,
     delivery: DeliveryWatch,
@@ -75,6 +78,8 @@ struct Active {
     queue: OutQueue,
     sending: Sending,
     receiving: Receiving,
+    /// Interim responses so far.
+    interim: u8,
 }
 
 /// The request's progress.
@@ -113,9 +118,11 @@ where
                 queue,
                 sending: Sending::Open(framing),
                 receiving: Receiving::Silent(expected),
+                interim: 0,
             }),
             started: now,
             moved: now,
+            framed: false,
             timer: PhaseTimer::default(),
             delivery: DeliveryWatch::new(limits.tcp_unacknowledged),
             limits,
@@ -141,10 +148,8 @@ where
                 return Poll::Ready(Ok(head));
             }
             match active.connection.poll_fill(context) {
-                Poll::Ready(Ok(1..)) => {
-                    active.receiving.note_bytes();
-                    self.moved = Instant::now();
-                }
+                // Neither interim heads nor a piece of the final one are what is waited for.
+                Poll::Ready(Ok(1..)) => active.receiving.note_bytes(),
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(self.lost(closed("it closed the connection"))));
                 }
@@ -155,8 +160,8 @@ where
     }
 
     /// Waits for the next piece of the response's body. Only the last piece (`is_done`) may be
-    /// empty. Fails with `ConnectionLost`, `Protocol`, `FirstFrameTimeout` (before the first piece)
-    /// or `IdleTimeout`.
+    /// empty. Fails with `ConnectionLost`, `Protocol`, `FirstFrameTimeout` (before the first
+    /// `note_frame`) or `IdleTimeout`.
     pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         let Some(Active { connection, receiving: Receiving::Body(body), .. }) = &mut self.active
         else {
@@ -167,7 +172,7 @@ where
                 return Poll::Ready(Ok(data));
             }
             match connection.poll_fill(context) {
-                Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
+                Poll::Ready(Ok(1..)) => {}
                 // A body without a length ends so by its framing (RFC 9112 6.3). Whether that was a
                 // death is for the caller to find out.
                 Poll::Ready(Ok(0)) if body.ends_with_connection() => {
@@ -231,9 +236,7 @@ where
     /// Waits while nothing moves. The failure tells which phase has used up its limit.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
         let (limit, failure): (_, fn() -> Failure) = match &self.active {
-            Some(Active { receiving: Receiving::Body(body), .. }) if body.has_begun() => {
-                (self.limits.idle, || Failure::IdleTimeout)
-            }
+            _ if self.framed => (self.limits.idle, || Failure::IdleTimeout),
             // Not the engine's silence: it waits for the client just as we do.
             Some(active) if active.needs_client() && !self.upload.is_whole() => {
                 (self.limits.body, || Failure::BodyTimeout)
@@ -310,6 +313,13 @@ impl<B> Exchange<B> {
         self.active.is_none()
     }
 
+    /// Notes a frame of the response: the limit for the next one counts from now. Bytes that end no
+    /// frame are not noted, so that a frame without an end meets the limit.
+    pub(crate) fn note_frame(&mut self) {
+        self.moved = Instant::now();
+        self.framed = true;
+    }
+
     /// The client's body.
     pub(crate) fn upload(&self) -> &Upload<B> {
         &self.upload
@@ -368,8 +378,8 @@ impl Active {
     fn take_head(&mut self, sender: Sender<'_>) -> Result<Option<ResponseHead>, Failure> {
         let Receiving::Head(expected) = self.receiving else { return Ok(None) };
         let (head_only, upgrade) = (expected == Expected::HeadOnly, expected == Expected::Upgrade);
-        let buffer = &mut self.connection.buffer;
-        let head = http1::take_response_head(buffer, head_only, upgrade, sender)
+        let (buffer, interim) = (&mut self.connection.buffer, &mut self.interim);
+        let head = http1::take_response_head(buffer, head_only, upgrade, sender, interim)
             .map_err(Failure::Protocol)?;
         let Some(head) = head else { return Ok(None) };
         // An engine that has responded, most likely with an error, has no use for the rest.

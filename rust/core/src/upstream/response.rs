@@ -60,20 +60,10 @@ impl Receiving {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     decoder: Decoder,
-    progress: Progress,
+    /// Its last piece was taken.
+    whole: bool,
     /// The engine's limits for the idle connection; None: it must not carry another request.
     reuse: Option<KeepAlive>,
-}
-
-/// The progress of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// None of it was received.
-    Awaited,
-    /// Some of it was.
-    Begun,
-    /// All of it was.
-    Whole,
 }
 
 impl ResponseBody {
@@ -81,7 +71,7 @@ impl ResponseBody {
     pub(super) fn new(head: &ParsedHead) -> Self {
         Self {
             decoder: head.decoder.clone(),
-            progress: Progress::Awaited,
+            whole: false,
             reuse: head.keep_alive.then_some(head.keep_alive_limits),
         }
     }
@@ -95,11 +85,9 @@ impl ResponseBody {
         }
         let piece = self.decoder.decode(buffer)?;
         if piece.done {
-            self.progress = Progress::Whole;
+            self.whole = true;
         } else if piece.data.is_empty() {
             return Ok(None);
-        } else {
-            self.progress = Progress::Begun;
         }
         Ok(Some(piece.data))
     }
@@ -107,19 +95,14 @@ impl ResponseBody {
     /// Notes that the connection has ended. True: by its framing, so has the body.
     pub(super) fn ends_with_connection(&mut self) -> bool {
         if self.is_close_delimited() {
-            self.progress = Progress::Whole;
+            self.whole = true;
         }
         self.is_close_delimited()
     }
 
-    /// Whether a piece of it was taken.
-    pub(super) fn has_begun(&self) -> bool {
-        self.progress != Progress::Awaited
-    }
-
     /// Whether its last piece was taken.
     pub(super) fn is_whole(&self) -> bool {
-        self.progress == Progress::Whole
+        self.whole
     }
 
     /// Whether it ends with its connection (RFC 9112 6.3), so that a death looks like an end.
@@ -142,8 +125,9 @@ mod tests {
     /// The body of a response with this head, and what was read behind the head.
     fn response(text: &str) -> (ResponseBody, BytesMut) {
         let mut buffer = BytesMut::from(text);
-        let head =
-            http1::take_response_head(&mut buffer, false, false, Sender::Proxied).unwrap().unwrap();
+        let head = http1::take_response_head(&mut buffer, false, false, Sender::Proxied, &mut 0)
+            .unwrap()
+            .unwrap();
         (ResponseBody::new(&head), buffer)
     }
 
@@ -152,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_awaited_then_begun_then_whole() {
+    fn a_body_comes_in_pieces_until_it_is_whole() {
         let (mut body, mut buffer) = response("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
         assert_eq!(body.next(&mut buffer), Ok(None));
-        assert!(!body.has_begun() && body.remaining() == Some(4));
+        assert!(!body.is_whole() && body.remaining() == Some(4));
         buffer.extend_from_slice(b"ab");
         assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
-        assert!(body.has_begun() && !body.is_whole() && body.remaining() == Some(2));
+        assert!(!body.is_whole() && body.remaining() == Some(2));
         buffer.extend_from_slice(b"cd");
         assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"cd"))));
         assert!(body.is_whole() && reuse(body).is_some());
@@ -189,7 +173,7 @@ mod tests {
         let (mut body, mut buffer) =
             response("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2");
         assert_eq!(body.next(&mut buffer), Ok(None));
-        assert!(!body.has_begun());
+        assert!(!body.is_whole());
         buffer.extend_from_slice(b"\r\nab\r\n0\r\n\r\n");
         assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::from_static(b"ab"))));
         assert!(body.is_whole());

@@ -24,6 +24,8 @@ const MAX_FIELDS: usize = 128;
 const OWN_FIELDS: usize = 5;
 /// The longest chunk-size line, extensions included, and the longest trailer section.
 const MAX_LINE: usize = 4 * 1024;
+/// The most interim responses (1xx) before the final one.
+const MAX_INTERIM: u8 = 8;
 
 /// A response that breaks HTTP/1.1. Displayed as a clause that goes on "the response": "its head is
 /// not HTTP/1".
@@ -41,6 +43,8 @@ pub enum WireError {
     TransferCoding,
     /// A 101 (switch of protocols) that was not asked for.
     Upgrade,
+    /// More than 8 interim responses (1xx).
+    Interim,
     /// A chunk's size line, or the line end behind its data.
     Chunk,
     /// The trailer section.
@@ -56,6 +60,7 @@ impl fmt::Display for WireError {
             Self::Length => "its Content-Length is doubled or not a plain number",
             Self::TransferCoding => "its Transfer-Encoding is not chunked",
             Self::Upgrade => "it switches protocols without being asked",
+            Self::Interim => "it is preceded by more than 8 interim ones (1xx)",
             Self::Chunk => "a chunk's size or end is malformed",
             Self::Trailer => "its trailer is malformed or larger than 4 KB",
         })
@@ -97,7 +102,8 @@ pub struct ResponseHead {
 }
 
 /// Takes the head of a final response off the front of `buffer`. Interim responses (100, 102, 103)
-/// before it are skipped. None while the head is not whole. `sender` decides which fields pass.
+/// before it are skipped, and counted in `interim`, which is 0 at the response's first byte. None
+/// while the head is not whole. `sender` decides which fields pass.
 ///
 /// With `upgrade` a 101 is final too, and has no body: what follows it in `buffer` is the other
 /// protocol's.
@@ -106,6 +112,7 @@ pub fn take_response_head(
     to_head_request: bool,
     upgrade: bool,
     sender: Sender<'_>,
+    interim: &mut u8,
 ) -> Result<Option<ParsedHead>, WireError> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -129,6 +136,10 @@ pub fn take_response_head(
         }
         if status.is_informational() && !switches {
             buffer.advance(length);
+            *interim += 1;
+            if *interim > MAX_INTERIM {
+                return Err(WireError::Interim);
+            }
             continue;
         }
         let framing = Framing::read(parsed.headers)?;
@@ -450,11 +461,36 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Option<ParsedHead>, WireError> {
-        take_response_head(&mut BytesMut::from(text), false, false, Sender::Proxied)
+        take_response_head(&mut BytesMut::from(text), false, false, Sender::Proxied, &mut 0)
     }
 
     fn error(text: &str) -> WireError {
         head(text).unwrap_err()
+    }
+
+    #[test]
+    fn interim_responses_are_bounded_in_one_read_and_over_many() {
+        let interim = "HTTP/1.1 102 Processing\r\n\r\n";
+        let response = |count| interim.repeat(count) + "HTTP/1.1 204 No Content\r\n\r\n";
+        assert_eq!(head(&response(8)).unwrap().unwrap().status, 204);
+        assert_eq!(error(&response(9)), WireError::Interim);
+        let mut count = 0;
+        for _ in 0..8 {
+            let mut buffer = BytesMut::from(interim);
+            assert!(
+                take_response_head(&mut buffer, false, false, Sender::Proxied, &mut count)
+                    .unwrap()
+                    .is_none()
+            );
+        }
+        let ninth = take_response_head(
+            &mut BytesMut::from(interim),
+            false,
+            false,
+            Sender::Proxied,
+            &mut count,
+        );
+        assert_eq!(ninth.unwrap_err(), WireError::Interim);
     }
 
     #[test]
@@ -463,7 +499,9 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 \
              OK\r\nContent-Length: 2\r\n\r\nok!",
         );
-        let head = take_response_head(&mut buffer, false, false, Sender::Proxied).unwrap().unwrap();
+        let head = take_response_head(&mut buffer, false, false, Sender::Proxied, &mut 0)
+            .unwrap()
+            .unwrap();
         assert_eq!(
             (head.status.as_u16(), head.decoder, head.keep_alive),
             (200, Decoder::Length(2), true)
@@ -509,7 +547,8 @@ mod tests {
         let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
         assert_eq!(error(switching), WireError::Upgrade);
         let mut buffer = BytesMut::from(switching);
-        let head = take_response_head(&mut buffer, false, true, Sender::Proxied).unwrap().unwrap();
+        let head =
+            take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0).unwrap().unwrap();
         assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
         assert_eq!(
@@ -539,7 +578,8 @@ mod tests {
         ] {
             let sender = Sender::Engine(&added);
             let mut buffer = BytesMut::from(text);
-            let head = take_response_head(&mut buffer, false, false, sender).unwrap().unwrap();
+            let head =
+                take_response_head(&mut buffer, false, false, sender, &mut 0).unwrap().unwrap();
             assert_eq!(head.withheld, withheld);
             assert_eq!(
                 (head.headers.len(), &head.headers["x-upstream-request-id"]),
@@ -556,9 +596,10 @@ mod tests {
             assert!(head.decoder.is_done());
         }
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
-        let head = take_response_head(&mut BytesMut::from(text), true, false, Sender::Proxied)
-            .unwrap()
-            .unwrap();
+        let head =
+            take_response_head(&mut BytesMut::from(text), true, false, Sender::Proxied, &mut 0)
+                .unwrap()
+                .unwrap();
         assert!(head.decoder.is_done());
     }
 

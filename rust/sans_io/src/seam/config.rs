@@ -86,7 +86,7 @@ pub struct Timeouts {
     /// byte).
     #[serde(deserialize_with = "seconds::limit")]
     pub first_frame: Option<Duration>,
-    /// From one piece of a response to the next.
+    /// From one piece of a response to the next; in a stream, from one whole frame to the next.
     #[serde(deserialize_with = "seconds::limit")]
     pub idle: Option<Duration>,
     /// The silence of an engine's connection after which its machine is probed.

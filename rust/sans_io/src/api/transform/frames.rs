@@ -128,6 +128,11 @@ impl EventStream {
         !self.frames.raw
     }
 
+    /// Whether the last bytes ended a frame.
+    pub(super) fn ended_frame(&self) -> bool {
+        self.frames.ended_frame
+    }
+
     /// The tokens that the engine counted; None: it has not said.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.edits.usage()
@@ -192,6 +197,8 @@ pub(super) struct FrameBuffer {
     searched: usize,
     /// Inside a frame that is too long to be held back, so that it passes as it comes.
     raw: bool,
+    /// The last bytes ended a frame.
+    ended_frame: bool,
     /// The last frame that passed said that the stream is finished.
     finished: bool,
 }
@@ -216,11 +223,13 @@ impl FrameBuffer {
         {
             self.tail.extend_from_slice(&data.split_off(edge));
             self.searched = self.tail.len();
+            self.ended_frame = true;
             return data;
         }
         self.tail.extend_from_slice(&data);
         let edge =
             if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
+        self.ended_frame = edge.is_some();
         let ready = match edge {
             Some(edge) => {
                 self.raw = false;

@@ -126,6 +126,14 @@ impl Transform {
         matches!(&self.0, Kind::Events(events) if events.at_frame_edge())
     }
 
+    /// Whether the last bytes ended a frame. Of what is no event stream any bytes do.
+    pub fn ended_frame(&self) -> bool {
+        match &self.0 {
+            Kind::Events(events) => events.ended_frame(),
+            _ => true,
+        }
+    }
+
     /// Whether the engine's body was replaced by a JSON document.
     pub fn rewrites_body(&self) -> bool {
         matches!(&self.0, Kind::Document(document) if document.is_rewritten())
