@@ -8,10 +8,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::Instant;
 
 use crate::{
     body_limits::BodyLimits,
@@ -28,6 +29,16 @@ use crate::{
 const CROWDED_FACTOR: usize = 2;
 /// and this number of connections more.
 const CROWDED_MORE: usize = 8;
+/// The longest time for which a page is given out again.
+const PAGE_AGE: Duration = Duration::from_millis(250);
+
+/// A page of this server's own, such as `/metrics`.
+struct Page {
+    /// What the page was made of, besides the state of the server.
+    about: Box<str>,
+    made: Instant,
+    text: Bytes,
+}
 
 /// Connections beyond the budget, which get the probes' paths or a 503.
 const KEPT_PLACES: usize = 16;
@@ -49,6 +60,8 @@ pub(crate) struct Worker {
     date: RefCell<(u64, String)>,
     /// Limits of request bodies.
     pub(crate) body_limits: BodyLimits,
+    /// The last page that was made here.
+    last_page: RefCell<Option<Page>>,
     /// Places of client connections.
     pub(crate) places: Rc<Places>,
     /// Places beyond the budget, for clients that ask how the server is.
@@ -85,6 +98,7 @@ impl Worker {
                 configured: limits,
                 spool_folder: shared.config.spool_folder.as_path().into(),
             },
+            last_page: RefCell::default(),
             places: Rc::default(),
             kept: Rc::default(),
             connections: Cell::new(0),
@@ -99,6 +113,22 @@ impl Worker {
     /// Open client connections of this worker.
     pub(crate) fn connections(&self) -> usize {
         self.connections.get()
+    }
+
+    /// A page of this server's own. While the last one is still being sent to others, and is young,
+    /// it is sent once more: clients that do not read hold one page together. `about`: what the
+    /// page is made of, besides the state of the server.
+    pub(crate) fn page(&self, about: &str, make: impl FnOnce() -> Bytes) -> Bytes {
+        let mut last = self.last_page.borrow_mut();
+        let shared = last.as_ref().filter(|page| {
+            *page.about == *about && !page.text.is_unique() && page.made.elapsed() < PAGE_AGE
+        });
+        if let Some(page) = shared {
+            return page.text.clone();
+        }
+        let text = make();
+        *last = Some(Page { about: about.into(), made: Instant::now(), text: text.clone() });
+        text
     }
 
     /// A random number for balancing and ids, not for secrets.
@@ -215,5 +245,40 @@ impl Drop for Admitted {
         if let Some(address) = self.address {
             worker.shared.addresses.leave(address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sans_io::test_support;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_is_shared_while_it_is_young_and_being_sent() {
+        let config = test_support::config().to_string();
+        let plane = crate::DataPlane::new(config.as_bytes(), vec![]).unwrap();
+        let worker = Worker::new(plane.shared(), &Arc::default(), 1);
+        let made = Cell::new(0);
+        let page = |about: &str| {
+            worker.page(about, || {
+                made.set(made.get() + 1);
+                vec![b'x'; 1_000].into()
+            })
+        };
+        let unread: Vec<_> = (0..100).map(|_| page("metrics")).collect();
+        assert_eq!(made.get(), 1);
+        let _other = page("models");
+        assert_eq!(made.get(), 2, "another page is not this one");
+        drop(unread);
+        let _first = page("metrics");
+        drop(page("metrics"));
+        assert_eq!(made.get(), 3);
+        tokio::time::advance(PAGE_AGE).await;
+        let again = page("metrics");
+        assert_eq!(made.get(), 4, "it is too old");
+        drop(again);
+        drop(page("metrics"));
+        assert_eq!(made.get(), 5, "nobody reads it any more, so the next one is of this moment");
     }
 }

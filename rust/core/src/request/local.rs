@@ -10,6 +10,7 @@ use crate::{
     published::Published,
     request::{admission::Caller, browser, metrics_page, rejections},
     shared::Shared,
+    worker::Worker,
 };
 use sans_io::{
     api::{
@@ -23,17 +24,18 @@ use sans_io::{
 /// The response of a local endpoint. Fails with 401, 403, 404 for a model, or as
 /// [`browser::check`] does.
 pub(crate) fn respond(
-    shared: &Shared,
+    worker: &Worker,
     published: &Published,
     local: Local,
     endpoint: &Endpoint,
     parts: &Parts,
 ) -> Result<Response<Bytes>, ApiError> {
+    let shared = &*worker.shared;
     let query = parts.uri.query().unwrap_or_default();
     Ok(match local {
         Local::ListModels => {
             let caller = identify(shared, published, endpoint, parts)?;
-            list_models(published, &caller, query)
+            list_models(worker, published, &caller, query)
         }
         Local::ShowModel => {
             let caller = identify(shared, published, endpoint, parts)?;
@@ -44,7 +46,7 @@ pub(crate) fn respond(
         Local::Readyz => readyz(shared, published),
         Local::Metrics => {
             browser::check_unless_keyed(shared, &published.settings, endpoint, parts)?;
-            metrics(shared, published)
+            metrics(worker, published)
         }
     })
 }
@@ -78,7 +80,16 @@ fn show_model(
 
 /// Ready routes only, as GPUStack lists them, of the categories that are asked for, and only those
 /// that the caller may use.
-fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
+fn list_models(worker: &Worker, table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
+    let key = caller.key().map_or("", |key| &*key.id);
+    // A key's id has no space. What it may use may change with the keys, which one page outlives by
+    // little.
+    let about = format!("models {} {key} {query}", table.version);
+    json_page(worker.page(&about, || model_list(table, caller, query).to_string().into()))
+}
+
+/// The document of [`list_models`].
+fn model_list(table: &Table, caller: &Caller, query: &str) -> serde_json::Value {
     let categories: Vec<_> = values(query, "categories").collect();
     let wanted = |route: &Route| {
         categories.is_empty()
@@ -89,9 +100,7 @@ fn list_models(table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
         .iter()
         .filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
     let with_meta = asks_meta(query);
-    json(
-        &json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()}),
-    )
+    json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()})
 }
 
 /// A model in OpenAI's shape.
@@ -123,8 +132,10 @@ fn readyz(shared: &Shared, table: &Table) -> Response<Bytes> {
     }
 }
 
-fn metrics(shared: &Shared, table: &Table) -> Response<Bytes> {
-    let mut response = text(StatusCode::OK, metrics_page::page(&shared.metrics, table));
+fn metrics(worker: &Worker, table: &Table) -> Response<Bytes> {
+    let shared = &worker.shared;
+    let page = || metrics_page::page(&shared.metrics, table).into();
+    let mut response = text(StatusCode::OK, worker.page("metrics", page));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -141,7 +152,11 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
 
 /// A document that depends on the key, so that no cache may keep it.
 fn json(document: &serde_json::Value) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(document.to_string()));
+    json_page(document.to_string().into())
+}
+
+fn json_page(document: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(document);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

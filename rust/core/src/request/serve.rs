@@ -55,7 +55,7 @@ where
     };
     let accounting = Accounting::new(&worker.shared, &published, request_id, endpoint.path);
     if let Kind::Local(local) = endpoint.kind {
-        return Ok(match local::respond(&worker.shared, &published, local, endpoint, &parts) {
+        return Ok(match local::respond(&worker, &published, local, endpoint, &parts) {
             Ok(response) => respond::local(accounting, response),
             Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
         });
