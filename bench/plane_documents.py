@@ -36,8 +36,11 @@ def configuration() -> dict[str, Any]:
         },
         "limits": {
             "max_body_bytes": 512 * 1024 * 1024,
+            "body_rate": 1024,
             "replay_bytes": 1024 * 1024,
             "memory_bytes": 4 * 1024 * 1024,
+            "total_memory_bytes": 1024**3,
+            "spool_bytes": 4 * 1024**3,
             "decoded_ratio": 100,
             "max_nesting": 512,
             "connections": 1000,

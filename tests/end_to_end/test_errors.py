@@ -288,7 +288,7 @@ def test_a_body_that_stops_coming_is_408(engine: FakeEngine, router: Routers) ->
 
 
 def test_a_slow_body_that_keeps_coming_is_no_timeout(engine: FakeEngine, router: Routers) -> None:
-    plane = router([engine], timeouts={**TIMEOUTS, "body": 1})
+    plane = router([engine], timeouts={**TIMEOUTS, "body": 1}, limits={"body_rate": 10})
     request = build("POST", "/v1/chat/completions", chat(), key=KEY)
     with plane.client() as client:
         client.send(request[:-30])

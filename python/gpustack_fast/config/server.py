@@ -124,6 +124,17 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             extra=_RELOADED,
         ),
     ] = 512 * 1024 * 1024
+    body_rate: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="the lowest rate of a request body, in bytes a second; a slower one is "
+            "answered 408, and 0 is no limit",
+            extra=_RELOADED,
+        ),
+    ] = 1024
+    """On an average behind one pause of `timeouts.body`; only waiting for the client counts."""
     replay_bytes: Annotated[
         int,
         Meta(
@@ -143,6 +154,25 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ),
     ] = 4 * 1024 * 1024
     """The rest waits in a file."""
+    total_memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=65_536,
+            le=2**50,
+            description="what all requests together may hold in memory of bodies and of answers "
+            "that are rewritten; more is answered 503",
+        ),
+    ] = 1024**3
+    """Beyond 16 KB that each may have. Callers without a key share an eighth of it."""
+    spool_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="what the files of all waiting bodies may hold; more is answered 503",
+        ),
+    ] = 4 * 1024**3
+    """Callers without a key share an eighth of it."""
     decoded_ratio: Annotated[
         int,
         Meta(

@@ -18,12 +18,23 @@ pub(crate) enum Failure {
     /// The client sent nothing of its request body for longer than the body timeout.
     #[error("the client stopped sending its request body")]
     BodyTimeout,
+    /// The client sent its request body slower than the lowest rate. `rate`: that, in bytes a
+    /// second.
+    #[error("the client sent its request body too slowly")]
+    BodyTooSlow { rate: u64 },
     /// The request is malformed, forbidden, or cannot be served now.
     #[error("the request was rejected with status {}", .0.cause.status())]
     Rejected(ApiError),
     /// The request body is too large for memory, and could not be buffered in a file.
     #[error("the request body could not be buffered in a file: {0}")]
     Spool(#[source] io::Error),
+    /// The request body is too large for memory, and the files of all requests hold as much as they
+    /// may.
+    #[error("the spool is full")]
+    SpoolFull,
+    /// All requests together hold as much in memory as they may.
+    #[error("the memory for requests is full")]
+    NoRoom,
     /// An instance could not be connected to. Nothing was delivered.
     #[error("connect: {0}")]
     Connect(#[source] io::Error),

@@ -12,11 +12,13 @@
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
 //! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the
 //! control plane), `failure`, `key_watch` (ends what runs with a revoked key), `body_limits`,
-//! `tcp`, `timer`.
+//! `budget` (bytes that all requests share), `blocking` (threads for files), `tcp`, `timer`.
 
 #![forbid(unsafe_code)]
 
+mod blocking;
 mod body_limits;
+mod budget;
 mod client;
 mod dataplane;
 mod failure;

@@ -13,6 +13,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::{
+    blocking::BlockingPool,
+    budget::Budget,
     client::{places::Addresses, tls::Tls},
     published::{Published, Settings},
     records::Records,
@@ -50,6 +52,13 @@ pub(crate) struct Shared {
     /// Changes of the keys that revoked one.
     pub(crate) revocations: AtomicU64,
     pub(crate) metrics: Metrics,
+    /// What the files of spooled bodies may hold: of all callers, and of those without a key.
+    pub(crate) spool: (Arc<Budget>, Arc<Budget>),
+    /// What requests may hold in memory beyond a little each: of all callers, and of those without a
+    /// key.
+    pub(crate) memory: (Arc<Budget>, Arc<Budget>),
+    /// The threads for files and large translations.
+    pub(crate) blocking: Arc<BlockingPool>,
     /// The queues toward the control plane.
     pub(crate) records: Arc<Records>,
     /// The management API; None: this data plane has none.
@@ -108,6 +117,9 @@ impl Shared {
             keys: ArcSwap::default(),
             revocations: AtomicU64::new(0),
             metrics: Metrics::default(),
+            spool: Budget::new(config.limits.spool_bytes),
+            memory: Budget::new(config.limits.total_memory_bytes),
+            blocking: Arc::new(BlockingPool::new()?),
             control_plane: parts.control_plane,
             idle_listener: Arc::new(IdleEvents(Arc::clone(&records))),
             records,

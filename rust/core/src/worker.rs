@@ -15,7 +15,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::{
-    body_limits::BodyLimits,
+    body_limits::{BodyLimits, Rooms},
+    budget::Budget,
     client::{
         io::Scratch,
         places::{Place, Places},
@@ -58,8 +59,10 @@ pub(crate) struct Worker {
     pub(crate) joined: RefCell<BytesMut>,
     /// The last value of `Date`, with its second.
     date: RefCell<(u64, String)>,
-    /// Limits of request bodies.
-    pub(crate) body_limits: BodyLimits,
+    /// Limits of request bodies, of callers with a key.
+    body_limits: BodyLimits,
+    /// The same for callers without one.
+    keyless_limits: BodyLimits,
     /// The last page that was made here.
     last_page: RefCell<Option<Page>>,
     /// Places of client connections.
@@ -86,6 +89,16 @@ impl Worker {
     ) -> Self {
         let mut random = fastrand::Rng::new();
         let limits = shared.config.limits;
+        let body_limits = |spool: &Arc<Budget>, memory: &Arc<Budget>| {
+            let rooms = Rooms {
+                spool_folder: shared.config.spool_folder.clone(),
+                spool: Arc::clone(spool),
+                memory: Arc::clone(memory),
+                blocking: Arc::clone(&shared.blocking),
+            };
+            let pause = shared.config.timeouts.body;
+            BodyLimits { configured: limits, pause, rooms: Rc::new(rooms) }
+        };
         Self {
             shared: Arc::clone(shared),
             pool: Pool::new(limits.idle_connections),
@@ -94,10 +107,8 @@ impl Worker {
             scratch: Scratch::default(),
             joined: RefCell::default(),
             date: RefCell::default(),
-            body_limits: BodyLimits {
-                configured: limits,
-                spool_folder: shared.config.spool_folder.as_path().into(),
-            },
+            body_limits: body_limits(&shared.spool.0, &shared.memory.0),
+            keyless_limits: body_limits(&shared.spool.1, &shared.memory.1),
             last_page: RefCell::default(),
             places: Rc::default(),
             kept: Rc::default(),
@@ -113,6 +124,11 @@ impl Worker {
     /// Open client connections of this worker.
     pub(crate) fn connections(&self) -> usize {
         self.connections.get()
+    }
+
+    /// Limits of a request's body. `has_key`: whether its caller has shown a valid key.
+    pub(crate) fn body_limits(&self, has_key: bool) -> &BodyLimits {
+        if has_key { &self.body_limits } else { &self.keyless_limits }
     }
 
     /// A page of this server's own. While the last one is still being sent to others, and is young,

@@ -196,7 +196,9 @@ fn a_second_model_behind_the_first_piece_never_reaches_an_engine_whole() {
     let engine = Engine::start(true, move |_, mut stream| {
         let _ = report.send(read_request(&mut stream).is_some());
     });
-    let plane = Plane::builder().engines(&[&engine]).start();
+    // What could be kept for another attempt would reach no engine before it is whole.
+    let limits = json!({"limits": {"replay_bytes": 0}});
+    let plane = Plane::builder().engines(&[&engine]).with(limits).start();
     let filler = "x".repeat(200_000);
     for (duplicate, chunked) in
         [("model", false), ("model", true), (r"mod\u0065l", false), (r"mod\u0065l", true)]
@@ -567,4 +569,152 @@ fn an_engine_may_send_some_interim_heads_and_not_without_end() {
     let plane = Plane::builder().engines(&[&endless]).start();
     assert_eq!(plane.ask(BODY).status, 502);
     plane.assert_idle();
+}
+
+#[test]
+fn a_slow_client_holds_no_engine_before_its_body_is_whole_or_large() {
+    let (began, begins) = mpsc::channel();
+    let engine = Engine::start(true, move |_, mut stream| {
+        began.send(()).unwrap();
+        read_request(&mut stream).unwrap();
+        let _ = stream.write_all(&json_response("{}"));
+    });
+    let limits = json!({"limits": {"replay_bytes": 100_000}});
+    let plane = Plane::builder().engines(&[&engine]).with(limits).start();
+    for (field, size, at_once) in [
+        ("Content-Length: 100000", 100_000, false),
+        ("Transfer-Encoding: chunked", 100_000, false),
+        ("Content-Length: 300000", 300_000, true),
+        ("Transfer-Encoding: chunked", 300_000, true),
+    ] {
+        let body = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(size - 25));
+        assert_eq!(body.len(), size);
+        let mut client = plane.connect();
+        client.write(request_with(field, "").as_bytes());
+        let chunked = field.starts_with('T');
+        let framed = |part: &str| if chunked { chunk(part.as_bytes()) } else { part.into() };
+        let (most, rest) = body.split_at(size * 9 / 10);
+        client.write(&framed(most));
+        if at_once {
+            begins.recv_timeout(Duration::from_secs(15)).expect("the engine is given the begin");
+        } else {
+            assert!(begins.recv_timeout(Duration::from_millis(200)).is_err(), "{field} {size}");
+        }
+        client.write(&framed(rest));
+        if chunked {
+            client.write(b"0\r\n\r\n");
+        }
+        assert_eq!(client.response().status, 200, "{field} {size}");
+        if !at_once {
+            begins.recv().unwrap();
+        }
+    }
+    plane.assert_idle();
+}
+
+#[test]
+fn a_body_below_the_lowest_rate_is_refused_and_one_with_a_pause_is_not() {
+    let engine = echo(true);
+    let settings = json!({"timeouts": {"body": 0.4}, "limits": {"body_rate": 100_000}});
+    let plane = Plane::builder().engines(&[&engine]).with(settings).start();
+    let mut slow = plane.connect();
+    slow.write(request_with("Content-Length: 900000", r#"{"model":"m","#).as_bytes());
+    while slow.try_write(b" ") {
+        thread::sleep(Duration::from_millis(20));
+        if plane.metrics().contains("code=\"408\"} 1") {
+            break;
+        }
+    }
+    let response = slow.response();
+    assert_eq!(response.status, 408);
+    assert!(String::from_utf8_lossy(&response.body).contains("limits.body_rate"));
+
+    let mut resting = plane.connect();
+    let (begin, rest) = BODY.split_at(9);
+    resting.write(request_with(&format!("Content-Length: {}", BODY.len()), begin).as_bytes());
+    thread::sleep(Duration::from_millis(200));
+    resting.write(rest.as_bytes());
+    assert_eq!(resting.response().status, 200);
+    plane.assert_idle();
+}
+
+/// The begin of a body whose model does not come, of this size.
+fn without_model(size: usize) -> String {
+    let begin = format!("{{\"x\":\"{}", " ".repeat(size));
+    request_with(&format!("Content-Length: {}", size * 2), &begin)
+}
+
+#[test]
+fn waiting_bodies_are_bounded_in_sum_in_memory_and_in_files() {
+    const SIZE: usize = 3_000_000;
+    for (limits, named) in [
+        (json!({"total_memory_bytes": 4 << 20, "memory_bytes": 4 << 20}), "total_memory_bytes"),
+        (json!({"spool_bytes": 7 << 20, "memory_bytes": 65_536}), "spool_bytes"),
+    ] {
+        let engine = echo(true);
+        let mut changes = json!({"limits": limits});
+        changes["limits"]["replay_bytes"] = 0.into();
+        let plane = Plane::builder().engines(&[&engine]).with(changes).start();
+        let mut first = plane.connect();
+        first.write(without_model(SIZE).as_bytes());
+        let mut second = plane.connect();
+        second.try_write(without_model(5_000_000).as_bytes());
+        let refused = second.response();
+        assert_eq!(refused.status, 503, "{named}");
+        let text = String::from_utf8_lossy(&refused.body).into_owned();
+        assert!(text.contains(named), "{text}");
+        // An ordinary request needs no room, and what a client held comes back when it leaves.
+        assert_eq!(plane.ask(BODY).status, 200);
+        drop(first);
+        plane.assert_idle();
+        let mut third = plane.connect();
+        third.write(without_model(SIZE).as_bytes());
+        let rest = format!("{}\",\"model\":\"m\"}}", " ".repeat(SIZE - 20));
+        third.write(rest.as_bytes());
+        assert_eq!(third.response().status, 200, "{named}");
+    }
+}
+
+/// A Messages request of this many bytes and a little more, which is translated for the engine.
+fn message(size: usize, max_tokens: u32) -> String {
+    let body = format!(
+        r#"{{"model":"m","max_tokens":{max_tokens},"messages":[{{"role":"user","content":"{}"}}]}}"#,
+        "x".repeat(size)
+    );
+    request(&body).replace("/v1/completions", "/v1/messages")
+}
+
+#[test]
+fn what_is_translated_and_collected_is_bounded_in_sum() {
+    // An engine whose answer is as long as the request's `max_tokens` in hundreds of KB.
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let text = "y".repeat(request.number("\"max_tokens\":") * 100_000);
+            let answer = json!({"id": "c", "object": "chat.completion", "model": "m", "choices": [
+                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            ]});
+            if stream.write_all(&json_response(&answer.to_string())).is_err() {
+                return;
+            }
+        }
+    });
+    let limits = json!({"limits": {"total_memory_bytes": 3 << 20}});
+    let plane = Plane::builder().engines(&[&engine]).with(limits).start();
+    let ask = |size: usize, tokens: u32| {
+        let mut client = plane.connect();
+        let request = message(size, tokens);
+        client.write(request.as_bytes());
+        let response = client.response();
+        (response.status, String::from_utf8(response.body).unwrap())
+    };
+    assert_eq!(ask(1_000_000, 1).0, 200, "twice the request is not too much");
+    assert_eq!(ask(1_000, 9).0, 200, "nor twice the answer");
+    for (size, hundreds) in [(2_000_000, 1), (1_000, 18)] {
+        let (status, text) = ask(size, hundreds);
+        assert_eq!(status, 503, "{size} {hundreds}");
+        assert!(text.contains("limits.total_memory_bytes"), "{text}");
+    }
+    plane.assert_idle();
+    let page = plane.metrics();
+    assert!(page.contains("gpustack_fast_held_bytes{place=\"memory\"} 0"), "{page}");
 }

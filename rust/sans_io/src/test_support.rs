@@ -42,8 +42,11 @@ pub fn config() -> Value {
         },
         "limits": {
             "max_body_bytes": 512 << 20,
+            "body_rate": 1024,
             "replay_bytes": 1 << 20,
             "memory_bytes": 4 << 20,
+            "total_memory_bytes": 1 << 30,
+            "spool_bytes": 4_u64 << 30,
             "decoded_ratio": 100,
             "max_nesting": 512,
             "connections": 1000, "connections_per_address": 0, "idle_connections": 128,

@@ -27,6 +27,8 @@ RESTART = {
     "log_level",
     "log_format",
     "limits.idle_connections",
+    "limits.spool_bytes",
+    "limits.total_memory_bytes",
     "limits.record_queue",
 }
 """The settings that hold from the start on: README lists them, too."""

@@ -326,7 +326,7 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
     assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 37
+    assert len(names) == len(SETTINGS) == 41
     assert all(setting.help for setting in SETTINGS)
 
 
@@ -360,7 +360,7 @@ WRITTEN: dict[str, tuple[str, str]] = {
     "expose": ("X-B,", '["X-B"]'),
 }
 """Values that are no number: as text, and as TOML."""
-LARGE = ("max_body_bytes", "memory_bytes")
+LARGE = ("max_body_bytes", "memory_bytes", "total_memory_bytes")
 """Settings for which 7 is too little."""
 NEEDED = {
     "tls_certificate": {"--tls-key": "/k"},

@@ -50,8 +50,11 @@ CONFIG = DataPlaneConfig(
     ),
     limits=LimitsConfig(
         max_body_bytes=4096,
+        body_rate=12,
         replay_bytes=1024,
         memory_bytes=2048,
+        total_memory_bytes=65_536,
+        spool_bytes=131_072,
         decoded_ratio=10,
         max_nesting=16,
         connections=8,

@@ -34,7 +34,6 @@ use crate::{
 use sans_io::{
     api::{
         endpoints::Operation,
-        error::ApiError,
         plan::{self, Plan, Requester, Translation},
         transform::Transform,
     },
@@ -112,7 +111,7 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     attempt: Attempt<'_>,
-    upload: Box<Upload<B>>,
+    mut upload: Box<Upload<B>>,
 ) -> Result<Outcome<B>, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -121,9 +120,9 @@ where
 {
     let Attempt { lease, target, fresh, dispatch, history } = attempt;
     context.accounting.attempt(&lease.instance().id);
-    let translation = match translate(dispatch, &target, &upload).await {
+    let translation = match translate(context, dispatch, &target, &mut upload).await {
         Ok(translation) => translation,
-        Err(error) => return Err((error.into(), upload)),
+        Err(failure) => return Err((failure, upload)),
     };
     let mut plan = Plan::new(dispatch.job.inference(), &dispatch.route, target, translation);
     // An engine may close an idle connection at the moment when a request is sent on it, and nobody
@@ -191,29 +190,36 @@ fn prepare<B, W>(
     committed.relay.set_keep_alive(interval);
 }
 
-/// Translates a request where the target needs it; None: the client's body is sent.
-async fn translate<B>(
+/// Translates a request where the target needs it; None: the client's body is sent. Fails with
+/// `Rejected` or `NoRoom`.
+async fn translate<B, W>(
+    context: &RequestContext<W>,
     dispatch: &Dispatch,
     target: &Arc<Target>,
-    upload: &Upload<B>,
-) -> Result<Option<Translation>, ApiError>
+    upload: &mut Upload<B>,
+) -> Result<Option<Translation>, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
+    W: ClientWatch,
 {
     let inference = dispatch.job.inference();
     let Some(inference) = inference.filter(|inference| plan::is_translated(*inference, target))
     else {
         return Ok(None);
     };
+    // Beside the body itself: a copy in one piece, which takes the pieces' place, then the
+    // translation, which is about as long.
+    let length = upload.received();
+    poll_fn(|polled| upload.poll_hold(polled, length)).await?;
     let body = upload.gather();
     if body.len() <= TRANSLATED_INLINE {
-        return plan::translate(inference, &dispatch.route, target, &body).map(Some);
+        return Ok(Some(plan::translate(inference, &dispatch.route, target, &body)?));
     }
     let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
     let translating = move || plan::translate(inference, &route, &target, &body);
-    let translated = tokio::task::spawn_blocking(translating).await;
-    translated.map_err(|_| rejections::translation_failed())?.map(Some)
+    let translated = context.shared().blocking.spawn(translating).await;
+    Ok(Some(translated.map_err(|_| rejections::translation_failed())??))
 }
 
 /// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails with

@@ -1,7 +1,7 @@
 //! State shared by the stages of a request to an engine or to the management API, and the wait for
 //! its body. (Local responses need none.)
 
-use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{Method, Version, request::Parts};
@@ -83,9 +83,10 @@ impl<W: ClientWatch> RequestContext<W> {
         self.published = newer;
     }
 
-    /// The limits of the request's body.
-    pub(crate) fn body_limits(&self) -> BodyLimits {
-        self.worker.body_limits.with(self.published.settings.limits)
+    /// The limits of the request's body. `has_key`: its caller has shown a valid key.
+    pub(crate) fn body_limits(&self, has_key: bool) -> BodyLimits {
+        let settings = &self.published.settings;
+        self.worker.body_limits(has_key).with(settings.limits, settings.timeouts.body)
     }
 
     /// Sets the caller's key, which is also the record's.
@@ -146,7 +147,7 @@ impl<W: ClientWatch> RequestContext<W> {
     }
 
     /// Reads the body until `enough`, or to its end. Fails with `ClientLeft`, `BodyTimeout`,
-    /// `Rejected` (malformed or too large) or `Spool`.
+    /// `BodyTooSlow`, `Rejected` (malformed or too large), `Spool`, `SpoolFull` or `NoRoom`.
     pub(crate) async fn receive_until<B>(
         &mut self,
         upload: &mut Upload<B>,
@@ -164,12 +165,16 @@ impl<W: ClientWatch> RequestContext<W> {
                 Poll::Ready(received) => Poll::Ready(received),
                 Poll::Pending => {
                     let since = *since.get_or_insert_with(Instant::now);
-                    timer.poll(context, since, limit).map(|()| Err(Failure::BodyTimeout))
+                    let wait = upload.client_wait();
+                    let (since, limit, failure) = wait.unwrap_or_else(|| {
+                        (since, limit, Failure::Spool(io::ErrorKind::TimedOut.into()))
+                    });
+                    timer.poll(context, since, limit).map(|()| Err(failure))
                 }
             })
             .await;
-            if let Some(since) = since {
-                self.accounting.timeline.waited_for_client(since.elapsed());
+            if since.is_some() {
+                self.accounting.timeline.waited_for_client(upload.waited());
             }
             received?;
             self.accounting.set_bytes_in(upload.received());

@@ -134,7 +134,10 @@ fn readyz(shared: &Shared, table: &Table) -> Response<Bytes> {
 
 fn metrics(worker: &Worker, table: &Table) -> Response<Bytes> {
     let shared = &worker.shared;
-    let page = || metrics_page::page(&shared.metrics, table).into();
+    let page = || {
+        let held = [("memory", shared.memory.0.used()), ("spool", shared.spool.0.used())];
+        metrics_page::page(&shared.metrics, table, held).into()
+    };
     let mut response = text(StatusCode::OK, worker.page("metrics", page));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -35,7 +35,8 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let mut upload = Upload::new(body, Reading::Carry, None, &context.body_limits())?;
+    // Whether the caller has a good key is not known here.
+    let mut upload = Upload::new(body, Reading::Carry, None, &context.body_limits(false))?;
     let mut fresh = false;
     loop {
         let shared = context.shared();

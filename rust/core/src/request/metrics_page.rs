@@ -8,13 +8,15 @@ use sans_io::{
     table::{Histogram, Instance, Metrics, RouteMetrics, Table},
 };
 
-/// The whole page. The control plane's own families come last.
-pub(crate) fn page(metrics: &Metrics, table: &Table) -> String {
+/// The whole page. `held`: the bytes that requests hold together, by place. The control plane's own
+/// families come last.
+pub(crate) fn page(metrics: &Metrics, table: &Table, held: [(&str, u64); 2]) -> String {
     let mut text = String::with_capacity(8 * 1024);
     let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
     let routes: Vec<_> = std::iter::once((String::new(), &metrics.unrouted)).chain(named).collect();
     route_families(&mut text, &routes);
     process_families(&mut text, metrics);
+    held_family(&mut text, held);
     instance_families(&mut text, table);
     table.metrics.iter().for_each(|family| control_plane_family(&mut text, family));
     text
@@ -85,6 +87,16 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     family(text, name, "counter", "Failures of engines by what was seen.");
     for (kind, count) in metrics.upstream_errors() {
         let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
+    }
+}
+
+fn held_family(text: &mut String, places: [(&str, u64); 2]) {
+    let name = "gpustack_fast_held_bytes";
+    let help = "Bytes that all requests hold together now, of what limits.total_memory_bytes and \
+        limits.spool_bytes let them.";
+    family(text, name, "gauge", help);
+    for (place, bytes) in places {
+        let _ = writeln!(text, "{name}{{place=\"{place}\"}} {bytes}");
     }
 }
 
@@ -219,7 +231,7 @@ mod tests {
                 value: 1,
             }],
         });
-        let page = page(&metrics, &table);
+        let page = page(&metrics, &table, [("memory", 65_536), ("spool", 0)]);
         for line in [
             "# TYPE gpustack_fast_requests_total counter",
             "gpustack_fast_requests_total{route=\"\",code=\"404\"} 1",
@@ -228,6 +240,7 @@ mod tests {
             "gpustack_fast_request_duration_seconds_bucket{route=\"\",le=\"+Inf\"} 1",
             "gpustack_fast_first_frame_seconds_sum{route=\"\"} 0.002",
             "gpustack_fast_upstream_errors_total{kind=\"connect\"} 0",
+            "gpustack_fast_held_bytes{place=\"memory\"} 65536",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }

@@ -26,6 +26,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         Failure::ClientLeft => return None,
         Failure::Rejected(error) => (error, End::Refused),
         Failure::BodyTimeout
+        | Failure::BodyTooSlow { .. }
         | Failure::ConnectTimeout
         | Failure::FirstFrameTimeout
         | Failure::IdleTimeout => (timed_out(&failure), End::Timeout),
@@ -37,6 +38,8 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             );
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
         }
+        Failure::SpoolFull => (spool_full(), End::Refused),
+        Failure::NoRoom => (no_room(), End::Refused),
         Failure::Protocol(error) => {
             let message = format!("The engine's response breaks HTTP: {error}.");
             (bad_gateway(message), End::EngineError)
@@ -72,6 +75,22 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
     })
 }
 
+/// 503: the files of all requests hold as much as they may.
+fn spool_full() -> ApiError {
+    let message = "This server holds as many bytes of large request bodies in files as it may \
+        (limits.spool_bytes; without an API key an eighth of that). Try again in a few seconds, or \
+        write \"model\" as the first field of the body, so that it need not wait in a file.";
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
+}
+
+/// 503: all requests together hold as much memory as they may.
+fn no_room() -> ApiError {
+    let message = "This server holds as many bytes of requests and responses in memory as it may \
+        (limits.total_memory_bytes; without an API key an eighth of that). Try again in a few \
+        seconds.";
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
+}
+
 /// The error for a phase that stood still for longer than its limit.
 fn timed_out(failure: &Failure) -> ApiError {
     let gateway_timeout = |message: &str| ApiError::new(Cause::GatewayTimeout, message);
@@ -79,6 +98,13 @@ fn timed_out(failure: &Failure) -> ApiError {
         Failure::BodyTimeout => {
             let message = "The request body stopped arriving (the body timeout has passed). Send \
                 the request again.";
+            ApiError::new(Cause::RequestTimeout, message).closing()
+        }
+        Failure::BodyTooSlow { rate } => {
+            let message = format!(
+                "The request body arrived at less than {rate} bytes a second (limits.body_rate). \
+                 Send the request again over a faster connection."
+            );
             ApiError::new(Cause::RequestTimeout, message).closing()
         }
         Failure::ConnectTimeout => gateway_timeout(
@@ -119,6 +145,13 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
             "The engine sent no first frame in time (the first-frame timeout has passed)."
                 .to_owned(),
             End::Timeout,
+        ),
+        Failure::NoRoom => (
+            Cause::Unavailable,
+            "This server holds as many bytes of requests and responses in memory as it may \
+             (limits.total_memory_bytes)."
+                .to_owned(),
+            End::Refused,
         ),
         Failure::Protocol(error) => (
             Cause::BadGateway,

@@ -2,7 +2,7 @@
 
 use std::{
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -93,8 +93,8 @@ where
     }
 
     /// The next bytes for the client; None at the end. Fails as [`Exchange::poll_data`] does, with
-    /// `ConnectionLost` (a stream without its end mark) or with `Unusable`. Bytes that the
-    /// transform holds back are lost then.
+    /// `ConnectionLost` (a stream without its end mark), with `Unusable` or with `NoRoom`. Bytes that
+    /// the transform holds back are lost then.
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -131,6 +131,7 @@ where
             return Poll::Pending;
         }
         while !self.exchange.has_ended() {
+            ready!(self.exchange.poll_hold(context, self.transform.held() as u64))?;
             let Poll::Ready(data) = self.exchange.poll_data(context)? else {
                 self.burst = 0;
                 return Poll::Pending;

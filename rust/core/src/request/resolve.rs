@@ -90,7 +90,8 @@ where
         _ => Reading::Json,
     };
     let json = !matches!(reading, Reading::Form(_));
-    let mut upload = Upload::new(body, reading, coding, &context.body_limits())?;
+    let limits = context.body_limits(caller.key().is_some());
+    let mut upload = Upload::new(body, reading, coding, &limits)?;
     context.receive_until(&mut upload, |upload| upload.model().is_some() && !needs_all).await?;
     let route = find_route(context.table(), caller, model_of(&upload))?;
     let earlier = upload.previous_response_id();
@@ -139,7 +140,7 @@ where
         path: Cow::Owned(path.to_owned()),
         job: Job::StoredResponse { instance, cancel: method == Method::POST },
     };
-    Ok((dispatch, unread(context, body)?))
+    Ok((dispatch, unread(context, caller, body)?))
 }
 
 /// `GET /v1/realtime?model=`
@@ -165,7 +166,7 @@ where
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
     let path = Cow::Borrowed(context.endpoint().path);
-    Ok((Dispatch { route, path, job: Job::Realtime }, unread(context, body)?))
+    Ok((Dispatch { route, path, job: Job::Realtime }, unread(context, caller, body)?))
 }
 
 /// `/model/proxy/...`: by the route's number, by header, or by the model in a JSON body.
@@ -186,12 +187,12 @@ where
     }
     let (route, path, upload) =
         if let Some((route, below)) = by_number(context.table(), caller, &path) {
-            (route, below, unread(context, body)?)
+            (route, below, unread(context, caller, body)?)
         } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
-            (find_route(context.table(), caller, name)?, path, unread(context, body)?)
+            (find_route(context.table(), caller, name)?, path, unread(context, caller, body)?)
         } else {
-            let upload = receive_model(context, body).await?;
+            let upload = receive_model(context, caller, body).await?;
             (find_route(context.table(), caller, model_of(&upload))?, path, upload)
         };
     caller.check(&route)?;
@@ -214,6 +215,7 @@ fn by_number(table: &Table, caller: &Caller, path: &str) -> Option<(Arc<Route>, 
 /// Reads an uncompressed JSON body until its model is known.
 async fn receive_model<B, W>(
     context: &mut RequestContext<W>,
+    caller: &Caller,
     body: B,
 ) -> Result<Box<Upload<B>>, Failure>
 where
@@ -227,19 +229,24 @@ where
             send a JSON body with it.";
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
-    let mut upload = Upload::new(body, Reading::Json, None, &context.body_limits())?;
+    let limits = context.body_limits(caller.key().is_some());
+    let mut upload = Upload::new(body, Reading::Json, None, &limits)?;
     context.receive_until(&mut upload, |upload| upload.model().is_some()).await?;
     Ok(upload)
 }
 
 /// A body that is passed through without being scanned.
-fn unread<B, W>(context: &RequestContext<W>, body: B) -> Result<Box<Upload<B>>, ApiError>
+fn unread<B, W>(
+    context: &RequestContext<W>,
+    caller: &Caller,
+    body: B,
+) -> Result<Box<Upload<B>>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    Upload::new(body, Reading::Carry, None, &context.body_limits())
+    Upload::new(body, Reading::Carry, None, &context.body_limits(caller.key().is_some()))
 }
 
 fn model_of<B>(upload: &Upload<B>) -> Option<&str>

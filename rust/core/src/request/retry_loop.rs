@@ -32,7 +32,8 @@ use sans_io::{
 /// * as the last attempt did, or with `LostTooOften` in its place;
 /// * with `ConnectTimeout` or a 503 where no instance is left, with a 404 where the only one that
 ///   keeps the named response is gone;
-/// * as [`receive_whole`] does, where the body is translated.
+/// * as [`receive_whole`] does, where the body is translated, else as
+///   [`RequestContext::receive_until`].
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -51,6 +52,8 @@ where
         // table may bring an engine that needs a translation.
         if is_translated(&dispatch) {
             receive_whole(context, &mut upload).await?;
+        } else {
+            context.receive_until(&mut upload, Upload::has_head_start).await?;
         }
         let (lease, target) = match lease(context, &dispatch, &history)? {
             Ok(leased) => leased,

@@ -26,7 +26,9 @@ pub(crate) struct Timeline {
     first_frame: Option<Instant>,
     /// The last attempt was committed, by a frame, a comment or an empty body, or failed to be.
     committed: Option<Instant>,
-    /// The time spent waiting for the client's body.
+    /// The time spent waiting for the client's body before the route was known,
+    waited_for_route: Duration,
+    /// and in all, before the last attempt.
     waited_for_client: Duration,
     /// The time spent in attempts before the last one.
     failed_attempts: Duration,
@@ -43,6 +45,7 @@ impl Timeline {
             connected: None,
             first_frame: None,
             committed: None,
+            waited_for_route: Duration::ZERO,
             waited_for_client: Duration::ZERO,
             failed_attempts: Duration::ZERO,
         }
@@ -107,16 +110,24 @@ impl Timeline {
         }
     }
 
-    /// Adds time spent waiting for the client's body.
-    pub(crate) fn waited_for_client(&mut self, time: Duration) {
-        self.waited_for_client += time;
+    /// Notes the time that was spent waiting for the client's body so far.
+    pub(crate) fn waited_for_client(&mut self, all: Duration) {
+        self.waited_for_client = all;
+        if self.routed.is_none() {
+            self.waited_for_route = all;
+        }
+    }
+
+    /// The wait for the client's body behind the route.
+    fn waited_in_queue(&self) -> Duration {
+        self.waited_for_client.saturating_sub(self.waited_for_route)
     }
 
     /// The durations in milliseconds, of the phases that were reached:
     ///
     /// * `auth`: until the key was checked;
     /// * `route`: until the route was known, without the wait for the client's body;
-    /// * `queue`: until the last attempt began;
+    /// * `queue`: until the last attempt began, without the wait for the client's body;
     /// * `connect`: until it had its connection;
     /// * `engine`: until its commit point, or its failure;
     /// * `gateway`: all but the client's part, failed attempts, and the last attempt's `connect` and
@@ -128,8 +139,8 @@ impl Timeline {
         let mut last = self.began;
         let phases = [
             ("auth", self.authenticated, Duration::ZERO),
-            ("route", self.routed, self.waited_for_client),
-            ("queue", self.attempted, Duration::ZERO),
+            ("route", self.routed, self.waited_for_route),
+            ("queue", self.attempted, self.waited_in_queue()),
             ("connect", self.connected, Duration::ZERO),
             ("engine", self.committed, Duration::ZERO),
         ];
@@ -183,9 +194,11 @@ mod tests {
         pause(1).await;
         timeline.authenticated = Some(Instant::now());
         pause(30).await;
-        timeline.waited_for_client = Duration::from_millis(28);
+        timeline.waited_for_client(Duration::from_millis(28));
         timeline.routed = Some(Instant::now());
-        timeline.attempted = timeline.routed;
+        pause(70).await;
+        timeline.waited_for_client(Duration::from_millis(28 + 70));
+        timeline.attempted = Some(Instant::now());
         pause(4).await;
         timeline.connected = Some(Instant::now());
         pause(500).await;

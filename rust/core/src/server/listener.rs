@@ -29,6 +29,9 @@ use sans_io::seam::Event;
 /// The time between two sweeps of idle connections and lingering slots.
 const SWEEP: Duration = Duration::from_millis(250);
 
+/// The most names of engines that one worker looks up at once.
+const LOOKUPS: usize = 4;
+
 /// A listening socket that no worker has yet.
 #[derive(Debug)]
 pub(crate) enum Listener {
@@ -95,6 +98,7 @@ pub(crate) fn spawn_workers(
             // A local runtime belongs to the thread that makes it.
             let built = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
+                .max_blocking_threads(LOOKUPS)
                 .build_local(LocalOptions::default());
             let runtime = match built {
                 Ok(runtime) => runtime,
@@ -178,7 +182,8 @@ async fn sweep(worker: Rc<Worker>) {
 fn check_certificate(shared: &Arc<Shared>) {
     if shared.tls.as_ref().is_some_and(|tls| tls.is_check_due(shared.clock())) {
         let shared = Arc::clone(shared);
-        drop(tokio::task::spawn_blocking(move || match shared.tls.as_ref().map(Tls::refresh) {
+        let blocking = Arc::clone(&shared.blocking);
+        drop(blocking.spawn(move || match shared.tls.as_ref().map(Tls::refresh) {
             Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
             Some(Err(error)) => {
                 shared.records.event(Event::CertificateRefused { reason: error.to_string() });

@@ -135,7 +135,8 @@ where
     /// * `StaleConnection` or `ConnectionLost`: the connection ended;
     /// * `Protocol`: the head breaks HTTP;
     /// * `FirstFrameTimeout`: the engine was silent;
-    /// * `ClientLeft`, `BodyTimeout`, `Rejected` or `Spool`: the client's body.
+    /// * `ClientLeft`, `BodyTimeout`, `BodyTooSlow`, `Rejected`, `Spool` or `NoRoom`: the client's
+    ///   body.
     pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
@@ -238,8 +239,11 @@ where
         let (limit, failure): (_, fn() -> Failure) = match &self.active {
             _ if self.framed => (self.limits.idle, || Failure::IdleTimeout),
             // Not the engine's silence: it waits for the client just as we do.
-            Some(active) if active.needs_client() && !self.upload.is_whole() => {
-                (self.limits.body, || Failure::BodyTimeout)
+            Some(active)
+                if active.needs_client()
+                    && let Some((since, limit, failure)) = self.upload.client_wait() =>
+            {
+                return self.timer.poll(context, since, limit).map(|()| failure);
             }
             _ => (self.limits.first_frame, || Failure::FirstFrameTimeout),
         };
@@ -311,6 +315,15 @@ impl<B> Exchange<B> {
     /// Whether the exchange has ended, by `finish` or `abort`.
     pub(crate) fn has_ended(&self) -> bool {
         self.active.is_none()
+    }
+
+    /// Takes memory for this many bytes of the response that are held back. Fails with `NoRoom`.
+    pub(crate) fn poll_hold(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: u64,
+    ) -> Poll<Result<(), Failure>> {
+        self.upload.poll_hold(context, bytes)
     }
 
     /// Notes a frame of the response: the limit for the next one counts from now. Bytes that end no

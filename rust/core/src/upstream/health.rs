@@ -27,8 +27,11 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         Failure::FallbackStatus(_) => return responded(instance),
         Failure::ClientLeft
         | Failure::BodyTimeout
+        | Failure::BodyTooSlow { .. }
         | Failure::Rejected(_)
         | Failure::Spool(_)
+        | Failure::SpoolFull
+        | Failure::NoRoom
         | Failure::ConnectTimeout
         | Failure::StaleConnection
         | Failure::LostTooOften

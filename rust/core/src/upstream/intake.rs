@@ -6,16 +6,20 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
+use tokio::time::Instant;
 
 use crate::{
-    body_limits::BodyLimits,
+    body_limits::{BodyLimits, Rooms},
     failure::Failure,
     upstream::{
+        patience::Patience,
         scan::{Reading, Scan},
         spool::Spool,
     },
@@ -35,6 +39,9 @@ const DECODED: usize = 64 * 1024;
 /// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have
 /// to be edited.
 const STREAM_OPTIONS_MAX: u64 = 64 * 1024;
+/// Of a body that is too large to be kept, so much must have come before an engine is bothered with
+/// it, in bytes.
+const HEAD_START: u64 = 64 * 1024;
 
 /// The intake of one request's body.
 #[derive(Debug)]
@@ -44,6 +51,7 @@ pub(super) struct Intake<B> {
     /// None: the body is not compressed.
     decoding: Option<Box<Decoding>>,
     limits: BodyLimits,
+    patience: Patience,
     /// The `Content-Length`; None: there is none, or it counts compressed bytes.
     declared: Option<u64>,
     /// Bytes received so far, decoded.
@@ -98,6 +106,7 @@ where
         let empty = declared == Some(0) || body.is_end_stream();
         Ok(Self {
             scan: Scan::new(reading, limits)?,
+            patience: Patience::new(limits.pause, limits.configured.body_rate),
             limits: limits.clone(),
             declared: declared.filter(|_| decoding.is_none()),
             decoding,
@@ -111,11 +120,12 @@ where
     }
 
     /// Waits for the next piece, scanned. It is empty where it went into the file, and at the
-    /// body's end. Fails with `Rejected` (malformed or too large), `ClientLeft` or `Spool`.
+    /// body's end. Fails with `Rejected` (malformed or too large), `ClientLeft`, `Spool` or
+    /// `SpoolFull`.
     pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         match &mut self.stage {
             Stage::Buffering | Stage::Streaming => {}
-            Stage::Spooling(spool) => ready!(spool.poll_write(context)).map_err(Failure::Spool)?,
+            Stage::Spooling(spool) => ready!(spool.poll_write(context))?,
             Stage::Unspooling(_) => return self.poll_unspool(context),
         }
         if self.whole {
@@ -132,11 +142,16 @@ where
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             self.burst = 0;
+            self.patience.wait();
             return Poll::Pending;
         };
         let accepted = match frame {
-            // Trailers carry nothing that an engine reads.
-            Some(Ok(frame)) => self.accept_encoded(frame.into_data().unwrap_or_default()),
+            Some(Ok(frame)) => {
+                // Trailers carry nothing that an engine reads.
+                let piece = frame.into_data().unwrap_or_default();
+                self.patience.came(piece.len());
+                self.accept_encoded(piece)
+            }
             Some(Err(error)) => return Poll::Ready(Err(body_error(&error))),
             None => self.finish().map(|()| Bytes::new()),
         };
@@ -207,7 +222,7 @@ where
     fn spool_if_full(&mut self, piece: Bytes) -> Bytes {
         match &mut self.stage {
             Stage::Buffering if self.received > self.limits.configured.buffered_bytes() => {
-                let mut spool = Box::new(Spool::new(self.limits.spool_folder.to_path_buf()));
+                let mut spool = Box::new(Spool::new(Rc::clone(&self.limits.rooms)));
                 spool.push(piece);
                 self.stage = Stage::Spooling(spool);
                 Bytes::new()
@@ -227,6 +242,8 @@ where
                 .inflater
                 .end()
                 .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
+            // Its window may be large.
+            self.decoding = None;
         }
         self.scan.end()?;
         self.whole = true;
@@ -262,6 +279,37 @@ impl<B> Intake<B> {
     /// The body's length, decoded; None: unknown yet.
     pub(super) fn length(&self) -> Option<u64> {
         if self.whole { Some(self.received) } else { self.declared }
+    }
+
+    /// Whether so much was received that an engine may be given the rest as it comes. What can be
+    /// kept for another attempt is received whole before: a slow client holds no engine then.
+    pub(super) fn has_head_start(&self) -> bool {
+        let kept = self.limits.configured.replay_bytes;
+        let enough = match self.declared {
+            Some(length) if length > kept => HEAD_START,
+            _ => kept.max(HEAD_START),
+        };
+        self.received > enough
+    }
+
+    /// The wait for the client; see [`Patience::limit`].
+    pub(super) fn client_wait(&self) -> Option<(Instant, Option<Duration>, Failure)> {
+        self.patience.limit()
+    }
+
+    /// All waiting for the client.
+    pub(super) fn waited(&self) -> Duration {
+        self.patience.waited()
+    }
+
+    /// The memory of the decoder, in bytes.
+    pub(super) fn decoder_bytes(&self) -> u64 {
+        self.decoding.as_ref().map_or(0, |decoding| decoding.inflater.memory() as u64)
+    }
+
+    /// What the bodies of all requests share.
+    pub(super) fn rooms(&self) -> &Rooms {
+        &self.limits.rooms
     }
 
     /// Whether all of it was received and found well-formed.
@@ -342,13 +390,14 @@ fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{collections::VecDeque, future::poll_fn, task::Waker};
+    use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Waker};
 
     use http_body::Frame;
 
     use sans_io::{seam::DataPlaneConfig, test_support};
 
     use super::*;
+    use crate::{blocking::BlockingPool, budget::Budget};
 
     /// A body whose pieces are all there at once. `true`: it says with the last one that it has
     /// ended.
@@ -373,6 +422,15 @@ pub(super) mod tests {
         }
     }
 
+    pub(in crate::upstream) fn rooms() -> Rooms {
+        Rooms {
+            spool_folder: std::env::temp_dir(),
+            spool: Budget::new(1 << 30).0,
+            memory: Budget::new(1 << 30).0,
+            blocking: Arc::new(BlockingPool::new().unwrap()),
+        }
+    }
+
     pub(in crate::upstream) fn limits(replay: u64, memory: u64) -> BodyLimits {
         let mut configured = test_support::read::<DataPlaneConfig>(test_support::config()).limits;
         configured.max_body_bytes = 64 << 20;
@@ -380,7 +438,7 @@ pub(super) mod tests {
         configured.memory_bytes = memory;
         configured.decoded_ratio = 9;
         configured.max_nesting = 9;
-        BodyLimits { configured, spool_folder: std::env::temp_dir().as_path().into() }
+        BodyLimits { configured, pause: None, rooms: Rc::new(rooms()) }
     }
 
     #[test]
@@ -396,6 +454,30 @@ pub(super) mod tests {
             assert!(intake.received() - before <= BURST as u64 + 10_000, "without a pause");
         }
         assert_eq!(intake.received(), 10_000_000);
+    }
+
+    #[tokio::test]
+    async fn what_can_be_kept_is_received_whole_before_an_engine_is_bothered() {
+        let of_size = |size: usize, declared: bool| {
+            let pieces = vec![Bytes::from_static(&[b' '; 10_000]); size / 10_000].into();
+            let limits = limits(200_000, 300_000);
+            let mut intake =
+                Intake::new(Ready(pieces, false), Reading::Carry, None, &limits).unwrap();
+            intake.declared = declared.then_some(size as u64);
+            intake
+        };
+        for (size, declared, started) in [
+            (200_000, true, 200_000),
+            (200_000, false, 200_000),
+            (210_000, true, HEAD_START + 10_000),
+            (300_000, false, 210_000),
+        ] {
+            let mut intake = of_size(size, declared);
+            while !intake.is_whole() && !intake.has_head_start() {
+                poll_fn(|context| intake.poll_piece(context)).await.unwrap();
+            }
+            assert_eq!(intake.received() / 10_000, started / 10_000, "{size} {declared}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod exchange;
 pub(crate) mod framing;
 pub(crate) mod health;
 mod intake;
+mod patience;
 pub(crate) mod pool;
 mod replay;
 pub(crate) mod response;

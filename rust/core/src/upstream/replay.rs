@@ -13,6 +13,8 @@ const JOINED: usize = 4 * 1024;
 #[derive(Debug)]
 pub(super) struct Replay {
     pieces: VecDeque<Bytes>,
+    /// The bytes in `pieces`.
+    held: u64,
     retained: Retained,
     /// The position in the body behind the last piece that this attempt has sent.
     position: u64,
@@ -34,6 +36,7 @@ impl Replay {
     pub(super) fn new(limit: u64) -> Self {
         Self {
             pieces: VecDeque::with_capacity(2),
+            held: 0,
             retained: Retained::All { sent: 0 },
             position: 0,
             limit,
@@ -47,6 +50,7 @@ impl Replay {
 
     /// Adds a piece behind the others, or to the last if that waits too and both are small.
     pub(super) fn push(&mut self, piece: Bytes) {
+        self.held += piece.len() as u64;
         let waits = self.pieces.len() > self.sent();
         match self.pieces.back_mut() {
             _ if piece.is_empty() => {}
@@ -82,13 +86,15 @@ impl Replay {
     /// Drops the pieces that were sent, and from now on each piece as it is sent. No other attempt
     /// can follow, unless nothing was sent.
     fn release(&mut self) {
-        self.pieces.drain(..self.sent());
+        let sent = self.pieces.drain(..self.sent());
+        self.held -= sent.map(|piece| piece.len() as u64).sum::<u64>();
         self.retained = Retained::Unsent;
     }
 
     /// Drops everything: no attempt follows, and this one sends no more.
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
+        self.held = 0;
         self.retained = Retained::Unsent;
     }
 
@@ -125,7 +131,10 @@ impl Replay {
                 *sent += 1;
                 next.clone()
             }
-            Retained::Unsent => self.pieces.pop_front()?,
+            Retained::Unsent => {
+                self.held -= next.len() as u64;
+                self.pieces.pop_front()?
+            }
         };
         self.position = end;
         Some((start, piece))
@@ -136,12 +145,21 @@ impl Replay {
         self.pieces.len() == self.sent()
     }
 
-    /// All buffered pieces as one.
-    pub(super) fn gather(&self) -> Bytes {
-        match self.pieces.as_slices() {
-            ([only], []) => only.clone(),
-            (first, second) => [first, second].concat().concat().into(),
+    /// The bytes that are buffered.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// All buffered pieces as one, which takes their place. No attempt has begun, or none can have
+    /// sent a part of it.
+    pub(super) fn gather(&mut self) -> Bytes {
+        if self.pieces.len() > 1 {
+            let mut whole = BytesMut::with_capacity(self.held as usize);
+            self.pieces.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+            self.pieces.push_back(whole.freeze());
+            self.rewind();
         }
+        self.pieces.front().cloned().unwrap_or_default()
     }
 
     /// The bytes of a range of positions in the body; None: they are not all buffered.

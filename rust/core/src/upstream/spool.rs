@@ -8,13 +8,19 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    path::PathBuf,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+
+use crate::{
+    body_limits::Rooms,
+    budget::{NoRoom, Share},
+    failure::Failure,
+};
 
 /// Bytes of one read or write.
 const PIECE: usize = 256 * 1024;
@@ -22,7 +28,9 @@ const PIECE: usize = 256 * 1024;
 /// A queue of bytes, the front of it in a file.
 #[derive(Debug)]
 pub(super) struct Spool {
-    folder: PathBuf,
+    rooms: Rc<Rooms>,
+    /// The file's part of what all files may hold.
+    room: Share,
     /// None before the first write, and while a job has it.
     file: Option<File>,
     /// The running read or write.
@@ -48,10 +56,11 @@ struct Done {
 }
 
 impl Spool {
-    /// An empty queue, whose file will lie in this folder.
-    pub(super) fn new(folder: PathBuf) -> Self {
+    /// An empty queue.
+    pub(super) fn new(rooms: Rc<Rooms>) -> Self {
         Self {
-            folder,
+            rooms,
+            room: Share::default(),
             file: None,
             job: None,
             written: 0,
@@ -67,15 +76,20 @@ impl Spool {
         self.waiting.push_back(piece);
     }
 
-    /// Ready when more may be pushed. Fails where the file cannot be written.
-    pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_job(context))?;
+    /// Ready when more may be pushed. Fails with `Spool` where the file cannot be written, or with
+    /// `SpoolFull`.
+    pub(super) fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        ready!(self.poll_job(context)).map_err(Failure::Spool)?;
         if self.waiting_bytes >= PIECE {
+            let length = self.written + self.waiting_bytes as u64;
+            ready!(self.room.poll_grow(context, &self.rooms.spool, length))
+                .map_err(|NoRoom| Failure::SpoolFull)?;
             let pieces = std::mem::take(&mut self.waiting);
-            let (at, file, folder) = (self.written, self.file.take(), self.folder.clone());
-            self.written += self.waiting_bytes as u64;
+            let folder = self.rooms.spool_folder.clone();
+            let (at, file) = (self.written, self.file.take());
+            self.written = length;
             self.waiting_bytes = 0;
-            self.job = Some(tokio::task::spawn_blocking(move || {
+            self.job = Some(self.rooms.blocking.spawn(move || {
                 let file = match file {
                     Some(file) => file,
                     None => tempfile::tempfile_in(folder)?,
@@ -87,7 +101,7 @@ impl Spool {
                 }
                 Ok(Done { file, read: None, _written: pieces })
             }));
-            ready!(self.poll_job(context))?;
+            ready!(self.poll_job(context)).map_err(Failure::Spool)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -112,7 +126,7 @@ impl Spool {
             let at = self.read;
             // Allocated by this thread, which frees it, too: the allocator keeps memory by thread.
             let mut piece = vec![0; left.min(PIECE)];
-            self.job = Some(tokio::task::spawn_blocking(move || {
+            self.job = Some(self.rooms.blocking.spawn(move || {
                 file.read_exact_at(&mut piece, at)?;
                 Ok(Done { file, read: Some(piece.into()), _written: VecDeque::new() })
             }));
@@ -135,10 +149,11 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::{budget::Budget, upstream::intake::tests::rooms};
 
     #[tokio::test]
     async fn pieces_come_out_in_the_order_in_which_they_went_in() {
-        let mut spool = Spool::new(std::env::temp_dir());
+        let mut spool = Spool::new(Rc::new(rooms()));
         let pieces: Vec<Bytes> = (0..100_u8).map(|byte| vec![byte; 10_007].into()).collect();
         for piece in &pieces {
             spool.push(piece.clone());
@@ -154,8 +169,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_folder_that_is_missing_is_an_error() {
-        let mut spool = Spool::new("/nonexistent/folder".into());
+        let folder = Rooms { spool_folder: "/nonexistent/folder".into(), ..rooms() };
+        let mut spool = Spool::new(Rc::new(folder));
         spool.push(vec![0; PIECE].into());
-        assert!(poll_fn(|context| spool.poll_write(context)).await.is_err());
+        let written = poll_fn(|context| spool.poll_write(context)).await;
+        assert!(matches!(written, Err(Failure::Spool(_))));
+    }
+
+    #[tokio::test]
+    async fn files_are_bounded_in_sum_and_their_room_comes_back() {
+        let rooms = Rc::new(Rooms { spool: Budget::new(2 * PIECE as u64).0, ..rooms() });
+        let (mut first, mut second) = (Spool::new(Rc::clone(&rooms)), Spool::new(rooms));
+        for spool in [&mut first, &mut second] {
+            spool.push(vec![0; PIECE].into());
+            poll_fn(|context| spool.poll_write(context)).await.unwrap();
+        }
+        first.push(vec![0; PIECE].into());
+        let full = poll_fn(|context| first.poll_write(context)).await;
+        assert!(matches!(full, Err(Failure::SpoolFull)));
+        drop(second);
+        poll_fn(|context| first.poll_write(context)).await.unwrap();
     }
 }

@@ -3,13 +3,18 @@
 //! [`Intake`] receives it from the client, [`Replay`] buffers it for the engine, and [`Edits`]
 //! changes it for one attempt.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body::Body;
+use tokio::time::Instant;
 
 use crate::{
     body_limits::BodyLimits,
+    budget::{NoRoom, Share},
     failure::Failure,
     upstream::{
         connection::OutQueue, edits::Edits, framing::Framing, intake::Intake, replay::Replay,
@@ -31,6 +36,9 @@ pub(crate) use crate::upstream::{
 /// Bytes behind `stream_options` that wait in any case until it is known whether the client streams.
 const WAITING_MAX: u64 = 64 * 1024;
 
+/// So many bytes each request may hold in memory without a share of what all have.
+const FREE: u64 = 16 * 1024;
+
 /// One request's body.
 #[derive(Debug)]
 pub(crate) struct Upload<B> {
@@ -40,6 +48,10 @@ pub(crate) struct Upload<B> {
     outgoing: Outgoing,
     /// Whether the body may pick an adapter, or another model than `model`.
     adapters_forbidden: bool,
+    /// The request's part of the memory for all of them.
+    room: Share,
+    /// Bytes that the request holds elsewhere: its translation, or a response that is collected.
+    elsewhere: u64,
 }
 
 /// The bytes that this attempt has still to send.
@@ -72,12 +84,16 @@ where
             edits: Edits::default(),
             outgoing: Outgoing::Body,
             adapters_forbidden: false,
+            room: Share::default(),
+            elsewhere: 0,
         }))
     }
 
     /// Waits for the next piece, scans and buffers it. Ready also when the body is whole. Fails as
-    /// [`Intake::poll_piece`] does, or with `Rejected` as [`Upload::forbid_adapters`] does.
+    /// [`Intake::poll_piece`] does, with `Rejected` as [`Upload::forbid_adapters`] does, or with
+    /// `NoRoom`.
     pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        ready!(self.poll_room(context))?;
         self.replay.push(ready!(self.intake.poll_piece(context))?);
         if self.adapters_forbidden {
             self.intake.scan().forbid_adapters()?;
@@ -86,10 +102,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Takes all of a body that is whole into memory. Fails with `Spool`.
+    /// Takes all of a body that is whole into memory. Fails with `Spool` or `NoRoom`.
     pub(crate) fn poll_load(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.intake.start();
         while self.intake.is_unspooling() {
+            ready!(self.poll_room(context))?;
             self.replay.push(ready!(self.intake.poll_unspool(context))?);
         }
         Poll::Ready(Ok(()))
@@ -97,6 +114,26 @@ where
 }
 
 impl<B> Upload<B> {
+    /// Takes memory for this many bytes that the request holds beside its body. Fails with `NoRoom`.
+    pub(crate) fn poll_hold(
+        &mut self,
+        context: &mut Context<'_>,
+        elsewhere: u64,
+    ) -> Poll<Result<(), Failure>> {
+        self.elsewhere = elsewhere;
+        self.poll_room(context)
+    }
+
+    /// Takes memory for what is held. One piece more may come before it is taken for that.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let held = self.replay.held() + self.intake.decoder_bytes() + self.elsewhere;
+        if held <= FREE.max(self.room.bytes()) {
+            return Poll::Ready(Ok(()));
+        }
+        let memory = &self.intake.rooms().memory;
+        self.room.poll_grow(context, memory, held).map_err(|NoRoom| Failure::NoRoom)
+    }
+
     /// Starts an attempt with these changes. Returns the number of bytes that it will send; None:
     /// unknown before the body's end.
     pub(crate) fn start_attempt(&mut self, changes: Changes<'_>) -> Option<u64> {
@@ -146,6 +183,7 @@ impl<B> Upload<B> {
         self.replay.clear();
         self.intake.release();
         self.outgoing = Outgoing::Nothing;
+        self.room.shrink(self.elsewhere);
     }
 
     /// Settles the edit for usage, if its place is known by now.
@@ -160,6 +198,22 @@ impl<B> Upload<B> {
     /// The bytes received so far, decoded.
     pub(crate) fn received(&self) -> u64 {
         self.intake.received()
+    }
+
+    /// Whether an engine may be given it: all of it, or the rest as it comes.
+    pub(crate) fn has_head_start(&self) -> bool {
+        self.intake.has_head_start()
+    }
+
+    /// The present wait for the client: since when, its limit, and the failure beyond that. None:
+    /// something else is waited for.
+    pub(crate) fn client_wait(&self) -> Option<(Instant, Option<Duration>, Failure)> {
+        self.intake.client_wait()
+    }
+
+    /// All waiting for the client so far.
+    pub(crate) fn waited(&self) -> Duration {
+        self.intake.waited()
     }
 
     /// The model; None: not seen yet.
@@ -219,7 +273,7 @@ impl<B> Upload<B> {
     }
 
     /// The whole body in one piece, after `poll_load`.
-    pub(crate) fn gather(&self) -> Bytes {
+    pub(crate) fn gather(&mut self) -> Bytes {
         self.replay.gather()
     }
 }

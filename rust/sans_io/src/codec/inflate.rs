@@ -22,6 +22,9 @@ const STEP: usize = 16 << 10;
 /// The windows of deflate and of gzip, as a power of two; there is no larger one.
 const WINDOW_BITS: u8 = 15;
 
+/// The memory of a decoder of deflate: its window and its tables, in bytes.
+const DEFLATE_MEMORY: usize = 48 << 10;
+
 /// The largest window of zstd, as a power of two: 8 MB, all that RFC 9659 lets a sender use.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -200,6 +203,15 @@ impl Inflater {
             self.step(input, out, most).inspect_err(|&error| self.failed = Some(error))?;
         }
         Ok(())
+    }
+
+    /// The memory that it holds, in bytes. Deflate's window is always there; zstd's is made when a
+    /// body says how large it is.
+    pub fn memory(&self) -> usize {
+        match &self.decoder {
+            Decoder::Gzip(..) | Decoder::Deflate(..) => DEFLATE_MEMORY,
+            Decoder::Zstd(_, context) => context.sizeof(),
+        }
     }
 
     /// Checks the body as a whole when no more bytes come. The error is an earlier one of `decode`,

@@ -110,9 +110,19 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// The largest request body that is buffered for a second attempt at another instance.
     pub replay_bytes: u64,
+    /// The lowest rate of a request body, in bytes a second, beyond one pause of `Timeouts::body`; a
+    /// slower one gets 408. 0: no limit.
+    pub body_rate: u64,
     /// The most of one request body in memory while its model is not known; see
     /// [`Limits::buffered_bytes`].
     pub memory_bytes: u64,
+    /// What all requests together may hold in memory of bodies, of their translations and of
+    /// responses that are collected, beyond a little that each may have; callers without a key an
+    /// eighth of it. Beyond it: 503.
+    pub total_memory_bytes: u64,
+    /// What the files of all request bodies may hold; those of callers without a key an eighth of
+    /// it. Beyond it: 503.
+    pub spool_bytes: u64,
     /// Decoded bytes for each byte of a compressed request body, at most, once more than 1 MB was
     /// decoded.
     pub decoded_ratio: u32,

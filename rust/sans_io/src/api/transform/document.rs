@@ -47,6 +47,11 @@ impl DocumentBuffer {
         Self { held: BytesMut::new(), document, rewritten: false, usage: None }
     }
 
+    /// The bytes that are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether the engine's body was replaced by a JSON document.
     pub(super) fn is_rewritten(&self) -> bool {
         self.rewritten

@@ -128,6 +128,11 @@ impl EventStream {
         !self.frames.raw
     }
 
+    /// The bytes of the unfinished frame.
+    pub(super) fn held(&self) -> usize {
+        self.frames.tail.len()
+    }
+
     /// Whether the last bytes ended a frame.
     pub(super) fn ended_frame(&self) -> bool {
         self.frames.ended_frame

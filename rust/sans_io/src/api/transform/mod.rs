@@ -126,6 +126,16 @@ impl Transform {
         matches!(&self.0, Kind::Events(events) if events.at_frame_edge())
     }
 
+    /// The memory for what is held back, in bytes; of a document, also for what it will become.
+    pub fn held(&self) -> usize {
+        match &self.0 {
+            Kind::Identity | Kind::Count { .. } => 0,
+            Kind::Events(events) => events.held(),
+            Kind::Rename(renamer) => renamer.held(),
+            Kind::Document(document) => document.held() * 2,
+        }
+    }
+
     /// Whether the last bytes ended a frame. Of what is no event stream any bytes do.
     pub fn ended_frame(&self) -> bool {
         match &self.0 {

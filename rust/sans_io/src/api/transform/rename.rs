@@ -19,6 +19,11 @@ impl Renamer {
         Self { held: BytesMut::new(), finder: Finder::string(&["model"]), name_json }
     }
 
+    /// The bytes that are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The bytes so far, renamed; None: they are held back until `model` is found. A response
     /// without a `model`, or too long before it, passes as it is.
     pub(super) fn push(&mut self, data: Bytes, done: bool) -> Option<Bytes> {
