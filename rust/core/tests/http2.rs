@@ -444,3 +444,146 @@ async fn the_management_api_sees_the_authority_as_host() {
     assert!(head.starts_with("GET /v2/models?page=1 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("\r\nhost: plane.test\r\n"), "{head}");
 }
+
+/// A client that writes its frames itself, and grants what windows it likes.
+struct RawClient(harness::Client);
+
+impl RawClient {
+    /// `window`: of each stream, in bytes.
+    fn connect(plane: &Plane, window: u32) -> Self {
+        let mut client = plane.connect();
+        client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let mut client = Self(client);
+        client.grant(window);
+        client
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = (payload.len() as u32).to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        self.0.write(&[&head, payload].concat());
+    }
+
+    /// Sets the window of each stream, in bytes.
+    fn grant(&mut self, window: u32) {
+        self.frame(4, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
+    }
+
+    /// Sends a request; an empty body is none.
+    fn send(&mut self, stream: u32, path: &str, body: &[u8]) {
+        let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        let method = if body.is_empty() { 0x82 } else { 0x83 };
+        let head = [
+            vec![method, 0x86, 0x04],
+            literal(path),
+            vec![0x01],
+            literal("x"),
+            vec![0x00],
+            literal("authorization"),
+            literal("Bearer secret"),
+        ]
+        .concat();
+        self.frame(1, 4 | u8::from(body.is_empty()), stream, &head);
+        if !body.is_empty() {
+            self.frame(0, 1, stream, body);
+        }
+    }
+
+    /// The kind, stream and payload of the next frame that is neither about settings nor a ping.
+    fn next(&mut self) -> (u8, u32, Vec<u8>) {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head);
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            self.0.read_exact(&mut payload);
+            if ![4, 6, 8].contains(&head[3]) {
+                let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                return (head[3], stream, payload);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_loses_its_streams_and_nothing_else() {
+    let (engine, begins, ends) = watched(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+         9\r\ndata: 1\n\n\r\n",
+    );
+    let settings = json!({"timeouts": {"send": 0.3}});
+    let plane = Plane::builder().engines(&[&engine]).with(settings).start();
+    let mut client = RawClient::connect(&plane, 0);
+    client.send(1, "/metrics", b"");
+    client.send(3, "/v1/completions", BODY.as_bytes());
+    begins.recv_timeout(PATIENCE).unwrap();
+    let mut reset = Vec::new();
+    while reset.len() < 2 {
+        let (kind, stream, payload) = client.next();
+        match kind {
+            1 => {}
+            3 => reset.push((stream, payload)),
+            other => panic!("a frame of kind {other}, though there is no window"),
+        }
+    }
+    reset.sort();
+    assert_eq!(reset, [1, 3].map(|stream| (stream, vec![0, 0, 0, 8])), "CANCEL");
+    ends.recv_timeout(PATIENCE).expect("the engine's work ends");
+    plane.assert_idle();
+    client.grant(65_535);
+    client.send(7, "/healthz", b"");
+    assert_eq!((client.next().0, client.next()), (1, (0, 7, b"ok".to_vec())));
+}
+
+#[test]
+fn a_client_that_waits_for_its_engine_takes_nothing_and_keeps_its_stream() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        for frame in ["data: 1\n\n", "data: 2\n\n", "data: [DONE]\n\n"] {
+            thread::sleep(Duration::from_millis(500));
+            stream.write_all(&chunk(frame.as_bytes())).unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let settings = json!({"timeouts": {"send": 0.2}});
+    let plane = Plane::builder().engines(&[&engine]).with(settings).start();
+    let mut client = RawClient::connect(&plane, 65_535);
+    client.send(1, "/v1/completions", BODY.as_bytes());
+    let mut read = Vec::new();
+    while !read.ends_with(b"[DONE]\n\n") {
+        let (kind, _, payload) = client.next();
+        assert!(kind < 2, "a frame of kind {kind}");
+        if kind == 0 {
+            read.extend(payload);
+        }
+    }
+}
+
+#[test]
+fn a_connection_whose_socket_takes_nothing_is_closed() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        let frame = chunk(format!("data: {}\n\n", "x".repeat(10_000)).as_bytes());
+        while stream.write_all(&frame).is_ok() {}
+    });
+    let settings = json!({"timeouts": {"send": 0.3}});
+    let plane = Plane::builder().engines(&[&engine]).with(settings).start();
+    let mut client = RawClient::connect(&plane, i32::MAX as u32);
+    client.frame(8, 0, 0, &(i32::MAX as u32 - 65_535).to_be_bytes());
+    client.send(1, "/v1/completions", BODY.as_bytes());
+    plane.until_connections(1);
+    plane.until_connections(0);
+    plane.assert_idle();
+}
+
+#[test]
+fn pages_in_front_of_a_shut_window_do_not_keep_a_connection() {
+    let settings = json!({"timeouts": {"head": 0.3, "send": 0.3}});
+    let plane = Plane::builder().with(settings).start();
+    // With one byte of room a page leaves the body, and its stream is done for us.
+    let mut client = RawClient::connect(&plane, 1);
+    client.send(1, "/metrics", b"");
+    assert_eq!((client.next().0, client.next().2.len()), (1, 1));
+    plane.until_connections(0);
+}

@@ -2,8 +2,8 @@
 //! thread.
 
 use std::{
-    cell::Cell,
-    future::Future,
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -22,7 +22,11 @@ use crate::{
         places::Place,
         tunnel::Tunnel,
     },
-    server::{graceful::until_served, middleware},
+    server::{
+        graceful::until_served,
+        middleware,
+        send_progress::{Measured, MeasuredIo, Unread},
+    },
     timer::PhaseTimer,
     worker::Worker,
 };
@@ -31,7 +35,7 @@ use crate::{
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests that one connection may have in flight.
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 128;
 /// Bytes of one request's body that may wait to be read.
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// Bytes of all bodies of a connection that may wait to be read. There is room for several, so that
@@ -48,20 +52,25 @@ const PONG: Duration = Duration::from_secs(20);
 
 /// Serves a connection to its end. hyper's own limits apply to streams that are reset before they
 /// are served (20), to stream errors of ours (1024), and to continuations of a head. The error is
-/// the client's.
+/// the client's, also that it takes nothing for longer than `timeouts.send` though its socket has
+/// something for it.
 pub(super) async fn serve<T: ClientStream + 'static>(
     worker: Rc<Worker>,
     io: ClientIo<T>,
     peer: Rc<str>,
     place: Rc<Place>,
-) -> hyper::Result<()> {
+) -> Result<(), ClientFault> {
     let shared = Arc::clone(&worker.shared);
-    let streams = Streams::new(place);
-    let watched = streams.clone();
+    let timeouts = shared.timeouts();
+    let streams = Streams::new(place, timeouts.send);
+    let beginning = streams.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         put_host(&mut request);
-        middleware::wrap(Rc::clone(&worker), Rc::clone(&peer), request, watched.clone())
+        let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
+        let inner = middleware::wrap(worker, peer, request, beginning.clone());
+        Measured { inner, unread: beginning.next_unread() }
     });
+    let (io, unread) = MeasuredIo::new(io);
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -73,20 +82,36 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let (mut timer, limit) = (PhaseTimer::default(), shared.timeouts().head);
+    let (mut timer, mut send_timer) = (PhaseTimer::default(), PhaseTimer::default());
+    let mut ending = None;
     until_served(&shared, |context, end| {
         if end {
+            ending = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
         }
-        let served = connection.as_mut().poll(context);
+        let served = connection.as_mut().poll(context).map_err(|_| ClientFault);
+        // Pieces that have left our bodies may still lie in front of a window that does not open.
+        // Once the connection is to end, they hold it up no longer than that.
+        let ended = || ending.and_then(|ending: Instant| Some(ending.max(streams.idle_since()?)));
+        let unread = unread.since().or_else(ended);
+        if let (true, Some(since)) = (served.is_pending(), unread)
+            && send_timer.poll(context, since, timeouts.send).is_ready()
+        {
+            return (Poll::Ready(Err(ClientFault)), false);
+        }
         // Without a request for longer than the limit for the next one's head, the connection ends,
         // as one of HTTP/1.1 does.
-        let idle =
-            streams.idle_since().is_some_and(|since| timer.poll(context, since, limit).is_ready());
+        let idle = streams
+            .idle_since()
+            .is_some_and(|since| timer.poll(context, since, timeouts.head).is_ready());
         (served, idle)
     })
     .await
 }
+
+/// A connection ended by a fault of its client.
+#[derive(Debug)]
+pub(super) struct ClientFault;
 
 /// Copies `:authority` to `Host`, where every other part looks for it.
 fn put_host(request: &mut Request<Incoming>) {
@@ -97,7 +122,8 @@ fn put_host(request: &mut Request<Incoming>) {
     }
 }
 
-/// Runs the streams of a connection as tasks of its thread, and counts them.
+/// Runs the streams of a connection as tasks of its thread, and counts them. A stream whose client
+/// takes nothing for too long is reset, by dropping it.
 #[derive(Clone)]
 pub(crate) struct Streams(Rc<Running>);
 
@@ -109,12 +135,31 @@ struct Running {
     /// A request has had a good key. Before, no stream makes the connection worth its place.
     trusted: Cell<bool>,
     place: Rc<Place>,
+    /// Of the stream that is executed next. hyper calls the service for a request, and then executes
+    /// what it has made of that at once.
+    next: RefCell<Option<Unread>>,
+    /// The longest time in which a client may take nothing; None: no limit.
+    send_limit: Option<Duration>,
 }
 
 impl Streams {
-    fn new(place: Rc<Place>) -> Self {
-        let (count, since) = (Cell::new(0), Cell::new(Instant::now()));
-        Self(Rc::new(Running { count, since, trusted: Cell::default(), place }))
+    /// `send_limit`: the longest time in which a client may take nothing; None: no limit.
+    fn new(place: Rc<Place>, send_limit: Option<Duration>) -> Self {
+        Self(Rc::new(Running {
+            count: Cell::new(0),
+            since: Cell::new(Instant::now()),
+            trusted: Cell::default(),
+            place,
+            next: RefCell::default(),
+            send_limit,
+        }))
+    }
+
+    /// Where the stream that is executed next notes what is unread.
+    fn next_unread(&self) -> Unread {
+        let unread = Unread::default();
+        *self.0.next.borrow_mut() = Some(unread.clone());
+        unread
     }
 
     /// The time since which no stream has run; None: one runs.
@@ -144,8 +189,17 @@ impl ClientWatch for Streams {
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let running = Stream::begin(&self.0);
+        let (unread, limit) = (self.0.next.take().unwrap_or_default(), self.0.send_limit);
         tokio::task::spawn_local(async move {
-            stream.await;
+            let (mut stream, mut timer) = (pin!(stream), PhaseTimer::default());
+            poll_fn(|context| {
+                if stream.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                let since = unread.since();
+                since.map_or(Poll::Pending, |since| timer.poll(context, since, limit))
+            })
+            .await;
             drop(running);
         });
     }
@@ -227,9 +281,9 @@ mod tests {
     async fn a_client_that_acknowledges_no_ping_is_dropped() {
         let mut config = test_support::config();
         let timeouts = json!({
-            "head": 0, "body": 0, "connect": 0, "first_frame": 0, "idle": 0,
-            "tcp_keepalive_idle": 0, "tcp_keepalive_interval": 0, "tcp_keepalive_probes": 1,
-            "tcp_unacknowledged": 0,
+            "head": 0, "keep_alive": 0, "body": 0, "send": 0, "connect": 0, "first_frame": 0,
+            "idle": 0, "tcp_keepalive_idle": 0, "tcp_keepalive_interval": 0,
+            "tcp_keepalive_probes": 1, "tcp_unacknowledged": 0,
         });
         test_support::change(&mut config, json!({"timeouts": timeouts}));
         let plane = crate::DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap();

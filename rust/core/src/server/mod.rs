@@ -6,3 +6,4 @@ mod http1;
 mod http2;
 pub(crate) mod listener;
 mod middleware;
+mod send_progress;
