@@ -5,12 +5,13 @@ written once as a msgspec Struct in `gpustack_fast.seam.documents` and once as a
 `rust/sans_io/src/seam/`; one test feeds every field of each through both, and every word.
 
 No call but `read_certificate` blocks, none holds the GIL longer than it takes to decode its
-document, and Rust installs no signal handler. Every call may be made from any thread.
+document, and Rust installs no signal handler. Every call may be made from any thread. What they
+raise is `errors.DataPlaneError`.
 """
 
 from typing import final
 
-__all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "log", "show"]
+__all__ = ["DataPlane", "__version__", "flush_log", "log", "show"]
 
 __version__: str
 
@@ -35,9 +36,6 @@ def show(text: str) -> None:
 
 def flush_log(limit: float) -> bool:
     """Waits until all lines are written, at most `limit` seconds; False if some are not then."""
-
-class DataPlaneError(Exception):
-    """The data plane cannot do what a call asked. The text has the cause, and what to change."""
 
 @final
 class DataPlane:

@@ -10,7 +10,8 @@
     │   └── KeyNotFound         no key has this name or access key (the management API's 404)
     ├── EngineFailed            an engine ended, was not ready in time, or has no place to listen
     ├── InstanceNotFound        no instance has this id or address
-    └── ControlError            the control socket cannot be used, or rejected an operation
+    ├── ControlError            the control socket cannot be used, or rejected an operation
+    └── DataPlaneError          the data plane cannot do what a call asked
 
 The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a
 prompt.
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "ControlError",
     "DataDirectoryInUse",
+    "DataPlaneError",
     "EngineFailed",
     "GpustackFastError",
     "InstanceNotFound",
@@ -170,3 +172,7 @@ class InstanceNotFound(GpustackFastError):
 
 class ControlError(GpustackFastError):
     """The control socket of the running server cannot be used, or it rejected an operation."""
+
+
+class DataPlaneError(GpustackFastError):
+    """The data plane cannot do what a call asked. The text names the cause and what to change."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from gpustack_fast import _native
-from gpustack_fast._native import DataPlaneError, flush_log, show
+from gpustack_fast._native import flush_log, show
 from gpustack_fast._native import log as write_log
+from gpustack_fast.errors import DataPlaneError
 from gpustack_fast.seam.documents import DataPlaneConfig, KeyDelta, Polled, Started, Stats, Table
 
 __all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "show", "write_log"]

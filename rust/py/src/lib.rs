@@ -15,7 +15,7 @@ use std::{
 };
 
 use gpustack_fast_core as core;
-use pyo3::{create_exception, exceptions::PyException, prelude::*, types::PyBytes};
+use pyo3::{prelude::*, types::PyBytes};
 
 /// Python's allocator stays CPython's; this one serves the data plane. Its thread-local storage is
 /// the local-dynamic kind, so that the module can be loaded late, after others have used up the
@@ -23,12 +23,7 @@ use pyo3::{create_exception, exceptions::PyException, prelude::*, types::PyBytes
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-create_exception!(
-    gpustack_fast._native,
-    DataPlaneError,
-    PyException,
-    "The data plane cannot do what a call asked. The text names the cause and what to change."
-);
+pyo3::import_exception!(gpustack_fast.errors, DataPlaneError);
 
 fn error(error: core::DataPlaneError) -> PyErr {
     DataPlaneError::new_err(error.to_string())
@@ -138,7 +133,7 @@ fn flush_log(py: Python<'_>, limit: f64) -> bool {
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use super::{DataPlane, DataPlaneError, flush_log, log, show};
+    use super::{DataPlane, flush_log, log, show};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name for it")]
