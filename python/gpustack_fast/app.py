@@ -37,6 +37,7 @@ from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.reach import unknown_models, unmatched
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -45,6 +46,7 @@ from gpustack_fast.reload import Deployment, Reloader
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta
 from gpustack_fast.seam.log import announce, flush, start_log
+from gpustack_fast.seam.metrics import fault_metrics
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.signals import Ask, Signals
@@ -59,6 +61,10 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
+COUNT_EVERY = 10.0
+"""Seconds between two looks at the faults, whose counts are shown with the table."""
+BEGIN_AGAIN_AFTER = 1.0
+"""Seconds until the engines are looked after again, if a mistake has ended that."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
 
@@ -108,6 +114,10 @@ class Server:
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
         self._since = time.time()
+        self._faults = Faults()
+        self._published = False
+        self._shown = (0, 0)
+        """Faults and unsaved revocations as the table shows them."""
         self._greeted = False
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
@@ -141,7 +151,9 @@ class Server:
         self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)
-        self._supervisor = Supervisor(self._engine_paths, prepare, on_change=self._publish)
+        self._supervisor = Supervisor(
+            self._engine_paths, prepare, self._faults, on_change=self._publish
+        )
         self._reloader = Reloader(source, deployment, directory, self._plane, self._supervisor)
 
     @property
@@ -156,13 +168,14 @@ class Server:
         self._addresses = self._plane.start().addresses
         loop.add_reader(self._plane.fileno(), self._poll)
         polling = asyncio.ensure_future(self._poll_now_and_then(received))
+        counting = asyncio.ensure_future(self._count_now_and_then())
         working = asyncio.ensure_future(self._work())
         signalled = asyncio.ensure_future(self._signalled.wait())
         try:
             await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._stop(working)
-            for task in (polling, signalled):
+            for task in (polling, counting, signalled):
                 task.cancel()
             loop.remove_reader(self._plane.fileno())
         if working.cancelled():
@@ -190,7 +203,16 @@ class Server:
         await self._end_leftovers()
         self._supervisor.want(self._config.models)
         self._reloader.begin.set()
-        await self._supervisor.run()
+        while True:
+            supervising = asyncio.ensure_future(self._supervisor.run())
+            try:
+                await asyncio.wait({supervising})
+            finally:
+                supervising.cancel()
+            error = supervising.exception()
+            log.error("The watch on the engines ended by a mistake; going on.", exc_info=error)
+            self._faults.note("mistake", type(error).__name__)
+            await asyncio.sleep(BEGIN_AGAIN_AFTER)
 
     def _warnings(self) -> list[str]:
         """What is right by all rules, and will still astonish somebody."""
@@ -205,7 +227,7 @@ class Server:
 
     async def _end_leftovers(self) -> None:
         """Ends the engines of an earlier, killed server."""
-        for name in await end_leftovers(self._engine_paths):
+        for name in await end_leftovers(self._engine_paths, self._faults):
             log.info("Ended the engine %s, which an earlier run had left.", name)
         self._leftovers = False
 
@@ -302,11 +324,31 @@ class Server:
 
     # To the data plane.
 
+    async def _count_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(COUNT_EVERY)
+            if self._published and self._shown != self._counted():
+                self._publish()
+
+    def _counted(self) -> tuple[int, int]:
+        return sum(self._faults.counts.values()), 0
+
     def _publish(self) -> None:
         """Publishes the table of now. Greets, once: when a model is ready, and none on its way."""
         replicas = self._supervisor.replicas
         now = self._reloader.deployment
-        self._plane.publish(table(now.config, replicas, now.routes, now.engine_keys))
+        document = table(now.config, replicas, now.routes, now.engine_keys)
+        document.metrics.extend(fault_metrics(self._faults.counts, 0))
+        self._shown = self._counted()
+        try:
+            self._plane.publish(document)
+        except DataPlaneError as error:
+            if not self._published:
+                raise
+            log.error("A new table cannot be used, and the former one stays. %s", error)
+            self._faults.note("mistake", str(error))
+            return
+        self._published = True
         if self._greeted or self._signals:
             return
         views = self._models()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from gpustack_fast.backends import facts_of
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.health import Health
 from gpustack_fast.engines.replica import InstanceState, Replica
+from gpustack_fast.faults import Faults, is_ours
 
 __all__ = ["watch"]
 
@@ -29,11 +31,19 @@ class SetState(Protocol):
     def __call__(self, replica: Replica, state: InstanceState, message: str = "") -> None: ...
 
 
-async def watch(replica: Replica, set_state: SetState) -> None:
-    """Tries the address of somebody else's engine now and then, for as long as it is wanted."""
+async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
+    """Tries the address of somebody else's engine now and then, for as long as it is wanted.
+
+    A try that this machine has no room for says nothing about the engine: its state stays.
+    """
     health = Health(replica.address, health_path(replica.model))
     while True:
-        problem = await unreachable(replica.address)
+        try:
+            problem = await unreachable(replica.address)
+        except OSError as error:
+            faults.note("probe", error)
+            await asyncio.sleep(TRY_EVERY)
+            continue
         if problem is None:
             problem = await health.problem(replica.state == "running")
         if problem is not None and replica.state != "unreachable":
@@ -59,7 +69,7 @@ async def unreachable(url: str) -> str | None:
     """The reason, in a sentence, why nobody can be reached at an address; None when somebody can.
 
     The address is `http://HOST:PORT` or `unix:/PATH`. A connection is opened and closed, and
-    nothing is sent.
+    nothing is sent. Raises OSError for a fault of this machine.
     """
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
@@ -71,6 +81,9 @@ async def unreachable(url: str) -> str | None:
     except TimeoutError:
         reason = f"no connection within {CONNECT_WITHIN:g} s"
     except OSError as error:
+        # The resolver does not say why it found nothing.
+        if is_ours(error) or (isinstance(error, socket.gaierror) and lacks_descriptors()):
+            raise
         # asyncio words its own; a negative number is one of the resolver, with a text of its own.
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else str(error.strerror or error)
@@ -81,3 +94,12 @@ async def unreachable(url: str) -> str | None:
         f"Nobody can be reached at {url} ({reason}). Start that engine, or correct its address "
         "in `urls`."
     )
+
+
+def lacks_descriptors() -> bool:
+    """Whether this process has no free descriptor at this moment."""
+    try:
+        os.close(os.open("/", os.O_PATH))
+    except OSError:
+        return True
+    return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -26,8 +27,9 @@ from pathlib import Path
 from gpustack_fast.backends import Backend, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
-from gpustack_fast.engines.processes import Process
+from gpustack_fast.engines.processes import Process, ProcessTable
 from gpustack_fast.errors import EngineFailed
+from gpustack_fast.faults import Faults, is_ours, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Instance", "new_id"]
@@ -47,8 +49,16 @@ class Instance:
     """One engine process, from its start until nobody of its session is left."""
 
     def __init__(
-        self, instance_id: str, model: ModelConfig, backend: Backend, paths: EnginePaths
+        self,
+        instance_id: str,
+        model: ModelConfig,
+        backend: Backend,
+        paths: EnginePaths,
+        table: ProcessTable,
+        faults: Faults,
     ) -> None:
+        self._table = table
+        self._faults = faults
         self.id = instance_id
         self.model = model
         self.backend = backend
@@ -58,7 +68,8 @@ class Instance:
         self.log = paths.log(model.name, instance_id)
         self.exited = asyncio.Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
+        self._pidfd: int | None = None
+        """None: not watched, so its end would not be seen."""
         self._opened: os.stat_result | None = None
         """The log, as it was opened."""
 
@@ -71,7 +82,10 @@ class Instance:
         return None if self._child is None else self._child.pid
 
     def start(self, python: Path) -> None:
-        """Starts the process and watches it. Raises BackendError or OSError."""
+        """Starts the process and watches it. Raises BackendError, or OSError for this machine.
+
+        `stop` must follow that, too: the process may run, and not be watched.
+        """
         command = self.backend.command(
             self.model, Place(python=python, socket=self.socket, key=self.key)
         )
@@ -99,15 +113,18 @@ class Instance:
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
     def _on_exit(self) -> None:
+        assert self._pidfd is not None
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self.exited.set()
 
     async def wait_until_ready(self) -> None:
         """Returns when the engine can serve. Raises EngineFailed when it ends or takes too long."""
         limit = self.model.ready_timeout
-        begun = time.monotonic()
-        while not await self.probe():
-            waited = time.monotonic() - begun
+        waited, asked = 0.0, time.monotonic()
+        while not (ready := await self.probe()):
+            before, asked = asked, time.monotonic()
+            # What cannot be probed is neither ready nor too slow.
+            waited += 0.0 if ready is None else asked - before
             if limit and waited > limit:
                 raise EngineFailed(
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
@@ -120,20 +137,26 @@ class Instance:
                     f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}"
                 )
 
-    async def probe(self) -> bool:
-        """Whether the engine's ready path gives 200."""
+    async def probe(self) -> bool | None:
+        """Whether the engine's ready path gives 200; None: it cannot be asked, by our own fault."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 return await status(self.socket, self.backend.ready_path, self.key) == 200
-        except (OSError, TimeoutError):
+        except TimeoutError:
             return False
+        except OSError as error:
+            if not is_ours(error):
+                return False
+            self._faults.note("probe", error)
+            return None
 
     def how_it_ended(self) -> str:
         """The manner of its end for a sentence, as in `ended with exit code 1`.
 
         Only a hint: a crashed engine may well exit with 0.
         """
-        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert self._child is not None
+        found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return "is running"
         if found.si_code == os.CLD_EXITED:
@@ -161,12 +184,12 @@ class Instance:
                 )
         return f"It wrote nothing (log: {self.log})."
 
-    def rotate_log(self, limit: int = LOG_LIMIT) -> None:
+    async def rotate_log(self, limit: int = LOG_LIMIT) -> None:
         """Copies a large log and truncates it, for the engine holds it open for appending."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.log.stat().st_size > limit:
-                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
-                os.truncate(self.log, 0)
+        try:
+            await run_in_thread(rotate, self.log, limit)
+        except OSError as error:
+            self._faults.note("log_rotation", error)
 
     def log_was_moved(self) -> bool:
         """Whether somebody has moved or removed the log, into which the engine writes on."""
@@ -177,15 +200,19 @@ class Instance:
         except FileNotFoundError:
             return True
 
-    def living(self) -> list[Process]:
-        """The living processes of its session. Reaps the dead ones except for the leader.
+    async def living(self) -> list[Process] | None:
+        """The living processes of its session; None: nobody can see them now.
 
-        As long as that is not reaped, no other session can have its number.
+        Reaps the dead ones except for the leader. As long as that is not reaped, no other session
+        can have its number.
         """
         if self._child is None:
             return []
-        found = processes.members(self._child.pid)
-        processes.reap(found, spare=self._child.pid)
+        leader = self._child.pid
+        found = await self._table.members(leader)
+        if found is None:
+            return None
+        processes.reap(found, spare=leader)
         return [one for one in found if one.alive]
 
     async def stop(self) -> bool:
@@ -193,16 +220,46 @@ class Instance:
         if self._child is None:
             return True
         gone = await processes.end(
-            self._child.pid, self.living, self.backend.stop_signal, self.backend.stop_grace
+            self._child.pid,
+            self.living,
+            self.backend.stop_signal,
+            self.backend.stop_grace,
+            is_child=True,
         )
-        asyncio.get_running_loop().remove_reader(self._pidfd)
         if gone:
             self._child.wait()
-            self.exited.set()
-            remove_files(self.socket, self.record)
-            os.close(self._pidfd)
             self._child = None
+            self.exited.set()
+            if self._pidfd is not None:
+                asyncio.get_running_loop().remove_reader(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
+            try:
+                remove_files(self.socket, self.record)
+            except OSError as error:
+                self._faults.note("files", error)
         return gone
+
+
+def rotate(log: Path, limit: int) -> None:
+    """Moves what a log of more than `limit` bytes holds to a file beside it. Raises OSError.
+
+    Without room for the copy it is emptied all the same: a disk that is full stops all else.
+    """
+    try:
+        if log.stat().st_size <= limit:
+            return
+    except FileNotFoundError:
+        return
+    copy = log.with_suffix(".log.1")
+    try:
+        shutil.copyfile(log, copy)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            copy.unlink(missing_ok=True)
+            os.truncate(log, 0)
+        raise
+    os.truncate(log, 0)
 
 
 def environment(*more: dict[str, str]) -> dict[str, str]:

@@ -11,8 +11,9 @@ import msgspec
 
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import remove_files
-from gpustack_fast.engines.processes import Identity, Process
+from gpustack_fast.engines.processes import Identity, Process, ProcessTable
 from gpustack_fast.errors import EngineFailed
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["end_leftovers"]
@@ -20,28 +21,33 @@ __all__ = ["end_leftovers"]
 LEFTOVER_GRACE = 15.0
 
 
-async def end_leftovers(paths: EnginePaths, grace: float = LEFTOVER_GRACE) -> list[str]:
+async def end_leftovers(
+    paths: EnginePaths, faults: Faults, grace: float = LEFTOVER_GRACE
+) -> list[str]:
     """Ends the engines that an earlier, killed server left behind; returns the ids of the living.
 
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
     may hold a GPU.
     """
     found = sorted(paths.records.glob("*.json"))
+    table = ProcessTable(faults)
     return [
         name
-        for name in await asyncio.gather(*(end_leftover(record, grace) for record in found))
+        for name in await asyncio.gather(*(end_leftover(record, table, grace) for record in found))
         if name
     ]
 
 
-async def end_leftover(record: Path, grace: float) -> str | None:
+async def end_leftover(record: Path, table: ProcessTable, grace: float) -> str | None:
     """Ends the engine of one record; returns its id when somebody was alive."""
     identity = read_record(record)
     if identity is None:
         return None
-    living = functools.partial(leftovers, identity, set())
-    alive = bool(living())
-    if alive and not await processes.end(identity.pid, living, signal.SIGTERM, grace):
+    living = functools.partial(leftovers, identity, table, set())
+    alive = await living() != []
+    if alive and not await processes.end(
+        identity.pid, living, signal.SIGTERM, grace, is_child=False
+    ):
         raise EngineFailed(
             f"The engine {record.stem} (process {identity.pid}) of an earlier run cannot be ended, "
             "even by SIGKILL. It waits inside the kernel, perhaps for a device: look at it with "
@@ -63,8 +69,12 @@ def read_record(record: Path) -> Identity | None:
         return None
 
 
-def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
+async def leftovers(
+    identity: Identity, table: ProcessTable, known: set[tuple[int, int]]
+) -> list[Process] | None:
     """The living processes of an earlier run's session, where they certainly are of it.
+
+    None: nobody can see them now.
 
     The kernel gives a session's number to nobody else while a member lives. So one member that is
     surely ours vouches for the others: the leader by its start time, or one that writes to the
@@ -73,9 +83,14 @@ def leftovers(identity: Identity, known: set[tuple[int, int]]) -> list[Process]:
     """
     if not identity.is_of_this_boot():
         return []
-    found = [one for one in processes.members(identity.pid) if one.alive]
-    sure = identity.leader_is_alive() or any(
-        (one.pid, one.start_time) in known or processes.writes_to(one.pid, identity.log)
+    members = await table.members(identity.pid)
+    if members is None:
+        return None
+    found = [one for one in members if one.alive]
+    sure = any(
+        identity.is_leader(one)
+        or (one.pid, one.start_time) in known
+        or processes.writes_to(one.pid, identity.log)
         for one in found
     )
     if not sure:

@@ -8,24 +8,28 @@ leader of one), so *an engine is gone when no living process of its session is l
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from gpustack_fast.faults import Faults, run_in_thread
+
 __all__ = [
     "Identity",
     "Process",
+    "ProcessTable",
     "become_subreaper",
     "boot_id",
     "end",
-    "members",
     "open_standard_descriptors",
     "process",
     "reap",
@@ -41,6 +45,8 @@ ORPHANS_MAY_TAKE = 3.0
 """
 KILLED_MAY_TAKE = 10.0
 """Seconds until a killed process is given up: one may wait for a device or a network disk."""
+UNSEEN_MAY_TAKE = 60.0
+"""Seconds for which the end of a session is waited for while nobody can see who is left of it."""
 LOOK_EVERY = 0.05
 
 
@@ -55,15 +61,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     socket: str
     log: str
 
-    def leader_is_alive(self) -> bool:
-        """Whether this very process, and no later one with its number, is there."""
-        found = process(self.pid)
-        return (
-            self.is_of_this_boot()
-            and found is not None
-            and found.alive
-            and found.start_time == self.start_time
-        )
+    def is_leader(self, one: Process) -> bool:
+        """Whether a process is this very one, and no later one with its number."""
+        return one.pid == self.pid and one.start_time == self.start_time
 
     def is_of_this_boot(self) -> bool:
         return self.boot_id == boot_id()
@@ -80,26 +80,70 @@ class Process(NamedTuple):
     """False for a zombie."""
 
 
+@functools.cache
 def boot_id() -> str:
     """Differs after every start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def process(pid: int) -> Process | None:
-    """Reads /proc/PID/stat; None when there is no such process."""
+    """Reads /proc/PID/stat; None when there is no such process, or none that we may see.
+
+    Raises OSError where the table cannot be read.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The name, in parentheses before the state, may hold anything.
     state, parent, _, session, *rest = text.rpartition(")")[2].split()
     return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
 
 
-def members(session: int) -> list[Process]:
-    """Every process of a session, zombies too."""
-    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return [one for one in found if one is not None and one.session == session]
+Sessions = Mapping[int, list[Process]]
+"""Every process by its session, zombies too."""
+
+
+def read_sessions() -> Sessions:
+    """One pass over /proc. Raises OSError where it cannot be read."""
+    found: dict[int, list[Process]] = collections.defaultdict(list)
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (one := process(int(name))) is not None:
+            found[one.session].append(one)
+    return found
+
+
+class ProcessTable:
+    """The process table, read beside the event loop, and once for all who ask at one time."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._following: asyncio.Task[Sessions | None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._not_before = 0.0
+        """Monotonic seconds."""
+
+    async def members(self, session: int) -> list[Process] | None:
+        """Every process of a session, zombies too; None: nobody can see them now.
+
+        What is read was there after the call, so that none is missed that was started before it.
+        """
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._read())
+        found = await asyncio.shield(self._following)
+        return None if found is None else found.get(session, [])
+
+    async def _read(self) -> Sessions | None:
+        """The next pass, a while after the last: all who ask until it begins wait for this one."""
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._not_before - time.monotonic())
+            self._following = None
+            self._not_before = time.monotonic() + LOOK_EVERY
+            try:
+                return await run_in_thread(read_sessions)
+            except OSError as error:
+                self._faults.note("processes", error)
+                return None
 
 
 def writes_to(pid: int, log: str) -> bool:
@@ -118,27 +162,39 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 async def end(
-    leader: int, living: Callable[[], list[Process]], polite: signal.Signals, grace: float
+    leader: int,
+    living: Callable[[], Awaitable[list[Process] | None]],
+    polite: signal.Signals,
+    grace: float,
+    *,
+    is_child: bool,
 ) -> bool:
     """Ends a session: asks its leader, again and again; after `grace` seconds kills the rest.
 
-    `living` gives its living processes. Returns whether nobody is left.
+    `living` gives its living processes, None where they cannot be seen now: only a leader that
+    `is_child` of ours, so that its number is nobody else's, gets a signal unseen. Returns whether
+    nobody is left.
     """
     begun = now = time.monotonic()
     deadline, ask_at = begun + grace, begun
-    while left := living():
-        if all(one.pid != leader for one in left):
-            deadline = min(deadline, now + ORPHANS_MAY_TAKE)
-        if now >= deadline + KILLED_MAY_TAKE:
+    while (left := await living()) is None or left:
+        if left is None:
+            pids = [leader] if is_child else []
+            give_up = max(deadline, begun + UNSEEN_MAY_TAKE) + KILLED_MAY_TAKE
+        else:
+            pids = [one.pid for one in left]
+            if leader not in pids:
+                deadline = min(deadline, now + ORPHANS_MAY_TAKE)
+            give_up = deadline + KILLED_MAY_TAKE
+        if now >= give_up:
             return False
         if now >= deadline:
-            for one in left:
-                send(one.pid, signal.SIGKILL)
+            for pid in pids:
+                send(pid, signal.SIGKILL)
         elif now >= ask_at:
             ask_at = now + ASK_AGAIN_EVERY
-            for one in left:
-                if one.pid == leader:
-                    send(one.pid, polite)
+            if leader in pids:
+                send(leader, polite)
         await asyncio.sleep(LOOK_EVERY)
         now = time.monotonic()
     return True

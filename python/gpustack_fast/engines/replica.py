@@ -60,7 +60,7 @@ class Replica:
     address: str = ""
     instance: Instance | None = None
     failures: int = 0
-    """In a row, since an engine was last ready here."""
+    """In a row, since an engine last ran here for some minutes."""
     restarts: int = 0
     """Engines that were started here after the first."""
     retry_at: float = 0.0
@@ -84,10 +84,14 @@ class Replica:
         """Remembers the last failure."""
         self.last_failure, self.last_failure_at = reason, time.time()
 
-    def raise_unexpected(self) -> None:
-        """Re-raises an unexpected exception: fail loudly."""
-        if self.running is not None and self.running.done() and not self.running.cancelled():
-            self.running.result()
+    def unexpected(self) -> BaseException | None:
+        """The exception that ended the replica's life, which nobody expected; None: there is none.
+
+        Whatever is expected of an engine is dealt with in its life.
+        """
+        if self.running is None or not self.running.done() or self.running.cancelled():
+            return None
+        return self.running.exception()
 
     def status(self) -> SlotStatus:
         """The slot as a plan needs it."""

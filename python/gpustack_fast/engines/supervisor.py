@@ -27,8 +27,10 @@ from gpustack_fast.engines.addresses import Addresses
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
+from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import GpustackFastError, InstanceNotFound
+from gpustack_fast.faults import Faults, is_ours, reason_of
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Supervisor"]
@@ -36,6 +38,10 @@ __all__ = ["Supervisor"]
 MAINTAIN_EVERY = 10.0
 FIRST_TRY_WITHIN = 5.0
 """Seconds that a reload waits for the first try of addresses that are new."""
+RUNNING_WELL = 300.0
+"""Seconds of running after which earlier failures count no more: many a crash loop gets ready."""
+AFTER_A_FAULT = 10.0
+"""Seconds until the next try, after a fault of this machine or of ours."""
 CANNOT_BE_ENDED = (
     "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 )
@@ -53,12 +59,15 @@ class Supervisor:
         self,
         paths: EnginePaths,
         prepare: Prepare,
+        faults: Faults,
         *,
         on_change: Callable[[], None],
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
         self._paths = paths
         self._prepare = prepare
+        self._faults = faults
+        self._table = ProcessTable(faults)
         self._on_change = on_change
         self._backends = backends
         self._models: dict[str, ModelConfig] = {}
@@ -66,6 +75,7 @@ class Supervisor:
         self._preparing: dict[str, asyncio.Task[Path]] = {}
         self._drained: set[tuple[str, str]] = set()
         """Model and URL of the engines of somebody else's that are drained, for the next `want`."""
+        self._maintenance: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
         self._state_changed = asyncio.Event()
         self._closing = False
@@ -111,7 +121,7 @@ class Supervisor:
             drained=(model.name, url) in self._drained,
         )
         replica.idle.set()
-        replica.running = self._task(watch(replica, self._set))
+        replica.running = self._task(self._watch(replica))
         return replica
 
     async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
@@ -176,7 +186,7 @@ class Supervisor:
             )
             ours = [replica for replica in self._replicas.values() if not replica.model.external]
             for replica in self._replicas.values():
-                replica.raise_unexpected()
+                self._survive(replica)
             for action in plan(wanted, [replica.status() for replica in ours], now):
                 if isinstance(action, Start):
                     self._start(action.slot)
@@ -184,7 +194,9 @@ class Supervisor:
                     self._stop(action.slot, patience=0.0)
             if now >= maintain_at:
                 maintain_at = now + MAINTAIN_EVERY
-                self._maintain()
+                # A disk may take longer than that.
+                if self._maintenance is None or self._maintenance.done():
+                    self._maintenance = asyncio.create_task(self._maintain())
             pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
             # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
@@ -215,6 +227,26 @@ class Supervisor:
         task.add_done_callback(lambda _: self._awake.set())
         return task
 
+    def _survive(self, replica: Replica) -> None:
+        """Goes on with a replica whose life ended with a mistake of ours: the others live on."""
+        error = replica.unexpected()
+        if error is not None and replica.stopping is None:
+            log.error("%s: The watch on it ended by a mistake.", replica.id, exc_info=error)
+            self._faults.note("mistake", type(error).__name__)
+            replica.running = self._task(self._begin_again(replica))
+
+    async def _begin_again(self, replica: Replica) -> None:
+        # First, so that a mistake that comes at once does not come without end.
+        await asyncio.sleep(AFTER_A_FAULT)
+        if replica.model.external:
+            await self._watch(replica)
+        else:
+            self._failed(replica, "The watch on it ended by a mistake in gpustack-fast; see above.")
+            await self._end(replica)
+
+    async def _watch(self, replica: Replica) -> None:
+        await watch(replica, self._set, self._faults)
+
     def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
         if replica.state != state:
             replica.since = time.time()
@@ -228,25 +260,40 @@ class Supervisor:
         """One engine's life, from its environment to the end of its session."""
         try:
             await self._bring_up(replica)
-            replica.failures = 0
             log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running")
-            assert replica.instance is not None
-            await replica.instance.exited.wait()
-            # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
-            reason = (
-                f"The engine {replica.instance.how_it_ended()}, unasked. "
-                f"{replica.instance.last_words()}"
-            )
-        except (GpustackFastError, OSError) as error:
-            reason = str(error)
-        self._failed(replica, reason)
-        if replica.instance is not None and not await replica.instance.stop():
-            replica.retry_at = float("inf")
-            self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
-            log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
-        else:
-            replica.instance = None
+            self._failed(replica, await self._until_it_ends(replica))
+        except GpustackFastError as error:
+            if is_ours(error):
+                self._hindered(replica, str(error))
+            else:
+                self._failed(replica, str(error))
+        except OSError as error:
+            self._hindered(replica, f"It could not be started: {reason_of(error)}.")
+        await self._end(replica)
+
+    async def _until_it_ends(self, replica: Replica) -> str:
+        """Waits until an engine that runs has ended; the manner, in a sentence."""
+        instance = replica.instance
+        assert instance is not None
+        try:
+            async with asyncio.timeout(RUNNING_WELL):
+                await instance.exited.wait()
+        except TimeoutError:
+            replica.failures = 0
+            await instance.exited.wait()
+        # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
+        return f"The engine {instance.how_it_ended()}, unasked. {instance.last_words()}"
+
+    async def _end(self, replica: Replica) -> None:
+        """Ends what is left of an engine. Nothing is started in its place before that is gone."""
+        reason = replica.state_message
+        while replica.instance is not None and not await replica.instance.stop():
+            if not replica.state_message.startswith(CANNOT_BE_ENDED):
+                log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
+                self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
+            await asyncio.sleep(AFTER_A_FAULT)
+        replica.instance = None
 
     async def _bring_up(self, replica: Replica) -> None:
         """Environment, process, readiness."""
@@ -255,7 +302,9 @@ class Supervisor:
         )
         python = await self._environment(replica.backend.name)
         log.info("Starting %s ...", replica.id)
-        replica.instance = Instance(replica.id, replica.model, replica.backend, self._paths)
+        replica.instance = Instance(
+            replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
+        )
         replica.instance.start(python)
         replica.address = replica.instance.address
         self._set(replica, "starting")
@@ -284,6 +333,12 @@ class Supervisor:
             follows = "It is not started again (restart_on_error = false)."
         self._set(replica, "error", f"{reason} {follows}")
         log.warning("%s: %s %s", replica.id, reason, follows)
+
+    def _hindered(self, replica: Replica, reason: str) -> None:
+        """Tries an engine again that this machine kept from starting: no failure of its own."""
+        self._faults.note("engine_start", reason)
+        replica.retry_at = time.monotonic() + AFTER_A_FAULT
+        self._set(replica, "error", f"{reason} Starting it again in {AFTER_A_FAULT:g} s.")
 
     def instance_idle(self, instance_id: str) -> None:
         """Notes that a retired instance has ended its last request, as the data plane reports."""
@@ -362,8 +417,7 @@ class Supervisor:
                 await asyncio.wait_for(replica.idle.wait(), patience)
         if replica.running is not None:
             replica.running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await replica.running
+            await asyncio.wait({replica.running})
         if replica.instance is not None and not await replica.instance.stop():
             log.error(
                 "%s: A process of it could not be ended, even by SIGKILL. The next start tries "
@@ -378,6 +432,8 @@ class Supervisor:
         stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
         for task in self._preparing.values():
             task.cancel()
+        if self._maintenance is not None:
+            self._maintenance.cancel()
         await asyncio.gather(*stopping)
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
 
@@ -386,9 +442,10 @@ class Supervisor:
         instances = [replica.instance for replica in self._replicas.values() if replica.instance]
         return [instance for instance in instances if instance.log_was_moved()]
 
-    def _maintain(self) -> None:
+    async def _maintain(self) -> None:
         """Now and then: large logs, and zombies that engines left to us."""
-        for replica in self._replicas.values():
+        for replica in list(self._replicas.values()):
             if replica.instance is not None:
-                replica.instance.rotate_log()
-                replica.instance.living()
+                await replica.instance.rotate_log()
+        found = [replica.instance for replica in self._replicas.values()]
+        await asyncio.gather(*(one.living() for one in found if one is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -11,13 +12,17 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, run,
 
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import Instance, new_id
+from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.errors import EngineFailed
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
+from limits import no_descriptors
 
 
 def instance(paths: EnginePaths, *orders: str, ready_timeout: float = 30.0) -> Instance:
     model = small(*orders, ready_timeout=ready_timeout)
-    one = Instance(new_id(model.name), model, SMALL, paths)
+    faults = Faults()
+    one = Instance(new_id(model.name), model, SMALL, paths, ProcessTable(faults), faults)
     one.start(PYTHON)
     return one
 
@@ -126,7 +131,7 @@ def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_fold
     async def scenario(paths: EnginePaths) -> None:
         one = instance(paths, "--child")
         await one.wait_until_ready()
-        one.rotate_log(limit=10)
+        await one.rotate_log(limit=10)
         assert one.log.stat().st_size == 0
         assert one.log.with_suffix(".log.1").read_text().startswith("small engine begins")
         await one.stop()
@@ -142,6 +147,34 @@ def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: 
         assert one.how_it_ended() == "is running"
         kill(one.pid)
         await eventually(one.exited.is_set, "the exit is seen")
+        assert await one.stop()
+
+    run(scenario, short_folder)
+
+
+def test_a_grown_log_that_cannot_be_copied_is_emptied_all_the_same(short_folder: Path) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        copy = one.log.with_suffix(".log.1")
+        copy.symlink_to("/dev/full")
+        await one.rotate_log(limit=10)
+        assert one.log.stat().st_size == 0, "the disk is full because of it, perhaps"
+        assert not copy.is_symlink()
+        assert one._faults.counts["log_rotation"] == 1
+        await one.stop()
+
+    run(scenario, short_folder)
+
+
+def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_folder: Path) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths, ready_timeout=0.3)
+        with no_descriptors():
+            waiting = asyncio.ensure_future(one.wait_until_ready())
+            await eventually(lambda: one._faults.counts["probe"] > 6, "probes fail")
+            assert not waiting.done()
+        await waiting
         assert await one.stop()
 
     run(scenario, short_folder)

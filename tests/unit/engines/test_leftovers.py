@@ -15,16 +15,21 @@ from small_backend import alive, child_of, run
 
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.leftovers import end_leftovers
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 KILLED_SERVER = """
 import asyncio, pathlib, sys, time
 from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 from small_backend import PYTHON, SMALL, small
 async def main():
     paths = EnginePaths(pathlib.Path(sys.argv[1]))
-    one = Instance("small-00000", small(*sys.argv[2:]), SMALL, paths)
+    faults = Faults()
+    model = small(*sys.argv[2:])
+    one = Instance("small-00000", model, SMALL, paths, ProcessTable(faults), faults)
     one.start(PYTHON)
     if "--leave-child" in sys.argv:
         await one.exited.wait()
@@ -62,12 +67,12 @@ def test_the_next_start_ends_what_a_killed_server_left(short_folder: Path) -> No
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, grace=0.3) == ["small-00000"]
+        assert await end_leftovers(paths, Faults(), grace=0.3) == ["small-00000"]
         assert not alive(pid)
         assert not alive(child)
         assert list(paths.records.iterdir()) == []
         assert list(paths.sockets.iterdir()) == []
-        assert await end_leftovers(paths) == []
+        assert await end_leftovers(paths, Faults()) == []
 
     run(scenario, short_folder)
 
@@ -81,7 +86,7 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths) == ["small-00000"]
+        assert await end_leftovers(paths, Faults()) == ["small-00000"]
         assert not alive(child)
 
     run(scenario, short_folder)
@@ -101,7 +106,7 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
     path.write_text(json.dumps({**record, "log": "/nowhere", **change}))
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, grace=0.1) == []
+        assert await end_leftovers(paths, Faults(), grace=0.1) == []
         assert alive(pid)
         assert list(paths.records.iterdir()) == []
 
@@ -114,5 +119,5 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
 def test_a_record_that_cannot_be_read_is_removed(short_folder: Path) -> None:
     paths = EnginePaths(short_folder)
     (paths.records / "torn.json").write_text("{")
-    assert asyncio.run(end_leftovers(paths)) == []
+    assert asyncio.run(end_leftovers(paths, Faults())) == []
     assert list(paths.records.iterdir()) == []

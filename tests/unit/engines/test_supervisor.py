@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,12 +17,15 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, smal
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import external, plan, processes
+from gpustack_fast.engines import external, plan, processes, supervisor
 from gpustack_fast.engines.environments import BuildError
+from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import InstanceNotFound
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
+from limits import no_descriptors
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +44,11 @@ class House:
     ) -> None:
         self.seen: list[list[tuple[str, str]]] = []
         self.paths = EnginePaths(folder)
+        self.faults = Faults()
         self.supervisor = Supervisor(
             self.paths,
             prepare or self.prepare,
+            self.faults,
             on_change=self.look,
             backends={"small": SMALL, "external": BACKENDS["external"]},
         )
@@ -138,7 +145,6 @@ def test_a_killed_engine_leaves_the_table_at_once_and_is_replaced(short_folder: 
         )
         assert [(first, "error")] in house.seen
         assert house.replica().restarts == 1
-        assert house.replica().failures == 0, "running clears the count"
         assert any(
             first in line and "unasked" in line and "signal 9" in line for line in house.lines
         )
@@ -154,6 +160,45 @@ def test_the_successor_waits_until_nobody_of_the_old_session_is_left(short_folde
         kill(house.pid())
         await eventually(lambda: house.states() == ["starting"], "the successor starts")
         assert not alive(child)
+
+
+def test_an_engine_that_gets_ready_and_dies_again_and_again_is_started_after_growing_pauses(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_PAUSE", 0.05)
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        for died in range(3):
+            await eventually(
+                lambda died=died: (
+                    house.states() == ["running"]  # type: ignore[misc]
+                    and house.replica().restarts == died
+                ),
+                "the next one runs",
+            )
+            kill(house.pid())
+        await eventually(lambda: house.replica().failures == 3, "the third death is seen")
+        follows = [line.rpartition("). ")[2] for line in house.lines if "unasked" in line]
+        assert follows == [
+            "Starting it again at once.",
+            "Starting it again in 0.05 s.",
+            "Starting it again in 0.1 s.",
+        ]
+
+
+def test_minutes_of_running_clear_the_count_of_failures(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "RUNNING_WELL", 0.05)
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        kill(house.pid())
+        await eventually(lambda: house.replica().failures == 1, "the death is seen")
+        await eventually(lambda: house.replica().failures == 0, "the successor runs well")
+        assert house.states() == ["running"]
 
 
 def test_an_engine_that_crashes_at_start_is_started_again_after_growing_pauses(
@@ -418,3 +463,115 @@ def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
         )
         assert supervisor.replicas == supervisor.with_external(addresses)
         server.close()
+
+
+# Faults of this machine, which are no engine's.
+
+
+def test_nothing_ends_while_there_are_no_descriptors(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAINTAIN_EVERY", 0.02)
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        url = f"http://127.0.0.1:{engine.getsockname()[1]}"
+        remote = ModelConfig(name="remote", backend="external", urls=[url])
+
+        @scenario(short_folder, small(), remote)
+        async def _(house: House) -> None:
+            await house.until_running(2)
+            before = [(one.id, one.state) for one in house.supervisor.replicas]
+            house.seen.clear()
+            with no_descriptors():
+                await eventually(
+                    lambda: (
+                        house.faults.counts["processes"] > 3 and house.faults.counts["probe"] > 3
+                    ),
+                    "maintenance and probes fail",
+                )
+            assert house.seen == [], "no state has changed"
+            assert [(one.id, one.state) for one in house.supervisor.replicas] == before
+            told = [line for line in house.lines if "Too many open files" in line]
+            assert sorted(line.partition(":")[0] for line in told) == [
+                "Engines could not be probed, and stay in their states",
+                "The process table could not be read, and is read again",
+            ], "each is told once"
+
+
+def test_an_engine_that_is_killed_while_there_are_no_descriptors_is_replaced_when_there_are(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+
+    @scenario(short_folder, small(replicas=2))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        survivor = house.replica(1).id
+        with no_descriptors():
+            kill(house.pid())
+            await eventually(lambda: "error" in house.states(), "the death is seen")
+            await eventually(lambda: house.faults.counts["processes"] > 3, "who is left, is not")
+            assert house.states() == ["error", "running"]
+        await house.until_running(2)
+        assert house.replica(1).id == survivor
+        assert house.replica().failures == 1
+
+
+def test_an_engine_that_cannot_be_watched_is_ended_and_tried_again(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+    started: list[int] = []
+
+    def fails_once(pid: int, flags: int = 0) -> int:
+        started.append(pid)
+        if len(started) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return pidfd_open(pid, flags)
+
+    pidfd_open = os.pidfd_open
+    monkeypatch.setattr(os, "pidfd_open", fails_once)
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        assert not alive(started[0])
+        assert (house.replica().failures, house.faults.counts["engine_start"]) == (0, 1)
+        assert any("raise the limit of descriptors" in line for line in house.lines)
+
+
+def test_what_keeps_an_engine_from_starting_counts_as_no_failure_of_its(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.02)
+    house = House(short_folder)
+    house.paths.logs.rmdir()
+    house.paths.logs.write_text("in the way")
+
+    @scenario(short_folder, small(restart_on_error=False), house=house)
+    async def _(house: House) -> None:
+        await eventually(lambda: house.faults.counts["engine_start"] > 3, "it is tried again")
+        assert house.replica().failures == 0
+        house.paths.logs.unlink()
+        house.paths.logs.mkdir()
+        await house.until_running()
+
+
+def test_a_mistake_in_the_life_of_one_engine_ends_no_other(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+
+    @scenario(short_folder, small(replicas=2))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        first, survivor = house.replica(0).id, house.replica(1).id
+        with monkeypatch.context() as patch:
+            patch.setattr(Instance, "how_it_ended", lambda _: 1 / 0)
+            kill(house.pid())
+            await eventually(lambda: house.faults.counts["mistake"] == 1, "the mistake is seen")
+        await eventually(
+            lambda: house.states() == ["running"] * 2 and house.replica().id != first,
+            "another one runs",
+        )
+        assert house.replica(1).id == survivor

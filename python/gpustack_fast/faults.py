@@ -1,0 +1,124 @@
+"""Faults of this machine that are worked around: counted, and told once in a while.
+
+No descriptor left, no room on the disk, a process table that cannot be read: what they hit is tried
+again, or done another way. None of them says anything about an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar, get_args
+
+__all__ = ["Faults", "Work", "is_ours", "reason_of", "run_in_thread"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Work = Literal["engine_start", "files", "keys", "log_rotation", "mistake", "probe", "processes"]
+"""The work that a fault has hit, as a metric's label; `WORDS` has a sentence for each."""
+
+WORDS: dict[Work, str] = {
+    "engine_start": "An engine could not be started, for no fault of its own, and is tried again",
+    "files": "Files of an ended engine could not be removed; the next start removes them",
+    "keys": "The keys on the disk could not be changed, which is tried again; in memory they are",
+    "log_rotation": "An engine's log could not be kept when it had grown too large",
+    "mistake": "A mistake in gpustack-fast was worked around",
+    "probe": "Engines could not be probed, and stay in their states",
+    "processes": "The process table could not be read, and is read again",
+}
+TELL_EVERY = 60.0
+"""Seconds between two lines about the same work."""
+
+OURS = frozenset(
+    [
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EADDRNOTAVAIL,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EIO,
+    ]
+)
+"""What the system says when it is itself short of something."""
+
+STEPS = {
+    errno.EMFILE: "raise the limit of descriptors, `ulimit -n` or LimitNOFILE of the systemd unit",
+    errno.ENFILE: "raise the machine's limit of open files, fs.file-max",
+    errno.EADDRNOTAVAIL: "widen the machine's range of ports, net.ipv4.ip_local_port_range",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota",
+}
+
+
+def is_ours(error: BaseException | None) -> bool:
+    """Whether this machine, and not the other end, is to blame for an error, or for its cause."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OURS:
+            return True
+        error = error.__cause__
+    return False
+
+
+def reason_of(error: OSError) -> str:
+    """A fault in words, with the file and the next step where they are known; no full stop."""
+    step = STEPS.get(error.errno or 0)
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}{f': {step}' if step else ''}"
+
+
+async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Runs what may wait for a disk beside the event loop.
+
+    Raises what it raises, and OSError (EAGAIN) where no thread can be started.
+    """
+    abandoned = threading.Event()
+
+    def work() -> T:
+        if abandoned.is_set():
+            raise OSError(errno.EAGAIN, "the work was given up")
+        return function(*arguments)
+
+    try:
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError as error:
+        abandoned.set()  # for it waits for a thread that has other work now
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
+    return await running
+
+
+class Faults:
+    """The faults since the start."""
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter[Work] = collections.Counter()
+        self._told: dict[Work, tuple[float, int]] = {}
+        """When (monotonic seconds) a work was last told, and its count then."""
+
+    @property
+    def counts(self) -> Mapping[Work, int]:
+        """The faults by the work that they have hit, zeros included."""
+        return {work: self._counts[work] for work in get_args(Work)}
+
+    def note(self, work: Work, error: OSError | str) -> None:
+        """Counts a fault, and tells it unless a line about the same work is young."""
+        self._counts[work] += 1
+        at, before = self._told.get(work, (float("-inf"), 0))
+        now = time.monotonic()
+        if now - at < TELL_EVERY:
+            return
+        count = self._counts[work]
+        self._told[work] = now, count
+        reason = reason_of(error) if isinstance(error, OSError) else error.rstrip(".")
+        times = f" (times since the last such line: {count - before})" if before else ""
+        log.warning("%s: %s%s.", WORDS[work], reason, times)

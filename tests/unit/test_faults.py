@@ -1,0 +1,53 @@
+"""Faults of this machine: whose they are, and how they are told."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+import pytest
+
+from gpustack_fast import faults
+from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.faults import Faults, is_ours, reason_of
+
+
+def error(number: int, *more: str) -> OSError:
+    return OSError(number, os.strerror(number), *more)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EIO, errno.EADDRNOTAVAIL])
+def test_what_this_machine_lacks_is_its_own_fault(number: int) -> None:
+    assert is_ours(error(number))
+    told = GpustackFastError("It could not be built.")
+    told.__cause__ = error(number)
+    assert is_ours(told)
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.ENOENT, errno.ETIMEDOUT])
+def test_what_the_other_end_does_is_not(number: int) -> None:
+    assert not is_ours(error(number))
+    assert not is_ours(GpustackFastError("The engine ended."))
+
+
+def test_a_reason_names_the_file_and_the_next_step() -> None:
+    assert reason_of(error(errno.ENOSPC, "/d/keys.json")) == (
+        "No space left on device (/d/keys.json): free some space"
+    )
+    assert reason_of(error(errno.EIO)) == "Input/output error"
+
+
+def test_each_is_counted_and_told_once_in_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    noted = Faults()
+    for _ in range(5):
+        noted.note("probe", error(errno.EMFILE))
+    noted.note("keys", "The disk is full.")
+    assert (noted.counts["probe"], noted.counts["keys"], noted.counts["processes"]) == (5, 1, 0)
+    assert len(caplog.messages) == 2
+    monkeypatch.setattr(faults, "TELL_EVERY", 0.0)
+    noted.note("probe", error(errno.EMFILE))
+    assert caplog.messages[-1].endswith("(times since the last such line: 5).")
