@@ -147,7 +147,7 @@ class Server:
         if first.created and options.bootstrap_key is None:
             self._notice = console.first_key(first.created.text, key_file)
             self._bearer = console.bearer_in(key_file)
-        self.keys = Keys(store, self._publish_keys)
+        self.keys = Keys(store, self._publish_keys, self._faults)
         self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)
@@ -193,6 +193,7 @@ class Server:
         if self._notice:
             announce(self._notice)
             self._notice = None
+        self._contexts.push_async_callback(self.keys.close)
         control = ControlServer(self._directory.control_socket, self)
         self._contexts.push_async_callback(control.close)
         await control.start()
@@ -331,14 +332,14 @@ class Server:
                 self._publish()
 
     def _counted(self) -> tuple[int, int]:
-        return sum(self._faults.counts.values()), 0
+        return sum(self._faults.counts.values()), self.keys.unsaved
 
     def _publish(self) -> None:
         """Publishes the table of now. Greets, once: when a model is ready, and none on its way."""
         replicas = self._supervisor.replicas
         now = self._reloader.deployment
         document = table(now.config, replicas, now.routes, now.engine_keys)
-        document.metrics.extend(fault_metrics(self._faults.counts, 0))
+        document.metrics.extend(fault_metrics(self._faults.counts, self.keys.unsaved))
         self._shown = self._counted()
         try:
             self._plane.publish(document)

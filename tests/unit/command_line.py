@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
+from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys
 from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -47,7 +48,7 @@ class FakeServer:
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
 
     async def serve(self) -> None:
-        self.keys = Keys(Store(self.directory), self.changes.append)
+        self.keys = Keys(Store(self.directory), self.changes.append, Faults())
         server = ControlServer(self.directory.control_socket, self)
         await server.start()
         self.ready.set()

@@ -35,6 +35,8 @@ from gpustack_fast.storage.data_directory import DataDirectory, explain_os_error
 
 __all__ = ["create", "revoke", "seconds", "show"]
 
+NOT_SAVED = 3
+"""The exit status of a revocation that the running server obeys, and the disk does not know."""
 _PATIENCE = 10.0
 """Seconds to wait for a server that starts or stops: it holds the lock, but does not reply yet."""
 _POLL = 0.02
@@ -143,16 +145,25 @@ def show(data_dir: Path, *, as_json: bool) -> int:
 
 
 def revoke(data_dir: Path, which: str) -> int:
-    """Revokes a key; when it returns, the next request with it is rejected."""
+    """Revokes a key; when it returns, the next request with it is rejected.
+
+    3: that holds for the running server alone, for it could not be saved yet.
+    """
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
         revoked = keys.revoke_key(which)
     told = f"The key `{revoked.name}` (access key {revoked.access_key}) is revoked."
+    if revoked.unsaved:
+        complain(
+            f"warning: The running server rejects the key, but it is still on the disk. "
+            f"{revoked.unsaved} The server tries to save that again; until `keys list` shows the "
+            "key no more, a restart would bring it back."
+        )
     try:
         say(told)
     except OutputFailed as error:
         raise OutputFailed(f"{error} {told}") from error
-    return 0
+    return NOT_SAVED if revoked.unsaved else 0
 
 
 @contextmanager
@@ -214,6 +225,8 @@ def _row(key: KeyInfo, now: float) -> tuple[str, ...]:
     expires = "never" if key.expires is None else _local_time(key.expires)
     if key.is_expired(now):
         expires = f"EXPIRED {expires}"
+    if key.unsaved:
+        expires = "REVOKED, NOT SAVED YET"
     return key.name, key.access_key, key.masked, scopes, models, _local_time(key.created), expires
 
 

@@ -53,7 +53,10 @@ class ListKeys(
 class RevokeKey(
     Struct, frozen=True, tag_field="operation", tag="keys.revoke", forbid_unknown_fields=True
 ):
-    """Revokes a key. The result is its KeyInfo, when every worker rejects it."""
+    """Revokes a key. The result is its KeyInfo, when every worker rejects it.
+
+    It says as well whether that could be saved.
+    """
 
     which: str
     """A name or an access key."""

@@ -1,9 +1,11 @@
 """The keys of a running server: store and data plane change together, and survive a crash.
 
-**Store first, then the data plane, both ways.** A key that was revoked is gone from the disk before
-the workers hear of it: if we die between the two, the workers die with us, and the next start does
-not know the key. The other order could leave a revoked key valid after a restart. A created key is
-likewise on the disk before any worker accepts it.
+**A key that is made is on the disk before any worker accepts it.** Else a restart could lose a key
+that somebody uses already.
+
+**A key that is revoked is gone from the workers first, whatever the disk does.** A full disk must
+not keep a stolen key alive. What could not be saved is tried again until it is, and listed until
+then, since a restart would bring the key back; who has revoked it is told.
 
 `publish` is given by `app`: it hands the change to the data plane and returns when every worker has
 it. This module knows nothing of the data plane.
@@ -12,17 +14,27 @@ it. This module knows nothing of the data plane.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from gpustack_fast.errors import StoreError
+from gpustack_fast.faults import Faults, reason_of, run_in_thread
 from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store, new_key_text
 
 __all__ = ["FIRST_KEY", "FirstKey", "KeyChange", "Keys", "bootstrap"]
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+SAVE_WITHIN = 5.0
+"""Seconds that a disk may take before its command is told that a revocation is not saved yet."""
+SAVE_AGAIN_EVERY = 5.0
+"""Seconds between two tries to save a revocation."""
 FIRST_KEY = "default"
 """The name of the key that a first start makes."""
 
@@ -50,11 +62,15 @@ class FirstKey(Struct, frozen=True, kw_only=True):
 class Keys:
     """All changes of keys in a running server go through here, one after the other."""
 
-    def __init__(self, store: Store, publish: Callable[[KeyChange], None]) -> None:
+    def __init__(self, store: Store, publish: Callable[[KeyChange], None], faults: Faults) -> None:
         self._store = store
         self._publish = publish
+        self._faults = faults
         self._one_at_a_time = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
+        self._saving_again: asyncio.Task[None] | None = None
+        self._problem = "The disk has not replied yet."
+        """Why the last try to save a revocation failed, in sentences."""
 
     def publish_all(self) -> None:
         """Hands every key to the data plane, as after a start."""
@@ -67,12 +83,39 @@ class Keys:
         return await self._to_its_end(self._create(name, grant, text))
 
     async def revoke(self, name_or_access_key: str) -> KeyInfo:
-        """Revokes a key as `Store.revoke` does; the next request with it is rejected."""
-        return await self._to_its_end(self._revoke(name_or_access_key))
+        """Revokes a key; the next request with it is rejected, whatever the disk does.
+
+        Where that could not be saved, the result says so, and it is tried until it can be. Of a key
+        that was revoked so, it is tried once more. Raises KeyNotFound.
+        """
+        key = self._revoke(name_or_access_key)
+        await self._to_its_end(self._save())
+        return self._info(key)
 
     def all(self) -> list[KeyInfo]:
-        """All keys, oldest first."""
-        return [key.info() for key in self._store.keys]
+        """All keys, oldest first; behind them those that are revoked and still on the disk."""
+        return [self._info(key) for key in [*self._store.keys, *self._store.unsaved]]
+
+    @property
+    def unsaved(self) -> int:
+        """The number of keys that are revoked and still on the disk."""
+        return len(self._store.unsaved)
+
+    async def close(self) -> None:
+        """Tries once more to save what is not saved, and then gives up."""
+        if self._saving_again is not None:
+            self._saving_again.cancel()
+            await asyncio.wait({self._saving_again})
+        if self._store.unsaved:
+            await self._try_to_save()
+        for key in self._store.unsaved:
+            log.error(
+                "The key `%s` (access key %s) is revoked, but still on the disk, so that the next "
+                "start accepts it again. Revoke it then once more. %s",
+                key.name,
+                key.access_key,
+                self._problem,
+            )
 
     def authenticate(self, text: str) -> KeyInfo | None:
         """The key of a client of the management API, if it is one of ours; it may have expired."""
@@ -81,22 +124,61 @@ class Keys:
 
     async def _create(self, name: str, grant: Grant | None, text: str | None) -> CreatedKey:
         async with self._one_at_a_time:
-            created = await asyncio.to_thread(self._store.create, name, grant, text)
+            try:
+                created = await run_in_thread(self._store.create, name, grant, text)
+            except OSError as error:
+                raise StoreError(f"The key was not made: {reason_of(error)}. Try again.") from error
             self._publish(KeyChange(salt=self._store.salt, upsert=[self._store.keys[-1]]))
             return created
 
-    async def _revoke(self, name_or_access_key: str) -> KeyInfo:
+    def _revoke(self, name_or_access_key: str) -> Key:
+        """Takes a key from the workers and from memory."""
+        for key in self._store.unsaved:
+            if name_or_access_key in (key.access_key, key.name):
+                return key
+        key = self._store.named(name_or_access_key)
+        self._publish(KeyChange(salt=self._store.salt, remove=[key.access_key]))
+        self._store.forget(key)
+        return key
+
+    async def _save(self) -> None:
+        """Saves what was revoked: now, or else now and then until it is done."""
+        await asyncio.wait({self._begin(self._try_to_save())}, timeout=SAVE_WITHIN)
+        if self._store.unsaved and (self._saving_again is None or self._saving_again.done()):
+            self._saving_again = asyncio.ensure_future(self._save_again())
+
+    async def _save_again(self) -> None:
+        while self._store.unsaved:
+            await asyncio.sleep(SAVE_AGAIN_EVERY)
+            await self._to_its_end(self._try_to_save())
+        log.info("The revoked keys are gone from the disk, too.")
+
+    async def _try_to_save(self) -> None:
         async with self._one_at_a_time:
-            key = await asyncio.to_thread(self._store.revoke, name_or_access_key)
-            self._publish(KeyChange(salt=self._store.salt, remove=[key.access_key]))
-            return key.info()
+            if not self._store.unsaved:
+                return
+            try:
+                await run_in_thread(self._store.save)
+            except StoreError as error:
+                self._problem = str(error)
+            except OSError as error:
+                self._problem = f"The change was not saved: {reason_of(error)}."
+            else:
+                return
+            self._faults.note("keys", self._problem)
+
+    def _info(self, key: Key) -> KeyInfo:
+        return replace(key.info(), unsaved=self._problem if key in self._store.unsaved else "")
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Runs a change to its end: a client that leaves must not stop it half-way."""
+        return await asyncio.shield(self._begin(change))
+
+    def _begin(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(change)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        return task
 
 
 def bootstrap(store: Store, text: str | None, keep: Callable[[str], None] | None) -> FirstKey:

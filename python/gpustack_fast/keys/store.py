@@ -93,6 +93,9 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     expires: int | None
     """Unix seconds, the first at which it is rejected; None: never."""
     custom: bool
+    unsaved: str = ""
+    """The reason, in sentences, why the disk does not know yet that it is revoked; empty: it does.
+    """
 
     def is_expired(self, now: float) -> bool:
         """Whether it is rejected at this Unix time."""
@@ -165,7 +168,8 @@ def stored_keys(directory: DataDirectory) -> list[KeyInfo] | None:
 class Store:
     """The keys of a data directory whose lock we hold. A change returns when the disk has it.
 
-    Not for several threads at once: `live` orders the changes of a running server.
+    Not for several threads at once, except that a key may be forgotten while another change is
+    being saved: `live` orders the changes of a running server.
     """
 
     def __init__(self, directory: DataDirectory) -> None:
@@ -176,6 +180,8 @@ class Store:
         self.is_new = found is None
         """No key was ever made here. (A store whose last key was revoked is not new.)"""
         self._document = found or _Document(salt=secrets.token_bytes(32).hex())
+        """What the disk has."""
+        self._keys = list(self._document.keys)
 
     @property
     def salt(self) -> str:
@@ -185,7 +191,12 @@ class Store:
     @property
     def keys(self) -> list[Key]:
         """All keys, oldest first."""
-        return list(self._document.keys)
+        return list(self._keys)
+
+    @property
+    def unsaved(self) -> list[Key]:
+        """Keys that were forgotten, and that the disk still has."""
+        return [key for key in self._document.keys if key not in self._keys]
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
         """Makes a key: a generated one, or of the given text. Without a grant it may do everything.
@@ -210,7 +221,7 @@ class Store:
             expires=None if grant.expires_in is None else now + grant.expires_in,
             custom=not _GENERATED.fullmatch(text),
         )
-        for other in self._document.keys:
+        for other in self._keys:
             if other.name == name:
                 raise KeyNameTaken(
                     f"There is a key named `{name}` already. Choose another name, or revoke that "
@@ -221,14 +232,29 @@ class Store:
                     f"The key named `{other.name}` is the same or has the same access key. Use "
                     "that one."
                 )
-        self._save([*self._document.keys, key])
+        self._write([*self._keys, key])
+        self._keys.append(key)
         return CreatedKey(info=key.info(), text=text)
 
     def revoke(self, name_or_access_key: str) -> Key:
         """Removes a key. Raises KeyNotFound, StoreError when it cannot be saved."""
-        for key in self._document.keys:
+        key = self.named(name_or_access_key)
+        self._write([other for other in self._keys if other is not key])
+        self.forget(key)
+        return key
+
+    def forget(self, key: Key) -> None:
+        """Removes a key from memory; `save` does it on the disk."""
+        self._keys.remove(key)
+
+    def save(self) -> None:
+        """Lets the disk have the keys of now. Raises StoreError."""
+        self._write(self.keys)
+
+    def named(self, name_or_access_key: str) -> Key:
+        """The key of this name or access key. Raises KeyNotFound."""
+        for key in self._keys:
             if name_or_access_key in (key.access_key, key.name):
-                self._save([other for other in self._document.keys if other is not key])
                 return key
         raise KeyNotFound(
             f"There is no key with the name or access key `{name_or_access_key}`. `keys list` "
@@ -239,9 +265,9 @@ class Store:
         """The key that a client sent, if it is one of ours."""
         digest = digest_of(self.salt, text)
         # The digests are salted: how long a comparison takes shows nothing of a key.
-        return next((key for key in self._document.keys if key.digest == digest), None)
+        return next((key for key in self._keys if key.digest == digest), None)
 
-    def _save(self, keys: list[Key]) -> None:
+    def _write(self, keys: list[Key]) -> None:
         document = _Document(salt=self.salt, keys=keys)
         durable.write(self._file, document)
         self._document = document

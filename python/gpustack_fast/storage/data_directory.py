@@ -145,6 +145,9 @@ def explain_os_error(error: OSError, what: str) -> str:
     steps = {
         errno.ENOSPC: "The disk is full: free some space and try again",
         errno.EDQUOT: "The disk quota is used up: free some space and try again",
+        errno.EFBIG: "File too large: raise the limit of a file's size, `ulimit -f`",
+        errno.EMFILE: "Too many open files: raise the limit of descriptors, `ulimit -n`",
+        errno.ENFILE: "Too many open files on this machine: raise its limit, fs.file-max",
         errno.EROFS: "The file system is read-only: choose another directory with --data-dir",
         errno.EACCES: "Permission was denied: run it as the owner of the directory, or choose "
         "another with --data-dir",

@@ -1,13 +1,23 @@
-"""The first key of a running server. (How changes reach the workers: `end_to_end/test_keys`.)"""
+"""The keys of a running server: the first one, and a disk that fails.
+
+(How changes reach the workers: `end_to_end/test_keys`.)
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
+
 import pytest
 
-from gpustack_fast.errors import StoreError, UsageError
-from gpustack_fast.keys.live import bootstrap
+from gpustack_fast.errors import DataPlaneError, KeyNotFound, StoreError, UsageError
+from gpustack_fast.faults import Faults
+from gpustack_fast.keys import live
+from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.store import Store
 from gpustack_fast.storage.data_directory import DataDirectory
+from limits import no_room
 
 
 def test_a_first_start_makes_one_key_and_later_starts_make_none(directory: DataDirectory) -> None:
@@ -68,3 +78,111 @@ def test_a_first_key_that_somebody_brought_is_kept_nowhere_else(directory: DataD
     kept: list[str] = []
     bootstrap(Store(directory), "my-own-key-of-16", kept.append)
     assert kept == []
+
+
+# A revocation holds at once, whatever the disk does.
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    while not happened():  # noqa: ASYNC110 - what is waited for is on the disk
+        await asyncio.sleep(0.01)
+
+
+def test_a_revocation_that_cannot_be_saved_holds_is_listed_and_is_saved_later(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SAVE_AGAIN_EVERY", 0.02)
+    store, changes, faults = Store(directory), list[KeyChange](), Faults()
+    keys = Keys(store, changes.append, faults)
+
+    async def run() -> None:
+        created = await keys.create("stolen")
+        await keys.create("kept")
+        with no_room():
+            revoked = await keys.revoke("stolen")
+            assert changes[-1].remove == [created.info.access_key]
+            assert keys.authenticate(created.text) is None
+            assert "File too large" in revoked.unsaved
+            assert [(key.name, bool(key.unsaved)) for key in keys.all()] == [
+                ("kept", False),
+                ("stolen", True),
+            ]
+            assert keys.unsaved == 1
+            again = await keys.revoke("stolen")
+            assert again.unsaved, "it is tried once more, and is no unknown key"
+            await until(lambda: faults.counts["keys"] > 4)
+            assert len(changes) == 3
+        await until(lambda: keys.unsaved == 0)
+        assert [key.name for key in Store(directory).keys] == ["kept"]
+        with pytest.raises(KeyNotFound):
+            await keys.revoke("stolen")
+        await keys.close()
+
+    asyncio.run(run())
+
+
+def test_a_key_that_cannot_be_saved_is_not_made(directory: DataDirectory) -> None:
+    changes: list[KeyChange] = []
+    keys = Keys(Store(directory), changes.append, Faults())
+
+    async def run() -> None:
+        with no_room(), pytest.raises(StoreError, match="File too large"):
+            await keys.create("a")
+        assert (keys.all(), changes) == ([], [])
+
+    asyncio.run(run())
+
+
+def test_a_new_key_that_is_saved_saves_what_was_revoked_before(directory: DataDirectory) -> None:
+    keys = Keys(Store(directory), lambda _: None, Faults())
+
+    async def run() -> None:
+        await keys.create("a")
+        with no_room():
+            assert (await keys.revoke("a")).unsaved
+        await keys.create("a")
+        assert [key.unsaved for key in keys.all()] == [""]
+        await keys.close()
+
+    asyncio.run(run())
+    assert [key.name for key in Store(directory).keys] == ["a"]
+
+
+def test_a_server_that_ends_tries_once_more_and_then_says_what_comes_back(
+    directory: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    keys = Keys(Store(directory), lambda _: None, Faults())
+
+    async def run() -> None:
+        for name in ("a", "b"):
+            await keys.create(name)
+        with no_room():
+            await keys.revoke("a")
+            await keys.close()
+        (line,) = caplog.messages
+        assert "`a`" in line and "next start accepts it again" in line
+        await keys.close()
+
+    asyncio.run(run())
+    assert [key.name for key in Store(directory).keys] == ["b"]
+    assert len(caplog.messages) == 1
+
+
+def test_a_key_that_the_data_plane_does_not_give_up_stays_in_the_store(
+    directory: DataDirectory,
+) -> None:
+    def publish(change: KeyChange) -> None:
+        if change.remove:
+            raise DataPlaneError("The salt does not fit.")
+
+    keys = Keys(Store(directory), publish, Faults())
+
+    async def run() -> None:
+        created = await keys.create("a")
+        with pytest.raises(DataPlaneError):
+            await keys.revoke("a")
+        assert keys.authenticate(created.text) == created.info
+
+    asyncio.run(run())
+    assert [key.name for key in Store(directory).keys] == ["a"]
