@@ -66,12 +66,23 @@ impl Queue {
     /// Writes lines for ever. `loss_line` makes the line that reports a number of lost ones.
     pub(super) fn write_to(&self, mut sink: impl Write, loss_line: impl Fn(u64) -> String) {
         let mut batch = Vec::new();
+        // Whether a failure has cut a line, so that the next one would stand behind a part of it.
+        let mut torn = false;
         loop {
             let lost = self.next(&mut batch);
-            self.write(&mut sink, &batch);
-            // There is room again, and here is where the lost lines would stand.
-            if lost > 0 {
-                self.write(&mut sink, loss_line(lost).as_bytes());
+            torn = torn && write(&mut sink, b"\n") == 0;
+            let written = write(&mut sink, &batch);
+            torn |= batch[..written].last().is_some_and(|byte| *byte != b'\n');
+            if written < batch.len() {
+                let lines = batch[written..].split_inclusive(|byte| *byte == b'\n').count();
+                self.lose(&mut self.lock(), lines as u64);
+                self.lock().unreported += lost;
+            } else if lost > 0 {
+                // There is room again, and here is where the lost lines would stand.
+                let line = loss_line(lost);
+                if write(&mut sink, line.as_bytes()) < line.len() {
+                    self.lock().unreported += lost;
+                }
             }
         }
     }
@@ -91,20 +102,6 @@ impl Queue {
         std::mem::take(&mut state.unreported)
     }
 
-    /// Writes lines. A sink that fails loses those that it has not taken.
-    fn write(&self, sink: &mut impl Write, mut lines: &[u8]) {
-        while !lines.is_empty() {
-            match sink.write(lines) {
-                Ok(written) if written > 0 => lines = &lines[written.min(lines.len())..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => {
-                    let lines = lines.split_inclusive(|byte| *byte == b'\n').count();
-                    return self.lose(&mut self.lock(), lines as u64);
-                }
-            }
-        }
-    }
-
     /// Counts lost lines.
     fn lose(&self, state: &mut State, lines: u64) {
         state.unreported += lines;
@@ -115,6 +112,19 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes until all is written or the sink fails; the bytes that it has taken.
+fn write(sink: &mut impl Write, lines: &[u8]) -> usize {
+    let mut written = 0;
+    while written < lines.len() {
+        match sink.write(&lines[written..]) {
+            Ok(count) if count > 0 => written = (written + count).min(lines.len()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    written
 }
 
 #[cfg(test)]
@@ -196,5 +206,46 @@ mod tests {
         queue.push(b"one\ntwo\n");
         assert!(queue.flush(Duration::from_secs(60)));
         assert_eq!(queue.lost(), 2);
+    }
+
+    /// A disk that takes a number of bytes, and has room again when it is told so.
+    struct Disk {
+        room: Arc<AtomicU64>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room.load(Ordering::SeqCst) as usize);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room.fetch_sub(count as u64, Ordering::SeqCst);
+            self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn after_a_full_disk_the_lost_lines_are_reported_and_no_line_stands_behind_half_a_one() {
+        let (room, taken) = (Arc::new(AtomicU64::new(6)), Arc::new(Mutex::default()));
+        let disk = Disk { room: Arc::clone(&room), taken: Arc::clone(&taken) };
+        let queue = Arc::new(Queue::new(1024));
+        let writing = Arc::clone(&queue);
+        thread::spawn(move || writing.write_to(disk, |lost| format!("lost {lost}\n")));
+        for lines in ["one\ntwo\n", "three\n", "four\n"] {
+            queue.push(lines.as_bytes());
+            assert!(queue.flush(Duration::from_secs(60)));
+        }
+        assert_eq!(queue.lost(), 3);
+        room.store(1024, Ordering::SeqCst);
+        queue.push(b"five\n");
+        assert!(queue.flush(Duration::from_secs(60)));
+        assert_eq!(*taken.lock().unwrap(), b"one\ntw\nfive\nlost 3\n");
+        assert_eq!(queue.lost(), 3);
     }
 }
