@@ -7,7 +7,7 @@ import os
 import resource
 from collections.abc import Iterator
 
-__all__ = ["no_descriptors", "no_room"]
+__all__ = ["limited", "no_descriptors", "no_room"]
 
 
 @contextlib.contextmanager
@@ -26,6 +26,7 @@ def no_room(pid: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited(pid: int, kind: int, limit: int) -> Iterator[None]:
+    """A process with this soft limit while the block runs. 0: this one."""
     soft, hard = resource.prlimit(pid, kind)
     resource.prlimit(pid, kind, (limit, hard))
     try:

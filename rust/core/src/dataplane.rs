@@ -101,7 +101,6 @@ impl DataPlane {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (listeners, workers) = waiting.ok_or(DataPlaneError::StartedBefore)?;
         let started = Started { addresses: listeners.iter().map(Listener::address).collect() };
-        self.shared.workers.store(workers, Ordering::SeqCst);
         listener::spawn_workers(&self.shared, &listeners, workers)
             .map_err(DataPlaneError::Worker)?;
         info!(addresses = started.addresses.join(" "), workers, "listening");

@@ -2,6 +2,8 @@
 //! soon.
 
 use std::{
+    collections::HashMap,
+    mem::{Discriminant, discriminant},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -18,13 +20,16 @@ use sans_io::seam::{Event, Polled, Record};
 /// The most records of one poll.
 const BATCH: usize = 10_000;
 
+/// The most events about instances that have failed, which nobody must know of.
+const FAILED_INSTANCES: usize = 1_024;
+
 /// The queues, and the descriptor that is readable when they should be polled.
 #[derive(Debug)]
 pub(crate) struct Records {
     queue: ArrayQueue<Record>,
     /// Records lost since the last poll.
     dropped: AtomicU64,
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Events>,
     /// An eventfd.
     wake: OwnedFd,
     /// Whether `wake` was signalled since the last poll, so that it is signalled once.
@@ -60,11 +65,12 @@ impl Records {
         is_queued
     }
 
-    /// Logs and queues an event.
-    pub(crate) fn event(&self, event: Event) {
+    /// Logs and queues an event; false when it is lost. One that tells a state never is.
+    pub(crate) fn event(&self, event: Event) -> bool {
         log(&event);
-        self.lock_events().push(event);
+        let is_queued = self.lock_events().push(event);
         self.wake_up();
+        is_queued
     }
 
     /// Takes all events, and records up to [`BATCH`].
@@ -74,7 +80,7 @@ impl Records {
         // whatever is queued meanwhile signals once more.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.awake.store(false, Ordering::SeqCst);
-        let events = std::mem::take(&mut *self.lock_events());
+        let events = std::mem::take(&mut *self.lock_events()).waiting;
         let records: Vec<_> = std::iter::from_fn(|| self.queue.pop()).take(BATCH).collect();
         if self.queue.len() * 2 >= self.queue.capacity() {
             self.wake_up();
@@ -94,8 +100,48 @@ impl Records {
     }
 
     /// Nothing panics while it holds the lock, so a poisoned one is as good as any.
-    fn lock_events(&self) -> MutexGuard<'_, Vec<Event>> {
+    fn lock_events(&self) -> MutexGuard<'_, Events> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an event is about: its kind, and the instance, if it is about one.
+type Subject = (Discriminant<Event>, String);
+
+/// The events that wait, the oldest first: one for each subject, the newest. So there are never
+/// more of them than instances that the control plane itself has published, and a few.
+#[derive(Debug, Default)]
+struct Events {
+    waiting: Vec<Event>,
+    /// Their places.
+    places: HashMap<Subject, usize>,
+    /// Those of them that tell of a failed instance.
+    failed: usize,
+}
+
+impl Events {
+    /// Adds an event, in the place of an older one of its subject; false when it is lost.
+    fn push(&mut self, event: Event) -> bool {
+        let (instance, is_failure) = match &event {
+            Event::InstanceIdle { instance, .. } => (instance.clone(), false),
+            Event::InstanceFailed { instance, .. } => (instance.clone(), true),
+            Event::CertificateRenewed
+            | Event::CertificateRefused { .. }
+            | Event::Drained { .. } => (String::new(), false),
+        };
+        let subject = (discriminant(&event), instance);
+        let place = self.places.get(&subject).and_then(|place| self.waiting.get_mut(*place));
+        if let Some(place) = place {
+            *place = event;
+            return true;
+        }
+        if is_failure && self.failed >= FAILED_INSTANCES {
+            return false;
+        }
+        self.failed += usize::from(is_failure);
+        self.places.insert(subject, self.waiting.len());
+        self.waiting.push(event);
+        true
     }
 }
 
@@ -176,19 +222,45 @@ mod tests {
         const EVENTS: u64 = 1_000_000;
         let records = Records::new(4).unwrap();
         std::thread::scope(|scope| {
-            let writer =
-                scope.spawn(|| (0..EVENTS).for_each(|cut| records.event(Event::Drained { cut })));
-            let mut seen = 0;
+            let writer = scope.spawn(|| {
+                (0..EVENTS).for_each(|cut| assert!(records.event(Event::Drained { cut })));
+            });
+            let mut newest = None;
             loop {
                 let written = writer.is_finished();
                 if readable(&records) {
-                    seen += records.poll().events.len() as u64;
+                    newest = records.poll().events.pop().or(newest);
                 } else if written {
                     break;
                 }
             }
-            assert_eq!(seen, EVENTS);
+            assert_eq!(newest, Some(Event::Drained { cut: EVENTS - 1 }));
         });
+    }
+
+    #[test]
+    fn of_each_subject_the_newest_event_waits_and_states_are_never_lost() {
+        let records = Records::new(4).unwrap();
+        let failed = |number: usize, reason: &str| Event::InstanceFailed {
+            instance: number.to_string(),
+            reason: reason.to_owned(),
+        };
+        for reason in ["first", "second"] {
+            for number in 0..FAILED_INSTANCES {
+                assert!(records.event(failed(number, reason)));
+            }
+        }
+        assert!(!records.event(failed(FAILED_INSTANCES, "one too many")));
+        for number in 0..2 * FAILED_INSTANCES {
+            let instance = number.to_string();
+            assert!(records.event(Event::InstanceIdle { instance, version: 7 }));
+        }
+        assert!(records.event(Event::Drained { cut: 1 }));
+        let events = records.poll().events;
+        assert_eq!(events.len(), 3 * FAILED_INSTANCES + 1);
+        assert_eq!(events[0], failed(0, "second"));
+        assert_eq!(events.last(), Some(&Event::Drained { cut: 1 }));
+        assert!(records.event(failed(FAILED_INSTANCES, "there is room again")));
     }
 
     #[test]

@@ -77,8 +77,8 @@ pub(crate) struct Shared {
     default_budget: usize,
     /// Open connections of each client's address.
     pub(crate) addresses: Addresses,
-    /// Running worker threads.
-    pub(crate) workers: AtomicUsize,
+    /// Running worker threads, see [`WorkerGuard`].
+    workers: AtomicUsize,
     /// Requests that the drain has cut.
     cut_requests: AtomicU64,
     /// Wakes workers and connections when the drain begins or its deadline comes nearer.
@@ -211,11 +211,25 @@ impl Shared {
             self.cut_requests.store(u64::try_from(running).unwrap_or(0), Ordering::SeqCst);
         }
     }
+}
 
-    /// Notes that a worker has ended. The last one notifies the control plane.
-    pub(crate) fn worker_ended(&self) {
-        if self.workers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.records.event(Event::Drained { cut: self.cut_requests.load(Ordering::SeqCst) });
+/// Counts a worker until it has ended, in whatever way. The last one notifies the control plane.
+#[derive(Debug)]
+pub(crate) struct WorkerGuard(Arc<Shared>);
+
+impl WorkerGuard {
+    /// Counts a worker from now on.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        shared.workers.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for WorkerGuard {
+    fn drop(&mut self) {
+        if self.0.workers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let cut = self.0.cut_requests.load(Ordering::SeqCst);
+            self.0.records.event(Event::Drained { cut });
         }
     }
 }

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+import seam_samples
 from gpustack_fast.backends import Dialect
 from gpustack_fast.config import CorsConfig, LimitsConfig, TimeoutsConfig
 from gpustack_fast.config.schema import AccessPolicy, ModelTimeoutsConfig, StatusClass
@@ -26,6 +28,8 @@ from gpustack_fast.keys.store import Scope
 from gpustack_fast.seam import documents
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import DataPlaneConfig
+from limits import limited
+from raw_http import eventually
 
 ROOT = Path(__file__).parents[3]
 KEY = "seam-test-key-of-enough-length"
@@ -382,6 +386,26 @@ def test_it_starts_once(plane: DataPlane) -> None:
 def test_a_drain_without_a_start_is_told_too(plane: DataPlane) -> None:
     plane.drain(5)
     assert plane.poll().events == [documents.Drained(cut=0)]
+
+
+def test_a_start_that_fails_half_way_ends_what_has_begun_and_tells_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = seam_samples.data_plane_config(workers=64)  # four descriptors each, at least
+        plane = DataPlane(config, [listener.fileno()])
+        enough_for_a_few = listener.fileno() + 30
+        with (
+            limited(0, resource.RLIMIT_NOFILE, enough_for_a_few),
+            pytest.raises(DataPlaneError, match=r"could not be started: Too many open files"),
+        ):
+            plane.start()
+        events: list[documents.Event] = []
+
+        def told() -> bool:
+            events.extend(plane.poll().events)
+            return bool(events)
+
+        eventually(told, "the end of the workers")
+        assert events == [documents.Drained(cut=0)]
 
 
 @pytest.mark.parametrize("deadline", [-1.0, float("nan"), float("inf")])

@@ -62,6 +62,11 @@ fn process_families(text: &mut String, metrics: &Metrics) {
             &metrics.withheld_fields,
         ),
         ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
+        (
+            "gpustack_fast_events_dropped_total",
+            "Events that were lost because nobody fetched them in time.",
+            &metrics.events_dropped,
+        ),
     ] {
         family(text, name, "counter", help);
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
@@ -81,8 +86,16 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {}", count.load(Ordering::Relaxed));
     }
     let name = "gpustack_fast_log_lines_lost_total";
-    family(text, name, "counter", "Log lines that were lost because nobody read them in time.");
+    family(
+        text,
+        name,
+        "counter",
+        "Log lines that were lost because they could not be written, or not in time.",
+    );
     let _ = writeln!(text, "{name} {}", telemetry::lost());
+    let name = "gpustack_fast_worker_panics_total";
+    family(text, name, "counter", "Mistakes in the program that cost a request or more.");
+    let _ = writeln!(text, "{name} {}", telemetry::panics());
     let name = "gpustack_fast_upstream_errors_total";
     family(text, name, "counter", "Failures of engines by what was seen.");
     for (kind, count) in metrics.upstream_errors() {

@@ -2,25 +2,31 @@
 //! drain.
 
 use std::{
+    cell::RefCell,
     future::Future,
     io,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    runtime::LocalOptions,
+    runtime::{LocalOptions, LocalRuntime},
+    task::JoinSet,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     client::tls::Tls,
     server::connection,
-    shared::{Shared, UNIX_PEER},
+    shared::{Shared, UNIX_PEER, WorkerGuard},
     telemetry::WORKER_THREAD,
     worker::Worker,
 };
@@ -28,6 +34,8 @@ use sans_io::seam::Event;
 
 /// The time between two sweeps of idle connections and lingering slots.
 const SWEEP: Duration = Duration::from_millis(250);
+/// The time between a panic and the next try.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The most names of engines that one worker looks up at once.
 const LOOKUPS: usize = 4;
@@ -82,49 +90,91 @@ impl Listener {
 }
 
 /// Starts the workers' threads, which end with the drain. Fails where the system has no room for a
-/// thread or its descriptors.
+/// thread or its descriptors; those that have begun then end at once.
 pub(crate) fn spawn_workers(
     shared: &Arc<Shared>,
     listeners: &[Listener],
     workers: usize,
 ) -> io::Result<()> {
+    // Counts as one of them, so that nobody takes the first that ends for the last.
+    let _starting = WorkerGuard::new(shared);
     let all_connections = Arc::default();
-    for number in 0..workers {
-        let listeners =
-            listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
-        let (shared, all_connections) = (Arc::clone(shared), Arc::clone(&all_connections));
-        let (report, started) = std::sync::mpsc::channel();
-        std::thread::Builder::new().name(format!("{WORKER_THREAD}{number}")).spawn(move || {
-            // A local runtime belongs to the thread that makes it.
-            let built = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(LOOKUPS)
-                .build_local(LocalOptions::default());
-            let runtime = match built {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(report.send(Err(error))),
-            };
-            let _ = report.send(Ok(()));
+    (0..workers)
+        .try_for_each(|number| spawn_worker(shared, listeners, &all_connections, number, workers))
+        .inspect_err(|_| shared.drain_until(Instant::now()))
+}
+
+/// Starts one worker's thread.
+fn spawn_worker(
+    shared: &Arc<Shared>,
+    listeners: &[Listener],
+    all_connections: &Arc<AtomicUsize>,
+    number: usize,
+    workers: usize,
+) -> io::Result<()> {
+    let listeners = listeners.iter().map(Listener::duplicate).collect::<io::Result<Vec<_>>>()?;
+    let (shared, all_connections) = (Arc::clone(shared), Arc::clone(all_connections));
+    let counted = WorkerGuard::new(&shared);
+    let (report, started) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name(format!("{WORKER_THREAD}{number}")).spawn(move || {
+        let _counted = counted;
+        // A local runtime belongs to the thread that makes it.
+        let mut built = match runtime() {
+            Ok(runtime) => Some(runtime),
+            Err(error) => return drop(report.send(Err(error))),
+        };
+        let _ = report.send(Ok(()));
+        let listeners = Rc::new(RefCell::new(listeners));
+        debug!(number, "worker begins");
+        until_drained(&shared, || {
+            let runtime = built.take().map_or_else(runtime, Ok)?;
             let worker = Rc::new(Worker::new(&shared, &all_connections, workers));
-            debug!(number, "worker begins");
-            runtime.block_on(run(worker, listeners));
-            debug!(number, "worker ends");
+            let serving = AssertUnwindSafe(|| runtime.block_on(run(worker, &listeners)));
+            let served = catch_unwind(serving);
             // This drops the requests that still run, each of which leaves its record. A name that
             // is being resolved on a thread of the runtime is not waited for.
             runtime.shutdown_background();
-            shared.worker_ended();
-        })?;
-        started.recv().map_err(io::Error::other)??;
-    }
-    Ok(())
+            served.map_err(|_| io::Error::other("a panic outside of a request"))
+        });
+        debug!(number, "worker ends");
+    })?;
+    started.recv().map_err(io::Error::other)?
 }
 
-/// Serves clients until the drain has ended.
-async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
-    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let acceptors: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept(Rc::clone(&worker), listener)))
+/// A worker's runtime. Fails without descriptors.
+fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        // Its other threads' panics are logged as the workers' are.
+        .thread_name(format!("{WORKER_THREAD}blocking"))
+        .enable_all()
+        .max_blocking_threads(LOOKUPS)
+        .build_local(LocalOptions::default())
+}
+
+/// Serves until the drain has ended, again after whatever ends it before.
+fn until_drained(shared: &Shared, mut serve: impl FnMut() -> io::Result<()>) {
+    let mut told = false;
+    while let Err(error) = serve()
+        && !shared.is_draining()
+    {
+        if !std::mem::replace(&mut told, true) {
+            error!(%error, "a worker has lost its requests and begins anew");
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Serves clients until the drain has ended. `listeners` are closed when it begins.
+async fn run(worker: Rc<Worker>, listeners: &Rc<RefCell<Vec<Listener>>>) {
+    let sweeping = Rc::clone(&worker);
+    let sweeper = tokio::task::spawn_local(keep(move || sweep(Rc::clone(&sweeping))));
+    let count = listeners.borrow().len();
+    let acceptors: Vec<_> = (0..count)
+        .map(|number| {
+            let (worker, listeners) = (Rc::clone(&worker), Rc::clone(listeners));
+            let accept = move || accept(Rc::clone(&worker), Rc::clone(&listeners), number);
+            tokio::task::spawn_local(keep(accept))
+        })
         .collect();
     loop {
         let changed = worker.shared.drain_changed.notified();
@@ -138,11 +188,25 @@ async fn run(worker: Rc<Worker>, listeners: Vec<Listener>) {
         for acceptor in &acceptors {
             acceptor.abort();
         }
+        listeners.borrow_mut().clear();
         if until_idle(&worker, deadline.into(), changed).await {
             break;
         }
     }
     sweeper.abort();
+}
+
+/// Does a part of a worker's work, again after a panic, which would else end it in silence.
+async fn keep<F: Future<Output = ()> + 'static>(mut work: impl FnMut() -> F) {
+    loop {
+        // Dropped with this future, it ends what is in it.
+        let mut one = JoinSet::new();
+        one.spawn_local(work());
+        if let None | Some(Ok(())) = one.join_next().await {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Waits for the end of the drain: true when no connection is left or the deadline has passed;
@@ -184,7 +248,7 @@ fn check_certificate(shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         let blocking = Arc::clone(&shared.blocking);
         drop(blocking.spawn(move || match shared.tls.as_ref().map(Tls::refresh) {
-            Some(Ok(true)) => shared.records.event(Event::CertificateRenewed),
+            Some(Ok(true)) => drop(shared.records.event(Event::CertificateRenewed)),
             Some(Err(error)) => {
                 shared.records.event(Event::CertificateRefused { reason: error.to_string() });
             }
@@ -193,19 +257,28 @@ fn check_certificate(shared: &Arc<Shared>) {
     }
 }
 
-/// Accepts on one socket, which all workers share with its one queue of clients.
-async fn accept(worker: Rc<Worker>, listener: Listener) {
-    let served = match listener {
-        Listener::Tcp(listener) => match TcpListener::from_std(listener) {
-            Ok(listener) => accept_tcp(worker, listener).await,
-            Err(error) => Err(error),
-        },
-        Listener::Unix(listener) => match UnixListener::from_std(listener) {
-            Ok(listener) => accept_unix(worker, listener).await,
-            Err(error) => Err(error),
-        },
-    };
-    debug_assert!(served.is_ok(), "a listening socket can always be registered");
+/// Accepts on one of the sockets, which all workers share with its one queue of clients, until the
+/// drain begins.
+async fn accept(worker: Rc<Worker>, listeners: Rc<RefCell<Vec<Listener>>>, number: usize) {
+    let mut failing = Failing::default();
+    loop {
+        let listener = listeners.borrow().get(number).map(Listener::duplicate);
+        let served = match listener {
+            None => return,
+            Some(Err(error)) => Err(error),
+            Some(Ok(Listener::Tcp(listener))) => match TcpListener::from_std(listener) {
+                Ok(listener) => accept_tcp(Rc::clone(&worker), listener).await,
+                Err(error) => Err(error),
+            },
+            Some(Ok(Listener::Unix(listener))) => match UnixListener::from_std(listener) {
+                Ok(listener) => accept_unix(Rc::clone(&worker), listener).await,
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = served {
+            failing.pause(&error, &worker).await;
+        }
+    }
 }
 
 /// Accepts TCP clients for ever.
@@ -281,5 +354,27 @@ impl Failing {
         if std::mem::take(&mut self.0) {
             info!("clients are accepted again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn work_that_panics_is_done_again_until_it_ends() {
+        let begun = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&begun);
+        keep(move || {
+            let begun = Rc::clone(&counting);
+            async move {
+                begun.set(begun.get() + 1);
+                assert!(begun.get() > 2, "a mistake");
+            }
+        })
+        .await;
+        assert_eq!(begun.get(), 3);
     }
 }

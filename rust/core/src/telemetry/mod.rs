@@ -47,7 +47,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, SystemTime},
@@ -81,6 +81,8 @@ struct Log {
 
 /// None: nothing was logged yet.
 static LOG: OnceLock<Log> = OnceLock::new();
+/// Panics of workers so far.
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Sets the level and the format of the log; for several data planes the last call counts.
 pub(crate) fn set(level: LogLevel, format: LogFormat) {
@@ -98,6 +100,11 @@ pub(crate) fn request_span(request_id: &str) -> Span {
 /// Lines that were lost so far.
 pub(crate) fn lost() -> u64 {
     LOG.get().map_or(0, |log| log.queue.lost())
+}
+
+/// Panics of workers so far.
+pub(crate) fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
 }
 
 /// One line of the control plane's.
@@ -188,7 +195,9 @@ fn filter(level: LogLevel) -> LevelFilter {
 
 fn loss_line(lost: u64, json: bool) -> String {
     let mut line = Line::new(SystemTime::now(), Level::WARN, "telemetry".to_owned());
-    line.set_message("log lines lost: they came faster than they were read");
+    line.set_message(
+        "log lines lost: they could not be written, or came faster than they were read",
+    );
     line.add("lines", Value::Unsigned(lost));
     line.render(json)
 }
@@ -200,6 +209,7 @@ fn report_panics() {
     std::panic::set_hook(Box::new(move |panic| {
         let is_worker =
             thread::current().name().is_some_and(|name| name.starts_with(WORKER_THREAD));
+        PANICS.fetch_add(u64::from(is_worker), Ordering::Relaxed);
         if !is_worker || !tracing::enabled!(Level::ERROR) {
             return previous(panic);
         }

@@ -1,5 +1,7 @@
 //! Outlier detection: the consequences of a failure for its instance.
 
+use std::sync::atomic::Ordering;
+
 use tracing::info;
 
 use sans_io::{
@@ -49,5 +51,8 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
             format!("{failure}; after failures in a row others are preferred for {pause_s} s")
         }
     };
-    shared.records.event(Event::InstanceFailed { instance: instance.id.to_string(), reason });
+    let event = Event::InstanceFailed { instance: instance.id.to_string(), reason };
+    if !shared.records.event(event) {
+        shared.metrics.events_dropped.fetch_add(1, Ordering::Relaxed);
+    }
 }

@@ -163,6 +163,8 @@ pub struct Metrics {
     pub withheld_fields: AtomicU64,
     /// Records that were lost since the start.
     pub records_dropped: AtomicU64,
+    /// Events that were lost since the start.
+    pub events_dropped: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],
 }
 
