@@ -1,7 +1,8 @@
 //! The failures of requests: one type for the whole path.
 
-use std::io;
+use std::{error::Error, io};
 
+use rustix::io::Errno;
 use sans_io::{
     api::{error::ApiError, transform::TransformError},
     codec::http1::WireError,
@@ -38,6 +39,10 @@ pub(crate) enum Failure {
     /// An instance could not be connected to. Nothing was delivered.
     #[error("connect: {0}")]
     Connect(#[source] io::Error),
+    /// This machine lacks what another connection needs: descriptors, ports or memory. That says
+    /// nothing about the instance, and nothing was delivered.
+    #[error("no room for a connection: {0}")]
+    MachineExhausted(#[source] io::Error),
     /// No instance could be connected to, the last one within the connect timeout. Nothing was
     /// delivered.
     #[error("no connection to any instance within the limit")]
@@ -86,5 +91,72 @@ impl From<TransformError> for Failure {
             }
             TransformError::Unusable(_) => Self::Unusable(error),
         }
+    }
+}
+
+impl Failure {
+    /// The failure of opening a connection: the instance's, or this machine's.
+    pub(crate) fn of_connecting(error: io::Error) -> Self {
+        lacking(&error)
+            .map_or(Self::Connect(error), |lacking| Self::MachineExhausted(lacking.into()))
+    }
+}
+
+/// What this machine lacks, if that is why a connection could not be opened.
+fn lacking(error: &io::Error) -> Option<Errno> {
+    let number = match Errno::from_io_error(error) {
+        Some(number) => number,
+        None if error.kind() == io::ErrorKind::TimedOut => return None,
+        // The resolver does not say why it found nothing. It opens files.
+        None => rustix::io::fcntl_dupfd_cloexec(io::stderr(), 0).err()?,
+    };
+    let is_ours = matches!(
+        number,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOMEM
+            | Errno::NOBUFS
+            | Errno::NOSPC
+            | Errno::ADDRNOTAVAIL
+            | Errno::AGAIN
+    );
+    is_ours.then_some(number)
+}
+
+/// The system's words for an error, without the path that a library may have added.
+pub(crate) fn system_reason(error: &io::Error) -> String {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(found) = cause {
+        let system = found.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
+        if let Some(number) = system {
+            return io::Error::from(number).to_string();
+        }
+        cause = found.source();
+    }
+    error.kind().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_no_failure_of_the_instance() {
+        let of = |number: Errno| Failure::of_connecting(number.into());
+        for number in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS] {
+            assert!(matches!(of(number), Failure::MachineExhausted(_)), "{number}");
+        }
+        for number in [Errno::CONNREFUSED, Errno::NOENT, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert!(matches!(of(number), Failure::Connect(_)), "{number}");
+        }
+        let silent = io::Error::other("failed to lookup address information");
+        assert!(matches!(Failure::of_connecting(silent), Failure::Connect(_)));
+    }
+
+    #[test]
+    fn the_words_of_an_error_name_no_path() {
+        let error = tempfile::tempfile_in("/nonexistent").unwrap_err();
+        assert_eq!(system_reason(&error), "No such file or directory (os error 2)");
+        assert_eq!(system_reason(&io::Error::other("x")), "other error");
     }
 }

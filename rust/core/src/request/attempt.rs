@@ -8,6 +8,7 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -222,8 +223,8 @@ where
     Ok(Some(translated.map_err(|_| rejections::translation_failed())??))
 }
 
-/// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails with
-/// `Connect`.
+/// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails
+/// with `Connect` or `MachineExhausted`.
 pub(crate) async fn connect<B, W>(
     context: &mut RequestContext<W>,
     instance: &Instance,
@@ -242,13 +243,33 @@ where
     let connection = if let Some(connection) = pooled {
         connection
     } else {
-        let opened = Connection::open(instance, limits.connect).await.map_err(Failure::Connect)?;
+        let opened = open(context, instance, limits.connect).await?;
         opened.keep_alive(limits);
         debug!(instance = &*instance.id, "connection opened");
         opened
     };
     context.accounting.timeline.connected();
     Ok(connection)
+}
+
+/// Opens a connection; where there is no room for it, in the place of one that idles. Fails with
+/// `Connect` or `MachineExhausted`.
+async fn open<W>(
+    context: &RequestContext<W>,
+    instance: &Instance,
+    limit: Option<Duration>,
+) -> Result<Connection, Failure>
+where
+    W: ClientWatch,
+{
+    let failure = match Connection::open(instance, limit).await {
+        Ok(opened) => return Ok(opened),
+        Err(error) => Failure::of_connecting(error),
+    };
+    if matches!(failure, Failure::MachineExhausted(_)) && context.worker().pool.close_oldest() {
+        return Connection::open(instance, limit).await.map_err(Failure::of_connecting);
+    }
+    Err(failure)
 }
 
 /// Begins to send a request on this connection.

@@ -67,6 +67,12 @@ fn process_families(text: &mut String, metrics: &Metrics) {
             "Events that were lost because nobody fetched them in time.",
             &metrics.events_dropped,
         ),
+        (
+            "gpustack_fast_connections_without_room_total",
+            "Connections to engines that could not be opened for want of descriptors, ports or \
+             memory of this machine.",
+            &metrics.connections_without_room,
+        ),
     ] {
         family(text, name, "counter", help);
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));

@@ -5,7 +5,7 @@
 
 use http::Method;
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use sans_io::{
     api::{
         endpoints::{Endpoint, Kind},
@@ -34,12 +34,21 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             let message = format!(
                 "The request body is too large for memory and could not be buffered in a file: {}. \
                  The operator must check the room and the rights of the data directory.",
-                error.kind()
+                failure::system_reason(&error)
             );
             (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
         }
         Failure::SpoolFull => (spool_full(), End::Refused),
         Failure::NoRoom => (no_room(), End::Refused),
+        Failure::MachineExhausted(error) => {
+            let message = format!(
+                "This server has no room for a connection to an engine: {error}. Try again in a \
+                 few seconds; if it stays so, the operator must raise the limits of open files or \
+                 ports."
+            );
+            let error = ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER);
+            (error, End::Refused)
+        }
         Failure::Protocol(error) => {
             let message = format!("The engine's response breaks HTTP: {error}.");
             (bad_gateway(message), End::EngineError)

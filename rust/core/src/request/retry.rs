@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::{failure::Failure, request::dispatch::Dispatch};
 use sans_io::table::{FallbackFor, Instance, Target};
 
@@ -20,6 +22,8 @@ pub(crate) struct History {
     lost: u32,
     /// The last failure to connect was a timeout.
     connect_timed_out: bool,
+    /// What this machine lacked for a connection, the last time.
+    no_room: Option<Errno>,
     /// The failure for which the request has switched to the fallback targets; None: it has not.
     fallback_for: Option<Switched>,
 }
@@ -50,6 +54,11 @@ impl History {
     /// Whether the last failure to connect was a timeout.
     pub(crate) fn connect_timed_out(&self) -> bool {
         self.connect_timed_out
+    }
+
+    /// The want of this machine for which an instance was not connected to; None: there was none.
+    pub(crate) fn no_room(&self) -> Option<Failure> {
+        self.no_room.map(|lacking| Failure::MachineExhausted(lacking.into()))
     }
 
     /// The failure for which the request has switched to the fallback targets; None: it has not.
@@ -92,7 +101,8 @@ impl History {
     /// Notes this failure of `instance`, and says whether the same targets may be tried again.
     /// They may
     ///
-    /// * freely, if no connection could be opened: nothing was delivered;
+    /// * freely, if no connection could be opened: nothing was delivered, and to another instance
+    ///   there may be one that idles;
     /// * after a stale connection, if the body is replayable, whatever `is_retryable` says: most
     ///   likely nothing was delivered;
     /// * after a lost connection, fewer than `LOST_MAX` times, if the job is retryable and not
@@ -109,6 +119,11 @@ impl History {
             Failure::Connect(error) => {
                 self.unreachable.push(Arc::clone(&instance.id));
                 self.connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
+                true
+            }
+            Failure::MachineExhausted(error) => {
+                self.unreachable.push(Arc::clone(&instance.id));
+                self.no_room = Errno::from_io_error(error);
                 true
             }
             Failure::StaleConnection => {

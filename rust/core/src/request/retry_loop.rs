@@ -30,8 +30,8 @@ use sans_io::{
 /// Tries instances until one responds, by the rules of `retry`. Fails
 ///
 /// * as the last attempt did, or with `LostTooOften` in its place;
-/// * with `ConnectTimeout` or a 503 where no instance is left, with a 404 where the only one that
-///   keeps the named response is gone;
+/// * with `MachineExhausted`, `ConnectTimeout` or a 503 where no instance is left, with a 404 where
+///   the only one that keeps the named response is gone;
 /// * as [`receive_whole`] does, where the body is translated, else as
 ///   [`RequestContext::receive_until`].
 pub(crate) async fn send<B, W>(
@@ -91,7 +91,7 @@ where
             return Err(history.last(failure));
         }
         // Pooled connections to an engine that has ended or restarted are all stale.
-        fresh = true;
+        fresh |= !matches!(failure, Failure::MachineExhausted(_));
         let followed = follow_table(context, caller, &mut dispatch, &mut upload);
         debug!(followed_table = followed, "another instance is looked for");
     }
@@ -104,6 +104,9 @@ fn no_instance<W: ClientWatch>(
     history: &History,
     dispatch: &Dispatch,
 ) -> Failure {
+    if let Some(failure) = history.no_room() {
+        return failure;
+    }
     if why == NoLease::Full {
         context.shared().metrics.overloaded.fetch_add(1, Ordering::Relaxed);
         return rejections::overloaded(&dispatch.route.name).into();

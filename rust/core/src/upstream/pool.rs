@@ -101,6 +101,19 @@ impl Pool {
         }
     }
 
+    /// Closes the connection that was used longest ago, for its descriptor; false: there is none.
+    pub(crate) fn close_oldest(&self) -> bool {
+        let idle = &mut self.idle.borrow_mut();
+        let lists = idle.values_mut().map(|(_, connections)| connections);
+        let oldest = lists
+            .filter(|connections| !connections.is_empty())
+            .min_by_key(|connections| connections.first().map(|idle| idle.since));
+        oldest.is_some_and(|connections| {
+            connections.remove(0);
+            true
+        })
+    }
+
     /// Closes connections that are too old, and all to retired instances.
     pub(crate) fn sweep(&self) {
         self.idle.borrow_mut().retain(|_, (instance, connections)| {
@@ -124,6 +137,25 @@ mod tests {
 
     use super::*;
     use crate::upstream::connection::tests::{instance, listen};
+
+    #[tokio::test]
+    async fn the_connection_that_idles_longest_is_given_up_first() {
+        let (listener, path) = listen("oldest");
+        let instance = instance(&path, Duration::from_secs(60), 0);
+        let pool = Pool::new(4);
+        let mut engines = Vec::new();
+        for _ in 0..2 {
+            let connection = Connection::open(&instance, None).await.unwrap();
+            engines.push(listener.accept().await.unwrap().0);
+            pool.insert(&instance, connection, KeepAlive::default());
+        }
+        assert!(pool.close_oldest());
+        let end = tokio::io::AsyncReadExt::read(&mut engines[0], &mut [0]).await;
+        assert_eq!(end.unwrap(), 0, "the first one was closed");
+        assert!(pool.take(&instance).is_some(), "the second one is there");
+        assert!(!pool.close_oldest());
+        let _ = std::fs::remove_file(path);
+    }
 
     #[tokio::test]
     async fn only_a_quiet_young_connection_is_used_again() {

@@ -165,6 +165,8 @@ pub struct Metrics {
     pub records_dropped: AtomicU64,
     /// Events that were lost since the start.
     pub events_dropped: AtomicU64,
+    /// Connections to engines for which this machine lacked something.
+    pub connections_without_room: AtomicU64,
     upstream_errors: [AtomicU64; UPSTREAM_ERRORS.len()],
 }
 

@@ -1,0 +1,112 @@
+"""What this machine lacks ends neither the server nor an engine: descriptors, disk, the log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import KEY, FakeEngine, ServedRouter, external, read_gauge
+from limits import no_descriptors, no_room
+from raw_http import Response, build, chat, eventually
+
+Engines = Callable[..., list[FakeEngine]]
+
+
+@pytest.fixture
+def two(fake_engines: Engines) -> tuple[FakeEngine, FakeEngine]:
+    first, second = fake_engines(2)
+    return first, second
+
+
+def faults(server: ServedRouter, work: str) -> float:
+    return read_gauge(
+        "\n".join(line for line in server.metrics().splitlines() if f'work="{work}"' in line),
+        "gpustack_fast_own_faults_total",
+    )
+
+
+def test_nothing_ends_while_the_log_cannot_be_written(
+    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    (short_folder / "serve.log").symlink_to("/dev/full")
+    server = ServedRouter(short_folder, external(list(two)))
+    try:
+        server.wait_until_ready()
+        two[0].kill()
+        eventually(lambda: server.running() == 1, "the death is seen")
+        assert server.chat(chat("m")).status == 200
+        assert read_gauge(server.metrics(), "gpustack_fast_log_lines_lost_total") > 0
+    finally:
+        assert server.stop() == 0
+
+
+def non_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def test_nothing_ends_when_the_reader_of_the_log_has_gone(
+    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    (short_folder / "serve.log").symlink_to("pipe")
+    os.mkfifo(short_folder / "pipe")
+    with open(short_folder / "pipe", "rb", opener=non_blocking) as reader:
+        server = ServedRouter(short_folder, external(list(two)))
+        try:
+            server.wait_until_ready()
+            reader.close()
+            two[0].kill()
+            eventually(lambda: server.running() == 1, "the death is seen")
+            assert server.chat(chat("m")).status == 200
+            assert read_gauge(server.metrics(), "gpustack_fast_log_lines_lost_total") > 0
+        finally:
+            assert server.stop() == 0
+
+
+def test_without_descriptors_no_engine_is_blamed_and_what_is_missing_is_told(
+    serve: Callable[..., ServedRouter], two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    server = serve(external(list(two)), "--workers", "1")
+    with server.client() as client:
+
+        def send() -> Response:
+            client.send(build("POST", "/v1/chat/completions", chat("m"), key=server.key))
+            return client.read_response()
+
+        assert client.request("GET", "/healthz").status == 200
+        with no_descriptors(server.process.pid):
+            refused = send()
+            assert refused.status == 503
+            assert "Too many open files" in refused.json()["error"]["message"]
+            assert ("retry-after", "2") in refused.headers
+            two[0].kill()
+            eventually(lambda: "could not be probed" in server.output(), "the probes fail")
+        assert send().status == 200, "the other engine is there at once"
+        with no_descriptors(server.process.pid):
+            assert [send().status for _ in range(10)] == [200] * 10, "over what is open"
+        eventually(lambda: server.running() == 1, "the death is seen")
+    assert server.output().count("unreachable") + server.output().count("Nobody can be") == 1
+    eventually(lambda: faults(server, "probe") > 0, "the faults are counted", 30)
+    assert read_gauge(server.metrics(), "gpustack_fast_connections_without_room_total") > 0
+    living = [line for line in server.metrics().splitlines() if 'instance="m-1"' in line]
+    assert read_gauge("\n".join(living), "gpustack_fast_instance_faults_total") == 0
+
+
+def test_a_key_is_revoked_at_once_though_nothing_can_be_saved(
+    serve: Callable[..., ServedRouter], shared_engine: FakeEngine
+) -> None:
+    server = serve(external([shared_engine]))
+    key = server.keys("create", "stolen").stdout.strip()
+    assert server.chat(chat("m"), key=key).status == 200
+    with no_room(server.process.pid):
+        revoked = server.keys("revoke", "stolen")
+        assert revoked.returncode == 3
+        assert "`stolen`" in revoked.stdout and "is revoked" in revoked.stdout
+        assert "still on the disk" in revoked.stderr
+        assert server.chat(chat("m"), key=key).status == 401
+        assert "REVOKED, NOT SAVED YET" in server.keys("list").stdout
+    eventually(lambda: "stolen" not in server.keys("list").stdout, "it is saved", 60)
+    assert "stolen" not in (server.data_dir / "keys.json").read_text()
+    assert server.chat(chat("m"), key=KEY).status == 200
