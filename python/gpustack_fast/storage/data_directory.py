@@ -1,6 +1,6 @@
 """The data directory, and the lock that says who may touch it.
 
-    DIR/                    0700 if we make it
+    DIR/                    0700, and its owner's who runs the program
     ├── lock                held (flock) by a server, or briefly by a command that changes keys
     ├── keys.json           0600, see `keys`
     ├── first-key           0600, the key of the first start, where no terminal was there to show it
@@ -16,13 +16,18 @@ One lock guards all of it: a server holds it from before it reads anything until
 that two servers never share a directory; a command without a server holds it while it changes the
 keys, so that two commands do not lose each other's change, and no server starts between. The kernel
 frees it when its holder dies, however it dies.
+
+Whoever can write here can put keys of his own into it. So what belongs to somebody else is not
+used, not by root either, and what others may read or write is taken from them, and that is told.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import pwd
 import stat
 import time
 from pathlib import Path
@@ -30,7 +35,9 @@ from pathlib import Path
 from gpustack_fast.errors import DataDirectoryInUse, StoreError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
-__all__ = ["DataDirectory", "explain_os_error"]
+__all__ = ["DataDirectory", "explain_os_error", "make_private"]
+
+log = logging.getLogger(__name__)
 
 _POLL = 0.02
 """Seconds between two tries for the lock."""
@@ -66,7 +73,9 @@ class DataDirectory:
         self._check_socket_paths()
         try:
             _make_directory(self.path)
-            _make_private(self.run)
+            for file in (self._lock_file, self.keys_file, self.routes_file):
+                _keep_file_private(file)
+            make_private(self.run)
             lock = os.open(
                 self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
@@ -86,7 +95,6 @@ class DataDirectory:
         except DataDirectoryInUse:
             os.close(lock)
             raise
-        give_to_owner(lock, self.path)
         self._lock = lock
 
     def empty_spool(self) -> Path:
@@ -96,7 +104,7 @@ class DataDirectory:
         """
         assert self.held, "the spool belongs to the holder of the lock"
         try:
-            _make_private(self.spool)
+            make_private(self.spool)
             with os.scandir(self.spool) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
@@ -133,13 +141,6 @@ class DataDirectory:
             )
 
 
-def give_to_owner(file: int, directory: Path) -> None:
-    """Gives a new file to the directory's owner, who must be able to read what root makes here."""
-    owner = directory.stat()
-    if os.geteuid() == 0 and os.fstat(file).st_uid != owner.st_uid:
-        os.fchown(file, owner.st_uid, owner.st_gid)
-
-
 def explain_os_error(error: OSError, what: str) -> str:
     """Whole sentences for a failed system call: what failed, why, and the next step."""
     steps = {
@@ -165,28 +166,68 @@ def explain_os_error(error: OSError, what: str) -> str:
     return f"{what}. {reason}."
 
 
-def _make_directory(folder: Path) -> None:
-    """Makes the data directory, for its owner alone; one that exists keeps its rights.
+def make_private(folder: Path) -> None:
+    """Makes a folder that only its owner may enter. Raises OSError, StoreError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _keep_private(folder, os.fstat(descriptor), 0o700)
+    finally:
+        os.close(descriptor)
 
-    (It may be a mounted volume or somebody's home; what matters in it has its own narrow rights.)
-    """
+
+def _make_directory(folder: Path) -> None:
+    """Makes the data directory, for its owner alone."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & stat.S_IWOTH:
+    found = folder.stat()
+    _check_owner(folder, found)
+    if found.st_mode & stat.S_IWOTH:
         raise StoreError(
             f"Everybody may write to the directory {folder}, so that anybody could replace the "
             "keys in it. Run `chmod o-w` on it, or choose another with --data-dir."
         )
+    _keep_private(folder, found, 0o700)
 
 
-def _make_private(folder: Path) -> None:
-    """Makes a folder that only the data directory's owner may enter."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _keep_file_private(file: Path) -> None:
+    """Takes the rights of others on a file of ours, if it is there."""
     try:
-        give_to_owner(descriptor, folder.parent)
-        os.fchmod(descriptor, 0o700)
-    finally:
-        os.close(descriptor)
+        found = file.lstat()
+    except FileNotFoundError:
+        return
+    _check_owner(file, found)
+    if stat.S_ISREG(found.st_mode):
+        _keep_private(file, found, 0o600)
+
+
+def _keep_private(path: Path, found: os.stat_result, mode: int) -> None:
+    _check_owner(path, found)
+    before = stat.S_IMODE(found.st_mode)
+    if before & 0o077:
+        path.chmod(mode)
+        log.warning(
+            "Others had rights on %s (mode %04o); now it is for its owner alone (%04o).",
+            path,
+            before,
+            mode,
+        )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    ours = os.geteuid()
+    if found.st_uid != ours:
+        raise StoreError(
+            f"{path} belongs to {_user(found.st_uid)}, who could replace the keys, and this "
+            f"program runs as {_user(ours)}. Run it as its owner, give it to that user with "
+            "`chown -R`, or choose another directory with --data-dir."
+        )
+
+
+def _user(number: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"the user {number}"
 
 
 def _written_pid(lock: int) -> int | None:

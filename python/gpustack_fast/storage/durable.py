@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gpustack_fast.errors import StoreError
-from gpustack_fast.storage.data_directory import explain_os_error, give_to_owner
+from gpustack_fast.storage.data_directory import explain_os_error
 
 __all__ = ["read", "write", "write_bytes"]
 
@@ -72,7 +72,6 @@ def write_bytes(file: Path, content: bytes) -> None:
             with os.fdopen(descriptor, "wb") as out:
                 out.write(content)
                 out.flush()
-                give_to_owner(out.fileno(), file.parent)
                 os.fsync(out.fileno())
             new.rename(file)
         except OSError:

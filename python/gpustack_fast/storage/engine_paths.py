@@ -7,8 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from gpustack_fast.errors import EngineFailed
+from gpustack_fast.errors import EngineFailed, StoreError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
+from gpustack_fast.storage.data_directory import explain_os_error, make_private
 
 __all__ = ["EnginePaths", "safe"]
 
@@ -18,18 +19,31 @@ LOGS_PER_MODEL = 10
 class EnginePaths:
     """The folders of a data directory that engines use. Making the object makes them.
 
-    Only their owner may enter them. Raises EngineFailed when there is no place for sockets.
+    Only their owner may enter them. Raises EngineFailed when there is no place for sockets, and
+    StoreError.
     """
 
     def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self.records = data_dir / "run" / "instances"
         self.logs = data_dir / "logs"
-        self.sockets = data_dir / "run" / "engines"
-        for folder in (data_dir / "run", self.records, self.sockets, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        longest = self.sockets / f"{'m' * 32}-{'r' * 5}.sock"
-        if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
-            self.sockets = short_folder(data_dir)
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folders()
+        except OSError as error:
+            raise StoreError(
+                explain_os_error(error, f"The folders in {data_dir} cannot be used")
+            ) from error
+
+    def _make_folders(self) -> None:
+        sockets = self._data_dir / "run" / "engines"
+        for folder in (sockets.parent, self.records, sockets, self.logs):
+            # Somebody may keep the logs elsewhere.
+            if not folder.is_symlink():
+                make_private(folder)
+        longest = sockets / f"{'m' * 32}-{'r' * 5}.sock"
+        is_short = len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT
+        self.sockets = sockets if is_short else short_folder(self._data_dir)
 
     def record(self, instance_id: str) -> Path:
         """The file where an engine's process writes down who it is, see `processes.Identity`."""
@@ -40,7 +54,12 @@ class EnginePaths:
         return self.sockets / f"{instance_id}.sock"
 
     def log(self, model: str, instance_id: str) -> Path:
-        """The log of a new instance; the oldest logs of its model go."""
+        """The log of a new instance; the oldest logs of its model go.
+
+        Makes all folders anew that have gone; not the data directory, which may be a file system
+        that is not mounted. Raises OSError, StoreError.
+        """
+        self._make_folders()
         folder = self.logs / safe(model)
         folder.mkdir(mode=0o700, exist_ok=True)
         logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -348,6 +348,7 @@ def test_a_process_of_another_user_gets_no_response(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(os, "geteuid", lambda: stranger + 1)
 
     def scenario(path: Path) -> bytes:
+        path.parent.parent.chmod(0o755)
         path.parent.chmod(0o755)
         path.chmod(0o666)
         return ask_as(stranger, path)

@@ -57,24 +57,46 @@ def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
         child.stdin.close()
 
 
-def test_a_directory_that_exists_keeps_its_rights(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    directory = DataDirectory(tmp_path)
-    directory.acquire()
-    directory.release()
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
-    assert stat.S_IMODE(directory.run.stat().st_mode) == 0o700
-
-
-def test_what_root_makes_in_a_user_s_directory_stays_the_user_s(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(tmp_path, 65534, 65534)
+def test_what_others_may_read_or_enter_is_taken_from_them_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = DataDirectory(tmp_path)
     directory.acquire()
     Store(directory).create("a")
     directory.release()
-    owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
-    assert owners == dict.fromkeys(["keys.json", "lock", "run"], tmp_path.stat().st_uid)
+    wide = {tmp_path: 0o755, directory.run: 0o750, directory.keys_file: 0o644}
+    for path, mode in wide.items():
+        path.chmod(mode)
+    caplog.clear()
+    directory.acquire()
+    directory.release()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in wide] == [0o700, 0o700, 0o600]
+    for path, mode in wide.items():
+        assert any(f"{path} (mode {mode:04o})" in line for line in caplog.messages)
+    caplog.clear()
+    directory.acquire()
+    directory.release()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("mine", ["", "run", "keys.json", "lock"])
+def test_what_belongs_to_somebody_else_is_not_used_by_root_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: str
+) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.acquire()
+    Store(directory).create("a")
+    directory.release()
+    before = directory.keys_file.read_bytes()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / mine, 65534, 65534)
+    else:
+        # The other way round: what is there is not this user's.
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(StoreError, match=r"belongs to the user .*Run it as its owner.*--data-dir"):
+        directory.acquire()
+    assert not directory.held
+    assert directory.keys_file.read_bytes() == before
 
 
 @pytest.mark.parametrize(

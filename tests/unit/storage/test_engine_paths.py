@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.storage.engine_paths import EnginePaths, short_folder
+from gpustack_fast.storage import engine_paths
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 
 def test_only_the_newest_logs_of_a_model_are_kept(short_folder: Path) -> None:
@@ -27,6 +28,27 @@ def test_a_long_data_directory_gets_a_short_folder_for_sockets(tmp_path: Path) -
         assert EnginePaths(long).sockets == paths.sockets
         paths.sockets.chmod(0o755)
         with pytest.raises(EngineFailed, match="--data-dir"):
-            short_folder(long)
+            engine_paths.short_folder(long)
     finally:
         paths.sockets.rmdir()
+
+
+def test_folders_that_have_gone_are_made_anew_but_not_the_data_directory(
+    short_folder: Path,
+) -> None:
+    data_dir = short_folder / "data"
+    paths = EnginePaths(data_dir)
+    for folder in (paths.sockets, paths.records, paths.logs):
+        folder.rmdir()
+    paths.log("m", "m-1").write_text("x")
+    assert paths.sockets.is_dir() and paths.records.is_dir()
+    data_dir.rename(short_folder / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        paths.log("m", "m-2")
+    assert not data_dir.exists()
+
+
+def test_folders_of_engines_are_for_their_owner_alone(short_folder: Path) -> None:
+    paths = EnginePaths(short_folder)
+    paths.logs.chmod(0o755)
+    assert EnginePaths(short_folder).logs.stat().st_mode & 0o777 == 0o700
