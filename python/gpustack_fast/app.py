@@ -37,7 +37,7 @@ from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults
+from gpustack_fast.faults import Faults, reason_of
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.reach import unknown_models, unmatched
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -89,6 +89,8 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
         raise GpustackFastError(
             f"The data plane cannot do what the configuration asks. {error}"
         ) from error
+    except OSError as error:
+        raise GpustackFastError(f"The server cannot start: {reason_of(error)}.") from error
     finally:
         directory.release()
         flush()

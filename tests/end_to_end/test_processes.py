@@ -164,6 +164,21 @@ def test_a_port_that_is_taken_is_reported_before_anything_is_built(short_folder:
     assert not (short_folder / "data" / "keys.json").exists(), "no key is made that nobody has seen"
 
 
+@pytest.mark.parametrize("descriptors", [12, 16, 20])
+def test_too_few_descriptors_for_a_start_are_reported_in_a_sentence(
+    short_folder: Path, descriptors: int
+) -> None:
+    command = ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash", *cli(), "serve"]
+    config = short_folder / "config.toml"
+    config.touch()
+    command += ["--config", str(config), "--data-dir", str(short_folder / "data"), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    (line,) = [one for one in ended.stderr.splitlines() if one.startswith("error: ")]
+    assert "Too many open files" in line
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_wrong_configuration_is_reported_with_file_and_line(short_folder: Path) -> None:
     config = short_folder / "config.toml"
     config.write_text('[server]\nport = 8080\n\n[[models]]\nname = "m"\nbackend = "llama_ccp"\n')

@@ -15,6 +15,7 @@ Exit codes: 0 asked to end, 1 the engine could not start, 2 the command line is 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -318,20 +319,22 @@ def serve(xllamacpp: Any, params: Any) -> NoReturn:
     try:
         server = xllamacpp.Server(params)  # returns when the model is loaded and the socket listens
     except RuntimeError as error:
-        print(
-            f"llama.cpp could not start: {error} The lines above say why.",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"llama.cpp could not start: {error} The lines above say why.")
         os._exit(1)
     # Until here a SIGTERM ends the process by the signal's own default: loading holds the
     # interpreter. The threads of the server were born before and may be picked for the signal, so
     # it gets a handler that does all the work.
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
-    print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)
+    say(f"listening on {server.listening_address}")
     while True:
         signal.pause()
+
+
+def say(text: str) -> None:
+    """Writes a line into the log, which may lie on a full disk: that must not end the engine."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -344,7 +347,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         params = read_arguments(xllamacpp, arguments)
     except UsageError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         sys.exit(2)
     key = os.environ.get("LLAMA_API_KEY")
     if key:

@@ -37,6 +37,8 @@ __all__ = ["Instance", "new_id"]
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 LOG_LIMIT = 64 * 1024 * 1024
 PROBE_TIMEOUT = 1.0
+RECORD_ROOM = 1024
+"""Bytes that a record may need."""
 
 
 def new_id(model: str) -> str:
@@ -65,6 +67,7 @@ class Instance:
         self.key = secrets.token_hex(24)
         self.socket = paths.socket(instance_id)
         self.record = paths.record(instance_id)
+        self._new_record = self.record.with_name(self.record.name + ".new")
         self.log = paths.log(model.name, instance_id)
         self.exited = asyncio.Event()
         self._child: subprocess.Popen[bytes] | None = None
@@ -90,6 +93,8 @@ class Instance:
             self.model, Place(python=python, socket=self.socket, key=self.key)
         )
         self.socket.unlink(missing_ok=True)
+        # On a full disk the process could not write its record, nor say so: its log is there, too.
+        self._new_record.write_bytes(b" " * RECORD_ROOM)
         stub = [
             sys.executable,
             "-I",
@@ -217,16 +222,16 @@ class Instance:
 
     async def stop(self) -> bool:
         """Ends the whole session, and removes its files. Returns False when somebody lives on."""
-        if self._child is None:
-            return True
-        gone = await processes.end(
-            self._child.pid,
-            self.living,
-            self.backend.stop_signal,
-            self.backend.stop_grace,
-            is_child=True,
-        )
-        if gone:
+        if self._child is not None:
+            gone = await processes.end(
+                self._child.pid,
+                self.living,
+                self.backend.stop_signal,
+                self.backend.stop_grace,
+                is_child=True,
+            )
+            if not gone:
+                return False
             self._child.wait()
             self._child = None
             self.exited.set()
@@ -234,11 +239,11 @@ class Instance:
                 asyncio.get_running_loop().remove_reader(self._pidfd)
                 os.close(self._pidfd)
                 self._pidfd = None
-            try:
-                remove_files(self.socket, self.record)
-            except OSError as error:
-                self._faults.note("files", error)
-        return gone
+        try:
+            remove_files(self.socket, self.record, self._new_record)
+        except OSError as error:
+            self._faults.note("files", error)
+        return True
 
 
 def rotate(log: Path, limit: int) -> None:

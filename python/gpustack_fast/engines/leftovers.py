@@ -29,6 +29,7 @@ async def end_leftovers(
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
     may hold a GPU.
     """
+    remove_files(*paths.records.glob("*.json.new"))
     found = sorted(paths.records.glob("*.json"))
     table = ProcessTable(faults)
     return [

@@ -338,3 +338,33 @@ def test_a_wrong_command_line_is_rejected_with_the_flag_s_name(words: str, messa
     with pytest.raises(llama_cpp_main.UsageError) as caught:
         llama_cpp_main.read_arguments(FAKE, words.split())
     assert message in str(caught.value)
+
+
+FULL_LOG = """
+import signal, sys
+sys.path.insert(0, sys.argv[1])
+import llama_cpp_main
+class Engine:
+    listening_address = "here"
+    def Server(params):
+        return Engine
+pause = signal.pause
+def serves():
+    print("up", flush=True)
+    pause()
+signal.pause = serves
+llama_cpp_main.serve(Engine, None)
+"""
+
+
+def test_llama_cpp_serves_on_though_its_log_lies_on_a_full_disk() -> None:
+    folder = Path(llama_cpp_main.__file__).parent
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(
+            [sys.executable, "-c", FULL_LOG, str(folder)], stdout=subprocess.PIPE, stderr=full
+        ) as engine,
+    ):
+        assert engine.stdout is not None and engine.stdout.readline() == b"up\n"
+        engine.terminate()
+        assert engine.wait() == 0

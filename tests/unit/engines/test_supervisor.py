@@ -25,7 +25,7 @@ from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
-from limits import no_descriptors
+from limits import no_descriptors, no_room
 
 
 @pytest.fixture(autouse=True)
@@ -555,6 +555,20 @@ def test_what_keeps_an_engine_from_starting_counts_as_no_failure_of_its(
         house.paths.logs.unlink()
         house.paths.logs.mkdir()
         await house.until_running()
+
+
+def test_an_engine_is_not_started_without_room_for_its_record(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.02)
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        with no_room():
+            await eventually(lambda: house.faults.counts["engine_start"] > 1, "it is tried")
+            assert "File too large" in house.replica().state_message
+        await house.until_running()
+        assert house.replica().failures == 0
 
 
 def test_a_mistake_in_the_life_of_one_engine_ends_no_other(
