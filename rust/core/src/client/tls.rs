@@ -153,7 +153,14 @@ impl Tls {
             return Ok(false);
         }
         *seen = now;
-        self.current.store(Arc::new(read(&self.files)?));
+        let files = read(&self.files).inspect_err(|error| {
+            // It may be that this machine has no descriptor at the moment: as if it had not been
+            // there, so that the next check reads it.
+            if let TlsError::Read { file, .. } = error {
+                seen[usize::from(*file != self.files.certificate)] = None;
+            }
+        })?;
+        self.current.store(Arc::new(files));
         Ok(true)
     }
 
@@ -286,6 +293,12 @@ mod tests {
         assert!(!tls.refresh().unwrap(), "the reload has read what is there");
         std::fs::remove_file(&files.key).unwrap();
         assert!(tls.refresh().unwrap_err().to_string().contains("cannot be read"));
+        assert!(!tls.refresh().unwrap(), "and it is said once");
+        std::fs::create_dir(&files.key).unwrap();
+        for _ in 0..2 {
+            let error = tls.refresh().unwrap_err();
+            assert!(error.to_string().contains("cannot be read"), "what is there is read again");
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 
