@@ -196,7 +196,7 @@ class Server:
             announce(self._notice)
             self._notice = None
         self._contexts.push_async_callback(self.keys.close)
-        control = ControlServer(self._directory.control_socket, self)
+        control = ControlServer(self._directory.control_socket, self, self._faults)
         self._contexts.push_async_callback(control.close)
         await control.start()
         api = ApiServer(Application(self._sources()), self._directory.api_socket)

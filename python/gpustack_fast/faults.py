@@ -21,10 +21,20 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Work = Literal["engine_start", "files", "keys", "log_rotation", "mistake", "probe", "processes"]
+Work = Literal[
+    "control_socket",
+    "engine_start",
+    "files",
+    "keys",
+    "log_rotation",
+    "mistake",
+    "probe",
+    "processes",
+]
 """The work that a fault has hit, as a metric's label; `WORDS` has a sentence for each."""
 
 WORDS: dict[Work, str] = {
+    "control_socket": "A command came when there was no descriptor for it but the reserved one",
     "engine_start": "An engine could not be started, for no fault of its own, and is tried again",
     "files": "Files of an ended engine could not be removed; the next start removes them",
     "keys": "The keys on the disk could not be changed, which is tried again; in memory they are",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -29,6 +30,7 @@ from gpustack_fast.control.documents import (
     ServerStatus,
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
+from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import Keys
 from gpustack_fast.storage.data_directory import explain_os_error
 
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _IDLE = 60.0
 """Seconds that a connection may stay without a request."""
+_PAUSE = 0.1
+"""Seconds until the next try to accept."""
 _UCRED = struct.Struct("iII")
 """`struct ucred` of Linux: process, user, group (unix(7))."""
 
@@ -62,11 +66,13 @@ class ControlServer:
     Needs the lock of the data directory: it removes the socket of a dead server.
     """
 
-    def __init__(self, path: Path, handler: Handler) -> None:
+    def __init__(self, path: Path, handler: Handler, faults: Faults | None = None) -> None:
         self._path = path
         self._handler = handler
-        self._server: asyncio.Server | None = None
+        self._faults = faults or Faults()
+        self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._reserve = _Reserve()
 
     async def start(self) -> None:
         """Begins to listen. Raises ControlError when the socket cannot be made."""
@@ -76,34 +82,57 @@ class ControlServer:
             raise ControlError(
                 explain_os_error(error, f"The control socket {self._path} cannot be made")
             ) from error
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=listener, limit=LONGEST_LINE
-        )
+        self._reserve.fill()
+        self._accepting = asyncio.ensure_future(self._accept(listener))
 
     async def close(self) -> None:
         """Stops listening, ends the connections, and removes the socket's file."""
-        if self._server is None:
+        if self._accepting is None:
             return
-        self._server.close()
+        self._accepting.cancel()
+        await asyncio.wait({self._accepting})
         self._path.unlink(missing_ok=True)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        self._reserve.give()
+        self._accepting = None
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.ensure_future(self._converse(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+    async def _accept(self, listener: socket.socket) -> None:
+        """Accepts for ever, with the reserved descriptor where there is no other."""
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:
+                    self._faults.note("control_socket", error)
+                    self._reserve.give()
+                    try:
+                        connection, _ = listener.accept()
+                    except OSError:
+                        await asyncio.sleep(_PAUSE)
+                        continue
+                connection.setblocking(False)
+                task = asyncio.ensure_future(self._converse(connection))
+                self._connections.add(task)
+                task.add_done_callback(self._connections.discard)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, connection: socket.socket) -> None:
         """Carries out the requests of one connection, one after the other."""
-        try:
-            user = _peer_user(writer)
+        with connection:
+            user = _peer_user(connection)
             if user not in (os.geteuid(), 0):
                 log.warning("The control socket rejected a process of the user %d.", user)
                 return
+            reader, writer = await _streams(connection)
+            await self._carry_out_all(reader, writer)
+        self._reserve.fill()
+
+    async def _carry_out_all(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
             while line := await asyncio.wait_for(reader.readline(), _IDLE):
                 writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
                 await writer.drain()
@@ -116,6 +145,8 @@ class ControlServer:
             )
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _respond(self, line: bytes) -> Response:
         try:
@@ -170,8 +201,36 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _peer_user(writer: asyncio.StreamWriter) -> int:
-    peer: socket.socket = writer.get_extra_info("socket")
+class _Reserve:
+    """A descriptor that is kept for a command, so that a key can be revoked without another one."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def fill(self) -> None:
+        """Takes one, if there is one."""
+        if self._descriptor is None:
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    def give(self) -> None:
+        """Gives it back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+async def _streams(
+    connection: socket.socket,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(LONGEST_LINE, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def _peer_user(peer: socket.socket) -> int:
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, user, _ = _UCRED.unpack(credentials)
     return int(user)

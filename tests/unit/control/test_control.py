@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +33,7 @@ from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys
 from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.storage.data_directory import DataDirectory
+from limits import limited
 
 T = TypeVar("T")
 
@@ -240,6 +245,44 @@ def test_the_management_api_s_question_is_settled_from_the_store(tmp_path: Path)
 
 
 # The socket
+
+ASK = """
+import sys
+from pathlib import Path
+from gpustack_fast.control.client import ControlClient
+for _ in sys.stdin:
+    with ControlClient(Path(sys.argv[1])) as client:
+        print(len(client.list_keys()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_command_is_obeyed_though_no_descriptor_is_left(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    def scenario(path: Path) -> list[str]:
+        taken: list[int] = []
+        command = [sys.executable, "-c", ASK, str(path)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdin is not None and child.stdout is not None
+            replies = []
+            with limited(0, resource.RLIMIT_NOFILE, child.stdout.fileno() + 10):
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.append(os.open("/", os.O_PATH))
+                for _ in range(3):
+                    child.stdin.write("go\n")
+                    child.stdin.flush()
+                    replies.append(child.stdout.readline())
+                for descriptor in taken:
+                    os.close(descriptor)
+            child.stdin.close()
+        return replies
+
+    replies, _ = with_server(tmp_path, scenario, loop)
+    assert replies == ["0\n"] * 3
 
 
 def test_the_socket_is_for_its_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
