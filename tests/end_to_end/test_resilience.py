@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness import KEY, FakeEngine, ServedRouter, external, read_gauge
+from harness import KEY, FakeEngine, ServedRouter, cli, external, read_gauge
 from limits import no_descriptors, no_room
 from raw_http import Response, build, chat, eventually
 
@@ -110,3 +112,24 @@ def test_a_key_is_revoked_at_once_though_nothing_can_be_saved(
     eventually(lambda: "stolen" not in server.keys("list").stdout, "it is saved", 60)
     assert "stolen" not in (server.data_dir / "keys.json").read_text()
     assert server.chat(chat("m"), key=KEY).status == 200
+
+
+def test_idle_connections_that_take_all_descriptors_end_nothing(
+    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    few = ["bash", "-c", 'ulimit -n 100; exec "$@"', "bash", *cli()]
+    server = ServedRouter(short_folder, external(list(two)), "--workers", "1", program=few)
+    try:
+        server.wait_until_ready()
+        host, port = server.address.removeprefix("http://").split(":")
+        with contextlib.ExitStack() as idle:
+            for _ in range(150):
+                idle.enter_context(socket.create_connection((host, int(port))))
+            two[0].kill()
+            listed = server.keys("list")
+            assert listed.returncode == 0, listed.stderr
+            assert "default" in listed.stdout
+        eventually(lambda: server.is_alive() and server.running() == 1, "the death is seen", 60)
+        assert server.chat(chat("m")).status == 200
+    finally:
+        assert server.stop() == 0

@@ -362,6 +362,23 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::shared::LoadedParts;
+    use sans_io::test_support;
+
+    #[test]
+    fn a_worker_that_fails_begins_anew_until_the_drain() {
+        let parts = LoadedParts { control_plane: None, tls: None, cors: None };
+        let shared = Shared::new(test_support::read(test_support::config()), parts).unwrap();
+        let mut begun = 0;
+        until_drained(&shared, || {
+            begun += 1;
+            if begun == 3 {
+                shared.drain_until(Instant::now());
+            }
+            Err(io::Error::other("a mistake"))
+        });
+        assert_eq!(begun, 3);
+    }
 
     #[tokio::test(flavor = "local")]
     async fn work_that_panics_is_done_again_until_it_ends() {
