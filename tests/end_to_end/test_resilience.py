@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import KEY, FakeEngine, ServedRouter, cli, external, read_gauge
+from harness import KEY, DataPlaneRouter, FakeEngine, ServedRouter, cli, external, read_gauge
 from limits import no_descriptors, no_room
 from raw_http import Response, build, chat, eventually
 
@@ -133,3 +133,18 @@ def test_idle_connections_that_take_all_descriptors_end_nothing(
         assert server.chat(chat("m")).status == 200
     finally:
         assert server.stop() == 0
+
+
+def test_a_stored_response_is_not_lost_for_want_of_a_descriptor(
+    router: Callable[..., DataPlaneRouter], fake_engines: Engines
+) -> None:
+    plane = router(fake_engines(1), instance={"idle_timeout": 0.0})
+    made = plane.request("POST", "/v1/responses", {"model": "default", "input": "hello"}).json()
+    path = f"/v1/responses/{made['id']}"
+    with plane.client() as client:
+        assert client.request("GET", path, key=plane.key).status == 200
+        with no_descriptors():
+            refused = client.request("GET", path, key=plane.key)
+        assert refused.status == 503
+        assert "Too many open files" in refused.json()["error"]["message"]
+        assert client.request("GET", path, key=plane.key).status == 200

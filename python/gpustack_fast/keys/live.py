@@ -107,7 +107,7 @@ class Keys:
             self._saving_again.cancel()
             await asyncio.wait({self._saving_again})
         if self._store.unsaved:
-            await self._try_to_save()
+            await asyncio.wait({self._begin(self._try_to_save())}, timeout=SAVE_WITHIN)
         for key in self._store.unsaved:
             log.error(
                 "The key `%s` (access key %s) is revoked, but still on the disk, so that the next "

@@ -42,8 +42,8 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         Failure::NoRoom => (no_room(), End::Refused),
         Failure::MachineExhausted(error) => {
             let message = format!(
-                "This server has no room for a connection to an engine: {error}. Try again in a \
-                 few seconds; if it stays so, the operator must raise the limits of open files or \
+                "This server has no room for another connection: {error}. Try again in a few \
+                 seconds; if it stays so, the operator must raise the limits of open files or \
                  ports."
             );
             let error = ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER);

@@ -159,6 +159,8 @@ fn lease<W: ClientWatch>(
                 Ok(Ok((lease, target)))
             }
             Err(NoLease::Full) => Ok(Err(NoLease::Full)),
+            // It may well be there.
+            _ if history.no_room().is_some() => Ok(Err(NoLease::NotRunning)),
             Ok(_) | Err(NoLease::NotRunning) => Err(rejections::response_lost()),
         };
     }
