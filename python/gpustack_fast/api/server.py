@@ -67,10 +67,13 @@ class ApiServer:
         async with asyncio.timeout(_PATIENCE):
             while not await self._listens():
                 if self._task.done():
+                    error = self._task.exception()
+                    # Behind its first line granian has a stack.
+                    reason = str(error).partition("\n")[0]
                     raise GpustackFastError(
-                        f"The management API could not listen on {self._socket}. Check the rights "
-                        "of its folder."
-                    ) from self._task.exception()
+                        f"The management API could not listen on {self._socket}: {reason}. Check "
+                        "the rights of its folder."
+                    ) from error
                 await asyncio.sleep(0.01)
         self._socket.chmod(0o600)
         self._task.add_done_callback(self._tell_end)
@@ -100,7 +103,7 @@ class ApiServer:
     async def _listens(self) -> bool:
         try:
             _, writer = await asyncio.open_unix_connection(self._socket)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except OSError:
             return False
         writer.close()
         await writer.wait_closed()
