@@ -445,7 +445,7 @@ def test_a_request_that_can_be_framed_in_two_ways_is_rejected_and_the_connection
         client.send(head + fields + b"\r\n0\r\n\r\n" + smuggled)
         data = client.read_to_the_end()
     assert data.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")) or data == b""
-    assert data.count(b"HTTP/1.1 ") <= 1
+    assert b"\nHTTP/1.1 " not in data, "one response at most"
     assert engine.inference() == []
 
 

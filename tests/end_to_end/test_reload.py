@@ -43,9 +43,9 @@ def reload(plane: DataPlaneRouter, **settings: Any) -> None:
 def test_limits_of_a_reload_hold_from_the_next_request_on_until_the_next_reload(
     plane: DataPlaneRouter,
 ) -> None:
-    body = chat(text="x" * 500)
+    body = chat(text="x" * 2000)
     assert plane.chat(body).status == 200
-    reload(plane, limits={"max_body_bytes": 100})
+    reload(plane, limits={"max_body_bytes": 1024})
     assert plane.chat(body).status == 413
     plane.publish()
     assert plane.chat(body).status == 413, "a table without settings leaves them as they are"
@@ -67,10 +67,10 @@ def test_a_request_that_waits_ends_under_the_settings_that_it_began_with(
     plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
     with plane.client() as client:
-        request = build("POST", "/v1/chat/completions", chat(text="x" * 500), key=KEY)
+        request = build("POST", "/v1/chat/completions", chat(text="x" * 2000), key=KEY)
         client.send(request[:-200])
         eventually(lambda: plane.plane.stats().in_flight == 1, "the request to have begun")
-        reload(plane, limits={"max_body_bytes": 100}, server_timing=False)
+        reload(plane, limits={"max_body_bytes": 1024}, server_timing=False)
         client.send(request[-200:])
         response = client.read_response()
     assert response.status == 200
@@ -162,13 +162,13 @@ def test_a_good_change_is_in_force_when_it_is_told(fake_engines: Engines, serve:
     route = '[[routes]]\nname = "new"\ntargets = [{ model = "m" }]\n'
     changed = external([other]) + route
     told = hang_up(
-        server, "[server]\nworkers = 3\n[server.limits]\nmax_body_bytes = 300\n" + changed
+        server, "[server]\nworkers = 3\n[server.limits]\nmax_body_bytes = 1024\n" + changed
     )
     assert "Reloaded. Changed: `limits.max_body_bytes`, the model `m`, the route `new`." in told
     assert "WARN  reload" in told and "until a restart: `workers`." in told
     assert server.chat(chat("new")).status == 200
     assert (len(one.inference()), len(other.inference())) == (0, 1)
-    assert server.chat(chat("m", text="x" * 400)).status == 413
+    assert server.chat(chat("m", text="x" * 2000)).status == 413
     views = server.request("GET", "/v2/model-routes").json()["items"]
     assert [view["name"] for view in views] == ["m", "default", "new"]
     told = hang_up(server, "[server]\ntimeouts.idle = 5\n" + changed)
@@ -181,7 +181,7 @@ def test_a_mistake_is_told_with_its_line_and_changes_nothing(
 ) -> None:
     one, other = fake_engines(2)
     server = serve(external([one]))
-    wrong = "[server.limits]\nmax_body_bytes = 1\nmax_nesting = 0\n" + external([other])
+    wrong = "[server.limits]\nmax_body_bytes = 2000\nmax_nesting = 0\n" + external([other])
     told = hang_up(server, wrong)
     assert f"ERROR reload Not reloaded, and everything stays as it was. {server.config}:3: " in told
     assert server.chat(chat()).status == 200

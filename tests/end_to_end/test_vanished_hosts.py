@@ -5,6 +5,7 @@ The machine is a network namespace behind a pair of virtual interfaces, one of w
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -33,11 +34,15 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
+_NUMBERS = itertools.count()
+
+
 class FarMachine:
     """A network namespace with an engine in it."""
 
     def __init__(self) -> None:
-        number = os.getpid()
+        # Never one that a test before this one had: the system removes it in its own time.
+        number = os.getpid() * 8 + next(_NUMBERS)
         self.name = f"gpf-{number}"
         self.near, self.far = f"gpn{number}", f"gpf{number}"
         # Of the 256 networks of TEST-NET-2 and the like none is routed anywhere.

@@ -66,7 +66,7 @@ fn read(request: &[u8], size: usize) -> Head {
 
 fn whole(head: RequestHead, behind: &[u8]) -> Read {
     Read {
-        line: [head.method.to_string(), head.uri.to_string()],
+        line: [head.method.to_string(), origin_form(head.uri.to_string())],
         minor: u8::from(format!("{:?}", head.version) == "HTTP/1.1"),
         fields: by_name(
             head.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())),
@@ -79,6 +79,12 @@ fn whole(head: RequestHead, behind: &[u8]) -> Read {
         keep_alive: head.keep_alive,
         behind: behind.to_vec(),
     }
+}
+
+/// A target that is a path, as it is. A URL is put into normal form by its reader, which the plain
+/// one does not know.
+fn origin_form(target: String) -> String {
+    if target.starts_with('/') { target } else { String::new() }
 }
 
 /// Fields in the order of their names; those of one name stay in theirs.
@@ -137,7 +143,7 @@ fn plain(request: &[u8]) -> Option<Head> {
         .iter()
         .map(|(name, value)| (name.clone(), value.chars().map(|c| c as u8).collect::<Vec<u8>>()));
     Some(Head::Read(Read {
-        line: [method.to_owned(), target],
+        line: [method.to_owned(), origin_form(target)],
         minor,
         length,
         keep_alive: !says("close") && (minor == 1 || says("keep-alive")),

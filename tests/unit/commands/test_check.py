@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_check_warns_of_what_nobody_can_mean_and_ends_with_0(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    data.mkdir()
+    data.mkdir(mode=0o700)
     file = write(tmp_path, f'[server]\nhost = "0.0.0.0"\ndata_dir = "data"\n{THEIRS}{ROUTE}')
     made = run("keys", "create", "alice", "--allowed-models", "nosuch", "--config", file)
     assert made.returncode == 0 and made.stdout.count("\n") == 1

@@ -122,7 +122,7 @@ EXTERNAL = '[[models]]\nname = "a"\nbackend = "external"\nurls = ["http://127.0.
 
 def test_in_a_locale_without_umlauts_paths_may_have_them(tmp_path: Path) -> None:
     folder = tmp_path / "müller"
-    (folder / "dä").mkdir(parents=True)
+    (folder / "dä").mkdir(parents=True, mode=0o700)
     file = folder / "c.toml"
     file.write_text(f'[server]\ndata_dir = "dä"\n{EXTERNAL}', encoding="utf-8")
     checked = run(*PROGRAM, "check", "--config", str(file), env=ASCII)

@@ -80,7 +80,7 @@ def test_settings_change_where_they_are_marked_and_the_others_stay_and_are_named
     written = read(
         "[server]\nport = 1\nworkers = 3\ndrain_timeout = 1\n"
         + "[server.timeouts]\nidle = 5\nhead = 6\n"
-        + "[server.limits]\nmax_body_bytes = 7\nrecord_queue = 8\n"
+        + "[server.limits]\nmax_body_bytes = 7000\nrecord_queue = 8\n"
         + EXTERNAL.format("m", 1)
     )
     found = reloaded(started, written)
@@ -90,7 +90,7 @@ def test_settings_change_where_they_are_marked_and_the_others_stay_and_are_named
     server = found.config.server
     assert (server.port, server.workers) == (started.server.port, started.server.workers)
     assert (server.timeouts.idle, server.timeouts.head) == (5, 6)
-    assert (server.limits.max_body_bytes, server.limits.record_queue) == (7, 16_384)
+    assert (server.limits.max_body_bytes, server.limits.record_queue) == (7000, 16_384)
 
 
 def test_what_was_changed_and_is_changed_back_needs_no_restart(read: Reader) -> None:

@@ -33,7 +33,7 @@ const BLOCK: usize = 8 * 1024;
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
     /// Ready when the client has left. Behind the request's body the stream is read ahead; before
-    /// the body's end, or when too much was read ahead, the socket is only probed now and then.
+    /// the body's end, which the request reads, the socket is only probed now and then.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
 
     /// Ends the connection after the response. Bytes that the client still sends are discarded for

@@ -362,15 +362,15 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::shared::LoadedParts;
     use sans_io::test_support;
 
     #[test]
     fn a_worker_that_fails_begins_anew_until_the_drain() {
-        let parts = LoadedParts { control_plane: None, tls: None, cors: None };
-        let shared = Shared::new(test_support::read(test_support::config()), parts).unwrap();
+        let config = test_support::config().to_string();
+        let plane = crate::DataPlane::new(config.as_bytes(), vec![]).unwrap();
+        let shared = plane.shared();
         let mut begun = 0;
-        until_drained(&shared, || {
+        until_drained(shared, || {
             begun += 1;
             if begun == 3 {
                 shared.drain_until(Instant::now());

@@ -26,8 +26,10 @@ use crate::{
 };
 use sans_io::codec::http1::Decoder;
 
-/// The most that is read ahead of a request that has begun, in bytes.
-const AHEAD: usize = 16 * 1024;
+/// The most that is read ahead of a request that has begun, in bytes. A client that sends more
+/// before it has its response counts as one that has left: behind bytes that nobody reads, its end
+/// could not be seen.
+const AHEAD: usize = 64 * 1024;
 /// The time between two probes of a client whose bytes nobody reads.
 const PROBE: Duration = Duration::from_millis(250);
 /// The most slices of one write.
@@ -187,15 +189,14 @@ impl<T: ClientStream> Client<T> {
         }
     }
 
-    /// Reads ahead. Ready when the client's side has ended; None: it has not, but no more may be
-    /// read.
-    fn poll_read_ahead(&self, context: &mut Context<'_>) -> Poll<Option<()>> {
+    /// Reads ahead. Ready when the client's side has ended, or too much was read; see [`AHEAD`].
+    fn poll_read_ahead(&self, context: &mut Context<'_>) -> Poll<()> {
         while self.io.ahead() < AHEAD {
             if !ready!(self.io.poll_fill(context, &self.worker.scratch)) {
-                return Poll::Ready(Some(()));
+                break;
             }
         }
-        Poll::Ready(None)
+        Poll::Ready(())
     }
 
     /// Probes the socket now and then. While bytes wait unread, nothing wakes the task for an end
@@ -260,10 +261,11 @@ impl<T> Clone for Watch<T> {
 
 impl<T: ClientStream> ClientWatch for Watch<T> {
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
-        if self.0.is_body_read() && ready!(self.0.poll_read_ahead(context)).is_some() {
-            return Poll::Ready(());
+        if self.0.is_body_read() {
+            self.0.poll_read_ahead(context)
+        } else {
+            self.0.poll_probes(context)
         }
-        self.0.poll_probes(context)
     }
 
     fn close_after_response(&self) {
