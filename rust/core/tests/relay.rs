@@ -645,8 +645,8 @@ fn without_model(size: usize) -> String {
 }
 
 /// The bytes that requests hold in one place.
-fn held(plane: &Plane, place: &str) -> usize {
-    let line = format!("gpustack_fast_held_bytes{{place=\"{place}\"}} ");
+fn held(plane: &Plane, kind: &str) -> usize {
+    let line = format!("gpustack_fast_held_bytes{{place=\"{kind}\"}} ");
     let page = plane.metrics();
     page.split_once(&line).unwrap().1.lines().next().unwrap().parse().unwrap()
 }
@@ -665,12 +665,12 @@ fn waiting_bodies_are_bounded_in_sum_in_memory_and_in_files() {
         let mut first = plane.connect();
         first.write(without_model(SIZE).as_bytes());
         // Else the second could be the one that has room.
-        let place = if named == "spool_bytes" { "spool" } else { "memory" };
+        let kind = if named == "spool_bytes" { "spool" } else { "memory" };
         let holds = (0..2_000).any(|_| {
             thread::sleep(Duration::from_millis(5));
-            held(&plane, place) >= SIZE / 2
+            held(&plane, kind) >= SIZE / 2
         });
-        assert!(holds, "the first is held in {place}");
+        assert!(holds, "the first is held in {kind}");
         let mut second = plane.connect();
         second.try_write(without_model(5_000_000).as_bytes());
         let refused = second.response();

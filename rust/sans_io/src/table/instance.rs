@@ -214,6 +214,8 @@ impl Instance {
         // Most publishes find it in service: no line of the cache is written then.
         if self.retired().is_some() {
             self.counters.retired.store(0, Ordering::SeqCst);
+            // What it failed before it was away says nothing about it now.
+            self.counters.outlier.succeed();
         }
     }
 
