@@ -1,6 +1,9 @@
 //! The `/metrics` page: counters and the table, as Prometheus text (format 0.0.4).
 
-use std::{fmt::Write, sync::atomic::Ordering};
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::telemetry;
 use sans_io::{
@@ -34,56 +37,13 @@ fn process_families(text: &mut String, metrics: &Metrics) {
         family(text, name, "gauge", help);
         let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
     }
-    let lost = "Usage records that were lost because nobody fetched them in time.";
-    for (name, help, value) in [
-        (
-            "gpustack_fast_retries_total",
-            "Attempts after a failed one of the same request.",
-            &metrics.retries,
-        ),
-        (
-            "gpustack_fast_fallbacks_total",
-            "Requests that switched to a fallback target.",
-            &metrics.fallbacks,
-        ),
-        (
-            "gpustack_fast_overloaded_total",
-            "Requests that were rejected because every instance had as many as it is given.",
-            &metrics.overloaded,
-        ),
-        (
-            "gpustack_fast_encoded_answers_total",
-            "Responses that engines compressed unasked, and that passed without being looked into.",
-            &metrics.encoded_responses,
-        ),
-        (
-            "gpustack_fast_response_fields_dropped_total",
-            "Header fields of engines' responses that did not pass to clients.",
-            &metrics.withheld_fields,
-        ),
-        ("gpustack_fast_records_dropped_total", lost, &metrics.records_dropped),
-        (
-            "gpustack_fast_events_dropped_total",
-            "Events that were lost because nobody fetched them in time.",
-            &metrics.events_dropped,
-        ),
-        (
-            "gpustack_fast_connections_without_room_total",
-            "Connections to engines that could not be opened for want of descriptors, ports or \
-             memory of this machine.",
-            &metrics.connections_without_room,
-        ),
-    ] {
+    for (name, help, value) in plain_counters(metrics) {
         family(text, name, "counter", help);
-        let _ = writeln!(text, "{name} {}", value.load(Ordering::Relaxed));
+        let _ = writeln!(text, "{name} {value}");
     }
     let name = "gpustack_fast_connections_closed_total";
-    family(
-        text,
-        name,
-        "counter",
-        "Client connections that were closed for want of places, by which.",
-    );
+    let help = "Client connections that were closed for want of places, by which.";
+    family(text, name, "counter", help);
     for (reason, count) in [
         ("evicted", &metrics.connections_evicted),
         ("address_limit", &metrics.connections_over_address_limit),
@@ -91,22 +51,69 @@ fn process_families(text: &mut String, metrics: &Metrics) {
     ] {
         let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {}", count.load(Ordering::Relaxed));
     }
-    let name = "gpustack_fast_log_lines_lost_total";
-    family(
-        text,
-        name,
-        "counter",
-        "Log lines that were lost because they could not be written, or not in time.",
-    );
-    let _ = writeln!(text, "{name} {}", telemetry::lost());
-    let name = "gpustack_fast_worker_panics_total";
-    family(text, name, "counter", "Mistakes in the program that cost a request or more.");
-    let _ = writeln!(text, "{name} {}", telemetry::panics());
     let name = "gpustack_fast_upstream_errors_total";
     family(text, name, "counter", "Failures of engines by what was seen.");
     for (kind, count) in metrics.upstream_errors() {
         let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {count}");
     }
+}
+
+/// The counters of the process that have no labels: name, help and value of each.
+fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 10] {
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    [
+        (
+            "gpustack_fast_retries_total",
+            "Attempts after a failed one of the same request.",
+            of(&metrics.retries),
+        ),
+        (
+            "gpustack_fast_fallbacks_total",
+            "Requests that switched to a fallback target.",
+            of(&metrics.fallbacks),
+        ),
+        (
+            "gpustack_fast_overloaded_total",
+            "Requests that were rejected because every instance had as many as it is given.",
+            of(&metrics.overloaded),
+        ),
+        (
+            "gpustack_fast_encoded_answers_total",
+            "Responses that engines compressed unasked, and that passed without being looked into.",
+            of(&metrics.encoded_responses),
+        ),
+        (
+            "gpustack_fast_response_fields_dropped_total",
+            "Header fields of engines' responses that did not pass to clients.",
+            of(&metrics.withheld_fields),
+        ),
+        (
+            "gpustack_fast_records_dropped_total",
+            "Usage records that were lost because nobody fetched them in time.",
+            of(&metrics.records_dropped),
+        ),
+        (
+            "gpustack_fast_events_dropped_total",
+            "Events that were lost because nobody fetched them in time.",
+            of(&metrics.events_dropped),
+        ),
+        (
+            "gpustack_fast_connections_without_room_total",
+            "Connections to engines that could not be opened for want of descriptors, ports or \
+             memory of this machine.",
+            of(&metrics.connections_without_room),
+        ),
+        (
+            "gpustack_fast_log_lines_lost_total",
+            "Log lines that were lost because they could not be written, or not in time.",
+            telemetry::lost(),
+        ),
+        (
+            "gpustack_fast_worker_panics_total",
+            "Mistakes in the program that cost a request or more.",
+            telemetry::panics(),
+        ),
+    ]
 }
 
 fn held_family(text: &mut String, places: [(&str, u64); 2]) {
