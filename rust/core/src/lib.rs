@@ -12,7 +12,7 @@
 //! At the root: `dataplane` (the handle for the control plane), `shared` (state of all workers),
 //! `published` (what a publish replaces), `worker` (state of one), `records` (queues toward the
 //! control plane), `failure`, `key_watch` (ends what runs with a revoked key), `body_limits`,
-//! `budget` (bytes that all requests share), `blocking` (threads for files), `tcp`, `timer`.
+//! `budget` (bytes that all requests share), `blocking` (threads for files), `scratch` (what reads go through), `tcp`, `timer`.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod key_watch;
 mod published;
 mod records;
 mod request;
+mod scratch;
 mod server;
 mod shared;
 mod tcp;

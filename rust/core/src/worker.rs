@@ -17,11 +17,9 @@ use tokio::time::Instant;
 use crate::{
     body_limits::{BodyLimits, Rooms},
     budget::Budget,
-    client::{
-        io::Scratch,
-        places::{Place, Places},
-    },
+    client::places::{Place, Places},
     key_watch::Sleepers,
+    scratch::Scratch,
     shared::Shared,
     upstream::{pool::Pool, slot::Lingering},
 };
@@ -53,8 +51,8 @@ pub(crate) struct Worker {
     pub(crate) lingering: Rc<Lingering>,
     /// What waits, and ends when its key is revoked.
     pub(crate) sleepers: Rc<Sleepers>,
-    /// Every read of a client goes through it.
-    pub(crate) scratch: Scratch,
+    /// Reads of clients and engines go through it.
+    pub(crate) scratch: Rc<Scratch>,
     /// Heads and short pieces are put together in it before they are written.
     pub(crate) joined: RefCell<BytesMut>,
     /// The last value of `Date`, with its second.
@@ -104,7 +102,7 @@ impl Worker {
             pool: Pool::new(limits.idle_connections),
             lingering: Rc::default(),
             sleepers: Rc::default(),
-            scratch: Scratch::default(),
+            scratch: Rc::default(),
             joined: RefCell::default(),
             date: RefCell::default(),
             body_limits: body_limits(&shared.spool.0, &shared.memory.0),

@@ -23,12 +23,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
-use crate::client::tunnel::Tunnel;
-
-/// The most that one read through a [`Scratch`] brings, in bytes.
-const SCRATCH: usize = 16 * 1024;
-/// The size of a block of short reads, in bytes.
-const BLOCK: usize = 8 * 1024;
+use crate::{client::tunnel::Tunnel, scratch::Scratch};
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
@@ -116,37 +111,6 @@ fn polls(socket: &impl AsFd, events: PollFlags) -> bool {
     polled.is_ok() && probed[0].revents().intersects(events)
 }
 
-/// A worker's buffers that every read of a client goes through.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    /// What one read brings, before its length is known.
-    read: RefCell<Box<[u8]>>,
-    /// The rest of the last block, for short reads.
-    block: RefCell<BytesMut>,
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { read: RefCell::new(vec![0; SCRATCH].into()), block: RefCell::default() }
-    }
-}
-
-impl Scratch {
-    /// A copy of what was read. Short ones share a block, which costs less than memory of their
-    /// own, and is held as long as one of them.
-    fn copy(&self, read: &[u8]) -> BytesMut {
-        if read.len() > BLOCK / 4 {
-            return BytesMut::from(read);
-        }
-        let block = &mut *self.block.borrow_mut();
-        if block.capacity() < read.len() {
-            *block = BytesMut::with_capacity(BLOCK);
-        }
-        block.extend_from_slice(read);
-        block.split()
-    }
-}
-
 /// A handle of a client's stream; its clones are the same one.
 pub(crate) struct ClientIo<T>(Rc<RefCell<Buffered<T>>>);
 
@@ -195,19 +159,11 @@ impl<T: ClientStream> ClientIo<T> {
     /// Reads once more. Ready with false: the client's side has ended, or is broken.
     pub(crate) fn poll_fill(&self, context: &mut Context<'_>, scratch: &Scratch) -> Poll<bool> {
         let stream = &mut *self.0.borrow_mut();
-        if stream.ended {
-            return Poll::Ready(false);
-        }
-        let reading = &mut *scratch.read.borrow_mut();
-        let mut room = ReadBuf::new(reading);
-        let read = ready!(Pin::new(&mut stream.io).poll_read(context, &mut room));
-        let filled = room.filled();
-        // A reset is an end, too.
-        stream.ended = read.is_err() || filled.is_empty();
-        if stream.ahead.is_empty() {
-            stream.ahead = scratch.copy(filled);
-        } else {
-            stream.ahead.extend_from_slice(filled);
+        if !stream.ended {
+            let io = Pin::new(&mut stream.io);
+            // A reset is an end, too.
+            stream.ended =
+                !matches!(ready!(scratch.poll_read(io, context, &mut stream.ahead)), Ok(1..));
         }
         Poll::Ready(!stream.ended)
     }

@@ -262,12 +262,13 @@ async fn open<W>(
 where
     W: ClientWatch,
 {
-    let failure = match Connection::open(instance, limit).await {
+    let scratch = &context.worker().scratch;
+    let failure = match Connection::open(instance, limit, scratch).await {
         Ok(opened) => return Ok(opened),
         Err(error) => Failure::of_connecting(error),
     };
     if matches!(failure, Failure::MachineExhausted(_)) && context.worker().pool.close_oldest() {
-        return Connection::open(instance, limit).await.map_err(Failure::of_connecting);
+        return Connection::open(instance, limit, scratch).await.map_err(Failure::of_connecting);
     }
     Err(failure)
 }

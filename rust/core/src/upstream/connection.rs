@@ -8,6 +8,7 @@ use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,14 +23,15 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
-use crate::tcp::{self, Delivery};
+use crate::{
+    scratch::{READ, Scratch},
+    tcp::{self, Delivery},
+};
 use sans_io::{
     seam::Timeouts,
     table::{Address, Instance},
 };
 
-/// The room for one read, in bytes.
-const READ: usize = 16 * 1024;
 /// The most room for one read, which grows while an engine fills it.
 const READ_MOST: usize = 128 * 1024;
 /// The least room for one read; with less in it, the buffer is reallocated.
@@ -115,8 +117,9 @@ pub(crate) struct Connection {
     stream: Stream,
     /// Bytes that were read and not used yet.
     pub(crate) buffer: BytesMut,
-    /// The room for the next read, in bytes.
+    /// The room for the next read, in bytes; [`READ`]: it goes through `scratch`.
     read_size: usize,
+    scratch: Rc<Scratch>,
     /// The requests that it has carried, the present one included.
     pub(crate) requests: u32,
     /// Whether a request or its response is not whole, so that closing must reset the connection.
@@ -143,7 +146,11 @@ impl Connection {
 
     /// Opens a connection within `limit`; None: however long it takes. The error is `TimedOut`, or
     /// the system's.
-    pub(crate) async fn open(instance: &Instance, limit: Option<Duration>) -> io::Result<Self> {
+    pub(crate) async fn open(
+        instance: &Instance,
+        limit: Option<Duration>,
+        scratch: &Rc<Scratch>,
+    ) -> io::Result<Self> {
         let opening = open_stream(&instance.address);
         let (stream, round_trip) = match limit {
             Some(limit) => tokio::time::timeout(limit, opening).await.map_err(|_| {
@@ -155,6 +162,7 @@ impl Connection {
             stream,
             buffer: BytesMut::new(),
             read_size: READ,
+            scratch: Rc::clone(scratch),
             requests: 1,
             unfinished: true,
             round_trip,
@@ -184,16 +192,36 @@ impl Connection {
 
     /// Reads once into the buffer, behind the bytes in it. Gives their number; 0: the end.
     pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
-            self.buffer.reserve(self.read_size);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer))?;
+        let (count, room) = if self.read_size == READ {
+            let stream = Pin::new(&mut self.stream);
+            (ready!(self.scratch.poll_read(stream, context, &mut self.buffer))?, READ)
+        } else {
+            ready!(self.poll_fill_directly(context))?
+        };
         // A read that fills the room was cut by it.
         if count == room {
             self.read_size = (self.read_size * 2).min(READ_MOST);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Reads once into memory that is the buffer's own from the start: what comes in large pieces is
+    /// not copied. Gives the number of bytes, and that of those that had room.
+    fn poll_fill_directly(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(usize, usize)>> {
+        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
+            self.buffer.reserve(self.read_size);
+        }
+        let room = self.buffer.capacity() - self.buffer.len();
+        let read = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer);
+        if read.is_pending() && self.buffer.is_empty() {
+            // A connection that waits holds no memory for what may come.
+            self.buffer = BytesMut::new();
+            self.read_size = READ;
+        }
+        read.map_ok(|count| (count, room))
     }
 
     /// Writes until the queue is empty.
@@ -351,15 +379,16 @@ pub(super) mod tests {
         rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&socket, 0).unwrap();
         let instance = instance(&path, Duration::from_millis(200), 0);
-        let _first = Connection::open(&instance, None).await.unwrap();
-        let waiting = Connection::open(&instance, Some(Duration::from_secs(10)));
+        let scratch = Rc::default();
+        let _first = Connection::open(&instance, None, &Rc::default()).await.unwrap();
+        let waiting = Connection::open(&instance, Some(Duration::from_secs(10)), &scratch);
         let accept = async {
             tokio::time::sleep(Duration::from_millis(30)).await;
             rustix::net::accept(&socket).unwrap()
         };
         let (second, _accepted) = tokio::join!(waiting, accept);
         assert!(second.is_ok());
-        let late = Connection::open(&instance, Some(Duration::from_millis(50))).await;
+        let late = Connection::open(&instance, Some(Duration::from_millis(50)), &scratch).await;
         assert_eq!(late.err().unwrap().kind(), io::ErrorKind::TimedOut);
         let _ = std::fs::remove_file(path);
     }
@@ -368,7 +397,9 @@ pub(super) mod tests {
     async fn a_queue_of_many_pieces_is_written_whole() {
         let (listener, path) = listen("queue");
         let mut connection =
-            Connection::open(&instance(&path, Duration::ZERO, 0), None).await.unwrap();
+            Connection::open(&instance(&path, Duration::ZERO, 0), None, &Rc::default())
+                .await
+                .unwrap();
         let (mut engine, _) = listener.accept().await.unwrap();
         let mut queue = OutQueue::default();
         let mut expected = Vec::new();

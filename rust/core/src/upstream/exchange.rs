@@ -462,7 +462,7 @@ mod tests {
         async fn begin(name: &str, requests: u32) -> Self {
             let (listener, path) = listen(name);
             let instance = instance(&path, Duration::from_secs(10), 0);
-            let mut connection = Connection::open(&instance, None).await.unwrap();
+            let mut connection = Connection::open(&instance, None, &Rc::default()).await.unwrap();
             connection.requests = requests;
             let (engine, _) = listener.accept().await.unwrap();
             let _ = std::fs::remove_file(path);

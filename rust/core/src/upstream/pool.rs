@@ -145,7 +145,7 @@ mod tests {
         let pool = Pool::new(4);
         let mut engines = Vec::new();
         for _ in 0..2 {
-            let connection = Connection::open(&instance, None).await.unwrap();
+            let connection = Connection::open(&instance, None, &Rc::default()).await.unwrap();
             engines.push(listener.accept().await.unwrap().0);
             pool.insert(&instance, connection, KeepAlive::default());
         }
@@ -163,7 +163,7 @@ mod tests {
         let instance = instance(&path, Duration::from_millis(200), 3);
         let pool = Pool::new(4);
         let opened = async || {
-            let connection = Connection::open(&instance, None).await.unwrap();
+            let connection = Connection::open(&instance, None, &Rc::default()).await.unwrap();
             (connection, listener.accept().await.unwrap().0)
         };
 
@@ -222,7 +222,8 @@ mod tests {
         let pool = Pool::new(4);
         let keep = async |times| {
             for _ in 0..times {
-                let opened = Connection::open(&instance(&generous), None).await.unwrap();
+                let opened =
+                    Connection::open(&instance(&generous), None, &Rc::default()).await.unwrap();
                 pool.insert(&instance(&generous), opened, KeepAlive::default());
             }
         };

@@ -1,0 +1,67 @@
+//! A worker's buffers that reads go through, so that a connection holds what was really received,
+//! and nothing while it waits.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// The most that one read brings, in bytes.
+pub(crate) const READ: usize = 16 * 1024;
+/// The size of a block of short reads, in bytes.
+const BLOCK: usize = 8 * 1024;
+
+/// One worker's buffers.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// What one read brings, before its length is known.
+    read: RefCell<Box<[u8]>>,
+    /// The rest of the last block, for short reads.
+    block: RefCell<BytesMut>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { read: RefCell::new(vec![0; READ].into()), block: RefCell::default() }
+    }
+}
+
+impl Scratch {
+    /// Reads once, and puts what came behind the bytes in `buffer`. Gives their number; 0: the end.
+    pub(crate) fn poll_read(
+        &self,
+        io: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let reading = &mut *self.read.borrow_mut();
+        let mut room = ReadBuf::new(reading);
+        ready!(io.poll_read(context, &mut room))?;
+        let filled = room.filled();
+        if buffer.is_empty() {
+            *buffer = self.copy(filled);
+        } else {
+            buffer.extend_from_slice(filled);
+        }
+        Poll::Ready(Ok(filled.len()))
+    }
+
+    /// A copy of what was read. Short ones share a block, which costs less than memory of their
+    /// own, and is held as long as one of them.
+    fn copy(&self, read: &[u8]) -> BytesMut {
+        if read.len() > BLOCK / 4 {
+            return BytesMut::from(read);
+        }
+        let block = &mut *self.block.borrow_mut();
+        if block.capacity() < read.len() {
+            *block = BytesMut::with_capacity(BLOCK);
+        }
+        block.extend_from_slice(read);
+        block.split()
+    }
+}
