@@ -42,12 +42,10 @@ struct State {
 }
 
 impl Places {
-    /// A place for a connection that waits for its client.
+    /// A place for a new connection, which does not wait for its client yet.
     pub(crate) fn take(self: &Rc<Self>) -> Place {
         self.taken.set(self.taken.get() + 1);
-        let place = Place { places: Rc::clone(self), state: Rc::default() };
-        place.waits();
-        place
+        Place { places: Rc::clone(self), state: Rc::default() }
     }
 
     /// Takes the place of the connection that waits longest; false: none waits.
@@ -153,6 +151,8 @@ mod tests {
     async fn the_longest_wait_gives_its_place_up_and_work_is_spared() {
         let places = Rc::new(Places::default());
         let [first, second, third] = [places.take(), places.take(), places.take()];
+        assert!(!places.evict(), "none of them waits yet");
+        [&first, &second, &third].into_iter().for_each(Place::waits);
         first.works();
         second.works();
         second.waits();

@@ -58,13 +58,16 @@ pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream, admitted:
 async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitted: &Admitted) {
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
-    match before_a_request(&shared, tls::begins_handshake(&stream)).await {
+    match before_a_request(&shared, tls::begins_handshake(&stream), || admitted.place.waits()).await
+    {
         Some(Ok(true)) => {}
         Some(Ok(false)) => return reject_plain(&worker, stream).await,
         Some(Err(_)) | None => return,
     }
     // A failed handshake has sent its reason, as an alert.
-    if let Some(Ok(stream)) = before_a_request(&shared, tls.accept(stream)).await {
+    if let Some(Ok(stream)) =
+        before_a_request(&shared, tls.accept(stream), || admitted.place.waits()).await
+    {
         let http2 = tls::agreed_on_http2(&stream);
         serve(worker, stream, peer, http2, admitted).await;
     }
@@ -84,8 +87,13 @@ async fn reject_plain(worker: &Worker, stream: TcpStream) {
 }
 
 /// Waits for something that a client must do before its first request. None: the limit for a
-/// request's head has passed, or the drain has begun.
-async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> Option<T> {
+/// request's head has passed, or the drain has begun. `waits` is called while there is nothing to
+/// do but to wait.
+async fn before_a_request<T>(
+    shared: &Shared,
+    work: impl Future<Output = T>,
+    waits: impl Fn(),
+) -> Option<T> {
     let (mut work, mut ending) = (pin!(work), pin!(shared.drain_changed.notified()));
     let (since, mut timer) = (Instant::now(), PhaseTimer::default());
     let limit = shared.timeouts().head;
@@ -96,6 +104,7 @@ async fn before_a_request<T>(shared: &Shared, work: impl Future<Output = T>) -> 
         if ending.as_mut().poll(context).is_ready() || shared.is_draining() {
             return Poll::Ready(None);
         }
+        waits();
         timer.poll(context, since, limit).map(|()| None)
     })
     .await
@@ -113,7 +122,14 @@ async fn serve<T: ClientStream + 'static>(
     let (io, begun) = (ClientIo::new(stream), Instant::now());
     let http2 = http2 || {
         let begins = io.begins_with(http2::PREFACE, &worker.scratch);
-        let Some(begins) = before_a_request(&worker.shared, begins).await else { return };
+        // What has come already may not have been told to this task yet.
+        let waits = || {
+            if !io.is_readable() {
+                admitted.place.waits();
+            }
+        };
+        let begins = before_a_request(&worker.shared, begins, waits).await;
+        let Some(begins) = begins else { return };
         begins
     };
     if !http2 {

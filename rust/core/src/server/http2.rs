@@ -145,6 +145,7 @@ struct Running {
 impl Streams {
     /// `send_limit`: the longest time in which a client may take nothing; None: no limit.
     fn new(place: Rc<Place>, send_limit: Option<Duration>) -> Self {
+        place.waits();
         Self(Rc::new(Running {
             count: Cell::new(0),
             since: Cell::new(Instant::now()),

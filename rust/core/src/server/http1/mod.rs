@@ -151,6 +151,10 @@ impl Waiting {
         context: &mut Context<'_>,
         client: &Client<T>,
     ) -> Poll<Next> {
+        // What a new client has sent may lie unread in a busy moment: that is no wait for it.
+        if !self.is_first || !client.io.is_readable() {
+            client.place.waits();
+        }
         let timeouts = client.worker.shared.timeouts();
         let idle = client.io.ahead() == 0;
         let limit = if idle && !self.is_first {
