@@ -328,7 +328,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -230,16 +230,7 @@ impl Connection {
         context: &mut Context<'_>,
         queue: &mut OutQueue,
     ) -> Poll<io::Result<()>> {
-        while !queue.pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = queue.fill(&mut slices);
-            let count = ready!(self.stream.poll_write_vectored(context, &slices[..filled]))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            queue.advance(count);
-        }
-        Poll::Ready(Ok(()))
+        queue.poll_write(|slices| self.stream.poll_write_vectored(context, slices))
     }
 }
 
@@ -309,13 +300,26 @@ impl OutQueue {
         self.pieces.is_empty()
     }
 
-    /// Points slices at the first pieces; gives how many.
-    pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        slices
-            .iter_mut()
-            .zip(&self.pieces)
-            .map(|(slice, piece)| *slice = IoSlice::new(piece))
-            .count()
+    /// Writes from the front until the queue is empty. `write` gets the first pieces, and says how
+    /// many of their bytes were taken.
+    pub(crate) fn poll_write(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
+        while !self.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = slices
+                .iter_mut()
+                .zip(&self.pieces)
+                .map(|(slice, piece)| *slice = IoSlice::new(piece))
+                .count();
+            let count = ready!(write(&slices[..filled]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(count);
+        }
+        Poll::Ready(Ok(()))
     }
 
     #[cfg(test)]
@@ -324,7 +328,7 @@ impl OutQueue {
     }
 
     /// Takes off bytes that were written.
-    pub(crate) fn advance(&mut self, mut count: usize) {
+    fn advance(&mut self, mut count: usize) {
         while let Some(front) = self.pieces.front_mut() {
             if count < front.len() {
                 front.advance(count);

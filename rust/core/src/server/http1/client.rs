@@ -32,8 +32,6 @@ use sans_io::codec::http1::Decoder;
 const AHEAD: usize = 64 * 1024;
 /// The time between two probes of a client whose bytes nobody reads.
 const PROBE: Duration = Duration::from_millis(250);
-/// The most slices of one write.
-const SLICES: usize = 8;
 /// Messages up to this many bytes are joined before they are written.
 const JOINED: usize = 4 * 1024;
 
@@ -231,17 +229,17 @@ impl Output {
         context: &mut Context<'_>,
         io: &ClientIo<T>,
     ) -> Poll<io::Result<()>> {
-        while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = self.queue.fill(&mut slices);
-            let count = ready!(io.poll_write(context, &slices[..filled]))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.queue.advance(count);
+        let mut moved = false;
+        let written = self.queue.poll_write(|slices| {
+            let written = io.poll_write(context, slices);
+            moved |= matches!(written, Poll::Ready(Ok(1..)));
+            written
+        });
+        if moved {
             self.blocked_since = self.blocked_since.map(|_| Instant::now());
             self.unflushed = true;
         }
+        ready!(written)?;
         // A queue that was long keeps its room otherwise.
         self.queue = OutQueue::default();
         ready!(io.poll_flush(context))?;
@@ -281,9 +279,4 @@ impl<T: ClientStream> ClientWatch for Watch<T> {
         self.0.tunnel.replace(Some(tunnel));
         true
     }
-}
-
-/// Removes all of a connection's bytes that were read ahead.
-pub(super) fn take_all(ahead: &mut BytesMut) -> Bytes {
-    ahead.split().freeze()
 }

@@ -198,7 +198,7 @@ async fn serve_request<T: ClientStream + 'static>(
     let Ok(response) = served else { return Sent::Lost };
     let sent = send(client, response, asked).await;
     if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
-        let from_client = client.io.take_ahead(client::take_all);
+        let from_client = client.io.take_ahead(|ahead| ahead.split().freeze());
         let idle = client.worker.shared.timeouts().idle;
         tunnel.run(&mut client.io.clone(), from_client, idle).await;
         return Sent::Close;

@@ -14,6 +14,7 @@ use crate::{
     client::io::{ClientStream, ClientWatch},
     server::http1::client::{Client, Lost, Watch},
 };
+use sans_io::codec::headers::put_field;
 
 /// What the request says about its response.
 #[derive(Clone, Copy, Debug)]
@@ -247,14 +248,6 @@ fn put_status(out: &mut BytesMut, status: StatusCode) {
     out.put_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.put_slice(b"\r\n");
-}
-
-fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
     out.put_slice(b"\r\n");
 }
 
