@@ -8,7 +8,6 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -243,34 +242,16 @@ where
     let connection = if let Some(connection) = pooled {
         connection
     } else {
-        let opened = open(context, instance, limits.connect).await?;
+        let scratch = &context.worker().scratch;
+        let opened = Connection::open(instance, limits.connect, scratch)
+            .await
+            .map_err(Failure::of_connecting)?;
         opened.keep_alive(limits);
         debug!(instance = &*instance.id, "connection opened");
         opened
     };
     context.accounting.timeline.connected();
     Ok(connection)
-}
-
-/// Opens a connection; where there is no room for it, in the place of one that idles. Fails with
-/// `Connect` or `MachineExhausted`.
-async fn open<W>(
-    context: &RequestContext<W>,
-    instance: &Instance,
-    limit: Option<Duration>,
-) -> Result<Connection, Failure>
-where
-    W: ClientWatch,
-{
-    let scratch = &context.worker().scratch;
-    let failure = match Connection::open(instance, limit, scratch).await {
-        Ok(opened) => return Ok(opened),
-        Err(error) => Failure::of_connecting(error),
-    };
-    if matches!(failure, Failure::MachineExhausted(_)) && context.worker().pool.close_oldest() {
-        return Connection::open(instance, limit, scratch).await.map_err(Failure::of_connecting);
-    }
-    Err(failure)
 }
 
 /// Begins to send a request on this connection.

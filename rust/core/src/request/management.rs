@@ -72,7 +72,10 @@ where
 {
     context.accounting.timeline.attempted();
     let limits = context.settings().timeouts;
-    let opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
+    let mut opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
+    if matches!(opened, Err(Failure::MachineExhausted(_))) && context.worker().pool.close_oldest() {
+        opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
+    }
     let connection = match opened {
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),

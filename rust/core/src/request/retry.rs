@@ -24,6 +24,10 @@ pub(crate) struct History {
     connect_timed_out: bool,
     /// What this machine lacked for a connection, the last time.
     no_room: Option<Errno>,
+    /// Ids of the instances that were not connected to for that reason.
+    without_room: Vec<Arc<str>>,
+    /// Another connection was closed to make room.
+    made_room: bool,
     /// The failure for which the request has switched to the fallback targets; None: it has not.
     fallback_for: Option<Switched>,
 }
@@ -59,6 +63,22 @@ impl History {
     /// The want of this machine for which an instance was not connected to; None: there was none.
     pub(crate) fn no_room(&self) -> Option<Failure> {
         self.no_room.map(|lacking| Failure::MachineExhausted(lacking.into()))
+    }
+
+    /// Whether a connection may be closed, so that one can be opened to an instance that there was
+    /// no room for.
+    pub(crate) fn may_make_room(&self) -> bool {
+        !self.made_room && !self.without_room.is_empty()
+    }
+
+    /// Notes that there is room again, so that these instances may be tried anew. True.
+    pub(crate) fn made_room(&mut self) -> bool {
+        self.made_room = true;
+        let without = std::mem::take(&mut self.without_room);
+        let is_another = |id: &Arc<str>| !without.contains(id);
+        self.tried.retain(is_another);
+        self.unreachable.retain(is_another);
+        true
     }
 
     /// The failure for which the request has switched to the fallback targets; None: it has not.
@@ -123,6 +143,7 @@ impl History {
             }
             Failure::MachineExhausted(error) => {
                 self.unreachable.push(Arc::clone(&instance.id));
+                self.without_room.push(Arc::clone(&instance.id));
                 self.no_room = Errno::from_io_error(error);
                 true
             }
