@@ -203,7 +203,7 @@ pub(crate) struct Admitted {
 
 impl Worker {
     /// Finds a place for a new connection: a free one, that of a connection that waits for its
-    /// client, or one of the few kept for probes. None: its address has its share already, or there
+    /// client (see [`crate::client::places`]), or one of the few kept for probes. None: its address has its share already, or there
     /// is no place at all. `address`: None for a Unix socket.
     pub(crate) fn admit(self: &Rc<Self>, address: Option<IpAddr>) -> Option<Admitted> {
         let (shared, metrics) = (&self.shared, &self.shared.metrics);
@@ -241,12 +241,15 @@ impl Worker {
         evicted
     }
 
-    /// Whether so many connections are on their way out that their places are needed first.
+    /// Whether other tasks should run before another connection is accepted: evicted connections
+    /// that are on their way out, or new ones of which nobody knows yet what came on them, so that
+    /// they are not taken for those that wait.
     pub(crate) fn is_overfull(&self) -> bool {
         let limits = self.shared.table.load().settings.limits;
-        let surplus = KEPT_PLACES / 2;
-        self.all_connections.load(Ordering::Relaxed)
-            >= self.shared.connection_budget(&limits) + surplus
+        let open = self.all_connections.load(Ordering::Relaxed);
+        let budget = self.shared.connection_budget(&limits);
+        let is_unsettled = || self.places.has_new() && !self.places.has_waiting();
+        open >= budget + KEPT_PLACES / 2 || open >= budget && is_unsettled()
     }
 }
 

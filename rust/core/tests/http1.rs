@@ -375,6 +375,39 @@ fn half_a_head_and_an_unread_page_give_way_too() {
 }
 
 #[test]
+fn who_has_shown_a_key_outlasts_strangers_and_his_requests_go_last() {
+    let (engine, limits) = (echo(), json!({"limits": {"connections": 4}}));
+    let plane = Plane::builder().engines(&[&engine]).with(limits).start();
+    let ask = |client: &mut Client| {
+        client.write(request(BODY).as_bytes());
+        assert_eq!(client.response().status, 200);
+    };
+    let (mut known, mut trickling) = (plane.connect(), plane.connect());
+    ask(&mut known);
+    let long = request_with("Content-Length: 1000", BODY);
+    trickling.write(long.as_bytes());
+    thread::sleep(Duration::from_millis(300));
+    for _ in 0..10 {
+        let mut stranger = plane.connect();
+        stranger.write(HEALTH.as_bytes());
+        assert_eq!(stranger.response().status, 200);
+        trickling.write(b" ");
+    }
+    ask(&mut known);
+    // Two of these take the places of strangers, and the next one that which idles longest.
+    let mut idle: Vec<Client> = (0..3).map(|_| plane.connect()).collect();
+    idle.iter_mut().for_each(ask);
+    assert_eq!(known.read_to_end(), b"");
+    // Three of these take the places of those, and the last one that of the slow request.
+    trickling.write(b" ");
+    let mut busy: Vec<Client> = (0..4).map(|_| plane.connect()).collect();
+    for one in &mut busy {
+        one.write(long.as_bytes());
+    }
+    assert_eq!(trickling.read_to_end(), b"");
+}
+
+#[test]
 fn where_every_place_works_probes_are_answered_and_others_get_a_503() {
     let (go_on, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);

@@ -1,5 +1,6 @@
 //! The places of clients' connections, of which there is a budget. Who waits for his client gives
-//! his place up when somebody else needs it, the longest wait first.
+//! his place up when somebody else needs it: strangers first, then idle connections of those with a
+//! key, then their requests that do not come on; of each kind the longest wait first.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,20 +11,42 @@ use std::{
     rc::Rc,
     sync::{Mutex, PoisonError},
     task::{Poll, Waker},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// Entries of a queue that are not worth a pruning.
 const PRUNED: usize = 64;
+/// The time for which a request with a good key may wait for its client, who takes and sends next to
+/// nothing, before its place is given away. It is longer than the way to any client and back.
+const STALLED: Duration = Duration::from_millis(250);
+/// Bytes of a body that count as progress. A client that sends fewer at a time still waits.
+pub(crate) const PROGRESS: usize = 1024;
 
-/// The connections of one worker that wait for their clients, the longest wait first.
+/// Why a connection waits for its client: the worth of its place, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The client has shown no good key.
+    Stranger,
+    /// The client has shown a good key, and has no request at present.
+    Idle,
+    /// A request with a good key waits for its client: for the body, or until it takes the response.
+    Stalled,
+}
+
+/// The connections of one worker that wait for their clients.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// Each wait with its number. An entry is void when its place waits no more, or anew.
-    waits: RefCell<VecDeque<(u64, Rc<State>)>>,
+    /// For each kind of wait, the longest first: each wait with its number. An entry is void when
+    /// its place waits no more, or anew.
+    waits: RefCell<[VecDeque<(u64, Rc<State>)>; 3]>,
     /// The number of the last wait.
     last: Cell<u64>,
     /// Places that were not given back.
     taken: Cell<usize>,
+    /// Those of them that have neither waited nor worked yet.
+    new: Cell<usize>,
 }
 
 /// A connection's place.
@@ -36,6 +59,10 @@ pub(crate) struct Place {
 struct State {
     /// The number of its wait; 0: it does not wait.
     wait: Cell<u64>,
+    /// What it waits as, or did the last time; None: it is new.
+    kind: Cell<Option<Wait>>,
+    /// Since when it waits as `Stalled`.
+    since: Cell<Option<Instant>>,
     /// The place was given to somebody else.
     lost: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -45,45 +72,79 @@ impl Places {
     /// A place for a new connection, which does not wait for its client yet.
     pub(crate) fn take(self: &Rc<Self>) -> Place {
         self.taken.set(self.taken.get() + 1);
+        self.new.set(self.new.get() + 1);
         Place { places: Rc::clone(self), state: Rc::default() }
     }
 
-    /// Takes the place of the connection that waits longest; false: none waits.
+    /// Whether there are connections of which nobody knows yet what came on them.
+    pub(crate) fn has_new(&self) -> bool {
+        self.new.get() > 0
+    }
+
+    /// Whether a place could be given away now.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waits.borrow_mut().iter_mut().any(|queue| first(queue).is_some())
+    }
+
+    /// Takes the place that is worth least: that of the connection which waits longest. False: none
+    /// waits.
     pub(crate) fn evict(&self) -> bool {
-        let mut waits = self.waits.borrow_mut();
-        while let Some((number, state)) = waits.pop_front() {
-            if state.wait.get() == number {
-                state.wait.set(0);
-                state.lost.set(true);
-                if let Some(waker) = state.waker.take() {
-                    waker.wake();
-                }
-                return true;
-            }
+        let waits = &mut *self.waits.borrow_mut();
+        let Some(state) = waits.iter_mut().find_map(|queue| {
+            first(queue)?;
+            queue.pop_front().map(|(_, state)| state)
+        }) else {
+            return false;
+        };
+        state.wait.set(0);
+        state.lost.set(true);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
         }
-        false
+        true
     }
 }
 
+/// The connection of a queue that waits longest, if its place may be given away.
+fn first(queue: &mut VecDeque<(u64, Rc<State>)>) -> Option<&State> {
+    while queue.front().is_some_and(|(number, state)| state.wait.get() != *number) {
+        queue.pop_front();
+    }
+    let (_, state) = queue.front()?;
+    state.since.get().is_none_or(|since| since.elapsed() >= STALLED).then_some(state)
+}
+
 impl Place {
-    /// Notes that the connection waits for its client from now on.
-    pub(crate) fn waits(&self) {
-        if self.state.wait.get() != 0 {
+    /// Notes that the connection waits for its client from now on, unless it did before.
+    pub(crate) fn waits(&self, kind: Wait) {
+        let state = &self.state;
+        if state.wait.get() != 0 && state.kind.get() == Some(kind) {
             return;
         }
+        self.is_no_longer_new();
         let number = self.places.last.get() + 1;
         self.places.last.set(number);
-        self.state.wait.set(number);
-        let waits = &mut *self.places.waits.borrow_mut();
+        state.wait.set(number);
+        state.kind.set(Some(kind));
+        state.since.set((kind == Wait::Stalled).then(Instant::now));
+        let waits = &mut self.places.waits.borrow_mut()[kind as usize];
         if waits.len() > 2 * self.places.taken.get() + PRUNED {
             waits.retain(|(number, state)| state.wait.get() == *number);
         }
-        waits.push_back((number, Rc::clone(&self.state)));
+        waits.push_back((number, Rc::clone(state)));
     }
 
     /// Notes that the connection is of use.
     pub(crate) fn works(&self) {
+        self.is_no_longer_new();
         self.state.wait.set(0);
+    }
+
+    fn is_no_longer_new(&self) {
+        if self.state.kind.get().is_none() {
+            self.state.kind.set(Some(Wait::Stranger));
+            self.places.new.set(self.places.new.get() - 1);
+        }
     }
 
     /// Runs a connection until it ends or its place is lost.
@@ -151,15 +212,34 @@ mod tests {
     async fn the_longest_wait_gives_its_place_up_and_work_is_spared() {
         let places = Rc::new(Places::default());
         let [first, second, third] = [places.take(), places.take(), places.take()];
-        assert!(!places.evict(), "none of them waits yet");
-        [&first, &second, &third].into_iter().for_each(Place::waits);
+        assert!(places.has_new() && !places.evict(), "none of them waits yet");
+        [&first, &second, &third].into_iter().for_each(|place| place.waits(Wait::Stranger));
         first.works();
         second.works();
-        second.waits();
+        second.waits(Wait::Stranger);
+        assert!(!places.has_new() && places.has_waiting());
         assert!(places.evict() && third.state.lost.get(), "it waits longest");
         assert!(places.evict() && second.state.lost.get());
         assert!(!places.evict() && !first.state.lost.get());
         third.run(std::future::pending()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_go_before_those_with_a_key_and_these_before_their_requests() {
+        let places = Rc::new(Places::default());
+        let [stalled, idle, stranger, young] = [(); 4].map(|()| places.take());
+        stalled.waits(Wait::Stalled);
+        idle.waits(Wait::Idle);
+        stranger.waits(Wait::Stranger);
+        tokio::time::advance(STALLED / 2).await;
+        young.waits(Wait::Stranger);
+        young.waits(Wait::Stalled);
+        assert!(places.evict() && stranger.state.lost.get());
+        assert!(places.evict() && idle.state.lost.get());
+        assert!(!places.has_waiting() && !places.evict(), "it may yet come on");
+        tokio::time::advance(STALLED / 2).await;
+        assert!(places.evict() && stalled.state.lost.get());
+        assert!(!places.evict() && !young.state.lost.get());
     }
 
     #[test]
@@ -168,9 +248,11 @@ mod tests {
         let (busy, _idle) = (places.take(), places.take());
         for _ in 0..10_000 {
             busy.works();
-            busy.waits();
+            busy.waits(Wait::Idle);
         }
-        assert!(places.waits.borrow().len() <= PRUNED + 5);
+        assert!(places.waits.borrow()[Wait::Idle as usize].len() <= PRUNED + 5);
+        drop((busy, _idle));
+        assert!(!places.has_new());
     }
 
     #[test]

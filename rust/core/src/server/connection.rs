@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     client::{
         io::{ClientIo, ClientStream},
+        places::Wait,
         tls,
     },
     server::{
@@ -58,7 +59,10 @@ pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream, admitted:
 async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitted: &Admitted) {
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
-    match before_a_request(&shared, tls::begins_handshake(&stream), || admitted.place.waits()).await
+    match before_a_request(&shared, tls::begins_handshake(&stream), || {
+        admitted.place.waits(Wait::Stranger)
+    })
+    .await
     {
         Some(Ok(true)) => {}
         Some(Ok(false)) => return reject_plain(&worker, stream).await,
@@ -66,7 +70,7 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
     }
     // A failed handshake has sent its reason, as an alert.
     if let Some(Ok(stream)) =
-        before_a_request(&shared, tls.accept(stream), || admitted.place.waits()).await
+        before_a_request(&shared, tls.accept(stream), || admitted.place.waits(Wait::Stranger)).await
     {
         let http2 = tls::agreed_on_http2(&stream);
         serve(worker, stream, peer, http2, admitted).await;
@@ -125,7 +129,7 @@ async fn serve<T: ClientStream + 'static>(
         // What has come already may not have been told to this task yet.
         let waits = || {
             if !io.is_readable() {
-                admitted.place.waits();
+                admitted.place.waits(Wait::Stranger);
             }
         };
         let begins = before_a_request(&worker.shared, begins, waits).await;

@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use crate::{
     client::{
         io::{ClientIo, ClientStream, ClientWatch},
-        places::Place,
+        places::{Place, Wait},
         tunnel::Tunnel,
     },
     server::{
         graceful::until_served,
         middleware,
+        receive_progress::{Awaited, AwaitedBody},
         send_progress::{Measured, MeasuredIo, Unread},
     },
     timer::PhaseTimer,
@@ -67,8 +68,10 @@ pub(super) async fn serve<T: ClientStream + 'static>(
     let service = service_fn(move |mut request: Request<Incoming>| {
         put_host(&mut request);
         let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
+        let (unread, awaited) = beginning.next_progress();
+        let request = request.map(|inner| AwaitedBody { inner, awaited });
         let inner = middleware::wrap(worker, peer, request, beginning.clone());
-        Measured { inner, unread: beginning.next_unread() }
+        Measured { inner, unread }
     });
     let (io, unread) = MeasuredIo::new(io);
     let mut builder = http2::Builder::new(streams.clone());
@@ -132,12 +135,14 @@ struct Running {
     count: Cell<usize>,
     /// The time when the last one ended, or of the connection's begin.
     since: Cell<Instant>,
-    /// A request has had a good key. Before, no stream makes the connection worth its place.
+    /// Of these, those that wait for their client.
+    waiting: Cell<usize>,
+    /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
     place: Rc<Place>,
     /// Of the stream that is executed next. hyper calls the service for a request, and then executes
     /// what it has made of that at once.
-    next: RefCell<Option<Unread>>,
+    next: RefCell<Option<(Unread, Awaited)>>,
     /// The longest time in which a client may take nothing; None: no limit.
     send_limit: Option<Duration>,
 }
@@ -145,9 +150,10 @@ struct Running {
 impl Streams {
     /// `send_limit`: the longest time in which a client may take nothing; None: no limit.
     fn new(place: Rc<Place>, send_limit: Option<Duration>) -> Self {
-        place.waits();
+        place.waits(Wait::Stranger);
         Self(Rc::new(Running {
             count: Cell::new(0),
+            waiting: Cell::new(0),
             since: Cell::new(Instant::now()),
             trusted: Cell::default(),
             place,
@@ -156,11 +162,11 @@ impl Streams {
         }))
     }
 
-    /// Where the stream that is executed next notes what is unread.
-    fn next_unread(&self) -> Unread {
-        let unread = Unread::default();
-        *self.0.next.borrow_mut() = Some(unread.clone());
-        unread
+    /// Where the stream that is executed next notes what is unread, and that its body is waited for.
+    fn next_progress(&self) -> (Unread, Awaited) {
+        let progress = <(Unread, Awaited)>::default();
+        *self.0.next.borrow_mut() = Some(progress.clone());
+        progress
     }
 
     /// The time since which no stream has run; None: one runs.
@@ -189,8 +195,9 @@ impl ClientWatch for Streams {
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let running = Stream::begin(&self.0);
-        let (unread, limit) = (self.0.next.take().unwrap_or_default(), self.0.send_limit);
+        let mut running = Stream::begin(&self.0);
+        let ((unread, awaited), limit) =
+            (self.0.next.take().unwrap_or_default(), self.0.send_limit);
         tokio::task::spawn_local(async move {
             let (mut stream, mut timer) = (pin!(stream), PhaseTimer::default());
             poll_fn(|context| {
@@ -198,6 +205,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                     return Poll::Ready(());
                 }
                 let since = unread.since();
+                running.note(since, awaited.get());
                 since.map_or(Poll::Pending, |since| timer.poll(context, since, limit))
             })
             .await;
@@ -206,26 +214,56 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     }
 }
 
+impl Running {
+    /// Notes what the connection's place is worth.
+    fn tell_place(&self) {
+        let (running, waiting) = (self.count.get(), self.waiting.get());
+        match (self.trusted.get(), running) {
+            (_, 1..) if waiting < running => self.place.works(),
+            (true, 0) => self.place.waits(Wait::Idle),
+            (true, _) => self.place.waits(Wait::Stalled),
+            (false, _) => self.place.waits(Wait::Stranger),
+        }
+    }
+}
+
 /// One running stream.
-struct Stream(Rc<Running>);
+struct Stream {
+    running: Rc<Running>,
+    /// Since when its client takes nothing; None: there is nothing for it.
+    unread: Option<Instant>,
+    /// It waits for its client.
+    waits: bool,
+}
 
 impl Stream {
     fn begin(running: &Rc<Running>) -> Self {
         running.count.set(running.count.get() + 1);
-        if running.trusted.get() {
-            running.place.works();
+        running.tell_place();
+        Self { running: Rc::clone(running), unread: None, waits: false }
+    }
+
+    /// Notes since when its client takes nothing (None: there is nothing for it), and whether the
+    /// body is waited for.
+    fn note(&mut self, unread: Option<Instant>, awaits_body: bool) {
+        if std::mem::replace(&mut self.unread, unread) != unread {
+            self.running.place.works();
         }
-        Self(Rc::clone(running))
+        let (waits, waiting) = (unread.is_some() || awaits_body, &self.running.waiting);
+        match (std::mem::replace(&mut self.waits, waits), waits) {
+            (false, true) => waiting.set(waiting.get() + 1),
+            (true, false) => waiting.set(waiting.get() - 1),
+            _ => {}
+        }
+        self.running.tell_place();
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        self.0.since.set(Instant::now());
-        if self.0.count.get() == 0 {
-            self.0.place.waits();
-        }
+        self.running.count.set(self.running.count.get() - 1);
+        self.running.since.set(Instant::now());
+        self.note(None, false);
     }
 }
 

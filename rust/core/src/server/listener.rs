@@ -37,6 +37,9 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// The time between a panic and the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Turns of a worker's other tasks before another connection is accepted, at most.
+const TURNS: usize = 4;
+
 /// The most names of engines that one worker looks up at once.
 const LOOKUPS: usize = 4;
 
@@ -320,11 +323,15 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
 }
 
 /// Lets other workers accept first, where this one has well more connections than the mean; and
-/// lets connections that were evicted end before more are accepted.
+/// lets connections that were evicted end, and new ones be read, before more are accepted.
 async fn give_way(worker: &Worker) {
     if worker.is_crowded() {
         tokio::time::sleep(Duration::from_millis(1)).await;
-    } else if worker.is_overfull() {
+    }
+    for _ in 0..TURNS {
+        if !worker.is_overfull() {
+            break;
+        }
         tokio::task::yield_now().await;
     }
 }

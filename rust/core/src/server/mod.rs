@@ -6,4 +6,5 @@ mod http1;
 mod http2;
 pub(crate) mod listener;
 mod middleware;
+mod receive_progress;
 mod send_progress;

@@ -51,6 +51,7 @@ impl<T: ClientStream> Body for RequestBody<T> {
         loop {
             if client.io.ahead() > 0 {
                 let piece = client.io.take_ahead(|ahead| decoder.decode(ahead))?;
+                client.body_came(piece.data.len(), decoder.is_done());
                 if !piece.data.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(piece.data))));
                 }
@@ -67,7 +68,7 @@ impl<T: ClientStream> Body for RequestBody<T> {
                 _ => client.io.poll_fill(context, &client.worker.scratch),
             };
             match more {
-                Poll::Ready(true) => client.place.works(),
+                Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Some(Err(BodyError::Left))),
                 Poll::Pending => {
                     client.waits_for_client();

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     client::{
         io::{ClientIo, ClientStream, ClientWatch},
-        places::Place,
+        places::{PROGRESS, Place, Wait},
         tunnel::Tunnel,
     },
     timer::PhaseTimer,
@@ -41,7 +41,7 @@ pub(super) struct Client<T> {
     pub(super) io: ClientIo<T>,
     /// The connection's place.
     pub(super) place: Rc<Place>,
-    /// A request has had a good key: while one is served, the place is kept.
+    /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
     /// The framing of the present request's body, which tells how much of it is still to come.
     pub(super) decoder: RefCell<Decoder>,
@@ -94,11 +94,21 @@ impl<T: ClientStream> Client<T> {
         *self.decoder.borrow_mut() = decoder;
     }
 
+    /// Notes that no request is served at present.
+    pub(super) fn waits_for_request(&self) {
+        self.place.waits(if self.trusted.get() { Wait::Idle } else { Wait::Stranger });
+    }
+
     /// Notes that the present request waits for its client. Without a key that is no better than
     /// no request.
     pub(super) fn waits_for_client(&self) {
-        if !self.trusted.get() {
-            self.place.waits();
+        self.place.waits(if self.trusted.get() { Wait::Stalled } else { Wait::Stranger });
+    }
+
+    /// Notes that this much of the present request's body has come.
+    pub(super) fn body_came(&self, bytes: usize, is_whole: bool) {
+        if is_whole || bytes >= PROGRESS {
+            self.place.works();
         }
     }
 
@@ -168,6 +178,7 @@ impl<T: ClientStream> Client<T> {
         if !output.unflushed && output.queue.is_empty() {
             return Poll::Ready(Ok(()));
         }
+        let blocked_before = output.blocked_since;
         match output.poll(context, &self.io) {
             Poll::Ready(Ok(())) => {
                 if output.blocked_since.take().is_some() {
@@ -177,6 +188,9 @@ impl<T: ClientStream> Client<T> {
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(Lost)),
             Poll::Pending => {
+                if output.blocked_since != blocked_before {
+                    self.place.works();
+                }
                 self.waits_for_client();
                 let since = *output.blocked_since.get_or_insert_with(Instant::now);
                 let limit = self.worker.shared.timeouts().send;

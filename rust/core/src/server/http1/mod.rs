@@ -71,14 +71,14 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         if sent != Sent::KeepAlive {
             break sent;
         }
-        client.place.waits();
+        client.waits_for_request();
         waiting.begin(Instant::now());
         // Requests that were sent all at once do not keep those of others waiting.
         if client.io.ahead() > 0 {
             tokio::task::yield_now().await;
         }
     };
-    client.place.waits();
+    client.waits_for_request();
     close(&client, last).await;
 }
 
@@ -153,7 +153,7 @@ impl Waiting {
     ) -> Poll<Next> {
         // What a new client has sent may lie unread in a busy moment: that is no wait for it.
         if !self.is_first || !client.io.is_readable() {
-            client.place.waits();
+            client.waits_for_request();
         }
         let timeouts = client.worker.shared.timeouts();
         let idle = client.io.ahead() == 0;
