@@ -1,6 +1,7 @@
 //! The places of clients' connections, of which there is a budget. Who waits for his client gives
 //! his place up when somebody else needs it: strangers first, then idle connections of those with a
-//! key, then their requests that do not come on; of each kind the longest wait first.
+//! key, then their requests that do not come on, and responses of engines last; of each kind the
+//! longest wait first.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 
 /// Entries of a queue that are not worth a pruning.
 const PRUNED: usize = 64;
-/// The time for which a request with a good key may wait for its client, who takes and sends next to
-/// nothing, before its place is given away. It is longer than the way to any client and back.
+/// The time in which the client of an engine's response must take something of it, before its place
+/// can be given away. It is longer than the way to most clients and back.
 const STALLED: Duration = Duration::from_millis(250);
 /// Bytes of a body that count as progress. A client that sends fewer at a time still waits.
 pub(crate) const PROGRESS: usize = 1024;
@@ -31,16 +32,21 @@ pub(crate) enum Wait {
     Stranger,
     /// The client has shown a good key, and has no request at present.
     Idle,
-    /// A request with a good key waits for its client: for the body, or until it takes the response.
+    /// A request with a good key waits for its client, and no engine has responded to it: its body
+    /// does not come, or a page of this server's own is not taken.
+    Unserved,
+    /// An engine's response to a request with a good key is not taken.
     Stalled,
 }
+
+/// Waits with their numbers, the longest first. One is void when its place waits no more, or anew.
+type Queue = VecDeque<(u64, Rc<State>)>;
 
 /// The connections of one worker that wait for their clients.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// For each kind of wait, the longest first: each wait with its number. An entry is void when
-    /// its place waits no more, or anew.
-    waits: RefCell<[VecDeque<(u64, Rc<State>)>; 3]>,
+    /// One queue for each kind of wait.
+    waits: RefCell<[Queue; 4]>,
     /// The number of the last wait.
     last: Cell<u64>,
     /// Places that were not given back.
@@ -106,7 +112,7 @@ impl Places {
 }
 
 /// The connection of a queue that waits longest, if its place may be given away.
-fn first(queue: &mut VecDeque<(u64, Rc<State>)>) -> Option<&State> {
+fn first(queue: &mut Queue) -> Option<&State> {
     while queue.front().is_some_and(|(number, state)| state.wait.get() != *number) {
         queue.pop_front();
     }
@@ -213,7 +219,9 @@ mod tests {
         let places = Rc::new(Places::default());
         let [first, second, third] = [places.take(), places.take(), places.take()];
         assert!(places.has_new() && !places.evict(), "none of them waits yet");
-        [&first, &second, &third].into_iter().for_each(|place| place.waits(Wait::Stranger));
+        for place in [&first, &second, &third] {
+            place.waits(Wait::Stranger);
+        }
         first.works();
         second.works();
         second.waits(Wait::Stranger);
@@ -227,8 +235,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn strangers_go_before_those_with_a_key_and_these_before_their_requests() {
         let places = Rc::new(Places::default());
-        let [stalled, idle, stranger, young] = [(); 4].map(|()| places.take());
+        let [stalled, unserved, idle, stranger, young] = [(); 5].map(|()| places.take());
         stalled.waits(Wait::Stalled);
+        unserved.waits(Wait::Unserved);
         idle.waits(Wait::Idle);
         stranger.waits(Wait::Stranger);
         tokio::time::advance(STALLED / 2).await;
@@ -236,6 +245,7 @@ mod tests {
         young.waits(Wait::Stalled);
         assert!(places.evict() && stranger.state.lost.get());
         assert!(places.evict() && idle.state.lost.get());
+        assert!(places.evict() && unserved.state.lost.get());
         assert!(!places.has_waiting() && !places.evict(), "it may yet come on");
         tokio::time::advance(STALLED / 2).await;
         assert!(places.evict() && stalled.state.lost.get());
@@ -245,13 +255,13 @@ mod tests {
     #[test]
     fn a_busy_connection_leaves_no_trail() {
         let places = Rc::new(Places::default());
-        let (busy, _idle) = (places.take(), places.take());
+        let (busy, idle) = (places.take(), places.take());
         for _ in 0..10_000 {
             busy.works();
             busy.waits(Wait::Idle);
         }
         assert!(places.waits.borrow()[Wait::Idle as usize].len() <= PRUNED + 5);
-        drop((busy, _idle));
+        drop((busy, idle));
         assert!(!places.has_new());
     }
 

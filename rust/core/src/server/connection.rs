@@ -60,7 +60,7 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
     match before_a_request(&shared, tls::begins_handshake(&stream), || {
-        admitted.place.waits(Wait::Stranger)
+        admitted.place.waits(Wait::Stranger);
     })
     .await
     {

@@ -135,8 +135,10 @@ struct Running {
     count: Cell<usize>,
     /// The time when the last one ended, or of the connection's begin.
     since: Cell<Instant>,
-    /// Of these, those that wait for their client.
+    /// Of these, those that wait for their client,
     waiting: Cell<usize>,
+    /// and those of them whose response it does not take.
+    unread: Cell<usize>,
     /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
     place: Rc<Place>,
@@ -154,6 +156,7 @@ impl Streams {
         Self(Rc::new(Running {
             count: Cell::new(0),
             waiting: Cell::new(0),
+            unread: Cell::new(0),
             since: Cell::new(Instant::now()),
             trusted: Cell::default(),
             place,
@@ -221,6 +224,7 @@ impl Running {
         match (self.trusted.get(), running) {
             (_, 1..) if waiting < running => self.place.works(),
             (true, 0) => self.place.waits(Wait::Idle),
+            (true, _) if self.unread.get() == 0 => self.place.waits(Wait::Unserved),
             (true, _) => self.place.waits(Wait::Stalled),
             (false, _) => self.place.waits(Wait::Stranger),
         }
@@ -246,17 +250,20 @@ impl Stream {
     /// Notes since when its client takes nothing (None: there is nothing for it), and whether the
     /// body is waited for.
     fn note(&mut self, unread: Option<Instant>, awaits_body: bool) {
-        if std::mem::replace(&mut self.unread, unread) != unread {
+        let before = std::mem::replace(&mut self.unread, unread);
+        if before != unread {
             self.running.place.works();
         }
-        let (waits, waiting) = (unread.is_some() || awaits_body, &self.running.waiting);
-        match (std::mem::replace(&mut self.waits, waits), waits) {
-            (false, true) => waiting.set(waiting.get() + 1),
-            (true, false) => waiting.set(waiting.get() - 1),
-            _ => {}
-        }
+        let waits = unread.is_some() || awaits_body;
+        count(&self.running.unread, before.is_some(), unread.is_some());
+        count(&self.running.waiting, std::mem::replace(&mut self.waits, waits), waits);
         self.running.tell_place();
     }
+}
+
+/// Counts one of which something is now so.
+fn count(counter: &Cell<usize>, was: bool, is: bool) {
+    counter.set(counter.get() + usize::from(is) - usize::from(was));
 }
 
 impl Drop for Stream {

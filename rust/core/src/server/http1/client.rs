@@ -43,6 +43,8 @@ pub(super) struct Client<T> {
     pub(super) place: Rc<Place>,
     /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
+    /// What is sent is an engine's response.
+    pub(super) relays: Cell<bool>,
     /// The framing of the present request's body, which tells how much of it is still to come.
     pub(super) decoder: RefCell<Decoder>,
     /// The client waits for a 100 before it sends its body.
@@ -78,6 +80,7 @@ impl<T: ClientStream> Client<T> {
             io,
             place,
             trusted: Cell::default(),
+            relays: Cell::default(),
             decoder: RefCell::new(Decoder::Length(0)),
             continue_due: Cell::default(),
             close: Cell::default(),
@@ -90,6 +93,7 @@ impl<T: ClientStream> Client<T> {
     /// Begins a request with this body.
     pub(super) fn begin_request(&self, decoder: Decoder, expects_continue: bool) {
         self.place.works();
+        self.relays.set(false);
         self.continue_due.set(expects_continue && !decoder.is_done());
         *self.decoder.borrow_mut() = decoder;
     }
@@ -102,7 +106,11 @@ impl<T: ClientStream> Client<T> {
     /// Notes that the present request waits for its client. Without a key that is no better than
     /// no request.
     pub(super) fn waits_for_client(&self) {
-        self.place.waits(if self.trusted.get() { Wait::Stalled } else { Wait::Stranger });
+        self.place.waits(match (self.trusted.get(), self.relays.get()) {
+            (false, _) => Wait::Stranger,
+            (true, false) => Wait::Unserved,
+            (true, true) => Wait::Stalled,
+        });
     }
 
     /// Notes that this much of the present request's body has come.

@@ -219,6 +219,7 @@ async fn send<T: ClientStream + 'static>(
     response: Response<ResponseBody<RequestBody<T>, Watch<T>>>,
     asked: Asked,
 ) -> Sent {
+    client.relays.set(!matches!(response.body(), ResponseBody::Full(_)));
     let mut sending = Sending::new(client, response, asked);
     poll_fn(|context| sending.poll(context)).await
 }
