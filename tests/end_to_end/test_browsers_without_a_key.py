@@ -174,6 +174,11 @@ def test_an_upload_of_another_site_is_a_form_where_forms_are_taken(
 def test_the_product_knows_its_own_names_alone(fake_engines: Engines) -> None:
     config = external(fake_engines(1), more='[server]\nallowed_hosts = ["llm.example"]\n')
     with serving(config) as product:
+        # A good key of any scope shows that no page has sent the request.
+        created = product.keys("create", "boss", "--scope", "management")
+        manages = [("Authorization", f"Bearer {created.stdout.strip()}")]
+        for path in ("/v2/models", "/metrics"):
+            assert ask(product, "GET", path, "evil.example", headers=manages).status == 200
         for host, status in (("127.0.0.1", 200), ("llm.example", 200), ("evil.example", 421)):
             assert ask(product, "GET", "/metrics", host).status == status
             assert ask(product, "GET", "/version", host).status == status

@@ -110,17 +110,13 @@ fn lacking(error: &io::Error) -> Option<Errno> {
         // The resolver does not say why it found nothing. It opens files.
         None => rustix::io::fcntl_dupfd_cloexec(io::stderr(), 0).err()?,
     };
-    let is_ours = matches!(
-        number,
-        Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOMEM
-            | Errno::NOBUFS
-            | Errno::NOSPC
-            | Errno::ADDRNOTAVAIL
-            | Errno::AGAIN
-    );
-    is_ours.then_some(number)
+    let may_be_ours = matches!(number, Errno::NOSPC | Errno::ADDRNOTAVAIL | Errno::AGAIN);
+    (may_be_ours || is_shortage(number)).then_some(number)
+}
+
+/// Whether it says that this machine has no descriptor or no memory left.
+pub(crate) fn is_shortage(number: Errno) -> bool {
+    matches!(number, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
 }
 
 /// The system's words for an error, without the path that a library may have added.

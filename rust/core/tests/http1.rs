@@ -273,6 +273,21 @@ fn every_byte_reaches_a_slow_reader() {
     assert_eq!(client.response().body, b"ok");
 }
 
+#[test]
+fn a_cut_response_to_http_1_0_does_not_look_whole() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nTransfer-Encoding: chunked\r\n";
+        let _ = stream.write_all(&[head.as_bytes(), b"\r\n5\r\nsound\r\n"].concat());
+        thread::sleep(Duration::from_millis(200));
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+    client.until(b"sound");
+    assert!(!client.ends_without_a_reset());
+}
+
 /// An engine that sends frames without end, and tells when nobody takes them any more.
 fn endless() -> (Engine, mpsc::Receiver<()>) {
     let (ended, ends) = mpsc::channel();
@@ -395,15 +410,21 @@ fn who_has_shown_a_key_outlasts_strangers_and_his_requests_go_last() {
     }
     ask(&mut known);
     // Two of these take the places of strangers, and the next one that which idles longest.
-    let mut idle: Vec<Client> = (0..3).map(|_| plane.connect()).collect();
-    idle.iter_mut().for_each(ask);
+    let _idle = [(); 3].map(|()| {
+        let mut idle = plane.connect();
+        ask(&mut idle);
+        idle
+    });
     assert_eq!(known.read_to_end(), b"");
     // Three of these take the places of those, and the last one that of the slow request.
     trickling.write(b" ");
-    let mut busy: Vec<Client> = (0..4).map(|_| plane.connect()).collect();
-    for one in &mut busy {
-        one.write(long.as_bytes());
-    }
+    let _busy = [(); 4].map(|()| {
+        let mut busy = plane.connect();
+        busy.write(long.as_bytes());
+        // It is a stranger until its head was read.
+        thread::sleep(Duration::from_millis(50));
+        busy
+    });
     assert_eq!(trickling.read_to_end(), b"");
 }
 

@@ -71,6 +71,8 @@ struct State {
     since: Cell<Option<Instant>>,
     /// The place was given to somebody else.
     lost: Cell<bool>,
+    /// The connection sees by itself that its place is lost.
+    ends_by_itself: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -124,7 +126,8 @@ impl Place {
     /// Notes that the connection waits for its client from now on, unless it did before.
     pub(crate) fn waits(&self, kind: Wait) {
         let state = &self.state;
-        if state.wait.get() != 0 && state.kind.get() == Some(kind) {
+        let waited = state.wait.get() != 0 && state.kind.get() == Some(kind);
+        if waited || state.lost.get() {
             return;
         }
         self.is_no_longer_new();
@@ -140,6 +143,16 @@ impl Place {
         waits.push_back((number, Rc::clone(state)));
     }
 
+    /// Whether the place was given to somebody else, so that the connection is to end.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.lost.get()
+    }
+
+    /// Whether the connection ends by itself when its place is lost; else `run` drops it.
+    pub(crate) fn ends_by_itself(&self, does: bool) {
+        self.state.ends_by_itself.set(does);
+    }
+
     /// Notes that the connection is of use.
     pub(crate) fn works(&self) {
         self.is_no_longer_new();
@@ -153,11 +166,11 @@ impl Place {
         }
     }
 
-    /// Runs a connection until it ends or its place is lost.
+    /// Runs a connection until it ends or its place is lost; see `ends_by_itself`.
     pub(crate) async fn run(&self, connection: impl Future<Output = ()>) {
         let mut connection = pin!(connection);
         poll_fn(|context| {
-            if self.state.lost.get() {
+            if self.state.lost.get() && !self.state.ends_by_itself.get() {
                 return Poll::Ready(());
             }
             // A connection is one task, which has one waker.
@@ -171,6 +184,8 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.works();
+        // A void entry of a queue may outlive the connection, whose task the waker keeps.
+        self.state.waker.take();
         self.places.taken.set(self.places.taken.get() - 1);
     }
 }
@@ -250,6 +265,22 @@ mod tests {
         tokio::time::advance(STALLED / 2).await;
         assert!(places.evict() && stalled.state.lost.get());
         assert!(!places.evict() && !young.state.lost.get());
+    }
+
+    #[tokio::test]
+    async fn a_lost_place_is_not_given_away_again() {
+        let places = Rc::new(Places::default());
+        let [lost, spared] = [places.take(), places.take()];
+        lost.waits(Wait::Idle);
+        assert!(places.evict());
+        lost.works();
+        lost.waits(Wait::Stranger);
+        assert!(!places.evict());
+        // This one looks by itself whether a request has come in the last moment.
+        spared.ends_by_itself(true);
+        spared.waits(Wait::Idle);
+        assert!(places.evict() && spared.is_lost());
+        spared.run(std::future::ready(())).await;
     }
 
     #[test]

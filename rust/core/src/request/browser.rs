@@ -2,7 +2,7 @@
 //! [`sans_io::api::browser`]. A page cannot send a key that it does not know, so a request with a
 //! good one is let through, whatever it says.
 
-use http::{header, request::Parts};
+use http::{HeaderMap, header, request::Parts};
 
 use crate::{published::Settings, shared::Shared};
 use sans_io::{
@@ -12,6 +12,7 @@ use sans_io::{
         error::{ApiError, Cause},
     },
     codec::headers,
+    table::AuthError,
 };
 
 /// The most characters of a client's words that are repeated to it.
@@ -54,8 +55,13 @@ pub(crate) fn check_unless_keyed(
 ) -> Result<(), ApiError> {
     check(shared, settings, endpoint, parts).or_else(|error| {
         // A key is looked for only now: most requests need none here.
-        if shared.keys.load().check(&parts.headers).is_ok() { Ok(()) } else { Err(error) }
+        if shows_good_key(shared, &parts.headers) { Ok(()) } else { Err(error) }
     })
+}
+
+/// Whether a request shows a good key, if only one of another scope than inference.
+pub(crate) fn shows_good_key(shared: &Shared, headers: &HeaderMap) -> bool {
+    matches!(shared.keys.load().check(headers), Ok(_) | Err(AuthError::Scope))
 }
 
 /// Browsers always say the host; where it is missing, none has sent the request.

@@ -60,6 +60,13 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             );
             (bad_gateway(message), End::EngineError)
         }
+        Failure::FallbackStatus(status) => {
+            let message = format!(
+                "An engine answered with status {status}, for which this route has a fallback, and \
+                 the fallback was taken by others in the same moment. Send the request again."
+            );
+            (ApiError::new(Cause::BadGateway, message), End::EngineError)
+        }
         Failure::KeyRevoked => {
             let message = "The API key of this request was revoked before its response began. \
                 Send the request again with another key.";
@@ -73,10 +80,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             error.do_not_retry = true;
             (error, End::EngineDied)
         }
-        Failure::Connect(_)
-        | Failure::StaleConnection
-        | Failure::ConnectionLost(_)
-        | Failure::FallbackStatus(_) => {
+        Failure::Connect(_) | Failure::StaleConnection | Failure::ConnectionLost(_) => {
             let message =
                 "The engine ended before it responded to this request. Send the request again.";
             (ApiError::new(Cause::BadGateway, message), End::EngineDied)

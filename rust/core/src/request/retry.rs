@@ -74,6 +74,7 @@ impl History {
     /// Notes that there is room again, so that these instances may be tried anew. True.
     pub(crate) fn made_room(&mut self) -> bool {
         self.made_room = true;
+        self.no_room = None;
         let without = std::mem::take(&mut self.without_room);
         let is_another = |id: &Arc<str>| !without.contains(id);
         self.tried.retain(is_another);

@@ -80,7 +80,10 @@ where
     if context.is_management() {
         let (shared, settings) = (context.shared(), context.settings());
         browser::check_unless_keyed(shared, settings, context.endpoint(), context.parts())?;
-        // The management API checks keys itself.
+        // The management API checks keys itself. Here they make the connection worth more.
+        if browser::shows_good_key(shared, &context.parts().headers) {
+            context.watch().set_trusted();
+        }
         return management::forward(context, body).await;
     }
     let caller = admission::admit(context)?;

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::{LocalOptions, LocalRuntime},
@@ -25,6 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     client::tls::Tls,
+    failure::is_shortage,
     server::connection,
     shared::{Shared, UNIX_PEER, WorkerGuard},
     telemetry::WORKER_THREAD,
@@ -352,7 +354,9 @@ impl Failing {
         if !std::mem::replace(&mut self.0, true) {
             warn!(%error, "clients cannot be accepted; retrying");
         }
-        worker.evict(&worker.places);
+        if Errno::from_io_error(error).is_some_and(is_shortage) {
+            worker.evict(&worker.places);
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 

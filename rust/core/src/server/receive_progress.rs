@@ -41,9 +41,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AwaitedBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         let is_short = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|d| d.len() < PROGRESS);
+        // Who has read all that was declared does not ask for the end of the stream.
+        let is_whole = || self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0);
         match &polled {
             Poll::Pending => self.awaited.0.set(true),
-            Poll::Ready(Some(Ok(frame))) if is_short(frame) && !self.inner.is_end_stream() => {}
+            Poll::Ready(Some(Ok(frame))) if is_short(frame) && !is_whole() => {}
             Poll::Ready(_) => self.awaited.0.set(false),
         }
         polled
@@ -55,5 +57,57 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AwaitedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A body of these pieces, of which an empty one stands for a wait. `rest`: what is declared.
+    struct Pieces {
+        pieces: VecDeque<&'static [u8]>,
+        rest: u64,
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.pieces.pop_front() {
+                Some(b"") => Poll::Pending,
+                Some(piece) => {
+                    self.rest -= piece.len() as u64;
+                    Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece)))))
+                }
+                None => Poll::Ready(None),
+            }
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.rest)
+        }
+    }
+
+    #[test]
+    fn a_trickle_is_a_wait_and_the_last_byte_that_was_declared_its_end() {
+        const MUCH: &[u8] = &[b'x'; PROGRESS];
+        let awaited = Awaited::default();
+        let pieces: [&[u8]; 6] = [b"", b"a", MUCH, b"", b"b", b"c"];
+        let rest = pieces.concat().len() as u64;
+        let inner = Pieces { pieces: pieces.into(), rest };
+        let mut body = AwaitedBody { inner, awaited: awaited.clone() };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let waits = pieces.map(|_| {
+            let _ = Pin::new(&mut body).poll_frame(&mut context);
+            awaited.get()
+        });
+        assert_eq!(waits, [true, true, false, true, true, false]);
     }
 }

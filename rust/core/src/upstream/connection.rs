@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::net::RecvFlags;
+use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, lookup_host},
@@ -24,6 +24,7 @@ use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
 use crate::{
+    failure::is_shortage,
     scratch::{READ, Scratch},
     tcp::{self, Delivery},
 };
@@ -182,7 +183,14 @@ impl Connection {
     /// What the system knows of the bytes that were written; None: nothing, or it is a Unix socket.
     pub(super) fn delivery(&self, limit: Duration) -> Option<Delivery> {
         let Stream::Tcp(stream) = &self.stream else { return None };
-        tcp::delivery(stream.local_addr().ok()?, stream.peer_addr().ok()?, limit).ok()
+        let asked = tcp::delivery(stream.local_addr().ok()?, stream.peer_addr().ok()?, limit);
+        match asked {
+            // To ask takes a descriptor. The next time there may be one.
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
+                Some(Delivery::Underway)
+            }
+            asked => asked.ok(),
+        }
     }
 
     /// Whether it has carried requests before, so that it may be stale.

@@ -93,6 +93,8 @@ impl<T: ClientStream> Client<T> {
     /// Begins a request with this body.
     pub(super) fn begin_request(&self, decoder: Decoder, expects_continue: bool) {
         self.place.works();
+        // It was sent before the client could know that its place is lost.
+        self.close.set(self.close.get() || self.place.is_lost());
         self.relays.set(false);
         self.continue_due.set(expects_continue && !decoder.is_done());
         *self.decoder.borrow_mut() = decoder;

@@ -60,7 +60,9 @@ pub(super) async fn serve<T: ClientStream + 'static>(
     .await;
     let mut waiting = Waiting::new(begun);
     let last = loop {
-        let sent = match poll_fn(|context| waiting.poll(context, &client)).await {
+        let next = poll_fn(|context| waiting.poll(context, &client)).await;
+        client.place.ends_by_itself(false);
+        let sent = match next {
             Next::Request(head) if admitted.is_kept && !is_probe(&head) => {
                 reject(&client, Reason::NoPlace).await
             }
@@ -72,6 +74,7 @@ pub(super) async fn serve<T: ClientStream + 'static>(
             break sent;
         }
         client.waits_for_request();
+        client.place.ends_by_itself(true);
         waiting.begin(Instant::now());
         // Requests that were sent all at once do not keep those of others waiting.
         if client.io.ahead() > 0 {
@@ -154,6 +157,11 @@ impl Waiting {
         // What a new client has sent may lie unread in a busy moment: that is no wait for it.
         if !self.is_first || !client.io.is_readable() {
             client.waits_for_request();
+            client.place.ends_by_itself(true);
+        }
+        // Its place is needed; but a request that has come is served.
+        if client.place.is_lost() && !client.io.is_readable() {
+            return Poll::Ready(Next::End);
         }
         let timeouts = client.worker.shared.timeouts();
         let idle = client.io.ahead() == 0;

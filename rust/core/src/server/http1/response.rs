@@ -98,6 +98,7 @@ where
 {
     /// A response of which nothing was sent yet.
     pub(super) fn new(client: &Rc<Client<T>>, response: Response<B>, asked: Asked) -> Self {
+        client.place.works();
         let (mut head, body) = response.into_parts();
         let framing = Framing::of(head.status, &body, asked);
         if let Some(length @ 1..) = body.size_hint().exact().filter(|_| asked.head_only) {
@@ -132,6 +133,11 @@ where
                 }
             }
             let piece = match self.poll_body(context) {
+                // The connection's end, where it is all that tells the body's, must not look whole.
+                Poll::Ready(Some(Err(_))) if self.framing == Framing::UntilClose => {
+                    self.client.io.reset_on_close();
+                    return Poll::Ready(Sent::Lost);
+                }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Sent::Truncated),
                 Poll::Ready(Some(Ok(piece))) => Some(piece),
                 Poll::Ready(None) => None,
