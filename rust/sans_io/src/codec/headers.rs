@@ -54,6 +54,16 @@ fn stops_here(name: &[u8]) -> bool {
     )
 }
 
+/// Whether a `Connection` field names anything but `keep-alive`, which nearly every client sends and
+/// which stops anyway. Only then its words are compared with each field.
+fn connection_names_others(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| tokens(value.as_bytes()))
+        .any(|token| !token.eq_ignore_ascii_case(b"keep-alive"))
+}
+
 /// Whether a `Connection` field names this header.
 fn named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
@@ -89,7 +99,7 @@ pub struct ForEngine {
 /// Writes the client's fields that pass to an engine, each with its line end, and those that are
 /// made here. Neither the request line nor the framing is written.
 pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine) {
-    let connection = headers.contains_key(header::CONNECTION);
+    let names_others = connection_names_others(headers);
     let json = with.json && !is_json(headers);
     for (name, value) in headers {
         let bytes = name.as_str().as_bytes();
@@ -99,7 +109,7 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
             || with.decoded && name == header::CONTENT_ENCODING
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
-            || connection && named_by_connection(headers, name);
+            || names_others && named_by_connection(headers, name);
         if !stops || with.encoded_response && name == header::ACCEPT_ENCODING {
             put_field(head, bytes, value.as_bytes());
         }
@@ -159,14 +169,14 @@ pub fn asks_websocket(headers: &HeaderMap) -> bool {
 /// Writes the client's fields that pass to the management API, the credential included, since it
 /// authenticates by itself.
 pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap) {
-    let connection = headers.contains_key(header::CONNECTION);
+    let names_others = connection_names_others(headers);
     for (name, value) in headers {
         let bytes = name.as_str().as_bytes();
         let stops = matches!(bytes, b"content-length" | b"expect" | b"x-request-id")
             || bytes.starts_with(b"x-gpustack-")
             || is_forwarding(bytes)
             || is_hop_by_hop(bytes)
-            || connection && named_by_connection(headers, name);
+            || names_others && named_by_connection(headers, name);
         if !stops {
             put_field(head, bytes, value.as_bytes());
         }
@@ -279,6 +289,23 @@ mod tests {
             seen,
             "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
         );
+    }
+
+    #[test]
+    fn what_a_connection_field_names_stops_here_wherever_it_names_it() {
+        for connections in [["Keep-Alive, X-Private", "close"], ["keep-alive", "X-Private"]] {
+            let fields = [
+                ("connection", connections[0]),
+                ("x-private", "1"),
+                ("x-open", "1"),
+                ("connection", connections[1]),
+            ];
+            let own = "x-open: 1\r\n";
+            assert_eq!(engine_sees(&fields), format!("{own}accept-encoding: identity\r\n"));
+            let mut head = BytesMut::new();
+            put_for_control_plane(&mut head, &map(&fields));
+            assert_eq!(head, own);
+        }
     }
 
     #[test]
