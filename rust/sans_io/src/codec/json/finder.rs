@@ -44,11 +44,9 @@ impl Finder {
 
     /// Reads on until the value is found, the JSON is broken or the piece ends.
     pub fn feed(&mut self, piece: &[u8]) {
-        let mut at = 0;
-        while at < piece.len() && !self.finished {
-            let read = self.scanner.step_or_fail(piece, at);
+        if !self.finished {
+            let read = self.scanner.read(piece, true);
             self.finished = read.is_err() || self.scanner.found.is_some();
-            at = read.unwrap_or(piece.len());
         }
         self.scanner.base += piece.len() as u64;
     }

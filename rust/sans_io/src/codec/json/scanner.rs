@@ -119,10 +119,7 @@ impl Scanner {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let mut at = 0;
-        while at < piece.len() {
-            at = self.step_or_fail(piece, at)?;
-        }
+        self.read(piece, false)?;
         self.base += piece.len() as u64;
         Ok(())
     }
@@ -189,9 +186,15 @@ impl Scanner {
         Err(ScanError { kind, offset: self.base })
     }
 
-    /// [`Self::step`], remembering its error.
-    pub(super) fn step_or_fail(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanError> {
-        self.step(piece, at).inspect_err(|&error| self.failed = Some(error))
+    /// Reads token after token, to the end of the piece or, with `until_found`, of the wanted value.
+    /// Remembers its error.
+    pub(super) fn read(&mut self, piece: &[u8], until_found: bool) -> Result<(), ScanError> {
+        let mut at = 0;
+        // The one loop over tokens, so that the step is a part of it.
+        while at < piece.len() && !(until_found && self.found.is_some()) {
+            at = self.step(piece, at).inspect_err(|&error| self.failed = Some(error))?;
+        }
+        Ok(())
     }
 
     /// Reads one token, or the part of it that is in the piece. Returns where to read on.
