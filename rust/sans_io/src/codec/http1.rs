@@ -347,10 +347,13 @@ impl Decoder {
 
 /// A number of digits only: no sign, no blank, no underscore, no overflow.
 fn plain_number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() {
         return None;
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number.checked_mul(10)?.checked_add(digit.into()))?
+    })
 }
 
 /// Takes whole and partial chunks off `buffer`. The data of several chunks is moved together inside
@@ -466,6 +469,20 @@ mod tests {
 
     fn error(text: &str) -> WireError {
         head(text).unwrap_err()
+    }
+
+    #[test]
+    fn a_plain_number_is_one_that_fits_and_has_digits_only() {
+        let texts = ["", "0", "007", "65536", "18446744073709551615", "18446744073709551616"];
+        for text in texts.into_iter().chain(["99999999999999999999", "+1", "-0", "1 ", "1_0", "1/"])
+        {
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+            let expected = text.parse().ok().filter(|_| is_plain);
+            assert_eq!(plain_number(text.as_bytes()), expected, "{text:?}");
+        }
+        for byte in 0..=u8::MAX {
+            assert_eq!(plain_number(&[byte]).is_some(), byte.is_ascii_digit(), "{byte}");
+        }
     }
 
     #[test]
