@@ -3,7 +3,7 @@
 //! As strict as the engine side: what two readers could take for two different requests is an
 //! error, never a guess (RFC 9112 6.3, 11.2).
 
-use std::{fmt, mem::MaybeUninit};
+use std::{fmt, mem::MaybeUninit, sync::LazyLock};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
@@ -16,6 +16,10 @@ use crate::codec::headers;
 pub const MAX_HEAD: usize = 64 * 1024;
 /// The most fields in a head.
 pub const MAX_FIELDS: usize = 100;
+
+/// The end of a head. Made once: making it costs as much as searching an ordinary head.
+static HEAD_END: LazyLock<memmem::Finder<'static>> =
+    LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
 
 /// A request whose head cannot be read, or whose body cannot be framed. Displayed as a sentence
 /// with what to do.
@@ -145,7 +149,7 @@ impl HeadReader {
         }
         let window = &buffer[..buffer.len().min(MAX_HEAD)];
         let from = self.searched.saturating_sub(3).min(window.len());
-        let Some(end) = memmem::find(&window[from..], b"\r\n\r\n") else {
+        let Some(end) = HEAD_END.find(&window[from..]) else {
             self.searched = window.len();
             self.check_partial(window)
                 .map_err(|error| Unreadable { error, head: buffer.split().freeze() })?;
@@ -189,7 +193,7 @@ fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
         Ok(_) => return Err(HeadError::BareLineFeed),
         Err(error) => return Err(parse_error(error)),
     }
-    if memchr::memchr_iter(b'\n', head).any(|feed| feed == 0 || head[feed - 1] != b'\r') {
+    if has_bare_line_feed(head, parsed.headers) {
         return Err(HeadError::BareLineFeed);
     }
     let method = parsed.method.unwrap_or_default();
@@ -210,6 +214,17 @@ fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
         keep_alive: framing.keep_alive(version),
         expects_continue: framing.expects_continue && version == Version::HTTP_11,
     })
+}
+
+/// Whether a line of a parsed head ends with LF alone. The lines are the request line, one for each
+/// field, and the empty one at the end, before which the reader has seen CR LF; what stands before
+/// the request line is an empty line, which ended with LF alone if it was not dropped.
+fn has_bare_line_feed(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let ends_with_crlf = |field: &httparse::Header<'_>| {
+        let begin = field.name.as_ptr().addr() - head.as_ptr().addr();
+        head[..begin].ends_with(b"\r\n")
+    };
+    head.starts_with(b"\n") || !fields.iter().all(ends_with_crlf)
 }
 
 fn parse_error(error: httparse::Error) -> HeadError {
