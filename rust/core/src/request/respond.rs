@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
+};
 use http_body::Body;
 use tracing::{debug, warn};
 
@@ -34,6 +36,9 @@ use sans_io::{
 
 /// The content type of bodies that are made here.
 const JSON: &str = "application/json";
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Browsers take a body for what its content type says, and no page of an engine's for HTML.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 /// No cache keeps the response.
@@ -145,7 +150,7 @@ where
     // So that no cache and no proxy in front of us holds the stream back.
     if is_event_stream {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-        headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
+        headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
     }
     if context.is_management() {
         headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);
@@ -253,7 +258,7 @@ fn rejection<B, W: ClientWatch>(
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
     if error.do_not_retry {
-        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if let Some(allow) = error.allow {
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -287,7 +292,7 @@ fn put_server_timing(headers: &mut HeaderMap, accounting: &Accounting) {
     if accounting.extras().server_timing
         && let Some(value) = accounting.timeline.header()
     {
-        headers.append("server-timing", value);
+        headers.append(SERVER_TIMING, value);
     }
 }
 

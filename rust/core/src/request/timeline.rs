@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use http::HeaderValue;
 use tokio::time::Instant;
 
 use sans_io::api::usage::Timings;
+
+/// Room for the longest text: six phases of 12 letters and 21 digits at most.
+const TEXT: usize = 256;
 
 /// The begin of each phase of one request, on the monotonic clock; None: it was not reached. Each
 /// is read from the clock once.
@@ -132,55 +135,56 @@ impl Timeline {
     /// * `engine`: until its commit point, or its failure;
     /// * `gateway`: all but the client's part, failed attempts, and the last attempt's `connect` and
     ///   `engine`.
-    fn text(&self, prefix: &str) -> String {
-        let mut text = String::with_capacity(144);
-        text.push_str(prefix);
+    fn put(&self, out: &mut impl BufMut) {
         let mut outside = self.waited_for_client + self.failed_attempts;
         let mut last = self.began;
-        let phases = [
-            ("auth", self.authenticated, Duration::ZERO),
-            ("route", self.routed, self.waited_for_route),
-            ("queue", self.attempted, self.waited_in_queue()),
-            ("connect", self.connected, Duration::ZERO),
-            ("engine", self.committed, Duration::ZERO),
+        let phases: [(&[u8], _, _, _); 5] = [
+            (b"auth;dur=", self.authenticated, Duration::ZERO, false),
+            (b"route;dur=", self.routed, self.waited_for_route, false),
+            (b"queue;dur=", self.attempted, self.waited_in_queue(), false),
+            (b"connect;dur=", self.connected, Duration::ZERO, true),
+            (b"engine;dur=", self.committed, Duration::ZERO, true),
         ];
-        for (name, at, not_ours) in phases {
+        for (name, at, not_ours, is_outside) in phases {
             let Some(at) = at else { continue };
             let duration = at.saturating_duration_since(last).saturating_sub(not_ours);
             last = at;
-            if matches!(name, "connect" | "engine") {
+            if is_outside {
                 outside += duration;
             }
-            push_phase(&mut text, name, duration);
-            text.push_str(", ");
+            out.put_slice(name);
+            put_milliseconds(out, duration);
+            out.put_slice(b", ");
         }
-        push_phase(&mut text, "gateway", self.began.elapsed().saturating_sub(outside));
-        text
+        out.put_slice(b"gateway;dur=");
+        put_milliseconds(out, self.began.elapsed().saturating_sub(outside));
     }
 
     /// The value of the header field.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.text("")).ok()
+        let mut text = [0; TEXT];
+        let mut out = &mut text[..];
+        self.put(&mut out);
+        let rest = out.len();
+        HeaderValue::from_bytes(&text[..TEXT - rest]).ok()
     }
 
     /// The value as a comment, for the end of a stream.
     pub(crate) fn comment(&self) -> Bytes {
-        let mut text = self.text(": server-timing ");
-        text.push_str("\n\n");
+        let mut text = Vec::with_capacity(TEXT);
+        text.put_slice(b": server-timing ");
+        self.put(&mut text);
+        text.put_slice(b"\n\n");
         text.into()
     }
 }
 
-/// Appends `name;dur=` and the duration in milliseconds, with three decimals.
-fn push_phase(text: &mut String, name: &str, duration: Duration) {
+/// Writes a duration in milliseconds, with three decimals.
+fn put_milliseconds(out: &mut impl BufMut, duration: Duration) {
     let micros = duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros());
-    text.push_str(name);
-    text.push_str(";dur=");
-    text.push_str(itoa::Buffer::new().format(micros / 1000));
-    text.push('.');
-    for unit in [100, 10, 1] {
-        text.push(char::from(b'0' + (micros / unit % 10) as u8));
-    }
+    out.put_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    let digit = |unit| b'0' + (micros / unit % 10) as u8;
+    out.put_slice(&[b'.', digit(100), digit(10), digit(1)]);
 }
 
 #[cfg(test)]
