@@ -100,15 +100,16 @@ where
         };
         let span = accounting.span().clone();
         let _entered = span.enter();
-        if self.watch.poll_left(context).is_ready() {
-            self.finish(End::ClientGone);
-            return Poll::Ready(Some(Err(Truncated)));
-        }
         // Behind the last frame nothing is left to be ended.
         if self.key.is_revoked() && !self.relay.is_finished() {
             return self.truncate(context, &Failure::KeyRevoked);
         }
         let Poll::Ready(piece) = self.relay.poll_piece(context, &mut accounting.timeline) else {
+            // A client that has left is seen in the engine's next pause: one comes with each burst.
+            if self.watch.poll_left(context).is_ready() {
+                self.finish(End::ClientGone);
+                return Poll::Ready(Some(Err(Truncated)));
+            }
             self.key.wait(context);
             return Poll::Pending;
         };
