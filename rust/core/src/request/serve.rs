@@ -2,10 +2,10 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -64,7 +64,11 @@ where
     let watched = watch.clone();
     let mut context =
         RequestContext::new(worker, published, parts, peer, endpoint, accounting, watched);
-    let outcome = unless_client_left(&watch, &span, run(&mut context, body)).await;
+    let outcome = {
+        // Pinned where it is made: it is large, and each move would copy it.
+        let mut work = pin!(run(&mut context, body));
+        poll_fn(|polled| poll_unless_client_left(polled, &watch, &span, work.as_mut())).await
+    };
     respond::respond(context, outcome)
 }
 
@@ -87,47 +91,42 @@ where
         return management::forward(context, body).await;
     }
     let caller = admission::admit(context)?;
-    unless_revoked(context.key_watch(), async {
+    let mut watch = context.key_watch();
+    let mut work = pin!(async {
         let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
         retry_loop::send(context, &caller, dispatch, upload).await
-    })
-    .await
+    });
+    poll_fn(|polled| poll_unless_revoked(polled, &mut watch, work.as_mut())).await
 }
 
-/// Runs `work` until it ends or its key is revoked (`KeyRevoked`).
-async fn unless_revoked<T>(
-    mut watch: KeyWatch,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        if watch.is_revoked() {
-            return Poll::Ready(Err(Failure::KeyRevoked));
-        }
-        let done = work.as_mut().poll(context);
-        if done.is_pending() {
-            watch.wait(context);
-        }
-        done
-    })
-    .await
+/// Polls `work`, unless its key was revoked (`KeyRevoked`).
+fn poll_unless_revoked<T>(
+    context: &mut Context<'_>,
+    watch: &mut KeyWatch,
+    work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Poll<Result<T, Failure>> {
+    if watch.is_revoked() {
+        return Poll::Ready(Err(Failure::KeyRevoked));
+    }
+    let done = work.poll(context);
+    if done.is_pending() {
+        watch.wait(context);
+    }
+    done
 }
 
-/// Runs `work` until it ends or the client has left (`ClientLeft`), whichever comes first.
-async fn unless_client_left<T>(
+/// Polls `work`. Where it waits and the client has left, it fails (`ClientLeft`); who drops it then
+/// closes the engine's connection, which is how an engine is told to stop.
+fn poll_unless_client_left<T>(
+    context: &mut Context<'_>,
     watch: &impl ClientWatch,
     span: &Span,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        let _entered = span.enter();
-        let done = work.as_mut().poll(context);
-        // Dropping `work` closes the engine's connection, which is how an engine is told to stop.
-        if done.is_pending() && watch.poll_left(context).is_ready() {
-            return Poll::Ready(Err(Failure::ClientLeft));
-        }
-        done
-    })
-    .await
+    work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Poll<Result<T, Failure>> {
+    let _entered = span.enter();
+    let done = work.poll(context);
+    if done.is_pending() && watch.poll_left(context).is_ready() {
+        return Poll::Ready(Err(Failure::ClientLeft));
+    }
+    done
 }
