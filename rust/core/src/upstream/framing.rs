@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use crate::upstream::connection::OutQueue;
+use sans_io::codec::http1::SizeLine;
 
 /// The framing of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Framing {
     pub(super) fn push(self, queue: &mut OutQueue, part: Bytes) {
         // An empty chunk would end the body.
         if self == Self::Chunked && !part.is_empty() {
-            queue.push(Bytes::from(format!("{:x}\r\n", part.len())));
+            queue.push(Bytes::copy_from_slice(SizeLine::new(part.len()).as_bytes()));
             queue.push(part);
             queue.push(Bytes::from_static(b"\r\n"));
         } else {

@@ -5,11 +5,14 @@
 //! one caller's bytes to another (RFC 9112 6.3).
 
 pub mod request;
+mod size_line;
 
 use std::{fmt, mem::MaybeUninit, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+pub use size_line::SizeLine;
 
 use crate::codec::{
     headers,

@@ -14,7 +14,7 @@ use crate::{
     client::io::{ClientStream, ClientWatch},
     server::http1::client::{Client, Lost, Watch},
 };
-use sans_io::codec::headers::put_field;
+use sans_io::codec::{headers::put_field, http1::SizeLine};
 
 /// What the request says about its response.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +199,7 @@ where
                 self.put_head(out, &head, framing);
             }
             if let Some(size) = size {
-                put_chunk_size(out, size);
+                out.put_slice(SizeLine::new(size).as_bytes());
             }
         };
         self.client.write(context, put_first, piece, last).map_err(|Lost| Sent::Lost)
@@ -255,31 +255,4 @@ fn put_status(out: &mut BytesMut, status: StatusCode) {
     out.put_u8(b' ');
     out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-}
-
-/// A chunk's size line.
-fn put_chunk_size(out: &mut BytesMut, size: usize) {
-    let mut digits = [0; 16];
-    let (mut at, mut rest) = (digits.len(), size);
-    while rest > 0 || at == digits.len() {
-        at -= 1;
-        digits[at] = b"0123456789abcdef"[rest & 15];
-        rest >>= 4;
-    }
-    out.put_slice(&digits[at..]);
-    out.put_slice(b"\r\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chunk_size_is_hexadecimal() {
-        for (size, line) in [(0, "0\r\n"), (10, "a\r\n"), (0x1f00, "1f00\r\n")] {
-            let mut out = BytesMut::new();
-            put_chunk_size(&mut out, size);
-            assert_eq!(out, line);
-        }
-    }
 }
