@@ -21,9 +21,11 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::io::poll_read_buf;
 
-use crate::{client::tunnel::Tunnel, scratch::Scratch};
+use crate::{
+    client::tunnel::Tunnel,
+    scratch::{Scratch, poll_read_directly},
+};
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
@@ -168,21 +170,16 @@ impl<T: ClientStream> ClientIo<T> {
         Poll::Ready(!stream.ended)
     }
 
-    /// Reads once more, up to `most` bytes, into memory that is the buffer's own from the start:
-    /// what comes in large pieces is not copied. Else as `poll_fill`.
+    /// Reads once more, with room for `most` bytes, as [`poll_read_directly`] does. Else as
+    /// `poll_fill`.
     pub(crate) fn poll_fill_directly(&self, context: &mut Context<'_>, most: usize) -> Poll<bool> {
         let stream = &mut *self.0.borrow_mut();
         if stream.ended {
             return Poll::Ready(false);
         }
-        let mut room = std::mem::take(&mut stream.ahead);
-        room.reserve(most);
-        let read = poll_read_buf(Pin::new(&mut stream.io), context, &mut room);
-        if !room.is_empty() {
-            stream.ahead = room;
-        }
-        let read = ready!(read);
-        stream.ended = !matches!(read, Ok(1..));
+        let io = Pin::new(&mut stream.io);
+        let read = ready!(poll_read_directly(io, context, &mut stream.ahead, most, most));
+        stream.ended = !matches!(read, Ok((1.., _)));
         Poll::Ready(!stream.ended)
     }
 

@@ -20,12 +20,11 @@ use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
     time::Instant,
 };
-use tokio_util::io::poll_read_buf;
 use tracing::debug;
 
 use crate::{
     failure::is_shortage,
-    scratch::{READ, Scratch},
+    scratch::{READ, Scratch, poll_read_directly},
     tcp::{self, Delivery},
 };
 use sans_io::{
@@ -200,36 +199,22 @@ impl Connection {
 
     /// Reads once into the buffer, behind the bytes in it. Gives their number; 0: the end.
     pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
         let (count, room) = if self.read_size == READ {
-            let stream = Pin::new(&mut self.stream);
             (ready!(self.scratch.poll_read(stream, context, &mut self.buffer))?, READ)
         } else {
-            ready!(self.poll_fill_directly(context))?
+            let (buffer, most) = (&mut self.buffer, self.read_size);
+            let read = poll_read_directly(stream, context, buffer, READ_LEAST, most);
+            if read.is_pending() && self.buffer.is_empty() {
+                self.read_size = READ;
+            }
+            ready!(read)?
         };
         // A read that fills the room was cut by it.
         if count == room {
             self.read_size = (self.read_size * 2).min(READ_MOST);
         }
         Poll::Ready(Ok(count))
-    }
-
-    /// Reads once into memory that is the buffer's own from the start: what comes in large pieces is
-    /// not copied. Gives the number of bytes, and that of those that had room.
-    fn poll_fill_directly(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<(usize, usize)>> {
-        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
-            self.buffer.reserve(self.read_size);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer);
-        if read.is_pending() && self.buffer.is_empty() {
-            // A connection that waits holds no memory for what may come.
-            self.buffer = BytesMut::new();
-            self.read_size = READ;
-        }
-        read.map_ok(|count| (count, room))
     }
 
     /// Writes until the queue is empty.
