@@ -3,6 +3,8 @@
 //! error without a text.) A rule that a request breaks is worded where it is checked: `head`,
 //! `admission`, `browser`, `resolve`, `upstream::intake` and `scan`.
 
+use std::io;
+
 use http::Method;
 
 use crate::failure::{self, Failure};
@@ -30,25 +32,10 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         | Failure::ConnectTimeout
         | Failure::FirstFrameTimeout
         | Failure::IdleTimeout => (timed_out(&failure), End::Timeout),
-        Failure::Spool(error) => {
-            let message = format!(
-                "The request body is too large for memory and could not be buffered in a file: {}. \
-                 The operator must check the room and the rights of the data directory.",
-                failure::system_reason(&error)
-            );
-            (ApiError::new(Cause::Unavailable, message).closing(), End::Refused)
-        }
+        Failure::Spool(error) => (not_spooled(&error), End::Refused),
         Failure::SpoolFull => (spool_full(), End::Refused),
         Failure::NoRoom => (no_room(), End::Refused),
-        Failure::MachineExhausted(error) => {
-            let message = format!(
-                "This server has no room for another connection: {error}. Try again in a few \
-                 seconds; if it stays so, the operator must raise the limits of open files or \
-                 ports."
-            );
-            let error = ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER);
-            (error, End::Refused)
-        }
+        Failure::MachineExhausted(error) => (machine_exhausted(&error), End::Refused),
         Failure::Protocol(error) => {
             let message = format!("The engine's response breaks HTTP: {error}.");
             (bad_gateway(message), End::EngineError)
@@ -60,32 +47,59 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             );
             (bad_gateway(message), End::EngineError)
         }
-        Failure::FallbackStatus(status) => {
-            let message = format!(
-                "An engine answered with status {status}, for which this route has a fallback, and \
-                 the fallback was taken by others in the same moment. Send the request again."
-            );
-            (ApiError::new(Cause::BadGateway, message), End::EngineError)
-        }
-        Failure::KeyRevoked => {
-            let message = "The API key of this request was revoked before its response began. \
-                Send the request again with another key.";
-            (ApiError::new(Cause::Unauthorized, message).closing(), End::Refused)
-        }
-        Failure::LostTooOften => {
-            let message = "The connection to an engine was lost twice while it worked on this \
-                request, so it is not sent again. Check the engines' logs before you send it \
-                again.";
-            let mut error = ApiError::new(Cause::BadGateway, message);
-            error.do_not_retry = true;
-            (error, End::EngineDied)
-        }
+        Failure::FallbackStatus(status) => (fallback_taken(status), End::EngineError),
+        Failure::KeyRevoked => (key_revoked(), End::Refused),
+        Failure::LostTooOften => (lost_too_often(), End::EngineDied),
         Failure::Connect(_) | Failure::StaleConnection | Failure::ConnectionLost(_) => {
             let message =
                 "The engine ended before it responded to this request. Send the request again.";
             (ApiError::new(Cause::BadGateway, message), End::EngineDied)
         }
     })
+}
+
+/// 503: the system does not let the body be written to a file.
+fn not_spooled(error: &io::Error) -> ApiError {
+    let message = format!(
+        "The request body is too large for memory and could not be buffered in a file: {}. The \
+         operator must check the room and the rights of the data directory.",
+        failure::system_reason(error)
+    );
+    ApiError::new(Cause::Unavailable, message).closing()
+}
+
+/// 503: this machine has no descriptor or no port for a connection to an engine.
+fn machine_exhausted(error: &io::Error) -> ApiError {
+    let message = format!(
+        "This server has no room for another connection: {error}. Try again in a few seconds; if \
+         it stays so, the operator must raise the limits of open files or ports."
+    );
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+}
+
+/// 502: an engine's error, for which there was a fallback a moment ago.
+fn fallback_taken(status: u16) -> ApiError {
+    let message = format!(
+        "An engine answered with status {status}, for which this route has a fallback, and the \
+         fallback was taken by others in the same moment. Send the request again."
+    );
+    ApiError::new(Cause::BadGateway, message)
+}
+
+/// 401: the key was good when the request came.
+fn key_revoked() -> ApiError {
+    let message = "The API key of this request was revoked before its response began. Send the \
+        request again with another key.";
+    ApiError::new(Cause::Unauthorized, message).closing()
+}
+
+/// 502: a third engine might end by this request, too.
+fn lost_too_often() -> ApiError {
+    let message = "The connection to an engine was lost twice while it worked on this request, so \
+        it is not sent again. Check the engines' logs before you send it again.";
+    let mut error = ApiError::new(Cause::BadGateway, message);
+    error.do_not_retry = true;
+    error
 }
 
 /// 503: the files of all requests hold as much as they may.

@@ -32,8 +32,7 @@ use sans_io::{
 /// * as the last attempt did, or with `LostTooOften` in its place;
 /// * with `MachineExhausted`, `ConnectTimeout` or a 503 where no instance is left, with a 404 where
 ///   the only one that keeps the named response is gone;
-/// * as [`receive_whole`] does, where the body is translated, else as
-///   [`RequestContext::receive_until`].
+/// * as [`receive`] does.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
@@ -48,13 +47,8 @@ where
     let mut history = History::default();
     let mut fresh = false;
     loop {
-        // Before a slot is taken, so that a slow client holds none. In every round, since a newer
-        // table may bring an engine that needs a translation.
-        if is_translated(&dispatch) {
-            receive_whole(context, &mut upload).await?;
-        } else {
-            context.receive_until(&mut upload, Upload::has_head_start).await?;
-        }
+        // In every round, since a newer table may bring an engine that needs a translation.
+        receive(context, &dispatch, &mut upload).await?;
         let (lease, target) = match lease(context, &dispatch, &history)? {
             Ok(leased) => leased,
             // A table that was published meanwhile may have other instances.
@@ -122,6 +116,26 @@ fn no_instance<W: ClientWatch>(
 /// descriptor. It comes last: until then another instance may have one that idles.
 fn make_room<W: ClientWatch>(context: &RequestContext<W>, history: &mut History) -> bool {
     history.may_make_room() && context.worker().pool.close_oldest() && history.made_room()
+}
+
+/// Reads so much of a body before a slot is taken that a slow client holds none. Fails as
+/// [`receive_whole`] does, where the body is translated, else as
+/// [`RequestContext::receive_until`].
+async fn receive<B, W>(
+    context: &mut RequestContext<W>,
+    dispatch: &Dispatch,
+    upload: &mut Upload<B>,
+) -> Result<(), Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    if is_translated(dispatch) {
+        receive_whole(context, upload).await
+    } else {
+        context.receive_until(upload, Upload::has_head_start).await
+    }
 }
 
 /// Whether an engine of the route needs a body that is translated as a whole.
