@@ -73,7 +73,6 @@ fn named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// Writes one field, with its line end.
 pub fn put_field(head: &mut BytesMut, name: &[u8], value: &[u8]) {
-    head.reserve(name.len() + value.len() + 4);
     head.put_slice(name);
     head.put_slice(b": ");
     head.put_slice(value);
