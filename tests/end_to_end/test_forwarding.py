@@ -24,7 +24,26 @@ SPOOFED = [
     ("X-Client-IP", "6.6.6.6"),
     ("True-Client-IP", "6.6.6.6"),
     ("CF-Connecting-IP", "6.6.6.6"),
+    ("Via", "1.1 evil.example"),
+    ("X-HTTP-Method-Override", "DELETE"),
+    ("X-HTTP-Method", "DELETE"),
+    ("X-Method-Override", "DELETE"),
+    ("X-Rewrite-URL", "/evil"),
+    ("Proxy", "http://6.6.6.6"),
+    ("X-Envoy-Original-Path", "/evil"),
+    ("X-Auth-Request-User", "evil"),
+    ("X-Forwarded_For", "6.6.6.6"),
 ]
+ALIASES = [
+    *[(name.replace("-", "_"), value) for name, value in SPOOFED if "-" in name],
+    ("Authorization_", "Bearer evil"),
+    ("X_Api_Key", "evil"),
+    ("Api_Key", "evil"),
+    ("X_GPUStack_Model", "evil"),
+    ("Content_Length", "6666"),
+    ("session_id", "evil"),
+]
+"""Names that servers which read `_` as `-` take for others."""
 
 
 @pytest.fixture
@@ -59,6 +78,23 @@ def test_what_a_stranger_says_of_itself_reaches_no_engine(
     }
     assert not others & fields.keys()
     assert not any("6.6.6.6" in value or "evil" in value for value in fields.values())
+    assert "DELETE" not in fields.values()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/model/proxy/7/v1/chat/completions"])
+def test_no_field_with_an_underscore_reaches_an_engine(
+    engine: FakeEngine, router: Routers, path: str
+) -> None:
+    from seam_samples import route_entry, target_entry
+
+    route = route_entry("m", [target_entry()], generic_proxy=True, number=7)
+    plane = router([engine], routes=[route])
+    headers = [*ALIASES, ("X-Session-ID", "kept")]
+    assert plane.request("POST", path, chat(), headers=headers).status == 200
+    fields = seen(engine)
+    assert not [name for name in fields if "_" in name]
+    assert not any("6.6.6.6" in value or "evil" in value for value in fields.values())
+    assert fields["x-session-id"] == "kept"
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ const HOST: &str = "x-forwarded-host";
 const HOPS: usize = 32;
 
 /// Whether a field (its name in lower case) tells where a request came from: the client's address,
-/// port or certificate, or the scheme, host, port and path that it asked for. Frameworks of engines
-/// believe them, so a client's own go no further.
+/// port or certificate, its user as a proxy has authenticated it, or the scheme, method, host, port
+/// and path that it asked for. Frameworks of engines believe them, so a client's own go no further.
 pub fn is_forwarding(name: &[u8]) -> bool {
     match name {
         b"forwarded"
+        | b"via"
+        // CGI makes HTTP_PROXY of it, by which libraries find the proxy of their own requests.
+        | b"proxy"
         | b"x-forwarded"
         | b"client-ip"
         | b"true-client-ip"
@@ -51,10 +54,6 @@ pub fn is_forwarding(name: &[u8]) -> bool {
         | b"x-appengine-user-ip"
         | b"x-azure-clientip"
         | b"x-azure-socketip"
-        | b"x-envoy-external-address"
-        | b"x-envoy-original-path"
-        | b"x-ssl-client-cert"
-        | b"ssl-client-cert"
         | b"client-cert"
         | b"client-cert-chain"
         | b"front-end-https"
@@ -63,10 +62,44 @@ pub fn is_forwarding(name: &[u8]) -> bool {
         | b"x-url-scheme"
         | b"x-host"
         | b"x-http-host-override"
+        | b"x-http-method"
+        | b"x-http-method-override"
+        | b"x-method-override"
         | b"x-rewrite-url"
         | b"x-script-name" => true,
-        _ => name.starts_with(b"x-forwarded-") || name.starts_with(b"x-original-"),
+        _ => is_of_family(name),
     }
+}
+
+/// Whether the beginning of a field's name says so. Of proxies that authenticate users each names
+/// its own family.
+fn is_of_family(name: &[u8]) -> bool {
+    let families: &[&[u8]] = match name {
+        [b'x', b'-', third, ..] => match third {
+            b'a' => &[
+                b"x-amzn-mtls-",
+                b"x-amzn-oidc-",
+                b"x-auth-request-",
+                b"x-authenticated-",
+                b"x-authentik-",
+            ],
+            b'c' => &[b"x-client-cert-", b"x-consumer-"],
+            b'e' => &[b"x-envoy-"],
+            b'f' => &[b"x-forwarded-"],
+            b'g' => &[b"x-goog-authenticated-user-", b"x-goog-iap-"],
+            b'm' => &[b"x-ms-client-principal"],
+            b'o' => &[b"x-original-"],
+            b'p' => &[b"x-pomerium-"],
+            b's' => &[b"x-ssl-"],
+            b'w' => &[b"x-webauth-"],
+            _ => return false,
+        },
+        [b'c', b'f', ..] => &[b"cf-access-"],
+        [b's', b's', ..] => &[b"ssl-client-"],
+        [b't', b'a', ..] => &[b"tailscale-user-"],
+        _ => return false,
+    };
+    families.iter().any(|family| name.starts_with(family))
 }
 
 /// The proxies whose forwarding fields are believed.
@@ -246,36 +279,47 @@ mod tests {
 
     use super::*;
 
-    const NAMES: &str = "forwarded x-forwarded client-ip true-client-ip x-client-ip x-client-port \
+    const NAMES: &str = "forwarded via proxy x-forwarded client-ip true-client-ip x-client-ip x-client-port \
         x-real-ip x-real-port x-remote-ip x-remote-addr remote-addr x-remote-user remote-user \
         x-originating-ip x-cluster-client-ip x-proxyuser-ip proxy-client-ip wl-proxy-client-ip \
         wl-proxy-ssl cf-connecting-ip cf-connecting-ipv6 cf-pseudo-ipv4 cf-visitor \
         cloudfront-forwarded-proto cloudfront-viewer-address fastly-client-ip fastly-ssl \
         fly-client-ip incap-client-ip ali-cdn-real-ip cdn-src-ip x-appengine-user-ip \
-        x-azure-clientip x-azure-socketip x-envoy-external-address x-envoy-original-path \
-        x-ssl-client-cert ssl-client-cert client-cert client-cert-chain front-end-https x-arr-ssl \
-        x-scheme x-url-scheme x-host x-http-host-override x-rewrite-url x-script-name";
-    const FAMILIES: [&str; 2] = ["x-forwarded-", "x-original-"];
+        x-azure-clientip x-azure-socketip client-cert client-cert-chain front-end-https x-arr-ssl \
+        x-scheme x-url-scheme x-host x-http-host-override x-http-method x-http-method-override \
+        x-method-override x-rewrite-url x-script-name";
+    const FAMILIES: &str = "x-forwarded- x-original- x-envoy- x-amzn-mtls- x-amzn-oidc- \
+        x-auth-request- x-authenticated- x-authentik- x-client-cert- x-consumer- \
+        x-goog-authenticated-user- x-goog-iap- x-ms-client-principal x-pomerium- x-ssl- x-webauth- \
+        cf-access- ssl-client- tailscale-user-";
 
     /// The slow twin.
     fn plainly_forwarding(name: &str) -> bool {
         NAMES.split_whitespace().any(|known| known == name)
-            || FAMILIES.iter().any(|family| name.starts_with(family))
+            || FAMILIES.split_whitespace().any(|family| name.starts_with(family))
     }
 
     #[test]
     fn every_forwarding_field_is_known_and_its_neighbours_are_not() {
-        let families = ["for", "proto", "host", "port", "prefix", "server", "user"]
-            .map(|last| format!("x-forwarded-{last}"));
-        let originals = ["x-original-forwarded-for", "x-original-host", "x-original-url"];
-        let names = NAMES.split_whitespace().chain(originals).map(str::to_owned).chain(families);
-        for name in names {
+        let members = FAMILIES.split_whitespace().flat_map(|family| {
+            ["for", "proto", "user", "url"].map(|last| format!("{family}{last}"))
+        });
+        for name in NAMES.split_whitespace().map(str::to_owned).chain(members) {
             assert!(is_forwarding(name.as_bytes()), "{name}");
             for other in [&name[1..], &name[..name.len() - 1], &format!("{name}x")] {
                 assert_eq!(is_forwarding(other.as_bytes()), plainly_forwarding(other), "{other}");
             }
         }
-        for name in ["for", "host", "via", "user-agent", "traceparent", "x-forward", "origin"] {
+        for name in [
+            "for",
+            "host",
+            "x-stainless-os",
+            "x-session-id",
+            "user-agent",
+            "traceparent",
+            "x-forward",
+            "origin",
+        ] {
             assert!(!is_forwarding(name.as_bytes()), "{name}");
         }
     }

@@ -64,6 +64,13 @@ fn connection_names_others(headers: &HeaderMap) -> bool {
         .any(|token| !token.eq_ignore_ascii_case(b"keep-alive"))
 }
 
+/// Whether a field's name has an underscore. Servers of the kind of CGI and WSGI read `-` and `_` as
+/// one, so that `X_Forwarded_For` or `X_Api_Key` would be to them what stops here under its own
+/// name. As in nginx, no such field goes on.
+fn has_underscore(name: &[u8]) -> bool {
+    memchr::memchr(b'_', name).is_some()
+}
+
 /// Whether a `Connection` field names this header.
 fn named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
@@ -108,6 +115,7 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
             || with.decoded && name == header::CONTENT_ENCODING
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
+            || has_underscore(bytes)
             || names_others && named_by_connection(headers, name);
         if !stops || with.encoded_response && name == header::ACCEPT_ENCODING {
             put_field(head, bytes, value.as_bytes());
@@ -175,6 +183,7 @@ pub fn put_for_control_plane(head: &mut BytesMut, headers: &HeaderMap) {
             || bytes.starts_with(b"x-gpustack-")
             || is_forwarding(bytes)
             || is_hop_by_hop(bytes)
+            || has_underscore(bytes)
             || names_others && named_by_connection(headers, name);
         if !stops {
             put_field(head, bytes, value.as_bytes());
@@ -305,6 +314,15 @@ mod tests {
             put_for_control_plane(&mut head, &map(&fields));
             assert_eq!(head, own);
         }
+    }
+
+    #[test]
+    fn a_name_with_an_underscore_stops_here_wherever_it_stands() {
+        let fields = [("authorization_", "k"), ("x_api_key", "k"), ("x-request_id", "k")];
+        assert_eq!(engine_sees(&fields), "accept-encoding: identity\r\n");
+        let mut head = BytesMut::new();
+        put_for_control_plane(&mut head, &map(&fields));
+        assert!(head.is_empty());
     }
 
     #[test]
