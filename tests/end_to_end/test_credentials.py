@@ -125,3 +125,44 @@ def test_of_two_credentials_the_good_one_counts_and_neither_is_forwarded(
     for entry in engine.journal():
         seen = {name.lower() for name, _ in entry["headers"]}
         assert not seen & {"authorization", "x-api-key", "api-key", "x-goog-api-key"}
+
+
+def forwarded_query(engine: FakeEngine) -> str:
+    """The query that the engine got; empty without one."""
+    return str(engine.last()["target"]).partition("?")[2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "key", "access_token", "token", "auth", "API-Key", "apikey", "x-api-key"),
+        *("a%70i_key", "Authorization", "password", "subscription-key"),
+    ],
+)
+def test_a_credential_in_the_query_opens_nothing_and_reaches_no_engine(
+    plane: DataPlaneRouter, engine: FakeEngine, name: str
+) -> None:
+    path = "/v1/chat/completions"
+    refused = plane.request("POST", f"{path}?{name}={KEY}", chat("closed"), key=None)
+    assert refused.status == 401
+    for sent, kept in (
+        (f"{name}=of-somebody-else", ""),
+        (f"beta=true&{name}=x&a=%20", "beta=true&a=%20"),
+        (f"{name}", ""),
+        (f"{name}=x&{name}=y&keys=1", "keys=1"),
+    ):
+        assert plane.request("POST", f"{path}?{sent}", chat("closed")).status == 200
+        assert forwarded_query(engine) == kept
+
+
+@pytest.mark.parametrize("key", [KEY, EXPIRED, MANAGING, "somebody-elses-token", f"Bearer%20{KEY}"])
+def test_the_generic_proxy_hands_no_key_on_in_a_query(
+    plane: DataPlaneRouter, engine: FakeEngine, key: str
+) -> None:
+    """Others are the engine's business there."""
+    target = f"/model/proxy/7/x?a=1&page={key}&token=engines-own&page=%{ord(key[0]):x}{key[1:]}"
+    headers = [("Authorization", "Bearer somebody-elses-token"), ("x-api-key", KEY)]
+    assert plane.request("POST", target, {}, key=None, headers=headers).status == 200
+    assert forwarded_query(engine) == "a=1&token=engines-own"
+    assert plane.request("POST", "/model/proxy/7/x?a&&b=", {}).status == 200
+    assert forwarded_query(engine) == "a&&b="

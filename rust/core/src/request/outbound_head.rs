@@ -1,6 +1,8 @@
 //! Builds the head of a request toward an engine or the management API. The exchange adds the
 //! framing field and the empty line.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::{
@@ -26,13 +28,13 @@ pub(crate) fn for_engine<W: ClientWatch>(
     let mut head = BytesMut::with_capacity(CAPACITY);
     let path = plan.path().unwrap_or(&dispatch.path);
     write(&mut head, &[context.method().as_str(), " ", path]);
-    if let Some(query) = context.parts().uri.query() {
+    if let Some(query) = query(context, dispatch) {
         match plan.rename().filter(|_| dispatch.job.names_model_in_query()) {
             Some(target) => {
-                let query = percent::with_model_in_query(query, &target.served_name);
+                let query = percent::with_model_in_query(&query, &target.served_name);
                 write(&mut head, &["?", &query]);
             }
-            None => write(&mut head, &["?", query]),
+            None => write(&mut head, &["?", &query]),
         }
     }
     write(&mut head, &[" HTTP/1.1\r\nhost: ", &instance.host, "\r\n"]);
@@ -41,6 +43,22 @@ pub(crate) fn for_engine<W: ClientWatch>(
     write_forwarding(&mut head, context);
     write_our_fields(&mut head, context, instance);
     head
+}
+
+/// The query for an engine: the client's without credentials. On rows whose requests are known a
+/// field's name tells one; through the generic proxy such a field may be the engine's own, so only
+/// what is known to be a credential here is cut out.
+fn query<'c, W: ClientWatch>(
+    context: &'c RequestContext<W>,
+    dispatch: &Dispatch,
+) -> Option<Cow<'c, str>> {
+    let parts = context.parts();
+    let query = parts.uri.query()?;
+    let (keys, by_name) = (context.shared().keys.load(), !dispatch.job.is_proxy());
+    percent::without_pairs(query, |name, value| {
+        by_name && percent::names_credential(name)
+            || keys.is_credential(value.as_bytes(), &parts.headers)
+    })
 }
 
 /// The head toward the management API: the client's own, with its address and scheme.

@@ -1,4 +1,5 @@
-//! Percent-encoding (RFC 3986 2.1) in paths, and the fields of a query that say what responds.
+//! Percent-encoding (RFC 3986 2.1) in paths, and the fields of a query that say what responds, or
+//! hold a credential.
 
 use std::borrow::Cow;
 
@@ -57,6 +58,60 @@ pub fn with_model_in_query(query: &str, model: &str) -> String {
     named
 }
 
+/// The query without the pairs whose decoded name and value `cut` names; all others stay byte for
+/// byte. None: nothing is left of it.
+pub fn without_pairs(query: &str, cut: impl Fn(&str, &str) -> bool) -> Option<Cow<'_, str>> {
+    let cuts = |pair: &&str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        cut(&form_decode(name), &form_decode(value))
+    };
+    if !query.split('&').any(|pair| cuts(&pair)) {
+        return Some(Cow::Borrowed(query));
+    }
+    let kept: Vec<_> = query.split('&').filter(|pair| !cuts(pair)).collect();
+    (!kept.is_empty()).then(|| Cow::Owned(kept.join("&")))
+}
+
+/// Whether a field of a query has a name under which servers take a credential.
+pub fn names_credential(name: &str) -> bool {
+    // The longest is as long as the array.
+    let mut plain = [0; 25];
+    let Some(plain) = plain.get_mut(..name.len()) else { return false };
+    for (to, from) in plain.iter_mut().zip(name.bytes()) {
+        *to = if from == b'_' { b'-' } else { from.to_ascii_lowercase() };
+    }
+    matches!(
+        &*plain,
+        b"key"
+            | b"apikey"
+            | b"api-key"
+            | b"x-api-key"
+            | b"x-goog-api-key"
+            | b"api-token"
+            | b"api-secret"
+            | b"subscription-key"
+            | b"ocp-apim-subscription-key"
+            | b"token"
+            | b"accesstoken"
+            | b"access-token"
+            | b"id-token"
+            | b"jwt"
+            | b"auth"
+            | b"authtoken"
+            | b"auth-token"
+            | b"authorization"
+            | b"bearer"
+            | b"bearer-token"
+            | b"credential"
+            | b"credentials"
+            | b"password"
+            | b"secret"
+            | b"client-secret"
+            | b"sig"
+            | b"signature"
+    )
+}
+
 /// Undoes the encoding of a form's names and values, in which `+` is a space.
 fn form_decode(text: &str) -> Cow<'_, str> {
     if text.contains(['+', '%']) {
@@ -90,6 +145,31 @@ mod tests {
         }
         for query in ["", "beta=true", "a=model&b=lora", "Model=x", "stream=1"] {
             assert!(!picks_adapter(query), "{query}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_cut_out_of_a_query_and_the_others_stay_as_they_are() {
+        let without = |query| without_pairs(query, |name, value| name == "k y" || value == "cut");
+        for (query, left) in [
+            ("a=%20&b&&c=", Some("a=%20&b&&c=")),
+            ("", Some("")),
+            ("k+y=1&a=%20&k%20y&b", Some("a=%20&b")),
+            ("a=cut&b=c%75t&c=cuts", Some("c=cuts")),
+            ("k+y", None),
+            ("a=cut&k+y=x=y", None),
+        ] {
+            assert_eq!(without(query).as_deref(), left, "{query}");
+        }
+    }
+
+    #[test]
+    fn names_of_credentials_are_known_in_any_spelling() {
+        for name in ["key", "API_KEY", "api-key", "Access_Token", "Ocp-Apim-Subscription-Key"] {
+            assert!(names_credential(name), "{name}");
+        }
+        for name in ["", "keys", "ke", "model", "after", "ocp-apim-subscription-keys", "stream"] {
+            assert!(!names_credential(name), "{name}");
         }
     }
 

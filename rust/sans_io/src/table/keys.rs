@@ -24,6 +24,10 @@ use crate::{
 /// SHA-256 over the salt and the key.
 type KeyDigest = [u8; 32];
 
+/// No key is shorter, in bytes: those that are made are longer, and of those that are brought it is
+/// asked.
+const LENGTH_MIN: usize = 16;
+
 /// Texts that stand for no key, in lower case and with `-` for `_`: SDKs ask for a key, so people
 /// (and examples of engines that need none) write one of these.
 const PLACEHOLDERS: &[&[u8]] = &[
@@ -132,9 +136,20 @@ impl Keys {
         Err(refused)
     }
 
+    /// Whether a text in a request with these headers is a key of this table, valid or not, or one
+    /// of the request's credentials. Wherever it stands, it is no engine's business.
+    pub fn is_credential(&self, text: &[u8], headers: &HeaderMap) -> bool {
+        let text = bearer(text).unwrap_or(text);
+        text.len() >= LENGTH_MIN && self.by_digest.contains_key(&self.digest(text))
+            || !is_placeholder(text) && credentials(headers).any(|secret| secret == text)
+    }
+
+    fn digest(&self, secret: &[u8]) -> KeyDigest {
+        Sha256::new().chain_update(&self.salt).chain_update(secret).finalize().into()
+    }
+
     fn judge(&self, secret: &[u8]) -> Result<&Arc<Key>, AuthError> {
-        let digest = Sha256::new().chain_update(&self.salt).chain_update(secret).finalize();
-        match self.by_digest.get(&KeyDigest::from(digest)) {
+        match self.by_digest.get(&self.digest(secret)) {
             Some(key) if key.is_expired() => Err(AuthError::Expired),
             Some(key) if !key.may_infer => Err(AuthError::Scope),
             Some(key) => Ok(key),
@@ -188,10 +203,7 @@ impl Keys {
 /// beside which a proxy on the way, or another login of the client's, may put an `Authorization` of
 /// its own. Browsers can set no field of a WebSocket but its subprotocols.
 fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
-    });
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
     // Each is looked for only where those before it opened nothing.
     let x_api_key = std::iter::once_with(|| headers.get("x-api-key")).flatten();
     let in_protocol = std::iter::once_with(|| headers::key_in_protocols(headers)).flatten();
@@ -199,6 +211,12 @@ fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .into_iter()
         .chain(x_api_key.map(|value| value.as_bytes().trim_ascii()))
         .chain(in_protocol)
+}
+
+/// The secret behind `Bearer`; None: another scheme stands there, or none.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
 /// Whether a text stands for no key.
@@ -383,6 +401,24 @@ mod tests {
         }
         let custom = keys.changed_by(delta(false, &[("d", "sk-no-key-required")], &[])).unwrap();
         assert_eq!(&*check(&custom, "sk-no-key-required").unwrap().id, "d");
+    }
+
+    #[test]
+    fn a_credential_is_known_wherever_it_stands() {
+        let (key, old) = ("a-key-of-somebody", "a-key-that-expired");
+        let mut two = delta(true, &[("a", key), ("b", old)], &[]);
+        two.upsert[1].expires = Some(1);
+        let keys = Keys::default().changed_by(two).unwrap();
+        let with = headers("authorization", "Bearer foreign");
+        let is = |text: &str| keys.is_credential(text.as_bytes(), &with);
+        for text in [key, old, "foreign", "Bearer a-key-of-somebody", "bearer  foreign"] {
+            assert!(is(text), "{text}");
+        }
+        for text in ["", "x", "a-key-of-nobody", "foreig", "a-key-of-somebody "] {
+            assert!(!is(text), "{text}");
+        }
+        let none = headers("x-api-key", "none");
+        assert!(!keys.is_credential(b"none", &none), "a placeholder is none");
     }
 
     #[test]
