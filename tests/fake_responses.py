@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import zlib
 from dataclasses import dataclass
+
+import zstandard
 
 from fake_endpoints import Asked, say
 from fake_endpoints.asked import Orders
@@ -60,7 +63,9 @@ ORDERS = frozenset(
         "trailers",  # true: trailers behind the last chunk
         # "bytes": every byte in a write of its own; "chunks": in a chunk and a write of its own
         "pieces",
-        "gzip",  # true: a compressed response
+        # a compressed response: gzip, deflate or zstd; another word is said of the plain bytes
+        "coding",
+        "coded_part",  # 0..1: the part of the compressed bytes that is sent
         "extra",  # string sent behind the end of the response, in the same write
         # seconds between the response's end and "extra"; then the counter `extra_sent` rises
         "extra_delay",
@@ -107,6 +112,13 @@ FAULTY_FRAMINGS = (
 )
 
 
+CODINGS = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+
+
 @dataclass(slots=True)
 class Response:
     """One response, ready to be sent piece by piece."""
@@ -139,9 +151,10 @@ def compose(asked: Asked) -> Response:
     frames = said.frames
     streamed = said.content_type.startswith("text/event-stream") or len(frames) > 1
     headers = [["content-type", orders.get("content_type", said.content_type)]]
-    if orders.get("gzip"):
-        frames = [gzip.compress(b"".join(frames))]
-        headers.append(["content-encoding", "gzip"])
+    if "coding" in orders:
+        coded = CODINGS.get(orders["coding"], bytes)(b"".join(frames))
+        frames = [coded[: int(len(coded) * orders.get("coded_part", 1))]]
+        headers.append(["content-encoding", orders["coding"]])
     if "cuts" in orders:
         frames = cut(b"".join(frames), orders["cuts"])
     framing = orders.get("framing", "chunked" if streamed else "length")

@@ -273,7 +273,7 @@ def test_headers_pass_but_for_ours(plane: DataPlaneRouter, engine: FakeEngine) -
 
 
 @pytest.mark.parametrize(
-    "orders", [{}, {"framing": "close"}, {"pieces": "bytes"}, {"gzip": True}], ids=str
+    "orders", [{}, {"framing": "close"}, {"pieces": "bytes"}, {"coding": "gzip"}], ids=str
 )
 def test_responses_are_not_looked_into(
     engine: FakeEngine, router: Routers, orders: dict[str, Any]

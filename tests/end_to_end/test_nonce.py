@@ -57,7 +57,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"version": "1.0", "framing": "close"},
     {"interim": [100, 103]},
     {"trailers": True, "framing": "chunked"},
-    {"gzip": True},
+    {"coding": "gzip"},
     {"fault": {"how": "stall", "at": "before_head", "seconds": 0.01}},
 ]
 """Orders that a caller must not notice: the response is whole all the same."""

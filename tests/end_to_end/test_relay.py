@@ -416,16 +416,6 @@ def test_a_caller_that_expects_100_continue_is_asked_for_its_body(
     assert not [name for name, _ in engine.last()["headers"] if name.lower() == "expect"]
 
 
-def test_a_compressed_response_that_nobody_asked_for_passes_as_it_is(
-    engine: FakeEngine, plane: DataPlaneRouter
-) -> None:
-    response = plane.chat(chat(fake={"gzip": True}), headers=[("Accept-Encoding", "gzip")])
-    assert response.header("content-encoding") == "gzip"
-    assert received(response) == sent_by_engine(engine)
-    asked = [value for name, value in engine.last()["headers"] if name.lower() == "accept-encoding"]
-    assert asked in ([], ["identity"])
-
-
 def test_what_one_read_brought_leaves_in_one_chunk(plane: DataPlaneRouter) -> None:
     response = plane.chat(chat(stream=True, fake={"frames": 20}))
     assert len(response.chunks) <= 3, "frames that came together were torn apart"

@@ -417,17 +417,6 @@ def test_the_timings_can_be_turned_off(engine: FakeEngine, router: Routers) -> N
     assert hashlib.sha256(put_back(response.body, "m")).hexdigest() == engine.last()["sent_sha256"]
 
 
-def test_a_response_that_is_compressed_all_the_same_passes_unspliced(
-    engine: FakeEngine, router: Routers
-) -> None:
-    plane = plane_over(router, engine)
-    response = plane.chat({"model": "default", "messages": [], "fake": {"gzip": True}})
-    assert response.header("content-encoding") == "gzip"
-    assert hashlib.sha256(response.body).hexdigest() == engine.last()["sent_sha256"]
-    asked = [value for name, value in engine.last()["headers"] if name.lower() == "accept-encoding"]
-    assert asked == ["identity"]
-
-
 @pytest.mark.parametrize("size", [100_000, 2_000_000])
 def test_a_frame_of_megabytes_is_spliced_like_any_other(
     engine: FakeEngine, router: Routers, size: int

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
@@ -24,6 +24,7 @@ use crate::{
     },
     upstream::{
         connection::Connection,
+        decoding::Decoding,
         exchange::{Exchange, RequestHead, closed},
         framing::Framing,
         response::Expected,
@@ -35,9 +36,14 @@ use sans_io::{
     api::{
         endpoints::Operation,
         plan::{self, Plan, Requester, Translation},
-        transform::Transform,
+        transform::{Transform, TransformError},
     },
-    codec::{headers, http1::ResponseHead, response_fields::Sender},
+    codec::{
+        headers,
+        http1::ResponseHead,
+        inflate::{self, Caps},
+        response_fields::Sender,
+    },
     seam::Timeouts,
     table::{FallbackFor, Instance, Lease, Target},
 };
@@ -141,7 +147,7 @@ where
     let slot = Slot::new(lease, &context.worker().lingering);
     let mut exchange = begin(context, connection, slot, request, upload);
     let sender = plan.sender(dispatch.job.is_proxy());
-    let head = match response_head(context, &mut exchange, sender).await {
+    let mut head = match response_head(context, &mut exchange, sender).await {
         Ok(head) => head,
         Err(failure) => return Err((failure, exchange.into_upload())),
     };
@@ -155,8 +161,7 @@ where
         return upgraded(head, exchange);
     }
     let is_event_stream = headers::is_event_stream(&head.headers);
-    let transform = transform(context, plan, &head, is_event_stream, dispatch, exchange.upload());
-    let relay = Relay::new(exchange, transform, context.worker().pool.clone());
+    let relay = relay(context, plan, (&mut head, is_event_stream), dispatch, exchange)?;
     let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     prepare(context, dispatch, &mut committed);
     match commit(context, &mut committed).await {
@@ -315,8 +320,61 @@ where
     }
 }
 
-/// The transformation of the response. A response that the engine compressed unasked passes as it
-/// is, names and usage included, since it cannot be read here.
+/// The relay of a response. `head`: that, and whether it is an event stream's; of a body that is
+/// decompressed it no longer says so. Fails as [`decoding`] does.
+fn relay<B, W>(
+    context: &RequestContext<W>,
+    plan: Plan,
+    (head, is_event_stream): (&mut ResponseHead, bool),
+    dispatch: &Dispatch,
+    exchange: Box<Exchange<B>>,
+) -> Result<Relay<B>, Failed<B>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let transform = transform(context, plan, head, is_event_stream, dispatch, exchange.upload());
+    let decoding = match decoding(context, dispatch, &transform, head) {
+        Ok(decoding) => decoding,
+        Err(failure) => return Err((failure, exchange.into_upload())),
+    };
+    let mut relay = Relay::new(exchange, transform, context.worker().pool.clone());
+    if let Some(decoding) = decoding {
+        relay.decode(decoding);
+    }
+    Ok(relay)
+}
+
+/// The decompression of a response that the engine compressed unasked; None: it is not compressed,
+/// or is not looked into, and passes as it is. Fails with `Unusable` for a coding that is not known.
+fn decoding<W: ClientWatch>(
+    context: &RequestContext<W>,
+    dispatch: &Dispatch,
+    transform: &Transform,
+    head: &mut ResponseHead,
+) -> Result<Option<Decoding>, Failure> {
+    let coding = inflate::coding(&head.headers);
+    if dispatch.job.inference().is_none() || coding == Ok(None) {
+        return Ok(None);
+    }
+    context.shared().metrics.encoded_responses.fetch_add(1, Ordering::Relaxed);
+    if transform.is_identity() {
+        return Ok(None);
+    }
+    let coding = coding.map_err(|_| {
+        let why = "the engine compressed it although it was asked not to, with a Content-Encoding \
+            other than gzip, deflate and zstd";
+        TransformError::Unusable(why.to_owned())
+    })?;
+    head.headers.remove(header::CONTENT_ENCODING);
+    head.content_length = None;
+    // However much it is, it passes piece by piece; what is held back has a limit of its own.
+    let caps = Caps { decoded: u64::MAX, ratio: context.settings().limits.decoded_ratio };
+    Ok(coding.map(|coding| Decoding::new(coding, caps)))
+}
+
+/// The transformation of the response.
 fn transform<B, W>(
     context: &RequestContext<W>,
     plan: Plan,
@@ -330,11 +388,6 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let shared = context.shared();
-    if dispatch.job.inference().is_some() && plan::is_encoded(head) {
-        shared.metrics.encoded_responses.fetch_add(1, Ordering::Relaxed);
-        return Transform::IDENTITY;
-    }
     let requester = Requester {
         route: &dispatch.route,
         dialect: context.endpoint().dialect,

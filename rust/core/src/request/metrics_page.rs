@@ -79,7 +79,7 @@ fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 10] 
         ),
         (
             "gpustack_fast_encoded_answers_total",
-            "Responses that engines compressed unasked, and that passed without being looked into.",
+            "Responses that engines compressed although they were asked not to.",
             of(&metrics.encoded_responses),
         ),
         (

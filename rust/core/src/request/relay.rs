@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     request::timeline::Timeline,
     timer::PhaseTimer,
-    upstream::{exchange::Exchange, pool::Pool, upload::Upload},
+    upstream::{decoding::Decoding, exchange::Exchange, pool::Pool, upload::Upload},
 };
 use sans_io::{
     api::{
@@ -22,6 +22,7 @@ use sans_io::{
         transform::{Transform, TransformError},
         usage::Usage,
     },
+    codec::inflate::InflateError,
     table::Instance,
 };
 
@@ -34,6 +35,8 @@ const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 pub(crate) struct Relay<B> {
     exchange: Box<Exchange<B>>,
     transform: Transform,
+    /// The decompression of the body; None: it is not compressed, or passes as it is.
+    decoding: Option<Box<Decoding>>,
     /// Takes the connection when the response has ended in order.
     pool: Rc<Pool>,
     /// Finds the id of a response that the engine stores; None: it stores none, or the id was
@@ -62,7 +65,12 @@ where
     /// A relay of a response whose head was read. `pool` gets the connection back.
     pub(crate) fn new(exchange: Box<Exchange<B>>, transform: Transform, pool: Rc<Pool>) -> Self {
         let (response_id, keep_alive) = (None, KeepAlive::default());
-        Self { exchange, transform, pool, response_id, keep_alive, burst: 0 }
+        Self { exchange, transform, decoding: None, pool, response_id, keep_alive, burst: 0 }
+    }
+
+    /// Decompresses the body before it is transformed.
+    pub(crate) fn decode(&mut self, decoding: Decoding) {
+        self.decoding = Some(Box::new(decoding));
     }
 
     /// Makes the relay look for the id of the response, which the engine stores.
@@ -93,8 +101,8 @@ where
     }
 
     /// The next bytes for the client; None at the end. Fails as [`Exchange::poll_data`] does, with
-    /// `ConnectionLost` (a stream without its end mark), with `Unusable` or with `NoRoom`. Bytes that
-    /// the transform holds back are lost then.
+    /// `ConnectionLost` (a stream without its end mark), with `Unusable` (also where it cannot be
+    /// decompressed) or with `NoRoom`. Bytes that the transform holds back are lost then.
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -131,12 +139,12 @@ where
             return Poll::Pending;
         }
         while !self.exchange.has_ended() {
-            ready!(self.exchange.poll_hold(context, self.transform.held() as u64))?;
-            let Poll::Ready(data) = self.exchange.poll_data(context)? else {
+            ready!(self.exchange.poll_hold(context, self.held()))?;
+            let Poll::Ready(data) = self.poll_data(context)? else {
                 self.burst = 0;
                 return Poll::Pending;
             };
-            let done = self.exchange.is_done();
+            let done = self.is_done();
             // The end of a connection can be a death. A JSON body shows that by itself; an event
             // stream is whole only if its last frame said so.
             if done && self.exchange.was_close_delimited() && !self.transform.may_end_here() {
@@ -156,6 +164,31 @@ where
             }
         }
         Poll::Ready(None)
+    }
+
+    /// The engine's next bytes, decompressed. A piece may be empty, where it encodes nothing yet.
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
+        let Some(decoding) = &mut self.decoding else { return self.exchange.poll_data(context) };
+        if !decoding.has_input() {
+            decoding.feed(ready!(self.exchange.poll_data(context))?);
+        }
+        let plain = decoding.next();
+        // A response to HEAD, say, has no body to be whole.
+        let ended = self.exchange.is_done() && !decoding.has_input() && !decoding.is_untouched();
+        let whole = if ended { decoding.end() } else { Ok(()) };
+        Poll::Ready(plain.and_then(|plain| whole.map(|()| plain)).map_err(undecodable))
+    }
+
+    /// Whether all of the engine's bytes were given out.
+    fn is_done(&self) -> bool {
+        self.exchange.is_done()
+            && !self.decoding.as_ref().is_some_and(|decoding| decoding.has_input())
+    }
+
+    /// The memory for what is held back, in bytes.
+    fn held(&self) -> u64 {
+        let decoder = self.decoding.as_ref().map_or(0, |decoding| decoding.memory());
+        (self.transform.held() + decoder) as u64
     }
 
     /// Transforms a piece. `done`: it is the last one.
@@ -220,6 +253,23 @@ where
         if self.exchange.has_ended() {
             return Some(0);
         }
-        self.transform.keeps_length().then(|| self.exchange.remaining())?
+        let keeps_length = self.transform.keeps_length() && self.decoding.is_none();
+        keeps_length.then(|| self.exchange.remaining())?
     }
+}
+
+/// The failure for a body that cannot be decompressed.
+fn undecodable(error: InflateError) -> Failure {
+    let why = match error {
+        InflateError::Broken | InflateError::TrailingData => {
+            "it is not what its Content-Encoding says, or was damaged"
+        }
+        InflateError::Truncated => "it ends too early",
+        InflateError::Window => "its window is larger than 8 MB",
+        InflateError::TooLarge { .. } | InflateError::Ratio { .. } => {
+            "it grows by more than limits.decoded_ratio when it is decompressed"
+        }
+    };
+    let why = format!("the engine compressed it although it was asked not to, and {why}");
+    TransformError::Unusable(why).into()
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::{
     body_limits::{BodyLimits, Rooms},
     failure::Failure,
     upstream::{
+        decoding::Decoding,
         patience::Patience,
         scan::{Reading, Scan},
         spool::Spool,
@@ -27,15 +28,13 @@ use crate::{
 use sans_io::{
     api::error::{ApiError, Cause},
     codec::{
-        inflate::{Caps, Coding, Inflater},
+        inflate::{Caps, Coding, InflateError},
         json::Scanner,
     },
 };
 
 /// Bytes that a task may receive without a pause in which others run.
 const BURST: usize = 256 * 1024;
-/// The size of the pieces in which a compressed body is decoded, in bytes.
-const DECODED: usize = 64 * 1024;
 /// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have
 /// to be edited.
 const STREAM_OPTIONS_MAX: u64 = 64 * 1024;
@@ -76,16 +75,6 @@ enum Stage {
     Streaming,
 }
 
-/// The decompression of a body.
-#[derive(Debug)]
-struct Decoding {
-    inflater: Inflater,
-    /// Bytes that were received and are not decoded yet.
-    encoded: Bytes,
-    /// The last piece was full, so there may be more inside the inflater.
-    more: bool,
-}
-
 impl<B: Body<Data = Bytes> + Unpin> Intake<B>
 where
     B::Error: std::error::Error + 'static,
@@ -102,7 +91,11 @@ where
         if declared.is_some_and(|length| length > limits.configured.max_body_bytes) {
             return Err(too_large(limits.configured.max_body_bytes));
         }
-        let decoding = coding.map(|coding| Box::new(Decoding::new(coding, limits)));
+        let caps = Caps {
+            decoded: limits.configured.max_body_bytes,
+            ratio: limits.configured.decoded_ratio,
+        };
+        let decoding = coding.map(|coding| Box::new(Decoding::new(coding, caps)));
         let empty = declared == Some(0) || body.is_end_stream();
         Ok(Self {
             scan: Scan::new(reading, limits)?,
@@ -178,7 +171,7 @@ where
         match &mut self.decoding {
             None => self.accept(piece),
             Some(decoding) => {
-                decoding.encoded = piece;
+                decoding.feed(piece);
                 self.decode()
             }
         }
@@ -187,7 +180,7 @@ where
     /// Decodes and accepts one piece; an empty one: more must be received.
     fn decode(&mut self) -> Result<Bytes, ApiError> {
         let plain = match &mut self.decoding {
-            Some(decoding) => decoding.next()?,
+            Some(decoding) => decoding.next().map_err(|error| undecodable(error).closing())?,
             None => Bytes::new(),
         };
         if plain.is_empty() { Ok(plain) } else { self.accept(plain) }
@@ -238,10 +231,7 @@ where
     /// Judges the body at its end. Fails with a 400 where it is incomplete.
     fn finish(&mut self) -> Result<(), ApiError> {
         if let Some(decoding) = &self.decoding {
-            decoding
-                .inflater
-                .end()
-                .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
+            decoding.end().map_err(undecodable)?;
             // Its window may be large.
             self.decoding = None;
         }
@@ -304,7 +294,7 @@ impl<B> Intake<B> {
 
     /// The memory of the decoder, in bytes.
     pub(super) fn decoder_bytes(&self) -> u64 {
-        self.decoding.as_ref().map_or(0, |decoding| decoding.inflater.memory() as u64)
+        self.decoding.as_ref().map_or(0, |decoding| decoding.memory() as u64)
     }
 
     /// What the bodies of all requests share.
@@ -333,32 +323,10 @@ impl<B> Intake<B> {
     }
 }
 
-impl Decoding {
-    /// A body of this coding; a piece beyond the limits is an error.
-    fn new(coding: Coding, limits: &BodyLimits) -> Self {
-        let caps = Caps {
-            decoded: limits.configured.max_body_bytes,
-            ratio: limits.configured.decoded_ratio,
-        };
-        Self { inflater: Inflater::new(coding, caps), encoded: Bytes::new(), more: false }
-    }
-
-    /// Whether more may be decoded of the bytes received so far.
-    fn has_input(&self) -> bool {
-        self.more || !self.encoded.is_empty()
-    }
-
-    /// Decodes one piece; an empty one: more must be received. Fails with a 413 for a body that
-    /// grows too much, or a 400.
-    fn next(&mut self) -> Result<Bytes, ApiError> {
-        let mut plain = BytesMut::new();
-        self.inflater.decode(&mut self.encoded, &mut plain, DECODED).map_err(|error| {
-            let cause = if error.is_too_large() { Cause::TooLarge } else { Cause::BadRequest };
-            ApiError::new(cause, error.to_string()).closing()
-        })?;
-        self.more = plain.len() >= DECODED;
-        Ok(plain.freeze())
-    }
+/// The error for a compressed body: a 413 where it grows too much, or a 400.
+fn undecodable(error: InflateError) -> ApiError {
+    let cause = if error.is_too_large() { Cause::TooLarge } else { Cause::BadRequest };
+    ApiError::new(cause, error.to_string())
 }
 
 /// 413. `limit`: in bytes.

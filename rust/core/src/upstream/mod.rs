@@ -1,6 +1,7 @@
 //! One attempt at one engine: `exchange` drives a `connection`, an `upload` and a response.
 
 pub(crate) mod connection;
+pub(crate) mod decoding;
 mod delivery;
 mod edits;
 pub(crate) mod exchange;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header;
 
 use crate::{
     api::{
@@ -214,10 +213,4 @@ fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
 /// The engine's names that no client may see; None: there are none.
 fn redacted(target: &Target) -> Option<Arc<[(String, String)]>> {
     (!target.redacted.is_empty()).then(|| Arc::clone(&target.redacted))
-}
-
-/// Whether an engine compressed its response, although it was asked not to, so that it cannot be
-/// read.
-pub fn is_encoded(head: &ResponseHead) -> bool {
-    head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity")
 }

@@ -156,8 +156,7 @@ pub struct Metrics {
     pub fallbacks: AtomicU64,
     /// Requests that were rejected because every instance was full.
     pub overloaded: AtomicU64,
-    /// Responses that engines compressed although they were asked not to, so that they passed
-    /// unread.
+    /// Responses that engines compressed although they were asked not to.
     pub encoded_responses: AtomicU64,
     /// Fields of engines' responses that did not pass to clients.
     pub withheld_fields: AtomicU64,

@@ -96,6 +96,11 @@ impl Transform {
         Self(Kind::Document(Box::new(DocumentBuffer::new(document))))
     }
 
+    /// Whether bytes pass as they come, unread.
+    pub fn is_identity(&self) -> bool {
+        matches!(self.0, Kind::Identity)
+    }
+
     /// Whether the response is an event stream, edited frame by frame.
     pub fn is_event_stream(&self) -> bool {
         matches!(self.0, Kind::Events(_))
