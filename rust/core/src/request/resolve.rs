@@ -192,7 +192,7 @@ where
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
             (find_route(context.table(), caller, name)?, path, unread(context, caller, body)?)
         } else {
-            let upload = receive_model(context, caller, body).await?;
+            let upload = receive_model(context, caller, &path, body).await?;
             (find_route(context.table(), caller, model_of(&upload))?, path, upload)
         };
     caller.check(&route)?;
@@ -204,18 +204,25 @@ where
 /// `/NUMBER/...`: the route of that number, and the path below it. To a caller without a key the
 /// number of a route that he may not use says as little as one that no route has.
 fn by_number(table: &Table, caller: &Caller, path: &str) -> Option<(Arc<Route>, String)> {
-    let rest = &path[1..];
-    let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    // `parse` alone would take a sign.
-    let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
+    let (number, below) = leading_number(path)?;
     let route = Arc::clone(table.route_by_number(number)?);
     (caller.key().is_some() || caller.may_use(&route)).then(|| (route, below.to_owned()))
 }
 
-/// Reads an uncompressed JSON body until its model is known.
+/// The number that a path begins with, and the path below it; None: it begins with none.
+fn leading_number(path: &str) -> Option<(u64, &str)> {
+    let rest = &path[1..];
+    let (first, below) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    // `parse` alone would take a sign.
+    let number = first.bytes().all(|byte| byte.is_ascii_digit()).then(|| first.parse().ok())??;
+    Some((number, below))
+}
+
+/// Reads an uncompressed JSON body until its model is known. `path`: the one at the engine.
 async fn receive_model<B, W>(
     context: &mut RequestContext<W>,
     caller: &Caller,
+    path: &str,
     body: B,
 ) -> Result<Box<Upload<B>>, Failure>
 where
@@ -225,14 +232,29 @@ where
 {
     let headers = &context.parts().headers;
     if !headers::is_json(headers) || inflate::coding(headers) != Ok(None) {
-        let message = "Missing 'model' field: name the model in the header X-GPUStack-Model, or \
-            send a JSON body with it.";
-        return Err(ApiError::new(Cause::BadRequest, message).into());
+        return Err(no_model_named(caller, path).into());
     }
     let limits = context.body_limits(caller.key().is_some());
     let mut upload = Upload::new(body, Reading::Json, None, &limits)?;
     context.receive_until(&mut upload, |upload| upload.model().is_some()).await?;
     Ok(upload)
+}
+
+/// The error for a request of the generic proxy that names no model. A number that no route has is
+/// a part of the path, as in `GPUStack`, but most likely a mistake here. Without a key that is not
+/// told, since it would tell which numbers routes have.
+fn no_model_named(caller: &Caller, path: &str) -> ApiError {
+    if let Some((number, _)) = leading_number(path).filter(|_| caller.key().is_some()) {
+        let message = format!(
+            "No route has the number {number}: GET /v2/model-routes lists those there are. Where \
+             the number is a part of the engine's path, name the model in the header \
+             X-GPUStack-Model."
+        );
+        return ApiError::new(Cause::NotFound, message);
+    }
+    let message = "Missing 'model' field: name the model in the header X-GPUStack-Model, or send a \
+        JSON body with it.";
+    ApiError::new(Cause::BadRequest, message)
 }
 
 /// A body that is passed through without being scanned.
