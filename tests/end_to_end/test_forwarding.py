@@ -97,6 +97,22 @@ def test_no_field_with_an_underscore_reaches_an_engine(
     assert fields["x-session-id"] == "kept"
 
 
+def test_no_field_of_the_head_picks_an_engine_behind_the_engine(
+    engine: FakeEngine, router: Routers
+) -> None:
+    """llm-d's sidecars and gateways for inference connect to what these name."""
+    picks = {
+        "X-Prefiller-Host-Port": "6.6.6.6:1",
+        "X-Prefiller-URL": "http://6.6.6.6",
+        "X-Encoder-Hosts-Ports": "6.6.6.6:1",
+        "X-Data-Parallel-Host-Port": "6.6.6.6:1",
+        "X-Gateway-Destination-Endpoint": "6.6.6.6:1",
+    }
+    plane = router([engine])
+    assert plane.chat(chat(), headers=list(picks.items())).status == 200
+    assert not any("6.6.6.6" in value for value in seen(engine).values())
+
+
 @pytest.mark.parametrize(
     ("hops", "client"),
     [

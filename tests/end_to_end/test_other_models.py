@@ -97,6 +97,20 @@ PICKS: list[dict[str, Any]] = [
     {"adapter_id": "lora-7"},
     {"adapters": "/x"},
     {"extra_body": {"lora": {"name": "x"}}},
+    {"lora_config": {"lora_name": "x"}},
+    {"lora_task_id": 7},
+    {"adapter_source": "hub", "adapter_id": "x/y"},
+    {"merged_adapters": {"ids": ["x"], "weights": [1]}},
+    {"peft": "x"},
+    {"draft_model": "x"},
+    {"model_id": "secret"},
+    {"vllm_xargs": {"model": "secret"}},
+    {"custom_params": {"lora_path": "lora-7"}},
+    {"sampling_params": {"n": 1, "lora": "x"}},
+    # Go's readers of JSON know no case.
+    {"Model": "secret"},
+    {"MODEL": "secret"},
+    {"LoRA_Path": "lora-7"},
     {"models": ["secret"]},
     {"fallbacks": [{"model": "secret"}]},
     {"context_window_fallbacks": [{"mine": "secret"}]},
@@ -107,6 +121,9 @@ HARMLESS: list[dict[str, Any]] = [
     {"lora_path": ""},
     {"lora_request": {}},
     {"user": "lora", "metadata": {"lora_path": "x"}},
+    {"vllm_xargs": {"model": None, "top_n_sigma": 1}},
+    {"custom_params": {"lora_path": ""}, "sampling_params": {}, "extra_args": None},
+    {"custom_params": [], "options": {"num_ctx": 4096, "deep": {"model": "x"}}},
 ]
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: chat("mine"),
@@ -115,6 +132,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "mine", "input": "x"},
     "/v1/embeddings": {"model": "mine", "input": "x"},
     "/v1/images/generations": {"model": "mine", "prompt": "x"},
+    "/v1/rerank": {"model": "mine", "query": "x", "documents": ["x"]},
+    "/v1/score": {"model": "mine", "queries": "x", "documents": ["x"]},
     "/model/proxy" + CHAT: chat("mine"),
 }
 

@@ -1,6 +1,9 @@
 //! `codec::json` against `serde_json`: the same bodies pass, the same values are found, and splits
 //! make no difference.
 
+#[allow(clippy::duplicate_mod, reason = "each check is a module of its own")]
+mod pick;
+
 use std::fmt;
 
 use sans_io::api::response_usage::ResponseUsage;
@@ -9,6 +12,8 @@ use sans_io::codec::json::{
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use pick::plain_pick;
 
 const NESTING_LIMIT: u16 = 64;
 
@@ -73,24 +78,30 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
         previous_response_id(members),
         "another `previous_response_id`"
     );
-    let picks = members.0.iter().any(|(key, value)| picks_adapter(key, value.get()));
-    assert_eq!(seen.picks_adapter, picks, "another adapter");
+    let picks = ["model", "host"].map(|what| picks(members, what, false));
+    assert_eq!(seen.picks, picks, "another adapter or host");
     let end = body.iter().rposition(|&byte| byte == b'}').map(|at| at as u64);
     assert_eq!((seen.object_end, seen.open_stream_options), (end, None), "another end");
     objects_are_found(body, members);
     prefixes_are_truncated(body);
 }
 
-/// Whether a member picks an adapter or another model. Keys that are no text, or longer than any
-/// that matters, are none.
-fn picks_adapter(key: &str, value: &str) -> bool {
-    let one_of = ["draft_model", "extra_body", "models"].contains(&key);
-    let named = one_of
-        || key.starts_with("lora")
-        || key.starts_with("adapter")
-        || key.ends_with("fallbacks");
-    let nothing = ["null", "false", "\"\"", "[]", "{}"].contains(&value);
-    named && !nothing && key.len() <= 31 && !key.contains(ODD)
+/// Whether a member, or one inside of it where it holds further fields, does that. Keys that are no
+/// text do nothing.
+fn picks(members: &Members, what: &str, inside: bool) -> bool {
+    let holding = "extra_body extra_args vllm_xargs custom_params sampling_params parameters \
+        options nvext";
+    members.0.iter().any(|(key, value)| {
+        let (key, value) = (key.as_str(), value.get());
+        let nothing = ["null", "false", "\"\"", "[]", "{}"].contains(&value);
+        if key.contains(ODD) || !inside && key == "model" {
+            return false;
+        }
+        if !inside && holding.split_whitespace().any(|holds| holds == key) {
+            return serde_json::from_str(value).is_ok_and(|inner| picks(&inner, what, true));
+        }
+        plain_pick(key) == Some(what) && !nothing
+    })
 }
 
 /// The id that an engine would read; "\0" stands for one that nothing can have.
@@ -166,7 +177,8 @@ struct Seen {
     stream_options: Option<std::ops::Range<u64>>,
     open_stream_options: Option<u64>,
     previous_response_id: Option<String>,
-    picks_adapter: bool,
+    /// Whether it picks an adapter, and whether it names a host.
+    picks: [bool; 2],
     object_end: Option<u64>,
 }
 
@@ -188,7 +200,7 @@ fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
         stream_options: scanner.stream_options(),
         open_stream_options: scanner.open_stream_options(),
         previous_response_id: scanner.previous_response_id().map(str::to_owned),
-        picks_adapter: scanner.picks_adapter(),
+        picks: [scanner.picks_adapter(), scanner.names_host()],
         object_end: scanner.object_end(),
     }
 }

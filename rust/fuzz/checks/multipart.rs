@@ -1,10 +1,15 @@
 //! `multipart` against a reader that has the whole body and takes it apart plainly, and against
 //! itself in other splits.
 
+#[allow(clippy::duplicate_mod, reason = "each check is a module of its own")]
+mod pick;
+
 use sans_io::codec::json::{MODEL_BYTES_MAX, Model};
 use sans_io::codec::multipart::{
     HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner,
 };
+
+use pick::plain_pick;
 
 /// Checks a body; its first line is the Content-Type, or a boundary for the usual one.
 pub(crate) fn check(input: &[u8]) {
@@ -37,7 +42,7 @@ pub(crate) fn check_form(content_type: &[u8], body: &[u8]) {
         (Ok(form), Ok(())) => {
             assert_eq!(seen.model.as_ref(), Some(&form.model), "another model");
             assert_eq!(seen.stream, form.stream, "another `stream`");
-            assert_eq!(seen.picks_adapter, form.picks_adapter, "another adapter");
+            assert_eq!(seen.picks, form.picks, "another adapter or host");
             prefixes_are_not_whole(content_type, body);
         }
     }
@@ -62,7 +67,8 @@ struct Seen {
     end: Result<(), MultipartError>,
     model: Option<Model>,
     stream: bool,
-    picks_adapter: bool,
+    /// Whether it picks an adapter, and whether it names a host.
+    picks: [bool; 2],
 }
 
 fn scan<'a>(content_type: &[u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
@@ -78,7 +84,7 @@ fn scan<'a>(content_type: &[u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> 
         end: scanner.end(),
         model: scanner.model().cloned(),
         stream: scanner.stream(),
-        picks_adapter: scanner.picks_adapter(),
+        picks: [scanner.picks_adapter(), scanner.names_host()],
     }
 }
 
@@ -112,7 +118,8 @@ fn prefixes_are_not_whole(content_type: &[u8], body: &[u8]) {
 struct Form {
     model: Model,
     stream: bool,
-    picks_adapter: bool,
+    /// Whether it picks an adapter, and whether it names a host.
+    picks: [bool; 2],
 }
 
 /// The boundary of a Content-Type that the scanner takes, and so is well-formed.
@@ -132,7 +139,8 @@ fn plain_form(boundary: &[u8], body: &[u8]) -> Result<Form, Kind> {
     }
     let dashes = [b"--", boundary].concat();
     let (mut at, mut closed) = plain_preamble(&dashes, body)?;
-    let (mut model, mut stream, mut picks_adapter, mut parts) = (None, false, false, 0);
+    let (mut model, mut stream, mut parts) = (None, false, 0);
+    let mut picks = [false; 2];
     while !closed {
         parts += 1;
         if parts > PARTS_MAX {
@@ -147,13 +155,15 @@ fn plain_form(boundary: &[u8], body: &[u8]) -> Result<Form, Kind> {
         } else if part.named("stream") && !part.file {
             stream = ["true", "1"].iter().any(|word| data.eq_ignore_ascii_case(word.as_bytes()));
         }
-        picks_adapter |= part.picks_adapter() && !data.is_empty();
+        for (picks, what) in picks.iter_mut().zip(["model", "host"]) {
+            *picks |= part.picks(what) && !data.is_empty();
+        }
         (at, closed) = (next, last);
     }
     if body[at..].iter().any(|byte| !b" \t\r\n".contains(byte)) {
         return Err(Kind::TrailingData);
     }
-    Ok(Form { model: model.ok_or(Kind::ModelMissing)?, stream, picks_adapter })
+    Ok(Form { model: model.ok_or(Kind::ModelMissing)?, stream, picks })
 }
 
 /// The kinds of lines that begin with the boundary.
@@ -343,12 +353,10 @@ impl PlainPart {
         self.name.as_deref() == Some(name)
     }
 
-    fn picks_adapter(&self) -> bool {
+    fn picks(&self, what: &str) -> bool {
         self.name.as_deref().is_some_and(|name| {
-            ["draft_model", "extra_body", "models"].contains(&name)
-                || name.starts_with("lora")
-                || name.starts_with("adapter")
-                || name.ends_with("fallbacks")
+            name != "model"
+                && (plain_pick(name) == Some(what) || name == "extra_body" && what == "model")
         })
     }
 

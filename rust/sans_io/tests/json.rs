@@ -775,6 +775,10 @@ fn a_member_that_picks_an_adapter_is_seen_unless_it_picks_nothing() {
         r#""draft_model":"x""#,
         r#""lora":[1],"lora":[]"#,
         r#""lora":true"#,
+        r#""Lora":"x""#,
+        r#""MODEL":"x""#,
+        r#""vllm_xargs":{"a":[{}],"model":"x"},"n":1"#,
+        r#""custom_params":{"lor\u0061":1}"#,
     ] {
         assert!(picks(member), "{member}");
     }
@@ -785,9 +789,36 @@ fn a_member_that_picks_an_adapter_is_seen_unless_it_picks_nothing() {
         r#""lora":{}"#,
         r#""lora":false"#,
         r#""metadata":{"lora":"x"}"#,
-        r#""Lora":"x""#,
         r#""x":"lora""#,
+        r#""vllm_xargs":{"a":{"model":"x"},"lora":null},"n":1"#,
+        r#""vllm_xargs":"model","custom_params":[{"lora":1}]"#,
+        r#""options":{},"top":{"lora":1}"#,
+        r#""base_url":"x""#,
     ] {
         assert!(!picks(member), "{member}");
+    }
+}
+
+#[test]
+fn a_member_that_names_a_host_is_seen_in_every_purpose() {
+    for (member, names) in [
+        (r#""kv_transfer_params":{"remote_host":"x"}"#, true),
+        (r#""bootstrap_room":[7]"#, true),
+        (r#""extra_body":{"Base_URL":"x"}"#, true),
+        (r#""kv_transfer_params":{}"#, false),
+        (r#""metadata":{"base_url":"x"}"#, false),
+        (r#""lora":"x""#, false),
+    ] {
+        let body = format!(r#"{{"model":"m",{member},"n":1}}"#);
+        let (scanner, result) = scan(&body);
+        assert_eq!((result, scanner.names_host()), (Ok(()), names), "{member}");
+        // Where `model` is nobody's business.
+        for model in [r#""model":7"#, r#""model":"a","model":"b""#, r#""x":1"#] {
+            let mut watching = Scanner::new(9);
+            watching.watch();
+            let body = format!("{{{model},{member}}}");
+            assert_eq!(watching.feed(body.as_bytes()), Ok(()), "{body}");
+            assert_eq!((watching.names_host(), watching.is_finished()), (names, true), "{body}");
+        }
     }
 }

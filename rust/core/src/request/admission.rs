@@ -102,6 +102,11 @@ impl Caller {
         self.check(route).is_ok()
     }
 
+    /// Whether the caller may send the engines to hosts of its choice: who manages this server may.
+    pub(crate) fn may_name_hosts(&self) -> bool {
+        self.key().is_some_and(|key| key.may_manage())
+    }
+
     /// Rejects a caller that may not use all that the engines of this route serve: what is not read
     /// of a request could name any of it. Which other models there are is not said.
     pub(crate) fn check_whole_engine(&self, table: &Table, route: &Route) -> Result<(), ApiError> {

@@ -6,7 +6,7 @@ use http_body::Body;
 
 use crate::{
     request::{admission::Caller, dispatch::Job},
-    upstream::upload::{Upload, adapter_forbidden},
+    upstream::upload::{Forbidden, Upload, adapter_forbidden, host_forbidden},
 };
 use sans_io::{
     api::error::ApiError,
@@ -27,6 +27,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
+    if !caller.may_name_hosts() {
+        if query.is_some_and(percent::names_host) {
+            return Err(host_forbidden());
+        }
+        upload.forbid(Forbidden { adapters: false, hosts: true })?;
+    }
     let model = upload.model().map(|model| &*model.name);
     let unread = match job {
         // What is said inside of a WebSocket may name another model.
@@ -49,5 +55,5 @@ where
     if in_query {
         return Err(adapter_forbidden());
     }
-    upload.forbid_adapters()
+    upload.forbid(Forbidden { adapters: true, hosts: false })
 }

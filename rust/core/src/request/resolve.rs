@@ -187,10 +187,10 @@ where
     }
     let (route, path, upload) =
         if let Some((route, below)) = by_number(context.table(), caller, &path) {
-            (route, below, unread(context, caller, body)?)
+            (route, below, watched(context, caller, body)?)
         } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
-            (find_route(context.table(), caller, name)?, path, unread(context, caller, body)?)
+            (find_route(context.table(), caller, name)?, path, watched(context, caller, body)?)
         } else {
             let upload = receive_model(context, caller, &path, body).await?;
             (find_route(context.table(), caller, model_of(&upload))?, path, upload)
@@ -255,6 +255,27 @@ fn no_model_named(caller: &Caller, path: &str) -> ApiError {
     let message = "Missing 'model' field: name the model in the header X-GPUStack-Model, or send a \
         JSON body with it.";
     ApiError::new(Cause::BadRequest, message)
+}
+
+/// A body of the generic proxy that is passed through as it is, but that only callers who may manage
+/// can name hosts in.
+fn watched<B, W>(
+    context: &RequestContext<W>,
+    caller: &Caller,
+    body: B,
+) -> Result<Box<Upload<B>>, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    if caller.may_name_hosts() {
+        return unread(context, caller, body);
+    }
+    let headers = &context.parts().headers;
+    let json = headers::is_json(headers) || !headers.contains_key(header::CONTENT_TYPE);
+    let limits = context.body_limits(caller.key().is_some());
+    Upload::new(body, Reading::Watch { json }, None, &limits)
 }
 
 /// A body that is passed through without being scanned.

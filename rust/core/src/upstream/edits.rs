@@ -55,7 +55,7 @@ impl Edits {
             // A form has the name as it is, a JSON body as a JSON string.
             text: match scan {
                 Scan::Form(_) => Bytes::copy_from_slice(target.served_name.as_bytes()),
-                Scan::None | Scan::Json(_) => target.served_json.clone(),
+                Scan::None | Scan::Json(_) | Scan::Watched { .. } => target.served_json.clone(),
             },
         });
         let usage = if ask_usage { UsageEdit::Pending } else { UsageEdit::None };

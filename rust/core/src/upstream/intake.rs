@@ -106,7 +106,7 @@ where
             received: 0,
             burst: 0,
             // An empty body that is to be scanned is read to its end, where the scan rejects it.
-            whole: matches!(reading, Reading::Carry) && empty,
+            whole: matches!(reading, Reading::Carry | Reading::Watch { .. }) && empty,
             stage: Stage::Buffering,
             body,
         })

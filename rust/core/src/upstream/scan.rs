@@ -18,6 +18,9 @@ pub(crate) enum Reading<'a> {
     Json,
     /// As a JSON object with a `model` and perhaps a `previous_response_id`.
     JsonOfResponse,
+    /// As a JSON object, perhaps, that may name a host. `json`: by its `Content-Type`, or without
+    /// one, an engine may read it as that.
+    Watch { json: bool },
     /// As a form with a field `model`. The value is the request's `Content-Type`.
     Form(&'a [u8]),
 }
@@ -29,6 +32,10 @@ pub(super) enum Scan {
     /// The body passes through.
     None,
     Json(Scanner),
+    Watched {
+        scanner: Box<Scanner>,
+        json: bool,
+    },
     Form(Box<multipart::Scanner>),
 }
 
@@ -42,6 +49,11 @@ impl Scan {
                 let mut scanner = Scanner::new(limits.configured.max_nesting);
                 scanner.retain_previous_response_id();
                 Self::Json(scanner)
+            }
+            Reading::Watch { json } => {
+                let mut scanner = Box::new(Scanner::new(limits.configured.max_nesting));
+                scanner.watch();
+                Self::Watched { scanner, json }
             }
             Reading::Form(content_type) => {
                 Self::Form(Box::new(multipart::Scanner::new(content_type).map_err(|error| {
@@ -58,6 +70,11 @@ impl Scan {
         match self {
             Self::None => Ok(()),
             Self::Json(scanner) => scanner.feed(piece).map_err(|error| rejected(error.to_string())),
+            // What is no JSON passes, unless engines may find more in it than was found here.
+            Self::Watched { scanner, json } => match scanner.feed(piece) {
+                Err(error) if *json && error.kind.may_hide() => Err(rejected(error.to_string())),
+                _ => Ok(()),
+            },
             Self::Form(scanner) => scanner.feed(piece).map_err(|error| rejected(error.to_string())),
         }
     }
@@ -66,7 +83,7 @@ impl Scan {
     pub(super) fn end(&self) -> Result<(), ApiError> {
         let rejected = |error: String| ApiError::new(Cause::BadRequest, error);
         match self {
-            Self::None => Ok(()),
+            Self::None | Self::Watched { .. } => Ok(()),
             Self::Json(scanner) => scanner.end().map_err(|error| rejected(error.to_string())),
             Self::Form(scanner) => scanner.end().map_err(|error| rejected(error.to_string())),
         }
@@ -75,7 +92,7 @@ impl Scan {
     /// The model; None: not seen yet.
     pub(super) fn model(&self) -> Option<&Model> {
         match self {
-            Self::None => None,
+            Self::None | Self::Watched { .. } => None,
             Self::Json(scanner) => scanner.model(),
             Self::Form(scanner) => scanner.model(),
         }
@@ -84,7 +101,7 @@ impl Scan {
     /// Whether the client asks for a stream, in the bytes read so far.
     pub(super) fn asks_stream(&self) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Watched { .. } => false,
             Self::Json(scanner) => scanner.stream(),
             Self::Form(scanner) => scanner.stream(),
         }
@@ -93,30 +110,51 @@ impl Scan {
     /// Whether nothing that is still to come can name a model or pick an adapter.
     pub(super) fn is_finished(&self) -> bool {
         match self {
-            Self::None => true,
+            Self::None | Self::Watched { .. } => true,
             Self::Json(scanner) => scanner.is_finished(),
             Self::Form(scanner) => scanner.is_finished(),
         }
     }
 
-    /// Rejects (403) a body that picks an adapter or another model than `model`, in the bytes read
-    /// so far.
-    pub(super) fn forbid_adapters(&self) -> Result<(), ApiError> {
-        let picks = match self {
-            Self::None => false,
-            Self::Json(scanner) => scanner.picks_adapter(),
-            Self::Form(scanner) => scanner.picks_adapter(),
+    /// Rejects (403) a body that does what is forbidden, in the bytes read so far.
+    pub(super) fn check(&self, forbidden: Forbidden) -> Result<(), ApiError> {
+        let (picks, names_host) = match self {
+            Self::None => (false, false),
+            // Who may not pick may send no body that is not read.
+            Self::Watched { scanner, .. } => (false, scanner.names_host()),
+            Self::Json(scanner) => (scanner.picks_adapter(), scanner.names_host()),
+            Self::Form(scanner) => (scanner.picks_adapter(), scanner.names_host()),
         };
-        if picks { Err(adapter_forbidden().closing()) } else { Ok(()) }
+        if forbidden.hosts && names_host {
+            return Err(host_forbidden().closing());
+        }
+        if forbidden.adapters && picks { Err(adapter_forbidden().closing()) } else { Ok(()) }
     }
 
     /// The scanner of a JSON body; None: the body is no JSON, or not scanned.
     pub(super) fn json(&self) -> Option<&Scanner> {
         match self {
             Self::Json(scanner) => Some(scanner),
-            Self::None | Self::Form(_) => None,
+            Self::None | Self::Watched { .. } | Self::Form(_) => None,
         }
     }
+}
+
+/// What a body may not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Forbidden {
+    /// Pick an adapter, or another model than `model`.
+    pub(crate) adapters: bool,
+    /// Name a host to which the engine connects.
+    pub(crate) hosts: bool,
+}
+
+/// 403: the request names a host, which its caller may not do.
+pub(crate) fn host_forbidden() -> ApiError {
+    let message = "A field of this request (such as kv_transfer_params, bootstrap_host, \
+        disaggregated_params or base_url) sends the engine to a host that the request names. Leave \
+        the field out, or use a key with the scope \"management\".";
+    ApiError::new(Cause::Forbidden, message)
 }
 
 /// 403: the request picks what its caller may not use.

@@ -30,7 +30,7 @@ use sans_io::{
 
 pub(crate) use crate::upstream::{
     edits::Changes,
-    scan::{Reading, adapter_forbidden},
+    scan::{Forbidden, Reading, adapter_forbidden, host_forbidden},
 };
 
 /// Bytes behind `stream_options` that wait in any case until it is known whether the client streams.
@@ -46,8 +46,8 @@ pub(crate) struct Upload<B> {
     replay: Replay,
     edits: Edits,
     outgoing: Outgoing,
-    /// Whether the body may pick an adapter, or another model than `model`.
-    adapters_forbidden: bool,
+    /// What the body may not do.
+    forbidden: Forbidden,
     /// The request's part of the memory for all of them.
     room: Share,
     /// Bytes that the request holds elsewhere: its translation, or a response that is collected.
@@ -83,20 +83,20 @@ where
             replay: Replay::new(limits.configured.replay_bytes),
             edits: Edits::default(),
             outgoing: Outgoing::Body,
-            adapters_forbidden: false,
+            forbidden: Forbidden::default(),
             room: Share::default(),
             elsewhere: 0,
         }))
     }
 
     /// Waits for the next piece, scans and buffers it. Ready also when the body is whole. Fails as
-    /// [`Intake::poll_piece`] does, with `Rejected` as [`Upload::forbid_adapters`] does, or with
+    /// [`Intake::poll_piece`] does, with `Rejected` as [`Upload::forbid`] does, or with
     /// `NoRoom`.
     pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         ready!(self.poll_room(context))?;
         self.replay.push(ready!(self.intake.poll_piece(context))?);
-        if self.adapters_forbidden {
-            self.intake.scan().forbid_adapters()?;
+        if self.forbidden != Forbidden::default() {
+            self.intake.scan().check(self.forbidden)?;
         }
         self.replay.note_length(self.intake.received());
         Poll::Ready(Ok(()))
@@ -221,18 +221,19 @@ impl<B> Upload<B> {
         self.intake.scan().model()
     }
 
-    /// Rejects (403) a body that picks an adapter or another model than `model`, now or as soon as
-    /// that part of it comes. No engine has the whole request by then.
-    pub(crate) fn forbid_adapters(&mut self) -> Result<(), ApiError> {
-        self.adapters_forbidden = true;
-        self.intake.scan().forbid_adapters()
+    /// Rejects (403) a body that does what is forbidden here, now or as soon as that part of it
+    /// comes. No engine has the whole request by then.
+    pub(crate) fn forbid(&mut self, what: Forbidden) -> Result<(), ApiError> {
+        self.forbidden.adapters |= what.adapters;
+        self.forbidden.hosts |= what.hosts;
+        self.intake.scan().check(what)
     }
 
     /// Whether it may pick an adapter, or another model than `model`: it does, or is not scanned to
     /// its end.
     pub(crate) fn may_pick_adapter(&self) -> bool {
         let scan = self.intake.scan();
-        !scan.is_finished() || scan.forbid_adapters().is_err()
+        !scan.is_finished() || scan.check(Forbidden { adapters: true, hosts: false }).is_err()
     }
 
     /// Whether the client asks for a stream, in the bytes received so far.

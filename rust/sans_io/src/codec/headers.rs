@@ -49,6 +49,13 @@ fn stops_here(name: &[u8]) -> bool {
              // vLLM's /invocations takes the model from it.
              | b"x-amzn-sagemaker-adapter-identifier"
              | b"x-amzn-sagemaker-adapter-alias"
+             // llm-d's sidecar beside an engine connects to these hosts, and gateways for inference
+             // send the request to this one.
+             | b"x-prefiller-host-port"
+             | b"x-prefiller-url"
+             | b"x-encoder-hosts-ports"
+             | b"x-data-parallel-host-port"
+             | b"x-gateway-destination-endpoint"
              // May hold a key; what an engine sees of it is written for a WebSocket alone.
              | b"sec-websocket-protocol"
     )
@@ -351,7 +358,11 @@ mod tests {
             );
         }
         assert_eq!(
-            engine_sees(&[("x-amzn-sagemaker-adapter-identifier", "tuned")]),
+            engine_sees(&[
+                ("x-amzn-sagemaker-adapter-identifier", "tuned"),
+                ("x-prefiller-host-port", "6.6.6.6:1"),
+                ("x-gateway-destination-endpoint", "6.6.6.6:1"),
+            ]),
             "accept-encoding: identity\r\n"
         );
     }

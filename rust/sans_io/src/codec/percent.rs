@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::codec::adapters;
+use crate::codec::adapters::{self, Pick};
 
 /// Every byte that RFC 3986 2.3 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -35,9 +35,18 @@ pub fn model_in_query(query: &str) -> Result<Option<String>, TwoModels> {
 
 /// Whether a query names a model, or holds a field that picks an adapter or another model.
 pub fn picks_adapter(query: &str) -> bool {
+    picks(query, Pick::Model)
+}
+
+/// Whether a query holds a field that names a host to which an engine connects.
+pub fn names_host(query: &str) -> bool {
+    picks(query, Pick::Host)
+}
+
+fn picks(query: &str, what: Pick) -> bool {
     query.split('&').any(|pair| {
         let name = form_decode(pair.split('=').next().unwrap_or_default());
-        name == "model" || adapters::picks_adapter(name.as_bytes())
+        adapters::pick_in_text(name.as_bytes()) == Some(what)
     })
 }
 
@@ -143,8 +152,9 @@ mod tests {
         for query in ["model=x", "a&m%6Fdel=x", "lora_path=x", "lor%61=1", "a=1&fallbacks=x"] {
             assert!(picks_adapter(query), "{query}");
         }
-        for query in ["", "beta=true", "a=model&b=lora", "Model=x", "stream=1"] {
+        for query in ["", "beta=true", "a=model&b=lora", "modes=x", "stream=1", "base_url=x"] {
             assert!(!picks_adapter(query), "{query}");
+            assert_eq!(names_host(query), query.starts_with("base"), "{query}");
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Key {
     allowed_models: Option<Vec<String>>,
     /// Whether its scopes hold inference.
     may_infer: bool,
+    /// Whether they hold management.
+    may_manage: bool,
     /// The time of its end in Unix seconds; None: never.
     expires: Option<u64>,
     /// Whether it was revoked since it was handed out. The same key in a newer table shares it.
@@ -77,6 +79,11 @@ impl Key {
     /// Whether this key may use the route of this name.
     pub fn allows(&self, route: &str) -> bool {
         self.allowed_models.as_ref().is_none_or(|names| names.iter().any(|name| name == route))
+    }
+
+    /// Whether it may manage this server, too.
+    pub fn may_manage(&self) -> bool {
+        self.may_manage
     }
 
     /// Whether this is its name or id.
@@ -185,13 +192,13 @@ impl Keys {
             let digest: KeyDigest = hex_bytes(&digest)
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or_else(|| KeysError::Digest { key: id.clone() })?;
-            let may_infer =
-                scopes.iter().any(|scope| matches!(scope, Scope::All | Scope::Inference));
+            let holds = |wanted| scopes.iter().any(|scope| [Scope::All, wanted].contains(scope));
+            let (may_infer, may_manage) = (holds(Scope::Inference), holds(Scope::Management));
             // What runs with the key goes on where only its entry is a new one.
             let known = self.by_digest.get(&digest).filter(|key| *key.id == *id);
             let revoked = known.map_or_else(Arc::default, |key| Arc::clone(&key.revoked));
             let id = id.into();
-            let key = Key { id, name, allowed_models, may_infer, expires, revoked };
+            let key = Key { id, name, allowed_models, may_infer, may_manage, expires, revoked };
             by_digest.insert(digest, Arc::new(key));
         }
         Ok(Self { salt, by_digest })
@@ -326,11 +333,13 @@ mod tests {
             (vec![], false),
         ] {
             let mut one = delta(true, &[("a", "secret-one")], &[]);
+            let scopes_manage = scopes.contains(&Scope::All);
             one.upsert[0].scopes = scopes;
             let keys = Keys::default().changed_by(one).unwrap();
             let found = keys.check(&headers("x-api-key", "secret-one"));
             assert_eq!(found.as_ref().err(), (!may).then_some(&AuthError::Scope));
             if let Ok(key) = found {
+                assert_eq!(key.may_manage(), scopes_manage, "{:?}", key.id);
                 assert!(key.is_called("a") && key.is_called("key a") && !key.is_called("b"));
             }
         }

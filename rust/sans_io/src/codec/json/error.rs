@@ -50,6 +50,14 @@ pub enum ScanErrorKind {
     ModelNotUnicode,
 }
 
+impl ScanErrorKind {
+    /// Whether some readers of JSON find members in such a body all the same, which were not seen
+    /// here: those that look for its encoding, or that take deeper values.
+    pub fn may_hide(self) -> bool {
+        matches!(self, Self::ByteOrderMark | Self::NotUtf8 | Self::TooDeep)
+    }
+}
+
 impl std::error::Error for ScanError {}
 
 impl fmt::Display for ScanError {

@@ -20,6 +20,7 @@ use std::ops::Range;
 use super::error::{ScanError, ScanErrorKind};
 use super::limits::{MODEL_BYTES_MAX, NESTING_MAX, RESPONSE_ID_BYTES_MAX};
 use super::token::{Key, Member, Number, leading_space, plain_text, starts_value};
+use crate::codec::adapters::Picks;
 
 /// Sentinel for an id that is over-long or no Unicode text; it equals no id.
 pub(super) const IMPOSSIBLE_ID: &str = "\0";
@@ -61,7 +62,7 @@ pub struct Scanner {
     pub(super) value_first: u8,
     model: Option<Model>,
     stream: bool,
-    adapter: bool,
+    picks: Picks,
     stream_options: Option<Range<u64>>,
     /// The start of the value being read, if its range will be asked for.
     pub(super) open_since: Option<u64>,
@@ -97,7 +98,7 @@ impl Scanner {
             value_first: 0,
             model: None,
             stream: false,
-            adapter: false,
+            picks: Picks::default(),
             stream_options: None,
             open_since: None,
             id: None,
@@ -106,6 +107,11 @@ impl Scanner {
             found: None,
             failed: None,
         }
+    }
+
+    /// Looks only for what does something else than `model` says: a `model`, or none, is no error.
+    pub fn watch(&mut self) {
+        self.purpose = Purpose::Watch;
     }
 
     /// Retains the top-level `previous_response_id` too, from here on.
@@ -136,11 +142,17 @@ impl Scanner {
         self.stream
     }
 
-    /// Whether a top-level member that was read so far picks an adapter, or another model than
-    /// `model` (see `codec::adapters`). One that is `null`, `false` or empty (`""`, `[]`, `{}`)
-    /// picks nothing in any engine, and clients send it so.
+    /// Whether a member that was read so far picks an adapter, or another model than `model` (see
+    /// `codec::adapters`): at the top level, or in one there that holds further fields. One that is
+    /// `null`, `false` or empty (`""`, `[]`, `{}`) picks nothing in any engine, and clients send it
+    /// so.
     pub fn picks_adapter(&self) -> bool {
-        self.adapter
+        self.picks.model
+    }
+
+    /// Whether such a member names a host to which an engine connects.
+    pub fn names_host(&self) -> bool {
+        self.picks.host
     }
 
     /// The range of the last top-level `stream_options` read so far: its whole value, of any type.
@@ -364,10 +376,12 @@ impl Scanner {
     fn close_member(&mut self, end: usize) {
         match self.member {
             Member::Stream => self.stream = self.value_first == b't',
-            Member::Adapter => {
+            Member::Pick(pick) => {
                 let empty = matches!(self.value_first, b'"' | b'[' | b'{')
                     && self.offset(end) == self.value_start + 2;
-                self.adapter |= !empty && !matches!(self.value_first, b'n' | b'f');
+                if !empty && !matches!(self.value_first, b'n' | b'f') {
+                    self.picks.note(pick);
+                }
             }
             Member::StreamOptions => {
                 self.stream_options = self.open_since.take().map(|start| start..self.offset(end));
@@ -439,7 +453,12 @@ impl Scanner {
 
     /// The member that the key names which was just read.
     fn member(&self) -> Member {
-        let Purpose::Find { path, .. } = self.purpose else { return self.key.member() };
+        let path = match self.purpose {
+            Purpose::Find { path, .. } => path,
+            _ if self.level > 1 => return self.key.inner_member(),
+            Purpose::Request { .. } => return self.key.member(),
+            Purpose::Watch => return self.key.watched_member(),
+        };
         match path.get(usize::from(self.level - 1)) {
             Some(key) if !self.key.is(key) => Member::Other,
             Some(_) if path.len() > usize::from(self.level) => Member::Outer,
@@ -669,6 +688,8 @@ enum State {
 pub(super) enum Purpose {
     /// The members of a request's top level.
     Request { retain_previous_response_id: bool },
+    /// Those of them that do something else than `model` says.
+    Watch,
     /// The value under these keys, each inside the one before; `retain_text`: its text too.
     Find { path: &'static [&'static str], retain_text: bool },
 }

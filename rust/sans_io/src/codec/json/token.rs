@@ -1,6 +1,6 @@
 //! Small parts of JSON: keys that matter, numbers, white space, plain text.
 
-use crate::codec::adapters::picks_adapter;
+use crate::codec::adapters::{NAME_MAX, Pick, holds_fields, pick};
 
 /// Members that matter: of a request's top level, or on the path to the wanted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,11 +9,11 @@ pub(super) enum Member {
     Stream,
     StreamOptions,
     PreviousResponseId,
-    /// It picks an adapter, or another model.
-    Adapter,
+    /// It can do something else than `model` says.
+    Pick(Pick),
     /// Its value is the wanted one.
     Wanted,
-    /// Its value contains the wanted one.
+    /// Its value contains the wanted one, or further fields that matter.
     Outer,
     Other,
 }
@@ -21,7 +21,7 @@ pub(super) enum Member {
 /// A key, unescaped. One that is longer than any key that matters is spoilt: it equals none.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Key {
-    bytes: [u8; 31],
+    bytes: [u8; NAME_MAX],
     length: u8,
 }
 
@@ -51,9 +51,24 @@ impl Key {
             Some(b"stream") => Member::Stream,
             Some(b"stream_options") => Member::StreamOptions,
             Some(b"previous_response_id") => Member::PreviousResponseId,
-            Some(key) if picks_adapter(key) => Member::Adapter,
-            _ => Member::Other,
+            _ => self.watched_member(),
         }
+    }
+
+    /// The member that it names where only those matter that do something else than `model` says.
+    pub(super) fn watched_member(self) -> Member {
+        let Some(key) = self.bytes.get(..usize::from(self.length)) else { return Member::Other };
+        match pick(key) {
+            Some(pick) => Member::Pick(pick),
+            None if holds_fields(key) => Member::Outer,
+            None => Member::Other,
+        }
+    }
+
+    /// The member that it names inside of one that holds further fields.
+    pub(super) fn inner_member(self) -> Member {
+        let key = self.bytes.get(..usize::from(self.length));
+        key.and_then(pick).map_or(Member::Other, Member::Pick)
     }
 
     pub(super) fn is(self, name: &str) -> bool {

@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use super::error::MultipartErrorKind;
 use super::limits::BOUNDARY_MAX;
-use crate::codec::adapters::picks_adapter;
+use crate::codec::adapters::{Pick, pick_in_text};
 
 /// The boundary that a Content-Type names; never empty.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {
@@ -63,8 +63,8 @@ fn is_boundary(text: &[u8]) -> bool {
 pub(super) enum Field {
     Model,
     Stream,
-    /// It picks an adapter, or another model.
-    Adapter,
+    /// It can do something else than `model` says.
+    Pick(Pick),
     #[default]
     Other,
 }
@@ -225,8 +225,7 @@ impl Parameter<'_> {
         legal.then_some(match self.value {
             b"model" => Field::Model,
             b"stream" => Field::Stream,
-            name if picks_adapter(name) => Field::Adapter,
-            _ => Field::Other,
+            name => pick_in_text(name).map_or(Field::Other, Field::Pick),
         })
     }
 

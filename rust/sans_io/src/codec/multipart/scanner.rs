@@ -24,6 +24,7 @@ use memchr::{memchr, memchr2, memrchr};
 use super::error::{MultipartError, MultipartErrorKind};
 use super::header::{Field, PartHeader, boundary};
 use super::limits::{BOUNDARY_MAX, HEADER_BYTES_MAX, PARTS_MAX};
+use crate::codec::adapters::Picks;
 use crate::codec::json::{MODEL_BYTES_MAX, Model};
 
 /// The length of the line end that the delimiter, `\r\n--boundary`, begins with.
@@ -57,7 +58,7 @@ pub struct Scanner {
     value: Vec<u8>,
     model: Option<Model>,
     stream: bool,
-    adapter: bool,
+    picks: Picks,
     failed: Option<MultipartError>,
 }
 
@@ -83,7 +84,7 @@ impl Scanner {
             value: Vec::new(),
             model: None,
             stream: false,
-            adapter: false,
+            picks: Picks::default(),
             failed: None,
         })
     }
@@ -116,7 +117,12 @@ impl Scanner {
     /// Whether a field that was read so far picks an adapter, or another model than `model` (see
     /// `codec::adapters`). An empty one picks nothing.
     pub fn picks_adapter(&self) -> bool {
-        self.adapter
+        self.picks.model
+    }
+
+    /// Whether such a field names a host to which an engine connects.
+    pub fn names_host(&self) -> bool {
+        self.picks.host
     }
 
     /// Whether the closing delimiter was read: only white space may follow.
@@ -232,7 +238,7 @@ impl Scanner {
         match self.header.field {
             Field::Model => return Err(self.start_error(MultipartErrorKind::ModelNotOneLine)),
             Field::Stream => self.buffer_word(b"\r\n"),
-            Field::Adapter => self.adapter = true,
+            Field::Pick(pick) => self.picks.note(pick),
             Field::Other => {}
         }
         self.matched = 0;
@@ -280,7 +286,7 @@ impl Scanner {
             Field::Stream => {
                 self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1";
             }
-            Field::Adapter | Field::Other => {}
+            Field::Pick(_) | Field::Other => {}
         }
         Ok(())
     }
@@ -308,8 +314,8 @@ impl Scanner {
         match self.header.field {
             Field::Model => return self.buffer_name(data),
             Field::Stream => self.buffer_word(data),
-            Field::Adapter => self.adapter |= !data.is_empty(),
-            Field::Other => {}
+            Field::Pick(pick) if !data.is_empty() => self.picks.note(pick),
+            Field::Pick(_) | Field::Other => {}
         }
         Ok(())
     }
