@@ -60,6 +60,7 @@ fn what_cannot_be_read_gets_a_body_an_id_and_the_connections_end() {
         (many, 431),
         (big, 431),
         ("GET / HTTP/3.0\r\n\r\n".into(), 505),
+        ("\r\n".repeat(40_000), 431),
         ("GET /\r\n\r\n".into(), 400),
         ("nonsense\r\n\r\n".into(), 400),
         ("\x16\x03\x01\x02".into(), 400),
@@ -138,6 +139,31 @@ fn an_idle_connection_ends_after_its_time_and_a_slow_head_after_another() {
     assert_eq!((late.status, late.whole), (408, true));
     let mut silent = plane.connect();
     assert_eq!(silent.read_to_end(), b"");
+}
+
+#[test]
+fn empty_lines_do_not_keep_an_idle_connection() {
+    let timeouts = json!({"timeouts": {"keep_alive": 0.2, "head": 0.4}});
+    let plane = Plane::builder().with(timeouts).start();
+    let mut idle = plane.connect();
+    idle.write(HEALTH.as_bytes());
+    assert_eq!(idle.response().status, 200);
+    let trickle = |mut writer: harness::Stream| {
+        thread::spawn(move || {
+            for half in [b"\r", b"\n"].into_iter().cycle() {
+                if writer.write_all(half).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        })
+    };
+    let new = plane.connect();
+    let writing = [&idle, &new].map(|client| trickle(client.duplicate()));
+    plane.until_connections(0);
+    for thread in writing {
+        thread.join().unwrap();
+    }
 }
 
 #[test]

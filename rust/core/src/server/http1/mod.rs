@@ -9,7 +9,11 @@ mod client;
 mod response;
 
 use std::{
-    future::Future, future::poll_fn, pin::pin, rc::Rc, task::Context, task::Poll, time::Duration,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -32,7 +36,7 @@ use crate::{
     timer::PhaseTimer,
     worker::{Admitted, Worker},
 };
-use sans_io::codec::http1::request::{HeadReader, RequestHead};
+use sans_io::codec::http1::request::{HeadReader, RequestHead, begins_head};
 
 /// The time for which bytes of a client are discarded behind the last response (a lingering close).
 /// A socket that is closed with unread bytes is reset, and the client may lose the response.
@@ -104,6 +108,8 @@ struct Waiting {
     reader: HeadReader,
     /// The begin of the wait, or of the head that has begun to come.
     since: Instant,
+    /// Bytes of a head have come. Empty lines, of which a client may send one now and then, are none.
+    has_begun: bool,
     /// It is the connection's first request.
     is_first: bool,
     timer: PhaseTimer,
@@ -112,12 +118,13 @@ struct Waiting {
 impl Waiting {
     fn new(since: Instant) -> Self {
         let (reader, timer) = (HeadReader::default(), PhaseTimer::default());
-        Self { reader, since, is_first: true, timer }
+        Self { reader, since, has_begun: false, is_first: true, timer }
     }
 
     /// Begins to wait for another request.
     fn begin(&mut self, now: Instant) {
         self.since = now;
+        self.has_begun = false;
         self.is_first = false;
     }
 
@@ -127,25 +134,36 @@ impl Waiting {
         client: &Client<T>,
     ) -> Poll<Next> {
         loop {
-            let idle = client.io.ahead() == 0;
-            if idle && client.worker.shared.is_draining() {
-                return Poll::Ready(Next::End);
-            }
-            if !idle {
-                match client.io.take_ahead(|ahead| self.reader.take(ahead)) {
+            if client.io.ahead() > 0 {
+                let reader = &mut self.reader;
+                let (taken, begins) = client.io.take_ahead(|ahead| {
+                    let taken = reader.take(ahead);
+                    (taken, begins_head(ahead))
+                });
+                match taken {
                     Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
-                    Ok(None) => {}
+                    Ok(None) => self.note_begin(begins),
                     Err(error) => return Poll::Ready(Next::Rejected(Reason::Unreadable(error))),
                 }
             }
+            if !self.has_begun && client.worker.shared.is_draining() {
+                return Poll::Ready(Next::End);
+            }
             match client.io.poll_fill(context, &client.worker.scratch) {
-                // The limit of a head counts from its first byte.
-                Poll::Ready(true) if idle && !self.is_first => self.since = Instant::now(),
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Next::End),
                 Poll::Pending => return self.poll_limit(context, client),
             }
         }
+    }
+
+    /// Notes whether a head has begun to come: its limit counts from its first byte, that of the
+    /// first one from the connection's begin.
+    fn note_begin(&mut self, begins: bool) {
+        if begins && !self.has_begun && !self.is_first {
+            self.since = Instant::now();
+        }
+        self.has_begun = begins;
     }
 
     /// Ready when the wait has been too long.
@@ -164,25 +182,21 @@ impl Waiting {
             return Poll::Ready(Next::End);
         }
         let timeouts = client.worker.shared.timeouts();
-        let idle = client.io.ahead() == 0;
-        let limit = if idle && !self.is_first {
-            timeouts.keep_alive.map(|limit| limit + GRACE)
-        } else {
+        let limit = if self.has_begun || self.is_first {
             timeouts.head
+        } else {
+            timeouts.keep_alive.map(|limit| limit + GRACE)
         };
-        loop {
-            if self.timer.poll(context, self.since, limit).is_pending() {
-                return Poll::Pending;
-            }
-            if !idle {
-                return Poll::Ready(Next::Rejected(Reason::HeadTimeout));
-            }
-            // The system may hold a request of which this task was not told yet.
-            if !client.io.is_readable() {
-                return Poll::Ready(Next::End);
-            }
-            self.since = Instant::now();
+        ready!(self.timer.poll(context, self.since, limit));
+        if self.has_begun {
+            return Poll::Ready(Next::Rejected(Reason::HeadTimeout));
         }
+        // The system may hold a request of which this task was not told yet, but soon is.
+        if client.io.is_readable() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Next::End)
     }
 }
 

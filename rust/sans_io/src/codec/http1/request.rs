@@ -136,16 +136,21 @@ pub struct HeadReader {
     searched: usize,
     /// The length of the part that was last checked for mistakes.
     checked: usize,
+    /// Bytes of empty lines that were dropped before the head.
+    dropped: usize,
 }
 
 impl HeadReader {
     /// Takes a whole head off the front of `buffer`, which keeps what lies behind it. None while
-    /// the head is not whole. Empty lines before it are dropped (RFC 9112 2.2). The error is final:
-    /// where the next request begins is unknown.
+    /// the head is not whole. Empty lines before it are dropped (RFC 9112 2.2), up to [`MAX_HEAD`]
+    /// bytes. The error is final: where the next request begins is unknown.
     pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<RequestHead>, Unreadable> {
         while buffer.starts_with(b"\r\n") {
             buffer.advance(2);
-            *self = Self::default();
+            *self = Self { dropped: self.dropped + 2, ..Self::default() };
+        }
+        if self.dropped > MAX_HEAD {
+            return Err(Unreadable { error: HeadError::TooLarge, head: buffer.split().freeze() });
         }
         let window = &buffer[..buffer.len().min(MAX_HEAD)];
         let from = self.searched.saturating_sub(3).min(window.len());
@@ -182,6 +187,11 @@ impl HeadReader {
             Err(error) => Err(parse_error(error)),
         }
     }
+}
+
+/// Whether these bytes begin a head. An empty line does not, nor does half of one.
+pub fn begins_head(buffer: &[u8]) -> bool {
+    !matches!(buffer, [] | [b'\r'])
 }
 
 /// Parses a head that ends with its first empty line.
@@ -421,6 +431,17 @@ mod tests {
         assert_eq!(read(&long).err(), Some(HeadError::TooLarge));
         let target = format!("GET /{}", "b".repeat(MAX_HEAD));
         assert_eq!(read(&target).err(), Some(HeadError::TargetTooLong));
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_have_an_end() {
+        let mut reader = HeadReader::default();
+        for _ in 0..MAX_HEAD / 2 {
+            let taken = reader.take(&mut BytesMut::from("\r\n"));
+            assert!(taken.unwrap().is_none());
+        }
+        let mut buffer = BytesMut::from("\r\nGET / HTTP/1.1\r\n\r\n");
+        assert_eq!(reader.take(&mut buffer).unwrap_err().error, HeadError::TooLarge);
     }
 
     #[test]
