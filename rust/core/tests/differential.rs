@@ -120,7 +120,8 @@ fn is_explained(error: Option<HeadError>) -> bool {
             | HeadError::Length
             // hyper takes any list that ends with `chunked`.
             | HeadError::TransferCoding
-            // hyper drops a fragment.
+            // hyper drops a fragment, and takes a host for a target, URLs of any scheme, and `*` with
+            // any method.
             | HeadError::Target
         )
     )

@@ -29,7 +29,7 @@ pub enum HeadError {
     Malformed,
     /// A line of the head ends with LF alone.
     BareLineFeed,
-    /// The target of the request is no path and no URL.
+    /// The target of the request is no path and no URL of HTTP.
     Target,
     /// A version other than 1.0 and 1.1.
     Version,
@@ -59,7 +59,7 @@ impl fmt::Display for HeadError {
             }
             Self::Target => {
                 "The request's target is no valid path or URL. Send a path that begins with `/`, \
-                 with other characters percent-encoded."
+                 with other characters percent-encoded, or an http URL."
             }
             Self::Version => "This server speaks HTTP/1.1, HTTP/1.0 and HTTP/2. Send one of them.",
             Self::TargetTooLong => "The request's path is longer than 64 KB. Send a shorter one.",
@@ -184,7 +184,9 @@ impl HeadReader {
             Ok(httparse::Status::Partial) => Ok(()),
             // Only lines without CR can end it here.
             Ok(httparse::Status::Complete(_)) => Err(HeadError::BareLineFeed),
-            Err(error) => Err(parse_error(error)),
+            // What stands in the version's place is known at the end of its line.
+            Err(httparse::Error::Version) if memchr::memchr(b'\n', partial).is_none() => Ok(()),
+            Err(error) => Err(parse_error(error, partial)),
         }
     }
 }
@@ -201,7 +203,7 @@ fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
     match parsed.parse_with_uninit_headers(head, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(HeadError::BareLineFeed),
-        Err(error) => return Err(parse_error(error)),
+        Err(error) => return Err(parse_error(error, head)),
     }
     if has_bare_line_feed(head, parsed.headers) {
         return Err(HeadError::BareLineFeed);
@@ -210,7 +212,7 @@ fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
     let target = head.slice_ref(parsed.path.unwrap_or_default().as_bytes());
     // `Uri` would drop a fragment, which is no part of a target (RFC 9112 3.2).
-    if memchr::memchr(b'#', &target).is_some() {
+    if memchr::memchr(b'#', &target).is_some() || !has_form(&method, &target) {
         return Err(HeadError::Target);
     }
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -237,12 +239,36 @@ fn has_bare_line_feed(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
     head.starts_with(b"\n") || !fields.iter().all(ends_with_crlf)
 }
 
-fn parse_error(error: httparse::Error) -> HeadError {
+/// Whether a target has a form that its method may have (RFC 9112 3.2): a path, a URL of HTTP, the
+/// host that CONNECT is for, or `*`, which OPTIONS asks about.
+fn has_form(method: &Method, target: &[u8]) -> bool {
+    let is_url = |scheme: &str| {
+        let start = target.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    match target {
+        [b'/', ..] => true,
+        b"*" => *method == Method::OPTIONS,
+        _ => is_url("http://") || is_url("https://") || *method == Method::CONNECT,
+    }
+}
+
+fn parse_error(error: httparse::Error, head: &[u8]) -> HeadError {
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooLarge,
-        httparse::Error::Version => HeadError::Version,
+        httparse::Error::Version if names_version(head) => HeadError::Version,
         _ => HeadError::Malformed,
     }
+}
+
+/// Whether the request line is in order but for its version, which is one of HTTP: `HTTP/3.0`.
+fn names_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let version = line.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
+    let words = line.split(|byte| *byte == b' ').count();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if words == 3 && major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 /// The fields, whose values share the head's bytes.
@@ -415,9 +441,24 @@ mod tests {
             ("GET / HTTP/1.1\r\nno colon\r\n\r\n", HeadError::Malformed),
             ("GET  / HTTP/1.1\r\n\r\n", HeadError::Malformed),
             ("GET /\r\n\r\n", HeadError::Malformed),
+            ("GET /a b HTTP/1.1\r\n\r\n", HeadError::Malformed),
+            ("GET / HTTP/1.1 \r\n\r\n", HeadError::Malformed),
+            ("GET / HTTP/1.10\r\n\r\n", HeadError::Malformed),
+            ("GET / HTTP/11\r\n\r\n", HeadError::Malformed),
+            ("GET / HTTP/2\r\n\r\n", HeadError::Malformed),
+            ("GET / http/1.1\r\n\r\n", HeadError::Malformed),
+            ("GET / FTP/1.1\r\n\r\n", HeadError::Malformed),
             ("GET / HTTP/2.0\r\n\r\n", HeadError::Version),
+            ("GET / HTTP/1.2\r\nA: b\r\n\r\n", HeadError::Version),
             ("GET a:b:c HTTP/1.1\r\n\r\n", HeadError::Target),
             ("GET /a#b HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET a HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET h:80 HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET * HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("OPTIONS ** HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET ftp://h/ HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET http:/h HTTP/1.1\r\n\r\n", HeadError::Target),
+            ("GET http:///h HTTP/1.1\r\n\r\n", HeadError::Target),
         ] {
             assert_eq!(read(head).err(), Some(error), "{head:?}");
         }
@@ -431,6 +472,13 @@ mod tests {
         assert_eq!(read(&long).err(), Some(HeadError::TooLarge));
         let target = format!("GET /{}", "b".repeat(MAX_HEAD));
         assert_eq!(read(&target).err(), Some(HeadError::TargetTooLong));
+    }
+
+    #[test]
+    fn a_target_has_the_form_of_its_method() {
+        for line in ["GET /", "GET HTTP://h/x", "GET https://h", "OPTIONS *", "CONNECT h:80"] {
+            assert!(read(&format!("{line} HTTP/1.1\r\n\r\n")).is_ok(), "{line}");
+        }
     }
 
     #[test]
