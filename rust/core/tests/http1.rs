@@ -222,6 +222,7 @@ fn chunked_and_measured_bodies_alternate_on_one_connection() {
 fn malformed_chunks_are_a_400_and_never_another_request() {
     let engine = echo();
     let plane = Plane::builder().engines(&[&engine]).start();
+    let long_trailer = format!("d\r\n{{\"model\":\"m\"}}\r\n0\r\n{}\r\n", "T: x\r\n".repeat(1_000));
     for body in [
         "zz\r\n",
         "5\n{\"mod\n",
@@ -230,6 +231,13 @@ fn malformed_chunks_are_a_400_and_never_another_request() {
         "-1\r\n",
         "0x5\r\n",
         "5\r\n{\"mod\r\n8\r\nel\":\"m\"}\r\n0\r\nT x\n\r\n",
+        "d\r\n{\"model\":\"m\"}\r\n0\r\nno colon\r\n\r\n",
+        "d\r\n{\"model\":\"m\"}\r\n0\r\nT: x\r\n folded\r\n\r\n",
+        "d\r\n{\"model\":\"m\"}\r\n0\r\nT : x\r\n\r\n",
+        "d\r\n{\"model\":\"m\"}\r\n0\r\nT: x\ry\r\n\r\n",
+        "d\r\n{\"model\":\"m\"}\r\n0\r\nT: \0\r\n\r\n",
+        "d;a\0b\r\n{\"model\":\"m\"}\r\n0\r\n\r\n",
+        &long_trailer,
     ] {
         let smuggled = format!("{body}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         let response =

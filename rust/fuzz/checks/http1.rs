@@ -133,14 +133,28 @@ fn plain_trailer(data: Vec<u8>, mut rest: &[u8]) -> Body {
             Line::Whole([], length) => {
                 return Body::Whole { data, behind: rest[length..].to_vec() };
             }
-            Line::Whole(_, length) => {
+            Line::Whole(text, length) if is_field(text) => {
                 seen += length;
                 rest = &rest[length..];
             }
+            Line::Whole(..) => return Body::Broken,
             Line::More => return Body::More { data },
             Line::Broken => return Body::Broken,
         }
     }
+}
+
+/// `NAME: VALUE`, of letters that each may have.
+fn is_field(line: &[u8]) -> bool {
+    let mut parts = line.splitn(2, |byte| *byte == b':');
+    let (Some(name), Some(value)) = (parts.next(), parts.next()) else { return false };
+    let is_token =
+        |byte: &u8| byte.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char::from(*byte));
+    !name.is_empty() && name.iter().all(is_token) && value.iter().all(is_text)
+}
+
+fn is_text(byte: &u8) -> bool {
+    *byte == b'\t' || *byte >= b' ' && *byte != 0x7f
 }
 
 enum Line<'a> {
@@ -163,9 +177,10 @@ fn line(bytes: &[u8], seen: usize) -> Line<'_> {
 
 fn plain_size(line: &[u8]) -> Option<u64> {
     let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
-    let mut behind = line[digits.len()..].iter().skip_while(|byte| byte.is_ascii_whitespace());
+    let behind = &line[digits.len()..];
+    let mut extensions = behind.iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
     let extension =
-        behind.clone().next().is_none_or(|byte| *byte == b';') && behind.all(|byte| *byte != b'\r');
+        extensions.next().is_none_or(|byte| *byte == b';') && behind.iter().all(is_text);
     if digits.is_empty() || digits.len() > 16 || !extension {
         return None;
     }

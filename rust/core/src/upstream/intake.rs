@@ -28,6 +28,7 @@ use crate::{
 use sans_io::{
     api::error::{ApiError, Cause},
     codec::{
+        http1::WireError,
         inflate::{Caps, Coding, InflateError},
         json::Scanner,
     },
@@ -344,16 +345,23 @@ fn too_large(limit: u64) -> ApiError {
 /// The failure for a body's error, hyper's or our own. A malformed chunk is an I/O error of a certain
 /// kind inside it; anything else is a lost connection.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> Failure {
-    let kind = error
-        .source()
-        .and_then(|source| source.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind);
-    if matches!(kind, Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)) {
-        let message = "The request body's chunked framing is broken. Send each chunk's size in \
-            hexadecimal, followed by CR LF.";
-        return Failure::Rejected(ApiError::new(Cause::BadRequest, message).closing());
+    let Some(source) = error.source().and_then(|source| source.downcast_ref::<std::io::Error>())
+    else {
+        return Failure::ClientLeft;
+    };
+    if !matches!(source.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)
+    {
+        return Failure::ClientLeft;
     }
-    Failure::ClientLeft
+    let wire = source.get_ref().and_then(|error| error.downcast_ref::<WireError>());
+    let message = if wire == Some(&WireError::Trailer) {
+        "The request body's trailer is malformed or larger than 4 KB. Send `Name: value` in each of \
+         its lines, or none."
+    } else {
+        "The request body's chunked framing is broken. Send each chunk's size in hexadecimal, \
+         followed by CR LF."
+    };
+    Failure::Rejected(ApiError::new(Cause::BadRequest, message).closing())
 }
 
 #[cfg(test)]

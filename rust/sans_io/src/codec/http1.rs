@@ -430,11 +430,11 @@ fn size_line(buffer: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     };
     let line = window[..feed].strip_suffix(b"\r").ok_or(WireError::Chunk)?;
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
-    let behind = line[digits..].trim_ascii_start();
+    let behind = &line[digits..];
     if digits == 0
         || digits > 16
-        || !(behind.is_empty() || behind[0] == b';')
-        || behind.contains(&b'\r')
+        || behind.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
+        || !matches!(behind.trim_ascii_start(), [] | [b';', ..])
     {
         return Err(WireError::Chunk);
     }
@@ -451,7 +451,8 @@ fn hex_value(digit: u8) -> u8 {
 }
 
 /// Length of the next line of the trailer section, end included; 2 is the empty line that ends the
-/// section. `seen`: bytes of the section before it. None while the line is not whole.
+/// section. `seen`: bytes of the section before it. None while the line is not whole. The fields
+/// are dropped, but what is none could be the begin of something else to another reader.
 fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> {
     let Some(feed) = memchr::memchr(b'\n', buffer) else {
         return if seen + buffer.len() > MAX_LINE { Err(WireError::Trailer) } else { Ok(None) };
@@ -459,7 +460,16 @@ fn trailer_line(buffer: &[u8], seen: usize) -> Result<Option<usize>, WireError> 
     if feed == 0 || buffer[feed - 1] != b'\r' || seen + feed > MAX_LINE {
         return Err(WireError::Trailer);
     }
-    Ok(Some(feed + 1))
+    let line = &buffer[..feed - 1];
+    if line.is_empty() || is_field(line) { Ok(Some(feed + 1)) } else { Err(WireError::Trailer) }
+}
+
+/// Whether a line is `NAME: VALUE`, as a field of a head is (RFC 9112 5).
+fn is_field(line: &[u8]) -> bool {
+    memchr::memchr(b':', line).is_some_and(|colon| {
+        HeaderName::from_bytes(&line[..colon]).is_ok()
+            && HeaderValue::from_bytes(&line[colon + 1..]).is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -677,7 +687,20 @@ mod tests {
             b" 4\r\nWiki\r\n",
             b"4 x\r\nWiki\r\n",
             b"4;a\rb\r\nWiki\r\n",
+            b"4;a\0b\r\nWiki\r\n",
+            b"4\x0b\r\nWiki\r\n",
             b"0\r\nTrailer: x\n\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\n: x\r\n\r\n",
+            b"0\r\nA : x\r\n\r\n",
+            b"0\r\n A: x\r\n\r\n",
+            b"0\r\nA: x\r\n y\r\n\r\n",
+            b"0\r\nA\xe9: x\r\n\r\n",
+            b"0\r\nA: x\ry\r\n\r\n",
+            b"0\r\nA: \0\r\n\r\n",
+            b"0\r\nA: x\x7f\r\n\r\n",
+            b"0\r\n\r\r\n\r\n",
+            b"0\r\n\n",
         ] {
             for step in [1, 2, text.len()] {
                 assert!(
@@ -689,6 +712,13 @@ mod tests {
         }
         let endless = [&b"1;"[..], &vec![b'x'; MAX_LINE]].concat();
         assert_eq!(dechunk(&endless, 512).unwrap_err(), WireError::Chunk);
+        let long = format!("0\r\nA: {}\r\n\r\n", "x".repeat(MAX_LINE));
+        let many = format!("0\r\n{}\r\n", "A: x\r\n".repeat(MAX_LINE / 6 + 1));
+        for text in [long, many] {
+            assert_eq!(dechunk(text.as_bytes(), 512).unwrap_err(), WireError::Trailer);
+        }
+        let (data, done, _) = dechunk(b"0\r\nA:\r\nb-1: \t\xe9 y\r\n\r\n", 1).unwrap();
+        assert!(data.is_empty() && done);
     }
 
     #[test]
