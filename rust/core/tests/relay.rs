@@ -572,6 +572,32 @@ fn an_engine_may_send_some_interim_heads_and_not_without_end() {
 }
 
 #[test]
+fn a_response_that_breaks_http_is_a_502_and_none_of_it_reaches_the_client() {
+    const HEADS: [&str; 6] = [
+        "HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        "HTTP/1.1 200 OK\r\nX: y\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 103 Early Hints\n\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\nok",
+    ];
+    let engine = Engine::start(true, |_, mut stream| {
+        let request = read_request(&mut stream).unwrap();
+        stream.write_all(HEADS[request.number("\"seed\":")].as_bytes()).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    for (number, head) in HEADS.iter().enumerate() {
+        let response = plane.ask(&format!(r#"{{"model":"m","seed":{number}}}"#));
+        let body = String::from_utf8_lossy(&response.body).into_owned();
+        let cause = if head.contains("Odd") { "100 to 599" } else { "LF alone" };
+        assert_eq!(response.status, 502, "{head:?}: {body}");
+        assert!(body.contains(cause), "{head:?}: {body}");
+    }
+    plane.assert_idle();
+}
+
+#[test]
 fn a_slow_client_holds_no_engine_before_its_body_is_whole_or_large() {
     let (began, begins) = mpsc::channel();
     let engine = Engine::start(true, move |_, mut stream| {

@@ -36,6 +36,10 @@ const MAX_INTERIM: u8 = 8;
 pub enum WireError {
     /// The head is no HTTP/1 head.
     Head,
+    /// A line of the head ends with LF alone, which readers on the way could take in two ways.
+    BareLineFeed,
+    /// The status is below 100 or above 599 (RFC 9110 15).
+    Status,
     /// The head is over 64 KB or 128 fields.
     HeadTooLarge,
     /// `Transfer-Encoding` together with `Content-Length`.
@@ -58,6 +62,8 @@ impl fmt::Display for WireError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Head => "its head is not HTTP/1",
+            Self::BareLineFeed => "a line of its head ends with LF alone",
+            Self::Status => "its status is none of HTTP (100 to 599)",
             Self::HeadTooLarge => "its head is larger than 64 KB or has more than 128 fields",
             Self::LengthAndChunked => "it has both Content-Length and Transfer-Encoding",
             Self::Length => "its Content-Length is doubled or not a plain number",
@@ -131,8 +137,12 @@ pub fn take_response_head(
                 Err(httparse::Error::TooManyHeaders) => return Err(WireError::HeadTooLarge),
                 Err(_) => return Err(WireError::Head),
             };
+        if has_bare_line_feed(&buffer[..length], parsed.headers) {
+            return Err(WireError::BareLineFeed);
+        }
+        let code = parsed.code.filter(|code| (100..=599).contains(code));
         let status =
-            parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Head)?;
+            code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(WireError::Status)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !upgrade {
             return Err(WireError::Upgrade);
@@ -346,6 +356,21 @@ impl Decoder {
         };
         Ok(Decoded { data, done: self.is_done() })
     }
+}
+
+/// Whether a line of a parsed head ends with LF alone, which httparse takes for an end. The lines are
+/// the first one, one for each field, and the empty one at the end; empty ones may stand before them.
+/// Only their ends are looked at: no other byte of a parsed head is a line feed.
+fn has_bare_line_feed(mut head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let ends_with_crlf = |field: &httparse::Header<'_>| {
+        let begin = field.name.as_ptr().addr() - head.as_ptr().addr();
+        head[..begin].ends_with(b"\r\n")
+    };
+    let lines_end_well = fields.iter().all(ends_with_crlf) && head.ends_with(b"\r\n\r\n");
+    while let Some(rest) = head.strip_prefix(b"\r\n") {
+        head = rest;
+    }
+    !lines_end_well || head.starts_with(b"\n")
 }
 
 /// A number of digits only: no sign, no blank, no underscore, no overflow.
@@ -581,6 +606,22 @@ mod tests {
             take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0).unwrap().unwrap();
         assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
+        for status in ["099", "000", "600", "999"] {
+            assert_eq!(error(&format!("HTTP/1.1 {status} X\r\n\r\n")), WireError::Status);
+        }
+        for status in ["1000", "20", "2x0", "-200", "+200"] {
+            assert_eq!(error(&format!("HTTP/1.1 {status} X\r\n\r\n")), WireError::Head);
+        }
+        for text in [
+            "HTTP/1.1 200 OK\nA: b\n\n",
+            "HTTP/1.1 200 OK\nA: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n\n",
+            "\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\n\nHTTP/1.1 200 OK\r\n\r\n",
+        ] {
+            assert_eq!(error(text), WireError::BareLineFeed, "{text:?}");
+        }
         assert_eq!(
             error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))),
             WireError::HeadTooLarge

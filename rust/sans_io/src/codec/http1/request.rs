@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use memchr::memmem;
 
-use super::{Chunk, Decoder, plain_number};
+use super::{Chunk, Decoder, has_bare_line_feed, plain_number};
 use crate::codec::headers;
 
 /// The largest head of a request, in bytes.
@@ -226,17 +226,6 @@ fn parse(head: &Bytes) -> Result<RequestHead, HeadError> {
         keep_alive: framing.keep_alive(version),
         expects_continue: framing.expects_continue && version == Version::HTTP_11,
     })
-}
-
-/// Whether a line of a parsed head ends with LF alone. The lines are the request line, one for each
-/// field, and the empty one at the end, before which the reader has seen CR LF; what stands before
-/// the request line is an empty line, which ended with LF alone if it was not dropped.
-fn has_bare_line_feed(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
-    let ends_with_crlf = |field: &httparse::Header<'_>| {
-        let begin = field.name.as_ptr().addr() - head.as_ptr().addr();
-        head[..begin].ends_with(b"\r\n")
-    };
-    head.starts_with(b"\n") || !fields.iter().all(ends_with_crlf)
 }
 
 /// Whether a target has a form that its method may have (RFC 9112 3.2): a path, a URL of HTTP, the
