@@ -171,6 +171,81 @@ fn empty_lines_do_not_keep_an_idle_connection() {
 }
 
 #[test]
+fn a_request_is_for_one_valid_host() {
+    let plane = Plane::builder().start();
+    let ask = |line: &str, fields: &str| {
+        said(&plane, format!("{line}\r\n{fields}Connection: close\r\n\r\n").as_bytes())
+    };
+    let (path, url) = ("GET /v1/models HTTP/1.1", "GET http://x:80/v1/models HTTP/1.1");
+    for (line, host) in [
+        (path, "Host: x\r\n"),
+        (path, "Host: \r\n"),
+        (path, "Host: [::1]:8080\r\n"),
+        (url, "Host: x:80\r\n"),
+        // RFC 9112 3.2.2: it is replaced.
+        (url, "Host: y\r\n"),
+        ("GET http://x/v1/models HTTP/1.0", ""),
+        ("GET /v1/models HTTP/1.0", ""),
+    ] {
+        let response = ask(line, &format!("{host}Authorization: Bearer secret\r\n"));
+        assert!(response.starts_with("HTTP/1.1 200 "), "{line} {host}: {response}");
+    }
+    for (line, host) in [
+        (path, ""),
+        (path, "Host: a b\r\n"),
+        (path, "Host: a@b\r\n"),
+        (path, "Host: a:port\r\n"),
+        (path, "Host: a/b\r\n"),
+        (path, "Host: x\r\nHost: x\r\n"),
+        ("GET /v1/models HTTP/1.0", "Host: a b\r\n"),
+        ("OPTIONS /v1/models HTTP/1.1", "Host: a b\r\n"),
+        ("OPTIONS /v1/models HTTP/1.1", ""),
+        ("OPTIONS * HTTP/1.1", "Host: x\r\nHost: x\r\n"),
+        (url, "Host: a b\r\n"),
+        (url, "Host: \r\n"),
+        ("GET http://a@x/v1/models HTTP/1.1", "Host: x\r\n"),
+        ("GET http://x:/v1/models?a=http://x HTTP/1.1", "Host: x\r\nHost: y\r\n"),
+    ] {
+        let response = ask(line, &format!("{host}Authorization: Bearer secret\r\n"));
+        assert!(response.starts_with("HTTP/1.1 400 "), "{line} {host}: {response}");
+        assert!(response.contains("\r\nconnection: close\r\n"), "{response}");
+        assert!(response.to_lowercase().contains("host"), "{response}");
+    }
+}
+
+#[test]
+fn the_host_of_the_target_is_the_one_that_counts() {
+    let (report, reported) = mpsc::channel();
+    let api = Engine::start(true, move |_, mut stream| {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        report.send(String::from_utf8(head).unwrap()).unwrap();
+        stream.write_all(&json_response("{}")).unwrap();
+    });
+    let socket = api.address.strip_prefix("unix:").unwrap();
+    let plane = Plane::builder().with(json!({"control_socket": socket})).start();
+    let ask = |target: &str, fields: &str| {
+        said(&plane, format!("GET {target} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes())
+    };
+    // A page whose name points at this machine is not let in by a second name.
+    let close = "Connection: close";
+    for target in ["http://evil.example/metrics", "http://evil.example/v2/models"] {
+        let response = ask(target, &format!("Host: localhost\r\n{close}"));
+        assert!(response.starts_with("HTTP/1.1 421 "), "{target}: {response}");
+    }
+    let response = ask("http://LocalHost:1/v2/models", &format!("Host: evil.example\r\n{close}"));
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    let head = reported.recv_timeout(Duration::from_secs(10)).unwrap().to_lowercase();
+    assert!(head.starts_with("get /v2/models http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: localhost:1\r\n"), "{head}");
+    assert!(head.contains("\r\nx-forwarded-host: localhost:1\r\n"), "{head}");
+    assert!(!head.contains("evil"), "{head}");
+}
+
+#[test]
 fn pipelined_requests_are_served_in_order_however_many_and_however_cut() {
     let engine = echo();
     let plane = Plane::builder().engines(&[&engine]).start();

@@ -469,6 +469,14 @@ impl RawClient {
         self.frame(4, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
     }
 
+    /// Sends a head of these fields, pseudo-fields among them, without a body.
+    fn head(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+        let field =
+            |(name, value): &(&str, &str)| [vec![0], literal(name), literal(value)].concat();
+        self.frame(1, 5, stream, &fields.iter().map(field).collect::<Vec<_>>().concat());
+    }
+
     /// Sends a request; an empty body is none.
     fn send(&mut self, stream: u32, path: &str, body: &[u8]) {
         let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
@@ -501,6 +509,81 @@ impl RawClient {
                 return (head[3], stream, payload);
             }
         }
+    }
+}
+
+/// What comes of a head over HTTP/2.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Ok,
+    /// 400, with a body that says this.
+    BadRequest(&'static str),
+    /// `RST_STREAM` with `PROTOCOL_ERROR`: so RFC 9113 8.1.1 has malformed requests treated.
+    Reset,
+}
+
+#[test]
+fn a_malformed_head_is_a_400_with_a_body_or_a_reset_stream() {
+    use Outcome::{BadRequest, Ok, Reset};
+    let plane = Plane::builder().start();
+    let mut client = RawClient::connect(&plane, 65_535);
+    let start = [(":method", "GET"), (":scheme", "http"), (":path", "/v1/models")];
+    let cases: [(&[(&str, &str)], Outcome); 15] = [
+        (&[(":authority", "x")], Ok),
+        (&[(":authority", "x"), ("host", "X")], Ok),
+        (&[(":authority", "x:80"), ("host", "x")], Ok),
+        (&[("host", "x")], Ok),
+        (&[], BadRequest("no Host")),
+        (&[(":authority", "x"), ("host", "y")], BadRequest("differs")),
+        (&[(":authority", "x"), ("host", "")], BadRequest("differs")),
+        (&[(":authority", "x"), ("host", "x"), ("host", "x")], BadRequest("two Host")),
+        (&[("host", "a b")], BadRequest("is no host")),
+        (&[(":authority", "user@x")], BadRequest("without a user")),
+        (&[(":authority", "x:99999")], BadRequest("no valid host")),
+        (&[(":authority", "a b")], Reset),
+        (&[(":authority", "x"), (":path", "/v1/models")], Reset),
+        (&[(":authority", "x"), ("connection", "close")], Reset),
+        (&[("x", "y"), (":authority", "x")], Reset),
+    ];
+    for (number, (fields, expected)) in cases.into_iter().enumerate() {
+        let stream = 1 + 2 * number as u32;
+        let key = [("authorization", "Bearer secret")];
+        client.head(stream, &[&start[..], fields, &key].concat());
+        let (kind, of, payload) = client.next();
+        assert_eq!(of, stream, "{fields:?}");
+        if kind == 3 {
+            assert_eq!((expected, &payload[..]), (Reset, &[0, 0, 0, 1][..]), "{fields:?}");
+            continue;
+        }
+        let (_, _, body) = client.next();
+        let body = String::from_utf8(body).unwrap();
+        // The status is the first field: an index of HPACK's own table.
+        match (payload[0], &expected) {
+            (0x88, Ok) => assert!(body.contains(r#""object":"list""#), "{fields:?}: {body}"),
+            (0x8c, BadRequest(text)) => assert!(body.contains(text), "{fields:?}: {body}"),
+            (status, _) => panic!("{fields:?}: {status:#x}, not {expected:?}: {body}"),
+        }
+    }
+}
+
+#[test]
+fn a_head_without_a_method_a_scheme_or_a_path_resets_its_stream() {
+    let plane = Plane::builder().start();
+    let mut client = RawClient::connect(&plane, 65_535);
+    for (number, fields) in [
+        &[(":method", "GET"), (":scheme", "http")][..],
+        &[(":method", "GET"), (":scheme", "http"), (":path", "")],
+        &[(":method", "GET"), (":scheme", "http"), (":path", "/a b")],
+        &[(":method", "GET"), (":scheme", "http"), (":path", "healthz")],
+        &[(":method", "GET"), (":path", "/healthz")],
+        &[(":scheme", "http"), (":path", "/healthz")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stream = 1 + 2 * number as u32;
+        client.head(stream, &[fields, &[(":authority", "x")]].concat());
+        assert_eq!(client.next(), (3, stream, vec![0, 0, 0, 1]), "{fields:?}");
     }
 }
 

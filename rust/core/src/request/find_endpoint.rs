@@ -24,7 +24,7 @@ pub(crate) struct Unidentified {
 /// The endpoint of a request whose head is well-formed.
 pub(crate) fn find_endpoint(parts: &Parts) -> Result<&'static Endpoint, Unidentified> {
     let found = endpoints::find(&parts.method, parts.uri.path());
-    if let Err(error) = head::check(parts) {
+    if let Err(error) = head::check(&parts.method, &parts.uri, parts.version, &parts.headers) {
         // The error still has the shape that clients of this path expect.
         let dialect = found.map_or_else(|missing| missing.dialect(), |found| found.dialect);
         return Err(Unidentified { path: UNKNOWN, dialect, error });

@@ -8,7 +8,7 @@ mod browser;
 mod context;
 mod dispatch;
 mod find_endpoint;
-mod head;
+pub(crate) mod head;
 mod local;
 mod management;
 mod metrics_page;

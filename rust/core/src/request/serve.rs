@@ -20,7 +20,8 @@ use crate::{
     published::Published,
     request::{
         accounting::Accounting, admission, attempt::Outcome, body::ResponseResult, browser,
-        context::RequestContext, find_endpoint, local, management, resolve, respond, retry_loop,
+        context::RequestContext, find_endpoint, head, local, management, resolve, respond,
+        retry_loop,
     },
     worker::Worker,
 };
@@ -41,7 +42,7 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch + Clone,
 {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
     let endpoint = match find_endpoint::find_endpoint(&parts) {
@@ -53,6 +54,7 @@ where
             return Ok(respond::rejected(accounting, dialect, error, &watch));
         }
     };
+    head::put_host(&mut parts);
     let accounting = Accounting::new(&worker.shared, &published, request_id, endpoint.path);
     if let Kind::Local(local) = endpoint.kind {
         return Ok(match local::respond(&worker, &published, local, endpoint, &parts) {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, header};
+use http::Request;
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -65,8 +65,7 @@ pub(super) async fn serve<T: ClientStream + 'static>(
     let timeouts = shared.timeouts();
     let streams = Streams::new(place, timeouts.send);
     let beginning = streams.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        put_host(&mut request);
+    let service = service_fn(move |request: Request<Incoming>| {
         let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
         let (unread, awaited) = beginning.next_progress();
         let request = request.map(|inner| AwaitedBody { inner, awaited });
@@ -115,15 +114,6 @@ pub(super) async fn serve<T: ClientStream + 'static>(
 /// A connection ended by a fault of its client.
 #[derive(Debug)]
 pub(super) struct ClientFault;
-
-/// Copies `:authority` to `Host`, where every other part looks for it.
-fn put_host(request: &mut Request<Incoming>) {
-    if let Some(authority) = request.uri().authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        request.headers_mut().insert(header::HOST, host);
-    }
-}
 
 /// Runs the streams of a connection as tasks of its thread, and counts them. A stream whose client
 /// takes nothing for too long is reset, by dropping it.

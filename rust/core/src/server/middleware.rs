@@ -19,6 +19,7 @@ use crate::{
     request::{
         accounting::Accounting,
         body::{ResponseBody, ResponseResult, Truncated},
+        head,
         serve::serve,
     },
     worker::Worker,
@@ -37,7 +38,7 @@ const OPTIONS: &str = "options";
 
 /// Serves one request; see [`serve`]. It responds by itself to every CORS preflight where CORS is
 /// configured, and to other OPTIONS requests but those of the generic proxy, of the management API
-/// and of API paths without an endpoint.
+/// and of API paths without an endpoint; not if the head is malformed.
 pub(crate) fn wrap<B, W>(
     worker: Rc<Worker>,
     peer: Rc<str>,
@@ -53,6 +54,8 @@ where
     let published = worker.shared.table.load_full();
     let cors = published.settings.cors.as_ref();
     if request.method() == Method::OPTIONS
+        && head::check(request.method(), request.uri(), request.version(), request.headers())
+            .is_ok()
         && let Some(fields) =
             options(cors.map(AsRef::as_ref), request.uri().path(), request.headers())
     {

@@ -3,6 +3,7 @@
 pub(crate) mod adapters;
 pub mod forwarding;
 pub mod headers;
+pub mod host;
 pub mod http1;
 pub mod inflate;
 pub mod json;
