@@ -168,6 +168,7 @@ class DataPlaneRouter(Router):
         others: dict[str, Any] | None = None,
         publish: bool = True,
         spool: Path = Path("/tmp"),
+        listen: str = "127.0.0.1",
         responses_kept: int | None = None,
         **settings: Any,
     ) -> None:
@@ -183,7 +184,7 @@ class DataPlaneRouter(Router):
         self.others = others or {}
         self.routes = routes
         self.is_drained = False
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.listener = socket.create_server((listen, 0), backlog=4096)
         self.salt = secrets.token_hex(16)
         config = seam_samples.data_plane_config(spool=spool, **settings)
         if responses_kept is not None:

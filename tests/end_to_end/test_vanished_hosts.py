@@ -1,4 +1,5 @@
-"""An engine whose machine vanishes in silence is noticed, and one that is only slow is left alone.
+"""An engine or a client whose machine vanishes in silence is noticed, and an engine that is only
+slow is left alone.
 
 The machine is a network namespace behind a pair of virtual interfaces, one of which is taken down.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from gpustack_fast.seam.documents import InstanceFailed
-from harness import KEY, DataPlaneRouter, stop
+from harness import KEY, DataPlaneRouter, FakeEngine, stop
 from raw_http import Client, build, chat, eventually
 
 Routers = Callable[..., DataPlaneRouter]
@@ -38,7 +39,7 @@ _NUMBERS = itertools.count()
 
 
 class FarMachine:
-    """A network namespace with an engine in it."""
+    """A network namespace with an engine or a client in it."""
 
     def __init__(self) -> None:
         # Never one that a test before this one had: the system removes it in its own time.
@@ -56,31 +57,38 @@ class FarMachine:
         ip("link", "set", self.near, "up")
         ip("-n", self.name, "address", "add", f"{self.far_address}/24", "dev", self.far)
         ip("-n", self.name, "link", "set", self.far, "up")
-        script = str(Path(__file__).with_name("far_engine.py"))
-        self.engine = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, sys.executable, script, self.far_address, str(PORT)],
+
+    def run(self, script: str, address: str, port: int, request: bytes = b"") -> None:
+        """Runs a script of this folder there, with the request as its input."""
+        path = str(Path(__file__).with_name(script))
+        self.process = subprocess.Popen(
+            ["ip", "netns", "exec", self.name, sys.executable, path, address, str(port)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
+        assert self.process.stdin is not None
+        with self.process.stdin:
+            self.process.stdin.write(request)
+
+    def run_engine(self) -> str:
+        """Starts an engine there, and returns its address."""
+        self.run("far_engine.py", self.far_address, PORT)
         self.hear("ready")
+        return f"http://{self.far_address}:{PORT}"
 
     def hear(self, word: str) -> None:
-        """Waits until the engine says so."""
-        assert self.engine.stdout is not None
-        assert self.engine.stdout.readline().strip() == word
+        """Waits until the script says so."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().decode().strip() == word
 
     def vanish(self) -> None:
         """Cuts the way: from now on every packet is lost."""
         ip("-n", self.name, "link", "set", self.far, "down")
 
     def end(self) -> None:
-        if hasattr(self, "engine"):
-            stop(self.engine, patience=1.0)
+        if hasattr(self, "process"):
+            stop(self.process, patience=1.0)
         subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
-
-    @property
-    def address(self) -> str:
-        return f"http://{self.far_address}:{PORT}"
 
 
 @pytest.fixture
@@ -110,7 +118,7 @@ def assert_noticed(plane: DataPlaneRouter) -> None:
 
 
 def test_a_stream_from_a_machine_that_vanishes_ends(machine: FarMachine, router: Routers) -> None:
-    plane = router([machine.address], timeouts=LIMITS)
+    plane = router([machine.run_engine()], timeouts=LIMITS)
     with Client(plane.address, timeout=60) as client:
         plane.send_chat(client, chat(stream=True))
         client.read_until(b'{"first":1}')
@@ -123,7 +131,7 @@ def test_a_stream_from_a_machine_that_vanishes_ends(machine: FarMachine, router:
 
 def test_an_upload_to_a_machine_that_vanishes_ends(machine: FarMachine, router: Routers) -> None:
     """While bytes are not acknowledged the system sends no probe."""
-    plane = router([machine.address], timeouts={**LIMITS, "tcp_unacknowledged": 1})
+    plane = router([machine.run_engine()], timeouts={**LIMITS, "tcp_unacknowledged": 1})
     body = chat(prompt="x" * 20_000_000)
     with Client(plane.address, timeout=60) as client:
         sending = threading.Thread(
@@ -137,6 +145,23 @@ def test_an_upload_to_a_machine_that_vanishes_ends(machine: FarMachine, router: 
     assert status.startswith((b"HTTP/1.1 502", b"HTTP/1.1 503"))
     sending.join()
     assert_noticed(plane)
+
+
+def test_a_client_that_vanishes_leaves_neither_a_connection_nor_a_request(
+    machine: FarMachine, router: Routers, shared_engine: FakeEngine
+) -> None:
+    plane = router([shared_engine], timeouts=LIMITS, listen=machine.near_address)
+    silent = {"fault": {"how": "stall", "at": "at_frame", "after": 1}}
+    body = chat(stream=True, fake=silent)
+    request = build("POST", "/v1/chat/completions", body, key=KEY)
+    port = int(plane.address.rpartition(":")[2])
+    machine.run("far_client.py", machine.near_address, port, request)
+    machine.hear("streaming")
+    eventually(lambda: plane.plane.stats().connections == 2, "both connections")
+    machine.vanish()
+    eventually(lambda: plane.plane.stats().connections == 0, "both connections to end")
+    eventually(plane.is_idle, "the lease to be returned")
+    assert [record.end for record in plane.records()] == ["client_gone"]
 
 
 def send_all(client: Client, data: bytes) -> None:

@@ -85,8 +85,8 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tcp_keepalive_idle: Annotated[
         KeepaliveSeconds,
         Meta(
-            description="an engine's connection may be silent before its machine is probed "
-            "(whole seconds; 0: never)",
+            description="an engine's or a client's connection may be silent before the machine at "
+            "its end is probed (whole seconds; 0: never)",
             extra=_RELOADED,
         ),
     ] = 5.0
@@ -99,7 +99,7 @@ class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             ge=1,
             le=127,
-            description="probes without an answer after which an engine's machine has vanished",
+            description="probes without an answer after which that machine has vanished",
             extra=_RELOADED,
         ),
     ] = 3

@@ -21,10 +21,22 @@ use rustix::net::{
     sockopt,
 };
 
+use tracing::debug;
+
 use sans_io::seam::Timeouts;
 
+/// Makes the system notice a peer, client or engine, whose machine vanishes. One on this machine
+/// cannot.
+pub(crate) fn notice_vanishing(socket: impl AsFd, peer: IpAddr, timeouts: &Timeouts) {
+    if !peer.to_canonical().is_loopback()
+        && let Err(error) = keep_alive(socket, timeouts)
+    {
+        debug!(%peer, reason = %error, "connection without keepalive");
+    }
+}
+
 /// Makes the system probe a silent peer, and end the connection to one that has vanished.
-pub(crate) fn keep_alive(socket: impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
+fn keep_alive(socket: impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
     let Some(idle) = timeouts.tcp_keepalive_idle else { return Ok(()) };
     // Linux takes whole seconds, and none of them 0.
     let whole = |time: Duration| Duration::from_secs(time.as_secs_f64().ceil().max(1.0) as u64);
@@ -227,6 +239,11 @@ mod tests {
         assert_eq!(sockopt::tcp_keepidle(&client).unwrap(), Duration::from_secs(5));
         assert_eq!(sockopt::tcp_keepintvl(&client).unwrap(), Duration::from_secs(2));
         assert_eq!(sockopt::tcp_keepcnt(&client).unwrap(), 3);
+        for (peer, probed) in [("::ffff:127.0.0.1", false), ("::1", false), ("192.0.2.1", true)] {
+            let (client, _engine) = pair("127.0.0.1:0");
+            notice_vanishing(&client, peer.parse().unwrap(), &timeouts);
+            assert_eq!(sockopt::socket_keepalive(&client).unwrap(), probed, "{peer}");
+        }
         timeouts.tcp_keepalive_idle = None;
         let (client, _engine) = pair("127.0.0.1:0");
         keep_alive(&client, &timeouts).unwrap();

@@ -29,6 +29,7 @@ use crate::{
     failure::is_shortage,
     server::connection,
     shared::{Shared, UNIX_PEER, WorkerGuard},
+    tcp,
     telemetry::WORKER_THREAD,
     worker::Worker,
 };
@@ -297,6 +298,7 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
                 let Some(admitted) = worker.admit(Some(peer.ip())) else { continue };
                 debug!(%peer, "client accepted");
                 let _ = TcpStream::set_nodelay(&stream, true);
+                tcp::notice_vanishing(&stream, peer.ip(), &worker.shared.timeouts());
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(connection::serve_tcp(worker, stream, peer, admitted));
             }

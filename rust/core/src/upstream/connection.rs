@@ -20,7 +20,6 @@ use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
     time::Instant,
 };
-use tracing::debug;
 
 use crate::{
     failure::is_shortage,
@@ -169,13 +168,12 @@ impl Connection {
         })
     }
 
-    /// Makes the system notice an engine whose machine vanishes. One on this machine cannot.
+    /// Makes the system notice an engine whose machine vanishes.
     pub(crate) fn keep_alive(&self, timeouts: &Timeouts) {
         if let Stream::Tcp(stream) = &self.stream
-            && stream.peer_addr().is_ok_and(|peer| !peer.ip().is_loopback())
-            && let Err(error) = tcp::keep_alive(stream, timeouts)
+            && let Ok(peer) = stream.peer_addr()
         {
-            debug!(reason = %error, "connection without keepalive");
+            tcp::notice_vanishing(stream, peer.ip(), timeouts);
         }
     }
 
