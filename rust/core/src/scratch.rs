@@ -14,6 +14,8 @@ use tokio_util::io::poll_read_buf;
 
 /// The most that one read brings, in bytes.
 pub(crate) const READ: usize = 16 * 1024;
+/// The same of a read from a sender that fills those.
+const READ_LARGE: usize = 64 * 1024;
 /// The size of a block of short reads, in bytes.
 const BLOCK: usize = 8 * 1024;
 
@@ -24,11 +26,14 @@ pub(crate) struct Scratch {
     read: RefCell<Box<[u8]>>,
     /// The rest of the last block, for short reads.
     block: RefCell<BytesMut>,
+    /// What one large read brings; empty: the last one has taken it along.
+    large: RefCell<BytesMut>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { read: RefCell::new(vec![0; READ].into()), block: RefCell::default() }
+        let read = RefCell::new(vec![0; READ].into());
+        Self { read, block: RefCell::default(), large: RefCell::default() }
     }
 }
 
@@ -50,6 +55,32 @@ impl Scratch {
             buffer.extend_from_slice(filled);
         }
         Poll::Ready(Ok(filled.len()))
+    }
+
+    /// As `poll_read`, from a sender that has much to send: what fills most of a large read is not
+    /// copied.
+    pub(crate) fn poll_read_large(
+        &self,
+        io: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        // The bytes behind which these ones belong are as good as none in a body, and few in a head.
+        if buffer.len() > READ {
+            return self.poll_read(io, context, buffer);
+        }
+        let block = &mut *self.large.borrow_mut();
+        block.clear();
+        block.reserve(READ_LARGE);
+        block.extend_from_slice(buffer);
+        let count = ready!(poll_read_buf(io, context, block))?;
+        // Whoever holds a piece of the block holds all of it.
+        *buffer = if block.len() < READ_LARGE / 2 {
+            BytesMut::from(&**block)
+        } else {
+            std::mem::take(block)
+        };
+        Poll::Ready(Ok(count))
     }
 
     /// A copy of what was read. Short ones share a block, which costs less than memory of their

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     failure::is_shortage,
-    scratch::{READ, Scratch, poll_read_directly},
+    scratch::{READ, Scratch},
     tcp::{self, Delivery},
 };
 use sans_io::{
@@ -31,10 +31,6 @@ use sans_io::{
     table::{Address, Instance},
 };
 
-/// The most room for one read, which grows while an engine fills it.
-const READ_MOST: usize = 128 * 1024;
-/// The least room for one read; with less in it, the buffer is reallocated.
-const READ_LEAST: usize = 4 * 1024;
 /// The most slices of one write.
 const SLICES: usize = 16;
 
@@ -116,8 +112,8 @@ pub(crate) struct Connection {
     stream: Stream,
     /// Bytes that were read and not used yet.
     pub(crate) buffer: BytesMut,
-    /// The room for the next read, in bytes; [`READ`]: it goes through `scratch`.
-    read_size: usize,
+    /// The last read was filled, and there may be as much to be read as then.
+    sends_much: bool,
     scratch: Rc<Scratch>,
     /// The requests that it has carried, the present one included.
     pub(crate) requests: u32,
@@ -160,7 +156,7 @@ impl Connection {
         Ok(Self {
             stream,
             buffer: BytesMut::new(),
-            read_size: READ,
+            sends_much: false,
             scratch: Rc::clone(scratch),
             requests: 1,
             unfinished: true,
@@ -198,21 +194,18 @@ impl Connection {
     /// Reads once into the buffer, behind the bytes in it. Gives their number; 0: the end.
     pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
-        let (count, room) = if self.read_size == READ {
-            (ready!(self.scratch.poll_read(stream, context, &mut self.buffer))?, READ)
+        let read = if self.sends_much {
+            self.scratch.poll_read_large(stream, context, &mut self.buffer)
         } else {
-            let (buffer, most) = (&mut self.buffer, self.read_size);
-            let read = poll_read_directly(stream, context, buffer, READ_LEAST, most);
-            if read.is_pending() && self.buffer.is_empty() {
-                self.read_size = READ;
-            }
-            ready!(read)?
+            self.scratch.poll_read(stream, context, &mut self.buffer)
         };
-        // A read that fills the room was cut by it.
-        if count == room {
-            self.read_size = (self.read_size * 2).min(READ_MOST);
+        match read {
+            // A read that fills the room was cut by it.
+            Poll::Ready(Ok(READ)) => self.sends_much = true,
+            Poll::Ready(_) => {}
+            Poll::Pending => self.sends_much = false,
         }
-        Poll::Ready(Ok(count))
+        read
     }
 
     /// Writes until the queue is empty.

@@ -84,6 +84,10 @@ impl ResponseBody {
             return Ok(None);
         }
         let piece = self.decoder.decode(buffer)?;
+        // Its memory goes with the piece.
+        if buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
         if piece.done {
             self.whole = true;
         } else if piece.data.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::error::TransformError;
+use super::{error::TransformError, limits::append};
 use crate::api::{
     engine_error::{self, RedactedNames},
     error::Dialect,
@@ -47,9 +47,9 @@ impl DocumentBuffer {
         Self { held: BytesMut::new(), document, rewritten: false, usage: None }
     }
 
-    /// The bytes that are held back.
+    /// The memory of what is held back, in bytes.
     pub(super) fn held(&self) -> usize {
-        self.held.len()
+        self.held.capacity()
     }
 
     /// Whether the engine's body was replaced by a JSON document.
@@ -69,9 +69,9 @@ impl DocumentBuffer {
         data: &[u8],
         done: bool,
     ) -> Result<(Bytes, bool), TransformError> {
-        self.held.extend_from_slice(data);
+        append(&mut self.held, data, DOCUMENT_HELD);
         if matches!(self.document, Document::Error { .. }) && self.held.len() > ERROR_HELD {
-            return Ok((self.held.split().freeze(), true));
+            return Ok((std::mem::take(&mut self.held).freeze(), true));
         }
         if self.held.len() > DOCUMENT_HELD {
             return Err(TransformError::Unusable(format!(
@@ -81,7 +81,7 @@ impl DocumentBuffer {
         if !done {
             return Ok((Bytes::new(), false));
         }
-        let whole = self.held.split().freeze();
+        let whole = std::mem::take(&mut self.held).freeze();
         self.usage = usage_of_response(&whole);
         Ok((self.rewrite(whole)?, false))
     }

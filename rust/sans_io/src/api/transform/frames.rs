@@ -3,7 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-use super::{error::TransformError, limits::EDITED_HELD};
+use super::{
+    error::TransformError,
+    limits::{EDITED_HELD, append},
+};
 use crate::{
     api::{
         endpoints::ModelPlace,
@@ -18,6 +21,11 @@ use crate::{
 
 /// The most of an unfinished frame that is held back, in bytes; a longer one passes as it comes.
 const FRAME_HELD: usize = 64 * 1024;
+/// A block of memory that is larger, in bytes, is not kept for the rest behind the frames in it:
+/// a stream with one long frame would hold its memory to the end.
+const BLOCK_KEPT: usize = 16 * 1024;
+/// Edited frames give back the room that they do not need, if it is more than this, in bytes.
+const SPARE: usize = 16 * 1024;
 
 /// The edits in the frames of a stream.
 #[derive(Debug, Default)]
@@ -69,7 +77,7 @@ impl FrameEdits {
         if let Some(stream) = &mut self.translate {
             let mut events = Vec::with_capacity(frames.len());
             stream.feed(&frames, &mut events);
-            frames = events.into();
+            frames = trimmed(events);
         }
         if let Some((place, name)) = &self.rename
             && !frames.is_empty()
@@ -77,7 +85,7 @@ impl FrameEdits {
             match stream_fields::rename_model(&frames, *place, name) {
                 Some(renamed) => {
                     self.rename_expected = true;
-                    frames = renamed.into();
+                    frames = trimmed(renamed);
                 }
                 None if !self.rename_expected && memmem::find(&frames, b"model").is_some() => {
                     self.rename = None;
@@ -128,9 +136,9 @@ impl EventStream {
         !self.frames.raw
     }
 
-    /// The bytes of the unfinished frame.
+    /// The memory of the unfinished frame, in bytes.
     pub(super) fn held(&self) -> usize {
-        self.frames.tail.len()
+        self.frames.tail.capacity()
     }
 
     /// Whether the last bytes ended a frame.
@@ -231,7 +239,8 @@ impl FrameBuffer {
             self.ended_frame = true;
             return data;
         }
-        self.tail.extend_from_slice(&data);
+        append(&mut self.tail, &data, held);
+        drop(data);
         let edge =
             if done { Some(self.tail.len()) } else { sse::last_edge(&self.tail, self.searched) };
         self.ended_frame = edge.is_some();
@@ -248,8 +257,43 @@ impl FrameBuffer {
             }
             None => 0,
         };
+        let is_large = self.tail.capacity() > BLOCK_KEPT;
         let frames = self.tail.split_to(ready).freeze();
+        if is_large && ready > 0 {
+            self.tail = BytesMut::from(&*self.tail);
+        }
         self.searched = self.tail.len();
         frames
+    }
+}
+
+/// Edited frames, without room that they do not need.
+fn trimmed(mut edited: Vec<u8>) -> Bytes {
+    if edited.capacity() - edited.len() > SPARE {
+        edited.shrink_to_fit();
+    }
+    edited.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_frame_holds_its_memory_no_longer_than_it_takes() {
+        let mut stream =
+            EventStream::new(FrameEdits { rename_expected: true, ..Default::default() });
+        let long = [b"data: ", &*vec![b'x'; 2_000_000], b"\n\n"].concat();
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        let mut passed = 0;
+        for piece in long.chunks(50_000) {
+            let frames = stream.push(Bytes::copy_from_slice(piece), false, timings);
+            passed += frames.unwrap().len();
+            assert!(stream.held() <= 3_000_000);
+        }
+        assert_eq!((passed, stream.held()), (long.len(), 0));
+        let next = stream.push(Bytes::from_static(b"data: a\n\ndata"), false, timings);
+        assert_eq!(next.unwrap(), "data: a\n\n");
+        assert!(stream.held() < 100);
     }
 }

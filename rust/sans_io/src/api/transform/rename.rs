@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::limits::EDITED_HELD;
+use super::limits::{EDITED_HELD, append};
 use crate::codec::json::Finder;
 
 /// Replaces the `model` of a whole response by the public name.
@@ -19,9 +19,9 @@ impl Renamer {
         Self { held: BytesMut::new(), finder: Finder::string(&["model"]), name_json }
     }
 
-    /// The bytes that are held back.
+    /// The memory of what is held back, in bytes.
     pub(super) fn held(&self) -> usize {
-        self.held.len()
+        self.held.capacity()
     }
 
     /// The bytes so far, renamed; None: they are held back until `model` is found. A response
@@ -34,11 +34,11 @@ impl Renamer {
         let whole = if self.held.is_empty() && !waits {
             data
         } else {
-            self.held.extend_from_slice(&data);
+            append(&mut self.held, &data, EDITED_HELD);
             if waits {
                 return None;
             }
-            self.held.split().freeze()
+            std::mem::take(&mut self.held).freeze()
         };
         Some(match found {
             Some(range) if whole[range.clone()] != self.name_json => {
