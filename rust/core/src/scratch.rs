@@ -97,24 +97,3 @@ impl Scratch {
         block.split()
     }
 }
-
-/// Reads once into memory that is the buffer's own from the start: what comes in large pieces is not
-/// copied. With less room than `least` bytes in it, the buffer gets `most`. Gives the number of
-/// bytes, and that of those that had room. A buffer into which nothing came holds no memory.
-pub(crate) fn poll_read_directly(
-    io: Pin<&mut impl AsyncRead>,
-    context: &mut Context<'_>,
-    buffer: &mut BytesMut,
-    least: usize,
-    most: usize,
-) -> Poll<io::Result<(usize, usize)>> {
-    if buffer.capacity() - buffer.len() < least {
-        buffer.reserve(most);
-    }
-    let room = buffer.capacity() - buffer.len();
-    let read = poll_read_buf(io, context, buffer);
-    if buffer.is_empty() {
-        *buffer = BytesMut::new();
-    }
-    read.map_ok(|count| (count, room))
-}

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Client, Engine, Plane, chunk, read_request, request};
+use harness::{Client, Engine, Plane, chunk, read_request, request, request_with};
 
 /// The system's allocator, whose bytes are counted.
 struct Counted;
@@ -126,4 +126,33 @@ fn a_client_that_does_not_read_holds_little_however_its_stream_comes() {
             );
         }
     }
+}
+
+#[test]
+fn a_body_that_comes_slowly_holds_little_more_than_its_bytes() {
+    const PIECES: usize = 100;
+    let _alone = ALONE.lock();
+    let plane = Plane::builder().start();
+    let piece = "x".repeat(5_000);
+    let length = 2 * PIECES * piece.len();
+    let begin = || {
+        let mut client = plane.connect();
+        client.write(request_with(&format!("Content-Length: {length}"), r#"{"a":""#).as_bytes());
+        client
+    };
+    let send = |client: &mut Client| {
+        for _ in 0..PIECES {
+            client.write(piece.as_bytes());
+            // Each piece is to be read by itself.
+            thread::sleep(Duration::from_millis(2));
+        }
+    };
+    send(&mut begin());
+    plane.assert_idle();
+    let mut slow = begin();
+    let before = settled(&AtomicUsize::new(0));
+    send(&mut slow);
+    let held = settled(&AtomicUsize::new(0)) - before;
+    let sent = PIECES * piece.len();
+    assert!((sent..2 * sent + 64 * KB).contains(&held), "{held} bytes of {sent}");
 }

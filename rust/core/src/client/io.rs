@@ -22,10 +22,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{
-    client::tunnel::Tunnel,
-    scratch::{Scratch, poll_read_directly},
-};
+use crate::{client::tunnel::Tunnel, scratch::Scratch};
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
@@ -170,16 +167,18 @@ impl<T: ClientStream> ClientIo<T> {
         Poll::Ready(!stream.ended)
     }
 
-    /// Reads once more, with room for `most` bytes, as [`poll_read_directly`] does. Else as
-    /// `poll_fill`.
-    pub(crate) fn poll_fill_directly(&self, context: &mut Context<'_>, most: usize) -> Poll<bool> {
+    /// As `poll_fill`, where much is expected: what comes in large pieces is not copied.
+    pub(crate) fn poll_fill_large(
+        &self,
+        context: &mut Context<'_>,
+        scratch: &Scratch,
+    ) -> Poll<bool> {
         let stream = &mut *self.0.borrow_mut();
-        if stream.ended {
-            return Poll::Ready(false);
+        if !stream.ended {
+            let io = Pin::new(&mut stream.io);
+            stream.ended =
+                !matches!(ready!(scratch.poll_read_large(io, context, &mut stream.ahead)), Ok(1..));
         }
-        let io = Pin::new(&mut stream.io);
-        let read = ready!(poll_read_directly(io, context, &mut stream.ahead, most, most));
-        stream.ended = !matches!(read, Ok((1.., _)));
         Poll::Ready(!stream.ended)
     }
 
@@ -349,7 +348,7 @@ mod tests {
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         assert!(!io.begins_with(b"PRI", &scratch).await);
         client.write_all(b"\r\n").await.unwrap();
-        assert!(poll_fn(|context| io.poll_fill_directly(context, 9)).await);
+        assert!(poll_fn(|context| io.poll_fill_large(context, &scratch)).await);
         drop(client);
         assert_eq!(io.ahead(), 18);
         let mut read = Vec::new();

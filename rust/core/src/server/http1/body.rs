@@ -13,10 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use crate::{client::io::ClientStream, server::http1::client::Client};
 use sans_io::codec::http1::{Chunk, Decoder, WireError};
 
-/// A rest that is longer than this is read into memory of its own, in bytes.
+/// A rest that is longer than this is read in large pieces, in bytes.
 const LONG: u64 = 8 * 1024;
-/// The most that one read takes, in bytes.
-const READ: usize = 64 * 1024;
 
 /// The body of the request that a connection carries now.
 pub(crate) struct RequestBody<T>(pub(super) Rc<Client<T>>);
@@ -62,8 +60,7 @@ impl<T: ClientStream> Body for RequestBody<T> {
             client.send_continue(context);
             let more = match decoder {
                 Decoder::Length(rest) | Decoder::Chunked(Chunk::Data(rest)) if *rest > LONG => {
-                    let most = usize::try_from(*rest).unwrap_or(READ).min(READ);
-                    client.io.poll_fill_directly(context, most)
+                    client.io.poll_fill_large(context, &client.worker.scratch)
                 }
                 _ => client.io.poll_fill(context, &client.worker.scratch),
             };
