@@ -160,7 +160,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ge=65_536,
             le=2**50,
             description="what all requests together may hold in memory of bodies and of answers "
-            "that are rewritten; more is answered 503",
+            "that are rewritten or not read; more is answered 503, or cut off",
         ),
     ] = 1024**3
     """Beyond 16 KB that each may have. Callers without a key share an eighth of it."""

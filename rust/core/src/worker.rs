@@ -13,6 +13,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::{
     body_limits::{BodyLimits, Rooms},
@@ -127,6 +128,19 @@ impl Worker {
     /// Limits of a request's body. `has_key`: whether its caller has shown a valid key.
     pub(crate) fn body_limits(&self, has_key: bool) -> &BodyLimits {
         if has_key { &self.body_limits } else { &self.keyless_limits }
+    }
+
+    /// What all requests may hold in memory together, or those of callers without a key. `has_key`:
+    /// as of `body_limits`.
+    pub(crate) fn memory(&self, has_key: bool) -> &Arc<Budget> {
+        &self.body_limits(has_key).rooms.memory
+    }
+
+    /// Notes that a response was cut off, since its client did not read it and there was no memory
+    /// for that.
+    pub(crate) fn note_cut_unread(&self) {
+        self.shared.metrics.cut_unread.fetch_add(1, Ordering::Relaxed);
+        debug!("response cut off: its client does not read, and the memory for requests is full");
     }
 
     /// A page of this server's own. While the last one is still being sent to others, and is young,

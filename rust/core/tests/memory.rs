@@ -22,6 +22,7 @@ use std::{
 };
 
 use harness::{Client, Engine, Plane, chunk, read_request, request, request_with};
+use serde_json::json;
 
 /// The system's allocator, whose bytes are counted.
 struct Counted;
@@ -64,8 +65,9 @@ fn endless(unix: bool, bytes: Vec<u8>) -> (Engine, Arc<AtomicUsize>) {
     let written = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&written);
     let engine = Engine::start(unix, move |_, mut stream| {
-        read_request(&mut stream).unwrap();
-        stream.write_all(STREAM_HEAD).unwrap();
+        if read_request(&mut stream).is_none() || stream.write_all(STREAM_HEAD).is_err() {
+            return;
+        }
         while let Ok(length) = stream.write(&bytes) {
             count.fetch_add(length, Ordering::SeqCst);
         }
@@ -86,24 +88,79 @@ fn settled(written: &AtomicUsize) -> usize {
     last.1
 }
 
-/// The bytes that each of some clients costs that read nothing of an endless stream.
-fn held_by_each(unix: bool, served_name: &str, bytes: Vec<u8>) -> usize {
+/// Who asks for streams, and takes nothing of them.
+#[derive(Clone, Copy, Debug)]
+enum Asking {
+    Http1,
+    /// So many streams on each connection, each with this window of flow control.
+    Http2(u32, u32),
+}
+
+impl Asking {
+    /// A connection with its requests.
+    fn connect(self, plane: &Plane) -> Client {
+        let mut client = plane.connect();
+        match self {
+            Self::Http1 => client.write(request(BODY).as_bytes()),
+            Self::Http2(streams, window) => client.write(&http2_requests(streams, window)),
+        }
+        client
+    }
+
+    fn streams(self) -> usize {
+        match self {
+            Self::Http1 => 1,
+            Self::Http2(streams, _) => streams as usize,
+        }
+    }
+}
+
+/// The largest window of flow control (RFC 9113 6.9.1).
+const MOST_WINDOW: u32 = (1 << 31) - 1;
+
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The begin of a connection with a window for each stream, and requests for them.
+fn http2_requests(streams: u32, window: u32) -> Vec<u8> {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "x"),
+        (":path", "/v1/completions"),
+        ("authorization", "Bearer secret"),
+    ];
+    // Literal fields without a table (RFC 7541 6.2.2).
+    let fields = fields.map(|(name, value)| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    });
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(http2_frame(4, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat()));
+    // The connection's own window is none.
+    bytes.extend(http2_frame(8, 0, 0, &(MOST_WINDOW - 65_535).to_be_bytes()));
+    for stream in (0..streams).map(|number| 2 * number + 1) {
+        bytes.extend(http2_frame(1, 4, stream, &fields.concat()));
+        bytes.extend(http2_frame(0, 1, stream, BODY.as_bytes()));
+    }
+    bytes
+}
+
+/// The bytes that each of some streams costs of which the client takes nothing.
+fn held_by_each(asking: Asking, unix: bool, served_name: &str, bytes: Vec<u8>) -> usize {
     const CLIENTS: usize = 8;
     let (engine, written) = endless(unix, bytes);
     let plane = Plane::builder().engines(&[&engine]).served_name(served_name).start();
-    let ask = || {
-        let mut client = plane.connect();
-        client.write(request(BODY).as_bytes());
-        client
-    };
     // The first one also fills what all share.
-    let first = ask();
+    let first = asking.connect(&plane);
     let before = settled(&written);
-    let clients: Vec<Client> = (0..CLIENTS).map(|_| ask()).collect();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| asking.connect(&plane)).collect();
     let after = settled(&written);
     drop((first, clients));
     plane.assert_idle();
-    (after - before) / CLIENTS
+    (after - before) / CLIENTS / asking.streams()
 }
 
 #[test]
@@ -119,7 +176,7 @@ fn a_client_that_does_not_read_holds_little_however_its_stream_comes() {
         for (served_name, unix, frame) in
             [("served", true, edited), ("served", false, edited), ("m", false, unedited)]
         {
-            let held = held_by_each(unix, served_name, chunk.clone());
+            let held = held_by_each(Asking::Http1, unix, served_name, chunk.clone());
             assert!(
                 held <= 128 * KB + frame,
                 "{what} of {served_name}, Unix socket {unix}: {held} bytes"
@@ -153,6 +210,51 @@ fn a_body_that_comes_slowly_holds_little_more_than_its_bytes() {
     let before = settled(&AtomicUsize::new(0));
     send(&mut slow);
     let held = settled(&AtomicUsize::new(0)) - before;
-    let sent = PIECES * piece.len();
-    assert!((sent..2 * sent + 64 * KB).contains(&held), "{held} bytes of {sent}");
+    let came = PIECES * piece.len();
+    assert!((came..2 * came + 64 * KB).contains(&held), "{held} bytes of {came}");
+}
+
+#[test]
+fn streams_of_http2_that_are_not_read_hold_little() {
+    let _alone = ALONE.lock();
+    for asking in
+        [Asking::Http2(1, 100_000), Asking::Http2(8, 100_000), Asking::Http2(8, MOST_WINDOW)]
+    {
+        let held = held_by_each(asking, true, "served", chunk(frame(180).repeat(400).as_bytes()));
+        assert!(held <= 208 * KB, "{asking:?}: {held} bytes");
+    }
+}
+
+#[test]
+fn what_clients_do_not_read_is_bounded_in_sum() {
+    const TOTAL: usize = 1024 * KB;
+    let _alone = ALONE.lock();
+    for (asking, clients) in
+        [(Asking::Http1, 40), (Asking::Http2(10, 100_000), 4), (Asking::Http2(10, MOST_WINDOW), 4)]
+    {
+        let (engine, written) = endless(true, chunk(frame(180).repeat(400).as_bytes()));
+        let limits = json!({"limits": {"total_memory_bytes": TOTAL}});
+        let plane = Plane::builder().engines(&[&engine]).served_name("served").with(limits).start();
+        drop(asking.connect(&plane));
+        plane.assert_idle();
+        let before = settled(&written);
+        let asked: Vec<Client> = (0..clients).map(|_| asking.connect(&plane)).collect();
+        let streams = clients * asking.streams();
+        let cut = || {
+            let metrics = plane.metrics();
+            let count =
+                metrics.split_once("\ngpustack_fast_unread_responses_cut_total ").unwrap().1;
+            count.lines().next().unwrap().parse::<usize>().unwrap()
+        };
+        // No more than 16 have a part of the sum.
+        let is_bounded = (0..500).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            cut() >= streams - 16
+        });
+        assert!(is_bounded, "{asking:?}: {} cut off", cut());
+        let held = settled(&written) - before;
+        assert!(held <= TOTAL + 32 * KB * streams, "{asking:?}: {held} bytes");
+        drop(asked);
+        plane.assert_idle();
+    }
 }

@@ -59,13 +59,19 @@ fn process_families(text: &mut String, metrics: &Metrics) {
 }
 
 /// The counters of the process that have no labels: name, help and value of each.
-fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 10] {
+fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 11] {
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     [
         (
             "gpustack_fast_retries_total",
             "Attempts after a failed one of the same request.",
             of(&metrics.retries),
+        ),
+        (
+            "gpustack_fast_unread_responses_cut_total",
+            "Responses that were cut off because their clients did not read them while all requests \
+             held as much memory as they may.",
+            of(&metrics.cut_unread),
         ),
         (
             "gpustack_fast_fallbacks_total",

@@ -26,7 +26,7 @@ use crate::{
         graceful::until_served,
         middleware,
         receive_progress::{Awaited, AwaitedBody},
-        send_progress::{Measured, MeasuredIo, Unread},
+        send_progress::{Measured, MeasuredIo, Memory, Unsent},
     },
     timer::PhaseTimer,
     worker::Worker,
@@ -63,14 +63,14 @@ pub(super) async fn serve<T: ClientStream + 'static>(
 ) -> Result<(), ClientFault> {
     let shared = Arc::clone(&worker.shared);
     let timeouts = shared.timeouts();
-    let streams = Streams::new(place, timeouts.send);
+    let streams = Streams::new(&worker, place, timeouts.send);
     let beginning = streams.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
-        let (unread, awaited) = beginning.next_progress();
+        let (unsent, awaited) = beginning.next_progress();
         let request = request.map(|inner| AwaitedBody { inner, awaited });
         let inner = middleware::wrap(worker, peer, request, beginning.clone());
-        Measured { inner, unread }
+        Measured { inner, unsent }
     });
     let (io, unread) = MeasuredIo::new(io);
     let mut builder = http2::Builder::new(streams.clone());
@@ -129,26 +129,27 @@ struct Running {
     waiting: Cell<usize>,
     /// and those of them whose response it does not take.
     unread: Cell<usize>,
-    /// A request has had a good key, which makes the place worth more.
-    trusted: Cell<bool>,
+    /// Knows whether a request has had a good key, which makes the place worth more.
+    memory: Rc<Memory>,
     place: Rc<Place>,
     /// Of the stream that is executed next. hyper calls the service for a request, and then executes
     /// what it has made of that at once.
-    next: RefCell<Option<(Unread, Awaited)>>,
+    next: RefCell<Option<(Unsent, Awaited)>>,
     /// The longest time in which a client may take nothing; None: no limit.
     send_limit: Option<Duration>,
 }
 
 impl Streams {
     /// `send_limit`: the longest time in which a client may take nothing; None: no limit.
-    fn new(place: Rc<Place>, send_limit: Option<Duration>) -> Self {
+    fn new(worker: &Rc<Worker>, place: Rc<Place>, send_limit: Option<Duration>) -> Self {
         place.waits(Wait::Stranger);
+        let memory = Rc::new(Memory { worker: Rc::clone(worker), trusted: Cell::default() });
         Self(Rc::new(Running {
             count: Cell::new(0),
             waiting: Cell::new(0),
             unread: Cell::new(0),
             since: Cell::new(Instant::now()),
-            trusted: Cell::default(),
+            memory,
             place,
             next: RefCell::default(),
             send_limit,
@@ -156,8 +157,8 @@ impl Streams {
     }
 
     /// Where the stream that is executed next notes what is unread, and that its body is waited for.
-    fn next_progress(&self) -> (Unread, Awaited) {
-        let progress = <(Unread, Awaited)>::default();
+    fn next_progress(&self) -> (Unsent, Awaited) {
+        let progress = (Unsent::new(&self.0.memory), Awaited::default());
         *self.0.next.borrow_mut() = Some(progress.clone());
         progress
     }
@@ -177,7 +178,7 @@ impl ClientWatch for Streams {
     fn close_after_response(&self) {}
 
     fn set_trusted(&self) {
-        self.0.trusted.set(true);
+        self.0.memory.trusted.set(true);
         self.0.place.works();
     }
 
@@ -189,16 +190,16 @@ impl ClientWatch for Streams {
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let mut running = Stream::begin(&self.0);
-        let ((unread, awaited), limit) =
-            (self.0.next.take().unwrap_or_default(), self.0.send_limit);
+        let (progress, limit) = (self.0.next.take(), self.0.send_limit);
         tokio::task::spawn_local(async move {
             let (mut stream, mut timer) = (pin!(stream), PhaseTimer::default());
             poll_fn(|context| {
                 if stream.as_mut().poll(context).is_ready() {
                     return Poll::Ready(());
                 }
-                let since = unread.since();
-                running.note(since, awaited.get());
+                let since = progress.as_ref().and_then(|(unsent, _)| unsent.since());
+                let awaits_body = progress.as_ref().is_some_and(|(_, awaited)| awaited.get());
+                running.note(since, awaits_body);
                 since.map_or(Poll::Pending, |since| timer.poll(context, since, limit))
             })
             .await;
@@ -211,7 +212,7 @@ impl Running {
     /// Notes what the connection's place is worth.
     fn tell_place(&self) {
         let (running, waiting) = (self.count.get(), self.waiting.get());
-        match (self.trusted.get(), running) {
+        match (self.memory.trusted.get(), running) {
             (_, 1..) if waiting < running => self.place.works(),
             (true, 0) => self.place.waits(Wait::Idle),
             (true, _) if self.unread.get() == 0 => self.place.waits(Wait::Unserved),

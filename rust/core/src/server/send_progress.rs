@@ -4,16 +4,19 @@
 //! hyper asks a body for its next piece only when the last one has gone to the flow control of the
 //! stream. So a body that gave a piece and was not asked again waits for its client, and one that
 //! had nothing when it was asked waits for its engine.
+//!
+//! What hyper holds of a stream is counted until hyper drops it, also behind the end of its body,
+//! and beyond a little it is taken from the memory of all requests.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -22,9 +25,98 @@ use tokio::{
     time::Instant,
 };
 
+use crate::{
+    budget::{NoRoom, Share},
+    request::body::Truncated,
+    worker::Worker,
+};
+
 /// The largest piece that the flow control gets at once, in bytes: so much may lie there unread
 /// beyond what the client has asked for.
 const PIECE: usize = 16 * 1024;
+/// So many unread bytes each stream may have without a share of the memory of all requests.
+const FREE: u64 = 16 * 1024;
+
+/// The memory of all requests, as one connection sees it.
+pub(super) struct Memory {
+    pub(super) worker: Rc<Worker>,
+    /// A request of the connection has had a good key.
+    pub(super) trusted: Cell<bool>,
+}
+
+/// What one stream has for its client.
+#[derive(Clone)]
+pub(super) struct Unsent(Rc<Waiting>);
+
+struct Waiting {
+    unread: Unread,
+    /// Bytes that the stream's body or hyper holds.
+    held: Cell<u64>,
+    room: RefCell<Share>,
+    memory: Rc<Memory>,
+}
+
+impl Unsent {
+    /// Nothing yet.
+    pub(super) fn new(memory: &Rc<Memory>) -> Self {
+        let (unread, held, room) = <(Unread, Cell<u64>, RefCell<Share>)>::default();
+        Self(Rc::new(Waiting { unread, held, room, memory: Rc::clone(memory) }))
+    }
+
+    /// The time since which the client takes nothing; None: we have nothing for it.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.0.unread.since()
+    }
+
+    /// Notes that all was taken, and that the engine has no more for now.
+    fn wait_for_engine(&self) {
+        self.0.unread.progress(false);
+        self.0.room.borrow_mut().shrink(self.0.held.get());
+    }
+
+    /// Takes memory for what is held. The error: there is none.
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<Result<(), Truncated>> {
+        let (held, room) = (self.0.held.get(), &mut *self.0.room.borrow_mut());
+        if held <= FREE.max(room.bytes()) {
+            return Poll::Ready(Ok(()));
+        }
+        let Memory { worker, trusted } = &*self.0.memory;
+        room.poll_grow(context, worker.memory(trusted.get()), held).map_err(|NoRoom| {
+            worker.note_cut_unread();
+            Truncated
+        })
+    }
+}
+
+/// A piece on its way through hyper.
+pub(super) struct Piece {
+    bytes: Bytes,
+    /// The bytes that are held no longer than this piece: none of its own, as long as the rest of
+    /// the same memory follows it.
+    last_of: u64,
+    unsent: Unsent,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let held = &self.unsent.0.held;
+        held.set(held.get().saturating_sub(self.last_of));
+    }
+}
 
 /// The time since which a client takes nothing; None: we have nothing for it.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +139,7 @@ pin_project! {
     pub(super) struct Measured<F> {
         #[pin]
         pub(super) inner: F,
-        pub(super) unread: Unread,
+        pub(super) unsent: Unsent,
     }
 }
 
@@ -59,8 +151,9 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let unread = this.unread;
-        let measured = |inner| MeasuredBody { inner, rest: Bytes::new(), unread: unread.clone() };
+        let unsent = this.unsent;
+        let measured =
+            |inner| MeasuredBody { inner, rest: Bytes::new(), whole: 0, unsent: unsent.clone() };
         this.inner.poll(context).map_ok(|response| response.map(measured))
     }
 }
@@ -72,33 +165,46 @@ pin_project! {
         inner: B,
         // The rest of a large piece.
         rest: Bytes,
-        unread: Unread,
+        // The length of that piece.
+        whole: u64,
+        unsent: Unsent,
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for MeasuredBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
+impl<B: Body<Data = Bytes, Error = Truncated>> Body for MeasuredBody<B> {
+    type Data = Piece;
+    type Error = Truncated;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Truncated>>> {
         let this = self.project();
+        let unsent = &*this.unsent;
         if this.rest.is_empty() {
             match this.inner.poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => *this.rest = data,
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                ended => {
-                    this.unread.progress(false);
-                    return ended;
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Nobody here sends trailers.
+                    *this.rest = frame.into_data().unwrap_or_default();
+                    *this.whole = this.rest.len() as u64;
+                    unsent.0.held.set(unsent.0.held.get() + *this.whole);
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    unsent.wait_for_engine();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    unsent.wait_for_engine();
+                    return Poll::Pending;
                 }
             }
         }
-        this.unread.progress(true);
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        ready!(unsent.poll_room(context))?;
+        unsent.0.unread.progress(true);
+        let bytes = this.rest.split_to(this.rest.len().min(PIECE));
+        let last_of = if this.rest.is_empty() { *this.whole } else { 0 };
+        let piece = Piece { bytes, last_of, unsent: unsent.clone() };
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

@@ -284,6 +284,11 @@ impl OutQueue {
         self.pieces.is_empty()
     }
 
+    /// The bytes in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
     /// Writes from the front until the queue is empty. `write` gets the first pieces, and says how
     /// many of their bytes were taken.
     pub(crate) fn poll_write(

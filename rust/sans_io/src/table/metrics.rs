@@ -150,6 +150,9 @@ pub struct Metrics {
     pub connections_over_address_limit: AtomicU64,
     /// Connections that were closed at once: there was no place, not even for a 503.
     pub connections_without_place: AtomicU64,
+    /// Responses that were cut off: their clients did not read them, and all requests held as much
+    /// memory as they may.
+    pub cut_unread: AtomicU64,
     /// Attempts after a failed one of the same request, at fallback targets too.
     pub retries: AtomicU64,
     /// Requests that switched to a fallback target.

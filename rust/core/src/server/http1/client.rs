@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
+    budget::{NoRoom, Share},
     client::{
         io::{ClientIo, ClientStream, ClientWatch},
         places::{PROGRESS, Place, Wait},
@@ -66,6 +67,8 @@ struct Output {
     unflushed: bool,
     /// The time since which the client has taken no byte; None: nothing waits.
     blocked_since: Option<Instant>,
+    /// The part of the memory of all requests that the waiting bytes take.
+    room: Share,
     timer: PhaseTimer,
 }
 
@@ -181,8 +184,8 @@ impl<T: ClientStream> Client<T> {
         let _ = self.poll_written(context);
     }
 
-    /// Writes what waits. Ready when the system has taken all of it; `Lost`: the client is gone, or
-    /// has taken nothing for `timeouts.send`.
+    /// Writes what waits. Ready when the system has taken all of it; `Lost`: the client is gone, has
+    /// taken nothing for `timeouts.send`, or leaves unread what there is no memory for.
     pub(super) fn poll_written(&self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         let output = &mut *self.output.borrow_mut();
         if !output.unflushed && output.queue.is_empty() {
@@ -192,6 +195,7 @@ impl<T: ClientStream> Client<T> {
         match output.poll(context, &self.io) {
             Poll::Ready(Ok(())) => {
                 if output.blocked_since.take().is_some() {
+                    output.room.shrink(0);
                     self.place.works();
                 }
                 Poll::Ready(Ok(()))
@@ -204,10 +208,24 @@ impl<T: ClientStream> Client<T> {
                 self.waits_for_client();
                 let since = *output.blocked_since.get_or_insert_with(Instant::now);
                 let limit = self.worker.shared.timeouts().send;
-                ready!(output.timer.poll(context, since, limit));
+                if output.timer.poll(context, since, limit).is_pending() {
+                    ready!(self.poll_room(context, output));
+                }
                 self.io.reset_on_close();
                 Poll::Ready(Err(Lost))
             }
+        }
+    }
+
+    /// Takes memory for what the client does not read. Ready when there is none.
+    fn poll_room(&self, context: &mut Context<'_>, output: &mut Output) -> Poll<()> {
+        let memory = self.worker.memory(self.trusted.get());
+        match output.room.poll_grow(context, memory, output.queue.bytes() as u64) {
+            Poll::Ready(Err(NoRoom)) => {
+                self.worker.note_cut_unread();
+                Poll::Ready(())
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
 
