@@ -129,11 +129,20 @@ class MistakesFound:
             self.errors.append(error)
 
     def raise_any(self) -> None:
-        """Raises what was found: a single mistake as itself, more of them as Mistakes."""
+        """Raises what was found: a single mistake as itself, more of them as Mistakes.
+
+        The lines of the file come in their order, then what stands elsewhere.
+        """
+        self.errors.sort(key=_line)
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:
             raise Mistakes(self.errors)
+
+
+def _line(error: UsageError) -> tuple[bool, int]:
+    line = error.line if isinstance(error, ConfigError) else None
+    return line is None, line or 0
 
 
 class StoreError(GpustackFastError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -71,8 +71,9 @@ class Backend:
     name: str
     sources: tuple[str, ...] = ()
     """Its sources of models in this version, by their names in the configuration."""
-    check: Callable[[Model], None]
-    """Checks a model's settings alone. Raises BackendError when no start could succeed with them.
+    check: Callable[[Model], Iterator[tuple[int, str]]]
+    """Checks a model's settings alone: for each of its `backend_parameters` with which no start
+    could succeed, its index and what is wrong with it.
     """
     command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""

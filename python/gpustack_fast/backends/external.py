@@ -5,7 +5,7 @@ What is known of it follows from the model's `engine`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
 from gpustack_fast.backends.facts import EngineFacts
@@ -29,8 +29,9 @@ def any_other(admin_paths: Iterable[str]) -> Engine:
     return Engine(name="openai", facts=facts)
 
 
-def check(_: Model) -> None:
+def check(_: Model) -> Iterator[tuple[int, str]]:
     """Every external model that the configuration allows is right: nothing of it is ours to set."""
+    return iter(())
 
 
 def command(model: Model, place: Place) -> Command:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpustack_fast.backends import llama_cpp_main
@@ -48,27 +48,29 @@ SLOT_CONTEXT = 2048
 """Tokens of context per slot by default. For SmolLM2 8 slots of 2,048 take 0.5 GB in all."""
 
 
-def check(model: Model) -> None:
-    """Raises BackendError for a flag that the server decides or that llama.cpp does not know."""
-    for parameter in model.backend_parameters:
+def check(model: Model) -> Iterator[tuple[int, str]]:
+    """Every flag that the server decides, that llama.cpp does not know, or that is half a flag."""
+    problems = llama_cpp_main.wrong_flags(
+        llama_cpp_main.settings(None), list(model.backend_parameters)
+    )
+    wrong = {
+        index: f"The model {model.name} has wrong backend_parameters. {problem}"
+        for index, problem in problems
+    }
+    for index, parameter in enumerate(model.backend_parameters):
         flag = parameter.partition("=")[0].replace("_", "-")
         if flag in OURS:
-            raise BackendError(
+            wrong[index] = (
                 f"The model {model.name} sets {flag} in backend_parameters, but the server itself "
                 "decides it. Remove it from backend_parameters."
             )
-    try:
-        parameters = list(model.backend_parameters)
-        list(llama_cpp_main.read_flags(llama_cpp_main.settings(None), parameters))
-    except llama_cpp_main.UsageError as error:
-        raise BackendError(
-            f"The model {model.name} has wrong backend_parameters. {error}"
-        ) from error
+    yield from sorted(wrong.items())
 
 
 def command(model: Model, place: Place) -> Command:
     """The command line for one instance of `model`."""
-    check(model)
+    for _, problem in check(model):
+        raise BackendError(problem)
     arguments = [
         str(place.python),
         str(MAIN),

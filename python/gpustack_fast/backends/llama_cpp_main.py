@@ -260,23 +260,51 @@ def read_flags(
     Raises UsageError, naming the flag, for one that is unknown, lacks its value, or has one that it
     does not take.
     """
-    rest = list(arguments)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
+    for found in _split(flags, arguments):
+        if isinstance(found[1], UsageError):
+            raise found[1]
+        yield found[1]
+
+
+def wrong_flags(
+    flags: dict[str, tuple[bool, Setter]], arguments: list[str]
+) -> Iterator[tuple[int, UsageError]]:
+    """Everything for which `read_flags` would raise, with its place in the arguments."""
+    for index, found in _split(flags, arguments):
+        if isinstance(found, UsageError):
+            yield index, found
+
+
+def _split(
+    flags: dict[str, tuple[bool, Setter]], arguments: list[str]
+) -> Iterator[tuple[int, tuple[str, str, Setter] | UsageError]]:
+    index = 0
+    while index < len(arguments):
+        here = index
+        flag, equals, value = arguments[index].partition("=")
+        index += 1
         if flag.startswith("--"):
             flag = flag.replace("_", "-")  # llama.cpp takes both
         if flag not in flags:
             near = difflib.get_close_matches(flag, flags, n=1)
             hint = f"Did you mean {near[0]}?" if near else "--help lists those that are."
-            raise UsageError(f"The flag {flag} is not known to this llama.cpp. {hint}")
+            yield here, UsageError(f"The flag {flag} is not known to this llama.cpp. {hint}")
+            # What follows may be its value.
+            while index < len(arguments) and not arguments[index].startswith("-"):
+                index += 1
+            continue
         takes_value, apply = flags[flag]
         if takes_value and not equals:
-            if not rest:
-                raise UsageError(f"The flag {flag} needs a value. Write it as {flag}=VALUE.")
-            value = rest.pop(0)
+            if index == len(arguments):
+                yield here, UsageError(f"The flag {flag} needs a value. Write it as {flag}=VALUE.")
+                return
+            value = arguments[index]
+            index += 1
         elif equals and not takes_value:
-            raise UsageError(f"The flag {flag} takes no value, but got {value!r}. Remove that.")
-        yield flag, value, apply
+            wrong = f"The flag {flag} takes no value, but got {value!r}. Remove that."
+            yield here, UsageError(wrong)
+            continue
+        yield here, (flag, value, apply)
 
 
 def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from gpustack_fast import plain_files
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.files import check_files
@@ -23,6 +24,7 @@ from gpustack_fast.config.settings import (
     SETTINGS,
     Setting,
     data_dir_alone,
+    load,
     load_config,
     variable_of,
 )
@@ -67,7 +69,7 @@ def _serve(options: argparse.Namespace) -> int:
     received = Signals()
     with received.held():
         file = _config_file(options)
-        source = Source(file, functools.partial(load_config, file, _flags(options)))
+        source = Source(functools.partial(load, file, _flags(options)))
         found = MistakesFound()
         start, key = Reading(config=Config(), engine_keys={}), None
         with found.here():
@@ -88,15 +90,13 @@ def _check(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.check import check
 
     file = _config_file(options)
-    found = MistakesFound()
-    config = Config()
-    with found.here():
-        config = load_config(file, _flags(options))
+    loaded = load(file, _flags(options))
+    config, found = loaded.config, loaded.mistakes
     if not options.no_files:
         with found.here():
             _bootstrap_key(options)
         with found.here():
-            check_files(config, file)
+            check_files(config, loaded.places)
     found.raise_any()
     return check(file, config, look_at_files=not options.no_files)
 
@@ -215,7 +215,7 @@ def _bootstrap_key(options: argparse.Namespace) -> str | None:
 
 def _read_key(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").rstrip("\r\n")
+        return plain_files.read_text(file).rstrip("\r\n")
     except OSError as error:
         raise UsageError(
             f"The key file {file} cannot be read: {error.strerror}. Check its path and rights."

@@ -6,25 +6,25 @@ error and no log shows what was found.
 
 from __future__ import annotations
 
-import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from gpustack_fast.config.reading.file import where
+from gpustack_fast import plain_files
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.schema import Config, ModelConfig
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError, MistakesFound
 
-__all__ = ["check_tls_files", "engine_key_in_file", "take_engine_keys"]
+__all__ = ["check_tls_files", "engine_key_in_file", "read_tls_file", "take_engine_keys"]
 
 
 def take_engine_keys(
-    config: Config, environment: MutableMapping[str, str], file: Path | None
+    config: Config, environment: MutableMapping[str, str], places: Places
 ) -> dict[str, str]:
     """The key of each model that names a place for one. Raises ConfigError when a place holds none.
 
-    `file` is the configuration's, for errors. The variables are taken out of the environment, for
-    engines of our own inherit that, and the keys of others are none of their business.
+    The variables are taken out of the environment, for engines of our own inherit that, and the
+    keys of others are none of their business.
     """
     keys: dict[str, str] = {}
     found = MistakesFound()
@@ -33,7 +33,7 @@ def take_engine_keys(
         try:
             text = _text(model, environment)
         except ConfigError as error:
-            place = where(file, ("models", index, field))
+            place = places.where(("models", index, field))
             found.errors.append(ConfigError(error.message, *place))
             continue
         if text is not None:
@@ -77,7 +77,7 @@ def _checked(text: str, place: str, model: str) -> str:
 
 def _read(name: str, place: str, model: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return plain_files.read_text(name)
     except OSError as error:
         raise ConfigError(
             f"{place} with the key of the engines of the model `{model}` cannot be read: "
@@ -87,21 +87,25 @@ def _read(name: str, place: str, model: str) -> str:
         raise ConfigError(f"{place} is not text. Write the key alone on one line.") from error
 
 
-def check_tls_files(server: ServerConfig, file: Path | None) -> None:
+def check_tls_files(server: ServerConfig, places: Places) -> None:
     """Raises ConfigError when a file for TLS cannot be read. The data plane checks its content."""
     found = MistakesFound()
     for name in ("tls_certificate", "tls_key"):
-        path: Path | None = getattr(server, name)
-        if path is None:
-            continue
-        try:
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            problem = "it is no file" if path.is_dir() else None
-        except OSError as error:
-            problem = error.strerror
-        if problem is not None:
-            message = (
-                f"The file {path} of `{name}` cannot be read: {problem}. Check its path and rights."
-            )
-            found.errors.append(ConfigError(message, *where(file, ("server", name))))
+        with found.here():
+            read_tls_file(server, name, places)
     found.raise_any()
+
+
+def read_tls_file(server: ServerConfig, name: str, places: Places) -> bytes | None:
+    """The content of the file that a setting names; None: it names none. Raises ConfigError."""
+    path: Path | None = getattr(server, name)
+    if path is None:
+        return None
+    try:
+        return plain_files.read_bytes(path)
+    except OSError as error:
+        raise ConfigError(
+            f"The file {path} of `{name}` cannot be read: {error.strerror}. Check its path and "
+            "rights.",
+            *places.where(("server", name)),
+        ) from error

@@ -24,19 +24,22 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gpustack_fast.config.reading.draft import Draft
-from gpustack_fast.config.reading.file import expanded, mistakes, read_draft, where
+from gpustack_fast.config.reading.file import expanded, read_draft
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.rules import NO_HOME, check_server
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import explain
 from gpustack_fast.config.server import NO_DATA_DIR, ServerConfig
-from gpustack_fast.errors import ConfigError, MistakesFound, UsageError
+from gpustack_fast.errors import ConfigError, MistakesFound
 
 __all__ = [
     "OTHER_VARIABLES",
     "PREFIX",
     "SETTINGS",
+    "Loaded",
     "Setting",
     "data_dir_alone",
+    "load",
     "load_config",
     "variable_of",
     "with_value",
@@ -106,30 +109,51 @@ class Setting(Struct, frozen=True, kw_only=True):
             ) from error
 
 
+class Loaded(Struct, frozen=True, kw_only=True):
+    """A configuration that was read, right or not."""
+
+    config: Config
+    """What of it is right; with mistakes, not for use."""
+    places: Places
+    """Where its settings stand."""
+    mistakes: MistakesFound
+
+
 def load_config(
     file: Path | None,
     flags: Mapping[str, str] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
+    """The whole configuration, as `load` reads it. Raises ConfigError for its mistakes."""
+    loaded = load(file, flags, environment)
+    loaded.mistakes.raise_any()
+    return loaded.config
+
+
+def load(
+    file: Path | None,
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Loaded:
     """The whole configuration: the file (else the embedded default), under variables, under flags.
 
-    `flags` maps `--name` to the text that was typed. Raises ConfigError.
+    `flags` maps `--name` to the text that was typed.
     """
     found = MistakesFound()
     draft = _read(file, found)
-    server = draft.config.server
+    server, places = draft.config.server, draft.places
     for setting in SETTINGS:
         if (written := _written(setting, flags or {}, environment)) is not None:
             draft.left_out.append(("server", *setting.path))
+            places.leave(("server", *setting.path))
             with found.here():
                 server = with_value(server, setting.path, setting.parse(*written))
                 draft.left_out.pop()
     for rule in check_server(server):
         if not draft.follows(rule):
-            found.errors.append(ConfigError(rule.message, *where(file, rule.path)))
-    found.errors.sort(key=_line)
-    found.raise_any()
-    return msgspec.structs.replace(draft.config, server=server)
+            found.errors.append(ConfigError(rule.message, *places.where(rule.path)))
+    config = msgspec.structs.replace(draft.config, server=server)
+    return Loaded(config=config, places=places, mistakes=found)
 
 
 def data_dir_alone(
@@ -146,7 +170,9 @@ def data_dir_alone(
     if file is not None:
         draft = read_draft(file)
         if {("server",), ("server", "data_dir")} & set(draft.left_out):
-            return load_config(file, flags, {}).server.data_dir  # raises, with the whole reason
+            wrong = MistakesFound()
+            wrong.errors += draft.errors()
+            wrong.raise_any()
         found = draft.config.server.data_dir
     if found == NO_DATA_DIR:
         raise ConfigError(NO_HOME)
@@ -162,14 +188,8 @@ def _read(file: Path | None, found: MistakesFound) -> Draft:
         draft.left_out += [("server",), ("server", "cors")]
         with found.here():
             draft = read_draft(file)
-            found.errors += mistakes(file, draft)
+            found.errors += draft.errors()
     return draft
-
-
-def _line(error: UsageError) -> tuple[bool, int]:
-    """For sorting: the lines of the file, then what stands elsewhere."""
-    line = error.line if isinstance(error, ConfigError) else None
-    return line is None, line or 0
 
 
 def _written(

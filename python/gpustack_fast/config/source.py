@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Callable, MutableMapping
-from pathlib import Path
 
 from msgspec import Struct
 
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
-from gpustack_fast.errors import MistakesFound
+from gpustack_fast.config.settings import Loaded
 
 __all__ = ["Reading", "Source"]
 
@@ -33,11 +32,9 @@ class Source:
 
     def __init__(
         self,
-        file: Path | None,
-        load: Callable[[], Config],
+        load: Callable[[], Loaded],
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
-        self._file = file
         self._load = load
         self._environment = environment
         self._taken: dict[str, str] = {}
@@ -47,14 +44,14 @@ class Source:
 
         Raises ConfigError, with file and line, or MistakesFound.
         """
-        config = self._load()
+        loaded = self._load()
+        config, found, keys = loaded.config, loaded.mistakes, dict[str, str]()
         # The first map takes what is taken out.
         environment = ChainMap({}, self._taken, self._environment)
-        found, keys = MistakesFound(), dict[str, str]()
         with found.here():
-            keys = take_engine_keys(config, environment, self._file)
+            keys = take_engine_keys(config, environment, loaded.places)
         with found.here():
-            check_tls_files(config.server, self._file)
+            check_tls_files(config.server, loaded.places)
         found.raise_any()
         return Reading(config=config, engine_keys=keys)
 

@@ -12,12 +12,16 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from gpustack_fast import plain_files
 from gpustack_fast.errors import StoreError
 from gpustack_fast.storage.data_directory import explain_os_error
 
 __all__ = ["read", "write", "write_bytes"]
 
 T = TypeVar("T", bound=Struct)
+
+LARGEST = 1024 * 1024 * 1024
+"""Bytes of a file of ours, at most: some millions of keys."""
 
 
 class _Version(Struct):
@@ -34,7 +38,7 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
     left as it is.
     """
     try:
-        content = file.read_bytes()
+        content = plain_files.read_bytes(file, LARGEST)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -96,8 +96,8 @@ def test_replicas_share_the_cores_that_the_data_plane_leaves(
     "flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"]
 )
 def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> None:
-    with pytest.raises(BackendError, match=r"smollm2.*backend_parameters"):
-        BACKENDS["llama_cpp"].check(smollm2(flag))
+    ((index, problem),) = BACKENDS["llama_cpp"].check(smollm2("--slots", flag))
+    assert index == 1 and re.match(r"The model smollm2 .* in backend_parameters", problem)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,23 @@ def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> 
 def test_flags_that_llama_cpp_would_reject_are_rejected_before_any_start(
     parameters: list[str], message: str
 ) -> None:
-    with pytest.raises(BackendError, match=r"smollm2 .*backend_parameters") as caught:
-        BACKENDS["llama_cpp"].check(smollm2(*parameters))
-    assert message in str(caught.value)
+    ((_, problem),) = BACKENDS["llama_cpp"].check(smollm2(*parameters))
+    assert problem.startswith("The model smollm2 has wrong backend_parameters.")
+    assert message in problem
+
+
+def test_every_wrong_flag_of_a_model_is_found() -> None:
+    model = smollm2("--nosuch", "5", "--ctx-size=1", "--slots=2", "--port", "1", "x", "y", "-np")
+    found = list(BACKENDS["llama_cpp"].check(model))
+    assert [index for index, _ in found] == [0, 3, 4, 6, 8]
+    with pytest.raises(BackendError) as raised:
+        BACKENDS["llama_cpp"].command(model, PLACE)
+    assert str(raised.value) == found[0][1], "no start gets that far"
 
 
 def test_flags_that_llama_cpp_knows_are_let_through_in_every_spelling() -> None:
-    BACKENDS["llama_cpp"].check(
-        smollm2("--ctx_size", "4096", "-np=2", "--no-slots", "--cache-type-k", "q8_0")
-    )
+    model = smollm2("--ctx_size", "4096", "-np=2", "--no-slots", "--cache-type-k", "q8_0")
+    assert list(BACKENDS["llama_cpp"].check(model)) == []
 
 
 def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_started(
@@ -190,7 +198,7 @@ ENGINE = Engine(
     backend=Backend(
         name="brand_new",
         sources=("local_path",),
-        check=lambda model: None,
+        check=lambda _: iter(()),
         command=command,
         ready_path="/",
     ),

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from gpustack_fast.config.files import check_files
-from gpustack_fast.config.settings import load_config
+from gpustack_fast.config.settings import load
 from gpustack_fast.errors import ConfigError, Mistakes
 
 TLS = '[server]\ntls_certificate = "c.pem"\ntls_key = "k.pem"\n'
@@ -20,7 +20,9 @@ def look(folder: Path, text: str, **files: bytes) -> None:
         (folder / f"{name}.pem").write_bytes(content)
     file = folder / "c.toml"
     file.write_text(text)
-    check_files(load_config(file, {}, {}), file)
+    loaded = load(file, {}, {})
+    loaded.mistakes.raise_any()
+    check_files(loaded.config, loaded.places)
 
 
 def pair() -> tuple[bytes, bytes]:

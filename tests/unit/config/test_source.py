@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpustack_fast.config.settings import load_config
+from gpustack_fast.config.settings import load
 from gpustack_fast.config.source import Source
 from gpustack_fast.errors import ConfigError
 
@@ -17,7 +17,7 @@ def test_a_variable_is_taken_once_and_known_ever_after(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(MODEL.format("a") + 'api_key_env = "K"\n')
     environment = {"K": "k" * 20, "LATER": "l" * 20}
-    source = Source(file, lambda: load_config(file, {}, {}), environment)
+    source = Source(lambda: load(file, {}, {}), environment)
     reading = source.read()
     assert reading.engine_keys == {"a": "k" * 20}
     assert "K" in environment, "reading alone changes nothing"
@@ -38,7 +38,7 @@ def test_a_variable_is_taken_once_and_known_ever_after(tmp_path: Path) -> None:
 def test_a_secret_in_a_file_is_read_each_time(tmp_path: Path) -> None:
     file, secret = tmp_path / "c.toml", tmp_path / "secret"
     file.write_text(MODEL.format("a") + 'api_key_file = "secret"\n')
-    source = Source(file, lambda: load_config(file, {}, {}), {})
+    source = Source(lambda: load(file, {}, {}), {})
     for text in ("first-secret", "second-secret"):
         secret.write_text(text)
         assert source.read().engine_keys == {"a": text}

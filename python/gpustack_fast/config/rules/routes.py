@@ -54,21 +54,21 @@ def _check_targets(
     seen: set[tuple[str, str]] = set()
     for index, target in enumerate(route.targets):
         here = (*path, "targets", index)
-        if target.model not in models:
-            yield RuleBroken(
-                here,
-                f"The route `{route.name}` has the target {quoted(target.model)}, but no model is "
-                "called so. "
-                f"Declare it under [[models]], or correct the name.{closest(target.model, models)}",
-                lacks=(),
-            )
-            continue
         if target.overridden_model_name == "":
             yield RuleBroken(
                 (*here, "overridden_model_name"),
                 "`overridden_model_name` is empty. Write what the engine calls the model or "
                 "adapter, or leave it out.",
             )
+        if target.model not in models:
+            yield RuleBroken(
+                (*here, "model"),
+                f"The route `{route.name}` has the target {quoted(target.model)}, but no model is "
+                "called so. "
+                f"Declare it under [[models]], or correct the name.{closest(target.model, models)}",
+                lacks=(),
+            )
+            continue
         same = (target.model, target.overridden_model_name or models[target.model].engine_name)
         if same in seen:
             yield RuleBroken(
@@ -82,6 +82,7 @@ def _check_targets(
             (*path, "targets"),
             f"All targets of the route `{route.name}` have weight 0, so that no request could go "
             "anywhere. Give one a weight above 0.",
+            lacks=(*path, "targets"),
         )
 
 

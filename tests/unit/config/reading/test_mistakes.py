@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,7 +127,11 @@ WRONG_FILES = [
     (THEIRS + "timeouts = { first = 1 }\n", 5, "There is no key `first` in [models.timeouts]."),
     (THEIRS + "[models.timeouts]\nidle = -1\n", 6, "`idle` must be at least 0, but it is -1."),
     # What is missing.
-    ('\n[[models]]\nbackend = "external"\n', 2, "This [[models]] has no `name`. Add `name = ...`."),
+    (
+        "\n" + THEIRS.replace('name = "a"\n', ""),
+        2,
+        "This [[models]] has no `name`. Add `name = ...",
+    ),
     ('[[models]]\nname = "a"\n', 1, "This [[models]] has no `backend`."),
     (OURS + '[[routes]]\nname = "r"\n', 6, "This [[routes]] has no `targets`."),
     (OURS + '[[routes]]\nname = "r"\ntargets = []\n', 8, "`targets` must not be empty."),
@@ -224,7 +229,7 @@ WRONG_FILES = [
     ),
     # What no process could be given.
     (OURS + 'backend_parameters = ["a\\u0000"]\n', 6, "A parameter holds a zero byte."),
-    (OURS + '[models.env]\n"A=B" = "x"\n', 6, "`A=B` cannot name an environment variable."),
+    (OURS + '[models.env]\n"A=B" = "x"\n', 7, "`A=B` cannot name an environment variable."),
     (OURS + '[models.env]\nA = "x"\nB = "\\u0000"\n', 8, "The variable `B` holds a zero byte."),
     # Routes.
     (
@@ -248,7 +253,7 @@ WRONG_FILES = [
     ),
     (
         OURS + '[[routes]]\nname = "r"\n[[routes.targets]]\nmodel = "b"\n',
-        8,
+        9,
         "no model is called so",
     ),
     (
@@ -478,6 +483,105 @@ def test_all_mistakes_of_file_and_flags_are_told_at_once_in_the_order_of_the_fil
     assert told[-1].startswith("`--tls-certificate` begins with `~`")
     assert "tls_key" not in str(raised.value), "whether it lacks its companion is not known"
     assert "has no `source`" not in str(raised.value), "its name is misspelt"
+
+
+EVERY_KIND = """\
+[server]
+data_dir = "c.toml"
+tls_certificate = "none.pem"
+tls_key = "k.pem"
+port = "x"
+trusted_proxies = ["x", 5, "y"]
+
+[[models]]
+name = "a"
+backend = "llama_cpp"
+source = "local_path"
+local_path = "none.gguf"
+backend_parameters = ["--nosuch", "--ctx-size", 5, "--neither", "--host=x"]
+replicas = "2"
+[models.env]
+A = 1
+"B=" = "x"
+
+[[models]]
+backend = "external"
+urls = ["http://h:1", 5, "h:1", "h:2"]
+health_path = "x"
+api_key_file = "none.key"
+
+[[models]]
+name = "c"
+urls = ["https://h"]
+served_name = ""
+
+[[models]]
+name = "d"
+backend = "nosuch"
+urls = ["https://h"]
+local_path = "none.gguf"
+api_key_file = "/dev/zero"
+python_package = "a-b"
+
+[[routes]]
+targets = [{ model = "a", overridden_model_name = "" }, { modle = "a", fallback = ["x", "y"] }]
+allowed_keys = ["k"]
+meta = { x = nan, y = nan }
+"""
+
+
+def test_every_mistake_is_told_whatever_stands_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(EVERY_KIND)
+    (tmp_path / "k.pem").touch()
+    done = run("check", "--config", str(file), "--workers", "0")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    told = [line.removeprefix(f"error: {file}:") for line in done.stderr.splitlines()]
+    expected = """\
+2: `data_dir` is
+3: The file {0}/none.pem of `tls_certificate` cannot be read: No such file
+4: The file {0}/k.pem of `tls_key` holds no private key
+5: `port` must be
+6: Entry 2 of `trusted_proxies` must be
+6: `x` is no proxy's address
+6: `y` is no proxy's address
+12: The file {0}/none.gguf of the model `a` is not there
+13: Entry 3 of `backend_parameters` must be
+13: The model a has wrong backend_parameters. The flag --nosuch
+13: The model a has wrong backend_parameters. The flag --neither
+13: The model a sets --host
+14: `replicas` must be
+15: Every value in `env`
+17: `B=` cannot name
+19: This [[models]] has no `name`
+21: Entry 2 of `urls`
+21: `h:1` is no address
+21: `h:2` is no address
+22: `x` is no path
+23: The file {0}/none.key with the key
+25: This [[models]] has no `backend`
+27: `https://h` is no address
+28: `served_name` is empty
+32: There is no backend `nosuch`
+33: `https://h` is no address
+34: The file {0}/none.gguf of the model `d` is not there
+35: The file /dev/zero with the key
+36: `a-b` is no name that Python
+38: This [[routes]] has no `name`
+39: There is no key `modle` in target
+39: Entry 1 of `fallback`
+39: Entry 2 of `fallback`
+39: `overridden_model_name` is empty
+40: `(route without a name)` names `allowed_keys`
+41: `meta` is shown as JSON
+41: `meta` is shown as JSON
+error: `--workers` must be"""
+    beginnings = expected.format(tmp_path).splitlines()
+    found = [one for one in told if not any(one.startswith(each) for each in beginnings)]
+    missed = [each for each in beginnings if not any(one.startswith(each) for one in told)]
+    assert (found, missed, len(told)) == ([], [], len(beginnings))
+    lines = [int(one.partition(":")[0]) for one in told[:-1]]
+    assert lines == sorted(lines)
 
 
 def test_beside_a_file_that_cannot_be_read_the_flags_are_looked_at(tmp_path: Path) -> None:
