@@ -3,6 +3,8 @@
 use std::{error::Error, io};
 
 use rustix::io::Errno;
+
+use crate::key_watch::EndedEarly;
 use sans_io::{
     api::{error::ApiError, transform::TransformError},
     codec::http1::WireError,
@@ -72,6 +74,9 @@ pub(crate) enum Failure {
     /// The key of the request was revoked while it ran.
     #[error("its API key was revoked")]
     KeyRevoked,
+    /// The server stops, and the drain's limit has passed.
+    #[error("the limit of the drain has passed")]
+    Drained,
     /// The response is not of the kind that its endpoint gives, so that it cannot be transformed.
     #[error("the response cannot be relayed: {0}")]
     Unusable(#[source] TransformError),
@@ -80,6 +85,15 @@ pub(crate) enum Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         Self::Rejected(error)
+    }
+}
+
+impl From<EndedEarly> for Failure {
+    fn from(ended: EndedEarly) -> Self {
+        match ended {
+            EndedEarly::KeyRevoked => Self::KeyRevoked,
+            EndedEarly::Drained => Self::Drained,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
-//! Ends what runs with a key: at its revocation, and a WebSocket also when it expires.
+//! Ends what runs with a key: at its revocation, and a WebSocket also when it expires. At the end
+//! of a drain it ends everything.
 //!
-//! A revocation is rare, and a piece of a stream is not. So whatever moves reads one flag of its
-//! key, and whatever waits has left its waker with its worker, which wakes all of them after a
-//! revocation.
+//! Both are rare, and a piece of a stream is not. So whatever moves reads a flag of its key and one
+//! of its worker, and whatever waits has left its waker with its worker, which wakes all of them
+//! then.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,10 +18,12 @@ use tokio::time::Instant;
 use crate::timer::PhaseTimer;
 use sans_io::table::Key;
 
-/// The wakers of what waits on one worker and has a key.
+/// The wakers of what waits on one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers {
     places: RefCell<Places>,
+    /// The drain's limit has passed.
+    is_cut: Cell<bool>,
     /// The number of revocations after which all were woken.
     seen: Cell<u64>,
 }
@@ -37,8 +40,18 @@ impl Sleepers {
     /// in all.
     pub(crate) fn wake_after(&self, revocations: u64) {
         if self.seen.replace(revocations) != revocations {
-            self.places.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+            self.wake();
         }
+    }
+
+    /// Ends everything: the drain's limit has passed.
+    pub(crate) fn cut(&self) {
+        self.is_cut.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.places.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
     }
 
     /// Leaves a waker, at the place of an earlier one if there is one. Returns its place.
@@ -62,10 +75,19 @@ impl Sleepers {
     }
 }
 
+/// Why something ends before its own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndedEarly {
+    /// Its key was revoked.
+    KeyRevoked,
+    /// The drain's limit has passed.
+    Drained,
+}
+
 /// The watch of one request, response or WebSocket over its key.
 #[derive(Debug)]
 pub(crate) struct KeyWatch {
-    /// None: it has no key, and nothing ends it.
+    /// None: it has no key, and a drain alone ends it.
     key: Option<Arc<Key>>,
     sleepers: Rc<Sleepers>,
     /// Where its waker is; None: it has not waited yet.
@@ -82,29 +104,29 @@ impl KeyWatch {
         Self { key, sleepers, place: None, life: None, expiry }
     }
 
-    /// Whether the key was revoked.
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.key.as_ref().is_some_and(|key| key.is_revoked())
-    }
-
-    /// Wakes the task after a revocation. For whoever has seen that the key is not revoked, and
-    /// waits now.
-    pub(crate) fn wait(&mut self, context: &Context<'_>) {
-        if self.key.is_some() {
-            self.place = Some(self.sleepers.put(self.place, context.waker()));
+    /// Why what is watched has to end now; None: it may go on.
+    pub(crate) fn ended_early(&self) -> Option<EndedEarly> {
+        if self.key.as_ref().is_some_and(|key| key.is_revoked()) {
+            return Some(EndedEarly::KeyRevoked);
         }
+        self.sleepers.is_cut.get().then_some(EndedEarly::Drained)
     }
 
-    /// Ready when the key was revoked or has expired.
+    /// Wakes the task when it may have to end. For whoever has seen that it may go on, and waits
+    /// now.
+    pub(crate) fn wait(&mut self, context: &Context<'_>) {
+        self.place = Some(self.sleepers.put(self.place, context.waker()));
+    }
+
+    /// Ready when what is watched has to end, for which the expiry of its key is a reason, too.
     pub(crate) fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(key) = &self.key else { return Poll::Pending };
-        if key.is_revoked() {
+        if self.ended_early().is_some() {
             return Poll::Ready(());
         }
-        let (began, left) = *self.life.get_or_insert_with(|| (Instant::now(), key.time_left()));
-        let expired = self.expiry.poll(context, began, left);
         self.wait(context);
-        expired
+        let Some(key) = &self.key else { return Poll::Pending };
+        let (began, left) = *self.life.get_or_insert_with(|| (Instant::now(), key.time_left()));
+        self.expiry.poll(context, began, left)
     }
 }
 
@@ -183,6 +205,23 @@ mod tests {
             let ended = poll_fn(|context| watch.poll_ended(context));
             assert!(tokio::time::timeout(Duration::from_secs(999), ended).await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_without_a_key_is_woken_by_the_end_of_a_drain() {
+        let sleepers = Rc::<Sleepers>::default();
+        let mut watch = KeyWatch::new(None, &sleepers);
+        let ended = poll_fn(|context| {
+            let ended = watch.ended_early();
+            watch.wait(context);
+            ended.map_or(Poll::Pending, Poll::Ready)
+        });
+        let cutting = async {
+            sleepers.wake_after(1);
+            tokio::task::yield_now().await;
+            sleepers.cut();
+        };
+        assert_eq!(tokio::join!(ended, cutting).0, EndedEarly::Drained);
     }
 
     #[tokio::test]

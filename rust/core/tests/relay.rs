@@ -296,10 +296,58 @@ fn a_drain_cuts_at_its_deadline_and_a_second_one_can_bring_it_nearer() {
     plane.plane.drain(Duration::from_secs(600));
     plane.plane.drain(Duration::from_millis(50));
     assert_eq!(plane.drained(), 1);
-    assert!(
-        !client.read_to_end().ends_with(b"0\r\n\r\n"),
-        "a cut stream does not look like a whole one"
-    );
+    let rest = String::from_utf8(client.read_to_end()).unwrap();
+    assert!(rest.contains("its limit for running requests (drain_timeout) has passed"), "{rest}");
+    assert!(rest.contains("data: {\"error\"") && !rest.contains("[DONE]"), "{rest}");
+    assert!(rest.ends_with("\n\n\r\n0\r\n\r\n"), "the event is its last one: {rest}");
+}
+
+#[test]
+fn what_a_drain_cuts_inside_a_body_looks_cut_and_what_has_not_begun_gets_a_503() {
+    let (reached, at_engine) = mpsc::channel();
+    let engine = Engine::start(true, move |_, mut stream| {
+        let asked = read_request(&mut stream).unwrap();
+        if asked.body.ends_with(b"true}") {
+            let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":1";
+            stream.write_all(begun).unwrap();
+        }
+        reached.send(()).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut streaming, mut waiting, mut unread) =
+        (plane.connect(), plane.connect(), plane.connect());
+    streaming.write(request(BODY).as_bytes());
+    waiting.write(request(r#"{"model":"m"}"#).as_bytes());
+    // Half of a body: nobody has asked an engine for it.
+    unread.write(request_with("Content-Length: 100", r#"{"model":"#).as_bytes());
+    streaming.until(b"{\"a\":1");
+    (0..2).for_each(|_| at_engine.recv().unwrap());
+    plane.until_connections(3);
+    plane.plane.drain(Duration::from_millis(50));
+    assert_eq!(streaming.read_to_end(), b"", "more bytes would be taken for the engine's");
+    for client in [&mut waiting, &mut unread] {
+        let response = client.response();
+        assert_eq!((response.status, response.whole), (503, true));
+        assert!(String::from_utf8_lossy(&response.body).contains("This server is stopping"));
+        assert_eq!(client.read_to_end(), b"");
+    }
+    assert_eq!(plane.drained(), 3);
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_hold_up_the_end_of_a_drain() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        while stream.write_all(&chunk(&b"data: 1\n\n".repeat(1_000))).is_ok() {}
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(BODY).as_bytes());
+    client.until(b"data: 1\n\n");
+    plane.plane.drain(Duration::from_millis(50));
+    assert_eq!(plane.drained(), 1);
 }
 
 #[test]

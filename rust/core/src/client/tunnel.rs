@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::{key_watch::KeyWatch, timer::PhaseTimer};
+use crate::{
+    key_watch::{EndedEarly, KeyWatch},
+    timer::PhaseTimer,
+};
 use sans_io::seam::End;
 
 /// The room for one read, in bytes.
@@ -37,7 +40,7 @@ pub(crate) struct Ended {
     /// Bytes that were written to the client.
     pub(crate) bytes_out: u64,
     /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`:
-    /// nothing moved; `Refused`: its key was revoked or has expired.
+    /// nothing moved; `Refused`: its key was revoked or has expired; `Drained`: a drain has cut it.
     pub(crate) end: End,
 }
 
@@ -70,7 +73,8 @@ impl Tunnel {
     }
 
     /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`],
-    /// the key has ended, or nothing has moved for `idle`. `from_client`: the bytes that were read behind the request.
+    /// the key has ended, a drain has cut it, or nothing has moved for `idle`. `from_client`: the
+    /// bytes that were read behind the request.
     pub(crate) async fn run(
         self,
         client: &mut impl Side,
@@ -84,7 +88,8 @@ impl Tunnel {
         let mut first_end = None;
         let end = poll_fn(|context| {
             if key.poll_ended(context).is_ready() {
-                return Poll::Ready(End::Refused);
+                let drained = key.ended_early() == Some(EndedEarly::Drained);
+                return Poll::Ready(if drained { End::Drained } else { End::Refused });
             }
             let into = inward.poll(context, client, &mut engine);
             let out = outward.poll(context, &mut engine, client);

@@ -44,7 +44,7 @@ pub(crate) struct RelayedBody<B, W> {
     progress: Progress,
     /// Sees the client leave.
     watch: W,
-    /// Sees the key revoked.
+    /// Sees the key revoked, and the end of a drain.
     key: KeyWatch,
     /// The shape of an error in a stream.
     dialect: Dialect,
@@ -101,8 +101,8 @@ where
         let span = accounting.span().clone();
         let _entered = span.enter();
         // Behind the last frame nothing is left to be ended.
-        if self.key.is_revoked() && !self.relay.is_finished() {
-            return self.truncate(context, &Failure::KeyRevoked);
+        if let Some(ended) = self.key.ended_early().filter(|_| !self.relay.is_finished()) {
+            return self.truncate(context, &ended.into());
         }
         let Poll::Ready(piece) = self.relay.poll_piece(context, &mut accounting.timeline) else {
             // A client that has left is seen in the engine's next pause: one comes with each burst.
@@ -146,9 +146,9 @@ where
         Frame::data(piece)
     }
 
-    /// Ends a response whose engine failed behind the commit point, or whose key was revoked. A stream between two frames
-    /// gets an error event as its last one. Anything else is truncated, since more bytes would be
-    /// taken for the engine's.
+    /// Ends a response whose engine failed behind the commit point, or that ends early. A stream
+    /// between two frames gets an error event as its last one. Anything else is truncated, since
+    /// more bytes would be taken for the engine's.
     fn truncate(
         &mut self,
         context: &mut Context<'_>,
@@ -158,7 +158,7 @@ where
         let mut event = None;
         if let Progress::Relaying(accounting) = &self.progress {
             let request_id = &**accounting.request_id();
-            if let Failure::KeyRevoked = failure {
+            if let Failure::KeyRevoked | Failure::Drained = failure {
                 debug!(request_id, reason = %failure, "response truncated");
             } else {
                 warn!(request_id, reason = %failure, "response truncated");

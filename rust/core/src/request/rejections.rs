@@ -49,6 +49,7 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         }
         Failure::FallbackStatus(status) => (fallback_taken(status), End::EngineError),
         Failure::KeyRevoked => (key_revoked(), End::Refused),
+        Failure::Drained => (drained(), End::Drained),
         Failure::LostTooOften => (lost_too_often(), End::EngineDied),
         Failure::Connect(_) | Failure::StaleConnection | Failure::ConnectionLost(_) => {
             let message =
@@ -75,6 +76,13 @@ fn machine_exhausted(error: &io::Error) -> ApiError {
          it stays so, the operator must raise the limits of open files or ports."
     );
     ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+}
+
+/// 503: the drain's limit has passed.
+fn drained() -> ApiError {
+    let message = "This server is stopping, and its limit for running requests (drain_timeout) has \
+        passed before this response began. Send the request again.";
+    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// 502: an engine's error, for which there was a fallback a moment ago.
@@ -159,6 +167,13 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
         return (ApiError::new(Cause::Unauthorized, message), End::Refused);
     }
     let (cause, what, end) = match failure {
+        Failure::Drained => (
+            Cause::Unavailable,
+            "This server is stopping, and its limit for running requests (drain_timeout) has \
+             passed."
+                .to_owned(),
+            End::Drained,
+        ),
         Failure::IdleTimeout => (
             Cause::GatewayTimeout,
             "The engine stopped sending in the middle of this response (the idle timeout has \

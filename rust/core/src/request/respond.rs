@@ -69,10 +69,11 @@ where
     }
 }
 
-/// Logs a failed request: at debug if its client is to blame, else at warn.
+/// Logs a failed request: at debug if its client or a drain (which has its own line) is to blame,
+/// else at warn.
 fn log(failure: &Failure, accounting: &Accounting) {
     let is_clients = match failure {
-        Failure::ClientLeft | Failure::BodyTimeout | Failure::KeyRevoked => true,
+        Failure::ClientLeft | Failure::BodyTimeout | Failure::KeyRevoked | Failure::Drained => true,
         Failure::Rejected(error) => error.cause.status() < 500,
         _ => false,
     };

@@ -98,17 +98,17 @@ where
         let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
         retry_loop::send(context, &caller, dispatch, upload).await
     });
-    poll_fn(|polled| poll_unless_revoked(polled, &mut watch, work.as_mut())).await
+    poll_fn(|polled| poll_unless_ended_early(polled, &mut watch, work.as_mut())).await
 }
 
-/// Polls `work`, unless its key was revoked (`KeyRevoked`).
-fn poll_unless_revoked<T>(
+/// Polls `work`, unless its key was revoked (`KeyRevoked`) or a drain cuts it (`Drained`).
+fn poll_unless_ended_early<T>(
     context: &mut Context<'_>,
     watch: &mut KeyWatch,
     work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Poll<Result<T, Failure>> {
-    if watch.is_revoked() {
-        return Poll::Ready(Err(Failure::KeyRevoked));
+    if let Some(ended) = watch.ended_early() {
+        return Poll::Ready(Err(ended.into()));
     }
     let done = work.poll(context);
     if done.is_pending() {

@@ -37,6 +37,8 @@ use sans_io::seam::Event;
 
 /// The time between two sweeps of idle connections and lingering slots.
 const SWEEP: Duration = Duration::from_millis(250);
+/// The time in which those who are cut at the end of a drain are told so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The time between a panic and the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -215,7 +217,8 @@ async fn keep<F: Future<Output = ()> + 'static>(mut work: impl FnMut() -> F) {
     }
 }
 
-/// Waits for the end of the drain: true when no connection is left or the deadline has passed;
+/// Waits for the end of the drain: true when no connection is left or the deadline has passed, and
+/// those who were cut have been told;
 /// false when the deadline was changed.
 async fn until_idle(
     worker: &Worker,
@@ -233,6 +236,11 @@ async fn until_idle(
     }
     if worker.connections() > 0 {
         worker.shared.begin_cutting();
+        worker.sleepers.cut();
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        while worker.connections() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     true
 }

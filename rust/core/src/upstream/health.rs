@@ -42,6 +42,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::StaleConnection
         | Failure::LostTooOften
         | Failure::KeyRevoked
+        | Failure::Drained
         | Failure::Unusable(_) => return,
     };
     shared.metrics.upstream_error(kind);
