@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import functools
 import logging
 import os
@@ -78,6 +79,7 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
     config = start.config
     processes.open_standard_descriptors()
     start_log(config.server.log_level, config.server.log_format)
+    faulthandler.enable(file=2)  # the last word of a crash, which no handler of ours would have
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()
     try:

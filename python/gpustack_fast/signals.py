@@ -5,8 +5,9 @@
     USR1                          open the log files again
     USR2 ALRM … real-time ones    nothing, and a line says so: by default each would end the server
 
-Left alone: those of a fault in the program itself (SEGV, BUS, FPE, ILL, TRAP, SYS), which cannot go
-on; those that stop and continue it; PIPE and XFSZ, which Python ignores from the start.
+Left alone: those of a fault in the program itself (SEGV, BUS, FPE, ILL), which cannot go on, and
+whose last word is faulthandler's; those that stop and continue it; PIPE and XFSZ, which Python
+ignores from the start: they come with each write to who has gone, and that write fails anyway.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ ASKS: dict[int, Ask] = {
 LEFT_ALONE = {
     signal.SIGKILL,
     signal.SIGSTOP,
-    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
     *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
     *(signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH),
     *(signal.SIGPIPE, signal.SIGXFSZ),

@@ -321,13 +321,21 @@ def test_signals_without_a_meaning_are_told_and_end_nothing(
 ) -> None:
     (engine,) = fake_engines(1)
     server = serve(external([engine]))
-    for number in (signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGVTALRM):
+    told = [signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGSYS, signal.SIGTRAP]
+    for number in (*told, signal.SIGPIPE):
         server.process.send_signal(number)
-    for name in ("SIGUSR2", "SIGALRM", "SIGVTALRM"):
+    for name in (number.name for number in told):
         eventually(lambda name=name: f"{name} came" in server.output(), name)
     assert server.is_ready()
     server.process.send_signal(signal.SIGQUIT)
     assert server.process.wait(30) == 0
+
+
+def test_a_crash_has_a_last_word(fake_engines: Engines, serve: Serve) -> None:
+    server = serve(external(fake_engines(1)))
+    server.process.send_signal(signal.SIGSEGV)
+    assert server.process.wait(30) == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in server.output()
 
 
 def test_engines_of_ours_outlive_a_reload_and_end_with_the_terminal(

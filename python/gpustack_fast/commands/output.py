@@ -1,23 +1,35 @@
 """What a command writes: the result on standard output, complaints on standard error.
 
-A standard output that fails is an error like any other: one line, exit status 1. A standard error
-that fails has nobody to tell; the exit status stays.
+A standard output that fails is an error like any other: one line, exit status 1. One whose reader
+has gone, as `| head` goes when it has seen enough, ends a command without a word, with the status
+that a shell shows for SIGPIPE. A standard error that fails has nobody to tell; the exit status
+stays.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import TextIO
 
 from gpustack_fast.errors import GpustackFastError, printable
 
-__all__ = ["OutputFailed", "complain", "say"]
+__all__ = ["OutputFailed", "ReaderGone", "complain", "say"]
 
 
 class OutputFailed(GpustackFastError):
     """Standard output is full, closed, or has no reader any more."""
+
+
+class ReaderGone(OutputFailed):
+    """The reader of standard output has gone. Of itself that is nothing to tell anybody."""
+
+    exit_status = 128 + signal.SIGPIPE
+
+    def each(self) -> tuple[GpustackFastError, ...]:
+        return ()
 
 
 def say(text: str) -> None:
@@ -48,7 +60,8 @@ def complain(text: str) -> None:
 def _failed(error: OSError) -> OutputFailed:
     if sys.stdout is not None:
         _discard(sys.stdout)
-    return OutputFailed(
+    kind = ReaderGone if isinstance(error, BrokenPipeError) else OutputFailed
+    return kind(
         f"Standard output cannot be written: {error.strerror}. Run the command again with another "
         "output."
     )

@@ -61,6 +61,15 @@ def test_a_standard_output_that_fails_is_one_line_and_status_1(
     assert re.fullmatch(r"error: Standard output cannot be written: .*\n", told), told
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(
+    tmp_path: Path, command: str
+) -> None:
+    where = ["--data-dir", str(tmp_path)] if "list" in command else []
+    done = run_into("unread", *command.split(), *where)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_key_that_nobody_saw_is_revoked(tmp_path: Path, output: str) -> None:
     done = run_into(output, "keys", "create", "a", "--data-dir", str(tmp_path))
