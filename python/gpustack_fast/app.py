@@ -48,6 +48,7 @@ from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta
 from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.metrics import fault_metrics
+from gpustack_fast.seam.pace import Pace
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.signals import Ask, Signals
@@ -155,8 +156,9 @@ class Server:
         self._engine_paths = EnginePaths(directory.path)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)
+        self._pace = Pace(self._publish)
         self._supervisor = Supervisor(
-            self._engine_paths, prepare, self._faults, on_change=self._publish
+            self._engine_paths, prepare, self._faults, on_change=self._pace.soon
         )
         self._reloader = Reloader(source, deployment, directory, self._plane, self._supervisor)
 
@@ -207,6 +209,7 @@ class Server:
         self._service.tell(systemd.READY)
         await self._end_leftovers()
         self._supervisor.want(self._config.models)
+        self._pace.now()  # a table that the data plane refuses ends the start
         self._reloader.begin.set()
         while True:
             supervising = asyncio.ensure_future(self._supervisor.run())
@@ -333,13 +336,16 @@ class Server:
         while True:
             await asyncio.sleep(COUNT_EVERY)
             if self._published and self._shown != self._counted():
-                self._publish()
+                self._pace.soon()
 
     def _counted(self) -> tuple[int, int]:
         return sum(self._faults.counts.values()), self.keys.unsaved
 
     def _publish(self) -> None:
-        """Publishes the table of now. Greets, once: when a model is ready, and none on its way."""
+        """Publishes the table of now, for `Pace`.
+
+        Greets, once: when a model is ready, and none on its way.
+        """
         replicas = self._supervisor.replicas
         now = self._reloader.deployment
         document = table(now.config, replicas, now.routes, now.engine_keys)
@@ -382,10 +388,14 @@ class Server:
     def _models(self) -> list[ModelView]:
         return model_views(self._config, self._supervisor.replicas)
 
+    def _shown_models(self) -> list[ModelView]:
+        self._pace.catch_up()
+        return self._models()
+
     def _sources(self) -> Sources:
         return Sources(
             version=__version__,
-            models=self._models,
+            models=self._shown_models,
             routes=lambda: route_views(
                 self._config, self._reloader.deployment.routes, self._supervisor.replicas
             ),
@@ -398,6 +408,7 @@ class Server:
 
     def status(self) -> ServerStatus:
         """For the control socket."""
+        self._pace.catch_up()  # what is shown as running gets requests
         stats = self._plane.stats()
         return ServerStatus(
             version=__version__,
@@ -418,11 +429,15 @@ class Server:
 
     def drain(self, which: str) -> DrainReport:
         """Takes instances out of the choice, for the control socket."""
-        return self._drain_report(self._supervisor.drain(which))
+        found = self._supervisor.drain(which)
+        self._pace.now()
+        return self._drain_report(found)
 
     def resume(self, which: str) -> DrainReport:
         """Takes a drain back, for the control socket."""
-        return self._drain_report(self._supervisor.resume(which))
+        found = self._supervisor.resume(which)
+        self._pace.now()
+        return self._drain_report(found)
 
     def _drain_report(self, found: list[Replica]) -> DrainReport:
         counters = {one.id: one for one in self._plane.stats().instances}
