@@ -56,6 +56,19 @@ def test_a_mistake_in_the_configuration_is_not_tried_again() -> None:
     assert directives("RestartPreventExitStatus") == [str(ConfigError.exit_status)]
 
 
+def test_the_sections_that_are_named_say_what_they_are_named_for() -> None:
+    readme = (DEPLOY.parent / "README.md").read_text()
+    sections = dict(
+        re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    )
+    lines = (DEPLOY / "README.md").read_text().split("\n* ")
+    named = [(line, name) for line in lines for name in re.findall(r'under "([^"]+)"', line)]
+    assert [name for _, name in named] == ["Reload"]
+    for line, name in named:
+        words = set(re.findall(r"SIG\w+|restart", line))
+        assert words and all(word in sections[name] for word in words), (name, words)
+
+
 def test_nothing_of_the_unit_hides_the_gpus() -> None:
     for name in ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "PrivateUsers"):
         assert directives(name) == []
