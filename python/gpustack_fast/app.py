@@ -79,8 +79,8 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
     """
     config = start.config
     processes.open_standard_descriptors()
-    start_log(config.server.log_level, config.server.log_format)
     faulthandler.enable(file=2)  # the last word of a crash, which no handler of ours would have
+    start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()
     try:
@@ -420,6 +420,7 @@ class Server:
             certificate=None
             if self._config.server.tls_certificate is None
             else str(self._config.server.tls_certificate),
+            certificate_expires=stats.certificate_expires,
             connections=stats.connections,
             in_flight=stats.in_flight,
             models=model_statuses(

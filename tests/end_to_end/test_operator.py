@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import re
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from gpustack_fast.control.client import ControlClient
+from gpustack_fast.seam.pace import Pace
 from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, FakeEngine, ServedRouter, cli, external
 from raw_http import chat, eventually
@@ -82,6 +88,50 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
     assert page.returncode == 1
     assert "not ready: no model has a running instance" in page.stdout
     assert f"m-1: Nobody can be reached at {engines[1].address}" in page.stdout
+
+
+def test_many_engines_that_change_at_once_are_not_a_table_each(serve: Serve) -> None:
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, 301)]
+    model = f'[[models]]\nname = "m"\nbackend = "external"\nurls = {json.dumps(urls)}\n'
+    began = time.monotonic()
+    server = serve(model, wait=False)
+    eventually(DataDirectory(server.data_dir).control_socket.is_socket, "the control socket")
+    eventually(lambda: set(states(server).values()) == {"unreachable"}, "all to be tried")
+    took = time.monotonic() - began
+    versions = re.findall(r"table published version=(\d+)", server.output())
+    assert 1 <= int(versions[-1]) <= took / Pace.LEAST_PAUSE + 2
+
+
+def test_a_certificate_that_ends_soon_is_warned_of(
+    fake_engines: Engines, serve: Serve, tmp_path: Path
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3, hours=1)
+    key = write_certificate(certificate, soon)
+    tls = f'[server]\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+    server = serve(tls + external(fake_engines(1)), wait=False)
+    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready", 60)
+    assert shown(server)["certificate_expires"] == int(soon.timestamp())
+    page = run(server, "status")
+    assert f"Certificate: {certificate}, valid until 20" in page.stdout
+    assert page.stderr.startswith("warning: The certificate expires in 3 days. Renew its files")
+    assert page.returncode == 0
+    later = soon + datetime.timedelta(days=30)
+    write_certificate(certificate, later)
+    os.kill(server.process.pid, signal.SIGHUP)
+    renewed = int(later.timestamp())
+    eventually(lambda: shown(server)["certificate_expires"] == renewed, "the renewed one")
+    page = run(server, "status", "--json")
+    assert (page.stderr, json.loads(page.stdout)["certificate_expires"]) == ("", renewed)
+
+
+def write_certificate(file: Path, not_after: datetime.datetime) -> Path:
+    """Makes a certificate for this machine, and returns the file of its key."""
+    issued = trustme.CA().issue_cert("127.0.0.1", "localhost", not_after=not_after)
+    key = file.with_name("key.pem")
+    key.write_bytes(issued.private_key_pem.bytes())
+    file.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
+    return key
 
 
 def test_a_failed_request_is_the_last_failure_of_its_instance(

@@ -21,6 +21,9 @@ from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["drain", "resume", "status"]
 
+_DAY = 24 * 3600
+_RENEW_WITHIN = 14 * _DAY
+"""Seconds before its end in which a certificate is warned of."""
 _POLL = 0.2
 """Seconds between two looks at an instance that is drained."""
 _HEADER = ("MODEL", "INSTANCE", "STATE", "SINCE", "IN FLIGHT", "REQUESTS", "FAILED", "RESTARTS")
@@ -33,6 +36,8 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     """
     with _server(data_dir) as server:
         found = server.status()
+    if warning := _expiry_warning(found.certificate_expires, time.time()):
+        complain(f"warning: {warning}")
     say(_json(found) if as_json else "\n".join(_page(found)))
     return 0 if found.not_ready is None else 1
 
@@ -113,7 +118,9 @@ def _page(found: ServerStatus) -> Iterator[str]:
     ready = "ready" if found.not_ready is None else f"not ready: {found.not_ready}"
     yield f"{' '.join(found.addresses)}: {ready}"
     if found.certificate is not None:
-        yield f"Certificate: {found.certificate}"
+        ends = found.certificate_expires
+        until = "" if ends is None else f", valid until {_local_time(ends)}"
+        yield f"Certificate: {found.certificate}{until}"
     yield f"Requests in flight: {found.in_flight}. Client connections: {found.connections}."
     yield ""
     rows = [_HEADER, *(row for model in found.models for row in _rows(model.name, model.instances))]
@@ -125,6 +132,19 @@ def _page(found: ServerStatus) -> Iterator[str]:
     if reasons:
         yield ""
     yield from reasons
+
+
+def _expiry_warning(ends: int | None, now: float) -> str | None:
+    """What is to be said of a certificate that ends at a Unix second, or has ended."""
+    if ends is None or ends - now >= _RENEW_WITHIN:
+        return None
+    if ends <= now:
+        when = "The certificate has expired, and clients refuse it."
+    else:
+        days = int((ends - now) // _DAY)
+        left = f"{days} days" if days > 1 else "one day" if days else "less than a day"
+        when = f"The certificate expires in {left}."
+    return f"{when} Renew its files; the server takes them up within a minute, or with SIGHUP."
 
 
 def _rows(model: str, instances: Sequence[InstanceStatus]) -> Iterator[tuple[str, ...]]:

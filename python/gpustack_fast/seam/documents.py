@@ -403,4 +403,7 @@ class Stats(Document):
     """Open client connections."""
     in_flight: int
     """Requests between their head and their end."""
+    certificate_expires: int | None
+    """The end of the certificate that is in force, in Unix seconds; None: there is none, or it does
+    not say."""
     instances: list[InstanceStats]

@@ -182,6 +182,7 @@ impl DataPlane {
             not_ready: self.shared.not_ready(&table),
             connections: count(&self.shared.metrics.connections),
             in_flight: count(&self.shared.metrics.in_flight),
+            certificate_expires: self.shared.tls.as_ref().and_then(Tls::not_after),
             instances: instances.collect(),
         })
     }

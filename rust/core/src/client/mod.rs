@@ -4,3 +4,4 @@ pub(crate) mod io;
 pub(crate) mod places;
 pub(crate) mod tls;
 pub(crate) mod tunnel;
+pub(crate) mod validity;

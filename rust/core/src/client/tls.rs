@@ -1,16 +1,18 @@
 //! TLS toward clients: the certificate, read again when its files change, and the handshake.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
+use rustix::fs::{Mode, OFlags};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -23,10 +25,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
+use crate::client::validity;
 use sans_io::seam;
 
 /// The time between two checks of the files, in milliseconds.
 const CHECK_MS: u64 = 60_000;
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 16 * 1024 * 1024;
 /// The first byte of a TLS connection: a record that carries a handshake.
 const HANDSHAKE: u8 = 0x16;
 /// HTTP/2 in a handshake (ALPN).
@@ -37,13 +42,21 @@ const HTTP2: &[u8] = b"h2";
 pub(crate) struct Tls {
     files: seam::Tls,
     /// For new connections.
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<InForce>,
     /// The state of the files at the last check.
     seen: Mutex<Stamps>,
     /// Read for a reload that is not published yet.
-    read_again: Mutex<Option<(Arc<ServerConfig>, Stamps)>>,
+    read_again: Mutex<Option<(Arc<InForce>, Stamps)>>,
     /// The time of the next check, in milliseconds of the data plane's clock.
     next_check: AtomicU64,
+}
+
+/// What the files held.
+#[derive(Debug)]
+struct InForce {
+    config: Arc<ServerConfig>,
+    /// The end of the server's own certificate; None: it cannot be read from it.
+    not_after: Option<SystemTime>,
 }
 
 /// A certificate and its key cannot be used.
@@ -147,45 +160,65 @@ impl Tls {
     /// certificate in place, and are read again after their next change: a certificate may be
     /// renewed a moment before its key.
     pub(crate) fn refresh(&self) -> Result<bool, TlsError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamps(&self.files);
-        if *seen == now {
+        // Files may be slow, and a reload must not wait for them here.
+        let before = *self.seen();
+        let mut now = stamps(&self.files);
+        if before == now {
             return Ok(false);
         }
-        *seen = now;
         let files = read(&self.files).inspect_err(|error| {
             // It may be that this machine has no descriptor at the moment: as if it had not been
             // there, so that the next check reads it.
             if let TlsError::Read { file, .. } = error {
-                seen[usize::from(*file != self.files.certificate)] = None;
+                now[usize::from(*file != self.files.certificate)] = None;
             }
-        })?;
-        self.current.store(Arc::new(files));
+        });
+        let mut seen = self.seen();
+        if *seen != before {
+            // Meanwhile a reload has put into force what it had read.
+            return Ok(false);
+        }
+        *seen = now;
+        self.current.store(Arc::new(files?));
         Ok(true)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Stamps> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files, changed or not, and keeps what they hold for [`Tls::take_up`].
     pub(crate) fn read_again(&self) -> Result<(), TlsError> {
+        let now = stamps(&self.files);
+        let files = read(&self.files);
         let mut waiting = self.read_again.lock().unwrap_or_else(PoisonError::into_inner);
         // A reload that came to nothing may have left one.
         *waiting = None;
-        let now = stamps(&self.files);
-        *waiting = Some((Arc::new(read(&self.files)?), now));
+        *waiting = Some((Arc::new(files?), now));
         Ok(())
     }
 
     /// Puts what was read for a reload into force, for new connections.
     pub(crate) fn take_up(&self) {
         let read = self.read_again.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((config, stamps)) = read {
-            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
-            self.current.store(config);
+        if let Some((files, stamps)) = read {
+            let mut seen = self.seen();
+            *seen = stamps;
+            self.current.store(files);
         }
+    }
+
+    /// The end of the certificate that is in force, in Unix seconds; None: it cannot be read from
+    /// it.
+    pub(crate) fn not_after(&self) -> Option<u64> {
+        let end = self.current.load().not_after?;
+        end.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
     }
 
     /// Shakes hands with a client. Before it fails, an alert tells the client the reason.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let accepted = TlsAcceptor::from(self.current.load_full()).accept(stream).await;
+        let accepted =
+            TlsAcceptor::from(Arc::clone(&self.current.load().config)).accept(stream).await;
         match &accepted {
             Ok(stream) => debug!(http2 = agreed_on_http2(stream), "TLS handshake done"),
             Err(error) => debug!(%error, "TLS handshake failed"),
@@ -213,14 +246,15 @@ fn stamps(files: &seam::Tls) -> Stamps {
     })
 }
 
-fn read(files: &seam::Tls) -> Result<ServerConfig, TlsError> {
+fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
     let seam::Tls { certificate, key } = files.clone();
     let chain = CertificateDer::pem_slice_iter(&read_file("certificate", &certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| TlsError::Certificate { file: certificate.clone(), source })?;
-    if chain.is_empty() {
+    let Some(own) = chain.first() else {
         return Err(TlsError::NoCertificate(certificate));
-    }
+    };
+    let not_after = validity::not_after(own);
     let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", &key)?)
         .map_err(|source| TlsError::Key { file: key.clone(), source })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -231,11 +265,27 @@ fn read(files: &seam::Tls) -> Result<ServerConfig, TlsError> {
             source => TlsError::Unusable { certificate, key, source },
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(InForce { config: Arc::new(config), not_after })
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Read { what, file: path.to_path_buf(), source })
+    read_plain(path).map_err(|source| TlsError::Read { what, file: path.to_path_buf(), source })
+}
+
+/// The content of a plain file. A path may lead to a device that never ends, or to a pipe to which
+/// nobody writes.
+fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+    let no_wait = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, no_wait, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    let mut content = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -300,6 +350,23 @@ mod tests {
             assert!(error.to_string().contains("cannot be read"), "what is there is read again");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_not_read_for_ever() {
+        let image =
+            std::env::temp_dir().join(format!("gpustack-fast-image-{}", std::process::id()));
+        File::create(&image).unwrap().set_len(10 << 30).unwrap();
+        for (path, reason) in [
+            (Path::new("/dev/zero"), "it is no plain file"),
+            (Path::new("/"), "it is no plain file"),
+            (&*image, "it is larger than 16 MiB"),
+        ] {
+            let files = seam::Tls { certificate: path.to_owned(), key: path.to_owned() };
+            let error = Tls::load(&files).unwrap_err().to_string();
+            assert!(error.contains("cannot be read") && error.contains(reason), "{error}");
+        }
+        std::fs::remove_file(image).unwrap();
     }
 
     #[test]

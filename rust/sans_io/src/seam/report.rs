@@ -153,6 +153,9 @@ pub struct Stats {
     pub connections: u64,
     /// Requests between their head and their end.
     pub in_flight: u64,
+    /// The end of the certificate that is in force, in Unix seconds; None: there is none, or it does
+    /// not say.
+    pub certificate_expires: Option<u64>,
     /// All instances of the table.
     pub instances: Vec<InstanceStats>,
 }
