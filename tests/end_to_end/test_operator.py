@@ -6,10 +6,8 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ import pytest
 import trustme
 
 from gpustack_fast.control.client import ControlClient
-from gpustack_fast.seam.pace import Pace
 from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, FakeEngine, ServedRouter, cli, external
 from raw_http import chat, eventually
@@ -93,13 +90,11 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
 def test_many_engines_that_change_at_once_are_not_a_table_each(serve: Serve) -> None:
     urls = [f"http://127.0.0.1:{port}" for port in range(1, 301)]
     model = f'[[models]]\nname = "m"\nbackend = "external"\nurls = {json.dumps(urls)}\n'
-    began = time.monotonic()
     server = serve(model, wait=False)
     eventually(DataDirectory(server.data_dir).control_socket.is_socket, "the control socket")
     eventually(lambda: set(states(server).values()) == {"unreachable"}, "all to be tried")
-    took = time.monotonic() - began
-    versions = re.findall(r"table published version=(\d+)", server.output())
-    assert 1 <= int(versions[-1]) <= took / Pace.LEAST_PAUSE + 2
+    # In one go, they are two: before and after.
+    assert 1 <= server.output().count("dataplane table published") < len(urls) / 2
 
 
 def test_a_certificate_that_ends_soon_is_warned_of(

@@ -58,9 +58,7 @@ def test_a_mistake_in_the_configuration_is_not_tried_again() -> None:
 
 def test_the_sections_that_are_named_say_what_they_are_named_for() -> None:
     readme = (DEPLOY.parent / "README.md").read_text()
-    sections = dict(
-        re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    )
+    sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL))
     lines = (DEPLOY / "README.md").read_text().split("\n* ")
     named = [(line, name) for line in lines for name in re.findall(r'under "([^"]+)"', line)]
     assert [name for _, name in named] == ["Reload"]
