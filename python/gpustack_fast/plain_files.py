@@ -29,10 +29,10 @@ _OTHERS = (
 )
 
 
-def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
+def read_bytes(path: str | Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
     """The content of a file, or of a pipe until its end.
 
-    `largest`: bytes. Raises OSError, whose `strerror` completes the sentence "cannot be read: …";
+    `largest`: bytes. `pipes`: whether a pipe will do; one that is read again is empty. Raises OSError, whose `strerror` completes the sentence "cannot be read: …";
     also for what is larger, is no file, or is a pipe that brings nothing or does not end.
     """
     # Opened without waiting: a named pipe is opened only when somebody writes to it.
@@ -42,6 +42,8 @@ def read_bytes(path: str | Path, largest: int = LARGEST) -> bytes:
         for is_other, number, what in _OTHERS:
             if is_other(found.st_mode):
                 raise OSError(number, what)
+        if stat.S_ISFIFO(found.st_mode) and not pipes:
+            raise OSError(errno.EINVAL, "it is a pipe, and no file")
         if stat.S_ISREG(found.st_mode) and found.st_size > largest:
             raise _too_large(largest)
         blocks = _pipe(descriptor) if stat.S_ISFIFO(found.st_mode) else _file(descriptor)

@@ -14,7 +14,7 @@ from gpustack_fast.config.comparison import Comparison, compare
 from gpustack_fast.config.source import Source
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError
+from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.settings import plane_settings
 from gpustack_fast.seam.table import table
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -78,8 +78,9 @@ class Reloader:
             self._again = False
             try:
                 self.deployment = await self._reload(self.deployment)
-            except (GpustackFastError, DataPlaneError) as error:
-                log.error("Not reloaded, and everything stays as it was. %s", error)
+            except GpustackFastError as error:
+                for one in error.each():
+                    log.error("Not reloaded, and everything stays as it was. %s", one)
 
     async def _reload(self, running: Deployment) -> Deployment:
         """Puts what is written now into force, and says what that is and what needs a restart.

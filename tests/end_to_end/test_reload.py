@@ -331,6 +331,24 @@ def test_signals_without_a_meaning_are_told_and_end_nothing(
     assert server.process.wait(30) == 0
 
 
+def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve) -> None:
+    good = external(fake_engines(1))
+    server = serve(good)
+    files = 'tls_certificate = "/dev/zero"\ntls_key = "/"\n'
+    hang_up(server, f"[server]\nprot = 1\n{files}" + good)
+    for line, words in (
+        (2, "There is no key `prot`"),
+        (3, "The file /dev/zero of `tls_certificate` cannot be read: it is a device"),
+        (4, "The file / of `tls_key` cannot be read: it is a directory"),
+    ):
+        told = f"Not reloaded, and everything stays as it was. {server.config}:{line}: {words}"
+        eventually(lambda told=told: told in server.output(), told)
+    server.config.unlink()
+    server.config.symlink_to("/dev/zero")
+    assert "config.toml: The configuration file cannot be read: it is a device" in hang_up(server)
+    assert server.is_ready()
+
+
 def test_a_crash_has_a_last_word(fake_engines: Engines, serve: Serve) -> None:
     server = serve(external(fake_engines(1)))
     server.process.send_signal(signal.SIGSEGV)

@@ -68,6 +68,8 @@ def test_a_pipe_is_read_to_its_end_and_not_beyond_the_limit(tmp_path: Path) -> N
     thread = writing(pipe, b"x" * 200_000)
     assert plain_files.read_bytes(pipe) == b"x" * 200_000
     thread.join()
+    with pytest.raises(OSError, match="it is a pipe, and no file"):
+        plain_files.read_bytes(pipe, pipes=False)
     pipe.unlink()
     reading, written = os.pipe()
     os.write(written, b"x" * 11)

@@ -102,7 +102,7 @@ def read_tls_file(server: ServerConfig, name: str, places: Places) -> bytes | No
     if path is None:
         return None
     try:
-        return plain_files.read_bytes(path)
+        return plain_files.read_bytes(path, pipes=False)  # the data plane reads it again
     except OSError as error:
         raise ConfigError(
             f"The file {path} of `{name}` cannot be read: {error.strerror}. Check its path and "

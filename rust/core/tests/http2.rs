@@ -396,6 +396,25 @@ async fn a_drain_lets_streams_finish_and_then_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_a_drain_cuts_ends_with_an_error_event() {
+    let engine = Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: 1\n\n")).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut sender, connection) = connect(&plane).await;
+    let mut running = sender.send_request(completion(BODY)).await.unwrap();
+    running.body_mut().frame().await.unwrap().unwrap();
+    plane.plane.drain(Duration::from_millis(50));
+    let rest = text(running).await;
+    assert!(rest.starts_with("data: {\"error\"") && rest.contains("drain_timeout"), "{rest}");
+    connection.await.unwrap().unwrap();
+    assert_eq!(plane.drained(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_requests_ends_when_the_next_head_is_due() {
     let plane = Plane::builder().with(json!({"timeouts": {"head": 0.3}})).start();
     let (mut sender, connection) = connect(&plane).await;
