@@ -32,8 +32,9 @@ _OTHERS = (
 def read_bytes(path: str | Path, largest: int = LARGEST, *, pipes: bool = True) -> bytes:
     """The content of a file, or of a pipe until its end.
 
-    `largest`: bytes. `pipes`: whether a pipe will do; one that is read again is empty. Raises OSError, whose `strerror` completes the sentence "cannot be read: …";
-    also for what is larger, is no file, or is a pipe that brings nothing or does not end.
+    `largest`: bytes. `pipes`: whether a pipe will do; one that is read again is empty. Raises
+    OSError, whose `strerror` completes the sentence "cannot be read: …"; also for what is larger,
+    is no file, or is a pipe that brings nothing or does not end.
     """
     # Opened without waiting: a named pipe is opened only when somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
