@@ -80,7 +80,7 @@ class Supervisor:
         self._state_changed = asyncio.Event()
         self._closing = False
         self._numbers: collections.Counter[str] = collections.Counter()
-        """Of each external model: the addresses that it ever had here, which give them ids."""
+        """The addresses that external models ever had here, by `safe` name: they give them ids."""
 
     @property
     def replicas(self) -> list[Replica]:
@@ -108,13 +108,15 @@ class Supervisor:
 
     def _external(self, model: ModelConfig, url: str) -> Replica:
         """A new replica at an address of somebody else's engine, which is tried from now on."""
-        number = self._numbers[model.name]
-        self._numbers[model.name] += 1
+        # Not by the name itself: several may be the same as a part of an id, which is unique.
+        name = safe(model.name)
+        number = self._numbers[name]
+        self._numbers[name] += 1
         replica = Replica(
             slot=ReplicaSlot(model.name, number),
             model=model,
             backend=self._backends[model.backend],
-            id=f"{safe(model.name)}-{number}",
+            id=f"{name}-{number}",
             created=time.time(),
             address=url,
             since=time.time(),

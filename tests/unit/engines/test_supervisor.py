@@ -346,6 +346,21 @@ def test_each_address_of_an_external_model_is_an_instance_that_says_whether_it_c
             )
 
 
+def test_models_whose_names_come_to_the_same_have_instances_of_their_own(
+    short_folder: Path,
+) -> None:
+    names = ["Qwen/Qwen3-235B-A22B-Instruct-2507", "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8"]
+    names += ["a/b", "a-b", "a:b"]
+    urls = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    models = [ModelConfig(name=name, backend="external", urls=urls) for name in names]
+
+    @scenario(short_folder, *models)
+    async def _(house: House) -> None:
+        ids = [one.id for one in house.supervisor.replicas]
+        assert len(set(ids)) == len(ids) == 10, ids
+        assert {one.slot.model for one in house.supervisor.replicas} == set(names)
+
+
 def test_an_engine_that_says_that_it_is_not_well_is_left_out_until_it_is(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
