@@ -38,6 +38,9 @@ async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
     """
     health = Health(replica.address, health_path(replica.model))
     while True:
+        # A reload may have given the model another path, or another kind of engine.
+        if health.path != (path := health_path(replica.model)):
+            health = Health(replica.address, path)
         try:
             problem = await unreachable(replica.address)
         except OSError as error:

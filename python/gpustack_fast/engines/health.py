@@ -27,11 +27,11 @@ OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class Health:
-    """Asks one engine. `path`: None where there is nothing to ask."""
+    """Asks one engine at its `path`; None: there is nothing to ask."""
 
     def __init__(self, address: str, path: str | None) -> None:
         self._address = address
-        self._path = path
+        self.path = path
         self._failed = 0
         self.note = ""
         """What there is to say of an engine that counts as well; empty: nothing."""
@@ -41,14 +41,14 @@ class Health:
 
         `running`: whether it was well so far. Then `FALL` bad answers in a row count as one.
         """
-        if self._path is None:
+        if self.path is None:
             return None
         try:
-            problem = await self._ask(self._path)
+            problem = await self._ask(self.path)
         except OSError as error:
             if error.errno in OURS:
                 return None
-            problem = self._sentence(f"gave no answer to GET {self._path} ({_words(error)})")
+            problem = self._sentence(f"gave no answer to GET {self.path} ({_words(error)})")
         self._failed = self._failed + 1 if problem else 0
         return None if running and self._failed < FALL else problem
 

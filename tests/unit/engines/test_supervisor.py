@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
 from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
@@ -391,6 +392,33 @@ def test_an_engine_that_says_that_it_is_not_well_is_left_out_until_it_is(
             answer = b"HTTP/1.1 404 Not Found\r\n\r\n"
             await house.until_running()
             assert "only its connections are watched" in house.replica().state_message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"engine": "openai"}, {"health_path": "/ping"}, {"health_path": ""}]
+)
+def test_a_known_address_is_asked_as_a_reload_says(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
+    path = short_folder / "e.sock"
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        writer.write(b"HTTP/1.1 %d X\r\n\r\n" % (200 if b"/ping" in line else 503))
+        writer.close()
+
+    before = ModelConfig(name="remote", backend="external", engine="vllm", urls=[f"unix:{path}"])
+    after = msgspec.structs.replace(before, **changed)
+
+    @scenario(short_folder, before)
+    async def _(house: House) -> None:
+        async with await asyncio.start_unix_server(engine, path):
+            await eventually(lambda: house.states() == ["unreachable"], "a 503 on /health")
+            one = house.replica()
+            house.supervisor.adopt(await house.supervisor.try_external([after]))
+            assert house.replica() is one
+            await house.until_running()
 
 
 def test_a_drain_is_the_operator_s_until_he_takes_it_back(
