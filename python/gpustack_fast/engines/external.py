@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from gpustack_fast.backends import facts_of
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines.health import Health
+from gpustack_fast.engines.health import Health, of_this_machine
 from gpustack_fast.engines.replica import InstanceState, Replica
-from gpustack_fast.faults import Faults, is_ours
+from gpustack_fast.faults import Faults
 
 __all__ = ["watch"]
 
@@ -43,12 +42,12 @@ async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
             health = Health(replica.address, path)
         try:
             problem = await unreachable(replica.address)
+            if problem is None:
+                problem = await health.problem(replica.state == "running")
         except OSError as error:
             faults.note("probe", error)
             await asyncio.sleep(TRY_EVERY)
             continue
-        if problem is None:
-            problem = await health.problem(replica.state == "running")
         if problem is not None and replica.state != "unreachable":
             message = f"{problem} It is tried again every {TRY_EVERY:g} s."
             log.warning("%s: %s", replica.id, message)
@@ -84,8 +83,7 @@ async def unreachable(url: str) -> str | None:
     except TimeoutError:
         reason = f"no connection within {CONNECT_WITHIN:g} s"
     except OSError as error:
-        # The resolver does not say why it found nothing.
-        if is_ours(error) or (isinstance(error, socket.gaierror) and lacks_descriptors()):
+        if of_this_machine(error):
             raise
         # asyncio words its own; a negative number is one of the resolver, with a text of its own.
         number = error.errno or 0
@@ -97,12 +95,3 @@ async def unreachable(url: str) -> str | None:
         f"Nobody can be reached at {url} ({reason}). Start that engine, or correct its address "
         "in `urls`."
     )
-
-
-def lacks_descriptors() -> bool:
-    """Whether this process has no free descriptor at this moment."""
-    try:
-        os.close(os.open("/", os.O_PATH))
-    except OSError:
-        return True
-    return False

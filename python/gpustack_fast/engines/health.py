@@ -14,16 +14,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from urllib.parse import urlsplit
 
-__all__ = ["Health"]
+from gpustack_fast.faults import is_ours
+
+__all__ = ["Health", "of_this_machine"]
 
 ANSWER_WITHIN = 10.0
 """Seconds. SGLang generates a token before it answers, and does so between those of others."""
 FALL = 3
 """Bad answers in a row after which an engine that was well counts as lost."""
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""Errors that say something of this machine, and nothing of the engine."""
 
 
 class Health:
@@ -39,15 +40,16 @@ class Health:
     async def problem(self, running: bool) -> str | None:
         """The reason, in sentences, why the engine is not well; None: it is, or may be.
 
-        `running`: whether it was well so far. Then `FALL` bad answers in a row count as one.
+        `running`: whether it was well so far. Then `FALL` bad answers in a row count as one. Raises
+        OSError for a fault of this machine, which says nothing of the engine.
         """
         if self.path is None:
             return None
         try:
             problem = await self._ask(self.path)
         except OSError as error:
-            if error.errno in OURS:
-                return None
+            if of_this_machine(error):
+                raise
             problem = self._sentence(f"gave no answer to GET {self.path} ({_words(error)})")
         self._failed = self._failed + 1 if problem else 0
         return None if running and self._failed < FALL else problem
@@ -101,6 +103,21 @@ async def _status(url: str, path: str) -> int | None:
     words = line.split(None, 2)
     is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1].isdigit()
     return int(words[1]) if is_http else None
+
+
+def of_this_machine(error: OSError) -> bool:
+    """Whether an address could not be tried for a fault of this machine."""
+    # The resolver does not say why it found nothing.
+    return is_ours(error) or (isinstance(error, socket.gaierror) and lacks_descriptors())
+
+
+def lacks_descriptors() -> bool:
+    """Whether this process has no free descriptor at this moment."""
+    try:
+        os.close(os.open("/", os.O_PATH))
+    except OSError:
+        return True
+    return False
 
 
 def _words(error: OSError) -> str:

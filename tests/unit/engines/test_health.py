@@ -149,16 +149,23 @@ def test_a_connection_that_ends_without_an_answer_is_a_problem() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL])
+@pytest.mark.parametrize("running", [False, True])
 def test_a_fault_of_this_machine_is_no_verdict_on_an_engine(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, running: bool, number: int
 ) -> None:
     async def full(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, "This machine is short of something")
 
     async def scenario(engine: Engine) -> None:
-        monkeypatch.setattr(asyncio, "open_connection", full)
         asked = Health(engine.address, "/health")
-        assert [await asked.problem(running=True) for _ in range(FALL)] == [None] * FALL
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "open_connection", full)
+            for _ in range(FALL):
+                with pytest.raises(OSError, match="This machine"):
+                    await asked.problem(running=running)
+        engine.answers("500 Internal Server Error")
+        assert await asked.problem(running=True) is None, "none of them counted"
 
     run(scenario)
 

@@ -18,7 +18,7 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, smal
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import external, plan, processes, supervisor
+from gpustack_fast.engines import external, health, plan, processes, supervisor
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.replica import Replica
@@ -509,6 +509,35 @@ def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
 
 
 # Faults of this machine, which are no engine's.
+
+
+@pytest.mark.parametrize("answer", [b"503 Loading", b"200 OK"])
+def test_an_engine_that_cannot_be_asked_for_want_of_a_descriptor_keeps_its_state(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(external, "TRY_EVERY", 0.02)
+    path = short_folder / "e.sock"
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readline():
+            writer.write(b"HTTP/1.1 " + answer + b"\r\n\r\n")
+        writer.close()
+
+    async def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    model = ModelConfig(name="remote", backend="external", engine="vllm", urls=[f"unix:{path}"])
+
+    @scenario(short_folder, model)
+    async def _(house: House) -> None:
+        async with await asyncio.start_unix_server(engine, path):
+            await eventually(lambda: house.states() != ["pending"], "the first answer")
+            states, before = house.states(), house.faults.counts["probe"]
+            with monkeypatch.context() as patch:
+                # The connection before it still had one.
+                patch.setattr(health, "_status", full)
+                await eventually(lambda: house.faults.counts["probe"] > before + 5, "it is noted")
+                assert house.states() == states
 
 
 def test_nothing_ends_while_there_are_no_descriptors(
