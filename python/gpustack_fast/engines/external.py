@@ -48,17 +48,27 @@ async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
             faults.note("probe", error)
             await asyncio.sleep(TRY_EVERY)
             continue
-        if problem is not None and replica.state != "unreachable":
+        if problem is None:
+            _report(replica, "running", health.note, set_state)
+        else:
             message = f"{problem} It is tried again every {TRY_EVERY:g} s."
-            log.warning("%s: %s", replica.id, message)
-            set_state(replica, "unreachable", message)
-        elif problem is None and replica.state != "running":
-            if replica.state == "unreachable":
-                log.info("%s can be reached now.", replica.id)
-            if health.note:
-                log.info("%s: %s", replica.id, health.note)
-            set_state(replica, "running", health.note)
+            _report(replica, "unreachable", message, set_state)
         await asyncio.sleep(TRY_EVERY)
+
+
+def _report(replica: Replica, state: InstanceState, message: str, set_state: SetState) -> None:
+    """Gives a replica the state and the message that were found, and tells what is news."""
+    if (replica.state, replica.state_message) == (state, message):
+        return
+    if state == "unreachable":
+        if replica.state != "unreachable":  # another reason for it is shown, and is no news
+            log.warning("%s: %s", replica.id, message)
+    else:
+        if replica.state == "unreachable":
+            log.info("%s can be reached now.", replica.id)
+        if message:
+            log.info("%s: %s", replica.id, message)
+    set_state(replica, state, message)
 
 
 def health_path(model: ModelConfig) -> str | None:

@@ -392,6 +392,20 @@ def test_an_engine_that_says_that_it_is_not_well_is_left_out_until_it_is(
             answer = b"HTTP/1.1 404 Not Found\r\n\r\n"
             await house.until_running()
             assert "only its connections are watched" in house.replica().state_message
+            since = house.replica().since
+            answer = b"HTTP/1.1 200 OK\r\n\r\n"
+            await eventually(lambda: house.replica().state_message == "", "the note goes")
+            answer = b"HTTP/1.1 401 No\r\n\r\n"
+            await eventually(lambda: "with 401" in house.replica().state_message, "one comes")
+            assert (house.states(), house.replica().since) == (["running"], since)
+        await eventually(lambda: house.states() == ["unreachable"], "it has gone")
+        path.unlink(missing_ok=True)
+        async with await asyncio.start_unix_server(engine, path):
+            answer = b"HTTP/1.1 503 Loading\r\n\r\n"
+            await eventually(
+                lambda: "with 503" in house.replica().state_message, "the reason of now"
+            )
+            assert house.states() == ["unreachable"]
 
 
 @pytest.mark.parametrize(
