@@ -45,7 +45,7 @@ from gpustack_fast.keys.store import KeyInfo, Store
 from gpustack_fast.log_files import LogFiles
 from gpustack_fast.reload import Deployment, Reloader
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
-from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta
+from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta, Table
 from gpustack_fast.seam.log import announce, flush, start_log
 from gpustack_fast.seam.metrics import fault_metrics
 from gpustack_fast.seam.pace import Pace
@@ -160,7 +160,9 @@ class Server:
         self._supervisor = Supervisor(
             self._engine_paths, prepare, self._faults, on_change=self._pace.soon
         )
-        self._reloader = Reloader(source, deployment, directory, self._plane, self._supervisor)
+        self._reloader = Reloader(
+            source, deployment, directory, self._plane, self._supervisor, self._table
+        )
 
     @property
     def _config(self) -> Config:
@@ -341,15 +343,18 @@ class Server:
     def _counted(self) -> tuple[int, int]:
         return sum(self._faults.counts.values()), self.keys.unsaved
 
+    def _table(self, now: Deployment, replicas: list[Replica]) -> Table:
+        """The whole table, the counted faults with it."""
+        document = table(now.config, replicas, now.routes, now.engine_keys)
+        document.metrics.extend(fault_metrics(self._faults.counts, self.keys.unsaved))
+        return document
+
     def _publish(self) -> None:
         """Publishes the table of now, for `Pace`.
 
         Greets, once: when a model is ready, and none on its way.
         """
-        replicas = self._supervisor.replicas
-        now = self._reloader.deployment
-        document = table(now.config, replicas, now.routes, now.engine_keys)
-        document.metrics.extend(fault_metrics(self._faults.counts, self.keys.unsaved))
+        document = self._table(self._reloader.deployment, self._supervisor.replicas)
         self._shown = self._counted()
         try:
             self._plane.publish(document)

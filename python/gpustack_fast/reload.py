@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpustack_fast.config import Config
 from gpustack_fast.config.comparison import Comparison, compare
 from gpustack_fast.config.source import Source
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.seam.dataplane import DataPlane
+from gpustack_fast.seam.documents import Table
 from gpustack_fast.seam.settings import plane_settings
-from gpustack_fast.seam.table import table
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.route_numbers import KnownRoute, known_routes
 
@@ -35,6 +37,10 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """The keys of the engines of external models, by model."""
 
 
+WholeTable = Callable[[Deployment, list[Replica]], Table]
+"""The table of a deployment with these replicas, and with all that is shown with it."""
+
+
 class Reloader:
     """Reads everything again, and publishes once what has changed. It holds what is in force."""
 
@@ -45,6 +51,7 @@ class Reloader:
         directory: DataDirectory,
         plane: DataPlane,
         supervisor: Supervisor,
+        whole_table: WholeTable,
     ) -> None:
         self.deployment = start
         """What is in force now."""
@@ -55,6 +62,7 @@ class Reloader:
         self._directory = directory
         self._plane = plane
         self._supervisor = supervisor
+        self._whole_table = whole_table
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -94,10 +102,9 @@ class Reloader:
             otherwise.callback(addresses.discard)
             # From here on nothing waits, so that no other table can be published in between.
             replicas = self._supervisor.with_external(addresses)
+            document = self._whole_table(prepared, replicas)
             settings = plane_settings(prepared.config.server)
-            self._plane.publish(
-                table(prepared.config, replicas, prepared.routes, prepared.engine_keys, settings)
-            )
+            self._plane.publish(replace(document, settings=settings))
             otherwise.pop_all()
         self._supervisor.adopt(addresses)
         self._source.take(prepared.config)

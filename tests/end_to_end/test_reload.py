@@ -192,6 +192,22 @@ def test_a_mistake_is_told_with_its_line_and_changes_nothing(
     assert "Changed: nothing." in hang_up(server, external([one]))
 
 
+def test_the_metrics_of_faults_are_there_after_a_reload(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    (engine,) = fake_engines(1)
+    server = serve(external([engine]))
+    families = ("gpustack_fast_own_faults_total{", "gpustack_fast_unsaved_revocations ")
+
+    def shown() -> list[bool]:
+        text = server.request("GET", "/metrics").body.decode()
+        return [family in text for family in families]
+
+    assert shown() == [True, True]
+    hang_up(server)
+    assert shown() == [True, True]
+
+
 def test_a_route_that_narrows_shuts_out_whom_it_does_not_name(
     fake_engines: Engines, serve: Serve
 ) -> None:

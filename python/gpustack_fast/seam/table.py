@@ -13,7 +13,6 @@ from gpustack_fast.seam.documents import (
     KeyEntry,
     ModelEntry,
     RouteEntry,
-    Settings,
     Table,
     TargetEntry,
 )
@@ -28,19 +27,18 @@ def table(
     replicas: Collection[Replica],
     routes: Mapping[str, KnownRoute],
     engine_keys: Mapping[str, str],
-    settings: Settings | None = None,
 ) -> Table:
     """The whole routing table for the replicas of now.
 
     `routes` must know every public name of `config`: else KeyError. `engine_keys`: the keys of
-    somebody else's engines, by model. `settings`: of a reload.
+    somebody else's engines, by model.
     """
     models = [
         model_entry(model, found, engine_keys.get(model.name))
         for model, found in replicas_by_model(config, replicas)
     ]
     entries = [route_entry(route, routes[route.name]) for route in config.all_routes()]
-    return Table(models=models, routes=entries, metrics=metrics(replicas), settings=settings)
+    return Table(models=models, routes=entries, metrics=metrics(replicas), settings=None)
 
 
 def route_entry(route: RouteConfig, known: KnownRoute) -> RouteEntry:
