@@ -54,7 +54,7 @@ class EnginePaths:
         return self.sockets / f"{instance_id}.sock"
 
     def log(self, model: str, instance_id: str) -> Path:
-        """The log of a new instance; the oldest logs of its model go.
+        """The log of a new instance; the oldest logs of its model go, but for those of the living.
 
         Makes all folders anew that have gone; not the data directory, which may be a file system
         that is not mounted. Raises OSError, StoreError.
@@ -62,11 +62,18 @@ class EnginePaths:
         self._make_folders()
         folder = self.logs / safe(model)
         folder.mkdir(mode=0o700, exist_ok=True)
-        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in logs[LOGS_PER_MODEL - 1 :]:
+        # Models with similar names share a folder, and an engine of any age may write on.
+        ended = [path for path in folder.glob("*.log") if not self._lives(path.stem)]
+        ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in ended[LOGS_PER_MODEL - 1 :]:
             old.unlink(missing_ok=True)
             old.with_suffix(".log.1").unlink(missing_ok=True)
         return folder / f"{instance_id}.log"
+
+    def _lives(self, instance_id: str) -> bool:
+        """Whether an engine may still run: its record is the last thing of it that goes."""
+        record = self.record(instance_id)
+        return record.exists() or record.with_name(f"{record.name}.new").exists()
 
 
 def short_folder(data_dir: Path) -> Path:

@@ -19,6 +19,20 @@ def test_only_the_newest_logs_of_a_model_are_kept(short_folder: Path) -> None:
     assert len(list((paths.logs / "m").glob("*.log"))) == 10
 
 
+def test_the_log_of_a_living_engine_stays_however_old_it_is(short_folder: Path) -> None:
+    paths = EnginePaths(short_folder)
+    living = [paths.log("m/a", "m-a-first"), paths.log("m/a", "m-a-second")]
+    paths.record("m-a-first").write_text("{}")
+    paths.record("m-a-second").with_name("m-a-second.json.new").write_text(" ")
+    for path in living:
+        path.write_text("x")
+        os.utime(path, (1, 1))
+    for number in range(30):
+        paths.log("m-a", f"m-a-{number}").write_text("x")
+    assert all(path.exists() for path in living)
+    assert len(list((paths.logs / "m-a").glob("*.log"))) == 10 + len(living)
+
+
 def test_a_long_data_directory_gets_a_short_folder_for_sockets(tmp_path: Path) -> None:
     long = tmp_path / ("d" * 100)
     paths = EnginePaths(long)
