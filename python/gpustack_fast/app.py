@@ -142,18 +142,9 @@ class Server:
         self._given_warnings = options.warnings
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
-        store = Store(directory)
-        # A log is kept, and read by many: the first key is shown to a terminal alone.
-        key_file = None if os.isatty(2) else directory.first_key_file
-        keep = None if key_file is None else functools.partial(_keep_key, key_file)
-        first = bootstrap(store, options.bootstrap_key, keep)
-        self._notice = first.notice
-        self._bearer = None
-        if first.created and options.bootstrap_key is None:
-            self._notice = console.first_key(first.created.text, key_file)
-            self._bearer = console.bearer_in(key_file)
-        self.keys = Keys(store, self._publish_keys, self._faults)
         self._engine_paths = EnginePaths(directory.path)
+        store = Store(directory)
+        self.keys = Keys(store, self._publish_keys, self._faults)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)
         self._pace = Pace(self._publish)
@@ -163,6 +154,24 @@ class Server:
         self._reloader = Reloader(
             source, deployment, directory, self._plane, self._supervisor, self._table
         )
+        self._bearer = self._first_key(store, options.bootstrap_key)
+
+    def _first_key(self, store: Store, given: str | None) -> str | None:
+        """Makes a new store's first key, and shows it; how a shell finds it, if one was made.
+
+        Behind all that can keep the server from starting, and told at once: nobody could learn that
+        key any more, were the server to end first.
+        """
+        # A log is kept, and read by many: the first key is shown to a terminal alone.
+        key_file = None if os.isatty(2) else self._directory.first_key_file
+        keep = None if key_file is None else functools.partial(_keep_key, key_file)
+        first = bootstrap(store, given, keep)
+        if first.notice:
+            announce(first.notice)
+        if first.created is None or given is not None:
+            return None
+        announce(console.first_key(first.created.text, key_file))
+        return console.bearer_in(key_file)
 
     @property
     def _config(self) -> Config:
@@ -198,9 +207,6 @@ class Server:
         announce(f"Listening on {listening}; engines are starting.")
         for warning in self._warnings():
             log.warning("%s", warning)
-        if self._notice:
-            announce(self._notice)
-            self._notice = None
         self._contexts.push_async_callback(self.keys.close)
         control = ControlServer(self._directory.control_socket, self, self._faults)
         self._contexts.push_async_callback(control.close)

@@ -58,6 +58,24 @@ def test_a_first_start_at_a_terminal_shows_its_key_once_and_writes_it_to_no_file
         terminal.close()
 
 
+def test_a_first_start_that_fails_makes_no_key_that_nobody_has_seen(
+    shared_engine: FakeEngine, short_folder: Path
+) -> None:
+    data = short_folder / "data"
+    data.mkdir(mode=0o700)
+    (data / "logs").write_text("in the way of a folder")
+    terminal = Terminal(short_folder, external([shared_engine]))
+    screen = terminal.read_until("error: ")
+    assert terminal.process.wait(30) == 1
+    assert "YOUR_KEY=" in screen or not (data / "keys.json").exists(), screen
+    (data / "logs").unlink()
+    terminal = Terminal(short_folder, external([shared_engine]))
+    try:
+        assert "YOUR_KEY=gpustack_" in terminal.read_until("Say hello.")
+    finally:
+        terminal.close()
+
+
 def test_a_server_on_every_address_says_so_and_warns_of_plain_http(
     shared_engine: FakeEngine, short_folder: Path
 ) -> None:
