@@ -3,11 +3,27 @@
 import os
 import signal
 import sys
+from types import FrameType
+
+STOPS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGABRT,
+    signal.SIGXCPU,
+    signal.SIGPWR,
+)
+"""The signals that ask a server for its stop, and end everything else (`signals.ASKS`)."""
 
 
 def main() -> int:
     """Runs the command line, and returns its exit status."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if os.getpid() == 1:
+        # The kernel passes no signal to process 1 whose action is the default: a container that
+        # is stopped while its server starts would go on starting, and be killed in the end.
+        for number in STOPS:
+            signal.signal(number, _end)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C ends this process without a word, also in the middle of an import. A server has
         # a handler of its own from the moment there is something to stop.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -19,6 +35,11 @@ def main() -> int:
     except KeyboardInterrupt:
         # An event loop that has ended gives Ctrl-C back to Python.
         return 128 + signal.SIGINT
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Does what the default would: ends without a word."""
+    os._exit(128 + number)
 
 
 def _speak_utf8() -> None:

@@ -5,6 +5,8 @@
     USR1                          open the log files again
     USR2 ALRM … real-time ones    nothing, and a line says so: by default each would end the server
 
+Until a server attends to them, those that ask for its stop end it (as process 1: `__main__`).
+
 Left alone: those of a fault in the program itself (SEGV, BUS, FPE, ILL), which cannot go on, and
 whose last word is faulthandler's; those that stop and continue it; PIPE and XFSZ, which Python
 ignores from the start: they come with each write to who has gone, and that write fails anyway.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -23,6 +26,8 @@ from types import FrameType
 __all__ = ["Ask", "Signals", "name"]
 
 TERMINAL = "/dev/tty"
+GONE = (errno.ENXIO, errno.EIO, errno.ENODEV, errno.ENOENT)
+"""What the system says of a terminal that is not there."""
 LOOKS_WITHOUT = 5
 """Looks that find no terminal, after which it went without a signal for us."""
 
@@ -63,7 +68,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._pending: list[int] = []
-        self._has_terminal = has_terminal()
+        self._has_terminal = has_terminal() is True
         self._looks_without = 0
         self._ignores_hang_up = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         """It was started by `nohup`, and is to outlive its terminal."""
@@ -98,16 +103,16 @@ class Signals:
         """To be called every second. A shell that ends may leave us without our terminal, and send
         nothing: a SIGHUP that comes later is a wish to reload.
         """
-        if not self._has_terminal:
+        if not self._has_terminal or (seen := has_terminal()) is None:
             return
-        self._looks_without = 0 if has_terminal() else self._looks_without + 1
+        self._looks_without = 0 if seen else self._looks_without + 1
         self._has_terminal = self._looks_without < LOOKS_WITHOUT
 
     def ask(self, number: int) -> Ask:
         """What a signal that has just come asks for."""
         ask = ASKS.get(number, Ask.NOTHING)
         # A terminal that closes, and the shell in it, send the same signal as `kill -HUP`.
-        if ask is Ask.RELOAD and self._has_terminal and not has_terminal():
+        if ask is Ask.RELOAD and self._has_terminal and has_terminal() is False:
             return Ask.NOTHING if self._ignores_hang_up else Ask.HANG_UP
         return ask
 
@@ -125,10 +130,13 @@ def name(number: int) -> str:
         return f"signal {number}"
 
 
-def has_terminal() -> bool:
-    """Whether the session of this process has a terminal, which may not be the standard output."""
+def has_terminal() -> bool | None:
+    """Whether the session of this process has a terminal, which may not be the standard output.
+
+    None: that cannot be known now, as without a free descriptor.
+    """
     try:
         os.close(os.open(TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return False
+    except OSError as error:
+        return False if error.errno in GONE else None
     return True

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from gpustack_fast.signals import Ask, Signals, name
+from gpustack_fast import __main__, signals
+from gpustack_fast.signals import ASKS, Ask, Signals, name
+from limits import no_descriptors
 
 ATTENDING = """
 import asyncio, signal, sys
@@ -125,8 +128,6 @@ def test_a_stop_before_anybody_attends_ends_the_process_by_default(attending: At
 def test_a_terminal_that_goes_asks_for_the_stop_unless_nohup_was_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gpustack_fast import signals
-
     monkeypatch.setattr(signals, "TERMINAL", "/dev/null")
     with_terminal = Signals()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -143,3 +144,52 @@ def test_a_terminal_that_goes_asks_for_the_stop_unless_nohup_was_there(
     assert with_terminal.ask(signal.SIGHUP) is Ask.HANG_UP
     with_terminal.look()
     assert with_terminal.ask(signal.SIGHUP) is Ask.RELOAD, "it went long ago, without a signal"
+
+
+def test_a_lack_of_descriptors_is_no_end_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "TERMINAL", "/dev/null")
+    with_terminal = Signals()
+    with no_descriptors():
+        assert with_terminal.ask(signal.SIGHUP) is Ask.RELOAD
+        for _ in range(signals.LOOKS_WITHOUT):
+            with_terminal.look()
+    monkeypatch.setattr(signals, "TERMINAL", "/nonexistent")
+    assert with_terminal.ask(signal.SIGHUP) is Ask.HANG_UP, "it was not forgotten meanwhile"
+
+
+# Process 1, to which the kernel passes only signals that it has a handler for.
+
+AS_PROCESS_1 = """
+import os, sys
+from gpustack_fast import __main__
+def stay(): print(os.getpid(), flush=True); sys.stdin.read()
+__main__._speak_utf8 = stay
+__main__.main()
+"""
+
+
+def test_what_stops_a_server_ends_process_1_before_there_is_one() -> None:
+    assert {number for number, ask in ASKS.items() if ask is Ask.STOP} == set(__main__.STOPS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_1_ends_by_a_stop_while_it_starts(number: int) -> None:
+    new = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*new, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no process namespaces here")
+    unshare = subprocess.Popen(
+        [*new, sys.executable, "-c", AS_PROCESS_1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert unshare.stdout is not None
+        assert unshare.stdout.readline() == "1\n"
+        children = f"/proc/{unshare.pid}/task/{unshare.pid}/children"
+        (child,) = Path(children).read_text().split()
+        os.kill(int(child), number)
+        assert unshare.wait(10) == 128 + number
+    finally:
+        unshare.kill()
+        unshare.communicate()
