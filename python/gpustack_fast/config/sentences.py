@@ -38,6 +38,8 @@ _NEEDLESS_QUOTES = {
 """Texts that would be right without their quotes. (From a flag or a variable they never come here.)
 """
 _ENUM = re.compile(r"Invalid enum value")
+_CREDENTIALS = re.compile(r"//.*@", re.DOTALL)
+"""In a URL: rather too much than half of a password."""
 
 
 def explain(message: str, subject: str, value: object, choices: Iterable[str] = ()) -> str:
@@ -96,8 +98,11 @@ def listed(words: Iterable[str]) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as a person would point at it; a long one is cut, and nothing in it is obeyed."""
-    text = printable(str(value))
+    """A value as a person would point at it; a long one is cut, and nothing in it is obeyed.
+
+    The name and the password of a URL are left out.
+    """
+    text = printable(_CREDENTIALS.sub("//...@", str(value)))
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
@@ -111,7 +116,7 @@ def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
     if kind == "str" and got in ("int", "float", "bool"):
         hint = " Put it in quotes."
     elif kind == "array" and got == "str":
-        hint = f' Write it as ["{value}"].'
+        hint = f' Write it as ["{_CREDENTIALS.sub("//...@", str(value))}"].'
     elif kind == "int" and got == "float":
         hint = " Write it without a fraction."
     return (

@@ -35,7 +35,6 @@ _OURS_ONLY = (
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
 _HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
 """Visible ASCII without `#`."""
-_CREDENTIALS = re.compile(r"//[^/]*@")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 """Capitals alone, so that a key in its place (most have small letters) is seen to be none."""
 _LONGEST_NAME = 200
@@ -140,9 +139,8 @@ def _check_external(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
         )
     for index, url in enumerate(model.urls):
         if problem := _url_problem(url):
-            shown = quoted(_CREDENTIALS.sub("//...@", url))
             yield RuleBroken(
-                (*path, "urls", index), f"{shown} is no address of an engine: {problem}"
+                (*path, "urls", index), f"{quoted(url)} is no address of an engine: {problem}"
             )
         if url in model.urls[:index]:
             yield RuleBroken(
@@ -190,6 +188,11 @@ def _url_problem(url: str) -> str | None:
         return _socket_problem(url.removeprefix("unix:"))
     if url.startswith("https://"):
         return "https:// is not supported yet. Write the plain address, `http://HOST:PORT`."
+    if "@" in url:  # first, for a password may look like a port
+        return (
+            "it holds a user's name. Write `http://HOST:PORT`, and name the place of a key with "
+            "`api_key_env` or `api_key_file`."
+        )
     if match := _HTTP_URL.match(url):
         if not 1 <= int(match[2]) <= 65_535:
             return f"{match[2]} is no port. Write one from 1 to 65535."
@@ -198,11 +201,6 @@ def _url_problem(url: str) -> str | None:
             return None
         if rest[0] in "/?#":
             return f"each request brings its own path. Write `{match[0]}` without `{rest}`."
-    if "@" in url:
-        return (
-            "it holds a user's name. Write `http://HOST:PORT`, and name the place of a key with "
-            "`api_key_env` or `api_key_file`."
-        )
     return "its form is another. Write `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`."
 
 

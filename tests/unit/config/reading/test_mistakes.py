@@ -218,6 +218,11 @@ WRONG_FILES = [
         4,
         "`http://...@h:1` is no address of an engine: it holds a user's name.",
     ),
+    (
+        THEIRS.replace("http://127.0.0.1:1", "http://u:80/secret@h:1"),
+        4,
+        "`http://...@h:1` is no address of an engine: it holds a user's name.",
+    ),
     (THEIRS.replace("http://127.0.0.1:1", "http://h:1x"), 4, "Write `http://HOST:PORT`"),
     (THEIRS.replace("http://127.0.0.1:1", "h:1"), 4, "Write `http://HOST:PORT`"),
     (THEIRS.replace("http://127.0.0.1:1", "unix:run/x"), 4, "must be absolute"),
@@ -609,6 +614,31 @@ def test_what_only_follows_from_a_mistake_is_not_told(
     with pytest.raises(ConfigError) as raised:
         load_config(tmp_path / "c.toml", {}, {})
     assert len(raised.value.each()) == 1 and only in str(raised.value)
+
+
+SECRET = "http://me:80/secret@h:1"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        THEIRS.replace("http://127.0.0.1:1", SECRET),
+        THEIRS.replace("http://127.0.0.1:1", "http://me:99999@h:1"),
+        THEIRS.replace('"http://127.0.0.1:1"', f'"{SECRET}", "{SECRET}"'),
+        THEIRS.replace('["http://127.0.0.1:1"]', f'"{SECRET}"'),
+        THEIRS + f'engine = "{SECRET}"\n',
+        THEIRS + f'health_path = "{SECRET}"\n',
+        f'[server]\nport = "{SECRET}"\n',
+        f'[server]\nhost = "{SECRET}"\n',
+        f'[server.cors]\norigins = ["{SECRET}"]\n',
+    ],
+)
+def test_no_password_of_a_url_is_repeated(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "c.toml").write_text(wrong)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "c.toml", {}, {})
+    told = str(caught.value)
+    assert not any(secret in told for secret in ("me:", "secret", "99999")), told
 
 
 def test_control_characters_of_a_file_reach_no_terminal(tmp_path: Path) -> None:
