@@ -16,7 +16,7 @@ import msgspec
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
-from gpustack_fast.errors import ControlError
+from gpustack_fast.errors import ControlError, printable
 from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["drain", "resume", "status"]
@@ -38,7 +38,8 @@ def status(data_dir: Path, *, as_json: bool) -> int:
         found = server.status()
     if warning := _expiry_warning(found.certificate_expires, time.time()):
         complain(f"warning: {warning}")
-    say(_json(found) if as_json else "\n".join(_page(found)))
+    # A message may quote an engine's log, and no terminal shall obey what is in that.
+    say(_json(found) if as_json else "\n".join(printable(line) for line in _page(found)))
     return 0 if found.not_ready is None else 1
 
 

@@ -26,7 +26,7 @@ from gpustack_fast.control.documents import (
     ServerStatus,
     Status,
 )
-from gpustack_fast.errors import ControlError, GpustackFastError
+from gpustack_fast.errors import ControlError, GpustackFastError, UsageError
 
 __all__ = ["ControlClient", "NoServer"]
 
@@ -103,7 +103,14 @@ class ControlClient:
 
     def _ask(self, request: Request, kind: type[T]) -> T:
         try:
-            self._socket.sendall(msgspec.json.encode(request) + b"\n")
+            line = msgspec.json.encode(request) + b"\n"
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "A name or a text of the command is not UTF-8. Type it in letters, or set a locale "
+                "that fits your terminal."
+            ) from error
+        try:
+            self._socket.sendall(line)
             line = self._lines.readline()
         except OSError as error:
             raise ControlError(

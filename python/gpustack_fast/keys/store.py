@@ -29,6 +29,7 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct, field
 
+from gpustack_fast.config.sentences import is_utf8
 from gpustack_fast.errors import KeyNameTaken, KeyNotFound, UsageError
 from gpustack_fast.storage import durable
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -309,6 +310,10 @@ def _check_grant(grant: Grant) -> None:
     if grant.allowed_models is not None and not all(grant.allowed_models):
         raise UsageError(
             "A name in the list of allowed models is empty. Remove the comma too many."
+        )
+    if not all(is_utf8(name) for name in grant.allowed_models or ()):
+        raise UsageError(
+            "A name in the list of allowed models holds bytes that are not UTF-8. Correct it."
         )
     if grant.allowed_models == []:
         raise UsageError(

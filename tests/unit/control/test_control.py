@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 import uvloop
 
+from gpustack_fast.commands import instances
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
@@ -140,6 +142,45 @@ def test_instances_are_drained_and_resumed(tmp_path: Path) -> None:
             assert client.resume("a-1") == DrainReport(instances=[INSTANCE])
             with pytest.raises(InstanceNotFound):
                 client.drain("a-2")
+
+    with_server(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("what", ["state_message", "last_failure"])
+def test_no_terminal_obeys_what_an_engine_wrote_last(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+) -> None:
+    told = {what: "It wrote last: \x1b]0;title\x07\x9b2J\nx", "last_failure_at": 9.0}
+    one = msgspec.structs.replace(INSTANCE, **told)
+    model = msgspec.structs.replace(STATUS.models[0], instances=[one])
+    found = msgspec.structs.replace(STATUS, models=[model])
+    monkeypatch.setattr(FakeApp, "status", lambda _: found)
+    with_server(tmp_path, lambda _: instances.status(tmp_path, as_json=False))
+    page = capsys.readouterr().out
+    assert all(line.isprintable() for line in page.splitlines()), page
+    assert "It wrote last: \\x1b]0;title\\x07\\x9b2J\\nx" in page
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.create_key("a\udcff"),
+        lambda client: client.create_key("a", Grant(allowed_models=["m\udcff"])),
+        lambda client: client.revoke_key("a\udcff"),
+        lambda client: client.drain("a\udcff"),
+    ],
+)
+def test_what_is_no_text_is_a_mistake_of_who_typed_it(
+    tmp_path: Path, ask: Callable[[ControlClient], object]
+) -> None:
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            with pytest.raises(UsageError, match="is not UTF-8"):
+                ask(client)
+            assert client.list_keys() == []
 
     with_server(tmp_path, scenario)
 

@@ -141,6 +141,7 @@ def test_names_that_cannot_be_are_rejected(directory: DataDirectory, name: str) 
     [
         (Grant(allowed_models=[]), "list of allowed models is empty"),
         (Grant(allowed_models=["b", ""]), "Remove the comma too many"),
+        (Grant(allowed_models=["b", "a\udcff"]), "bytes that are not UTF-8"),
         (Grant(scopes=[]), "list of scopes is empty"),
         (Grant(expires_in=0), "A key expires after 1 second to 100 years"),
         (Grant(expires_in=10**12), "A key expires after 1 second to 100 years"),
