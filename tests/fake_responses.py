@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zstandard
@@ -112,7 +113,7 @@ FAULTY_FRAMINGS = (
 )
 
 
-CODINGS = {
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
     "zstd": zstandard.ZstdCompressor().compress,
@@ -152,7 +153,9 @@ def compose(asked: Asked) -> Response:
     streamed = said.content_type.startswith("text/event-stream") or len(frames) > 1
     headers = [["content-type", orders.get("content_type", said.content_type)]]
     if "coding" in orders:
-        coded = CODINGS.get(orders["coding"], bytes)(b"".join(frames))
+        encode = CODINGS.get(orders["coding"])
+        whole = b"".join(frames)
+        coded = whole if encode is None else encode(whole)
         frames = [coded[: int(len(coded) * orders.get("coded_part", 1))]]
         headers.append(["content-encoding", orders["coding"]])
     if "cuts" in orders:

@@ -81,7 +81,12 @@ def trickles(one: socket.socket) -> bool:
 
 def main() -> None:
     port, ending = int(sys.argv[1]), threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ending.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ending.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     firsts, count = kinds(sys.argv[2]), 0
     sockets: list[socket.socket | None] = [None] * SIZE
     while not ending.wait(ROUND):

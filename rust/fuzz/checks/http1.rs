@@ -137,9 +137,8 @@ fn plain_trailer(data: Vec<u8>, mut rest: &[u8]) -> Body {
                 seen += length;
                 rest = &rest[length..];
             }
-            Line::Whole(..) => return Body::Broken,
             Line::More => return Body::More { data },
-            Line::Broken => return Body::Broken,
+            Line::Whole(..) | Line::Broken => return Body::Broken,
         }
     }
 }
@@ -150,11 +149,11 @@ fn is_field(line: &[u8]) -> bool {
     let (Some(name), Some(value)) = (parts.next(), parts.next()) else { return false };
     let is_token =
         |byte: &u8| byte.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char::from(*byte));
-    !name.is_empty() && name.iter().all(is_token) && value.iter().all(is_text)
+    !name.is_empty() && name.iter().all(is_token) && value.iter().all(|byte| is_text(*byte))
 }
 
-fn is_text(byte: &u8) -> bool {
-    *byte == b'\t' || *byte >= b' ' && *byte != 0x7f
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || byte >= b' ' && byte != 0x7f
 }
 
 enum Line<'a> {
@@ -180,7 +179,7 @@ fn plain_size(line: &[u8]) -> Option<u64> {
     let behind = &line[digits.len()..];
     let mut extensions = behind.iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
     let extension =
-        extensions.next().is_none_or(|byte| *byte == b';') && behind.iter().all(is_text);
+        extensions.next().is_none_or(|byte| *byte == b';') && behind.iter().all(|byte| is_text(*byte));
     if digits.is_empty() || digits.len() > 16 || !extension {
         return None;
     }
