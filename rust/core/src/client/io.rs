@@ -46,6 +46,9 @@ pub(crate) trait ClientWatch {
 
 /// A client's stream: TCP, TLS or a Unix socket.
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// The most that it holds of what was written and the socket has not taken, in bytes.
+    const HOLDS: usize = 0;
+
     /// Whether the client has closed its side, even if bytes before that were not read.
     fn is_closed_by_client(&self) -> bool;
 
@@ -72,6 +75,9 @@ impl ClientStream for TcpStream {
 
 /// A client that leaves ends its socket, whether or not it ends TLS before.
 impl ClientStream for TlsStream<TcpStream> {
+    /// The limit that rustls has unless it is told another.
+    const HOLDS: usize = 64 * 1024;
+
     fn is_closed_by_client(&self) -> bool {
         self.get_ref().0.is_closed_by_client()
     }
