@@ -12,7 +12,7 @@ mod harness;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    io::Write,
+    io::{Read, Write},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -257,4 +257,44 @@ fn what_clients_do_not_read_is_bounded_in_sum() {
         drop(asked);
         plane.assert_idle();
     }
+}
+
+#[test]
+fn a_websocket_holds_nothing_for_what_may_come() {
+    const CLIENTS: usize = 8;
+    let _alone = ALONE.lock();
+    let engine = Engine::start(true, |_, mut stream| {
+        let mut byte = [0];
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            read.push(byte[0]);
+        }
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        // What the client sends comes back.
+        while stream.read_exact(&mut byte).is_ok() {
+            stream.write_all(&byte).unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let open = || {
+        let mut client = plane.connect();
+        client.write(
+            b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nx",
+        );
+        client.head();
+        client.read_exact(&mut [0]);
+        client
+    };
+    let still = AtomicUsize::new(0);
+    let first = open();
+    let before = settled(&still);
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| open()).collect();
+    let held = (settled(&still) - before) / CLIENTS;
+    assert!(held <= 16 * KB, "{held} bytes");
+    drop((first, clients));
+    plane.assert_idle();
 }

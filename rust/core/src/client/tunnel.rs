@@ -12,16 +12,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
-use tokio_util::io::poll_read_buf;
 
 use crate::{
     key_watch::{EndedEarly, KeyWatch},
+    scratch::Scratch,
     timer::PhaseTimer,
 };
 use sans_io::seam::End;
 
-/// The room for one read, in bytes.
-const READ: usize = 16 * 1024;
 /// Bytes that a direction may move without a pause in which others run.
 const BURST: usize = 256 * 1024;
 /// The time that one side has to end after the other has ended.
@@ -80,6 +78,7 @@ impl Tunnel {
         client: &mut impl Side,
         from_client: Bytes,
         idle: Option<Duration>,
+        scratch: &Scratch,
     ) {
         let Self { mut engine, from_engine, mut key, mut report } = self;
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
@@ -91,8 +90,8 @@ impl Tunnel {
                 let drained = key.ended_early() == Some(EndedEarly::Drained);
                 return Poll::Ready(if drained { End::Drained } else { End::Refused });
             }
-            let into = inward.poll(context, client, &mut engine);
-            let out = outward.poll(context, &mut engine, client);
+            let into = inward.poll(context, client, &mut engine, scratch);
+            let out = outward.poll(context, &mut engine, client, scratch);
             if (report.ended.bytes_in, report.ended.bytes_out) != (inward.moved, outward.moved) {
                 (report.ended.bytes_in, report.ended.bytes_out) = (inward.moved, outward.moved);
                 moved_at = Instant::now();
@@ -169,11 +168,13 @@ impl Direction {
         context: &mut Context<'_>,
         source: &mut impl Side,
         sink: &mut impl Side,
+        scratch: &Scratch,
     ) -> Poll<End> {
         if let Some(end) = self.end {
             return Poll::Ready(end);
         }
-        let end = ready!(self.poll_copy(context, source, sink)).unwrap_or(self.sink_broken);
+        let end =
+            ready!(self.poll_copy(context, source, sink, scratch)).unwrap_or(self.sink_broken);
         self.end = Some(end);
         Poll::Ready(end)
     }
@@ -184,6 +185,7 @@ impl Direction {
         context: &mut Context<'_>,
         source: &mut impl Side,
         sink: &mut impl Side,
+        scratch: &Scratch,
     ) -> Poll<std::io::Result<End>> {
         let mut burst = 0;
         loop {
@@ -204,8 +206,9 @@ impl Direction {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.buffer.reserve(READ);
-            match poll_read_buf(Pin::new(&mut *source), context, &mut self.buffer) {
+            // While nothing moves, no memory is held.
+            self.buffer = BytesMut::new();
+            match scratch.poll_read(Pin::new(&mut *source), context, &mut self.buffer) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) => self.source_end = Some(End::Done),
                 Poll::Ready(Err(_)) => self.source_end = Some(self.source_broken),
@@ -253,7 +256,8 @@ mod tests {
     async fn bytes_that_were_read_before_go_first_and_nothing_is_lost_either_way() {
         let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"hello ");
         let long: Vec<u8> = (0..700_000_u32).map(|number| number as u8).collect();
-        let run = tunnel.run(&mut inner, Bytes::from_static(b"early "), None);
+        let scratch = Scratch::default();
+        let run = tunnel.run(&mut inner, Bytes::from_static(b"early "), None, &scratch);
         // An engine that sends back what it gets, to the end.
         let echo = async {
             let (mut read, mut write) = tokio::io::split(&mut engine);
@@ -282,7 +286,8 @@ mod tests {
             let (tunnel, mut inner, Ends { client, engine, ended }) = tunnel(b"");
             let (mut ending, mut other) =
                 if engine_ends { (engine, client) } else { (client, engine) };
-            let run = tunnel.run(&mut inner, Bytes::new(), None);
+            let scratch = Scratch::default();
+            let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
             let speak = async {
                 ending.shutdown().await.unwrap();
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it sees the end");
@@ -305,7 +310,8 @@ mod tests {
         let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"");
         let idle = Duration::from_secs(60);
         let started = Instant::now();
-        let run = tunnel.run(&mut inner, Bytes::new(), Some(idle));
+        let scratch = Scratch::default();
+        let run = tunnel.run(&mut inner, Bytes::new(), Some(idle), &scratch);
         let speak = async {
             for _ in 0..3 {
                 tokio::time::sleep(idle / 2).await;
@@ -330,7 +336,8 @@ mod tests {
             // A pipe whose other end is gone takes no byte, and has ended for the reader.
             drop(broken);
             other.write_all(b"for nobody").await.unwrap();
-            let run = tunnel.run(&mut inner, Bytes::new(), None);
+            let scratch = Scratch::default();
+            let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
             let finish = async {
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0);
                 drop(other);
@@ -344,7 +351,8 @@ mod tests {
     async fn a_tunnel_that_is_dropped_reports_what_it_moved() {
         let (tunnel, mut inner, Ends { mut client, engine: _engine, ended }) = tunnel(b"");
         client.write_all(b"four").await.unwrap();
-        let run = tunnel.run(&mut inner, Bytes::new(), None);
+        let scratch = Scratch::default();
+        let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
         let cut = tokio::time::timeout(Duration::from_millis(1), run).await;
         assert!(cut.is_err());
         assert_eq!(ended.get(), Some(Ended { bytes_in: 4, bytes_out: 0, end: End::ClientGone }));

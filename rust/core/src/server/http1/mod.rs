@@ -222,7 +222,8 @@ async fn serve_request<T: ClientStream + 'static>(
     if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
         let from_client = client.io.take_ahead(|ahead| ahead.split().freeze());
         let idle = client.worker.shared.timeouts().idle;
-        tunnel.run(&mut client.io.clone(), from_client, idle).await;
+        let scratch = &client.worker.scratch;
+        tunnel.run(&mut client.io.clone(), from_client, idle, scratch).await;
         return Sent::Close;
     }
     sent
