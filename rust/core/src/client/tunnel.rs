@@ -21,7 +21,7 @@ use crate::{
 use sans_io::seam::End;
 
 /// Bytes that a direction may move without a pause in which others run.
-const BURST: usize = 256 * 1024;
+const BURST: usize = 64 * 1024;
 /// The time that one side has to end after the other has ended.
 const GRACE: Duration = Duration::from_secs(5);
 

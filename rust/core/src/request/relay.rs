@@ -27,7 +27,7 @@ use sans_io::{
 };
 
 /// A task that has relayed so many bytes without a pause lets others run.
-const BURST: usize = 256 * 1024;
+const BURST: usize = 64 * 1024;
 /// The comment in a stream whose engine is silent.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 

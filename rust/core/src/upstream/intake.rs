@@ -35,7 +35,7 @@ use sans_io::{
 };
 
 /// Bytes that a task may receive without a pause in which others run.
-const BURST: usize = 256 * 1024;
+const BURST: usize = 64 * 1024;
 /// The longest `stream_options`, in bytes. It waits in memory until it is whole, since it may have
 /// to be edited.
 const STREAM_OPTIONS_MAX: u64 = 64 * 1024;
