@@ -19,7 +19,7 @@ from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerS
 from gpustack_fast.errors import ControlError, printable
 from gpustack_fast.storage.data_directory import DataDirectory
 
-__all__ = ["drain", "resume", "status"]
+__all__ = ["drain", "expiry_warning", "resume", "status"]
 
 _DAY = 24 * 3600
 _RENEW_WITHIN = 14 * _DAY
@@ -36,7 +36,7 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     """
     with _server(data_dir) as server:
         found = server.status()
-    if warning := _expiry_warning(found.certificate_expires, time.time()):
+    if warning := expiry_warning(found.certificate_expires, time.time()):
         complain(f"warning: {warning}")
     # A message may quote an engine's log, and no terminal shall obey what is in that.
     say(_json(found) if as_json else "\n".join(printable(line) for line in _page(found)))
@@ -135,7 +135,7 @@ def _page(found: ServerStatus) -> Iterator[str]:
     yield from reasons
 
 
-def _expiry_warning(ends: int | None, now: float) -> str | None:
+def expiry_warning(ends: int | None, now: float) -> str | None:
     """What is to be said of a certificate that ends at a Unix second, or has ended."""
     if ends is None or ends - now >= _RENEW_WITHIN:
         return None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gpustack_fast.config import Config
 from gpustack_fast.config.reading.draft import Draft, decode_path
+from gpustack_fast.config.rules import check
 from gpustack_fast.config.settings import load_config
 from gpustack_fast.errors import ConfigError, Mistakes
 
@@ -654,7 +655,12 @@ def test_control_characters_of_a_file_reach_no_terminal(tmp_path: Path) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 70_000) | st.floats() | st.text(max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 70_000)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["llama_cpp", "external", "local_path", "--host"]),
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(st.sampled_from(["name", "backend", "model", "x"]), inner, max_size=3)
@@ -672,9 +678,20 @@ DOCUMENTS = st.fixed_dictionaries(
     optional={
         "server": _tables("host", "port", "data_dir", "timeouts", "cors", "y") | VALUES,
         "models": st.lists(
-            _tables("name", "backend", "replicas", "categories", "env", "meta"), max_size=2
+            _tables(
+                "name",
+                "backend",
+                "replicas",
+                "categories",
+                "env",
+                "urls",
+                "source",
+                "backend_parameters",
+            )
+            | VALUES,
+            max_size=2,
         ),
-        "routes": st.lists(_tables("name", "targets", "generic_proxy"), max_size=2) | VALUES,
+        "routes": st.lists(_tables("name", "targets", "meta") | VALUES, max_size=2) | VALUES,
         "z": VALUES,
     },
 )
@@ -690,6 +707,8 @@ def test_a_document_has_mistakes_exactly_where_msgspec_finds_one(document: dict[
         expected = None
     draft = Draft(document)
     assert bool(draft.mistakes) == (expected is None)
+    for rule in check(draft.config):  # of whatever is made up, too
+        draft.follows(rule)
     if expected is not None:
         assert msgspec.to_builtins(draft.config, enc_hook=str) == msgspec.to_builtins(
             expected, enc_hook=str
