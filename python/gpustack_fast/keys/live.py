@@ -35,6 +35,8 @@ SAVE_WITHIN = 5.0
 """Seconds that a disk may take before its command is told that a revocation is not saved yet."""
 SAVE_AGAIN_EVERY = 5.0
 """Seconds between two tries to save a revocation."""
+NO_REPLY = "The disk has not replied yet."
+"""Why a revocation is not saved while the first try to save it runs."""
 FIRST_KEY = "default"
 """The name of the key that a first start makes."""
 
@@ -69,7 +71,7 @@ class Keys:
         self._one_at_a_time = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
         self._saving_again: asyncio.Task[None] | None = None
-        self._problem = "The disk has not replied yet."
+        self._problem = NO_REPLY
         """Why the last try to save a revocation failed, in sentences."""
 
     def publish_all(self) -> None:
@@ -125,11 +127,13 @@ class Keys:
     async def _create(self, name: str, grant: Grant | None, text: str | None) -> CreatedKey:
         async with self._one_at_a_time:
             try:
-                created = await run_in_thread(self._store.create, name, grant, text)
+                key, given = await run_in_thread(self._store.add, name, grant, text)
             except OSError as error:
                 raise StoreError(f"The key was not made: {reason_of(error)}. Try again.") from error
-            self._publish(KeyChange(salt=self._store.salt, upsert=[self._store.keys[-1]]))
-            return created
+            # It may have been revoked since the disk had it.
+            if key in self._store.keys:
+                self._publish(KeyChange(salt=self._store.salt, upsert=[key]))
+            return CreatedKey(info=key.info(), text=given)
 
     def _revoke(self, name_or_access_key: str) -> Key:
         """Takes a key from the workers and from memory."""
@@ -164,6 +168,7 @@ class Keys:
             except OSError as error:
                 self._problem = f"The change was not saved: {reason_of(error)}."
             else:
+                self._problem = NO_REPLY  # what failed before is no reason any more
                 return
             self._faults.note("keys", self._problem)
 

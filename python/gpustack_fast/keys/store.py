@@ -200,7 +200,16 @@ class Store:
         return [key for key in self._document.keys if key not in self._keys]
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
+        """Makes a key as `add` does."""
+        key, text = self.add(name, grant, text)
+        return CreatedKey(info=key.info(), text=text)
+
+    def add(
+        self, name: str, grant: Grant | None = None, text: str | None = None
+    ) -> tuple[Key, str]:
         """Makes a key: a generated one, or of the given text. Without a grant it may do everything.
+
+        Returns it and its text, which is known at this moment only.
 
         Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it
         cannot be saved.
@@ -235,7 +244,7 @@ class Store:
                 )
         self._write([*self._keys, key])
         self._keys.append(key)
-        return CreatedKey(info=key.info(), text=text)
+        return key, text
 
     def revoke(self, name_or_access_key: str) -> Key:
         """Removes a key. Raises KeyNotFound, StoreError when it cannot be saved."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from gpustack_fast.errors import DataPlaneError, KeyNotFound, StoreError, UsageE
 from gpustack_fast.faults import Faults
 from gpustack_fast.keys import live
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
-from gpustack_fast.keys.store import Store
+from gpustack_fast.keys.store import Key, Store
 from gpustack_fast.storage.data_directory import DataDirectory
 from limits import no_room
 
@@ -186,3 +188,54 @@ def test_a_key_that_the_data_plane_does_not_give_up_stays_in_the_store(
 
     asyncio.run(run())
     assert [key.name for key in Store(directory).keys] == ["a"]
+
+
+def test_a_key_that_is_revoked_as_soon_as_it_is_on_the_disk_reaches_no_worker(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, changes = Store(directory), list[KeyChange]()
+    keys = Keys(store, changes.append, Faults())
+    make = store.add
+
+    def add_and_revoke(*arguments: Any) -> tuple[Key, str]:
+        key, text = make(*arguments)
+        store.forget(key)
+        return key, text
+
+    async def run() -> None:
+        await keys.create("kept")
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "add", add_and_revoke)
+            created = await keys.create("gone")
+        assert created.info.name == "gone"
+        assert [key.name for change in changes for key in change.upsert] == ["kept"]
+        await keys.close()
+
+    asyncio.run(run())
+
+
+def test_an_old_failure_is_no_reason_why_a_revocation_is_not_saved(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, slow = Store(directory), threading.Event()
+    keys = Keys(store, lambda _: None, Faults())
+    save = store.save
+
+    def wait_and_save() -> None:
+        slow.wait(30)
+        save()
+
+    async def run() -> None:
+        for name in ("a", "b"):
+            await keys.create(name)
+        with no_room():
+            assert "File too large" in (await keys.revoke("a")).unsaved
+        assert (await keys.revoke("a")).unsaved == ""
+        monkeypatch.setattr(live, "SAVE_WITHIN", 0.05)
+        monkeypatch.setattr(store, "save", wait_and_save)
+        assert (await keys.revoke("b")).unsaved == live.NO_REPLY
+        slow.set()
+        await until(lambda: keys.unsaved == 0)
+        await keys.close()
+
+    asyncio.run(run())
