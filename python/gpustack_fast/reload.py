@@ -16,6 +16,7 @@ from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import Table
 from gpustack_fast.seam.settings import plane_settings
@@ -25,6 +26,8 @@ from gpustack_fast.storage.route_numbers import KnownRoute, known_routes
 __all__ = ["Deployment", "Reloader"]
 
 log = logging.getLogger(__name__)
+
+NOT_RELOADED = "Not reloaded, and everything stays as it was. %s"
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -88,15 +91,17 @@ class Reloader:
                 self.deployment = await self._reload(self.deployment)
             except GpustackFastError as error:
                 for one in error.each():
-                    log.error("Not reloaded, and everything stays as it was. %s", one)
+                    log.error(NOT_RELOADED, one)
+            except OSError as error:
+                log.error(NOT_RELOADED, f"{reason_of(error)}. Send SIGHUP again.")
 
     async def _reload(self, running: Deployment) -> Deployment:
         """Puts what is written now into force, and says what that is and what needs a restart.
 
-        Raises GpustackFastError or DataPlaneError; nothing has changed then. When it returns,
-        everything has, the data plane and the engines' addresses.
+        Raises GpustackFastError, or OSError for this machine; nothing has changed then. When it
+        returns, everything has, the data plane and the engines' addresses.
         """
-        compared, prepared = await asyncio.to_thread(self._read, running)
+        compared, prepared = await run_in_thread(self._read, running)
         addresses = await self._supervisor.try_external(prepared.config.models)
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)

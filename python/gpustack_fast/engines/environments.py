@@ -25,6 +25,7 @@ from pathlib import Path
 import uv
 
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.faults import run_in_thread
 
 __all__ = ["BuildError", "environment_path", "is_complete", "lock_file", "prepare"]
 
@@ -150,7 +151,7 @@ async def build(target: Path, lock: Path, handle: int, report: Report) -> None:
     try:
         for leftover in (temporary, target):
             if leftover.exists():
-                await asyncio.to_thread(shutil.rmtree, leftover)
+                await run_in_thread(shutil.rmtree, leftover)
         uv_program = find_uv()
         venv = [
             uv_program,
