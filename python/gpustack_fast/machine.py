@@ -41,17 +41,17 @@ def is_loopback(host: str) -> bool:
 
 
 def outward_address() -> str | None:
-    """The IPv4 address by which other machines most likely know this one; None without a network.
+    """The IPv4 address by which other machines most likely know this one; None: not known.
 
     It is the one that packets for elsewhere would carry. None is sent: the socket is of datagrams,
     and `connect` only asks the routing table.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.connect(("192.0.2.1", 9))  # reserved for documentation (RFC 5737)
-        except OSError:
-            return None
-        address: str = asking.getsockname()[0]
+            address: str = asking.getsockname()[0]
+    except OSError:
+        return None
     return None if is_loopback(address) else address
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from gpustack_fast import console
 from gpustack_fast.config import Config, ModelConfig
+from gpustack_fast.machine import outward_address
+from limits import no_descriptors
 
 
 def curl(text: str) -> list[str]:
@@ -175,3 +177,8 @@ def test_plain_http_that_others_can_reach_is_warned_of(
     if warning is not None and told is not None:
         assert told in warning and "`tls_certificate`" in warning and "--host" in warning
     assert console.unencrypted(addresses, "https") is None
+
+
+def test_without_a_descriptor_the_address_for_others_is_not_known() -> None:
+    with no_descriptors():
+        assert outward_address() is None

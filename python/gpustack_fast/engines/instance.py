@@ -202,8 +202,9 @@ class Instance:
             return False
         try:
             return not os.path.samestat(self._opened, self.log.stat())
-        except FileNotFoundError:
-            return True
+        except OSError as error:
+            # Others say nothing of where it is.
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
     async def living(self) -> list[Process] | None:
         """The living processes of its session; None: nobody can see them now.

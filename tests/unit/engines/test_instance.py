@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -176,5 +177,29 @@ def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_fol
             assert not waiting.done()
         await waiting
         assert await one.stop()
+
+    run(scenario, short_folder)
+
+
+def test_a_log_that_cannot_be_looked_at_is_not_taken_for_moved(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        assert not one.log_was_moved()
+
+        def forbidden(_: Path) -> os.stat_result:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", forbidden)
+            assert not one.log_was_moved()
+        folder = one.log.parent
+        folder.rename(paths.logs / "moved")
+        assert one.log_was_moved()
+        folder.write_text("a file in the way")
+        assert one.log_was_moved()
+        await one.stop()
 
     run(scenario, short_folder)
