@@ -37,8 +37,8 @@ from gpustack_fast.engines import environments, processes
 from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
-from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults, reason_of
+from gpustack_fast.errors import GpustackFastError, UsageError
+from gpustack_fast.faults import Faults, is_ours, reason_of
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.reach import unknown_models, unmatched
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -83,17 +83,22 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
     directory.acquire()
+    server = None
     try:
         processes.become_subreaper()
         sockets = listeners.bind(config.server.host, config.server.port)
         server = Server(source, start, options, directory, sockets)
         return uvloop.run(server.run(received))
     except DataPlaneError as error:
-        raise GpustackFastError(
-            f"The data plane cannot do what the configuration asks. {error}"
-        ) from error
+        # What the machine lacks may be there the next time. The rest stays as it is written, and
+        # no service manager needs to try it again.
+        may_pass = is_ours(error) or (server is not None and server.serving)
+        kind = GpustackFastError if may_pass else UsageError
+        raise kind(f"The data plane cannot do what the configuration asks. {error}") from error
     except OSError as error:
-        raise GpustackFastError(f"The server cannot start: {reason_of(error)}.") from error
+        serving = server is not None and server.serving
+        what = "The server has ended before its time" if serving else "The server cannot start"
+        raise GpustackFastError(f"{what}: {reason_of(error)}.") from error
     finally:
         directory.release()
         flush()
@@ -120,6 +125,8 @@ class Server:
         self._scheme = "http" if config.server.tls_certificate is None else "https"
         self._since = time.time()
         self._faults = Faults()
+        self.serving = False
+        """Whether the start is over."""
         self._published = False
         self._shown = (0, 0)
         """Faults and unsaved revocations as the table shows them."""
@@ -182,7 +189,10 @@ class Server:
         """Runs from the first request to the last engine's end."""
         loop = asyncio.get_running_loop()
         received.attend(self._on_signal)
-        self._addresses = self._plane.start().addresses
+        try:
+            self._addresses = self._plane.start().addresses
+        except DataPlaneError as error:
+            raise GpustackFastError(f"The server cannot start. {error}") from error
         loop.add_reader(self._plane.fileno(), self._poll)
         polling = asyncio.ensure_future(self._poll_now_and_then(received))
         counting = asyncio.ensure_future(self._count_now_and_then())
@@ -218,6 +228,7 @@ class Server:
         await self._end_leftovers()
         self._supervisor.want(self._config.models)
         self._pace.now()  # a table that the data plane refuses ends the start
+        self.serving = True
         self._reloader.begin.set()
         while True:
             supervising = asyncio.ensure_future(self._supervisor.run())
@@ -305,7 +316,8 @@ class Server:
 
     def _reopen_logs(self) -> None:
         """For who has moved log files: ours are opened again; an engine's stay where they are."""
-        for problem in self._log_files.reopen():
+        problems = self._log_files.reopen()
+        for problem in problems:
             log.warning("%s", problem)
         for instance in self._supervisor.moved_logs():
             log.warning(
@@ -314,7 +326,8 @@ class Server:
                 instance.log,
                 instance.id,
             )
-        log.info("The log files were opened again.")
+        if not problems:
+            log.info("The log files were opened again.")
 
     # From the data plane.
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import errno
 import socket
 
-from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.errors import GpustackFastError, UsageError
 
-__all__ = ["BindError", "bind"]
+__all__ = ["BindError", "NeverBound", "bind"]
 
 BACKLOG = 4096
+NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+"""The resolver's errors that stay; a server of names that does not answer may answer later."""
+NO_RIGHTS = (errno.EACCES, errno.EPERM)
 
 
 class BindError(GpustackFastError):
     """The server cannot listen on the address or port of its configuration."""
+
+
+class NeverBound(BindError):
+    """No later start could listen there either: the configuration is wrong."""
+
+    exit_status = UsageError.exit_status
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -24,7 +33,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        raise BindError(
+        kind = NeverBound if error.errno in NO_NAME else BindError
+        raise kind(
             f"The host {host} is unknown: {error.strerror}. Set --host to an address here."
         ) from error
     listeners: list[socket.socket] = []
@@ -34,7 +44,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             for listener in listeners:
                 listener.close()
-            raise BindError(explain(error, host, port)) from error
+            kind = NeverBound if error.errno in NO_RIGHTS else BindError
+            raise kind(explain(error, host, port)) from error
         port = port or int(listeners[0].getsockname()[1])
     return listeners
 
@@ -63,7 +74,7 @@ def explain(error: OSError, host: str, port: int) -> str:
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"The address {host} does not belong to this machine. Choose another with --host."
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in NO_RIGHTS:
         return (
             f"The port {port} of {host} needs more rights than this user has. Choose one above "
             "1023 with --port."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,6 +188,57 @@ def test_a_wrong_configuration_is_reported_with_file_and_line(short_folder: Path
     assert ended.returncode == 2
     assert f"{config}:6" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("content", ["no certificate", None])
+def test_a_certificate_that_cannot_be_used_is_a_mistake_in_the_configuration(
+    short_folder: Path, content: str | None
+) -> None:
+    files = [short_folder / "c.pem", short_folder / "k.pem"]
+    for file in files if content is not None else []:
+        file.write_text(content or "")
+    where = ["--tls-certificate", str(files[0]), "--tls-key", str(files[1])]
+    ended = refused("--data-dir", str(short_folder / "data"), "--port", "0", *where)
+    assert ended.returncode == 2, "a service manager starts it again after 1"
+    assert "Traceback" not in ended.stderr
+
+
+# Mistakes and faults while it runs, put into the program before it starts.
+
+SPOILT = """
+import sys
+from gpustack_fast.__main__ import main
+{spoil}
+sys.exit(main())
+"""
+
+
+@contextlib.contextmanager
+def spoilt(folder: Path, spoil: str) -> Iterator[ServedRouter]:
+    """The product with a part that fails, in front of a fake engine."""
+    engine = FakeEngine("process", "--port", "0")
+    program = [sys.executable, "-c", SPOILT.format(spoil=spoil)]
+    server = ServedRouter(folder, external([engine]), program=program)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+        engine.kill()
+
+
+def test_a_fault_at_the_end_is_told_as_none_of_the_start(short_folder: Path) -> None:
+    spoil = """
+import errno
+from gpustack_fast.api.server import ApiServer
+async def fails(_):
+    raise OSError(errno.EIO, "Input/output error")
+ApiServer.close = fails
+"""
+    with spoilt(short_folder, spoil) as server:
+        server.wait_until_ready()
+        assert server.stop() == 1
+        assert "error: The server has ended before its time: Input/output" in server.output()
 
 
 def test_a_model_that_cannot_start_is_shown_with_the_reason(short_folder: Path) -> None:

@@ -332,6 +332,23 @@ def test_log_files_that_were_moved_are_opened_again(fake_engines: Engines, serve
     assert server.is_ready()
 
 
+def test_log_files_that_cannot_be_opened_again_are_not_told_as_opened(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    (engine,) = fake_engines(1)
+    server = serve(external([engine]))
+    moved = server.log.rename(server.log.with_suffix(".1"))
+    server.log.mkdir()
+    server.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "cannot be opened again" in moved.read_text(), "the reason")
+    server.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: "asks for nothing now" in moved.read_text(), "what follows")
+    assert "were opened again" not in moved.read_text()
+    server.log.rmdir()
+    server.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: server.log.exists() and "opened again." in server.output(), "the new one")
+
+
 def test_signals_without_a_meaning_are_told_and_end_nothing(
     fake_engines: Engines, serve: Serve
 ) -> None:

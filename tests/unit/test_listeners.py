@@ -31,9 +31,10 @@ def test_a_port_that_is_taken_is_reported_with_the_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "message"),
-    [("203.0.113.7", "does not belong to this machine"), ("no such host", "is unknown")],
+    ("host", "message", "status"),
+    [("203.0.113.7", "does not belong to this machine", 1), ("no such host", "is unknown", 2)],
 )
-def test_a_host_that_cannot_be_used_is_reported(host: str, message: str) -> None:
-    with pytest.raises(BindError, match=message):
+def test_a_host_that_cannot_be_used_is_reported(host: str, message: str, status: int) -> None:
+    with pytest.raises(BindError, match=message) as caught:
         bind(host, 0)
+    assert caught.value.exit_status == status, "an address may come, a wrong name stays wrong"

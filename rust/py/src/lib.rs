@@ -10,12 +10,14 @@
 )]
 
 use std::{
+    error::Error,
+    io, iter,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     time::Duration,
 };
 
 use gpustack_fast_core as core;
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{exceptions::PyOSError, prelude::*, types::PyBytes};
 
 /// Python's allocator stays CPython's; this one serves the data plane. Its thread-local storage is
 /// the local-dynamic kind, so that the module can be loaded late, after others have used up the
@@ -26,7 +28,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pyo3::import_exception!(gpustack_fast.errors, DataPlaneError);
 
 fn error(error: core::DataPlaneError) -> PyErr {
-    DataPlaneError::new_err(error.to_string())
+    let mut causes = iter::successors(Error::source(&error), |&one| one.source());
+    let system = causes.find_map(|one| one.downcast_ref::<io::Error>());
+    raised(error.to_string(), system)
+}
+
+/// With the system's error as its cause: Python tells by its number whose fault it is.
+fn raised(message: String, system: Option<&io::Error>) -> PyErr {
+    let error = DataPlaneError::new_err(message);
+    if let Some(number) = system.and_then(io::Error::raw_os_error) {
+        let text = io::Error::from_raw_os_error(number).to_string();
+        Python::attach(|py| error.set_cause(py, Some(PyOSError::new_err((number, text)))));
+    }
+    error
 }
 
 /// Duplicates a descriptor that Python goes on owning.
@@ -41,9 +55,9 @@ fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     // SAFETY: the number is not -1, and it is only borrowed for the one call that duplicates it,
     // which fails cleanly (EBADF) if nothing is open under it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed.try_clone_to_owned().map_err(|error| {
-        DataPlaneError::new_err(format!("Descriptor {fd} cannot be used: {error}."))
-    })
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|error| raised(format!("Descriptor {fd} cannot be used: {error}."), Some(&error)))
 }
 
 #[pyclass(frozen, module = "gpustack_fast._native")]
