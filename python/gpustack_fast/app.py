@@ -38,7 +38,7 @@ from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError, UsageError
-from gpustack_fast.faults import Faults, is_ours, reason_of
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.reach import unknown_models, unmatched
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -65,8 +65,6 @@ POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
 COUNT_EVERY = 10.0
 """Seconds between two looks at the faults, whose counts are shown with the table."""
-BEGIN_AGAIN_AFTER = 1.0
-"""Seconds until the engines are looked after again, if a mistake has ended that."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
 
@@ -194,8 +192,11 @@ class Server:
         except DataPlaneError as error:
             raise GpustackFastError(f"The server cannot start. {error}") from error
         loop.add_reader(self._plane.fileno(), self._poll)
-        polling = asyncio.ensure_future(self._poll_now_and_then(received))
-        counting = asyncio.ensure_future(self._count_now_and_then())
+        poll = functools.partial(self._poll_now_and_then, received)
+        polling = asyncio.ensure_future(go_on(poll, "The look at the records", self._faults))
+        counting = asyncio.ensure_future(
+            go_on(self._count_now_and_then, "The look at the faults", self._faults)
+        )
         working = asyncio.ensure_future(self._work())
         signalled = asyncio.ensure_future(self._signalled.wait())
         try:
@@ -230,16 +231,7 @@ class Server:
         self._pace.now()  # a table that the data plane refuses ends the start
         self.serving = True
         self._reloader.begin.set()
-        while True:
-            supervising = asyncio.ensure_future(self._supervisor.run())
-            try:
-                await asyncio.wait({supervising})
-            finally:
-                supervising.cancel()
-            error = supervising.exception()
-            log.error("The watch on the engines ended by a mistake; going on.", exc_info=error)
-            self._faults.note("mistake", type(error).__name__)
-            await asyncio.sleep(BEGIN_AGAIN_AFTER)
+        await go_on(self._supervisor.run, "The watch on the engines", self._faults)
 
     def _warnings(self) -> list[str]:
         """What is right by all rules, and will still astonish somebody."""
@@ -263,15 +255,20 @@ class Server:
         self._service.tell(systemd.STOPPING)
         for one in self._sockets:
             one.close()
-        await self._reloader.stop()
-        await self._drain()
+        # Backwards. Each of them happens, whatever comes of the ones before.
+        async with contextlib.AsyncExitStack() as stopping:
+            stopping.push_async_callback(self._contexts.aclose)
+            stopping.push_async_callback(self._end_engines, working)
+            stopping.push_async_callback(self._drain)
+            await self._reloader.stop()
+        log.info("Stopped.")
+
+    async def _end_engines(self, working: asyncio.Future[None]) -> None:
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
         await self._supervisor.shutdown(0.0)
         if self._leftovers and working.cancelled():
             await self._end_leftovers()
-        await self._contexts.aclose()
-        log.info("Stopped.")
 
     async def _drain(self) -> None:
         """Lets running requests end; a second signal cuts them. The data plane logs how many."""

@@ -12,10 +12,10 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar, get_args
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
-__all__ = ["Faults", "Work", "is_ours", "reason_of", "run_in_thread"]
+__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_thread"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ WORDS: dict[Work, str] = {
     "probe": "Engines could not be probed, and stay in their states",
     "processes": "The process table could not be read, and is read again",
 }
+BEGIN_AGAIN_AFTER = 1.0
+"""Seconds until that is begun anew which a mistake has ended."""
 TELL_EVERY = 60.0
 """Seconds between two lines about the same work."""
 
@@ -105,6 +107,23 @@ async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
         abandoned.set()  # for it waits for a thread that has other work now
         raise OSError(errno.EAGAIN, "no thread can be started") from error
     return await running
+
+
+async def go_on(work: Callable[[], Coroutine[Any, Any, None]], what: str, faults: Faults) -> None:
+    """Does, until it is cancelled, what shall never end: after a mistake it is begun anew.
+
+    `what` begins the sentence about the mistake, as in `The watch on the engines`.
+    """
+    while True:
+        working = asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({working})
+        finally:
+            working.cancel()
+        error = working.exception()
+        log.error("%s ended by a mistake; going on.", what, exc_info=error)
+        faults.note("mistake", type(error).__name__)
+        await asyncio.sleep(BEGIN_AGAIN_AFTER)
 
 
 class Faults:

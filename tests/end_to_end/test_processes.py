@@ -227,6 +227,27 @@ def spoilt(folder: Path, spoil: str) -> Iterator[ServedRouter]:
         engine.kill()
 
 
+def test_the_end_of_the_server_goes_on_behind_a_part_of_it_that_fails(short_folder: Path) -> None:
+    spoil = """
+import asyncio
+from gpustack_fast import app
+from gpustack_fast.errors import EngineFailed
+async def fails(*_, seen=[]):
+    seen.append(1)
+    if len(seen) == 1:
+        await asyncio.sleep(3600)
+    raise EngineFailed("It cannot be ended.")
+app.end_leftovers = fails
+"""
+    with spoilt(short_folder, spoil) as server:
+        eventually((server.data_dir / "run" / "control.sock").exists, "the control socket")
+        server.wait_until_alive()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 1, server.output()
+        assert "error: It cannot be ended." in server.output()
+        assert not (server.data_dir / "run" / "control.sock").exists()
+
+
 def test_a_fault_at_the_end_is_told_as_none_of_the_start(short_folder: Path) -> None:
     spoil = """
 import errno
@@ -239,6 +260,24 @@ ApiServer.close = fails
         server.wait_until_ready()
         assert server.stop() == 1
         assert "error: The server has ended before its time: Input/output" in server.output()
+
+
+def test_a_mistake_in_the_look_at_the_records_ends_it_for_a_second_alone(
+    short_folder: Path,
+) -> None:
+    spoil = """
+from gpustack_fast.signals import Signals
+look = Signals.look
+def fails(self):
+    Signals.look = look
+    raise KeyError("a mistake")
+Signals.look = fails
+"""
+    with spoilt(short_folder, spoil) as server:
+        told = "The look at the records ended by a mistake; going on."
+        eventually(lambda: told in server.output(), "the mistake is told", 30.0)
+        server.wait_until_ready()
+        assert server.stop() == 0
 
 
 def test_a_model_that_cannot_start_is_shown_with_the_reason(short_folder: Path) -> None:

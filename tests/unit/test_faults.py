@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -10,7 +11,7 @@ import pytest
 
 from gpustack_fast import faults
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults, is_ours, reason_of
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
 
 
 def error(number: int, *more: str) -> OSError:
@@ -51,3 +52,30 @@ def test_each_is_counted_and_told_once_in_a_while(
     monkeypatch.setattr(faults, "TELL_EVERY", 0.0)
     noted.note("probe", error(errno.EMFILE))
     assert caplog.messages[-1].endswith("(times since the last such line: 5).")
+
+
+def test_what_shall_never_end_is_begun_anew_after_a_mistake(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "BEGIN_AGAIN_AFTER", 0.0)
+    noted, begun = Faults(), list[int]()
+
+    async def run() -> None:
+        third = asyncio.Event()
+
+        async def work() -> None:
+            begun.append(len(begun))
+            if len(begun) < 3:
+                raise KeyError("a mistake")
+            third.set()
+            await asyncio.sleep(3600)
+
+        going = asyncio.ensure_future(go_on(work, "The work", noted))
+        await third.wait()
+        going.cancel()
+        await asyncio.wait({going})
+        assert going.cancelled()
+
+    asyncio.run(run())
+    assert (begun, noted.counts["mistake"]) == ([0, 1, 2], 2)
+    assert caplog.messages.count("The work ended by a mistake; going on.") == 2

@@ -30,7 +30,7 @@ from gpustack_fast.control.documents import (
     ServerStatus,
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
-from gpustack_fast.faults import Faults
+from gpustack_fast.faults import Faults, go_on, reason_of
 from gpustack_fast.keys.live import Keys
 from gpustack_fast.storage.data_directory import explain_os_error
 
@@ -71,6 +71,7 @@ class ControlServer:
         self._handler = handler
         self._faults = faults or Faults()
         self._accepting: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._reserve = _Reserve()
 
@@ -83,7 +84,10 @@ class ControlServer:
                 explain_os_error(error, f"The control socket {self._path} cannot be made")
             ) from error
         self._reserve.fill()
-        self._accepting = asyncio.ensure_future(self._accept(listener))
+        self._listener = listener
+        self._accepting = asyncio.ensure_future(
+            go_on(self._accept, "The control socket", self._faults)
+        )
 
     async def close(self) -> None:
         """Stops listening, ends the connections, and removes the socket's file."""
@@ -91,6 +95,8 @@ class ControlServer:
             return
         self._accepting.cancel()
         await asyncio.wait({self._accepting})
+        if self._listener is not None:
+            self._listener.close()
         self._path.unlink(missing_ok=True)
         for connection in self._connections:
             connection.cancel()
@@ -98,25 +104,33 @@ class ControlServer:
         self._reserve.give()
         self._accepting = None
 
-    async def _accept(self, listener: socket.socket) -> None:
+    async def _accept(self) -> None:
         """Accepts for ever, with the reserved descriptor where there is no other."""
-        loop = asyncio.get_running_loop()
-        with listener:
-            while True:
+        loop, listener = asyncio.get_running_loop(), self._listener
+        assert listener is not None
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                self._faults.note("control_socket", error)
+                self._reserve.give()
                 try:
-                    connection, _ = await loop.sock_accept(listener)
-                except OSError as error:
-                    self._faults.note("control_socket", error)
-                    self._reserve.give()
-                    try:
-                        connection, _ = listener.accept()
-                    except OSError:
-                        await asyncio.sleep(_PAUSE)
-                        continue
-                connection.setblocking(False)
-                task = asyncio.ensure_future(self._converse(connection))
-                self._connections.add(task)
-                task.add_done_callback(self._connections.discard)
+                    connection, _ = listener.accept()
+                except OSError:
+                    await asyncio.sleep(_PAUSE)
+                    continue
+            connection.setblocking(False)
+            task = asyncio.ensure_future(self._converse(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, connection: asyncio.Task[None]) -> None:
+        """Tells of a connection that ended by a mistake: nobody waits for it."""
+        self._connections.discard(connection)
+        error = None if connection.cancelled() else connection.exception()
+        if error is not None:
+            log.error("A command was not carried out, by a mistake.", exc_info=error)
+            self._faults.note("mistake", type(error).__name__)
 
     async def _converse(self, connection: socket.socket) -> None:
         """Carries out the requests of one connection, one after the other."""
@@ -133,16 +147,10 @@ class ControlServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            while line := await asyncio.wait_for(reader.readline(), _IDLE):
+            while line := await _next_line(reader):
                 writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
-                await writer.drain()
-        except (TimeoutError, OSError):
-            pass  # The other end is silent or gone: nobody is left to respond to.
-        except ValueError:
-            log.warning(
-                "The control socket got a line of more than %d bytes and closed the connection.",
-                LONGEST_LINE,
-            )
+                if not await _is_sent(writer):
+                    break
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -161,6 +169,9 @@ class ControlServer:
             return Response(result=msgspec.Raw(msgspec.json.encode(await self._carry_out(request))))
         except GpustackFastError as error:
             return Response(error=Failure(kind=type(error).__name__, message=str(error)))
+        except OSError as error:
+            message = f"The server could not do it: {reason_of(error)}. Repeat the command."
+            return Response(error=Failure(kind=ControlError.__name__, message=message))
 
     async def _carry_out(
         self, request: Request
@@ -218,6 +229,29 @@ class _Reserve:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+async def _next_line(reader: asyncio.StreamReader) -> bytes:
+    """The next request of a connection; empty: there comes none."""
+    try:
+        return await asyncio.wait_for(reader.readline(), _IDLE)
+    except ValueError:
+        log.warning(
+            "The control socket got a line of more than %d bytes and closed the connection.",
+            LONGEST_LINE,
+        )
+    except (TimeoutError, OSError):
+        pass  # The other end is silent or gone.
+    return b""
+
+
+async def _is_sent(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other end takes what was written for it; False: it is gone."""
+    try:
+        await writer.drain()
+    except OSError:
+        return False
+    return True
 
 
 async def _streams(

@@ -436,7 +436,11 @@ class Supervisor:
             task.cancel()
         if self._maintenance is not None:
             self._maintenance.cancel()
-        await asyncio.gather(*stopping)
+        # A mistake in the end of one engine must leave no other one behind.
+        for error in await asyncio.gather(*stopping, return_exceptions=True):
+            if isinstance(error, BaseException):
+                log.error("An engine was not ended, by a mistake.", exc_info=error)
+                self._faults.note("mistake", type(error).__name__)
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
 
     def moved_logs(self) -> list[Instance]:

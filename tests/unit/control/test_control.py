@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -19,6 +20,7 @@ import msgspec
 import pytest
 import uvloop
 
+from gpustack_fast import faults
 from gpustack_fast.commands import instances
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
@@ -183,6 +185,62 @@ def test_what_is_no_text_is_a_mistake_of_who_typed_it(
             assert client.list_keys() == []
 
     with_server(tmp_path, scenario)
+
+
+def test_an_error_of_the_system_in_a_command_is_told_and_the_connection_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: FakeApp) -> ServerStatus:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(FakeApp, "status", full)
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            with pytest.raises(ControlError, match="could not do it: Too many open files"):
+                client.status()
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+
+
+def test_a_mistake_in_a_command_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(FakeApp, "status", lambda _: int("no number"))
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client, pytest.raises(ControlError):
+            client.status()
+        with ControlClient(path) as client:
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+    assert caplog.messages[0] == "A command was not carried out, by a mistake."
+    assert not any("more than" in line for line in caplog.messages)
+
+
+def test_the_control_socket_accepts_again_after_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(faults, "BEGIN_AGAIN_AFTER", 0.0)
+    converse = ControlServer._converse
+
+    def fails_once(server: ControlServer, connection: socket.socket) -> object:
+        monkeypatch.setattr(ControlServer, "_converse", converse)
+        connection.close()
+        return 1 / 0
+
+    monkeypatch.setattr(ControlServer, "_converse", fails_once)
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client, pytest.raises(ControlError):
+            client.list_keys()
+        with ControlClient(path, timeout=10.0) as client:
+            assert client.list_keys() == []
+
+    with_server(tmp_path, scenario)
+    assert caplog.messages[0] == "The control socket ended by a mistake; going on."
 
 
 def test_the_disk_has_a_new_key_before_the_data_plane_and_a_revoked_one_after_it(

@@ -675,3 +675,19 @@ def test_a_mistake_in_the_life_of_one_engine_ends_no_other(
             "another one runs",
         )
         assert house.replica(1).id == survivor
+
+
+def test_a_mistake_in_the_end_of_one_engine_leaves_no_other_behind(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @scenario(short_folder, small(replicas=2))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        other, first = house.pid(1), house.replica().instance
+        assert first is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(first, "stop", lambda: 1 / 0)
+            await house.supervisor.shutdown(0.0)
+        assert not alive(other)
+        assert house.faults.counts["mistake"] == 1
+        assert await first.stop()
