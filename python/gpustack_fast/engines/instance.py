@@ -28,7 +28,7 @@ from gpustack_fast.backends import Backend, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.processes import Process, ProcessTable
-from gpustack_fast.errors import EngineFailed
+from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import Faults, is_ours, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
@@ -173,12 +173,12 @@ class Instance:
         )
 
     def last_words(self) -> str:
-        """The end of its log, in one line, for a message."""
+        """The end of its log, in one line, for a message. It may hold something of a request."""
         with contextlib.suppress(OSError):
             with self.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
                 lines = [
-                    line.strip()
+                    printable(line.strip())
                     for line in log.read().decode(errors="replace").splitlines()
                     if line.strip()
                 ]

@@ -264,7 +264,7 @@ class Supervisor:
             await self._bring_up(replica)
             log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running")
-            self._failed(replica, await self._until_it_ends(replica))
+            self._failed(replica, *await self._until_it_ends(replica))
         except GpustackFastError as error:
             if is_ours(error):
                 self._hindered(replica, str(error))
@@ -274,8 +274,10 @@ class Supervisor:
             self._hindered(replica, f"It could not be started: {reason_of(error)}.")
         await self._end(replica)
 
-    async def _until_it_ends(self, replica: Replica) -> str:
-        """Waits until an engine that runs has ended; the manner, in a sentence."""
+    async def _until_it_ends(self, replica: Replica) -> tuple[str, str]:
+        """Waits until an engine that runs has ended; the manner, in words for the log and for who
+        asks for its state. It has served, so that its last words may hold something of a request.
+        """
         instance = replica.instance
         assert instance is not None
         try:
@@ -285,7 +287,9 @@ class Supervisor:
             replica.failures = 0
             await instance.exited.wait()
         # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
-        return f"The engine {instance.how_it_ended()}, unasked. {instance.last_words()}"
+        ended = f"The engine {instance.how_it_ended()}, unasked"
+        where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
+        return f"{ended}; {where}", f"{ended}. {instance.last_words()}"
 
     async def _end(self, replica: Replica) -> None:
         """Ends what is left of an engine. Nothing is started in its place before that is gone."""
@@ -320,10 +324,14 @@ class Supervisor:
             self._preparing[backend] = task
         return await asyncio.shield(task)
 
-    def _failed(self, replica: Replica, reason: str) -> None:
-        """Takes the engine out of the table at once, and says when the next one starts."""
+    def _failed(self, replica: Replica, reason: str, shown: str | None = None) -> None:
+        """Takes the engine out of the table at once, and says when the next one starts.
+
+        `shown`: the reason for who asks for the replica's state, where the log has another.
+        """
+        shown = shown or reason
         replica.failures += 1
-        replica.note_failure(reason)
+        replica.note_failure(shown)
         if replica.model.restart_on_error:
             pause = restart_delay(replica.failures)
             replica.retry_at = time.monotonic() + pause
@@ -333,7 +341,7 @@ class Supervisor:
         else:
             replica.retry_at = float("inf")
             follows = "It is not started again (restart_on_error = false)."
-        self._set(replica, "error", f"{reason} {follows}")
+        self._set(replica, "error", f"{shown} {follows}")
         log.warning("%s: %s %s", replica.id, reason, follows)
 
     def _hindered(self, replica: Replica, reason: str) -> None:

@@ -188,6 +188,25 @@ def test_an_engine_that_gets_ready_and_dies_again_and_again_is_started_after_gro
         ]
 
 
+def test_what_an_engine_that_has_served_wrote_last_is_shown_and_not_logged(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        first = house.replica().instance
+        assert first is not None
+        with first.log.open("a") as log:
+            log.write("a prompt \x1b[2J\n")
+        kill(house.pid())
+        await eventually(lambda: house.replica().failures == 1, "the death is seen")
+        assert "unasked. It wrote last" in house.replica().last_failure
+        assert f"a prompt \\x1b[2J (log: {first.log})" in house.replica().last_failure
+        (line,) = [line for line in house.lines if "unasked" in line]
+        assert f"(log: {first.log})" in line
+        assert not any("a prompt" in line for line in house.lines)
+
+
 def test_minutes_of_running_clear_the_count_of_failures(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
