@@ -32,7 +32,7 @@ import stat
 import time
 from pathlib import Path
 
-from gpustack_fast.errors import DataDirectoryInUse, StoreError
+from gpustack_fast.errors import DataDirectoryInUse, StoreError, UsageError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
 __all__ = ["DataDirectory", "explain_os_error", "make_private"]
@@ -67,8 +67,8 @@ class DataDirectory:
         """Makes the directory if need be, and takes its lock until `release` or the process's end.
 
         Waits `patience` seconds for a command that holds the lock for a moment. Raises
-        DataDirectoryInUse when another process keeps it, StoreError when the directory cannot be
-        used.
+        DataDirectoryInUse when another process keeps it, UsageError when its path is too long, and
+        StoreError when the directory cannot be used.
         """
         self._check_socket_paths()
         try:
@@ -134,7 +134,7 @@ class DataDirectory:
     def _check_socket_paths(self) -> None:
         longest = max(len(os.fsencode(path)) for path in (self.control_socket, self.api_socket))
         if longest > SOCKET_PATH_LIMIT:
-            raise StoreError(
+            raise UsageError(
                 f"The data directory {self.path} has too long a path: that of its sockets would "
                 f"have {longest} bytes, and Linux allows {SOCKET_PATH_LIMIT}. Choose a shorter one "
                 "with --data-dir."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpustack_fast.errors import DataDirectoryInUse, StoreError
+from gpustack_fast.errors import DataDirectoryInUse, StoreError, UsageError
 from gpustack_fast.keys.store import Store
 from gpustack_fast.storage.data_directory import DataDirectory
 
@@ -123,7 +123,7 @@ def test_a_directory_that_cannot_be_trusted_is_rejected(
 def test_a_path_too_long_for_sockets_is_reported_before_anything_is_made(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     with pytest.raises(
-        StoreError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"
+        UsageError, match=r"Linux allows 107\. Choose a shorter one with --data-dir"
     ):
         DataDirectory(deep).acquire()
     assert not deep.exists()
