@@ -220,7 +220,7 @@ impl<T: ClientStream> Client<T> {
     /// Takes memory for what the client does not read. Ready when there is none.
     fn poll_room(&self, context: &mut Context<'_>, output: &mut Output) -> Poll<()> {
         let memory = self.worker.memory(self.trusted.get());
-        let held = output.queue.bytes() + T::HOLDS;
+        let held = output.queue.bytes() + T::HOLDS + self.io.ahead();
         match output.room.poll_grow(context, memory, held as u64) {
             Poll::Ready(Err(NoRoom)) => {
                 self.worker.note_cut_unread();
