@@ -184,4 +184,7 @@ class ControlError(GpustackFastError):
 
 
 class DataPlaneError(GpustackFastError):
-    """The data plane cannot do what a call asked. The text names the cause and what to change."""
+    """The data plane cannot do what a call asked. The text names the cause and what to change.
+
+    Its `__cause__` is an OSError where a call of the system failed.
+    """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
-from gpustack_fast.listeners import BindError, bind
+from gpustack_fast import listeners
+from gpustack_fast.listeners import BindError, NeverBound, bind
 
 
 def test_port_0_takes_a_free_port() -> None:
@@ -38,3 +40,26 @@ def test_a_host_that_cannot_be_used_is_reported(host: str, message: str, status:
     with pytest.raises(BindError, match=message) as caught:
         bind(host, 0)
     assert caught.value.exit_status == status, "an address may come, a wrong name stays wrong"
+
+
+def test_a_port_without_the_right_to_it_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forbidden(*_: object) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(listeners, "listen", forbidden)
+    with pytest.raises(NeverBound, match="needs more rights"):
+        bind("127.0.0.1", 80)
+
+
+def test_a_server_of_names_that_does_not_answer_may_answer_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    with pytest.raises(BindError) as caught:
+        bind("a.example", 80)
+    assert caught.value.exit_status == 1
