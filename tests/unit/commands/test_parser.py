@@ -232,7 +232,7 @@ def test_a_certificate_that_is_none_ends_serve_with_a_sentence_before_any_key_is
         (tmp_path / name).write_text("no certificate")
     tls = ["--tls-certificate", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "k.pem")]
     done = run("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), *tls)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(
         "error: The data plane cannot do what the configuration asks. The TLS certificate file"
     )
