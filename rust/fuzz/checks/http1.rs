@@ -178,8 +178,8 @@ fn plain_size(line: &[u8]) -> Option<u64> {
     let digits: Vec<u8> = line.iter().copied().take_while(u8::is_ascii_hexdigit).collect();
     let behind = &line[digits.len()..];
     let mut extensions = behind.iter().skip_while(|byte| matches!(byte, b' ' | b'\t'));
-    let extension =
-        extensions.next().is_none_or(|byte| *byte == b';') && behind.iter().all(|byte| is_text(*byte));
+    let extension = extensions.next().is_none_or(|byte| *byte == b';')
+        && behind.iter().all(|byte| is_text(*byte));
     if digits.is_empty() || digits.len() > 16 || !extension {
         return None;
     }

@@ -55,8 +55,8 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Whether there is something to read, if only an end.
     fn is_readable(&self) -> bool;
 
-    /// Makes the close a reset, which discards what the client has not taken.
-    fn reset_on_close(&self);
+    /// Whether the close is a reset, which discards what the client has not taken.
+    fn reset_on_close(&self, is_reset: bool);
 }
 
 impl ClientStream for TcpStream {
@@ -68,8 +68,9 @@ impl ClientStream for TcpStream {
         polls(self, READABLE)
     }
 
-    fn reset_on_close(&self) {
-        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    fn reset_on_close(&self, is_reset: bool) {
+        let linger = is_reset.then_some(Duration::ZERO);
+        let _ = rustix::net::sockopt::set_socket_linger(self, linger);
     }
 }
 
@@ -86,8 +87,8 @@ impl ClientStream for TlsStream<TcpStream> {
         self.get_ref().0.is_readable()
     }
 
-    fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
+    fn reset_on_close(&self, is_reset: bool) {
+        self.get_ref().0.reset_on_close(is_reset);
     }
 }
 
@@ -101,7 +102,7 @@ impl ClientStream for UnixStream {
     }
 
     /// A Unix socket has no reset.
-    fn reset_on_close(&self) {}
+    fn reset_on_close(&self, _: bool) {}
 }
 
 /// The other end of a socket was closed.
@@ -220,9 +221,9 @@ impl<T: ClientStream> ClientIo<T> {
         self.0.borrow().io.is_readable()
     }
 
-    /// Makes the close a reset, which discards what the client has not taken.
-    pub(crate) fn reset_on_close(&self) {
-        self.0.borrow().io.reset_on_close();
+    /// Whether the close is a reset, which discards what the client has not taken.
+    pub(crate) fn reset_on_close(&self, is_reset: bool) {
+        self.0.borrow().io.reset_on_close(is_reset);
     }
 
     /// Writes as much as the socket takes at once.
@@ -344,7 +345,7 @@ mod tests {
             false
         }
 
-        fn reset_on_close(&self) {}
+        fn reset_on_close(&self, _: bool) {}
     }
 
     #[tokio::test]

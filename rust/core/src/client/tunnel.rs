@@ -38,8 +38,17 @@ pub(crate) struct Ended {
     /// Bytes that were written to the client.
     pub(crate) bytes_out: u64,
     /// `Done`: a side ended in order; `ClientGone`, `EngineDied`: its connection broke; `Timeout`:
-    /// nothing moved; `Refused`: its key was revoked or has expired; `Drained`: a drain has cut it.
+    /// nothing moved, or the client took nothing; `Refused`: its key was revoked or has expired; `Drained`: a drain has cut it.
     pub(crate) end: End,
+}
+
+/// How long a tunnel may rest; None: for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// The longest time in which nothing moves.
+    pub(crate) idle: Option<Duration>,
+    /// The longest time in which the client takes nothing of what there is for it.
+    pub(crate) send: Option<Duration>,
 }
 
 /// The engine's side of a tunnel, to be joined with the client's.
@@ -71,20 +80,24 @@ impl Tunnel {
     }
 
     /// Copies until both sides have ended, one has and the other does not follow within [`GRACE`],
-    /// the key has ended, a drain has cut it, or nothing has moved for `idle`. `from_client`: the
-    /// bytes that were read behind the request.
+    /// the key has ended, a drain has cut it, or a limit has passed. `from_client`: the bytes that
+    /// were read behind the request. `tell` is called when something has moved or the answer is
+    /// another, with whether the client now takes nothing of what there is for it.
     pub(crate) async fn run(
         self,
         client: &mut impl Side,
         from_client: Bytes,
-        idle: Option<Duration>,
+        limits: Limits,
         scratch: &Scratch,
+        mut tell: impl FnMut(bool),
     ) {
         let Self { mut engine, from_engine, mut key, mut report } = self;
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
         let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
         let (mut moved_at, mut timer) = (Instant::now(), PhaseTimer::default());
+        let (mut blocked_since, mut send_timer) = (None, PhaseTimer::default());
         let mut first_end = None;
+        tell(false);
         let end = poll_fn(|context| {
             if key.poll_ended(context).is_ready() {
                 let drained = key.ended_early() == Some(EndedEarly::Drained);
@@ -92,10 +105,18 @@ impl Tunnel {
             }
             let into = inward.poll(context, client, &mut engine, scratch);
             let out = outward.poll(context, &mut engine, client, scratch);
-            if (report.ended.bytes_in, report.ended.bytes_out) != (inward.moved, outward.moved) {
+            let (taken, blocked) = (report.ended.bytes_out != outward.moved, outward.is_blocked());
+            let changed = blocked != blocked_since.is_some();
+            if changed || taken || report.ended.bytes_in != inward.moved {
                 (report.ended.bytes_in, report.ended.bytes_out) = (inward.moved, outward.moved);
                 moved_at = Instant::now();
+                tell(blocked);
             }
+            blocked_since = match blocked_since {
+                _ if !blocked => None,
+                Some(since) if !taken => Some(since),
+                _ => Some(Instant::now()),
+            };
             let ends = [into, out]
                 .map(|polled| if let Poll::Ready(end) = polled { Some(end) } else { None });
             // The first end is the tunnel's. Of two at once, a broken side explains the other's
@@ -109,7 +130,12 @@ impl Tunnel {
                     timer.poll(context, ended_at, Some(GRACE)).map(|()| end)
                 };
             }
-            timer.poll(context, moved_at, idle).map(|()| End::Timeout)
+            if let Some(since) = blocked_since
+                && send_timer.poll(context, since, limits.send).is_ready()
+            {
+                return Poll::Ready(End::Timeout);
+            }
+            timer.poll(context, moved_at, limits.idle).map(|()| End::Timeout)
         })
         .await;
         report.ended.end = end;
@@ -160,6 +186,11 @@ impl Direction {
             source_broken,
             sink_broken,
         }
+    }
+
+    /// Whether the sink does not take what there is for it.
+    fn is_blocked(&self) -> bool {
+        self.end.is_none() && !self.buffer.is_empty()
     }
 
     /// Copies. Ready when the source has ended and the sink was shut down, or the sink is broken.
@@ -257,7 +288,13 @@ mod tests {
         let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"hello ");
         let long: Vec<u8> = (0..700_000_u32).map(|number| number as u8).collect();
         let scratch = Scratch::default();
-        let run = tunnel.run(&mut inner, Bytes::from_static(b"early "), None, &scratch);
+        let run = tunnel.run(
+            &mut inner,
+            Bytes::from_static(b"early "),
+            Limits::default(),
+            &scratch,
+            |_| {},
+        );
         // An engine that sends back what it gets, to the end.
         let echo = async {
             let (mut read, mut write) = tokio::io::split(&mut engine);
@@ -287,7 +324,7 @@ mod tests {
             let (mut ending, mut other) =
                 if engine_ends { (engine, client) } else { (client, engine) };
             let scratch = Scratch::default();
-            let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
+            let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
             let speak = async {
                 ending.shutdown().await.unwrap();
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it sees the end");
@@ -311,7 +348,13 @@ mod tests {
         let idle = Duration::from_secs(60);
         let started = Instant::now();
         let scratch = Scratch::default();
-        let run = tunnel.run(&mut inner, Bytes::new(), Some(idle), &scratch);
+        let run = tunnel.run(
+            &mut inner,
+            Bytes::new(),
+            Limits { idle: Some(idle), send: None },
+            &scratch,
+            |_| {},
+        );
         let speak = async {
             for _ in 0..3 {
                 tokio::time::sleep(idle / 2).await;
@@ -327,6 +370,33 @@ mod tests {
         assert_eq!(ended.get(), Some(Ended { bytes_in: 3, bytes_out: 3, end: End::Timeout }));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_ends_it_however_much_it_sends() {
+        let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"");
+        let limits = Limits { idle: None, send: Some(Duration::from_secs(60)) };
+        let (started, scratch) = (Instant::now(), Scratch::default());
+        let mut told = Vec::new();
+        let run = tunnel.run(&mut inner, Bytes::new(), limits, &scratch, |it| told.push(it));
+        let speak = async {
+            engine.write_all(&[b'x'; 500]).await.unwrap();
+            client.read_exact(&mut [0; 500]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            engine.write_all(&[b'x'; 1500]).await.unwrap();
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let _ = client.write_all(b"y").await;
+            }
+        };
+        let at_end = async {
+            run.await;
+            started.elapsed().as_secs()
+        };
+        let (seconds, ()) = tokio::join!(at_end, speak);
+        assert_eq!(seconds, 160);
+        assert_eq!(ended.get().unwrap().end, End::Timeout);
+        assert_eq!((told.first(), told.last()), (Some(&false), Some(&true)));
+    }
+
     #[tokio::test]
     async fn a_broken_side_ends_the_tunnel_under_its_own_name() {
         for (engine_breaks, end) in [(true, End::EngineDied), (false, End::ClientGone)] {
@@ -337,7 +407,7 @@ mod tests {
             drop(broken);
             other.write_all(b"for nobody").await.unwrap();
             let scratch = Scratch::default();
-            let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
+            let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
             let finish = async {
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0);
                 drop(other);
@@ -352,7 +422,7 @@ mod tests {
         let (tunnel, mut inner, Ends { mut client, engine: _engine, ended }) = tunnel(b"");
         client.write_all(b"four").await.unwrap();
         let scratch = Scratch::default();
-        let run = tunnel.run(&mut inner, Bytes::new(), None, &scratch);
+        let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
         let cut = tokio::time::timeout(Duration::from_millis(1), run).await;
         assert!(cut.is_err());
         assert_eq!(ended.get(), Some(Ended { bytes_in: 4, bytes_out: 0, end: End::ClientGone }));

@@ -118,6 +118,13 @@ impl<T: ClientStream> Client<T> {
         });
     }
 
+    /// Notes that something has moved in the connection's tunnel. What rests longest gives its place
+    /// up first, with a good key as late as an engine's response.
+    pub(super) fn tunnel_moved(&self) {
+        self.place.works();
+        self.place.waits(if self.trusted.get() { Wait::Stalled } else { Wait::Stranger });
+    }
+
     /// Notes that this much of the present request's body has come.
     pub(super) fn body_came(&self, bytes: usize, is_whole: bool) {
         if is_whole || bytes >= PROGRESS {
@@ -195,6 +202,7 @@ impl<T: ClientStream> Client<T> {
         match output.poll(context, &self.io) {
             Poll::Ready(Ok(())) => {
                 if output.blocked_since.take().is_some() {
+                    self.io.reset_on_close(false);
                     output.room.shrink(0);
                     self.place.works();
                 }
@@ -206,12 +214,15 @@ impl<T: ClientStream> Client<T> {
                     self.place.works();
                 }
                 self.waits_for_client();
-                let since = *output.blocked_since.get_or_insert_with(Instant::now);
+                let since = *output.blocked_since.get_or_insert_with(|| {
+                    // However this ends, the system is not to keep what nobody takes.
+                    self.io.reset_on_close(true);
+                    Instant::now()
+                });
                 let limit = self.worker.shared.timeouts().send;
                 if output.timer.poll(context, since, limit).is_pending() {
                     ready!(self.poll_room(context, output));
                 }
-                self.io.reset_on_close();
                 Poll::Ready(Err(Lost))
             }
         }

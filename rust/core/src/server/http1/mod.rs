@@ -20,7 +20,10 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 use crate::{
-    client::io::{ClientIo, ClientStream},
+    client::{
+        io::{ClientIo, ClientStream},
+        tunnel::Limits,
+    },
     request::{
         body::ResponseBody,
         unreadable::{self, Reason},
@@ -221,9 +224,20 @@ async fn serve_request<T: ClientStream + 'static>(
     let sent = send(client, response, asked).await;
     if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
         let from_client = client.io.take_ahead(|ahead| ahead.split().freeze());
-        let idle = client.worker.shared.timeouts().idle;
+        let timeouts = client.worker.shared.timeouts();
+        let limits = Limits { idle: timeouts.idle, send: timeouts.send };
+        let mut was_blocked = false;
+        let tell = |blocked| {
+            client.tunnel_moved();
+            if std::mem::replace(&mut was_blocked, blocked) != blocked {
+                client.io.reset_on_close(blocked);
+            }
+        };
         let scratch = &client.worker.scratch;
-        tunnel.run(&mut client.io.clone(), from_client, idle, scratch).await;
+        tunnel.run(&mut client.io.clone(), from_client, limits, scratch, tell).await;
+        if was_blocked {
+            return Sent::Lost;
+        }
         return Sent::Close;
     }
     sent

@@ -135,7 +135,7 @@ where
             let piece = match self.poll_body(context) {
                 // The connection's end, where it is all that tells the body's, must not look whole.
                 Poll::Ready(Some(Err(_))) if self.framing == Framing::UntilClose => {
-                    self.client.io.reset_on_close();
+                    self.client.io.reset_on_close(true);
                     return Poll::Ready(Sent::Lost);
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Sent::Truncated),
