@@ -18,6 +18,17 @@ from raw_http import build, chat, eventually
 Engines = Callable[..., list[FakeEngine]]
 Routers = Callable[..., DataPlaneRouter]
 MB = 1 << 20
+UPGRADE = b"\r\n".join(
+    [
+        b"GET /v1/realtime?model=m HTTP/1.1",
+        b"Host: localhost",
+        b"Connection: Upgrade",
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        b"\r\n",
+    ]
+)
 
 
 def resident() -> int:
@@ -62,6 +73,27 @@ def test_an_open_stream_does_not_keep_its_request(fake_engines: Engines, router:
             open_stream()
         grown = resident() - before
         assert grown < 24 * MB, f"of 48 MB of requests {grown} bytes are kept"
+
+
+@pytest.mark.parametrize("upgrades", [False, True])
+def test_strangers_at_work_leave_places_for_those_with_a_key(
+    fake_engines: Engines, router: Routers, upgrades: bool
+) -> None:
+    plane = public(fake_engines, router, limits={"connections": 16}, workers=1)
+    if upgrades:
+        slow = UPGRADE
+    else:
+        orders = {"frames": 3, "delay": 60}
+        slow = build("POST", "/v1/chat/completions", chat(stream=True, fake=orders))
+    with contextlib.ExitStack() as strangers:
+        statuses = []
+        for _ in range(20):
+            stranger = strangers.enter_context(plane.client())
+            stranger.send(slow)
+            statuses.append(stranger.read_head().status)
+        if not upgrades:
+            assert statuses == [200] * 14 + [503] * 6
+        assert [plane.chat(chat("m")).status for _ in range(20)] == [200] * 20
 
 
 def test_a_slow_body_is_refused_with_the_setting(fake_engines: Engines, router: Routers) -> None:

@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     default_budget: usize,
     /// Open connections of each client's address.
     pub(crate) addresses: Addresses,
+    /// Requests without a key that run.
+    pub(crate) keyless: AtomicUsize,
     /// Running worker threads, see [`WorkerGuard`].
     workers: AtomicUsize,
     /// Requests that the drain has cut.
@@ -129,6 +131,7 @@ impl Shared {
             known_hosts: parts.known_hosts,
             default_budget: default_budget(),
             addresses: Addresses::default(),
+            keyless: AtomicUsize::new(0),
             workers: AtomicUsize::new(0),
             cut_requests: AtomicU64::new(0),
             drain_changed: Notify::new(),

@@ -125,6 +125,11 @@ impl Worker {
         self.connections.get()
     }
 
+    /// Open client connections of all workers.
+    pub(crate) fn all_connections(&self) -> usize {
+        self.all_connections.load(Ordering::Relaxed)
+    }
+
     /// Limits of a request's body. `has_key`: whether its caller has shown a valid key.
     pub(crate) fn body_limits(&self, has_key: bool) -> &BodyLimits {
         if has_key { &self.body_limits } else { &self.keyless_limits }

@@ -25,6 +25,8 @@ pub(crate) struct Accounting {
     span: Span,
     /// The request's phases.
     pub(crate) timeline: Timeline,
+    /// It has no key, and counts as one of those that run.
+    is_keyless: bool,
     /// From the head to the commit point; None: no response has begun.
     first_frame: Option<Duration>,
     /// None: the request has reached no route.
@@ -50,6 +52,7 @@ impl Accounting {
             extras: published.settings.response_extras,
             span: telemetry::request_span(&request_id),
             timeline: Timeline::begin(),
+            is_keyless: false,
             first_frame: None,
             route: None,
             record: Record {
@@ -97,6 +100,12 @@ impl Accounting {
     /// Sets the id of the caller's key.
     pub(crate) fn set_key(&mut self, id: &Arc<str>) {
         self.record.key = Some(Arc::clone(id));
+    }
+
+    /// Counts the request as one without a key until it ends. Gives their number, this one included.
+    pub(crate) fn enter_keyless(&mut self) -> usize {
+        self.is_keyless = true;
+        self.shared.keyless.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Sets the route, by which the request is counted from now on.
@@ -161,6 +170,9 @@ impl Drop for Accounting {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
         metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_keyless {
+            self.shared.keyless.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut end = self.record.end;
         if end == End::ClientGone && self.shared.is_cutting() {
             end = End::Drained;

@@ -31,12 +31,13 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
             context.watch().set_trusted();
             context.set_key(key);
         }
-        None => browser::check(
-            context.shared(),
-            context.settings(),
-            context.endpoint(),
-            context.parts(),
-        )?,
+        None => {
+            let (shared, settings) = (context.shared(), context.settings());
+            browser::check(shared, settings, context.endpoint(), context.parts())?;
+            if !context.enter_keyless() {
+                return Err(rejections::too_many_keyless());
+            }
+        }
     }
     Ok(caller)
 }

@@ -26,6 +26,9 @@ use sans_io::{
     table::{Key, Table},
 };
 
+/// One in so many places is kept for requests with a key.
+const KEYED_SHARE: usize = 8;
+
 /// One request to an engine or to the management API.
 pub(crate) struct RequestContext<W> {
     worker: Rc<Worker>,
@@ -93,6 +96,14 @@ impl<W: ClientWatch> RequestContext<W> {
     pub(crate) fn set_key(&mut self, key: &Arc<Key>) {
         self.accounting.set_key(&key.id);
         self.key = Some(Arc::clone(key));
+    }
+
+    /// Counts the request as one without a key. False: so many run that those with one could find no
+    /// place. Over few connections there may be any number of them.
+    pub(crate) fn enter_keyless(&mut self) -> bool {
+        let budget = self.shared().connection_budget(&self.settings().limits);
+        let most = budget - budget / KEYED_SHARE;
+        self.accounting.enter_keyless() <= most || self.worker.all_connections() <= most
     }
 
     /// A watch over the caller's key.

@@ -252,6 +252,14 @@ pub(crate) fn overloaded(route: &str) -> ApiError {
     ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER)
 }
 
+/// 503: nearly all places are taken by requests without a key.
+pub(crate) fn too_many_keyless() -> ApiError {
+    let message = "So many requests without an API key are running that the places left are for \
+        requests with one (an eighth of limits.connections). Send a key, or try again in a few \
+        seconds.";
+    ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER).closing()
+}
+
 /// 413. `limit`: in bytes.
 pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     let message = format!(
