@@ -26,17 +26,14 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     }
     let caller = Caller::identify(context.shared(), context.table(), &context.parts().headers)?;
     context.accounting.timeline.authenticated();
-    match caller.key() {
-        Some(key) => {
-            context.watch().set_trusted();
-            context.set_key(key);
-        }
-        None => {
-            let (shared, settings) = (context.shared(), context.settings());
-            browser::check(shared, settings, context.endpoint(), context.parts())?;
-            if !context.enter_keyless() {
-                return Err(rejections::too_many_keyless());
-            }
+    if let Some(key) = caller.key() {
+        context.watch().set_trusted();
+        context.set_key(key);
+    } else {
+        let (shared, settings) = (context.shared(), context.settings());
+        browser::check(shared, settings, context.endpoint(), context.parts())?;
+        if !context.enter_keyless() {
+            return Err(rejections::too_many_keyless());
         }
     }
     Ok(caller)

@@ -31,6 +31,25 @@ enum Retained {
     Unsent,
 }
 
+/// Adds a piece to the last that waits (None: none does) if both are small. Else gives it back,
+/// unless it is empty.
+pub(super) fn join(last: Option<&mut Bytes>, piece: Bytes) -> Option<Bytes> {
+    match last {
+        _ if piece.is_empty() => None,
+        Some(last) if last.len() + piece.len() <= JOINED => {
+            let mut joined = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
+                let mut joined = BytesMut::with_capacity(JOINED);
+                joined.extend_from_slice(&shared);
+                joined
+            });
+            joined.extend_from_slice(&piece);
+            *last = joined.freeze();
+            None
+        }
+        _ => Some(piece),
+    }
+}
+
 impl Replay {
     /// An empty buffer. `limit`: the longest body that is retained for another attempt, in bytes.
     pub(super) fn new(limit: u64) -> Self {
@@ -52,18 +71,9 @@ impl Replay {
     pub(super) fn push(&mut self, piece: Bytes) {
         self.held += piece.len() as u64;
         let waits = self.pieces.len() > self.sent();
-        match self.pieces.back_mut() {
-            _ if piece.is_empty() => {}
-            Some(last) if waits && last.len() + piece.len() <= JOINED => {
-                let mut joined = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
-                    let mut joined = BytesMut::with_capacity(JOINED);
-                    joined.extend_from_slice(&shared);
-                    joined
-                });
-                joined.extend_from_slice(&piece);
-                *last = joined.freeze();
-            }
-            _ => self.pieces.push_back(piece),
+        let last = self.pieces.back_mut().filter(|_| waits);
+        if let Some(piece) = join(last, piece) {
+            self.pieces.push_back(piece);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     body_limits::Rooms,
     budget::{NoRoom, Share},
     failure::Failure,
+    upstream::replay,
 };
 
 /// Bytes of one read or write.
@@ -70,10 +71,12 @@ impl Spool {
         }
     }
 
-    /// Adds a piece behind the others.
+    /// Adds a piece behind the others, or to the last if both are small.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.waiting_bytes += piece.len();
-        self.waiting.push_back(piece);
+        if let Some(piece) = replay::join(self.waiting.back_mut(), piece) {
+            self.waiting.push_back(piece);
+        }
     }
 
     /// Ready when more may be pushed. Fails with `Spool` where the file cannot be written, or with
@@ -165,6 +168,16 @@ mod tests {
             found.extend_from_slice(&piece);
         }
         assert_eq!(found, pieces.concat());
+    }
+
+    #[tokio::test]
+    async fn single_bytes_wait_together() {
+        let mut spool = Spool::new(Rc::new(rooms()));
+        let bytes: Vec<u8> = (0..20_000_u32).map(|number| number as u8).collect();
+        for byte in &bytes {
+            spool.push(Bytes::copy_from_slice(&[*byte]));
+        }
+        assert!(spool.waiting.len() < 10 && spool.waiting.iter().flatten().eq(&bytes));
     }
 
     #[tokio::test]
