@@ -59,19 +59,26 @@ pub(crate) async fn serve_unix(worker: Rc<Worker>, stream: UnixStream, admitted:
 async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitted: &Admitted) {
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
-    match before_a_request(&shared, tls::begins_handshake(&stream), || {
-        admitted.place.waits(Wait::Stranger);
-    })
-    .await
-    {
+    let place = &admitted.place;
+    let begins = before_a_request(&shared, tls::begins_handshake(&stream), || {
+        // What has come already may not have been told to this task yet.
+        if !stream.is_readable() {
+            place.waits(Wait::Stranger);
+        }
+    });
+    match begins.await {
         Some(Ok(true)) => {}
         Some(Ok(false)) => return reject_plain(&worker, stream).await,
         Some(Err(_)) | None => return,
     }
     // A failed handshake has sent its reason, as an alert.
-    if let Some(Ok(stream)) =
-        before_a_request(&shared, tls.accept(stream), || admitted.place.waits(Wait::Stranger)).await
-    {
+    let accepted = before_a_request(&shared, tls.accept(stream), || {
+        // A handshake that goes on has its time anew: it takes some ways to the client and back.
+        place.works();
+        place.waits(Wait::Stranger);
+    });
+    if let Some(Ok(stream)) = accepted.await {
+        place.works();
         let http2 = tls::agreed_on_http2(&stream);
         serve(worker, stream, peer, http2, admitted).await;
     }

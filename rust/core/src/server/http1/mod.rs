@@ -272,5 +272,7 @@ async fn close<T: ClientStream>(client: &Client<T>, last: Sent) {
             _ => client.io.end().await,
         }
     };
-    let _ = tokio::time::timeout(DISCARD, ending).await;
+    // A place that was given away is needed at once.
+    let limit = if client.place.is_lost() { Duration::ZERO } else { DISCARD };
+    let _ = tokio::time::timeout(limit, ending).await;
 }
