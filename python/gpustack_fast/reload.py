@@ -118,7 +118,7 @@ class Reloader:
 
     def _read(self, running: Deployment) -> tuple[Comparison, Deployment]:
         """All that waits for a disk."""
-        reading = self._source.read()
+        reading = self._source.read_again(running.config)
         compared = compare(self._started, running.config, reading.config)
         self._plane.read_certificate()
         names = [route.name for route in compared.config.all_routes()]

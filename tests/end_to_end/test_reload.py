@@ -192,6 +192,15 @@ def test_a_mistake_is_told_with_its_line_and_changes_nothing(
     assert "Changed: nothing." in hang_up(server, external([one]))
 
 
+def test_a_file_that_was_emptied_takes_no_model_away(fake_engines: Engines, serve: Serve) -> None:
+    (engine,) = fake_engines(1)
+    server = serve(external([engine]))
+    for left, reason in (("", "The file is empty"), ("[server]\n", "The file has no model")):
+        told = hang_up(server, left)
+        assert f"everything stays as it was. {server.config}: {reason}" in told
+        assert server.chat(chat()).status == 200
+
+
 def test_the_metrics_of_faults_are_there_after_a_reload(
     fake_engines: Engines, serve: Serve
 ) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, MutableMapping
 
 from msgspec import Struct
 
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.secrets import check_tls_files, take_engine_keys
 from gpustack_fast.config.settings import Loaded
+from gpustack_fast.errors import ConfigError
 
 __all__ = ["Reading", "Source"]
 
@@ -42,9 +44,18 @@ class Source:
     def read(self) -> Reading:
         """Reads everything anew. It changes nothing, and may be called from any thread.
 
-        Raises ConfigError, with file and line, or MistakesFound.
+        Raises ConfigError, with file and line, or Mistakes.
         """
+        return self._read(self._load())
+
+    def read_again(self, running: Config) -> Reading:
+        """As `read`, for a reload. Raises ConfigError also where every model would be gone."""
         loaded = self._load()
+        reading = self._read(loaded)
+        _check_not_emptied(running, reading.config, loaded.places)
+        return reading
+
+    def _read(self, loaded: Loaded) -> Reading:
         config, found, keys = loaded.config, loaded.mistakes, dict[str, str]()
         # The first map takes what is taken out.
         environment = ChainMap({}, self._taken, self._environment)
@@ -61,3 +72,19 @@ class Source:
             name = model.api_key_env
             if name is not None and name in self._environment:
                 self._taken[name] = self._environment.pop(name)
+
+
+def _check_not_emptied(running: Config, written: Config, places: Places) -> None:
+    """A file that is just being written, or was lost, would take every model away from clients."""
+    if places.nothing_written:
+        raise ConfigError(
+            "The file is empty. Write it anew, best beside it and then renamed; or restart the "
+            "server with it, if nothing shall be served.",
+            places.file,
+        )
+    if running.models and not written.models:
+        raise ConfigError(
+            "The file has no model any more, and all of them would be gone at once. Write them "
+            "again; or restart the server with it, if nothing shall be served.",
+            places.file,
+        )

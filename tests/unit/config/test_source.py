@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,51 @@ def test_a_secret_in_a_file_is_read_each_time(tmp_path: Path) -> None:
     secret.unlink()
     with pytest.raises(ConfigError, match=r"c\.toml:5: The file .*secret"):
         source.read()
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [
+        ("", "The file is empty"),
+        (" \n\t\n", "The file is empty"),
+        ("# to be written\n", "The file is empty"),
+        ("[server]\nserver_timing = false\n", "The file has no model any more"),
+    ],
+)
+def test_a_file_that_lost_its_models_can_be_started_with_and_not_reloaded(
+    tmp_path: Path, left: str, reason: str
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(MODEL.format("a"))
+    source = Source(lambda: load(file, {"--port": "1"}, {}), {})
+    running = source.read().config
+    assert source.read_again(running).config == running
+    file.write_text(left)
+    with pytest.raises(ConfigError, match=rf"c\.toml: {reason}.*restart the server"):
+        source.read_again(running)
+    assert source.read().config.models == []
+
+
+def test_an_empty_file_is_no_reload_of_a_server_without_models_either(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[server]\nserver_timing = false\n")
+    source = Source(lambda: load(file, {}, {}), {})
+    running = source.read().config
+    assert source.read_again(running).config == running, "it had none before"
+    file.write_text("")
+    with pytest.raises(ConfigError, match="The file is empty"):
+        source.read_again(running)
+    embedded = Source(lambda: load(None, {}, {}), {})
+    assert embedded.read_again(embedded.read().config).config.models
+
+
+def test_what_came_through_a_pipe_cannot_be_read_again(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, MODEL.format("a").encode())
+    os.close(writing)
+    source = Source(lambda: load(Path(f"/dev/fd/{reading}"), {}, {}), {})
+    running = source.read().config
+    assert [model.name for model in running.models] == ["a"]
+    with pytest.raises(ConfigError, match=r"the pipe is empty; what came through it can be read"):
+        source.read_again(running)
+    os.close(reading)

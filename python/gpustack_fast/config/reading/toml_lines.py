@@ -35,6 +35,12 @@ class Places:
     def __init__(self, file: Path | None = None, text: str = "") -> None:
         self.file = file
         self._lines = line_numbers(text)
+        self._is_empty = not self._lines
+
+    @property
+    def nothing_written(self) -> bool:
+        """Whether a file is there, and neither a table nor a key in it."""
+        return self.file is not None and self._is_empty
 
     def find_line(self, path: KeyPath) -> int | None:
         """The line of a setting, or of what is around it; None when none of that was written."""
