@@ -31,7 +31,7 @@ from gpustack_fast.errors import (
 )
 from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
-from gpustack_fast.storage.data_directory import DataDirectory, explain_os_error
+from gpustack_fast.storage.data_directory import DataDirectory, check_is_ours, explain_os_error
 
 __all__ = ["create", "revoke", "seconds", "show"]
 
@@ -200,23 +200,26 @@ def _access(directory: DataDirectory, routes: list[str] | None = None) -> Iterat
 
 def _check_exists(data_dir: Path) -> None:
     """A data directory is made by `serve` alone: keys in a misspelt one would open nothing."""
+    what = f"The data directory {data_dir} cannot be read"
     try:
-        names = set(os.listdir(data_dir))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        os.listdir(data_dir)
+    except FileNotFoundError as error:
+        if data_dir.is_symlink():
+            raise StoreError(
+                f"{what}: it is a link to something that is not there. Check --data-dir."
+            ) from error
         raise StoreError(
             f"There is no data directory {data_dir}, and so no keys. Check --data-dir; the first "
             f"start of `gpustack-fast serve` makes it. For keys before that start, make it with "
             f"`mkdir -m 700 {shlex.quote(str(data_dir))}`."
         ) from error
+    except NotADirectoryError as error:
+        if os.path.lexists(data_dir):
+            raise StoreError(f"{what}: it is no directory. Check --data-dir.") from error
+        raise StoreError(explain_os_error(error, what)) from error
     except OSError as error:
-        raise StoreError(
-            explain_os_error(error, f"The data directory {data_dir} cannot be read")
-        ) from error
-    if names - {"lost+found"} and not names & {"lock", "keys.json"}:
-        raise StoreError(
-            f"The folder {data_dir} is no data directory: it holds other things, and no server has "
-            "used it. Check --data-dir."
-        )
+        raise StoreError(explain_os_error(error, what)) from error
+    check_is_ours(data_dir)
 
 
 def _row(key: KeyInfo, now: float) -> tuple[str, ...]:

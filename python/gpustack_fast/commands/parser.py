@@ -88,6 +88,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.check import check
+    from gpustack_fast.storage.data_directory import check_is_ours
 
     file = _config_file(options)
     loaded = load(file, _flags(options))
@@ -97,6 +98,8 @@ def _check(options: argparse.Namespace) -> int:
             _bootstrap_key(options)
         with found.here():
             check_files(config, loaded.places)
+        with found.here():
+            check_is_ours(config.server.data_dir)
     found.raise_any()
     return check(file, config, look_at_files=not options.no_files)
 

@@ -95,6 +95,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     def parse(self, text: str, subject: str) -> object:
         """Reads the value from text. Raises ConfigError, whose sentence begins with the subject."""
         if Path in _kinds(self.type):
+            if not text:
+                raise ConfigError(f"{subject} is empty. Write a path, or leave it out.")
             return expanded(Path(text), subject).absolute()
         words = (
             [word.strip() for word in text.split(",") if word.strip()]

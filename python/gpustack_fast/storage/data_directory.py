@@ -35,12 +35,18 @@ from pathlib import Path
 from gpustack_fast.errors import DataDirectoryInUse, StoreError, UsageError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
-__all__ = ["DataDirectory", "explain_os_error", "make_private"]
+__all__ = ["DataDirectory", "check_is_ours", "explain_os_error", "make_private"]
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.02
 """Seconds between two tries for the lock."""
+_MARKS = {"lock", "keys.json"}
+"""One of them is in each data directory that was ever used."""
+_AT_FIRST = {*_MARKS, "run", "spool", "logs", "engines", "cache", "lost+found"}
+"""What may be there before the first start: left by one that failed, or mounted into it (`cache` in
+our container), and what a file system has of its own.
+"""
 
 
 class DataDirectory:
@@ -67,8 +73,8 @@ class DataDirectory:
         """Makes the directory if need be, and takes its lock until `release` or the process's end.
 
         Waits `patience` seconds for a command that holds the lock for a moment. Raises
-        DataDirectoryInUse when another process keeps it, UsageError when its path is too long, and
-        StoreError when the directory cannot be used.
+        DataDirectoryInUse when another process keeps it, UsageError when its path is too long or
+        it holds other things, and StoreError when the directory cannot be used.
         """
         self._check_socket_paths()
         try:
@@ -141,6 +147,32 @@ class DataDirectory:
             )
 
 
+def check_is_ours(folder: Path) -> None:
+    """Raises UsageError for a folder that holds other things: nobody means to mix ours with them.
+
+    One that is new, empty, or was a data directory before will do. What cannot be read is for
+    others to tell.
+    """
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return
+    marks = [name for name in names & _MARKS if _is_plain_file(folder / name)]
+    if names - _AT_FIRST and not marks:
+        raise UsageError(
+            f"The folder {folder} is no data directory: it holds other things, and no server has "
+            "used it. Check --data-dir: `gpustack-fast serve` takes an empty folder, or makes one."
+        )
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Links are none: `/var` has one called `lock`."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
 def explain_os_error(error: OSError, what: str) -> str:
     """Whole sentences for a failed system call: what failed, why, and the next step."""
     steps = {
@@ -186,6 +218,7 @@ def _make_directory(folder: Path) -> None:
             f"Everybody may write to the directory {folder}, so that anybody could replace the "
             "keys in it. Run `chmod o-w` on it, or choose another with --data-dir."
         )
+    check_is_ours(folder)
     _keep_private(folder, found, 0o700)
 
 

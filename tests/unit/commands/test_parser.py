@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -415,8 +416,42 @@ def test_a_misspelt_data_directory_is_an_error_and_is_not_made(
 def test_a_folder_of_other_things_is_no_data_directory(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "letters").touch()
     done = run("keys", *command, "--data-dir", str(tmp_path))
-    assert done.returncode == 1 and "is no data directory: it holds other things" in done.stderr
+    assert done.returncode == 2 and "is no data directory: it holds other things" in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["letters"]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_folder_of_other_things_is_not_made_one(tmp_path: Path, command: str) -> None:
+    (tmp_path / "letters").touch()
+    tmp_path.chmod(0o755)
+    done = run(command, "--port", "0", "--data-dir", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert f"error: The folder {tmp_path} is no data directory: it holds other" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["letters"]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "keys list"])
+def test_an_empty_path_is_not_the_current_folder(command: str) -> None:
+    done = run(*command.split(), "--data-dir", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: `--data-dir` is empty. Write a path, or leave it out.\n"
+
+
+@pytest.mark.parametrize("command", KEYS_COMMANDS, ids=" ".join)
+def test_what_is_no_directory_is_not_advised_to_be_made(tmp_path: Path, command: list[str]) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    link.symlink_to(tmp_path / "gone")
+    for path, reason in (
+        (file, "it is no directory"),
+        (link, "it is a link to something that is not there"),
+        (file / "data", "A part of its path is no directory"),
+    ):
+        done = run("keys", *command, "--data-dir", str(path))
+        assert done.returncode == 1 and "mkdir" not in done.stderr
+        assert done.stderr.startswith(f"error: The data directory {path} cannot be read")
+        assert reason in done.stderr and "--data-dir" in done.stderr
 
 
 def test_a_data_directory_that_this_user_may_not_enter_is_told_in_a_sentence(

@@ -120,6 +120,29 @@ def test_a_directory_that_cannot_be_trusted_is_rejected(
         DataDirectory(tmp_path / "data").acquire()
 
 
+@pytest.mark.parametrize("mark", ["lock", "keys.json"])
+def test_a_folder_of_other_things_is_left_alone_unless_it_was_one_before(
+    tmp_path: Path, mark: str
+) -> None:
+    (tmp_path / "letters").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / mark).symlink_to("run")
+    tmp_path.chmod(0o755)
+    with pytest.raises(UsageError, match=r"is no data directory: it holds other things"):
+        DataDirectory(tmp_path).acquire()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert {one.name for one in tmp_path.iterdir()} == {"letters", "run", mark}
+    (tmp_path / mark).unlink()
+    (tmp_path / mark).touch()
+    DataDirectory(tmp_path).acquire()
+
+
+def test_what_may_be_there_before_the_first_start_is_no_other_thing(tmp_path: Path) -> None:
+    for name in ("run", "cache", "lost+found"):
+        (tmp_path / name).mkdir()
+    DataDirectory(tmp_path).acquire()
+
+
 def test_a_path_too_long_for_sockets_is_reported_before_anything_is_made(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     with pytest.raises(
