@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
+import contextlib
 import errno
 import logging
 import threading
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
-__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_thread"]
+__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_daemon", "run_in_thread"]
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,31 @@ async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
         abandoned.set()  # for it waits for a thread that has other work now
         raise OSError(errno.EAGAIN, "no thread can be started") from error
     return await running
+
+
+async def run_in_daemon(function: Callable[..., T], *arguments: object) -> T:
+    """As `run_in_thread`, for what may wait for ever: the end of the process does not wait for it.
+
+    What is cancelled goes on in its thread, and nobody hears of its end.
+    """
+    future = concurrent.futures.Future[T]()
+
+    def hand_on(_: object, error: BaseException | None, __: object) -> bool:
+        if error is not None:
+            future.set_exception(error)
+        return True
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()
+        with contextlib.ExitStack() as otherwise:
+            otherwise.push(hand_on)
+            future.set_result(function(*arguments))
+
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
+    return await asyncio.wrap_future(future)
 
 
 async def go_on(work: Callable[[], Coroutine[Any, Any, None]], what: str, faults: Faults) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -32,9 +33,7 @@ class LogFiles:
         for path in dict.fromkeys(self._files.values()):
             same = [descriptor for descriptor, file in self._files.items() if file == path]
             try:
-                mode = stat.S_IMODE(os.fstat(same[0]).st_mode)
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                opened = os.open(path, flags, mode)
+                opened = _open(path, stat.S_IMODE(os.fstat(same[0]).st_mode))
             except OSError as error:
                 problems.append(
                     f"The log file {path} cannot be opened again: {error.strerror}. Lines go on "
@@ -45,6 +44,30 @@ class LogFiles:
                 os.dup2(opened, descriptor)
             os.close(opened)
         return problems
+
+
+def _open(path: Path, mode: int) -> int:
+    """Opens a file or a device, as `/dev/null`, to append to it. Raises OSError.
+
+    Without waiting: a pipe is opened only when somebody reads from it, and all else would wait.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        opened = os.open(path, flags, mode)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _no_file() from error
+        raise
+    found = os.fstat(opened).st_mode
+    if not (stat.S_ISREG(found) or stat.S_ISCHR(found)):
+        os.close(opened)
+        raise _no_file()
+    os.set_blocking(opened, True)
+    return opened
+
+
+def _no_file() -> OSError:
+    return OSError(errno.EINVAL, "It is a pipe or a socket, and no file")
 
 
 def file_of(descriptor: int) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Mapping
 
@@ -16,7 +17,7 @@ from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import reason_of, run_in_thread
+from gpustack_fast.faults import reason_of, run_in_daemon
 from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import Table
 from gpustack_fast.seam.settings import plane_settings
@@ -28,6 +29,13 @@ __all__ = ["Deployment", "Reloader"]
 log = logging.getLogger(__name__)
 
 NOT_RELOADED = "Not reloaded, and everything stays as it was. %s"
+SLOW_AFTER = 30.0
+"""Seconds after which a reload that is not over is told."""
+SLOW = (
+    "A reload is still under way after %g s: files that it reads, or addresses that are new, do "
+    "not respond. Until it ends everything stays as it was, and another SIGHUP is obeyed behind "
+    "it. Mend their file system or network, or restart the server."
+)
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -68,17 +76,21 @@ class Reloader:
         self._whole_table = whole_table
         self._task: asyncio.Task[None] | None = None
         self._again = False
+        self._stopping = False
 
     def soon(self) -> None:
         """Reloads in a task: one at a time, and once more for all that ask meanwhile."""
         self._again = True
+        if self._task is not None and not self._task.done() and self.begin.is_set():
+            log.info("A reload is under way; another follows when it is over.")
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
             # What nobody expects is told at once, by the loop.
             self._task.add_done_callback(lambda task: task.cancelled() or task.result())
 
     async def stop(self) -> None:
-        """Ends a reload that is on its way; it changes nothing any more."""
+        """Ends a reload that is on its way; it changes nothing any more, and is not waited for."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -87,6 +99,7 @@ class Reloader:
         await self.begin.wait()
         while self._again:
             self._again = False
+            slow = asyncio.get_running_loop().call_later(SLOW_AFTER, log.warning, SLOW, SLOW_AFTER)
             try:
                 self.deployment = await self._reload(self.deployment)
             except GpustackFastError as error:
@@ -94,6 +107,8 @@ class Reloader:
                     log.error(NOT_RELOADED, one)
             except OSError as error:
                 log.error(NOT_RELOADED, f"{reason_of(error)}. Send SIGHUP again.")
+            finally:
+                slow.cancel()
 
     async def _reload(self, running: Deployment) -> Deployment:
         """Puts what is written now into force, and says what that is and what needs a restart.
@@ -101,7 +116,7 @@ class Reloader:
         Raises GpustackFastError, or OSError for this machine; nothing has changed then. When it
         returns, everything has, the data plane and the engines' addresses.
         """
-        compared, prepared = await run_in_thread(self._read, running)
+        compared, prepared = await run_in_daemon(self._read, running)
         addresses = await self._supervisor.try_external(prepared.config.models)
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)
@@ -121,6 +136,9 @@ class Reloader:
         reading = self._source.read_again(running.config)
         compared = compare(self._started, running.config, reading.config)
         self._plane.read_certificate()
+        if self._stopping:
+            # The files came when nobody waited for them, and the directory may be another's soon.
+            raise OSError(errno.ECANCELED, "the server stops")
         names = [route.name for route in compared.config.all_routes()]
         prepared = Deployment(
             config=compared.config,

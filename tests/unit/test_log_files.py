@@ -63,3 +63,34 @@ def test_a_pipe_and_a_file_that_is_gone_are_left_alone(tmp_path: Path, open_at: 
     assert files.reopen() == [] and not (tmp_path / "gone").exists()
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(
+    tmp_path: Path, open_at: Open, read: bool
+) -> None:
+    path = tmp_path / "log"
+    descriptor = open_at(path)
+    files = LogFiles((descriptor,))
+    path.rename(tmp_path / "moved")
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if read else None
+    (problem,) = files.reopen()
+    assert f"The log file {path} cannot be opened again: It is a pipe" in problem
+    os.write(descriptor, b"still")
+    assert (tmp_path / "moved").read_text() == "still"
+    if reading is not None:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("kind", ["file", "device"])
+def test_a_link_to_a_file_or_a_device_will_do(tmp_path: Path, open_at: Open, kind: str) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    descriptor = open_at(path)
+    files = LogFiles((descriptor,))
+    path.rename(tmp_path / "moved")
+    path.symlink_to(other if kind == "file" else os.devnull)
+    assert files.reopen() == [] and os.get_blocking(descriptor)
+    os.write(descriptor, b"more")
+    assert (tmp_path / "moved").read_text() == ""
+    assert kind == "device" or other.read_text() == "more"

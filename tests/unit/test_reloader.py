@@ -1,18 +1,23 @@
-"""A reload that this machine has no room for."""
+"""A reload that this machine has no room for, and one that waits for a file that does not come."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
 
+from gpustack_fast import reload
 from gpustack_fast.config import Config
 from gpustack_fast.reload import Deployment, Reloader
 
 
 def test_a_reload_without_a_thread_changes_nothing_and_is_told(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Deployment(config=Config(), routes={}, engine_keys={})
     nothing: Any = None
@@ -21,8 +26,7 @@ def test_a_reload_without_a_thread_changes_nothing_and_is_told(
         def none_left(*_: object) -> None:
             raise RuntimeError("can't start new thread")
 
-        loop: Any = asyncio.get_running_loop()
-        loop.run_in_executor = none_left
+        monkeypatch.setattr(threading.Thread, "start", none_left)
         reloader = Reloader(nothing, start, nothing, nothing, nothing, nothing)
         reloader.begin.set()
         reloader.soon()
@@ -36,3 +40,56 @@ def test_a_reload_without_a_thread_changes_nothing_and_is_told(
     assert caplog.messages == [
         "Not reloaded, and everything stays as it was. no thread can be started. Send SIGHUP again."
     ]
+
+
+def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Deployment(config=Config(), routes={}, engine_keys={})
+    waits, comes = threading.Event(), threading.Event()
+    nothing: Any = None
+
+    class Slow:
+        def read_again(self, _: Config) -> None:
+            waits.set()
+            comes.wait()
+
+    async def run() -> None:
+        source: Any = Slow()
+        told, warn = asyncio.Event(), reload.log.warning
+
+        def tell(*arguments: Any) -> None:
+            warn(*arguments)
+            told.set()
+
+        monkeypatch.setattr(reload.log, "warning", tell)
+        reloader = Reloader(source, start, nothing, nothing, nothing, nothing)
+        reloader.begin.set()
+        reloader.soon()
+        await told.wait()
+        assert waits.is_set()
+        reloader.soon()
+        await reloader.stop()
+
+    monkeypatch.setattr(reload, "SLOW_AFTER", 0.05)
+    caplog.set_level(logging.INFO)
+    asyncio.run(run())
+    comes.set()
+    slow, second = caplog.messages
+    assert "everything stays as it was, and another SIGHUP is obeyed behind it" in slow
+    assert second == "A reload is under way; another follows when it is over."
+
+
+def test_a_process_ends_while_a_file_is_waited_for() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from gpustack_fast.faults import run_in_daemon\n"
+        "async def run():\n"
+        "    begun = threading.Event()\n"
+        "    def wait(): begun.set(); threading.Event().wait()\n"
+        "    task = asyncio.ensure_future(run_in_daemon(wait))\n"
+        "    while not begun.is_set(): await asyncio.sleep(0.01)\n"
+        "    task.cancel()\n"
+        "asyncio.run(run())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
