@@ -6,8 +6,10 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
+
 from gpustack_fast.commands.output import complain, say
-from gpustack_fast.config import Config
+from gpustack_fast.config import Config, ServerConfig
 from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
 from gpustack_fast.errors import StoreError, printable
 from gpustack_fast.keys.reach import unmatched
@@ -15,7 +17,7 @@ from gpustack_fast.keys.store import stored_keys
 from gpustack_fast.machine import is_loopback
 from gpustack_fast.storage.data_directory import DataDirectory
 
-__all__ = ["check"]
+__all__ = ["check", "load_tls"]
 
 _UNENCRYPTED = (
     "`host` is no loopback address, and keys and prompts cross the network in the clear. Set "
@@ -38,6 +40,19 @@ def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
     name = "The embedded default" if file is None else printable(str(file))
     say(f"{name} is right: {_summary(config)}.")
     return 0
+
+
+def load_tls(server: ServerConfig) -> None:
+    """Loads the certificate and its key as `serve` does. Raises GpustackFastError.
+
+    What another library takes (P-521, RSA of 1024 bits), that of the data plane may not.
+    """
+    from gpustack_fast.seam.dataplane import DataPlane  # only a configuration with TLS needs it
+    from gpustack_fast.seam.settings import plane_config
+
+    directory = DataDirectory(server.data_dir)
+    quiet = msgspec.structs.replace(server, log_level="off")
+    DataPlane(plane_config(quiet, directory.api_socket, directory.spool), [])
 
 
 def _unmatched(config: Config) -> list[str]:

@@ -87,7 +87,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gpustack_fast.commands.check import check
+    from gpustack_fast.commands.check import check, load_tls
     from gpustack_fast.storage.data_directory import check_is_ours
 
     file = _config_file(options)
@@ -97,7 +97,7 @@ def _check(options: argparse.Namespace) -> int:
         with found.here():
             _bootstrap_key(options)
         with found.here():
-            check_files(config, loaded.places)
+            check_files(config, loaded.places, load_tls)
         with found.here():
             check_is_ours(config.server.data_dir)
     found.raise_any()

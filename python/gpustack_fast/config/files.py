@@ -13,18 +13,22 @@ from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.schema import Config, ModelConfig
 from gpustack_fast.config.secrets import engine_key_in_file, read_tls_file
 from gpustack_fast.config.server import ServerConfig
-from gpustack_fast.errors import ConfigError, MistakesFound
+from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound
 
 __all__ = ["check_files"]
 
 
-def check_files(config: Config, places: Places) -> None:
+Loader = Callable[[ServerConfig], None]
+"""Tries the files for TLS as `serve` does. Raises GpustackFastError."""
+
+
+def check_files(config: Config, places: Places, load_tls: Loader) -> None:
     """Raises ConfigError for files that are not there, cannot be read, or hold something else."""
     found = MistakesFound()
     with found.here():
         _check_data_dir(config.server, places)
     with found.here():
-        _check_tls(config.server, places)
+        _check_tls(config.server, places, load_tls)
     for index, model in enumerate(config.models):
         with found.here():
             _check_engine_key(index, model, places)
@@ -61,8 +65,8 @@ def _check_model_file(index: int, model: ModelConfig, places: Places) -> None:
         )
 
 
-def _check_tls(server: ServerConfig, places: Places) -> None:
-    """What is certainly wrong: no PEM, a key with a password, a key of another certificate."""
+def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> None:
+    """What people mix up has words of its own; all else is for the loader of `serve` to say."""
     found = MistakesFound()
     for name, problem_of in _TLS_PROBLEMS.items():
         with found.here():
@@ -71,13 +75,12 @@ def _check_tls(server: ServerConfig, places: Places) -> None:
             if problem is not None:
                 raise ConfigError(problem, *places.where(("server", name)))
     found.raise_any()
-    certificate, key = server.tls_certificate, server.tls_key
-    if certificate and key and not _belong_together(certificate, key):
-        raise ConfigError(
-            f"The private key in {key} is not that of the certificate in {certificate}. Name the "
-            "two that were made together; the server's own certificate comes first in its file.",
-            *places.where(("server", "tls_key")),
-        )
+    if server.tls_certificate is None or server.tls_key is None:
+        return
+    try:
+        load_tls(server)
+    except GpustackFastError as error:
+        raise ConfigError(str(error), *places.where(("server", "tls_key"))) from error
 
 
 def _certificate_problem(path: Path, content: bytes) -> str | None:
@@ -107,15 +110,3 @@ _TLS_PROBLEMS: dict[str, Callable[[Path, bytes], str | None]] = {
     "tls_certificate": _certificate_problem,
     "tls_key": _key_problem,
 }
-
-
-def _belong_together(certificate: Path, key: Path) -> bool:
-    """False only where OpenSSL knows that they do not: the rest is for the data plane to say."""
-    import ssl  # 20 ms, which only a configuration with TLS needs
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key, password=lambda: b"")
-    except ssl.SSLError as error:
-        return error.reason != "KEY_VALUES_MISMATCH"
-    return True

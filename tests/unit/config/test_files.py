@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from certificates import KEYS, issue
 
+from gpustack_fast.commands.check import load_tls
 from gpustack_fast.config.files import check_files
 from gpustack_fast.config.settings import load
 from gpustack_fast.errors import ConfigError, Mistakes
@@ -22,7 +24,7 @@ def look(folder: Path, text: str, **files: bytes) -> None:
     file.write_text(text)
     loaded = load(file, {}, {})
     loaded.mistakes.raise_any()
-    check_files(loaded.config, loaded.places)
+    check_files(loaded.config, loaded.places, load_tls)
 
 
 def pair() -> tuple[bytes, bytes]:
@@ -39,7 +41,7 @@ def test_a_certificate_and_its_key_are_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "line", "message"),
     [
-        ("another key", 3, "is not that of the certificate in"),
+        ("another key", 3, "does not belong to the certificate in"),
         ("no certificate", 2, "c.pem of `tls_certificate` holds no certificate in PEM form."),
         ("no key", 3, "k.pem of `tls_key` holds no private key in PEM form."),
         ("encrypted", 3, "has a password, which nobody could type at a start."),
@@ -66,6 +68,16 @@ def test_files_for_tls_that_cannot_serve_are_told_with_their_line(
     told = str(raised.value)
     assert told.startswith(f"{tmp_path}/c.toml:{line}: ") and message in told
     assert "hush" not in told and len(raised.value.each()) == 1
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_are_right_that_serve_can_use_and_no_others(tmp_path: Path, kind: str) -> None:
+    issue(tmp_path, kind)
+    if kind in ("P-521", "secp256k1", "RSA-1024"):
+        with pytest.raises(ConfigError, match=r"c\.toml:3: .*Supported are RSA keys of 2048 bits"):
+            look(tmp_path, TLS)
+    else:
+        look(tmp_path, TLS)
 
 
 def test_all_files_are_looked_at(tmp_path: Path) -> None:

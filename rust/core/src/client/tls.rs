@@ -116,7 +116,8 @@ pub enum TlsError {
     },
     /// A certificate or key that rustls cannot use for another reason.
     #[error(
-        "The TLS certificate {} and key {} cannot be used: {source}.",
+        "The TLS certificate {} and key {} cannot be used: {source}. Supported are RSA keys of 2048 \
+         bits or more, and those of ECDSA on P-256 or P-384, and Ed25519.",
         certificate.display(), key.display()
     )]
     Unusable {
