@@ -28,6 +28,7 @@ from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views, route_views
 from gpustack_fast.config import Config, ServeOptions
+from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.config.warnings import warnings_of
 from gpustack_fast.control.documents import DrainReport, ServerStatus
@@ -143,6 +144,7 @@ class Server:
             config=config,
             routes=known_routes(directory, [route.name for route in config.all_routes()]),
             engine_keys=start.engine_keys,
+            certificate=start.certificate,
         )
         self._given_warnings = options.warnings
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
@@ -236,12 +238,14 @@ class Server:
     def _warnings(self) -> list[str]:
         """What is right by all rules, and will still astonish somebody."""
         routes = self._config.all_routes()
+        now = time.time()
         unencrypted = console.unencrypted(self._addresses, self._scheme)
+        refused = validity_warning(self._reloader.deployment.certificate, now)
         return [
             *self._given_warnings,
-            *([unencrypted] if unencrypted else []),
+            *(warning for warning in (unencrypted, refused) if warning),
             *warnings_of(self._config),
-            *unmatched(routes, self.keys.all(), time.time()),
+            *unmatched(routes, self.keys.all(), now),
         ]
 
     async def _end_leftovers(self) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import errno
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gpustack_fast.config import Config
+from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.comparison import Comparison, compare
 from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
@@ -46,6 +48,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """Every public name, with its number."""
     engine_keys: Mapping[str, str]
     """The keys of the engines of external models, by model."""
+    certificate: bytes | None = None
+    """The file of the server's certificate; None: plain HTTP."""
 
 
 WholeTable = Callable[[Deployment, list[Replica]], Table]
@@ -144,6 +148,7 @@ class Reloader:
             config=compared.config,
             routes=known_routes(self._directory, names),
             engine_keys=reading.engine_keys,
+            certificate=reading.certificate,
         )
         return compared, prepared
 
@@ -154,9 +159,13 @@ class Reloader:
             for model in after
             if model in before and before[model] != after[model]
         ]
+        if prepared.certificate != running.certificate:
+            changes.append("the certificate, which was renewed")
         log.info("Reloaded. Changed: %s.", ", ".join(changes) or "nothing")
         if compared.restart:
             log.warning(
                 "Changed in the configuration, but as at the start until a restart: %s.",
                 ", ".join(compared.restart),
             )
+        if warning := validity_warning(prepared.certificate, time.time()):
+            log.warning("%s", warning)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certificates
 import msgspec
 import trustme
 
@@ -292,7 +293,8 @@ def test_a_renewed_certificate_is_taken_up_and_a_wrong_one_keeps_everything(
     eventually(lambda: "Ready: https://" in server.output(), "the server to be ready", 60)
     assert is_trusted(first)
     second = issue()
-    hang_up(server)
+    assert "Changed: the certificate, which was renewed." in hang_up(server)
+    assert "Changed: nothing." in hang_up(server)
     assert is_trusted(second) and not is_trusted(first)
     (tmp_path / "k.pem").write_text("no key")
     route = '[[routes]]\nname = "new"\ntargets = [{ model = "m" }]\n'
@@ -300,6 +302,18 @@ def test_a_renewed_certificate_is_taken_up_and_a_wrong_one_keeps_everything(
     assert f"The TLS key file {tmp_path}/k.pem holds no private key in PEM" in told
     assert is_trusted(second)
     assert "routes=3" not in server.output(), "the route has not come either"
+
+
+def test_a_certificate_that_clients_refuse_is_told_at_the_start_and_by_a_reload(
+    fake_engines: Engines, serve: Serve, tmp_path: Path
+) -> None:
+    certificates.issue(tmp_path, begins=0, ends=1_000_000_000)
+    files = f'tls_certificate = "{tmp_path}/c.pem"\ntls_key = "{tmp_path}/k.pem"\n'
+    server = serve(f"[server]\n{files}" + external(fake_engines(1)), wait=False)
+    eventually(lambda: "WARN  app The certificate has expired" in server.output(), "the line", 60)
+    certificates.issue(tmp_path, begins=4_000_000_000, ends=4_100_000_000)
+    assert "Changed: the certificate, which was renewed." in hang_up(server)
+    eventually(lambda: "WARN  reload The certificate is not valid" in server.output(), "the line")
 
 
 def test_a_hang_up_while_the_server_starts_reloads_when_it_has_started(

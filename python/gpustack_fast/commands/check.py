@@ -10,6 +10,9 @@ import msgspec
 
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServerConfig
+from gpustack_fast.config.certificate import validity_warning
+from gpustack_fast.config.reading.toml_lines import Places
+from gpustack_fast.config.secrets import read_tls_file
 from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
 from gpustack_fast.errors import StoreError, printable
 from gpustack_fast.keys.reach import unmatched
@@ -35,6 +38,9 @@ def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
         warnings.append(_UNENCRYPTED)
     if look_at_files:
         warnings += [*missing_variables(config, os.environ), *_unmatched(config)]
+        certificate = read_tls_file(config.server, "tls_certificate", Places())
+        if refused := validity_warning(certificate, time.time()):
+            warnings.append(refused)
     for warning in warnings:
         complain(f"warning: {warning}")
     name = "The embedded default" if file is None else printable(str(file))

@@ -14,16 +14,14 @@ from pathlib import Path
 import msgspec
 
 from gpustack_fast.commands.output import complain, say
+from gpustack_fast.config.certificate import expiry_warning
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
 from gpustack_fast.storage.data_directory import DataDirectory
 
-__all__ = ["drain", "expiry_warning", "resume", "status"]
+__all__ = ["drain", "resume", "status"]
 
-_DAY = 24 * 3600
-_RENEW_WITHIN = 14 * _DAY
-"""Seconds before its end in which a certificate is warned of."""
 _POLL = 0.2
 """Seconds between two looks at an instance that is drained."""
 _HEADER = ("MODEL", "INSTANCE", "STATE", "SINCE", "IN FLIGHT", "REQUESTS", "FAILED", "RESTARTS")
@@ -133,19 +131,6 @@ def _page(found: ServerStatus) -> Iterator[str]:
     if reasons:
         yield ""
     yield from reasons
-
-
-def expiry_warning(ends: int | None, now: float) -> str | None:
-    """What is to be said of a certificate that ends at a Unix second, or has ended."""
-    if ends is None or ends - now >= _RENEW_WITHIN:
-        return None
-    if ends <= now:
-        when = "The certificate has expired, and clients refuse it."
-    else:
-        days = int((ends - now) // _DAY)
-        left = f"{days} days" if days > 1 else "one day" if days else "less than a day"
-        when = f"The certificate expires in {left}."
-    return f"{when} Renew its files; the server takes them up within a minute, or with SIGHUP."
 
 
 def _rows(model: str, instances: Sequence[InstanceStatus]) -> Iterator[tuple[str, ...]]:

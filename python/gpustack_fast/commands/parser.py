@@ -1,7 +1,7 @@
 """The command line: arguments → Config → the command.
 
-Commands are imported when they run: `keys` and `check` need neither the data plane nor an event
-loop, and are quick.
+Commands are imported when they run: `keys` and `check` need no event loop, and the data plane only
+for a certificate to be checked, and are quick.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     config: Config
     engine_keys: dict[str, str]
     """The keys of the engines of external models, by model."""
+    certificate: bytes | None = None
+    """The file of the server's certificate; None: plain HTTP."""
 
 
 class Source:
@@ -57,14 +59,15 @@ class Source:
 
     def _read(self, loaded: Loaded) -> Reading:
         config, found, keys = loaded.config, loaded.mistakes, dict[str, str]()
+        certificate: bytes | None = None
         # The first map takes what is taken out.
         environment = ChainMap({}, self._taken, self._environment)
         with found.here():
             keys = take_engine_keys(config, environment, loaded.places)
         with found.here():
-            check_tls_files(config.server, loaded.places)
+            certificate = check_tls_files(config.server, loaded.places)
         found.raise_any()
-        return Reading(config=config, engine_keys=keys)
+        return Reading(config=config, engine_keys=keys, certificate=certificate)
 
     def take(self, config: Config) -> None:
         """Takes the variables with engines' keys out of the environment: our engines inherit it."""

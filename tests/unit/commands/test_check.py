@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from certificates import issue
 from command_line import run, server
 
 THEIRS = '[[models]]\nname = "m"\nbackend = "external"\nurls = ["http://127.0.0.1:1"]\n'
@@ -100,3 +101,18 @@ def test_a_misspelt_variable_is_warned_of_where_keys_are_looked_for(
 ) -> None:
     done = run("keys", *command.split(), "--data-dir", str(tmp_path), GPUSTACK_FAST_DATADIR="/x")
     assert done.returncode == 0 and "Did you mean `GPUSTACK_FAST_DATA_DIR`?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "warning"),
+    [(0, 1_000_000_000, "has expired"), (4_000_000_000, 4_100_000_000, "is not valid before 20")],
+)
+def test_a_certificate_that_clients_refuse_is_warned_of(
+    tmp_path: Path, begins: int, ends: int, warning: str
+) -> None:
+    certificate, key = issue(tmp_path, begins=begins, ends=ends)
+    where = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    data = ["--data-dir", str(tmp_path / "data")]
+    done = run("check", *where, *data)
+    assert done.returncode == 0 and f"warning: The certificate {warning}" in done.stderr
+    assert "The certificate" not in run("check", "--no-files", *where, *data).stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpustack_fast.commands.instances import expiry_warning
+from gpustack_fast.config.certificate import expiry_warning
 
 NOW = 1_800_000_000.5
 DAY = 24 * 3600
