@@ -1,5 +1,6 @@
 """`gpustack-fast`, which is also `python -m gpustack_fast`: what comes before the first import."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -24,9 +25,10 @@ def main() -> int:
         for number in STOPS:
             signal.signal(number, _end)
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Ctrl-C ends this process without a word, also in the middle of an import. A server has
-        # a handler of its own from the moment there is something to stop.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Ctrl-C ends this process without a traceback, also in the middle of an import. A server
+        # has a handler of its own from the moment there is something to stop.
+        is_server = sys.argv[1:2] == ["serve"]
+        signal.signal(signal.SIGINT, _end_early if is_server else signal.SIG_DFL)
     _speak_utf8()
     from gpustack_fast.commands.parser import main as run
 
@@ -40,6 +42,14 @@ def main() -> int:
 def _end(number: int, _: FrameType | None) -> None:
     """Does what the default would: ends without a word."""
     os._exit(128 + number)
+
+
+def _end_early(number: int, frame: FrameType | None) -> None:
+    """Ends a server that has not begun, with a line: its later end has one, too."""
+    signal.signal(number, signal.SIG_DFL)  # for the line may wait for its reader
+    with contextlib.suppress(OSError):
+        os.write(2, b"Interrupted before the server had started; nothing runs.\n")
+    _end(number, frame)
 
 
 def _speak_utf8() -> None:

@@ -170,7 +170,7 @@ class Interrupt:
 
 sys.meta_path.insert(0, Interrupt())
 from gpustack_fast.__main__ import main
-sys.argv[1:] = ["check"]
+sys.argv[1:] = sys.argv[2:]
 sys.exit(main())
 """
 """Presses Ctrl-C while a module is imported."""
@@ -198,5 +198,12 @@ sys.exit(main())
     "module", ["gpustack_fast.commands.parser", "msgspec", "gpustack_fast.backends.vllm"]
 )
 def test_ctrl_c_in_the_midst_of_an_import_ends_without_a_word(module: str) -> None:
-    done = run(sys.executable, "-c", INTERRUPTED, module)
+    done = run(sys.executable, "-c", INTERRUPTED, module, "check")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("module", ["gpustack_fast.commands.parser", "gpustack_fast.app", "uvloop"])
+def test_ctrl_c_before_a_server_has_started_ends_it_with_a_line(module: str) -> None:
+    done = run(sys.executable, "-c", INTERRUPTED, module, "serve")
+    assert (done.returncode, done.stdout) == (130, b"")
+    assert done.stderr == b"Interrupted before the server had started; nothing runs.\n"
