@@ -175,7 +175,7 @@ class Instance:
     def last_words(self) -> str:
         """The end of its log, in one line, for a message. It may hold something of a request."""
         with contextlib.suppress(OSError):
-            with self.log.open("rb") as log:
+            with open(self.log, "rb", opener=_at_once) as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
                 lines = [
                     printable(line.strip())
@@ -245,6 +245,11 @@ class Instance:
         except OSError as error:
             self._faults.note("files", error)
         return True
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for who writes to a pipe that somebody has put there."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def rotate(log: Path, limit: int) -> None:

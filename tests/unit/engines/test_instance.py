@@ -80,6 +80,20 @@ def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_
     run(scenario, short_folder)
 
 
+def test_a_pipe_in_the_place_of_a_log_has_no_last_words_and_is_not_waited_for(
+    short_folder: Path,
+) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        one.log.unlink()
+        os.mkfifo(one.log)
+        assert one.last_words() == f"It wrote nothing (log: {one.log})."
+        assert await one.stop()
+
+    run(scenario, short_folder)
+
+
 def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = instance(paths, "--never-ready", ready_timeout=0.3)
