@@ -235,13 +235,13 @@ from gpustack_fast.errors import EngineFailed
 async def fails(*_, seen=[]):
     seen.append(1)
     if len(seen) == 1:
+        print("It waits.", file=sys.stderr, flush=True)
         await asyncio.sleep(3600)
     raise EngineFailed("It cannot be ended.")
 app.end_leftovers = fails
 """
     with spoilt(short_folder, spoil) as server:
-        eventually((server.data_dir / "run" / "control.sock").exists, "the control socket")
-        server.wait_until_alive()
+        eventually(lambda: "It waits." in server.output(), "the start to come to it")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 1, server.output()
         assert "error: It cannot be ended." in server.output()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -131,6 +132,60 @@ def test_idle_connections_that_take_all_descriptors_end_nothing(
             assert "default" in listed.stdout
         eventually(lambda: server.is_alive() and server.running() == 1, "the death is seen", 60)
         assert server.chat(chat("m")).status == 200
+    finally:
+        assert server.stop() == 0
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2."""
+    return (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    )
+
+
+def many_requests(count: int, body: bytes) -> bytes:
+    """A connection of HTTP/2 that sends this chat so many times."""
+
+    def literal(*words: bytes) -> bytes:
+        return b"\x00" + b"".join(bytes([len(word)]) + word for word in words)
+
+    head = literal(b":method", b"POST") + literal(b":scheme", b"http")
+    head += literal(b":path", b"/v1/chat/completions") + literal(b":authority", b"localhost")
+    head += literal(b"content-type", b"application/json")
+    streams = range(1, 2 * count, 2)
+    requests = (frame(1, 4, number, head) + frame(0, 1, number, body) for number in streams)
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + b"".join(requests)
+
+
+def test_requests_over_few_connections_leave_descriptors_for_others(
+    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    public = """
+[[routes]]
+name = "open"
+access_policy = "public"
+targets = [{ model = "m", weight = 100 }]
+"""
+    few = ["bash", "-c", 'ulimit -n 200; exec "$@"', "bash", *cli()]
+    config = external(list(two)) + public
+    server = ServedRouter(short_folder, config, "--workers", "1", program=few)
+    try:
+        server.wait_until_ready()
+        host, port = server.address.removeprefix("http://").split(":")
+        body = json.dumps(chat("open", stream=True, fake={"frames": 2, "delay": 60})).encode()
+        with contextlib.ExitStack() as strangers:
+            for _ in range(4):
+                stranger = socket.create_connection((host, int(port)))
+                strangers.enter_context(stranger).sendall(many_requests(100, body))
+            eventually(
+                lambda: read_gauge(server.metrics(), "gpustack_fast_requests_in_flight") > 50,
+                "they run",
+            )
+            for number in range(5):
+                assert server.request("GET", "/healthz", key=None).status == 200
+                assert server.chat(chat("m")).status == 200
+                created = server.keys("create", f"key-{number}")
+                assert created.returncode == 0, created.stderr
     finally:
         assert server.stop() == 0
 

@@ -147,6 +147,11 @@ impl Shared {
         if limits.connections > 0 { limits.connections } else { self.default_budget }
     }
 
+    /// The descriptors for connections of clients and of engines together.
+    pub(crate) fn descriptor_budget(&self) -> usize {
+        self.default_budget.saturating_mul(2)
+    }
+
     /// The timeouts of now, for what is no request's: a connection takes them when it begins.
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.table.load().settings.timeouts

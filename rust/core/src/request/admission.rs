@@ -29,6 +29,9 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     if let Some(key) = caller.key() {
         context.watch().set_trusted();
         context.set_key(key);
+        if !context.has_descriptor() {
+            return Err(rejections::no_descriptor());
+        }
     } else {
         let (shared, settings) = (context.shared(), context.settings());
         browser::check(shared, settings, context.endpoint(), context.parts())?;

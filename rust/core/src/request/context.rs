@@ -1,7 +1,13 @@
 //! State shared by the stages of a request to an engine or to the management API, and the wait for
 //! its body. (Local responses need none.)
 
-use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::{Method, Version, request::Parts};
@@ -98,12 +104,26 @@ impl<W: ClientWatch> RequestContext<W> {
         self.key = Some(Arc::clone(key));
     }
 
+    /// Whether there is a descriptor for the engine's connection of this request. Each that runs may
+    /// have one, and over HTTP/2 so may each of a connection's many.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        self.descriptors_in_use() <= self.shared().descriptor_budget()
+    }
+
     /// Counts the request as one without a key. False: so many run that those with one could find no
-    /// place. Over few connections there may be any number of them.
+    /// place, or no descriptor.
     pub(crate) fn enter_keyless(&mut self) -> bool {
-        let budget = self.shared().connection_budget(&self.settings().limits);
-        let most = budget - budget / KEYED_SHARE;
-        self.accounting.enter_keyless() <= most || self.worker.all_connections() <= most
+        let without_share = |budget: usize| budget - budget / KEYED_SHARE;
+        let most = without_share(self.shared().connection_budget(&self.settings().limits));
+        let has_place =
+            self.accounting.enter_keyless() <= most || self.worker.all_connections() <= most;
+        has_place && self.descriptors_in_use() <= without_share(self.shared().descriptor_budget())
+    }
+
+    /// Open client connections, and requests that run.
+    fn descriptors_in_use(&self) -> usize {
+        let running = self.shared().metrics.in_flight.load(Ordering::Relaxed);
+        self.worker.all_connections() + usize::try_from(running).unwrap_or_default()
     }
 
     /// A watch over the caller's key.

@@ -252,11 +252,19 @@ pub(crate) fn overloaded(route: &str) -> ApiError {
     ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER)
 }
 
+/// 503: the connections and requests there are take all descriptors.
+pub(crate) fn no_descriptor() -> ApiError {
+    let message = "This server works on as many requests as it has descriptors for. Try again in a \
+        few seconds; the operator can raise the limit of open files (ulimit -n, or LimitNOFILE of \
+        the systemd unit).";
+    ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER)
+}
+
 /// 503: nearly all places are taken by requests without a key.
 pub(crate) fn too_many_keyless() -> ApiError {
-    let message = "So many requests without an API key are running that the places left are for \
-        requests with one (an eighth of limits.connections). Send a key, or try again in a few \
-        seconds.";
+    let message = "So many requests without an API key are running that what is left is for \
+        requests with one (an eighth of limits.connections and of the open files). Send a key, or \
+        try again in a few seconds.";
     ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER).closing()
 }
 

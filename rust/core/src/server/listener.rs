@@ -17,6 +17,7 @@ use std::{
 };
 
 use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::{LocalOptions, LocalRuntime},
@@ -42,6 +43,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The time between a panic and the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Bytes beyond those on their way to a client that its socket takes, so that a client which reads
+/// slowly is seen to read, and one that does not holds little memory of the system's.
+const UNSENT: u32 = 64 * 1024;
 /// Turns of a worker's other tasks before another connection is accepted, at most.
 const TURNS: usize = 4;
 
@@ -306,6 +310,8 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
                 let Some(admitted) = worker.admit(Some(peer.ip())) else { continue };
                 debug!(%peer, "client accepted");
                 let _ = TcpStream::set_nodelay(&stream, true);
+                // Without it the limit for what a client does not take is the system's own.
+                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                 tcp::notice_vanishing(&stream, peer.ip(), &worker.shared.timeouts());
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(connection::serve_tcp(worker, stream, peer, admitted));
@@ -365,7 +371,7 @@ impl Failing {
             warn!(%error, "clients cannot be accepted; retrying");
         }
         if Errno::from_io_error(error).is_some_and(is_shortage) {
-            worker.evict(&worker.places);
+            let _ = worker.evict(&worker.places) || worker.pool.close_oldest();
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
