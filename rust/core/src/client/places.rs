@@ -1,7 +1,7 @@
 //! The places of clients' connections, of which there is a budget. Who waits for his client gives
 //! his place up when somebody else needs it: strangers first, then idle connections of those with a
-//! key, then their requests that do not come on, and responses of engines last; of each kind the
-//! longest wait first.
+//! key, then their requests that do not come on, responses of engines, and tunnels last; of each kind
+//! the longest wait first.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,9 +19,13 @@ use tokio::time::Instant;
 
 /// Entries of a queue that are not worth a pruning.
 const PRUNED: usize = 64;
-/// The time in which the client of an engine's response must take something of it, before its place
-/// can be given away. It is longer than the way to most clients and back.
+/// The time in which the client of an engine's response must take something of it, or something must
+/// move in a tunnel, before its place can be given away. It is longer than the way to most clients and back.
 const STALLED: Duration = Duration::from_millis(250);
+/// A shorter wait is that of a newcomer, or between two requests,
+const YOUNG: Duration = Duration::from_secs(1);
+/// and a longer one that of a client which does not come on at all.
+const STUCK: Duration = Duration::from_secs(5);
 /// Bytes of a body that count as progress. A client that sends fewer at a time still waits.
 pub(crate) const PROGRESS: usize = 1024;
 
@@ -37,6 +41,8 @@ pub(crate) enum Wait {
     Unserved,
     /// An engine's response to a request with a good key is not taken.
     Stalled,
+    /// In a tunnel of a client with a good key nothing moves.
+    Tunnel,
 }
 
 /// Waits with their numbers, the longest first. One is void when its place waits no more, or anew.
@@ -46,7 +52,7 @@ type Queue = VecDeque<(u64, Rc<State>)>;
 #[derive(Default)]
 pub(crate) struct Places {
     /// One queue for each kind of wait.
-    waits: RefCell<[Queue; 4]>,
+    waits: RefCell<[Queue; 5]>,
     /// The number of the last wait.
     last: Cell<u64>,
     /// Places that were not given back.
@@ -67,7 +73,7 @@ struct State {
     wait: Cell<u64>,
     /// What it waits as, or did the last time; None: it is new.
     kind: Cell<Option<Wait>>,
-    /// Since when it waits as `Stalled`.
+    /// Since when it waits, or did the last time; None: it is new.
     since: Cell<Option<Instant>>,
     /// The place was given to somebody else.
     lost: Cell<bool>,
@@ -94,16 +100,18 @@ impl Places {
         self.waits.borrow_mut().iter_mut().any(|queue| first(queue).is_some())
     }
 
-    /// Takes the place that is worth least: that of the connection which waits longest. False: none
-    /// waits.
+    /// Takes the place that is worth least: that of the connection which waits longest. One that has
+    /// hardly begun to wait is spared, where one that is worth more does not come on at all. False:
+    /// none waits.
     pub(crate) fn evict(&self) -> bool {
         let waits = &mut *self.waits.borrow_mut();
-        let Some(state) = waits.iter_mut().find_map(|queue| {
-            first(queue)?;
-            queue.pop_front().map(|(_, state)| state)
-        }) else {
-            return false;
-        };
+        let kinds = [Wait::Stranger, Wait::Idle, Wait::Unserved, Wait::Stalled, Wait::Tunnel];
+        let ages = kinds.map(|kind| first(&mut waits[kind as usize]).map(State::waited));
+        let Some(least) = ages.iter().position(Option::is_some) else { return false };
+        let is_stuck = |at: &usize| ages[*at].is_some_and(|age| age >= STUCK);
+        let stuck = [Wait::Unserved as usize, Wait::Stalled as usize].into_iter().find(is_stuck);
+        let taken = stuck.filter(|_| ages[least] < Some(YOUNG)).unwrap_or(least);
+        let Some((_, state)) = waits[taken].pop_front() else { return false };
         state.wait.set(0);
         state.lost.set(true);
         if let Some(waker) = state.waker.take() {
@@ -119,7 +127,16 @@ fn first(queue: &mut Queue) -> Option<&State> {
         queue.pop_front();
     }
     let (_, state) = queue.front()?;
-    state.since.get().is_none_or(|since| since.elapsed() >= STALLED).then_some(state)
+    let has_begun = matches!(state.kind.get(), Some(Wait::Stalled | Wait::Tunnel));
+    let is_spared = has_begun && state.waited() < STALLED;
+    (!is_spared).then_some(state)
+}
+
+impl State {
+    /// The time of its wait.
+    fn waited(&self) -> Duration {
+        self.since.get().map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl Place {
@@ -135,7 +152,7 @@ impl Place {
         self.places.last.set(number);
         state.wait.set(number);
         state.kind.set(Some(kind));
-        state.since.set((kind == Wait::Stalled).then(Instant::now));
+        state.since.set(Some(Instant::now()));
         let waits = &mut self.places.waits.borrow_mut()[kind as usize];
         if waits.len() > 2 * self.places.taken.get() + PRUNED {
             waits.retain(|(number, state)| state.wait.get() == *number);
@@ -265,6 +282,21 @@ mod tests {
         tokio::time::advance(STALLED / 2).await;
         assert!(places.evict() && stalled.state.lost.get());
         assert!(!places.evict() && !young.state.lost.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_is_spared_where_somebody_is_stuck() {
+        let places = Rc::new(Places::default());
+        let [stuck, tunnel, idle, newcomer] = [(); 4].map(|()| places.take());
+        stuck.waits(Wait::Stalled);
+        tunnel.waits(Wait::Tunnel);
+        tokio::time::advance(STUCK).await;
+        idle.waits(Wait::Idle);
+        newcomer.waits(Wait::Stranger);
+        assert!(places.evict() && stuck.state.lost.get());
+        assert!(places.evict() && newcomer.state.lost.get());
+        assert!(places.evict() && idle.state.lost.get());
+        assert!(places.evict() && tunnel.state.lost.get());
     }
 
     #[tokio::test]

@@ -119,10 +119,10 @@ impl<T: ClientStream> Client<T> {
     }
 
     /// Notes that something has moved in the connection's tunnel. What rests longest gives its place
-    /// up first, with a good key as late as an engine's response.
+    /// up first, with a good key behind all others.
     pub(super) fn tunnel_moved(&self) {
         self.place.works();
-        self.place.waits(if self.trusted.get() { Wait::Stalled } else { Wait::Stranger });
+        self.place.waits(if self.trusted.get() { Wait::Tunnel } else { Wait::Stranger });
     }
 
     /// Notes that this much of the present request's body has come.
