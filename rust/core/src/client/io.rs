@@ -164,14 +164,7 @@ impl<T> ClientIo<T> {
 impl<T: ClientStream> ClientIo<T> {
     /// Reads once more. Ready with false: the client's side has ended, or is broken.
     pub(crate) fn poll_fill(&self, context: &mut Context<'_>, scratch: &Scratch) -> Poll<bool> {
-        let stream = &mut *self.0.borrow_mut();
-        if !stream.ended {
-            let io = Pin::new(&mut stream.io);
-            // A reset is an end, too.
-            stream.ended =
-                !matches!(ready!(scratch.poll_read(io, context, &mut stream.ahead)), Ok(1..));
-        }
-        Poll::Ready(!stream.ended)
+        self.poll_read_ahead(|io, ahead| scratch.poll_read(io, context, ahead))
     }
 
     /// As `poll_fill`, where much is expected: what comes in large pieces is not copied.
@@ -180,11 +173,19 @@ impl<T: ClientStream> ClientIo<T> {
         context: &mut Context<'_>,
         scratch: &Scratch,
     ) -> Poll<bool> {
+        self.poll_read_ahead(|io, ahead| scratch.poll_read_large(io, context, ahead))
+    }
+
+    /// Reads by `read`, unless the client's side has ended.
+    fn poll_read_ahead(
+        &self,
+        read: impl FnOnce(Pin<&mut T>, &mut BytesMut) -> Poll<io::Result<usize>>,
+    ) -> Poll<bool> {
         let stream = &mut *self.0.borrow_mut();
         if !stream.ended {
-            let io = Pin::new(&mut stream.io);
-            stream.ended =
-                !matches!(ready!(scratch.poll_read_large(io, context, &mut stream.ahead)), Ok(1..));
+            let read = ready!(read(Pin::new(&mut stream.io), &mut stream.ahead));
+            // A reset is an end, too.
+            stream.ended = !matches!(read, Ok(1..));
         }
         Poll::Ready(!stream.ended)
     }

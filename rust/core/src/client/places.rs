@@ -20,7 +20,8 @@ use tokio::time::Instant;
 /// Entries of a queue that are not worth a pruning.
 const PRUNED: usize = 64;
 /// The time in which the client of an engine's response must take something of it, or something must
-/// move in a tunnel, before its place can be given away. It is longer than the way to most clients and back.
+/// move in a tunnel, before its place can be given away. It is longer than the way to most clients
+/// and back.
 const STALLED: Duration = Duration::from_millis(250);
 /// A shorter wait is that of a newcomer, or between two requests,
 const YOUNG: Duration = Duration::from_secs(1);
@@ -105,8 +106,7 @@ impl Places {
     /// none waits.
     pub(crate) fn evict(&self) -> bool {
         let waits = &mut *self.waits.borrow_mut();
-        let kinds = [Wait::Stranger, Wait::Idle, Wait::Unserved, Wait::Stalled, Wait::Tunnel];
-        let ages = kinds.map(|kind| first(&mut waits[kind as usize]).map(State::waited));
+        let ages = waits.each_mut().map(|queue| first(queue).map(State::waited));
         let Some(least) = ages.iter().position(Option::is_some) else { return false };
         let is_stuck = |at: &usize| ages[*at].is_some_and(|age| age >= STUCK);
         let stuck = [Wait::Unserved as usize, Wait::Stalled as usize].into_iter().find(is_stuck);

@@ -140,7 +140,7 @@ where
         path: Cow::Owned(path.to_owned()),
         job: Job::StoredResponse { instance, cancel: method == Method::POST },
     };
-    Ok((dispatch, unread(context, caller, body)?))
+    Ok((dispatch, upload(context, caller, body, Reading::Carry)?))
 }
 
 /// `GET /v1/realtime?model=`
@@ -166,7 +166,10 @@ where
         return Err(ApiError::new(Cause::BadRequest, message).into());
     }
     let path = Cow::Borrowed(context.endpoint().path);
-    Ok((Dispatch { route, path, job: Job::Realtime }, unread(context, caller, body)?))
+    Ok((
+        Dispatch { route, path, job: Job::Realtime },
+        upload(context, caller, body, Reading::Carry)?,
+    ))
 }
 
 /// `/model/proxy/...`: by the route's number, by header, or by the model in a JSON body.
@@ -187,10 +190,14 @@ where
     }
     let (route, path, upload) =
         if let Some((route, below)) = by_number(context.table(), caller, &path) {
-            (route, below, watched(context, caller, body)?)
+            (route, below, upload(context, caller, body, proxied(context, caller))?)
         } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
-            (find_route(context.table(), caller, name)?, path, watched(context, caller, body)?)
+            (
+                find_route(context.table(), caller, name)?,
+                path,
+                upload(context, caller, body, proxied(context, caller))?,
+            )
         } else {
             let upload = receive_model(context, caller, &path, body).await?;
             (find_route(context.table(), caller, model_of(&upload))?, path, upload)
@@ -234,8 +241,7 @@ where
     if !headers::is_json(headers) || inflate::coding(headers) != Ok(None) {
         return Err(no_model_named(caller, path).into());
     }
-    let limits = context.body_limits(caller.key().is_some());
-    let mut upload = Upload::new(body, Reading::Json, None, &limits)?;
+    let mut upload = upload(context, caller, body, Reading::Json)?;
     context.receive_until(&mut upload, |upload| upload.model().is_some()).await?;
     Ok(upload)
 }
@@ -257,39 +263,31 @@ fn no_model_named(caller: &Caller, path: &str) -> ApiError {
     ApiError::new(Cause::BadRequest, message)
 }
 
-/// A body of the generic proxy that is passed through as it is, but that only callers who may manage
-/// can name hosts in.
-fn watched<B, W>(
-    context: &RequestContext<W>,
-    caller: &Caller,
-    body: B,
-) -> Result<Box<Upload<B>>, ApiError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error + 'static,
-    W: ClientWatch,
-{
+/// How a body of the generic proxy is read that is passed through as it is: only callers who may
+/// manage can name hosts in it.
+fn proxied<W: ClientWatch>(context: &RequestContext<W>, caller: &Caller) -> Reading<'static> {
     if caller.may_name_hosts() {
-        return unread(context, caller, body);
+        return Reading::Carry;
     }
     let headers = &context.parts().headers;
-    let json = headers::is_json(headers) || !headers.contains_key(header::CONTENT_TYPE);
-    let limits = context.body_limits(caller.key().is_some());
-    Upload::new(body, Reading::Watch { json }, None, &limits)
+    Reading::Watch {
+        json: headers::is_json(headers) || !headers.contains_key(header::CONTENT_TYPE),
+    }
 }
 
-/// A body that is passed through without being scanned.
-fn unread<B, W>(
+/// A body that is read in this way, within the limits of its caller.
+fn upload<B, W>(
     context: &RequestContext<W>,
     caller: &Caller,
     body: B,
+    reading: Reading<'_>,
 ) -> Result<Box<Upload<B>>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    Upload::new(body, Reading::Carry, None, &context.body_limits(caller.key().is_some()))
+    Upload::new(body, reading, None, &context.body_limits(caller.key().is_some()))
 }
 
 fn model_of<B>(upload: &Upload<B>) -> Option<&str>
