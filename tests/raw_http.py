@@ -237,6 +237,20 @@ def chat(model: str = "m", text: str = "Hello", **fields: Any) -> dict[str, Any]
     return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
 
 
+TRIES = 60
+"""Often enough for what happens by chance: where one of two engines is chosen, the other one is
+never chosen once in 10^18 runs of a test, and one of three engines once in 10^10 runs."""
+
+
+def sooner_or_later(attempt: Any, what: str) -> Any:
+    """Attempts it until it gives something true, and returns that; for what chance decides."""
+    for _ in range(TRIES):
+        result = attempt()
+        if result:
+            return result
+    raise AssertionError(f"This did not happen in {TRIES} attempts: {what}")
+
+
 def eventually(condition: Any, what: str, deadline: float = DEADLINE) -> Any:
     """Waits until `condition()` is true and returns it; after the deadline fails with `what`."""
     end = time.monotonic() + deadline

@@ -25,7 +25,7 @@ from harness import (
     read_gauge,
     serving,
 )
-from raw_http import BrokenFraming, Client, Response, build, chat, eventually
+from raw_http import BrokenFraming, Client, Response, build, chat, eventually, sooner_or_later
 from seam_samples import route_entry, target_entry
 
 Engines = Callable[..., list[FakeEngine]]
@@ -156,8 +156,6 @@ def test_a_dead_engine_is_reported_to_the_control_plane(
     engines = fake_engines(2)
     plane = router(engines)
     engines[0].kill()
-    for _ in range(10):
-        plane.chat(chat())
     faulted: list[Any] = []
 
     def reported() -> bool:
@@ -166,6 +164,11 @@ def test_a_dead_engine_is_reported_to_the_control_plane(
         )
         return bool(faulted)
 
+    def is_chosen() -> bool:
+        plane.chat(chat())
+        return any(instance.failures for instance in plane.plane.stats().instances)
+
+    sooner_or_later(is_chosen, "the dead engine to be chosen")
     eventually(reported, "an instance_failed event")
     assert {event.instance for event in faulted} == {"i-0"}
     assert all(event.reason for event in faulted)

@@ -128,14 +128,16 @@ fn a_death_before_the_first_frame_goes_to_the_other_replica() {
     {
         let (bad, good) = (dying(said), echo(true));
         let plane = Plane::builder().engines(&[&bad, &good]).start();
-        for _ in 0..12 {
+        let ask = || {
             let response = plane.ask(BODY);
             assert_eq!(
                 (response.status, response.whole, &*response.body),
                 (200, true, BODY.as_bytes())
             );
-        }
-        assert!(bad.connections() >= 1, "the test has seen a death");
+            bad.connections() > 0
+        };
+        // One of two is chosen, so this fails once in 10^18 times.
+        assert!((0..60).any(|_| ask()), "the test has seen a death");
         plane.assert_idle();
     }
 }
