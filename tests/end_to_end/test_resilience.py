@@ -143,8 +143,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     )
 
 
-def many_requests(count: int, body: bytes) -> bytes:
-    """A connection of HTTP/2 that sends this chat so many times."""
+def many_requests(count: int, body: bytes, *, key: str | None = None, whole: bool = True) -> bytes:
+    """A connection of HTTP/2 that sends this chat so many times, or `not whole`: no end of it."""
 
     def literal(*words: bytes) -> bytes:
         return b"\x00" + b"".join(bytes([len(word)]) + word for word in words)
@@ -152,8 +152,10 @@ def many_requests(count: int, body: bytes) -> bytes:
     head = literal(b":method", b"POST") + literal(b":scheme", b"http")
     head += literal(b":path", b"/v1/chat/completions") + literal(b":authority", b"localhost")
     head += literal(b"content-type", b"application/json")
+    if key is not None:
+        head += literal(b"authorization", f"Bearer {key}".encode())
     streams = range(1, 2 * count, 2)
-    requests = (frame(1, 4, number, head) + frame(0, 1, number, body) for number in streams)
+    requests = (frame(1, 4, number, head) + frame(0, whole, number, body) for number in streams)
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + b"".join(requests)
 
 
@@ -186,6 +188,23 @@ targets = [{ model = "m", weight = 100 }]
                 assert server.chat(chat("m")).status == 200
                 created = server.keys("create", f"key-{number}")
                 assert created.returncode == 0, created.stderr
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_request_finds_a_descriptor_among_requests_that_wait_for_their_clients(
+    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+) -> None:
+    few = ["bash", "-c", 'ulimit -n 100; exec "$@"', "bash", *cli()]
+    server = ServedRouter(short_folder, external(list(two)), "--workers", "1", program=few)
+    try:
+        server.wait_until_ready()
+        host, port = server.address.removeprefix("http://").split(":")
+        with contextlib.ExitStack() as stuck:
+            for _ in range(4):
+                one = stuck.enter_context(socket.create_connection((host, int(port))))
+                one.sendall(many_requests(50, b'{"model": "m", ', key=KEY, whole=False))
+                assert [server.chat(chat("m")).status for _ in range(5)] == [200] * 5
     finally:
         assert server.stop() == 0
 

@@ -105,9 +105,12 @@ impl<W: ClientWatch> RequestContext<W> {
     }
 
     /// Whether there is a descriptor for the engine's connection of this request. Each that runs may
-    /// have one, and over HTTP/2 so may each of a connection's many.
+    /// have one, and over HTTP/2 so may each of a connection's many. Where they are all in use, that
+    /// of a connection which waits for its client is taken: its request has no engine yet, or the
+    /// engine's response is not taken.
     pub(crate) fn has_descriptor(&self) -> bool {
         self.descriptors_in_use() <= self.shared().descriptor_budget()
+            || self.worker.evict(&self.worker.places)
     }
 
     /// Counts the request as one without a key. False: so many run that those with one could find no
