@@ -14,15 +14,12 @@ mod harness;
 use std::{
     io::{Read, Write},
     sync::mpsc::{self, Receiver},
-    time::Duration,
 };
 
 use gpustack_fast_core::DataPlane;
-use harness::{Engine, Plane};
+use harness::{Engine, PATIENCE, Plane};
 use sans_io::test_support;
 use serde_json::json;
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A management API that reports each head that it reads.
 fn management() -> (Engine, Receiver<String>) {

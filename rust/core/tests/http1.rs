@@ -18,7 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Client, Engine, Plane, json_response, read_request, request, request_with};
+use harness::{
+    Client, Engine, PATIENCE, Plane, json_response, read_request, request, request_with,
+};
 use serde_json::{Value, json};
 
 const BODY: &str = r#"{"model":"m"}"#;
@@ -388,16 +390,19 @@ fn every_byte_reaches_a_slow_reader() {
 
 #[test]
 fn a_cut_response_to_http_1_0_does_not_look_whole() {
-    let engine = Engine::start(true, |_, mut stream| {
+    let (heard, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let engine = Engine::start(true, move |_, mut stream| {
         read_request(&mut stream).unwrap();
         let head = "HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nTransfer-Encoding: chunked\r\n";
         let _ = stream.write_all(&[head.as_bytes(), b"\r\n5\r\nsound\r\n"].concat());
-        thread::sleep(Duration::from_millis(200));
+        let _ = wait.lock().unwrap().recv();
     });
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut client = plane.connect();
     client.write(request(BODY).replace("HTTP/1.1", "HTTP/1.0").as_bytes());
     client.until(b"sound");
+    heard.send(()).unwrap();
     assert!(!client.ends_without_a_reset());
 }
 
@@ -424,7 +429,7 @@ fn a_client_that_takes_no_byte_is_cut_off_and_frees_its_engine() {
     let plane = Plane::builder().engines(&[&engine]).with(timeouts).start();
     let mut client = plane.connect();
     client.write(request(r#"{"model":"m","stream":true}"#).as_bytes());
-    ends.recv_timeout(Duration::from_secs(10)).unwrap();
+    ends.recv_timeout(PATIENCE).unwrap();
     plane.assert_idle();
     plane.until_connections(0);
     assert!(!client.ends_without_a_reset(), "what it has not taken is discarded");
@@ -433,17 +438,17 @@ fn a_client_that_takes_no_byte_is_cut_off_and_frees_its_engine() {
 #[test]
 fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
     let (engine, ends) = endless();
-    let timeouts = json!({"timeouts": {"send": 1.0}});
+    let timeouts = json!({"timeouts": {"send": 3.0}});
     let plane = Plane::builder().engines(&[&engine]).with(timeouts).start();
     let mut client = plane.connect();
     client.write(request(r#"{"model":"m","stream":true}"#).as_bytes());
     let mut room = vec![0; 500_000];
-    for _ in 0..15 {
+    for _ in 0..20 {
         thread::sleep(Duration::from_millis(200));
         client.read_exact(&mut room);
     }
     drop(client);
-    ends.recv_timeout(Duration::from_secs(10)).unwrap();
+    ends.recv_timeout(PATIENCE).unwrap();
 }
 
 #[test]
@@ -453,7 +458,7 @@ fn a_page_that_nobody_reads_does_not_hold_its_connection() {
     let asked = Instant::now();
     // Far more pages than sockets hold.
     let many = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
-    while asked.elapsed() < Duration::from_secs(10) && client.try_write(many.as_bytes()) {}
+    while asked.elapsed() < PATIENCE && client.try_write(many.as_bytes()) {}
     plane.until_connections(0);
 }
 
@@ -514,7 +519,7 @@ fn who_has_shown_a_key_outlasts_strangers_and_his_requests_go_last() {
     ask(&mut known);
     let long = request_with("Content-Length: 1000", BODY);
     trickling.write(long.as_bytes());
-    thread::sleep(Duration::from_millis(300));
+    plane.until_running(1);
     for _ in 0..10 {
         let mut stranger = plane.connect();
         stranger.write(HEALTH.as_bytes());
@@ -531,11 +536,11 @@ fn who_has_shown_a_key_outlasts_strangers_and_his_requests_go_last() {
     assert_eq!(known.read_to_end(), b"");
     // Three of these take the places of those, and the last one that of the slow request.
     trickling.write(b" ");
-    let _busy = [(); 4].map(|()| {
+    let _busy = [2, 3, 4, 4].map(|running| {
         let mut busy = plane.connect();
         busy.write(long.as_bytes());
         // It is a stranger until its head was read.
-        thread::sleep(Duration::from_millis(50));
+        plane.until_running(running);
         busy
     });
     assert_eq!(trickling.read_to_end(), b"");
@@ -556,7 +561,7 @@ fn where_every_place_works_probes_are_answered_and_others_get_a_503() {
     for client in &mut busy {
         client.write(request(BODY).as_bytes());
     }
-    thread::sleep(Duration::from_millis(200));
+    plane.until_at_engines(2);
     let mut waiting: Vec<Client> = (0..30).map(|_| plane.connect()).collect();
     for _ in 0..20 {
         let mut probe = plane.connect();

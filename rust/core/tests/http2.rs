@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use harness::{Engine, Plane, Stream, chunk, json_response, read_request};
+use harness::{Engine, PATIENCE, Plane, Stream, chunk, json_response, read_request};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
@@ -40,9 +40,6 @@ use tokio::{net::TcpStream, task::JoinHandle};
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-/// Nothing in these tests should take so long.
-const PATIENCE: Duration = Duration::from_secs(15);
-
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 fn body(bytes: impl Into<Bytes>) -> Body {

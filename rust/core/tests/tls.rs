@@ -19,12 +19,11 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use gpustack_fast_core::DataPlane;
-use harness::{Client, Engine, Plane, Stream, read_request, request};
+use harness::{Client, Engine, PATIENCE, Plane, Stream, read_request, request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::CertifiedKey;
@@ -37,7 +36,6 @@ use sans_io::test_support;
 use serde_json::{Value, json};
 
 const BODY: &str = r#"{"model":"m","stream":true}"#;
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A certificate for `plane.test`, and where its files are.
 struct Files {

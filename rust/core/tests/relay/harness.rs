@@ -22,8 +22,9 @@ use sans_io::test_support;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Nothing in these tests should take so long: a test that hangs says where.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Nothing in these tests should take so long on a busy machine either: a test that hangs says where.
+/// It is less than the product's own limits, which are a minute at least.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
 
 fn socket_path() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -354,6 +355,20 @@ impl Plane {
         self.until("as many connections", |stats| stats["connections"] == count);
     }
 
+    /// Waits until so many requests run: their heads were read.
+    pub(crate) fn until_running(&self, count: u64) {
+        self.until("as many requests", |stats| stats["in_flight"] == count);
+    }
+
+    /// Waits until so many requests have been given to engines.
+    pub(crate) fn until_at_engines(&self, count: u64) {
+        self.until("as many requests at engines", |stats| {
+            let instances = stats["instances"].as_array().unwrap();
+            let at = |instance: &Value| instance["outstanding"].as_u64().unwrap();
+            instances.iter().map(at).sum::<u64>() == count
+        });
+    }
+
     fn poll(&self) -> Value {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
@@ -443,11 +458,6 @@ impl Client {
             read.push(byte[0]);
         }
         String::from_utf8(read).unwrap()
-    }
-
-    /// Sets the time that a read waits for the next byte.
-    pub(crate) fn limit(&self, limit: Duration) {
-        self.stream.limit(limit);
     }
 
     /// Shuts the socket down, below TLS.
