@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,18 @@ def stop(process: subprocess.Popen[Any], patience: float = 10.0) -> int:
     return process.returncode
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def held_port(owner: object) -> int:
+    """A port of 127.0.0.1 that no other program and no connection gets as long as `owner` lives.
+
+    It is bound, and nobody listens there, so it refuses connections; a child may listen on it.
+    """
+    with socket.socket() as holder:
+        # With this on both sides, the child can bind it, too.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        weakref.finalize(owner, os.close, holder.detach())
+    return port
 
 
 class FakeEngine:
@@ -53,6 +60,10 @@ class FakeEngine:
     def __init__(self, name: str, *arguments: str) -> None:
         self.name = name
         self.arguments = [*arguments, "--name", name]
+        if "--port" in arguments:
+            at = arguments.index("--port") + 1
+            assert arguments[at] == "0", "any other port may be taken"
+            self.arguments[at] = str(held_port(self))
         self.start()
 
     def start(self) -> None:
@@ -68,8 +79,6 @@ class FakeEngine:
         stop(self.process)
         if self.address.startswith("unix:"):
             Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
-        else:
-            self.arguments = ["--port", self.address.rpartition(":")[2], "--name", self.name]
         self.start()
 
     def control(self, word: str, document: Any = None) -> Any:
@@ -320,7 +329,7 @@ class ServedRouter(Router):
 
     def start(self) -> None:
         """Starts the process; it may not be ready yet."""
-        port = free_port()
+        port = held_port(self)
         self.address = f"http://127.0.0.1:{port}"
         self.log = self.folder / "serve.log"
         command = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from harness import FakeEngine, ServedRouter, external, free_port, serving
+from harness import FakeEngine, ServedRouter, external, serving
 from raw_http import eventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -187,20 +188,26 @@ def test_a_key_without_the_model_is_a_permission_denied_error(smollm2: ServedRou
         ask(client, "default")
 
 
-def test_no_running_instance_is_an_internal_server_error_with_503() -> None:
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address that is nobody else's, and at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_no_running_instance_is_an_internal_server_error_with_503(nobody: str) -> None:
     config = f"""
 [[models]]
 name = "m"
 backend = "external"
-urls = ["http://127.0.0.1:{free_port()}"]
+urls = ["{nobody}"]
 """
     with (
         serving(config, wait=False) as server,
         openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, max_retries=0) as client,
     ):
-        eventually(
-            lambda: "Nobody can be reached" in server.output(), "the address to be tried", 60
-        )
+        eventually(lambda: "Nobody can be reached" in server.output(), "the address to be tried")
         with pytest.raises(openai.InternalServerError) as caught:
             ask(client, "m")
         assert caught.value.status_code in (502, 503)
