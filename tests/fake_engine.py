@@ -11,6 +11,7 @@ What it says on which path stands in `fake_endpoints`; any other path is echoed,
 `Upgrade: websocket` each is an echo of WebSocket messages.
 
 It keeps a journal of what it received: `GET /fake/journal`, `GET /fake/state`, `POST /fake/reset`.
+A stall without `seconds` lasts until `POST /fake/go_on`, behind which none begins until the reset.
 Times in it are `time.monotonic()`, which all processes of one machine share.
 
 Raw sockets without a server library, because it must be able to break HTTP; the standard library
@@ -66,11 +67,13 @@ class Engine:
         self.random = random.Random(seed)
         self.connections: set[Connection] = set()
         self.accepted = 0
+        self.going_on = asyncio.Event()
         self.stopping = asyncio.Event()
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything but its open connections."""
+        self.going_on.clear()
         self.journal: list[Entry] = []
         self.defaults: Orders = {}
         self.seen: set[str] = set()
@@ -453,11 +456,14 @@ class Connection(asyncio.Protocol):
     async def send(self, data: bytes, singly: bool) -> None:
         """Writes; `singly` in one write (and over TCP one segment) for each byte."""
         pieces = [data[at : at + 1] for at in range(len(data))] if singly else [data]
-        for piece in pieces:
+        for number, piece in enumerate(pieces, 1):
             if self.gone:
                 raise asyncio.CancelledError
             self.transport.write(piece)
-            await asyncio.sleep(0)
+            # Not for every byte: each of these waits for the turns of all other connections, and a
+            # response would take many seconds where a test has many of them.
+            if number % 8 == 0 or number == len(pieces):
+                await asyncio.sleep(0)
             await self.writable.wait()
 
     async def strike(self, fault: Orders, place: str) -> None:
@@ -466,7 +472,10 @@ class Connection(asyncio.Protocol):
             return
         match fault["how"]:
             case "stall":
-                await asyncio.sleep(fault.get("seconds", 3600))
+                if "seconds" in fault:
+                    await asyncio.sleep(fault["seconds"])
+                else:
+                    await self.engine.going_on.wait()
                 return
             case "exit":
                 os._exit(fault.get("code", 1))
@@ -554,6 +563,8 @@ def control_response(engine: Engine, request: Request) -> bytes:
             engine.reset()
         case "/fake/defaults":
             engine.defaults = parse(bytes(request.body))
+        case "/fake/go_on":
+            engine.going_on.set()
         case "/fake/keep_journal":
             engine.keep_journal = bool(parse(bytes(request.body)))
         case "/fake/stop":

@@ -74,7 +74,7 @@ ORDERS = frozenset(
         "close_chance",  # 0..1: how often a response is followed by a silent close
         "close_idle",  # seconds after which an idle connection is closed
         # {"how": close|reset|stall|exit|kill, "at": PLACE, "after": frames, "seconds": s,
-        # "code": n}
+        # "code": n}; a stall without `seconds` lasts until the engine is told to go on
         "fault",
         # {"status": 400, "then": reset|close|read}: a response before the body is read
         # (in the header or the defaults)

@@ -22,11 +22,16 @@ from gpustack_fast.seam.documents import Drained
 from raw_http import Client, Response, build, eventually
 
 TESTS = Path(__file__).parent
+STARTED_WITHIN = 180.0
+"""Seconds that the start of a real engine may take on a busy machine; the first one builds its
+environment, too."""
+ENDED_WITHIN = 120.0
+"""Seconds that a command, or the end of a server and its engines, may take on a busy machine."""
 KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 """The key that every router of the tests knows."""
 
 
-def stop(process: subprocess.Popen[Any], patience: float = 10.0) -> int:
+def stop(process: subprocess.Popen[Any], patience: float = ENDED_WITHIN) -> int:
     """Ends a child politely, then firmly; returns its exit code."""
     if process.poll() is None:
         process.terminate()
@@ -112,6 +117,10 @@ class FakeEngine:
 
     def reset(self) -> None:
         self.control("reset")
+
+    def go_on(self) -> None:
+        """Ends all stalls that have no time of their own, those to come included."""
+        self.control("go_on")
 
     def kill(self) -> None:
         """Ends it as `kill -9` does."""
@@ -372,12 +381,12 @@ class ServedRouter(Router):
 
     def wait_until_alive(self) -> None:
         """Alive is not ready: no engine has to run."""
-        eventually(self.is_alive, "/healthz to respond with 200", 60)
+        eventually(self.is_alive, "/healthz to respond with 200", STARTED_WITHIN)
 
-    def wait_until_ready(self, deadline: float = 120.0) -> None:
+    def wait_until_ready(self) -> None:
         """The first start also builds the engine's environment."""
         try:
-            eventually(self.is_ready, "/readyz to respond with 200", deadline)
+            eventually(self.is_ready, "/readyz to respond with 200", STARTED_WITHIN)
         except AssertionError as error:
             raise AssertionError(f"{error}\nserve wrote:\n{self.output()}") from None
 
@@ -389,7 +398,12 @@ class ServedRouter(Router):
         environment = {**self.environment, "GPUSTACK_FAST_DATA_DIR": str(self.data_dir)}
         command = [*cli(), "keys", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=30, env=environment, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=ENDED_WITHIN,
+            env=environment,
+            check=False,
         )
 
     def engines(self) -> list[RealEngine]:
@@ -413,7 +427,7 @@ class ServedRouter(Router):
 
     def stop(self) -> int:
         """Ends it with SIGTERM, and lets it stop its engines."""
-        return stop(self.process, patience=30.0)
+        return stop(self.process)
 
 
 def cli() -> list[str]:

@@ -1,14 +1,15 @@
-"""Runs `gpustack-fast` with a thread that holds the GIL for ten seconds.
+"""Runs `gpustack-fast` with a thread that holds the GIL for as long as a test wants.
 
     python gil_holder.py FOLDER serve --config ...
 
 It begins when the file FOLDER/hold appears, writes FOLDER/held just before, and FOLDER/released
-just after.
+just after. It ends when somebody opens the pipe FOLDER/release for writing.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ def hold(folder: Path) -> None:
     while not (folder / "hold").exists():
         time.sleep(0.01)
     (folder / "held").touch()
-    libc.sleep(10)
+    libc.open(os.fsencode(folder / "release"), os.O_RDONLY)
     (folder / "released").touch()
 
 

@@ -18,11 +18,13 @@ import trustme
 
 from gpustack_fast.control.client import ControlClient
 from gpustack_fast.storage.data_directory import DataDirectory
-from harness import SMOLLM2, FakeEngine, ServedRouter, cli, external
+from harness import ENDED_WITHIN, SMOLLM2, STARTED_WITHIN, FakeEngine, ServedRouter, cli, external
 from raw_http import chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
 Serve = Callable[..., ServedRouter]
+
+SILENT_MID_STREAM = {"fault": {"how": "stall", "at": "at_frame", "after": 2}}
 
 
 def command(server: ServedRouter, *arguments: str) -> list[str]:
@@ -34,7 +36,7 @@ def run(server: ServedRouter, *arguments: str) -> subprocess.CompletedProcess[st
         command(server, *arguments),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=ENDED_WITHIN,
         env=server.environment,
         check=False,
     )
@@ -63,7 +65,7 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
     server = serve(external(engines))
     eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
     with server.client() as client:
-        server.send_chat(client, chat(stream=True, fake={"frames": 100, "delay": 0.1}))
+        server.send_chat(client, chat(stream=True, fake=SILENT_MID_STREAM))
         client.read_until(b"Hello")
         document = json.loads(run(server, "status", "--json").stdout)
         assert document.keys() == shown(server).keys()
@@ -88,7 +90,7 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
 
 
 def test_many_engines_that_change_at_once_are_not_a_table_each(serve: Serve) -> None:
-    urls = [f"http://127.0.0.1:{port}" for port in range(1, 301)]
+    urls = [f"unix:/nonexistent/{number}.sock" for number in range(300)]
     model = f'[[models]]\nname = "m"\nbackend = "external"\nurls = {json.dumps(urls)}\n'
     server = serve(model, wait=False)
     eventually(DataDirectory(server.data_dir).control_socket.is_socket, "the control socket")
@@ -105,7 +107,7 @@ def test_a_certificate_that_ends_soon_is_warned_of(
     key = write_certificate(certificate, soon)
     tls = f'[server]\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n'
     server = serve(tls + external(fake_engines(1)), wait=False)
-    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready", 60)
+    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready")
     assert shown(server)["certificate_expires"] == int(soon.timestamp())
     page = run(server, "status")
     assert f"Certificate: {certificate}, valid until 20" in page.stdout
@@ -151,7 +153,7 @@ def test_a_drained_instance_ends_its_requests_and_gets_no_new_ones(
     assert run(server, "drain", second.address).returncode == 0
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(server.client())
-        server.send_chat(client, chat(stream=True, fake={"frames": 100, "delay": 0.1}))
+        server.send_chat(client, chat(stream=True, fake=SILENT_MID_STREAM))
         client.read_until(b"Hello")
         assert len(first.inference()) == 1, "the other one is out"
         assert run(server, "resume", "m-1").returncode == 0
@@ -162,8 +164,9 @@ def test_a_drained_instance_ends_its_requests_and_gets_no_new_ones(
         assert waiting.poll() is None, "a request still runs"
         assert [server.chat(chat()).status for _ in range(8)] == [200] * 8
         assert len(first.inference()) == 1
+        first.go_on()
         client.read_until(b"[DONE]")
-        output, _ = waiting.communicate(timeout=30)
+        output, _ = waiting.communicate(timeout=ENDED_WITHIN)
     assert (waiting.returncode, output) == (0, "m-0 is drained; requests in flight: 0.\n")
     assert states(server) == {"m-0": "drained", "m-1": "running"}
     assert "m-0 is drained: it gets no requests until" in run(server, "status").stdout
@@ -182,7 +185,7 @@ def test_the_last_instance_may_be_drained_after_a_warning(
 ) -> None:
     server = serve(external(fake_engines(1)))
     with server.client() as client:
-        server.send_chat(client, chat(stream=True, fake={"frames": 1000, "delay": 0.1}))
+        server.send_chat(client, chat(stream=True, fake=SILENT_MID_STREAM))
         client.read_until(b"Hello")
         done = run(server, "drain", "m-0", "--timeout", "1s", "--json")
         assert done.returncode == 1
@@ -245,7 +248,7 @@ health_path = "/nowhere"
 @pytest.fixture
 def two_real_engines(serve: Serve) -> ServedRouter:
     server = serve(SMOLLM2.format(replicas=2))
-    eventually(lambda: server.running() == 2, "both engines to run", 120)
+    eventually(lambda: server.running() == 2, "both engines to run", STARTED_WITHIN)
     return server
 
 
@@ -264,7 +267,7 @@ def test_a_drained_engine_of_ours_stays_out_when_it_is_started_anew(
             and drained["name"] not in states(server)
         ),
         "its successor to be drained, too",
-        60,
+        STARTED_WITHIN,
     )
     (again,) = [one for one in instances(server).values() if one["name"] != other["name"]]
     assert (again["restart_count"], again["requests"]) == (1, 0)

@@ -23,7 +23,7 @@ import trustme
 import seam_samples
 from gpustack_fast.config import ServerConfig
 from gpustack_fast.seam.settings import plane_settings
-from harness import KEY, SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, external
+from harness import ENDED_WITHIN, KEY, SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, external
 from raw_http import Client, build, chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
@@ -107,7 +107,7 @@ def test_a_retry_does_not_follow_a_table_whose_engine_serves_what_the_caller_may
     request = build("POST", "/model/proxy/v1/x", {"input": "a"}, key=limited, headers=header)
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(unanswered())
-        plane = router([address], routes=routes[:1], timeouts={"connect": 1.0})
+        plane = router([address], routes=routes[:1], timeouts={"connect": 3.0})
         plane.add_key("fedcba9876543210", limited, allowed_models=["m"])
         client = stack.enter_context(plane.client())
         client.send(request)
@@ -290,7 +290,7 @@ def test_a_renewed_certificate_is_taken_up_and_a_wrong_one_keeps_everything(
     files = f'tls_certificate = "{tmp_path}/c.pem"\ntls_key = "{tmp_path}/k.pem"\n'
     config = f"[server]\n{files}" + external([engine])
     server = serve(config, wait=False)
-    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready", 60)
+    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready")
     assert is_trusted(first)
     second = issue()
     assert "Changed: the certificate, which was renewed." in hang_up(server)
@@ -310,7 +310,7 @@ def test_a_certificate_that_clients_refuse_is_told_at_the_start_and_by_a_reload(
     certificates.issue(tmp_path, begins=0, ends=1_000_000_000)
     files = f'tls_certificate = "{tmp_path}/c.pem"\ntls_key = "{tmp_path}/k.pem"\n'
     server = serve(f"[server]\n{files}" + external(fake_engines(1)), wait=False)
-    eventually(lambda: "WARN  app The certificate has expired" in server.output(), "the line", 60)
+    eventually(lambda: "WARN  app The certificate has expired" in server.output(), "the line")
     certificates.issue(tmp_path, begins=4_000_000_000, ends=4_100_000_000)
     assert "Changed: the certificate, which was renewed." in hang_up(server)
     eventually(lambda: "WARN  reload The certificate is not valid" in server.output(), "the line")
@@ -330,7 +330,7 @@ def test_a_hang_up_while_the_server_starts_reloads_when_it_has_started(
 
     eventually(is_caught, "the signal to be caught")
     server.process.send_signal(signal.SIGHUP)
-    eventually(lambda: "Reloaded. Changed: nothing." in server.output(), "the reload", 60)
+    eventually(lambda: "Reloaded. Changed: nothing." in server.output(), "the reload")
     server.wait_until_ready()
     assert server.stop() == 0, server.output()
 
@@ -384,7 +384,7 @@ def test_signals_without_a_meaning_are_told_and_end_nothing(
         eventually(lambda name=name: f"{name} came" in server.output(), name)
     assert server.is_ready()
     server.process.send_signal(signal.SIGQUIT)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(ENDED_WITHIN) == 0
 
 
 def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve) -> None:
@@ -408,7 +408,7 @@ def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve)
 def test_a_crash_has_a_last_word(fake_engines: Engines, serve: Serve) -> None:
     server = serve(external(fake_engines(1)))
     server.process.send_signal(signal.SIGSEGV)
-    assert server.process.wait(30) == -signal.SIGSEGV
+    assert server.process.wait(ENDED_WITHIN) == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in server.output()
 
 
@@ -439,7 +439,7 @@ def test_engines_of_ours_outlive_a_reload_and_end_with_the_terminal(
     server.process.send_signal(signal.SIGUSR1)
     eventually(lambda: "Let logrotate use `copytruncate`" in server.output(), "the hint")
     os.close(controller)
-    assert server.process.wait(60) == 0, server.output()
+    assert server.process.wait(ENDED_WITHIN) == 0, server.output()
     assert "The terminal has gone (SIGHUP); stopping." in server.output()
     assert server.engines() == []
 

@@ -17,6 +17,7 @@ import pytest
 from gpustack_fast.seam.documents import InstanceFailed, InstanceIdle
 from harness import (
     SMOLLM2,
+    STARTED_WITHIN,
     DataPlaneRouter,
     FakeEngine,
     Router,
@@ -43,7 +44,7 @@ class Caller:
         self.future = pool.submit(self.run, router, body)
 
     def run(self, router: Router, body: dict[str, Any]) -> None:
-        with Client(router.address, timeout=90) as client:
+        with Client(router.address, timeout=STARTED_WITHIN) as client:
             client.send(build("POST", "/v1/chat/completions", body, key=router.key))
             response = client.read_head()
             try:
@@ -58,7 +59,7 @@ class Caller:
             self.response = response
 
     def result(self) -> Response:
-        self.future.result(90)
+        self.future.result()
         assert self.response is not None
         return self.response
 
@@ -89,7 +90,7 @@ def test_every_request_without_a_frame_is_served_by_the_other_replica(
     first, second = engines = fake_engines(2)
     plane = router(engines)
     for engine in engines:
-        engine.defaults(fault={"how": "stall", "at": "before_head", "seconds": 1.0})
+        engine.defaults(fault={"how": "stall", "at": "before_head"})
     with ThreadPoolExecutor(CONCURRENT) as pool:
         bodies = [chat(text=f"n-{number}", stream=number % 2 == 0) for number in range(CONCURRENT)]
         callers = [Caller(plane, body, pool) for body in bodies]
@@ -99,6 +100,7 @@ def test_every_request_without_a_frame_is_served_by_the_other_replica(
         )
         assert first.state()["in_progress"] >= CONCURRENT // 4, "the load is not balanced"
         first.kill()
+        second.go_on()
         responses = [caller.result() for caller in callers]
     assert [outcome(response) for response in responses] == ["done"] * CONCURRENT
     assert all(
@@ -115,13 +117,15 @@ def test_streams_in_progress_end_with_the_error_event_and_the_others_go_on(
     first, second = engines = fake_engines(2)
     plane = router(engines)
     with ThreadPoolExecutor(CONCURRENT) as pool:
-        body = chat(stream=True, fake={"frames": 30, "delay": 0.1})
+        stall = {"how": "stall", "at": "at_frame", "after": 2}
+        body = chat(stream=True, fake={"frames": 5, "fault": stall})
         callers = [Caller(plane, body, pool) for _ in range(CONCURRENT)]
         eventually(
             lambda: all(caller.frames >= 2 for caller in callers), "every stream to have begun"
         )
         on_first = len(first.inference())
         first.kill()
+        second.go_on()
         found = Counter(outcome(caller.result()) for caller in callers)
     assert found == {"error event": on_first, "done": CONCURRENT - on_first}
     assert len(second.inference()) == CONCURRENT - on_first
@@ -187,7 +191,7 @@ def test_an_instance_that_fails_many_requests_in_a_row_is_out_while_there_is_ano
     engines = fake_engines(2)
     plane = router(engines)
     for engine in engines:
-        engine.defaults(fault={"how": "stall", "at": "before_head", "seconds": 1.0})
+        engine.defaults(fault={"how": "stall", "at": "before_head"})
     with ThreadPoolExecutor(CONCURRENT) as pool:
         callers = [Caller(plane, chat(), pool) for _ in range(CONCURRENT)]
         eventually(
@@ -195,12 +199,12 @@ def test_an_instance_that_fails_many_requests_in_a_row_is_out_while_there_is_ano
             "all requests to be there",
         )
         engines[0].kill()
+        engines[1].go_on()
         assert [outcome(caller.result()) for caller in callers] == ["done"] * CONCURRENT
     assert ejected(plane) == ["i-0"]
-    engines[0].restart()
-    engines[1].defaults()
+    failures = plane.plane.stats().instances[0].failures
     assert [plane.chat(chat()).status for _ in range(20)] == [200] * 20
-    assert engines[0].inference() == []
+    assert plane.plane.stats().instances[0].failures == failures, "nobody has asked it"
     failed = [event for event in plane.plane.poll().events if isinstance(event, InstanceFailed)]
     assert "others are preferred for 10 s" in failed[-1].reason
 
@@ -273,12 +277,14 @@ def test_an_instance_that_leaves_the_table_is_reported_idle_when_its_last_reques
     engine = fake_engines(1)[0]
     plane = router([engine])
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"frames": 4, "delay": 0.2}))
+        stall = {"how": "stall", "at": "at_frame", "after": 2}
+        plane.send_chat(client, chat(stream=True, fake={"fault": stall}))
         client.read_until(b"Hello")
         plane.states[0] = "unreachable"
         version = plane.publish()
         assert plane.chat(chat()).status == 503
         assert not [event for event in plane.plane.poll().events if isinstance(event, InstanceIdle)]
+        engine.go_on()
         client.read_until(b"[DONE]")
     found: list[Any] = []
 
@@ -298,14 +304,16 @@ def test_a_drain_ends_what_runs_and_accepts_nothing_new(
     engine = fake_engines(1)[0]
     plane = router([engine])
     with plane.client() as client, plane.client() as cut:
-        plane.send_chat(client, chat(stream=True, fake={"frames": 4, "delay": 0.2}))
-        plane.send_chat(
-            cut, chat(stream=True, fake={"fault": {"how": "stall", "at": "at_frame", "after": 2}})
-        )
+        stall = {"how": "stall", "at": "at_frame", "after": 2}
+        plane.send_chat(client, chat(stream=True, fake={"fault": stall}))
+        plane.send_chat(cut, chat(stream=True, fake={"fault": {**stall, "seconds": 3600}}))
         client.read_until(b"Hello")
         cut.read_until(b"Hello")
-        plane.plane.drain(3.0)
+        plane.plane.drain(3600)
+        engine.go_on()
         client.read_until(b"[DONE]")
+        eventually(lambda: plane.plane.stats().in_flight == 1, "the first one to be over")
+        plane.plane.drain(0)
         assert b"[DONE]" not in cut.read_to_the_end()
         assert plane.wait_until_drained() == 1
     eventually(lambda: engine.state()["in_progress"] == 0, "the engine to be told")
@@ -317,11 +325,11 @@ def test_a_drain_ends_what_runs_and_accepts_nothing_new(
 @pytest.fixture
 def two_real_engines() -> Iterator[ServedRouter]:
     with serving(SMOLLM2.format(replicas=2)) as server:
-        eventually(lambda: server.running() == 2, "both replicas to run", 120)
+        eventually(lambda: server.running() == 2, "both replicas to run", STARTED_WITHIN)
         yield server
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_real_engine_killed_under_load_costs_only_the_streams_it_had_begun(
     two_real_engines: ServedRouter,
 ) -> None:
@@ -334,16 +342,20 @@ def test_a_real_engine_killed_under_load_costs_only_the_streams_it_had_begun(
         ]
         callers = [Caller(server, body, pool) for body in bodies]
         eventually(
-            lambda: any(caller.frames >= 2 for caller in callers), "the first stream to begin", 60
+            lambda: any(caller.frames >= 2 for caller in callers),
+            "the first stream to begin",
+            STARTED_WITHIN,
         )
         os.kill(server.engines()[0].pid, signal.SIGKILL)
         found = Counter(outcome(caller.result()) for caller in callers)
     assert set(found) <= {"done", "error event"}, found
-    eventually(lambda: server.running() == 2, "the supervisor to bring the engine back", 60)
+    eventually(
+        lambda: server.running() == 2, "the supervisor to bring the engine back", STARTED_WITHIN
+    )
     assert server.chat(chat("smollm2", max_tokens=2)).status == 200
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_503_only_while_no_real_instance_runs(two_real_engines: ServedRouter) -> None:
     server = two_real_engines
     for engine in server.engines():
@@ -357,7 +369,7 @@ def test_503_only_while_no_real_instance_runs(two_real_engines: ServedRouter) ->
             assert int(response.header("retry-after") or 0) >= 1
         return response.status == 200
 
-    eventually(answered, "an engine to be back", 60)
+    eventually(answered, "an engine to be back", STARTED_WITHIN)
     assert set(statuses) <= {200, 502, 503}, statuses
 
 

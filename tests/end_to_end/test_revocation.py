@@ -41,6 +41,11 @@ def revoke(plane: DataPlaneRouter) -> None:
     plane.remove_key("c" * 16)
 
 
+def soon() -> int:
+    """A time to expire at, in Unix seconds, before which a request still begins."""
+    return int(time.time()) + 5
+
+
 def wait_until_busy(engine: FakeEngine, count: int = 1) -> None:
     eventually(lambda: engine.state()["in_progress"] == count, "the engine to have the request")
 
@@ -151,10 +156,11 @@ def test_a_stream_over_http2_ends_too(engine: FakeEngine, lent: DataPlaneRouter)
 def test_a_stream_whose_key_expires_goes_on_to_its_end(
     engine: FakeEngine, lent: DataPlaneRouter, client: Client
 ) -> None:
-    lent.add_key("c" * 16, LENT, expires=int(time.time()) + 3)
-    send(client, chat(stream=True, fake={"frames": 5, "delay": 0.7}))
+    lent.add_key("c" * 16, LENT, expires=soon())
+    send(client, chat(stream=True, fake=SILENT_MID_STREAM))
     wait_until_busy(engine)
     eventually(lambda: lent.chat(chat(), key=LENT).status == 401, "the key to expire")
+    engine.go_on()
     response = client.read_response()
     assert (response.status, response.broken) == (200, None)
     assert response.events()[-1] == "[DONE]"
@@ -174,7 +180,7 @@ def dial(plane: DataPlaneRouter) -> ClientConnection:
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 def test_a_websocket_ends_with_its_key(engine: FakeEngine, lent: DataPlaneRouter, how: str) -> None:
     if how == "expired":
-        lent.add_key("c" * 16, LENT, expires=int(time.time()) + 3)
+        lent.add_key("c" * 16, LENT, expires=soon())
     with dial(lent) as client:
         client.send("one")
         assert client.recv(DEADLINE) == "one"

@@ -10,7 +10,7 @@ import pytest
 
 import fake_responses
 from harness import FakeEngine
-from raw_http import BrokenFraming, Client, build, chat, eventually
+from raw_http import DEADLINE, BrokenFraming, Client, build, chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
 
@@ -117,9 +117,10 @@ def test_it_sees_its_peer_leave_while_it_does_not_read(engine: FakeEngine) -> No
 def test_every_faulty_framing_is_rejected_by_the_strict_client(
     engine: FakeEngine, framing: str
 ) -> None:
-    with Client(engine.address, timeout=1) as client:
+    with Client(engine.address) as client:
         client.send(build("POST", "/v1/chat/completions", chat(fake={"framing": framing})))
         head = client.read_head()
+        client.socket.settimeout(1)
         with pytest.raises((AssertionError, BrokenFraming, TimeoutError)):
             client.read_body(head)
 
@@ -127,7 +128,7 @@ def test_every_faulty_framing_is_rejected_by_the_strict_client(
 def test_it_exits_with_the_code_it_was_given(engine: FakeEngine) -> None:
     with pytest.raises(BrokenFraming):
         ask(engine, fault={"how": "exit", "at": "before_head", "code": 7})
-    assert engine.process.wait(10) == 7
+    assert engine.process.wait(DEADLINE) == 7
 
 
 def test_it_responds_before_it_has_read_the_body(engine: FakeEngine) -> None:
@@ -158,4 +159,14 @@ def test_it_ignores_sigterm_when_told_to(fake_engines: Engines) -> None:
     engine.process.terminate()
     assert ask(engine).status == 200
     engine.control("stop")
-    assert engine.process.wait(10) == 0
+    assert engine.process.wait(DEADLINE) == 0
+
+
+def test_a_stall_without_a_time_lasts_until_it_is_told_to_go_on(engine: FakeEngine) -> None:
+    fault = {"how": "stall", "at": "before_head"}
+    with Client(engine.address) as client:
+        client.send(build("POST", "/v1/chat/completions", chat(fake={"fault": fault})))
+        eventually(lambda: engine.state()["in_progress"] == 1, "the request to be there")
+        engine.go_on()
+        assert client.read_response().status == 200
+    assert ask(engine, fault=fault).status == 200, "none begins"
