@@ -87,7 +87,9 @@ STALLS: list[dict[str, Any]] = [
     {"fault": {"how": "stall", "at": place, "after": 1}}
     for place in ("before_head", "after_head", "inside_frame")
 ]
-"""Rare, since each holds its connection until a timeout of the router."""
+"""Rare, and on a connection of their own, which each holds until a timeout of the router."""
+LIMIT = 45
+"""Seconds of that timeout: on a busy machine harmless requests do not take so long either."""
 
 
 @dataclass
@@ -109,12 +111,14 @@ class Plan:
     wire: bytes
     harmless: bool
     leaves: bool
+    stalls: bool
 
 
-def plan(chance: random.Random) -> Plan:
+def plan(chance: random.Random, may_stall: bool) -> Plan:
     """A request by chance: plain, with an order, harmless or not, or from a caller that leaves."""
     nonce = f"nonce-{chance.getrandbits(60):016x}"
     kind = chance.random()
+    stalls = may_stall and 0.45 <= kind < 0.456
     orders: dict[str, Any] = {}
     if kind < 0.30:
         orders = dict(chance.choice(HARMLESS))
@@ -122,9 +126,9 @@ def plan(chance: random.Random) -> Plan:
         orders = dict(chance.choice(HARMFUL))
         if chance.random() < 0.5:
             orders["only_on"] = "engine-0"
-    elif kind < 0.4515:
+    elif stalls:
         orders = dict(chance.choice(STALLS))
-    harmless = not 0.30 <= kind < 0.4515
+    harmless = not (stalls or 0.30 <= kind < 0.45)
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": nonce}]}
     if chance.random() < 0.5:
         body["stream"] = True
@@ -144,7 +148,8 @@ def plan(chance: random.Random) -> Plan:
     else:
         framing = f"Content-Length: {len(payload)}"
     wire = f"POST /v1/chat/completions HTTP/1.1\r\n{headers}{framing}\r\n\r\n".encode() + payload
-    return Plan(nonce, wire, harmless, leaves=chance.random() < 0.03)
+    leaves = chance.random() < 0.03 and not stalls
+    return Plan(nonce, wire, harmless, leaves, stalls)
 
 
 class Caller:
@@ -152,6 +157,7 @@ class Caller:
 
     def __init__(self, address: str, seed: int, tally: Tally) -> None:
         host, _, port = address.removeprefix("http://").rpartition(":")
+        self.address = address
         self.peer = (host, int(port))
         self.chance = random.Random(seed)
         self.tally = tally
@@ -159,9 +165,24 @@ class Caller:
         self.buffer = b""
 
     async def ask_all(self, count: int) -> None:
-        for _ in range(count):
-            await self.ask(plan(self.chance))
-            self.tally.asked += 1
+        async with asyncio.TaskGroup() as others:
+            for number in range(count):
+                # Only in the first quarter, so that nobody has to wait for a stall in the end.
+                planned = plan(self.chance, may_stall=4 * number < count)
+                if planned.stalls:
+                    seed = self.chance.getrandbits(60)
+                    other = Caller(self.address, seed, self.tally)
+                    others.create_task(other.ask_and_go_on(planned))
+                else:
+                    await self.ask(planned)
+                self.tally.asked += 1
+            self.hang_up()
+
+    async def ask_and_go_on(self, planned: Plan) -> None:
+        """Asks this, and some more on the same connection, if that is kept."""
+        await self.ask(planned)
+        for _ in range(5):
+            await self.ask(plan(self.chance, may_stall=False))
         self.hang_up()
 
     def hang_up(self) -> None:
@@ -243,7 +264,7 @@ class Caller:
             if parsed is not None or end_seen:
                 break
             try:
-                data = await asyncio.wait_for(loop.sock_recv(self.socket, 1 << 18), 60)
+                data = await asyncio.wait_for(loop.sock_recv(self.socket, 1 << 18), 5 * LIMIT)
             except ConnectionError:
                 data = b""
             end_seen = not data
@@ -312,7 +333,7 @@ def test_no_caller_ever_sees_anothers_nonce(
     for engine in engines:
         engine.control("keep_journal", False)
         engine.defaults(close_chance=0.02)
-    plane = router(engines, workers=2, timeouts={"first_frame": 5, "idle": 5})
+    plane = router(engines, workers=2, timeouts={"first_frame": LIMIT, "idle": LIMIT})
     tally = Tally()
 
     async def ask_all() -> None:
