@@ -274,7 +274,7 @@ def test_the_real_engine_stops_its_stream_when_the_caller_leaves(
     smollm2: ServedRouter, leave: Leave, behind: bytes
 ) -> None:
     (engine,) = smollm2.engines()
-    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
+    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle")
     with smollm2.client() as client:
         smollm2.send_chat(client, long_generation(stream=True))
         client.send(behind)
@@ -288,7 +288,7 @@ def test_the_real_engine_stops_its_stream_when_the_caller_leaves(
 @pytest.mark.timeout(300)
 def test_the_real_engine_never_begins_what_was_left_while_uploading(smollm2: ServedRouter) -> None:
     (engine,) = smollm2.engines()
-    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
+    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle")
     with smollm2.client() as client:
         client.send(
             build("POST", "/v1/chat/completions", long_generation(stream=True), key=KEY)[:-1]
@@ -303,12 +303,12 @@ def test_the_real_engines_slot_stays_counted_while_it_works_for_nobody(
 ) -> None:
     """llama.cpp does not stop a non-streamed generation for a close, nor may the count say so."""
     (engine,) = smollm2.engines()
-    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle", 60)
+    eventually(lambda: engine.busy_slots() == 0, "the engine to be idle")
     with smollm2.client() as client:
         body = {**long_generation(stream=False), "max_tokens": 100}
         smollm2.send_chat(client, body)
         eventually(lambda: engine.busy_slots() == 1, "the engine to begin")
     if engine.busy_slots() == 1:
         assert read_gauge(smollm2.metrics(), "gpustack_fast_instance_outstanding") == 1
-    eventually(lambda: engine.busy_slots() == 0, "the engine to end", 60)
-    eventually(lambda: is_idle(smollm2), "the lease to be returned", 60)
+    eventually(lambda: engine.busy_slots() == 0, "the engine to end")
+    eventually(lambda: is_idle(smollm2), "the lease to be returned")

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from harness import FakeEngine, cli, external, serving
+from harness import ENDED_WITHIN, FakeEngine, cli, external, serving
 from raw_http import chat
 
 ROUTE = """
@@ -49,7 +49,7 @@ def test_a_service_manager_hears_that_the_server_responds_and_that_it_stops(
     address = str(short_folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
-        manager.settimeout(60)
+        manager.settimeout(ENDED_WITHIN)
         environment = {"NOTIFY_SOCKET": address}
         with serving(external([shared_engine]), wait=False, environment=environment) as server:
             assert manager.recv(100) == b"READY=1"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness import KEY, SMOLLM2, ServedRouter, cli, serving
+from harness import ENDED_WITHIN, KEY, SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
 from raw_http import eventually
 
 DESCRIPTORS = 256
@@ -41,7 +41,7 @@ def crowd(server: ServedRouter) -> Iterator[list[int]]:
         try:
             yield opened
         finally:
-            output, _ = people.communicate(timeout=30)
+            output, _ = people.communicate(timeout=ENDED_WITHIN)
             opened.append(int(output))
 
 
@@ -72,7 +72,7 @@ def test_a_crowd_of_every_kind_neither_ends_nor_fills_the_server() -> None:
         "messages": [{"role": "user", "content": "Hi"}],
     }
     with serving(config, program=[*shell, *cli()]) as server:
-        eventually(lambda: server.running() == 1, "the engine to run", 120.0)
+        eventually(lambda: server.running() == 1, "the engine to run", STARTED_WITHIN)
         assert server.chat(question).status == 200
         (engine,) = server.engines()
         idle = resident(server)
@@ -83,7 +83,8 @@ def test_a_crowd_of_every_kind_neither_ends_nor_fills_the_server() -> None:
             chats = 0
             while time.monotonic() < end:
                 assert server.request("GET", "/healthz", key=None).status == 200
-                assert server.chat(question).status == 200, f"after {chats} chats"
+                answer = server.chat(question)
+                assert answer.status == 200, f"after {chats} chats: {answer.body!r}"
                 chats += 1
             revoked = server.keys("revoke", "someone")
             assert revoked.returncode == 0, revoked.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, stop
+from harness import ENDED_WITHIN, STARTED_WITHIN, cli, stop
 from raw_http import Client, eventually
 
 
@@ -46,7 +46,7 @@ class Default:
             assert self.process.poll() is None, self.seen()
             return "Try it: " in self.seen()
 
-        eventually(ready, "the ready lines", 180.0)
+        eventually(ready, "the ready lines", STARTED_WITHIN)
 
     def url(self) -> str:
         found = re.search(r"^Ready: (http://\S+)$", self.seen(), re.MULTILINE)
@@ -56,7 +56,12 @@ class Default:
     def run(self, command: list[str], **more: str) -> str:
         environment = {**self.environment, **more}
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=90, check=True
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=ENDED_WITHIN,
+            check=True,
         ).stdout
 
     def keys(self, *arguments: str) -> str:
@@ -81,7 +86,7 @@ def default() -> Iterator[Default]:
             one.wait_until_ready()
             yield one
         finally:
-            stop(one.process, patience=60.0)
+            stop(one.process)
 
 
 def response_of(stream: str) -> str:
@@ -136,7 +141,7 @@ def test_the_progress_is_reported_in_lines(default: Default) -> None:
 
 def test_a_later_start_builds_nothing_and_says_how_to_get_a_key(default: Default) -> None:
     default.process.send_signal(signal.SIGINT)
-    assert default.process.wait(60) == 0
+    assert default.process.wait(ENDED_WITHIN) == 0
     default.start()
     default.wait_until_ready()
     told = default.seen()

@@ -221,7 +221,7 @@ def upload(server: ServedRouter, parts: list[bytes | None], size: int) -> tuple[
     """Sends a form in pieces; None is a file of that size. Returns status and the body's hash."""
     digest = hashlib.sha256()
     piece = os.urandom(MEGABYTE)
-    with Client(server.address, timeout=100) as client:
+    with Client(server.address) as client:
 
         def send(data: bytes) -> None:
             digest.update(data)

@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness import FakeEngine, cli, external, stop
+from harness import ENDED_WITHIN, FakeEngine, cli, external, stop
 from raw_http import Client, eventually
 
 
@@ -32,7 +32,7 @@ class Terminal:
             self.screen += os.read(self._ours, 65_536).decode().replace("\r\n", "\n")
             return words in self.screen
 
-        eventually(seen, f"{words!r} on the terminal", 60.0)
+        eventually(seen, f"{words!r} on the terminal")
         return self.screen
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ def test_a_first_start_that_fails_makes_no_key_that_nobody_has_seen(
     (data / "logs").write_text("in the way of a folder")
     terminal = Terminal(short_folder, external([shared_engine]))
     screen = terminal.read_until("error: ")
-    assert terminal.process.wait(30) == 1
+    assert terminal.process.wait(ENDED_WITHIN) == 1
     assert "YOUR_KEY=" in screen or not (data / "keys.json").exists(), screen
     (data / "logs").unlink()
     terminal = Terminal(short_folder, external([shared_engine]))

@@ -12,7 +12,7 @@ import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_openai import ChatOpenAI
 
-from harness import ServedRouter, serving
+from harness import STARTED_WITHIN, ServedRouter, serving
 from raw_http import eventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -56,7 +56,7 @@ def claude(smollm2: ServedRouter) -> Iterator[anthropic.Anthropic]:
 @pytest.fixture(scope="module")
 def pooling() -> Iterator[ServedRouter]:
     with serving(POOLING) as server:
-        eventually(lambda: server.running() == 2, "both models to run", 60)
+        eventually(lambda: server.running() == 2, "both models to run", STARTED_WITHIN)
         yield server
 
 

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import KEY, SMOLLM2, FakeEngine, ServedRouter, cli, external, serving
+from harness import (
+    ENDED_WITHIN,
+    KEY,
+    SMOLLM2,
+    STARTED_WITHIN,
+    FakeEngine,
+    ServedRouter,
+    cli,
+    external,
+    serving,
+)
 from raw_http import build, chat, eventually
 
 
@@ -49,7 +59,7 @@ def assert_nothing_is_left(server: ServedRouter) -> None:
 def server() -> Iterator[ServedRouter]:
     """Two real engines behind the whole product."""
     with serving(SMOLLM2.format(replicas=2)) as one:
-        eventually(lambda: len(engines(one)) == 2, "two engines to run", 120.0)
+        eventually(lambda: len(engines(one)) == 2, "two engines to run", STARTED_WITHIN)
         yield one
 
 
@@ -60,7 +70,7 @@ def test_a_signal_ends_the_server_and_every_engine(
     pids = engines(server)
     assert set(pids) < set(processes_of(server.data_dir))
     server.process.send_signal(number)
-    assert server.process.wait(60) == 0, server.output()
+    assert server.process.wait(ENDED_WITHIN) == 0, server.output()
     assert_nothing_is_left(server)
 
 
@@ -73,7 +83,7 @@ def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: Ser
     )
     server.start()
     server.wait_until_ready()
-    eventually(lambda: len(engines(server)) == 2, "two engines to run", 120.0)
+    eventually(lambda: len(engines(server)) == 2, "two engines to run", STARTED_WITHIN)
     assert not set(before) & set(processes_of(server.data_dir))
     assert server.output().count("which an earlier run had left") == 2
     assert server.chat(chat("smollm2", max_tokens=1)).status == 200
@@ -87,7 +97,7 @@ def test_a_killed_engine_is_started_again(server: ServedRouter) -> None:
     eventually(
         lambda: first not in (now := engines(server)) and len(now) == 2,
         "another engine to run",
-        60.0,
+        STARTED_WITHIN,
     )
     assert other in engines(server)
     instances = [one for model in server.models() for one in model["instances"]]
@@ -113,14 +123,16 @@ def test_requests_end_before_the_server_does_and_a_second_signal_cuts_them(
         assert server.process.poll() is None
         assert len(processes_of(server.data_dir)) == 3, "the engines stay as long as a request runs"
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(ENDED_WITHIN) == 0
     assert "requests were cut cut=1" in server.output()
     assert_nothing_is_left(server)
 
 
 def test_a_signal_while_engines_start_leaves_nothing_behind(short_folder: Path) -> None:
     server = ServedRouter(short_folder, SMOLLM2.format(replicas=2))
-    eventually(lambda: "Starting smollm2-" in server.output(), "the first engine to start", 120.0)
+    eventually(
+        lambda: "Starting smollm2-" in server.output(), "the first engine to start", STARTED_WITHIN
+    )
     assert server.stop() == 0, server.output()
     assert_nothing_is_left(server)
 
@@ -131,7 +143,11 @@ def test_a_signal_while_engines_start_leaves_nothing_behind(short_folder: Path) 
 def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`serve`, which is expected to end by itself."""
     return subprocess.run(
-        [*cli(), "serve", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*cli(), "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=ENDED_WITHIN,
+        check=False,
     )
 
 
@@ -174,7 +190,9 @@ def test_too_few_descriptors_for_a_start_are_reported_in_a_sentence(
     config = short_folder / "config.toml"
     config.touch()
     command += ["--config", str(config), "--data-dir", str(short_folder / "data"), "--port", "0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=ENDED_WITHIN, check=False
+    )
     assert ended.returncode == 1
     (line,) = [one for one in ended.stderr.splitlines() if one.startswith("error: ")]
     assert "Too many open files" in line
@@ -243,7 +261,7 @@ app.end_leftovers = fails
     with spoilt(short_folder, spoil) as server:
         eventually(lambda: "It waits." in server.output(), "the start to come to it")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 1, server.output()
+        assert server.process.wait(ENDED_WITHIN) == 1, server.output()
         assert "error: It cannot be ended." in server.output()
         assert not (server.data_dir / "run" / "control.sock").exists()
 
@@ -275,7 +293,7 @@ Signals.look = fails
 """
     with spoilt(short_folder, spoil) as server:
         told = "The look at the records ended by a mistake; going on."
-        eventually(lambda: told in server.output(), "the mistake is told", 30.0)
+        eventually(lambda: told in server.output(), "the mistake is told")
         server.wait_until_ready()
         assert server.stop() == 0
 
@@ -293,7 +311,9 @@ restart_on_error = false
 """
     server = ServedRouter(short_folder, config)
     try:
-        eventually(lambda: "is not started again" in server.output(), "the reason is told", 120.0)
+        eventually(
+            lambda: "is not started again" in server.output(), "the reason is told", STARTED_WITHIN
+        )
         (instance,) = server.models()[0]["instances"]
         assert instance["state"] == "error"
         assert "exit code 1" in instance["state_message"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness import KEY, DataPlaneRouter, FakeEngine
+from harness import ENDED_WITHIN, KEY, DataPlaneRouter, FakeEngine
 from raw_http import Client, Response, build, chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
@@ -482,7 +482,7 @@ def test_curl_can_use_it(plane: DataPlaneRouter) -> None:
         "Content-Type: application/json",
     ]
     command += ["-d", json.dumps(chat(text="from curl")), f"{plane.address}/v1/chat/completions"]
-    done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=ENDED_WITHIN, check=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "from curl"
 
 

@@ -78,7 +78,7 @@ def client(
         base_url=plane.address,
         verify=certificate.trust,
         headers=AUTHORIZATION,
-        timeout=20,
+        timeout=DEADLINE,
     ) as client:
         yield client
 
@@ -148,7 +148,7 @@ def test_many_streams_share_one_connection(
             verify=certificate.trust,
             headers=AUTHORIZATION,
             limits=httpx.Limits(max_connections=1),
-            timeout=30,
+            timeout=DEADLINE,
         ) as client:
             responses = await asyncio.gather(*(ask(client, number) for number in range(100)))
             assert plane.plane.stats().connections == 1
@@ -211,7 +211,7 @@ def test_serve_speaks_tls_with_the_certificate_of_its_configuration(
                     assert product.process.poll() is None, product.output()
                     return False
 
-            eventually(is_ready, "/readyz to answer 200 over TLS", 60)
+            eventually(is_ready, "/readyz to answer 200 over TLS")
             response = client.post("/v1/chat/completions", json=chat())
             assert (response.status_code, response.http_version) == (200, "HTTP/2")
             # The management API behind the same port.

@@ -119,7 +119,7 @@ def assert_noticed(plane: DataPlaneRouter) -> None:
 
 def test_a_stream_from_a_machine_that_vanishes_ends(machine: FarMachine, router: Routers) -> None:
     plane = router([machine.run_engine()], timeouts=LIMITS)
-    with Client(plane.address, timeout=60) as client:
+    with Client(plane.address) as client:
         plane.send_chat(client, chat(stream=True))
         client.read_until(b'{"first":1}')
         machine.hear("received")
@@ -133,7 +133,7 @@ def test_an_upload_to_a_machine_that_vanishes_ends(machine: FarMachine, router: 
     """While bytes are not acknowledged the system sends no probe."""
     plane = router([machine.run_engine()], timeouts={**LIMITS, "tcp_unacknowledged": 1})
     body = chat(prompt="x" * 20_000_000)
-    with Client(plane.address, timeout=60) as client:
+    with Client(plane.address) as client:
         sending = threading.Thread(
             target=send_all, args=[client, build("POST", "/v1/completions", body, key=KEY)]
         )

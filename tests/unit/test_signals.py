@@ -14,6 +14,7 @@ import pytest
 from gpustack_fast import __main__, signals
 from gpustack_fast.signals import ASKS, Ask, Signals, name
 from limits import no_descriptors
+from raw_http import DEADLINE
 
 ATTENDING = """
 import asyncio, signal, sys
@@ -122,7 +123,7 @@ def test_what_comes_before_anybody_attends_is_kept(attending: Attending) -> None
 
 def test_a_stop_before_anybody_attends_ends_the_process_by_default(attending: Attending) -> None:
     attending.send(signal.SIGTERM)
-    assert attending.process.wait(10) == -signal.SIGTERM
+    assert attending.process.wait(DEADLINE) == -signal.SIGTERM
 
 
 def test_a_terminal_that_goes_asks_for_the_stop_unless_nohup_was_there(
@@ -189,7 +190,7 @@ def test_process_1_ends_by_a_stop_while_it_starts(number: int) -> None:
         children = f"/proc/{unshare.pid}/task/{unshare.pid}/children"
         (child,) = Path(children).read_text().split()
         os.kill(int(child), number)
-        assert unshare.wait(10) == 128 + number
+        assert unshare.wait(DEADLINE) == 128 + number
     finally:
         unshare.kill()
         unshare.communicate()

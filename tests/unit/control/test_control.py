@@ -236,7 +236,7 @@ def test_the_control_socket_accepts_again_after_a_mistake(
     def scenario(path: Path) -> None:
         with ControlClient(path) as client, pytest.raises(ControlError):
             client.list_keys()
-        with ControlClient(path, timeout=10.0) as client:
+        with ControlClient(path) as client:
             assert client.list_keys() == []
 
     with_server(tmp_path, scenario)

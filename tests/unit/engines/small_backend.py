@@ -17,6 +17,7 @@ from gpustack_fast.backends import Backend, Command, Model, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.storage.engine_paths import EnginePaths
+from raw_http import DEADLINE
 
 ENGINE = Path(__file__).parent / "small_engine.py"
 
@@ -38,7 +39,7 @@ PYTHON = Path(sys.executable)
 
 
 def small(
-    *orders: str, name: str = "small", ready_timeout: float = 30.0, **more: object
+    *orders: str, name: str = "small", ready_timeout: float = DEADLINE, **more: object
 ) -> ModelConfig:
     """A model of the small engine."""
     return ModelConfig(
@@ -60,7 +61,7 @@ def run(scenario: Callable[[EnginePaths], Awaitable[None]], folder: Path) -> Non
     uvloop.run(main())
 
 
-async def eventually(happened: Callable[[], bool], what: str, deadline: float = 30.0) -> None:
+async def eventually(happened: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
     """Waits until something is so; the deadline only keeps a broken test from waiting for ever."""
     end = time.monotonic() + deadline
     while not happened():

@@ -18,9 +18,10 @@ from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 from limits import no_descriptors
+from raw_http import DEADLINE
 
 
-def instance(paths: EnginePaths, *orders: str, ready_timeout: float = 30.0) -> Instance:
+def instance(paths: EnginePaths, *orders: str, ready_timeout: float = DEADLINE) -> Instance:
     model = small(*orders, ready_timeout=ready_timeout)
     faults = Faults()
     one = Instance(new_id(model.name), model, SMALL, paths, ProcessTable(faults), faults)

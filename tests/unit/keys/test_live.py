@@ -222,7 +222,7 @@ def test_an_old_failure_is_no_reason_why_a_revocation_is_not_saved(
     save = store.save
 
     def wait_and_save() -> None:
-        slow.wait(30)
+        slow.wait()
         save()
 
     async def run() -> None:

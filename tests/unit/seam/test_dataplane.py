@@ -29,7 +29,7 @@ from gpustack_fast.seam import documents
 from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
 from gpustack_fast.seam.documents import DataPlaneConfig
 from limits import limited
-from raw_http import eventually
+from raw_http import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[3]
 KEY = "seam-test-key-of-enough-length"
@@ -305,7 +305,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     assert plane.publish(TABLE) == 1
     plane.update_keys(KEYS)
     host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE)
     connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
     models = json.loads(connection.getresponse().read())
     assert models["data"] == [{"id": "r", "object": "model", "created": 12, "owned_by": "gpustack"}]
@@ -324,7 +324,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     events: list[documents.Event] = []
 
     def fetch(enough: Any) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while not enough():
             assert time.monotonic() < deadline, (records, events)
             polled = plane.poll()
