@@ -8,10 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving, stop
+
+# A busy machine is no fault of an example's, and what is tried is the same in each run. For other
+# examples, and more: pytest --hypothesis-profile=explore.
+hypothesis.settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture

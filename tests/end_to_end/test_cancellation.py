@@ -253,11 +253,14 @@ def test_a_slot_stays_counted_where_a_close_does_not_stop_the_work(
 
 # --- the real engine ---
 
+STOPPED_WITHIN = 15.0
+"""Seconds in which it does not come to an end by itself."""
+
 
 def long_generation(stream: bool) -> dict[str, Any]:
-    """Half a minute of work for llama.cpp on a CPU, if nobody stops it."""
+    """Half a minute of work for llama.cpp on a CPU, if nobody stops it; more, if others work."""
     return chat(
-        "smollm2", "Tell me a long story.", stream=stream, max_tokens=1_500, ignore_eos=True
+        "smollm2", "Tell me a long story.", stream=stream, max_tokens=1_900, ignore_eos=True
     )
 
 
@@ -281,7 +284,7 @@ def test_the_real_engine_stops_its_stream_when_the_caller_leaves(
         client.read_until(b'"content":')
         assert engine.busy_slots() == 1
         leave(client)
-        eventually(lambda: engine.busy_slots() == 0, "the engine to stop")
+        eventually(lambda: engine.busy_slots() == 0, "the engine to stop", STOPPED_WITHIN)
     eventually(lambda: is_idle(smollm2), "the lease to be returned")
 
 
@@ -308,7 +311,9 @@ def test_the_real_engines_slot_stays_counted_while_it_works_for_nobody(
         body = {**long_generation(stream=False), "max_tokens": 100}
         smollm2.send_chat(client, body)
         eventually(lambda: engine.busy_slots() == 1, "the engine to begin")
+    outstanding = read_gauge(smollm2.metrics(), "gpustack_fast_instance_outstanding")
+    # It has worked until now, then.
     if engine.busy_slots() == 1:
-        assert read_gauge(smollm2.metrics(), "gpustack_fast_instance_outstanding") == 1
+        assert outstanding == 1
     eventually(lambda: engine.busy_slots() == 0, "the engine to end")
     eventually(lambda: is_idle(smollm2), "the lease to be returned")

@@ -6,6 +6,7 @@ The machine is a network namespace behind a pair of virtual interfaces, one of w
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import shutil
@@ -46,16 +47,16 @@ class FarMachine:
         number = os.getpid() * 8 + next(_NUMBERS)
         self.name = f"gpf-{number}"
         self.near, self.far = f"gpn{number}", f"gpf{number}"
-        # Of the 256 networks of TEST-NET-2 and the like none is routed anywhere.
-        network = f"198.18.{number % 256}"
-        self.near_address, self.far_address = f"{network}.1", f"{network}.2"
+        # Of the networks for benchmarks none is routed anywhere; other runs have others of them.
+        network = ipaddress.IPv4Address("198.18.0.0") + 4 * (number % 32_768)
+        self.near_address, self.far_address = str(network + 1), str(network + 2)
 
     def begin(self) -> None:
         ip("netns", "add", self.name)
         ip("link", "add", self.near, "type", "veth", "peer", "name", self.far, "netns", self.name)
-        ip("address", "add", f"{self.near_address}/24", "dev", self.near)
+        ip("address", "add", f"{self.near_address}/30", "dev", self.near)
         ip("link", "set", self.near, "up")
-        ip("-n", self.name, "address", "add", f"{self.far_address}/24", "dev", self.far)
+        ip("-n", self.name, "address", "add", f"{self.far_address}/30", "dev", self.far)
         ip("-n", self.name, "link", "set", self.far, "up")
 
     def run(self, script: str, address: str, port: int, request: bytes = b"") -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpustack_fast.config import SOURCE_FIELDS, Config, ModelConfig, RouteConfig, TargetConfig
@@ -221,7 +221,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(), JSON, max_size=3))
 def test_whatever_json_can_carry_may_be_said_of_a_route(meta: dict[str, object]) -> None:
     model = ModelConfig(name="a", backend="external", urls=["http://h:1"], meta=meta)

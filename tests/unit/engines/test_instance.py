@@ -186,6 +186,7 @@ def test_a_grown_log_that_cannot_be_copied_is_emptied_all_the_same(short_folder:
 def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = instance(paths, ready_timeout=0.3)
+        await eventually(one.socket.is_socket, "the engine to listen")
         with no_descriptors():
             waiting = asyncio.ensure_future(one.wait_until_ready())
             await eventually(lambda: one._faults.counts["probe"] > 6, "probes fail")

@@ -49,7 +49,7 @@ def test_the_file_is_for_its_owner_and_is_not_touched_without_need(
     assert directory.routes_file.stat().st_ino == before.st_ino
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(starts=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=5), max_size=8))
 def test_over_any_starts_no_name_changes_its_number_and_no_number_its_name(
     tmp_path_factory: pytest.TempPathFactory, starts: list[list[str]]

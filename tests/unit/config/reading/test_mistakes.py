@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from command_line import run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpustack_fast.config import Config
@@ -697,7 +697,6 @@ DOCUMENTS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(DOCUMENTS)
 def test_a_document_has_mistakes_exactly_where_msgspec_finds_one(document: dict[str, Any]) -> None:
     """msgspec is the obvious twin: it finds the first."""
