@@ -390,7 +390,7 @@ fn every_byte_reaches_a_slow_reader() {
 
 #[test]
 fn a_cut_response_to_http_1_0_does_not_look_whole() {
-    let (heard, wait) = mpsc::channel::<()>();
+    let (go_on, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let engine = Engine::start(true, move |_, mut stream| {
         read_request(&mut stream).unwrap();
@@ -402,7 +402,7 @@ fn a_cut_response_to_http_1_0_does_not_look_whole() {
     let mut client = plane.connect();
     client.write(request(BODY).replace("HTTP/1.1", "HTTP/1.0").as_bytes());
     client.until(b"sound");
-    heard.send(()).unwrap();
+    go_on.send(()).unwrap();
     assert!(!client.ends_without_a_reset());
 }
 

@@ -563,7 +563,7 @@ mod tests {
         assert!(!attempt.finish());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_a_used_connection_that_ends_without_a_byte_is_stale() {
         let mut used = Attempt::begin("stale", 2).await;
         used.engine = UnixStream::pair().unwrap().0;

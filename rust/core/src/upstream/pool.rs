@@ -157,7 +157,7 @@ mod tests {
         let _ = std::fs::remove_file(path);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_a_quiet_young_connection_is_used_again() {
         let (listener, path) = listen("quiet");
         let instance = instance(&path, Duration::from_millis(200), 3);
