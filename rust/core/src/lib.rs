@@ -29,6 +29,7 @@ mod request;
 mod scratch;
 mod server;
 mod shared;
+mod sock_diag;
 mod tcp;
 mod telemetry;
 mod timer;

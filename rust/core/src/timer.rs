@@ -1,4 +1,5 @@
-//! One timer for all phases of a request, so that a phase costs no timer of its own.
+//! One timer for all phases of a request, so that a phase costs no timer of its own; and one for what
+//! a client does not take.
 
 use std::{
     future::Future,
@@ -42,6 +43,60 @@ impl PhaseTimer {
     }
 }
 
+/// The system is asked so often within a limit.
+const ASKED: u32 = 4;
+
+/// Fires when a client has taken nothing for a limit's time of what there is for it. A socket that
+/// takes no byte of ours does not show that: its client may read what the system holds. So the
+/// system is asked now and then, and never where the client is faster than a part of the limit.
+#[derive(Debug, Default)]
+pub(crate) struct SendTimer {
+    timer: PhaseTimer,
+    asked: Option<Asked>,
+}
+
+/// The last answer of the system.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// The wait in which it was asked, by its begin.
+    since: Instant,
+    at: Instant,
+    /// The last number that changes with what the client has taken; None: the system tells none.
+    taken: Option<u64>,
+    /// The last time at which the client may have taken something.
+    changed: Instant,
+}
+
+impl SendTimer {
+    /// Ready when the client has taken nothing for `limit`, and up to a quarter more; None: never.
+    /// `since`: the last time at which it was seen to take something, or at which there was
+    /// something for it. `taken` gives a number that changes with what it has taken; None: it is
+    /// not known, and has not changed then.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        since: Instant,
+        limit: Option<Duration>,
+        taken: impl Fn() -> Option<u64>,
+    ) -> Poll<()> {
+        let Some(limit) = limit else { return Poll::Pending };
+        loop {
+            let asked = self.asked.filter(|asked| asked.since == since);
+            let (at, changed) = asked.map_or((since, since), |asked| (asked.at, asked.changed));
+            let rest = limit.saturating_sub(at.duration_since(changed));
+            ready!(self.timer.poll(context, at, Some(rest.min(limit / ASKED))));
+            let (now, taken) = (Instant::now(), taken());
+            let before = asked.and_then(|asked| asked.taken);
+            // What it has taken before the first answer is not known.
+            let changed = if taken.is_some() && taken != before { now } else { changed };
+            if now.duration_since(changed) >= limit {
+                return Poll::Ready(());
+            }
+            self.asked = Some(Asked { since, at: now, taken: taken.or(before), changed });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -78,5 +133,39 @@ mod tests {
         )
         .await;
         assert!(fired.is_err());
+    }
+
+    /// The time in which a timer with a limit of 4 s fires, in quarters of a second, where `taken`
+    /// is asked in each second.
+    async fn fires_after(taken: impl Fn(u64) -> Option<u64>) -> u128 {
+        let (start, limit) = (Instant::now(), Some(Duration::from_secs(4)));
+        let mut timer = SendTimer::default();
+        let taken = || taken(start.elapsed().as_secs());
+        poll_fn(|context| timer.poll(context, start, limit, taken)).await;
+        start.elapsed().as_millis() / 250
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_something_within_each_limit_is_waited_for() {
+        assert_eq!(fires_after(|_| None).await, 16, "nothing is known of it");
+        assert_eq!(
+            fires_after(|_| Some(7)).await,
+            20,
+            "nothing was taken since the first question"
+        );
+        assert_eq!(fires_after(|second| Some(second.min(100))).await, (100 + 4) * 4);
+        assert_eq!(fires_after(|second| Some(second.min(100) / 3)).await, (99 + 4) * 4);
+        assert_eq!(fires_after(|second| (second % 2 == 0).then_some(second.min(50))).await, 54 * 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_before_a_new_wait_does_not_count_in_it() {
+        let limit = Some(Duration::from_secs(4));
+        let mut timer = SendTimer::default();
+        for _ in 0..3 {
+            let since = Instant::now();
+            poll_fn(|context| timer.poll(context, since, limit, || Some(7))).await;
+            assert_eq!(since.elapsed().as_secs(), 5);
+        }
     }
 }

@@ -451,6 +451,46 @@ fn a_client_that_takes_a_little_now_and_then_is_not_cut_off() {
     ends.recv_timeout(PATIENCE).unwrap();
 }
 
+/// An engine whose every response has this head, and behind it a long stream that has an end.
+fn long(head: &'static str) -> Engine {
+    Engine::start(true, move |_, mut stream| {
+        if head.contains("101") {
+            Client::over(stream.duplicate()).head();
+        } else {
+            read_request(&mut stream).unwrap();
+        }
+        let frame = format!("data: {}\n\n", "x".repeat(10_000));
+        let body = format!("{head}\r\n\r\n{}data: [DONE]\n\n", frame.repeat(60));
+        let _ = stream.write_all(body.as_bytes());
+    })
+}
+
+#[test]
+fn a_client_that_reads_slowly_and_steadily_gets_the_whole_of_its_response() {
+    let responds = long("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream");
+    let switches = long("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket");
+    let stream = request(r#"{"model":"m","stream":true}"#);
+    let upgrade = "GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let cases =
+        [(false, &responds, &*stream), (true, &responds, &*stream), (false, &switches, upgrade)];
+    thread::scope(|scope| {
+        for (unix, engine, asked) in cases {
+            scope.spawn(move || {
+                let timeouts = json!({"timeouts": {"send": 1.0}});
+                let builder = Plane::builder().engines(&[engine]).listen_unix(unix);
+                let plane = builder.with(timeouts).start();
+                let mut client = plane.connect();
+                client.write(asked.as_bytes());
+                // For three times the limit.
+                client.read_slowly(1_000, 30);
+                client.read_exact(&mut vec![0; 500_000]);
+                client.until(b"[DONE]\n\n");
+            });
+        }
+    });
+}
+
 #[test]
 fn a_page_that_nobody_reads_does_not_hold_its_connection() {
     let plane = Plane::builder().with(json!({"timeouts": {"send": 0.5}})).start();

@@ -12,6 +12,7 @@
 mod harness;
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::Shutdown,
     pin::Pin,
@@ -462,14 +463,17 @@ async fn the_management_api_sees_the_authority_as_host() {
 }
 
 /// A client that writes its frames itself, and grants what windows it likes.
-struct RawClient(harness::Client);
+struct RawClient(harness::Client, VecDeque<u8>);
+
+/// A body that no socket takes at once, in bytes.
+const LONG: usize = 1_000_000;
 
 impl RawClient {
     /// `window`: of each stream, in bytes.
     fn connect(plane: &Plane, window: u32) -> Self {
         let mut client = plane.connect();
         client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let mut client = Self(client);
+        let mut client = Self(client, VecDeque::new());
         client.grant(window);
         client
     }
@@ -513,16 +517,32 @@ impl RawClient {
         }
     }
 
+    /// Puts back what was read by itself.
+    fn behind(&mut self, read: Vec<u8>) {
+        self.1.extend(read);
+    }
+
+    fn read_exact(&mut self, bytes: &mut [u8]) {
+        let known = self.1.len().min(bytes.len());
+        bytes[..known].copy_from_slice(&self.1.drain(..known).collect::<Vec<_>>());
+        self.0.read_exact(&mut bytes[known..]);
+    }
+
+    /// The kind, stream and payload of the next frame.
+    fn any(&mut self) -> (u8, u32, Vec<u8>) {
+        let mut head = [0; 9];
+        self.read_exact(&mut head);
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.read_exact(&mut payload);
+        (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+    }
+
     /// The kind, stream and payload of the next frame that is neither about settings nor a ping.
     fn next(&mut self) -> (u8, u32, Vec<u8>) {
         loop {
-            let mut head = [0; 9];
-            self.0.read_exact(&mut head);
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            self.0.read_exact(&mut payload);
-            if ![4, 6, 8].contains(&head[3]) {
-                let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                return (head[3], stream, payload);
+            let frame = self.any();
+            if ![4, 6, 8].contains(&frame.0) {
+                return frame;
             }
         }
     }
@@ -655,6 +675,52 @@ fn a_client_that_waits_for_its_engine_takes_nothing_and_keeps_its_stream() {
         if kind == 0 {
             read.extend(payload);
         }
+    }
+}
+
+#[test]
+fn a_client_that_reads_slowly_and_steadily_keeps_its_stream() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+        let _ = stream.write_all(&[head.as_bytes(), &vec![b'x'; LONG]].concat());
+    });
+    let settings = json!({"timeouts": {"send": 1.0}});
+    // In front of a window that is used up, and of a socket that is full.
+    for window in [65_535, i32::MAX as u32] {
+        let plane = Plane::builder().engines(&[&engine]).with(settings.clone()).start();
+        let mut client = RawClient::connect(&plane, window);
+        let more = i32::MAX as u32 - 65_535;
+        if window > 65_535 {
+            client.frame(8, 0, 0, &more.to_be_bytes());
+        }
+        client.send(1, "/v1/completions", BODY.as_bytes());
+        let slowly = client.0.read_slowly(1_000, 30);
+        if window == 65_535 {
+            client.frame(8, 0, 0, &more.to_be_bytes());
+            client.frame(8, 0, 1, &more.to_be_bytes());
+        }
+        client.behind(slowly);
+        let mut read = 0;
+        while read < LONG {
+            let (kind, _, payload) = client.next();
+            assert!(kind < 2, "a frame of kind {kind} behind {read} bytes");
+            read += if kind == 0 { payload.len() } else { 0 };
+        }
+    }
+}
+
+#[test]
+fn answers_to_pings_are_nothing_that_a_client_takes_of_its_streams() {
+    let settings = json!({"timeouts": {"send": 0.5}});
+    let plane = Plane::builder().with(settings).start();
+    let mut client = RawClient::connect(&plane, 0);
+    client.send(1, "/v1/models", b"");
+    let mut kind = 1;
+    while kind != 3 {
+        client.frame(6, 0, 0, &[7; 8]);
+        kind = client.any().0;
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

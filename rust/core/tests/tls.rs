@@ -23,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use gpustack_fast_core::DataPlane;
-use harness::{Client, Engine, PATIENCE, Plane, Stream, read_request, request};
+use harness::{Client, Engine, PATIENCE, Plane, Stream, json_response, read_request, request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::CertifiedKey;
@@ -204,6 +204,23 @@ fn a_client_that_never_finishes_its_handshake_is_cut() {
     halting.write(&[0x16, 3, 1]);
     halting.read_to_end();
     plane.until_connections(0);
+}
+
+#[test]
+fn a_client_that_reads_slowly_and_steadily_gets_the_whole_of_its_response() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        let _ = stream.write_all(&json_response(&"x".repeat(1_000_000)));
+    });
+    let files = Files::new();
+    let timeouts = json!({"timeouts": {"send": 2.0}});
+    let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).with(timeouts).start();
+    let mut client = connect(&plane, &files);
+    client.write(request(BODY).as_bytes());
+    // As fast that it takes a record, of 16 KB, well within the limit.
+    let slowly = client.read_slowly(2_000, 60);
+    let head = slowly.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    client.read_exact(&mut vec![0; 1_000_000 - (slowly.len() - head)]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{client::tunnel::Tunnel, scratch::Scratch};
+use crate::{client::tunnel::Tunnel, scratch::Scratch, sock_diag};
 
 /// The view that a request in flight has of its client's connection.
 pub(crate) trait ClientWatch {
@@ -57,6 +57,10 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
 
     /// Whether the close is a reset, which discards what the client has not taken.
     fn reset_on_close(&self, is_reset: bool);
+
+    /// Bytes that were written and that the client has not taken, as far as the system knows; None:
+    /// it does not tell. To ask takes a descriptor and some system calls.
+    fn unread(&self) -> Option<u64>;
 }
 
 impl ClientStream for TcpStream {
@@ -71,6 +75,10 @@ impl ClientStream for TcpStream {
     fn reset_on_close(&self, is_reset: bool) {
         let linger = is_reset.then_some(Duration::ZERO);
         let _ = rustix::net::sockopt::set_socket_linger(self, linger);
+    }
+
+    fn unread(&self) -> Option<u64> {
+        sock_diag::tcp_unread(self.local_addr().ok()?, self.peer_addr().ok()?).ok()
     }
 }
 
@@ -90,6 +98,10 @@ impl ClientStream for TlsStream<TcpStream> {
     fn reset_on_close(&self, is_reset: bool) {
         self.get_ref().0.reset_on_close(is_reset);
     }
+
+    fn unread(&self) -> Option<u64> {
+        self.get_ref().0.unread()
+    }
 }
 
 impl ClientStream for UnixStream {
@@ -103,6 +115,10 @@ impl ClientStream for UnixStream {
 
     /// A Unix socket has no reset.
     fn reset_on_close(&self, _: bool) {}
+
+    fn unread(&self) -> Option<u64> {
+        sock_diag::unix_unread(self).ok()
+    }
 }
 
 /// The other end of a socket was closed.
@@ -227,6 +243,17 @@ impl<T: ClientStream> ClientIo<T> {
         self.0.borrow().io.reset_on_close(is_reset);
     }
 
+    /// Bytes that were written and that the client has not taken; see [`ClientStream::unread`].
+    pub(crate) fn unread(&self) -> Option<u64> {
+        self.0.borrow().io.unread()
+    }
+
+    /// As `unread`, to be asked by those who must not keep the stream open.
+    pub(crate) fn unread_while_open(&self) -> impl Fn() -> Option<u64> + use<T> {
+        let stream = Rc::downgrade(&self.0);
+        move || stream.upgrade()?.borrow().io.unread()
+    }
+
     /// Writes as much as the socket takes at once.
     pub(crate) fn poll_write(
         &self,
@@ -347,6 +374,10 @@ mod tests {
         }
 
         fn reset_on_close(&self, _: bool) {}
+
+        fn unread(&self) -> Option<u64> {
+            None
+        }
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     key_watch::{EndedEarly, KeyWatch},
     scratch::Scratch,
-    timer::PhaseTimer,
+    timer::{PhaseTimer, SendTimer},
 };
 use sans_io::seam::End;
 
@@ -43,12 +43,14 @@ pub(crate) struct Ended {
 }
 
 /// How long a tunnel may rest; None: for ever.
-#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     /// The longest time in which nothing moves.
     pub(crate) idle: Option<Duration>,
     /// The longest time in which the client takes nothing of what there is for it.
     pub(crate) send: Option<Duration>,
+    /// Gives the bytes that were written to the client and that it has not taken, as far as the
+    /// system knows.
+    pub(crate) unread: Box<dyn Fn() -> Option<u64>>,
 }
 
 /// The engine's side of a tunnel, to be joined with the client's.
@@ -95,7 +97,7 @@ impl Tunnel {
         let mut inward = Direction::new(from_client, End::ClientGone, End::EngineDied);
         let mut outward = Direction::new(from_engine, End::EngineDied, End::ClientGone);
         let (mut moved_at, mut timer) = (Instant::now(), PhaseTimer::default());
-        let (mut blocked_since, mut send_timer) = (None, PhaseTimer::default());
+        let (mut blocked_since, mut send_timer) = (None, SendTimer::default());
         let mut first_end = None;
         tell(false);
         let end = poll_fn(|context| {
@@ -131,7 +133,7 @@ impl Tunnel {
                 };
             }
             if let Some(since) = blocked_since
-                && send_timer.poll(context, since, limits.send).is_ready()
+                && send_timer.poll(context, since, limits.send, &limits.unread).is_ready()
             {
                 return Poll::Ready(End::Timeout);
             }
@@ -270,6 +272,11 @@ mod tests {
         ended: Rc<Cell<Option<Ended>>>,
     }
 
+    /// Limits of a tunnel of whose client the system tells nothing.
+    fn limits(idle: Option<Duration>, send: Option<Duration>) -> Limits {
+        Limits { idle, send, unread: Box::new(|| None) }
+    }
+
     /// A tunnel, not yet run, and the stream to run it with.
     fn tunnel(from_engine: &'static [u8]) -> (Tunnel, DuplexStream, Ends) {
         let ((client, inner_client), (engine, inner_engine)) = (duplex(1000), duplex(1000));
@@ -291,7 +298,7 @@ mod tests {
         let run = tunnel.run(
             &mut inner,
             Bytes::from_static(b"early "),
-            Limits::default(),
+            limits(None, None),
             &scratch,
             |_| {},
         );
@@ -324,7 +331,7 @@ mod tests {
             let (mut ending, mut other) =
                 if engine_ends { (engine, client) } else { (client, engine) };
             let scratch = Scratch::default();
-            let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
+            let run = tunnel.run(&mut inner, Bytes::new(), limits(None, None), &scratch, |_| {});
             let speak = async {
                 ending.shutdown().await.unwrap();
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0, "it sees the end");
@@ -348,13 +355,7 @@ mod tests {
         let idle = Duration::from_secs(60);
         let started = Instant::now();
         let scratch = Scratch::default();
-        let run = tunnel.run(
-            &mut inner,
-            Bytes::new(),
-            Limits { idle: Some(idle), send: None },
-            &scratch,
-            |_| {},
-        );
+        let run = tunnel.run(&mut inner, Bytes::new(), limits(Some(idle), None), &scratch, |_| {});
         let speak = async {
             for _ in 0..3 {
                 tokio::time::sleep(idle / 2).await;
@@ -373,7 +374,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_ends_it_however_much_it_sends() {
         let (tunnel, mut inner, Ends { mut client, mut engine, ended }) = tunnel(b"");
-        let limits = Limits { idle: None, send: Some(Duration::from_secs(60)) };
+        let limits = limits(None, Some(Duration::from_secs(60)));
         let (started, scratch) = (Instant::now(), Scratch::default());
         let mut told = Vec::new();
         let run = tunnel.run(&mut inner, Bytes::new(), limits, &scratch, |it| told.push(it));
@@ -407,7 +408,7 @@ mod tests {
             drop(broken);
             other.write_all(b"for nobody").await.unwrap();
             let scratch = Scratch::default();
-            let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
+            let run = tunnel.run(&mut inner, Bytes::new(), limits(None, None), &scratch, |_| {});
             let finish = async {
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0);
                 drop(other);
@@ -422,7 +423,7 @@ mod tests {
         let (tunnel, mut inner, Ends { mut client, engine: _engine, ended }) = tunnel(b"");
         client.write_all(b"four").await.unwrap();
         let scratch = Scratch::default();
-        let run = tunnel.run(&mut inner, Bytes::new(), Limits::default(), &scratch, |_| {});
+        let run = tunnel.run(&mut inner, Bytes::new(), limits(None, None), &scratch, |_| {});
         let cut = tokio::time::timeout(Duration::from_millis(1), run).await;
         assert!(cut.is_err());
         assert_eq!(ended.get(), Some(Ended { bytes_in: 4, bytes_out: 0, end: End::ClientGone }));

@@ -26,9 +26,9 @@ use crate::{
         graceful::until_served,
         middleware,
         receive_progress::{Awaited, AwaitedBody},
-        send_progress::{Measured, MeasuredIo, Memory, Unsent},
+        send_progress::{Measured, MeasuredIo, Memory, Socket, Unsent},
     },
-    timer::PhaseTimer,
+    timer::{PhaseTimer, SendTimer},
     worker::Worker,
 };
 
@@ -63,7 +63,9 @@ pub(super) async fn serve<T: ClientStream + 'static>(
 ) -> Result<(), ClientFault> {
     let shared = Arc::clone(&worker.shared);
     let timeouts = shared.timeouts();
-    let streams = Streams::new(&worker, place, timeouts.send);
+    let left = io.unread_while_open();
+    let (io, socket) = MeasuredIo::new(io, left);
+    let streams = Streams::new(&worker, place, &socket, timeouts.send);
     let beginning = streams.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
@@ -72,7 +74,6 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         let inner = middleware::wrap(worker, peer, request, beginning.clone());
         Measured { inner, unsent }
     });
-    let (io, unread) = MeasuredIo::new(io);
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -84,7 +85,7 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let (mut timer, mut send_timer) = (PhaseTimer::default(), PhaseTimer::default());
+    let (mut timer, mut send_timer) = (PhaseTimer::default(), SendTimer::default());
     let mut ending = None;
     until_served(&shared, |context, end| {
         if end {
@@ -95,9 +96,10 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         // Pieces that have left our bodies may still lie in front of a window that does not open.
         // Once the connection is to end, they hold it up no longer than that.
         let ended = || ending.and_then(|ending: Instant| Some(ending.max(streams.idle_since()?)));
-        let unread = unread.since().or_else(ended);
+        let unread = socket.since().or_else(ended);
+        let taken = || Some(socket.taken());
         if let (true, Some(since)) = (served.is_pending(), unread)
-            && send_timer.poll(context, since, timeouts.send).is_ready()
+            && send_timer.poll(context, since, timeouts.send, taken).is_ready()
         {
             return (Poll::Ready(Err(ClientFault)), false);
         }
@@ -131,6 +133,7 @@ struct Running {
     unread: Cell<usize>,
     /// Knows whether a request has had a good key, which makes the place worth more.
     memory: Rc<Memory>,
+    socket: Rc<Socket>,
     place: Rc<Place>,
     /// Of the stream that is executed next. hyper calls the service for a request, and then executes
     /// what it has made of that at once.
@@ -141,7 +144,12 @@ struct Running {
 
 impl Streams {
     /// `send_limit`: the longest time in which a client may take nothing; None: no limit.
-    fn new(worker: &Rc<Worker>, place: Rc<Place>, send_limit: Option<Duration>) -> Self {
+    fn new(
+        worker: &Rc<Worker>,
+        place: Rc<Place>,
+        socket: &Rc<Socket>,
+        send_limit: Option<Duration>,
+    ) -> Self {
         place.waits(Wait::Stranger);
         let memory = Rc::new(Memory { worker: Rc::clone(worker), trusted: Cell::default() });
         Self(Rc::new(Running {
@@ -150,6 +158,7 @@ impl Streams {
             unread: Cell::new(0),
             since: Cell::new(Instant::now()),
             memory,
+            socket: Rc::clone(socket),
             place,
             next: RefCell::default(),
             send_limit,
@@ -158,7 +167,7 @@ impl Streams {
 
     /// Where the stream that is executed next notes what is unread, and that its body is waited for.
     fn next_progress(&self) -> (Unsent, Awaited) {
-        let progress = (Unsent::new(&self.0.memory), Awaited::default());
+        let progress = (Unsent::new(&self.0.memory, &self.0.socket), Awaited::default());
         *self.0.next.borrow_mut() = Some(progress.clone());
         progress
     }
@@ -192,15 +201,17 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         let mut running = Stream::begin(&self.0);
         let (progress, limit) = (self.0.next.take(), self.0.send_limit);
         tokio::task::spawn_local(async move {
-            let (mut stream, mut timer) = (pin!(stream), PhaseTimer::default());
+            let (mut stream, mut timer) = (pin!(stream), SendTimer::default());
             poll_fn(|context| {
                 if stream.as_mut().poll(context).is_ready() {
                     return Poll::Ready(());
                 }
-                let since = progress.as_ref().and_then(|(unsent, _)| unsent.since());
+                let unsent = progress.as_ref().map(|(unsent, _)| unsent);
+                let since = unsent.and_then(Unsent::since);
                 let awaits_body = progress.as_ref().is_some_and(|(_, awaited)| awaited.get());
                 running.note(since, awaits_body);
-                since.map_or(Poll::Pending, |since| timer.poll(context, since, limit))
+                let taken = || unsent.map(Unsent::taken);
+                since.map_or(Poll::Pending, |since| timer.poll(context, since, limit, taken))
             })
             .await;
             drop(running);

@@ -5,6 +5,9 @@
 //! stream. So a body that gave a piece and was not asked again waits for its client, and one that
 //! had nothing when it was asked waits for its engine.
 //!
+//! A client that waits may still take something: a part of the last piece, or, slowly, what the
+//! system holds for it. Where nothing is seen of that for a while, both are looked at.
+//!
 //! What hyper holds of a stream is counted until hyper drops it, also behind the end of its body,
 //! and beyond a little it is taken from the memory of all requests.
 
@@ -50,6 +53,9 @@ pub(super) struct Unsent(Rc<Waiting>);
 
 struct Waiting {
     unread: Unread,
+    /// Bytes of the stream that the socket has taken.
+    sent: Sent,
+    socket: Rc<Socket>,
     /// Bytes that the stream's body or hyper holds.
     held: Cell<u64>,
     room: RefCell<Share>,
@@ -58,9 +64,16 @@ struct Waiting {
 
 impl Unsent {
     /// Nothing yet.
-    pub(super) fn new(memory: &Rc<Memory>) -> Self {
-        let (unread, held, room) = <(Unread, Cell<u64>, RefCell<Share>)>::default();
-        Self(Rc::new(Waiting { unread, held, room, memory: Rc::clone(memory) }))
+    pub(super) fn new(memory: &Rc<Memory>, socket: &Rc<Socket>) -> Self {
+        let (unread, sent) = <(Unread, Sent)>::default();
+        let (held, room) = <(Cell<u64>, RefCell<Share>)>::default();
+        let (memory, socket) = (Rc::clone(memory), Rc::clone(socket));
+        Self(Rc::new(Waiting { unread, sent, socket, held, room, memory }))
+    }
+
+    /// A number that grows with what the client takes of the stream; see [`Socket::taken`].
+    pub(super) fn taken(&self) -> u64 {
+        self.0.socket.taken_of(&self.0.sent)
     }
 
     /// The time since which the client takes nothing; None: we have nothing for it.
@@ -108,6 +121,9 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        let Waiting { sent, socket, .. } = &*self.unsent.0;
+        sent.note(count, &socket.written);
+        socket.sent.note(count, &socket.written);
     }
 }
 
@@ -219,27 +235,78 @@ impl<B: Body<Data = Bytes, Error = Truncated>> Body for MeasuredBody<B> {
     }
 }
 
-/// A stream whose socket notes when it takes no byte.
-pub(super) struct MeasuredIo<T> {
-    inner: T,
-    unread: Unread,
+/// Bytes of bodies that a socket has taken.
+#[derive(Default)]
+struct Sent {
+    count: Cell<u64>,
+    /// All that the socket had taken with the last of them.
+    until: Cell<u64>,
 }
 
-impl<T> MeasuredIo<T> {
-    /// The stream, and what it notes.
-    pub(super) fn new(inner: T) -> (Self, Unread) {
-        let unread = Unread::default();
-        (Self { inner, unread: unread.clone() }, unread)
+impl Sent {
+    fn note(&self, count: usize, written: &Cell<u64>) {
+        self.count.set(self.count.get() + count as u64);
+        self.until.set(written.get());
+    }
+}
+
+/// What a connection's socket takes, and what its client takes of that.
+pub(super) struct Socket {
+    unread: Unread,
+    /// Bytes that it has taken.
+    written: Cell<u64>,
+    /// Those of bodies.
+    sent: Sent,
+    /// Gives the bytes that the client has not taken from the socket, as far as the system knows.
+    left: Box<dyn Fn() -> Option<u64>>,
+}
+
+impl Socket {
+    /// The time since which the socket takes nothing; None: we have nothing for it.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.unread.since()
+    }
+
+    /// A number that grows with what the client takes of the bodies of this connection: what the
+    /// socket takes, and what the client takes from there. Where the socket is full, whatever it
+    /// takes from there is on the way to them; else what lies behind the last body in it, such as
+    /// answers to its pings, does not count.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken_of(&self.sent)
+    }
+
+    fn taken_of(&self, sent: &Sent) -> u64 {
+        let read = (self.left)().map_or(0, |left| self.written.get().saturating_sub(left));
+        let is_full = self.since().is_some();
+        sent.count.get() + if is_full { read } else { read.min(sent.until.get()) }
     }
 
     /// Notes whether a write was taken. While none is, the time of the first counts.
-    fn note<R>(&self, written: Poll<R>) -> Poll<R> {
-        if written.is_ready() {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(taken) = &written {
             self.unread.progress(false);
+            let count = taken.as_ref().map_or(0, |count| *count as u64);
+            self.written.set(self.written.get() + count);
         } else if self.unread.since().is_none() {
             self.unread.progress(true);
         }
         written
+    }
+}
+
+/// A stream whose socket notes what it takes.
+pub(super) struct MeasuredIo<T> {
+    inner: T,
+    socket: Rc<Socket>,
+}
+
+impl<T> MeasuredIo<T> {
+    /// The stream, and what it notes. `left` gives the bytes that were written to it and that the
+    /// client has not taken, as far as the system knows.
+    pub(super) fn new(inner: T, left: impl Fn() -> Option<u64> + 'static) -> (Self, Rc<Socket>) {
+        let (unread, written, sent) = <(Unread, Cell<u64>, Sent)>::default();
+        let socket = Rc::new(Socket { unread, written, sent, left: Box::new(left) });
+        (Self { inner, socket: Rc::clone(&socket) }, socket)
     }
 }
 
@@ -260,7 +327,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for MeasuredIo<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.note(written)
+        self.socket.note(written)
     }
 
     fn poll_write_vectored(
@@ -269,7 +336,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for MeasuredIo<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.note(written)
+        self.socket.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

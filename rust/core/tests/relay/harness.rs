@@ -40,6 +40,15 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The same socket.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone().unwrap()),
+            Self::Unix(stream) => Self::Unix(stream.try_clone().unwrap()),
+            Self::Tls(_) => panic!("TLS has one state for both directions"),
+        }
+    }
+
     fn limit(&self, limit: Duration) {
         match self {
             Self::Tls(stream) => {
@@ -443,11 +452,7 @@ impl Client {
 
     /// The same socket, for a thread that writes while this one reads.
     pub(crate) fn duplicate(&self) -> Stream {
-        match &self.stream {
-            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().unwrap()),
-            Stream::Unix(stream) => Stream::Unix(stream.try_clone().unwrap()),
-            Stream::Tls(_) => panic!("TLS has one state for both directions"),
-        }
+        self.stream.duplicate()
     }
 
     /// Reads one head, as it is.
@@ -502,6 +507,16 @@ impl Client {
             self.stream.read_exact(&mut byte).unwrap();
             read.push(byte[0]);
         }
+    }
+
+    /// Reads so many bytes, so many times, ten times a second.
+    pub(crate) fn read_slowly(&mut self, bytes: usize, times: usize) -> Vec<u8> {
+        let mut read = vec![0; bytes * times];
+        for piece in read.chunks_exact_mut(bytes) {
+            thread::sleep(Duration::from_millis(100));
+            self.read_exact(piece);
+        }
+        read
     }
 
     /// Fills a buffer.

@@ -21,7 +21,7 @@ use crate::{
         places::{PROGRESS, Place, Wait},
         tunnel::Tunnel,
     },
-    timer::PhaseTimer,
+    timer::SendTimer,
     upstream::connection::OutQueue,
     worker::Worker,
 };
@@ -65,11 +65,11 @@ struct Output {
     queue: OutQueue,
     /// Bytes were written since the last flush.
     unflushed: bool,
-    /// The time since which the client has taken no byte; None: nothing waits.
+    /// The time since which the socket has taken no byte; None: nothing waits.
     blocked_since: Option<Instant>,
     /// The part of the memory of all requests that the waiting bytes take.
     room: Share,
-    timer: PhaseTimer,
+    timer: SendTimer,
 }
 
 /// The client takes no more bytes, or is gone.
@@ -220,7 +220,8 @@ impl<T: ClientStream> Client<T> {
                     Instant::now()
                 });
                 let limit = self.worker.shared.timeouts().send;
-                if output.timer.poll(context, since, limit).is_pending() {
+                let taken = || self.io.unread();
+                if output.timer.poll(context, since, limit, taken).is_pending() {
                     ready!(self.poll_room(context, output));
                 }
                 Poll::Ready(Err(Lost))

@@ -225,7 +225,8 @@ async fn serve_request<T: ClientStream + 'static>(
     if let Some(tunnel) = client.tunnel.take().filter(|_| sent != Sent::Lost) {
         let from_client = client.io.take_ahead(|ahead| ahead.split().freeze());
         let timeouts = client.worker.shared.timeouts();
-        let limits = Limits { idle: timeouts.idle, send: timeouts.send };
+        let unread = Box::new(client.io.unread_while_open());
+        let limits = Limits { idle: timeouts.idle, send: timeouts.send, unread };
         let mut was_blocked = false;
         let tell = |blocked| {
             client.tunnel_moved();
