@@ -46,10 +46,11 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// The longest head of a request, decoded, in bytes.
 const HEAD: u32 = 64 * 1024;
-/// The time between two pings, which find clients that have vanished.
+/// The time between two pings, which find clients that do nothing any more.
 const PING: Duration = Duration::from_secs(30);
-/// The time in which a client must acknowledge a ping.
-const PONG: Duration = Duration::from_secs(20);
+/// The time in which a client must acknowledge a ping. It comes behind all that waits in its socket,
+/// which one that reads slowly has before it. (A machine that vanishes is noticed by TCP.)
+const PONG: Duration = Duration::from_secs(300);
 
 /// Serves a connection to its end. hyper's own limits apply to streams that are reset before they
 /// are served (20), to stream errors of ours (1024), and to continuations of a head. The error is
