@@ -240,7 +240,8 @@ class Server:
         routes = self._config.all_routes()
         now = time.time()
         unencrypted = console.unencrypted(self._addresses, self._scheme)
-        refused = validity_warning(self._reloader.deployment.certificate, now)
+        found = self._plane.stats()
+        refused = validity_warning(found.certificate_begins, found.certificate_expires, now)
         return [
             *self._given_warnings,
             *(warning for warning in (unencrypted, refused) if warning),
@@ -445,6 +446,7 @@ class Server:
             certificate=None
             if self._config.server.tls_certificate is None
             else str(self._config.server.tls_certificate),
+            certificate_begins=stats.certificate_begins,
             certificate_expires=stats.certificate_expires,
             connections=stats.connections,
             in_flight=stats.in_flight,

@@ -167,5 +167,7 @@ class Reloader:
                 "Changed in the configuration, but as at the start until a restart: %s.",
                 ", ".join(compared.restart),
             )
-        if warning := validity_warning(prepared.certificate, time.time()):
+        found = self._plane.stats()
+        begins, ends = found.certificate_begins, found.certificate_expires
+        if warning := validity_warning(begins, ends, time.time()):
             log.warning("%s", warning)

@@ -110,6 +110,7 @@ def test_a_certificate_that_ends_soon_is_warned_of(
     eventually(lambda: "Ready: https://" in server.output(), "the server to be ready")
     assert shown(server)["certificate_expires"] == int(soon.timestamp())
     page = run(server, "status")
+    assert shown(server)["certificate_begins"] < soon.timestamp()
     assert f"Certificate: {certificate}, valid until 20" in page.stdout
     assert page.stderr.startswith("warning: The certificate expires in 3 days. Renew its files")
     assert page.returncode == 0

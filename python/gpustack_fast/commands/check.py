@@ -11,8 +11,6 @@ import msgspec
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServerConfig
 from gpustack_fast.config.certificate import validity_warning
-from gpustack_fast.config.reading.toml_lines import Places
-from gpustack_fast.config.secrets import read_tls_file
 from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
 from gpustack_fast.errors import StoreError, printable
 from gpustack_fast.keys.reach import unmatched
@@ -38,8 +36,7 @@ def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
         warnings.append(_UNENCRYPTED)
     if look_at_files:
         warnings += [*missing_variables(config, os.environ), *_unmatched(config)]
-        certificate = read_tls_file(config.server, "tls_certificate", Places())
-        if refused := validity_warning(certificate, time.time()):
+        if config.server.tls_certificate is not None and (refused := load_tls(config.server)):
             warnings.append(refused)
     for warning in warnings:
         complain(f"warning: {warning}")
@@ -48,8 +45,10 @@ def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
     return 0
 
 
-def load_tls(server: ServerConfig) -> None:
+def load_tls(server: ServerConfig) -> str | None:
     """Loads the certificate and its key as `serve` does. Raises GpustackFastError.
+
+    Returns what is to be said of the time in which it is good; None: nothing.
 
     What another library takes (P-521, RSA of 1024 bits), that of the data plane may not.
     """
@@ -58,7 +57,8 @@ def load_tls(server: ServerConfig) -> None:
 
     directory = DataDirectory(server.data_dir)
     quiet = msgspec.structs.replace(server, log_level="off")
-    DataPlane(plane_config(quiet, directory.api_socket, directory.spool), [])
+    found = DataPlane(plane_config(quiet, directory.api_socket, directory.spool), []).stats()
+    return validity_warning(found.certificate_begins, found.certificate_expires, time.time())
 
 
 def _unmatched(config: Config) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from gpustack_fast.commands.output import complain, say
-from gpustack_fast.config.certificate import expiry_warning
+from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
@@ -34,7 +34,8 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     """
     with _server(data_dir) as server:
         found = server.status()
-    if warning := expiry_warning(found.certificate_expires, time.time()):
+    begins, ends = found.certificate_begins, found.certificate_expires
+    if warning := validity_warning(begins, ends, time.time()):
         complain(f"warning: {warning}")
     # A message may quote an engine's log, and no terminal shall obey what is in that.
     say(_json(found) if as_json else "\n".join(printable(line) for line in _page(found)))

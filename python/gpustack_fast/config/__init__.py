@@ -10,7 +10,7 @@ source      the way in, which can be gone again
 files       the files that it names, looked at by `check`
 warnings    what it may say, but nobody can mean
 secrets     named by the configuration but not in it: keys of others' engines, files for TLS
-certificate when a certificate is good
+certificate what is said of the time of a certificate
 sentences   wrong values in words
 """
 

@@ -18,7 +18,7 @@ from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound
 __all__ = ["check_files"]
 
 
-Loader = Callable[[ServerConfig], None]
+Loader = Callable[[ServerConfig], object]
 """Tries the files for TLS as `serve` does. Raises GpustackFastError."""
 
 

@@ -152,8 +152,11 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     """The URLs of its listeners, as `http://HOST:PORT`."""
     certificate: str | None = None
     """The file of the certificate; None: plain HTTP."""
+    certificate_begins: int | None = None
+    """Unix seconds: the begin of the certificate that is in force; None: plain HTTP, or not known.
+    """
     certificate_expires: int | None = None
-    """Unix seconds: the end of the certificate that is in force; None: plain HTTP, or not known."""
+    """Its end, likewise."""
     connections: int = 0
     """Open client connections."""
     in_flight: int = 0

@@ -403,7 +403,9 @@ class Stats(Document):
     """Open client connections."""
     in_flight: int
     """Requests between their head and their end."""
+    certificate_begins: int | None
+    """The begin of the certificate that is in force, in Unix seconds; None: there is none, or it
+    cannot be read from it."""
     certificate_expires: int | None
-    """The end of the certificate that is in force, in Unix seconds; None: there is none, or it does
-    not say."""
+    """Its end, likewise."""
     instances: list[InstanceStats]

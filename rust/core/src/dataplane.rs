@@ -177,12 +177,14 @@ impl DataPlane {
                 failures: instance.counters.failures.load(Ordering::Relaxed),
                 ejected: instance.is_out(),
             });
+        let validity = self.shared.tls.as_ref().and_then(Tls::validity);
         write(&Stats {
             version: table.version,
             not_ready: self.shared.not_ready(&table),
             connections: count(&self.shared.metrics.connections),
             in_flight: count(&self.shared.metrics.in_flight),
-            certificate_expires: self.shared.tls.as_ref().and_then(Tls::not_after),
+            certificate_begins: validity.map(|validity| validity.begins),
+            certificate_expires: validity.map(|validity| validity.ends),
             instances: instances.collect(),
         })
     }

@@ -116,3 +116,9 @@ def test_a_certificate_that_clients_refuse_is_warned_of(
     done = run("check", *where, *data)
     assert done.returncode == 0 and f"warning: The certificate {warning}" in done.stderr
     assert "The certificate" not in run("check", "--no-files", *where, *data).stderr
+
+
+def test_of_a_certificate_that_is_good_nothing_is_said(tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path)
+    where = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    assert run("check", *where, "--data-dir", str(tmp_path / "data")).stderr == ""

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from certificates import issue
 
 import seam_samples
 from gpustack_fast.backends import Dialect
@@ -294,6 +295,21 @@ def variants(name: str) -> set[str]:
     return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).lower() for word in words}
 
 
+@pytest.mark.parametrize(
+    ("begins", "ends"), [(0, 631_152_000), (9, 2_524_607_999), (2_524_608_000, 253_402_300_799)]
+)
+def test_the_time_of_the_first_certificate_in_its_file_is_told(
+    tmp_path: Path, begins: int, ends: int
+) -> None:
+    issue(tmp_path)
+    issuer = (tmp_path / "c.pem").read_bytes()
+    certificate, key = issue(tmp_path, begins=begins, ends=ends)
+    certificate.write_bytes(b"# the server's own\n" + certificate.read_bytes() + issuer)
+    tls = documents.Tls(certificate=str(certificate), key=str(key))
+    stats = DataPlane(msgspec.structs.replace(CONFIG, tls=tls), []).stats()
+    assert (stats.certificate_begins, stats.certificate_expires) == (begins, ends)
+
+
 def test_what_rust_writes_in_words_is_known_here() -> None:
     assert variants("End") == set(get_args(documents.End))
     events = {event.__struct_config__.tag for event in get_args(documents.Event)}
@@ -313,6 +329,7 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     page = connection.getresponse().read().decode()
     assert page.endswith('# TYPE own gauge\nown{label="a\\"b\\\\c\\nd"} 7\n')
     stats = plane.stats()
+    assert stats.certificate_begins is None and stats.certificate_expires is None
     assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (
         1,
         1,

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
-use crate::client::validity;
+use crate::client::validity::{Validity, validity};
 use sans_io::seam;
 
 /// The time between two checks of the files, in milliseconds.
@@ -55,8 +55,8 @@ pub(crate) struct Tls {
 #[derive(Debug)]
 struct InForce {
     config: Arc<ServerConfig>,
-    /// The end of the server's own certificate; None: it cannot be read from it.
-    not_after: Option<SystemTime>,
+    /// The time in which the server's own certificate is good; None: it cannot be read from it.
+    validity: Option<Validity>,
 }
 
 /// A certificate and its key cannot be used.
@@ -209,11 +209,9 @@ impl Tls {
         }
     }
 
-    /// The end of the certificate that is in force, in Unix seconds; None: it cannot be read from
-    /// it.
-    pub(crate) fn not_after(&self) -> Option<u64> {
-        let end = self.current.load().not_after?;
-        end.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
+    /// The time in which the certificate that is in force is good; None: it cannot be read from it.
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        self.current.load().validity
     }
 
     /// Shakes hands with a client. Before it fails, an alert tells the client the reason.
@@ -255,7 +253,7 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
     let Some(own) = chain.first() else {
         return Err(TlsError::NoCertificate(certificate));
     };
-    let not_after = validity::not_after(own);
+    let validity = validity(own);
     let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", &key)?)
         .map_err(|source| TlsError::Key { file: key.clone(), source })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -266,7 +264,7 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
             source => TlsError::Unusable { certificate, key, source },
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-    Ok(InForce { config: Arc::new(config), not_after })
+    Ok(InForce { config: Arc::new(config), validity })
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {

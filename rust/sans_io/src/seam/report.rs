@@ -153,8 +153,10 @@ pub struct Stats {
     pub connections: u64,
     /// Requests between their head and their end.
     pub in_flight: u64,
-    /// The end of the certificate that is in force, in Unix seconds; None: there is none, or it does
-    /// not say.
+    /// The begin of the certificate that is in force, in Unix seconds; None: there is none, or it
+    /// cannot be read from it.
+    pub certificate_begins: Option<u64>,
+    /// Its end, likewise.
     pub certificate_expires: Option<u64>,
     /// All instances of the table.
     pub instances: Vec<InstanceStats>,
