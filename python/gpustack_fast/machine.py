@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = [
     "SOCKET_PATH_LIMIT",
+    "can_be_resolved",
     "is_loopback",
     "outward_address",
     "usable_cores",
@@ -38,6 +39,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def can_be_resolved(host: str) -> bool:
+    """Whether a name is one that the system can be asked for: Python refuses others by itself."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def outward_address() -> str | None:

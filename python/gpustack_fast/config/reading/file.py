@@ -66,6 +66,12 @@ def _read(file: Path) -> str:
 def _parse(file: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError(
+            "The file has arrays or tables too deep in each other. Nothing here needs more than "
+            "four; look for a bracket too many.",
+            file,
+        ) from error
     except tomllib.TOMLDecodeError as error:
         place = _PLACE.search(str(error))
         what = _PLACE.sub("", str(error))
@@ -76,6 +82,11 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
             "https://toml.io).",
             file,
             line,
+        ) from error
+    except ValueError as error:
+        # Python's own limit (`sys.set_int_max_str_digits`), which the parser passes on.
+        raise ConfigError(
+            "A number in the file has thousands of digits. Look for a quote that is missing.", file
         ) from error
 
 
@@ -97,6 +108,9 @@ def _anchor(draft: Draft, folder: Path) -> None:
         absolute: dict[str, Any] = {}
         for name in names:
             if (value := getattr(table, name)) is None:
+                continue
+            if kind is str and "\0" in value:
+                absolute[name] = None  # a rule has told it
                 continue
             try:
                 path = folder / expanded(Path(value), f"`{name}`")

@@ -10,7 +10,7 @@ from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
-from gpustack_fast.machine import SOCKET_PATH_LIMIT
+from gpustack_fast.machine import SOCKET_PATH_LIMIT, can_be_resolved
 
 __all__ = ["check_models", "check_names"]
 
@@ -196,6 +196,8 @@ def _url_problem(url: str) -> str | None:
     if match := _HTTP_URL.match(url):
         if not 1 <= int(match[2]) <= 65_535:
             return f"{match[2]} is no port. Write one from 1 to 65535."
+        if not can_be_resolved(match[1]):
+            return "each part of a host between dots has 1 to 63 characters. Correct it."
         rest = url[match.end() :]
         if not rest:
             return None
@@ -270,7 +272,9 @@ def _check_companions(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]
 
 
 def _check_process(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
-    """Arguments and variables are ones that the system can take."""
+    """Paths, arguments and variables are ones that the system can take."""
+    if model.local_path is not None and "\0" in model.local_path:
+        yield RuleBroken((*path, "local_path"), "`local_path` holds a zero byte. Correct it.")
     for index, text in enumerate(model.backend_parameters):
         if "\0" in text:
             yield RuleBroken(

@@ -12,6 +12,7 @@ from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.schema import KeyPath
 from gpustack_fast.config.sentences import is_utf8, not_utf8, quoted
 from gpustack_fast.config.server import NO_DATA_DIR, CorsConfig, ServerConfig
+from gpustack_fast.machine import can_be_resolved
 
 __all__ = ["NO_HOME", "check_server"]
 
@@ -70,6 +71,12 @@ def _check_host(host: str) -> Iterator[RuleBroken]:
     elif host != host.strip() or not host.isprintable():
         yield RuleBroken(
             path, f"`host` is {quoted(host)}. Remove the spaces and control characters in it."
+        )
+    elif not can_be_resolved(host):
+        yield RuleBroken(
+            path,
+            f"`host` is {quoted(host)}, but each part of a name between dots has 1 to 63 "
+            "characters. Correct it.",
         )
 
 

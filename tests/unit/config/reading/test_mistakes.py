@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpustack_fast.config import Config
+from gpustack_fast.config.files import check_files
 from gpustack_fast.config.reading.draft import Draft, decode_path
 from gpustack_fast.config.rules import check
-from gpustack_fast.config.settings import load_config
+from gpustack_fast.config.settings import load, load_config
+from gpustack_fast.config.source import Source
 from gpustack_fast.errors import ConfigError, Mistakes
 
 OURS = (
@@ -90,6 +93,7 @@ WRONG_FILES = [
         "`timeouts` must be one table. Write [server.timeouts] in single brackets.",
     ),
     ('[server]\nhost = ""\n', 2, "`host` must not be empty."),
+    ('[server]\nhost = "a..b"\n', 2, "`host` is `a..b`, but each part of a name between dots"),
     ('[server]\ndata_dir = ""\n', 2, "`data_dir` must not be empty."),
     ("[server]\ndata_dir = 5\n", 2, "`data_dir` must be text in quotes, but it is a whole number."),
     ('[server]\ndata_dir = "a\\u0000b"\n', 2, "`data_dir` is not right: it holds a zero byte."),
@@ -233,7 +237,19 @@ WRONG_FILES = [
         4,
         "stands twice in `urls`",
     ),
+    (
+        THEIRS.replace("127.0.0.1", "a..b"),
+        4,
+        "`http://a..b:1` is no address of an engine: each part of a host between dots has 1 to 63",
+    ),
+    (THEIRS.replace("127.0.0.1", "a" * 64), 4, "each part of a host between dots"),
+    (THEIRS + 'api_key_file = "a\\u0000b"\n', 5, "`api_key_file` is no path of a file."),
     # What no process could be given.
+    (
+        OURS.replace("python_package", "local_path").replace('"p"', '"a\\u0000b"'),
+        5,
+        "`local_path` holds a zero byte.",
+    ),
     (OURS + 'backend_parameters = ["a\\u0000"]\n', 6, "A parameter holds a zero byte."),
     (OURS + '[models.env]\n"A=B" = "x"\n', 7, "`A=B` cannot name an environment variable."),
     (OURS + '[models.env]\nA = "x"\nB = "\\u0000"\n', 8, "The variable `B` holds a zero byte."),
@@ -410,6 +426,42 @@ WRONG_FILES = [
     ("[server.limits]\nmemory_bytes = 1\n", 2, "`memory_bytes` must be at least 65536"),
     ("[server.limits]\norigins = []\n", 2, "It belongs into [server.cors]."),
 ]
+
+
+@pytest.mark.parametrize("text", [text for text, _, _ in WRONG_FILES])
+def test_a_mistake_keeps_nobody_from_looking_at_the_rest(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "gpustack-fast.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        Source(lambda: load(file, {}, {}), {}).read()
+    with contextlib.suppress(ConfigError):
+        loaded = load(file, {}, {})
+        check_files(loaded.config, loaded.places, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 5000, "arrays or tables too deep in each other. Nothing here needs"),
+        ("a = " + "{a=" * 5000, "arrays or tables too deep in each other. Nothing here needs"),
+        ("a = " + "1" * 5000, "A number in the file has thousands of digits. Look for"),
+    ],
+)
+def test_a_file_that_the_parser_cannot_bear_is_a_mistake(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "gpustack-fast.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, {}, {})
+
+
+@pytest.mark.parametrize("deep", [50, 200, 450])
+def test_arrays_in_each_other_are_at_most_a_wrong_value(tmp_path: Path, deep: int) -> None:
+    file = tmp_path / "gpustack-fast.toml"
+    file.write_text(THEIRS + "served_name = " + "[" * deep + "]" * deep + "\n")
+    with pytest.raises(ConfigError):
+        load_config(file, {}, {})
 
 
 @pytest.mark.parametrize(("text", "line", "message"), WRONG_FILES)
