@@ -76,10 +76,11 @@ class DataPlane:
         Raises DataPlaneError when the document does not fit its shape; then nothing has changed.
         """
 
-    def read_certificate(self) -> None:
+    def read_certificate(self) -> bool:
         """Reads the files of the certificate for the reload that `publish` gets next.
 
-        Without TLS it does nothing. It waits for the disk, without the GIL: call it from a thread
+        Returns whether they hold another certificate than the one in force; without TLS it does
+        nothing. It waits for the disk, without the GIL: call it from a thread
         that may wait. Raises DataPlaneError when the files cannot be used; the certificate stays.
         """
 

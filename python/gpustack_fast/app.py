@@ -144,7 +144,6 @@ class Server:
             config=config,
             routes=known_routes(directory, [route.name for route in config.all_routes()]),
             engine_keys=start.engine_keys,
-            certificate=start.certificate,
         )
         self._given_warnings = options.warnings
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())

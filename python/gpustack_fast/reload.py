@@ -48,8 +48,6 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """Every public name, with its number."""
     engine_keys: Mapping[str, str]
     """The keys of the engines of external models, by model."""
-    certificate: bytes | None = None
-    """The file of the server's certificate; None: plain HTTP."""
 
 
 WholeTable = Callable[[Deployment, list[Replica]], Table]
@@ -105,7 +103,7 @@ class Reloader:
             self._again = False
             slow = asyncio.get_running_loop().call_later(SLOW_AFTER, log.warning, SLOW, SLOW_AFTER)
             try:
-                self.deployment = await self._reload(self.deployment)
+                await self._reload(self.deployment)
             except GpustackFastError as error:
                 for one in error.each():
                     log.error(NOT_RELOADED, one)
@@ -114,13 +112,13 @@ class Reloader:
             finally:
                 slow.cancel()
 
-    async def _reload(self, running: Deployment) -> Deployment:
+    async def _reload(self, running: Deployment) -> None:
         """Puts what is written now into force, and says what that is and what needs a restart.
 
         Raises GpustackFastError, or OSError for this machine; nothing has changed then. When it
         returns, everything has, the data plane and the engines' addresses.
         """
-        compared, prepared = await run_in_daemon(self._read, running)
+        compared, prepared, is_renewed = await run_in_daemon(self._read, running)
         addresses = await self._supervisor.try_external(prepared.config.models)
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)
@@ -130,16 +128,17 @@ class Reloader:
             settings = plane_settings(prepared.config.server)
             self._plane.publish(replace(document, settings=settings))
             otherwise.pop_all()
+        # First, so that no other table brings the former one back, whatever comes.
+        self.deployment = prepared
         self._supervisor.adopt(addresses)
         self._source.take(prepared.config)
-        self._tell(compared, running, prepared)
-        return prepared
+        self._tell(compared, running, is_renewed=is_renewed)
 
-    def _read(self, running: Deployment) -> tuple[Comparison, Deployment]:
-        """All that waits for a disk."""
+    def _read(self, running: Deployment) -> tuple[Comparison, Deployment, bool]:
+        """All that waits for a disk; at last, whether the certificate is another one."""
         reading = self._source.read_again(running.config)
         compared = compare(self._started, running.config, reading.config)
-        self._plane.read_certificate()
+        is_renewed = self._plane.read_certificate()
         if self._stopping:
             # The files came when nobody waited for them, and the directory may be another's soon.
             raise OSError(errno.ECANCELED, "the server stops")
@@ -148,18 +147,17 @@ class Reloader:
             config=compared.config,
             routes=known_routes(self._directory, names),
             engine_keys=reading.engine_keys,
-            certificate=reading.certificate,
         )
-        return compared, prepared
+        return compared, prepared, is_renewed
 
-    def _tell(self, compared: Comparison, running: Deployment, prepared: Deployment) -> None:
-        before, after = running.engine_keys, prepared.engine_keys
+    def _tell(self, compared: Comparison, former: Deployment, *, is_renewed: bool) -> None:
+        before, after = former.engine_keys, self.deployment.engine_keys
         changes = compared.changes + [
             f"the key of the engines of `{model}`"
             for model in after
             if model in before and before[model] != after[model]
         ]
-        if prepared.certificate != running.certificate:
+        if is_renewed:
             changes.append("the certificate, which was renewed")
         log.info("Reloaded. Changed: %s.", ", ".join(changes) or "nothing")
         if compared.restart:

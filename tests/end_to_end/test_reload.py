@@ -304,6 +304,23 @@ def test_a_renewed_certificate_is_taken_up_and_a_wrong_one_keeps_everything(
     assert "routes=3" not in server.output(), "the route has not come either"
 
 
+def test_other_files_of_a_certificate_change_nothing_before_a_restart(
+    fake_engines: Engines, serve: Serve, tmp_path: Path
+) -> None:
+    def tls(folder: Path) -> str:
+        folder.mkdir()
+        certificate, key = certificates.issue(folder)
+        return f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+
+    models = external(fake_engines(1))
+    server = serve(f"[server]\n{tls(tmp_path / 'first')}{models}", wait=False)
+    eventually(lambda: "Ready: https://" in server.output(), "the server to be ready", 60)
+    for files in (tls(tmp_path / "second"), ""):
+        told = hang_up(server, f"[server]\n{files}{models}")
+        assert "Changed: nothing." in told
+        eventually(lambda: "until a restart: `tls_certificate`" in server.output(), "the line")
+
+
 def test_a_certificate_that_clients_refuse_is_told_at_the_start_and_by_a_reload(
     fake_engines: Engines, serve: Serve, tmp_path: Path
 ) -> None:

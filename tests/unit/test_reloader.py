@@ -13,7 +13,10 @@ import pytest
 
 from gpustack_fast import reload
 from gpustack_fast.config import Config
+from gpustack_fast.engines.addresses import Addresses
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.reload import Deployment, Reloader
+from gpustack_fast.seam.documents import Table
 
 
 def test_a_reload_without_a_thread_changes_nothing_and_is_told(
@@ -93,3 +96,46 @@ def test_a_process_ends_while_a_file_is_waited_for() -> None:
         "asyncio.run(run())\n"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, prepared = (Deployment(config=Config(), routes={}, engine_keys={}) for _ in range(2))
+    published: list[Table] = []
+
+    class Everything:
+        """The source, the data plane and the supervisor, as far as a reload goes."""
+
+        publish = staticmethod(published.append)
+
+        async def try_external(self, _: object) -> Addresses:
+            return Addresses()
+
+        def with_external(self, _: object) -> list[Replica]:
+            return []
+
+        def adopt(self, _: object) -> None: ...
+
+        def take(self, _: object) -> None: ...
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no words")
+
+    def whole_table(now: Deployment, _: object) -> Table:
+        assert now is prepared
+        return Table(models=[], routes=[], metrics=[], settings=None)
+
+    async def run() -> Reloader:
+        every: Any = Everything()
+        reloader = Reloader(every, start, every, every, every, whole_table)
+        monkeypatch.setattr(reloader, "_read", lambda _: (None, prepared, False))
+        monkeypatch.setattr(reloader, "_tell", broken)
+        reloader.begin.set()
+        reloader.soon()
+        await asyncio.wait(
+            {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        )
+        return reloader
+
+    assert asyncio.run(run()).deployment is prepared and len(published) == 1

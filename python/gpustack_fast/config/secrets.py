@@ -87,19 +87,13 @@ def _read(name: str, place: str, model: str) -> str:
         raise ConfigError(f"{place} is not text. Write the key alone on one line.") from error
 
 
-def check_tls_files(server: ServerConfig, places: Places) -> bytes | None:
-    """The certificate's file; None: there is none. The data plane checks what is in both.
-
-    Raises ConfigError when one of the files for TLS cannot be read.
-    """
+def check_tls_files(server: ServerConfig, places: Places) -> None:
+    """Raises ConfigError when a file for TLS cannot be read; the data plane checks what is in it."""
     found = MistakesFound()
-    certificate = None
-    with found.here():
-        certificate = read_tls_file(server, "tls_certificate", places)
-    with found.here():
-        read_tls_file(server, "tls_key", places)
+    for name in ("tls_certificate", "tls_key"):
+        with found.here():
+            read_tls_file(server, name, places)
     found.raise_any()
-    return certificate
 
 
 def read_tls_file(server: ServerConfig, name: str, places: Places) -> bytes | None:

@@ -23,8 +23,6 @@ class Reading(Struct, frozen=True, kw_only=True):
     config: Config
     engine_keys: dict[str, str]
     """The keys of the engines of external models, by model."""
-    certificate: bytes | None = None
-    """The file of the server's certificate; None: plain HTTP."""
 
 
 class Source:
@@ -59,15 +57,14 @@ class Source:
 
     def _read(self, loaded: Loaded) -> Reading:
         config, found, keys = loaded.config, loaded.mistakes, dict[str, str]()
-        certificate: bytes | None = None
         # The first map takes what is taken out.
         environment = ChainMap({}, self._taken, self._environment)
         with found.here():
             keys = take_engine_keys(config, environment, loaded.places)
         with found.here():
-            certificate = check_tls_files(config.server, loaded.places)
+            check_tls_files(config.server, loaded.places)
         found.raise_any()
-        return Reading(config=config, engine_keys=keys, certificate=certificate)
+        return Reading(config=config, engine_keys=keys)
 
     def take(self, config: Config) -> None:
         """Takes the variables with engines' keys out of the environment: our engines inherit it."""

@@ -36,12 +36,13 @@ class DataPlane:
         """
         return self._native.publish(msgspec.json.encode(table))
 
-    def read_certificate(self) -> None:
+    def read_certificate(self) -> bool:
         """Reads the certificate's files for the reload that is published next; waits for the disk.
 
-        Raises DataPlaneError when they cannot be used.
+        Returns whether they hold another one than that in force. Raises DataPlaneError when they
+        cannot be used.
         """
-        self._native.read_certificate()
+        return self._native.read_certificate()
 
     def update_keys(self, delta: KeyDelta) -> None:
         """Changes the keys. When it returns, the next request on any worker sees it.

@@ -108,9 +108,10 @@ impl DataPlane {
     }
 
     /// Reads the certificate's files, for the reload that is published next; without TLS it does
-    /// nothing. Fails where they cannot be used: the certificate then stays.
-    pub fn read_certificate(&self) -> Result<(), DataPlaneError> {
-        Ok(self.shared.tls.as_ref().map_or(Ok(()), Tls::read_again)?)
+    /// nothing. Returns whether they hold another certificate than the one in force. Fails where
+    /// they cannot be used: the certificate then stays.
+    pub fn read_certificate(&self) -> Result<bool, DataPlaneError> {
+        Ok(self.shared.tls.as_ref().map_or(Ok(false), Tls::read_again)?)
     }
 
     /// Replaces the table, and of a reload the settings and the certificate that was read for it,

@@ -76,7 +76,7 @@ impl DataPlane {
         Ok(PyBytes::new(py, &started))
     }
 
-    fn read_certificate(&self, py: Python<'_>) -> PyResult<()> {
+    fn read_certificate(&self, py: Python<'_>) -> PyResult<bool> {
         py.detach(|| self.0.read_certificate()).map_err(error)
     }
 

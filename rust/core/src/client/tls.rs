@@ -55,6 +55,8 @@ pub(crate) struct Tls {
 #[derive(Debug)]
 struct InForce {
     config: Arc<ServerConfig>,
+    /// The server's own certificate, and those between it and a root.
+    chain: Vec<CertificateDer<'static>>,
     /// The time in which the server's own certificate is good; None: it cannot be read from it.
     validity: Option<Validity>,
 }
@@ -188,15 +190,18 @@ impl Tls {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files, changed or not, and keeps what they hold for [`Tls::take_up`].
-    pub(crate) fn read_again(&self) -> Result<(), TlsError> {
+    /// Reads the files, changed or not, and keeps what they hold for [`Tls::take_up`]; whether the
+    /// certificate is another than the one in force.
+    pub(crate) fn read_again(&self) -> Result<bool, TlsError> {
         let now = stamps(&self.files);
         let files = read(&self.files);
         let mut waiting = self.read_again.lock().unwrap_or_else(PoisonError::into_inner);
         // A reload that came to nothing may have left one.
         *waiting = None;
-        *waiting = Some((Arc::new(files?), now));
-        Ok(())
+        let files = files?;
+        let is_other = files.chain != self.current.load().chain;
+        *waiting = Some((Arc::new(files), now));
+        Ok(is_other)
     }
 
     /// Puts what was read for a reload into force, for new connections.
@@ -258,13 +263,15 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
         .map_err(|source| TlsError::Key { file: key.clone(), source })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
+        .and_then(|builder| {
+            builder.with_no_client_auth().with_single_cert(chain.clone(), private_key)
+        })
         .map_err(|source| match source {
             rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { certificate, key, source },
             source => TlsError::Unusable { certificate, key, source },
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-    Ok(InForce { config: Arc::new(config), validity })
+    Ok(InForce { config: Arc::new(config), chain, validity })
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -335,11 +342,12 @@ mod tests {
         assert!(tls.read_again().is_err(), "half of a renewal is no reload");
         tls.take_up();
         replace(&files.key, &old.1, 3);
-        tls.read_again().unwrap();
+        assert!(tls.read_again().unwrap());
         assert!(Arc::ptr_eq(&second, &tls.current.load_full()), "not before it is published");
         tls.take_up();
         assert!(!Arc::ptr_eq(&second, &tls.current.load_full()));
         assert!(!tls.refresh().unwrap(), "the reload has read what is there");
+        assert!(!tls.read_again().unwrap(), "and the next finds nothing new");
         std::fs::remove_file(&files.key).unwrap();
         assert!(tls.refresh().unwrap_err().to_string().contains("cannot be read"));
         assert!(!tls.refresh().unwrap(), "and it is said once");
