@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import ipaddress
 import os
 import socket
@@ -11,6 +13,7 @@ __all__ = [
     "SOCKET_PATH_LIMIT",
     "can_be_resolved",
     "is_loopback",
+    "local_time",
     "outward_address",
     "usable_cores",
     "worker_threads",
@@ -48,6 +51,18 @@ def can_be_resolved(host: str) -> bool:
     except UnicodeError:
         return False
     return True
+
+
+def local_time(unix: float) -> str:
+    """A time in Unix seconds as people read it here: `2026-11-30 04:15:00+01:00`.
+
+    In UTC where the zone here would make it later than the last day of the year 9999, with which
+    certificates say that they never end (RFC 5280, 4.1.2.5).
+    """
+    time = datetime.datetime.fromtimestamp(int(unix), datetime.UTC)
+    with contextlib.suppress(OverflowError):
+        time = time.astimezone()
+    return time.isoformat(sep=" ")
 
 
 def outward_address() -> str | None:

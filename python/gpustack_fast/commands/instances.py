@@ -5,7 +5,6 @@ Nothing here imports asyncio, granian, uvloop or the data plane, so that the com
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
+from gpustack_fast.machine import local_time
 from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["drain", "resume", "status"]
@@ -113,13 +113,13 @@ def _page(found: ServerStatus) -> Iterator[str]:
     """The lines for a person."""
     yield (
         f"gpustack-fast {found.version}, process {found.pid}, {found.phase} since "
-        f"{_local_time(found.since)}"
+        f"{local_time(found.since)}"
     )
     ready = "ready" if found.not_ready is None else f"not ready: {found.not_ready}"
     yield f"{' '.join(found.addresses)}: {ready}"
     if found.certificate is not None:
         ends = found.certificate_expires
-        until = "" if ends is None else f", valid until {_local_time(ends)}"
+        until = "" if ends is None else f", valid until {local_time(ends)}"
         yield f"Certificate: {found.certificate}{until}"
     yield f"Requests in flight: {found.in_flight}. Client connections: {found.connections}."
     yield ""
@@ -142,7 +142,7 @@ def _rows(model: str, instances: Sequence[InstanceStatus]) -> Iterator[tuple[str
             model,
             one.name,
             f"{one.state} (ejected)" if one.ejected else one.state,
-            _local_time(one.since),
+            local_time(one.since),
             str(one.in_flight),
             str(one.requests),
             str(one.failures),
@@ -159,8 +159,4 @@ def _reasons(one: InstanceStatus) -> Iterator[str]:
     if one.drained:
         yield f"{one.name} is drained: it gets no requests until `gpustack-fast resume {one.name}`."
     if one.last_failure and one.last_failure_at and one.last_failure not in one.state_message:
-        yield f"{one.name} failed last at {_local_time(one.last_failure_at)}: {one.last_failure}"
-
-
-def _local_time(unix: float) -> str:
-    return datetime.datetime.fromtimestamp(int(unix)).astimezone().isoformat(sep=" ")
+        yield f"{one.name} failed last at {local_time(one.last_failure_at)}: {one.last_failure}"

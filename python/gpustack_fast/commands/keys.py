@@ -6,7 +6,6 @@ the data plane: a revoke in an emergency should be done in a moment.
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import shlex
@@ -31,6 +30,7 @@ from gpustack_fast.errors import (
 )
 from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo, Store
+from gpustack_fast.machine import local_time
 from gpustack_fast.storage.data_directory import DataDirectory, check_is_ours, explain_os_error
 
 __all__ = ["create", "revoke", "seconds", "show"]
@@ -225,13 +225,9 @@ def _check_exists(data_dir: Path) -> None:
 def _row(key: KeyInfo, now: float) -> tuple[str, ...]:
     models = "all" if key.allowed_models is None else printable(",".join(key.allowed_models))
     scopes = "all" if "*" in key.scopes else ",".join(key.scopes)
-    expires = "never" if key.expires is None else _local_time(key.expires)
+    expires = "never" if key.expires is None else local_time(key.expires)
     if key.is_expired(now):
         expires = f"EXPIRED {expires}"
     if key.unsaved:
         expires = "REVOKED, NOT SAVED YET"
-    return key.name, key.access_key, key.masked, scopes, models, _local_time(key.created), expires
-
-
-def _local_time(unix: int) -> str:
-    return datetime.datetime.fromtimestamp(unix).astimezone().isoformat(sep=" ", timespec="seconds")
+    return key.name, key.access_key, key.masked, scopes, models, local_time(key.created), expires

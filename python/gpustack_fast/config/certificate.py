@@ -5,7 +5,7 @@ The data plane reads that time, and tells it with its counters.
 
 from __future__ import annotations
 
-import datetime
+from gpustack_fast.machine import local_time
 
 __all__ = ["validity_warning"]
 
@@ -20,10 +20,9 @@ def validity_warning(begins: int | None, ends: int | None, now: float) -> str | 
     All are Unix seconds. None: there is no certificate, or its time cannot be read.
     """
     if begins is not None and begins > now:
-        begin = datetime.datetime.fromtimestamp(begins).astimezone()
         return (
-            f"The certificate is not valid before {begin.isoformat(sep=' ', timespec='seconds')}, "
-            "and clients refuse it. Take the former one until then, or set this machine's clock."
+            f"The certificate is not valid before {local_time(begins)}, and clients refuse it. "
+            "Take the former one until then, or set this machine's clock."
         )
     if ends is None or ends - now >= _RENEW_WITHIN:
         return None

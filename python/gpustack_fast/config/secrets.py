@@ -88,7 +88,10 @@ def _read(name: str, place: str, model: str) -> str:
 
 
 def check_tls_files(server: ServerConfig, places: Places) -> None:
-    """Raises ConfigError when a file for TLS cannot be read; the data plane checks what is in it."""
+    """Raises ConfigError when a file for TLS cannot be read.
+
+    The data plane checks what is in them.
+    """
     found = MistakesFound()
     for name in ("tls_certificate", "tls_key"):
         with found.here():
