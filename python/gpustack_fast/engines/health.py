@@ -101,8 +101,8 @@ async def _status(url: str, path: str) -> int | None:
     finally:
         writer.close()
     words = line.split(None, 2)
-    is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1].isdigit()
-    return int(words[1]) if is_http else None
+    is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.")
+    return int(words[1]) if is_http and len(words[1]) == 3 and words[1].isdigit() else None
 
 
 def of_this_machine(error: OSError) -> bool:

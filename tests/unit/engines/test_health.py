@@ -121,6 +121,8 @@ def test_an_answer_that_says_nothing_of_health_is_noted(status: int) -> None:
         (b"SSH-2.0-OpenSSH_9.9\r\n", "something that is no HTTP"),
         (b"x" * 100_000, "something that is no HTTP"),
         (b"HTTP/1.1 200", "something that is no HTTP"),
+        (b"HTTP/1.1 " + b"2" * 5000 + b"\r\n", "something that is no HTTP"),
+        (b"HTTP/1.1 20 OK\r\n", "something that is no HTTP"),
     ],
 )
 def test_what_is_no_answer_is_a_problem(
