@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import signal
@@ -95,9 +96,13 @@ def process(pid: int) -> Process | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    # The name, in parentheses before the state, may hold anything.
-    state, parent, _, session, *rest = text.rpartition(")")[2].split()
-    return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
+    try:
+        # The name, in parentheses before the state, may hold anything.
+        state, parent, _, session, *rest = text.rpartition(")")[2].split()
+        return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
+    except (ValueError, IndexError) as error:
+        # Left out, it might be the one of a session that lives on.
+        raise OSError(errno.EIO, "A line is not understood", f"/proc/{pid}/stat") from error
 
 
 Sessions = Mapping[int, list[Process]]

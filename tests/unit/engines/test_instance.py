@@ -197,6 +197,22 @@ def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_fol
     run(scenario, short_folder)
 
 
+@pytest.mark.parametrize("line", ["", "1 (a) S 1", "1 (a) S 1 1 x" + " 0" * 40])
+def test_a_line_of_the_process_table_that_is_not_understood_hides_nobody(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "read_text", lambda *_, **__: line)
+            assert await one.living() is None
+        assert [found.pid for found in await one.living() or []] == [one.pid]
+        assert await one.stop()
+
+    run(scenario, short_folder)
+
+
 def test_a_log_that_cannot_be_looked_at_is_not_taken_for_moved(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
