@@ -93,8 +93,8 @@ class ApiServer:
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
         """Logs an end that was not asked for: nobody waits for the task while it serves."""
+        error = None if task.cancelled() else task.exception()
         if not self._closing:
-            error = None if task.cancelled() else task.exception()
             log.error(
                 "The management API ended by itself (%s). Restart the server to have it back.",
                 error,

@@ -97,7 +97,15 @@ class ControlServer:
         await asyncio.wait({self._accepting})
         if self._listener is not None:
             self._listener.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(
+                "The control socket %s could not be removed: %s. Remove it before the next start, "
+                "if that cannot.",
+                self._path,
+                error.strerror,
+            )
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -159,7 +167,7 @@ class ControlServer:
     async def _respond(self, line: bytes) -> Response:
         try:
             request = msgspec.json.decode(line, type=Request)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             message = (
                 "The control socket got a request that it does not know. Use a command of "
                 "the server's version."

@@ -65,7 +65,7 @@ def read_record(record: Path) -> Identity | None:
     """
     try:
         return msgspec.json.decode(record.read_bytes(), type=Identity)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         record.unlink(missing_ok=True)
         return None
 

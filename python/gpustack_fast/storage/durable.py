@@ -51,7 +51,7 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
                 f"one knows {newest}). Use that version, or another directory with --data-dir."
             )
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The text of the error may quote the file: it stays out of the message.
         raise StoreError(
             f"{what} in {file} are damaged: the file is not what gpustack-fast wrote. It was left "

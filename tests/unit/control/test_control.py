@@ -428,6 +428,7 @@ def test_a_file_in_the_way_is_reported_and_kept(tmp_path: Path) -> None:
         b'{"operation":"keys.steal"}\n',
         b'{"operation":"status","x":1}\n',
         b"\xff\n",
+        b'{"x":' + b"[" * 5000 + b"\n",
         b"\n",
     ],
 )
@@ -480,6 +481,26 @@ def test_the_server_ends_while_a_client_is_connected(tmp_path: Path) -> None:
     client, _ = with_server(tmp_path, scenario)
     with client, pytest.raises(ControlError, match=r"closed the connection|did not respond"):
         client.list_keys()
+
+
+def test_a_socket_that_cannot_be_removed_keeps_no_stop_from_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def scenario(path: Path) -> ControlClient:
+        client = ControlClient(path)
+        assert client.list_keys() == []
+        path.unlink()
+        path.mkdir()
+        return client
+
+    client, _ = with_server(tmp_path, scenario)
+    with client, pytest.raises(ControlError, match=r"closed the connection|did not respond"):
+        client.list_keys()
+    (told,) = caplog.messages
+    assert told == (
+        f"The control socket {tmp_path}/run/control.sock could not be removed: Is a directory. "
+        "Remove it before the next start, if that cannot."
+    )
 
 
 def test_a_process_of_another_user_gets_no_response(monkeypatch: pytest.MonkeyPatch) -> None:

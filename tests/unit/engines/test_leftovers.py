@@ -116,8 +116,16 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_record_that_cannot_be_read_is_removed(short_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b'{"pid":1,"start_time":1,"boot_id":"\xff","socket":"/x","log":"/y"}',
+        b'{"x":' + b"[" * 5000,
+    ],
+)
+def test_a_record_that_cannot_be_read_is_removed(short_folder: Path, content: bytes) -> None:
     paths = EnginePaths(short_folder)
-    (paths.records / "torn.json").write_text("{")
+    (paths.records / "torn.json").write_bytes(content)
     assert asyncio.run(end_leftovers(paths, Faults())) == []
     assert list(paths.records.iterdir()) == []

@@ -202,6 +202,7 @@ DAMAGED = {
     "no JSON": b"hello",
     "not UTF-8": b'{"version":1,"salt":"\xff"}',
     "another document": b"[]",
+    "too deep": b'{"version":1,"x":' + b"[" * 5000,
     "no salt": b'{"version":1,"keys":[]}',
     "a short salt": msgspec.json.encode({**GOOD, "salt": "00"}),
     "a short digest": msgspec.json.encode({**GOOD, "keys": [{**GOOD["keys"][0], "digest": "11"}]}),  # type: ignore[index]
