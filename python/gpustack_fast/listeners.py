@@ -6,6 +6,7 @@ import errno
 import socket
 
 from gpustack_fast.errors import GpustackFastError, UsageError
+from gpustack_fast.faults import is_ours, reason_of
 
 __all__ = ["BindError", "NeverBound", "bind"]
 
@@ -79,6 +80,8 @@ def explain(error: OSError, host: str, port: int) -> str:
             f"The port {port} of {host} needs more rights than this user has. Choose one above "
             "1023 with --port."
         )
+    if is_ours(error):
+        return f"The server cannot listen on {host}, port {port}: {reason_of(error)}."
     return (
         f"The server cannot listen on {host}, port {port}: {error.strerror}. Choose others with "
         "--host and --port."

@@ -53,6 +53,18 @@ def test_a_port_without_the_right_to_it_is_a_wrong_setting(
         bind("127.0.0.1", 80)
 
 
+def test_without_a_descriptor_no_other_port_is_recommended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(listeners, "listen", none_left)
+    with pytest.raises(BindError, match=r"Too many open files: raise the limit") as caught:
+        bind("127.0.0.1", 0)
+    assert caught.value.exit_status == 1 and "--port" not in str(caught.value)
+
+
 def test_a_server_of_names_that_does_not_answer_may_answer_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
