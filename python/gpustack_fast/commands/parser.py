@@ -88,7 +88,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.check import check, load_tls
-    from gpustack_fast.storage.data_directory import check_is_ours
+    from gpustack_fast.storage.data_directory import check_usable
 
     file = _config_file(options)
     loaded = load(file, _flags(options))
@@ -99,7 +99,7 @@ def _check(options: argparse.Namespace) -> int:
         with found.here():
             check_files(config, loaded.places, load_tls)
         with found.here():
-            check_is_ours(config.server.data_dir)
+            check_usable(config.server.data_dir)
     found.raise_any()
     return check(file, config, look_at_files=not options.no_files)
 

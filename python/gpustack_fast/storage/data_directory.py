@@ -35,7 +35,7 @@ from pathlib import Path
 from gpustack_fast.errors import DataDirectoryInUse, StoreError, UsageError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 
-__all__ = ["DataDirectory", "check_is_ours", "explain_os_error", "make_private"]
+__all__ = ["DataDirectory", "check_is_ours", "check_usable", "explain_os_error", "make_private"]
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class DataDirectory:
         DataDirectoryInUse when another process keeps it, UsageError when its path is too long or
         it holds other things, and StoreError when the directory cannot be used.
         """
-        self._check_socket_paths()
+        self.check_socket_paths()
         try:
             _make_directory(self.path)
             for file in (self._lock_file, self.keys_file, self.routes_file):
@@ -137,7 +137,8 @@ class DataDirectory:
                     raise DataDirectoryInUse(self.path, _written_pid(lock)) from None
             time.sleep(_POLL)
 
-    def _check_socket_paths(self) -> None:
+    def check_socket_paths(self) -> None:
+        """Raises UsageError where the sockets in it would have too long paths."""
         longest = max(len(os.fsencode(path)) for path in (self.control_socket, self.api_socket))
         if longest > SOCKET_PATH_LIMIT:
             raise UsageError(
@@ -145,6 +146,18 @@ class DataDirectory:
                 f"have {longest} bytes, and Linux allows {SOCKET_PATH_LIMIT}. Choose a shorter one "
                 "with --data-dir."
             )
+
+
+def check_usable(folder: Path) -> None:
+    """Raises UsageError for a directory that a server would refuse, whoever runs it."""
+    DataDirectory(folder).check_socket_paths()
+    try:
+        _check_not_everybody_s(folder, folder.stat())
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+    except OSError:
+        return  # it may not be there yet, and what cannot be read is for others to tell
+    check_is_ours(folder)
 
 
 def check_is_ours(folder: Path) -> None:
@@ -213,13 +226,17 @@ def _make_directory(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     _check_owner(folder, found)
+    _check_not_everybody_s(folder, found)
+    check_is_ours(folder)
+    _keep_private(folder, found, 0o700)
+
+
+def _check_not_everybody_s(folder: Path, found: os.stat_result) -> None:
     if found.st_mode & stat.S_IWOTH:
         raise StoreError(
             f"Everybody may write to the directory {folder}, so that anybody could replace the "
             "keys in it. Run `chmod o-w` on it, or choose another with --data-dir."
         )
-    check_is_ours(folder)
-    _keep_private(folder, found, 0o700)
 
 
 def _keep_file_private(file: Path) -> None:

@@ -64,6 +64,21 @@ def test_check_takes_what_serve_takes_and_looks_at_the_first_key(tmp_path: Path)
     assert run("check", "--no-files", *where).returncode == 0
 
 
+def test_check_refuses_a_data_directory_that_serve_refuses(tmp_path: Path) -> None:
+    file = write(tmp_path, THEIRS)
+    everybody_s = tmp_path / "data"
+    everybody_s.mkdir()
+    everybody_s.chmod(0o777)
+    for folder, told in (
+        (tmp_path / ("x" * 100), "has too long a path: that of its sockets would have"),
+        (everybody_s, "Everybody may write to the directory"),
+    ):
+        done = run("check", "--config", file, "--data-dir", str(folder))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and told in done.stderr
+        served = run("serve", "--config", file, "--data-dir", str(folder), "--port", "0")
+        assert served.returncode != 0 and done.stderr in served.stderr
+
+
 def test_check_says_which_variables_serve_will_need(tmp_path: Path) -> None:
     file = write(tmp_path, THEIRS + 'api_key_env = "NOWHERE"\n')
     data = ["--data-dir", str(tmp_path / "data")]
