@@ -124,7 +124,8 @@ async def run_in_daemon(function: Callable[..., T], *arguments: object) -> T:
         return True
 
     def work() -> None:
-        future.set_running_or_notify_cancel()
+        if not future.set_running_or_notify_cancel():
+            return  # it was cancelled before it began
         with contextlib.ExitStack() as otherwise:
             otherwise.push(hand_on)
             future.set_result(function(*arguments))

@@ -6,12 +6,13 @@ import asyncio
 import errno
 import logging
 import os
+import threading
 
 import pytest
 
 from gpustack_fast import faults
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_daemon
 
 
 def error(number: int, *more: str) -> OSError:
@@ -79,3 +80,22 @@ def test_what_shall_never_end_is_begun_anew_after_a_mistake(
     asyncio.run(run())
     assert (begun, noted.counts["mistake"]) == ([0, 1, 2], 2)
     assert caplog.messages.count("The work ended by a mistake; going on.") == 2
+
+
+def test_work_that_was_cancelled_before_its_thread_began_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    threads: list[threading.Thread] = []
+
+    async def cancel_first() -> None:
+        with monkeypatch.context() as late:
+            late.setattr(threading.Thread, "start", lambda one: threads.append(one))
+            working = asyncio.ensure_future(run_in_daemon(done.append, "work"))
+            await asyncio.sleep(0)
+            working.cancel()
+            await asyncio.wait({working})
+        threads[0].run()  # which would raise here what it would print in its thread
+
+    asyncio.run(cancel_first())
+    assert done == []
