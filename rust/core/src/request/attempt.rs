@@ -7,6 +7,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -228,7 +229,7 @@ where
 }
 
 /// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails
-/// with `Connect` or `MachineExhausted`.
+/// with `Connect` or `MachineExhausted`, which is counted.
 pub(crate) async fn connect<B, W>(
     context: &mut RequestContext<W>,
     instance: &Instance,
@@ -248,15 +249,23 @@ where
         connection
     } else {
         let scratch = &context.worker().scratch;
-        let opened = Connection::open(instance, limits.connect, scratch)
-            .await
-            .map_err(Failure::of_connecting)?;
+        let opened = Connection::open(instance, limits.connect, scratch).await;
+        let opened = opened.map_err(|error| of_connecting(context, error))?;
         opened.keep_alive(limits);
         debug!(instance = &*instance.id, "connection opened");
         opened
     };
     context.accounting.timeline.connected();
     Ok(connection)
+}
+
+/// The failure of opening a connection. This machine's is counted.
+fn of_connecting<W: ClientWatch>(context: &RequestContext<W>, error: io::Error) -> Failure {
+    let failure = Failure::of_connecting(error);
+    if let Failure::MachineExhausted(_) = failure {
+        context.shared().metrics.connections_without_room.fetch_add(1, Ordering::Relaxed);
+    }
+    failure
 }
 
 /// Begins to send a request on this connection.

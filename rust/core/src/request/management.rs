@@ -1,5 +1,7 @@
 //! Requests to the management API, forwarded to its Unix socket.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body::Body;
 
@@ -11,6 +13,7 @@ use crate::{
         context::RequestContext,
         outbound_head, rejections,
         relay::Relay,
+        retry::History,
     },
     upstream::{
         slot::Slot,
@@ -37,12 +40,14 @@ where
 {
     // Whether the caller has a good key is not known here.
     let mut upload = Upload::new(body, Reading::Carry, None, &context.body_limits(false))?;
+    let mut history = History::default();
     let mut fresh = false;
     loop {
         let shared = context.shared();
         let instance = shared.control_plane.as_ref().ok_or_else(rejections::no_management)?;
         let lease = Lease::take(instance, 0, &shared.idle_listener);
         let lease = lease.map_err(|_| rejections::no_management())?;
+        let instance = Arc::clone(lease.instance());
         match send(context, lease, fresh, upload).await {
             Ok(outcome) => return Ok(outcome),
             // Once more on a new connection, if the request changes nothing: a stale one may have
@@ -51,6 +56,13 @@ where
                 if body.is_replayable() && context.method().is_safe() && !fresh =>
             {
                 (upload, fresh) = (body, true);
+            }
+            Err((Failure::MachineExhausted(error), body)) => {
+                history.lack_room(&instance, &error);
+                if !history.make_room(&context.worker().pool) {
+                    return Err(Failure::MachineExhausted(error));
+                }
+                upload = body;
             }
             Err((Failure::Connect(_), _)) => return Err(rejections::no_management().into()),
             Err((failure, _)) => return Err(failure),
@@ -72,10 +84,7 @@ where
 {
     context.accounting.timeline.attempted();
     let limits = context.settings().timeouts;
-    let mut opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
-    if matches!(opened, Err(Failure::MachineExhausted(_))) && context.worker().pool.close_oldest() {
-        opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
-    }
+    let opened = attempt::connect(context, lease.instance(), fresh, &upload, &limits).await;
     let connection = match opened {
         Ok(connection) => connection,
         Err(failure) => return Err((failure, upload)),

@@ -1,10 +1,10 @@
 //! The rules of retries and fallbacks: whether a failed attempt is followed by another one.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use rustix::io::Errno;
 
-use crate::{failure::Failure, request::dispatch::Dispatch};
+use crate::{failure::Failure, request::dispatch::Dispatch, upstream::pool::Pool};
 use sans_io::table::{FallbackFor, Instance, Target};
 
 /// Engines that may be lost to one request, those of its fallback targets included: a request that
@@ -65,14 +65,18 @@ impl History {
         self.no_room.map(|lacking| Failure::MachineExhausted(lacking.into()))
     }
 
-    /// Whether a connection may be closed, so that one can be opened to an instance that there was
-    /// no room for.
-    pub(crate) fn may_make_room(&self) -> bool {
-        !self.made_room && !self.without_room.is_empty()
+    /// Notes that this instance was not connected to for want of what the error says.
+    pub(crate) fn lack_room(&mut self, instance: &Instance, error: &io::Error) {
+        self.without_room.push(Arc::clone(&instance.id));
+        self.no_room = Errno::from_io_error(error);
     }
 
-    /// Notes that there is room again, so that these instances may be tried anew. True.
-    pub(crate) fn made_room(&mut self) -> bool {
+    /// Closes a connection that idles, once, where instances were not connected to for want of a
+    /// descriptor. True: they may be tried anew.
+    pub(crate) fn make_room(&mut self, pool: &Pool) -> bool {
+        if self.made_room || self.without_room.is_empty() || !pool.close_oldest() {
+            return false;
+        }
         self.made_room = true;
         self.no_room = None;
         let without = std::mem::take(&mut self.without_room);
@@ -139,13 +143,12 @@ impl History {
         let allowed = match failure {
             Failure::Connect(error) => {
                 self.unreachable.push(Arc::clone(&instance.id));
-                self.connect_timed_out = error.kind() == std::io::ErrorKind::TimedOut;
+                self.connect_timed_out = error.kind() == io::ErrorKind::TimedOut;
                 true
             }
             Failure::MachineExhausted(error) => {
                 self.unreachable.push(Arc::clone(&instance.id));
-                self.without_room.push(Arc::clone(&instance.id));
-                self.no_room = Errno::from_io_error(error);
+                self.lack_room(instance, error);
                 true
             }
             Failure::StaleConnection => {

@@ -53,7 +53,8 @@ where
             Ok(leased) => leased,
             // A table that was published meanwhile may have other instances.
             Err(_) if follow_table(context, caller, &mut dispatch, &mut upload) => continue,
-            Err(_) if make_room(context, &mut history) => continue,
+            // Late: until here another instance may have a connection that idles.
+            Err(_) if history.make_room(&context.worker().pool) => continue,
             Err(_) if fall_back(context, &mut history, &dispatch, (503, None), &upload) => continue,
             Err(why) => return Err(no_instance(context, why, &history, &dispatch)),
         };
@@ -110,12 +111,6 @@ fn no_instance<W: ClientWatch>(
         return Failure::ConnectTimeout;
     }
     rejections::unavailable(&dispatch.route.name).into()
-}
-
-/// Closes a connection that idles, once, where an instance was not connected to for want of a
-/// descriptor. It comes last: until then another instance may have one that idles.
-fn make_room<W: ClientWatch>(context: &RequestContext<W>, history: &mut History) -> bool {
-    history.may_make_room() && context.worker().pool.close_oldest() && history.made_room()
 }
 
 /// Reads so much of a body before a slot is taken that a slow client holds none. Fails as

@@ -22,10 +22,6 @@ pub(crate) fn responded(instance: &Instance) {
 /// failure says nothing about the instance.
 pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
     let kind = match failure {
-        Failure::MachineExhausted(_) => {
-            shared.metrics.connections_without_room.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
         Failure::Connect(_) => UpstreamError::Connect,
         Failure::ConnectionLost(_) => UpstreamError::Died,
         Failure::Protocol(_) => UpstreamError::Protocol,
@@ -38,6 +34,7 @@ pub(crate) fn note(failure: &Failure, shared: &Shared, instance: &Instance) {
         | Failure::Spool(_)
         | Failure::SpoolFull
         | Failure::NoRoom
+        | Failure::MachineExhausted(_)
         | Failure::ConnectTimeout
         | Failure::StaleConnection
         | Failure::LostTooOften
