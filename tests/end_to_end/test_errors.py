@@ -247,7 +247,7 @@ def test_before_the_first_table_every_inference_request_is_503(
 ) -> None:
     """A server that starts knows neither keys nor routes: 401 and 404 would not be retried."""
     plane = router([engine], publish=False)
-    assert_error(plane.chat(chat()), 503)
+    assert_error(plane.chat(chat()), 503, "server_starting")
     assert plane.request("GET", "/readyz").status == 503
     plane.add_key("0123456789abcdef", KEY)
     assert_error(plane.chat(chat()), 503)

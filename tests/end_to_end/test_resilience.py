@@ -80,10 +80,12 @@ def test_without_descriptors_no_engine_is_blamed_and_what_is_missing_is_told(
 
         assert client.request("GET", "/healthz").status == 200
         with no_descriptors(server.process.pid):
-            refused = send()
-            assert refused.status == 503
-            assert "Too many open files" in refused.json()["error"]["message"]
-            assert ("retry-after", "2") in refused.headers
+            for refused in (send() for _ in range(10)):
+                assert refused.status == 503
+                assert refused.json()["error"]["code"] == "server_out_of_resources"
+                assert "Too many open files" in refused.json()["error"]["message"]
+                assert ("retry-after", "2") in refused.headers
+            assert server.output().count("request failed") == 1
             two[0].kill()
             eventually(lambda: "could not be probed" in server.output(), "the probes fail")
         assert send().status == 200, "the other engine is there at once"
@@ -92,9 +94,23 @@ def test_without_descriptors_no_engine_is_blamed_and_what_is_missing_is_told(
         eventually(lambda: server.running() == 1, "the death is seen")
     assert server.output().count("unreachable") + server.output().count("Nobody can be") == 1
     eventually(lambda: faults(server, "probe") > 0, "the faults are counted")
-    assert read_gauge(server.metrics(), "gpustack_fast_connections_without_room_total") > 0
+    assert read_gauge(server.metrics(), "gpustack_fast_connections_without_room_total") >= 10
     living = [line for line in server.metrics().splitlines() if 'instance="m-1"' in line]
     assert read_gauge("\n".join(living), "gpustack_fast_instance_faults_total") == 0
+
+
+def test_without_descriptors_the_management_api_is_not_blamed_either(
+    serve: Callable[..., ServedRouter], shared_engine: FakeEngine
+) -> None:
+    server = serve(external([shared_engine]), "--workers", "1")
+    with server.client() as client:
+        assert client.request("GET", "/healthz").status == 200
+        with no_descriptors(server.process.pid):
+            refused = client.request("GET", "/v2/models", key=server.key)
+        assert (refused.status, refused.json()["reason"]) == (503, "ServiceUnavailable")
+        assert "Too many open files" in refused.json()["message"]
+        assert client.request("GET", "/v2/models", key=server.key).status == 200
+    assert read_gauge(server.metrics(), "gpustack_fast_connections_without_room_total") > 0
 
 
 def test_a_key_is_revoked_at_once_though_nothing_can_be_saved(
@@ -132,6 +148,9 @@ def test_idle_connections_that_take_all_descriptors_end_nothing(
             assert "default" in listed.stdout
         eventually(lambda: server.is_alive() and server.running() == 1, "the death is seen")
         assert server.chat(chat("m")).status == 200
+        failures = read_gauge(server.metrics(), "gpustack_fast_accept_failures_total")
+        lines = server.output().count("clients cannot be accepted")
+        assert lines <= 1 and (lines == 1) == (failures > 0)
     finally:
         assert server.stop() == 0
 

@@ -18,6 +18,7 @@ use crate::{
     client::{places::Addresses, tls::Tls},
     published::{Published, Settings},
     records::Records,
+    telemetry::seldom::Turns,
 };
 use sans_io::{
     api::browser::KnownHosts,
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     /// Changes of the keys that revoked one.
     pub(crate) revocations: AtomicU64,
     pub(crate) metrics: Metrics,
+    /// The turns of log lines that clients could cause at any rate.
+    pub(crate) turns: Turns,
     /// What the files of spooled bodies may hold: of all callers, and of those without a key.
     pub(crate) spool: (Arc<Budget>, Arc<Budget>),
     /// What requests may hold in memory beyond a little each: of all callers, and of those without a
@@ -119,6 +122,7 @@ impl Shared {
             keys: ArcSwap::default(),
             revocations: AtomicU64::new(0),
             metrics: Metrics::default(),
+            turns: Turns::default(),
             spool: Budget::new(config.limits.spool_bytes),
             memory: Budget::new(config.limits.total_memory_bytes),
             blocking: Arc::new(BlockingPool::new()?),

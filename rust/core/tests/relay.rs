@@ -303,6 +303,7 @@ fn a_drain_cuts_at_its_deadline_and_a_second_one_can_bring_it_nearer() {
     let rest = String::from_utf8(client.read_to_end()).unwrap();
     assert!(rest.contains("its limit for running requests (drain_timeout) has passed"), "{rest}");
     assert!(rest.contains("data: {\"error\"") && !rest.contains("[DONE]"), "{rest}");
+    assert!(rest.contains("\"code\":\"server_stopping\""), "{rest}");
     assert!(rest.ends_with("\n\n\r\n0\r\n\r\n"), "the event is its last one: {rest}");
 }
 
@@ -333,7 +334,8 @@ fn what_a_drain_cuts_inside_a_body_looks_cut_and_what_has_not_begun_gets_a_503()
     for client in [&mut waiting, &mut unread] {
         let response = client.response();
         assert_eq!((response.status, response.whole), (503, true));
-        assert!(String::from_utf8_lossy(&response.body).contains("This server is stopping"));
+        let text = String::from_utf8_lossy(&response.body);
+        assert!(text.contains("This server is stopping") && text.contains("server_stopping"));
         assert_eq!(client.read_to_end(), b"");
     }
     assert_eq!(plane.drained(), 3);
@@ -754,7 +756,7 @@ fn waiting_bodies_are_bounded_in_sum_in_memory_and_in_files() {
         let refused = second.response();
         assert_eq!(refused.status, 503, "{named}");
         let text = String::from_utf8_lossy(&refused.body).into_owned();
-        assert!(text.contains(named), "{text}");
+        assert!(text.contains(named) && text.contains("server_overloaded"), "{text}");
         // An ordinary request needs no room, and what a client held comes back when it leaves.
         assert_eq!(plane.ask(BODY).status, 200);
         drop(first);

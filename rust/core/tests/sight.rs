@@ -43,7 +43,12 @@ fn spawn(name: &str, level: &str, format: &str) -> Child {
 
 /// The log of a server with this level and format on a busy day.
 fn log(level: &str, format: &str) -> String {
-    let mut child = spawn("busy_day", level, format);
+    log_of("busy_day", level, format)
+}
+
+/// The log of one of the ignored tests below.
+fn log_of(name: &str, level: &str, format: &str) -> String {
+    let mut child = spawn(name, level, format);
     let mut text = String::new();
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(child.wait().unwrap().success(), "{text}");
@@ -63,12 +68,14 @@ fn engine() -> Engine {
             let body = String::from_utf8_lossy(&request.body);
             let response = if body.contains("break") {
                 b"HTTP/1.1 words of a model\r\n\r\n".to_vec()
+            } else if body.contains("cut") {
+                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec()
             } else if body.contains("locked") {
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}".to_vec()
             } else {
                 json_response(r#"{"model":"m","choices":[{"text":"words of a model"}]}"#)
             };
-            if stream.write_all(&response).is_err() {
+            if stream.write_all(&response).is_err() || body.contains("cut") {
                 return;
             }
         }
@@ -100,6 +107,45 @@ fn busy_day() {
     plane.plane.drain(Duration::from_secs(1));
     plane.drained();
     assert!(flush_log(PATIENCE));
+}
+
+#[test]
+#[ignore = "the process whose log another test reads"]
+fn bad_day() {
+    let engine = engine();
+    let plane = plane_with_log(&engine);
+    for _ in 0..10 {
+        assert_eq!(plane.ask(r#"{"model":"m","prompt":"break"}"#).status, 502);
+        assert_eq!(plane.ask(r#"{"model":"m","prompt":"locked"}"#).status, 502);
+        assert!(!plane.ask(r#"{"model":"m","prompt":"cut"}"#).whole);
+        let worker = std::thread::Builder::new().name("gpustack-fast-9".to_owned());
+        assert!(worker.spawn(|| panic!("a mistake")).unwrap().join().is_err());
+    }
+    plane.publish(&[], "m");
+    for _ in 0..10 {
+        assert_eq!(plane.ask(r#"{"model":"m"}"#).status, 503);
+    }
+    assert!(flush_log(PATIENCE));
+}
+
+#[test]
+fn what_each_request_could_cause_is_one_line_of_each_kind() {
+    let log = log_of("bad_day", "debug", "text");
+    let count = |level: &str, words: &str| {
+        log.lines().filter(|line| line.contains(level) && line.contains(words)).count()
+    };
+    for (level, words) in [
+        ("WARN ", "request failed code=engine_error"),
+        ("WARN ", "request failed code=no_running_instance"),
+        ("WARN ", "response truncated"),
+        ("WARN ", "the engine rejected this server's own credential"),
+        ("ERROR", "a worker panicked"),
+    ] {
+        assert_eq!(count(level, words), 1, "{words}\n{log}");
+    }
+    for words in ["request failed", "response truncated", "own credential"] {
+        assert!(count("DEBUG", words) >= 9, "{words}\n{log}");
+    }
 }
 
 #[test]

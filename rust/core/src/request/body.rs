@@ -17,7 +17,10 @@ use crate::{
     request::{accounting::Accounting, rejections, relay::Relay},
     upstream::health,
 };
-use sans_io::{api::error::Dialect, seam::End};
+use sans_io::{
+    api::error::{Cause, Dialect},
+    seam::End,
+};
 
 /// The response to a client; the error ends its connection (HTTP/2: its stream) without one.
 pub(crate) type ResponseResult<B, W> = Result<Response<ResponseBody<B, W>>, Truncated>;
@@ -157,12 +160,7 @@ where
         let (error, end) = rejections::truncated(failure);
         let mut event = None;
         if let Progress::Relaying(accounting) = &self.progress {
-            let request_id = &**accounting.request_id();
-            if let Failure::KeyRevoked | Failure::Drained = failure {
-                debug!(request_id, reason = %failure, "response truncated");
-            } else {
-                warn!(request_id, reason = %failure, "response truncated");
-            }
+            log_truncated(failure, error.cause, accounting);
             health::note(failure, accounting.shared(), self.relay.instance());
             event = self
                 .relay
@@ -193,6 +191,22 @@ where
             }
             accounting.end(end);
         }
+    }
+}
+
+/// Logs a truncated response. At warn where a line is due, since a client may have any number of
+/// responses that end so; else at debug, and so where a drain (which has its own line) or a
+/// revocation is to blame.
+fn log_truncated(failure: &Failure, cause: Cause, accounting: &Accounting) {
+    let request_id = &**accounting.request_id();
+    let is_wanted = matches!(failure, Failure::KeyRevoked | Failure::Drained);
+    let turn = || accounting.shared().turns.truncated(cause).turn();
+    if is_wanted {
+        debug!(request_id, reason = %failure, "response truncated");
+    } else if let Some(since_last_line) = turn() {
+        warn!(request_id, reason = %failure, since_last_line, "response truncated");
+    } else {
+        debug!(request_id, reason = %failure, "response truncated");
     }
 }
 

@@ -59,13 +59,18 @@ fn process_families(text: &mut String, metrics: &Metrics) {
 }
 
 /// The counters of the process that have no labels: name, help and value of each.
-fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 11] {
+fn plain_counters(metrics: &Metrics) -> [(&'static str, &'static str, u64); 12] {
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     [
         (
             "gpustack_fast_retries_total",
             "Attempts after a failed one of the same request.",
             of(&metrics.retries),
+        ),
+        (
+            "gpustack_fast_accept_failures_total",
+            "Failures to accept a client, most likely for want of descriptors.",
+            of(&metrics.accept_failures),
         ),
         (
             "gpustack_fast_unread_responses_cut_total",

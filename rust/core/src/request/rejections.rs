@@ -66,7 +66,7 @@ fn not_spooled(error: &io::Error) -> ApiError {
          operator must check the room and the rights of the data directory.",
         failure::system_reason(error)
     );
-    ApiError::new(Cause::Unavailable, message).closing()
+    ApiError::new(Cause::OutOfResources, message).closing()
 }
 
 /// 503: this machine has no descriptor or no port for a connection to an engine.
@@ -75,14 +75,14 @@ fn machine_exhausted(error: &io::Error) -> ApiError {
         "This server has no room for another connection: {error}. Try again in a few seconds; if \
          it stays so, the operator must raise the limits of open files or ports."
     );
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+    ApiError::new(Cause::OutOfResources, message).retry_after(RETRY_AFTER)
 }
 
 /// 503: the drain's limit has passed.
 fn drained() -> ApiError {
     let message = "This server is stopping, and its limit for running requests (drain_timeout) has \
         passed before this response began. Send the request again.";
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
+    ApiError::new(Cause::Stopping, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// 502: an engine's error, for which there was a fallback a moment ago.
@@ -115,7 +115,7 @@ fn spool_full() -> ApiError {
     let message = "This server holds as many bytes of large request bodies in files as it may \
         (limits.spool_bytes; without an API key an eighth of that). Try again in a few seconds, or \
         write \"model\" as the first field of the body, so that it need not wait in a file.";
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
+    ApiError::new(Cause::ServerOverloaded, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// 503: all requests together hold as much memory as they may.
@@ -123,7 +123,7 @@ fn no_room() -> ApiError {
     let message = "This server holds as many bytes of requests and responses in memory as it may \
         (limits.total_memory_bytes; without an API key an eighth of that). Try again in a few \
         seconds.";
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER).closing()
+    ApiError::new(Cause::ServerOverloaded, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// The error for a phase that stood still for longer than its limit.
@@ -168,7 +168,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     }
     let (cause, what, end) = match failure {
         Failure::Drained => (
-            Cause::Unavailable,
+            Cause::Stopping,
             "This server is stopping, and its limit for running requests (drain_timeout) has \
              passed."
                 .to_owned(),
@@ -189,7 +189,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
             End::Timeout,
         ),
         Failure::NoRoom => (
-            Cause::Unavailable,
+            Cause::ServerOverloaded,
             "This server holds as many bytes of requests and responses in memory as it may \
              (limits.total_memory_bytes)."
                 .to_owned(),
@@ -240,7 +240,7 @@ pub(crate) fn unavailable(route: &str) -> ApiError {
         "No running instances available for model {route}: its engines are starting, have failed, \
          are drained, or cannot be reached. Try again in a few seconds; GET /v2/models shows the reason."
     );
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+    ApiError::new(Cause::NoRunningInstance, message).retry_after(RETRY_AFTER)
 }
 
 /// 503: all running instances of this route have as many requests as they are given.
@@ -257,7 +257,7 @@ pub(crate) fn no_descriptor() -> ApiError {
     let message = "This server works on as many requests as it has descriptors for. Try again in a \
         few seconds; the operator can raise the limit of open files (ulimit -n, or LimitNOFILE of \
         the systemd unit).";
-    ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER)
+    ApiError::new(Cause::ServerOverloaded, message).retry_after(RETRY_AFTER)
 }
 
 /// 503: nearly all places are taken by requests without a key.
@@ -265,7 +265,7 @@ pub(crate) fn too_many_keyless() -> ApiError {
     let message = "So many requests without an API key are running that what is left is for \
         requests with one (an eighth of limits.connections and of the open files). Send a key, or \
         try again in a few seconds.";
-    ApiError::new(Cause::Overloaded, message).retry_after(RETRY_AFTER).closing()
+    ApiError::new(Cause::ServerOverloaded, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// 413. `limit`: in bytes.
@@ -281,13 +281,13 @@ pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
 pub(crate) fn starting() -> ApiError {
     let message =
         "This server is starting: it does not know its models yet. Try again in a few seconds.";
-    ApiError::new(Cause::Unavailable, message).retry_after(RETRY_AFTER)
+    ApiError::new(Cause::Starting, message).retry_after(RETRY_AFTER)
 }
 
 /// 503: the management API cannot be connected to.
 pub(crate) fn no_management() -> ApiError {
     ApiError::new(
-        Cause::Unavailable,
+        Cause::ManagementUnavailable,
         "The management API does not respond yet. Try again in a few seconds.",
     )
     .retry_after(RETRY_AFTER)
@@ -317,7 +317,7 @@ pub(crate) fn response_not_found(id: &str, why: &str) -> ApiError {
 /// 503: the translation panicked, or was cancelled by the end of the worker.
 pub(crate) fn translation_failed() -> ApiError {
     ApiError::new(
-        Cause::Unavailable,
+        Cause::TranslationFailed,
         "The request could not be translated just now. Send it again.",
     )
     .retry_after(RETRY_AFTER)

@@ -60,18 +60,21 @@ where
         Ok(Outcome::Upgraded(upgraded)) => Ok(tunnel(context, *upgraded)),
         Err(failure) => {
             context.accounting.timeline.failed();
-            log(&failure, &context.accounting);
-            match rejections::rejection(failure) {
-                None => Err(Truncated),
-                Some((error, end)) => Ok(failed(context, &error, end)),
+            let reason = log_unless_suffered(&failure, &context.accounting);
+            let Some((error, end)) = rejections::rejection(failure) else {
+                return Err(Truncated);
+            };
+            if let Some(reason) = reason {
+                log_suffered(&reason, error.cause, &context.accounting);
             }
+            Ok(failed(context, &error, end))
         }
     }
 }
 
-/// Logs a failed request: at debug if its client or a drain (which has its own line) is to blame,
-/// else at warn.
-fn log(failure: &Failure, accounting: &Accounting) {
+/// Logs a failed request at debug, if its client or a drain (which has its own line) is to blame.
+/// Else the failure in words, for [`log_suffered`].
+fn log_unless_suffered(failure: &Failure, accounting: &Accounting) -> Option<String> {
     let is_clients = match failure {
         Failure::ClientLeft | Failure::BodyTimeout | Failure::KeyRevoked | Failure::Drained => true,
         Failure::Rejected(error) => error.cause.status() < 500,
@@ -79,9 +82,32 @@ fn log(failure: &Failure, accounting: &Accounting) {
     };
     if is_clients {
         accounting.span().in_scope(|| debug!(reason = %failure, "request failed"));
-    } else {
+        return None;
+    }
+    Some(failure.to_string())
+}
+
+/// Logs a request that failed by no fault of its client: at warn where a line is due, since a client
+/// may send any number of such requests; else at debug.
+fn log_suffered(reason: &str, cause: Cause, accounting: &Accounting) {
+    let code = cause.code();
+    if let Some(since_last_line) = accounting.shared().turns.failed(cause).turn() {
         let request_id = &**accounting.request_id();
-        warn!(request_id, reason = %failure, "request failed");
+        warn!(request_id, code, reason, since_last_line, "request failed");
+    } else {
+        accounting.span().in_scope(|| debug!(code, reason, "request failed"));
+    }
+}
+
+/// Logs that an engine rejects this server's own credential: as it does for each request, at warn
+/// once in a while, else at debug.
+fn log_credential(accounting: &Accounting, instance: &str) {
+    const WHAT: &str = "the engine rejected this server's own credential";
+    if let Some(since_last_line) = accounting.shared().turns.credential.turn() {
+        let request_id = &**accounting.request_id();
+        warn!(request_id, instance, since_last_line, "{WHAT}");
+    } else {
+        accounting.span().in_scope(|| debug!(instance, "{WHAT}"));
     }
 }
 
@@ -108,8 +134,7 @@ where
 {
     let StartedResponse { head, is_event_stream, relay, first } = committed;
     if let Some(error) = rejections::credential_rejected(&head, context.endpoint()) {
-        let (request_id, instance) = (&**context.accounting.request_id(), &*relay.instance().id);
-        warn!(request_id, instance, "the engine rejected this server's own credential");
+        log_credential(&context.accounting, &relay.instance().id);
         return failed(context, &error, End::EngineError);
     }
     context.accounting.respond(head.status.as_u16(), is_event_stream);

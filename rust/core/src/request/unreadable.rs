@@ -49,7 +49,7 @@ pub(crate) fn respond<B, W: ClientWatch>(
         Reason::NoPlace => {
             let message = "This server has as many connections as it may have. Try again soon; \
                 whoever runs it can raise limits.connections, and the limit on open files.";
-            (Dialect::OpenAi, ApiError::new(Cause::Unavailable, message).retry_after(1))
+            (Dialect::OpenAi, ApiError::new(Cause::ServerOverloaded, message).retry_after(1))
         }
     };
     let published = worker.shared.table.load();

@@ -354,8 +354,8 @@ async fn give_way(worker: &Worker) {
     }
 }
 
-/// Whether a listener cannot accept at present. It is logged when that begins and when it ends, and
-/// not fifty times a second.
+/// Whether a log line has said that a listener cannot accept, and none that it can again. Clients
+/// that take all descriptors can make it so, and otherwise, fifty times a second.
 #[derive(Default)]
 struct Failing(bool);
 
@@ -367,8 +367,10 @@ impl Failing {
         if matches!(error.kind(), ConnectionAborted | ConnectionReset) {
             return;
         }
-        if !std::mem::replace(&mut self.0, true) {
-            warn!(%error, "clients cannot be accepted; retrying");
+        worker.shared.metrics.accept_failures.fetch_add(1, Ordering::Relaxed);
+        if let Some(since_last_line) = worker.shared.turns.accept.turn() {
+            self.0 = true;
+            warn!(%error, since_last_line, "clients cannot be accepted; retrying");
         }
         if Errno::from_io_error(error).is_some_and(is_shortage) {
             let _ = worker.evict(&worker.places) || worker.pool.close_oldest();
@@ -376,7 +378,7 @@ impl Failing {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    /// Notes that a client was accepted.
+    /// Notes that a client was accepted, where a line has said that none could be.
     fn accepted(&mut self) {
         if std::mem::take(&mut self.0) {
             info!("clients are accepted again");

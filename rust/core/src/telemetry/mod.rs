@@ -12,6 +12,8 @@
 //!   requests that a drain has cut, records that were lost, a listener that cannot accept.
 //! * `info`: a state has changed. Listening, table published, keys changed, drain begun and ended,
 //!   certificate renewed.
+//!   What a stranger can cause with each request is written once in a while, by [`seldom`], and at
+//!   `debug` in between.
 //! * `debug`: the course of one request. Each attempt (instance, attempt number), each decision of
 //!   the pool (reused, opened, kept, or discarded and why), the commit (status), retry and fallback
 //!   with their reason, the end.
@@ -40,6 +42,7 @@
 
 mod layer;
 mod line;
+pub(crate) mod seldom;
 mod writer;
 
 use std::{
@@ -60,6 +63,7 @@ use tracing_subscriber::{Registry, layer::SubscriberExt, reload};
 use self::{
     layer::Lines,
     line::{Line, Value},
+    seldom::Seldom,
     writer::Queue,
 };
 pub use sans_io::seam::{LogFormat, LogLevel};
@@ -83,6 +87,8 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 /// Panics of workers so far.
 static PANICS: AtomicU64 = AtomicU64::new(0);
+/// The turns of the lines about panics, by their places in the source.
+static PANICS_TOLD: [Seldom; 16] = [const { Seldom::new() }; 16];
 
 /// Sets the level and the format of the log; for several data planes the last call counts.
 pub(crate) fn set(level: LogLevel, format: LogFormat) {
@@ -213,10 +219,17 @@ fn report_panics() {
         if !is_worker || !tracing::enabled!(Level::ERROR) {
             return previous(panic);
         }
+        let place = panic.location().map_or(0, |location| location.line() as usize);
+        let Some(since_last_line) = PANICS_TOLD[place % PANICS_TOLD.len()].turn() else { return };
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         // A message that was formatted may hold anything; a literal is ours.
         let reason = panic.payload().downcast_ref::<&'static str>().copied();
-        tracing::error!(location, reason, "a worker panicked; this is a mistake in the program");
+        tracing::error!(
+            location,
+            reason,
+            since_last_line,
+            "a worker panicked; this is a mistake in the program"
+        );
     }));
 }
 

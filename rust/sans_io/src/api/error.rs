@@ -51,9 +51,21 @@ pub enum Cause {
     /// The request is for another host.
     Misdirected,
     /// No instance runs.
-    Unavailable,
+    NoRunningInstance,
     /// All instances that run have as many requests as they are given.
     Overloaded,
+    /// This server has as many requests, connections or bytes of them as it may.
+    ServerOverloaded,
+    /// This machine lacks something: descriptors, ports, memory, or room on a disk.
+    OutOfResources,
+    /// No table was published yet.
+    Starting,
+    /// The drain's limit has passed.
+    Stopping,
+    /// The management API cannot be reached.
+    ManagementUnavailable,
+    /// The request could not be translated for its engine, for no fault of its own.
+    TranslationFailed,
     /// The engine failed.
     BadGateway,
     /// The engine was too slow.
@@ -61,6 +73,9 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The number of causes.
+    pub const COUNT: usize = Self::GatewayTimeout as usize + 1;
+
     /// The HTTP status.
     pub const fn status(self) -> u16 {
         match self {
@@ -77,10 +92,22 @@ impl Cause {
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
             Self::BadGateway => 502,
-            Self::Unavailable | Self::Overloaded => 503,
+            Self::NoRunningInstance
+            | Self::Overloaded
+            | Self::ServerOverloaded
+            | Self::OutOfResources
+            | Self::Starting
+            | Self::Stopping
+            | Self::ManagementUnavailable
+            | Self::TranslationFailed => 503,
             Self::GatewayTimeout => 504,
             Self::VersionNotSupported => 505,
         }
+    }
+
+    /// `error.code` of OpenAI's shape; None where the status says it all.
+    pub const fn code(self) -> Option<&'static str> {
+        self.openai().1
     }
 
     /// `error.type` and `error.code` of OpenAI's shape; None is `null`. The SDK builds its
@@ -105,8 +132,14 @@ impl Cause {
             Self::UnsupportedEncoding => {
                 ("invalid_request_error", Some("unsupported_content_encoding"))
             }
-            Self::Unavailable => ("server_error", Some("no_running_instance")),
+            Self::NoRunningInstance => ("server_error", Some("no_running_instance")),
             Self::Overloaded => ("server_error", Some("engine_overloaded")),
+            Self::ServerOverloaded => ("server_error", Some("server_overloaded")),
+            Self::OutOfResources => ("server_error", Some("server_out_of_resources")),
+            Self::Starting => ("server_error", Some("server_starting")),
+            Self::Stopping => ("server_error", Some("server_stopping")),
+            Self::ManagementUnavailable => ("server_error", Some("management_unavailable")),
+            Self::TranslationFailed => ("server_error", Some("translation_failed")),
             Self::BadGateway => ("server_error", Some("engine_error")),
             Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
         }
@@ -128,8 +161,14 @@ impl Cause {
             Self::Forbidden | Self::CrossSite => "permission_error",
             Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "not_found_error",
             Self::TooLarge => "request_too_large",
-            Self::Unavailable | Self::Overloaded => "overloaded_error",
-            Self::BadGateway => "api_error",
+            Self::NoRunningInstance
+            | Self::Overloaded
+            | Self::ServerOverloaded
+            | Self::OutOfResources
+            | Self::Starting
+            | Self::Stopping
+            | Self::ManagementUnavailable => "overloaded_error",
+            Self::BadGateway | Self::TranslationFailed => "api_error",
             Self::GatewayTimeout => "timeout_error",
         }
     }
@@ -150,7 +189,14 @@ impl Cause {
             Self::HeadTooLarge => "RequestHeaderFieldsTooLarge",
             Self::NotImplemented => "NotImplemented",
             Self::VersionNotSupported => "HTTPVersionNotSupported",
-            Self::Unavailable | Self::Overloaded => "ServiceUnavailable",
+            Self::NoRunningInstance
+            | Self::Overloaded
+            | Self::ServerOverloaded
+            | Self::OutOfResources
+            | Self::Starting
+            | Self::Stopping
+            | Self::ManagementUnavailable
+            | Self::TranslationFailed => "ServiceUnavailable",
             Self::BadGateway => "BadGateway",
             Self::GatewayTimeout => "GatewayTimeout",
         }

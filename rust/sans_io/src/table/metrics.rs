@@ -150,6 +150,8 @@ pub struct Metrics {
     pub connections_over_address_limit: AtomicU64,
     /// Connections that were closed at once: there was no place, not even for a 503.
     pub connections_without_place: AtomicU64,
+    /// Clients that could not be accepted at once, for want of descriptors or memory.
+    pub accept_failures: AtomicU64,
     /// Responses that were cut off: their clients did not read them, and all requests held as much
     /// memory as they may.
     pub cut_unread: AtomicU64,
