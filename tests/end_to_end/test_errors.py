@@ -62,6 +62,7 @@ UNREADABLE = {
     "a bad escape": b'{"model": "m", "x": "\\q"}',
     "a raw line break": b'{"model": "m", "x": "\n"}',
     "deeply nested": b'{"model": "m", "x": ' + b"[" * 600 + b"]" * 600 + b"}",
+    "a byte order mark": b'\xef\xbb\xbf{"model": "m"}',
     "UTF-16": '{"model": "m"}'.encode("utf-16"),
     "no model": b'{"messages": []}',
     "a nested model": b'{"x": {"model": "m"}}',

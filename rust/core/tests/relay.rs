@@ -467,6 +467,28 @@ fn an_endless_length_that_a_longer_name_would_overflow_is_no_panic() {
 }
 
 #[test]
+fn a_byte_order_mark_of_an_engine_hides_no_name_of_its_own() {
+    const MARK: &str = "\u{feff}";
+    const FRAME: &str = "data: {\"model\":\"e\"}\n\n";
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(asked) = read_request(&mut stream) {
+            let response = if !asked.body.ends_with(b"true}") {
+                json_response(&format!("{MARK}{{\"model\":\"e\"}}"))
+            } else {
+                let frames = [MARK, FRAME, DONE].map(|part| chunk(part.as_bytes())).concat();
+                [STREAM_HEAD.as_bytes(), &frames, b"0\r\n\r\n"].concat()
+            };
+            stream.write_all(&response).unwrap();
+        }
+    });
+    let plane = Plane::builder().engines(&[&engine]).served_name("e").start();
+    let whole = plane.ask(r#"{"model":"m"}"#);
+    assert_eq!(String::from_utf8(whole.body).unwrap(), format!("{MARK}{{\"model\":\"m\"}}"));
+    let stream = String::from_utf8(plane.ask(BODY).body).unwrap();
+    assert_eq!(stream, format!("{MARK}{}{DONE}", FRAME.replace("\"e\"", "\"m\"")));
+}
+
+#[test]
 fn an_http_1_0_client_gets_no_chunks_and_its_end() {
     let engine = Engine::start(true, |_, mut stream| {
         read_request(&mut stream).unwrap();

@@ -69,7 +69,9 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
     );
     let mut finder = Finder::string(&["model"]);
     finder.feed(body);
-    assert_eq!(finder.found(), Some(model.range.start as usize..model.range.end as usize));
+    let range = model.range.start as usize..model.range.end as usize;
+    assert_eq!(finder.found(), Some(range.clone()));
+    marks_are_passed_over(body, range);
     assert_eq!(seen.stream, members.last("stream") == Some("true"), "another `stream`");
     let options = seen.stream_options.as_ref().map(|range| at(range).trim().to_owned());
     assert_eq!(options.as_deref(), members.last("stream_options"), "another `stream_options`");
@@ -108,6 +110,25 @@ fn picks(members: &Members, what: &str, inside: bool) -> bool {
 fn previous_response_id(members: &Members) -> Option<String> {
     let id = members.text("previous_response_id")?;
     Some(if id.contains(ODD) || id.len() > RESPONSE_ID_BYTES_MAX { "\0".to_owned() } else { id })
+}
+
+/// The same bytes as an engine's response, behind a byte order mark in any split. A part of one is
+/// no begin of JSON.
+fn marks_are_passed_over(body: &[u8], model: std::ops::Range<usize>) {
+    let mark = "\u{feff}".as_bytes();
+    let marked = [mark, body].concat();
+    for size in [1, 2, 7, marked.len()] {
+        let find = |text: &[u8]| {
+            let mut finder = Finder::string(&["model"]).of_document();
+            text.chunks(size).for_each(|piece| finder.feed(piece));
+            finder.found()
+        };
+        assert_eq!(find(body), Some(model.clone()));
+        assert_eq!(find(&marked), Some(model.start + mark.len()..model.end + mark.len()));
+        assert_eq!([find(&marked[1..]), find(&marked[2..])], [None, None]);
+        assert_eq!(find(&[&mark[..2], body].concat()), None);
+        assert_eq!(find(&[mark, &marked].concat()), None);
+    }
 }
 
 /// The first `stream_options` is found whole where it is an object, in any split.

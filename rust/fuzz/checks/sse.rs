@@ -110,6 +110,10 @@ fn ids_are_found(whole_frames: &[u8]) {
         let mut finder = ResponseIdFinder::new();
         finder.feed_frames(whole_frames);
         assert_eq!(finder.found(), id.as_deref());
+        // A mark at the begin of a stream is no part of it.
+        let mut finder = ResponseIdFinder::new();
+        finder.feed_frames(&["\u{feff}".as_bytes(), whole_frames].concat());
+        assert_eq!(finder.found(), id.as_deref(), "hidden by a mark");
     }
 }
 

@@ -192,6 +192,12 @@ fn the_id_of_a_response_is_found_while_it_passes() {
         response.chunks(size).for_each(|piece| finder.feed(piece));
         assert_eq!(finder.found(), Some("resp_1"));
     }
+    let marked = ["\u{feff}".as_bytes(), response].concat();
+    for size in 1..marked.len() {
+        let mut finder = ResponseIdFinder::new();
+        marked.chunks(size).for_each(|piece| finder.feed(piece));
+        assert_eq!(finder.found(), Some("resp_1"));
+    }
     let mut finder = ResponseIdFinder::new();
     finder.feed_frames(b": ping\n\n");
     assert_eq!(finder.found(), None);

@@ -124,6 +124,7 @@ where
             return Poll::Pending;
         }
         self.keep_alive.quiet_since = None;
+        self.transform.note_comment();
         Poll::Ready(Some(Ok(Bytes::from_static(KEEP_ALIVE))))
     }
 

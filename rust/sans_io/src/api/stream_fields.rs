@@ -5,6 +5,7 @@ use crate::{
     api::endpoints::ModelPlace,
     codec::{
         json::Finder,
+        mark::without_mark,
         sse::{LineEnd, data, field, found_in, frame_ranges, lines, place_in},
     },
 };
@@ -70,6 +71,8 @@ fn response_id(frames: &[u8]) -> Option<String> {
 pub struct ResponseIdFinder {
     whole: Finder,
     streamed: Option<String>,
+    /// Frames of a stream were read.
+    begun: bool,
     /// An event with data was seen: the first one has the id, or none has.
     finished: bool,
 }
@@ -77,7 +80,8 @@ pub struct ResponseIdFinder {
 impl ResponseIdFinder {
     /// A finder before the first byte.
     pub fn new() -> Self {
-        Self { whole: Finder::text_of(&["id"]), streamed: None, finished: false }
+        let whole = Finder::text_of(&["id"]).of_document();
+        Self { whole, streamed: None, begun: false, finished: false }
     }
 
     /// Reads the next bytes of a whole response.
@@ -86,7 +90,11 @@ impl ResponseIdFinder {
     }
 
     /// Reads the next frames of a stream; each call begins with a frame.
-    pub fn feed_frames(&mut self, frames: &[u8]) {
+    pub fn feed_frames(&mut self, mut frames: &[u8]) {
+        if !self.begun {
+            frames = without_mark(frames);
+            self.begun = !frames.is_empty();
+        }
         if !self.finished {
             self.streamed = response_id(frames);
             self.finished = frame_ranges(frames).any(|range| data(&frames[range]).is_some());

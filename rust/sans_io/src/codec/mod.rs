@@ -7,6 +7,7 @@ pub mod host;
 pub mod http1;
 pub mod inflate;
 pub mod json;
+pub(crate) mod mark;
 pub mod multipart;
 pub mod percent;
 pub mod response_fields;

@@ -2,7 +2,8 @@
 //!
 //! The rules are those of the WHATWG's HTML standard ("Parsing an event stream"): a line ends with
 //! LF, CRLF or CR, in any mix, and an empty line ends a frame. Nothing else is a line end. Bytes
-//! are never decoded. A byte order mark is not looked for: engines send none.
+//! are never decoded. A byte order mark, which may stand before a stream's first frame, is no part
+//! of the frame: who has the begin of a stream takes it away ([`super::mark`]).
 //!
 //! A CR as the last byte of a buffer may be half of a CRLF whose LF is still on its way. It counts
 //! as a line end only if the line before it ended with a lone CR too, since such a stream may have

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::{error::TransformError, limits::append};
-use crate::api::{
-    engine_error::{self, RedactedNames},
-    error::Dialect,
-    messages, rerank,
-    response_usage::usage_of_response,
-    usage::Usage,
+use crate::{
+    api::{
+        engine_error::{self, RedactedNames},
+        error::Dialect,
+        messages, rerank,
+        response_usage::usage_of_response,
+        usage::Usage,
+    },
+    codec::mark::without_mark,
 };
 
 /// The longest whole response that is rewritten, in bytes.
@@ -88,20 +91,21 @@ impl DocumentBuffer {
 
     /// The document in place of a whole response.
     fn rewrite(&mut self, whole: Bytes) -> Result<Bytes, TransformError> {
+        let text = without_mark(&whole);
         let made = match &self.document {
             Document::Error { status, dialect, request_id, names } => {
-                engine_error::reshape(*status, &whole, *dialect, request_id, names)
+                engine_error::reshape(*status, text, *dialect, request_id, names)
             }
             Document::Message { model } => Some(
-                messages::response(&whole, model)
+                messages::response(text, model)
                     .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             Document::TokenCount => Some(
-                messages::count_response(&whole)
+                messages::count_response(text)
                     .map_err(|error| TransformError::Unusable(error.message))?,
             ),
             Document::Rerank { prepared, model } => Some(
-                rerank::response(&whole, prepared, model)
+                rerank::response(text, prepared, model)
                     .map_err(|error| TransformError::Unusable(error.to_string()))?,
             ),
         };

@@ -1,6 +1,6 @@
 //! The editing of an event stream, in whole frames.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
 use super::{
@@ -16,7 +16,7 @@ use crate::{
         stream_fields,
         usage::{EventUsage, StreamUsage, Timings, Usage},
     },
-    codec::sse,
+    codec::{mark::MARK, sse},
 };
 
 /// The most of an unfinished frame that is held back, in bytes; a longer one passes as it comes.
@@ -151,15 +151,36 @@ impl EventStream {
         self.edits.usage()
     }
 
-    /// Takes the engine's next bytes and returns the client's. `done`: these are the last.
+    /// Notes that the client has got a comment of ours.
+    pub(super) fn note_comment(&mut self) {
+        if self.frames.begin == Begin::Untouched {
+            self.frames.begin = Begin::Commented;
+        }
+    }
+
+    /// Takes the engine's next bytes and returns the client's. `done`: these are the last. A byte
+    /// order mark before the first frame passes, unless the stream is translated or a comment of
+    /// ours stands before it: there it would be a part of a field's name.
     pub(super) fn push(
         &mut self,
         data: Bytes,
         done: bool,
         timings: impl FnOnce() -> Timings,
     ) -> Result<Bytes, TransformError> {
-        let frames = self.frames.push(data, done, self.edits.held());
+        let (marked, frames) = self.frames.push(data, done, self.edits.held());
         self.count_long_frame(&frames);
+        let frames = self.edit(frames, done, timings)?;
+        let passes = marked && self.edits.translate.is_none();
+        Ok(if passes { [MARK, &frames].concat().into() } else { frames })
+    }
+
+    /// Edits frames, or the part of one that is too long to be held back.
+    fn edit(
+        &mut self,
+        frames: Bytes,
+        done: bool,
+        timings: impl FnOnce() -> Timings,
+    ) -> Result<Bytes, TransformError> {
         let frames = if self.frames.raw {
             if self.edits.translate.is_some() {
                 return Err(TransformError::Unusable(format!(
@@ -201,9 +222,22 @@ impl EventStream {
     }
 }
 
+/// What has passed before an event stream's next bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Begin {
+    /// Nothing.
+    #[default]
+    Untouched,
+    /// A comment of ours.
+    Commented,
+    /// Frames of the engine's.
+    Past,
+}
+
 /// Cuts an event stream into whole frames.
 #[derive(Debug, Default)]
 pub(super) struct FrameBuffer {
+    begin: Begin,
     /// The unfinished frame.
     tail: BytesMut,
     /// Bytes of `tail` that were searched for a frame's edge in vain.
@@ -217,14 +251,21 @@ pub(super) struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// Returns the whole frames and holds back the unfinished tail, up to `held` bytes. `done`:
-    /// these are the last bytes.
-    fn push(&mut self, data: Bytes, done: bool, held: usize) -> Bytes {
-        let frames = self.cut(data, done, held);
-        if !frames.is_empty() {
-            self.finished = !self.raw && stream_fields::is_terminal(sse::last_frame(&frames));
+    /// Returns the whole frames, with whether a byte order mark stood at the stream's begin before
+    /// them, and holds back the unfinished tail, up to `held` bytes. `done`: these are the last
+    /// bytes.
+    fn push(&mut self, data: Bytes, done: bool, held: usize) -> (bool, Bytes) {
+        let mut frames = self.cut(data, done, held);
+        if frames.is_empty() {
+            return (false, frames);
         }
-        frames
+        let begin = std::mem::replace(&mut self.begin, Begin::Past);
+        let marked = begin != Begin::Past && frames.starts_with(MARK);
+        if marked {
+            frames.advance(MARK.len());
+        }
+        self.finished = !self.raw && stream_fields::is_terminal(sse::last_frame(&frames));
+        (marked && begin == Begin::Untouched, frames)
     }
 
     /// Cuts the bytes behind the last edge.
@@ -277,7 +318,88 @@ fn trimmed(mut edited: Vec<u8>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const MARK_SAID: &str = "\u{feff}";
+
+    /// A stream in which the engine's name becomes `m`, and usage that nobody asked for is cut out.
+    fn renaming() -> EventStream {
+        EventStream::new(FrameEdits {
+            rename: Some((ModelPlace::TopLevel, Bytes::from_static(b"\"m\""))),
+            rename_expected: true,
+            stream_usage: Some(StreamUsage::new(true, false)),
+            ..Default::default()
+        })
+    }
+
+    /// What becomes of an engine's stream in pieces of this size.
+    fn pushed(stream: &mut EventStream, bytes: &str, size: usize) -> String {
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        let mut out = Vec::new();
+        for piece in bytes.as_bytes().chunks(size) {
+            out.extend(stream.push(Bytes::copy_from_slice(piece), false, timings).unwrap());
+        }
+        out.extend(stream.push(Bytes::new(), true, timings).unwrap());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_mark_before_the_first_frame_passes_and_hides_nothing() {
+        for (engines, clients) in [
+            ("\u{feff}data: {\"model\":\"e\"}\n\n", "\u{feff}data: {\"model\":\"m\"}\n\n"),
+            ("\u{feff}\ndata: {\"model\":\"e\"}\n\n", "\u{feff}\ndata: {\"model\":\"m\"}\n\n"),
+            ("\u{feff}", "\u{feff}"),
+            // Twice, or later, it is a part of a field's name, so that there is no data.
+            (
+                "\u{feff}\u{feff}data: {\"model\":\"e\"}\n\n",
+                "\u{feff}\u{feff}data: {\"model\":\"e\"}\n\n",
+            ),
+            (
+                ": x\n\n\u{feff}data: {\"model\":\"e\"}\n\n",
+                ": x\n\n\u{feff}data: {\"model\":\"e\"}\n\n",
+            ),
+        ] {
+            for size in [1, 2, 3, 4, 100] {
+                assert_eq!(pushed(&mut renaming(), engines, size), clients);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_whose_only_frame_is_marked_may_end() {
+        let mut stream = renaming();
+        assert_eq!(pushed(&mut stream, "\u{feff}data: [DONE]\n\n", 5), "\u{feff}data: [DONE]\n\n");
+        assert!(stream.is_finished());
+    }
+
+    #[test]
+    fn behind_a_comment_of_ours_a_mark_is_left_out() {
+        let mut stream = renaming();
+        stream.note_comment();
+        let clients = "data: {\"model\":\"m\"}\n\n";
+        assert_eq!(pushed(&mut stream, "\u{feff}data: {\"model\":\"e\"}\n\n", 2), clients);
+    }
+
+    proptest! {
+        #[test]
+        fn a_marked_stream_becomes_the_same_as_another_behind_its_mark(
+            lines in prop::collection::vec(prop::sample::select(vec![
+                "", "", "data: {\"model\":\"e\"}", "data: {\"model\":", "data: \"e\"}", "\u{feff}",
+                "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1}}", "event: x", ": y",
+            ]), 0..12),
+            size in 1..40_usize,
+        ) {
+            let plain = lines.join("\n");
+            let marked = format!("{MARK_SAID}{plain}");
+            // A mark alone is told from the begin of a stream that has one.
+            prop_assume!(!plain.starts_with(MARK_SAID));
+            let expected = pushed(&mut renaming(), &plain, plain.len().max(1));
+            let found = pushed(&mut renaming(), &marked, size);
+            prop_assert_eq!(found, format!("{MARK_SAID}{expected}"));
+        }
+    }
 
     #[test]
     fn a_long_frame_holds_its_memory_no_longer_than_it_takes() {

@@ -96,6 +96,13 @@ impl Transform {
         Self(Kind::Document(Box::new(DocumentBuffer::new(document))))
     }
 
+    /// Notes that the client of an event stream has got a comment of ours.
+    pub fn note_comment(&mut self) {
+        if let Kind::Events(events) = &mut self.0 {
+            events.note_comment();
+        }
+    }
+
     /// Whether bytes pass as they come, unread.
     pub fn is_identity(&self) -> bool {
         matches!(self.0, Kind::Identity)

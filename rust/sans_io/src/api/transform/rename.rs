@@ -16,7 +16,7 @@ pub(super) struct Renamer {
 impl Renamer {
     /// `name_json`: the public name as a JSON string.
     pub(super) fn new(name_json: Bytes) -> Self {
-        Self { held: BytesMut::new(), finder: Finder::string(&["model"]), name_json }
+        Self { held: BytesMut::new(), finder: Finder::string(&["model"]).of_document(), name_json }
     }
 
     /// The memory of what is held back, in bytes.
@@ -46,5 +46,28 @@ impl Renamer {
             }
             _ => whole,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use crate::api::{transform::Transform, usage::Timings};
+
+    #[test]
+    fn a_mark_before_the_document_passes_and_the_name_behind_it_is_replaced() {
+        let (engines, clients) = ("\u{feff}{\"model\":\"e\"}", "\u{feff}{\"model\":\"m\"}");
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        for size in 1..=engines.len() {
+            let mut transform = Transform::rename(Bytes::from_static(b"\"m\""));
+            let mut out = Vec::new();
+            for piece in engines.as_bytes().chunks(size) {
+                let piece = Bytes::copy_from_slice(piece);
+                out.extend(transform.push(piece, false, timings).unwrap());
+            }
+            out.extend(transform.push(Bytes::new(), true, timings).unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), clients, "{size}");
+        }
     }
 }

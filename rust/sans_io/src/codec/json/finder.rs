@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::limits::NESTING_MAX;
 use super::scanner::{IMPOSSIBLE_ID, Purpose, Scanner};
+use crate::codec::mark::MARK;
 
 /// Looks for the value under a path of keys (`["response", "model"]`: the member `model` of the
 /// member `response`), and stops at the first value of the wanted kind. Keys are compared after
@@ -17,6 +18,8 @@ pub struct Finder {
     first: u8,
     /// The value was found, or cannot be found any more.
     finished: bool,
+    /// Whether a byte order mark may stand before the object.
+    may_be_marked: bool,
 }
 
 impl Finder {
@@ -39,16 +42,39 @@ impl Finder {
     }
 
     fn new(path: &'static [&'static str], first: u8) -> Self {
-        Self { scanner: scanner(path), first, finished: false }
+        Self { scanner: scanner(path), first, finished: false, may_be_marked: false }
+    }
+
+    /// Passes over a byte order mark before the object, as in a whole response.
+    #[must_use]
+    pub fn of_document(self) -> Self {
+        Self { may_be_marked: true, ..self }
     }
 
     /// Reads on until the value is found, the JSON is broken or the piece ends.
-    pub fn feed(&mut self, piece: &[u8]) {
+    pub fn feed(&mut self, mut piece: &[u8]) {
+        if self.may_be_marked {
+            piece = self.behind_mark(piece);
+        }
         if !self.finished {
             let read = self.scanner.read(piece, true);
             self.finished = read.is_err() || self.scanner.found.is_some();
         }
         self.scanner.base += piece.len() as u64;
+    }
+
+    /// What of the piece stands behind the mark, which may come in pieces itself.
+    fn behind_mark<'p>(&mut self, piece: &'p [u8]) -> &'p [u8] {
+        let seen = self.seen();
+        let rest = MARK.get(seen..).unwrap_or_default();
+        let marked = rest.iter().zip(piece).take_while(|(mark, byte)| mark == byte).count();
+        self.scanner.base += marked as u64;
+        if marked < piece.len() {
+            self.may_be_marked = false;
+            // A part of a mark is no begin of JSON.
+            self.finished |= (1..MARK.len()).contains(&(seen + marked));
+        }
+        &piece[marked..]
     }
 
     /// The range of the value, counted finished all pieces; None while it was not found.
