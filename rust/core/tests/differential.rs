@@ -180,6 +180,7 @@ const PIECES: &[&str] = &[
     "Connection: close\r\n",
     "Connection: keep-alive\r\n",
     "Expect: 100-continue\r\n",
+    "Expect: 200-ok\r\n",
     "\n",
     "\r",
     " ",

@@ -351,6 +351,48 @@ fn a_client_that_waits_for_a_100_gets_it_when_its_body_is_wanted() {
 }
 
 #[test]
+fn a_client_that_expects_what_is_not_known_is_told_so_before_it_sends_its_body() {
+    let engine = echo();
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let head = |expectation: &str| {
+        request_with(&format!("Expect: {expectation}\r\nContent-Length: {}", BODY.len()), "")
+    };
+    for expectation in
+        ["200-ok", "100-continue, 200-ok", "100-continue;x=1", "200-ok\r\nExpect: 100-continue"]
+    {
+        let mut client = plane.connect();
+        client.write(head(expectation).as_bytes());
+        let answer = String::from_utf8(client.read_to_end()).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 417 "), "{expectation}: {answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        assert!(
+            answer.contains("invalid_request_error") && answer.contains("100-continue"),
+            "{answer}"
+        );
+        assert!(!answer.contains("HTTP/1.1 100"), "{answer}");
+    }
+    let messages = head("200-ok").replace("/v1/completions", "/v1/messages");
+    let mut client = plane.connect();
+    client.write(messages.as_bytes());
+    assert!(String::from_utf8(client.read_to_end()).unwrap().contains("\"type\":\"error\""));
+    assert_eq!(engine.connections(), 0);
+    for known in ["100-Continue", "100-continue, 100-continue", ", 100-continue"] {
+        let mut client = plane.connect();
+        client.write(head(known).as_bytes());
+        assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n", "{known}");
+        client.write(BODY.as_bytes());
+        assert_eq!(client.response().status, 200, "{known}");
+    }
+    // HTTP/1.0 knows no expectations, and an empty one is none.
+    for request in [head("200-ok").replace("HTTP/1.1", "HTTP/1.0"), head("")] {
+        let mut client = plane.connect();
+        client.write(format!("{request}{BODY}").as_bytes());
+        assert!(client.head().starts_with("HTTP/1.1 200 "));
+    }
+    assert!(plane.metrics().contains("code=\"417\"} 5"));
+}
+
+#[test]
 fn a_rejected_request_whose_body_has_come_keeps_its_connection() {
     let plane = Plane::builder().start();
     let mut client = plane.connect();

@@ -17,7 +17,7 @@ pub(crate) struct Unidentified {
     pub(crate) path: &'static str,
     /// The shape of the error.
     pub(crate) dialect: Dialect,
-    /// The client's error: 400, 404 or 405.
+    /// The client's error: 400, 404, 405 or 417.
     pub(crate) error: ApiError,
 }
 

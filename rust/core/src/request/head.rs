@@ -4,10 +4,11 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts}
 
 use sans_io::{
     api::error::{ApiError, Cause},
-    codec::host,
+    codec::{headers, host},
 };
 
-/// Rejects CONNECT and TRACE, and heads that two readers could take for two different requests.
+/// Rejects CONNECT and TRACE, heads that two readers could take for two different requests, and
+/// expectations that are not known.
 pub(crate) fn check(
     method: &Method,
     uri: &Uri,
@@ -29,7 +30,23 @@ pub(crate) fn check(
     if headers.get_all(header::CONTENT_TYPE).iter().nth(1).is_some() {
         return bad_request("The request has two Content-Type fields. Send one.");
     }
-    check_host(uri, version, host).or_else(bad_request)
+    check_host(uri, version, host).or_else(bad_request)?;
+    // HTTP/1.0 knows no expectations.
+    if version == Version::HTTP_10 { Ok(()) } else { check_expectations(headers) }
+}
+
+/// Rejects (417) a request whose client expects something else than a 100, and could wait for it.
+fn check_expectations(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut tokens = headers.get_all(header::EXPECT).iter().flat_map(|value| {
+        let tokens = headers::tokens(value.as_bytes());
+        tokens.filter(|token| !token.is_empty())
+    });
+    if tokens.all(headers::is_continue) {
+        return Ok(());
+    }
+    let message = "The request's Expect field asks for something that this server does not know. \
+        Send `Expect: 100-continue`, or leave the field out.";
+    Err(ApiError::new(Cause::ExpectationFailed, message).closing())
 }
 
 /// Checks the host that a request is for, which `Host` says, or the authority of its target, or

@@ -42,6 +42,8 @@ pub enum Cause {
     TooLarge,
     /// The path is longer than a head may be.
     UriTooLong,
+    /// `Expect` asks for something else than a 100.
+    ExpectationFailed,
     /// The head is over the limit.
     HeadTooLarge,
     /// A framing of the body that this server does not know.
@@ -88,6 +90,7 @@ impl Cause {
             Self::TooLarge => 413,
             Self::UriTooLong => 414,
             Self::UnsupportedEncoding => 415,
+            Self::ExpectationFailed => 417,
             Self::Misdirected => 421,
             Self::HeadTooLarge => 431,
             Self::NotImplemented => 501,
@@ -119,6 +122,7 @@ impl Cause {
             | Self::TooLarge
             | Self::RequestTimeout
             | Self::UriTooLong
+            | Self::ExpectationFailed
             | Self::HeadTooLarge
             | Self::NotImplemented
             | Self::VersionNotSupported
@@ -152,6 +156,7 @@ impl Cause {
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::UriTooLong
+            | Self::ExpectationFailed
             | Self::HeadTooLarge
             | Self::NotImplemented
             | Self::VersionNotSupported
@@ -186,6 +191,7 @@ impl Cause {
             Self::RequestTimeout => "RequestTimeout",
             Self::TooLarge => "PayloadTooLarge",
             Self::UriTooLong => "URITooLong",
+            Self::ExpectationFailed => "ExpectationFailed",
             Self::HeadTooLarge => "RequestHeaderFieldsTooLarge",
             Self::NotImplemented => "NotImplemented",
             Self::VersionNotSupported => "HTTPVersionNotSupported",

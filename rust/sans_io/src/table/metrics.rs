@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The statuses with a counter of their own, and the classes for all others.
-const STATUSES: [(u16, &str); 25] = [
+const STATUSES: [(u16, &str); 26] = [
     (200, "200"),
     (400, "400"),
     (401, "401"),
@@ -16,6 +16,7 @@ const STATUSES: [(u16, &str); 25] = [
     (408, "408"),
     (413, "413"),
     (414, "414"),
+    (417, "417"),
     (421, "421"),
     (422, "422"),
     (429, "429"),

@@ -311,7 +311,8 @@ impl Framing {
                     }
                 }
                 6 if named("expect") => {
-                    framing.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
+                    framing.expects_continue |=
+                        headers::tokens(field.value).any(headers::is_continue);
                 }
                 _ => {}
             }
