@@ -36,6 +36,7 @@ NAMES: list[dict[str, Any]] = [
     {"vllm_xargs": {"kv_transfer_params": "x"}},
     {"extra_body": {"kv_transfer_params": PULL}},
     {"extra_args": {"n": 1, "ec_transfer_params": PULL}},
+    {"sampling_params": {"n": 1, "extra_args": {"kv_transfer_params": PULL}}},
 ]
 HARMLESS: list[dict[str, Any]] = [
     {"kv_transfer_params": None},

@@ -99,7 +99,7 @@ fn picks(members: &Members, what: &str, inside: bool) -> bool {
         if key.contains(ODD) || !inside && key == "model" {
             return false;
         }
-        if !inside && holding.split_whitespace().any(|holds| holds == key) {
+        if holding.split_whitespace().any(|holds| holds == key) {
             return serde_json::from_str(value).is_ok_and(|inner| picks(&inner, what, true));
         }
         plain_pick(key) == Some(what) && !nothing

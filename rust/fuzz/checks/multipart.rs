@@ -11,6 +11,11 @@ use sans_io::codec::multipart::{
 
 use pick::plain_pick;
 
+/// Whether a field's text may be JSON with fields of its own, which nobody here reads.
+fn holds_json(name: &str) -> bool {
+    ["extra_body", "extra_args", "vllm_xargs", "custom_params", "nvext"].contains(&name)
+}
+
 /// Checks a body; its first line is the Content-Type, or a boundary for the usual one.
 pub(crate) fn check(input: &[u8]) {
     let (first, body) = match input.iter().position(|&byte| byte == b'\n') {
@@ -356,7 +361,7 @@ impl PlainPart {
     fn picks(&self, what: &str) -> bool {
         self.name.as_deref().is_some_and(|name| {
             name != "model"
-                && (plain_pick(name) == Some(what) || name == "extra_body" && what == "model")
+                && (plain_pick(name) == Some(what) || what == "model" && holds_json(name))
         })
     }
 

@@ -779,6 +779,7 @@ fn a_member_that_picks_an_adapter_is_seen_unless_it_picks_nothing() {
         r#""MODEL":"x""#,
         r#""vllm_xargs":{"a":[{}],"model":"x"},"n":1"#,
         r#""custom_params":{"lor\u0061":1}"#,
+        r#""extra_body":{"sampling_params":{"extra_args":{"lora":1}}}"#,
     ] {
         assert!(picks(member), "{member}");
     }
@@ -805,6 +806,11 @@ fn a_member_that_names_a_host_is_seen_in_every_purpose() {
         (r#""kv_transfer_params":{"remote_host":"x"}"#, true),
         (r#""bootstrap_room":[7]"#, true),
         (r#""extra_body":{"Base_URL":"x"}"#, true),
+        (r#""sampling_params":{"n":1,"extra_args":{"kv_transfer_params":{"a":1}}}"#, true),
+        (r#""extra_body":{"options":{"nvext":{"parameters":{"base_url":"x"}}}}"#, true),
+        (r#""metadata":{"extra_args":{"base_url":"x"}}"#, false),
+        (r#""extra_args":{"metadata":{"base_url":"x"}}"#, false),
+        (r#""extra_args":[{"base_url":"x"}]"#, false),
         (r#""kv_transfer_params":{}"#, false),
         (r#""metadata":{"base_url":"x"}"#, false),
         (r#""lora":"x""#, false),

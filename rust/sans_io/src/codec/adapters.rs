@@ -98,9 +98,12 @@ pub(crate) fn holds_fields(name: &[u8]) -> bool {
     )
 }
 
-/// What a field can do whose value is a text that is not read, in a form or a query.
+/// What a field can do whose value is a text that is not read, in a form or a query: vLLM reads the
+/// JSON in a form's `vllm_xargs`.
 pub(crate) fn pick_in_text(name: &[u8]) -> Option<Pick> {
-    pick(name).or_else(|| (name == b"extra_body").then_some(Pick::Model))
+    let holds_json =
+        matches!(name, b"extra_body" | b"extra_args" | b"vllm_xargs" | b"custom_params" | b"nvext");
+    pick(name).or_else(|| holds_json.then_some(Pick::Model))
 }
 
 #[cfg(test)]
@@ -159,7 +162,9 @@ mod tests {
         ] {
             assert_eq!(pick(name.as_bytes()), None, "{name}");
         }
-        assert_eq!(pick_in_text(b"extra_body"), Some(Pick::Model));
+        for name in [&b"extra_body"[..], b"vllm_xargs", b"lora"] {
+            assert_eq!(pick_in_text(name), Some(Pick::Model));
+        }
         assert_eq!(pick_in_text(b"options"), None);
     }
 }

@@ -455,9 +455,8 @@ impl Scanner {
     fn member(&self) -> Member {
         let path = match self.purpose {
             Purpose::Find { path, .. } => path,
-            _ if self.level > 1 => return self.key.inner_member(),
-            Purpose::Request { .. } => return self.key.member(),
-            Purpose::Watch => return self.key.watched_member(),
+            Purpose::Request { .. } if self.level == 1 => return self.key.member(),
+            Purpose::Request { .. } | Purpose::Watch => return self.key.watched_member(),
         };
         match path.get(usize::from(self.level - 1)) {
             Some(key) if !self.key.is(key) => Member::Other,

@@ -65,12 +65,6 @@ impl Key {
         }
     }
 
-    /// The member that it names inside of one that holds further fields.
-    pub(super) fn inner_member(self) -> Member {
-        let key = self.bytes.get(..usize::from(self.length));
-        key.and_then(pick).map_or(Member::Other, Member::Pick)
-    }
-
     pub(super) fn is(self, name: &str) -> bool {
         self.bytes.get(..usize::from(self.length)) == Some(name.as_bytes())
     }
