@@ -8,7 +8,7 @@
 //! Times are milliseconds of the data plane's clock. Everything is relaxed atomics: a race between
 //! two failures costs a report or a trial more, and no more than that.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The time for which others are preferred after a single failure.
 const BRIEF_MS: u64 = 1_000;
@@ -28,6 +28,8 @@ pub(super) struct Outlier {
     pauses: AtomicU32,
     /// Until then others are preferred.
     until: AtomicU64,
+    /// A request tries it, or has ended without a response or a failure.
+    on_trial: AtomicBool,
 }
 
 /// The consequence of a failure.
@@ -55,8 +57,9 @@ impl Outlier {
         }
         let until = self.until.load(Ordering::Relaxed);
         let in_a_pause = pauses > 0 && until > now;
-        (!in_a_pause && self.pause(until, now, pauses + 1))
-            .then(|| Ejected::Out { pause_ms: pause_ms(pauses + 1) })
+        let was_on_trial = self.on_trial.swap(false, Ordering::Relaxed);
+        let begins = (was_on_trial || !in_a_pause) && self.pause(until, now, pauses + 1);
+        (begins && !was_on_trial).then(|| Ejected::Out { pause_ms: pause_ms(pauses + 1) })
     }
 
     /// Notes a response; true: it was out.
@@ -65,6 +68,7 @@ impl Outlier {
             return false;
         }
         self.in_a_row.store(0, Ordering::Relaxed);
+        self.on_trial.store(false, Ordering::Relaxed);
         let was_out = self.pauses.swap(0, Ordering::Relaxed) > 0;
         if was_out {
             self.until.store(0, Ordering::Relaxed);
@@ -83,26 +87,38 @@ impl Outlier {
     }
 
     /// Whether a request that has chosen this instance may go there. Behind a pause one may, as a
-    /// trial: the next pause begins with it, and a response ends that.
+    /// trial: a response brings the instance back, and with a failure the next pause begins. One that
+    /// shows neither, as its client leaves or its slot is taken, lets the next try after the time of
+    /// the first pause.
     pub(super) fn admit(&self, now: u64) -> bool {
-        let pauses = self.pauses.load(Ordering::Relaxed);
-        if pauses == 0 {
+        if self.pauses.load(Ordering::Relaxed) == 0 {
             return true;
         }
         let until = self.until.load(Ordering::Relaxed);
-        // In a pause it was chosen because there is no other.
-        until > now || self.pause(until, now, pauses + 1)
+        if until > now {
+            // In a pause it was chosen because there is no other.
+            return true;
+        }
+        let begun = self.prefer_others(until, now + FIRST_PAUSE_MS);
+        if begun {
+            self.on_trial.store(true, Ordering::Relaxed);
+        }
+        begun
     }
 
     /// Begins this pause, unless another thread has begun one since `until` was read.
     fn pause(&self, until: u64, now: u64, number: u32) -> bool {
-        let ends = now + pause_ms(number);
-        let order = Ordering::Relaxed;
-        let begun = self.until.compare_exchange(until, ends, order, order).is_ok();
+        let begun = self.prefer_others(until, now + pause_ms(number));
         if begun {
-            self.pauses.store(number, order);
+            self.pauses.store(number, Ordering::Relaxed);
         }
         begun
+    }
+
+    /// Prefers others up to `ends`, unless another thread has changed `until` since it was read.
+    fn prefer_others(&self, until: u64, ends: u64) -> bool {
+        let order = Ordering::Relaxed;
+        self.until.compare_exchange(until, ends, order, order).is_ok()
     }
 }
 
@@ -159,7 +175,8 @@ mod tests {
         let mut now = 10_100;
         for pause in [20_000, 40_000, 80_000, 160_000, 300_000, 300_000] {
             assert!(outlier.admit(now));
-            assert_eq!(outlier.fail(now), None, "the pause began with the trial");
+            assert_eq!(outlier.fail(now), None, "it is known to be out");
+            assert!((0..9).all(|_| outlier.fail(now).is_none()), "they belong to the same death");
             assert!(outlier.is_ejected(now + pause - 1) && !outlier.is_ejected(now + pause));
             now += pause;
         }
@@ -168,5 +185,19 @@ mod tests {
             Some(Ejected::Out { pause_ms: 300_000 }),
             "a request that was not chosen, such as one that is pinned to the instance"
         );
+    }
+
+    #[test]
+    fn a_trial_that_shows_nothing_makes_no_pause_longer() {
+        let outlier = out();
+        for trial in 0..9 {
+            let now = 10_100 + trial * FIRST_PAUSE_MS;
+            assert!(outlier.admit(now), "its request never got there");
+            assert!(outlier.is_ejected(now + FIRST_PAUSE_MS - 1), "others are preferred");
+        }
+        let now = 10_100 + 9 * FIRST_PAUSE_MS;
+        assert!(outlier.admit(now));
+        outlier.fail(now);
+        assert!(outlier.is_ejected(now + 19_999) && !outlier.is_ejected(now + 20_000));
     }
 }
