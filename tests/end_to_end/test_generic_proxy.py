@@ -90,6 +90,43 @@ def test_the_body_of_the_other_forms_is_not_read(
         ]
 
 
+def test_a_body_with_an_encoding_is_for_keys_that_may_manage(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
+    """What it says of other hosts could not be seen."""
+    narrow = "gpustack_" + "c" * 16 + "_" + "0" * 32
+    plane.add_key("c" * 16, narrow, scopes=["inference"])
+    for target in ("/model/proxy/7/embed", "/model/proxy/embed"):
+        for coding in ("gzip", "br", "identity, zstd"):
+            headers = [("X-GPUStack-Model", "m"), ("Content-Encoding", coding)]
+            refused = plane.request("POST", target, b"x", headers=headers, key=narrow)
+            assert refused.status == 415
+            assert "Content-Encoding" in refused.json()["error"]["message"]
+        headers = [("X-GPUStack-Model", "m"), ("Content-Encoding", "identity")]
+        assert plane.request("POST", target, b"x", headers=headers, key=narrow).status == 200
+    assert len(engine.received("/embed")) == 2
+
+
+def test_a_model_in_the_body_becomes_the_engines_name_for_it(
+    engine: FakeEngine, router: Routers
+) -> None:
+    """Another route's name on the same engine, as it may be, is not in the way."""
+    from seam_samples import route_entry, target_entry
+
+    other = route_entry("x", [target_entry(model="m", served_name="m")], number=8)
+    renamed = route_entry(
+        "m", [target_entry(model="m", served_name="m2")], generic_proxy=True, number=7
+    )
+    plane = router([engine], routes=[renamed, other], served_name="m2")
+    narrow = "gpustack_" + "d" * 16 + "_" + "0" * 32
+    plane.add_key("d" * 16, narrow, allowed_models=["m"])
+    for key in (narrow, plane.key):
+        response = plane.request("POST", "/model/proxy/x", {"model": "m", "a": 1}, key=key)
+        assert response.status == 200, response.body
+        whole = json.dumps({"model": "m2", "a": 1}).encode()
+        assert engine.last()["sha256"] == hashlib.sha256(whole).hexdigest()
+
+
 def test_a_number_that_is_no_routes_is_a_part_of_the_path(
     plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:

@@ -104,6 +104,11 @@ impl KeyWatch {
         Self { key, sleepers, place: None, life: None, expiry }
     }
 
+    /// Another watch over the same.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.key.clone(), &self.sleepers)
+    }
+
     /// Why what is watched has to end now; None: it may go on.
     pub(crate) fn ended_early(&self) -> Option<EndedEarly> {
         if self.key.as_ref().is_some_and(|key| key.is_revoked()) {
@@ -118,12 +123,20 @@ impl KeyWatch {
         self.place = Some(self.sleepers.put(self.place, context.waker()));
     }
 
+    /// Ready when what is watched has to end.
+    pub(crate) fn poll_ended_early(&mut self, context: &Context<'_>) -> Poll<EndedEarly> {
+        let ended = self.ended_early();
+        if ended.is_none() {
+            self.wait(context);
+        }
+        ended.map_or(Poll::Pending, Poll::Ready)
+    }
+
     /// Ready when what is watched has to end, for which the expiry of its key is a reason, too.
     pub(crate) fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.ended_early().is_some() {
+        if self.poll_ended_early(context).is_ready() {
             return Poll::Ready(());
         }
-        self.wait(context);
         let Some(key) = &self.key else { return Poll::Pending };
         let (began, left) = *self.life.get_or_insert_with(|| (Instant::now(), key.time_left()));
         self.expiry.poll(context, began, left)
@@ -211,11 +224,7 @@ mod tests {
     async fn what_waits_without_a_key_is_woken_by_the_end_of_a_drain() {
         let sleepers = Rc::<Sleepers>::default();
         let mut watch = KeyWatch::new(None, &sleepers);
-        let ended = poll_fn(|context| {
-            let ended = watch.ended_early();
-            watch.wait(context);
-            ended.map_or(Poll::Pending, Poll::Ready)
-        });
+        let ended = poll_fn(|context| watch.poll_ended_early(context));
         let cutting = async {
             sleepers.wake_after(1);
             tokio::task::yield_now().await;

@@ -252,8 +252,9 @@ fn pipelined_requests_are_served_in_order_however_many_and_however_cut() {
     let engine = echo();
     let plane = Plane::builder().engines(&[&engine]).start();
     let bodies: Vec<String> =
-        (0..300).map(|number| format!(r#"{{"model":"m","n":{number}}}"#)).collect();
+        (0..1_000).map(|number| format!(r#"{{"model":"m","n":{number}}}"#)).collect();
     let all = bodies.iter().map(|body| request(body)).collect::<String>();
+    assert!(all.len() > 100_000, "more than is read ahead");
     for size in [all.len(), 16_384, 1_000, 77] {
         let mut client = plane.connect();
         let pieces: Vec<Vec<u8>> = all.as_bytes().chunks(size).map(<[u8]>::to_vec).collect();
@@ -475,6 +476,21 @@ fn a_client_that_takes_no_byte_is_cut_off_and_frees_its_engine() {
     plane.assert_idle();
     plane.until_connections(0);
     assert!(!client.ends_without_a_reset(), "what it has not taken is discarded");
+}
+
+#[test]
+fn a_revoked_keys_response_ends_though_its_client_takes_nothing() {
+    let (engine, ends) = endless();
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = plane.connect();
+    client.write(request(r#"{"model":"m","stream":true}"#).as_bytes());
+    client.until(b"data: xx");
+    // By then nothing moves any more.
+    thread::sleep(Duration::from_millis(700));
+    plane.revoke_keys();
+    ends.recv_timeout(PATIENCE).expect("the engine's work ends");
+    plane.assert_idle();
+    plane.until_connections(0);
 }
 
 #[test]

@@ -654,6 +654,34 @@ fn a_client_that_takes_nothing_loses_its_streams_and_nothing_else() {
 }
 
 #[test]
+fn a_revoked_keys_stream_ends_though_its_client_takes_nothing() {
+    let (ended, ends) = mpsc::channel();
+    let engine = Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        let frame = chunk(format!("data: {}\n\n", "x".repeat(10_000)).as_bytes());
+        while stream.write_all(&frame).is_ok() {}
+        let _ = ended.send(());
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = RawClient::connect(&plane, 65_535);
+    client.send(1, "/v1/completions", BODY.as_bytes());
+    let mut read = 0;
+    while read < 65_535 {
+        let (kind, _, payload) = client.next();
+        read += if kind == 0 { payload.len() } else { 0 };
+    }
+    plane.revoke_keys();
+    let (kind, stream, _) = client.next();
+    assert_eq!((kind, stream), (3, 1), "it is reset");
+    ends.recv_timeout(PATIENCE).expect("the engine's work ends");
+    plane.assert_idle();
+    client.grant(65_535);
+    client.send(3, "/healthz", b"");
+    assert_eq!((client.next().0, client.next()), (1, (0, 3, b"ok".to_vec())));
+}
+
+#[test]
 fn a_client_that_waits_for_its_engine_takes_nothing_and_keeps_its_stream() {
     let engine = Engine::start(true, |_, mut stream| {
         read_request(&mut stream).unwrap();

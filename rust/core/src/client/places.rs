@@ -167,7 +167,9 @@ impl Place {
 
     /// Whether the connection ends by itself when its place is lost; else `run` drops it.
     pub(crate) fn ends_by_itself(&self, does: bool) {
-        self.state.ends_by_itself.set(does);
+        let state = &self.state;
+        // What came before it could see that its place is lost, it serves.
+        state.ends_by_itself.set(does || state.lost.get() && state.ends_by_itself.get());
     }
 
     /// Notes that the connection is of use.
@@ -245,6 +247,32 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_connection_has_begun_in_the_moment_of_its_eviction_it_ends_by_itself() {
+        for ends_by_itself in [true, false] {
+            let places = Rc::new(Places::default());
+            let place = places.take();
+            place.waits(Wait::Idle);
+            place.ends_by_itself(ends_by_itself);
+            let (mut polls, mut served) = (0, false);
+            let connection = poll_fn(|context| {
+                polls += 1;
+                if polls == 1 {
+                    assert!(places.evict());
+                    // It has found a request.
+                    place.works();
+                    place.ends_by_itself(false);
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                served = true;
+                Poll::Ready(())
+            });
+            place.run(connection).await;
+            assert_eq!(served, ends_by_itself);
+        }
+    }
 
     #[tokio::test]
     async fn the_longest_wait_gives_its_place_up_and_work_is_spared() {

@@ -123,28 +123,6 @@ impl Caller {
         );
         Err(ApiError::new(Cause::Forbidden, message))
     }
-
-    /// Rejects a request that reaches the engines of this route with `model` as it is, where that
-    /// is their name for something that the caller may not use.
-    pub(crate) fn check_sent_name(
-        &self,
-        table: &Table,
-        route: &Route,
-        name: &str,
-    ) -> Result<(), ApiError> {
-        let same = table.beside(route).filter(|(_, target)| *target.served_name == *name);
-        for (other, _) in same {
-            self.check(other).map_err(|_| {
-                let message = format!(
-                    "The generic proxy sends the model's name as it is, and the engines of model \
-                     {name} know another one by it, which this API key may not use. Ask the \
-                     operator for a name of its own."
-                );
-                ApiError::new(Cause::Forbidden, message)
-            })?;
-        }
-        Ok(())
-    }
 }
 
 /// Rejects (403) a WebSocket that a page of another origin opens: browsers ask nobody before, and

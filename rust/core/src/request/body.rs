@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use crate::{
     client::io::ClientWatch,
     failure::Failure,
-    key_watch::KeyWatch,
+    key_watch::{EndedEarly, KeyWatch},
     request::{accounting::Accounting, rejections, relay::Relay},
     upstream::health,
 };
@@ -53,6 +53,17 @@ pub(crate) struct RelayedBody<B, W> {
     dialect: Dialect,
     /// A comment behind the last frame of a stream; None: none.
     last_comment: Option<Bytes>,
+}
+
+/// A stream of HTTP/2 whose client takes nothing is dropped when its key is revoked.
+impl<B, W> Drop for RelayedBody<B, W> {
+    fn drop(&mut self) {
+        if let Progress::Relaying(accounting) = &mut self.progress
+            && self.key.ended_early() == Some(EndedEarly::KeyRevoked)
+        {
+            accounting.end(End::Refused);
+        }
+    }
 }
 
 /// The progress of a relayed body.
@@ -134,6 +145,16 @@ where
         }
     }
 
+    /// Ready when the response has to end, though its client takes nothing of it at present.
+    fn poll_ended_early(&mut self, context: &Context<'_>) -> Poll<()> {
+        if !matches!(self.progress, Progress::Relaying(_)) || self.relay.is_finished() {
+            return Poll::Pending;
+        }
+        let ended = ready!(self.key.poll_ended_early(context));
+        self.finish(rejections::truncated(&ended.into()).1);
+        Poll::Ready(())
+    }
+
     /// Counts a piece that is sent now. The request is recorded with its last one, since
     /// nobody polls again where the length is known.
     fn emit(&mut self, piece: Bytes) -> Frame<Bytes> {
@@ -207,6 +228,30 @@ fn log_truncated(failure: &Failure, cause: Cause, accounting: &Accounting) {
         warn!(request_id, reason = %failure, since_last_line, "response truncated");
     } else {
         debug!(request_id, reason = %failure, "response truncated");
+    }
+}
+
+impl<B, W> ResponseBody<B, W>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    /// Ready when the response ends before it is whole, because of its key or of a drain. For
+    /// whoever cannot send what the body has, and so does not ask it for more.
+    pub(crate) fn poll_ended_early(&mut self, context: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Full(_) => Poll::Pending,
+            Self::Relayed(body) => body.poll_ended_early(context),
+        }
+    }
+
+    /// Another watch over the key of an engine's response; None: the response is a local one.
+    pub(crate) fn key_watch(&self) -> Option<KeyWatch> {
+        match self {
+            Self::Full(_) => None,
+            Self::Relayed(body) => Some(body.key.again()),
+        }
     }
 }
 

@@ -43,11 +43,6 @@ where
     if unread {
         return caller.check_whole_engine(table, route);
     }
-    if job.is_proxy()
-        && let Some(name) = model
-    {
-        caller.check_sent_name(table, route, name)?;
-    }
     let in_query = query.is_some_and(percent::picks_adapter);
     if !in_query && !upload.may_pick_adapter() || caller.check_whole_engine(table, route).is_ok() {
         return Ok(());

@@ -190,13 +190,13 @@ where
     }
     let (route, path, upload) =
         if let Some((route, below)) = by_number(context.table(), caller, &path) {
-            (route, below, upload(context, caller, body, proxied(context, caller))?)
+            (route, below, upload(context, caller, body, proxied(context, caller)?)?)
         } else if let Some(name) = context.parts().headers.get("x-gpustack-model") {
             let name = std::str::from_utf8(name.as_bytes()).ok().map(str::trim);
             (
                 find_route(context.table(), caller, name)?,
                 path,
-                upload(context, caller, body, proxied(context, caller))?,
+                upload(context, caller, body, proxied(context, caller)?)?,
             )
         } else {
             let upload = receive_model(context, caller, &path, body).await?;
@@ -264,15 +264,22 @@ fn no_model_named(caller: &Caller, path: &str) -> ApiError {
 }
 
 /// How a body of the generic proxy is read that is passed through as it is: only callers who may
-/// manage can name hosts in it.
-fn proxied<W: ClientWatch>(context: &RequestContext<W>, caller: &Caller) -> Reading<'static> {
+/// manage can name hosts in it. Fails (415) where an encoding could hide one.
+fn proxied<W: ClientWatch>(
+    context: &RequestContext<W>,
+    caller: &Caller,
+) -> Result<Reading<'static>, ApiError> {
     if caller.may_name_hosts() {
-        return Reading::Carry;
+        return Ok(Reading::Carry);
     }
     let headers = &context.parts().headers;
-    Reading::Watch {
-        json: headers::is_json(headers) || !headers.contains_key(header::CONTENT_TYPE),
+    if inflate::coding(headers) != Ok(None) {
+        let message = "The generic proxy passes a body with a Content-Encoding on for API keys with \
+            the scope management alone, since it is not read here. Send it without one.";
+        return Err(ApiError::new(Cause::UnsupportedEncoding, message).closing());
     }
+    let json = headers::is_json(headers) || !headers.contains_key(header::CONTENT_TYPE);
+    Ok(Reading::Watch { json })
 }
 
 /// A body that is read in this way, within the limits of its caller.

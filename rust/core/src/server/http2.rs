@@ -119,7 +119,7 @@ pub(super) async fn serve<T: ClientStream + 'static>(
 pub(super) struct ClientFault;
 
 /// Runs the streams of a connection as tasks of its thread, and counts them. A stream whose client
-/// takes nothing for too long is reset, by dropping it.
+/// takes nothing for too long, or takes nothing while its key is revoked, is reset, by dropping it.
 #[derive(Clone)]
 pub(crate) struct Streams(Rc<Running>);
 
@@ -208,6 +208,9 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                     return Poll::Ready(());
                 }
                 let unsent = progress.as_ref().map(|(unsent, _)| unsent);
+                if unsent.is_some_and(|unsent| unsent.poll_ended_early(context).is_ready()) {
+                    return Poll::Ready(());
+                }
                 let since = unsent.and_then(Unsent::since);
                 let awaits_body = progress.as_ref().is_some_and(|(_, awaited)| awaited.get());
                 running.note(since, awaits_body);

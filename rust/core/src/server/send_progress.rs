@@ -30,7 +30,9 @@ use tokio::{
 
 use crate::{
     budget::{NoRoom, Share},
-    request::body::Truncated,
+    client::io::ClientWatch,
+    key_watch::KeyWatch,
+    request::body::{ResponseBody, ResponseResult, Truncated},
     worker::Worker,
 };
 
@@ -59,6 +61,8 @@ struct Waiting {
     /// Bytes that the stream's body or hyper holds.
     held: Cell<u64>,
     room: RefCell<Share>,
+    /// None: the response has not begun, or is a local one.
+    key: RefCell<Option<KeyWatch>>,
     memory: Rc<Memory>,
 }
 
@@ -68,7 +72,15 @@ impl Unsent {
         let (unread, sent) = <(Unread, Sent)>::default();
         let (held, room) = <(Cell<u64>, RefCell<Share>)>::default();
         let (memory, socket) = (Rc::clone(memory), Rc::clone(socket));
-        Self(Rc::new(Waiting { unread, sent, socket, held, room, memory }))
+        Self(Rc::new(Waiting { unread, sent, socket, held, room, key: RefCell::default(), memory }))
+    }
+
+    /// Ready when the stream has to end, because of its key or of a drain, though its client takes
+    /// nothing of it, so that nobody asks its body.
+    pub(super) fn poll_ended_early(&self, context: &Context<'_>) -> Poll<()> {
+        let key = &mut *self.0.key.borrow_mut();
+        let key = key.as_mut().filter(|_| self.since().is_some());
+        key.map_or(Poll::Pending, |key| key.poll_ended_early(context).map(|_| ()))
     }
 
     /// A number that grows with what the client takes of the stream; see [`Socket::taken`].
@@ -159,17 +171,22 @@ pin_project! {
     }
 }
 
-impl<F, B, E> Future for Measured<F>
+impl<F, B, W> Future for Measured<F>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    F: Future<Output = ResponseResult<B, W>>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
 {
-    type Output = Result<Response<MeasuredBody<B>>, E>;
+    type Output = Result<Response<MeasuredBody<ResponseBody<B, W>>>, Truncated>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let unsent = this.unsent;
-        let measured =
-            |inner| MeasuredBody { inner, rest: Bytes::new(), whole: 0, unsent: unsent.clone() };
+        let measured = |inner: ResponseBody<B, W>| {
+            *unsent.0.key.borrow_mut() = inner.key_watch();
+            MeasuredBody { inner, rest: Bytes::new(), whole: 0, unsent: unsent.clone() }
+        };
         this.inner.poll(context).map_ok(|response| response.map(measured))
     }
 }

@@ -27,9 +27,8 @@ use crate::{
 };
 use sans_io::codec::http1::Decoder;
 
-/// The most that is read ahead of a request that has begun, in bytes. A client that sends more
-/// before it has its response counts as one that has left: behind bytes that nobody reads, its end
-/// could not be seen.
+/// The most that is read ahead of a request that has begun, in bytes. The rest of what its client
+/// sends before it has its response waits in the socket.
 const AHEAD: usize = 64 * 1024;
 /// The time between two probes of a client whose bytes nobody reads.
 const PROBE: Duration = Duration::from_millis(250);
@@ -242,14 +241,14 @@ impl<T: ClientStream> Client<T> {
         }
     }
 
-    /// Reads ahead. Ready when the client's side has ended, or too much was read; see [`AHEAD`].
+    /// Reads ahead, up to [`AHEAD`]. Ready when the client's side has ended.
     fn poll_read_ahead(&self, context: &mut Context<'_>) -> Poll<()> {
         while self.io.ahead() < AHEAD {
             if !ready!(self.io.poll_fill(context, &self.worker.scratch)) {
-                break;
+                return Poll::Ready(());
             }
         }
-        Poll::Ready(())
+        self.poll_probes(context)
     }
 
     /// Probes the socket now and then. While bytes wait unread, nothing wakes the task for an end

@@ -12,7 +12,11 @@ use http_body::Body;
 
 use crate::{
     client::io::{ClientStream, ClientWatch},
-    server::http1::client::{Client, Lost, Watch},
+    request::body::{ResponseBody, Truncated},
+    server::http1::{
+        body::RequestBody,
+        client::{Client, Lost, Watch},
+    },
 };
 use sans_io::codec::{headers::put_field, http1::SizeLine};
 
@@ -80,9 +84,9 @@ pub(super) enum Sent {
 }
 
 /// A response that is being sent.
-pub(super) struct Sending<T, B> {
+pub(super) struct Sending<T: ClientStream> {
     client: Rc<Client<T>>,
-    body: B,
+    body: ResponseBody<RequestBody<T>, Watch<T>>,
     /// None: it was written.
     head: Option<Parts>,
     framing: Framing,
@@ -91,13 +95,13 @@ pub(super) struct Sending<T, B> {
     whole: bool,
 }
 
-impl<T, B> Sending<T, B>
-where
-    T: ClientStream,
-    B: Body<Data = Bytes> + Unpin,
-{
+impl<T: ClientStream> Sending<T> {
     /// A response of which nothing was sent yet.
-    pub(super) fn new(client: &Rc<Client<T>>, response: Response<B>, asked: Asked) -> Self {
+    pub(super) fn new(
+        client: &Rc<Client<T>>,
+        response: Response<ResponseBody<RequestBody<T>, Watch<T>>>,
+        asked: Asked,
+    ) -> Self {
         client.place.works();
         let (mut head, body) = response.into_parts();
         let framing = Framing::of(head.status, &body, asked);
@@ -126,10 +130,13 @@ where
                 }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Lost)) => return Poll::Ready(Sent::Lost),
-                // The body, which is not polled now, would see the client leave.
+                // The body, which is not polled now, would see the client leave and the key end.
                 Poll::Pending => {
                     let watch = Watch(Rc::clone(&self.client));
-                    return watch.poll_left(context).map(|()| Sent::Lost);
+                    let left = watch.poll_left(context);
+                    let ended = self.body.poll_ended_early(context);
+                    let is_over = left.is_ready() || ended.is_ready();
+                    return if is_over { Poll::Ready(Sent::Lost) } else { Poll::Pending };
                 }
             }
             let piece = match self.poll_body(context) {
@@ -151,7 +158,7 @@ where
     }
 
     /// The next piece of the body; None: it has ended.
-    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Truncated>>> {
         if matches!(self.framing, Framing::Bodiless | Framing::Length(0)) {
             return Poll::Ready(None);
         }
