@@ -360,6 +360,9 @@ async fn a_rejection_without_reading_ends_no_connection_and_names_none() {
         assert!(!response.headers().contains_key("connection"));
         assert!(text(response).await.contains("invalid_api_key"));
     }
+    let mut expecting = completion(BODY);
+    expecting.headers_mut().insert("expect", "200-ok".parse().unwrap());
+    assert_eq!(sender.send_request(expecting).await.unwrap().status(), 417);
     // Over HTTP/1.1 this one ends its connection, and says so.
     let response = sender.send_request(completion("[]")).await.unwrap();
     assert_eq!(response.status(), 400);
