@@ -146,6 +146,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::bounded::bounded;
 
     #[test]
     fn shares_are_taken_in_sum_and_given_back() {
@@ -182,7 +183,7 @@ mod tests {
         assert!(first.grow(&whole, 2 * STEP));
         let begun = Instant::now();
         assert_eq!(
-            poll_fn(|context| second.poll_grow(context, &whole, STEP)).await,
+            bounded(poll_fn(|context| second.poll_grow(context, &whole, STEP))).await,
             Err(NoRoom),
             "nobody gives back"
         );
@@ -192,7 +193,7 @@ mod tests {
             tokio::time::sleep(PATIENCE / 2).await;
             drop(first);
         };
-        let (waited, ()) = tokio::join!(wait, give_back);
+        let (waited, ()) = bounded(async { tokio::join!(wait, give_back) }).await;
         assert_eq!(waited, Ok(()));
     }
 }

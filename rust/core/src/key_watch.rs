@@ -158,6 +158,7 @@ mod tests {
     use sans_io::{seam::KeyDelta, table::Keys, test_support};
 
     use super::*;
+    use crate::bounded::bounded;
 
     /// A store with one key, and the key. `expires`: in Unix seconds.
     fn store(expires: Option<u64>) -> (Keys, Arc<Key>) {
@@ -180,24 +181,27 @@ mod tests {
         assert!(keys.revoke_missing_from(&none.unwrap()));
     }
 
-    #[tokio::test]
+    // The tasks are of their own, so that nothing but their wakers polls them again.
+
+    #[tokio::test(flavor = "local")]
     async fn what_waits_is_woken_after_a_revocation_alone() {
         let ((keys, key), sleepers) = (store(None), Rc::<Sleepers>::default());
         let mut watch = KeyWatch::new(Some(key), &sleepers);
-        let mut polls = 0;
-        let ended = poll_fn(|context| {
-            polls += 1;
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        let waiting = tokio::task::spawn_local(poll_fn(move |context| {
+            counted.set(counted.get() + 1);
             watch.poll_ended(context)
-        });
-        let revoking = async {
-            sleepers.wake_after(0);
-            tokio::task::yield_now().await;
-            revoke(&keys);
-            tokio::task::yield_now().await;
-            sleepers.wake_after(1);
-        };
-        tokio::join!(ended, revoking);
-        assert_eq!(polls, 2, "once at the begin, and once when it was woken");
+        }));
+        tokio::task::yield_now().await;
+        sleepers.wake_after(0);
+        tokio::task::yield_now().await;
+        revoke(&keys);
+        tokio::task::yield_now().await;
+        assert_eq!(polls.get(), 1, "at the begin");
+        sleepers.wake_after(1);
+        bounded(waiting).await.unwrap();
+        assert_eq!(polls.get(), 2, "and when it was woken");
     }
 
     #[tokio::test(start_paused = true)]
@@ -206,7 +210,7 @@ mod tests {
         let (_, key) = store(Some(now.as_secs() + 1_000));
         let mut watch = KeyWatch::new(Some(key), &Rc::default());
         let started = Instant::now();
-        poll_fn(|context| watch.poll_ended(context)).await;
+        bounded(poll_fn(|context| watch.poll_ended(context))).await;
         // The present second has begun already.
         assert!((998..=1_000).contains(&started.elapsed().as_secs()));
     }
@@ -220,17 +224,18 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn what_waits_without_a_key_is_woken_by_the_end_of_a_drain() {
         let sleepers = Rc::<Sleepers>::default();
         let mut watch = KeyWatch::new(None, &sleepers);
-        let ended = poll_fn(|context| watch.poll_ended_early(context));
-        let cutting = async {
-            sleepers.wake_after(1);
-            tokio::task::yield_now().await;
-            sleepers.cut();
-        };
-        assert_eq!(tokio::join!(ended, cutting).0, EndedEarly::Drained);
+        let waiting =
+            tokio::task::spawn_local(poll_fn(move |context| watch.poll_ended_early(context)));
+        tokio::task::yield_now().await;
+        sleepers.wake_after(1);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        sleepers.cut();
+        assert_eq!(bounded(waiting).await.unwrap(), EndedEarly::Drained);
     }
 
     #[tokio::test]

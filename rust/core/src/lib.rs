@@ -18,6 +18,8 @@
 
 mod blocking;
 mod body_limits;
+#[cfg(test)]
+mod bounded;
 mod budget;
 mod client;
 mod dataplane;

@@ -102,6 +102,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::bounded::bounded;
 
     #[tokio::test(start_paused = true)]
     async fn it_fires_a_limit_after_the_last_event_and_follows_a_shorter_limit() {
@@ -116,10 +117,10 @@ mod tests {
         .await;
         assert!(fired.is_err());
         since = Instant::now();
-        poll_fn(|context| timer.poll(context, since, Some(second))).await;
+        bounded(poll_fn(|context| timer.poll(context, since, Some(second)))).await;
         assert_eq!(start.elapsed().as_millis() / 100, 15);
         since = Instant::now();
-        poll_fn(|context| timer.poll(context, since, Some(second / 10))).await;
+        bounded(poll_fn(|context| timer.poll(context, since, Some(second / 10)))).await;
         assert_eq!(start.elapsed().as_millis() / 100, 16);
     }
 

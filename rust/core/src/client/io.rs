@@ -363,6 +363,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::bounded::bounded;
 
     impl ClientStream for tokio::io::DuplexStream {
         fn is_closed_by_client(&self) -> bool {
@@ -391,9 +392,9 @@ mod tests {
         drop(client);
         assert_eq!(io.ahead(), 18);
         let mut read = Vec::new();
-        io.clone().read_to_end(&mut read).await.unwrap();
+        bounded(io.clone().read_to_end(&mut read)).await.unwrap();
         assert_eq!(read, b"GET / HTTP/1.1\r\n\r\n");
         assert_eq!(io.0.borrow().ahead.capacity(), 0);
-        assert!(!poll_fn(|context| io.poll_fill(context, &scratch)).await);
+        assert!(!bounded(poll_fn(|context| io.poll_fill(context, &scratch))).await);
     }
 }

@@ -264,6 +264,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::bounded::bounded;
 
     /// The outer ends of client and engine, and the end of the tunnel, once it is known.
     struct Ends {
@@ -318,7 +319,7 @@ mod tests {
             tokio::join!(send, async { read.read_to_end(&mut got).await.unwrap() });
             got
         };
-        let ((), (), got) = tokio::join!(run, echo, ask);
+        let ((), (), got) = bounded(async { tokio::join!(run, echo, ask) }).await;
         assert!(got == [&b"hello early "[..], &long].concat());
         let (bytes_in, bytes_out) = (700_006, 700_012);
         assert_eq!(ended.get(), Some(Ended { bytes_in, bytes_out, end: End::Done }));
@@ -343,7 +344,7 @@ mod tests {
                 other
             };
             let started = Instant::now();
-            let ((), _other) = tokio::join!(run, speak);
+            let ((), _other) = bounded(async { tokio::join!(run, speak) }).await;
             assert_eq!(started.elapsed().as_secs(), GRACE.as_secs());
             assert_eq!(ended.get().unwrap().end, End::Done);
         }
@@ -366,7 +367,7 @@ mod tests {
                 client.read_u8().await.unwrap();
             }
         };
-        tokio::join!(run, speak);
+        bounded(async { tokio::join!(run, speak) }).await;
         assert_eq!(started.elapsed().as_secs(), 4 * idle.as_secs());
         assert_eq!(ended.get(), Some(Ended { bytes_in: 3, bytes_out: 3, end: End::Timeout }));
     }
@@ -392,7 +393,7 @@ mod tests {
             run.await;
             started.elapsed().as_secs()
         };
-        let (seconds, ()) = tokio::join!(at_end, speak);
+        let (seconds, ()) = bounded(async { tokio::join!(at_end, speak) }).await;
         assert_eq!(seconds, 160);
         assert_eq!(ended.get().unwrap().end, End::Timeout);
         assert_eq!((told.first(), told.last()), (Some(&false), Some(&true)));
@@ -413,7 +414,7 @@ mod tests {
                 assert_eq!(other.read(&mut [0; 9]).await.unwrap(), 0);
                 drop(other);
             };
-            tokio::join!(run, finish);
+            bounded(async { tokio::join!(run, finish) }).await;
             assert_eq!(ended.get().unwrap().end, end);
         }
     }

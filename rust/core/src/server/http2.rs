@@ -289,7 +289,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::request::body::ResponseBody;
+    use crate::{bounded::bounded, request::body::ResponseBody};
 
     /// Runs the client's side as tasks of this thread.
     #[derive(Clone)]
@@ -348,7 +348,7 @@ mod tests {
             let own = Rc::new(worker.places.take());
             let _ = serve(worker, ClientIo::new(server), "pipe".into(), own).await;
         };
-        LocalSet::new().run_until(serving).await;
+        bounded(LocalSet::new().run_until(serving)).await;
         assert_eq!(started.elapsed().as_secs(), (PING + PONG).as_secs());
     }
 }

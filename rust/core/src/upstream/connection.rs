@@ -338,6 +338,7 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::bounded::bounded;
     use sans_io::test_support;
 
     pub(in crate::upstream) fn instance(
@@ -379,9 +380,10 @@ pub(super) mod tests {
             tokio::time::sleep(Duration::from_millis(30)).await;
             rustix::net::accept(&socket).unwrap()
         };
-        let (second, _accepted) = tokio::join!(waiting, accept);
+        let (second, _accepted) = bounded(async { tokio::join!(waiting, accept) }).await;
         assert!(second.is_ok());
-        let late = Connection::open(&instance, Some(Duration::from_millis(50)), &scratch).await;
+        let late = Connection::open(&instance, Some(Duration::from_millis(50)), &scratch);
+        let late = bounded(late).await;
         assert_eq!(late.err().unwrap().kind(), io::ErrorKind::TimedOut);
         let _ = std::fs::remove_file(path);
     }
@@ -407,7 +409,7 @@ pub(super) mod tests {
         };
         let mut received = Vec::new();
         let receive = tokio::io::AsyncReadExt::read_to_end(&mut engine, &mut received);
-        let ((), read) = tokio::join!(send, receive);
+        let ((), read) = bounded(async { tokio::join!(send, receive) }).await;
         read.unwrap();
         assert_eq!(received, expected);
         let _ = std::fs::remove_file(path);

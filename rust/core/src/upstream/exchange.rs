@@ -435,10 +435,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::upstream::{
-        connection::tests::{instance, listen},
-        intake::tests::{Ready, limits},
-        upload::{Changes, Reading},
+    use crate::{
+        bounded::bounded,
+        upstream::{
+            connection::tests::{instance, listen},
+            intake::tests::{Ready, limits},
+            upload::{Changes, Reading},
+        },
     };
 
     #[derive(Debug)]
@@ -495,11 +498,11 @@ mod tests {
         }
 
         async fn head(&mut self) -> Result<ResponseHead, Failure> {
-            poll_fn(|context| self.exchange.poll_head(context, Sender::Proxied)).await
+            bounded(poll_fn(|context| self.exchange.poll_head(context, Sender::Proxied))).await
         }
 
         async fn body(&mut self) -> Result<Bytes, Failure> {
-            poll_fn(|context| self.exchange.poll_data(context)).await
+            bounded(poll_fn(|context| self.exchange.poll_data(context))).await
         }
 
         fn sending(&self) -> Sending {
@@ -530,8 +533,8 @@ mod tests {
             writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         };
         let exchange = &mut attempt.exchange;
-        let (head, ()) =
-            tokio::join!(poll_fn(|context| exchange.poll_head(context, Sender::Proxied)), read);
+        let head = poll_fn(|context| exchange.poll_head(context, Sender::Proxied));
+        let (head, ()) = bounded(async { tokio::join!(head, read) }).await;
         assert_eq!(head.unwrap().status, 200);
         assert_eq!(attempt.sending(), Sending::Delivered);
         assert_eq!(attempt.body().await.unwrap(), "ok");

@@ -136,7 +136,10 @@ mod tests {
     use sans_io::{table::Table, test_support};
 
     use super::*;
-    use crate::upstream::connection::tests::{instance, listen};
+    use crate::{
+        bounded::bounded,
+        upstream::connection::tests::{instance, listen},
+    };
 
     #[tokio::test]
     async fn the_connection_that_idles_longest_is_given_up_first() {
@@ -150,7 +153,7 @@ mod tests {
             pool.insert(&instance, connection, KeepAlive::default());
         }
         assert!(pool.close_oldest());
-        let end = tokio::io::AsyncReadExt::read(&mut engines[0], &mut [0]).await;
+        let end = bounded(tokio::io::AsyncReadExt::read(&mut engines[0], &mut [0])).await;
         assert_eq!(end.unwrap(), 0, "the first one was closed");
         assert!(pool.take(&instance).is_some(), "the second one is there");
         assert!(!pool.close_oldest());

@@ -11,6 +11,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -25,6 +26,24 @@ use sha2::{Digest, Sha256};
 /// Nothing in these tests should take so long on a busy machine either: a test that hangs says where.
 /// It is less than the product's own limits, which are a minute at least.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+
+/// The longest time for which a test may have a plane. A test that waits for ever for something
+/// else than a client's socket ends by it, too.
+const LONGEST_TEST: Duration = Duration::from_secs(300);
+
+/// Ends this process, with the name of the test, unless what is returned is dropped in time.
+fn end_what_waits_for_ever() -> mpsc::Sender<()> {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    let (running, ended) = mpsc::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(LONGEST_TEST) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // Not by a macro: what these print is kept for the end of the test.
+            let _ = writeln!(io::stderr(), "the test {test} waits for ever");
+            std::process::exit(101);
+        }
+    });
+    running
+}
 
 fn socket_path() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -229,9 +248,11 @@ pub(crate) struct PlaneBuilder {
 }
 
 /// A data plane that serves route `m` to the key `secret`.
+#[expect(clippy::struct_field_names, reason = "it is the plane itself")]
 pub(crate) struct Plane {
     pub(crate) plane: DataPlane,
     pub(crate) address: String,
+    _running: mpsc::Sender<()>,
 }
 
 /// A table whose only route and model are called `m`.
@@ -296,7 +317,8 @@ impl PlaneBuilder {
         plane.update_keys(keys.to_string().as_bytes()).unwrap();
         plane.publish(table(&engines, &served_name).as_bytes()).unwrap();
         let started: Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
-        Plane { plane, address: started["addresses"][0].as_str().unwrap().to_owned() }
+        let address = started["addresses"][0].as_str().unwrap().to_owned();
+        Plane { plane, address, _running: end_what_waits_for_ever() }
     }
 }
 
