@@ -260,6 +260,18 @@ impl Worker {
         evicted
     }
 
+    /// Whether a connection that was accepted should wait for a place: there will be one soon, when
+    /// the time is over that clients have to shake hands.
+    pub(crate) fn awaits_place(&self) -> bool {
+        let limits = self.shared.table.load().settings.limits;
+        let open = self.all_connections.load(Ordering::Relaxed);
+        let Some(beyond) = open.checked_sub(self.shared.connection_budget(&limits)) else {
+            return false;
+        };
+        let is_kept = !self.places.has_waiting() && beyond >= KEPT_PLACES;
+        self.places.has_only_shaking() || is_kept && self.kept.has_only_shaking()
+    }
+
     /// Whether other tasks should run before another connection is accepted: evicted connections
     /// that are on their way out, or new ones of which nobody knows yet what came on them, so that
     /// they are not taken for those that wait.

@@ -16,9 +16,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
+    thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -221,6 +223,46 @@ fn a_client_that_reads_slowly_and_steadily_gets_the_whole_of_its_response() {
     let slowly = client.read_slowly(2_000, 60);
     let head = slowly.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
     client.read_exact(&mut vec![0; 1_000_000 - (slowly.len() - head)]);
+}
+
+/// Ends what comes in a loop, when it is dropped.
+struct Enough<'a>(&'a AtomicBool, &'a Plane);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.plane.drain(Duration::ZERO);
+    }
+}
+
+#[test]
+fn handshakes_that_come_to_nothing_keep_no_client_with_a_key_out() {
+    let files = Files::new();
+    let engine = echo();
+    let limits = json!({"limits": {"connections": 4}});
+    let plane = Plane::builder().engines(&[&engine]).with(fields(&files)).with(limits).start();
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = Enough(&enough, &plane);
+        for number in 0..8 {
+            let (plane, files, enough) = (&plane, &files, &enough);
+            scope.spawn(move || {
+                while !enough.load(Ordering::Relaxed) {
+                    // Some shake hands, and then say nothing.
+                    let mut client =
+                        if number == 0 { connect(plane, files) } else { plane.connect() };
+                    let first: &[u8] = if number == 0 { b"" } else { &[0x16] };
+                    let _ = client.try_write(first);
+                    let _ = client.ends_without_a_reset();
+                }
+            });
+        }
+        for _ in 0..5 {
+            let mut client = connect(&plane, &files);
+            client.write(request(BODY).as_bytes());
+            assert_eq!(client.response().status, 200);
+        }
+    });
 }
 
 #[test]

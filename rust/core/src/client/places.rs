@@ -1,7 +1,9 @@
 //! The places of clients' connections, of which there is a budget. Who waits for his client gives
 //! his place up when somebody else needs it: strangers first, then idle connections of those with a
 //! key, then their requests that do not come on, responses of engines, and tunnels last; of each kind
-//! the longest wait first.
+//! the longest wait first. Who comes by TLS needs some ways to and fro before his first request: for
+//! so long his place is not given away, and while there are many like him, others wait to be
+//! accepted.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,6 +25,12 @@ const PRUNED: usize = 64;
 /// move in a tunnel, before its place can be given away. It is longer than the way to most clients
 /// and back.
 const STALLED: Duration = Duration::from_millis(250);
+/// The time that a client has for its TLS handshake and the begin of its first request, before its
+/// place can be given away: two ways to a client at the other end of the world and back.
+const SHAKING: Duration = Duration::from_millis(500);
+/// So many of all places may be taken by clients in that time before nobody with a key makes room
+/// for more of them.
+const SHAKING_SHARE: usize = 4;
 /// A shorter wait is that of a newcomer, or between two requests,
 const YOUNG: Duration = Duration::from_secs(1);
 /// and a longer one that of a client which does not come on at all.
@@ -33,6 +41,9 @@ pub(crate) const PROGRESS: usize = 1024;
 /// Why a connection waits for its client: the worth of its place, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
+    /// The client has not shaken hands yet, or has sent no request behind that; see
+    /// [`Place::shakes_hands`].
+    Shaking,
     /// The client has shown no good key.
     Stranger,
     /// The client has shown a good key, and has no request at present.
@@ -53,13 +64,15 @@ type Queue = VecDeque<(u64, Rc<State>)>;
 #[derive(Default)]
 pub(crate) struct Places {
     /// One queue for each kind of wait.
-    waits: RefCell<[Queue; 5]>,
+    waits: RefCell<[Queue; 6]>,
     /// The number of the last wait.
     last: Cell<u64>,
     /// Places that were not given back.
     taken: Cell<usize>,
-    /// Those of them that have neither waited nor worked yet.
+    /// Those of them that have neither waited nor worked yet,
     new: Cell<usize>,
+    /// and those that wait in their handshakes.
+    shaking: Cell<usize>,
 }
 
 /// A connection's place.
@@ -76,6 +89,8 @@ struct State {
     kind: Cell<Option<Wait>>,
     /// Since when it waits, or did the last time; None: it is new.
     since: Cell<Option<Instant>>,
+    /// The client shakes hands, or has sent no request behind that.
+    shakes: Cell<bool>,
     /// The place was given to somebody else.
     lost: Cell<bool>,
     /// The connection sees by itself that its place is lost.
@@ -101,23 +116,43 @@ impl Places {
         self.waits.borrow_mut().iter_mut().any(|queue| first(queue).is_some())
     }
 
+    /// Whether nobody's place could be given away now, but soon that of one who shakes hands.
+    pub(crate) fn has_only_shaking(&self) -> bool {
+        self.shaking.get() > 0 && self.worth_least().is_none()
+    }
+
     /// Takes the place that is worth least: that of the connection which waits longest. One that has
     /// hardly begun to wait is spared, where one that is worth more does not come on at all. False:
-    /// none waits.
+    /// none waits, or only those that shake hands and some that are worth more.
     pub(crate) fn evict(&self) -> bool {
-        let waits = &mut *self.waits.borrow_mut();
-        let ages = waits.each_mut().map(|queue| first(queue).map(State::waited));
-        let Some(least) = ages.iter().position(Option::is_some) else { return false };
-        let is_stuck = |at: &usize| ages[*at].is_some_and(|age| age >= STUCK);
-        let stuck = [Wait::Unserved as usize, Wait::Stalled as usize].into_iter().find(is_stuck);
-        let taken = stuck.filter(|_| ages[least] < Some(YOUNG)).unwrap_or(least);
-        let Some((_, state)) = waits[taken].pop_front() else { return false };
-        state.wait.set(0);
+        let Some(taken) = self.worth_least() else { return false };
+        let Some((_, state)) = self.waits.borrow_mut()[taken].pop_front() else { return false };
+        self.end_wait(&state);
         state.lost.set(true);
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
         true
+    }
+
+    /// The queue whose first is worth least.
+    fn worth_least(&self) -> Option<usize> {
+        let waits = &mut *self.waits.borrow_mut();
+        let ages = waits.each_mut().map(|queue| first(queue).map(State::waited));
+        // Else strangers would take the places of all who have a key, one handshake for each.
+        let spares_known = self.shaking.get() > self.taken.get() / SHAKING_SHARE;
+        let least = ages.iter().position(Option::is_some);
+        let least = least.filter(|at| *at <= Wait::Stranger as usize || !spares_known);
+        let is_stuck = |at: &usize| ages[*at].is_some_and(|age| age >= STUCK);
+        let stuck = [Wait::Unserved as usize, Wait::Stalled as usize].into_iter().find(is_stuck);
+        least.filter(|at| stuck.is_none() || ages[*at] >= Some(YOUNG)).or(stuck)
+    }
+
+    /// Notes that a connection waits no more.
+    fn end_wait(&self, state: &State) {
+        if state.wait.take() != 0 && state.kind.get() == Some(Wait::Shaking) {
+            self.shaking.set(self.shaking.get() - 1);
+        }
     }
 }
 
@@ -127,9 +162,12 @@ fn first(queue: &mut Queue) -> Option<&State> {
         queue.pop_front();
     }
     let (_, state) = queue.front()?;
-    let has_begun = matches!(state.kind.get(), Some(Wait::Stalled | Wait::Tunnel));
-    let is_spared = has_begun && state.waited() < STALLED;
-    (!is_spared).then_some(state)
+    let spared = match state.kind.get() {
+        Some(Wait::Shaking) => SHAKING,
+        Some(Wait::Stalled | Wait::Tunnel) => STALLED,
+        _ => Duration::ZERO,
+    };
+    (state.waited() >= spared).then_some(state)
 }
 
 impl State {
@@ -143,21 +181,31 @@ impl Place {
     /// Notes that the connection waits for its client from now on, unless it did before.
     pub(crate) fn waits(&self, kind: Wait) {
         let state = &self.state;
+        let kind = if state.shakes.get() { Wait::Shaking } else { kind };
         let waited = state.wait.get() != 0 && state.kind.get() == Some(kind);
         if waited || state.lost.get() {
             return;
         }
         self.is_no_longer_new();
+        self.places.end_wait(state);
         let number = self.places.last.get() + 1;
         self.places.last.set(number);
         state.wait.set(number);
         state.kind.set(Some(kind));
         state.since.set(Some(Instant::now()));
+        let shaking = &self.places.shaking;
+        shaking.set(shaking.get() + usize::from(kind == Wait::Shaking));
         let waits = &mut self.places.waits.borrow_mut()[kind as usize];
         if waits.len() > 2 * self.places.taken.get() + PRUNED {
             waits.retain(|(number, state)| state.wait.get() == *number);
         }
         waits.push_back((number, Rc::clone(state)));
+    }
+
+    /// Notes that the client begins to shake hands. Until it is of use, that is one wait, however
+    /// often something comes in it.
+    pub(crate) fn shakes_hands(&self) {
+        self.state.shakes.set(true);
     }
 
     /// Whether the place was given to somebody else, so that the connection is to end.
@@ -175,7 +223,8 @@ impl Place {
     /// Notes that the connection is of use.
     pub(crate) fn works(&self) {
         self.is_no_longer_new();
-        self.state.wait.set(0);
+        self.places.end_wait(&self.state);
+        self.state.shakes.set(false);
     }
 
     fn is_no_longer_new(&self) {
@@ -325,6 +374,40 @@ mod tests {
         assert!(places.evict() && newcomer.state.lost.get());
         assert!(places.evict() && idle.state.lost.get());
         assert!(places.evict() && tunnel.state.lost.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_has_its_time_and_costs_none_with_a_key_his_place() {
+        let places = Rc::new(Places::default());
+        let shaking = || {
+            let place = places.take();
+            place.shakes_hands();
+            place.waits(Wait::Stranger);
+            place
+        };
+        let idle = [(); 4].map(|()| places.take());
+        for place in &idle {
+            place.waits(Wait::Idle);
+        }
+        let first = shaking();
+        assert!(places.evict() && idle[0].state.lost.get(), "it is one of five");
+        let second = shaking();
+        assert!(!places.evict() && places.has_only_shaking(), "of six there are two");
+        second.works();
+        second.waits(Wait::Stranger);
+        assert!(places.evict() && second.state.lost.get(), "it has had its request");
+        let third = shaking();
+        tokio::time::advance(SHAKING).await;
+        // However often something comes, it is one wait.
+        first.waits(Wait::Stranger);
+        let fourth = shaking();
+        assert!(places.evict() && first.state.lost.get() && !fourth.state.lost.get());
+        assert!(places.evict() && third.state.lost.get());
+        drop((first, second, third));
+        assert!(places.evict() && idle[1].state.lost.get(), "of five, one shakes hands");
+        drop(fourth);
+        assert!(!places.has_only_shaking());
+        assert!(places.evict() && idle[2].state.lost.get());
     }
 
     #[tokio::test]

@@ -60,6 +60,7 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
     let shared = Arc::clone(&worker.shared);
     let Some(tls) = &shared.tls else { return };
     let place = &admitted.place;
+    place.shakes_hands();
     let begins = before_a_request(&shared, tls::begins_handshake(&stream), || {
         // What has come already may not have been told to this task yet.
         if !stream.is_readable() {
@@ -72,13 +73,9 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
         Some(Err(_)) | None => return,
     }
     // A failed handshake has sent its reason, as an alert.
-    let accepted = before_a_request(&shared, tls.accept(stream), || {
-        // A handshake that goes on has its time anew: it takes some ways to the client and back.
-        place.works();
-        place.waits(Wait::Stranger);
-    });
-    if let Some(Ok(stream)) = accepted.await {
-        place.works();
+    let waits = || place.waits(Wait::Stranger);
+    let accepted = before_a_request(&shared, tls.accept(stream), waits).await;
+    if let Some(Ok(stream)) = accepted {
         let http2 = tls::agreed_on_http2(&stream);
         serve(worker, stream, peer, http2, admitted).await;
     }

@@ -46,6 +46,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes beyond those on their way to a client that its socket takes, so that a client which reads
 /// slowly is seen to read, and one that does not holds little memory of the system's.
 const UNSENT: u32 = 64 * 1024;
+/// The time between two looks for a place.
+const MOMENT: Duration = Duration::from_millis(10);
 /// Turns of a worker's other tasks before another connection is accepted, at most.
 const TURNS: usize = 4;
 
@@ -307,6 +309,7 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing.accepted();
+                await_place(&worker).await;
                 let Some(admitted) = worker.admit(Some(peer.ip())) else { continue };
                 debug!(%peer, "client accepted");
                 let _ = TcpStream::set_nodelay(&stream, true);
@@ -330,6 +333,7 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
             Ok((stream, _)) => {
                 let stream: UnixStream = stream;
                 failing.accepted();
+                await_place(&worker).await;
                 let Some(admitted) = worker.admit(None) else { continue };
                 debug!(peer = UNIX_PEER, "client accepted");
                 let worker = Rc::clone(&worker);
@@ -351,6 +355,14 @@ async fn give_way(worker: &Worker) {
             break;
         }
         tokio::task::yield_now().await;
+    }
+}
+
+/// Lets a client that was accepted wait until one of those that shake hands has had its time. Those
+/// behind it wait in the system's queue.
+async fn await_place(worker: &Worker) {
+    while worker.awaits_place() {
+        tokio::time::sleep(MOMENT).await;
     }
 }
 
