@@ -38,6 +38,16 @@ pub(crate) struct Tcp {
     pub(crate) info: Vec<u8>,
 }
 
+/// What the system knows of a Unix stream socket.
+struct Unix {
+    /// Its peer's inode; None: the peer is closed.
+    peer: Option<u32>,
+    /// Bytes that have come and were not read.
+    unread: u32,
+    /// The bytes of memory that what was written and was not read takes.
+    held: u32,
+}
+
 impl SockDiag {
     /// The error is the system's: it has no descriptor, or does not tell.
     pub(crate) fn open() -> io::Result<Self> {
@@ -52,10 +62,8 @@ impl SockDiag {
         read_tcp(&self.ask(&tcp_question(local, peer))?)
     }
 
-    /// Asks about the Unix stream socket of this inode: its peer's inode, bytes that have come and
-    /// were not read, and the room in memory that what was written and not read takes. The error is
-    /// as of `tcp`.
-    fn unix(&self, inode: u32) -> io::Result<(Option<u32>, u32, u32)> {
+    /// Asks about the Unix stream socket of this inode. The error is as of `tcp`.
+    fn unix(&self, inode: u32) -> io::Result<Unix> {
         let mut body = vec![AddressFamily::UNIX.as_raw() as u8, 0, 0, 0];
         // In any state; and no cookie.
         for number in [u32::MAX, inode, UNIX_PEER.1 | UNIX_QUEUES.1, u32::MAX, u32::MAX] {
@@ -66,7 +74,7 @@ impl SockDiag {
         let queues = attribute(attributes, UNIX_QUEUES.0).ok_or_else(broken)?;
         let queue = |at| u32_at(queues, at).ok_or_else(broken);
         let peer = attribute(attributes, UNIX_PEER.0).and_then(|peer| u32_at(peer, 0));
-        Ok((peer, queue(0)?, queue(4)?))
+        Ok(Unix { peer, unread: queue(0)?, held: queue(4)? })
     }
 
     /// Sends a question, and gives what lies behind the header of its answer.
@@ -96,13 +104,13 @@ pub(crate) fn tcp_unread(local: SocketAddr, peer: SocketAddr) -> io::Result<u64>
 }
 
 /// Bytes that were written to a Unix stream socket and that its peer has not read; of a peer in
-/// another network namespace, the room in memory that they take. The error is the system's.
+/// another network namespace, the memory that they take. The error is the system's.
 pub(crate) fn unix_unread(socket: impl AsFd) -> io::Result<u64> {
     let inode = u32::try_from(rustix::fs::fstat(socket)?.st_ino).map_err(io::Error::other)?;
     let diag = SockDiag::open()?;
-    let (peer, _, own) = diag.unix(inode)?;
-    let unread = peer.and_then(|peer| Some(diag.unix(peer).ok()?.1));
-    Ok(unread.unwrap_or(own).into())
+    let own = diag.unix(inode)?;
+    let peer = own.peer.and_then(|peer| diag.unix(peer).ok());
+    Ok(peer.map_or(own.held, |peer| peer.unread).into())
 }
 
 /// The body of a question about a TCP connection: an `inet_diag_req_v2` (`linux/inet_diag.h`).

@@ -17,6 +17,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -39,6 +40,9 @@ use crate::{
 /// The largest piece that the flow control gets at once, in bytes: so much may lie there unread
 /// beyond what the client has asked for.
 const PIECE: usize = 16 * 1024;
+/// For so long an answer of the system is one for all streams of a connection, which mostly ask at
+/// the same time.
+const FRESH: Duration = Duration::from_millis(10);
 /// So many unread bytes each stream may have without a share of the memory of all requests.
 const FREE: u64 = 16 * 1024;
 
@@ -276,6 +280,8 @@ pub(super) struct Socket {
     sent: Sent,
     /// Gives the bytes that the client has not taken from the socket, as far as the system knows.
     left: Box<dyn Fn() -> Option<u64>>,
+    /// What it has taken, and when that was asked.
+    read: Cell<Option<(Instant, u64)>>,
 }
 
 impl Socket {
@@ -293,9 +299,21 @@ impl Socket {
     }
 
     fn taken_of(&self, sent: &Sent) -> u64 {
-        let read = (self.left)().map_or(0, |left| self.written.get().saturating_sub(left));
-        let is_full = self.since().is_some();
+        let (read, is_full) = (self.read(), self.since().is_some());
         sent.count.get() + if is_full { read } else { read.min(sent.until.get()) }
+    }
+
+    /// Bytes that the client has taken from the socket, as far as the system knows.
+    fn read(&self) -> u64 {
+        let now = Instant::now();
+        if let Some((asked, read)) = self.read.get()
+            && now.duration_since(asked) < FRESH
+        {
+            return read;
+        }
+        let read = (self.left)().map_or(0, |left| self.written.get().saturating_sub(left));
+        self.read.set(Some((now, read)));
+        read
     }
 
     /// Notes whether a write was taken. While none is, the time of the first counts.
@@ -322,7 +340,8 @@ impl<T> MeasuredIo<T> {
     /// client has not taken, as far as the system knows.
     pub(super) fn new(inner: T, left: impl Fn() -> Option<u64> + 'static) -> (Self, Rc<Socket>) {
         let (unread, written, sent) = <(Unread, Cell<u64>, Sent)>::default();
-        let socket = Rc::new(Socket { unread, written, sent, left: Box::new(left) });
+        let (left, read) = (Box::new(left), Cell::default());
+        let socket = Rc::new(Socket { unread, written, sent, left, read });
         (Self { inner, socket: Rc::clone(&socket) }, socket)
     }
 }
