@@ -214,7 +214,7 @@ class Supervisor:
             self._replicas[slot] = replica
         else:
             replica.restarts += 1
-        replica.id = new_id(slot.model)
+        replica.id = self._unused_id(slot.model)
         replica.created = time.time()
         replica.address = ""
         replica.idle = asyncio.Event()
@@ -222,6 +222,13 @@ class Supervisor:
             replica.idle.set()
         self._set(replica, "scheduled")
         replica.running = self._task(self._live(replica))
+
+    def _unused_id(self, model: str) -> str:
+        """A new id; with thousands of engines, two would be the same by chance some day."""
+        taken = {replica.id for replica in self.replicas}
+        while (made := new_id(model)) in taken:
+            pass
+        return made
 
     def _task(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A replica's life; its end wakes the loop, which looks at what it came to."""

@@ -131,6 +131,19 @@ def test_replicas_come_up_through_the_states_of_gpustack(short_folder: Path) -> 
         assert house.replica().address.startswith("unix:/")
 
 
+def test_no_two_replicas_have_the_same_id_by_chance(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs are their socket, their log and their record, too."""
+    made = iter(["small-aaaaa", "small-aaaaa", "small-aaaaa", "small-bbbbb"])
+    monkeypatch.setattr(supervisor, "new_id", lambda _: next(made))
+
+    @scenario(short_folder, small(replicas=2))
+    async def _(house: House) -> None:
+        await house.until_running(2)
+        assert [one.id for one in house.supervisor.replicas] == ["small-aaaaa", "small-bbbbb"]
+
+
 def test_a_killed_engine_leaves_the_table_at_once_and_is_replaced(short_folder: Path) -> None:
     @scenario(short_folder, small())
     async def _(house: House) -> None:
