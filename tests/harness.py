@@ -425,6 +425,13 @@ class ServedRouter(Router):
         items: list[dict[str, Any]] = self.request("GET", "/v2/models").json()["items"]
         return items
 
+    def wait(self) -> int:
+        """Waits until it has ended; returns its exit code. Fails the test when it does not end."""
+        try:
+            return self.process.wait(ENDED_WITHIN)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"serve does not end:\n{self.output()}") from None
+
     def stop(self) -> int:
         """Ends it with SIGTERM, and lets it stop its engines."""
         return stop(self.process)

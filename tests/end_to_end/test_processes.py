@@ -70,7 +70,7 @@ def test_a_signal_ends_the_server_and_every_engine(
     pids = engines(server)
     assert set(pids) < set(processes_of(server.data_dir))
     server.process.send_signal(number)
-    assert server.process.wait(ENDED_WITHIN) == 0, server.output()
+    assert server.wait() == 0, server.output()
     assert_nothing_is_left(server)
 
 
@@ -123,7 +123,7 @@ def test_requests_end_before_the_server_does_and_a_second_signal_cuts_them(
         assert server.process.poll() is None
         assert len(processes_of(server.data_dir)) == 3, "the engines stay as long as a request runs"
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(ENDED_WITHIN) == 0
+        assert server.wait() == 0
     assert "requests were cut cut=1" in server.output()
     assert_nothing_is_left(server)
 
@@ -261,7 +261,7 @@ app.end_leftovers = fails
     with spoilt(short_folder, spoil) as server:
         eventually(lambda: "It waits." in server.output(), "the start to come to it")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(ENDED_WITHIN) == 1, server.output()
+        assert server.wait() == 1, server.output()
         assert "error: It cannot be ended." in server.output()
         assert not (server.data_dir / "run" / "control.sock").exists()
 

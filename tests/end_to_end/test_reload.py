@@ -23,7 +23,7 @@ import trustme
 import seam_samples
 from gpustack_fast.config import ServerConfig
 from gpustack_fast.seam.settings import plane_settings
-from harness import ENDED_WITHIN, KEY, SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, external
+from harness import KEY, SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, external
 from raw_http import Client, build, chat, eventually
 
 Engines = Callable[..., list[FakeEngine]]
@@ -401,7 +401,7 @@ def test_signals_without_a_meaning_are_told_and_end_nothing(
         eventually(lambda name=name: f"{name} came" in server.output(), name)
     assert server.is_ready()
     server.process.send_signal(signal.SIGQUIT)
-    assert server.process.wait(ENDED_WITHIN) == 0
+    assert server.wait() == 0
 
 
 def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve) -> None:
@@ -425,7 +425,7 @@ def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve)
 def test_a_crash_has_a_last_word(fake_engines: Engines, serve: Serve) -> None:
     server = serve(external(fake_engines(1)))
     server.process.send_signal(signal.SIGSEGV)
-    assert server.process.wait(ENDED_WITHIN) == -signal.SIGSEGV
+    assert server.wait() == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in server.output()
 
 
@@ -456,7 +456,7 @@ def test_engines_of_ours_outlive_a_reload_and_end_with_the_terminal(
     server.process.send_signal(signal.SIGUSR1)
     eventually(lambda: "Let logrotate use `copytruncate`" in server.output(), "the hint")
     os.close(controller)
-    assert server.process.wait(ENDED_WITHIN) == 0, server.output()
+    assert server.wait() == 0, server.output()
     assert "The terminal has gone (SIGHUP); stopping." in server.output()
     assert server.engines() == []
 
