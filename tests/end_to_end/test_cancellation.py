@@ -168,7 +168,7 @@ def test_a_caller_that_leaves_a_running_stream(
     engine: FakeEngine, plane: DataPlaneRouter, leave: Leave
 ) -> None:
     with plane.client() as client:
-        plane.send_chat(client, chat(stream=True, fake={"frames": 100_000, "delay": 0.001}))
+        plane.send_chat(client, chat(stream=True, fake={"frames": 10_000, "delay": 0.005}))
         client.read_until(b"Hello")
         leave(client)
         assert_engine_is_told(engine, plane)
