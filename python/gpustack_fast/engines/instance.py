@@ -264,6 +264,8 @@ def rotate(log: Path, limit: int) -> None:
         return
     copy = log.with_suffix(".log.1")
     try:
+        # For its owner alone, as the log is.
+        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         shutil.copyfile(log, copy)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

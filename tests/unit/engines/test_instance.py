@@ -149,7 +149,9 @@ def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_fold
         await one.wait_until_ready()
         await one.rotate_log(limit=10)
         assert one.log.stat().st_size == 0
-        assert one.log.with_suffix(".log.1").read_text().startswith("small engine begins")
+        copy = one.log.with_suffix(".log.1")
+        assert copy.read_text().startswith("small engine begins")
+        assert copy.stat().st_mode & 0o777 == 0o600, "it holds what the log held"
         await one.stop()
 
     run(scenario, short_folder)
