@@ -64,19 +64,29 @@ class ApiServer:
             log_dictconfig=_LOGGING,
         )
         self._task = asyncio.ensure_future(self._server.serve())
-        async with asyncio.timeout(_PATIENCE):
-            while not await self._listens():
-                if self._task.done():
-                    error = self._task.exception()
-                    # Behind its first line granian has a stack.
-                    reason = str(error).partition("\n")[0]
-                    raise GpustackFastError(
-                        f"The management API could not listen on {self._socket}: {reason}. Check "
-                        "the rights of its folder."
-                    ) from error
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._wait_until_it_listens(self._task)
+        except TimeoutError as error:
+            raise GpustackFastError(
+                f"The management API did not listen on {self._socket} within {_PATIENCE:g} s. "
+                "Start again when this machine has less to do, and with more descriptors "
+                "(`ulimit -n`) where that does not help."
+            ) from error
         self._socket.chmod(0o600)
         self._task.add_done_callback(self._tell_end)
+
+    async def _wait_until_it_listens(self, serving: asyncio.Task[None]) -> None:
+        while not await self._listens():
+            if serving.done():
+                error = serving.exception()
+                # Behind its first line granian has a stack.
+                reason = str(error).partition("\n")[0]
+                raise GpustackFastError(
+                    f"The management API could not listen on {self._socket}: {reason}. Check "
+                    "the rights of its folder."
+                ) from error
+            await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         """Ends the server and removes its socket's file."""

@@ -437,6 +437,24 @@ def test_a_socket_that_cannot_be_made_is_an_error_and_no_hang(tmp_path: Path) ->
     in_uvloop(run())
 
 
+def test_a_socket_that_nobody_answers_is_told_with_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: ApiServer) -> bool:
+        return False
+
+    monkeypatch.setattr("gpustack_fast.api.server._PATIENCE", 0.2)
+    monkeypatch.setattr(ApiServer, "_listens", never)
+
+    async def run() -> None:
+        server = ApiServer(Application(SOURCES), tmp_path / "api.sock")
+        with pytest.raises(GpustackFastError, match=r"did not listen on .* within 0\.2 s. Start"):
+            await server.start()
+        await server.close()
+
+    in_uvloop(run())
+
+
 def test_a_websocket_is_closed_without_a_response() -> None:
     sent: list[dict[str, Any]] = []
 
