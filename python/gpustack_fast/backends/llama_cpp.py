@@ -132,8 +132,8 @@ def read_flags(parameters: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def whole(text: str) -> int:
-    """A number that llama.cpp will read again; 0 for text, which it will reject itself."""
-    return int(text) if text.isdigit() else 0
+    """A number as llama.cpp will read it again."""
+    return int(text) if text.isdecimal() else 0
 
 
 def threads(cores: int, replicas: int) -> int:

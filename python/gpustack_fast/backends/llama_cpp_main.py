@@ -269,10 +269,24 @@ def read_flags(
 def wrong_flags(
     flags: dict[str, tuple[bool, Setter]], arguments: list[str]
 ) -> Iterator[tuple[int, UsageError]]:
-    """Everything for which `read_flags` would raise, with its place in the arguments."""
+    """Everything for which `read_flags` would raise, with its place in the arguments, and values
+    that are no numbers.
+    """
+    readers = {name: read for names, _, read in VALUES for name in names.split()}
     for index, found in _split(flags, arguments):
         if isinstance(found, UsageError):
             yield index, found
+            continue
+        flag, value, _ = found
+        try:
+            readers.get(flag, str)(value)
+        except ValueError as error:
+            yield index, _unreadable(flag, value, error)
+
+
+def _unreadable(flag: str, value: str, error: Exception) -> UsageError:
+    shown = value if len(value) <= 40 else f"{value[:40]}..."
+    return UsageError(f"The flag {flag} cannot take {shown!r}: {error}. Write another value.")
 
 
 def _split(
@@ -318,9 +332,7 @@ def read_arguments(xllamacpp: Any, arguments: list[str]) -> Any:
         try:
             apply(params, value)
         except (ValueError, OverflowError, OSError, AttributeError) as error:
-            raise UsageError(
-                f"The flag {flag} cannot take {value!r}: {error}. Write another value."
-            ) from error
+            raise _unreadable(flag, value, error) from error
     if not params.model.path:
         raise UsageError("No model is given. Name one with --model PATH or --python-package NAME.")
     return params

@@ -106,6 +106,10 @@ def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> 
         (["--ctx-sise=1"], "Did you mean --ctx-size?"),
         (["--slots", "--ctx-size"], "--ctx-size needs a value"),
         (["4096"], "The flag 4096 is not known"),
+        (["--ctx-size=many"], "The flag --ctx-size cannot take 'many'"),
+        (["-c", "\N{SUPERSCRIPT TWO}"], "The flag -c cannot take"),
+        (["--parallel=" + "1" * 5000], "Write another value."),
+        (["--temp=warm"], "The flag --temp cannot take 'warm'"),
     ],
 )
 def test_flags_that_llama_cpp_would_reject_are_rejected_before_any_start(
