@@ -97,7 +97,13 @@ class Setting(Struct, frozen=True, kw_only=True):
         if Path in _kinds(self.type):
             if not text:
                 raise ConfigError(f"{subject} is empty. Write a path, or leave it out.")
-            return expanded(Path(text), subject).absolute()
+            try:
+                return expanded(Path(text), subject).absolute()
+            except OSError as error:
+                raise ConfigError(
+                    f"{subject} is a path from the current directory, which is not there any more. "
+                    "Change to another one, or write the whole path."
+                ) from error
         words = (
             [word.strip() for word in text.split(",") if word.strip()]
             if _is_list(self.type)

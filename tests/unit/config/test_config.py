@@ -270,6 +270,18 @@ def test_these_cannot_be_names(name: str) -> None:
     assert not NAME_PATTERN.fullmatch(name)
 
 
+def test_a_relative_path_in_a_directory_that_is_gone_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match=r"`--data-dir` is a path from the current directory"):
+        load_config(None, {"--data-dir": "data"}, {})
+    whole = load_config(None, {"--data-dir": str(tmp_path / "data")}, {})
+    assert whole.server.data_dir == tmp_path / "data"
+
+
 def test_a_missing_file_is_reported_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"none\.toml: The configuration file cannot be read: No such file"
