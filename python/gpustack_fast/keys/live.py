@@ -92,11 +92,12 @@ class Keys:
         """
         key = self._revoke(name_or_access_key)
         await self._to_its_end(self._save())
-        return self._info(key)
+        return self._unsaved_info(key) if key in self._store.unsaved else key.info()
 
     def all(self) -> list[KeyInfo]:
         """All keys, oldest first; behind them those that are revoked and still on the disk."""
-        return [self._info(key) for key in [*self._store.keys, *self._store.unsaved]]
+        known = [key.info() for key in self._store.keys]
+        return known + [self._unsaved_info(key) for key in self._store.unsaved]
 
     @property
     def unsaved(self) -> int:
@@ -172,8 +173,8 @@ class Keys:
                 return
             self._faults.note("keys", self._problem)
 
-    def _info(self, key: Key) -> KeyInfo:
-        return replace(key.info(), unsaved=self._problem if key in self._store.unsaved else "")
+    def _unsaved_info(self, key: Key) -> KeyInfo:
+        return replace(key.info(), unsaved=self._problem)
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Runs a change to its end: a client that leaves must not stop it half-way."""

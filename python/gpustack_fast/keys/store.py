@@ -197,7 +197,8 @@ class Store:
     @property
     def unsaved(self) -> list[Key]:
         """Keys that were forgotten, and that the disk still has."""
-        return [key for key in self._document.keys if key not in self._keys]
+        known = {key.access_key for key in self._keys}
+        return [key for key in self._document.keys if key.access_key not in known]
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
         """Makes a key as `add` does."""

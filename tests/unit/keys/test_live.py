@@ -123,6 +123,30 @@ def test_a_revocation_that_cannot_be_saved_holds_is_listed_and_is_saved_later(
     asyncio.run(run())
 
 
+def test_keys_are_listed_without_a_look_at_all_of_them_for_each(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(directory)
+    stored = [
+        Key(name=f"k{number}", access_key=f"{number:016x}", digest=f"{number:064x}", created=1)
+        for number in range(200)
+    ]
+    monkeypatch.setattr(store, "_keys", stored)
+    store.save()
+    keys = Keys(store, lambda _: None, Faults())
+    compared = 0
+
+    class Counted(list[Key]):
+        def __contains__(self, key: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return super().__contains__(key)
+
+    monkeypatch.setattr(store, "_keys", Counted(stored))
+    assert len(keys.all()) == 200 and keys.unsaved == 0
+    assert compared == 0, "thousands of them would keep the loop for minutes"
+
+
 def test_a_key_that_cannot_be_saved_is_not_made(directory: DataDirectory) -> None:
     changes: list[KeyChange] = []
     keys = Keys(Store(directory), changes.append, Faults())
