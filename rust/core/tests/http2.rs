@@ -679,7 +679,7 @@ fn a_revoked_keys_stream_ends_though_its_client_takes_nothing() {
     assert_eq!((kind, stream), (3, 1), "it is reset");
     ends.recv_timeout(PATIENCE).expect("the engine's work ends");
     plane.assert_idle();
-    client.grant(65_535);
+    client.frame(8, 0, 0, &65_535_u32.to_be_bytes());
     client.send(3, "/healthz", b"");
     assert_eq!((client.next().0, client.next()), (1, (0, 3, b"ok".to_vec())));
 }

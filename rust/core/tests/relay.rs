@@ -472,13 +472,13 @@ fn a_byte_order_mark_of_an_engine_hides_no_name_of_its_own() {
     const FRAME: &str = "data: {\"model\":\"e\"}\n\n";
     let engine = Engine::start(true, |_, mut stream| {
         while let Some(asked) = read_request(&mut stream) {
-            let response = if !asked.body.ends_with(b"true}") {
+            let response = if asked.body.ends_with(b"true}") {
+                let frames = [MARK, FRAME, DONE].map(|part| chunk(part.as_bytes())).concat();
+                [STREAM_HEAD.as_bytes(), &frames, b"0\r\n\r\n"].concat()
+            } else {
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                     Content-Length: 16\r\n\r\n";
                 format!("{head}{MARK}{{\"model\":\"e\"}}").into_bytes()
-            } else {
-                let frames = [MARK, FRAME, DONE].map(|part| chunk(part.as_bytes())).concat();
-                [STREAM_HEAD.as_bytes(), &frames, b"0\r\n\r\n"].concat()
             };
             stream.write_all(&response).unwrap();
         }
