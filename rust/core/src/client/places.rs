@@ -89,6 +89,8 @@ struct State {
     kind: Cell<Option<Wait>>,
     /// Since when it waits, or did the last time; None: it is new.
     since: Cell<Option<Instant>>,
+    /// When something came for which it had waited; None: nothing has.
+    came_on: Cell<Option<Instant>>,
     /// The client shakes hands, or has sent no request behind that.
     shakes: Cell<bool>,
     /// The place was given to somebody else.
@@ -165,6 +167,8 @@ fn first(queue: &mut Queue) -> Option<&State> {
     let spared = match state.kind.get() {
         Some(Wait::Shaking) => SHAKING,
         Some(Wait::Stalled | Wait::Tunnel) => STALLED,
+        // An upload that comes steadily has such waits between its pieces.
+        Some(Wait::Unserved) if state.comes_on() => STALLED,
         _ => Duration::ZERO,
     };
     (state.waited() >= spared).then_some(state)
@@ -174,6 +178,11 @@ impl State {
     /// The time of its wait.
     fn waited(&self) -> Duration {
         self.since.get().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether something has just come for which it had waited.
+    fn comes_on(&self) -> bool {
+        self.came_on.get().is_some_and(|came| came.elapsed() < STALLED)
     }
 }
 
@@ -218,6 +227,12 @@ impl Place {
         let state = &self.state;
         // What came before it could see that its place is lost, it serves.
         state.ends_by_itself.set(does || state.lost.get() && state.ends_by_itself.get());
+    }
+
+    /// Notes that the connection is of use, since what it waited for has come.
+    pub(crate) fn comes_on(&self) {
+        self.state.came_on.set(Some(Instant::now()));
+        self.works();
     }
 
     /// Notes that the connection is of use.
@@ -359,6 +374,22 @@ mod tests {
         tokio::time::advance(STALLED / 2).await;
         assert!(places.evict() && stalled.state.lost.get());
         assert!(!places.evict() && !young.state.lost.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_comes_steadily_is_spared_and_one_that_has_stopped_is_not() {
+        let places = Rc::new(Places::default());
+        let [upload, half] = [places.take(), places.take()];
+        for _ in 0..9 {
+            upload.comes_on();
+            upload.waits(Wait::Unserved);
+            tokio::time::advance(STALLED / 2).await;
+            assert!(!places.has_waiting() && !places.evict());
+        }
+        half.waits(Wait::Unserved);
+        tokio::time::advance(STALLED / 2).await;
+        assert!(places.evict() && upload.state.lost.get());
+        assert!(places.evict() && half.state.lost.get());
     }
 
     #[tokio::test(start_paused = true)]

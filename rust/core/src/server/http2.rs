@@ -262,7 +262,11 @@ impl Stream {
         }
         let waits = unread.is_some() || awaits_body;
         count(&self.running.unread, before.is_some(), unread.is_some());
-        count(&self.running.waiting, std::mem::replace(&mut self.waits, waits), waits);
+        let waited = std::mem::replace(&mut self.waits, waits);
+        if waited && !waits {
+            self.running.place.comes_on();
+        }
+        count(&self.running.waiting, waited, waits);
         self.running.tell_place();
     }
 }

@@ -126,8 +126,10 @@ impl<T: ClientStream> Client<T> {
 
     /// Notes that this much of the present request's body has come.
     pub(super) fn body_came(&self, bytes: usize, is_whole: bool) {
-        if is_whole || bytes >= PROGRESS {
+        if is_whole {
             self.place.works();
+        } else if bytes >= PROGRESS {
+            self.place.comes_on();
         }
     }
 
