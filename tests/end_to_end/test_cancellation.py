@@ -119,9 +119,10 @@ def test_a_caller_that_leaves_while_the_engine_is_silent(
         build("GET", "/v1/models", key=KEY),
         build("POST", "/v1/chat/completions", chat(text="the second"), key=KEY),
         build("POST", "/v1/chat/completions", chat(text="x" * 5_000), key=KEY)[:-1],
+        build("POST", "/v1/chat/completions", chat(text="x" * 90_000), key=KEY),
         b"no HTTP at all",
     ],
-    ids=["a CRLF", "two CRLFs", "a GET", "a POST", "an unfinished POST", "garbage"],
+    ids=["a CRLF", "two CRLFs", "a GET", "a POST", "an unfinished POST", "a long POST", "garbage"],
 )
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one write", "in a later write"])
 def test_a_caller_that_leaves_behind_bytes_that_nobody_waits_for(
@@ -137,16 +138,32 @@ def test_a_caller_that_leaves_behind_bytes_that_nobody_waits_for(
         assert_engine_is_told(engine, plane)
 
 
-def test_a_caller_that_pipelines_without_end_is_cut_off(
+def test_a_caller_that_pipelines_without_end_is_held_up(
     engine: FakeEngine, plane: DataPlaneRouter
 ) -> None:
     with plane.client() as client:
         plane.send_chat(client, chat(fake=SILENT))
         wait_until_busy(engine)
-        with pytest.raises(ConnectionError):
+        client.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
             while True:
                 client.send(b"x" * 65_536)
-    eventually(lambda: engine.last()["ended"] == "peer_closed", "the engine to be told")
+        assert engine.state()["in_progress"] == 1
+        client.reset()
+        assert_engine_is_told(engine, plane)
+
+
+def test_all_that_a_caller_pipelines_behind_a_stream_is_answered(
+    engine: FakeEngine, plane: DataPlaneRouter
+) -> None:
+    with plane.client() as client:
+        plane.send_chat(client, chat(stream=True, fake={"frames": 50, "delay": 0.005}))
+        client.read_until(b"Hello")
+        for size in (60_000, 70_000, 200_000):
+            plane.send_chat(client, chat(text="x" * size))
+        client.read_until(b"[DONE]")
+        client.read_until(b"0\r\n\r\n")
+        assert [client.read_response().status for _ in range(3)] == [200] * 3
 
 
 @pytest.mark.parametrize("leave", LEAVES)
