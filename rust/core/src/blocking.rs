@@ -1,9 +1,16 @@
 //! The threads for work that would hold up a worker: files, and the translation of large bodies.
 //!
-//! One small pool for all workers. Names of engines are looked up on threads of each worker's own
+//! One small pool for all workers. Work that waits for a thread holds what it was given, so whoever
+//! gives it much gives it the [`Share`](crate::budget::Share) of that, too: the sum of those bounds
+//! the queue. Work that nobody waits for any more is not begun. Names of engines are looked up on threads of each worker's own
 //! runtime, so that no lookup waits behind a translation.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -30,7 +37,7 @@ impl BlockingPool {
         Ok(Self(Some(runtime)))
     }
 
-    /// Runs `work` on a thread of the pool; it waits while all are busy.
+    /// Runs `work` on a thread of the pool, whoever waits for it; it waits while all are busy.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -41,6 +48,69 @@ impl BlockingPool {
             None => tokio::task::spawn_blocking(work),
         }
     }
+
+    /// As `spawn`, for one request: work that has not begun when the job is dropped never does, and
+    /// what it holds is freed then.
+    pub(crate) fn run<T, W>(&self, work: W) -> Job<T>
+    where
+        T: Send + 'static,
+        W: FnOnce() -> T + Send + 'static,
+    {
+        let waiting = Arc::new(Mutex::new(Some(work)));
+        let taken = Arc::clone(&waiting);
+        let handle = self.spawn(move || take(&taken).map(|work| work()));
+        Job { handle, waiting }
+    }
+}
+
+/// Work of one request on the pool. A job that is dropped while it runs goes on to its end.
+pub(crate) struct Job<T> {
+    handle: JoinHandle<Option<T>>,
+    waiting: Arc<dyn Waiting>,
+}
+
+/// The job has panicked, or the pool has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the work ended before it was done")]
+pub(crate) struct Unfinished;
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, Unfinished>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = ready!(Pin::new(&mut self.handle).poll(context));
+        Poll::Ready(done.ok().flatten().ok_or(Unfinished))
+    }
+}
+
+impl<T> Drop for Job<T> {
+    fn drop(&mut self) {
+        self.waiting.discard();
+    }
+}
+
+impl<T> std::fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+/// Work that may not have begun.
+trait Waiting: Send + Sync {
+    /// Drops it, if it has not.
+    fn discard(&self);
+}
+
+impl<W: Send> Waiting for Mutex<Option<W>> {
+    fn discard(&self) {
+        drop(take(self));
+    }
+}
+
+/// Takes work from its place, to do it or to drop it; None: it was taken.
+fn take<W>(place: &Mutex<Option<W>>) -> Option<W> {
+    // The lock is held for a move alone, so that nothing panics under it.
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl Drop for BlockingPool {
@@ -83,5 +153,37 @@ mod tests {
         }
         assert_eq!(full.try_iter().count(), all);
         assert!(most.load(Ordering::SeqCst) <= THREADS);
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_not_begun_and_frees_what_it_holds() {
+        let pool = BlockingPool::new().unwrap();
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Arc::new(std::sync::Mutex::new(blocked));
+        let busy: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let blocked = Arc::clone(&blocked);
+                pool.run(move || blocked.lock().unwrap().recv().is_ok())
+            })
+            .collect();
+        let held = Arc::new(());
+        let (given, ran) = (Arc::clone(&held), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&ran);
+        let job = pool.run(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(given);
+        });
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(job);
+        assert_eq!(Arc::strong_count(&held), 1, "freed before a thread is");
+        for _ in 0..THREADS {
+            release.send(()).unwrap();
+        }
+        for done in busy {
+            assert!(done.await.unwrap());
+        }
+        pool.run(|| ()).await.unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 0);
+        assert!(pool.run(|| panic!("on purpose")).await.is_err());
     }
 }

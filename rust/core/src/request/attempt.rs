@@ -17,6 +17,7 @@ use http_body::Body;
 use tracing::debug;
 
 use crate::{
+    blocking::Unfinished,
     client::io::ClientWatch,
     failure::Failure,
     request::{
@@ -223,9 +224,17 @@ where
         return Ok(Some(plan::translate(inference, &dispatch.route, target, &body)?));
     }
     let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
-    let translating = move || plan::translate(inference, &route, &target, &body);
-    let translated = context.shared().blocking.spawn(translating).await;
-    Ok(Some(translated.map_err(|_| rejections::translation_failed())??))
+    // The client may leave meanwhile. What the work holds counts until it ends all the same.
+    let room = upload.take_room();
+    let translating = move || {
+        let translated = plan::translate(inference, &route, &target, &body);
+        drop(body);
+        (translated, room)
+    };
+    let done = context.shared().blocking.run(translating).await;
+    let (translated, room) = done.map_err(|Unfinished| rejections::translation_failed())?;
+    upload.settle(room, length);
+    Ok(Some(translated?))
 }
 
 /// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails

@@ -13,15 +13,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use tokio::task::JoinHandle;
-
 use crate::{
+    blocking::Job,
     body_limits::Rooms,
     budget::{NoRoom, Share},
     failure::Failure,
     upstream::replay,
 };
+use bytes::Bytes;
 
 /// Bytes of one read or write.
 const PIECE: usize = 256 * 1024;
@@ -30,12 +29,13 @@ const PIECE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Spool {
     rooms: Rc<Rooms>,
-    /// The file's part of what all files may hold.
+    /// The file's part of what all files may hold. A job has it as long as it has the file, which
+    /// is there until the job ends, whether or not somebody waits for it.
     room: Share,
     /// None before the first write, and while a job has it.
     file: Option<File>,
     /// The running read or write.
-    job: Option<JoinHandle<io::Result<Done>>>,
+    job: Option<Job<io::Result<Done>>>,
     /// Bytes written to the file, those of the running job included.
     written: u64,
     /// Bytes read from the file.
@@ -49,6 +49,7 @@ pub(super) struct Spool {
 #[derive(Debug)]
 struct Done {
     file: File,
+    room: Share,
     /// The piece that was read; None: the job was a write.
     read: Option<Bytes>,
     /// The pieces that were written. They are freed by the thread that allocated them, which can
@@ -90,9 +91,10 @@ impl Spool {
             let pieces = std::mem::take(&mut self.waiting);
             let folder = self.rooms.spool_folder.clone();
             let (at, file) = (self.written, self.file.take());
+            let room = std::mem::take(&mut self.room);
             self.written = length;
             self.waiting_bytes = 0;
-            self.job = Some(self.rooms.blocking.spawn(move || {
+            self.job = Some(self.rooms.blocking.run(move || {
                 let file = match file {
                     Some(file) => file,
                     None => tempfile::tempfile_in(folder)?,
@@ -102,7 +104,7 @@ impl Spool {
                     file.write_all_at(piece, at)?;
                     at += piece.len() as u64;
                 }
-                Ok(Done { file, read: None, _written: pieces })
+                Ok(Done { file, room, read: None, _written: pieces })
             }));
             ready!(self.poll_job(context)).map_err(Failure::Spool)?;
         }
@@ -129,9 +131,11 @@ impl Spool {
             let at = self.read;
             // Allocated by this thread, which frees it, too: the allocator keeps memory by thread.
             let mut piece = vec![0; left.min(PIECE)];
-            self.job = Some(self.rooms.blocking.spawn(move || {
+            let room = std::mem::take(&mut self.room);
+            self.job = Some(self.rooms.blocking.run(move || {
                 file.read_exact_at(&mut piece, at)?;
-                Ok(Done { file, read: Some(piece.into()), _written: VecDeque::new() })
+                let read = Some(piece.into());
+                Ok(Done { file, room, read, _written: VecDeque::new() })
             }));
         }
     }
@@ -143,6 +147,7 @@ impl Spool {
         self.job = None;
         let done = done.map_err(io::Error::other)??;
         self.file = Some(done.file);
+        self.room = done.room;
         Poll::Ready(Ok(done.read))
     }
 }

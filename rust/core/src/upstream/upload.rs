@@ -124,6 +124,20 @@ impl<B> Upload<B> {
         self.poll_room(context)
     }
 
+    /// Takes the share of memory out, for work that holds the body and may outlive this request. Until
+    /// `settle` gives it back nothing else may be held.
+    pub(crate) fn take_room(&mut self) -> Share {
+        std::mem::take(&mut self.room)
+    }
+
+    /// Puts that share back, and gives back of it what is not needed beside the body and this many
+    /// bytes elsewhere.
+    pub(crate) fn settle(&mut self, room: Share, elsewhere: u64) {
+        self.room = room;
+        self.elsewhere = elsewhere;
+        self.room.shrink(self.replay.held() + self.intake.decoder_bytes() + elsewhere);
+    }
+
     /// Takes memory for what is held. One piece more may come before it is taken for that.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let held = self.replay.held() + self.intake.decoder_bytes() + self.elsewhere;
