@@ -159,11 +159,11 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Meta(
             ge=65_536,
             le=2**50,
-            description="what all requests together may hold in memory of bodies and of answers "
-            "that are rewritten or not read; more is answered 503, or cut off",
+            description="what all requests together may hold in memory of bodies, of long heads "
+            "and of answers that are rewritten or not read; more is answered 503, or cut off",
         ),
     ] = 1024**3
-    """Beyond 16 KB that each may have. Callers without a key share an eighth of it."""
+    """Beyond 16 KB, and 4 KB of head, that each may have. Callers without a key share an eighth of it."""
     spool_bytes: Annotated[
         int,
         Meta(

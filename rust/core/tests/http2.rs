@@ -465,6 +465,50 @@ async fn the_management_api_sees_the_authority_as_host() {
     assert!(head.contains("\r\nhost: plane.test\r\n"), "{head}");
 }
 
+/// A body that does not come.
+struct Silence;
+
+impl hyper::body::Body for Silence {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_heads_are_bounded_in_sum() {
+    let engine = echo();
+    let limits = json!({"total_memory_bytes": 4 << 16, "memory_bytes": 65_536});
+    let plane = Plane::builder().engines(&[&engine]).with(json!({"limits": limits})).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let mut request = request(Method::POST, "/v1/completions", UnsyncBoxBody::new(Silence));
+        // As many fields: the memory of one is more than its text.
+        for number in 0..14 {
+            let name: http::HeaderName = format!("x-long-{number}").parse().unwrap();
+            request.headers_mut().insert(name, "x".repeat(3_000).parse().unwrap());
+        }
+        running.spawn(sender.send_request(request));
+    }
+    let refused = tokio::time::timeout(PATIENCE, running.join_next()).await.unwrap();
+    let refused = refused.unwrap().unwrap().unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "2");
+    assert!(text(refused).await.contains("limits.total_memory_bytes"));
+    assert_eq!(sender.send_request(completion(BODY)).await.unwrap().status(), 200);
+    let held = |bytes: u32| format!("gpustack_fast_held_bytes{{place=\"memory\"}} {bytes}\n");
+    assert!(plane.metrics().contains(&held(4 << 16)), "{}", plane.metrics());
+    drop(running);
+    plane.assert_idle();
+    assert!(plane.metrics().contains(&held(0)), "{}", plane.metrics());
+}
+
 /// A client that writes its frames itself, and grants what windows it likes.
 struct RawClient(harness::Client, VecDeque<u8>);
 

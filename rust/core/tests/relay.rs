@@ -793,6 +793,39 @@ fn waiting_bodies_are_bounded_in_sum_in_memory_and_in_files() {
     }
 }
 
+#[test]
+fn long_heads_are_bounded_in_sum() {
+    let engine = echo(true);
+    // Room for four heads: each takes a whole step of 64 KB.
+    let limits = json!({"total_memory_bytes": 4 << 16, "memory_bytes": 65_536});
+    let plane = Plane::builder().engines(&[&engine]).with(json!({"limits": limits})).start();
+    let long = |length: usize, body: &str| {
+        request_with(&format!("X-Long: {}\r\nContent-Length: {length}", "x".repeat(40_000)), body)
+    };
+    let mut clients: Vec<_> = (0..4).map(|_| plane.connect()).collect();
+    for client in &mut clients {
+        client.write(long(BODY.len(), "").as_bytes());
+    }
+    let holds = (0..9_000).any(|_| {
+        thread::sleep(Duration::from_millis(5));
+        held(&plane, "memory") == 4 << 16
+    });
+    assert!(holds, "each head is counted");
+    let mut refused = plane.connect();
+    refused.write(long(BODY.len(), BODY).as_bytes());
+    let refused = refused.response();
+    assert_eq!(refused.status, 503);
+    assert!(String::from_utf8_lossy(&refused.body).contains("limits.total_memory_bytes"));
+    // An ordinary head needs no room, and what a head takes comes back.
+    assert_eq!(plane.ask(BODY).status, 200);
+    for mut client in clients {
+        client.write(BODY.as_bytes());
+        assert_eq!(client.response().status, 200);
+    }
+    plane.assert_idle();
+    assert_eq!(held(&plane, "memory"), 0);
+}
+
 /// A Messages request of this many bytes and a little more, which is translated for the engine.
 fn message(size: usize, max_tokens: u32) -> String {
     let body = format!(

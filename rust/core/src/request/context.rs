@@ -16,11 +16,12 @@ use tokio::time::Instant;
 
 use crate::{
     body_limits::BodyLimits,
+    budget::{NoRoom, Share},
     client::io::ClientWatch,
     failure::Failure,
     key_watch::KeyWatch,
     published::{Published, Settings},
-    request::{accounting::Accounting, peer::Peer},
+    request::{accounting::Accounting, head, peer::Peer},
     shared::Shared,
     timer::PhaseTimer,
     upstream::upload::Upload,
@@ -34,6 +35,8 @@ use sans_io::{
 
 /// One in so many places is kept for requests with a key.
 const KEYED_SHARE: usize = 8;
+/// So many bytes of its head each request may hold without a share of the memory of all requests.
+const FREE_HEAD: u64 = 4 * 1024;
 
 /// One request to an engine or to the management API.
 pub(crate) struct RequestContext<W> {
@@ -41,6 +44,8 @@ pub(crate) struct RequestContext<W> {
     /// The state of routes and settings that the request meets.
     published: Arc<Published>,
     parts: Parts,
+    /// The part of the memory of all requests that a long head takes.
+    head_room: Share,
     peer: Peer,
     endpoint: &'static Endpoint,
     /// The caller's valid key; None: it sent none, or is not known yet.
@@ -64,7 +69,18 @@ impl<W: ClientWatch> RequestContext<W> {
         watch: W,
     ) -> Box<Self> {
         let peer = Peer::of(&worker.shared, peer, &parts.headers);
-        Box::new(Self { worker, published, parts, peer, endpoint, key: None, accounting, watch })
+        let (head_room, key) = (Share::default(), None);
+        Box::new(Self {
+            worker,
+            published,
+            parts,
+            head_room,
+            peer,
+            endpoint,
+            key,
+            accounting,
+            watch,
+        })
     }
 
     /// The worker that serves the request.
@@ -137,6 +153,18 @@ impl<W: ClientWatch> RequestContext<W> {
     /// The request's head.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// Takes memory for a long head, which is held until the response begins. `has_key`: its caller
+    /// has shown a valid key. Fails with `NoRoom`.
+    pub(crate) async fn hold_head(&mut self, has_key: bool) -> Result<(), Failure> {
+        let held = head::memory(&self.parts);
+        if held <= FREE_HEAD {
+            return Ok(());
+        }
+        let (memory, room) = (self.worker.memory(has_key), &mut self.head_room);
+        let held = poll_fn(|context| room.poll_grow(context, memory, held)).await;
+        held.map_err(|NoRoom| Failure::NoRoom)
     }
 
     /// The request's method.

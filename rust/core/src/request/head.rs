@@ -1,11 +1,22 @@
 //! The rules that the head of a client's request must keep.
 
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use sans_io::{
     api::error::{ApiError, Cause},
     codec::{headers, host},
 };
+
+/// What each field of a head takes beside its name and its value, in bytes.
+const FIELD: usize = 96;
+
+/// The memory that a head takes, in bytes.
+pub(crate) fn memory(parts: &Parts) -> u64 {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let field =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + FIELD;
+    (target + parts.headers.iter().map(field).sum::<usize>()) as u64
+}
 
 /// Rejects CONNECT and TRACE, heads that two readers could take for two different requests, and
 /// expectations that are not known.

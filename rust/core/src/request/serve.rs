@@ -87,14 +87,17 @@ where
         let (shared, settings) = (context.shared(), context.settings());
         browser::check_unless_keyed(shared, settings, context.endpoint(), context.parts())?;
         // The management API checks keys itself. Here they make the connection worth more.
-        if browser::shows_good_key(shared, &context.parts().headers) {
+        let has_key = browser::shows_good_key(shared, &context.parts().headers);
+        if has_key {
             context.watch().set_trusted();
         }
+        context.hold_head(has_key).await?;
         return management::forward(context, body).await;
     }
     let caller = admission::admit(context)?;
     let mut watch = context.key_watch();
     let mut work = pin!(async {
+        context.hold_head(caller.key().is_some()).await?;
         let (dispatch, upload) = resolve::resolve(context, &caller, body).await?;
         retry_loop::send(context, &caller, dispatch, upload).await
     });
