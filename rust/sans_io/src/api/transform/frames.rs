@@ -21,6 +21,9 @@ use crate::{
 
 /// The most of an unfinished frame that is held back, in bytes; a longer one passes as it comes.
 const FRAME_HELD: usize = 64 * 1024;
+/// The most of one frame that passes, in bytes. Pictures in base64 have some MB; a frame that is
+/// longer is most likely one without an end, which no limit of a stream's time would find.
+const FRAME_MOST: u64 = 64 * 1024 * 1024;
 /// A block of memory that is larger, in bytes, is not kept for the rest behind the frames in it:
 /// a stream with one long frame would hold its memory to the end.
 const BLOCK_KEPT: usize = 16 * 1024;
@@ -111,14 +114,25 @@ impl FrameEdits {
 pub(super) struct EventStream {
     frames: FrameBuffer,
     edits: FrameEdits,
-    /// Reads the usage of a frame that is too long to be held back, while it passes.
-    long_frame: Option<Box<ResponseUsage>>,
+    /// The frame that is too long to be held back, while it passes.
+    long_frame: Option<Box<LongFrame>>,
+    /// The most of one frame that passes, in bytes.
+    most: u64,
+}
+
+/// A frame that passes in pieces.
+#[derive(Debug)]
+struct LongFrame {
+    /// Reads its usage.
+    usage: ResponseUsage,
+    /// Bytes that have passed.
+    passed: u64,
 }
 
 impl EventStream {
     /// A stream of which nothing has passed.
     pub(super) fn new(edits: FrameEdits) -> Self {
-        Self { frames: FrameBuffer::default(), edits, long_frame: None }
+        Self { frames: FrameBuffer::default(), edits, long_frame: None, most: FRAME_MOST }
     }
 
     /// Whether the last frame said that the stream is finished, and nothing follows it.
@@ -168,7 +182,7 @@ impl EventStream {
         timings: impl FnOnce() -> Timings,
     ) -> Result<Bytes, TransformError> {
         let (marked, frames) = self.frames.push(data, done, self.edits.held());
-        self.count_long_frame(&frames);
+        self.count_long_frame(&frames)?;
         let frames = self.edit(frames, done, timings)?;
         let passes = marked && self.edits.translate.is_none();
         Ok(if passes { [MARK, &frames].concat().into() } else { frames })
@@ -207,18 +221,28 @@ impl EventStream {
 }
 
 impl EventStream {
-    /// Reads the usage in the parts of a frame that passes in pieces.
-    fn count_long_frame(&mut self, frames: &[u8]) {
+    /// Reads the usage in the parts of a frame that passes in pieces. Fails where it has no end.
+    fn count_long_frame(&mut self, frames: &[u8]) -> Result<(), TransformError> {
         if self.frames.raw && self.long_frame.is_none() {
-            self.long_frame = Some(Box::new(ResponseUsage::of_event()));
+            let long = LongFrame { usage: ResponseUsage::of_event(), passed: 0 };
+            self.long_frame = Some(Box::new(long));
         }
-        let Some(long) = &mut self.long_frame else { return };
+        let Some(long) = &mut self.long_frame else { return Ok(()) };
         // Behind its end it reads no more.
-        long.feed(frames);
+        long.usage.feed(frames);
         if !self.frames.raw {
-            self.edits.add_usage(long);
+            self.edits.add_usage(&long.usage);
             self.long_frame = None;
+            return Ok(());
         }
+        long.passed += frames.len() as u64;
+        if long.passed > self.most {
+            return Err(TransformError::Unusable(format!(
+                "its event stream has a frame of more than {} bytes",
+                self.most
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -398,6 +422,31 @@ mod tests {
             let expected = pushed(&mut renaming(), &plain, plain.len().max(1));
             let found = pushed(&mut renaming(), &marked, size);
             prop_assert_eq!(found, format!("{MARK_SAID}{expected}"));
+        }
+    }
+
+    #[test]
+    fn a_frame_without_an_end_ends_its_stream() {
+        let timings = || Timings { first_ms: 0.0, elapsed_ms: 0.0 };
+        let frame = |size: usize| [b"data: ", &*vec![b'x'; size], b"\n\n"].concat();
+        for edits in
+            [FrameEdits::default(), FrameEdits { rename_expected: true, ..Default::default() }]
+        {
+            let held = edits.held();
+            let mut stream = EventStream::new(edits);
+            stream.most = 3 * held as u64;
+            let mut push = |bytes: &[u8]| {
+                let mut pieces = bytes.chunks(held / 4).map(Bytes::copy_from_slice);
+                pieces.try_for_each(|piece| stream.push(piece, false, timings).map(|_| ()))
+            };
+            // Each frame counts by itself.
+            for _ in 0..3 {
+                push(&frame(2 * held)).unwrap();
+                push(&frame(10)).unwrap();
+            }
+            let error = push(&frame(4 * held)).unwrap_err();
+            assert!(matches!(error, TransformError::Unusable(_)));
+            assert!(error.to_string().contains("has a frame of more than"), "{error}");
         }
     }
 
