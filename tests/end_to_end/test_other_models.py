@@ -202,3 +202,38 @@ def test_an_engine_with_one_name_alone_keeps_nothing_from_its_keys(
     plane = router([engine])
     plane.add_key("a" * 16, NARROW, allowed_models=["m"])
     assert plane.chat(chat("m", lora=[{"id": 0, "scale": 0.5}]), key=NARROW).status == 200
+
+
+def test_a_number_of_a_route_that_a_key_may_not_use_says_as_little_as_none(
+    plane: DataPlaneRouter, engine: FakeEngine
+) -> None:
+    answers = [
+        plane.request("GET", f"/model/proxy/{number}/embed", key=NARROW) for number in (2, 9)
+    ]
+    assert [answer.status for answer in answers] == [404, 404]
+    messages = [answer.json()["error"]["message"] for answer in answers]
+    assert messages[0].replace("number 2", "number 9") == messages[1]
+    assert "No route that this API key may use has the number 2" in messages[0]
+    assert "secret" not in messages[0]
+    assert engine.journal() == []
+
+
+def test_without_a_key_the_reason_is_what_is_not_read(engine: FakeEngine, router: Routers) -> None:
+    from seam_samples import route_entry, target_entry
+
+    targets = [target_entry(model="m")]
+    shown = {"access_policy": "public", "generic_proxy": True, "number": 1}
+    routes = [
+        route_entry(name="mine", created=1, targets=targets, **shown),
+        route_entry("secret", [target_entry(model="m", served_name="lora-7")]),
+    ]
+    plane = router([engine], routes=routes)
+    refused = plane.request("POST", "/model/proxy/1" + CHAT, b"x", key=None)
+    assert refused.status == 401, refused.body
+    message = refused.json()["error"]["message"]
+    assert "what is not read of this request could name another model" in message
+    assert "x-api-key: KEY" in message
+    assert "JSON body" in message
+    assert "secret" not in message
+    assert engine.journal() == []
+    assert plane.request("POST", "/model/proxy" + CHAT, chat("mine"), key=None).status == 200

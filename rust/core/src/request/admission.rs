@@ -114,7 +114,9 @@ impl Caller {
         if table.beside(route).all(|(other, _)| self.may_use(other)) {
             return Ok(());
         }
-        self.0.as_ref().map_err(Clone::clone)?;
+        if self.key().is_none() {
+            return Err(needs_key_for_unread());
+        }
         let message = format!(
             "The engines of model {} also serve models which this API key may not use. What is \
              not read of this request could name them. Use a key that may use all of them, or \
@@ -169,6 +171,15 @@ fn needs_key() -> ApiError {
     let message = "No API key was sent, and without one only the models that GET /v1/models lists \
         can be used. Send a key as \"Authorization: Bearer KEY\" or \"x-api-key: KEY\", or name \
         one of those models.";
+    ApiError::new(Cause::Unauthorized, message)
+}
+
+/// The error for a request of a caller without a key that could name, in what is not read of it,
+/// another model of the engine than the one that he may use.
+fn needs_key_for_unread() -> ApiError {
+    let message = "No API key was sent, and what is not read of this request could name another \
+        model of the same engine, which needs one. Send a key as \"Authorization: Bearer KEY\" or \
+        \"x-api-key: KEY\", or name the model in the JSON body of a POST.";
     ApiError::new(Cause::Unauthorized, message)
 }
 

@@ -208,12 +208,12 @@ where
     Ok((Dispatch { route, path: Cow::Owned(path), job }, upload))
 }
 
-/// `/NUMBER/...`: the route of that number, and the path below it. To a caller without a key the
-/// number of a route that he may not use says as little as one that no route has.
+/// `/NUMBER/...`: the route of that number, and the path below it. The number of a route that the
+/// caller may not use says as little as one that no route has.
 fn by_number(table: &Table, caller: &Caller, path: &str) -> Option<(Arc<Route>, String)> {
     let (number, below) = leading_number(path)?;
     let route = Arc::clone(table.route_by_number(number)?);
-    (caller.key().is_some() || caller.may_use(&route)).then(|| (route, below.to_owned()))
+    caller.may_use(&route).then(|| (route, below.to_owned()))
 }
 
 /// The number that a path begins with, and the path below it; None: it begins with none.
@@ -246,15 +246,15 @@ where
     Ok(upload)
 }
 
-/// The error for a request of the generic proxy that names no model. A number that no route has is
-/// a part of the path, as in `GPUStack`, but most likely a mistake here. Without a key that is not
+/// The error for a request of the generic proxy that names no model. A number that none of the
+/// caller's routes has is a part of the path, as in `GPUStack`, but most likely a mistake here. Without a key that is not
 /// told, since it would tell which numbers routes have.
 fn no_model_named(caller: &Caller, path: &str) -> ApiError {
     if let Some((number, _)) = leading_number(path).filter(|_| caller.key().is_some()) {
         let message = format!(
-            "No route has the number {number}: GET /v2/model-routes lists those there are. Where \
-             the number is a part of the engine's path, name the model in the header \
-             X-GPUStack-Model."
+            "No route that this API key may use has the number {number}: GET /v2/model-routes \
+             lists all numbers, for a key that may manage. Where the number is a part of the \
+             engine's path, name the model in the header X-GPUStack-Model."
         );
         return ApiError::new(Cause::NotFound, message);
     }
