@@ -78,10 +78,11 @@ fn machine_exhausted(error: &io::Error) -> ApiError {
     ApiError::new(Cause::OutOfResources, message).retry_after(RETRY_AFTER)
 }
 
-/// 503: the drain's limit has passed.
+/// 503: the drain's limit has passed, or a second signal has ended it.
 fn drained() -> ApiError {
-    let message = "This server is stopping, and its limit for running requests (drain_timeout) has \
-        passed before this response began. Send the request again.";
+    let message = "This server is stopping, and did not wait for this response: its limit for \
+        running requests (drain_timeout) has passed, or it was told to stop at once. Send the \
+        request again.";
     ApiError::new(Cause::Stopping, message).retry_after(RETRY_AFTER).closing()
 }
 
@@ -169,8 +170,8 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
     let (cause, what, end) = match failure {
         Failure::Drained => (
             Cause::Stopping,
-            "This server is stopping, and its limit for running requests (drain_timeout) has \
-             passed."
+            "This server is stopping, and waits no longer for this response: its limit for running \
+             requests (drain_timeout) has passed, or it was told to stop at once."
                 .to_owned(),
             End::Drained,
         ),
