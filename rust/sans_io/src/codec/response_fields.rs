@@ -127,6 +127,7 @@ fn is_dangerous(name: &[u8]) -> bool {
         | b"service-worker-allowed"
         | b"set-login"
         | b"use-as-dictionary"
+        | b"speculation-rules"
         | b"secure-session-registration"
         | b"sec-session-registration"
         // Browsers go elsewhere, ask for a password, or show others what is not theirs.
@@ -134,6 +135,8 @@ fn is_dangerous(name: &[u8]) -> bool {
         | b"www-authenticate"
         | b"authentication-info"
         | b"timing-allow-origin"
+        | b"sourcemap"
+        | b"x-sourcemap"
         // A proxy in front sends a file or another page of its own in place of the response, runs
         // parts of it, or keeps it.
         | b"x-sendfile"
@@ -186,7 +189,8 @@ mod tests {
     const DANGEROUS: &str = "set-cookie set-cookie2 clear-site-data strict-transport-security \
         public-key-pins public-key-pins-report-only expect-ct alt-svc accept-ch \
         accept-ch-lifetime critical-ch nel report-to reporting-endpoints origin-agent-cluster \
-        service-worker-allowed set-login use-as-dictionary secure-session-registration \
+        service-worker-allowed speculation-rules sourcemap x-sourcemap set-login \
+        use-as-dictionary secure-session-registration \
         sec-session-registration refresh www-authenticate authentication-info \
         timing-allow-origin x-accel-* x-sendfile x-sendfile2 x-lighttpd-send-file \
         x-lighttpd-kbytes-per-second x-litespeed-* x-reproxy-url x-reproxy-file x-envoy-* \
