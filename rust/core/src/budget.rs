@@ -75,8 +75,37 @@ impl Budget {
 pub(crate) struct Share {
     /// None: nothing was taken yet.
     taken: Option<(Arc<Budget>, u64)>,
-    /// The wait for room: its end, and the time until the next look.
-    wait: Option<Box<(Instant, Pin<Box<Sleep>>)>>,
+    wait: RoomWait,
+}
+
+/// One task's wait for room: its end, and the time until the next look.
+#[derive(Debug, Default)]
+pub(crate) struct RoomWait(Option<Box<(Instant, Pin<Box<Sleep>>)>>);
+
+impl RoomWait {
+    /// Ready when `grow` has taken what is missing, which it tells.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut grow: impl FnMut() -> bool,
+    ) -> Poll<Result<(), NoRoom>> {
+        loop {
+            if grow() {
+                self.0 = None;
+                return Poll::Ready(Ok(()));
+            }
+            let now = Instant::now();
+            let (end, pause) = &mut **self.0.get_or_insert_with(|| {
+                Box::new((now + PATIENCE, Box::pin(tokio::time::sleep(PAUSE))))
+            });
+            ready!(pause.as_mut().poll(context));
+            if now >= *end {
+                self.0 = None;
+                return Poll::Ready(Err(NoRoom));
+            }
+            pause.as_mut().reset(now + PAUSE);
+        }
+    }
 }
 
 /// There was no room within the time that is waited for it.
@@ -107,22 +136,10 @@ impl Share {
         budget: &Arc<Budget>,
         bytes: u64,
     ) -> Poll<Result<(), NoRoom>> {
-        loop {
-            if bytes <= self.bytes() || self.grow(budget, bytes) {
-                self.wait = None;
-                return Poll::Ready(Ok(()));
-            }
-            let now = Instant::now();
-            let (end, pause) = &mut **self.wait.get_or_insert_with(|| {
-                Box::new((now + PATIENCE, Box::pin(tokio::time::sleep(PAUSE))))
-            });
-            ready!(pause.as_mut().poll(context));
-            if now >= *end {
-                self.wait = None;
-                return Poll::Ready(Err(NoRoom));
-            }
-            pause.as_mut().reset(now + PAUSE);
-        }
+        let mut wait = std::mem::take(&mut self.wait);
+        let grown = wait.poll(context, || bytes <= self.bytes() || self.grow(budget, bytes));
+        self.wait = wait;
+        grown
     }
 
     /// Gives back all but what `bytes` need.

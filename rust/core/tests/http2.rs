@@ -827,3 +827,34 @@ fn pages_in_front_of_a_shut_window_do_not_keep_a_connection() {
     assert_eq!((client.next().0, client.next().2.len()), (1, 1));
     plane.until_connections(0);
 }
+
+#[test]
+fn crowds_of_unread_pages_are_bounded_in_sum() {
+    // Room for two pages beyond four.
+    let plane = Plane::builder().with(json!({"limits": {"total_memory_bytes": 65_536}})).start();
+    let mut client = RawClient::connect(&plane, 0);
+    for number in 0..20 {
+        client.send(1 + 2 * number, "/nowhere", b"");
+    }
+    let mut reset = 0;
+    while reset < 14 {
+        match client.next().0 {
+            1 => {}
+            3 => reset += 1,
+            other => panic!("a frame of kind {other}, though there is no window"),
+        }
+    }
+    let page = plane.metrics();
+    for line in ["held_bytes{place=\"memory\"} 65536\n", "unread_responses_cut_total 14\n"] {
+        assert!(page.contains(&format!("gpustack_fast_{line}")), "{line}: {page}");
+    }
+    // Who reads has his pages, and what they took comes back.
+    client.grant(65_535);
+    let mut pages = 0;
+    while pages < 6 {
+        pages += usize::from(client.next().0 == 0);
+    }
+    client.send(41, "/healthz", b"");
+    assert_eq!((client.next().0, client.next()), (1, (0, 41, b"ok".to_vec())));
+    assert!(plane.metrics().contains("gpustack_fast_held_bytes{place=\"memory\"} 0\n"));
+}

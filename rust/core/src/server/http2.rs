@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
+    budget::{NoRoom, RoomWait, Share},
     client::{
         io::{ClientIo, ClientStream, ClientWatch},
         places::{Place, Wait},
@@ -44,6 +45,11 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes of one response that wait for a slow client, beside the piece that is being sent.
 const SEND_BUFFER: usize = 64 * 1024;
+/// What each response that is not taken holds in memory, in bytes: its task and what hyper has of
+/// it, and the part of it that is in no sum by itself.
+const UNREAD: u64 = 24 * 1024;
+/// So many such responses each connection may have without a share of the memory of all requests.
+const FREE_UNREAD: usize = 4;
 /// The longest head of a request, decoded, in bytes.
 const HEAD: u32 = 64 * 1024;
 /// The time between two pings, which find clients that do nothing any more.
@@ -132,6 +138,8 @@ struct Running {
     waiting: Cell<usize>,
     /// and those of them whose response it does not take.
     unread: Cell<usize>,
+    /// The part of the memory of all requests that these take.
+    unread_room: RefCell<Share>,
     /// Knows whether a request has had a good key, which makes the place worth more.
     memory: Rc<Memory>,
     socket: Rc<Socket>,
@@ -157,6 +165,7 @@ impl Streams {
             count: Cell::new(0),
             waiting: Cell::new(0),
             unread: Cell::new(0),
+            unread_room: RefCell::default(),
             since: Cell::new(Instant::now()),
             memory,
             socket: Rc::clone(socket),
@@ -214,6 +223,9 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                 let since = unsent.and_then(Unsent::since);
                 let awaits_body = progress.as_ref().is_some_and(|(_, awaited)| awaited.get());
                 running.note(since, awaits_body);
+                if since.is_some() && running.poll_room(context).is_err() {
+                    return Poll::Ready(());
+                }
                 let taken = || unsent.map(Unsent::taken);
                 since.map_or(Poll::Pending, |since| timer.poll(context, since, limit, taken))
             })
@@ -224,6 +236,21 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 }
 
 impl Running {
+    /// The memory for responses that are not taken, in bytes.
+    fn unread_bytes(&self) -> u64 {
+        self.unread.get().saturating_sub(FREE_UNREAD) as u64 * UNREAD
+    }
+
+    /// Gives back the memory for a response that is taken now.
+    fn shrink_room(&self) {
+        let room = &mut *self.unread_room.borrow_mut();
+        room.shrink(self.unread_bytes());
+        if room.bytes() == 0 {
+            // With a good key the next one is taken from another sum.
+            *room = Share::default();
+        }
+    }
+
     /// Notes what the connection's place is worth.
     fn tell_place(&self) {
         let (running, waiting) = (self.count.get(), self.waiting.get());
@@ -244,13 +271,16 @@ struct Stream {
     unread: Option<Instant>,
     /// It waits for its client.
     waits: bool,
+    /// The wait for memory, while it is unread.
+    room: RoomWait,
 }
 
 impl Stream {
     fn begin(running: &Rc<Running>) -> Self {
         running.count.set(running.count.get() + 1);
         running.tell_place();
-        Self { running: Rc::clone(running), unread: None, waits: false }
+        let room = RoomWait::default();
+        Self { running: Rc::clone(running), unread: None, waits: false, room }
     }
 
     /// Notes since when its client takes nothing (None: there is nothing for it), and whether the
@@ -268,6 +298,25 @@ impl Stream {
         }
         count(&self.running.waiting, waited, waits);
         self.running.tell_place();
+        if before.is_some() && unread.is_none() {
+            self.running.shrink_room();
+        }
+    }
+
+    /// Takes memory for the connection's responses that are not taken, of which this is one. Fails
+    /// where there was none for a while.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Result<(), NoRoom> {
+        let Running { unread_room, memory, .. } = &*self.running;
+        let (held, room) = (self.running.unread_bytes(), &mut *unread_room.borrow_mut());
+        let Memory { worker, trusted } = &**memory;
+        let mut grow = || held <= room.bytes() || room.grow(worker.memory(trusted.get()), held);
+        match self.room.poll(context, &mut grow) {
+            Poll::Ready(Err(NoRoom)) => {
+                worker.note_cut_unread();
+                Err(NoRoom)
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 }
 
