@@ -134,7 +134,8 @@ def test_a_number_that_is_no_routes_is_a_part_of_the_path(
     assert engine.received("/42/embed")
     unnamed = plane.request("GET", "/model/proxy/42/embed")
     assert unnamed.status == 404
-    assert "No route that this API key may use has the number 42" in unnamed.json()["error"]["message"]
+    message = unnamed.json()["error"]["message"]
+    assert "No route that this API key may use has the number 42" in message
 
 
 def test_the_root_of_an_engine_is_reached(plane: DataPlaneRouter, engine: FakeEngine) -> None:

@@ -163,7 +163,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             "and of answers that are rewritten or not read; more is answered 503, or cut off",
         ),
     ] = 1024**3
-    """Beyond 16 KB, and 4 KB of head, that each may have. An eighth is for callers without a key."""
+    """Beyond 16 KB, and 4 KB of head, of each. Callers without a key share an eighth of it."""
     spool_bytes: Annotated[
         int,
         Meta(
