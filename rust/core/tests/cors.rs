@@ -163,15 +163,3 @@ fn a_body_is_asked_for_only_when_it_is_about_to_be_read() {
     }
     plane.assert_idle();
 }
-
-#[test]
-fn an_unknown_expectation_is_ignored() {
-    let engine = engine();
-    let plane = Plane::builder().engines(&[&engine]).start();
-    let mut client = plane.connect();
-    client.write(
-        request_with(&format!("Expect: wonders\r\nContent-Length: {}", BODY.len()), BODY)
-            .as_bytes(),
-    );
-    assert_eq!(client.response().status, 200);
-}
