@@ -80,21 +80,30 @@ impl Cause {
 
     /// The HTTP status.
     pub const fn status(self) -> u16 {
+        self.status_and_reason().0
+    }
+
+    /// `reason` of the management shape: the words of GPUStack's `api/exceptions.py`.
+    const fn management(self) -> &'static str {
+        self.status_and_reason().1
+    }
+
+    const fn status_and_reason(self) -> (u16, &'static str) {
         match self {
-            Self::BadRequest => 400,
-            Self::Unauthorized => 401,
-            Self::Forbidden | Self::CrossSite => 403,
-            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::RequestTimeout => 408,
-            Self::TooLarge => 413,
-            Self::UriTooLong => 414,
-            Self::UnsupportedEncoding => 415,
-            Self::ExpectationFailed => 417,
-            Self::Misdirected => 421,
-            Self::HeadTooLarge => 431,
-            Self::NotImplemented => 501,
-            Self::BadGateway => 502,
+            Self::BadRequest => (400, "BadRequest"),
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Forbidden | Self::CrossSite => (403, "Forbidden"),
+            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => (404, "NotFound"),
+            Self::MethodNotAllowed => (405, "MethodNotAllowed"),
+            Self::RequestTimeout => (408, "RequestTimeout"),
+            Self::TooLarge => (413, "PayloadTooLarge"),
+            Self::UriTooLong => (414, "URITooLong"),
+            Self::UnsupportedEncoding => (415, "UnsupportedMediaType"),
+            Self::ExpectationFailed => (417, "ExpectationFailed"),
+            Self::Misdirected => (421, "MisdirectedRequest"),
+            Self::HeadTooLarge => (431, "RequestHeaderFieldsTooLarge"),
+            Self::NotImplemented => (501, "NotImplemented"),
+            Self::BadGateway => (502, "BadGateway"),
             Self::NoRunningInstance
             | Self::Overloaded
             | Self::ServerOverloaded
@@ -102,9 +111,9 @@ impl Cause {
             | Self::Starting
             | Self::Stopping
             | Self::ManagementUnavailable
-            | Self::TranslationFailed => 503,
-            Self::GatewayTimeout => 504,
-            Self::VersionNotSupported => 505,
+            | Self::TranslationFailed => (503, "ServiceUnavailable"),
+            Self::GatewayTimeout => (504, "GatewayTimeout"),
+            Self::VersionNotSupported => (505, "HTTPVersionNotSupported"),
         }
     }
 
@@ -175,36 +184,6 @@ impl Cause {
             | Self::ManagementUnavailable => "overloaded_error",
             Self::BadGateway | Self::TranslationFailed => "api_error",
             Self::GatewayTimeout => "timeout_error",
-        }
-    }
-
-    /// `reason` of the management shape: the words of GPUStack's `api/exceptions.py`.
-    const fn management(self) -> &'static str {
-        match self {
-            Self::BadRequest => "BadRequest",
-            Self::Unauthorized => "Unauthorized",
-            Self::Forbidden | Self::CrossSite => "Forbidden",
-            Self::Misdirected => "MisdirectedRequest",
-            Self::NotFound | Self::ModelNotFound | Self::ResponseNotFound => "NotFound",
-            Self::UnsupportedEncoding => "UnsupportedMediaType",
-            Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::RequestTimeout => "RequestTimeout",
-            Self::TooLarge => "PayloadTooLarge",
-            Self::UriTooLong => "URITooLong",
-            Self::ExpectationFailed => "ExpectationFailed",
-            Self::HeadTooLarge => "RequestHeaderFieldsTooLarge",
-            Self::NotImplemented => "NotImplemented",
-            Self::VersionNotSupported => "HTTPVersionNotSupported",
-            Self::NoRunningInstance
-            | Self::Overloaded
-            | Self::ServerOverloaded
-            | Self::OutOfResources
-            | Self::Starting
-            | Self::Stopping
-            | Self::ManagementUnavailable
-            | Self::TranslationFailed => "ServiceUnavailable",
-            Self::BadGateway => "BadGateway",
-            Self::GatewayTimeout => "GatewayTimeout",
         }
     }
 }
