@@ -26,18 +26,19 @@ _UNENCRYPTED = (
 )
 
 
-def check(file: Path | None, config: Config, *, look_at_files: bool) -> int:
+def check(file: Path | None, config: Config, of_files: str | None, *, look_at_files: bool) -> int:
     """Warns on standard error, and says that a configuration without mistakes is right.
 
-    `look_at_files`: whether this is the machine that will serve.
+    `of_files`: a warning that the files gave rise to. `look_at_files`: whether this is the machine
+    that will serve.
     """
     warnings = [*unknown_variables(os.environ, config), *warnings_of(config)]
     if not is_loopback(config.server.host) and config.server.tls_certificate is None:
         warnings.append(_UNENCRYPTED)
     if look_at_files:
         warnings += [*missing_variables(config, os.environ), *_unmatched(config)]
-        if config.server.tls_certificate is not None and (refused := load_tls(config.server)):
-            warnings.append(refused)
+    if of_files is not None:
+        warnings.append(of_files)
     for warning in warnings:
         complain(f"warning: {warning}")
     name = "The embedded default" if file is None else printable(str(file))

@@ -92,16 +92,16 @@ def _check(options: argparse.Namespace) -> int:
 
     file = _config_file(options)
     loaded = load(file, _flags(options))
-    config, found = loaded.config, loaded.mistakes
+    config, found, warning = loaded.config, loaded.mistakes, None
     if not options.no_files:
         with found.here():
             _bootstrap_key(options)
         with found.here():
-            check_files(config, loaded.places, load_tls)
+            warning = check_files(config, loaded.places, load_tls)
         with found.here():
             check_usable(config.server.data_dir)
     found.raise_any()
-    return check(file, config, look_at_files=not options.no_files)
+    return check(file, config, warning, look_at_files=not options.no_files)
 
 
 def _create_key(options: argparse.Namespace) -> int:

@@ -18,23 +18,29 @@ from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound
 __all__ = ["check_files"]
 
 
-Loader = Callable[[ServerConfig], object]
-"""Tries the files for TLS as `serve` does. Raises GpustackFastError."""
+Loader = Callable[[ServerConfig], str | None]
+"""Tries the files for TLS as `serve` does, and gives what is to be said of them; None: nothing.
+Raises GpustackFastError.
+"""
 
 
-def check_files(config: Config, places: Places, load_tls: Loader) -> None:
-    """Raises ConfigError for files that are not there, cannot be read, or hold something else."""
-    found = MistakesFound()
+def check_files(config: Config, places: Places, load_tls: Loader) -> str | None:
+    """Raises ConfigError for files that are not there, cannot be read, or hold something else.
+
+    Returns what `load_tls` gives; None where there is no TLS.
+    """
+    found, warning = MistakesFound(), None
     with found.here():
         _check_data_dir(config.server, places)
     with found.here():
-        _check_tls(config.server, places, load_tls)
+        warning = _check_tls(config.server, places, load_tls)
     for index, model in enumerate(config.models):
         with found.here():
             _check_engine_key(index, model, places)
         with found.here():
             _check_model_file(index, model, places)
     found.raise_any()
+    return warning
 
 
 def _check_data_dir(server: ServerConfig, places: Places) -> None:
@@ -65,7 +71,7 @@ def _check_model_file(index: int, model: ModelConfig, places: Places) -> None:
         )
 
 
-def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> None:
+def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> str | None:
     """What people mix up has words of its own; all else is for the loader of `serve` to say."""
     found = MistakesFound()
     for name, problem_of in _TLS_PROBLEMS.items():
@@ -76,9 +82,9 @@ def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> None:
                 raise ConfigError(problem, *places.where(("server", name)))
     found.raise_any()
     if server.tls_certificate is None or server.tls_key is None:
-        return
+        return None
     try:
-        load_tls(server)
+        return load_tls(server)
     except GpustackFastError as error:
         raise ConfigError(str(error), *places.where(("server", "tls_key"))) from error
 
