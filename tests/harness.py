@@ -442,6 +442,11 @@ def cli() -> list[str]:
     return [sys.executable, "-m", "gpustack_fast"]
 
 
+def with_descriptors(count: int) -> list[str]:
+    """The command line of gpustack-fast, which may open so many files at once."""
+    return ["bash", "-c", f'ulimit -n {count} && exec "$@"', "bash", *cli()]
+
+
 def external(engines: list[FakeEngine], served_name: str = "m", more: str = "") -> str:
     """A configuration with model `m` over these engines and a route `default` to it."""
     urls = json.dumps([engine.address for engine in engines])

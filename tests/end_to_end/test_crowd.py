@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from harness import ENDED_WITHIN, KEY, SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
+from harness import (
+    ENDED_WITHIN,
+    KEY,
+    SMOLLM2,
+    STARTED_WITHIN,
+    ServedRouter,
+    serving,
+    with_descriptors,
+)
 from raw_http import eventually
 
 DESCRIPTORS = 256
@@ -65,13 +73,12 @@ def resident(server: ServedRouter) -> float:
 @pytest.mark.usefixtures("enough_descriptors")
 def test_a_crowd_of_every_kind_neither_ends_nor_fills_the_server() -> None:
     config = SMOLLM2.format(replicas=1) + OPEN
-    shell = ["bash", "-c", f'ulimit -n {DESCRIPTORS} && exec "$@"', "bash"]
     question: dict[str, Any] = {
         "model": "smollm2",
         "max_tokens": 3,
         "messages": [{"role": "user", "content": "Hi"}],
     }
-    with serving(config, program=[*shell, *cli()]) as server:
+    with serving(config, program=with_descriptors(DESCRIPTORS)) as server:
         eventually(lambda: server.running() == 1, "the engine to run", STARTED_WITHIN)
         assert server.chat(question).status == 200
         (engine,) = server.engines()

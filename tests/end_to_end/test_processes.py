@@ -23,6 +23,7 @@ from harness import (
     cli,
     external,
     serving,
+    with_descriptors,
 )
 from raw_http import build, chat, eventually
 
@@ -186,7 +187,7 @@ def test_a_port_that_is_taken_is_reported_before_anything_is_built(short_folder:
 def test_too_few_descriptors_for_a_start_are_reported_in_a_sentence(
     short_folder: Path, descriptors: int
 ) -> None:
-    command = ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash", *cli(), "serve"]
+    command = [*with_descriptors(descriptors), "serve"]
     config = short_folder / "config.toml"
     config.touch()
     command += ["--config", str(config), "--data-dir", str(short_folder / "data"), "--port", "0"]

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import KEY, DataPlaneRouter, FakeEngine, ServedRouter, cli, external, read_gauge
+from harness import (
+    KEY,
+    DataPlaneRouter,
+    FakeEngine,
+    ServedRouter,
+    external,
+    read_gauge,
+    serving,
+    with_descriptors,
+)
 from limits import no_descriptors, no_room
 from raw_http import Response, build, chat, eventually
 
@@ -136,16 +145,13 @@ def test_a_key_is_revoked_at_once_though_nothing_can_be_saved(
 
 
 def test_idle_connections_that_take_all_descriptors_end_nothing(
-    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+    two: tuple[FakeEngine, FakeEngine],
 ) -> None:
-    few = ["bash", "-c", 'ulimit -n 100; exec "$@"', "bash", *cli()]
-    server = ServedRouter(short_folder, external(list(two)), "--workers", "1", program=few)
-    try:
-        server.wait_until_ready()
-        host, port = server.address.removeprefix("http://").split(":")
+    program = with_descriptors(100)
+    with serving(external(list(two)), "--workers", "1", program=program) as server:
         with contextlib.ExitStack() as idle:
             for _ in range(150):
-                idle.enter_context(socket.create_connection((host, int(port))))
+                idle.enter_context(connect(server))
             two[0].kill()
             listed = server.keys("list")
             assert listed.returncode == 0, listed.stderr
@@ -155,8 +161,12 @@ def test_idle_connections_that_take_all_descriptors_end_nothing(
         failures = read_gauge(server.metrics(), "gpustack_fast_accept_failures_total")
         lines = server.output().count("clients cannot be accepted")
         assert lines <= 1 and (lines == 1) == (failures > 0)
-    finally:
         assert server.stop() == 0
+
+
+def connect(server: ServedRouter) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -183,7 +193,7 @@ def many_requests(count: int, body: bytes, *, key: str | None = None, whole: boo
 
 
 def test_requests_over_few_connections_leave_descriptors_for_others(
-    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+    two: tuple[FakeEngine, FakeEngine],
 ) -> None:
     public = """
 [[routes]]
@@ -191,16 +201,12 @@ name = "open"
 access_policy = "public"
 targets = [{ model = "m", weight = 100 }]
 """
-    few = ["bash", "-c", 'ulimit -n 200; exec "$@"', "bash", *cli()]
-    config = external(list(two)) + public
-    server = ServedRouter(short_folder, config, "--workers", "1", program=few)
-    try:
-        server.wait_until_ready()
-        host, port = server.address.removeprefix("http://").split(":")
+    config, program = external(list(two)) + public, with_descriptors(200)
+    with serving(config, "--workers", "1", program=program) as server:
         body = json.dumps(chat("open", stream=True, fake={"frames": 2, "delay": 60})).encode()
         with contextlib.ExitStack() as strangers:
             for _ in range(4):
-                stranger = socket.create_connection((host, int(port)))
+                stranger = connect(server)
                 strangers.enter_context(stranger).sendall(many_requests(100, body))
             eventually(
                 lambda: read_gauge(server.metrics(), "gpustack_fast_requests_in_flight") > 50,
@@ -211,24 +217,19 @@ targets = [{ model = "m", weight = 100 }]
                 assert server.chat(chat("m")).status == 200
                 created = server.keys("create", f"key-{number}")
                 assert created.returncode == 0, created.stderr
-    finally:
         assert server.stop() == 0
 
 
 def test_a_request_finds_a_descriptor_among_requests_that_wait_for_their_clients(
-    short_folder: Path, two: tuple[FakeEngine, FakeEngine]
+    two: tuple[FakeEngine, FakeEngine],
 ) -> None:
-    few = ["bash", "-c", 'ulimit -n 100; exec "$@"', "bash", *cli()]
-    server = ServedRouter(short_folder, external(list(two)), "--workers", "1", program=few)
-    try:
-        server.wait_until_ready()
-        host, port = server.address.removeprefix("http://").split(":")
+    program = with_descriptors(100)
+    with serving(external(list(two)), "--workers", "1", program=program) as server:
         with contextlib.ExitStack() as stuck:
             for _ in range(4):
-                one = stuck.enter_context(socket.create_connection((host, int(port))))
+                one = stuck.enter_context(connect(server))
                 one.sendall(many_requests(50, b'{"model": "m", ', key=KEY, whole=False))
                 assert [server.chat(chat("m")).status for _ in range(5)] == [200] * 5
-    finally:
         assert server.stop() == 0
 
 
