@@ -168,7 +168,7 @@ fn first(queue: &mut Queue) -> Option<&State> {
         Some(Wait::Shaking) => SHAKING,
         Some(Wait::Stalled | Wait::Tunnel) => STALLED,
         // An upload that comes steadily has such waits between its pieces.
-        Some(Wait::Unserved) if state.comes_on() => STALLED,
+        Some(Wait::Unserved) if state.has_come_on() => STALLED,
         _ => Duration::ZERO,
     };
     (state.waited() >= spared).then_some(state)
@@ -181,7 +181,7 @@ impl State {
     }
 
     /// Whether something has just come for which it had waited.
-    fn comes_on(&self) -> bool {
+    fn has_come_on(&self) -> bool {
         self.came_on.get().is_some_and(|came| came.elapsed() < STALLED)
     }
 }

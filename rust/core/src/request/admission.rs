@@ -29,7 +29,7 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
     if let Some(key) = caller.key() {
         context.watch().set_trusted();
         context.set_key(key);
-        if !context.has_descriptor() {
+        if !context.find_descriptor() {
             return Err(rejections::no_descriptor());
         }
     } else {

@@ -120,11 +120,11 @@ impl<W: ClientWatch> RequestContext<W> {
         self.key = Some(Arc::clone(key));
     }
 
-    /// Whether there is a descriptor for the engine's connection of this request. Each that runs may
-    /// have one, and over HTTP/2 so may each of a connection's many. Where they are all in use, that
-    /// of a connection which waits for its client is taken: its request has no engine yet, or the
-    /// engine's response is not taken.
-    pub(crate) fn has_descriptor(&self) -> bool {
+    /// Finds a descriptor for the engine's connection of this request. Each that runs may have one,
+    /// and over HTTP/2 so may each of a connection's many. Where all are in use, a connection that
+    /// waits for its client is closed: its request has no engine yet, or the engine's response is
+    /// not taken. False: there is none.
+    pub(crate) fn find_descriptor(&self) -> bool {
         self.descriptors_in_use() <= self.shared().descriptor_budget()
             || self.worker.evict(&self.worker.places)
     }

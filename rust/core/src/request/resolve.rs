@@ -247,8 +247,8 @@ where
 }
 
 /// The error for a request of the generic proxy that names no model. A number that none of the
-/// caller's routes has is a part of the path, as in `GPUStack`, but most likely a mistake here. Without a key that is not
-/// told, since it would tell which numbers routes have.
+/// caller's routes has is a part of the path, as in `GPUStack`, but most likely a mistake here.
+/// Without a key that is not told, since it would tell which numbers routes have.
 fn no_model_named(caller: &Caller, path: &str) -> ApiError {
     if let Some((number, _)) = leading_number(path).filter(|_| caller.key().is_some()) {
         let message = format!(

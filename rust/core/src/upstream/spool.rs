@@ -13,6 +13,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
+
 use crate::{
     blocking::Job,
     body_limits::Rooms,
@@ -20,7 +22,6 @@ use crate::{
     failure::Failure,
     upstream::replay,
 };
-use bytes::Bytes;
 
 /// Bytes of one read or write.
 const PIECE: usize = 256 * 1024;

@@ -381,12 +381,13 @@ impl Plane {
         });
     }
 
-    /// Waits until so many clients are connected.
+    /// Revokes the key.
     pub(crate) fn revoke_keys(&self) {
         let none = test_support::keys("ab", vec![]);
         self.plane.update_keys(none.to_string().as_bytes()).unwrap();
     }
 
+    /// Waits until so many clients are connected.
     pub(crate) fn until_connections(&self, count: u64) {
         self.until("as many connections", |stats| stats["connections"] == count);
     }
