@@ -719,9 +719,10 @@ fn a_revoked_keys_stream_ends_though_its_client_takes_nothing() {
         read += if kind == 0 { payload.len() } else { 0 };
     }
     plane.revoke_keys();
+    // Long before `timeouts.send` would end it.
+    ends.recv_timeout(PATIENCE).expect("the engine's work ends");
     let (kind, stream, _) = client.next();
     assert_eq!((kind, stream), (3, 1), "it is reset");
-    ends.recv_timeout(PATIENCE).expect("the engine's work ends");
     plane.assert_idle();
     client.frame(8, 0, 0, &65_535_u32.to_be_bytes());
     client.send(3, "/healthz", b"");
