@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,8 @@ use crate::{
 
 /// The time after which an instance that goes on failing is told of again, in milliseconds.
 const TOLD_AGAIN_MS: u64 = 10_000;
+/// The time after which it is told of again, where it has responded meanwhile.
+const TOLD_BRIEFLY_MS: u64 = 1_000;
 
 /// The address of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +121,10 @@ pub struct Counters {
     /// The last time that somebody was told of a failure, in milliseconds of the data plane's clock;
     /// 0: never.
     told: AtomicU64,
+    /// The last time that somebody was told that it is out, in the same way.
+    told_out: AtomicU64,
+    /// Somebody was told that it is out, and not that it has responded since.
+    is_told_out: AtomicBool,
 }
 
 impl Instance {
@@ -226,8 +232,16 @@ impl Instance {
         let Counters { failures, outlier, told, .. } = &*self.counters;
         failures.fetch_add(1, Ordering::Relaxed);
         let ejected = outlier.fail(now);
+        if matches!(ejected, Some(Ejected::Out { .. })) && !self.tells_out(now) {
+            return None;
+        }
         let last = told.load(Ordering::Relaxed);
-        if ejected.is_none() && last + TOLD_AGAIN_MS > now {
+        let is_young = match ejected {
+            None => last + TOLD_AGAIN_MS > now,
+            Some(Ejected::Briefly) => last > 0 && last + TOLD_BRIEFLY_MS > now,
+            Some(_) => false,
+        };
+        if is_young {
             return None;
         }
         // Of several that fail at once, one tells.
@@ -236,9 +250,23 @@ impl Instance {
         ejected.or(tells.then_some(Ejected::Still))
     }
 
-    /// Notes that it has responded; true: it was out.
+    /// Whether somebody is told that it is out. One that answers some requests and fails others may
+    /// be out and back at any rate, as whoever sends these likes.
+    fn tells_out(&self, now: u64) -> bool {
+        let Counters { told_out, is_told_out, .. } = &*self.counters;
+        let last = told_out.load(Ordering::Relaxed);
+        let tells = last == 0 || last + TOLD_AGAIN_MS <= now;
+        if tells {
+            told_out.store(now.max(1), Ordering::Relaxed);
+            is_told_out.store(true, Ordering::Relaxed);
+        }
+        tells
+    }
+
+    /// Notes that it has responded; true: it was out, and somebody was told so.
     pub fn succeed(&self) -> bool {
-        self.counters.outlier.succeed()
+        let Counters { outlier, is_told_out, .. } = &*self.counters;
+        outlier.succeed() && is_told_out.swap(false, Ordering::Relaxed)
     }
 
     /// Whether it is out: failures in a row have ejected it, and it has not responded since.

@@ -565,6 +565,29 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_is_out_and_back_all_the_time_is_told_of_now_and_then() {
+        let (table, _) = Table::default()
+            .replaced_by(document(&[("m", &[("a", "running")])], &[("r", &[("m", 1)])]))
+            .unwrap();
+        let instance = table.instances().next().unwrap();
+        // A request every 10 ms for half a minute, of which the sixth of each six succeeds.
+        let (mut out, mut brief, mut back) = (0, 0, 0);
+        for number in 0..3_000 {
+            if number % 6 == 5 {
+                back += u32::from(instance.succeed());
+                continue;
+            }
+            match instance.fail(number * 10) {
+                Some(Ejected::Out { .. }) => out += 1,
+                Some(_) => brief += 1,
+                None => {}
+            }
+        }
+        assert_eq!((out, back), (3, 3));
+        assert!(brief <= 30, "one a second at most, not {brief}");
+    }
+
+    #[test]
     fn a_changed_setting_takes_effect_and_the_counters_go_on() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let published = |before: &Table, change: &dyn Fn(&mut InstanceEntry)| {
