@@ -1,7 +1,7 @@
 //! The threads for work that would hold up a worker: files, and the translation of large bodies.
 //!
 //! One small pool for all workers. Work that waits for a thread holds what it was given, so whoever
-//! gives it much gives it the [`Share`](crate::budget::Share) of that, too: the sum of those bounds
+//! gives it much gives it the `budget::Share` of that, too: the sum of those bounds
 //! the queue. Work that nobody waits for any more is not begun. Names of engines are looked up on
 //! threads of each worker's own runtime, so that no lookup waits behind a translation.
 

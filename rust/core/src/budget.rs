@@ -44,6 +44,11 @@ impl Budget {
         (whole, Arc::new(keyless))
     }
 
+    /// The most bytes that may be taken.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The bytes that are taken.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

@@ -8,8 +8,15 @@
     reason = "tests read best so, and one that cannot go on says where"
 )]
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::api::{
+    rerank,
+    transform::{Document, Transform},
+    usage::Timings,
+};
 
 /// A document as its struct.
 pub fn read<T: DeserializeOwned>(document: Value) -> T {
@@ -99,6 +106,41 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "max_in_flight": 0,
         "instances": instances,
     })
+}
+
+fn at_once() -> Timings {
+    Timings { first_ms: 0.0, elapsed_ms: 0.0 }
+}
+
+/// The rewriting of a whole response, of which all but the end has come.
+pub struct Rewriting(Transform);
+
+impl Rewriting {
+    /// A chat completion that becomes a Message.
+    pub fn message(answer: &[u8]) -> Self {
+        Self::of(Document::Message { model: "public".into() }, answer)
+    }
+
+    /// A ranking in Jina's shape.
+    pub fn ranking(prepared: rerank::Prepared, answer: &[u8]) -> Self {
+        Self::of(Document::Rerank { prepared: Box::new(prepared), model: "public".into() }, answer)
+    }
+
+    fn of(document: Document, answer: &[u8]) -> Self {
+        let mut transform = Transform::document(document);
+        let _ = transform.push(Bytes::copy_from_slice(answer), false, at_once);
+        Self(transform)
+    }
+
+    /// The bytes that were reckoned for what is held and what it becomes.
+    pub fn held(&self) -> usize {
+        self.0.held()
+    }
+
+    /// Rewrites it; None: it cannot be.
+    pub fn end(&mut self) -> Option<Bytes> {
+        self.0.push(Bytes::new(), true, at_once).ok()
+    }
 }
 
 /// A `RouteEntry` for every key.

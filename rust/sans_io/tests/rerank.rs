@@ -30,7 +30,9 @@ fn a_request_of_strings_goes_on_as_it_is() {
     let prepared = prepared(REQUEST, Engine::Jina);
     assert_eq!((prepared.body, prepared.path), (None, "/v1/rerank"));
     assert_eq!((prepared.top_n, prepared.return_documents), (None, true));
-    assert_eq!(prepared.documents, ["aa", "bbbb", "cc"].map(|text| Some(text.to_owned())));
+    assert_eq!(prepared.count, 3);
+    let texts = [0, 1, 2, 3].map(|at| prepared.texts.get(at));
+    assert_eq!(texts, [Some(r#""aa""#), Some(r#""bbbb""#), Some(r#""cc""#), None]);
 }
 
 #[test]
@@ -90,10 +92,8 @@ fn objects_with_text_become_the_strings_that_engines_take() {
     let prepared = prepared(body, Engine::Jina);
     let expected = r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","x":1.10,"model":"served"}"#;
     assert_eq!(String::from_utf8(prepared.body.clone().unwrap()).unwrap(), expected);
-    assert_eq!(
-        prepared.documents,
-        [Some("x".to_owned()), Some("é".to_owned()), None, Some("z".to_owned())]
-    );
+    let texts = [0, 1, 2, 3].map(|at| prepared.texts.get(at));
+    assert_eq!(texts, [Some(r#""x""#), Some(r#""\u00e9""#), None, Some(r#""z""#)]);
     let vllm = r#"{"results":[{"index":2,"document":{"text":null,"multi_modal":{}},"relevance_score":1}]}"#;
     let expected =
         json!([{"index": 2, "document": {"text": null, "multi_modal": {}}, "relevance_score": 1}]);
@@ -237,5 +237,32 @@ proptest! {
             let _ = request(bytes.as_bytes(), engine, "served");
         }
         let _ = response(bytes.as_bytes(), &prepared, "public");
+    }
+}
+
+#[test]
+fn a_ranking_that_repeats_a_long_document_is_none() {
+    let body = format!(r#"{{"query":"q","documents":["{}","b"]}}"#, "a".repeat(1_000));
+    let prepared = prepared(&body, Engine::Tei);
+    let again = vec![r#"{"index":0,"score":1}"#; 100].join(",");
+    assert!(response(format!("[{again}]").as_bytes(), &prepared, "public").is_err());
+    let once = r#"[{"index":0,"score":1},{"index":1,"score":1}]"#;
+    assert!(response(once.as_bytes(), &prepared, "public").is_ok());
+}
+
+#[test]
+fn a_half_of_a_surrogate_pair_is_no_text() {
+    for (text, is_text) in [
+        (r"\ud83d\uDE00", true),
+        (r"a\\ud83d", true),
+        (r"\ud83d", false),
+        (r"\ud83dx", false),
+        (r"\ude00\ud83d", false),
+        (r"\ud83d\ud83d\ude00", false),
+    ] {
+        let body = format!(r#"{{"query":"q","documents":["{text}"]}}"#);
+        let made = request(body.as_bytes(), Engine::Tei, "served");
+        assert_eq!(made.is_ok(), is_text, "{text}");
+        assert_eq!(serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok(), is_text);
     }
 }

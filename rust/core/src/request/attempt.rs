@@ -36,6 +36,7 @@ use crate::{
 };
 use sans_io::{
     api::{
+        cost::{self, TRANSLATION_MAX},
         endpoints::Operation,
         plan::{self, Plan, Requester, Translation},
         transform::{Transform, TransformError},
@@ -198,7 +199,7 @@ fn prepare<B, W>(
 }
 
 /// Translates a request where the target needs it; None: the client's body is sent. Fails with
-/// `Rejected` or `NoRoom`.
+/// `Rejected` (also a 413 where it would take too much memory) or `NoRoom`.
 async fn translate<B, W>(
     context: &RequestContext<W>,
     dispatch: &Dispatch,
@@ -215,26 +216,58 @@ where
     else {
         return Ok(None);
     };
-    // Beside the body itself: a copy in one piece, which takes the pieces' place, then the
-    // translation, which is about as long.
+    let operation = inference.operation;
+    // Beside the body itself: a copy in one piece, which takes the pieces' place.
     let length = upload.received();
-    poll_fn(|polled| upload.poll_hold(polled, length)).await?;
+    hold_translation(upload, length).await?;
     let body = upload.gather();
     if body.len() <= TRANSLATED_INLINE {
-        return Ok(Some(plan::translate(inference, &dispatch.route, target, &body)?));
+        hold_translation(upload, cost::of_request(operation, &body)).await?;
+        let translation = plan::translate(inference, &dispatch.route, target, &body)?;
+        upload.settle(None, translation.held());
+        return Ok(Some(translation));
     }
+    let counted = body.clone();
+    let reckon = move || cost::of_request(operation, &counted);
+    let cost = off_worker(context, upload, length, reckon).await?;
+    hold_translation(upload, cost).await?;
     let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
-    // The client may leave meanwhile. What the work holds counts until it ends all the same.
+    let translating = move || plan::translate(inference, &route, &target, &body);
+    let translation = off_worker(context, upload, cost, translating).await??;
+    upload.settle(None, translation.held());
+    Ok(Some(translation))
+}
+
+/// Takes memory for a translation that costs so many bytes beside the body. Fails with `Rejected`
+/// (413) where it is more than one may take, or than all may that have a key, or have none; or with
+/// `NoRoom`.
+async fn hold_translation<B>(upload: &mut Upload<B>, cost: u64) -> Result<(), Failure> {
+    let most = TRANSLATION_MAX.min(upload.room_limit());
+    if upload.received() + cost > most {
+        return Err(rejections::too_costly_to_translate(most).into());
+    }
+    poll_fn(|polled| upload.poll_hold(polled, cost)).await
+}
+
+/// Does work on the body that would hold up the worker. The client may leave meanwhile: what the
+/// work holds counts until it ends all the same. `elsewhere`: what it holds beside the body, in
+/// bytes. Fails with `Rejected`.
+async fn off_worker<B, W, T>(
+    context: &RequestContext<W>,
+    upload: &mut Upload<B>,
+    elsewhere: u64,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure>
+where
+    W: ClientWatch,
+    T: Send + 'static,
+{
     let room = upload.take_room();
-    let translating = move || {
-        let translated = plan::translate(inference, &route, &target, &body);
-        drop(body);
-        (translated, room)
-    };
-    let done = context.shared().blocking.run(translating).await;
-    let (translated, room) = done.map_err(|Unfinished| rejections::translation_failed())?;
-    upload.settle(room, length);
-    Ok(Some(translated?))
+    // The work and what it holds are gone before the share is given back.
+    let done = context.shared().blocking.run(move || (work(), room)).await;
+    let (made, room) = done.map_err(|Unfinished| rejections::translation_failed())?;
+    upload.settle(Some(room), elsewhere);
+    Ok(made)
 }
 
 /// A pooled connection, or a new one within `limits.connect` (None: however long it takes). Fails

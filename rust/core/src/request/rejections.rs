@@ -278,6 +278,16 @@ pub(crate) fn too_large_to_translate(limit: u64) -> ApiError {
     ApiError::new(Cause::TooLarge, message).closing()
 }
 
+/// 413. `limit`: in bytes.
+pub(crate) fn too_costly_to_translate(limit: u64) -> ApiError {
+    let message = format!(
+        "Translating this request for the model's engine would take more than {limit} bytes of \
+         memory, the most that one may take: it is long, or consists of very many values. Send fewer \
+         or shorter ones at a time."
+    );
+    ApiError::new(Cause::TooLarge, message)
+}
+
 /// 503: no table was published yet.
 pub(crate) fn starting() -> ApiError {
     let message =

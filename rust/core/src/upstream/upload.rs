@@ -124,16 +124,23 @@ impl<B> Upload<B> {
         self.poll_room(context)
     }
 
+    /// The most bytes that this request and all others of its kind of caller may hold.
+    pub(crate) fn room_limit(&self) -> u64 {
+        self.intake.rooms().memory.limit()
+    }
+
     /// Takes the share of memory out, for work that holds the body and may outlive this request. Until
     /// `settle` gives it back nothing else may be held.
     pub(crate) fn take_room(&mut self) -> Share {
         std::mem::take(&mut self.room)
     }
 
-    /// Puts that share back, and gives back of it what is not needed beside the body and this many
-    /// bytes elsewhere.
-    pub(crate) fn settle(&mut self, room: Share, elsewhere: u64) {
-        self.room = room;
+    /// Puts that share back, and gives back what is not needed beside the body and this many bytes
+    /// elsewhere. `room`: None where it was not taken.
+    pub(crate) fn settle(&mut self, room: Option<Share>, elsewhere: u64) {
+        if let Some(room) = room {
+            self.room = room;
+        }
         self.elsewhere = elsewhere;
         self.room.shrink(self.replay.held() + self.intake.decoder_bytes() + elsewhere);
     }
@@ -350,6 +357,49 @@ mod tests {
             assert!(pieces.iter().all(Bytes::is_unique), "nobody else holds one of the pieces");
             assert!(upload.is_sent() && !upload.is_replayable());
         }
+    }
+
+    #[tokio::test]
+    async fn the_share_of_work_lasts_as_long_as_the_work_though_the_request_has_gone() {
+        let limits = limits(2_000_000, 2_000_000);
+        let body = Ready([Bytes::from(vec![b' '; 1_000_000])].into(), false);
+        let mut upload = Upload::new(body, Reading::Carry, None, &limits).unwrap();
+        while !upload.is_whole() {
+            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
+        }
+        std::future::poll_fn(|context| upload.poll_hold(context, 3_000_000)).await.unwrap();
+        let (body, room) = (upload.gather(), upload.take_room());
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let job = limits.rooms.blocking.run(move || {
+            begun.send(()).unwrap();
+            let _ = blocked.recv();
+            drop(body);
+            room
+        });
+        has_begun.await.unwrap();
+        drop((job, upload));
+        assert!(limits.rooms.memory.used() >= 4_000_000, "it still holds the body");
+        release.send(()).unwrap();
+        while limits.rooms.memory.used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_share_that_comes_back_is_as_large_as_what_is_held() {
+        let limits = limits(2_000_000, 2_000_000);
+        let body = Ready([Bytes::from(vec![b' '; 1_000_000])].into(), false);
+        let mut upload = Upload::new(body, Reading::Carry, None, &limits).unwrap();
+        while !upload.is_whole() {
+            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
+        }
+        std::future::poll_fn(|context| upload.poll_hold(context, 9_000_000)).await.unwrap();
+        let room = upload.take_room();
+        upload.settle(Some(room), 500_000);
+        assert!((1_500_000..1_600_000).contains(&limits.rooms.memory.used()));
+        drop(upload);
+        assert_eq!(limits.rooms.memory.used(), 0);
     }
 
     fn target(served_name: &str) -> Target {

@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod cors;
+pub mod cost;
 pub mod endpoints;
 pub mod engine_error;
 pub mod error;

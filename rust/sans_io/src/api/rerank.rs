@@ -19,9 +19,10 @@
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
+use memchr::memchr;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 /// The dialect of an engine's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +62,47 @@ pub struct Prepared {
     pub top_n: Option<usize>,
     /// Whether the client wants the documents back; Jina's default is true.
     pub return_documents: bool,
-    /// The texts to return, in the request's order; None for a document that is no text, or is not
-    /// wanted.
-    pub documents: Vec<Option<String>>,
+    /// The number of documents.
+    pub count: usize,
+    /// Their texts, to be returned.
+    pub texts: Texts,
+}
+
+/// The texts of documents as JSON strings, one behind the other: a list of strings would be many
+/// times as long as short ones.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    all: String,
+    /// The end of each document's text, in bytes. It begins where the one before ends.
+    ends: Vec<u32>,
+}
+
+impl Texts {
+    fn of(documents: &[Document<'_>]) -> Self {
+        let texts = || documents.iter().map(|document| document.text.map_or("", RawValue::get));
+        let mut all = String::with_capacity(texts().map(str::len).sum());
+        let ends = texts()
+            .map(|text| {
+                all.push_str(text);
+                u32::try_from(all.len()).unwrap_or(u32::MAX)
+            })
+            .collect();
+        Self { all, ends }
+    }
+
+    /// The text of a document, as a JSON string; None where it has none, or none is wanted.
+    pub fn get(&self, document: usize) -> Option<&str> {
+        let end = *self.ends.get(document)?;
+        let start =
+            document.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied());
+        let text = self.all.get(start? as usize..end as usize)?;
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The memory of the texts, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.all.capacity() + size_of::<u32>() * self.ends.capacity()
+    }
 }
 
 /// Parses a client's request and makes the engine's. `name` is the engine's name of the model. The
@@ -95,10 +134,8 @@ pub fn request(body: &[u8], engine: Engine, name: &str) -> Result<Prepared, Rera
         path: if engine == Engine::Tei { "/rerank" } else { "/v1/rerank" },
         top_n: request.top_n()?,
         return_documents,
-        documents: documents
-            .iter()
-            .map(|document| document.text().filter(|_| return_documents))
-            .collect(),
+        count: documents.len(),
+        texts: if return_documents { Texts::of(&documents) } else { Texts::default() },
     })
 }
 
@@ -126,6 +163,8 @@ const WRONG_DOCUMENTS: RerankError =
     RerankError::Request("`documents` must be a list of strings or of objects with `text`.");
 
 /// A document as it was written, and its text (a JSON string) where it has one.
+#[derive(Deserialize)]
+#[serde(try_from = "&'a RawValue", bound(deserialize = "'de: 'a"))]
 struct Document<'a> {
     written: &'a RawValue,
     text: Option<&'a RawValue>,
@@ -137,9 +176,18 @@ struct Text<'a> {
     text: Option<&'a RawValue>,
 }
 
-impl Document<'_> {
-    fn text(&self) -> Option<String> {
-        serde_json::from_str(self.text?.get()).ok()
+impl<'a> TryFrom<&'a RawValue> for Document<'a> {
+    type Error = RerankError;
+
+    fn try_from(written: &'a RawValue) -> Result<Self, RerankError> {
+        Ok(Self { written, text: text_of(written)? })
+    }
+}
+
+impl<'a> Document<'a> {
+    /// Its text, where it stands in an object.
+    fn object_text(&self) -> Option<&'a RawValue> {
+        self.text.filter(|_| self.written.get().starts_with('{'))
     }
 }
 
@@ -148,17 +196,14 @@ impl<'a> Request<'a> {
         let documents = self.documents.ok_or(RerankError::Request(
             "`documents` is missing; send the list of texts to rank.",
         ))?;
-        let documents: Vec<&RawValue> =
+        let documents: Vec<Document<'a>> =
             serde_json::from_str(documents.get()).map_err(|_| WRONG_DOCUMENTS)?;
         if documents.is_empty() {
             return Err(RerankError::Request(
                 "`documents` is empty; send at least one text to rank.",
             ));
         }
-        documents
-            .into_iter()
-            .map(|written| Ok(Document { written, text: text_of(written)? }))
-            .collect()
+        Ok(documents)
     }
 
     fn top_n(&self) -> Result<Option<usize>, RerankError> {
@@ -172,12 +217,33 @@ impl<'a> Request<'a> {
 /// The text of a document or a query; None for an object without one, which some engines can read
 /// all the same.
 fn text_of(written: &RawValue) -> Result<Option<&RawValue>, RerankError> {
-    let is_text = |text: &RawValue| serde_json::from_str::<String>(text.get()).is_ok();
     if written.get().starts_with('{') {
         let object: Text<'_> = serde_json::from_str(written.get()).map_err(|_| WRONG_DOCUMENTS)?;
-        return Ok(object.text.filter(|text| is_text(text)));
+        return Ok(object.text.filter(|text| is_text(text.get())));
     }
-    if is_text(written) { Ok(Some(written)) } else { Err(WRONG_DOCUMENTS) }
+    if is_text(written.get()) { Ok(Some(written)) } else { Err(WRONG_DOCUMENTS) }
+}
+
+/// Whether a JSON value is a string that is a text: one without a half of a surrogate pair. It is
+/// not decoded for that, since it may be long.
+fn is_text(written: &str) -> bool {
+    let bytes = written.as_bytes();
+    // The unit of an escape that begins here.
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = memchr(b'\\', &bytes[at..]) {
+        at += found;
+        at += match unit(at) {
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => return false,
+            Some(_) => 6,
+            None => 2,
+        };
+    }
+    bytes.first() == Some(&b'"')
 }
 
 /// The body with plain strings in place of documents that are objects with `text`, which these
@@ -189,18 +255,18 @@ fn jina_body(
     documents: &[Document<'_>],
     name: &str,
 ) -> Option<Vec<u8>> {
-    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-    for document in documents {
-        if let Some(text) = document.text.filter(|_| document.written.get().starts_with('{')) {
-            edits.push((range_in(body, document.written), text.get().to_owned()));
-        }
-    }
-    if edits.is_empty() {
+    let objects = documents.iter().filter(|document| document.object_text().is_some()).count();
+    if objects == 0 {
         return None;
     }
-    edits.extend(request.model.map(|model| (range_in(body, model), Value::from(name).to_string())));
+    let name = Value::from(name).to_string();
+    let mut edits: Vec<(Range<usize>, &str)> = Vec::with_capacity(objects + 1);
+    edits.extend(documents.iter().filter_map(|document| {
+        Some((range_in(body, document.written), document.object_text()?.get()))
+    }));
+    edits.extend(request.model.map(|model| (range_in(body, model), name.as_str())));
     edits.sort_unstable_by_key(|(range, _)| range.start);
-    let (mut edited, mut copied) = (Vec::with_capacity(body.len()), 0);
+    let (mut edited, mut copied) = (Vec::with_capacity(body.len() + name.len()), 0);
     for (range, text) in edits {
         edited.extend_from_slice(&body[copied..range.start]);
         edited.extend_from_slice(text.as_bytes());
@@ -216,31 +282,37 @@ fn range_in(body: &[u8], value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
+/// More than the bytes of a request's members without their values.
+const TEI_MEMBERS: usize = 128;
+
 fn tei_body(request: &Request<'_>, documents: &[Document<'_>]) -> Result<Vec<u8>, RerankError> {
     let query = request.query.and_then(|query| text_of(query).ok().flatten());
     let query = query
         .ok_or(RerankError::Request("`query` must be a string: this model ranks texts only."))?;
-    let texts: Option<Vec<&RawValue>> = documents.iter().map(|document| document.text).collect();
-    let texts = texts.ok_or(RerankError::Request(
-        "Each of `documents` must have a text: this model ranks texts only.",
-    ))?;
+    let texts = || documents.iter().map(|document| document.text.map(RawValue::get));
+    if !texts().all(|text| text.is_some()) {
+        return Err(RerankError::Request(
+            "Each of `documents` must have a text: this model ranks texts only.",
+        ));
+    }
     // vLLM's clients ask for truncation by this member.
-    let truncate = request.truncate_prompt_tokens.map(|_| json!(true));
-    let given = |value: Option<&RawValue>| {
-        value.and_then(|value| serde_json::from_str::<Value>(value.get()).ok())
-    };
+    let truncate = request.truncate_prompt_tokens.map(|_| "true");
     let members = [
-        ("raw_scores", given(request.raw_scores)),
-        ("truncate", given(request.truncate).or(truncate)),
+        ("raw_scores", request.raw_scores.map(RawValue::get)),
+        ("truncate", request.truncate.map(RawValue::get).or(truncate)),
     ];
-    let mut body = format!("{{\"query\":{},\"return_text\":false", query.get());
+    let mut length = query.get().len() + TEI_MEMBERS;
+    length += members.iter().map(|(_, value)| value.map_or(0, str::len)).sum::<usize>();
+    length += texts().flatten().map(|text| text.len() + 1).sum::<usize>();
+    let mut body = String::with_capacity(length);
+    let _ = write!(body, "{{\"query\":{},\"return_text\":false", query.get());
     for (key, value) in members {
         if let Some(value) = value {
             let _ = write!(body, ",\"{key}\":{value}");
         }
     }
     body.push_str(",\"texts\":[");
-    join(&mut body, texts.iter().map(|text| text.get()));
+    join(&mut body, texts().flatten());
     body.push_str("]}");
     Ok(body.into_bytes())
 }
@@ -263,22 +335,40 @@ pub fn response(
         let response: Response<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
         (response.results, response.usage)
     };
-    let mut results: Vec<(f64, String)> = results
-        .iter()
-        .map(|ranked| ranked.as_jina(prepared))
-        .collect::<Option<_>>()
-        .ok_or(WRONG)?;
+    if results.iter().any(|ranked| ranked.index >= prepared.count) {
+        return Err(WRONG);
+    }
+    let mut order: Vec<(f64, u32)> =
+        results.iter().zip(0..).map(|(ranked, at)| (ranked.score(), at)).collect();
     // Stable, so that equal scores stay in the engine's order.
-    results.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    results.truncate(prepared.top_n.unwrap_or(usize::MAX));
+    order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    order.truncate(prepared.top_n.unwrap_or(usize::MAX));
+    let ranked = || order.iter().filter_map(|&(_, at)| results.get(at as usize));
+    let length: usize = ranked().map(|ranked| ranked.length(prepared)).sum();
+    let most = body.len() + prepared.texts.all.len() + RESULT_MEMBERS * results.len();
+    if length > most {
+        // Documents are named again and again.
+        return Err(WRONG);
+    }
     let (prompt, total) = usage.map_or((0, 0), tokens);
-    let mut document =
-        format!("{{\"model\":{},\"object\":\"list\",\"results\":[", Value::from(public_model));
-    join(&mut document, results.iter().map(|(_, result)| result.as_str()));
+    let name = Value::from(public_model).to_string();
+    let mut document = String::with_capacity(length + name.len() + RESPONSE_MEMBERS);
+    let _ = write!(document, "{{\"model\":{name},\"object\":\"list\",\"results\":[");
+    for (at, ranked) in ranked().enumerate() {
+        if at > 0 {
+            document.push(',');
+        }
+        ranked.write_as_jina(prepared, &mut document);
+    }
     let _ =
         write!(document, "],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{total}}}}}");
     Ok(document.into_bytes())
 }
+
+/// More than the bytes of a response's members without its name and its results.
+const RESPONSE_MEMBERS: usize = 160;
+/// More than the bytes of a result's members without its document and its score.
+const RESULT_MEMBERS: usize = 80;
 
 #[derive(Deserialize)]
 struct Response<'a> {
@@ -298,32 +388,55 @@ struct Ranked<'a> {
     document: Option<&'a RawValue>,
 }
 
-impl Ranked<'_> {
-    /// The score to sort by, and the result as Jina writes it. None when its index is none of the
-    /// request's.
-    fn as_jina(&self, prepared: &Prepared) -> Option<(f64, String)> {
-        let text = prepared.documents.get(self.index)?;
-        let score = self.relevance_score.get();
-        let document = if prepared.return_documents {
-            match text {
-                Some(text) => format!("\"document\":{},", json!({"text": text})),
-                None => self.document.map_or_else(String::new, |document| {
-                    format!("\"document\":{},", document.get())
-                }),
-            }
-        } else {
-            String::new()
-        };
-        let result = format!("{{\"index\":{},{document}\"relevance_score\":{score}}}", self.index);
-        // A score that is no number (null stands for NaN) ranks last.
-        Some((score.parse().unwrap_or(f64::NEG_INFINITY), result))
+impl<'a> Ranked<'a> {
+    /// The score to sort by. One that is no number (null stands for NaN) ranks last.
+    fn score(&self) -> f64 {
+        self.relevance_score.get().parse().unwrap_or(f64::NEG_INFINITY)
     }
+
+    /// The document's text, or else the document as the engine has it; None: it is not wanted, or
+    /// is not known.
+    fn document<'b>(&self, prepared: &'b Prepared) -> (Option<&'b str>, Option<&'a str>) {
+        match prepared.texts.get(self.index) {
+            Some(text) => (Some(text), None),
+            None if prepared.return_documents => (None, self.document.map(RawValue::get)),
+            None => (None, None),
+        }
+    }
+
+    /// The most bytes that it has as Jina writes it.
+    fn length(&self, prepared: &Prepared) -> usize {
+        let (text, document) = self.document(prepared);
+        let document = text.or(document).map_or(0, str::len);
+        RESULT_MEMBERS + document + self.relevance_score.get().len()
+    }
+
+    /// Writes the result as Jina does.
+    fn write_as_jina(&self, prepared: &Prepared, out: &mut String) {
+        let _ = write!(out, "{{\"index\":{},", self.index);
+        let _ = match self.document(prepared) {
+            (Some(text), _) => write!(out, "\"document\":{{\"text\":{text}}},"),
+            (None, Some(document)) => write!(out, "\"document\":{document},"),
+            (None, None) => Ok(()),
+        };
+        let _ = write!(out, "\"relevance_score\":{}}}", self.relevance_score.get());
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens<'a> {
+    #[serde(borrow)]
+    prompt_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    total_tokens: Option<&'a RawValue>,
 }
 
 /// The tokens of the prompt and in all; where one is missing the other stands for it.
 fn tokens(usage: &RawValue) -> (u64, u64) {
-    let usage: Value = serde_json::from_str(usage.get()).unwrap_or_default();
-    let (prompt, total) = (usage["prompt_tokens"].as_u64(), usage["total_tokens"].as_u64());
+    let Ok(usage) = serde_json::from_str::<Tokens<'_>>(usage.get()) else { return (0, 0) };
+    let count = |raw: Option<&RawValue>| raw.and_then(|raw| raw.get().parse().ok());
+    let (prompt, total): (Option<u64>, Option<u64>) =
+        (count(usage.prompt_tokens), count(usage.total_tokens));
     (prompt.or(total).unwrap_or(0), total.or(prompt).unwrap_or(0))
 }
 

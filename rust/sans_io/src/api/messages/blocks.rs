@@ -10,14 +10,12 @@ use std::collections::VecDeque;
 use super::chat::{CallPart, LastCall};
 use super::events::{self, Delta, SIGNATURE, made_tool_id};
 use super::json::{Text, literal};
+use crate::api::cost::CALLS_MAX;
 use crate::codec::json::object::ObjectScan;
 
 /// The most bytes that may wait. A response with more behind an unfinished call is not worth the
 /// memory.
 const WAITING_MAX: usize = 16 << 20;
-
-/// The most tool calls in one response.
-const CALLS_MAX: usize = 1024;
 
 /// The blocks of one Message.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{Raw, decoded, inside, list, object};
+use crate::api::cost::CALLS_MAX;
 
 /// The tokens of a request as a chat completion counts them: those of the prompt include the cached
 /// ones.
@@ -174,15 +175,16 @@ impl<'a> Words<'a> {
             .find_map(|field| field.and_then(inside).filter(|text| !text.is_empty()))
     }
 
-    /// The tool calls, or their fragments.
-    pub(super) fn calls(&self) -> Vec<CallPart> {
-        match (self.tool_calls.and_then(list), self.function_call) {
+    /// The tool calls, or their fragments; None where there are more than one response may have.
+    pub(super) fn calls(&self) -> Option<Vec<CallPart>> {
+        Some(match (self.tool_calls.and_then(list), self.function_call) {
+            (Some(calls), _) if calls.len() > CALLS_MAX => return None,
             (Some(calls), _) if !calls.is_empty() => {
                 calls.into_iter().filter_map(CallPart::read).collect()
             }
             (_, Some(function)) => CallPart::of_function(function).into_iter().collect(),
             _ => Vec::new(),
-        }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error::TranslateError;
-use super::json::{Raw, Text, decoded, inside, list, literal, object};
+use super::json::{Raw, Text, inside, list, literal, object, word};
 
 /// Prefix of a block that coding agents put before their system prompt. It differs in each request,
 /// which spoils the engine's prefix cache, and tells the model nothing.
@@ -133,7 +133,7 @@ pub(super) fn messages<'a>(
             .content
             .ok_or_else(|| wrong(&format!("{place}.content"), "a string or a list of blocks"))?;
         let place = format!("{place}.content");
-        match turn.role.and_then(decoded).as_deref() {
+        match turn.role.and_then(word).as_deref() {
             Some("user") => conversation.user(content, &place)?,
             Some("assistant") => conversation.assistant(content, &place)?,
             Some("system") => conversation.system(content, &place)?,
@@ -186,7 +186,8 @@ impl<'a> Conversation<'a> {
         if let Some(text) = inside(content) {
             texts.push(text);
         } else {
-            for (block, place) in blocks(content, place)? {
+            for block in blocks(content, place)? {
+                let (block, place) = block?;
                 if block.kind.is_none_or(|kind| kind.get() != "\"text\"") {
                     return Err(unknown_block(&block, &place));
                 }
@@ -215,7 +216,8 @@ impl<'a> Conversation<'a> {
             turn.parts.push(Part::Text { text: Text::Whole(content) });
             return Ok(());
         }
-        for (block, place) in blocks(content, place)? {
+        for block in blocks(content, place)? {
+            let (block, place) = block?;
             if block.kind.is_some_and(|kind| kind.get() == "\"tool_result\"") {
                 turn.result(&block, &place)?;
             } else {
@@ -235,8 +237,9 @@ impl<'a> Conversation<'a> {
             turn.texts.push(text);
             return Ok(());
         }
-        for (block, place) in blocks(content, place)? {
-            match block.kind.and_then(decoded).as_deref() {
+        for block in blocks(content, place)? {
+            let (block, place) = block?;
+            match block.kind.and_then(word).as_deref() {
                 Some("text") => turn.texts.push(text_of(&block, &place)?),
                 Some("thinking") => turn.thinking.push(string(block.thinking, &place, "thinking")?),
                 Some("redacted_thinking") => {}
@@ -282,7 +285,8 @@ impl<'a> UserTurn<'a> {
             None => {}
             Some(content) if inside(content).is_some() => texts.push(Text::Whole(content)),
             Some(content) => {
-                for (inner, place) in blocks(content, &format!("{place}.content"))? {
+                for inner in blocks(content, &format!("{place}.content"))? {
+                    let (inner, place) = inner?;
                     for part in parts(&inner, &place)? {
                         match part {
                             Part::Text { text } => texts.push(text),
@@ -293,9 +297,9 @@ impl<'a> UserTurn<'a> {
             }
         }
         let is_error = block.is_error.is_some_and(|is_error| is_error.get() == "true");
-        let text = texts.iter().map(Text::inside).collect::<Vec<_>>().join("\\n");
-        let text = if is_error { format!("\"Error: {text}\"") } else { format!("\"{text}\"") };
-        let content = Content::Text(Text::Made(text));
+        let insides = texts.iter().map(Text::inside).collect::<Vec<_>>();
+        let prefix = if is_error { "Error: " } else { "" };
+        let content = Content::Text(Text::prefixed(prefix, &insides, "\\n"));
         self.results
             .push(Message { tool_call_id: block.tool_use_id, ..Message::new("tool", content) });
         Ok(())
@@ -353,14 +357,15 @@ fn tool_call<'a>(block: &Block<'a>, place: &str) -> Result<ToolCall<'a>, Transla
 
 /// The texts and images of a block of a user's turn or of a tool's result.
 fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateError> {
-    match block.kind.and_then(decoded).as_deref() {
+    match block.kind.and_then(word).as_deref() {
         Some("document") => document(block, place),
         Some("search_result") => {
             let mut lines = vec![string(block.source, place, "source")?];
             let content = block
                 .content
                 .ok_or_else(|| wrong(&format!("{place}.content"), "a list of text blocks"))?;
-            for (inner, place) in blocks(content, &format!("{place}.content"))? {
+            for inner in blocks(content, &format!("{place}.content"))? {
+                let (inner, place) = inner?;
                 lines.push(text_of(&inner, &place)?);
             }
             Ok(vec![Part::Text { text: titled(block.title, &lines) }])
@@ -371,7 +376,7 @@ fn parts<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateE
 
 /// A text or an image; None for an empty text, on which some templates fail.
 fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Part<'a>>, TranslateError> {
-    match block.kind.and_then(decoded).as_deref() {
+    match block.kind.and_then(word).as_deref() {
         Some("text") => {
             let is_empty = text_of(block, place)?.is_empty();
             Ok(block.text.filter(|_| !is_empty).map(|text| Part::Text { text: Text::Whole(text) }))
@@ -385,7 +390,7 @@ fn text_or_image<'a>(block: &Block<'a>, place: &str) -> Result<Option<Part<'a>>,
 
 fn image_url<'a>(block: &Block<'a>, place: &str) -> Result<Text<'a>, TranslateError> {
     let (source, place) = source(block, place)?;
-    match source.kind.and_then(decoded).as_deref() {
+    match source.kind.and_then(word).as_deref() {
         Some("base64") => {
             let media_type = string(source.media_type, &place, "media_type")?;
             let data = string(source.data, &place, "data")?;
@@ -402,7 +407,7 @@ fn image_url<'a>(block: &Block<'a>, place: &str) -> Result<Text<'a>, TranslateEr
 fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, TranslateError> {
     let (source, place) = source(block, place)?;
     let heading: Vec<_> = block.context.and_then(inside).into_iter().collect();
-    match source.kind.and_then(decoded).as_deref() {
+    match source.kind.and_then(word).as_deref() {
         Some("text") => {
             let data = string(source.data, &place, "data")?;
             Ok(vec![Part::Text { text: titled(block.title, &[heading, vec![data]].concat()) }])
@@ -420,7 +425,8 @@ fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, Transla
             let mut shown = Vec::from_iter(
                 has_heading.then(|| Part::Text { text: titled(block.title, &heading) }),
             );
-            for (inner, place) in blocks(content, &format!("{place}.content"))? {
+            for inner in blocks(content, &format!("{place}.content"))? {
+                let (inner, place) = inner?;
                 shown.extend(text_or_image(&inner, &place)?);
             }
             Ok(shown)
@@ -435,10 +441,9 @@ fn document<'a>(block: &Block<'a>, place: &str) -> Result<Vec<Part<'a>>, Transla
 /// A title as a heading, and paragraphs below it.
 fn titled<'a>(title: Raw<'a>, paragraphs: &[&'a str]) -> Text<'a> {
     let title = title.and_then(inside).filter(|title| !title.is_empty());
-    let heading = title.map(|title| format!("# {title}"));
-    let paragraphs: Vec<_> =
-        heading.as_deref().into_iter().chain(paragraphs.iter().copied()).collect();
-    Text::Made(format!("\"{}\"", paragraphs.join(EMPTY_LINE)))
+    let Some(title) = title else { return Text::joined(paragraphs, EMPTY_LINE) };
+    let paragraphs: Vec<_> = [title].into_iter().chain(paragraphs.iter().copied()).collect();
+    Text::prefixed("# ", &paragraphs, EMPTY_LINE)
 }
 
 fn source<'a>(block: &Block<'a>, place: &str) -> Result<(Source<'a>, String), TranslateError> {
@@ -447,19 +452,20 @@ fn source<'a>(block: &Block<'a>, place: &str) -> Result<(Source<'a>, String), Tr
     Ok((source, place))
 }
 
-/// A content's blocks, each with its place in the request, for errors.
+/// A content's blocks, each with its place in the request, for errors. They are read one by one:
+/// a list of them would be many times as long as the content.
 fn blocks<'a>(
     content: &'a RawValue,
     place: &str,
-) -> Result<Vec<(Block<'a>, String)>, TranslateError> {
+) -> Result<impl Iterator<Item = Result<(Block<'a>, String), TranslateError>>, TranslateError> {
     let blocks = list(content).ok_or_else(|| wrong(place, "a string or a list of blocks"))?;
-    let block = |(at, raw): (usize, &'a RawValue)| {
+    let block = move |(at, raw): (usize, &'a RawValue)| {
         let place = format!("{place}[{at}]");
         let block = object(raw)
             .ok_or_else(|| wrong(&place, "a block, which is an object with a `type`"))?;
         Ok((block, place))
     };
-    blocks.into_iter().enumerate().map(block).collect()
+    Ok(blocks.into_iter().enumerate().map(block))
 }
 
 fn text_of<'a>(block: &Block<'a>, place: &str) -> Result<&'a str, TranslateError> {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::chat::count;
 use super::content::{Message, messages};
 use super::error::TranslateError;
-use super::json::{Raw, decoded, inside, list, object};
+use super::json::{Raw, document, inside, list, object, word};
 use super::tools::{Tool, ToolChoice, tool_choice, tools};
 
 /// Translates a Messages request into the body of a chat completions request. `engine_model` is the
@@ -46,7 +46,7 @@ pub fn request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, TranslateErro
         stream_options: stream.then_some(StreamOptions { include_usage: true }),
         ..ChatRequest::new(engine_model, max_tokens, tools)
     };
-    chat.json()
+    chat.json(body.len())
 }
 
 /// Translates a request for a count of tokens, or a Messages request, into the body of a chat
@@ -71,7 +71,7 @@ pub fn count_request(body: &[u8], engine_model: &str) -> Result<Vec<u8>, Transla
         chat_template_kwargs: request.thinking.and_then(thinking),
         ..ChatRequest::new(engine_model, 1, tools)
     };
-    chat.json()
+    chat.json(body.len())
 }
 
 /// Members that mean something to a chat engine; all others are dropped.
@@ -214,8 +214,9 @@ impl<'a> ChatRequest<'a> {
         }
     }
 
-    fn json(&self) -> Result<Vec<u8>, TranslateError> {
-        serde_json::to_vec(self).map_err(|_| {
+    /// `source`: the bytes of the request that it was made of.
+    fn json(&self, source: usize) -> Result<Vec<u8>, TranslateError> {
+        document(self, source).ok_or_else(|| {
             TranslateError::new("The request cannot be written for this model's engine.")
         })
     }
@@ -264,7 +265,7 @@ fn is_string(raw: &&RawValue) -> bool {
 /// The three efforts that all engines know; None for another word, which is no reason to reject a
 /// request.
 fn effort(raw: &RawValue) -> Option<&'static str> {
-    Some(match decoded(raw)?.as_str() {
+    Some(match word(raw)?.as_str() {
         "minimal" | "low" => "low",
         "medium" => "medium",
         "high" | "xhigh" | "max" => "high",
@@ -293,7 +294,7 @@ fn response_format(raw: Raw<'_>) -> Result<Option<ResponseFormat<'_>>, Translate
 /// The hint to the chat template; None for `adaptive`, which leaves the choice to the model.
 fn thinking(raw: &RawValue) -> Option<TemplateArguments> {
     let thinking: Thinking<'_> = object(raw)?;
-    match decoded(thinking.kind?)?.as_str() {
+    match word(thinking.kind?)?.as_str() {
         "enabled" => Some(TemplateArguments { enable_thinking: true }),
         "disabled" => Some(TemplateArguments { enable_thinking: false }),
         _ => None,

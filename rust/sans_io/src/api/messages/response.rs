@@ -6,7 +6,8 @@ use serde_json::value::RawValue;
 use super::chat::{CallPart, Completion, LastCall, Usage, Words, count, stop_reason};
 use super::error::TranslateError;
 use super::events::{SIGNATURE, made_tool_id};
-use super::json::{Raw, Text, decoded, inside, object, raw};
+use super::json::{Raw, Text, decoded, document, inside, object, raw, word};
+use crate::api::cost::CALLS_MAX;
 use crate::codec::json::object::ObjectScan;
 
 /// Translates a chat completion into a Message that names the model as the client did.
@@ -20,8 +21,13 @@ pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateErr
         return Err(no_completion());
     }
     let id = message_id(completion.id);
-    let calls = words.calls();
-    let finish_reason = choice.finish_reason.and_then(decoded);
+    let calls = words.calls().ok_or_else(|| {
+        TranslateError::new(format!(
+            "The engine's response has more than {CALLS_MAX} tool calls, so it cannot be translated \
+             into a Message."
+        ))
+    })?;
+    let finish_reason = choice.finish_reason.and_then(word);
     let matched = choice.stop_reason.filter(|matched| inside(matched).is_some());
     let reason = stop_reason(finish_reason.as_deref(), matched.is_some(), last_call(&calls));
     let usage = completion.usage.and_then(Usage::read).unwrap_or_default().message_json();
@@ -35,7 +41,7 @@ pub fn response(body: &[u8], public_model: &str) -> Result<Vec<u8>, TranslateErr
         stop_sequence: matched.filter(|_| reason == "stop_sequence"),
         usage: raw(&usage),
     };
-    serde_json::to_vec(&message).map_err(|_| no_completion())
+    document(&message, body.len()).ok_or_else(no_completion)
 }
 
 /// Translates the response to a [`count_request`](super::count_request) into `{"input_tokens": n}`:
@@ -73,7 +79,7 @@ struct Message<'a> {
 enum Block<'a> {
     Thinking { thinking: Text<'a>, signature: &'static str },
     Text { text: Text<'a> },
-    ToolUse { id: String, name: &'a str, input: Box<RawValue> },
+    ToolUse { id: String, name: &'a str, input: &'a RawValue },
 }
 
 fn completion(body: &[u8]) -> Result<Completion<'_>, TranslateError> {
@@ -107,15 +113,11 @@ fn content<'a>(words: &Words<'a>, calls: &'a [CallPart], id: &str) -> Vec<Block<
 }
 
 /// The arguments as an object; an empty one for arguments that are no object.
-fn input(arguments: &str) -> Box<RawValue> {
+fn input(arguments: &str) -> &RawValue {
     let mut scan = ObjectScan::default();
     let object = scan.feed(arguments);
     let whole = if scan.is_whole() { raw(object) } else { None };
-    whole.map_or_else(empty_object, RawValue::to_owned)
-}
-
-fn empty_object() -> Box<RawValue> {
-    raw("{}").unwrap_or(RawValue::NULL).to_owned()
+    whole.or_else(|| raw("{}")).unwrap_or(RawValue::NULL)
 }
 
 fn last_call(calls: &[CallPart]) -> LastCall {

@@ -143,11 +143,13 @@ impl MessageStream {
         if let Some(text) = delta.text() {
             self.blocks.write(text);
         }
-        for call in delta.calls() {
+        let calls = delta.calls();
+        let too_many = calls.is_none();
+        for call in calls.unwrap_or_default() {
             self.blocks.call(call);
         }
         self.blocks.send(&self.message_id, out);
-        if self.blocks.is_too_much() {
+        if too_many || self.blocks.is_too_much() {
             self.fail(
                 "The engine mixes more tool calls than can be put in order; ask for fewer at \
                 a time.",

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::content::named;
 use super::error::TranslateError;
-use super::json::{Raw, decoded, inside, list, object};
+use super::json::{Raw, inside, list, object, word};
 
 #[derive(Serialize)]
 pub(super) struct Tool<'a> {
@@ -113,7 +113,7 @@ pub(super) fn tool_choice(
     };
     let choice: ChoiceObject<'_> = object(raw)
         .ok_or_else(|| TranslateError::new("`tool_choice` must be an object with a `type`."))?;
-    let kind = choice.kind.and_then(decoded).unwrap_or_default();
+    let kind = choice.kind.and_then(word).unwrap_or_default();
     let translated = match kind.as_str() {
         "auto" | "none" | "any" | "tool" if !has_tools => {
             if matches!(kind.as_str(), "any" | "tool") {

@@ -7,13 +7,14 @@ use bytes::{Bytes, BytesMut};
 use super::{error::TransformError, limits::append};
 use crate::{
     api::{
+        cost::{self, TRANSLATION_MAX},
         engine_error::{self, RedactedNames},
         error::Dialect,
         messages, rerank,
         response_usage::usage_of_response,
         usage::Usage,
     },
-    codec::mark::without_mark,
+    codec::{json::Census, mark::without_mark},
 };
 
 /// The longest whole response that is rewritten, in bytes.
@@ -38,6 +39,8 @@ pub(crate) enum Document {
 #[derive(Debug)]
 pub(super) struct DocumentBuffer {
     held: BytesMut,
+    /// The census of what is held.
+    census: Census,
     document: Document,
     /// The engine's body was replaced.
     rewritten: bool,
@@ -47,12 +50,35 @@ pub(super) struct DocumentBuffer {
 impl DocumentBuffer {
     /// An empty buffer.
     pub(super) fn new(document: Document) -> Self {
-        Self { held: BytesMut::new(), document, rewritten: false, usage: None }
+        Self {
+            held: BytesMut::new(),
+            census: Census::default(),
+            document,
+            rewritten: false,
+            usage: None,
+        }
     }
 
-    /// The memory of what is held back, in bytes.
+    /// The memory of what is held back, and of what it will become, in bytes.
     pub(super) fn held(&self) -> usize {
-        self.held.capacity()
+        let texts = match &self.document {
+            Document::Rerank { prepared, .. } => prepared.texts.held(),
+            Document::Error { .. } | Document::Message { .. } | Document::TokenCount => 0,
+        };
+        let rewriting = if self.held.is_empty() { 0 } else { self.cost() };
+        self.held.capacity() + texts + rewriting
+    }
+
+    /// The most bytes that rewriting what is held takes beside it.
+    fn cost(&self) -> usize {
+        let (length, census) = (self.held.len(), &self.census);
+        match &self.document {
+            Document::Error { .. } => length,
+            Document::Message { .. } | Document::TokenCount => cost::of_completion(length, census),
+            Document::Rerank { prepared, .. } => {
+                cost::of_ranking(length, prepared.texts.held(), census)
+            }
+        }
     }
 
     /// Whether the engine's body was replaced by a JSON document.
@@ -80,6 +106,15 @@ impl DocumentBuffer {
             return Err(TransformError::Unusable(format!(
                 "The engine's response is longer than {DOCUMENT_HELD} bytes, and cannot be translated."
             )));
+        }
+        if !matches!(self.document, Document::Error { .. }) {
+            self.census.feed(data);
+            if self.held() as u64 > TRANSLATION_MAX {
+                return Err(TransformError::Unusable(format!(
+                    "Translating the engine's response would take more than {TRANSLATION_MAX} bytes of \
+                     memory, since it consists of so many values. Ask for less at a time."
+                )));
+            }
         }
         if !done {
             return Ok((Bytes::new(), false));

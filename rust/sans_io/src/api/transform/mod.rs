@@ -144,7 +144,7 @@ impl Transform {
             Kind::Identity | Kind::Count { .. } => 0,
             Kind::Events(events) => events.held(),
             Kind::Rename(renamer) => renamer.held(),
-            Kind::Document(document) => document.held() * 2,
+            Kind::Document(document) => document.held(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! JSON without a tree: the scanner of request bodies, and small readers of engines' JSON.
 
+mod census;
 mod error;
 mod finder;
 mod limits;
@@ -8,6 +9,7 @@ mod scanner;
 mod skim;
 mod token;
 
+pub(crate) use census::Census;
 pub use error::{ScanError, ScanErrorKind};
 pub use finder::Finder;
 pub(crate) use finder::find_last;

@@ -1,0 +1,233 @@
+//! What translations take, counted in the heap of this thread, and what was reckoned for them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says where"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use proptest::prelude::*;
+use sans_io::{
+    api::{
+        cost,
+        endpoints::Operation,
+        messages,
+        rerank::{self, Engine},
+    },
+    test_support::Rewriting,
+};
+
+/// The system's allocator, whose bytes are counted for each thread. Growing is counted as a copy.
+struct Counted;
+
+thread_local! {
+    static HELD: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: each call is handed on as it is, so what the system's allocator promises holds here too.
+// Counting does not allocate.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let held = HELD.get().wrapping_add(layout.size());
+        HELD.set(held);
+        MOST.set(MOST.get().max(held));
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        HELD.set(HELD.get().saturating_sub(layout.size()));
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
+
+/// The most bytes that were held during this, beyond those before.
+fn most<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = HELD.get();
+    MOST.set(before);
+    let made = work();
+    (MOST.get() - before, made)
+}
+
+/// The body in which this value is written so often, comma between.
+fn of_many((before, value, after): (&str, &str, &str), count: usize) -> String {
+    format!("{before}{}{after}", vec![value; count].join(","))
+}
+
+const USER: &str = r#"{"max_tokens":1,"messages":[{"role":"user","content":["#;
+const ASSISTANT: &str = r#"{"max_tokens":1,"messages":[{"role":"assistant","content":["#;
+const TURNS: &str = r#"{"max_tokens":1,"messages":["#;
+const ONE: &str = r#"{"max_tokens":1,"messages":[{"role":"user","content":"a"}],"#;
+
+/// The shapes that cost most for their length.
+fn messages_shapes() -> Vec<(&'static str, &'static str, String)> {
+    let text = |text: &str| format!(r#"{{"type":"text","text":"{text}"}}"#);
+    let result = |content: &str| {
+        format!(r#"{{"type":"tool_result","tool_use_id":"","is_error":true,"content":{content}}}"#)
+    };
+    let document = |inner: &str| {
+        format!(
+            r#"{{"type":"document","title":"t","source":{{"type":"content","content":{inner}}}}}"#
+        )
+    };
+    vec![
+        (USER, "]}]}", text("")),
+        (USER, "]}]}", text("a")),
+        (USER, "]}]}", r#"{"type":"tool_result","tool_use_id":""}"#.to_owned()),
+        (USER, "]}]}", result(r#""""#)),
+        (USER, "]}]}", result(&format!("[{0},{0}]", text("a")))),
+        (USER, "]}]}", result(&format!("[{}]", document(&format!("[{}]", text("a")))))),
+        (USER, "]}]}", document(&format!("[{0},{0}]", text("a")))),
+        (USER, "]}]}", r#"{"type":"search_result","source":"","content":[]}"#.to_owned()),
+        (USER, "]}]}", r#"{"type":"image","source":{"type":"url","url":""}}"#.to_owned()),
+        (ASSISTANT, "]}]}", text("")),
+        (ASSISTANT, "]}]}", r#"{"type":"thinking","thinking":""}"#.to_owned()),
+        (ASSISTANT, "]}]}", r#"{"type":"tool_use","id":"","name":""}"#.to_owned()),
+        (ASSISTANT, "]}]}", r#"{"type":"tool_use","id":"","name":"","input":{"a":["","\\n\\\""]}}"#.to_owned()),
+        (TURNS, "]}", r#"{"role":"user","content":""},{"role":"assistant","content":""}"#.to_owned()),
+        (TURNS, "]}", r#"{"role":"user","content":""},{"role":"system","content":"a"}"#.to_owned()),
+        (TURNS, "]}", r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"a"}]},{"role":"assistant","content":[{"type":"tool_use","id":"","name":""}]}"#.to_owned()),
+        (ONE, "]}", r#""""#.to_owned()),
+        (ONE, "]}", r#"{"name":"a","input_schema":{}}"#.to_owned()),
+        (r#"{"max_tokens":1,"messages":[{"role":"user","content":""#, r#""}]}"#, r#"\n\""#.repeat(500)),
+        (r#"{"max_tokens":1,"system":""#, r#"","messages":[{"role":"user","content":"a"}]}"#, "a".repeat(500)),
+        (r#"{""#, r#"":1}"#, r"\u0041".repeat(500)),
+        (r#"{"max_tokens":1,"messages":[{"role":""#, r#""}]}"#, r"\u0041".repeat(500)),
+    ]
+}
+
+#[test]
+fn a_translated_message_takes_no_more_than_was_reckoned() {
+    for (before, after, value) in messages_shapes() {
+        let before = match value.as_str() {
+            r#""""# => format!(r#"{before}"stop_sequences":["#),
+            value if value.starts_with(r#"{"name"#) => format!(r#"{before}"tools":["#),
+            _ => before.to_owned(),
+        };
+        for count in [1, 2, 33, 1_025, 9_000] {
+            let body = of_many((&before, &value, after), count);
+            let reckoned = cost::of_request(Operation::Messages, body.as_bytes());
+            let (taken, made) = most(|| messages::request(body.as_bytes(), "served"));
+            let is_wrong = value.starts_with(r"\u0041");
+            assert_eq!(made.is_err(), is_wrong, "{value}: {:?}", made.err());
+            assert!(taken as u64 <= reckoned, "{count} {value}: {taken} of {reckoned}");
+        }
+    }
+}
+
+#[test]
+fn a_request_for_a_ranking_takes_no_more_than_was_reckoned() {
+    let long = format!(r#""{}""#, r"a\n".repeat(1_000));
+    let key = format!(r#"{{"text":"","{}":1}}"#, r"\u0041".repeat(1_000));
+    let documents =
+        [r#""""#, r#""a""#, r#"{"text":""}"#, "{}", "1", "[]", r#"{"":{"":{}}}"#, &long, &key];
+    for (document, count) in
+        documents.iter().flat_map(|document| [1, 33, 1_025, 40_000].map(|count| (document, count)))
+    {
+        let count = count.min(40_000_000 / document.len() / 10 + 1);
+        for (begin, end) in [
+            (r#"{"query":"a","documents":["#, "]}"),
+            (r#"{"query":"a","documents":["a"],"raw_scores":["#, "]}"),
+        ] {
+            let body = of_many((begin, document, end), count);
+            let reckoned = cost::of_request(Operation::Rerank, body.as_bytes());
+            for engine in [Engine::Jina, Engine::Tei] {
+                let (taken, _) = most(|| rerank::request(body.as_bytes(), engine, "served"));
+                assert!(
+                    taken as u64 <= reckoned,
+                    "{count} {}: {taken} of {reckoned}",
+                    &document[..9.min(document.len())]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_becomes_another_takes_no_more_than_was_reckoned() {
+    let answers = [
+        (r#"{"choices":[{"message":{"content":"a","tool_calls":["#, "{}", "]}}]}"),
+        (
+            r#"{"id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","choices":[{"message":{"tool_calls":["#,
+            r#"{"function":{"arguments":"{}"}}"#,
+            "]}}]}",
+        ),
+        (r#"{"choices":["#, "{}", "]}"),
+        (r#"{"choices":["#, "1", "]}"),
+        (r#"{"choices":[{"message":{"content":""#, r#"a\n\"b"#, r#""}}]}"#),
+        (r#"{"choices":[{"message":{"reasoning":""#, "a", r#""}}]}"#),
+        (
+            r#"{"choices":[{"message":{"tool_calls":[{"id":"i","function":{"name":"n","arguments":"{\"a\":[0"#,
+            ",0",
+            r#"]}"}}]}}]}"#,
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":1},"choices":[{"message":{"tool_calls":[{"function":{"name":"n","arguments":{"a":["#,
+            "0",
+            "]}}}]}}]}",
+        ),
+    ];
+    for ((before, value, after), count) in
+        answers.iter().flat_map(|shape| [1, 33, 500, 1_025, 90_000].map(|count| (*shape, count)))
+    {
+        let answer = of_many((before, value, after), count);
+        let mut rewriting = Rewriting::message(answer.as_bytes());
+        let reckoned = rewriting.held() - answer.len();
+        let (taken, _) = most(|| rewriting.end());
+        assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
+    }
+    let request = of_many((r#"{"query":"a","documents":["#, r#""abc""#, "]}"), 90_000);
+    let rankings = [
+        ("[", r#"{"index":0,"score":1}"#, "]"),
+        ("[", "[0,1,null]", "]"),
+        (r#"{"results":["#, r#"{"index":7,"relevance_score":1,"document":{"":""}}"#, "]}"),
+        (r#"{"results":[],"usage":{"a":["#, r#"{"":0}"#, "]}}"),
+    ];
+    for ((before, value, after), count) in
+        rankings.iter().flat_map(|shape| [1, 33, 1_025, 90_000].map(|count| (*shape, count)))
+    {
+        let answer = of_many((before, value, after), count);
+        let prepared = rerank::request(request.as_bytes(), Engine::Tei, "served").unwrap();
+        let mut rewriting = Rewriting::ranking(prepared, answer.as_bytes());
+        let reckoned = rewriting.held() - answer.len();
+        let (taken, _) = most(|| rewriting.end());
+        assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn mixed_requests_take_no_more_than_was_reckoned(
+        blocks in prop::collection::vec((prop::sample::select(messages_shapes()), 1_usize..40), 1..12),
+    ) {
+        let blocks: Vec<String> = blocks
+            .into_iter()
+            .filter(|((before, _, _), _)| *before == USER)
+            .map(|((_, _, value), count)| vec![value; count].join(","))
+            .collect();
+        let body = format!("{USER}{}]}}]}}", blocks.join(","));
+        let reckoned = cost::of_request(Operation::Messages, body.as_bytes());
+        let (taken, _) = most(|| messages::request(body.as_bytes(), "served"));
+        prop_assert!(taken as u64 <= reckoned, "{taken} of {reckoned}");
+    }
+}
+
+#[test]
+fn a_few_long_texts_may_be_as_long_as_any_translation() {
+    let text = r"A line of words, and more of them.\n".repeat(60_000_000 / 36);
+    let body = format!(r#"{{"query":"a","documents":["{text}"]}}"#);
+    let message = format!(r#"{TURNS}{{"role":"user","content":"{text}"}}]}}"#);
+    for (operation, body) in [(Operation::Rerank, body), (Operation::Messages, message)] {
+        let cost = cost::of_request(operation, body.as_bytes());
+        assert!(body.len() as u64 + cost <= cost::TRANSLATION_MAX, "{cost}");
+    }
+}
