@@ -104,7 +104,8 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
 
 
 def _keep_key(file: Path, key: str) -> None:
-    durable.write_bytes(file, f"{key}\n".encode())
+    if doubt := durable.write_bytes(file, f"{key}\n".encode()):
+        log.warning("%s", doubt)
 
 
 class Server:
@@ -177,6 +178,8 @@ class Server:
         if first.created is None or given is not None:
             return None
         announce(console.first_key(first.created.text, key_file))
+        for warning in first.created.warnings:
+            log.warning("%s", warning)
         return console.bearer_in(key_file)
 
     @property

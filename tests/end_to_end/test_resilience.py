@@ -136,7 +136,7 @@ def test_a_key_is_revoked_at_once_though_nothing_can_be_saved(
         revoked = server.keys("revoke", "stolen")
         assert revoked.returncode == 3
         assert "`stolen`" in revoked.stdout and "is revoked" in revoked.stdout
-        assert "still on the disk" in revoked.stderr
+        assert "may still be on the disk. The change was not saved in" in revoked.stderr
         assert server.chat(chat("m"), key=key).status == 401
         assert "REVOKED, NOT SAVED YET" in server.keys("list").stdout
     eventually(lambda: "stolen" not in server.keys("list").stdout, "it is saved")

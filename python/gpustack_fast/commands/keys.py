@@ -69,14 +69,14 @@ class _StoredKeys:
         created = self._store.create(name, grant, text)
         if self._routes is None:
             return created
-        warnings = unknown_models(created.info, self._routes)
+        warnings = [*created.warnings, *unknown_models(created.info, self._routes)]
         return msgspec.structs.replace(created, warnings=warnings)
 
     def list_keys(self) -> list[KeyInfo]:
         return [key.info() for key in self._store.keys]
 
     def revoke_key(self, which: str) -> KeyInfo:
-        return self._store.revoke(which).info()
+        return self._store.revoke(which)
 
 
 def create(
@@ -102,13 +102,14 @@ def create(
 def _revoked_unseen(keys: _KeyAccess, created: CreatedKey, error: OutputFailed) -> OutputFailed:
     name = created.info.name
     try:
-        keys.revoke_key(created.info.access_key)
+        doubt = keys.revoke_key(created.info.access_key).unsaved
     except GpustackFastError as failure:
         return OutputFailed(
             f"{error} Nobody has seen the key `{name}`, and it could not be revoked: {failure} "
             f"Repeat `gpustack-fast keys revoke {created.info.access_key}`."
         )
-    return OutputFailed(f"{error} Nobody has seen the key `{name}`, so it was revoked.")
+    told = f"{error} Nobody has seen the key `{name}`, so it was revoked."
+    return OutputFailed(f"{told} {doubt}".rstrip())
 
 
 def seconds(text: str) -> int:
@@ -147,18 +148,21 @@ def show(data_dir: Path, *, as_json: bool) -> int:
 def revoke(data_dir: Path, which: str) -> int:
     """Revokes a key; when it returns, the next request with it is rejected.
 
-    3: that holds for the running server alone, for it could not be saved yet.
+    3: it could not be saved for certain yet, so that the key may come back.
     """
     _check_exists(data_dir)
     with _access(DataDirectory(data_dir)) as keys:
         revoked = keys.revoke_key(which)
+        has_server = isinstance(keys, ControlClient)
     told = f"The key `{revoked.name}` (access key {revoked.access_key}) is revoked."
-    if revoked.unsaved:
+    if revoked.unsaved and has_server:
         complain(
-            f"warning: The running server rejects the key, but it is still on the disk. "
+            "warning: The running server rejects the key, but it may still be on the disk. "
             f"{revoked.unsaved} The server tries to save that again; until `keys list` shows the "
-            "key no more, a restart would bring it back."
+            "key no more, a restart may bring it back."
         )
+    elif revoked.unsaved:
+        complain(f"warning: {revoked.unsaved} Look at `keys list` after one.")
     try:
         say(told)
     except OutputFailed as error:

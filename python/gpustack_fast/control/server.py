@@ -187,7 +187,7 @@ class ControlServer:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
             created = await keys.create(request.name, request.grant, request.text)
-            warnings = self._handler.key_warnings(created.info)
+            warnings = [*created.warnings, *self._handler.key_warnings(created.info)]
             return msgspec.structs.replace(created, warnings=warnings)
         if isinstance(request, RevokeKey):
             return await keys.revoke(request.which)

@@ -4,8 +4,11 @@
 that somebody uses already.
 
 **A key that is revoked is gone from the workers first, whatever the disk does.** A full disk must
-not keep a stolen key alive. What could not be saved is tried again until it is, and listed until
-then, since a restart would bring the key back; who has revoked it is told.
+not keep a stolen key alive. What could not be saved for certain is tried again until it is, and
+listed until then, since a restart would bring the key back; who has revoked it is told.
+
+Only the event loop reads and changes the store; a thread beside it gets a list of keys of its own
+to write (`Store.write`).
 
 `publish` is given by `app`: it hands the change to the data plane and returns when every worker has
 it. This module knows nothing of the data plane.
@@ -21,7 +24,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpustack_fast.errors import StoreError
+from gpustack_fast.errors import KeyNotFound, StoreError
 from gpustack_fast.faults import Faults, reason_of, run_in_thread
 from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store, new_key_text
 
@@ -101,7 +104,7 @@ class Keys:
 
     @property
     def unsaved(self) -> int:
-        """The number of keys that are revoked and still on the disk."""
+        """The number of keys that are revoked and may still be on the disk."""
         return len(self._store.unsaved)
 
     async def close(self) -> None:
@@ -113,8 +116,8 @@ class Keys:
             await asyncio.wait({self._begin(self._try_to_save())}, timeout=SAVE_WITHIN)
         for key in self._store.unsaved:
             log.error(
-                "The key `%s` (access key %s) is revoked, but still on the disk, so that the next "
-                "start accepts it again. Revoke it then once more. %s",
+                "The key `%s` (access key %s) is revoked, but that is not saved for certain: when "
+                "the next start accepts it again, revoke it once more. %s",
                 key.name,
                 key.access_key,
                 self._problem,
@@ -127,24 +130,33 @@ class Keys:
 
     async def _create(self, name: str, grant: Grant | None, text: str | None) -> CreatedKey:
         async with self._one_at_a_time:
+            key, given = self._store.draft(name, grant, text)
             try:
-                key, given = await run_in_thread(self._store.add, name, grant, text)
+                doubt = await self._write([*self._store.keys, key])
             except OSError as error:
                 raise StoreError(f"The key was not made: {reason_of(error)}. Try again.") from error
-            # It may have been revoked since the disk had it.
-            if key in self._store.keys:
-                self._publish(KeyChange(salt=self._store.salt, upsert=[key]))
-            return CreatedKey(info=key.info(), text=given)
+            created = self._store.add(key, given, doubt)
+            self._publish(KeyChange(salt=self._store.salt, upsert=[key]))
+            return created
 
     def _revoke(self, name_or_access_key: str) -> Key:
         """Takes a key from the workers and from memory."""
-        for key in self._store.unsaved:
-            if name_or_access_key in (key.access_key, key.name):
-                return key
-        key = self._store.named(name_or_access_key)
+        try:
+            key = self._store.named(name_or_access_key)
+        except KeyNotFound:
+            for key in self._store.unsaved:
+                if name_or_access_key in (key.access_key, key.name):
+                    return key
+            raise
         self._publish(KeyChange(salt=self._store.salt, remove=[key.access_key]))
         self._store.forget(key)
         return key
+
+    async def _write(self, keys: list[Key]) -> str:
+        """Lets the disk have these keys; returns the doubt. Raises StoreError, OSError."""
+        doubt = await run_in_thread(self._store.write, keys)
+        self._store.written(keys, doubt)
+        return doubt
 
     async def _save(self) -> None:
         """Saves what was revoked: now, or else now and then until it is done."""
@@ -163,15 +175,15 @@ class Keys:
             if not self._store.unsaved:
                 return
             try:
-                await run_in_thread(self._store.save)
+                problem = await self._write(self._store.keys)
             except StoreError as error:
-                self._problem = str(error)
+                problem = str(error)
             except OSError as error:
-                self._problem = f"The change was not saved: {reason_of(error)}."
-            else:
-                self._problem = NO_REPLY  # what failed before is no reason any more
-                return
-            self._faults.note("keys", self._problem)
+                problem = f"The change was not saved: {reason_of(error)}."
+            # Where all is well, what failed before is no reason any more.
+            self._problem = problem or NO_REPLY
+            if problem:
+                self._faults.note("keys", problem)
 
     def _unsaved_info(self, key: Key) -> KeyInfo:
         return replace(key.info(), unsaved=self._problem)

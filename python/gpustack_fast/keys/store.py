@@ -28,6 +28,7 @@ import time
 from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from gpustack_fast.config.sentences import is_utf8
 from gpustack_fast.errors import KeyNameTaken, KeyNotFound, UsageError
@@ -95,7 +96,7 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     """Unix seconds, the first at which it is rejected; None: never."""
     custom: bool
     unsaved: str = ""
-    """The reason, in sentences, why the disk does not know yet that it is revoked; empty: it does.
+    """The reason, in sentences, why the disk may not know yet that it is revoked; empty: it does.
     """
 
     def is_expired(self, now: float) -> bool:
@@ -143,7 +144,7 @@ class CreatedKey(Struct, frozen=True, kw_only=True):
     info: KeyInfo
     text: str
     warnings: list[str] = []
-    """Sentences about what it was made for, where a running server knows better."""
+    """Sentences: a disk in doubt, and what it was made for, where a running server knows better."""
 
     def __repr__(self) -> str:
         return f"CreatedKey(info={self.info!r}, text='********')"
@@ -167,10 +168,11 @@ def stored_keys(directory: DataDirectory) -> list[KeyInfo] | None:
 
 
 class Store:
-    """The keys of a data directory whose lock we hold. A change returns when the disk has it.
+    """The keys of a data directory whose lock we hold.
 
-    Not for several threads at once, except that a key may be forgotten while another change is
-    being saved: `live` orders the changes of a running server.
+    `create` and `revoke` return when the disk has the change. They are made of the smaller steps
+    below them, from which `live` makes those of a running server: all of them belong to one thread,
+    and `write` alone, which neither reads nor changes anything here, to any other.
     """
 
     def __init__(self, directory: DataDirectory) -> None:
@@ -180,14 +182,12 @@ class Store:
         found = durable.read(self._file, _Document, _VERSION, "The keys")
         self.is_new = found is None
         """No key was ever made here. (A store whose last key was revoked is not new.)"""
-        self._document = found or _Document(salt=secrets.token_bytes(32).hex())
-        """What the disk has."""
-        self._keys = list(self._document.keys)
-
-    @property
-    def salt(self) -> str:
+        document = found or _Document(salt=secrets.token_bytes(32).hex())
+        self.salt = document.salt
         """Hex; the same for all keys, for ever."""
-        return self._document.salt
+        self._on_disk = list(document.keys)
+        """Those that the disk has, or may have again after a power cut."""
+        self._keys = list(document.keys)
 
     @property
     def keys(self) -> list[Key]:
@@ -196,24 +196,23 @@ class Store:
 
     @property
     def unsaved(self) -> list[Key]:
-        """Keys that were forgotten, and that the disk still has."""
+        """Keys that were forgotten, and that the disk still has, or may have."""
         known = {key.access_key for key in self._keys}
-        return [key for key in self._document.keys if key.access_key not in known]
+        return [key for key in self._on_disk if key.access_key not in known]
 
     def create(self, name: str, grant: Grant | None = None, text: str | None = None) -> CreatedKey:
-        """Makes a key as `add` does."""
-        key, text = self.add(name, grant, text)
-        return CreatedKey(info=key.info(), text=text)
+        """Makes a key as `draft` does. Raises also StoreError when it cannot be saved."""
+        key, text = self.draft(name, grant, text)
+        doubt = self._save([*self._keys, key])
+        return self.add(key, text, doubt)
 
-    def add(
+    def draft(
         self, name: str, grant: Grant | None = None, text: str | None = None
     ) -> tuple[Key, str]:
-        """Makes a key: a generated one, or of the given text. Without a grant it may do everything.
+        """A key that could be made: generated, or of the given text. Without a grant it may do all.
 
-        Returns it and its text, which is known at this moment only.
-
-        Raises UsageError when name, grant or text cannot be used, KeyNameTaken, StoreError when it
-        cannot be saved.
+        Returns it and its text, which is known at this moment only. Nothing has changed yet. Raises
+        UsageError when name, grant or text cannot be used, KeyNameTaken.
         """
         grant = grant or Grant()
         _check_name(name)
@@ -243,24 +242,40 @@ class Store:
                     f"The key named `{other.name}` is the same or has the same access key. Use "
                     "that one."
                 )
-        self._write([*self._keys, key])
-        self._keys.append(key)
         return key, text
 
-    def revoke(self, name_or_access_key: str) -> Key:
-        """Removes a key. Raises KeyNotFound, StoreError when it cannot be saved."""
+    def add(self, key: Key, text: str, doubt: str) -> CreatedKey:
+        """Adds a key to memory, of whose text `create` tells, and of the doubt of its writing."""
+        self._keys.append(key)
+        return CreatedKey(info=key.info(), text=text, warnings=[doubt] if doubt else [])
+
+    def revoke(self, name_or_access_key: str) -> KeyInfo:
+        """Removes a key; `unsaved` says if a power cut may bring it back.
+
+        Raises KeyNotFound, StoreError when it cannot be saved.
+        """
         key = self.named(name_or_access_key)
-        self._write([other for other in self._keys if other is not key])
+        doubt = self._save([other for other in self._keys if other is not key])
         self.forget(key)
-        return key
+        return replace(key.info(), unsaved=doubt)
 
     def forget(self, key: Key) -> None:
-        """Removes a key from memory; `save` does it on the disk."""
+        """Removes a key from memory; on the disk it stays until the others are written."""
         self._keys.remove(key)
 
-    def save(self) -> None:
-        """Lets the disk have the keys of now. Raises StoreError."""
-        self._write(self.keys)
+    def write(self, keys: list[Key]) -> str:
+        """Lets the disk have these keys, of which `written` is then to be told. For any thread.
+
+        Returns the doubt as `durable.write` does. Raises StoreError.
+        """
+        return durable.write(self._file, _Document(salt=self.salt, keys=keys))
+
+    def written(self, keys: list[Key], doubt: str) -> None:
+        """Takes note of what `write` has written, and of what it has returned."""
+        # After a power cut there may be the former ones instead.
+        former = self._on_disk if doubt else []
+        self._on_disk = list({key.access_key: key for key in [*former, *keys]}.values())
+        self.is_new = False
 
     def named(self, name_or_access_key: str) -> Key:
         """The key of this name or access key. Raises KeyNotFound."""
@@ -278,11 +293,10 @@ class Store:
         # The digests are salted: how long a comparison takes shows nothing of a key.
         return next((key for key in self._keys if key.digest == digest), None)
 
-    def _write(self, keys: list[Key]) -> None:
-        document = _Document(salt=self.salt, keys=keys)
-        durable.write(self._file, document)
-        self._document = document
-        self.is_new = False
+    def _save(self, keys: list[Key]) -> str:
+        doubt = self.write(keys)
+        self.written(keys, doubt)
+        return doubt
 
 
 def new_key_text() -> str:

@@ -61,7 +61,7 @@ def fault_metrics(faults: Mapping[Work, int], unsaved_revocations: int) -> list[
         ),
         MetricFamily(
             name="gpustack_fast_unsaved_revocations",
-            help="Revoked keys that are still on the disk, so that a restart would bring them "
+            help="Revoked keys that may still be on the disk, so that a restart would bring them "
             "back.",
             kind="gauge",
             samples=[MetricSample(labels=[], value=unsaved_revocations)],

@@ -1,10 +1,14 @@
 """Small files that a crash leaves old or new, never half.
 
-They are written beside the old one, fsynced, and renamed over it.
+They are written beside the old one, fsynced, and renamed over it. From the rename on the new one is
+what everybody reads, also after a restart. Only a power cut could still bring the old one back, as
+long as the disk has not confirmed the rename; where it does not, a change is made all the same, and
+its doubt is told. Taking it out again would need the same disk to obey.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -59,36 +63,54 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
         ) from error
 
 
-def write(file: Path, document: Struct) -> None:
-    """Replaces a file by a document. When this returns, the disk has it. Raises StoreError."""
-    write_bytes(file, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+def write(file: Path, document: Struct) -> str:
+    """Replaces a file by a document. Raises StoreError: nothing has changed then.
+
+    Returns the doubt, in a sentence, where the change is made and a power cut may undo it; empty:
+    the disk has it.
+    """
+    return write_bytes(file, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
-def write_bytes(file: Path, content: bytes) -> None:
+def write_bytes(file: Path, content: bytes) -> str:
     """Replaces a file, as `write` does. It is its owner's alone (0600)."""
     new = file.with_name(file.name + ".new")
     try:
-        new.unlink(missing_ok=True)
+        # First, so that behind the rename nothing can fail but the disk.
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            descriptor = os.open(
-                new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
+            _write_new(new, content)
             new.rename(file)
+            return _doubt(file, folder)
         except OSError:
             new.unlink(missing_ok=True)
             raise
-        _sync_folder(file.parent)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise StoreError(explain_os_error(error, f"The change was not saved in {file}")) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _write_new(new: Path, content: bytes) -> None:
+    new.unlink(missing_ok=True)
+    descriptor = os.open(
+        new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _doubt(file: Path, folder: int) -> str:
+    """What a power cut may do to a file that was renamed in this open folder; empty: nothing."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.fsync(folder)
+    except OSError as error:
+        # Some file systems sync no folders (fsync(2)), and nothing could ever be made there.
+        if error.errno != errno.EINVAL:
+            return (
+                f"The change is made in {file}, but a power cut may undo it: its folder could not "
+                f"be written to the disk ({error.strerror or error}). Check that disk."
+            )
+    return ""

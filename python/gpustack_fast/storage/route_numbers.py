@@ -11,6 +11,7 @@ the time of that first sight, in Unix seconds.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Annotated
@@ -21,6 +22,8 @@ from gpustack_fast.storage import durable
 from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["KnownRoute", "known_routes"]
+
+log = logging.getLogger(__name__)
 
 _VERSION = 1
 
@@ -59,5 +62,7 @@ def known_routes(directory: DataDirectory, names: Iterable[str]) -> Mapping[str,
         following = max((route.number for route in found.routes), default=0) + 1
         for number, name in enumerate(fresh, following):
             known[name] = KnownRoute(name=name, number=number, created=now)
-        durable.write(directory.routes_file, _Document(routes=list(known.values())))
+        doubt = durable.write(directory.routes_file, _Document(routes=list(known.values())))
+        if doubt:
+            log.warning("%s", doubt)
     return known

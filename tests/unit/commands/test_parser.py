@@ -27,6 +27,7 @@ from gpustack_fast.errors import UsageError
 from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.signals import Signals
 from gpustack_fast.storage.data_directory import DataDirectory
+from limits import unconfirmed_folders
 
 
 @pytest.fixture(autouse=True)
@@ -298,6 +299,19 @@ def test_keys_are_made_listed_and_revoked_without_a_server(tmp_path: Path) -> No
     again = run("keys", "revoke", "laptop", "--data-dir", data)
     assert again.returncode == 1 and again.stderr.startswith("error: There is no key with the name")
     assert len(run("keys", "list", "--data-dir", data).stdout.splitlines()) == 1
+
+
+def test_keys_that_a_power_cut_may_undo_are_made_and_revoked_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with unconfirmed_folders():
+        assert keys.create(tmp_path, "a", Grant(), None, None) == 0
+        made = capsys.readouterr()
+        assert made.out.startswith("gpustack_")
+        assert made.err.startswith("warning: The change is made in") and "power cut" in made.err
+        assert keys.revoke(tmp_path, "a") == keys.NOT_SAVED
+        revoked = capsys.readouterr()
+        assert "The key `a`" in revoked.out and "power cut may undo it" in revoked.err
 
 
 def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gpustack_fast.errors import (
 )
 from gpustack_fast.keys.store import Grant, Store, access_key_of, digest_of
 from gpustack_fast.storage.data_directory import DataDirectory
+from limits import no_descriptors, unconfirmed_folders
 
 GIVEN = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -282,6 +283,39 @@ def test_a_failed_write_leaves_the_old_keys_and_says_why(
     assert sorted(path.name for path in directory.path.iterdir()) == ["keys.json", "lock", "run"]
     store.revoke("kept")
     assert Store(directory).find(kept.text) is None
+
+
+def test_what_the_disk_does_not_confirm_is_there_and_in_doubt(
+    directory: DataDirectory,
+) -> None:
+    store = Store(directory)
+    with unconfirmed_folders():
+        created = store.create("a")
+        assert "a power cut may undo it" in created.warnings[0]
+        assert [key.name for key in Store(directory).keys] == ["a"]
+        with pytest.raises(KeyNameTaken):
+            store.create("a")
+        assert "a power cut may undo it" in store.revoke("a").unsaved
+        assert Store(directory).keys == []
+        assert [key.name for key in store.unsaved] == ["a"]
+    store.create("b")
+    assert store.unsaved == []
+
+
+def test_a_file_system_that_syncs_no_folders_leaves_no_doubt(
+    directory: DataDirectory,
+) -> None:
+    with unconfirmed_folders(errno.EINVAL):
+        assert Store(directory).create("a").warnings == []
+
+
+def test_a_folder_that_cannot_be_opened_leaves_everything_as_it_was(
+    directory: DataDirectory,
+) -> None:
+    store = Store(directory)
+    with no_descriptors(), pytest.raises(StoreError, match="ulimit -n"):
+        store.create("a")
+    assert store.keys == [] and not directory.keys_file.exists()
 
 
 def test_what_a_crash_left_beside_the_file_is_no_obstacle(directory: DataDirectory) -> None:
