@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
-__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_daemon", "run_in_thread"]
+__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_thread"]
 
 log = logging.getLogger(__name__)
 
@@ -92,29 +92,11 @@ def reason_of(error: OSError) -> str:
 
 
 async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Runs what may wait for a disk beside the event loop.
+    """Runs what may wait for a disk beside the event loop, in a thread of its own.
 
-    Raises what it raises, and OSError (EAGAIN) where no thread can be started.
-    """
-    abandoned = threading.Event()
-
-    def work() -> T:
-        if abandoned.is_set():
-            raise OSError(errno.EAGAIN, "the work was given up")
-        return function(*arguments)
-
-    try:
-        running = asyncio.get_running_loop().run_in_executor(None, work)
-    except RuntimeError as error:
-        abandoned.set()  # for it waits for a thread that has other work now
-        raise OSError(errno.EAGAIN, "no thread can be started") from error
-    return await running
-
-
-async def run_in_daemon(function: Callable[..., T], *arguments: object) -> T:
-    """As `run_in_thread`, for what may wait for ever: the end of the process does not wait for it.
-
-    What is cancelled goes on in its thread, and nobody hears of its end.
+    A disk may never respond, and then neither other work nor the end of the process waits for it.
+    What is cancelled goes on in its thread, and nobody hears of its end. Raises what `function`
+    raises, and OSError (EAGAIN) where no thread can be started.
     """
     future = concurrent.futures.Future[T]()
 

@@ -19,7 +19,7 @@ from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import reason_of, run_in_daemon
+from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import Table
 from gpustack_fast.seam.settings import plane_settings
@@ -118,7 +118,7 @@ class Reloader:
         Raises GpustackFastError, or OSError for this machine; nothing has changed then. When it
         returns, everything has, the data plane and the engines' addresses.
         """
-        compared, prepared, is_renewed = await run_in_daemon(self._read, running)
+        compared, prepared, is_renewed = await run_in_thread(self._read, running)
         addresses = await self._supervisor.try_external(prepared.config.models)
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)

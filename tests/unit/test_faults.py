@@ -12,7 +12,7 @@ import pytest
 
 from gpustack_fast import faults
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_daemon
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_thread
 
 
 def error(number: int, *more: str) -> OSError:
@@ -91,7 +91,7 @@ def test_work_that_was_cancelled_before_its_thread_began_is_not_done(
     async def cancel_first() -> None:
         with monkeypatch.context() as late:
             late.setattr(threading.Thread, "start", lambda one: threads.append(one))
-            working = asyncio.ensure_future(run_in_daemon(done.append, "work"))
+            working = asyncio.ensure_future(run_in_thread(done.append, "work"))
             await asyncio.sleep(0)
             working.cancel()
             await asyncio.wait({working})

@@ -86,11 +86,11 @@ def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
 def test_a_process_ends_while_a_file_is_waited_for() -> None:
     program = (
         "import asyncio, threading\n"
-        "from gpustack_fast.faults import run_in_daemon\n"
+        "from gpustack_fast.faults import run_in_thread\n"
         "async def run():\n"
         "    begun = threading.Event()\n"
         "    def wait(): begun.set(); threading.Event().wait()\n"
-        "    task = asyncio.ensure_future(run_in_daemon(wait))\n"
+        "    task = asyncio.ensure_future(run_in_thread(wait))\n"
         "    while not begun.is_set(): await asyncio.sleep(0.01)\n"
         "    task.cancel()\n"
         "asyncio.run(run())\n"

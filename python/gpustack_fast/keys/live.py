@@ -108,10 +108,12 @@ class Keys:
         return len(self._store.unsaved)
 
     async def close(self) -> None:
-        """Tries once more to save what is not saved, and then gives up."""
+        """Waits for what is being saved, tries once more to save what is not, and then gives up."""
         if self._saving_again is not None:
             self._saving_again.cancel()
             await asyncio.wait({self._saving_again})
+        if self._running:
+            await asyncio.wait(self._running, timeout=SAVE_WITHIN)
         if self._store.unsaved:
             await asyncio.wait({self._begin(self._try_to_save())}, timeout=SAVE_WITHIN)
         for key in self._store.unsaved:

@@ -269,6 +269,30 @@ def test_a_key_that_is_revoked_while_another_one_is_written_does_not_come_back(
     assert [key.name for key in Store(directory).keys] == ["made"]
 
 
+def test_a_server_that_ends_waits_for_a_key_that_is_being_written(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, begun, slow = Store(directory), threading.Event(), threading.Event()
+    keys = Keys(store, lambda _: None, Faults())
+    write = store.write
+
+    def wait_and_write(stored: list[Key]) -> str:
+        begun.set()
+        slow.wait()
+        return write(stored)
+
+    async def run() -> None:
+        monkeypatch.setattr(store, "write", wait_and_write)
+        creating = asyncio.ensure_future(keys.create("a"))
+        await until(begun.is_set)
+        asyncio.get_running_loop().call_later(0.1, slow.set)
+        await keys.close()
+        assert creating.done()
+
+    asyncio.run(run())
+    assert [key.name for key in Store(directory).keys] == ["a"]
+
+
 # A folder that the disk does not confirm: what was renamed is there, until a power cut.
 
 
