@@ -290,7 +290,8 @@ class Server:
             )
         self._plane.drain(0.0 if self._signals > 1 else patience)
         try:
-            await asyncio.wait_for(self._drained, patience + DRAINED_WITHIN)
+            async with asyncio.timeout(patience + DRAINED_WITHIN):
+                await self._drained
         except TimeoutError:
             log.warning("The data plane did not report the end of its drain; going on without.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -30,7 +31,7 @@ from gpustack_fast.control.documents import (
     ServerStatus,
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
-from gpustack_fast.faults import Faults, go_on, reason_of
+from gpustack_fast.faults import Faults, go_on, reason_of, run_in_thread
 from gpustack_fast.keys.live import Keys
 from gpustack_fast.storage.data_directory import explain_os_error
 
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _IDLE = 60.0
 """Seconds that a connection may stay without a request."""
+_TAKEN_WITHIN = 10.0
+"""Seconds in which a command has to take a response, and the disk to remove the socket's file."""
 _PAUSE = 0.1
 """Seconds until the next try to accept."""
 _UCRED = struct.Struct("iII")
@@ -98,13 +101,14 @@ class ControlServer:
         if self._listener is not None:
             self._listener.close()
         try:
-            self._path.unlink(missing_ok=True)
+            async with asyncio.timeout(_TAKEN_WITHIN):
+                await run_in_thread(functools.partial(self._path.unlink, missing_ok=True))
         except OSError as error:
             log.warning(
                 "The control socket %s could not be removed: %s. Remove it before the next start, "
                 "if that cannot.",
                 self._path,
-                error.strerror,
+                error.strerror or "the disk does not respond",
             )
         for connection in self._connections:
             connection.cancel()
@@ -158,11 +162,14 @@ class ControlServer:
             while line := await _next_line(reader):
                 writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
                 if not await _is_sent(writer):
-                    break
-        finally:
+                    return
             writer.close()
             with contextlib.suppress(OSError):
-                await writer.wait_closed()
+                async with asyncio.timeout(_TAKEN_WITHIN):
+                    await writer.wait_closed()
+        finally:
+            # Who takes nothing must keep no stop waiting.
+            writer.transport.abort()
 
     async def _respond(self, line: bytes) -> Response:
         try:
@@ -242,7 +249,9 @@ class _Reserve:
 async def _next_line(reader: asyncio.StreamReader) -> bytes:
     """The next request of a connection; empty: there comes none."""
     try:
-        return await asyncio.wait_for(reader.readline(), _IDLE)
+        # Not `wait_for`: Python 3.11's loses a cancellation that comes with the line.
+        async with asyncio.timeout(_IDLE):
+            return await reader.readline()
     except ValueError:
         log.warning(
             "The control socket got a line of more than %d bytes and closed the connection.",
@@ -254,9 +263,10 @@ async def _next_line(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _is_sent(writer: asyncio.StreamWriter) -> bool:
-    """Whether the other end takes what was written for it; False: it is gone."""
+    """Whether the other end takes what was written for it; False: it is gone, or takes nothing."""
     try:
-        await writer.drain()
+        async with asyncio.timeout(_TAKEN_WITHIN):
+            await writer.drain()
     except OSError:
         return False
     return True

@@ -235,13 +235,13 @@ async def run(command: list[str], backend: str, target: Path, handle: int, repor
 
 
 async def end(child: asyncio.subprocess.Process) -> None:
-    """Politely, then firmly."""
-    child.terminate()
-    try:
-        await asyncio.wait_for(child.wait(), STOP_PATIENCE)
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+    """Politely, then firmly. One that a disk keeps inside the kernel is not waited for."""
+    for ask in (child.terminate, child.kill):
+        ask()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE):
+                await child.wait()
+                return
 
 
 def explain(backend: str, target: Path, said: str) -> str:

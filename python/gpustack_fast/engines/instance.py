@@ -135,8 +135,10 @@ class Instance:
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
                     f"the model {self.model.name}, or look into its log. {self.last_words()}"
                 )
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), 0.1 if waited < 10 else 0.5)
+                async with asyncio.timeout(0.1 if waited < 10 else 0.5):
+                    await self.exited.wait()
             if self.exited.is_set():
                 raise EngineFailed(
                     f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}"
@@ -231,9 +233,9 @@ class Instance:
                 self.backend.stop_grace,
                 is_child=True,
             )
-            if not gone:
+            # Not `wait`: a leader that nobody sees, as without `/proc`, may live, and hold up all.
+            if not gone or self._child.poll() is None:
                 return False
-            self._child.wait()
             self._child = None
             self.exited.set()
             if self._pidfd is not None:

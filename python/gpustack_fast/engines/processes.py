@@ -48,6 +48,8 @@ KILLED_MAY_TAKE = 10.0
 """Seconds until a killed process is given up: one may wait for a device or a network disk."""
 UNSEEN_MAY_TAKE = 60.0
 """Seconds for which the end of a session is waited for while nobody can see who is left of it."""
+READ_WITHIN = 10.0
+"""Seconds after which a process table that does not come is one that cannot be read."""
 LOOK_EVERY = 0.05
 
 
@@ -78,7 +80,7 @@ class Process(NamedTuple):
     session: int
     start_time: int
     alive: bool
-    """False for a zombie."""
+    """False for a zombie, unless threads of it go on: it cannot be reaped before their end."""
 
 
 @functools.cache
@@ -99,7 +101,8 @@ def process(pid: int) -> Process | None:
     try:
         # The name, in parentheses before the state, may hold anything.
         state, parent, _, session, *rest = text.rpartition(")")[2].split()
-        return Process(pid, int(parent), int(session), int(rest[15]), state not in "ZX")
+        threads, start_time = int(rest[13]), int(rest[15])
+        return Process(pid, int(parent), int(session), start_time, state not in "ZX" or threads > 1)
     except (ValueError, IndexError) as error:
         # Left out, it might be the one of a session that lives on.
         raise OSError(errno.EIO, "A line is not understood", f"/proc/{pid}/stat") from error
@@ -135,7 +138,12 @@ class ProcessTable:
         """
         if self._following is None:
             self._following = asyncio.ensure_future(self._read())
-        found = await asyncio.shield(self._following)
+        try:
+            async with asyncio.timeout(READ_WITHIN):
+                found = await asyncio.shield(self._following)
+        except TimeoutError:
+            self._faults.note("processes", f"it did not come within {READ_WITHIN:g} s")
+            return None
         return None if found is None else found.get(session, [])
 
     async def _read(self) -> Sessions | None:

@@ -40,6 +40,8 @@ FIRST_TRY_WITHIN = 5.0
 """Seconds that a reload waits for the first try of addresses that are new."""
 RUNNING_WELL = 300.0
 """Seconds of running after which earlier failures count no more: many a crash loop gets ready."""
+BUILDS_MAY_TAKE = 30.0
+"""Seconds for the end of builds that were cancelled: a disk may keep them."""
 AFTER_A_FAULT = 10.0
 """Seconds until the next try, after a fault of this machine or of ours."""
 CANNOT_BE_ENDED = (
@@ -431,7 +433,8 @@ class Supervisor:
         """Waits until the engine is idle (or `patience` seconds), then ends it."""
         if patience > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(replica.idle.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await replica.idle.wait()
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
@@ -456,7 +459,8 @@ class Supervisor:
             if isinstance(error, BaseException):
                 log.error("An engine was not ended, by a mistake.", exc_info=error)
                 self._faults.note("mistake", type(error).__name__)
-        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        if self._preparing:
+            await asyncio.wait(self._preparing.values(), timeout=BUILDS_MAY_TAKE)
 
     def moved_logs(self) -> list[Instance]:
         """The engines whose logs somebody has moved or removed."""

@@ -22,8 +22,15 @@ import uvloop
 
 from gpustack_fast import faults
 from gpustack_fast.commands import instances
+from gpustack_fast.control import server as control_server
 from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
+from gpustack_fast.control.documents import (
+    DrainReport,
+    InstanceStatus,
+    ModelStatus,
+    ServerStatus,
+    Status,
+)
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.errors import (
     ControlError,
@@ -544,3 +551,32 @@ def ask_as(user: int, path: Path) -> bytes:
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as response:
         return response.read()
+
+
+def test_a_command_that_takes_no_response_keeps_no_stop_waiting(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_server, "_TAKEN_WITHIN", 3600.0)
+    silent = socket.socket(socket.AF_UNIX)
+
+    def scenario(path: Path) -> None:
+        silent.connect(str(path))
+        silent.settimeout(0.5)
+        # Until the server reads no more, since it waits for its responses to be taken.
+        with pytest.raises(TimeoutError):
+            while True:
+                silent.sendall(msgspec.json.encode(Status()) + b"\n")
+
+    with silent:
+        with_server(short_folder, scenario)
+
+
+def test_a_command_that_has_sent_its_last_request_gets_the_response(short_folder: Path) -> None:
+    def scenario(path: Path) -> bytes:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(path))
+            one.sendall(msgspec.json.encode(Status()) + b"\n")
+            one.shutdown(socket.SHUT_WR)
+            return one.makefile("rb").read()
+
+    assert b'"pid":7' in with_server(short_folder, scenario)[0]

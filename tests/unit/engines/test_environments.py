@@ -227,3 +227,25 @@ def test_a_lock_pins_every_package_by_hash_and_names_no_host(lock: Path) -> None
 def test_there_are_locks() -> None:
     assert "llama_cpp.txt" in [path.name for path in LOCKS]
     assert os.access(environments.find_uv(), os.X_OK)
+
+
+def test_a_uv_that_the_kernel_keeps_is_asked_twice_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environments, "STOP_PATIENCE", 0.02)
+    asked: list[str] = []
+
+    class Kept:
+        """A process that waits for a disk which does not respond."""
+
+        def terminate(self) -> None:
+            asked.append("TERM")
+
+        def kill(self) -> None:
+            asked.append("KILL")
+
+        async def wait(self) -> None:
+            await asyncio.Event().wait()
+
+    asyncio.run(environments.end(Kept()))  # type: ignore[arg-type]
+    assert asked == ["TERM", "KILL"]

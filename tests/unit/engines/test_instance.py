@@ -6,6 +6,10 @@ import asyncio
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, run,
 
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import Instance, new_id
-from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.processes import Process, ProcessTable
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -237,3 +241,60 @@ def test_a_log_that_cannot_be_looked_at_is_not_taken_for_moved(
         await one.stop()
 
     run(scenario, short_folder)
+
+
+def test_a_process_table_that_does_not_come_hides_nobody_and_keeps_nobody_waiting(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes = threading.Event()
+
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        with monkeypatch.context() as stuck:
+            stuck.setattr(processes, "READ_WITHIN", 0.05)
+            stuck.setattr(processes, "read_sessions", comes.wait)
+            assert await one.living() is None
+            assert await one.living() is None
+            assert one._faults.counts["processes"] == 2
+        comes.set()
+        assert await one.stop()
+
+    run(scenario, short_folder)
+
+
+def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody() -> list[Process]:
+        return []
+
+    async def scenario(paths: EnginePaths) -> None:
+        one = instance(paths)
+        await one.wait_until_ready()
+        with monkeypatch.context() as without_proc:
+            without_proc.setattr(one, "living", nobody)
+            assert not await one.stop()
+        assert await one.stop()
+
+    run(scenario, short_folder)
+
+
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=[600]).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_lives_on() -> None:
+    one = subprocess.Popen([sys.executable, "-c", LEADERLESS])
+    try:
+        while "Z" not in Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2]:
+            time.sleep(0.02)
+        found = processes.process(one.pid)
+        assert found is not None and found.alive
+        assert one.poll() is None, "it cannot be reaped"
+    finally:
+        one.kill()
+        one.wait()

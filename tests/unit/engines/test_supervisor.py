@@ -723,3 +723,22 @@ def test_a_mistake_in_the_end_of_one_engine_leaves_no_other_behind(
         assert not alive(other)
         assert house.faults.counts["mistake"] == 1
         assert await first.stop()
+
+
+def test_a_build_that_does_not_end_keeps_no_stop_waiting(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BUILDS_MAY_TAKE", 0.05)
+    building = asyncio.Event()
+
+    async def prepare(_: str) -> Path:
+        building.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()  # as for a disk that does not respond
+        raise AssertionError
+
+    @scenario(short_folder, small(), house=House(short_folder, prepare))
+    async def _(_: House) -> None:
+        await building.wait()
