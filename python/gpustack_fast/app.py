@@ -39,7 +39,7 @@ from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError, UsageError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_thread
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
 from gpustack_fast.keys.reach import unknown_models, unmatched
 from gpustack_fast.keys.store import KeyInfo, Store
@@ -137,6 +137,7 @@ class Server:
         """Those that asked for a stop."""
         self._signalled = asyncio.Event()
         self._log_files = LogFiles()
+        self._reopening: set[asyncio.Future[None]] = set()
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
         self._service = systemd.Notifier(os.environ)
@@ -305,10 +306,10 @@ class Server:
                 log.info("The terminal has gone (%s); stopping.", name)
                 self._stop_soon()
             case Ask.RELOAD if not self._signals:
-                self._reopen_logs()
+                self._reopen_logs_soon()
                 self._reloader.soon()
             case Ask.REOPEN:
-                self._reopen_logs()
+                self._reopen_logs_soon()
             case _:
                 log.info("%s came, which asks for nothing now; the server goes on.", name)
 
@@ -319,12 +320,22 @@ class Server:
         if self._drained is not None:
             self._plane.drain(0.0)
 
-    def _reopen_logs(self) -> None:
+    def _reopen_logs_soon(self) -> None:
+        """Beside the loop, for a disk may not respond."""
+        task = asyncio.ensure_future(self._reopen_logs())
+        self._reopening.add(task)
+        task.add_done_callback(self._reopening.discard)
+
+    async def _reopen_logs(self) -> None:
         """For who has moved log files: ours are opened again; an engine's stay where they are."""
-        problems = self._log_files.reopen()
+        try:
+            problems = await run_in_thread(self._log_files.reopen)
+            moved = await self._supervisor.moved_logs()
+        except OSError as error:
+            problems, moved = [f"The log files were not opened again: {reason_of(error)}."], []
         for problem in problems:
             log.warning("%s", problem)
-        for instance in self._supervisor.moved_logs():
+        for instance in moved:
             log.warning(
                 "The log %s was moved or removed, but the engine %s holds it open and writes on "
                 "into the old file. Let logrotate use `copytruncate` for the logs of engines.",

@@ -27,7 +27,8 @@ class LogFiles:
     def reopen(self) -> list[str]:
         """Goes on in the file that has the path now, or in a new one; returns what went wrong.
 
-        What cannot be opened stays as it was.
+        What cannot be opened stays as it was. Waits for the disk, and may be called from any
+        thread.
         """
         problems = []
         for path in dict.fromkeys(self._files.values()):

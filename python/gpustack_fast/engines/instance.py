@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from gpustack_fast.backends import Backend, Place
 from gpustack_fast.config import ModelConfig
@@ -37,6 +37,8 @@ __all__ = ["Instance", "new_id"]
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 LOG_LIMIT = 64 * 1024 * 1024
 PROBE_TIMEOUT = 1.0
+DISK_WITHIN = 5.0
+"""Seconds that a disk may take before an engine's end, and the message about it, go on without."""
 RECORD_ROOM = 1024
 """Bytes that a record may need."""
 
@@ -59,6 +61,7 @@ class Instance:
         table: ProcessTable,
         faults: Faults,
     ) -> None:
+        self._paths = paths
         self._table = table
         self._faults = faults
         self.id = instance_id
@@ -84,17 +87,14 @@ class Instance:
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    def start(self, python: Path) -> None:
-        """Starts the process and watches it. Raises BackendError, or OSError for this machine.
+    async def start(self, python: Path) -> None:
+        """Starts the process and watches it.
 
-        `stop` must follow that, too: the process may run, and not be watched.
+        Raises BackendError, StoreError, or OSError for this machine. `stop` must follow that, too:
+        the process may run, and not be watched.
         """
-        command = self.backend.command(
-            self.model, Place(python=python, socket=self.socket, key=self.key)
-        )
-        self.socket.unlink(missing_ok=True)
-        # On a full disk the process could not write its record, nor say so: its log is there, too.
-        self._new_record.write_bytes(b" " * RECORD_ROOM)
+        place = Place(python=python, socket=self.socket, key=self.key)
+        command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
         stub = [
             sys.executable,
             "-I",
@@ -104,18 +104,32 @@ class Instance:
             str(self.socket),
             str(self.log),
         ]
-        with open(self.log, "ab", opener=functools.partial(os.open, mode=0o600)) as log:
-            self._opened = os.fstat(log.fileno())
-            self._child = subprocess.Popen(
-                [*stub, *command.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(command.environment, self.model.env),
-                start_new_session=True,
-            )
+        with await run_in_thread(self._make_files) as log:
+            # On the loop: no stop can come in between, and miss it.
+            self._run([*stub, *command.arguments], log, command.environment)
+
+    def _run(self, arguments: list[str], log: IO[bytes], variables: dict[str, str]) -> None:
+        self._child = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment(variables, self.model.env),
+            start_new_session=True,
+        )
         self._pidfd = os.pidfd_open(self._child.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+
+    def _make_files(self) -> IO[bytes]:
+        """Makes the places of its files; returns the open log. Raises OSError, StoreError."""
+        self._paths.make_room_for(self.log)
+        self.socket.unlink(missing_ok=True)
+        # On a full disk the process could not write its record, nor say so: its log is there, too.
+        self._new_record.write_bytes(b" " * RECORD_ROOM)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        log = os.fdopen(os.open(self.log, flags, 0o600), "ab")
+        self._opened = os.fstat(log.fileno())
+        return log
 
     def _on_exit(self) -> None:
         assert self._pidfd is not None
@@ -133,7 +147,7 @@ class Instance:
             if limit and waited > limit:
                 raise EngineFailed(
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
-                    f"the model {self.model.name}, or look into its log. {self.last_words()}"
+                    f"the model {self.model.name}, or look into its log. {await self.last_words()}"
                 )
             # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
@@ -141,7 +155,8 @@ class Instance:
                     await self.exited.wait()
             if self.exited.is_set():
                 raise EngineFailed(
-                    f"The engine {self.how_it_ended()} before it was ready. {self.last_words()}"
+                    f"The engine {self.how_it_ended()} before it was ready. "
+                    f"{await self.last_words()}"
                 )
 
     async def probe(self) -> bool | None:
@@ -174,21 +189,18 @@ class Instance:
             f"({signal.strsignal(found.si_status) or 'unknown'}{hint})"
         )
 
-    def last_words(self) -> str:
+    async def last_words(self) -> str:
         """The end of its log, in one line, for a message. It may hold something of a request."""
-        with contextlib.suppress(OSError):
-            with open(self.log, "rb", opener=_at_once) as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-                lines = [
-                    printable(line.strip())
-                    for line in log.read().decode(errors="replace").splitlines()
-                    if line.strip()
-                ]
-            if lines:
-                return (
-                    f"It wrote last: {' | '.join(line[-300:] for line in lines[-3:])} (log: "
-                    f"{self.log})."
-                )
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(DISK_WITHIN):
+                lines = await run_in_thread(_last_lines, self.log)
+        except TimeoutError:
+            return f"Its log cannot be read: the disk does not respond (log: {self.log})."
+        except OSError:
+            pass  # there is none, or a pipe in its place
+        if lines:
+            return f"It wrote last: {' | '.join(lines)} (log: {self.log})."
         return f"It wrote nothing (log: {self.log})."
 
     async def rotate_log(self, limit: int = LOG_LIMIT) -> None:
@@ -199,7 +211,10 @@ class Instance:
             self._faults.note("log_rotation", error)
 
     def log_was_moved(self) -> bool:
-        """Whether somebody has moved or removed the log, into which the engine writes on."""
+        """Whether somebody has moved or removed the log, into which the engine writes on.
+
+        Waits for the disk, and may be called from any thread.
+        """
         if self._opened is None:
             return False
         try:
@@ -243,10 +258,21 @@ class Instance:
                 os.close(self._pidfd)
                 self._pidfd = None
         try:
-            remove_files(self.socket, self.record, self._new_record)
+            async with asyncio.timeout(DISK_WITHIN):
+                await run_in_thread(remove_files, self.socket, self.record, self._new_record)
+        except TimeoutError:
+            self._faults.note("files", "the disk does not respond")
         except OSError as error:
             self._faults.note("files", error)
         return True
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The last lines of a log. Raises OSError."""
+    with open(log, "rb", opener=_at_once) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return [printable(line.strip())[-300:] for line in lines if line.strip()][-3:]
 
 
 def _at_once(path: str, flags: int) -> int:
@@ -267,7 +293,7 @@ def rotate(log: Path, limit: int) -> None:
     copy = log.with_suffix(".log.1")
     try:
         # For its owner alone, as the log is.
-        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
         shutil.copyfile(log, copy)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

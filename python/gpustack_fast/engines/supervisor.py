@@ -30,7 +30,7 @@ from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import GpustackFastError, InstanceNotFound
-from gpustack_fast.faults import Faults, is_ours, reason_of
+from gpustack_fast.faults import Faults, is_ours, reason_of, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Supervisor"]
@@ -297,8 +297,9 @@ class Supervisor:
             await instance.exited.wait()
         # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
         ended = f"The engine {instance.how_it_ended()}, unasked"
+        self._set(replica, "error", f"{ended}.")  # at once, for a disk may be slow to tell more
         where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
-        return f"{ended}; {where}", f"{ended}. {instance.last_words()}"
+        return f"{ended}; {where}", f"{ended}. {await instance.last_words()}"
 
     async def _end(self, replica: Replica) -> None:
         """Ends what is left of an engine. Nothing is started in its place before that is gone."""
@@ -320,7 +321,7 @@ class Supervisor:
         replica.instance = Instance(
             replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
         )
-        replica.instance.start(python)
+        await replica.instance.start(python)
         replica.address = replica.instance.address
         self._set(replica, "starting")
         await replica.instance.wait_until_ready()
@@ -462,10 +463,15 @@ class Supervisor:
         if self._preparing:
             await asyncio.wait(self._preparing.values(), timeout=BUILDS_MAY_TAKE)
 
-    def moved_logs(self) -> list[Instance]:
-        """The engines whose logs somebody has moved or removed."""
+    async def moved_logs(self) -> list[Instance]:
+        """The engines whose logs somebody has moved or removed. Raises OSError: without a thread.
+
+        Waits for the disk, beside the loop.
+        """
         instances = [replica.instance for replica in self._replicas.values() if replica.instance]
-        return [instance for instance in instances if instance.log_was_moved()]
+        return await run_in_thread(
+            lambda: [instance for instance in instances if instance.log_was_moved()]
+        )
 
     async def _maintain(self) -> None:
         """Now and then: large logs, and zombies that engines left to us."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from gpustack_fast.errors import EngineFailed, StoreError
@@ -29,13 +32,14 @@ class EnginePaths:
         self.logs = data_dir / "logs"
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_folders()
+            self.sockets = self._make_folders()
         except OSError as error:
             raise StoreError(
                 explain_os_error(error, f"The folders in {data_dir} cannot be used")
             ) from error
 
-    def _make_folders(self) -> None:
+    def _make_folders(self) -> Path:
+        """Makes those that are not there, and returns that of the sockets."""
         sockets = self._data_dir / "run" / "engines"
         for folder in (sockets.parent, self.records, sockets, self.logs):
             # Somebody may keep the logs elsewhere.
@@ -43,7 +47,7 @@ class EnginePaths:
                 make_private(folder)
         longest = sockets / f"{'m' * 32}-{'r' * 5}.sock"
         is_short = len(os.fsencode(longest)) <= SOCKET_PATH_LIMIT
-        self.sockets = sockets if is_short else short_folder(self._data_dir)
+        return sockets if is_short else short_folder(self._data_dir)
 
     def record(self, instance_id: str) -> Path:
         """The file where an engine's process writes down who it is, see `processes.Identity`."""
@@ -54,26 +58,43 @@ class EnginePaths:
         return self.sockets / f"{instance_id}.sock"
 
     def log(self, model: str, instance_id: str) -> Path:
-        """The log of a new instance; the oldest logs of its model go, but for those of the living.
+        """The log of an instance."""
+        return self.logs / safe(model) / f"{instance_id}.log"
+
+    def make_room_for(self, log: Path) -> None:
+        """Makes the folder of a new log; the oldest of its model go, but for those of the living.
 
         Makes all folders anew that have gone; not the data directory, which may be a file system
-        that is not mounted. Raises OSError, StoreError.
+        that is not mounted. Waits for the disk, and may be called from any thread. Raises OSError,
+        StoreError.
         """
         self._make_folders()
-        folder = self.logs / safe(model)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        log.parent.mkdir(mode=0o700, exist_ok=True)
         # Models with similar names share a folder, and an engine of any age may write on.
-        ended = [path for path in folder.glob("*.log") if not self._lives(path.stem)]
-        ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in ended[LOGS_PER_MODEL - 1 :]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".log.1").unlink(missing_ok=True)
-        return folder / f"{instance_id}.log"
+        ended = [one for one in _plain_logs(log.parent) if not self._lives(one[1].stem)]
+        ended.sort(reverse=True)
+        for _, old in ended[LOGS_PER_MODEL - 1 :]:
+            for path in (old, old.with_suffix(".log.1")):
+                # What somebody has put in its place stays, and keeps no engine from starting.
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+                    path.unlink()
 
     def _lives(self, instance_id: str) -> bool:
         """Whether an engine may still run: its record is the last thing of it that goes."""
         record = self.record(instance_id)
         return record.exists() or record.with_name(f"{record.name}.new").exists()
+
+
+def _plain_logs(folder: Path) -> Iterator[tuple[float, Path]]:
+    """The logs in a folder that are files, each with the time of its last change. Raises OSError.
+
+    Another thread may just be removing them.
+    """
+    for path in folder.glob("*.log"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode):
+                yield found.st_mtime, path
 
 
 def short_folder(data_dir: Path) -> Path:

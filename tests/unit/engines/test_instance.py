@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, run, small
 
+from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.processes import Process, ProcessTable
@@ -25,17 +26,17 @@ from limits import no_descriptors
 from raw_http import DEADLINE
 
 
-def instance(paths: EnginePaths, *orders: str, ready_timeout: float = DEADLINE) -> Instance:
+async def instance(paths: EnginePaths, *orders: str, ready_timeout: float = DEADLINE) -> Instance:
     model = small(*orders, ready_timeout=ready_timeout)
     faults = Faults()
     one = Instance(new_id(model.name), model, SMALL, paths, ProcessTable(faults), faults)
-    one.start(PYTHON)
+    await one.start(PYTHON)
     return one
 
 
 def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         pid = one.pid
         assert pid is not None
         await one.wait_until_ready()
@@ -60,7 +61,7 @@ def test_the_key_is_in_no_argument_and_our_own_settings_do_not_reach_the_engine(
     monkeypatch.setenv("GPUSTACK_FAST_BOOTSTRAP_KEY", "a-secret-of-sixteen")
 
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         seen = Path(f"/proc/{one.pid}/cmdline").read_bytes()
         assert one.key.encode() not in seen
@@ -75,7 +76,7 @@ def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_
     short_folder: Path,
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, "--crash")
+        one = await instance(paths, "--crash")
         with pytest.raises(
             EngineFailed, match=r"exit code 0 before it was ready.*the weights are torn"
         ):
@@ -89,11 +90,11 @@ def test_a_pipe_in_the_place_of_a_log_has_no_last_words_and_is_not_waited_for(
     short_folder: Path,
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         one.log.unlink()
         os.mkfifo(one.log)
-        assert one.last_words() == f"It wrote nothing (log: {one.log})."
+        assert await one.last_words() == f"It wrote nothing (log: {one.log})."
         assert await one.stop()
 
     run(scenario, short_folder)
@@ -101,7 +102,7 @@ def test_a_pipe_in_the_place_of_a_log_has_no_last_words_and_is_not_waited_for(
 
 def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, "--never-ready", ready_timeout=0.3)
+        one = await instance(paths, "--never-ready", ready_timeout=0.3)
         with pytest.raises(EngineFailed, match=r"not ready after 0\.3 s.*ready_timeout"):
             await one.wait_until_ready()
         assert await one.stop()
@@ -111,7 +112,7 @@ def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> 
 
 def test_an_engine_that_is_deaf_to_sigterm_is_killed_with_its_children(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, "--deaf", "--child")
+        one = await instance(paths, "--deaf", "--child")
         pid = one.pid
         assert pid is not None
         await one.wait_until_ready()
@@ -130,7 +131,7 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
     monkeypatch.setattr(processes, "ORPHANS_MAY_TAKE", 0.2)
 
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, "--child")
+        one = await instance(paths, "--child")
         assert one.pid is not None
         await one.wait_until_ready()
         child = child_of(one.log)
@@ -149,7 +150,7 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
 
 def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, "--child")
+        one = await instance(paths, "--child")
         await one.wait_until_ready()
         await one.rotate_log(limit=10)
         assert one.log.stat().st_size == 0
@@ -163,7 +164,7 @@ def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_fold
 
 def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         assert one.pid is not None
         await one.wait_until_ready()
         assert one.how_it_ended() == "is running"
@@ -176,7 +177,7 @@ def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: 
 
 def test_a_grown_log_that_cannot_be_copied_is_emptied_all_the_same(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         copy = one.log.with_suffix(".log.1")
         copy.symlink_to("/dev/full")
@@ -191,7 +192,7 @@ def test_a_grown_log_that_cannot_be_copied_is_emptied_all_the_same(short_folder:
 
 def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths, ready_timeout=0.3)
+        one = await instance(paths, ready_timeout=0.3)
         await eventually(one.socket.is_socket, "the engine to listen")
         with no_descriptors():
             waiting = asyncio.ensure_future(one.wait_until_ready())
@@ -208,7 +209,7 @@ def test_a_line_of_the_process_table_that_is_not_understood_hides_nobody(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         with monkeypatch.context() as broken:
             broken.setattr(Path, "read_text", lambda *_, **__: line)
@@ -223,7 +224,7 @@ def test_a_log_that_cannot_be_looked_at_is_not_taken_for_moved(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         assert not one.log_was_moved()
 
@@ -249,7 +250,7 @@ def test_a_process_table_that_does_not_come_hides_nobody_and_keeps_nobody_waitin
     comes = threading.Event()
 
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         with monkeypatch.context() as stuck:
             stuck.setattr(processes, "READ_WITHIN", 0.05)
@@ -270,7 +271,7 @@ def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
         return []
 
     async def scenario(paths: EnginePaths) -> None:
-        one = instance(paths)
+        one = await instance(paths)
         await one.wait_until_ready()
         with monkeypatch.context() as without_proc:
             without_proc.setattr(one, "living", nobody)
@@ -278,6 +279,41 @@ def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
         assert await one.stop()
 
     run(scenario, short_folder)
+
+
+def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responds = threading.Event()
+
+    def wait(*_: object) -> None:
+        responds.wait()
+
+    def wait_and_fail(_: Path) -> None:
+        responds.wait()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def scenario(paths: EnginePaths) -> None:
+        one = await instance(paths)
+        await one.wait_until_ready()
+        monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
+        monkeypatch.setattr(instances, "remove_files", wait)
+        monkeypatch.setattr(instances, "_last_lines", wait)
+        assert "the disk does not respond" in await one.last_words()
+        assert await one.stop()
+        assert one._faults.counts["files"] == 1
+        monkeypatch.setattr(paths, "make_room_for", wait_and_fail)
+        starting = asyncio.ensure_future(instance(paths))
+        _, pending = await asyncio.wait({starting}, timeout=0.05)
+        assert pending, "it waits beside the loop"
+        starting.cancel()
+        await asyncio.wait({starting})
+        assert starting.cancelled()
+
+    try:
+        run(scenario, short_folder)
+    finally:
+        responds.set()
 
 
 LEADERLESS = """

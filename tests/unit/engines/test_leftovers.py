@@ -30,7 +30,7 @@ async def main():
     faults = Faults()
     model = small(*sys.argv[2:])
     one = Instance("small-00000", model, SMALL, paths, ProcessTable(faults), faults)
-    one.start(PYTHON)
+    await one.start(PYTHON)
     if "--leave-child" in sys.argv:
         await one.exited.wait()
     else:
