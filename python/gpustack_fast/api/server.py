@@ -53,7 +53,13 @@ class ApiServer:
         Needs the data directory's lock: it removes a dead server's socket. Raises GpustackFastError
         when the socket cannot be made.
         """
-        self._socket.unlink(missing_ok=True)
+        try:
+            self._socket.unlink(missing_ok=True)
+        except OSError as error:
+            raise GpustackFastError(
+                f"{self._socket} is in the way of the management API's socket, and cannot be "
+                f"removed: {error.strerror}. Move it away."
+            ) from error
         self._server = Server(
             self._application,
             uds=self._socket,

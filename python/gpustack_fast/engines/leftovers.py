@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+import os
 import signal
 from pathlib import Path
 
 import msgspec
 
+from gpustack_fast import plain_files
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import remove_files
 from gpustack_fast.engines.processes import Identity, Process, ProcessTable
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.faults import Faults
+from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["end_leftovers"]
 
+log = logging.getLogger(__name__)
+
 LEFTOVER_GRACE = 15.0
+LARGEST_RECORD = 1024 * 1024
+"""Bytes."""
 
 
 async def end_leftovers(
@@ -27,23 +34,23 @@ async def end_leftovers(
     """Ends the engines that an earlier, killed server left behind; returns the ids of the living.
 
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
-    may hold a GPU.
+    may hold a GPU; and OSError where the folder of the records cannot be read.
     """
-    remove_files(*paths.records.glob("*.json.new"))
-    found = sorted(paths.records.glob("*.json"))
+    found = await run_in_thread(read_records, paths.records)
     table = ProcessTable(faults)
     return [
-        name
-        for name in await asyncio.gather(*(end_leftover(record, table, grace) for record in found))
-        if name
+        record.stem
+        for record, was_alive in await asyncio.gather(
+            *(end_leftover(record, identity, table, grace) for record, identity in found)
+        )
+        if was_alive
     ]
 
 
-async def end_leftover(record: Path, table: ProcessTable, grace: float) -> str | None:
-    """Ends the engine of one record; returns its id when somebody was alive."""
-    identity = read_record(record)
-    if identity is None:
-        return None
+async def end_leftover(
+    record: Path, identity: Identity, table: ProcessTable, grace: float
+) -> tuple[Path, bool]:
+    """Ends the engine of one record; returns whether somebody was alive, too."""
     living = functools.partial(leftovers, identity, table, set())
     alive = await living() != []
     if alive and not await processes.end(
@@ -54,20 +61,60 @@ async def end_leftover(record: Path, table: ProcessTable, grace: float) -> str |
             "even by SIGKILL. It waits inside the kernel, perhaps for a device: look at it with "
             "`ps`, then start again."
         )
-    remove_files(identity.socket, record)
-    return record.stem if alive else None
+    await run_in_thread(tell_or_remove, identity.socket)
+    await run_in_thread(tell_or_remove, record)
+    return record, alive
+
+
+def read_records(folder: Path) -> list[tuple[Path, Identity]]:
+    """The records in a folder. What is no record goes, and what can be neither read nor removed is
+    told and stays: it keeps nobody from starting. Raises OSError for the folder itself.
+    """
+    found = []
+    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+        if path.name.endswith(".json.new"):
+            tell_or_remove(path)
+        elif path.name.endswith(".json"):
+            try:
+                identity = read_record(path)
+            except OSError as error:
+                log.warning(
+                    "The record %s cannot be read: %s. If it is that of an engine of an earlier "
+                    "run, the engine may still run: look for it with `ps`, then remove the record.",
+                    path,
+                    error.strerror or error,
+                )
+                continue
+            if identity is None:
+                tell_or_remove(path)
+            else:
+                found.append((path, identity))
+    return found
 
 
 def read_record(record: Path) -> Identity | None:
-    """The identity in a record. One that cannot be read is not ours, and goes.
+    """The identity in a record; None: it is not ours, for those are replaced as a whole.
 
-    Ours are replaced as a whole.
+    Raises OSError.
     """
+    content = plain_files.read_bytes(record, LARGEST_RECORD, pipes=False)
     try:
-        return msgspec.json.decode(record.read_bytes(), type=Identity)
+        identity = msgspec.json.decode(content, type=Identity)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        record.unlink(missing_ok=True)
         return None
+    return None if "\0" in identity.socket else identity
+
+
+def tell_or_remove(path: Path | str) -> None:
+    """Removes a file; where that cannot be, it stays, and is told."""
+    try:
+        remove_files(path)
+    except OSError as error:
+        log.warning(
+            "%s, of an engine of an earlier run, cannot be removed: %s. Remove it.",
+            path,
+            error.strerror or error,
+        )
 
 
 async def leftovers(

@@ -188,6 +188,8 @@ def _is_plain_file(path: Path) -> bool:
 
 def explain_os_error(error: OSError, what: str) -> str:
     """Whole sentences for a failed system call: what failed, why, and the next step."""
+    name = error.filename2 or error.filename
+    where = f" ({name})" if isinstance(name, str) else ""
     steps = {
         errno.ENOSPC: "The disk is full: free some space and try again",
         errno.EDQUOT: "The disk quota is used up: free some space and try again",
@@ -203,9 +205,12 @@ def explain_os_error(error: OSError, what: str) -> str:
         errno.ENOTDIR: "A part of its path is no directory: choose another with --data-dir",
         errno.EEXIST: "There is a file of this name, and no directory: choose another with "
         "--data-dir",
+        errno.EISDIR: f"A directory is in the place of a file{where}: move it away",
+        errno.ELOOP: f"A link is in the place of a file, or leads to itself{where}: remove it",
     }
     unknown = (
-        f"The system says: {error.strerror or error}. Choose another directory with --data-dir"
+        f"The system says: {error.strerror or error}{where}. Choose another directory with "
+        "--data-dir"
     )
     reason = steps.get(error.errno or 0, unknown)
     return f"{what}. {reason}."

@@ -42,7 +42,7 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
     left as it is.
     """
     try:
-        content = plain_files.read_bytes(file, LARGEST)
+        content = plain_files.read_bytes(file, LARGEST, pipes=False)
     except FileNotFoundError:
         return None
     except OSError as error:

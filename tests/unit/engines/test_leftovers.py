@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,48 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
         b"{",
         b'{"pid":1,"start_time":1,"boot_id":"\xff","socket":"/x","log":"/y"}',
         b'{"x":' + b"[" * 5000,
+        b'{"pid":1,"start_time":1,"boot_id":"","socket":"a\\u0000b","log":"/y"}',
     ],
 )
 def test_a_record_that_cannot_be_read_is_removed(short_folder: Path, content: bytes) -> None:
     paths = EnginePaths(short_folder)
     (paths.records / "torn.json").write_bytes(content)
     assert asyncio.run(end_leftovers(paths, Faults())) == []
+    assert list(paths.records.iterdir()) == []
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "a directory": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_record_is_told_and_keeps_nobody_from_starting(
+    short_folder: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    paths = EnginePaths(short_folder)
+    ODD[kind](paths.records / "odd.json")
+    (paths.records / "odd.json.new").mkdir()
+    killed_server(short_folder)
+    assert asyncio.run(end_leftovers(paths, Faults())) == ["small-00000"]
+    new, record = caplog.messages[1], caplog.messages[0]
+    assert f"{paths.records}/odd.json cannot be read: " in record and "with `ps`" in record
+    assert f"{paths.records}/odd.json.new, of an engine" in new and "Remove it." in new
+    assert os.path.lexists(paths.records / "odd.json")
+
+
+def test_a_record_whose_socket_cannot_be_removed_keeps_nobody_from_starting(
+    short_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_server(short_folder)
+    paths, record = EnginePaths(short_folder), record_of(short_folder)
+    Path(str(record["socket"])).unlink()
+    Path(str(record["socket"])).mkdir()
+    assert asyncio.run(end_leftovers(paths, Faults())) == ["small-00000"]
+    (line,) = caplog.messages
+    assert f"{record['socket']}, of an engine of an earlier run, cannot be removed" in line
     assert list(paths.records.iterdir()) == []

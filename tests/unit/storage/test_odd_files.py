@@ -1,0 +1,69 @@
+"""What is no file in the place of a file of ours: told in sentences, with its place, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpustack_fast.api.application import Application
+from gpustack_fast.api.routes import Sources
+from gpustack_fast.api.server import ApiServer
+from gpustack_fast.control.server import ControlServer
+from gpustack_fast.errors import GpustackFastError, StoreError
+from gpustack_fast.keys.store import Store
+from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.route_numbers import known_routes
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a directory": (Path.mkdir, "directory"),
+    "a pipe": (os.mkfifo, "pipe"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "link"),
+}
+READ: dict[str, Callable[[DataDirectory], object]] = {
+    "keys.json": Store,
+    "routes.json": lambda directory: known_routes(directory, ["a"]),
+}
+WRITTEN: dict[str, Callable[[DataDirectory], object]] = {
+    "keys.json.new": lambda directory: Store(directory).create("a"),
+    "routes.json.new": READ["routes.json"],
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_is_a_file(directory: DataDirectory, name: str, kind: str) -> None:
+    make, words = ODD[kind]
+    make(directory.path / name)
+    with pytest.raises(StoreError, match=f"in {directory.path}/{name} cannot be read.*{words}"):
+        READ[name](directory)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_in_the_way_of_a_write_is_named(directory: DataDirectory, name: str) -> None:
+    (directory.path / name).mkdir()
+    with pytest.raises(StoreError, match=rf"not saved.*\({directory.path}/{name}\): move it away"):
+        WRITTEN[name](directory)
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a link to itself"])
+def test_what_is_in_the_way_of_the_lock_is_named(tmp_path: Path, kind: str) -> None:
+    directory = DataDirectory(tmp_path)
+    ODD[kind][0](directory.path / "lock")
+    with pytest.raises(StoreError, match=rf"\({re.escape(str(tmp_path))}/lock\): (move|remove) it"):
+        directory.acquire()
+
+
+def test_what_is_in_the_way_of_a_socket_is_named(directory: DataDirectory) -> None:
+    nothing = Sources(version="", models=list, routes=list, find_key=lambda _: None)
+    for path, server in (
+        (directory.control_socket, ControlServer(directory.control_socket, None)),  # type: ignore[arg-type]
+        (directory.api_socket, ApiServer(Application(nothing), directory.api_socket)),
+    ):
+        path.mkdir()
+        with pytest.raises(GpustackFastError, match=rf"{path} is in the way of .* Move it away"):
+            asyncio.run(server.start())
