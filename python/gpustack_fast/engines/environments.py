@@ -101,13 +101,13 @@ async def prepare(data_dir: Path, backend: str, report: Report, lock: Path | Non
     builders wait for each other. Raises BuildError.
     """
     lock = lock or lock_file(backend)
-    target = environment_path(data_dir, lock)
-    if is_complete(target):
+    target = await run_in_thread(environment_path, data_dir, lock)
+    if await run_in_thread(is_complete, target):
         return interpreter(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         async with building(target, backend, report) as handle:
-            if not is_complete(target):  # whoever held the lock before may have built it
+            # Whoever held the lock before may have built it.
+            if not await run_in_thread(is_complete, target):
                 await build(target, lock, handle, report)
     except OSError as error:
         raise BuildError(explain(backend, target, str(error))) from error
@@ -117,9 +117,7 @@ async def prepare(data_dir: Path, backend: str, report: Report, lock: Path | Non
 @contextlib.asynccontextmanager
 async def building(target: Path, backend: str, report: Report) -> AsyncIterator[int]:
     """Holds the lock beside `target`; gives its descriptor, which a child may hold on to."""
-    handle = os.open(
-        target.with_name(target.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
+    handle = await run_in_thread(open_lock, target)
     waiting = False
     try:
         while not try_lock(handle):
@@ -132,6 +130,13 @@ async def building(target: Path, backend: str, report: Report) -> AsyncIterator[
         yield handle
     finally:
         os.close(handle)
+
+
+def open_lock(target: Path) -> int:
+    """Opens the lock beside `target`, and makes its folder. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(target.name + ".lock")
+    return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def try_lock(handle: int) -> bool:
@@ -150,8 +155,7 @@ async def build(target: Path, lock: Path, handle: int, report: Report) -> None:
     temporary = target.with_name(target.name + ".building")
     try:
         for leftover in (temporary, target):
-            if leftover.exists():
-                await run_in_thread(shutil.rmtree, leftover)
+            await run_in_thread(remove, leftover)
         uv_program = find_uv()
         venv = [
             uv_program,
@@ -174,11 +178,18 @@ async def build(target: Path, lock: Path, handle: int, report: Report) -> None:
         install += ["--only-binary", ":all:", "--require-hashes", "--requirements", str(lock)]
         for command in (venv, install):
             await run(command, backend, target, handle, report)
-        finish(temporary, lock, target)
+        finish(temporary, lock, target)  # at once: no stop may remove it meanwhile
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            await run_in_thread(remove, temporary)
         raise
     report(f"The environment of {backend} is ready after {time.monotonic() - begun:.1f} s.")
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder, if it is there. Raises OSError."""
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def finish(temporary: Path, lock: Path, target: Path) -> None:
