@@ -193,6 +193,10 @@ def test_the_last_instance_may_be_drained_after_a_warning(
         assert "warning: No other instance of m runs" in done.stderr
         assert "requests still run there: 1" in done.stderr
         assert json.loads(done.stdout)["instances"][0]["state"] == "draining"
+        at_once = run(server, "drain", "m-0", "--timeout", "0")
+        assert at_once.returncode == 1
+        assert "After 0 s requests still run there: 1." in at_once.stderr
+        assert at_once.stdout == "m-0 is draining; requests in flight: 1.\n"
         assert run(server, "drain", "m-0", "--no-wait").returncode == 0
     eventually(lambda: states(server) == {"m-0": "drained"}, "the request to end")
     assert server.request("GET", "/readyz").status == 503

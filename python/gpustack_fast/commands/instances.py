@@ -42,11 +42,11 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     return 0 if found.not_ready is None else 1
 
 
-def drain(data_dir: Path, which: str, *, timeout: float | None, as_json: bool) -> int:
-    """Takes instances out of the choice, and waits until nothing runs on them.
+def drain(data_dir: Path, which: str, *, waits: bool, timeout: float | None, as_json: bool) -> int:
+    """Takes instances out of the choice, and, if it `waits`, waits until nothing runs on them.
 
-    `timeout`: seconds, 0 does not wait; None: for as long as it takes. Returns 1 when requests
-    still run then: the instances stay drained.
+    `timeout`: seconds; None: for as long as it takes. Raises ControlError when requests still run
+    then: the instances stay drained.
     """
     with _server(data_dir) as server:
         report = server.drain(which)
@@ -55,7 +55,9 @@ def drain(data_dir: Path, which: str, *, timeout: float | None, as_json: bool) -
         names = [one.name for one in report.instances]
         until = float("inf") if timeout is None else time.monotonic() + timeout
         now = report.instances
-        while any(one.in_flight and one.drained for one in now) and time.monotonic() < until:
+        while waits and any(one.in_flight and one.drained for one in now):
+            if time.monotonic() >= until:
+                break
             time.sleep(min(_POLL, max(0.0, until - time.monotonic())))
             now = _named(server.status(), names)
     _tell(DrainReport(instances=now, warnings=report.warnings), as_json=as_json)
@@ -63,7 +65,7 @@ def drain(data_dir: Path, which: str, *, timeout: float | None, as_json: bool) -
     if resumed:
         raise ControlError(f"{', '.join(resumed)} was resumed meanwhile.")
     busy = sum(one.in_flight for one in now)
-    if busy and timeout != 0:
+    if waits and busy:
         raise ControlError(
             f"After {timeout:g} s requests still run there: {busy}. It stays drained; repeat the "
             "command to wait on, or take it back with `gpustack-fast resume`."

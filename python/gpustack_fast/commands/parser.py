@@ -154,8 +154,13 @@ def _drain(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import instances, keys
 
     given = options.timeout
-    timeout = 0.0 if options.no_wait else None if given is None else float(keys.seconds(given))
-    return instances.drain(_data_dir(options), options.which, timeout=timeout, as_json=options.json)
+    return instances.drain(
+        _data_dir(options),
+        options.which,
+        waits=not options.no_wait,
+        timeout=None if given is None else float(keys.seconds(given)),
+        as_json=options.json,
+    )
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -423,11 +428,12 @@ def _add_instance_commands(commands: _Commands) -> None:
             help="an instance as `status` shows it, or an address: all instances there",
         )
     ways = drain.add_mutually_exclusive_group()
-    ways.add_argument("--no-wait", action="store_true", help="return at once")
+    ways.add_argument("--no-wait", action="store_true", help="return at once, with exit status 0")
     ways.add_argument(
         "--timeout",
         metavar="TIME",
-        help="wait so long at most, as 90s or 15m; the instance stays drained",
+        help="wait so long at most, as 90s or 15m; when requests still run then, the exit status "
+        "is 1, and the instance stays drained",
     )
     for command in (status, drain, resume):
         command.add_argument("--json", action="store_true", help="print one JSON document")
