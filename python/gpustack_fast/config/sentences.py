@@ -37,6 +37,7 @@ _NEEDLESS_QUOTES = {
 }
 """Texts that would be right without their quotes. (From a flag or a variable they never come here.)
 """
+_WITH_UNIT = re.compile(r"\d+(\.\d+)? ?[A-Za-z]+", re.ASCII)
 _ENUM = re.compile(r"Invalid enum value")
 _CREDENTIALS = re.compile(r"//.*@", re.DOTALL)
 """In a URL: rather too much than half of a password."""
@@ -111,6 +112,8 @@ def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
     if got == "str" and kind in _NEEDLESS_QUOTES:
         needless = _NEEDLESS_QUOTES[kind].fullmatch(str(value))
         hint = " Write it without quotes." if needless else _HINTS[kind]
+        if kind in ("int", "float") and _WITH_UNIT.fullmatch(str(value)):
+            hint = " Write it in digits alone: times are in seconds, sizes in bytes."
         return f"{subject} must be {_KINDS[kind]}, but it is the text {quoted(value)}.{hint}"
     hint = _HINTS.get(kind, " Correct it.")
     if kind == "str" and got in ("int", "float", "bool"):

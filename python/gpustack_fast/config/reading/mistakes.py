@@ -45,7 +45,9 @@ def translate(error: str, document: dict[str, Any], above: KeyPath) -> tuple[Key
             path,
             f"`{path[-1]}` must be one table. Write {_table_name(path)} in single brackets.",
         )
-    return path, explain(message, _subject(path), _value_at(document, path), _choices(path))
+    told = explain(message, _subject(path), _value_at(document, path), _choices(path))
+    # What a table needs would only be missed next.
+    return path, told.replace(", or leave it out", "") if _is_needed(path) else told
 
 
 def _key(name: str, index: str) -> str | int:
@@ -116,6 +118,14 @@ def _choices(path: KeyPath) -> tuple[str, ...]:
     kind = _type_at(path)
     return (
         tuple(str(value) for value in kind.values) if isinstance(kind, inspect.LiteralType) else ()
+    )
+
+
+def _is_needed(path: KeyPath) -> bool:
+    """Whether a table cannot do without this key."""
+    table = _type_at(path[:-1]) if path else None
+    return isinstance(table, inspect.StructType) and any(
+        field.name == path[-1] and field.required for field in table.fields
     )
 
 

@@ -69,6 +69,11 @@ WRONG_FILES = [
     ),
     # Wrong kinds of values.
     (
+        '[server.limits]\nmax_body_bytes = "1MB"\n',
+        2,
+        "is the text `1MB`. Write it in digits alone: times are in seconds, sizes in bytes.",
+    ),
+    (
         '[server]\nport = "8080"\n',
         2,
         "`port` must be a whole number, but it is the text `8080`. Write it without quotes.",
@@ -92,7 +97,7 @@ WRONG_FILES = [
         2,
         "`timeouts` must be one table. Write [server.timeouts] in single brackets.",
     ),
-    ('[server]\nhost = ""\n', 2, "`host` must not be empty."),
+    ('[server]\nhost = ""\n', 2, "`host` must not be empty. Write a value, or leave it out."),
     ('[server]\nhost = "a..b"\n', 2, "`host` is `a..b`, but each part of a name between dots"),
     ('[server]\ndata_dir = ""\n', 2, "`data_dir` must not be empty."),
     ("[server]\ndata_dir = 5\n", 2, "`data_dir` must be text in quotes, but it is a whole number."),
@@ -139,7 +144,11 @@ WRONG_FILES = [
     ),
     ('[[models]]\nname = "a"\n', 1, "This [[models]] has no `backend`."),
     (OURS + '[[routes]]\nname = "r"\n', 6, "This [[routes]] has no `targets`."),
-    (OURS + '[[routes]]\nname = "r"\ntargets = []\n', 8, "`targets` must not be empty."),
+    (
+        OURS + '[[routes]]\nname = "r"\ntargets = []\n',
+        8,
+        "`targets` must not be empty. Write a value.",
+    ),
     (OURS + '[[routes]]\nname = "r"\ntargets = [{weight = 1}]\n', 8, "This target has no `model`."),
     # Names.
     (OURS.replace('"a"', '"1a"'), 2, "`1a` cannot be a name. Begin with a letter"),
