@@ -1,15 +1,26 @@
-"""The sockets where clients arrive, bound first, so that a taken port is reported at once."""
+"""The sockets where clients arrive, bound first, so that a taken port is reported at once.
+
+And the removal of a Unix socket's file, for those of commands and of the management API.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import functools
+import logging
 import socket
+from pathlib import Path
 
 from gpustack_fast.errors import GpustackFastError, UsageError
-from gpustack_fast.faults import is_ours, reason_of
+from gpustack_fast.faults import is_ours, reason_of, run_in_thread
 
-__all__ = ["BindError", "NeverBound", "bind"]
+__all__ = ["BindError", "NeverBound", "bind", "remove_socket"]
 
+log = logging.getLogger(__name__)
+
+REMOVED_WITHIN = 5.0
+"""Seconds that a disk may take to remove a socket's file before the server's end goes on."""
 BACKLOG = 4096
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
 """The resolver's errors that stay; a server of names that does not answer may answer later."""
@@ -64,6 +75,22 @@ def listen(family: int, address: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+async def remove_socket(path: Path) -> None:
+    """Removes the file of a Unix socket that is closed, or tells why it cannot; it is no file of
+    value, and the next start removes it, too.
+    """
+    try:
+        async with asyncio.timeout(REMOVED_WITHIN):
+            await run_in_thread(functools.partial(path.unlink, missing_ok=True))
+    except OSError as error:
+        log.warning(
+            "The socket %s could not be removed: %s. Remove it before the next start, if that "
+            "cannot.",
+            path,
+            error.strerror or "the disk does not respond",
+        )
 
 
 def explain(error: OSError, host: str, port: int) -> str:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from gpustack_fast import listeners
+from gpustack_fast.api.application import Application
+from gpustack_fast.api.routes import Sources
+from gpustack_fast.api.server import ApiServer
+from gpustack_fast.control.server import ControlServer
 from gpustack_fast.listeners import BindError, NeverBound, bind
+from gpustack_fast.storage.data_directory import DataDirectory
 
 
 def test_port_0_takes_a_free_port() -> None:
@@ -75,3 +83,31 @@ def test_a_server_of_names_that_does_not_answer_may_answer_later(
     with pytest.raises(BindError) as caught:
         bind("a.example", 80)
     assert caught.value.exit_status == 1
+
+
+def test_a_disk_that_does_not_respond_keeps_no_socket_from_closing(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listeners, "REMOVED_WITHIN", 0.05)
+    responds = threading.Event()
+    nothing = Sources(version="", models=list, routes=list, find_key=lambda _: None)
+
+    def wait(*_: object, **__: object) -> None:
+        responds.wait()
+
+    async def run() -> None:
+        control = ControlServer(directory.control_socket, None)  # type: ignore[arg-type]
+        api = ApiServer(Application(nothing), directory.api_socket)
+        await control.start()
+        await api.start()
+        with monkeypatch.context() as stuck:
+            stuck.setattr(Path, "unlink", wait)
+            await api.close()
+            await control.close()
+            responds.set()
+
+    uvloop.run(run())
+    for path, line in zip(
+        (directory.api_socket, directory.control_socket), caplog.messages, strict=True
+    ):
+        assert f"{path} could not be removed: the disk does not respond" in line

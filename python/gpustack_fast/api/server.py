@@ -3,7 +3,7 @@
 granian calls its embedded server experimental (its version is pinned to a minor for that). What we
 rely on, as read in 2.8: `Server(...)` configures the logger `_granian` and sets no signal handler;
 `serve()` binds the Unix socket, runs one worker as a task of the running loop and returns after
-`stop()`; it removes the socket's file at its end.
+`stop()`; at its end it removes the socket's file on the loop, if `bind_uds` still names it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from granian.server.embed import Server
 
 from gpustack_fast.api.application import Application
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.listeners import remove_socket
 
 __all__ = ["ApiServer"]
 
@@ -99,6 +100,7 @@ class ApiServer:
         if self._server is None or self._task is None:
             return
         self._closing = True
+        self._server.bind_uds = None  # for a disk may not respond
         stop: Callable[[], None] = self._server.stop
         stop()
         ended, _ = await asyncio.wait({self._task}, timeout=_PATIENCE)
@@ -106,6 +108,7 @@ class ApiServer:
             self._task.cancel()
             log.warning("The management API did not end within %g s and was abandoned.", _PATIENCE)
         self._server = self._task = None
+        await remove_socket(self._socket)
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
         """Logs an end that was not asked for: nobody waits for the task while it serves."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import socket
@@ -31,8 +30,9 @@ from gpustack_fast.control.documents import (
     ServerStatus,
 )
 from gpustack_fast.errors import ControlError, GpustackFastError
-from gpustack_fast.faults import Faults, go_on, reason_of, run_in_thread
+from gpustack_fast.faults import Faults, go_on, reason_of
 from gpustack_fast.keys.live import Keys
+from gpustack_fast.listeners import remove_socket
 from gpustack_fast.storage.data_directory import explain_os_error
 
 __all__ = ["ControlServer", "Handler"]
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _IDLE = 60.0
 """Seconds that a connection may stay without a request."""
 _TAKEN_WITHIN = 10.0
-"""Seconds in which a command has to take a response, and the disk to remove the socket's file."""
+"""Seconds in which a command has to take a response."""
 _PAUSE = 0.1
 """Seconds until the next try to accept."""
 _UCRED = struct.Struct("iII")
@@ -100,16 +100,7 @@ class ControlServer:
         await asyncio.wait({self._accepting})
         if self._listener is not None:
             self._listener.close()
-        try:
-            async with asyncio.timeout(_TAKEN_WITHIN):
-                await run_in_thread(functools.partial(self._path.unlink, missing_ok=True))
-        except OSError as error:
-            log.warning(
-                "The control socket %s could not be removed: %s. Remove it before the next start, "
-                "if that cannot.",
-                self._path,
-                error.strerror or "the disk does not respond",
-            )
+        await remove_socket(self._path)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -505,7 +505,7 @@ def test_a_socket_that_cannot_be_removed_keeps_no_stop_from_its_end(
         client.list_keys()
     (told,) = caplog.messages
     assert told == (
-        f"The control socket {tmp_path}/run/control.sock could not be removed: Is a directory. "
+        f"The socket {tmp_path}/run/control.sock could not be removed: Is a directory. "
         "Remove it before the next start, if that cannot."
     )
 
