@@ -15,8 +15,9 @@ from gpustack_fast import plain_files
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import remove_files
 from gpustack_fast.engines.processes import Identity, Process, ProcessTable
-from gpustack_fast.errors import EngineFailed
+from gpustack_fast.errors import EngineFailed, StoreError
 from gpustack_fast.faults import Faults, run_in_thread
+from gpustack_fast.storage.data_directory import explain_os_error
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["end_leftovers"]
@@ -34,9 +35,13 @@ async def end_leftovers(
     """Ends the engines that an earlier, killed server left behind; returns the ids of the living.
 
     Never a process whose identity does not match. Raises EngineFailed when one cannot be ended: it
-    may hold a GPU; and OSError where the folder of the records cannot be read.
+    may hold a GPU; and StoreError where the folder of the records cannot be read.
     """
-    found = await run_in_thread(read_records, paths.records)
+    try:
+        found = await run_in_thread(read_records, paths.records)
+    except OSError as error:
+        what = f"The records of engines in {paths.records} cannot be read"
+        raise StoreError(explain_os_error(error, what)) from error
     table = ProcessTable(faults)
     return [
         record.stem

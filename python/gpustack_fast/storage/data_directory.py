@@ -90,6 +90,8 @@ class DataDirectory:
                 explain_os_error(error, f"The data directory {self.path} cannot be used")
             ) from error
         try:
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
             self._lock_within(lock, patience)
             os.truncate(lock, 0)
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
@@ -203,8 +205,8 @@ def explain_os_error(error: OSError, what: str) -> str:
         "another with --data-dir",
         errno.ENOLCK: "Its file system cannot lock files: choose a local directory with --data-dir",
         errno.ENOTDIR: "A part of its path is no directory: choose another with --data-dir",
-        errno.EEXIST: "There is a file of this name, and no directory: choose another with "
-        "--data-dir",
+        errno.EEXIST: f"A file is in the place of a directory{where}: move it away, or choose "
+        "another with --data-dir",
         errno.EISDIR: f"A directory is in the place of a file{where}: move it away",
         errno.ELOOP: f"A link is in the place of a file, or leads to itself{where}: remove it",
     }

@@ -43,7 +43,13 @@ def read(file: Path, kind: type[T], newest: int, what: str) -> T | None:
     """
     try:
         content = plain_files.read_bytes(file, LARGEST, pipes=False)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if file.is_symlink():
+            # Its file system may not be mounted: what is there must not be taken for nothing.
+            raise StoreError(
+                f"{what} in {file} cannot be read: it is a link to something that is not there. "
+                "Mount or restore that, or remove the link to begin anew."
+            ) from error
         return None
     except OSError as error:
         raise StoreError(explain_os_error(error, f"{what} in {file} cannot be read")) from error

@@ -104,7 +104,7 @@ def test_what_belongs_to_somebody_else_is_not_used_by_root_either(
     [
         (
             lambda path: path.write_text("a file"),
-            "cannot be used. There is a file of this name, .* --data-dir",
+            "cannot be used. A file is in the place of a directory .* --data-dir",
         ),
         (lambda path: (path.mkdir(), path.chmod(0o777)), "Everybody may write"),
         (lambda path: (path.mkdir(), (path / "run").symlink_to("/")), "cannot be used"),

@@ -14,15 +14,19 @@ from gpustack_fast.api.application import Application
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.control.server import ControlServer
+from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.errors import GpustackFastError, StoreError
+from gpustack_fast.faults import Faults
 from gpustack_fast.keys.store import Store
 from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.engine_paths import EnginePaths
 from gpustack_fast.storage.route_numbers import known_routes
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a directory": (Path.mkdir, "directory"),
     "a pipe": (os.mkfifo, "pipe"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "link"),
+    "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "link"),
 }
 READ: dict[str, Callable[[DataDirectory], object]] = {
     "keys.json": Store,
@@ -48,6 +52,25 @@ def test_what_is_in_the_way_of_a_write_is_named(directory: DataDirectory, name: 
     (directory.path / name).mkdir()
     with pytest.raises(StoreError, match=rf"not saved.*\({directory.path}/{name}\): move it away"):
         WRITTEN[name](directory)
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.run.write_text("")
+    with pytest.raises(StoreError, match=rf"\({re.escape(str(tmp_path))}/run\): move it away"):
+        directory.acquire()
+    directory.run.unlink()
+    directory.run.mkdir()
+    (directory.run / "instances").symlink_to("nowhere")
+    with pytest.raises(StoreError, match=f"records of engines in {tmp_path}/run/instances cannot"):
+        asyncio.run(end_leftovers(EnginePaths(tmp_path), Faults()))
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_told(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    os.mkfifo(directory.path / "lock")
+    with pytest.raises(StoreError, match=rf"{tmp_path}/lock cannot be locked.* it is no file"):
+        directory.acquire()
 
 
 @pytest.mark.parametrize("kind", ["a directory", "a link to itself"])
