@@ -859,3 +859,21 @@ fn crowds_of_unread_pages_are_bounded_in_sum() {
     assert_eq!((client.next().0, client.next()), (1, (0, 41, b"ok".to_vec())));
     assert!(plane.metrics().contains("gpustack_fast_held_bytes{place=\"memory\"} 0\n"));
 }
+
+#[test]
+fn half_a_head_and_a_client_that_says_nothing_do_not_hold_up_a_drain() {
+    let plane = Plane::builder().start();
+    let (mut half, mut silent, mut unread) = (
+        RawClient::connect(&plane, 65_535),
+        RawClient::connect(&plane, 65_535),
+        RawClient::connect(&plane, 1),
+    );
+    for client in [&mut half, &mut silent, &mut unread] {
+        client.send(1, "/healthz", b"");
+        assert_eq!((client.next().0, client.next().0), (1, 0));
+    }
+    // HEADERS without their end, behind which nothing else may come (RFC 9113 6.10).
+    half.frame(1, 1, 3, &[0x82, 0x86]);
+    plane.plane.drain(Duration::from_secs(600));
+    assert_eq!(plane.drained(), 0);
+}

@@ -360,6 +360,51 @@ fn a_client_that_reads_nothing_does_not_hold_up_the_end_of_a_drain() {
 }
 
 #[test]
+fn half_a_head_holds_up_a_drain_for_a_moment_and_a_body_that_comes_slowly_is_waited_for() {
+    const HALF: &[u8] = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuth";
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let (mut first, mut second, mut slow) = (plane.connect(), plane.connect(), plane.connect());
+    second.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(second.response().status, 200);
+    slow.write(request_with("Content-Length: 13", r#"{"model"#).as_bytes());
+    plane.until_running(1);
+    first.write(HALF);
+    second.write(HALF);
+    plane.until_connections(3);
+    plane.plane.drain(Duration::from_secs(600));
+    for client in [&mut first, &mut second] {
+        let response = client.response();
+        assert_eq!((response.status, response.whole), (503, true));
+        assert!(String::from_utf8_lossy(&response.body).contains("server_stopping"));
+        assert_eq!(client.read_to_end(), b"");
+    }
+    slow.write(br#"":"m"}"#);
+    assert_eq!((slow.response().status, slow.read_to_end()), (200, vec![]));
+    assert_eq!(plane.drained(), 0);
+}
+
+#[test]
+fn a_request_that_arrives_in_the_moment_of_a_drain_is_served() {
+    let engine = echo(true);
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut clients: Vec<_> = (0..20).map(|_| plane.connect()).collect();
+    for client in &mut clients {
+        client.write(request(BODY).as_bytes());
+        assert_eq!(client.response().status, 200);
+    }
+    for client in &mut clients {
+        client.write(request(BODY).as_bytes());
+    }
+    plane.plane.drain(Duration::from_secs(600));
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!((response.status, response.whole), (200, true));
+    }
+    assert_eq!(plane.drained(), 0);
+}
+
+#[test]
 fn a_connection_that_never_asked_does_not_hold_up_a_drain() {
     let engine = echo(true);
     let plane = Plane::builder().engines(&[&engine]).start();

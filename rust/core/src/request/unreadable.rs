@@ -26,6 +26,8 @@ pub(crate) enum Reason {
     Unreadable(Unreadable),
     /// It was not whole within `timeouts.head`.
     HeadTimeout,
+    /// It was not whole in the time that a drain gives it.
+    Draining,
     /// There are as many connections as there may be.
     NoPlace,
 }
@@ -45,6 +47,11 @@ pub(crate) fn respond<B, W: ClientWatch>(
             let message = "The request's head was not whole within the limit timeouts.head of this \
                 server. Send it without pauses.";
             (Dialect::OpenAi, ApiError::new(Cause::RequestTimeout, message))
+        }
+        Reason::Draining => {
+            let message = "This server is stopping, and the request's head had not come whole. \
+                Send the request again.";
+            (Dialect::OpenAi, ApiError::new(Cause::Stopping, message).retry_after(2))
         }
         Reason::NoPlace => {
             let message = "This server has as many connections as it may have. Try again soon; \

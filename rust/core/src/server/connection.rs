@@ -63,9 +63,11 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
     place.shakes_hands();
     let begins = before_a_request(&shared, tls::begins_handshake(&stream), || {
         // What has come already may not have been told to this task yet.
-        if !stream.is_readable() {
+        let waits = !stream.is_readable();
+        if waits {
             place.waits(Wait::Stranger);
         }
+        waits
     });
     match begins.await {
         Some(Ok(true)) => {}
@@ -73,7 +75,10 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
         Some(Err(_)) | None => return,
     }
     // A failed handshake has sent its reason, as an alert.
-    let waits = || place.waits(Wait::Stranger);
+    let waits = || {
+        place.waits(Wait::Stranger);
+        true
+    };
     let accepted = before_a_request(&shared, tls.accept(stream), waits).await;
     if let Some(Ok(stream)) = accepted {
         let http2 = tls::agreed_on_http2(&stream);
@@ -95,24 +100,28 @@ async fn reject_plain(worker: &Worker, stream: TcpStream) {
 }
 
 /// Waits for something that a client must do before its first request. None: the limit for a
-/// request's head has passed, or the drain has begun. `waits` is called while there is nothing to
-/// do but to wait.
+/// request's head has passed, or the drain has begun. `waits` is called when the work does not come
+/// on: whether there is nothing to do but to wait.
 async fn before_a_request<T>(
     shared: &Shared,
     work: impl Future<Output = T>,
-    waits: impl Fn(),
+    waits: impl Fn() -> bool,
 ) -> Option<T> {
     let (mut work, mut ending) = (pin!(work), pin!(shared.drain_changed.notified()));
     let (since, mut timer) = (Instant::now(), PhaseTimer::default());
-    let limit = shared.timeouts().head;
+    let (limit, mut registered) = (shared.timeouts().head, false);
     poll_fn(|context| {
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(Some(done));
         }
-        if ending.as_mut().poll(context).is_ready() || shared.is_draining() {
+        // Registered once, the task is woken when the drain begins.
+        if !registered {
+            registered = true;
+            let _ = ending.as_mut().poll(context);
+        }
+        if waits() && shared.is_draining() {
             return Poll::Ready(None);
         }
-        waits();
         timer.poll(context, since, limit).map(|()| None)
     })
     .await
@@ -132,9 +141,11 @@ async fn serve<T: ClientStream + 'static>(
         let begins = io.begins_with(http2::PREFACE, &worker.scratch);
         // What has come already may not have been told to this task yet.
         let waits = || {
-            if !io.is_readable() {
+            let waits = !io.is_readable();
+            if waits {
                 admitted.place.waits(Wait::Stranger);
             }
+            waits
         };
         let begins = before_a_request(&worker.shared, begins, waits).await;
         let Some(begins) = begins else { return };

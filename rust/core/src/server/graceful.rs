@@ -4,9 +4,15 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use crate::shared::Shared;
+
+/// The time in which a drain waits for what is no request yet: the rest of a head, or a client's
+/// word that it has seen the end of its connection. (What is a request may take until the drain's
+/// limit.)
+pub(crate) const UNBEGUN: Duration = Duration::from_secs(5);
 
 /// Polls a connection to its end. `poll` also returns whether the connection should end after its
 /// present work. Its second argument is true once: when it has returned that, or when the drain has

@@ -24,7 +24,7 @@ use crate::{
         tunnel::Tunnel,
     },
     server::{
-        graceful::until_served,
+        graceful::{UNBEGUN, until_served},
         middleware,
         receive_progress::{Awaited, AwaitedBody},
         send_progress::{Measured, MeasuredIo, Memory, Socket, Unsent},
@@ -101,12 +101,18 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         }
         let served = connection.as_mut().poll(context).map_err(|_| ClientFault);
         // Pieces that have left our bodies may still lie in front of a window that does not open.
-        // Once the connection is to end, they hold it up no longer than that.
-        let ended = || ending.and_then(|ending: Instant| Some(ending.max(streams.idle_since()?)));
-        let unread = socket.since().or_else(ended);
+        // Once the connection is to end, they hold it up no longer than that. The drain waits for
+        // its client less long: half a head is no request.
+        let ended = ending.and_then(|ending: Instant| Some(ending.max(streams.idle_since()?)));
+        let (unread, limit) = match ended {
+            Some(since) if shared.is_draining() => {
+                (Some(since), Some(timeouts.send.map_or(UNBEGUN, |limit| limit.min(UNBEGUN))))
+            }
+            ended => (socket.since().or(ended), timeouts.send),
+        };
         let taken = || Some(socket.taken());
         if let (true, Some(since)) = (served.is_pending(), unread)
-            && send_timer.poll(context, since, timeouts.send, taken).is_ready()
+            && send_timer.poll(context, since, limit, taken).is_ready()
         {
             return (Poll::Ready(Err(ClientFault)), false);
         }

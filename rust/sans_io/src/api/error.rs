@@ -62,7 +62,7 @@ pub enum Cause {
     OutOfResources,
     /// No table was published yet.
     Starting,
-    /// The drain's limit has passed.
+    /// The drain waits no longer.
     Stopping,
     /// The management API cannot be reached.
     ManagementUnavailable,

@@ -29,6 +29,7 @@ use crate::{
         unreadable::{self, Reason},
     },
     server::{
+        graceful::UNBEGUN,
         http1::{
             body::RequestBody,
             client::{Client, Watch},
@@ -115,13 +116,15 @@ struct Waiting {
     has_begun: bool,
     /// It is the connection's first request.
     is_first: bool,
+    /// When the drain was seen in the middle of a head; None: it was not.
+    drained: Option<Instant>,
     timer: PhaseTimer,
 }
 
 impl Waiting {
     fn new(since: Instant) -> Self {
         let (reader, timer) = (HeadReader::default(), PhaseTimer::default());
-        Self { reader, since, has_begun: false, is_first: true, timer }
+        Self { reader, since, has_begun: false, is_first: true, drained: None, timer }
     }
 
     /// Begins to wait for another request.
@@ -149,12 +152,12 @@ impl Waiting {
                     Err(error) => return Poll::Ready(Next::Rejected(Reason::Unreadable(error))),
                 }
             }
-            if !self.has_begun && client.worker.shared.is_draining() {
-                return Poll::Ready(Next::End);
-            }
             match client.io.poll_fill(context, &client.worker.scratch) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Next::End),
+                Poll::Pending if client.worker.shared.is_draining() => {
+                    return self.poll_drain(context, client);
+                }
                 Poll::Pending => return self.poll_limit(context, client),
             }
         }
@@ -194,13 +197,37 @@ impl Waiting {
         if self.has_begun {
             return Poll::Ready(Next::Rejected(Reason::HeadTimeout));
         }
-        // The system may hold a request of which this task was not told yet, but soon is.
-        if client.io.is_readable() {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(Next::End)
+        end_unless_readable(context, client)
     }
+
+    /// The same in a drain, which waits for the rest of a head alone, and not for long.
+    fn poll_drain<T: ClientStream>(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &Client<T>,
+    ) -> Poll<Next> {
+        if !self.has_begun {
+            return end_unless_readable(context, client);
+        }
+        let drained = *self.drained.get_or_insert_with(Instant::now);
+        if self.timer.poll(context, drained, Some(UNBEGUN)).is_ready() {
+            return Poll::Ready(Next::Rejected(Reason::Draining));
+        }
+        self.poll_limit(context, client)
+    }
+}
+
+/// Ends a connection without a request. The system may hold one of which this task was not told yet,
+/// but soon is.
+fn end_unless_readable<T: ClientStream>(
+    context: &mut Context<'_>,
+    client: &Client<T>,
+) -> Poll<Next> {
+    if client.io.is_readable() {
+        context.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(Next::End)
 }
 
 /// Serves one request, and sends its response.
