@@ -3,7 +3,10 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::codec::forwarding::is_forwarding;
+use crate::codec::{
+    credentials::{Shown, is_carrier},
+    forwarding::is_forwarding,
+};
 
 /// Whether a field belongs to one connection only (RFC 9110 7.6.1). `Connection` may name more.
 pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
@@ -23,17 +26,14 @@ pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
 }
 
 /// Whether a field of a client's request is withheld from engines: framing and host are made anew,
-/// credentials and cookies are ours, `Expect` was met here, bodies are asked for unencoded,
-/// and GPUStack's internal names are not a client's to set. (Forwarding fields stop here, too.)
+/// `Expect` was met here, bodies are asked for unencoded, and GPUStack's internal names are not a
+/// client's to set. (Credentials and forwarding fields stop here, too.)
 fn stops_here(name: &[u8]) -> bool {
     matches!(
         name,
         b"host"
             | b"content-length"
             | b"expect"
-            | b"authorization"
-            | b"x-api-key"
-            | b"cookie"
             | b"accept-encoding"
             | b"x-request-id"
             | b"x-gpustack-model"
@@ -42,10 +42,6 @@ fn stops_here(name: &[u8]) -> bool {
             | b"x-gpustack-access-key"
             | b"x-gpustack-key-ref"
             | b"x-mse-consumer"
-             // As Azure's and Google's SDKs send a key. Here they open nothing, but they are no
-             // engine's business either.
-             | b"api-key"
-             | b"x-goog-api-key"
              // vLLM's /invocations takes the model from it.
              | b"x-amzn-sagemaker-adapter-identifier"
              | b"x-amzn-sagemaker-adapter-alias"
@@ -114,16 +110,19 @@ pub struct ForEngine {
 pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine) {
     let names_others = connection_names_others(headers);
     let json = with.json && !is_json(headers);
+    let shown = Shown::of(headers);
     for (name, value) in headers {
         let bytes = name.as_str().as_bytes();
         let stops = is_hop_by_hop(bytes)
             || stops_here(bytes)
+            || is_carrier(bytes)
             || is_forwarding(bytes)
             || with.decoded && name == header::CONTENT_ENCODING
             || json && name == header::CONTENT_TYPE
             || with.translated && name.as_str().starts_with("anthropic-")
             || has_underscore(bytes)
-            || names_others && named_by_connection(headers, name);
+            || names_others && named_by_connection(headers, name)
+            || shown.is_in(value.as_bytes());
         if !stops || with.encoded_response && name == header::ACCEPT_ENCODING {
             put_field(head, bytes, value.as_bytes());
         }
@@ -310,6 +309,45 @@ mod tests {
             seen,
             "content-type: application/json\r\ntraceparent: 00-1\r\naccept-encoding: identity\r\n"
         );
+    }
+
+    #[test]
+    fn a_credential_stops_here_in_whatever_field_it_is_sent() {
+        const KEY: &str = "sk-0123456789abcdef";
+        let bearer = format!("Bearer {KEY}");
+        for (carrier, value) in [("authorization", &*bearer), ("x-api-key", KEY)] {
+            let seen = engine_sees(&[
+                (carrier, value),
+                ("proxy-authorization", "Basic YTpi"),
+                ("api-key", "another"),
+                ("apikey", "another"),
+                ("x-goog-api-key", "another"),
+                ("x-auth-token", "another"),
+                ("x-access-token", "another"),
+                ("ocp-apim-subscription-key", "another"),
+                ("x-tenant-secret", KEY),
+                ("x-login", &bearer),
+                ("x-note", "sk-0123456789abcdefg"),
+                ("x-other", "Xsk-0123456789abcdef"),
+            ]);
+            let own = "x-note: sk-0123456789abcdefg\r\nx-other: Xsk-0123456789abcdef\r\n";
+            assert_eq!(seen, format!("{own}accept-encoding: identity\r\n"), "{carrier}");
+        }
+        let websocket = map(&[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-protocol", &format!("realtime, openai-insecure-api-key.{KEY}")),
+            ("x-tenant-secret", KEY),
+        ]);
+        let mut head = BytesMut::new();
+        put_for_engine(&mut head, &websocket, ForEngine { upgrade: true, ..ForEngine::default() });
+        assert!(!String::from_utf8(head.to_vec()).unwrap().contains(KEY));
+    }
+
+    #[test]
+    fn a_placeholder_for_a_key_takes_no_other_field_with_it() {
+        let seen = engine_sees(&[("authorization", "Bearer none"), ("x-mode", "none")]);
+        assert_eq!(seen, "x-mode: none\r\naccept-encoding: identity\r\n");
     }
 
     #[test]

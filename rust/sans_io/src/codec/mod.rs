@@ -1,6 +1,7 @@
 //! Formats: bytes in, values out. Knows no API and no table.
 
 pub(crate) mod adapters;
+pub(crate) mod credentials;
 pub mod forwarding;
 pub mod headers;
 pub mod host;

@@ -12,21 +12,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    codec::headers,
+    codec::credentials::{self, LENGTH_MIN, bearer},
     seam::{KeyDelta, KeyEntry, Scope},
     table::error::KeysError,
 };
 
 /// SHA-256 over the salt and the key.
 type KeyDigest = [u8; 32];
-
-/// No key is shorter, in bytes: those that are made are longer, and of those that are brought it is
-/// asked.
-const LENGTH_MIN: usize = 16;
 
 /// Texts that stand for no key, in lower case and with `-` for `_`: SDKs ask for a key, so people
 /// (and examples of engines that need none) write one of these.
@@ -134,7 +130,7 @@ impl Keys {
     /// subprotocol in which browsers send it.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let mut refused = AuthError::Missing;
-        for secret in credentials(headers) {
+        for secret in credentials::of(headers) {
             match self.judge(secret) {
                 Ok(key) => return Ok(Arc::clone(key)),
                 Err(error) => refused = refused.max(error),
@@ -148,7 +144,7 @@ impl Keys {
     pub fn is_credential(&self, text: &[u8], headers: &HeaderMap) -> bool {
         let text = bearer(text).unwrap_or(text);
         text.len() >= LENGTH_MIN && self.by_digest.contains_key(&self.digest(text))
-            || !is_placeholder(text) && credentials(headers).any(|secret| secret == text)
+            || !is_placeholder(text) && credentials::of(headers).any(|secret| secret == text)
     }
 
     fn digest(&self, secret: &[u8]) -> KeyDigest {
@@ -203,27 +199,6 @@ impl Keys {
         }
         Ok(Self { salt, by_digest })
     }
-}
-
-/// The credentials of a request, in the order in which they count. `Bearer` is read first: the SDKs
-/// of `OpenAI` and (from 2.0) of Anthropic send it. Older ones of Anthropic's send `x-api-key`,
-/// beside which a proxy on the way, or another login of the client's, may put an `Authorization` of
-/// its own. Browsers can set no field of a WebSocket but its subprotocols.
-fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    // Each is looked for only where those before it opened nothing.
-    let x_api_key = std::iter::once_with(|| headers.get("x-api-key")).flatten();
-    let in_protocol = std::iter::once_with(|| headers::key_in_protocols(headers)).flatten();
-    bearer
-        .into_iter()
-        .chain(x_api_key.map(|value| value.as_bytes().trim_ascii()))
-        .chain(in_protocol)
-}
-
-/// The secret behind `Bearer`; None: another scheme stands there, or none.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
 /// Whether a text stands for no key.
