@@ -41,6 +41,9 @@ use tokio::{net::TcpStream, task::JoinHandle};
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// A frame in which an engine says what it has counted.
+const COUNTED: &str =
+    concat!(r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#, "\n\n");
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 fn body(bytes: impl Into<Bytes>) -> Body {
@@ -706,6 +709,7 @@ fn a_revoked_keys_stream_ends_though_its_client_takes_nothing() {
     let engine = Engine::start(true, move |_, mut stream| {
         read_request(&mut stream).unwrap();
         stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(COUNTED.as_bytes())).unwrap();
         let frame = chunk(format!("data: {}\n\n", "x".repeat(10_000)).as_bytes());
         while stream.write_all(&frame).is_ok() {}
         let _ = ended.send(());
@@ -724,9 +728,26 @@ fn a_revoked_keys_stream_ends_though_its_client_takes_nothing() {
     let (kind, stream, _) = client.next();
     assert_eq!((kind, stream), (3, 1), "it is reset");
     plane.assert_idle();
+    assert_eq!(plane.end_and_tokens(), ("refused".to_owned(), Some(7)));
     client.frame(8, 0, 0, &65_535_u32.to_be_bytes());
     client.send(3, "/healthz", b"");
     assert_eq!((client.next().0, client.next()), (1, (0, 3, b"ok".to_vec())));
+}
+
+#[test]
+fn a_stream_that_its_client_resets_is_recorded_with_its_tokens() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(COUNTED.as_bytes())).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let mut client = RawClient::connect(&plane, 65_535);
+    client.send(1, "/v1/completions", BODY.as_bytes());
+    assert_eq!((client.next().0, client.next().0), (1, 0));
+    client.frame(3, 0, 1, &[0, 0, 0, 8]);
+    assert_eq!(plane.end_and_tokens(), ("client_gone".to_owned(), Some(7)));
 }
 
 #[test]

@@ -55,12 +55,15 @@ pub(crate) struct RelayedBody<B, W> {
     last_comment: Option<Bytes>,
 }
 
-/// A stream of HTTP/2 whose client takes nothing is dropped when its key is revoked.
+/// A stream of HTTP/2 is dropped when its client resets it, takes nothing for too long, or takes
+/// nothing while its key is revoked.
 impl<B, W> Drop for RelayedBody<B, W> {
     fn drop(&mut self) {
-        if let Progress::Relaying(accounting) = &mut self.progress
-            && self.key.ended_early() == Some(EndedEarly::KeyRevoked)
-        {
+        let Progress::Relaying(accounting) = &mut self.progress else { return };
+        if let Some(usage) = self.relay.usage() {
+            accounting.set_tokens(usage);
+        }
+        if self.key.ended_early() == Some(EndedEarly::KeyRevoked) {
             accounting.end(End::Refused);
         }
     }

@@ -223,11 +223,6 @@ where
         self.exchange.instance()
     }
 
-    /// The tokens that the engine counted; None: it has not said.
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        self.transform.usage()
-    }
-
     /// Whether the engine's body was replaced by a JSON document, whatever type the engine says.
     pub(crate) fn rewrites_body(&self) -> bool {
         self.transform.rewrites_body()
@@ -256,6 +251,13 @@ where
         }
         let keeps_length = self.transform.keeps_length() && self.decoding.is_none();
         keeps_length.then(|| self.exchange.remaining())?
+    }
+}
+
+impl<B> Relay<B> {
+    /// The tokens that the engine counted; None: it has not said.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.transform.usage()
     }
 }
 

@@ -410,6 +410,17 @@ impl Plane {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
 
+    /// Waits for the record of a request, and gives its end and the tokens that the engine generated.
+    pub(crate) fn end_and_tokens(&self) -> (String, Option<u64>) {
+        for _ in 0..PATIENCE.as_millis() / 5 {
+            if let Some(record) = self.poll()["records"].as_array().unwrap().first() {
+                return (record[16].as_str().unwrap().to_owned(), record[14].as_u64());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("no record");
+    }
+
     /// Waits for the drain's end, and returns the number of requests that it has cut.
     pub(crate) fn drained(&self) -> u64 {
         for _ in 0..PATIENCE.as_millis() / 5 {
