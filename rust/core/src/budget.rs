@@ -78,7 +78,7 @@ impl Budget {
 /// One request's part of a budget, given back when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Share {
-    /// None: nothing was taken yet.
+    /// None: nothing is taken.
     taken: Option<(Arc<Budget>, u64)>,
     wait: RoomWait,
 }
@@ -123,15 +123,22 @@ impl Share {
         self.taken.as_ref().map_or(0, |(_, bytes)| *bytes)
     }
 
-    /// Takes as much as is missing to `bytes`; false: there is not so much.
+    /// Takes as much as is missing to `bytes`; false: there is not so much. What is held already
+    /// decides of which budget it is; with nothing it is this one.
     pub(crate) fn grow(&mut self, budget: &Arc<Budget>, bytes: u64) -> bool {
         let missing = bytes.saturating_sub(self.bytes()).next_multiple_of(STEP);
-        let (budget, held) = self.taken.get_or_insert_with(|| (Arc::clone(budget), 0));
-        let grown = budget.take(missing);
-        if grown {
-            *held += missing;
+        match &mut self.taken {
+            Some((budget, held)) => {
+                let grown = budget.take(missing);
+                *held += if grown { missing } else { 0 };
+                grown
+            }
+            None if missing > 0 && budget.take(missing) => {
+                self.taken = Some((Arc::clone(budget), missing));
+                true
+            }
+            None => missing == 0,
         }
-        grown
     }
 
     /// As `grow`, but waits a while where there is not so much.
@@ -153,6 +160,10 @@ impl Share {
             let excess = held.saturating_sub(bytes.next_multiple_of(STEP));
             budget.give_back(excess);
             *held -= excess;
+            // The next request on a connection may have a key where this one had none.
+            if *held == 0 {
+                self.taken = None;
+            }
         }
     }
 }
@@ -196,6 +207,20 @@ mod tests {
         assert!(known.grow(&whole, 16 * STEP) && !other.grow(&keyless, 1));
         drop(known);
         assert!(other.grow(&keyless, 1));
+    }
+
+    #[test]
+    fn a_share_that_is_empty_is_taken_of_the_budget_that_is_given_next() {
+        let (whole, keyless) = Budget::new(16 * STEP);
+        let mut share = Share::default();
+        assert!(share.grow(&keyless, STEP) && keyless.used() == STEP);
+        assert!(share.grow(&whole, 2 * STEP) && keyless.used() == 2 * STEP, "it is one share");
+        share.shrink(0);
+        assert!(share.grow(&whole, 2 * STEP) && keyless.used() == 0);
+        drop(share);
+        let mut refused = Share::default();
+        assert!(!refused.grow(&keyless, 3 * STEP) && refused.grow(&whole, 3 * STEP));
+        assert_eq!((keyless.used(), whole.used()), (0, 3 * STEP));
     }
 
     #[tokio::test(start_paused = true)]

@@ -141,11 +141,14 @@ impl Worker {
         &self.body_limits(has_key).rooms.memory
     }
 
-    /// Notes that a response was cut off, since its client did not read it and there was no memory
-    /// for that.
-    pub(crate) fn note_cut_unread(&self) {
-        self.shared.metrics.cut_unread.fetch_add(1, Ordering::Relaxed);
-        debug!("response cut off: its client does not read, and the memory for requests is full");
+    /// Notes that so many responses were cut off, since their client did not read them and there was
+    /// no memory for that.
+    pub(crate) fn note_cut_unread(&self, count: u64) {
+        self.shared.metrics.cut_unread.fetch_add(count, Ordering::Relaxed);
+        debug!(
+            count,
+            "response cut off: its client does not read, and the memory for requests is full"
+        );
     }
 
     /// A page of this server's own. While the last one is still being sent to others, and is young,

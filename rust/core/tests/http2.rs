@@ -851,6 +851,58 @@ fn pages_in_front_of_a_shut_window_do_not_keep_a_connection() {
 }
 
 #[test]
+fn pages_that_lie_in_front_of_a_window_are_bounded_in_sum() {
+    let plane = Plane::builder().with(json!({"limits": {"total_memory_bytes": 131_072}})).start();
+    // With one byte of room each page leaves its task.
+    let mut client = RawClient::connect(&plane, 1);
+    let ask = |client: &mut RawClient, pages: std::ops::Range<u32>| {
+        for number in pages {
+            client.send(1 + 2 * number, "/nowhere", b"");
+            assert_eq!((client.next().0, client.next().2.len()), (1, 1));
+        }
+    };
+    let held = |steps: u32| format!("held_bytes{{place=\"memory\"}} {}\n", steps * 65_536);
+    ask(&mut client, 0..55);
+    plane.until_page(&held(1));
+    ask(&mut client, 55..100);
+    plane.until_page(&held(2));
+    // Who takes them gives back what they took.
+    client.grant(65_535);
+    for _ in 0..100 {
+        assert_eq!(client.next().0, 0);
+    }
+    plane.until_page(&held(0));
+    // Who does not is not let have any number of them.
+    client.grant(1);
+    for number in 100..220 {
+        client.send(1 + 2 * number, "/nowhere", b"");
+    }
+    plane.until_connections(0);
+    plane.until_page(&held(0));
+    assert!(!plane.metrics().contains("unread_responses_cut_total 0\n"));
+}
+
+#[test]
+fn unread_pages_count_by_the_key_of_their_own_request() {
+    // Callers without a key have no room at all beyond what is free.
+    let plane = Plane::builder().with(json!({"limits": {"total_memory_bytes": 65_536}})).start();
+    let mut client = RawClient::connect(&plane, 0);
+    client.send(1, "/v1/models", b"");
+    assert_eq!(client.next().0, 1);
+    for number in 1..20 {
+        let path = [(":method", "GET"), (":scheme", "http"), (":path", "/nowhere")];
+        client.head(1 + 2 * number, &[&path[..], &[(":authority", "x")]].concat());
+    }
+    let mut reset = Vec::new();
+    while reset.len() < 15 {
+        let (kind, stream, _) = client.next();
+        assert!(kind == 1 || kind == 3, "a frame of kind {kind}, though there is no window");
+        reset.extend((kind == 3).then_some(stream));
+    }
+    assert!(!reset.contains(&1), "its request has shown a key");
+}
+
+#[test]
 fn crowds_of_unread_pages_are_bounded_in_sum() {
     // Room for two pages beyond four.
     let plane = Plane::builder().with(json!({"limits": {"total_memory_bytes": 65_536}})).start();

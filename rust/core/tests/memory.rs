@@ -135,11 +135,16 @@ fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The begin of a connection with a window for each stream, and requests for them.
 fn http2_requests(streams: u32, window: u32) -> Vec<u8> {
+    http2_requests_for("POST", "/v1/completions", BODY, streams, window)
+}
+
+/// The same for another path; an empty body is none.
+fn http2_requests_for(method: &str, path: &str, body: &str, streams: u32, window: u32) -> Vec<u8> {
     let fields = [
-        (":method", "POST"),
+        (":method", method),
         (":scheme", "http"),
         (":authority", "x"),
-        (":path", "/v1/completions"),
+        (":path", path),
         ("authorization", "Bearer secret"),
     ];
     // Literal fields without a table (RFC 7541 6.2.2).
@@ -152,8 +157,10 @@ fn http2_requests(streams: u32, window: u32) -> Vec<u8> {
     // The connection's own window is none.
     bytes.extend(http2_frame(8, 0, 0, &(MOST_WINDOW - 65_535).to_be_bytes()));
     for stream in (0..streams).map(|number| 2 * number + 1) {
-        bytes.extend(http2_frame(1, 4, stream, &fields.concat()));
-        bytes.extend(http2_frame(0, 1, stream, BODY.as_bytes()));
+        bytes.extend(http2_frame(1, 4 | u8::from(body.is_empty()), stream, &fields.concat()));
+        if !body.is_empty() {
+            bytes.extend(http2_frame(0, 1, stream, body.as_bytes()));
+        }
     }
     bytes
 }
@@ -233,6 +240,28 @@ fn streams_of_http2_that_are_not_read_hold_little() {
         let held = held_by_each(asking, true, "served", chunk(frame(180).repeat(400).as_bytes()));
         assert!(held <= 208 * KB, "{asking:?}: {held} bytes");
     }
+}
+
+#[test]
+fn pages_in_front_of_a_window_hold_what_is_reckoned_for_them() {
+    const PAGES: u32 = 100;
+    let _alone = ALONE.lock();
+    let plane = Plane::builder().start();
+    // One byte of each page is taken, so that its task ends.
+    let connect = |pages| {
+        let mut client = plane.connect();
+        client.write(&http2_requests_for("GET", "/nowhere", "", pages, 1));
+        client
+    };
+    let _first = connect(PAGES);
+    let idle: Vec<Client> = (0..8).map(|_| connect(1)).collect();
+    let before = settled(&AtomicUsize::new(0));
+    drop(idle);
+    plane.until_connections(1);
+    let clients: Vec<Client> = (0..8).map(|_| connect(PAGES)).collect();
+    let after = settled(&AtomicUsize::new(0));
+    let each = after.saturating_sub(before) / clients.len() / (PAGES as usize - 1);
+    assert!((KB / 2..=2 * KB + KB / 2).contains(&each), "{each} bytes");
 }
 
 #[test]

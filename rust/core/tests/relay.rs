@@ -790,6 +790,35 @@ fn a_body_below_the_lowest_rate_is_refused_and_one_with_a_pause_is_not() {
     plane.assert_idle();
 }
 
+#[test]
+fn a_client_that_shows_its_key_late_draws_on_the_memory_for_those_with_a_key() {
+    let engine = Engine::start(true, |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        let long = vec![b'x'; 20_000_000];
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", long.len());
+        let _ = stream.write_all(&[head.as_bytes(), &long].concat());
+    });
+    // Callers without a key have one step of 64 KB together.
+    let settings = json!({"limits": {"total_memory_bytes": 512 << 10}});
+    let plane = Plane::builder().engines(&[&engine]).with(settings).start();
+    let mut client = plane.connect();
+    let pages = 600;
+    client.write(&b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(pages));
+    plane.until_page("gpustack_fast_held_bytes{place=\"memory\"} 65536\n");
+    for _ in 0..pages {
+        assert_eq!(client.response().status, 200);
+    }
+    plane.until_page("gpustack_fast_held_bytes{place=\"memory\"} 0\n");
+    client.write(request(BODY).as_bytes());
+    client.write(&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000));
+    let most = || held(&plane, "memory") >= 2 * 65_536;
+    let pause = || thread::sleep(Duration::from_millis(5));
+    assert!((0..PATIENCE.as_millis() / 5).any(|_| most() || {
+        pause();
+        false
+    }));
+}
+
 /// The begin of a body whose model does not come, of this size.
 fn without_model(size: usize) -> String {
     let begin = format!("{{\"x\":\"{}", " ".repeat(size));

@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use crate::{
+    client::io::ClientWatch,
     published::Published,
     request::{admission::Caller, browser, metrics_page, rejections},
     shared::Shared,
@@ -29,16 +30,17 @@ pub(crate) fn respond(
     local: Local,
     endpoint: &Endpoint,
     parts: &Parts,
+    watch: &impl ClientWatch,
 ) -> Result<Response<Bytes>, ApiError> {
     let shared = &*worker.shared;
     let query = parts.uri.query().unwrap_or_default();
     Ok(match local {
         Local::ListModels => {
-            let caller = identify(shared, published, endpoint, parts)?;
+            let caller = identify(shared, published, endpoint, parts, watch)?;
             list_models(worker, published, &caller, query)
         }
         Local::ShowModel => {
-            let caller = identify(shared, published, endpoint, parts)?;
+            let caller = identify(shared, published, endpoint, parts, watch)?;
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
             show_model(published, &caller, &name, query)?
         }
@@ -57,9 +59,12 @@ fn identify(
     published: &Published,
     endpoint: &Endpoint,
     parts: &Parts,
+    watch: &impl ClientWatch,
 ) -> Result<Caller, ApiError> {
     let caller = Caller::identify(shared, published, &parts.headers)?;
-    if caller.key().is_none() {
+    if caller.key().is_some() {
+        watch.set_trusted();
+    } else {
         browser::check(shared, &published.settings, endpoint, parts)?;
     }
     Ok(caller)

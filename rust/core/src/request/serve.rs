@@ -57,7 +57,7 @@ where
     head::put_host(&mut parts);
     let accounting = Accounting::new(&worker.shared, &published, request_id, endpoint.path);
     if let Kind::Local(local) = endpoint.kind {
-        return Ok(match local::respond(&worker, &published, local, endpoint, &parts) {
+        return Ok(match local::respond(&worker, &published, local, endpoint, &parts, &watch) {
             Ok(response) => respond::local(accounting, response),
             Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
         });

@@ -17,17 +17,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use crate::{
-    budget::{NoRoom, RoomWait, Share},
+    budget::{NoRoom, RoomWait},
     client::{
         io::{ClientIo, ClientStream, ClientWatch},
         places::{Place, Wait},
         tunnel::Tunnel,
     },
     server::{
+        crowd::Crowds,
         graceful::{UNBEGUN, until_served},
         middleware,
         receive_progress::{Awaited, AwaitedBody},
-        send_progress::{Measured, MeasuredIo, Memory, Socket, Unsent},
+        send_progress::{Measured, MeasuredIo, Socket, Unsent},
     },
     timer::{PhaseTimer, SendTimer},
     worker::Worker,
@@ -45,11 +46,6 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes of one response that wait for a slow client, beside the piece that is being sent.
 const SEND_BUFFER: usize = 64 * 1024;
-/// What each response that is not taken holds in memory, in bytes: its task and what hyper has of
-/// it, and the part of it that is in no sum by itself.
-const UNREAD: u64 = 24 * 1024;
-/// So many such responses each connection may have without a share of the memory of all requests.
-const FREE_UNREAD: usize = 4;
 /// The longest head of a request, decoded, in bytes.
 const HEAD: u32 = 64 * 1024;
 /// The time between two pings, which find clients that do nothing any more.
@@ -78,7 +74,8 @@ pub(super) async fn serve<T: ClientStream + 'static>(
         let (worker, peer) = (Rc::clone(&worker), Rc::clone(&peer));
         let (unsent, awaited) = beginning.next_progress();
         let request = request.map(|inner| AwaitedBody { inner, awaited });
-        let inner = middleware::wrap(worker, peer, request, beginning.clone());
+        let watch = StreamWatch { running: beginning.clone(), unsent: unsent.clone() };
+        let inner = middleware::wrap(worker, peer, request, watch);
         Measured { inner, unsent }
     });
     let mut builder = http2::Builder::new(streams.clone());
@@ -100,16 +97,11 @@ pub(super) async fn serve<T: ClientStream + 'static>(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(context).map_err(|_| ClientFault);
-        // Pieces that have left our bodies may still lie in front of a window that does not open.
-        // Once the connection is to end, they hold it up no longer than that. The drain waits for
-        // its client less long: half a head is no request.
-        let ended = ending.and_then(|ending: Instant| Some(ending.max(streams.idle_since()?)));
-        let (unread, limit) = match ended {
-            Some(since) if shared.is_draining() => {
-                (Some(since), Some(timeouts.send.map_or(UNBEGUN, |limit| limit.min(UNBEGUN))))
-            }
-            ended => (socket.since().or(ended), timeouts.send),
-        };
+        let is_blocked = socket.since().is_some();
+        if served.is_pending() && streams.0.crowds.poll_left(context, is_blocked).is_err() {
+            return (Poll::Ready(Err(ClientFault)), false);
+        }
+        let (unread, limit) = streams.waits_since(ending, shared.is_draining());
         let taken = || Some(socket.taken());
         if let (true, Some(since)) = (served.is_pending(), unread)
             && send_timer.poll(context, since, limit, taken).is_ready()
@@ -133,7 +125,7 @@ pub(super) struct ClientFault;
 /// Runs the streams of a connection as tasks of its thread, and counts them. A stream whose client
 /// takes nothing for too long, or takes nothing while its key is revoked, is reset, by dropping it.
 #[derive(Clone)]
-pub(crate) struct Streams(Rc<Running>);
+struct Streams(Rc<Running>);
 
 /// The running streams of a connection.
 struct Running {
@@ -142,12 +134,11 @@ struct Running {
     since: Cell<Instant>,
     /// Of these, those that wait for their client,
     waiting: Cell<usize>,
-    /// and those of them whose response it does not take.
-    unread: Cell<usize>,
-    /// The part of the memory of all requests that these take.
-    unread_room: RefCell<Share>,
-    /// Knows whether a request has had a good key, which makes the place worth more.
-    memory: Rc<Memory>,
+    /// and those of them whose response it does not take, with what others have left behind.
+    crowds: Rc<Crowds>,
+    worker: Rc<Worker>,
+    /// A request has had a good key, which makes the place worth more.
+    trusted: Cell<bool>,
     socket: Rc<Socket>,
     place: Rc<Place>,
     /// Of the stream that is executed next. hyper calls the service for a request, and then executes
@@ -166,14 +157,13 @@ impl Streams {
         send_limit: Option<Duration>,
     ) -> Self {
         place.waits(Wait::Stranger);
-        let memory = Rc::new(Memory { worker: Rc::clone(worker), trusted: Cell::default() });
         Self(Rc::new(Running {
             count: Cell::new(0),
             waiting: Cell::new(0),
-            unread: Cell::new(0),
-            unread_room: RefCell::default(),
+            crowds: Crowds::new(worker),
+            worker: Rc::clone(worker),
+            trusted: Cell::default(),
             since: Cell::new(Instant::now()),
-            memory,
             socket: Rc::clone(socket),
             place,
             next: RefCell::default(),
@@ -183,9 +173,30 @@ impl Streams {
 
     /// Where the stream that is executed next notes what is unread, and that its body is waited for.
     fn next_progress(&self) -> (Unsent, Awaited) {
-        let progress = (Unsent::new(&self.0.memory, &self.0.socket), Awaited::default());
+        let Running { worker, crowds, socket, .. } = &*self.0;
+        let progress = (Unsent::new(worker, crowds, socket), Awaited::default());
         *self.0.next.borrow_mut() = Some(progress.clone());
         progress
+    }
+
+    /// The time since which the connection waits for its client to take something, and how long it
+    /// may; None: it does not wait. `ending`: since when it is to end.
+    fn waits_since(
+        &self,
+        ending: Option<Instant>,
+        is_draining: bool,
+    ) -> (Option<Instant>, Option<Duration>) {
+        let limit = self.0.send_limit;
+        // Pieces that have left our bodies may still lie in front of a window that does not open.
+        // Once the connection is to end, they hold it up no longer than that. The drain waits for
+        // its client less long: half a head is no request.
+        let ended = ending.and_then(|ending| Some(ending.max(self.idle_since()?)));
+        match ended {
+            Some(_) if is_draining => {
+                (ended, Some(limit.map_or(UNBEGUN, |limit| limit.min(UNBEGUN))))
+            }
+            _ => (self.0.socket.since().or(ended), limit),
+        }
     }
 
     /// The time since which no stream has run; None: one runs.
@@ -194,8 +205,15 @@ impl Streams {
     }
 }
 
+/// A request's view of its stream.
+#[derive(Clone)]
+pub(crate) struct StreamWatch {
+    running: Streams,
+    unsent: Unsent,
+}
+
 /// `RST_STREAM` drops the request's future or body by itself.
-impl ClientWatch for Streams {
+impl ClientWatch for StreamWatch {
     fn poll_left(&self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
@@ -203,8 +221,10 @@ impl ClientWatch for Streams {
     fn close_after_response(&self) {}
 
     fn set_trusted(&self) {
-        self.0.memory.trusted.set(true);
-        self.0.place.works();
+        self.unsent.set_keyed();
+        let Running { trusted, place, .. } = &*self.running.0;
+        trusted.set(true);
+        place.works();
     }
 
     fn tunnel(&self, _: Tunnel) -> bool {
@@ -219,16 +239,17 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         tokio::task::spawn_local(async move {
             let (mut stream, mut timer) = (pin!(stream), SendTimer::default());
             poll_fn(|context| {
+                let unsent = progress.as_ref().map(|(unsent, _)| unsent);
                 if stream.as_mut().poll(context).is_ready() {
+                    unsent.inspect(|unsent| unsent.leave_behind());
                     return Poll::Ready(());
                 }
-                let unsent = progress.as_ref().map(|(unsent, _)| unsent);
                 if unsent.is_some_and(|unsent| unsent.poll_ended_early(context).is_ready()) {
                     return Poll::Ready(());
                 }
                 let since = unsent.and_then(Unsent::since);
                 let awaits_body = progress.as_ref().is_some_and(|(_, awaited)| awaited.get());
-                running.note(since, awaits_body);
+                running.note(since, awaits_body, unsent.is_some_and(Unsent::is_keyed));
                 if since.is_some() && running.poll_room(context).is_err() {
                     return Poll::Ready(());
                 }
@@ -242,28 +263,13 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
 }
 
 impl Running {
-    /// The memory for responses that are not taken, in bytes.
-    fn unread_bytes(&self) -> u64 {
-        self.unread.get().saturating_sub(FREE_UNREAD) as u64 * UNREAD
-    }
-
-    /// Gives back the memory for a response that is taken now.
-    fn shrink_room(&self) {
-        let room = &mut *self.unread_room.borrow_mut();
-        room.shrink(self.unread_bytes());
-        if room.bytes() == 0 {
-            // With a good key the next one is taken from another sum.
-            *room = Share::default();
-        }
-    }
-
     /// Notes what the connection's place is worth.
     fn tell_place(&self) {
         let (running, waiting) = (self.count.get(), self.waiting.get());
-        match (self.memory.trusted.get(), running) {
+        match (self.trusted.get(), running) {
             (_, 1..) if waiting < running => self.place.works(),
             (true, 0) => self.place.waits(Wait::Idle),
-            (true, _) if self.unread.get() == 0 => self.place.waits(Wait::Unserved),
+            (true, _) if !self.crowds.has_unread() => self.place.waits(Wait::Unserved),
             (true, _) => self.place.waits(Wait::Stalled),
             (false, _) => self.place.waits(Wait::Stranger),
         }
@@ -275,6 +281,8 @@ struct Stream {
     running: Rc<Running>,
     /// Since when its client takes nothing; None: there is nothing for it.
     unread: Option<Instant>,
+    /// Its caller has a good key, as far as was known when it began to be unread.
+    keyed: bool,
     /// It waits for its client.
     waits: bool,
     /// The wait for memory, while it is unread.
@@ -286,43 +294,38 @@ impl Stream {
         running.count.set(running.count.get() + 1);
         running.tell_place();
         let room = RoomWait::default();
-        Self { running: Rc::clone(running), unread: None, waits: false, room }
+        Self { running: Rc::clone(running), unread: None, keyed: false, waits: false, room }
     }
 
     /// Notes since when its client takes nothing (None: there is nothing for it), and whether the
-    /// body is waited for.
-    fn note(&mut self, unread: Option<Instant>, awaits_body: bool) {
+    /// body is waited for. `keyed`: its caller has a good key.
+    fn note(&mut self, unread: Option<Instant>, awaits_body: bool, keyed: bool) {
         let before = std::mem::replace(&mut self.unread, unread);
         if before != unread {
             self.running.place.works();
         }
         let waits = unread.is_some() || awaits_body;
-        count(&self.running.unread, before.is_some(), unread.is_some());
+        let crowds = &self.running.crowds;
+        match (before, unread) {
+            (None, Some(_)) => {
+                self.keyed = keyed;
+                crowds.enter(keyed);
+            }
+            (Some(_), None) => crowds.leave(self.keyed),
+            _ => {}
+        }
         let waited = std::mem::replace(&mut self.waits, waits);
         if waited && !waits {
             self.running.place.comes_on();
         }
         count(&self.running.waiting, waited, waits);
         self.running.tell_place();
-        if before.is_some() && unread.is_none() {
-            self.running.shrink_room();
-        }
     }
 
     /// Takes memory for the connection's responses that are not taken, of which this is one. Fails
     /// where there was none for a while.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Result<(), NoRoom> {
-        let Running { unread_room, memory, .. } = &*self.running;
-        let (held, room) = (self.running.unread_bytes(), &mut *unread_room.borrow_mut());
-        let Memory { worker, trusted } = &**memory;
-        let mut grow = || held <= room.bytes() || room.grow(worker.memory(trusted.get()), held);
-        match self.room.poll(context, &mut grow) {
-            Poll::Ready(Err(NoRoom)) => {
-                worker.note_cut_unread();
-                Err(NoRoom)
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-        }
+        self.running.crowds.poll_room(context, self.keyed, &mut self.room)
     }
 }
 
@@ -335,7 +338,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.running.count.set(self.running.count.get() - 1);
         self.running.since.set(Instant::now());
-        self.note(None, false);
+        self.note(None, false, self.keyed);
     }
 }
 
@@ -377,7 +380,7 @@ mod tests {
             });
             let ask = |path: &str| {
                 Request::get(format!("http://x{path}"))
-                    .body(ResponseBody::<Incoming, Streams>::Full(Bytes::new()))
+                    .body(ResponseBody::<Incoming, StreamWatch>::Full(Bytes::new()))
                     .unwrap()
             };
             let (health, models) =

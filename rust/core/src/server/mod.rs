@@ -1,6 +1,7 @@
 //! Accepting connections and serving them.
 
 mod connection;
+mod crowd;
 mod graceful;
 mod http1;
 mod http2;

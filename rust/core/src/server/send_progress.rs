@@ -34,6 +34,7 @@ use crate::{
     client::io::ClientWatch,
     key_watch::KeyWatch,
     request::body::{ResponseBody, ResponseResult, Truncated},
+    server::crowd::Crowds,
     worker::Worker,
 };
 
@@ -45,13 +46,6 @@ const PIECE: usize = 16 * 1024;
 const FRESH: Duration = Duration::from_millis(10);
 /// So many unread bytes each stream may have without a share of the memory of all requests.
 const FREE: u64 = 16 * 1024;
-
-/// The memory of all requests, as one connection sees it.
-pub(super) struct Memory {
-    pub(super) worker: Rc<Worker>,
-    /// A request of the connection has had a good key.
-    pub(super) trusted: Cell<bool>,
-}
 
 /// What one stream has for its client.
 #[derive(Clone)]
@@ -67,16 +61,49 @@ struct Waiting {
     room: RefCell<Share>,
     /// None: the response has not begun, or is a local one.
     key: RefCell<Option<KeyWatch>>,
-    memory: Rc<Memory>,
+    worker: Rc<Worker>,
+    /// The request has a good key.
+    keyed: Cell<bool>,
+    /// Where it is counted when its task has ended, and as how much; see [`Crowds::leave_behind`].
+    crowds: Rc<Crowds>,
+    left: Cell<u64>,
 }
 
 impl Unsent {
     /// Nothing yet.
-    pub(super) fn new(memory: &Rc<Memory>, socket: &Rc<Socket>) -> Self {
-        let (unread, sent) = <(Unread, Sent)>::default();
-        let (held, room) = <(Cell<u64>, RefCell<Share>)>::default();
-        let (memory, socket) = (Rc::clone(memory), Rc::clone(socket));
-        Self(Rc::new(Waiting { unread, sent, socket, held, room, key: RefCell::default(), memory }))
+    pub(super) fn new(worker: &Rc<Worker>, crowds: &Rc<Crowds>, socket: &Rc<Socket>) -> Self {
+        Self(Rc::new(Waiting {
+            unread: Unread::default(),
+            sent: Sent::default(),
+            socket: Rc::clone(socket),
+            held: Cell::default(),
+            room: RefCell::default(),
+            key: RefCell::default(),
+            worker: Rc::clone(worker),
+            keyed: Cell::default(),
+            crowds: Rc::clone(crowds),
+            left: Cell::default(),
+        }))
+    }
+
+    /// Notes that the request has a good key.
+    pub(super) fn set_keyed(&self) {
+        self.0.keyed.set(true);
+    }
+
+    /// Whether the request has a good key.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.0.keyed.get()
+    }
+
+    /// Notes that the stream's task has ended. hyper may hold what is left of it for as long as its
+    /// client likes.
+    pub(super) fn leave_behind(&self) {
+        let Waiting { held, room, keyed, crowds, left, socket, .. } = &*self.0;
+        // A large piece is in a sum of its own.
+        let uncounted = held.get().saturating_sub(room.borrow().bytes());
+        let is_left = if held.get() > 0 { uncounted.max(1) } else { 0 };
+        left.set(crowds.leave_behind(keyed.get(), is_left, socket.since().is_some()));
     }
 
     /// Ready when the stream has to end, because of its key or of a drain, though its client takes
@@ -109,9 +136,9 @@ impl Unsent {
         if held <= FREE.max(room.bytes()) {
             return Poll::Ready(Ok(()));
         }
-        let Memory { worker, trusted } = &*self.0.memory;
-        room.poll_grow(context, worker.memory(trusted.get()), held).map_err(|NoRoom| {
-            worker.note_cut_unread();
+        let worker = &self.0.worker;
+        room.poll_grow(context, worker.memory(self.0.keyed.get()), held).map_err(|NoRoom| {
+            worker.note_cut_unread(1);
             Truncated
         })
     }
@@ -145,8 +172,11 @@ impl Buf for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let held = &self.unsent.0.held;
+        let Waiting { held, left, crowds, keyed, .. } = &*self.unsent.0;
         held.set(held.get().saturating_sub(self.last_of));
+        if held.get() == 0 && left.get() > 0 {
+            crowds.taken(keyed.get(), left.take());
+        }
     }
 }
 
@@ -205,6 +235,16 @@ pin_project! {
         // The length of that piece.
         whole: u64,
         unsent: Unsent,
+    }
+
+    impl<B> PinnedDrop for MeasuredBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            // Nobody else holds the rest.
+            if !this.rest.is_empty() {
+                let held = &this.unsent.0.held;
+                held.set(held.get().saturating_sub(this.whole));
+            }
+        }
     }
 }
 

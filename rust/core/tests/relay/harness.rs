@@ -434,6 +434,19 @@ impl Plane {
         panic!("never drained: {}", String::from_utf8_lossy(&self.plane.stats()));
     }
 
+    /// Waits until the `/metrics` page says this.
+    pub(crate) fn until_page(&self, says: &str) {
+        let mut page = String::new();
+        for _ in 0..PATIENCE.as_millis() / 5 {
+            page = self.metrics();
+            if page.contains(says) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("never {says}: {page}");
+    }
+
     /// The `/metrics` page.
     pub(crate) fn metrics(&self) -> String {
         let mut client = self.connect();

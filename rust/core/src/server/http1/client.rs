@@ -43,6 +43,8 @@ pub(super) struct Client<T> {
     pub(super) place: Rc<Place>,
     /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
+    /// The present request has a good key.
+    keyed: Cell<bool>,
     /// What is sent is an engine's response.
     pub(super) relays: Cell<bool>,
     /// The framing of the present request's body, which tells how much of it is still to come.
@@ -82,6 +84,7 @@ impl<T: ClientStream> Client<T> {
             io,
             place,
             trusted: Cell::default(),
+            keyed: Cell::default(),
             relays: Cell::default(),
             decoder: RefCell::new(Decoder::Length(0)),
             continue_due: Cell::default(),
@@ -104,6 +107,7 @@ impl<T: ClientStream> Client<T> {
 
     /// Notes that no request is served at present.
     pub(super) fn waits_for_request(&self) {
+        self.keyed.set(false);
         self.place.waits(if self.trusted.get() { Wait::Idle } else { Wait::Stranger });
     }
 
@@ -232,11 +236,11 @@ impl<T: ClientStream> Client<T> {
 
     /// Takes memory for what the client does not read. Ready when there is none.
     fn poll_room(&self, context: &mut Context<'_>, output: &mut Output) -> Poll<()> {
-        let memory = self.worker.memory(self.trusted.get());
+        let memory = self.worker.memory(self.keyed.get());
         let held = output.queue.bytes() + T::HOLDS + self.io.ahead();
         match output.room.poll_grow(context, memory, held as u64) {
             Poll::Ready(Err(NoRoom)) => {
-                self.worker.note_cut_unread();
+                self.worker.note_cut_unread(1);
                 Poll::Ready(())
             }
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -328,6 +332,7 @@ impl<T: ClientStream> ClientWatch for Watch<T> {
 
     fn set_trusted(&self) {
         self.0.trusted.set(true);
+        self.0.keyed.set(true);
         self.0.place.works();
     }
 
