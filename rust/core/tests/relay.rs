@@ -26,6 +26,7 @@ use std::{
 use harness::{
     Engine, PATIENCE, Plane, chunk, events, json_response, read_request, request, request_with,
 };
+use sans_io::test_support;
 use serde_json::json;
 
 const DONE: &str = "data: [DONE]\n\n";
@@ -672,6 +673,54 @@ fn a_frame_without_an_end_meets_the_idle_limit() {
     let frames = events(&response.body);
     assert_eq!(frames[0], "data: 1");
     assert!(frames[1].contains("idle timeout"), "{frames:?}");
+    plane.assert_idle();
+}
+
+#[test]
+fn a_frame_without_an_end_ends_whatever_stream_it_is_in() {
+    const MOST: usize = 64 << 20;
+    let engine = Engine::start(true, |_, mut stream| {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        if head.starts_with(b"POST /v1/responses") {
+            let _ = stream.write_all(&json_response(r#"{"id":"resp_1","model":"m"}"#));
+            let _ = stream.read(&mut [0; 99]);
+            return;
+        }
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: a\n\n")).unwrap();
+        while stream.write_all(&chunk(&b"data: b\n".repeat(8_000))).is_ok() {}
+    });
+    let plane = Plane::builder().engines(&[&engine]).start();
+    let instance = test_support::instance(&engine.address, &engine.address);
+    let mut route = test_support::route("m", vec![test_support::target("m", 1)]);
+    test_support::change(&mut route, json!({"generic_proxy": true}));
+    let model = test_support::model("m", "m", vec![instance]);
+    plane
+        .plane
+        .publish(test_support::table(vec![model], vec![route]).to_string().as_bytes())
+        .unwrap();
+    let mut client = plane.connect();
+    let ask = |method: &str, path: &str, rest: &str| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
+             X-GPUStack-Model: m\r\n{rest}"
+        )
+    };
+    let stored = format!("Content-Length: {}\r\n\r\n{BODY}", BODY.len());
+    client.write(ask("POST", "/v1/responses", &stored).as_bytes());
+    assert_eq!(client.response().status, 200);
+    for path in ["/model/proxy/v1/watch", "/v1/responses/resp_1?stream=true"] {
+        let mut client = plane.connect();
+        client.write(ask("GET", path, "\r\n").as_bytes());
+        let response = client.response();
+        assert_eq!((response.status, response.whole), (200, false), "{path}");
+        let length = response.body.len();
+        assert!(length.abs_diff(MOST) < 1 << 20, "{path}: {length}");
+    }
     plane.assert_idle();
 }
 

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use sans_io::{
-    api::transform::Transform,
+    api::plan,
     codec::{headers, response_fields::Sender},
     table::Lease,
 };
@@ -102,7 +102,8 @@ where
         Err(failure) => return Err((failure, exchange.into_upload())),
     };
     let is_event_stream = headers::is_event_stream(&head.headers);
-    let relay = Relay::new(exchange, Transform::IDENTITY, context.worker().pool.clone());
+    let relay =
+        Relay::new(exchange, plan::unread(&head, is_event_stream), context.worker().pool.clone());
     let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     match attempt::commit(context, &mut committed).await {
         Ok(()) => Ok(Outcome::Response(committed)),

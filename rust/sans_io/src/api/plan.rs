@@ -14,7 +14,7 @@ use crate::{
         transform::{Document, FrameEdits, Transform},
         usage::{EventUsage, StreamUsage},
     },
-    codec::{headers, http1::ResponseHead, response_fields::Sender},
+    codec::{headers, http1::ResponseHead, inflate, response_fields::Sender},
     table::{Route, Target},
 };
 
@@ -173,7 +173,7 @@ impl Plan {
         events: bool,
         requester: &Requester<'_>,
     ) -> Transform {
-        let Some(inference) = self.inference else { return Transform::IDENTITY };
+        let Some(inference) = self.inference else { return unread(head, events) };
         if head.status.as_u16() >= 400 && !events {
             return Transform::document(Document::Error {
                 status: head.status.as_u16(),
@@ -210,6 +210,16 @@ impl Plan {
             anthropic_errors: requester.dialect == Dialect::Anthropic,
             translate: None,
         }
+    }
+}
+
+/// The transformation of a response that passes unread. A stream that is compressed, as the client
+/// likes it, cannot be watched.
+pub fn unread(head: &ResponseHead, events: bool) -> Transform {
+    if events && inflate::coding(&head.headers) == Ok(None) {
+        Transform::passing_events()
+    } else {
+        Transform::IDENTITY
     }
 }
 

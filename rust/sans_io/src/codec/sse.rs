@@ -39,6 +39,24 @@ pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
     None
 }
 
+/// So many bytes before a read decide where the frames in it end.
+pub(crate) const EDGE: usize = 3;
+
+/// The index in `piece` just behind the last frame that ends in it; None: none does. `before`: the
+/// last [`EDGE`] bytes of the stream before it, or all of them.
+pub(crate) fn last_edge_behind(before: &[u8], piece: &[u8]) -> Option<usize> {
+    // From here on the piece alone decides.
+    if let Some(edge) = last_edge(piece, EDGE + 1) {
+        return Some(edge);
+    }
+    let mut seam = [0; 2 * EDGE + 1];
+    let begin = piece.len().min(EDGE + 1);
+    let seam = seam.get_mut(..before.len() + begin)?;
+    seam[..before.len()].copy_from_slice(before);
+    seam[before.len()..].copy_from_slice(&piece[..begin]);
+    last_edge(seam, before.len())?.checked_sub(before.len())
+}
+
 /// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a
 /// frame too. A CR at the very end counts as a line end, as decided by [`last_edge`]. A `buf` that
 /// was cut there consists of nothing else.

@@ -5,7 +5,7 @@ use memchr::memmem;
 
 use super::{
     error::TransformError,
-    limits::{EDITED_HELD, append},
+    limits::{EDITED_HELD, FRAME_MOST, append, endless_frame},
 };
 use crate::{
     api::{
@@ -21,9 +21,6 @@ use crate::{
 
 /// The most of an unfinished frame that is held back, in bytes; a longer one passes as it comes.
 const FRAME_HELD: usize = 64 * 1024;
-/// The most of one frame that passes, in bytes. Pictures in base64 have some MB; a frame that is
-/// longer is most likely one without an end, which no limit of a stream's time would find.
-const FRAME_MOST: u64 = 64 * 1024 * 1024;
 /// A block of memory that is larger, in bytes, is not kept for the rest behind the frames in it:
 /// a stream with one long frame would hold its memory to the end.
 const BLOCK_KEPT: usize = 16 * 1024;
@@ -237,10 +234,7 @@ impl EventStream {
         }
         long.passed += frames.len() as u64;
         if long.passed > self.most {
-            return Err(TransformError::Unusable(format!(
-                "its event stream has a frame of more than {} bytes",
-                self.most
-            )));
+            return Err(endless_frame(self.most));
         }
         Ok(())
     }

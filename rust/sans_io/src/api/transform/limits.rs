@@ -2,9 +2,20 @@
 
 use bytes::BytesMut;
 
+use super::error::TransformError;
+
 /// The most of a frame that is held back where it is edited, and of a whole response while its
 /// `model` is searched for.
 pub(super) const EDITED_HELD: usize = 4 * 1024 * 1024;
+
+/// The most of one frame that passes, in bytes. Pictures in base64 have some MB; a frame that is
+/// longer is most likely one without an end, which no limit of a stream's time would find.
+pub(super) const FRAME_MOST: u64 = 64 * 1024 * 1024;
+
+/// The error for a frame of more than so many bytes.
+pub(super) fn endless_frame(most: u64) -> TransformError {
+    TransformError::Unusable(format!("its event stream has a frame of more than {most} bytes"))
+}
 
 /// Appends to what is held back. The memory grows by no more than a half where it has to, and so
 /// only up to `most` bytes: doubled, it would be mostly empty in the worst moment.

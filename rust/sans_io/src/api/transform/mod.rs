@@ -4,13 +4,16 @@ mod document;
 mod error;
 mod frames;
 mod limits;
+mod passing;
 mod rename;
 
 use bytes::Bytes;
 
 pub use self::error::TransformError;
 pub(crate) use self::{document::Document, frames::FrameEdits};
-use self::{document::DocumentBuffer, frames::EventStream, rename::Renamer};
+use self::{
+    document::DocumentBuffer, frames::EventStream, passing::PassingFrames, rename::Renamer,
+};
 use crate::api::{
     response_usage::{ResponseUsage, usage_of_response},
     usage::{Timings, Usage},
@@ -27,6 +30,8 @@ enum Kind {
     Identity,
     /// Bytes pass as they come, and their usage is read.
     Count(Counting),
+    /// Bytes of an event stream pass as they come, and their frames are watched.
+    Passing(Box<PassingFrames>),
     /// Bytes pass in whole frames, edited.
     Events(Box<EventStream>),
     /// Bytes are held back until `model` is found and renamed. From then on they pass.
@@ -81,6 +86,11 @@ impl Transform {
         Self(Kind::Count(Counting::Before))
     }
 
+    /// An event stream passes as it comes, unless it has a frame without an end.
+    pub fn passing_events() -> Self {
+        Self(Kind::Passing(Box::new(PassingFrames::new())))
+    }
+
     /// An event stream, edited frame by frame.
     pub(crate) fn events(edits: FrameEdits) -> Self {
         Self(Kind::Events(Box::new(EventStream::new(edits))))
@@ -115,7 +125,7 @@ impl Transform {
 
     /// Whether the response has as many bytes as the engine's.
     pub fn keeps_length(&self) -> bool {
-        matches!(self.0, Kind::Identity | Kind::Count(_))
+        matches!(self.0, Kind::Identity | Kind::Count(_) | Kind::Passing(_))
     }
 
     /// Whether the response is complete if it ends here with its connection. Of an event stream the
@@ -141,7 +151,7 @@ impl Transform {
     /// The memory for what is held back, in bytes; of a document, also for what it will become.
     pub fn held(&self) -> usize {
         match &self.0 {
-            Kind::Identity | Kind::Count { .. } => 0,
+            Kind::Identity | Kind::Count { .. } | Kind::Passing(_) => 0,
             Kind::Events(events) => events.held(),
             Kind::Rename(renamer) => renamer.held(),
             Kind::Document(document) => document.held(),
@@ -152,6 +162,7 @@ impl Transform {
     pub fn ended_frame(&self) -> bool {
         match &self.0 {
             Kind::Events(events) => events.ended_frame(),
+            Kind::Passing(frames) => frames.ended_frame(),
             _ => true,
         }
     }
@@ -167,7 +178,7 @@ impl Transform {
             Kind::Count(counting) => counting.usage(),
             Kind::Events(events) => events.usage(),
             Kind::Document(document) => document.usage(),
-            Kind::Identity | Kind::Rename(_) => None,
+            Kind::Identity | Kind::Passing(_) | Kind::Rename(_) => None,
         }
     }
 
@@ -184,6 +195,7 @@ impl Transform {
                 counting.read(&data, done);
                 Ok(data)
             }
+            Kind::Passing(frames) => frames.watch(&data).map(|()| data),
             Kind::Events(events) => events.push(data, done, timings),
             Kind::Rename(renamer) => {
                 let Some(piece) = renamer.push(data, done) else { return Ok(Bytes::new()) };
