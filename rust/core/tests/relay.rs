@@ -1036,3 +1036,35 @@ fn what_is_translated_and_collected_is_bounded_in_sum() {
     let page = plane.metrics();
     assert!(page.contains("gpustack_fast_held_bytes{place=\"memory\"} 0"), "{page}");
 }
+
+#[test]
+fn what_a_translated_frame_becomes_is_bounded_in_sum() {
+    // An engine whose stream has a frame of as many thousand values as the request's `max_tokens`.
+    let engine = Engine::start(true, |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let values = vec!["1"; request.number("\"max_tokens\":") * 1_000].join(",");
+            let frames = format!("data: {{\"choices\":[{values}]}}\n\n{DONE}");
+            let answer = [STREAM_HEAD.as_bytes(), &chunk(frames.as_bytes()), b"0\r\n\r\n"].concat();
+            if stream.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    });
+    let limits = json!({"limits": {"total_memory_bytes": 3 << 20}});
+    let plane = Plane::builder().engines(&[&engine]).with(limits).start();
+    let ask = |values: u32| {
+        let body = format!(
+            r#"{{"model":"m","stream":true,"max_tokens":{values},"messages":[{{"role":"user","content":"a"}}]}}"#
+        );
+        let mut client = plane.connect();
+        client.write(request(&body).replace("/v1/completions", "/v1/messages").as_bytes());
+        let response = client.response();
+        (response.status, String::from_utf8(response.body).unwrap())
+    };
+    let (status, text) = ask(20);
+    assert!(status == 200 && text.contains("message_stop"), "{text}");
+    let (status, text) = ask(200);
+    assert!(status == 503 && text.contains("limits.total_memory_bytes"), "{status}: {text}");
+    plane.assert_idle();
+    assert_eq!(held(&plane, "memory"), 0);
+}

@@ -12,6 +12,7 @@ use std::{
     cell::Cell,
 };
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use sans_io::{
     api::{
@@ -20,7 +21,7 @@ use sans_io::{
         messages,
         rerank::{self, Engine},
     },
-    test_support::Rewriting,
+    test_support::{Rewriting, Translating},
 };
 
 /// The system's allocator, whose bytes are counted for each thread. Growing is counted as a copy.
@@ -217,6 +218,84 @@ fn an_answer_that_becomes_another_takes_no_more_than_was_reckoned() {
         let (taken, _) = most(|| rewriting.end());
         assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
     }
+}
+
+#[test]
+fn a_frame_that_is_translated_takes_no_more_than_was_reckoned() {
+    let delta = r#"{"choices":[{"index":0,"delta":{"#;
+    let shapes = [
+        (r#"{"choices":["#, "1", "]}"),
+        (r#"{"choices":["#, "{}", "]}"),
+        (r#"{"choices":[1],"usage":["#, "1", "]}"),
+        (delta, r#""tool_calls":[1"#, ""),
+        (delta, r#""tool_calls":[{}"#, ""),
+        (delta, r#""content":"a\n\"b"#, r#""}}]}"#),
+        (delta, r#""reasoning":"a"#, r#""}}]}"#),
+    ];
+    for ((before, value, after), count) in shapes
+        .iter()
+        .flat_map(|shape| [5_000, 20_000, 100_000, 400_000].map(|count| (*shape, count)))
+    {
+        let json = match value.split_once(":[") {
+            Some((field, value)) => {
+                format!("{before}{field}:[{}]}}}}]}}", vec![value; count].join(","))
+            }
+            None if value.starts_with('"') => format!("{before}{}{after}", grown(value, count)),
+            None => of_many((before, value, after), count),
+        };
+        check_frame(&format!("data: {json}\n\n"), value);
+        // A string of another field's, or of a comment, hides nothing.
+        check_frame(&format!(": \"\nevent: \"\ndata: {json}\n\n"), value);
+    }
+    let calls = |count, call: &str| {
+        format!("data: {delta}\"tool_calls\":[{}]}}}}]}}\n\n", vec![call; count].join(","))
+    };
+    for call in [
+        r#"{"id":"","function":{"name":"a","arguments":"{}"}}"#,
+        r#"{"id":"a","function":{"name":"a","arguments":{}}}"#,
+        r#"{"id":"b","function":{"name":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"}}"#,
+    ] {
+        check_frame(&calls(1_000, call), call);
+    }
+    for count in [3_000, 30_000, 300_000] {
+        let text = r#"a\\\"\\n"#.repeat(count);
+        let texts = [format!(r#""{{\"a\":\"{text}\"}}""#), format!(r#"{{"a":"{text}"}}"#)];
+        for arguments in texts {
+            let function = format!(r#"{{"name":"a","arguments":{arguments}}}"#);
+            check_frame(&calls(1, &format!(r#"{{"id":"a","function":{function}}}"#)), "arguments");
+            let old = format!("data: {delta}\"function_call\":{function}}}}}]}}\n\n");
+            check_frame(&old, "a function's arguments");
+        }
+        check_frame(
+            &format!("data: {delta}\"content\":\n{}\n", "data: 1,\n".repeat(count)),
+            "lines",
+        );
+    }
+}
+
+/// A field whose text is so many times the one of `field`.
+fn grown(field: &str, count: usize) -> String {
+    let (name, text) = field.split_once(":\"").unwrap();
+    format!("{name}:\"{}", text.repeat(count))
+}
+
+/// Translates a frame all but whose end has come before.
+fn check_frame(frame: &str, what: &str) {
+    // A short one is not reckoned, and a longer one not translated.
+    if !(20_000..4_000_000).contains(&frame.len()) {
+        return;
+    }
+    let mut stream = Translating::default();
+    stream.push(Bytes::from_static(b"data: {\"choices\":[]}\n\n")).unwrap();
+    let (most_of_it, end) = frame.split_at(frame.len() - 1);
+    for piece in most_of_it.as_bytes().chunks(60_000) {
+        let _ = stream.push(Bytes::copy_from_slice(piece)).unwrap();
+    }
+    let reckoned = stream.held() - frame.len();
+    let end = Bytes::copy_from_slice(end.as_bytes());
+    let (taken, made) = most(|| stream.push(end));
+    assert!(made.is_ok());
+    assert!(taken <= reckoned, "{} {what}: {taken} of {reckoned}", frame.len());
 }
 
 /// The shapes of blocks that a user's turn may have.

@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::{
+    messages::MessageStream,
     rerank,
-    transform::{Document, Transform},
+    transform::{Document, FrameEdits, Transform},
     usage::Timings,
 };
 
@@ -140,6 +141,29 @@ impl Rewriting {
     /// Rewrites it; None: it cannot be.
     pub fn end(&mut self) -> Option<Bytes> {
         self.0.push(Bytes::new(), true, at_once).ok()
+    }
+}
+
+/// A stream of chat completions that becomes one of a Message's events.
+pub struct Translating(Transform);
+
+impl Default for Translating {
+    fn default() -> Self {
+        let translate = Some(Box::new(MessageStream::new("public", "msg_1")));
+        Self(Transform::events(FrameEdits { translate, ..FrameEdits::default() }))
+    }
+}
+
+impl Translating {
+    /// The bytes that were reckoned for the unfinished frame, itself and what it becomes, and for
+    /// what waits.
+    pub fn held(&self) -> usize {
+        self.0.held()
+    }
+
+    /// Translates the next bytes; the error in words.
+    pub fn push(&mut self, bytes: Bytes) -> Result<Bytes, String> {
+        self.0.push(bytes, false, at_once).map_err(|error| error.to_string())
     }
 }
 

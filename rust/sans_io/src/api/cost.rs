@@ -31,6 +31,11 @@ const RERANK_VALUE: usize = 112;
 const RANKING_VALUE: usize = 64;
 /// The same of a chat completion.
 const COMPLETION_VALUE: usize = 64;
+/// The bytes for each byte of a stream's frame: what waits, and its events, whose length is not
+/// known before.
+const EVENT: usize = 6;
+/// The bytes for each of its values: a place in a list, twice while that grows.
+const EVENT_VALUE: usize = 48;
 /// The bytes for each value of a chat completion's tool calls.
 const CALL_VALUE: usize = 448;
 /// The most values that make tool calls: each consists of two.
@@ -62,6 +67,15 @@ pub(crate) fn of_completion(length: usize, census: &Census) -> usize {
         + COMPLETION_VALUE * census.values()
         + calls
         + decoded
+        + FIXED
+}
+
+/// The same for a frame of a stream of chat completions, of this length.
+pub(crate) fn of_event(length: usize, census: &Census) -> usize {
+    EVENT * (length + census.expansion())
+        + EVENT_VALUE * census.values()
+        + CALL_VALUE * census.values().min(CALL_VALUES)
+        + DOUBLED * census.longest_escaped()
         + FIXED
 }
 

@@ -87,6 +87,12 @@ impl Blocks {
         }
     }
 
+    /// The memory for what waits, in bytes.
+    pub(super) fn held(&self) -> usize {
+        // A text that grows is doubled.
+        2 * self.held + (self.calls.capacity() + self.waiting.capacity()) * size_of::<Call>()
+    }
+
     /// Whether more waits than is allowed.
     pub(super) fn is_too_much(&self) -> bool {
         self.held > WAITING_MAX || self.calls.len() > CALLS_MAX

@@ -87,6 +87,11 @@ impl MessageStream {
         self.usage
     }
 
+    /// The memory for what waits behind an unfinished block, in bytes.
+    pub fn held(&self) -> usize {
+        self.blocks.held()
+    }
+
     fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) {
         if self.phase == Phase::Finished {
             return;

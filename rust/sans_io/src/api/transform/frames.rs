@@ -6,6 +6,7 @@ use memchr::memmem;
 use super::{
     error::TransformError,
     limits::{EDITED_HELD, FRAME_MOST, append, endless_frame},
+    reckoning::FrameReckoning,
 };
 use crate::{
     api::{
@@ -115,6 +116,8 @@ pub(super) struct EventStream {
     long_frame: Option<Box<LongFrame>>,
     /// The most of one frame that passes, in bytes.
     most: u64,
+    /// What translating the unfinished frame will take.
+    reckoning: FrameReckoning,
 }
 
 /// A frame that passes in pieces.
@@ -129,7 +132,13 @@ struct LongFrame {
 impl EventStream {
     /// A stream of which nothing has passed.
     pub(super) fn new(edits: FrameEdits) -> Self {
-        Self { frames: FrameBuffer::default(), edits, long_frame: None, most: FRAME_MOST }
+        Self {
+            frames: FrameBuffer::default(),
+            edits,
+            long_frame: None,
+            most: FRAME_MOST,
+            reckoning: FrameReckoning::default(),
+        }
     }
 
     /// Whether the last frame said that the stream is finished, and nothing follows it.
@@ -147,9 +156,11 @@ impl EventStream {
         !self.frames.raw
     }
 
-    /// The memory of the unfinished frame, in bytes.
+    /// The memory of the unfinished frame, and of what it will become; and of what a translation
+    /// holds back. In bytes.
     pub(super) fn held(&self) -> usize {
-        self.frames.tail.capacity()
+        let translation = self.edits.translate.as_ref().map_or(0, |stream| stream.held());
+        self.frames.tail.capacity() + self.reckoning.cost() + translation
     }
 
     /// Whether the last bytes ended a frame.
@@ -180,6 +191,9 @@ impl EventStream {
     ) -> Result<Bytes, TransformError> {
         let (marked, frames) = self.frames.push(data, done, self.edits.held());
         self.count_long_frame(&frames)?;
+        if self.edits.translate.is_some() {
+            self.reckoning.follow(&self.frames.tail, self.frames.ended_frame);
+        }
         let frames = self.edit(frames, done, timings)?;
         let passes = marked && self.edits.translate.is_none();
         Ok(if passes { [MARK, &frames].concat().into() } else { frames })

@@ -5,6 +5,7 @@ mod error;
 mod frames;
 mod limits;
 mod passing;
+mod reckoning;
 mod rename;
 
 use bytes::Bytes;

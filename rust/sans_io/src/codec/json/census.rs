@@ -46,6 +46,12 @@ impl Census {
         }
     }
 
+    /// Ends a line of a text in which no string lies across two.
+    pub(crate) fn end_line(&mut self) {
+        (self.in_string, self.behind_backslash) = (false, false);
+        self.expansion += 1;
+    }
+
     fn begin_string(&mut self) {
         (self.in_string, self.escaped, self.length) = (true, false, 0);
         self.expansion += 2;
