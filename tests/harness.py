@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import seam_samples
+from forked_engine import ForkedEngine
 from gpustack_fast.seam.documents import Drained
 from raw_http import Client, Response, build, eventually
 
-TESTS = Path(__file__).parent
 STARTED_WITHIN = 180.0
 """Seconds that the start of a real engine may take on a busy machine; the first one builds its
 environment, too."""
@@ -31,7 +31,7 @@ KEY = "gpustack_0123456789abcdef_0123456789abcdef0123456789abcdef"
 """The key that every router of the tests knows."""
 
 
-def stop(process: subprocess.Popen[Any], patience: float = ENDED_WITHIN) -> int:
+def stop(process: subprocess.Popen[Any] | ForkedEngine, patience: float = ENDED_WITHIN) -> int:
     """Ends a child politely, then firmly; returns its exit code."""
     if process.poll() is None:
         process.terminate()
@@ -42,7 +42,7 @@ def stop(process: subprocess.Popen[Any], patience: float = ENDED_WITHIN) -> int:
             process.wait()
     if process.stdout is not None:
         process.stdout.close()
-    return process.returncode
+    return process.wait()
 
 
 def held_port(owner: object) -> int:
@@ -73,11 +73,9 @@ class FakeEngine:
 
     def start(self) -> None:
         """Starts the process and waits until it listens."""
-        command = [sys.executable, str(TESTS / "fake_engine.py"), "--with-parent", *self.arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        self.process = ForkedEngine(["--with-parent", *self.arguments])
         self.address = self.process.stdout.readline().strip()
-        assert self.address, "The fake engine did not start."
+        assert self.address.startswith(("http:", "unix:")), "The fake engine did not start."
 
     def restart(self) -> None:
         """Starts it again at the same address."""
