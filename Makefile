@@ -70,8 +70,10 @@ test: test-rust test-python  ## All tests: Rust first, then pytest with the real
 test-rust:  ## The Rust tests alone
 	cargo test --locked --workspace --exclude gpustack-fast-py
 
+# In two processes, since much of it waits. Each takes whole files, in their order, for the last ones are short.
+# PYTEST_ARGS="-n 0 --pdb": in one.
 test-python: .venv/.native-quick  ## pytest alone (PYTEST_ARGS="-k drain")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Not a part of `make test`: it needs 5.5 GB of disk, up to 14 GB of memory, and some minutes.
 .PHONY: test-vllm
