@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from harness import ENDED_WITHIN, STARTED_WITHIN, cli, stop
-from raw_http import Client, eventually
+from raw_http import Client, eventually, sooner_or_later
+
+AT_A_LOSS_AFTER = 30
+"""Seconds for one answer. So small a model, whose words are chosen by chance, does not always find
+an end, and fills its context, which can take minutes."""
+CURL_TIMED_OUT = 28
+"""curl's exit status then."""
 
 
 class Default:
@@ -71,7 +77,17 @@ class Default:
         """Runs the printed curl line as a shell would."""
         line = self.seen().partition("Try it: ")[2].splitlines()[0]
         assert line.startswith("curl -N http://")
-        return self.run(["sh", "-c", line], **more)
+
+        def answer() -> str | None:
+            try:
+                return self.run(["sh", "-c", f"{line} --max-time {AT_A_LOSS_AFTER}"], **more)
+            except subprocess.CalledProcessError as error:
+                if error.returncode != CURL_TIMED_OUT:
+                    raise
+                return None
+
+        stream: str = sooner_or_later(answer, "the model to come to an end")
+        return stream
 
     def status(self, key: str) -> int:
         with Client(self.url()) as client:
