@@ -67,8 +67,14 @@ serve: .venv/.native-quick  ## Build what is missing and run the server (ARGS="-
 test: test-rust test-python  ## All tests: Rust first, then pytest with the real SDK and the real engine
 
 # gpustack-fast-py is tested through Python; a test binary of its own would need libpython to link.
+RUST_TESTS := cargo test --locked --workspace --exclude gpustack-fast-py
+
 test-rust:  ## The Rust tests alone
-	cargo test --locked --workspace --exclude gpustack-fast-py
+	$(RUST_TESTS)
+
+.PHONY: test-build
+test-build:
+	$(RUST_TESTS) --no-run
 
 # In two processes, since much of it waits. Each takes whole files, in their order, for the last ones are short.
 # PYTEST_ARGS="-n 0 --pdb": in one.
