@@ -141,8 +141,8 @@ impl Worker {
         &self.body_limits(has_key).rooms.memory
     }
 
-    /// Notes that so many responses were cut off, since their client did not read them and there was
-    /// no memory for that.
+    /// Notes that so many responses were cut off, since their client did not read them and there
+    /// was no memory for that.
     pub(crate) fn note_cut_unread(&self, count: u64) {
         self.shared.metrics.cut_unread.fetch_add(count, Ordering::Relaxed);
         debug!(

@@ -1,6 +1,6 @@
 //! What a connection of HTTP/2 holds of responses that its client does not take, beyond what each
-//! has a share for by itself: tasks that wait, and pages that have left their tasks and lie in front
-//! of a window, where nobody but this counts them.
+//! has a share for by itself: tasks that wait, and pages that have left their tasks and lie in
+//! front of a window, where nobody but this counts them.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,7 +24,7 @@ const FREE: u64 = 4 * UNREAD;
 
 /// The responses of a connection that its client does not take.
 pub(super) struct Crowds {
-    worker: Rc<Worker>,
+    pub(super) worker: Rc<Worker>,
     /// Those without a key, and those with one.
     kinds: [Crowd; 2],
     /// Of the connection's task.

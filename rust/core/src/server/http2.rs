@@ -136,7 +136,6 @@ struct Running {
     waiting: Cell<usize>,
     /// and those of them whose response it does not take, with what others have left behind.
     crowds: Rc<Crowds>,
-    worker: Rc<Worker>,
     /// A request has had a good key, which makes the place worth more.
     trusted: Cell<bool>,
     socket: Rc<Socket>,
@@ -161,7 +160,6 @@ impl Streams {
             count: Cell::new(0),
             waiting: Cell::new(0),
             crowds: Crowds::new(worker),
-            worker: Rc::clone(worker),
             trusted: Cell::default(),
             since: Cell::new(Instant::now()),
             socket: Rc::clone(socket),
@@ -173,8 +171,7 @@ impl Streams {
 
     /// Where the stream that is executed next notes what is unread, and that its body is waited for.
     fn next_progress(&self) -> (Unsent, Awaited) {
-        let Running { worker, crowds, socket, .. } = &*self.0;
-        let progress = (Unsent::new(worker, crowds, socket), Awaited::default());
+        let progress = (Unsent::new(&self.0.crowds, &self.0.socket), Awaited::default());
         *self.0.next.borrow_mut() = Some(progress.clone());
         progress
     }

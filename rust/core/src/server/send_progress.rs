@@ -35,7 +35,6 @@ use crate::{
     key_watch::KeyWatch,
     request::body::{ResponseBody, ResponseResult, Truncated},
     server::crowd::Crowds,
-    worker::Worker,
 };
 
 /// The largest piece that the flow control gets at once, in bytes: so much may lie there unread
@@ -61,7 +60,6 @@ struct Waiting {
     room: RefCell<Share>,
     /// None: the response has not begun, or is a local one.
     key: RefCell<Option<KeyWatch>>,
-    worker: Rc<Worker>,
     /// The request has a good key.
     keyed: Cell<bool>,
     /// Where it is counted when its task has ended, and as how much; see [`Crowds::leave_behind`].
@@ -71,7 +69,7 @@ struct Waiting {
 
 impl Unsent {
     /// Nothing yet.
-    pub(super) fn new(worker: &Rc<Worker>, crowds: &Rc<Crowds>, socket: &Rc<Socket>) -> Self {
+    pub(super) fn new(crowds: &Rc<Crowds>, socket: &Rc<Socket>) -> Self {
         Self(Rc::new(Waiting {
             unread: Unread::default(),
             sent: Sent::default(),
@@ -79,7 +77,6 @@ impl Unsent {
             held: Cell::default(),
             room: RefCell::default(),
             key: RefCell::default(),
-            worker: Rc::clone(worker),
             keyed: Cell::default(),
             crowds: Rc::clone(crowds),
             left: Cell::default(),
@@ -136,7 +133,7 @@ impl Unsent {
         if held <= FREE.max(room.bytes()) {
             return Poll::Ready(Ok(()));
         }
-        let worker = &self.0.worker;
+        let worker = &self.0.crowds.worker;
         room.poll_grow(context, worker.memory(self.0.keyed.get()), held).map_err(|NoRoom| {
             worker.note_cut_unread(1);
             Truncated

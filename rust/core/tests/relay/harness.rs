@@ -410,7 +410,8 @@ impl Plane {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
 
-    /// Waits for the record of a request, and gives its end and the tokens that the engine generated.
+    /// Waits for the record of a request, and gives its end and the tokens that the engine has
+    /// generated.
     pub(crate) fn end_and_tokens(&self) -> (String, Option<u64>) {
         for _ in 0..PATIENCE.as_millis() / 5 {
             if let Some(record) = self.poll()["records"].as_array().unwrap().first() {

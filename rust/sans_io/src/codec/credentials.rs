@@ -1,27 +1,9 @@
-//! Where requests carry credentials: which of them count here, and which fields no engine is shown.
-
-use http::{HeaderMap, header::AUTHORIZATION};
-
-use crate::codec::headers;
+//! What credentials look like, and in which fields they come. (Which of a request's count here:
+//! [`super::headers::credentials`].)
 
 /// No key is shorter, in bytes: those that are made are longer, and of those that are brought it is
 /// asked.
 pub(crate) const LENGTH_MIN: usize = 16;
-
-/// The credentials of a request, in the order in which they count. `Bearer` is read first: the SDKs
-/// of `OpenAI` and (from 2.0) of Anthropic send it. Older ones of Anthropic's send `x-api-key`,
-/// beside which a proxy on the way, or another login of the client's, may put an `Authorization` of
-/// its own. Browsers can set no field of a WebSocket but its subprotocols.
-pub(crate) fn of(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-    // Each is looked for only where those before it opened nothing.
-    let x_api_key = std::iter::once_with(|| headers.get("x-api-key")).flatten();
-    let in_protocol = std::iter::once_with(|| headers::key_in_protocols(headers)).flatten();
-    bearer
-        .into_iter()
-        .chain(x_api_key.map(|value| value.as_bytes().trim_ascii()))
-        .chain(in_protocol)
-}
 
 /// The secret behind `Bearer`; None: another scheme stands there, or none.
 pub(crate) fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -55,9 +37,9 @@ pub(super) struct Shown<'h>([&'h [u8]; 3]);
 impl<'h> Shown<'h> {
     /// Those of a request that are long enough to be a key: anything shorter is a placeholder, or a
     /// word that other fields may hold as well.
-    pub(super) fn of(headers: &'h HeaderMap) -> Self {
+    pub(super) fn new(credentials: impl Iterator<Item = &'h [u8]>) -> Self {
         let mut shown = [&[][..]; 3];
-        for (place, secret) in shown.iter_mut().zip(of(headers)) {
+        for (place, secret) in shown.iter_mut().zip(credentials) {
             *place = if secret.len() < LENGTH_MIN { &[] } else { secret };
         }
         Self(shown)

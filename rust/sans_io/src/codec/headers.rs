@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::codec::{
-    credentials::{Shown, is_carrier},
+    credentials::{Shown, bearer, is_carrier},
     forwarding::is_forwarding,
 };
 
@@ -110,7 +110,7 @@ pub struct ForEngine {
 pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine) {
     let names_others = connection_names_others(headers);
     let json = with.json && !is_json(headers);
-    let shown = Shown::of(headers);
+    let shown = Shown::new(credentials(headers));
     for (name, value) in headers {
         let bytes = name.as_str().as_bytes();
         let stops = is_hop_by_hop(bytes)
@@ -161,9 +161,24 @@ fn key_of(protocol: &[u8]) -> Option<&[u8]> {
 }
 
 /// The key among the subprotocols of a request for a WebSocket.
-pub fn key_in_protocols(headers: &HeaderMap) -> Option<&[u8]> {
+fn key_in_protocols(headers: &HeaderMap) -> Option<&[u8]> {
     let key = protocols(headers).find_map(key_of)?;
     asks_websocket(headers).then_some(key)
+}
+
+/// The credentials of a request, in the order in which they count. `Bearer` is read first: the SDKs
+/// of `OpenAI` and (from 2.0) of Anthropic send it. Older ones of Anthropic's send `x-api-key`,
+/// beside which a proxy on the way, or another login of the client's, may put an `Authorization` of
+/// its own. Browsers can set no field of a WebSocket but its subprotocols.
+pub(crate) fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    // Each is looked for only where those before it opened nothing.
+    let x_api_key = std::iter::once_with(|| headers.get("x-api-key")).flatten();
+    let in_protocol = std::iter::once_with(|| key_in_protocols(headers)).flatten();
+    bearer
+        .into_iter()
+        .chain(x_api_key.map(|value| value.as_bytes().trim_ascii()))
+        .chain(in_protocol)
 }
 
 /// Whether a client asks for a WebSocket: `Connection: upgrade` with `Upgrade: websocket` (RFC 6455

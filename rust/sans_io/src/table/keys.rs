@@ -16,7 +16,10 @@ use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    codec::credentials::{self, LENGTH_MIN, bearer},
+    codec::{
+        credentials::{LENGTH_MIN, bearer},
+        headers::credentials,
+    },
     seam::{KeyDelta, KeyEntry, Scope},
     table::error::KeysError,
 };
@@ -130,7 +133,7 @@ impl Keys {
     /// subprotocol in which browsers send it.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Key>, AuthError> {
         let mut refused = AuthError::Missing;
-        for secret in credentials::of(headers) {
+        for secret in credentials(headers) {
             match self.judge(secret) {
                 Ok(key) => return Ok(Arc::clone(key)),
                 Err(error) => refused = refused.max(error),
@@ -144,7 +147,7 @@ impl Keys {
     pub fn is_credential(&self, text: &[u8], headers: &HeaderMap) -> bool {
         let text = bearer(text).unwrap_or(text);
         text.len() >= LENGTH_MIN && self.by_digest.contains_key(&self.digest(text))
-            || !is_placeholder(text) && credentials::of(headers).any(|secret| secret == text)
+            || !is_placeholder(text) && credentials(headers).any(|secret| secret == text)
     }
 
     fn digest(&self, secret: &[u8]) -> KeyDigest {

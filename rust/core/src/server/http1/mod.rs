@@ -217,8 +217,8 @@ impl Waiting {
     }
 }
 
-/// Ends a connection without a request. The system may hold one of which this task was not told yet,
-/// but soon is.
+/// Ends a connection without a request. The system may hold one of which this task was not told
+/// yet, but soon is.
 fn end_unless_readable<T: ClientStream>(
     context: &mut Context<'_>,
     client: &Client<T>,

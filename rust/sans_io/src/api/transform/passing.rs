@@ -68,7 +68,9 @@ mod tests {
     proptest! {
         #[test]
         fn frames_end_where_they_do_however_the_stream_is_cut(
-            words in prop::collection::vec(prop::sample::select(vec!["\n", "\r", "\r\n", "a", "data: b"]), 0..30),
+            words in prop::collection::vec(
+                prop::sample::select(vec!["\n", "\r", "\r\n", "a", "data: b"]), 0..30,
+            ),
             cuts in prop::collection::vec(0..6_usize, 0..60),
         ) {
             let text = words.concat().into_bytes();
