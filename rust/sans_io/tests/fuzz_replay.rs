@@ -12,8 +12,11 @@
     reason = "a test that cannot go on says where"
 )]
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[path = "../../fuzz/checks/http1.rs"]
@@ -238,12 +241,36 @@ fn fuzz(target: &str, words: &[&str], check: fn(&[u8])) {
         run(target, seed, check);
     }
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let _core = Core::take();
     let end = Instant::now() + seconds();
     while Instant::now() < end {
         // Looking at the clock costs more than a small check.
         for _ in 0..64 {
             run(target, &mutated(&seeds, words, &mut random), check);
         }
+    }
+}
+
+/// A core for one target, however many tests run at once: its seconds are not shared.
+struct Core;
+
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static RETURNED: Condvar = Condvar::new();
+
+impl Core {
+    /// Waits until there is one.
+    fn take() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let taken = TAKEN.lock().unwrap();
+        *RETURNED.wait_while(taken, |taken| *taken >= cores).unwrap() += 1;
+        Self
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap() -= 1;
+        RETURNED.notify_one();
     }
 }
 
