@@ -18,7 +18,15 @@ from typing import Any
 import pytest
 import zstandard
 
-from harness import KEY, DataPlaneRouter, FakeEngine, ServedRouter, external, serving
+from harness import (
+    ENDED_WITHIN,
+    KEY,
+    DataPlaneRouter,
+    FakeEngine,
+    ServedRouter,
+    external,
+    serving,
+)
 from raw_http import Client, chat
 
 Routers = Callable[..., DataPlaneRouter]
@@ -221,7 +229,7 @@ def upload(server: ServedRouter, parts: list[bytes | None], size: int) -> tuple[
     """Sends a form in pieces; None is a file of that size. Returns status and the body's hash."""
     digest = hashlib.sha256()
     piece = os.urandom(MEGABYTE)
-    with Client(server.address) as client:
+    with Client(server.address, timeout=ENDED_WITHIN) as client:
 
         def send(data: bytes) -> None:
             digest.update(data)

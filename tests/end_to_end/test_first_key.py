@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness import ENDED_WITHIN, FakeEngine, cli, external, stop
+from harness import ENDED_WITHIN, STARTED_WITHIN, FakeEngine, cli, external, stop
 from raw_http import Client, eventually
 
 
@@ -32,7 +32,7 @@ class Terminal:
             self.screen += os.read(self._ours, 65_536).decode().replace("\r\n", "\n")
             return words in self.screen
 
-        eventually(seen, f"{words!r} on the terminal")
+        eventually(seen, f"{words!r} on the terminal", STARTED_WITHIN)
         return self.screen
 
     def close(self) -> None:
