@@ -346,8 +346,9 @@ def _plain(default: object) -> str:
 def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "key of the first start",
-        "Any text of 16 characters or more. A data directory that had its first start before "
-        "ignores it; without it, the first start makes a key and shows it once.",
+        "Any text of 16 characters or more. A data directory that ever had a key (of an earlier "
+        "start, or of `keys create`) takes none, and the start says so; without it, the first "
+        "start makes a key and shows it once.",
     )
     ways = group.add_mutually_exclusive_group()
     ways.add_argument(

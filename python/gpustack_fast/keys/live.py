@@ -207,9 +207,9 @@ def bootstrap(store: Store, text: str | None, keep: Callable[[str], None] | None
     `keep` gets a generated one before it is stored: what could not be kept is not made, and the
     next start tries again.
 
-    A store that ever had a key ignores the text, also after its last key was revoked: otherwise a
-    restart would bring a revoked key back, since the text usually stays in the environment. Raises
-    UsageError, StoreError.
+    A store that ever had a key does not take the text, whoever made that key, and also after its
+    last one was revoked: otherwise a restart would bring a revoked key back, since the text usually
+    stays in the environment. Raises UsageError, StoreError.
     """
     if store.is_new and text is None:
         text = new_key_text()
@@ -220,6 +220,8 @@ def bootstrap(store: Store, text: str | None, keep: Callable[[str], None] | None
     if text is None or store.find(text):
         return FirstKey()
     return FirstKey(
-        notice="The bootstrap key was ignored: this data directory had its first start before. "
-        "Use `gpustack-fast keys create` for more keys."
+        notice="The bootstrap key was not taken, and opens nothing: it is for a data directory "
+        "that never had a key, and here others were made before. If it shall be one of them, run "
+        "`gpustack-fast keys create NAME --key-file FILE` with a file that holds it; else leave "
+        "it out."
     )

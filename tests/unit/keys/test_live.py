@@ -36,14 +36,26 @@ def test_a_first_start_takes_the_key_that_it_is_given(directory: DataDirectory) 
     assert again.created is None and again.notice is None
 
 
-def test_a_later_start_ignores_another_bootstrap_key_and_says_so(directory: DataDirectory) -> None:
+def test_a_later_start_takes_no_other_bootstrap_key_and_says_what_to_do(
+    directory: DataDirectory,
+) -> None:
     bootstrap(Store(directory), None, None)
     later = bootstrap(Store(directory), "my-own-key-of-16", None)
     assert later.created is None
-    assert (
-        later.notice is not None and "ignored" in later.notice and "my-own-key" not in later.notice
-    )
+    assert later.notice is not None and "my-own-key" not in later.notice
+    assert "not taken" in later.notice and "keys create NAME --key-file FILE" in later.notice
     assert Store(directory).find("my-own-key-of-16") is None
+
+
+def test_a_first_start_behind_keys_create_says_nothing_of_an_earlier_start(
+    directory: DataDirectory,
+) -> None:
+    Store(directory).create("seed", text="my-seed-key-of-16")
+    assert bootstrap(Store(directory), "my-seed-key-of-16", None).notice is None
+    first = bootstrap(Store(directory), "my-own-key-of-16", None)
+    assert first.created is None and first.notice is not None
+    assert "never had a key" in first.notice and "start before" not in first.notice
+    assert [key.name for key in Store(directory).keys] == ["seed"]
 
 
 def test_a_revoked_bootstrap_key_does_not_come_back_with_the_next_start(
