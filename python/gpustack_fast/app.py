@@ -211,6 +211,7 @@ class Server:
             for task in (polling, counting, signalled):
                 task.cancel()
             loop.remove_reader(self._plane.fileno())
+            received.ignore()
         if working.cancelled():
             return 0
         working.result()  # it ends by itself only with an exception

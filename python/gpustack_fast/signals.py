@@ -5,7 +5,8 @@
     USR1                          open the log files again
     USR2 ALRM … real-time ones    nothing, and a line says so: by default each would end the server
 
-Until a server attends to them, those that ask for its stop end it (as process 1: `__main__`).
+Until a server attends to them, those that ask for its stop end it (as process 1: `__main__`). Once
+it has ended they do nothing: its exit status is that of its own end, whatever comes behind it.
 
 Left alone: those of a fault in the program itself (SEGV, BUS, FPE, ILL), which cannot go on, and
 whose last word is faulthandler's; those that stop and continue it; PIPE and XFSZ, which Python
@@ -82,7 +83,8 @@ class Signals:
             yield
         finally:
             for number, handler in before:
-                signal.signal(number, handler)
+                if signal.getsignal(number) == self._keep:  # else nobody has attended to them
+                    signal.signal(number, handler)
 
     def _keep(self, number: int, _: FrameType | None) -> None:
         self._pending.append(number)
@@ -95,6 +97,15 @@ class Signals:
         pending, self._pending = self._pending, []
         for number in pending:
             self._pass(number, act)
+
+    def ignore(self) -> None:
+        """For the time between the end of the server and that of the process.
+
+        Python gives the signals that it handles their default back when it ends, and leaves those
+        alone that are ignored.
+        """
+        for number in handled():
+            signal.signal(number, signal.SIG_IGN)
 
     def _pass(self, number: int, act: Callable[[int, Ask], None]) -> None:
         act(number, self.ask(number))

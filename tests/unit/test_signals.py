@@ -121,6 +121,35 @@ def test_what_comes_before_anybody_attends_is_kept(attending: Attending) -> None
     ]
 
 
+ENDING = """
+import asyncio, signal, sys
+import uvloop
+from gpustack_fast.signals import Signals, handled
+async def main():
+    received.attend(lambda number, ask: None)
+    await asyncio.sleep(0)
+    received.ignore()
+received = Signals()
+with received.held():
+    uvloop.run(main())
+assert {signal.getsignal(number) for number in handled()} == {signal.SIG_IGN}
+print("ended", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_comes_behind_the_end_of_a_server_does_not_change_its_exit_status() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        command = [sys.executable, "-c", ENDING]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as ending:
+            assert ending.stdout is not None
+            assert ending.stdout.readline() == "ended\n"
+            ending.send_signal(number)
+            ending.communicate("\n")
+        assert ending.returncode == 0, name(number)
+
+
 def test_a_stop_before_anybody_attends_ends_the_process_by_default(attending: Attending) -> None:
     attending.send(signal.SIGTERM)
     assert attending.process.wait(DEADLINE) == -signal.SIGTERM
