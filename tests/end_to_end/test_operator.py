@@ -193,7 +193,7 @@ def test_the_last_instance_may_be_drained_after_a_warning(
         assert "warning: No other instance of m runs" in done.stderr
         assert "requests still run there: 1" in done.stderr
         assert json.loads(done.stdout)["instances"][0]["state"] == "draining"
-        at_once = run(server, "drain", "m-0", "--timeout", "0")
+        at_once = run(server, "drain", "m-0", "--timeout", "0s")
         assert at_once.returncode == 1
         assert "After 0 s requests still run there: 1." in at_once.stderr
         assert at_once.stdout == "m-0 is draining; requests in flight: 1.\n"

@@ -41,7 +41,7 @@ _PATIENCE = 10.0
 """Seconds to wait for a server that starts or stops: it holds the lock, but does not reply yet."""
 _POLL = 0.02
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
-_TIME = re.compile(r"(\d{1,12})([smhdw]?)", re.ASCII)
+_TIME = re.compile(r"(\d{1,12})([smhdw])", re.ASCII)
 
 
 class _KeyAccess(Protocol):
@@ -113,17 +113,18 @@ def _revoked_unseen(keys: _KeyAccess, created: CreatedKey, error: OutputFailed) 
 
 
 def seconds(text: str) -> int:
-    """A time such as `30d` in seconds: weeks, days, hours, minutes or (also a bare number) seconds.
+    """A time such as `30d` in seconds: weeks, days, hours, minutes or seconds.
 
-    Raises UsageError.
+    Raises UsageError, also for a number without a unit: whoever writes 30 may mean any of them.
     """
     found = _TIME.fullmatch(text)
     if found is None:
+        wrong = "has no unit" if text.isdecimal() else "is no time"
         raise UsageError(
-            f"{quoted(text)} is no time. Write a whole number and its unit, s, m, h, d or w: for "
-            "example `30d`."
+            f"{quoted(text)} {wrong}. Write a whole number and its unit, s, m, h, d or w: for "
+            "example `30s`, `30m`, `12h` or `90d`."
         )
-    return int(found[1]) * _UNITS[found[2] or "s"]
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def show(data_dir: Path, *, as_json: bool) -> int:

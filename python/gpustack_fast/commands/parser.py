@@ -387,7 +387,8 @@ def _add_key_commands(keys: _Parser) -> None:
     create.add_argument(
         "--expires-in",
         metavar="TIME",
-        help="after which it is rejected: 90s, 15m, 12h, 30d or 4w; by default never",
+        help="after which it is rejected, a number and its unit: 90s, 15m, 12h, 30d or 4w; by "
+        "default never",
     )
     text = create.add_mutually_exclusive_group()
     text.add_argument(
@@ -401,7 +402,9 @@ def _add_key_commands(keys: _Parser) -> None:
     listing.add_argument("--json", action="store_true", help="as a JSON list, for programs")
 
     revoke = _command(commands, "revoke", "reject a key from the next request on", _revoke_key)
-    revoke.add_argument("which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it")
+    revoke.add_argument(
+        "which", metavar="NAME_OR_ACCESS_KEY", help="as `keys list` shows it, or the whole key"
+    )
 
     for command in commands.choices.values():
         _add_place(command)
@@ -433,8 +436,8 @@ def _add_instance_commands(commands: _Commands) -> None:
     ways.add_argument(
         "--timeout",
         metavar="TIME",
-        help="wait so long at most, as 90s or 15m; when requests still run then, the exit status "
-        "is 1, and the instance stays drained",
+        help="wait so long at most, a number and its unit: 90s, 15m or 2h; when requests still run "
+        "then, the exit status is 1, and the instance stays drained",
     )
     for command in (status, drain, resume):
         command.add_argument("--json", action="store_true", help="print one JSON document")

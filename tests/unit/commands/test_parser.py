@@ -320,7 +320,7 @@ def test_a_key_is_made_for_some_things_and_some_time(tmp_path: Path) -> None:
     assert run("keys", "create", "both", *both, "--expires-in", "30d", *data).returncode == 0
     assert (
         run(
-            "keys", "create", "short", "--scope", "inference", "--expires-in", "1", *data
+            "keys", "create", "short", "--scope", "inference", "--expires-in", "1s", *data
         ).returncode
         == 0
     )
@@ -377,17 +377,25 @@ def test_the_list_shows_what_a_key_may_do_and_marks_what_has_expired(
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)],
+    [("0s", 0), ("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("4w", 2_419_200)],
 )
-def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: int) -> None:
+def test_a_time_is_a_number_and_its_unit(text: str, seconds: int) -> None:
     assert keys.seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13])
+@pytest.mark.parametrize(
+    "text", ["", "d", "1.5h", "-1d", "30 d", "30D", "1y", "٣d", "1" * 13 + "s"]
+)
 def test_what_is_no_time_is_reported(text: str) -> None:
     with pytest.raises(
         UsageError, match=r"is no time\. Write a whole number and its unit, s, m, h, d or w"
     ):
+        keys.seconds(text)
+
+
+@pytest.mark.parametrize("text", ["0", "30", "1" * 12])
+def test_a_number_without_a_unit_is_no_number_of_seconds(text: str) -> None:
+    with pytest.raises(UsageError, match=r"has no unit\..* `30s`, `30m`, `12h` or `90d`"):
         keys.seconds(text)
 
 
@@ -485,7 +493,7 @@ def test_a_data_directory_that_this_user_may_not_enter_is_told_in_a_sentence(
 def test_the_keys_are_listed_as_json_for_programs(tmp_path: Path) -> None:
     data = ["--data-dir", str(tmp_path)]
     assert json.loads(run("keys", "list", "--json", *data).stdout) == []
-    key = run("keys", "create", "a", "--expires-in", "60", *data).stdout.strip()
+    key = run("keys", "create", "a", "--expires-in", "60s", *data).stdout.strip()
     [listed] = json.loads(run("keys", "list", "--json", *data).stdout)
     created = listed.pop("created")
     assert listed == {
