@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import signal
@@ -179,6 +180,29 @@ def test_a_drained_instance_ends_its_requests_and_gets_no_new_ones(
     assert server.chat(chat()).status == 503
     assert run(server, "resume", "m-0").stdout == "m-0 is running; requests in flight: 0.\n"
     assert server.chat(chat()).status == 200
+
+
+def test_a_drain_that_is_interrupted_says_that_the_instance_stays_drained(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    server = serve(external(fake_engines(2)))
+    eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(2)]
+        for client in clients:
+            server.send_chat(client, chat(stream=True, fake=SILENT_MID_STREAM))
+            client.read_until(b"Hello")
+        drain = command(server, "drain", "m-0")
+        waiting = stack.enter_context(
+            subprocess.Popen(drain, stderr=subprocess.PIPE, text=True, env=server.environment)
+        )
+        eventually(lambda: states(server)["m-0"] == "draining", "the drain to begin")
+        waiting.send_signal(signal.SIGINT)
+        _, complaint = waiting.communicate(timeout=ENDED_WITHIN)
+        assert waiting.returncode == 130
+        assert "m-0 stays drained" in complaint and "`gpustack-fast resume m-0`" in complaint
+        assert "Traceback" not in complaint
+        assert states(server)["m-0"] == "draining"
 
 
 def test_the_last_instance_may_be_drained_after_a_warning(

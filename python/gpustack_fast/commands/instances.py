@@ -5,6 +5,8 @@ Nothing here imports asyncio, granian, uvloop or the data plane, so that the com
 
 from __future__ import annotations
 
+import shlex
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,9 +48,9 @@ def drain(data_dir: Path, which: str, *, waits: bool, timeout: float | None, as_
     """Takes instances out of the choice, and, if it `waits`, waits until nothing runs on them.
 
     `timeout`: seconds; None: for as long as it takes. Raises ControlError when requests still run
-    then: the instances stay drained.
+    then, and Interrupted on Ctrl-C: the instances stay drained.
     """
-    with _server(data_dir) as server:
+    with _server(data_dir) as server, _told_of_interruption(which):
         report = server.drain(which)
         for warning in report.warnings:
             complain(f"warning: {warning}")
@@ -79,6 +81,30 @@ def resume(data_dir: Path, which: str, *, as_json: bool) -> int:
         report = server.resume(which)
     _tell(report, as_json=as_json)
     return 0
+
+
+class Interrupted(ControlError):
+    """A person has ended the command while it waited."""
+
+    exit_status = 128 + signal.SIGINT
+
+
+@contextmanager
+def _told_of_interruption(which: str) -> Iterator[None]:
+    """Inside, Ctrl-C raises Interrupted: by default it would leave a drain without a word."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. {printable(which)} stays drained: no new requests go there, and those "
+            "that run there go on. Repeat the command to wait on, or take the drain back with "
+            f"`gpustack-fast resume {shlex.quote(which)}`."
+        ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
