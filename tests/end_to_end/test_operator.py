@@ -232,12 +232,14 @@ def test_the_last_instance_may_be_drained_after_a_warning(
 
 
 def test_what_is_not_there_is_said(fake_engines: Engines, serve: Serve, tmp_path: Path) -> None:
-    server = serve(external(fake_engines(1)))
-    for order in ("drain", "resume"):
-        wrong = run(server, order, "m-7")
+    (engine,) = fake_engines(1)
+    server = serve(external([engine]))
+    other_name = engine.address.replace("127.0.0.1", "localhost")
+    for order, which in itertools.product(("drain", "resume"), ("m-7", other_name)):
+        wrong = run(server, order, which)
         assert wrong.returncode == 1
-        assert "There is no instance or address m-7." in wrong.stderr
-        assert "m-0" in wrong.stderr
+        assert f"There is no instance or address {which}." in wrong.stderr
+        assert f"m-0 ({engine.address})" in wrong.stderr
     for words in (["status"], ["status", "--json"], ["drain", "m-0"], ["resume", "m-0"]):
         nobody = subprocess.run(
             [*cli(), *words, "--data-dir", str(tmp_path)],

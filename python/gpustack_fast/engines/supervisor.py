@@ -413,7 +413,7 @@ class Supervisor:
         address = which.rstrip("/")
         found = [one for one in self.replicas if which == one.id or address == one.address]
         if not found:
-            known = ", ".join(one.id for one in self.replicas) or "none"
+            known = ", ".join(_shown(one) for one in self.replicas) or "none"
             raise InstanceNotFound(
                 f"There is no instance or address {which}. `gpustack-fast status` shows what there "
                 f"is; now: {known}."
@@ -480,3 +480,8 @@ class Supervisor:
                 await replica.instance.rotate_log()
         found = [replica.instance for replica in self._replicas.values()]
         await asyncio.gather(*(one.living() for one in found if one is not None))
+
+
+def _shown(replica: Replica) -> str:
+    """Its id, and its address where it has one."""
+    return f"{replica.id} ({replica.address})" if replica.address else replica.id

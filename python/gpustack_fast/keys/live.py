@@ -87,13 +87,14 @@ class Keys:
         """Makes a key as `Store.create` does; the next request may use it."""
         return await self._to_its_end(self._create(name, grant, text))
 
-    async def revoke(self, name_or_access_key: str) -> KeyInfo:
-        """Revokes a key; the next request with it is rejected, whatever the disk does.
+    async def revoke(self, which: str) -> KeyInfo:
+        """Revokes a key, as `Store.named` finds it.
 
-        Where that could not be saved, the result says so, and it is tried until it can be. Of a key
-        that was revoked so, it is tried once more. Raises KeyNotFound.
+        The next request with it is rejected, whatever the disk does. Where that could not be saved,
+        the result says so, and it is tried until it can be. Of a key that was revoked so, it is
+        tried once more. Raises KeyNotFound.
         """
-        key = self._revoke(name_or_access_key)
+        key = self._revoke(which)
         await self._to_its_end(self._save())
         return self._unsaved_info(key) if key in self._store.unsaved else key.info()
 
@@ -141,14 +142,13 @@ class Keys:
             self._publish(KeyChange(salt=self._store.salt, upsert=[key]))
             return created
 
-    def _revoke(self, name_or_access_key: str) -> Key:
+    def _revoke(self, which: str) -> Key:
         """Takes a key from the workers and from memory."""
         try:
-            key = self._store.named(name_or_access_key)
+            key = self._store.named(which)
         except KeyNotFound:
-            for key in self._store.unsaved:
-                if name_or_access_key in (key.access_key, key.name):
-                    return key
+            if key_again := self._store.unsaved_named(which):
+                return key_again
             raise
         self._publish(KeyChange(salt=self._store.salt, remove=[key.access_key]))
         self._store.forget(key)

@@ -249,12 +249,12 @@ class Store:
         self._keys.append(key)
         return CreatedKey(info=key.info(), text=text, warnings=[doubt] if doubt else [])
 
-    def revoke(self, name_or_access_key: str) -> KeyInfo:
-        """Removes a key; `unsaved` says if a power cut may bring it back.
+    def revoke(self, which: str) -> KeyInfo:
+        """Removes a key, as `named` finds it; `unsaved` says if a power cut may bring it back.
 
         Raises KeyNotFound, StoreError when it cannot be saved.
         """
-        key = self.named(name_or_access_key)
+        key = self.named(which)
         doubt = self._save([other for other in self._keys if other is not key])
         self.forget(key)
         return replace(key.info(), unsaved=doubt)
@@ -277,21 +277,33 @@ class Store:
         self._on_disk = list({key.access_key: key for key in [*former, *keys]}.values())
         self.is_new = False
 
-    def named(self, name_or_access_key: str) -> Key:
-        """The key of this name or access key. Raises KeyNotFound."""
-        for key in self._keys:
-            if name_or_access_key in (key.access_key, key.name):
-                return key
+    def named(self, which: str) -> Key:
+        """The key of this name or access key, or of this whole text. Raises KeyNotFound."""
+        if found := self._meant(self._keys, which):
+            return found
+        # What may be somebody's key is not repeated.
+        shown = f" `{which}`" if len(which) < SHORTEST_KEY or _ACCESS_KEY.fullmatch(which) else ""
         raise KeyNotFound(
-            f"There is no key with the name or access key `{name_or_access_key}`. `keys list` "
-            "shows all."
+            f"There is no key with the name or access key{shown or ' that was given'}. "
+            "`keys list` shows all."
         )
+
+    def unsaved_named(self, which: str) -> Key | None:
+        """The same among `unsaved`; None: there is none."""
+        return self._meant(self.unsaved, which)
 
     def find(self, text: str) -> Key | None:
         """The key that a client sent, if it is one of ours."""
         digest = digest_of(self.salt, text)
         # The digests are salted: how long a comparison takes shows nothing of a key.
         return next((key for key in self._keys if key.digest == digest), None)
+
+    def _meant(self, keys: list[Key], which: str) -> Key | None:
+        for key in keys:
+            if which in (key.access_key, key.name):
+                return key
+        digest = digest_of(self.salt, which) if is_utf8(which) else ""
+        return next((key for key in keys if key.digest == digest), None)
 
     def _save(self, keys: list[Key]) -> str:
         doubt = self.write(keys)

@@ -119,6 +119,24 @@ def test_a_revoked_key_is_gone_by_name_and_by_access_key(directory: DataDirector
         again.revoke("a")
 
 
+@pytest.mark.parametrize("text", [None, "my-own-key-of-16"])
+def test_a_whole_key_names_itself_and_is_never_repeated(
+    directory: DataDirectory, text: str | None
+) -> None:
+    store = Store(directory)
+    made = store.create("a", text=text)
+    store.create("b")
+    assert store.revoke(made.text).name == "a"
+    with pytest.raises(KeyNotFound, match="no key with the name or access key that was") as caught:
+        store.revoke(made.text)
+    assert made.text not in str(caught.value)
+    with pytest.raises(KeyNotFound, match=f"access key `{made.info.access_key}`"):
+        store.revoke(made.info.access_key)
+    with pytest.raises(KeyNotFound):
+        store.revoke("not UTF-8, as it was typed: \udcff")
+    assert [key.name for key in store.keys] == ["b"]
+
+
 def test_names_are_unique_until_the_key_is_revoked(directory: DataDirectory) -> None:
     store = Store(directory)
     store.create("a")
