@@ -86,7 +86,11 @@ def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> str | 
     try:
         return load_tls(server)
     except GpustackFastError as error:
-        raise ConfigError(str(error), *places.where(("server", "tls_key"))) from error
+        told = str(error)
+        # What names both is told of the key, which people mix up more often.
+        of_certificate = str(server.tls_certificate) in told and str(server.tls_key) not in told
+        name = "tls_certificate" if of_certificate else "tls_key"
+        raise ConfigError(told, *places.where(("server", name))) from error
 
 
 def _certificate_problem(path: Path, content: bytes) -> str | None:

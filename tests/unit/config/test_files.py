@@ -45,6 +45,8 @@ def test_a_certificate_and_its_key_are_right(tmp_path: Path) -> None:
         ("no certificate", 2, "c.pem of `tls_certificate` holds no certificate in PEM form."),
         ("no key", 3, "k.pem of `tls_key` holds no private key in PEM form."),
         ("encrypted", 3, "has a password, which nobody could type at a start."),
+        ("cut-off certificate", 2, "c.pem is no valid PEM: it is cut off"),
+        ("cut-off key", 3, "k.pem is no valid PEM: it is cut off"),
         ("missing", 3, "k.pem of `tls_key` cannot be read: No such file or directory."),
     ],
 )
@@ -59,6 +61,10 @@ def test_files_for_tls_that_cannot_serve_are_told_with_their_line(
         files["c"] = b"hush"
     elif wrong == "no key":
         files["k"] = b"hush"
+    elif wrong == "cut-off certificate":
+        files["c"] = certificate[:200]
+    elif wrong == "cut-off key":
+        files["k"] = key[:200]
     elif wrong == "encrypted":
         files["k"] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nhush\n"
     else:
@@ -67,7 +73,7 @@ def test_files_for_tls_that_cannot_serve_are_told_with_their_line(
         look(tmp_path, TLS, **files)
     told = str(raised.value)
     assert told.startswith(f"{tmp_path}/c.toml:{line}: ") and message in told
-    assert "hush" not in told and len(raised.value.each()) == 1
+    assert "hush" not in told and "[" not in told and len(raised.value.each()) == 1
 
 
 @pytest.mark.parametrize("kind", KEYS)

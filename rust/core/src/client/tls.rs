@@ -77,9 +77,14 @@ pub enum TlsError {
         /// The cause.
         source: io::Error,
     },
-    /// A certificate file that is no PEM.
-    #[error("The TLS certificate file {} is no valid PEM: {source:?}.", file.display())]
-    Certificate {
+    /// A file that is no PEM.
+    #[error(
+        "The TLS {what} file {} is no valid PEM: {}. Write it anew, as it was issued.",
+        file.display(), reason(source)
+    )]
+    Pem {
+        /// `certificate` or `key`.
+        what: &'static str,
         /// Its path.
         file: PathBuf,
         /// The cause.
@@ -94,14 +99,9 @@ pub enum TlsError {
     /// A key file without a key.
     #[error(
         "The TLS key file {} holds no private key in PEM. An encrypted key must be decrypted \
-         first.", file.display()
+         first.", .0.display()
     )]
-    Key {
-        /// Its path.
-        file: PathBuf,
-        /// The cause.
-        source: pem::Error,
-    },
+    NoKey(PathBuf),
     /// The key of another certificate.
     #[error(
         "The TLS key in {} does not belong to the certificate in {}. Give the key that the \
@@ -254,13 +254,20 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
     let seam::Tls { certificate, key } = files.clone();
     let chain = CertificateDer::pem_slice_iter(&read_file("certificate", &certificate)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Certificate { file: certificate.clone(), source })?;
+        .map_err(|source| TlsError::Pem {
+            what: "certificate",
+            file: certificate.clone(),
+            source,
+        })?;
     let Some(own) = chain.first() else {
         return Err(TlsError::NoCertificate(certificate));
     };
     let validity = validity(own);
-    let private_key = PrivateKeyDer::from_pem_slice(&read_file("key", &key)?)
-        .map_err(|source| TlsError::Key { file: key.clone(), source })?;
+    let private_key =
+        PrivateKeyDer::from_pem_slice(&read_file("key", &key)?).map_err(|source| match source {
+            pem::Error::NoItemsFound => TlsError::NoKey(key.clone()),
+            source => TlsError::Pem { what: "key", file: key.clone(), source },
+        })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
@@ -272,6 +279,18 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(InForce { config: Arc::new(config), chain, validity })
+}
+
+/// What is wrong with a PEM file. The library's own words would show its lines as numbers.
+fn reason(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "it is cut off, for a line `-----END ...` is missing"
+        }
+        pem::Error::IllegalSectionStart { .. } => "a line `-----BEGIN ...` is not whole",
+        pem::Error::Base64Decode(_) => "what is between `-----BEGIN` and `-----END` is damaged",
+        _ => "it cannot be understood",
+    }
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -355,6 +374,38 @@ mod tests {
         for _ in 0..2 {
             let error = tls.refresh().unwrap_err();
             assert!(error.to_string().contains("cannot be read"), "what is there is read again");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_its_fault_is_told_in_words() {
+        let folder =
+            std::env::temp_dir().join(format!("gpustack-fast-damaged-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let files =
+            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        let (certificate, key) = issue();
+        let damaged = |text: &str| {
+            [
+                (text[..text.len() / 2].to_owned(), "is cut off"),
+                (text.replacen('\n', "\n!", 1), "is damaged"),
+                (text.replacen("-----\n", "--\n", 1), "is not whole"),
+            ]
+        };
+        for (cut, words) in damaged(&certificate) {
+            replace(&files.certificate, &cut, 1);
+            replace(&files.key, &key, 1);
+            let error = Tls::load(&files).unwrap_err().to_string();
+            assert!(error.contains("certificate.pem is no valid PEM") && error.contains(words));
+            assert!(!error.contains('['), "{error}");
+        }
+        replace(&files.certificate, &certificate, 2);
+        for (cut, words) in damaged(&key) {
+            replace(&files.key, &cut, 2);
+            let error = Tls::load(&files).unwrap_err().to_string();
+            assert!(error.contains("key.pem is no valid PEM") && error.contains(words), "{error}");
+            assert!(!error.contains('['), "{error}");
         }
         std::fs::remove_dir_all(folder).unwrap();
     }
