@@ -289,6 +289,13 @@ def test_a_missing_file_is_reported_by_name(tmp_path: Path) -> None:
         read_config_file(tmp_path / "none.toml")
 
 
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[server]\nport = 1\n", encoding="utf-8-sig")
+    with pytest.raises(ConfigError, match=r"c\.toml:1: The file begins with a byte order mark"):
+        load_config(file, {}, {})
+
+
 def test_a_file_that_is_not_utf_8_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "latin.toml"
     file.write_bytes(b'[server]\nhost = "\xe4"\n')

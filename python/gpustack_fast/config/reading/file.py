@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from gpustack_fast import plain_files
 from gpustack_fast.config.reading.draft import Draft
-from gpustack_fast.config.reading.toml_lines import Places
+from gpustack_fast.config.reading.toml_lines import Places, line_of_depth
 from gpustack_fast.config.rules import check
 from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.config.sentences import is_utf8, not_utf8
@@ -22,6 +22,9 @@ __all__ = ["expanded", "read_config_file", "read_draft"]
 
 T = TypeVar("T", bound=Struct)
 
+_TOO_DEEP = 16
+"""Brackets that are open at once where somebody has written too many."""
+_MANY_DIGITS = re.compile(r"[0-9a-f_]{1000}", re.ASCII | re.IGNORECASE)
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -49,7 +52,7 @@ def read_draft(file: Path) -> Draft:
 
 def _read(file: Path) -> str:
     try:
-        return plain_files.read_text(file).replace("\r\n", "\n")
+        text = plain_files.read_text(file).replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(
             f"The configuration file cannot be read: {error.strerror}. Check --config, or the "
@@ -61,6 +64,14 @@ def _read(file: Path) -> str:
         raise ConfigError(
             "This line is not UTF-8 text. Save the file as UTF-8.", file, line
         ) from error
+    if text.startswith("\ufeff"):
+        raise ConfigError(
+            "The file begins with a byte order mark (BOM), which no TOML file has. Save it as "
+            "UTF-8 without one.",
+            file,
+            1,
+        )
+    return text
 
 
 def _parse(file: Path, text: str) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
             "The file has arrays or tables too deep in each other. Nothing here needs more than "
             "four; look for a bracket too many.",
             file,
+            line_of_depth(text, _TOO_DEEP),
         ) from error
     except tomllib.TOMLDecodeError as error:
         place = _PLACE.search(str(error))
@@ -85,19 +97,27 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         # Python's own limit (`sys.set_int_max_str_digits`), which the parser passes on.
+        found = _MANY_DIGITS.search(text)
         raise ConfigError(
-            "A number in the file has thousands of digits. Look for a quote that is missing.", file
+            "A number in the file has thousands of digits. Look for a quote that is missing.",
+            file,
+            None if found is None else text.count("\n", 0, found.start()) + 1,
         ) from error
 
 
 def expanded(path: Path, subject: str) -> Path:
-    """With `~` replaced by the home directory. Raises ConfigError when the system knows none."""
+    """With `~` replaced by the home directory. Raises ConfigError when the system knows none.
+
+    A relative HOME is none: what it means would depend on the folder in which a command is run.
+    """
+    unknown = f"{subject} begins with `~`, but no such home directory is known. Write it out."
     try:
-        return path.expanduser()
+        found = path.expanduser()
     except RuntimeError as error:
-        raise ConfigError(
-            f"{subject} begins with `~`, but no such home directory is known. Write it out."
-        ) from error
+        raise ConfigError(unknown) from error
+    if found != path and not found.is_absolute():
+        raise ConfigError(unknown)
+    return found
 
 
 def _anchor(draft: Draft, folder: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gpustack_fast.config.schema import KeyPath
 
-__all__ = ["Places", "find_line", "line_numbers"]
+__all__ = ["Places", "find_line", "line_numbers", "line_of_depth"]
 
 _STRING = r'"""(?:\\.|[^\\])*?"""(?!")|' r"'''.*?'''(?!')|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'"
 _KEY = re.compile(rf"[ \t]*(?:({_STRING})|([A-Za-z0-9_-]+))[ \t]*", re.DOTALL)
@@ -66,6 +66,19 @@ def find_line(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
 def line_numbers(text: str) -> dict[KeyPath, int]:
     """The line of every table and key in a valid TOML text."""
     return _Scanner(text.replace("\r\n", "\n")).scan()
+
+
+def line_of_depth(text: str, depth: int) -> int | None:
+    """The first line on which so many brackets are open; None: on none. The text may be wrong."""
+    opened = 0
+    for piece in _PIECE_OF_VALUE.finditer(text):
+        if piece[0] in ("[", "{"):
+            opened += 1
+        elif piece[0] in ("]", "}"):
+            opened -= 1
+        if opened >= depth:
+            return text.count("\n", 0, piece.start()) + 1
+    return None
 
 
 class _Scanner:

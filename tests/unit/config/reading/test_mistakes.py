@@ -460,8 +460,8 @@ def test_a_file_that_the_parser_cannot_bear_is_a_mistake(
     tmp_path: Path, text: str, message: str
 ) -> None:
     file = tmp_path / "gpustack-fast.toml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    file.write_text(f"# [[[[[[[[[[[[[[[[[[[[\n{text}\n")
+    with pytest.raises(ConfigError, match=rf"\.toml:2: .*{message}"):
         load_config(file, {}, {})
 
 
