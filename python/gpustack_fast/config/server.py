@@ -388,12 +388,14 @@ def default_data_dir() -> Path:
     """`$XDG_DATA_HOME/gpustack-fast`, else `~/.local/share/gpustack-fast`.
 
     A relative XDG_DATA_HOME is ignored, as the XDG Base Directory specification asks. NO_DATA_DIR
-    where there is no home, as for a user of a container that is a number alone.
+    where there is no home, as for a user of a container that is a number alone, or where HOME is a
+    relative path: what it means would depend on the folder in which a command is run.
     """
     base = os.environ.get("XDG_DATA_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "gpustack-fast"
     try:
-        return Path.home() / ".local" / "share" / "gpustack-fast"
+        home = Path.home()
     except RuntimeError:
         return NO_DATA_DIR
+    return home / ".local" / "share" / "gpustack-fast" if home.is_absolute() else NO_DATA_DIR

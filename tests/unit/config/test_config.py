@@ -518,3 +518,16 @@ def test_the_data_directory_follows_xdg_data_home(monkeypatch: pytest.MonkeyPatc
     assert Config().server.data_dir == Path("/data/gpustack-fast")
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     assert Config().server.data_dir == Path("/home/someone/.local/share/gpustack-fast")
+
+
+def test_a_relative_home_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    for read in (load_config, data_dir_alone):
+        with pytest.raises(ConfigError, match="HOME is not set, or is no path from the root"):
+            read(None, {}, {})
+    with pytest.raises(ConfigError, match="`--data-dir` begins with `~`, but no such home"):
+        load_config(None, {"--data-dir": "~/d"}, {})
+    for named in ("d", str(tmp_path / "d")):
+        assert load_config(None, {"--data-dir": named}, {}).server.data_dir == tmp_path / "d"

@@ -17,8 +17,8 @@ from gpustack_fast.machine import can_be_resolved
 __all__ = ["NO_HOME", "check_server"]
 
 NO_HOME = (
-    "There is no home directory to put data into. Choose a place with --data-dir, or set the "
-    "environment variable HOME or XDG_DATA_HOME."
+    "There is no home directory to put data into: HOME is not set, or is no path from the root. "
+    "Choose a place with --data-dir, or set the environment variable HOME or XDG_DATA_HOME."
 )
 _SHORTEST_KEEP_ALIVE = 1.0
 _SHORTEST_TIMEOUT = 0.01
