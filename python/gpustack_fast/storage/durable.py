@@ -79,7 +79,11 @@ def write(file: Path, document: Struct) -> str:
 
 
 def write_bytes(file: Path, content: bytes) -> str:
-    """Replaces a file, as `write` does. It is its owner's alone (0600)."""
+    """Replaces a file, as `write` does. It is its owner's alone (0600).
+
+    Of a link, what it leads to: somebody keeps the file elsewhere.
+    """
+    file = Path(os.path.realpath(file))
     new = file.with_name(file.name + ".new")
     try:
         # First, so that behind the rename nothing can fail but the disk.

@@ -47,6 +47,23 @@ def test_what_is_read_is_a_file(directory: DataDirectory, name: str, kind: str) 
         READ[name](directory)
 
 
+@pytest.mark.parametrize("name", READ)
+def test_a_link_to_a_file_that_is_kept_elsewhere_stays_one(
+    directory: DataDirectory, short_folder: Path, name: str
+) -> None:
+    Store(directory).create("before")
+    known_routes(directory, ["before"])
+    file, elsewhere = directory.path / name, short_folder / "elsewhere.json"
+    file.rename(elsewhere)
+    before = elsewhere.read_bytes()
+    file.symlink_to(os.path.relpath(elsewhere, directory.path))
+    Store(directory).create("a")
+    known_routes(directory, ["a"])
+    assert file.is_symlink() and elsewhere.read_bytes() != before
+    assert not elsewhere.with_name("elsewhere.json.new").exists()
+    assert [key.name for key in Store(directory).keys] == ["before", "a"]
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_is_in_the_way_of_a_write_is_named(directory: DataDirectory, name: str) -> None:
     (directory.path / name).mkdir()
