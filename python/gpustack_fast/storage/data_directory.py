@@ -193,6 +193,8 @@ def explain_os_error(error: OSError, what: str) -> str:
     name = error.filename2 or error.filename
     where = f" ({name})" if isinstance(name, str) else ""
     steps = {
+        errno.ENOENT: f"It is not there any more{where}: put it back, or start the server anew "
+        "with another directory (--data-dir)",
         errno.ENOSPC: "The disk is full: free some space and try again",
         errno.EDQUOT: "The disk quota is used up: free some space and try again",
         errno.EFBIG: "File too large: raise the limit of a file's size, `ulimit -f`",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_a_link_to_a_file_that_is_kept_elsewhere_stays_one(
     assert file.is_symlink() and elsewhere.read_bytes() != before
     assert not elsewhere.with_name("elsewhere.json.new").exists()
     assert [key.name for key in Store(directory).keys] == ["before", "a"]
+
+
+@pytest.mark.parametrize("change", [WRITTEN["keys.json.new"], WRITTEN["routes.json.new"]])
+def test_a_data_directory_that_has_gone_is_to_be_put_back(
+    directory: DataDirectory, change: Callable[[DataDirectory], object]
+) -> None:
+    shutil.rmtree(directory.path)
+    with pytest.raises(StoreError, match=r"not there any more.*: put it back, or start the server"):
+        change(directory)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
