@@ -77,6 +77,7 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
     GpustackFastError.
     """
     config = start.config
+    listeners.check_descriptors(config.server.worker_count())
     processes.open_standard_descriptors()
     faulthandler.enable(file=2)  # the last word of a crash, which no handler of ours would have
     start_log(config.server.log_level, config.server.log_format)

@@ -1,6 +1,7 @@
 """The sockets where clients arrive, bound first, so that a taken port is reported at once.
 
-And the removal of a Unix socket's file, for those of commands and of the management API.
+And what is around them: whether a process may open as many as it needs, and the removal of a Unix
+socket's file, for those of commands and of the management API.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import asyncio
 import errno
 import functools
 import logging
+import resource
 import socket
 from pathlib import Path
 
 from gpustack_fast.errors import GpustackFastError, UsageError
 from gpustack_fast.faults import is_ours, reason_of, run_in_thread
 
-__all__ = ["BindError", "NeverBound", "bind", "remove_socket"]
+__all__ = ["BindError", "NeverBound", "bind", "check_descriptors", "remove_socket"]
 
 log = logging.getLogger(__name__)
 
 REMOVED_WITHIN = 5.0
 """Seconds that a disk may take to remove a socket's file before the server's end goes on."""
 BACKLOG = 4096
+DESCRIPTORS = 64
+"""The open files of a start without engines, with some to spare: 34 were seen to be enough."""
+DESCRIPTORS_OF_WORKER = 4
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
 """The resolver's errors that stay; a server of names that does not answer may answer later."""
 NO_RIGHTS = (errno.EACCES, errno.EPERM)
@@ -35,6 +40,18 @@ class NeverBound(BindError):
     """No later start could listen there either: the configuration is wrong."""
 
     exit_status = UsageError.exit_status
+
+
+def check_descriptors(workers: int) -> None:
+    """Raises GpustackFastError where a start would run out of them, somewhere on its way."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = DESCRIPTORS + workers * DESCRIPTORS_OF_WORKER
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise GpustackFastError(
+            f"The server cannot start: this process may have {limit} open files at once, and with "
+            f"{workers} workers {needed} are the least. Raise the limit of descriptors, `ulimit "
+            "-n` or LimitNOFILE of the systemd unit; each connection needs one or two more."
+        )
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
