@@ -149,10 +149,11 @@ class Server:
             engine_keys=start.engine_keys,
         )
         self._given_warnings = options.warnings
+        # What is damaged ends the start before there is a data plane, which would tell of its end.
+        store = Store(directory)
+        self._engine_paths = EnginePaths(directory.path)
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
-        self._engine_paths = EnginePaths(directory.path)
-        store = Store(directory)
         self.keys = Keys(store, self._publish_keys, self._faults)
         building = logging.getLogger(environments.__name__)
         prepare = functools.partial(environments.prepare, directory.path, report=building.info)

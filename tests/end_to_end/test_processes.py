@@ -201,6 +201,18 @@ def test_too_few_descriptors_for_a_start_are_reported_in_a_sentence(
     assert not (short_folder / "data").exists()
 
 
+def test_damaged_keys_end_a_start_with_one_line(short_folder: Path) -> None:
+    data = short_folder / "data"
+    data.mkdir(mode=0o700)
+    (data / "keys.json").touch(mode=0o600)
+    config = short_folder / "config.toml"
+    config.touch()
+    ended = refused("--config", str(config), "--data-dir", str(data), "--port", "0")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: The keys in") and "are damaged" in line
+
+
 def test_a_wrong_configuration_is_reported_with_file_and_line(short_folder: Path) -> None:
     config = short_folder / "config.toml"
     config.write_text('[server]\nport = 8080\n\n[[models]]\nname = "m"\nbackend = "llama_ccp"\n')
