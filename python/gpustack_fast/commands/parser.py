@@ -42,6 +42,10 @@ _PRECEDENCE = (
     "file, the file over the default. Without a configuration file, `serve` runs a small embedded "
     "model, SmolLM2-135M-Instruct."
 )
+_IN_SETTINGS = (
+    "Times are in seconds, sizes in bytes. A time of 0 in --timeouts-... is no limit, unless the "
+    "setting says otherwise."
+)
 _SHOWN_IN_PS = "it shows in `ps`, so use it in tests only"
 
 
@@ -330,7 +334,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting] = SETTINGS) -> None:
-    group = parser.add_argument_group("settings of the server")
+    group = parser.add_argument_group(
+        "settings of the server", _IN_SETTINGS if settings is SETTINGS else None
+    )
     for setting in settings:
         default = "" if setting.default is None else f" (default: {_plain(setting.default)})"
         text = f"{setting.help}{default} [{setting.variable}]".replace("%", "%%")
