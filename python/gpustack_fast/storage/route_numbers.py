@@ -48,7 +48,8 @@ def known_routes(directory: DataDirectory, names: Iterable[str]) -> Mapping[str,
     """All names that were ever seen, these among them: new ones are on the disk when this returns.
 
     Needs the directory's lock. Raises StoreError when the file is damaged, newer than we are, or
-    cannot be written.
+    cannot be written: a number that is not saved could be another route's after a restart, and a
+    client that goes by it would be led to another model. Without a new name nothing is written.
     """
     assert directory.held, "the numbers belong to the holder of the data directory's lock"
     found = (
