@@ -96,6 +96,12 @@ pub enum TlsError {
          and behind it those between it and a root.", .0.display()
     )]
     NoCertificate(PathBuf),
+    /// A certificate file with something else in the place of a certificate.
+    #[error(
+        "What the TLS certificate file {} holds first is damaged, or no certificate. Write it \
+         anew, as it was issued.", .0.display()
+    )]
+    NotReadable(PathBuf),
     /// A key file without a key.
     #[error(
         "The TLS key file {} holds no private key in PEM. An encrypted key must be decrypted \
@@ -275,6 +281,7 @@ fn read(files: &seam::Tls) -> Result<InForce, TlsError> {
         })
         .map_err(|source| match source {
             rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { certificate, key, source },
+            rustls::Error::InvalidCertificate(_) => TlsError::NotReadable(certificate),
             source => TlsError::Unusable { certificate, key, source },
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
@@ -400,6 +407,12 @@ mod tests {
             assert!(error.contains("certificate.pem is no valid PEM") && error.contains(words));
             assert!(!error.contains('['), "{error}");
         }
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        replace(&files.certificate, no_certificate, 2);
+        replace(&files.key, &key, 2);
+        let error = Tls::load(&files).unwrap_err().to_string();
+        assert!(error.contains("holds first is damaged") && !error.contains("key"), "{error}");
+
         replace(&files.certificate, &certificate, 2);
         for (cut, words) in damaged(&key) {
             replace(&files.key, &cut, 2);
