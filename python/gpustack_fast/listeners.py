@@ -26,7 +26,8 @@ REMOVED_WITHIN = 5.0
 BACKLOG = 4096
 DESCRIPTORS = 64
 """The open files of a start without engines, with some to spare: 34 were seen to be enough."""
-DESCRIPTORS_OF_WORKER = 4
+DESCRIPTORS_OF_WORKER = 8
+"""The same for each of its threads."""
 NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
 """The resolver's errors that stay; a server of names that does not answer may answer later."""
 NO_RIGHTS = (errno.EACCES, errno.EPERM)
@@ -48,8 +49,8 @@ def check_descriptors(workers: int) -> None:
     needed = DESCRIPTORS + workers * DESCRIPTORS_OF_WORKER
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise GpustackFastError(
-            f"The server cannot start: this process may have {limit} open files at once, and with "
-            f"{workers} workers {needed} are the least. Raise the limit of descriptors, `ulimit "
+            f"The server cannot start: this process may have {limit} open files at once, and "
+            f"{needed} are the least (workers: {workers}). Raise the limit of descriptors, `ulimit "
             "-n` or LimitNOFILE of the systemd unit; each connection needs one or two more."
         )
 

@@ -183,7 +183,7 @@ def test_a_port_that_is_taken_is_reported_before_anything_is_built(short_folder:
     assert not (short_folder / "data" / "keys.json").exists(), "no key is made that nobody has seen"
 
 
-@pytest.mark.parametrize("descriptors", [10, 20, 28, 67])
+@pytest.mark.parametrize("descriptors", [10, 20, 28, 71])
 def test_too_few_descriptors_for_a_start_are_reported_in_a_sentence(
     short_folder: Path, descriptors: int
 ) -> None:
