@@ -145,8 +145,10 @@ where
         loop {
             self.send(context)?;
             let Some(active) = &mut self.active else { return Poll::Ready(Err(already_ended())) };
-            if let Some(head) = active.take_head(sender)? {
-                return Poll::Ready(Ok(head));
+            match active.take_head(sender) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(broken) => return Poll::Ready(Err(self.broken(broken))),
             }
             match active.connection.poll_fill(context) {
                 // Neither interim heads nor a piece of the final one are what is waited for.
@@ -169,21 +171,31 @@ where
             return Poll::Ready(Err(already_ended()));
         };
         loop {
-            if let Some(data) = body.next(&mut connection.buffer).map_err(Failure::Protocol)? {
-                return Poll::Ready(Ok(data));
+            match body.next(&mut connection.buffer) {
+                Ok(None) => {}
+                Ok(Some(data)) => {
+                    if body.is_whole() {
+                        self.slot.set_lingers(false);
+                    }
+                    return Poll::Ready(Ok(data));
+                }
+                Err(error) => return Poll::Ready(Err(self.broken(Failure::Protocol(error)))),
             }
             match connection.poll_fill(context) {
                 Poll::Ready(Ok(1..)) => {}
                 // A body without a length ends so by its framing (RFC 9112 6.3). Whether that was a
                 // death is for the caller to find out.
                 Poll::Ready(Ok(0)) if body.ends_with_connection() => {
+                    self.slot.set_lingers(false);
                     return Poll::Ready(Ok(Bytes::new()));
                 }
                 Poll::Ready(Ok(0)) => {
                     let error = closed("it closed the connection inside its response");
-                    return Poll::Ready(Err(Failure::ConnectionLost(error)));
+                    return Poll::Ready(Err(self.broken(Failure::ConnectionLost(error))));
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::ConnectionLost(error))),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(self.broken(Failure::ConnectionLost(error))));
+                }
                 Poll::Pending => return self.wait(context).map(Err),
             }
         }
@@ -214,17 +226,16 @@ where
             self.upload.send_into(&mut active.queue, framing);
             if !active.queue.is_empty() {
                 match active.connection.poll_send(context, &mut active.queue) {
-                    Poll::Ready(Ok(())) => {
-                        self.moved = Instant::now();
-                        // An engine that streams notices a lost client at its next frame.
-                        self.slot.set_lingers(!self.upload.asks_stream());
-                    }
+                    Poll::Ready(Ok(())) => self.moved = Instant::now(),
                     // Not the end: the response may lie in the socket already.
                     Poll::Ready(Err(_)) => active.sending = Sending::Stopped,
                     Poll::Pending => return Ok(()),
                 }
             } else if self.upload.is_sent() {
                 active.sending = Sending::Delivered;
+                // Before its end a request is worked on by nobody. An engine that streams notices a
+                // lost client at its next frame.
+                self.slot.set_lingers(!self.upload.asks_stream());
             } else if self.upload.poll_receive(context)?.is_ready() {
                 self.moved = Instant::now();
             } else {
@@ -280,8 +291,6 @@ where
 
     /// The failure where the connection ends before the response's head.
     fn lost(&mut self, error: io::Error) -> Failure {
-        // An engine that has ended works on nothing.
-        self.slot.set_lingers(false);
         let elapsed = self.started.elapsed();
         let is_stale = self.active.as_ref().is_some_and(|active| {
             let way = (active.connection.round_trip * ROUND_TRIPS).min(ROUND_TRIPS_MOST);
@@ -289,10 +298,16 @@ where
                 && matches!(active.receiving, Receiving::Silent(_))
                 && elapsed < STALE + way
         });
-        if is_stale {
-            return Failure::StaleConnection;
-        }
-        Failure::ConnectionLost(error)
+        let failure =
+            if is_stale { Failure::StaleConnection } else { Failure::ConnectionLost(error) };
+        self.broken(failure)
+    }
+
+    /// This failure, by which the engine has ended the exchange: it works on nothing, so that the
+    /// slot is free at once.
+    fn broken(&mut self, failure: Failure) -> Failure {
+        self.slot.set_lingers(false);
+        failure
     }
 }
 

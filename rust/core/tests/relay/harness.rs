@@ -20,7 +20,7 @@ use std::{
 use gpustack_fast_core::DataPlane;
 use rustls::{ClientConnection, StreamOwned};
 use sans_io::test_support;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// Nothing in these tests should take so long on a busy machine either: a test that hangs says where.
@@ -245,6 +245,8 @@ pub(crate) struct PlaneBuilder {
     unix: bool,
     served_name: String,
     config: Value,
+    model: Value,
+    instance: Value,
 }
 
 /// A data plane that serves route `m` to the key `secret`.
@@ -255,10 +257,16 @@ pub(crate) struct Plane {
     _running: mpsc::Sender<()>,
 }
 
-/// A table whose only route and model are called `m`.
-fn table(engines: &[String], served_name: &str) -> String {
-    let instances = engines.iter().map(|address| test_support::instance(address, address));
-    let model = test_support::model("m", served_name, instances.collect());
+/// A table whose only route and model are called `m`. `changes`: in the model, and in each instance.
+fn table(engines: &[String], served_name: &str, changes: [Value; 2]) -> String {
+    let [of_model, of_instance] = changes;
+    let instances = engines.iter().map(|address| {
+        let mut instance = test_support::instance(address, address);
+        test_support::change(&mut instance, of_instance.clone());
+        instance
+    });
+    let mut model = test_support::model("m", served_name, instances.collect());
+    test_support::change(&mut model, of_model);
     let route = test_support::route("m", vec![test_support::target("m", 1)]);
     test_support::table(vec![model], vec![route]).to_string()
 }
@@ -298,9 +306,21 @@ impl PlaneBuilder {
         self
     }
 
+    /// Other values of the model than those of `test_support::model`.
+    pub(crate) fn model(mut self, changes: Value) -> Self {
+        self.model = changes;
+        self
+    }
+
+    /// Other values of each instance than those of `test_support::instance`.
+    pub(crate) fn instance(mut self, changes: Value) -> Self {
+        self.instance = changes;
+        self
+    }
+
     /// Starts a plane with a key and a table.
     pub(crate) fn start(self) -> Plane {
-        let Self { engines, unix, served_name, config } = self;
+        let Self { engines, unix, served_name, config, model, instance } = self;
         let path = socket_path();
         let listener = if unix {
             UnixListener::bind(&path).unwrap().into()
@@ -315,7 +335,7 @@ impl PlaneBuilder {
         });
         let keys = test_support::keys("ab", vec![test_support::key("k", &digest)]);
         plane.update_keys(keys.to_string().as_bytes()).unwrap();
-        plane.publish(table(&engines, &served_name).as_bytes()).unwrap();
+        plane.publish(table(&engines, &served_name, [model, instance]).as_bytes()).unwrap();
         let started: Value = serde_json::from_slice(&plane.start().unwrap()).unwrap();
         let address = started["addresses"][0].as_str().unwrap().to_owned();
         Plane { plane, address, _running: end_what_waits_for_ever() }
@@ -330,12 +350,15 @@ impl Plane {
             unix: false,
             served_name: "m".to_owned(),
             config: test_support::config(),
+            model: json!({}),
+            instance: json!({}),
         }
     }
 
     /// Publishes a table with other engines.
     pub(crate) fn publish(&self, engines: &[&Engine], served_name: &str) {
-        self.plane.publish(table(&addresses(engines), served_name).as_bytes()).unwrap();
+        let unchanged = [json!({}), json!({})];
+        self.plane.publish(table(&addresses(engines), served_name, unchanged).as_bytes()).unwrap();
     }
 
     /// A new connection.
