@@ -90,6 +90,23 @@ def test_status_tells_of_the_server_its_models_and_why_something_does_not_run(
     assert f"m-1: Nobody can be reached at {engines[1].address}" in page.stdout
 
 
+def test_status_shows_the_requests_to_which_an_instance_answers_that_it_fails(
+    fake_engines: Engines, serve: Serve
+) -> None:
+    engines = fake_engines(2)
+    server = serve(external(engines))
+    eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
+    engines[1].defaults(status=500, error="CUDA error")
+    statuses = [server.chat(chat()).status for _ in range(60)]
+    failed = statuses.count(500)
+    assert 1 <= failed < 15, "it is passed over, and nothing is sent twice"
+    found = instances(server)
+    assert [found[name]["failures"] for name in ("m-0", "m-1")] == [0, failed]
+    assert set(states(server).values()) == {"running"}, "an answer ends no engine"
+    assert "responded with status 500" in server.output()
+    assert "CUDA error" not in server.output(), "an answer's body is in no log"
+
+
 def test_many_engines_that_change_at_once_are_not_a_table_each(serve: Serve) -> None:
     urls = [f"unix:/nonexistent/{number}.sock" for number in range(300)]
     model = f'[[models]]\nname = "m"\nbackend = "external"\nurls = {json.dumps(urls)}\n'

@@ -146,6 +146,8 @@ def test_a_5xx_falls_back_where_that_was_chosen(
     assert b'"safe"' in response.body and b'"spare"' not in response.body
     assert served(engines) == [1, 1]
     assert engines[1].last()["model"] == "spare"
+    failures = [instance.failures for instance in plane.plane.stats().instances]
+    assert failures == [1, 0], "its answer counts, though nobody saw it"
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429])

@@ -329,7 +329,7 @@ class InstanceIdle(Document, tag_field="type", tag="instance_idle"):
 
 
 class InstanceFailed(Document, tag_field="type", tag="instance_failed"):
-    """An instance failed a request, and others are preferred to it for a while."""
+    """An instance failed a request. Where there are others, they are preferred for a while."""
 
     instance: str
     reason: str

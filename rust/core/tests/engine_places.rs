@@ -67,7 +67,7 @@ fn an_engine_that_ends_a_request_has_its_place_free_at_once() {
 fn a_request_that_did_not_come_whole_is_worked_on_by_nobody() {
     let (report, reported) = mpsc::channel();
     let engine = Engine::start(true, move |_, mut stream| {
-        let _ = report.send(stream.read_exact(&mut [0; 50_000]).is_ok());
+        let _ = report.send(stream.read_exact(&mut vec![0; 50_000]).is_ok());
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let plane = with_one_place(&engine, 0);

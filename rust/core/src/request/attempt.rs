@@ -63,6 +63,16 @@ pub(crate) enum Outcome<B> {
     Upgraded(Box<Upgraded>),
 }
 
+impl<B> Outcome<B> {
+    /// The status of the engine's response.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Response(started) => started.head.status.as_u16(),
+            Self::Upgraded(upgraded) => upgraded.head.status.as_u16(),
+        }
+    }
+}
+
 /// A response that has begun.
 pub(crate) struct StartedResponse<B> {
     /// The engine's head.

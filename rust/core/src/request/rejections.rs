@@ -218,14 +218,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
 /// The error in place of an engine's 401 or 403, which is about our credential at the engine.
 /// Passed on, it would make the client distrust its own key, which is fine.
 pub(crate) fn credential_rejected(head: &ResponseHead, endpoint: &Endpoint) -> Option<ApiError> {
-    let ours = matches!(endpoint.kind, Kind::Inference(_) | Kind::StoredResponse | Kind::Realtime);
-    let rejected = match head.status.as_u16() {
-        401 => ours || endpoint.kind == Kind::GenericProxy,
-        // vLLM also says 403 to a WebSocket on a path that it does not have.
-        403 => ours && endpoint.kind != Kind::Realtime,
-        _ => false,
-    };
-    rejected.then(|| {
+    is_credential(head.status.as_u16(), endpoint).then(|| {
         let message = format!(
             "The engine rejected this server's own credential (status {}). The operator must give \
              this server the engine's key.",
@@ -233,6 +226,17 @@ pub(crate) fn credential_rejected(head: &ResponseHead, endpoint: &Endpoint) -> O
         );
         ApiError::new(Cause::BadGateway, message)
     })
+}
+
+/// Whether an engine's response of this status rejects this server's own credential.
+pub(crate) fn is_credential(status: u16, endpoint: &Endpoint) -> bool {
+    let ours = matches!(endpoint.kind, Kind::Inference(_) | Kind::StoredResponse | Kind::Realtime);
+    match status {
+        401 => ours || endpoint.kind == Kind::GenericProxy,
+        // vLLM also says 403 to a WebSocket on a path that it does not have.
+        403 => ours && endpoint.kind != Kind::Realtime,
+        _ => false,
+    }
 }
 
 /// 503: no instance of this route can take a request now.

@@ -24,7 +24,7 @@ use crate::{
 };
 use sans_io::{
     api::{error::ApiError, plan},
-    table::{Choice, Lease, NoLease, Route, Target},
+    table::{Choice, Instance, Lease, NoLease, Route, Target},
 };
 
 /// Tries instances until one responds, by the rules of `retry`. Fails
@@ -71,14 +71,14 @@ where
         let attempt = Attempt { lease, target, fresh, dispatch: &dispatch, history: &history };
         let (failure, body) = match attempt::send(context, attempt, upload).await {
             Ok(outcome) => {
-                health::responded(&instance);
+                note_status(context, outcome.status(), &dispatch, (&tried, &instance));
                 return Ok(outcome);
             }
             Err(failed) => failed,
         };
         upload = body;
         debug!(instance = &*instance.id, reason = %failure, "attempt failed");
-        health::note(&failure, context.shared(), &instance);
+        note_failure(context, &failure, &dispatch, (&tried, &instance));
         let goes_on = history.allows_retry(&failure, &instance, &dispatch, upload.is_replayable())
             || history.fallback_status(&failure, &dispatch).is_some_and(|status| {
                 fall_back(context, &mut history, &dispatch, (status, Some(&tried)), &upload)
@@ -90,6 +90,36 @@ where
         fresh |= !matches!(failure, Failure::MachineExhausted(_));
         let followed = follow_table(context, caller, &mut dispatch, &mut upload);
         debug!(followed_table = followed, "another instance is looked for");
+    }
+}
+
+/// Notes what a failure says of the instance of the target.
+fn note_failure<W: ClientWatch>(
+    context: &RequestContext<W>,
+    failure: &Failure,
+    dispatch: &Dispatch,
+    (target, instance): (&Target, &Instance),
+) {
+    match failure {
+        Failure::FallbackStatus(status) => {
+            note_status(context, *status, dispatch, (target, instance));
+        }
+        _ => health::note(failure, context.shared(), instance),
+    }
+}
+
+/// Notes what the status of a response says of the instance of the target. One behind the generic
+/// proxy says nothing where it is an error: that may be all that its path is for.
+fn note_status<W: ClientWatch>(
+    context: &RequestContext<W>,
+    status: u16,
+    dispatch: &Dispatch,
+    (target, instance): (&Target, &Instance),
+) {
+    if !health::is_failure(status) && !rejections::is_credential(status, context.endpoint()) {
+        health::responded(instance);
+    } else if !dispatch.job.is_proxy() {
+        health::failed_by_status(status, context.shared(), &target.model, instance);
     }
 }
 

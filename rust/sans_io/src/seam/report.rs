@@ -108,7 +108,7 @@ pub enum Event {
         /// The version of the table that retired it.
         version: u64,
     },
-    /// An instance failed a request, and others are preferred to it for a while.
+    /// An instance failed a request. Where there are others, they are preferred to it for a while.
     InstanceFailed {
         /// Its id.
         instance: String,

@@ -225,19 +225,43 @@ impl Instance {
         }
     }
 
-    /// Counts a failure and ejects the instance. None: nobody need be told, since it was ejected, and
-    /// somebody was told not long ago. `now`: in milliseconds of the data plane's clock, as
-    /// everywhere here.
+    /// Counts a failure without a response, and ejects the instance. None: nobody need be told, since
+    /// it was ejected, and somebody was told not long ago. `now`: in milliseconds of the data plane's
+    /// clock, as everywhere here.
     pub fn fail(&self, now: u64) -> Option<Ejected> {
-        let Counters { failures, outlier, told, .. } = &*self.counters;
+        let ejected = self.counters.outlier.fail(now);
+        self.count_failure(ejected, now)
+    }
+
+    /// Counts a response whose status is a failure, and ejects the instance for it as
+    /// [`Self::fail`] does.
+    pub(super) fn fail_by_status(&self, now: u64) -> Option<Ejected> {
+        let ejected = self.counters.outlier.fail_by_status(now);
+        self.count_failure(ejected, now)
+    }
+
+    /// Counts such a response of an instance that does no worse than the others: it is not ejected.
+    pub(super) fn fail_like_others(&self, now: u64) -> Option<Ejected> {
+        self.counters.outlier.take_back();
+        self.counters.is_told_out.store(false, Ordering::Relaxed);
+        self.count_failure(None, now)
+    }
+
+    /// Takes back an ejection by statuses alone; see [`Outlier::forgive`].
+    pub(super) fn forgive(&self) {
+        self.counters.outlier.forgive();
+    }
+
+    /// Counts a failure. None: nobody need be told. `ejected`: what it came to.
+    fn count_failure(&self, ejected: Option<Ejected>, now: u64) -> Option<Ejected> {
+        let Counters { failures, told, .. } = &*self.counters;
         failures.fetch_add(1, Ordering::Relaxed);
-        let ejected = outlier.fail(now);
         if matches!(ejected, Some(Ejected::Out { .. })) && !self.tells_out(now) {
             return None;
         }
         let last = told.load(Ordering::Relaxed);
         let is_young = match ejected {
-            None => last + TOLD_AGAIN_MS > now,
+            None => last > 0 && last + TOLD_AGAIN_MS > now,
             Some(Ejected::Briefly) => last > 0 && last + TOLD_BRIEFLY_MS > now,
             Some(_) => false,
         };

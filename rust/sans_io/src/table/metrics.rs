@@ -131,10 +131,12 @@ pub enum UpstreamError {
     Protocol,
     /// A first frame or a later one did not come in time.
     Timeout,
+    /// The status of the response says so.
+    Status,
 }
 
 /// The labels of [`UpstreamError`], in its order.
-const UPSTREAM_ERRORS: [&str; 4] = ["connect", "died", "protocol", "timeout"];
+const UPSTREAM_ERRORS: [&str; 5] = ["connect", "died", "protocol", "timeout", "status"];
 
 /// Counters of the process.
 #[derive(Debug, Default)]

@@ -5,6 +5,11 @@
 //! request tries it, on whose failure the next pause is twice as long. Whoever has no other
 //! instance takes one that is out all the same, so the last of a model never is.
 //!
+//! A response can be a failure, too, by its status ([`Outlier::fail_by_status`]). It may be the
+//! request's, which fails alike everywhere. So when no other instance does better than one that
+//! fails so, it is not ejected, and the others are taken back ([`Outlier::forgive`]): nobody can
+//! eject all but one by what he sends.
+//!
 //! Times are milliseconds of the data plane's clock. Everything is relaxed atomics: a race between
 //! two failures costs a report or a trial more, and no more than that.
 
@@ -30,6 +35,8 @@ pub(super) struct Outlier {
     until: AtomicU64,
     /// A request tries it, or has ended without a response or a failure.
     on_trial: AtomicBool,
+    /// All failures in a row were responses.
+    by_status: AtomicBool,
 }
 
 /// The consequence of a failure.
@@ -47,8 +54,21 @@ pub enum Ejected {
 }
 
 impl Outlier {
-    /// Notes a failure; None: it was ejected already.
+    /// Notes a failure without a response; None: it was ejected already.
     pub(super) fn fail(&self, now: u64) -> Option<Ejected> {
+        self.by_status.store(false, Ordering::Relaxed);
+        self.count(now)
+    }
+
+    /// Notes a response whose status is a failure; None: it was ejected already.
+    pub(super) fn fail_by_status(&self, now: u64) -> Option<Ejected> {
+        if self.in_a_row.load(Ordering::Relaxed) == 0 {
+            self.by_status.store(true, Ordering::Relaxed);
+        }
+        self.count(now)
+    }
+
+    fn count(&self, now: u64) -> Option<Ejected> {
         let in_a_row = self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let pauses = self.pauses.load(Ordering::Relaxed);
         if pauses == 0 && in_a_row < OUT_AFTER {
@@ -74,6 +94,27 @@ impl Outlier {
             self.until.store(0, Ordering::Relaxed);
         }
         was_out
+    }
+
+    /// Takes back an ejection by nothing but statuses, since no other instance does better. One that
+    /// is out is tried by the next request, and its pauses begin anew.
+    pub(super) fn forgive(&self) {
+        if !self.by_status.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.is_out() {
+            self.pauses.store(1, Ordering::Relaxed);
+            self.on_trial.store(false, Ordering::Relaxed);
+        } else {
+            self.in_a_row.store(0, Ordering::Relaxed);
+        }
+        self.until.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends whatever ejection there is: no other instance does better, and this one responds.
+    pub(super) fn take_back(&self) {
+        self.succeed();
+        self.until.store(0, Ordering::Relaxed);
     }
 
     /// Whether others are preferred now.
@@ -199,5 +240,53 @@ mod tests {
         assert!(outlier.admit(now));
         outlier.fail(now);
         assert!(outlier.is_ejected(now + 19_999) && !outlier.is_ejected(now + 20_000));
+    }
+
+    #[test]
+    fn failures_by_status_eject_like_any_other_until_they_are_forgiven() {
+        let outlier = Outlier::default();
+        let told: Vec<_> = (0..OUT_AFTER).map(|_| outlier.fail_by_status(100)).collect();
+        let out = Some(Ejected::Out { pause_ms: 10_000 });
+        assert_eq!(told, [Some(Ejected::Briefly), None, None, None, out]);
+        assert!(outlier.admit(10_100), "the trial");
+        assert_eq!(outlier.fail_by_status(10_100), None);
+        assert!(outlier.is_ejected(30_099), "it was a failed one");
+        outlier.forgive();
+        assert!(outlier.is_out() && !outlier.is_ejected(10_100));
+        assert!(outlier.admit(10_100) && outlier.is_ejected(10_100), "one request tries it");
+        outlier.fail_by_status(10_100);
+        assert!(outlier.is_ejected(30_099) && !outlier.is_ejected(30_100));
+        assert!(outlier.succeed() && !outlier.is_ejected(10_100));
+    }
+
+    #[test]
+    fn forgiven_failures_do_not_count_for_the_row() {
+        let outlier = Outlier::default();
+        for _ in 0..3 * OUT_AFTER {
+            assert_eq!(outlier.fail_by_status(100), Some(Ejected::Briefly));
+            outlier.forgive();
+            assert!(!outlier.is_ejected(100) && !outlier.is_out());
+        }
+    }
+
+    #[test]
+    fn an_engine_that_did_not_respond_is_not_forgiven() {
+        let outlier = out();
+        outlier.fail_by_status(100);
+        outlier.forgive();
+        assert!(outlier.is_out() && outlier.is_ejected(10_099));
+        assert!(outlier.succeed(), "and then all is new");
+        outlier.fail_by_status(200);
+        outlier.forgive();
+        assert!(!outlier.is_ejected(200));
+    }
+
+    #[test]
+    fn one_that_responds_is_taken_back_whatever_ejected_it() {
+        for outlier in [out(), Outlier::default()] {
+            outlier.fail(100);
+            outlier.take_back();
+            assert!(!outlier.is_out() && !outlier.is_ejected(100));
+        }
     }
 }

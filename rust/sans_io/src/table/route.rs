@@ -9,6 +9,7 @@ use crate::{
     table::{
         instance::{IdleListener, Instance, Lease, NoLease},
         metrics::RouteMetrics,
+        outlier::Ejected,
         proxy_paths::ProxyPaths,
     },
 };
@@ -47,6 +48,20 @@ impl Model {
     /// Whether this instance of it has as many requests as it is given.
     fn is_full(&self, instance: &Instance) -> bool {
         self.max_in_flight > 0 && instance.outstanding() >= self.max_in_flight
+    }
+
+    /// Counts a response of this instance of it whose status is a failure, and ejects the instance
+    /// where another is not ejected. Where all others are, all fail alike, most likely for what the
+    /// requests are: then those that have responded are equal again. None: nobody need be told.
+    pub fn fail_by_status(&self, instance: &Instance, now: u64) -> Option<Ejected> {
+        let does_better = |other: &Arc<Instance>| {
+            !Arc::ptr_eq(&other.counters, &instance.counters) && !other.is_ejected(now)
+        };
+        if self.running.iter().any(does_better) {
+            return instance.fail_by_status(now);
+        }
+        self.running.iter().for_each(|other| other.forgive());
+        instance.fail_like_others(now)
     }
 
     /// Whether an instance of it runs and can be given a request.

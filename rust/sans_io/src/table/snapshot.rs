@@ -377,6 +377,34 @@ mod tests {
     }
 
     #[test]
+    fn instances_that_all_fail_by_status_are_equal_and_those_that_are_dead_are_not() {
+        let states = ["a", "b", "c", "dead"].map(|id| (id, "running"));
+        let (table, _) = Table::default()
+            .replaced_by(document(&[("m", &states), ("n", &[("d", "running")])], &[]))
+            .unwrap();
+        let model = &table.models[0];
+        let [a, b, c, dead] = [0, 1, 2, 3].map(|number| &model.instances[number]);
+        for _ in 0..9 {
+            dead.fail(0);
+        }
+        for instance in [a, b] {
+            for _ in 0..9 {
+                model.fail_by_status(instance, 0);
+            }
+            assert!(instance.is_out() && instance.is_ejected(0));
+        }
+        assert_eq!(model.fail_by_status(c, 0), Some(Ejected::Still), "it is told of");
+        assert_eq!([a, b, c, dead].map(|one| one.is_ejected(0)), [false, false, false, true]);
+        assert_eq!([a, b, c, dead].map(|one| one.is_out()), [true, true, false, true]);
+        assert!(a.admit(0) && a.is_ejected(0), "one request tries it");
+        assert!(a.succeed() && !a.is_out());
+        assert_eq!(model.fail_by_status(c, 0), None, "it was told of a moment ago");
+        assert!(c.is_ejected(0), "another does better");
+        let failures = [a, b, c].map(|one| one.counters.failures.load(Ordering::Relaxed));
+        assert_eq!(failures, [9, 9, 2], "all are counted");
+    }
+
+    #[test]
     fn the_last_instance_of_a_model_is_never_out_of_the_choice() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
         let (table, _) = Table::default()
