@@ -219,7 +219,7 @@ pub(crate) struct Admitted {
     pub(crate) place: Rc<Place>,
     /// The place is one of those kept for probes.
     pub(crate) is_kept: bool,
-    /// The address that it is counted for; None: there is no limit for one address.
+    /// The address that it is counted for; None: there is no limit for it.
     address: Option<IpAddr>,
 }
 
@@ -231,7 +231,11 @@ impl Worker {
         let (shared, metrics) = (&self.shared, &self.shared.metrics);
         let limits = shared.table.load().settings.limits;
         let limit = limits.connections_per_address;
-        let address = address.filter(|_| limit > 0);
+        // A proxy's connections are those of its clients.
+        let is_proxy = |address| {
+            shared.trusted_proxies.as_ref().is_some_and(|proxies| proxies.contains(address))
+        };
+        let address = address.filter(|address| limit > 0 && !is_proxy(*address));
         if address.is_some_and(|address| !shared.addresses.enter(address, limit)) {
             metrics.connections_over_address_limit.fetch_add(1, Ordering::Relaxed);
             return None;

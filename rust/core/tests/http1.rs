@@ -698,6 +698,24 @@ fn one_address_has_its_share_alone() {
 }
 
 #[test]
+fn a_trusted_proxy_has_as_many_connections_as_its_clients_need() {
+    let limits = json!({"connections": 100, "connections_per_address": 2});
+    for (proxy, limited) in [("127.0.0.0/8", false), ("10.0.0.0/8", true)] {
+        let settings = json!({"limits": limits, "trusted_proxies": [proxy]});
+        let plane = Plane::builder().with(settings).start();
+        let mut clients: Vec<Client> = (0..5).map(|_| plane.connect()).collect();
+        if limited {
+            assert_eq!(clients[4].read_to_end(), b"");
+            continue;
+        }
+        for client in &mut clients {
+            client.write(HEALTH.as_bytes());
+            assert_eq!(client.response().status, 200);
+        }
+    }
+}
+
+#[test]
 fn a_tunnels_bytes_behind_the_request_are_the_engines() {
     let engine = Engine::start(true, |_, mut stream| {
         let mut read = Vec::new();

@@ -184,7 +184,8 @@ impl TrustedProxies {
         })
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// Whether an address is a trusted proxy's.
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(address))
     }
