@@ -119,6 +119,47 @@ def test_names_of_this_machine_and_listed_ones_are_known(
     assert ask(anywhere, "GET", "/v1/models", "evil.example").status == 200
 
 
+FORWARDED = [("X-Forwarded-For", "5.5.5.5"), ("X-Forwarded-Proto", "https")]
+
+
+@pytest.mark.parametrize("proxies", [["127.0.0.0/8"], ["10.0.0.0/8"]])
+def test_behind_a_trusted_proxy_the_host_is_the_one_that_it_was_asked_for(
+    engine: FakeEngine, router: Routers, proxies: list[str]
+) -> None:
+    """Some proxies put their own host of the server in `Host`. A stranger's word counts nothing."""
+    plane = public(engine, router, allowed_hosts=["llm.example"], trusted_proxies=proxies)
+    trusted = proxies[0].startswith("127")
+    plain = ("Content-Type", "text/plain")
+    for own, seen, believed, otherwise in [
+        ("127.0.0.1:8080", "evil.example", 421, 200),
+        ("127.0.0.1:8080", "llm.example", 200, 200),
+        ("evil.example", "llm.example", 200, 421),
+        ("evil.example", "llm.example:8443", 200, 421),
+    ]:
+        headers = [*FORWARDED, ("X-Forwarded-Host", seen)]
+        status = believed if trusted else otherwise
+        for method, target, body in [
+            ("GET", "/v1/models", b""),
+            ("GET", "/metrics", b""),
+            ("GET", "/v2/models", b""),
+            ("POST", "/v1/chat/completions", CHAT),
+        ]:
+            got = ask(plane, method, target, own, body=body, headers=[*JSON, *headers])
+            # The management API is not there in this test.
+            there = 503 if target == "/v2/models" and status == 200 else status
+            assert got.status == there, (own, seen, target)
+        # A page of the host that its browser knows is no other site's.
+        known = seen if trusted else own
+        for page in (f"https://{seen}", f"http://{own}"):
+            sender = [plain, *headers, ("Origin", page)]
+            got = ask(plane, "POST", "/v1/chat/completions", own, body=CHAT, headers=sender)
+            foreign = 200 if page.endswith(f"//{known}") else 403
+            expected = foreign if status == 200 else status
+            assert got.status == expected, (own, seen, page)
+        keyed = [*JSON, *headers, ("Authorization", f"Bearer {plane.key}")]
+        assert ask(plane, "GET", "/v1/models", own, headers=keyed).status == 200
+
+
 def test_a_form_of_another_site_cannot_use_a_public_route(
     engine: FakeEngine, router: Routers
 ) -> None:

@@ -174,6 +174,24 @@ def test_pages_of_other_origins_open_no_websocket(
     assert len(engine.journal()) == list(ORIGINS.values()).count(101)
 
 
+@pytest.mark.parametrize("proxies", [["127.0.0.0/8"], ["10.0.0.0/8"]])
+def test_the_origin_is_compared_with_the_host_that_a_trusted_proxy_was_asked_for(
+    engine: FakeEngine, router: Routers, proxies: list[str]
+) -> None:
+    plane = router([engine], trusted_proxies=proxies)
+    plane.add_key("b" * 16, WIDE)
+    trusted = proxies[0].startswith("127")
+    for origin, believed in {
+        "https://llm.example": True,
+        "https://llm.example:8443": False,
+        "http://gateway.example": False,
+    }.items():
+        fields = (f"Authorization: Bearer {WIDE}", f"Origin: {origin}")
+        status = opened(plane, *fields, "X-Forwarded-Host: llm.example").status
+        own = origin == "http://gateway.example"
+        assert status == (101 if (believed if trusted else own) else 403), origin
+
+
 def test_pages_that_cors_names_may_open_one(engine: FakeEngine, router: Routers) -> None:
     plane = router([engine], cors={"origins": ["https://app.example"]})
     plane.add_key("b" * 16, WIDE)

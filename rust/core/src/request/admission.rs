@@ -34,7 +34,9 @@ pub(crate) fn admit<W: ClientWatch>(context: &mut RequestContext<W>) -> Result<C
         }
     } else {
         let (shared, settings) = (context.shared(), context.settings());
-        browser::check(shared, settings, context.endpoint(), context.parts())?;
+        let parts = context.parts();
+        let host = context.peer().host(&parts.headers);
+        browser::check(shared, settings, context.endpoint(), parts, host)?;
         if !context.enter_keyless() {
             return Err(rejections::too_many_keyless());
         }
@@ -129,9 +131,13 @@ impl Caller {
 
 /// Rejects (403) a WebSocket that a page of another origin opens: browsers ask nobody before, and
 /// hand the answers to the page. Allowed are the pages of this host, and those of `[server.cors]`.
-pub(crate) fn check_origin(settings: &Settings, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check_origin(
+    settings: &Settings,
+    headers: &HeaderMap,
+    host: Option<&[u8]>,
+) -> Result<(), ApiError> {
     let granted = settings.cors.as_ref().is_some_and(|cors| cors.grant(headers).is_some());
-    if granted || !cors::is_foreign(headers) {
+    if granted || !cors::is_foreign(headers, host) {
         return Ok(());
     }
     let message = "Pages of this Origin may not open a WebSocket here. The operator allows them \

@@ -2,7 +2,7 @@
 //! [`sans_io::api::browser`]. A page cannot send a key that it does not know, so a request with a
 //! good one is let through, whatever it says.
 
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, request::Parts};
 
 use crate::{published::Settings, shared::Shared};
 use sans_io::{
@@ -18,17 +18,19 @@ use sans_io::{
 /// The most characters of a client's words that are repeated to it.
 const SHOWN: usize = 100;
 
-/// Checks a request that came without a good key. Fails with 421 for a host that this server does
+/// Checks a request that came without a good key. `host`: that of the client's URL, see
+/// [`crate::request::peer::Peer::host`]. Fails with 421 for a host that this server does
 /// not know, and with 403 for a page of another site that sends what a plain form can.
 pub(crate) fn check(
     shared: &Shared,
     settings: &Settings,
     endpoint: &Endpoint,
     parts: &Parts,
+    host: Option<&[u8]>,
 ) -> Result<(), ApiError> {
-    check_host(shared, parts)?;
+    check_host(shared, host)?;
     if parts.method.is_safe()
-        || !browser::is_cross_site(&parts.headers, settings.cors.as_deref())
+        || !browser::is_cross_site(&parts.headers, host, settings.cors.as_deref())
         || headers::is_json(&parts.headers)
     {
         return Ok(());
@@ -52,8 +54,9 @@ pub(crate) fn check_unless_keyed(
     settings: &Settings,
     endpoint: &Endpoint,
     parts: &Parts,
+    host: Option<&[u8]>,
 ) -> Result<(), ApiError> {
-    check(shared, settings, endpoint, parts).or_else(|error| {
+    check(shared, settings, endpoint, parts, host).or_else(|error| {
         // A key is looked for only now: most requests need none here.
         if shows_good_key(shared, &parts.headers) { Ok(()) } else { Err(error) }
     })
@@ -65,10 +68,10 @@ pub(crate) fn shows_good_key(shared: &Shared, headers: &HeaderMap) -> bool {
 }
 
 /// Browsers always say the host; where it is missing, none has sent the request.
-fn check_host(shared: &Shared, parts: &Parts) -> Result<(), ApiError> {
+fn check_host(shared: &Shared, host: Option<&[u8]>) -> Result<(), ApiError> {
     let Some(known) = &shared.known_hosts else { return Ok(()) };
-    let Some(host) = parts.headers.get(header::HOST) else { return Ok(()) };
-    let host = String::from_utf8_lossy(host.as_bytes());
+    let Some(host) = host else { return Ok(()) };
+    let host = String::from_utf8_lossy(host);
     if known.know(&host) {
         return Ok(());
     }

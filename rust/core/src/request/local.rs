@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     client::io::ClientWatch,
     published::Published,
-    request::{admission::Caller, browser, metrics_page, rejections},
+    request::{admission::Caller, browser, metrics_page, peer, rejections},
     shared::Shared,
     worker::Worker,
 };
@@ -22,32 +22,33 @@ use sans_io::{
     table::{Route, Table},
 };
 
-/// The response of a local endpoint. Fails with 401, 403, 404 for a model, or as
-/// [`browser::check`] does.
+/// The response of a local endpoint. `connected`: the other end of the connection. Fails with 401,
+/// 403, 404 for a model, or as [`browser::check`] does.
 pub(crate) fn respond(
     worker: &Worker,
     published: &Published,
     local: Local,
     endpoint: &Endpoint,
-    parts: &Parts,
+    (parts, connected): (&Parts, &str),
     watch: &impl ClientWatch,
 ) -> Result<Response<Bytes>, ApiError> {
     let shared = &*worker.shared;
     let query = parts.uri.query().unwrap_or_default();
     Ok(match local {
         Local::ListModels => {
-            let caller = identify(shared, published, endpoint, parts, watch)?;
+            let caller = identify(shared, published, endpoint, (parts, connected), watch)?;
             list_models(worker, published, &caller, query)
         }
         Local::ShowModel => {
-            let caller = identify(shared, published, endpoint, parts, watch)?;
+            let caller = identify(shared, published, endpoint, (parts, connected), watch)?;
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
             show_model(published, &caller, &name, query)?
         }
         Local::Healthz => text(StatusCode::OK, "ok"),
         Local::Readyz => readyz(shared, published),
         Local::Metrics => {
-            browser::check_unless_keyed(shared, &published.settings, endpoint, parts)?;
+            let host = peer::host(shared, connected, &parts.headers);
+            browser::check_unless_keyed(shared, &published.settings, endpoint, parts, host)?;
             metrics(worker, published)
         }
     })
@@ -58,14 +59,15 @@ fn identify(
     shared: &Shared,
     published: &Published,
     endpoint: &Endpoint,
-    parts: &Parts,
+    (parts, connected): (&Parts, &str),
     watch: &impl ClientWatch,
 ) -> Result<Caller, ApiError> {
     let caller = Caller::identify(shared, published, &parts.headers)?;
     if caller.key().is_some() {
         watch.set_trusted();
     } else {
-        browser::check(shared, &published.settings, endpoint, parts)?;
+        let host = peer::host(shared, connected, &parts.headers);
+        browser::check(shared, &published.settings, endpoint, parts, host)?;
     }
     Ok(caller)
 }

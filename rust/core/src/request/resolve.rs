@@ -43,7 +43,8 @@ where
     W: ClientWatch,
 {
     if context.asks_websocket() {
-        admission::check_origin(context.settings(), &context.parts().headers)?;
+        let headers = &context.parts().headers;
+        admission::check_origin(context.settings(), headers, context.peer().host(headers))?;
     }
     let (dispatch, mut upload) = match context.endpoint().kind {
         Kind::Inference(inference) => by_body(context, caller, inference, body).await?,

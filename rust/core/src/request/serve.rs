@@ -57,10 +57,12 @@ where
     head::put_host(&mut parts);
     let accounting = Accounting::new(&worker.shared, &published, request_id, endpoint.path);
     if let Kind::Local(local) = endpoint.kind {
-        return Ok(match local::respond(&worker, &published, local, endpoint, &parts, &watch) {
-            Ok(response) => respond::local(accounting, response),
-            Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
-        });
+        return Ok(
+            match local::respond(&worker, &published, local, endpoint, (&parts, &peer), &watch) {
+                Ok(response) => respond::local(accounting, response),
+                Err(error) => respond::rejected(accounting, endpoint.dialect, &error, &watch),
+            },
+        );
     }
     let span = accounting.span().clone();
     let watched = watch.clone();
@@ -85,9 +87,11 @@ where
 {
     if context.is_management() {
         let (shared, settings) = (context.shared(), context.settings());
-        browser::check_unless_keyed(shared, settings, context.endpoint(), context.parts())?;
+        let parts = context.parts();
+        let host = context.peer().host(&parts.headers);
+        browser::check_unless_keyed(shared, settings, context.endpoint(), parts, host)?;
         // The management API checks keys itself. Here they make the connection worth more.
-        let has_key = browser::shows_good_key(shared, &context.parts().headers);
+        let has_key = browser::shows_good_key(shared, &parts.headers);
         if has_key {
             context.watch().set_trusted();
         }

@@ -8,9 +8,9 @@
 // From `core`, where addresses are plain values: this crate knows no sockets.
 use core::net::IpAddr;
 
-use http::{HeaderMap, header, uri::Authority};
+use http::HeaderMap;
 
-use crate::api::cors::Cors;
+use crate::api::cors::{self, Cors};
 
 /// The hosts that this server is called by.
 #[derive(Debug)]
@@ -62,26 +62,14 @@ fn bare(host: &str) -> &str {
 
 /// Whether a page of another site has made this request, and none that CORS lets in. A browser
 /// says so by `Origin`, and by `Sec-Fetch-Site` (Fetch Metadata); other clients send neither.
-pub fn is_cross_site(headers: &HeaderMap, cors: Option<&Cors>) -> bool {
-    let foreign_page = headers.get(header::ORIGIN).is_some_and(|origin| {
-        let own =
-            std::str::from_utf8(origin.as_bytes()).is_ok_and(|origin| is_own(origin, headers));
-        !own
-    });
+/// `host`: that of the client's URL.
+pub fn is_cross_site(headers: &HeaderMap, host: Option<&[u8]>, cors: Option<&Cors>) -> bool {
+    let foreign_page = cors::is_foreign(headers, host);
     let foreign = foreign_page
         || headers
             .get("sec-fetch-site")
             .is_some_and(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"));
     foreign && cors.and_then(|cors| cors.grant(headers)).is_none()
-}
-
-/// Whether an origin (`https://HOST[:PORT]`) is the host that the request is for. The scheme is not
-/// compared: a proxy in front may have undone TLS.
-fn is_own(origin: &str, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let (Some((_, origin)), Some(host)) = (origin.split_once("://"), host) else { return false };
-    let authority = |text: &str| text.parse::<Authority>().ok();
-    matches!((authority(origin), authority(host)), (Some(origin), Some(host)) if origin == host)
 }
 
 #[cfg(test)]
@@ -157,15 +145,19 @@ mod tests {
             (Some("https://chat.example:1"), Some("cross-site"), true),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static("localhost:8080"));
+            let host = Some(&b"localhost:8080"[..]);
             for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
                 let value = value.map(|value| HeaderValue::from_str(value).unwrap());
                 value.map(|value| headers.insert(HeaderName::from_static(name), value));
             }
-            assert_eq!(is_cross_site(&headers, Some(&allowing)), foreign, "{origin:?} {site:?}");
+            assert_eq!(
+                is_cross_site(&headers, host, Some(&allowing)),
+                foreign,
+                "{origin:?} {site:?}"
+            );
             let without_cors = foreign || origin == Some("https://chat.example");
-            assert_eq!(is_cross_site(&headers, None), without_cors, "{origin:?} {site:?}");
-            assert!(!is_cross_site(&headers, Some(&cors(&["*"]))) || origin.is_none());
+            assert_eq!(is_cross_site(&headers, host, None), without_cors, "{origin:?} {site:?}");
+            assert!(!is_cross_site(&headers, host, Some(&cors(&["*"]))) || origin.is_none());
         }
     }
 }
