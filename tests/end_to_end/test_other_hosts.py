@@ -37,6 +37,7 @@ NAMES: list[dict[str, Any]] = [
     {"extra_body": {"kv_transfer_params": PULL}},
     {"extra_args": {"n": 1, "ec_transfer_params": PULL}},
     {"sampling_params": {"n": 1, "extra_args": {"kv_transfer_params": PULL}}},
+    {"custom_params": {"a": [{"b": {"base_url": "http://6.6.6.6"}}]}},
 ]
 HARMLESS: list[dict[str, Any]] = [
     {"kv_transfer_params": None},
@@ -98,11 +99,16 @@ def test_a_field_that_names_none_passes(
 
 def test_it_is_seen_in_queries_and_forms_too(plane: DataPlaneRouter, engine: FakeEngine) -> None:
     for target in (CHAT, "/model/proxy/1" + CHAT):
-        query = f"{target}?a=1&bootstrap%5Fhost=6.6.6.6"
-        assert plane.request("POST", query, chat("m"), key=INFERRING).status == 403
+        for name in ("bootstrap%5Fhost", "options[base_url]", "+api_base", "extra_body"):
+            query = f"{target}?a=1&{name}=6.6.6.6"
+            assert plane.request("POST", query, chat("m"), key=INFERRING).status == 403, name
     path = "/v1/audio/transcriptions"
     names = form({"model": "m", "kv_transfer_params": "{}"})
     assert plane.request("POST", path, names, headers=FORM, key=INFERRING).status == 403
+    for field in ("kv_transfer_params[do_remote]", " bootstrap_host", "vllm_xargs", "nvext[a]"):
+        other = form({"model": "m", field: "x"})
+        refused = plane.request("POST", path, other, headers=FORM, key=INFERRING)
+        assert refused.status == 403, field
     assert engine.journal() == []
     assert plane.request("POST", path, names, headers=FORM).status == 200
 

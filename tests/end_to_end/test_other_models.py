@@ -109,6 +109,8 @@ PICKS: list[dict[str, Any]] = [
     {"vllm_xargs": {"model": "secret"}},
     {"custom_params": {"lora_path": "lora-7"}},
     {"sampling_params": {"n": 1, "lora": "x"}},
+    {"custom_params": {"a": {"lora": "x"}}},
+    {"options": {"num_ctx": 4096, "deep": [{"model": "x"}]}},
     # Go's readers of JSON know no case.
     {"Model": "secret"},
     {"MODEL": "secret"},
@@ -125,7 +127,9 @@ HARMLESS: list[dict[str, Any]] = [
     {"user": "lora", "metadata": {"lora_path": "x"}},
     {"vllm_xargs": {"model": None, "top_n_sigma": 1}},
     {"custom_params": {"lora_path": ""}, "sampling_params": {}, "extra_args": None},
-    {"custom_params": [], "options": {"num_ctx": 4096, "deep": {"model": "x"}}},
+    {"custom_params": [], "options": {"num_ctx": 4096, "deep": {"model": None}}},
+    {"extra_body": {"messages": [{"role": "user", "content": "hi", "lora": "x"}]}},
+    {"extra_body": {"guided_json": {"properties": {"model": {"type": "string"}}}}},
 ]
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: chat("mine"),
@@ -169,7 +173,19 @@ def test_a_field_far_behind_the_model_is_seen_before_the_engine_has_the_whole_re
     assert not any(entry["complete"] for entry in engine.inference())
 
 
-@pytest.mark.parametrize("query", ["model=secret", "m%6Fdel=secret", "lora_path=lora-7"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "model=secret",
+        "m%6Fdel=secret",
+        "lora_path=lora-7",
+        "model[]=secret",
+        "+lora=x",
+        "%5Blora%5D=x",
+        "options[lora]=x",
+        "a=1;lora=x",
+    ],
+)
 def test_a_query_that_picks_a_model_is_for_keys_of_the_whole_engine(
     plane: DataPlaneRouter, engine: FakeEngine, query: str
 ) -> None:
@@ -186,11 +202,25 @@ def test_a_form_that_picks_an_adapter_is_for_keys_of_the_whole_engine(
     plane: DataPlaneRouter, engine: FakeEngine
 ) -> None:
     path = "/v1/audio/transcriptions"
-    for fields in ({"lora": "x", "model": "mine"}, {"model": "mine", "lora_path": "x"}):
+    for fields in (
+        {"lora": "x", "model": "mine"},
+        {"model": "mine", "lora_path": "x"},
+        {"model": "mine", "[lora]": "x"},
+        {"model": "mine", " lora": "x"},
+        {"model": "mine", "options[lora_path]": "x"},
+        {"model": "mine", "extra_body[lora_path]": "x"},
+        {"model": "mine", "vllm_xargs[model]": "x"},
+        {"model": "mine", "custom_params.lora_path": "x"},
+    ):
         refused = plane.request("POST", path, form(fields), headers=FORM, key=NARROW)
         assert refused.status == 403, refused.body
+    second = form({"model": "mine", "model[]": "secret"})
+    for key in (NARROW, WIDE):
+        refused = plane.request("POST", path, second, headers=FORM, key=key)
+        assert refused.status == 400
+        assert "send `model` once" in refused.json()["error"]["message"]
     assert engine.journal() == []
-    harmless = form({"model": "mine", "lora": ""})
+    harmless = form({"model": "mine", "lora": "", "timestamp_granularities[]": "word"})
     assert plane.request("POST", path, harmless, headers=FORM, key=NARROW).status == 200
     picks = form({"model": "mine", "lora": "x"})
     assert plane.request("POST", path, picks, headers=FORM, key=WIDE).status == 200

@@ -13,7 +13,7 @@ use sans_io::codec::json::{
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use pick::plain_pick;
+use pick::{plain_holds_fields, plain_is_content, plain_pick};
 
 const NESTING_LIMIT: u16 = 64;
 
@@ -88,22 +88,32 @@ fn values_agree(body: &[u8], seen: &Seen, members: &Members) {
     prefixes_are_truncated(body);
 }
 
-/// Whether a member, or one inside of it where it holds further fields, does that. Keys that are no
-/// text do nothing.
+/// Whether a member, or one anywhere inside of it where it holds further fields, does that. Keys
+/// that are no text do nothing.
 fn picks(members: &Members, what: &str, inside: bool) -> bool {
-    let holding = "extra_body extra_args vllm_xargs custom_params sampling_params parameters \
-        options nvext";
     members.0.iter().any(|(key, value)| {
         let (key, value) = (key.as_str(), value.get());
         let nothing = ["null", "false", "\"\"", "[]", "{}"].contains(&value);
-        if key.contains(ODD) || !inside && key == "model" {
+        let is_text = !key.contains(ODD);
+        if !inside && key == "model" {
             return false;
         }
-        if holding.split_whitespace().any(|holds| holds == key) {
-            return serde_json::from_str(value).is_ok_and(|inner| picks(&inner, what, true));
+        let pick = plain_pick(key).filter(|_| is_text);
+        if let Some(pick) = pick {
+            return pick == what && !nothing;
         }
-        plain_pick(key) == Some(what) && !nothing
+        let looked_into =
+            plain_holds_fields(key) && is_text || inside && !(is_text && plain_is_content(key));
+        looked_into && picks_inside(value, what)
     })
+}
+
+/// Whether a member inside of this value does that.
+fn picks_inside(value: &str, what: &str) -> bool {
+    if let Ok(elements) = serde_json::from_str::<Vec<Box<RawValue>>>(value) {
+        return elements.iter().any(|element| picks_inside(element.get(), what));
+    }
+    serde_json::from_str(value).is_ok_and(|inner| picks(&inner, what, true))
 }
 
 /// The id that an engine would read; "\0" stands for one that nothing can have.

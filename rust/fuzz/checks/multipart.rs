@@ -9,7 +9,7 @@ use sans_io::codec::multipart::{
     HEADER_BYTES_MAX, MultipartError, MultipartErrorKind as Kind, PARTS_MAX, Scanner,
 };
 
-use pick::plain_pick;
+use pick::{plain_holds_fields, plain_is_content, plain_parts, plain_pick};
 
 /// Whether a field's text may be JSON with fields of its own, which nobody here reads.
 fn holds_json(name: &str) -> bool {
@@ -359,10 +359,13 @@ impl PlainPart {
     }
 
     fn picks(&self, what: &str) -> bool {
-        self.name.as_deref().is_some_and(|name| {
-            name != "model"
-                && (plain_pick(name) == Some(what) || what == "model" && holds_json(name))
-        })
+        let parts = self.name.as_deref().filter(|name| *name != "model").map(plain_parts);
+        let parts = parts.unwrap_or_default();
+        let Some((first, below)) = parts.split_first() else { return false };
+        let mut fields = below.iter().take_while(|part| !plain_is_content(part));
+        holds_json(first)
+            || plain_pick(first) == Some(what)
+            || plain_holds_fields(first) && fields.any(|part| plain_pick(part) == Some(what))
     }
 
     fn judge(&self, second: bool) -> Result<(), Kind> {
@@ -373,6 +376,9 @@ impl PlainPart {
             Some("model") if self.file => Err(Kind::ModelIsAFile),
             Some("model") if self.encoded => Err(Kind::ModelEncoded),
             Some("model") if second => Err(Kind::ModelTwice),
+            Some(name) if name != "model" && plain_parts(name).first() == Some(&"model") => {
+                Err(Kind::ModelOtherwise)
+            }
             _ => Ok(()),
         }
     }

@@ -296,9 +296,8 @@ fn names_are_read_in_every_legal_form() {
 fn other_names_are_not_the_model() {
     for disposition in [
         "name=\"Model\"",
-        "name=\"model \"",
-        "name=\" model\"",
-        "name=\"model[]\"",
+        "name=\"models[]\"",
+        "name=\"a[model]\"",
         "name=\"%6Dodel\"",
         "name=\"mo\\\"del\"",
         "name=\"a\\\\b\"",
@@ -373,6 +372,11 @@ fn a_part_is_described_once_and_as_form_data() {
 #[test]
 fn a_second_model_is_refused() {
     assert_eq!(rejection(form(&[MODEL, MODEL])), Kind::ModelTwice);
+    for name in ["model[]", "model[0]", "[model]", " model", "model "] {
+        let other = part(&format!("name=\"{name}\""), "n");
+        assert_eq!(rejection(form(&[MODEL, &other])), Kind::ModelOtherwise, "{name}");
+        assert_eq!(rejection(form(&[&other, MODEL])), Kind::ModelOtherwise, "{name}");
+    }
     assert_eq!(
         rejection(form(&[MODEL, &part("name=f", "a"), &part("name=\"model\"", "")])),
         Kind::ModelTwice
@@ -571,6 +575,9 @@ fn any_part() -> impl Strategy<Value = String> {
         "stream",
         "file",
         "lora_path",
+        "\"lora[]\"",
+        "\"options[lora]\"",
+        "\"model[]\"",
         "\"model\"",
         "\"a;b\"",
         "\"mod\\el\"",
@@ -652,6 +659,12 @@ fn a_field_that_picks_an_adapter_is_seen_unless_it_is_empty() {
     assert!(picks(&part("name=lora_path", "x")));
     assert!(picks(&part("name=\"adapter_id\"; filename=\"a\"", "x")));
     assert!(picks(&part("name=\"lora\"", "--xy")), "it begins like a delimiter");
+    for name in ["lora[]", "[lora]", " lora", "lora.path", "options[lora]", "vllm_xargs[n]"] {
+        assert!(picks(&part(&format!("name=\"{name}\""), "x")), "{name}");
+    }
+    for name in ["timestamp_granularities[]", "metadata[lora]", "options[n]"] {
+        assert!(!picks(&part(&format!("name=\"{name}\""), "x")), "{name}");
+    }
     assert!(!picks(&part("name=\"lora\"", "")));
     assert!(!picks(&part("name=\"prompt\"", "lora")));
 }

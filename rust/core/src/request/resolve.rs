@@ -157,7 +157,8 @@ where
 {
     let name = percent::model_in_query(context.parts().uri.query().unwrap_or_default());
     let name = name.map_err(|percent::TwoModels| {
-        let message = "The query names `model` twice. Name one model of GET /v1/models in it.";
+        let message = "The query names `model` twice, or with brackets, dots or white space. Name one \
+            model of GET /v1/models in it, as model=NAME.";
         ApiError::new(Cause::BadRequest, message)
     })?;
     let route = find_route(context.table(), caller, name.as_deref())?;

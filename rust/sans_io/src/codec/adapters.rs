@@ -30,6 +30,12 @@ impl Picks {
             Pick::Host => self.host = true,
         }
     }
+
+    /// Notes a field that does all of this.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.model |= more.model;
+        self.host |= more.host;
+    }
 }
 
 /// The longest name that matters, in bytes.
@@ -98,12 +104,65 @@ pub(crate) fn holds_fields(name: &[u8]) -> bool {
     )
 }
 
+/// Whether a value that stands somewhere inside of such a field's is content, or describes some:
+/// whatever names it has, no engine reads them as fields.
+pub(crate) fn is_content(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"messages"
+            | b"prompt"
+            | b"input"
+            | b"inputs"
+            | b"documents"
+            | b"metadata"
+            | b"tools"
+            | b"functions"
+            | b"tool_choice"
+            | b"chat_template_kwargs"
+            | b"response_format"
+            | b"json_schema"
+            | b"guided_json"
+            | b"guided_decoding"
+            | b"structured_outputs"
+            | b"grammar"
+            | b"schema"
+            | b"json"
+    )
+}
+
 /// What a field can do whose value is a text that is not read, in a form or a query: vLLM reads the
-/// JSON in a form's `vllm_xargs`.
-pub(crate) fn pick_in_text(name: &[u8]) -> Option<Pick> {
-    let holds_json =
-        matches!(name, b"extra_body" | b"extra_args" | b"vllm_xargs" | b"custom_params" | b"nvext");
-    pick(name).or_else(|| holds_json.then_some(Pick::Model))
+/// JSON in a form's `vllm_xargs`. Clients and servers write a field inside of another as `a[b]` or
+/// `a.b`, and a list as `a[]`, so each part of such a name counts as a member at its depth.
+pub(crate) fn picks_in_text(name: &[u8]) -> Picks {
+    let (mut picks, mut parts) = (Picks::default(), parts(name));
+    let Some(first) = parts.next() else { return picks };
+    if matches!(first, b"extra_body" | b"extra_args" | b"vllm_xargs" | b"custom_params" | b"nvext")
+    {
+        return Picks { model: true, host: true };
+    }
+    if let Some(pick) = pick(first) {
+        picks.note(pick);
+    } else if holds_fields(first) {
+        parts.take_while(|part| !is_content(part)).filter_map(pick).for_each(|it| picks.note(it));
+    }
+    picks
+}
+
+/// Whether a name in a form or a query is `model`, but is written in a way that only some readers
+/// take for it: `model[]`, `[model]`, ` model`.
+pub(crate) fn is_model_otherwise(name: &[u8]) -> bool {
+    name != b"model" && parts(name).next() == Some(b"model")
+}
+
+/// The parts of a name that is written with brackets or dots, without white space and control
+/// characters around them; no empty ones.
+fn parts(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_blank = |byte: &u8| *byte <= b' ';
+    name.split(|byte| b"[].".contains(byte)).filter_map(move |part| {
+        let start = part.iter().position(|byte| !is_blank(byte))?;
+        let end = part.iter().rposition(|byte| !is_blank(byte))?;
+        part.get(start..=end)
+    })
 }
 
 #[cfg(test)]
@@ -162,9 +221,54 @@ mod tests {
         ] {
             assert_eq!(pick(name.as_bytes()), None, "{name}");
         }
-        for name in [&b"extra_body"[..], b"vllm_xargs", b"lora"] {
-            assert_eq!(pick_in_text(name), Some(Pick::Model));
+    }
+
+    #[test]
+    fn each_part_of_a_name_in_a_text_counts_at_its_depth() {
+        for (name, model, host) in [
+            ("lora", true, false),
+            ("lora[]", true, false),
+            ("lora[0][lora_path]", true, false),
+            ("[lora]", true, false),
+            ("lora.path", true, false),
+            (" lora", true, false),
+            ("lora\t", true, false),
+            ("[ LoRA ]", true, false),
+            (".lora", true, false),
+            ("model[]", true, false),
+            ("options[lora]", true, false),
+            ("options.lora", true, false),
+            ("parameters[a][0][adapter_id]", true, false),
+            ("parameters[api_base]", false, true),
+            ("kv_transfer_params[do_remote]", false, true),
+            ("bootstrap_host[]", false, true),
+            ("extra_body", true, true),
+            ("vllm_xargs[n]", true, true),
+            ("custom_params.lora_path", true, true),
+            ("", false, false),
+            ("[]", false, false),
+            ("options", false, false),
+            ("options[n]", false, false),
+            ("parameters[grammar][model]", false, false),
+            ("metadata[model]", false, false),
+            ("timestamp_granularities[]", false, false),
+            ("messages[0][lora]", false, false),
+            ("file.lora", false, false),
+        ] {
+            assert_eq!(picks_in_text(name.as_bytes()), Picks { model, host }, "{name}");
         }
-        assert_eq!(pick_in_text(b"options"), None);
+        for (name, otherwise) in [
+            ("model", false),
+            ("model[]", true),
+            ("[model]", true),
+            (" model", true),
+            ("model.x", true),
+            ("models", false),
+            ("Model", false),
+            ("options[model]", false),
+            ("", false),
+        ] {
+            assert_eq!(is_model_otherwise(name.as_bytes()), otherwise, "{name}");
+        }
     }
 }

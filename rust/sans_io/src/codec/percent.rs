@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::codec::adapters::{self, Pick};
+use crate::codec::adapters::{self, Picks};
 
 /// Every byte that RFC 3986 2.3 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -16,16 +16,20 @@ pub fn percent_decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// A query that names two models, of which engines take either.
+/// A query that names two models, of which engines take either, or one in a way that only some take
+/// for it (`model[]`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TwoModels;
 
-/// The value of the `model` in a query; None without one. Fails for a second `model`.
+/// The value of the `model` in a query; None without one. Fails for a second `model`, and for one
+/// that is written otherwise.
 pub fn model_in_query(query: &str) -> Result<Option<String>, TwoModels> {
     let mut found = None;
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if form_decode(name) == "model" && found.replace(form_decode(value).into_owned()).is_some()
+        let name = form_decode(name);
+        if adapters::is_model_otherwise(name.as_bytes())
+            || name == "model" && found.replace(form_decode(value).into_owned()).is_some()
         {
             return Err(TwoModels);
         }
@@ -35,19 +39,22 @@ pub fn model_in_query(query: &str) -> Result<Option<String>, TwoModels> {
 
 /// Whether a query names a model, or holds a field that picks an adapter or another model.
 pub fn picks_adapter(query: &str) -> bool {
-    picks(query, Pick::Model)
+    picks(query).model
 }
 
 /// Whether a query holds a field that names a host to which an engine connects.
 pub fn names_host(query: &str) -> bool {
-    picks(query, Pick::Host)
+    picks(query).host
 }
 
-fn picks(query: &str, what: Pick) -> bool {
-    query.split('&').any(|pair| {
+/// Some readers split at `;`, too.
+fn picks(query: &str) -> Picks {
+    let mut picks = Picks::default();
+    for pair in query.split(['&', ';']) {
         let name = form_decode(pair.split('=').next().unwrap_or_default());
-        adapters::pick_in_text(name.as_bytes()) == Some(what)
-    })
+        picks.add(adapters::picks_in_text(name.as_bytes()));
+    }
+    picks
 }
 
 /// The query with `model` as the value of its `model`; all other pairs stay byte for byte.
@@ -140,7 +147,14 @@ mod tests {
         assert_eq!(found("a=1&model=Qwen%2FQwen3+8b&b").as_deref(), Ok("Qwen/Qwen3 8b"));
         assert_eq!(found("a=1&m%6Fdel=x").as_deref(), Ok("x"));
         assert_eq!(model_in_query("a=1&submodel=x&Model=y"), Ok(None));
-        for two in ["model=a&model=a", "model=a&m%6Fdel=b", "%6dodel=a&b=c&model"] {
+        for two in [
+            "model=a&model=a",
+            "model=a&m%6Fdel=b",
+            "%6dodel=a&b=c&model",
+            "model=a&model[]=b",
+            "model%5B%5D=a",
+            "+model=a",
+        ] {
             assert_eq!(model_in_query(two), Err(TwoModels), "{two}");
         }
         assert_eq!(with_model_in_query("a=%20&model=x&b", "o/p q"), "a=%20&model=o%2Fp%20q&b");
@@ -149,12 +163,27 @@ mod tests {
 
     #[test]
     fn a_query_that_picks_a_model_or_an_adapter_is_known() {
-        for query in ["model=x", "a&m%6Fdel=x", "lora_path=x", "lor%61=1", "a=1&fallbacks=x"] {
+        for query in [
+            "model=x",
+            "a&m%6Fdel=x",
+            "lora_path=x",
+            "lor%61=1",
+            "a=1&fallbacks=x",
+            "model[]=x",
+            "+lora=x",
+            "%20lora%20=x",
+            "lora%5B0%5D=x",
+            "options[lora]=x",
+            "a=1;lora=x",
+        ] {
             assert!(picks_adapter(query), "{query}");
         }
         for query in ["", "beta=true", "a=model&b=lora", "modes=x", "stream=1", "base_url=x"] {
             assert!(!picks_adapter(query), "{query}");
             assert_eq!(names_host(query), query.starts_with("base"), "{query}");
+        }
+        for query in ["extra_body[lora]=x", "vllm_xargs=x"] {
+            assert!(picks_adapter(query) && names_host(query), "{query}");
         }
     }
 

@@ -143,8 +143,8 @@ impl Scanner {
     }
 
     /// Whether a member that was read so far picks an adapter, or another model than `model` (see
-    /// `codec::adapters`): at the top level, or in one there that holds further fields. One that is
-    /// `null`, `false` or empty (`""`, `[]`, `{}`) picks nothing in any engine, and clients send it
+    /// `codec::adapters`): at the top level, or anywhere in one there that holds further fields. One
+    /// that is `null`, `false` or empty (`""`, `[]`, `{}`) picks nothing in any engine, and clients send it
     /// so.
     pub fn picks_adapter(&self) -> bool {
         self.picks.model
@@ -311,10 +311,15 @@ impl Scanner {
                 self.id_spoilt = false;
                 self.name.clear();
             }
-            Member::Outer if byte == b'{' => self.level += 1,
+            Member::Outer if byte == b'{' || byte == b'[' && self.is_watching() => self.level += 1,
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether it looks for what does something else than `model` says.
+    fn is_watching(&self) -> bool {
+        !matches!(self.purpose, Purpose::Find { .. })
     }
 
     fn role_of_string(&self) -> Role {
@@ -356,6 +361,10 @@ impl Scanner {
             self.member = Member::Other;
         }
         self.depth -= 1;
+        if self.depth == self.level && self.in_array() {
+            // The next element of a list that is looked into.
+            self.member = Member::Outer;
+        }
         if self.depth == 0 {
             self.state = State::Done;
             self.object_end = Some(self.offset(at));
@@ -456,7 +465,9 @@ impl Scanner {
         let path = match self.purpose {
             Purpose::Find { path, .. } => path,
             Purpose::Request { .. } if self.level == 1 => return self.key.member(),
-            Purpose::Request { .. } | Purpose::Watch => return self.key.watched_member(),
+            Purpose::Request { .. } | Purpose::Watch => {
+                return self.key.watched_member(self.level > 1);
+            }
         };
         match path.get(usize::from(self.level - 1)) {
             Some(key) if !self.key.is(key) => Member::Other,

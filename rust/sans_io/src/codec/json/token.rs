@@ -1,6 +1,6 @@
 //! Small parts of JSON: keys that matter, numbers, white space, plain text.
 
-use crate::codec::adapters::{NAME_MAX, Pick, holds_fields, pick};
+use crate::codec::adapters::{NAME_MAX, Pick, holds_fields, is_content, pick};
 
 /// Members that matter: of a request's top level, or on the path to the wanted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,16 +51,18 @@ impl Key {
             Some(b"stream") => Member::Stream,
             Some(b"stream_options") => Member::StreamOptions,
             Some(b"previous_response_id") => Member::PreviousResponseId,
-            _ => self.watched_member(),
+            _ => self.watched_member(false),
         }
     }
 
     /// The member that it names where only those matter that do something else than `model` says.
-    pub(super) fn watched_member(self) -> Member {
-        let Some(key) = self.bytes.get(..usize::from(self.length)) else { return Member::Other };
+    /// `inside`: of one that holds further fields, where each value may, but for content.
+    pub(super) fn watched_member(self, inside: bool) -> Member {
+        // One that is spoilt is none that is known.
+        let key = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
         match pick(key) {
             Some(pick) => Member::Pick(pick),
-            None if holds_fields(key) => Member::Outer,
+            None if holds_fields(key) || inside && !is_content(key) => Member::Outer,
             None => Member::Other,
         }
     }

@@ -66,6 +66,8 @@ pub enum MultipartErrorKind {
     ModelMissing,
     /// The form has a second field `model`.
     ModelTwice,
+    /// A field is `model` for some readers alone: `model[]`.
+    ModelOtherwise,
     /// `model` is sent as a file.
     ModelIsAFile,
     /// `model` has a transfer encoding.
@@ -93,6 +95,7 @@ impl fmt::Display for MultipartError {
             | Kind::OtherCharset => self.content_type(f),
             Kind::ModelMissing
             | Kind::ModelTwice
+            | Kind::ModelOtherwise
             | Kind::ModelIsAFile
             | Kind::ModelEncoded
             | Kind::ModelEmpty
@@ -231,6 +234,11 @@ impl MultipartError {
             MultipartErrorKind::ModelTwice => {
                 write!(f, "The form has a second field `model`, at byte {at}; send `model` once.")
             }
+            MultipartErrorKind::ModelOtherwise => write!(
+                f,
+                "The name of a field is `model` with brackets, dots or white space, at byte {at}; \
+                 send `model` once, under this name alone."
+            ),
             MultipartErrorKind::ModelIsAFile => {
                 write!(
                     f,

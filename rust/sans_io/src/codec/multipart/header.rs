@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use super::error::MultipartErrorKind;
 use super::limits::BOUNDARY_MAX;
-use crate::codec::adapters::{Pick, pick_in_text};
+use crate::codec::adapters::{Picks, is_model_otherwise, picks_in_text};
 
 /// The boundary that a Content-Type names; never empty.
 pub(super) fn boundary(content_type: &[u8]) -> Result<&[u8], MultipartErrorKind> {
@@ -62,9 +62,11 @@ fn is_boundary(text: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Field {
     Model,
+    /// Only some readers take it for `model`.
+    ModelOtherwise,
     Stream,
     /// It can do something else than `model` says.
-    Pick(Pick),
+    Pick(Picks),
     #[default]
     Other,
 }
@@ -136,6 +138,7 @@ impl PartHeader {
             Field::Model if self.file => return Err(MultipartErrorKind::ModelIsAFile),
             Field::Model if self.encoded => return Err(MultipartErrorKind::ModelEncoded),
             Field::Model if second => return Err(MultipartErrorKind::ModelTwice),
+            Field::ModelOtherwise => return Err(MultipartErrorKind::ModelOtherwise),
             Field::Stream if self.file => self.field = Field::Other,
             _ => {}
         }
@@ -225,7 +228,11 @@ impl Parameter<'_> {
         legal.then_some(match self.value {
             b"model" => Field::Model,
             b"stream" => Field::Stream,
-            name => pick_in_text(name).map_or(Field::Other, Field::Pick),
+            name if is_model_otherwise(name) => Field::ModelOtherwise,
+            name => match picks_in_text(name) {
+                Picks { model: false, host: false } => Field::Other,
+                picks => Field::Pick(picks),
+            },
         })
     }
 

@@ -9,7 +9,8 @@
 //!
 //! * lines end with CR LF; a part has one well-formed `Content-Disposition: form-data` with one
 //!   plain `name`;
-//! * `model` comes once, as a field: not as a file, not encoded, in one line;
+//! * `model` comes once, as a field: not as a file, not encoded, in one line, and under this name
+//!   alone, not as `model[]`;
 //! * a preamble is short and does not hold the boundary; nothing but white space follows the
 //!   closing delimiter.
 //!
@@ -238,8 +239,8 @@ impl Scanner {
         match self.header.field {
             Field::Model => return Err(self.start_error(MultipartErrorKind::ModelNotOneLine)),
             Field::Stream => self.buffer_word(b"\r\n"),
-            Field::Pick(pick) => self.picks.note(pick),
-            Field::Other => {}
+            Field::Pick(picks) => self.picks.add(picks),
+            Field::ModelOtherwise | Field::Other => {}
         }
         self.matched = 0;
         self.borrowed = 0;
@@ -286,7 +287,7 @@ impl Scanner {
             Field::Stream => {
                 self.stream = self.value.eq_ignore_ascii_case(b"true") || self.value == b"1";
             }
-            Field::Pick(_) | Field::Other => {}
+            Field::ModelOtherwise | Field::Pick(_) | Field::Other => {}
         }
         Ok(())
     }
@@ -314,8 +315,8 @@ impl Scanner {
         match self.header.field {
             Field::Model => return self.buffer_name(data),
             Field::Stream => self.buffer_word(data),
-            Field::Pick(pick) if !data.is_empty() => self.picks.note(pick),
-            Field::Pick(_) | Field::Other => {}
+            Field::Pick(picks) if !data.is_empty() => self.picks.add(picks),
+            Field::ModelOtherwise | Field::Pick(_) | Field::Other => {}
         }
         Ok(())
     }
