@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,25 @@ def test_an_engines_error_is_no_ranking(plane: DataPlaneRouter) -> None:
     )
     assert response.status == 422
     assert "too long" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        '{"results": [{"index": 0, "relevance_score": "x"}, {"index": 1, "relevance_score": 1}]}',
+        '[{"index": 0, "score": "x"}, {"index": 1, "score": 1}]',
+        '[{"index": 0, "score": 1}, {"index": 7, "score": 1}]',
+        '[{"index": 0, "score": 1}, {"index": 0, "score": 1}]',
+        '[{"index": 0, "score": 1}]',
+        "[]",
+    ],
+)
+def test_what_is_no_ranking_of_the_documents_is_502(plane: DataPlaneRouter, says: str) -> None:
+    body = {"model": "default", "query": "q", "documents": ["a", "b"]}
+    orders = [("X-Fake", json.dumps({"body_text": says}))]
+    response = plane.request("POST", "/v1/rerank", body, headers=orders)
+    assert response.status == 502, response.body
+    assert "The engine" in response.json()["error"]["message"]
 
 
 def test_a_request_too_long_to_be_held_is_413_and_reaches_no_engine(

@@ -202,21 +202,30 @@ fn an_answer_that_becomes_another_takes_no_more_than_was_reckoned() {
         assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
     }
     let request = of_many((r#"{"query":"a","documents":["#, r#""abc""#, "]}"), 90_000);
+    let prepared = |top_n: usize| {
+        let request = request.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));
+        rerank::request(request.as_bytes(), Engine::Tei, "served").unwrap()
+    };
+    let check = |answer: &str, prepared| {
+        let mut rewriting = Rewriting::ranking(prepared, answer.as_bytes());
+        let reckoned = rewriting.held() - answer.len();
+        let (taken, _) = most(|| rewriting.end());
+        let shown = &answer[..answer.len().min(60)];
+        assert!(taken <= reckoned, "{} {shown}: {taken} of {reckoned}", answer.len());
+    };
     let rankings = [
         ("[", r#"{"index":0,"score":1}"#, "]"),
         ("[", "[0,1,null]", "]"),
         (r#"{"results":["#, r#"{"index":7,"relevance_score":1,"document":{"":""}}"#, "]}"),
         (r#"{"results":[],"usage":{"a":["#, r#"{"":0}"#, "]}}"),
     ];
-    for ((before, value, after), count) in
-        rankings.iter().flat_map(|shape| [1, 33, 1_025, 90_000].map(|count| (*shape, count)))
-    {
-        let answer = of_many((before, value, after), count);
-        let prepared = rerank::request(request.as_bytes(), Engine::Tei, "served").unwrap();
-        let mut rewriting = Rewriting::ranking(prepared, answer.as_bytes());
-        let reckoned = rewriting.held() - answer.len();
-        let (taken, _) = most(|| rewriting.end());
-        assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
+    for count in [1, 33, 1_025, 90_000] {
+        for shape in rankings {
+            check(&of_many(shape, count), prepared(1));
+        }
+        let ranked: Vec<_> =
+            (0..count).rev().map(|at| format!(r#"{{"index":{at},"score":1}}"#)).collect();
+        check(&format!("[{}]", ranked.join(",")), prepared(count));
     }
 }
 

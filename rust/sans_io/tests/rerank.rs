@@ -45,7 +45,7 @@ fn vllms_response_gets_jinas_shape() {
 
 #[test]
 fn documents_are_left_out_where_they_are_not_wanted() {
-    let body = REQUEST.replace("\"query\"", "\"return_documents\":false,\"query\"");
+    let body = REQUEST.replace("\"query\"", "\"return_documents\":false,\"top_n\":1,\"query\"");
     let vllm = r#"{"results":[{"index":1,"document":{"text":"bbbb"},"relevance_score":1}],"usage":{"total_tokens":3}}"#;
     let expected = jina(&json!([{"index": 1, "relevance_score": 1}]), 3, 3);
     assert_eq!(ranking(&prepared(&body, Engine::Jina), vllm), expected);
@@ -88,9 +88,9 @@ fn tei_is_asked_in_its_own_words() {
 
 #[test]
 fn objects_with_text_become_the_strings_that_engines_take() {
-    let body = r#"{"documents":["x", {"text" : "\u00e9" } ,{"content":[{"text":"no"}]},{"text":"z"}], "query":"q","x":1.10,"model":"public"}"#;
+    let body = r#"{"documents":["x", {"text" : "\u00e9" } ,{"content":[{"text":"no"}]},{"text":"z"}], "query":"q","top_n":1,"x":1.10,"model":"public"}"#;
     let prepared = prepared(body, Engine::Jina);
-    let expected = r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","x":1.10,"model":"served"}"#;
+    let expected = r#"{"documents":["x", "\u00e9" ,{"content":[{"text":"no"}]},"z"], "query":"q","top_n":1,"x":1.10,"model":"served"}"#;
     assert_eq!(String::from_utf8(prepared.body.clone().unwrap()).unwrap(), expected);
     let texts = [0, 1, 2, 3].map(|at| prepared.texts.get(at));
     assert_eq!(texts, [Some(r#""x""#), Some(r#""\u00e9""#), None, Some(r#""z""#)]);
@@ -248,6 +248,41 @@ fn a_ranking_that_repeats_a_long_document_is_none() {
     assert!(response(format!("[{again}]").as_bytes(), &prepared, "public").is_err());
     let once = r#"[{"index":0,"score":1},{"index":1,"score":1}]"#;
     assert!(response(once.as_bytes(), &prepared, "public").is_ok());
+}
+
+#[test]
+fn a_ranking_is_of_the_documents_that_were_sent_each_with_a_score() {
+    let ranks = |top_n: &str, results: &str| {
+        let body = REQUEST.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));
+        let wrapped = format!(r#"{{"results":{results}}}"#);
+        let bare = response(results.as_bytes(), &prepared(&body, Engine::Tei), "public");
+        let jina = response(wrapped.as_bytes(), &prepared(&body, Engine::Jina), "public");
+        assert_eq!(bare.is_ok(), jina.is_ok(), "{results}");
+        jina.is_ok()
+    };
+    let rank = |index: &str, score: &str| format!(r#"{{"index":{index},"score":{score}}}"#);
+    let of = |first: &str| format!("[{first},{},{}]", rank("1", "2"), rank("2", "3"));
+    for score in ["1", "-0.5", "1e-400", "1E+3", "null"] {
+        assert!(ranks("null", &of(&rank("0", score))), "{score}");
+    }
+    for score in [r#""x""#, r#""1""#, "true", "[]", "{}", "1e999", "-1e400"] {
+        assert!(!ranks("null", &of(&rank("0", score))), "{score}");
+    }
+    for index in ["1", "3", "-1", "0.0", r#""0""#, "null", "18446744073709551616"] {
+        assert!(!ranks("null", &of(&rank(index, "1"))), "{index}");
+    }
+    let one = format!("[{}]", rank("1", "1"));
+    for (top_n, results, good) in [
+        ("null", "[]", false),
+        ("1", "[]", false),
+        ("null", &*one, false),
+        ("0", &one, false),
+        ("2", &one, false),
+        ("1", &one, true),
+        ("9", &one, false),
+    ] {
+        assert_eq!(ranks(top_n, results), good, "{top_n} {results}");
+    }
 }
 
 #[test]

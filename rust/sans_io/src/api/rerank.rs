@@ -335,9 +335,7 @@ pub fn response(
         let response: Response<'_> = serde_json::from_slice(body).map_err(|_| WRONG)?;
         (response.results, response.usage)
     };
-    if results.iter().any(|ranked| ranked.index >= prepared.count) {
-        return Err(WRONG);
-    }
+    check(&results, prepared)?;
     let mut order: Vec<(f64, u32)> =
         results.iter().zip(0..).map(|(ranked, at)| (ranked.score(), at)).collect();
     // Stable, so that equal scores stay in the engine's order.
@@ -345,11 +343,6 @@ pub fn response(
     order.truncate(prepared.top_n.unwrap_or(usize::MAX));
     let ranked = || order.iter().filter_map(|&(_, at)| results.get(at as usize));
     let length: usize = ranked().map(|ranked| ranked.length(prepared)).sum();
-    let most = body.len() + prepared.texts.all.len() + RESULT_MEMBERS * results.len();
-    if length > most {
-        // Documents are named again and again.
-        return Err(WRONG);
-    }
     let (prompt, total) = usage.map_or((0, 0), tokens);
     let name = Value::from(public_model).to_string();
     let mut document = String::with_capacity(length + name.len() + RESPONSE_MEMBERS);
@@ -363,6 +356,31 @@ pub fn response(
     let _ =
         write!(document, "],\"usage\":{{\"prompt_tokens\":{prompt},\"total_tokens\":{total}}}}}");
     Ok(document.into_bytes())
+}
+
+/// Checks that the engine has ranked the documents: each at most once, with a score, and as many as
+/// are wanted.
+fn check(results: &[Ranked<'_>], prepared: &Prepared) -> Result<(), RerankError> {
+    if !results.iter().all(Ranked::has_score) {
+        return Err(RerankError::Response(
+            "The engine gives a document a score that is no number; check that the model is a \
+             reranker.",
+        ));
+    }
+    let mut indexes: Vec<usize> = results.iter().map(|ranked| ranked.index).collect();
+    indexes.sort_unstable();
+    let is_sent = indexes.last().is_none_or(|last| *last < prepared.count);
+    if !is_sent || indexes.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(RerankError::Response(
+            "The engine ranks a document twice, or one that it was not sent; look into its log.",
+        ));
+    }
+    if results.len() < prepared.top_n.unwrap_or(prepared.count).min(prepared.count) {
+        return Err(RerankError::Response(
+            "The engine ranks fewer documents than it was asked to; look into its log.",
+        ));
+    }
+    Ok(())
 }
 
 /// More than the bytes of a response's members without its name and its results.
@@ -389,6 +407,12 @@ struct Ranked<'a> {
 }
 
 impl<'a> Ranked<'a> {
+    /// Whether its score is a number, or null, which engines write for NaN.
+    fn has_score(&self) -> bool {
+        let written = self.relevance_score.get();
+        written == "null" || written.parse().is_ok_and(f64::is_finite)
+    }
+
     /// The score to sort by. One that is no number (null stands for NaN) ranks last.
     fn score(&self) -> f64 {
         self.relevance_score.get().parse().unwrap_or(f64::NEG_INFINITY)
