@@ -716,6 +716,54 @@ fn a_trusted_proxy_has_as_many_connections_as_its_clients_need() {
 }
 
 #[test]
+fn an_engines_101_that_opens_no_websocket_is_502_and_its_connection_is_closed() {
+    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    const SWITCH: &str = "Connection: upgrade\r\nUpgrade: websocket";
+    for (fields, cause) in [
+        (format!("{SWITCH}\r\n{ACCEPT}"), None),
+        (format!("{SWITCH}\r\n{ACCEPT}\r\nSec-WebSocket-Protocol: a"), None),
+        (SWITCH.to_owned(), Some("its Sec-WebSocket-Accept is missing or does not fit the key")),
+        (format!("{SWITCH}\r\nSec-WebSocket-Accept: x"), Some("does not fit the key")),
+        (ACCEPT.to_owned(), Some("lacks Connection: upgrade with Upgrade: websocket")),
+        (format!("Upgrade: websocket\r\n{ACCEPT}"), Some("lacks Connection: upgrade")),
+        (format!("Connection: upgrade\r\nUpgrade: h2c\r\n{ACCEPT}"), Some("lacks Connection")),
+        (format!("{SWITCH}\r\n{ACCEPT}\r\nContent-Length: 5"), Some("has a Content-Length")),
+        (format!("{SWITCH}\r\n{ACCEPT}\r\nTransfer-Encoding: chunked"), Some("has a Content")),
+        (format!("{SWITCH}\r\n{ACCEPT}\r\nSec-WebSocket-Protocol: c"), Some("not offered")),
+        (format!("{SWITCH}\r\n{ACCEPT}\r\nSec-WebSocket-Extensions: c"), Some("not offered")),
+    ] {
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n");
+        let (report, closed) = mpsc::channel();
+        let engine = Engine::start(true, move |_, mut stream| {
+            let (mut read, mut byte) = (Vec::new(), [0]);
+            while !read.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).unwrap();
+                read.push(byte[0]);
+            }
+            stream.write_all(head.as_bytes()).unwrap();
+            report.send(stream.read(&mut byte).unwrap_or(0)).unwrap();
+        });
+        let plane = Plane::builder().engines(&[&engine]).start();
+        let mut client = plane.connect();
+        client.write(
+            b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: a, b\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        if let Some(cause) = cause {
+            let response = client.response();
+            let text = String::from_utf8(response.body).unwrap();
+            assert_eq!(response.status, 502, "{fields}");
+            assert!(text.contains("opens no WebSocket") && text.contains(cause), "{text}");
+            assert_eq!(closed.recv_timeout(PATIENCE).unwrap(), 0, "{fields}");
+            plane.assert_idle();
+        } else {
+            assert!(client.head().starts_with("HTTP/1.1 101 "), "{fields}");
+        }
+    }
+}
+
+#[test]
 fn a_tunnels_bytes_behind_the_request_are_the_engines() {
     let engine = Engine::start(true, |_, mut stream| {
         let mut read = Vec::new();

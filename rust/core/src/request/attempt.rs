@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
@@ -43,9 +43,10 @@ use sans_io::{
     },
     codec::{
         headers,
-        http1::ResponseHead,
+        http1::{ResponseHead, WireError},
         inflate::{self, Caps},
         response_fields::Sender,
+        websocket,
     },
     seam::Timeouts,
     table::{FallbackFor, Instance, Lease, Target},
@@ -171,7 +172,7 @@ where
         return Err((Failure::FallbackStatus(status), exchange.into_upload_after_response()));
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return upgraded(head, exchange);
+        return upgraded(&context.parts().headers, head, exchange);
     }
     let is_event_stream = headers::is_event_stream(&head.headers);
     let relay = relay(context, plan, (&mut head, is_event_stream), dispatch, exchange)?;
@@ -364,12 +365,20 @@ where
     head
 }
 
-/// Takes the connection out of an exchange whose engine has sent a 101.
-fn upgraded<B>(head: ResponseHead, exchange: Box<Exchange<B>>) -> Result<Outcome<B>, Failed<B>>
+/// Takes the connection out of an exchange whose engine has sent a 101. Fails with `Protocol` where
+/// that does not answer the client's handshake, or with `ConnectionLost`.
+fn upgraded<B>(
+    request: &HeaderMap,
+    head: ResponseHead,
+    exchange: Box<Exchange<B>>,
+) -> Result<Outcome<B>, Failed<B>>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,
 {
+    if let Err(error) = websocket::check(request, &head.headers) {
+        return Err((Failure::Protocol(WireError::Handshake(error)), exchange.into_upload()));
+    }
     match exchange.into_upgraded() {
         Ok((connection, slot)) => {
             Ok(Outcome::Upgraded(Box::new(Upgraded { head, connection, slot })))

@@ -13,7 +13,7 @@ use sans_io::{
         endpoints::{Endpoint, Kind},
         error::{ApiError, Cause},
     },
-    codec::http1::ResponseHead,
+    codec::http1::{ResponseHead, WireError},
     seam::End,
 };
 
@@ -36,6 +36,13 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
         Failure::SpoolFull => (spool_full(), End::Refused),
         Failure::NoRoom => (no_room(), End::Refused),
         Failure::MachineExhausted(error) => (machine_exhausted(&error), End::Refused),
+        Failure::Protocol(error @ WireError::Handshake(_)) => {
+            let message = format!(
+                "The engine's response opens no WebSocket: {error}. Check the model's engine, and \
+                 what stands between it and this server."
+            );
+            (bad_gateway(message), End::EngineError)
+        }
         Failure::Protocol(error) => {
             let message = format!("The engine's response breaks HTTP: {error}.");
             (bad_gateway(message), End::EngineError)

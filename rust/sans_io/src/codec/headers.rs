@@ -136,7 +136,7 @@ pub fn put_for_engine(head: &mut BytesMut, headers: &HeaderMap, with: ForEngine)
     if with.upgrade {
         put_field(head, b"connection", b"upgrade");
         put_field(head, b"upgrade", b"websocket");
-        let plain: Vec<_> = protocols(headers).filter(|name| key_of(name).is_none()).collect();
+        let plain: Vec<_> = plain_protocols(headers).collect();
         if !plain.is_empty() {
             put_field(head, b"sec-websocket-protocol", &plain.join(&b", "[..]));
         }
@@ -152,6 +152,11 @@ const KEY_PROTOCOL: &[u8] = b"openai-insecure-api-key.";
 pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     values.flat_map(|value| tokens(value.as_bytes())).filter(|name| !name.is_empty())
+}
+
+/// Those of them that an engine sees: the ones without a key.
+pub(crate) fn plain_protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    protocols(headers).filter(|name| key_of(name).is_none())
 }
 
 /// The key in a subprotocol; None: it holds none.

@@ -17,6 +17,7 @@ pub use size_line::SizeLine;
 use crate::codec::{
     headers,
     response_fields::{Fate, Sender, UPSTREAM_REQUEST_ID},
+    websocket::{self, HandshakeError},
 };
 
 /// The largest head of a response, in bytes.
@@ -50,6 +51,8 @@ pub enum WireError {
     TransferCoding,
     /// A 101 (switch of protocols) that was not asked for.
     Upgrade,
+    /// A 101 that opens no WebSocket, although one was asked for.
+    Handshake(HandshakeError),
     /// More than 8 interim responses (1xx).
     Interim,
     /// A chunk's size line, or the line end behind its data.
@@ -61,6 +64,7 @@ pub enum WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Handshake(error) => return error.fmt(formatter),
             Self::Head => "its head is not HTTP/1",
             Self::BareLineFeed => "a line of its head ends with LF alone",
             Self::Status => "its status is none of HTTP (100 to 599)",
@@ -114,8 +118,8 @@ pub struct ResponseHead {
 /// before it are skipped, and counted in `interim`, which is 0 at the response's first byte. None
 /// while the head is not whole. `sender` decides which fields pass.
 ///
-/// With `upgrade` a 101 is final too, and has no body: what follows it in `buffer` is the other
-/// protocol's.
+/// With `upgrade` a 101 is final too, and has no body: what follows it in `buffer` is the
+/// WebSocket's. Whether it answers the client's handshake is for [`websocket::check`] to say.
 pub fn take_response_head(
     buffer: &mut BytesMut,
     to_head_request: bool,
@@ -156,6 +160,9 @@ pub fn take_response_head(
             continue;
         }
         let framing = Framing::read(parsed.headers)?;
+        if switches {
+            framing.check_switch(parsed.headers).map_err(WireError::Handshake)?;
+        }
         let (headers, withheld) = end_to_end(parsed.headers, framing.names_others, sender)?;
         let decoder =
             if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
@@ -232,6 +239,14 @@ impl Framing {
             return Err(WireError::LengthAndChunked);
         }
         Ok(framing)
+    }
+
+    /// Checks that a 101 switches to a WebSocket, and has no body.
+    fn check_switch(&self, fields: &[httparse::Header<'_>]) -> Result<(), HandshakeError> {
+        if self.chunked || self.length.is_some() {
+            return Err(HandshakeError::Body);
+        }
+        websocket::check_switch(fields.iter().map(|field| (field.name, field.value)))
     }
 
     fn decoder(&self, status: StatusCode, to_head_request: bool) -> Decoder {
@@ -599,8 +614,19 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
             assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
         }
-        let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
+        let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+            Upgrade: websocket\r\n\r\nrest";
         assert_eq!(error(switching), WireError::Upgrade);
+        for (from, to, wrong) in [
+            ("Connection", "X", HandshakeError::Switch),
+            ("websocket", "h2c", HandshakeError::Switch),
+            ("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", HandshakeError::Body),
+            ("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", HandshakeError::Body),
+        ] {
+            let mut buffer = BytesMut::from(&*switching.replace(from, to));
+            let head = take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0);
+            assert_eq!(head.err(), Some(WireError::Handshake(wrong)), "{to}");
+        }
         let mut buffer = BytesMut::from(switching);
         let head =
             take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0).unwrap().unwrap();

@@ -14,3 +14,4 @@ pub mod percent;
 pub mod response_fields;
 pub mod splice;
 pub mod sse;
+pub mod websocket;
