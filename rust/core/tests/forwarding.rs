@@ -40,7 +40,11 @@ fn management() -> (Engine, Receiver<String>) {
 fn told(unix: bool, trusted: &[&str]) -> Vec<String> {
     let (api, reported) = management();
     let socket = api.address.strip_prefix("unix:").unwrap();
-    let settings = json!({"control_socket": socket, "trusted_proxies": trusted});
+    let settings = json!({
+        "control_socket": socket,
+        "trusted_proxies": trusted,
+        "allowed_hosts": ["llm.example"],
+    });
     let plane = Plane::builder().listen_unix(unix).with(settings).start();
     let mut client = plane.connect();
     client.write(
