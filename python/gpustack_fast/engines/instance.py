@@ -73,6 +73,8 @@ class Instance:
         self._new_record = self.record.with_name(self.record.name + ".new")
         self.log = paths.log(model.name, instance_id)
         self.exited = asyncio.Event()
+        self._making: asyncio.Task[IO[bytes]] | None = None
+        """The making of its files, which goes on when a start is given up."""
         self._child: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         """None: not watched, so its end would not be seen."""
@@ -104,7 +106,8 @@ class Instance:
             str(self.socket),
             str(self.log),
         ]
-        with await run_in_thread(self._make_files) as log:
+        self._making = asyncio.ensure_future(run_in_thread(self._make_files))
+        with await asyncio.shield(self._making) as log:
             # On the loop: no stop can come in between, and miss it.
             self._run([*stub, *command.arguments], log, command.environment)
 
@@ -259,12 +262,20 @@ class Instance:
                 self._pidfd = None
         try:
             async with asyncio.timeout(DISK_WITHIN):
+                await self._files_are_made()
                 await run_in_thread(remove_files, self.socket, self.record, self._new_record)
         except TimeoutError:
             self._faults.note("files", "the disk does not respond")
         except OSError as error:
             self._faults.note("files", error)
         return True
+
+    async def _files_are_made(self) -> None:
+        """Waits for a start that was given up while it made files, which would outlast the end."""
+        if self._making is not None:
+            await asyncio.wait({self._making})
+            if self._making.exception() is None:
+                self._making.result().close()
 
 
 def _last_lines(log: Path) -> list[str]:

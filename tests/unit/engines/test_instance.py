@@ -281,6 +281,37 @@ def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
     run(scenario, short_folder)
 
 
+def test_a_start_that_is_given_up_while_it_makes_files_leaves_none_behind(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    async def scenario(paths: EnginePaths) -> None:
+        faults = Faults()
+        one = Instance(new_id("m"), small(), SMALL, paths, ProcessTable(faults), faults)
+        make = paths.make_room_for
+
+        def wait_and_make(log: Path) -> None:
+            begun.set()
+            assert goes_on.wait(DEADLINE)
+            make(log)
+
+        monkeypatch.setattr(paths, "make_room_for", wait_and_make)
+        start = asyncio.ensure_future(one.start(PYTHON))
+        await asyncio.to_thread(begun.wait, DEADLINE)
+        start.cancel()
+        await asyncio.wait({start})
+        end = asyncio.ensure_future(one.stop())
+        await asyncio.sleep(0.05)
+        goes_on.set()
+        assert await end
+        assert [
+            path for folder in (paths.records, paths.sockets) for path in folder.iterdir()
+        ] == []
+
+    run(scenario, short_folder)
+
+
 def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
