@@ -87,6 +87,21 @@ def test_a_conversation_stays_on_its_engine(
     assert sum(len(engine.inference()) for engine in engines) == 5 * conversations
 
 
+def test_errors_of_a_conversation_put_no_instance_out_for_others(
+    plane: DataPlaneRouter, engines: list[FakeEngine]
+) -> None:
+    id_ = id_of(create(plane))
+    for engine in engines:
+        engine.defaults(status=500)
+    for _ in range(8):
+        assert create(plane, "more", previous_response_id=id_).status == 500
+        assert plane.request("GET", f"/v1/responses/{id_}").status == 500
+    lines = plane.metrics().splitlines()
+    faults = [line for line in lines if line.startswith("gpustack_fast_instance_faults_total{")]
+    assert len(faults) == 3 and all(line.endswith(" 0") for line in faults), faults
+    assert 'gpustack_fast_upstream_errors_total{kind="status"} 0' in lines
+
+
 def test_the_name_may_come_before_or_behind_the_model(plane: DataPlaneRouter) -> None:
     for _ in range(6):
         id_ = id_of(create(plane))

@@ -48,9 +48,11 @@ pub(crate) fn rejection(failure: Failure) -> Option<(ApiError, End)> {
             (bad_gateway(message), End::EngineError)
         }
         Failure::Unusable(error) => {
+            let error = error.to_string();
             let message = format!(
-                "The engine's response cannot be relayed: {error}. Check that the model's \
-                 engine does what this endpoint asks."
+                "The engine's response cannot be relayed: {}. Check that the model's \
+                 engine does what this endpoint asks.",
+                error.trim_end_matches('.')
             );
             (bad_gateway(message), End::EngineError)
         }

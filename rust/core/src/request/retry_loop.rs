@@ -108,8 +108,10 @@ fn note_failure<W: ClientWatch>(
     }
 }
 
-/// Notes what the status of a response says of the instance of the target. One behind the generic
-/// proxy says nothing where it is an error: that may be all that its path is for.
+/// Notes what the status of a response says of the instance of the target. An error says nothing of
+/// it behind the generic proxy, where it may be all that its path is for, nor where no other
+/// instance could have had the request: nobody can know whether they do better, and whoever sends
+/// such requests could eject those that he picks.
 fn note_status<W: ClientWatch>(
     context: &RequestContext<W>,
     status: u16,
@@ -118,7 +120,7 @@ fn note_status<W: ClientWatch>(
 ) {
     if !health::is_failure(status) && !rejections::is_credential(status, context.endpoint()) {
         health::responded(instance);
-    } else if !dispatch.job.is_proxy() {
+    } else if !dispatch.job.is_proxy() && dispatch.job.pinned().is_none() {
         health::failed_by_status(status, context.shared(), &target.model, instance);
     }
 }
