@@ -1,6 +1,6 @@
 //! The local endpoints: models, health and metrics, without an engine and without Python.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request::Parts};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     client::io::ClientWatch,
     published::Published,
-    request::{admission::Caller, browser, metrics_page, peer, rejections},
+    request::{admission::Caller, browser, metrics_page, peer::Peer, rejections},
     shared::Shared,
     worker::Worker,
 };
@@ -22,14 +22,14 @@ use sans_io::{
     table::{Route, Table},
 };
 
-/// The response of a local endpoint. `connected`: the other end of the connection. Fails with 401,
-/// 403, 404 for a model, or as [`browser::check`] does.
+/// The response of a local endpoint. `connected`: as [`Peer::of`] takes it. Fails with 401, 403, 404
+/// for a model, or as [`browser::check`] does.
 pub(crate) fn respond(
     worker: &Worker,
     published: &Published,
     local: Local,
     endpoint: &Endpoint,
-    (parts, connected): (&Parts, &str),
+    (parts, connected): (&Parts, &Rc<str>),
     watch: &impl ClientWatch,
 ) -> Result<Response<Bytes>, ApiError> {
     let shared = &*worker.shared;
@@ -47,7 +47,8 @@ pub(crate) fn respond(
         Local::Healthz => text(StatusCode::OK, "ok"),
         Local::Readyz => readyz(shared, published),
         Local::Metrics => {
-            let host = peer::host(shared, connected, &parts.headers);
+            let peer = Peer::of(shared, Rc::clone(connected), &parts.headers);
+            let host = peer.host(&parts.headers);
             browser::check_unless_keyed(shared, &published.settings, endpoint, parts, host)?;
             metrics(worker, published)
         }
@@ -59,14 +60,15 @@ fn identify(
     shared: &Shared,
     published: &Published,
     endpoint: &Endpoint,
-    (parts, connected): (&Parts, &str),
+    (parts, connected): (&Parts, &Rc<str>),
     watch: &impl ClientWatch,
 ) -> Result<Caller, ApiError> {
     let caller = Caller::identify(shared, published, &parts.headers)?;
     if caller.key().is_some() {
         watch.set_trusted();
     } else {
-        let host = peer::host(shared, connected, &parts.headers);
+        let peer = Peer::of(shared, Rc::clone(connected), &parts.headers);
+        let host = peer.host(&parts.headers);
         browser::check(shared, &published.settings, endpoint, parts, host)?;
     }
     Ok(caller)

@@ -39,17 +39,6 @@ impl Peer {
     }
 }
 
-/// As [`Peer::host`], for a request that nobody has made a [`Peer`] of.
-pub(crate) fn host<'a>(
-    shared: &Shared,
-    connected: &str,
-    headers: &'a HeaderMap,
-) -> Option<&'a [u8]> {
-    let own = || headers.get(header::HOST).map(HeaderValue::as_bytes);
-    let seen = forwarded(shared, connected, headers).and_then(|seen| seen.host);
-    seen.map(str::as_bytes).or_else(own)
-}
-
 /// What a trusted proxy says; None: the connection is none's.
 fn forwarded<'a>(
     shared: &Shared,
