@@ -85,11 +85,7 @@ pub fn translate(
 impl Translation {
     /// The memory that it holds, in bytes.
     pub fn held(&self) -> u64 {
-        let texts = match &self.document {
-            Document::Rerank { prepared, .. } => prepared.texts.held(),
-            Document::Error { .. } | Document::Message { .. } | Document::TokenCount => 0,
-        };
-        (self.body.as_ref().map_or(0, Bytes::len) + texts) as u64
+        (self.body.as_ref().map_or(0, Bytes::len) + self.document.held()) as u64
     }
 }
 

@@ -17,6 +17,16 @@ use crate::{
     codec::{json::Census, mark::without_mark},
 };
 
+impl Document {
+    /// The memory of what it keeps of the request, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            Self::Rerank { prepared, .. } => prepared.texts.held(),
+            Self::Error { .. } | Self::Message { .. } | Self::TokenCount => 0,
+        }
+    }
+}
+
 /// The longest whole response that is rewritten, in bytes.
 const DOCUMENT_HELD: usize = 64 * 1024 * 1024;
 /// The longest error that is rewritten, in bytes; a longer one passes as it is.
@@ -61,12 +71,8 @@ impl DocumentBuffer {
 
     /// The memory of what is held back, and of what it will become, in bytes.
     pub(super) fn held(&self) -> usize {
-        let texts = match &self.document {
-            Document::Rerank { prepared, .. } => prepared.texts.held(),
-            Document::Error { .. } | Document::Message { .. } | Document::TokenCount => 0,
-        };
         let rewriting = if self.held.is_empty() { 0 } else { self.cost() };
-        self.held.capacity() + texts + rewriting
+        self.held.capacity() + self.document.held() + rewriting
     }
 
     /// The most bytes that rewriting what is held takes beside it.
