@@ -260,12 +260,12 @@ impl Instance {
             return None;
         }
         let last = told.load(Ordering::Relaxed);
-        let is_young = match ejected {
-            None => last > 0 && last + TOLD_AGAIN_MS > now,
-            Some(Ejected::Briefly) => last > 0 && last + TOLD_BRIEFLY_MS > now,
-            Some(_) => false,
+        let pause = match ejected {
+            None => Some(TOLD_AGAIN_MS),
+            Some(Ejected::Briefly) => Some(TOLD_BRIEFLY_MS),
+            Some(_) => None,
         };
-        if is_young {
+        if pause.is_some_and(|pause| was_told_within(pause, last, now)) {
             return None;
         }
         // Of several that fail at once, one tells.
@@ -278,8 +278,7 @@ impl Instance {
     /// be out and back at any rate, as whoever sends these likes.
     fn tells_out(&self, now: u64) -> bool {
         let Counters { told_out, is_told_out, .. } = &*self.counters;
-        let last = told_out.load(Ordering::Relaxed);
-        let tells = last == 0 || last + TOLD_AGAIN_MS <= now;
+        let tells = !was_told_within(TOLD_AGAIN_MS, told_out.load(Ordering::Relaxed), now);
         if tells {
             told_out.store(now.max(1), Ordering::Relaxed);
             is_told_out.store(true, Ordering::Relaxed);
@@ -367,6 +366,11 @@ impl Drop for Lease {
             self.idle.idle(&self.instance, version);
         }
     }
+}
+
+/// Whether somebody was told in the last so many milliseconds. `last`: when; 0: never.
+fn was_told_within(pause: u64, last: u64, now: u64) -> bool {
+    last > 0 && last + pause > now
 }
 
 #[cfg(test)]
