@@ -160,12 +160,8 @@ pub fn take_response_head(
             continue;
         }
         let framing = Framing::read(parsed.headers)?;
-        if switches {
-            framing.check_switch(parsed.headers).map_err(WireError::Handshake)?;
-        }
+        let decoder = framing.decoder(status, to_head_request, parsed.headers)?;
         let (headers, withheld) = end_to_end(parsed.headers, framing.names_others, sender)?;
-        let decoder =
-            if switches { Decoder::Length(0) } else { framing.decoder(status, to_head_request) };
         let keep_alive = parsed.version == Some(1)
             && !framing.close
             && !matches!(decoder, Decoder::CloseDelimited);
@@ -249,16 +245,25 @@ impl Framing {
         websocket::check_switch(fields.iter().map(|field| (field.name, field.value)))
     }
 
-    fn decoder(&self, status: StatusCode, to_head_request: bool) -> Decoder {
-        if to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
-        {
-            return Decoder::Length(0);
+    /// How the body is read. `fields`: those of the head. Fails for a 101 that opens no WebSocket.
+    fn decoder(
+        &self,
+        status: StatusCode,
+        to_head_request: bool,
+        fields: &[httparse::Header<'_>],
+    ) -> Result<Decoder, WireError> {
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switches {
+            self.check_switch(fields).map_err(WireError::Handshake)?;
         }
-        match self.length {
+        let is_bodiless =
+            to_head_request || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Ok(match self.length {
+            _ if switches || is_bodiless => Decoder::Length(0),
             _ if self.chunked => Decoder::Chunked(Chunk::Size),
             Some(length) => Decoder::Length(length),
             None => Decoder::CloseDelimited,
-        }
+        })
     }
 }
 
@@ -614,23 +619,6 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
             assert_eq!(error(&text), WireError::TransferCoding, "{coding}");
         }
-        let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
-            Upgrade: websocket\r\n\r\nrest";
-        assert_eq!(error(switching), WireError::Upgrade);
-        for (from, to, wrong) in [
-            ("Connection", "X", HandshakeError::Switch),
-            ("websocket", "h2c", HandshakeError::Switch),
-            ("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", HandshakeError::Body),
-            ("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", HandshakeError::Body),
-        ] {
-            let mut buffer = BytesMut::from(&*switching.replace(from, to));
-            let head = take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0);
-            assert_eq!(head.err(), Some(WireError::Handshake(wrong)), "{to}");
-        }
-        let mut buffer = BytesMut::from(switching);
-        let head =
-            take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0).unwrap().unwrap();
-        assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
         assert_eq!(error("SSH-2.0-OpenSSH\r\n\r\n"), WireError::Head);
         for status in ["099", "000", "600", "999"] {
             assert_eq!(error(&format!("HTTP/1.1 {status} X\r\n\r\n")), WireError::Status);
@@ -652,6 +640,27 @@ mod tests {
             error(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD))),
             WireError::HeadTooLarge
         );
+    }
+
+    #[test]
+    fn a_101_opens_a_websocket_where_one_was_asked_for_and_nothing_else() {
+        let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+            Upgrade: websocket\r\n\r\nrest";
+        assert_eq!(error(switching), WireError::Upgrade);
+        for (from, to, wrong) in [
+            ("Connection", "X", HandshakeError::Switch),
+            ("websocket", "h2c", HandshakeError::Switch),
+            ("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", HandshakeError::Body),
+            ("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", HandshakeError::Body),
+        ] {
+            let mut buffer = BytesMut::from(&*switching.replace(from, to));
+            let head = take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0);
+            assert_eq!(head.err(), Some(WireError::Handshake(wrong)), "{to}");
+        }
+        let mut buffer = BytesMut::from(switching);
+        let head =
+            take_response_head(&mut buffer, false, true, Sender::Proxied, &mut 0).unwrap().unwrap();
+        assert!(head.status.as_u16() == 101 && head.decoder.is_done() && buffer == "rest");
     }
 
     #[test]
