@@ -232,20 +232,19 @@ where
     let length = upload.received();
     hold_translation(upload, length).await?;
     let body = upload.gather();
-    if body.len() <= TRANSLATED_INLINE {
+    let translation = if body.len() <= TRANSLATED_INLINE {
         hold_translation(upload, cost::of_request(operation, &body)).await?;
-        let translation = plan::translate(inference, &dispatch.route, target, &body)?;
-        upload.settle(None, translation.held());
-        return Ok(Some(translation));
-    }
-    let counted = body.clone();
-    let reckon = move || cost::of_request(operation, &counted);
-    let cost = off_worker(context, upload, length, reckon).await?;
-    hold_translation(upload, cost).await?;
-    let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
-    let translating = move || plan::translate(inference, &route, &target, &body);
-    let translation = off_worker(context, upload, cost, translating).await??;
-    upload.settle(None, translation.held());
+        plan::translate(inference, &dispatch.route, target, &body)?
+    } else {
+        let counted = body.clone();
+        let reckon = move || cost::of_request(operation, &counted);
+        let cost = off_worker(context, upload, length, reckon).await?;
+        hold_translation(upload, cost).await?;
+        let (route, target) = (Arc::clone(&dispatch.route), Arc::clone(target));
+        let translating = move || plan::translate(inference, &route, &target, &body);
+        off_worker(context, upload, cost, translating).await??
+    };
+    upload.settle(translation.held());
     Ok(Some(translation))
 }
 
@@ -277,7 +276,8 @@ where
     // The work and what it holds are gone before the share is given back.
     let done = context.shared().blocking.run(move || (work(), room)).await;
     let (made, room) = done.map_err(|Unfinished| rejections::translation_failed())?;
-    upload.settle(Some(room), elsewhere);
+    upload.put_room(room);
+    upload.settle(elsewhere);
     Ok(made)
 }
 

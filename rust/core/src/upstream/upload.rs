@@ -130,24 +130,30 @@ impl<B> Upload<B> {
     }
 
     /// Takes the share of memory out, for work that holds the body and may outlive this request. Until
-    /// `settle` gives it back nothing else may be held.
+    /// `put_room` puts it back nothing else may be held.
     pub(crate) fn take_room(&mut self) -> Share {
         std::mem::take(&mut self.room)
     }
 
-    /// Puts that share back, and gives back what is not needed beside the body and this many bytes
-    /// elsewhere. `room`: None where it was not taken.
-    pub(crate) fn settle(&mut self, room: Option<Share>, elsewhere: u64) {
-        if let Some(room) = room {
-            self.room = room;
-        }
+    /// Puts that share back.
+    pub(crate) fn put_room(&mut self, room: Share) {
+        self.room = room;
+    }
+
+    /// Gives back what is not needed beside the body and this many bytes elsewhere.
+    pub(crate) fn settle(&mut self, elsewhere: u64) {
         self.elsewhere = elsewhere;
-        self.room.shrink(self.replay.held() + self.intake.decoder_bytes() + elsewhere);
+        self.room.shrink(self.held());
+    }
+
+    /// What counts in the memory of all requests, in bytes.
+    fn held(&self) -> u64 {
+        self.replay.held() + self.intake.decoder_bytes() + self.elsewhere
     }
 
     /// Takes memory for what is held. One piece more may come before it is taken for that.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let held = self.replay.held() + self.intake.decoder_bytes() + self.elsewhere;
+        let held = self.held();
         if held <= FREE.max(self.room.bytes()) {
             return Poll::Ready(Ok(()));
         }
@@ -312,15 +318,24 @@ mod tests {
     use super::*;
     use crate::upstream::intake::tests::{Ready, limits};
 
+    /// The upload of a body that has come whole.
+    async fn received(
+        body: Ready,
+        reading: Reading<'_>,
+        limits: &BodyLimits,
+    ) -> Box<Upload<Ready>> {
+        let mut upload = Upload::new(body, reading, None, limits).unwrap();
+        while !upload.is_whole() {
+            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
+        }
+        upload
+    }
+
     #[tokio::test]
     async fn a_second_attempt_sends_the_body_again_with_edits_of_its_own() {
         let pieces = [&br#"{"model": "#[..], br#""public"}"#].map(Bytes::from_static);
         let limits = limits(1_000, 1_000);
-        let mut upload =
-            Upload::new(Ready(pieces.into(), true), Reading::Json, None, &limits).unwrap();
-        while !upload.is_whole() {
-            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
-        }
+        let mut upload = received(Ready(pieces.into(), true), Reading::Json, &limits).await;
         let engine = target("engine");
         let mut queue = OutQueue::default();
         let mut send = |upload: &mut Upload<Ready>, changes| {
@@ -345,10 +360,7 @@ mod tests {
         for limits in [limits(2_000_000, 2_000_000), limits(200_000, 300_000)] {
             let pieces: Vec<Bytes> = (0..9_u8).map(|byte| vec![byte; 100_000].into()).collect();
             let body = Ready(pieces.clone().into(), false);
-            let mut upload = Upload::new(body, Reading::Carry, None, &limits).unwrap();
-            while !upload.is_whole() {
-                std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
-            }
+            let mut upload = received(body, Reading::Carry, &limits).await;
             upload.start_attempt(Changes::default());
             let mut queue = OutQueue::default();
             upload.send_into(&mut queue, Framing::Length(0));
@@ -362,11 +374,8 @@ mod tests {
     #[tokio::test]
     async fn the_share_of_work_lasts_as_long_as_the_work_though_the_request_has_gone() {
         let limits = limits(2_000_000, 2_000_000);
-        let body = Ready([Bytes::from(vec![b' '; 1_000_000])].into(), false);
-        let mut upload = Upload::new(body, Reading::Carry, None, &limits).unwrap();
-        while !upload.is_whole() {
-            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
-        }
+        let body = Ready([vec![b' '; 1_000_000].into()].into(), false);
+        let mut upload = received(body, Reading::Carry, &limits).await;
         std::future::poll_fn(|context| upload.poll_hold(context, 3_000_000)).await.unwrap();
         let (body, room) = (upload.gather(), upload.take_room());
         let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -389,14 +398,12 @@ mod tests {
     #[tokio::test]
     async fn a_share_that_comes_back_is_as_large_as_what_is_held() {
         let limits = limits(2_000_000, 2_000_000);
-        let body = Ready([Bytes::from(vec![b' '; 1_000_000])].into(), false);
-        let mut upload = Upload::new(body, Reading::Carry, None, &limits).unwrap();
-        while !upload.is_whole() {
-            std::future::poll_fn(|context| upload.poll_receive(context)).await.unwrap();
-        }
+        let body = Ready([vec![b' '; 1_000_000].into()].into(), false);
+        let mut upload = received(body, Reading::Carry, &limits).await;
         std::future::poll_fn(|context| upload.poll_hold(context, 9_000_000)).await.unwrap();
         let room = upload.take_room();
-        upload.settle(Some(room), 500_000);
+        upload.put_room(room);
+        upload.settle(500_000);
         assert!((1_500_000..1_600_000).contains(&limits.rooms.memory.used()));
         drop(upload);
         assert_eq!(limits.rooms.memory.used(), 0);
