@@ -43,11 +43,18 @@ _CREDENTIALS = re.compile(r"//.*@", re.DOTALL)
 """In a URL: rather too much than half of a password."""
 
 
-def explain(message: str, subject: str, value: object, choices: Iterable[str] = ()) -> str:
+def explain(
+    message: str,
+    subject: str,
+    value: object,
+    choices: Iterable[str] = (),
+    *,
+    needed: bool = False,
+) -> str:
     """The sentences for one of msgspec's messages about a value.
 
     `subject` begins the sentence (`` `port` ``, `--port`); `choices` are what it may be, where that
-    is a fixed set.
+    is a fixed set; `needed`: it cannot be left out.
     """
     if found := _EXPECTED.fullmatch(message):
         return _wrong_kind(found[1], found[2], subject, value)
@@ -59,7 +66,7 @@ def explain(message: str, subject: str, value: object, choices: Iterable[str] = 
             "limit."
         )
     if _LENGTH.fullmatch(message):
-        return f"{subject} must not be empty. Write a value, or leave it out."
+        return f"{subject} must not be empty. Write a value{'' if needed else ', or leave it out'}."
     if _ENUM.match(message):
         return (
             f"{subject} cannot be {quoted(value)}. Write "

@@ -45,9 +45,8 @@ def translate(error: str, document: dict[str, Any], above: KeyPath) -> tuple[Key
             path,
             f"`{path[-1]}` must be one table. Write {_table_name(path)} in single brackets.",
         )
-    told = explain(message, _subject(path), _value_at(document, path), _choices(path))
-    # What a table needs would only be missed next.
-    return path, told.replace(", or leave it out", "") if _is_needed(path) else told
+    value, needed = _value_at(document, path), _is_needed(path)
+    return path, explain(message, _subject(path), value, _choices(path), needed=needed)
 
 
 def _key(name: str, index: str) -> str | int:
