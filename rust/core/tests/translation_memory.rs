@@ -160,7 +160,7 @@ fn a_request_for_a_ranking_takes_no_more_than_was_reckoned() {
 }
 
 #[test]
-fn an_answer_that_becomes_another_takes_no_more_than_was_reckoned() {
+fn a_completion_that_becomes_a_message_takes_no_more_than_was_reckoned() {
     let answers = [
         (r#"{"choices":[{"message":{"content":"a","tool_calls":["#, "{}", "]}}]}"),
         (
@@ -201,6 +201,10 @@ fn an_answer_that_becomes_another_takes_no_more_than_was_reckoned() {
         let (taken, _) = most(|| rewriting.end());
         assert!(taken <= reckoned, "{count} {value}: {taken} of {reckoned}");
     }
+}
+
+#[test]
+fn a_ranking_that_becomes_another_takes_no_more_than_was_reckoned() {
     let request = of_many((r#"{"query":"a","documents":["#, r#""abc""#, "]}"), 90_000);
     let prepared = |top_n: usize| {
         let request = request.replace("\"query\"", &format!("\"top_n\":{top_n},\"query\""));

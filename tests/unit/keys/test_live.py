@@ -21,6 +21,24 @@ from gpustack_fast.storage.data_directory import DataDirectory
 from limits import no_room, unconfirmed_folders
 
 
+def held_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event]:
+    """Lets every write of the store wait: the first event says that one has begun, the second lets
+    all of them go on.
+    """
+    begun, goes_on = threading.Event(), threading.Event()
+    write = store.write
+
+    def wait_and_write(stored: list[Key]) -> str:
+        begun.set()
+        goes_on.wait()
+        return write(stored)
+
+    monkeypatch.setattr(store, "write", wait_and_write)
+    return begun, goes_on
+
+
 def test_a_first_start_makes_one_key_and_later_starts_make_none(directory: DataDirectory) -> None:
     first = bootstrap(Store(directory), None, None)
     assert first.created is not None and first.notice is None
@@ -257,23 +275,17 @@ def test_a_thread_that_writes_keys_reads_and_changes_none_of_those_of_the_loop(
 def test_a_key_that_is_revoked_while_another_one_is_written_does_not_come_back(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, begun, slow = Store(directory), threading.Event(), threading.Event()
+    store = Store(directory)
     keys = Keys(store, lambda _: None, Faults())
-    write = store.write
-
-    def wait_and_write(stored: list[Key]) -> str:
-        begun.set()
-        slow.wait()
-        return write(stored)
 
     async def run() -> None:
         await keys.create("gone")
-        monkeypatch.setattr(store, "write", wait_and_write)
+        begun, goes_on = held_up(store, monkeypatch)
         creating = asyncio.ensure_future(keys.create("made"))
         await until(begun.is_set)
         revoking = asyncio.ensure_future(keys.revoke("gone"))
         await until(lambda: keys.all() == [] or keys.unsaved > 0)
-        slow.set()
+        goes_on.set()
         assert (await creating).info.name == "made"
         assert not (await revoking).unsaved
         await keys.close()
@@ -285,20 +297,14 @@ def test_a_key_that_is_revoked_while_another_one_is_written_does_not_come_back(
 def test_a_server_that_ends_waits_for_a_key_that_is_being_written(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, begun, slow = Store(directory), threading.Event(), threading.Event()
+    store = Store(directory)
     keys = Keys(store, lambda _: None, Faults())
-    write = store.write
-
-    def wait_and_write(stored: list[Key]) -> str:
-        begun.set()
-        slow.wait()
-        return write(stored)
 
     async def run() -> None:
-        monkeypatch.setattr(store, "write", wait_and_write)
+        begun, goes_on = held_up(store, monkeypatch)
         creating = asyncio.ensure_future(keys.create("a"))
         await until(begun.is_set)
-        asyncio.get_running_loop().call_later(0.1, slow.set)
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
         await keys.close()
         assert creating.done()
 
@@ -355,13 +361,8 @@ def test_a_revocation_in_doubt_is_saved_again_until_the_disk_confirms_it(
 def test_an_old_failure_is_no_reason_why_a_revocation_is_not_saved(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, slow = Store(directory), threading.Event()
+    store = Store(directory)
     keys = Keys(store, lambda _: None, Faults())
-    write = store.write
-
-    def wait_and_write(stored: list[Key]) -> str:
-        slow.wait()
-        return write(stored)
 
     async def run() -> None:
         for name in ("a", "b"):
@@ -370,9 +371,9 @@ def test_an_old_failure_is_no_reason_why_a_revocation_is_not_saved(
             assert "File too large" in (await keys.revoke("a")).unsaved
         assert (await keys.revoke("a")).unsaved == ""
         monkeypatch.setattr(live, "SAVE_WITHIN", 0.05)
-        monkeypatch.setattr(store, "write", wait_and_write)
+        _, goes_on = held_up(store, monkeypatch)
         assert (await keys.revoke("b")).unsaved == live.NO_REPLY
-        slow.set()
+        goes_on.set()
         await until(lambda: keys.unsaved == 0)
         await keys.close()
 

@@ -330,6 +330,16 @@ mod tests {
         (issued.cert.pem(), issued.signing_key.serialize_pem())
     }
 
+    /// A new folder for a test of this name, and the files in it.
+    fn places(name: &str) -> (PathBuf, seam::Tls) {
+        let name = format!("gpustack-fast-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let files =
+            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        (folder, files)
+    }
+
     /// Writes a file as a renewal does: another one takes its place. The times of two renewals must
     /// differ.
     fn replace(path: &Path, text: &str, number: u64) {
@@ -342,11 +352,7 @@ mod tests {
 
     #[test]
     fn renewed_files_are_taken_up_and_half_renewed_ones_are_not() {
-        let folder =
-            std::env::temp_dir().join(format!("gpustack-fast-renewal-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let files =
-            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        let (folder, files) = places("renewal");
         let (old, new) = (issue(), issue());
         replace(&files.certificate, &old.0, 1);
         replace(&files.key, &old.1, 1);
@@ -387,11 +393,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_named_and_its_fault_is_told_in_words() {
-        let folder =
-            std::env::temp_dir().join(format!("gpustack-fast-damaged-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let files =
-            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        let (folder, files) = places("damaged");
         let (certificate, key) = issue();
         let damaged = |text: &str| {
             [
@@ -442,11 +444,7 @@ mod tests {
 
     #[test]
     fn one_worker_alone_checks_and_not_before_its_time() {
-        let folder =
-            std::env::temp_dir().join(format!("gpustack-fast-check-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let files =
-            seam::Tls { certificate: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        let (folder, files) = places("check");
         let (certificate, key) = issue();
         replace(&files.certificate, &certificate, 1);
         replace(&files.key, &key, 1);

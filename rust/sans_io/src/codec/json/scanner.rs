@@ -144,8 +144,8 @@ impl Scanner {
 
     /// Whether a member that was read so far picks an adapter, or another model than `model` (see
     /// `codec::adapters`): at the top level, or anywhere in one there that holds further fields. One
-    /// that is `null`, `false` or empty (`""`, `[]`, `{}`) picks nothing in any engine, and clients send it
-    /// so.
+    /// that is `null`, `false` or empty (`""`, `[]`, `{}`) picks nothing in any engine, and clients
+    /// send it so.
     pub fn picks_adapter(&self) -> bool {
         self.picks.model
     }
