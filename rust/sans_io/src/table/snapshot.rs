@@ -377,6 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_trial_that_lasts_the_load_decides_about_the_next() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, _) = Table::default()
+            .replaced_by(document(
+                &[("m", &[("a", "running"), ("b", "running")])],
+                &[("r", &[("m", 1)])],
+            ))
+            .unwrap();
+        let route = table.route("r").unwrap();
+        let out = table.instances().find(|instance| &*instance.id == "a").unwrap();
+        while !out.is_out() {
+            out.fail(0);
+        }
+        let mut random = random();
+        let mut lease = |now| route.lease(Choice { now, ..ANY }, &mut random, &idle).unwrap().0;
+        // An answer of many minutes, which may come whole at its end.
+        let trial = (0..20).map(|_| lease(10_000)).find(|one| &*one.instance().id == "a").unwrap();
+        let at_b: Vec<_> = (0..2).map(|_| lease(19_999)).collect();
+        assert!(at_b.iter().all(|one| &*one.instance().id == "b"));
+        assert_eq!(&*lease(20_000).instance().id, "a", "it has the least to do");
+        assert_eq!(&*lease(20_000).instance().id, "b", "one more has tried it");
+        drop(at_b);
+        assert!((0..20).all(|_| &*lease(30_000).instance().id == "b"), "it has nothing to do");
+        drop(trial);
+    }
+
+    #[test]
     fn instances_that_all_fail_by_status_are_equal_and_those_that_are_dead_are_not() {
         let states = ["a", "b", "c", "dead"].map(|id| (id, "running"));
         let (table, _) = Table::default()
