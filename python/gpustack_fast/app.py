@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
-COUNT_EVERY = 10.0
+COUNT_EVERY = 1.0
 """Seconds between two looks at the faults, whose counts are shown with the table."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
