@@ -104,6 +104,34 @@ def test_without_a_model_none_opens(plane: DataPlaneRouter, engine: FakeEngine) 
     assert engine.journal() == []
 
 
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+@pytest.mark.parametrize("target", ["/v1/realtime?model=m", "/model/proxy/7/v1/realtime"])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ([f"Sec-WebSocket-Key: {KEY}"], "Sec-WebSocket-Version"),
+        ([f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 8"], "Sec-WebSocket-Version"),
+        (["Sec-WebSocket-Version: 13"], "Sec-WebSocket-Key"),
+        (["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"], "Sec-WebSocket-Key"),
+        (["Sec-WebSocket-Version: 13", *[f"Sec-WebSocket-Key: {KEY}"] * 2], "Sec-WebSocket-Key"),
+    ],
+)
+def test_a_handshake_that_no_server_can_answer_reaches_none(
+    plane: DataPlaneRouter, engine: FakeEngine, target: str, fields: list[str], named: str
+) -> None:
+    """An engine could only answer it wrongly, and that would be held against the engine."""
+    lines = [f"GET {target} HTTP/1.1", "Host: x", f"Authorization: Bearer {WIDE}"]
+    lines += ["Connection: Upgrade", "Upgrade: websocket", *fields]
+    with plane.client() as client:
+        client.send("\r\n".join([*lines, "", ""]).encode())
+        response = client.read_response("GET")
+    assert response.status == 400
+    assert named in json.loads(response.body)["error"]["message"]
+    assert engine.journal() == []
+
+
 # --- from a browser ---
 
 

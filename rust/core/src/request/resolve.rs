@@ -23,7 +23,7 @@ use sans_io::{
         endpoints::{BodyKind, Inference, Kind, Operation},
         error::{ApiError, Cause},
     },
-    codec::{headers, inflate, percent},
+    codec::{headers, inflate, percent, websocket},
     table::{Route, Table, has_dot_segment},
 };
 
@@ -45,6 +45,8 @@ where
     if context.asks_websocket() {
         let headers = &context.parts().headers;
         admission::check_origin(context.settings(), headers, context.peer().host(headers))?;
+        websocket::check_opening(headers)
+            .map_err(|error| ApiError::new(Cause::BadRequest, error.to_string()))?;
     }
     let (dispatch, mut upload) = match context.endpoint().kind {
         Kind::Inference(inference) => by_body(context, caller, inference, body).await?,

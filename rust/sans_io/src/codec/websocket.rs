@@ -1,8 +1,13 @@
-//! The opening handshake of a WebSocket (RFC 6455 4), as an engine answers it.
+//! The opening handshake of a WebSocket (RFC 6455 4): what the client asks, and how an engine
+//! answers it.
 
 use std::fmt;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_STANDARD,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha1::{Digest, Sha1};
 
@@ -10,6 +15,39 @@ use crate::codec::headers::{self, tokens};
 
 /// What a server joins to the client's key to show that it speaks WebSocket (RFC 6455 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Reads keys. Some clients draw the last character like any other, though two of its bits mean
+/// nothing: no server minds.
+const KEYS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// A client's request that no server can open a WebSocket for. Displayed as a whole sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpeningError {
+    /// `Sec-WebSocket-Version` is not 13, or not there once.
+    Version,
+    /// `Sec-WebSocket-Key` is not 16 bytes in base64, or not there once.
+    Key,
+}
+
+impl fmt::Display for OpeningError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Version => {
+                "A WebSocket is opened with one Sec-WebSocket-Version field, and 13 is the version \
+                 that is spoken here."
+            }
+            Self::Key => {
+                "A WebSocket is opened with one Sec-WebSocket-Key field, of 16 random bytes in \
+                 base64."
+            }
+        })
+    }
+}
 
 /// A 101 that opens no WebSocket. Displayed as a clause that goes on "the response": "its 101 has
 /// ...".
@@ -39,6 +77,21 @@ impl fmt::Display for HandshakeError {
     }
 }
 
+/// Checks the fields of a client's request for a WebSocket (RFC 6455 4.2.1), so that an engine's
+/// answer to it tells of the engine alone.
+pub fn check_opening(request: &HeaderMap) -> Result<(), OpeningError> {
+    if only(request, header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
+        return Err(OpeningError::Version);
+    }
+    let key = only(request, header::SEC_WEBSOCKET_KEY).ok_or(OpeningError::Key)?;
+    // Room for what the engine takes whole units of three bytes for.
+    let mut bytes = [0; 18];
+    match KEYS.decode_slice(key, &mut bytes) {
+        Ok(16) => Ok(()),
+        Ok(_) | Err(_) => Err(OpeningError::Key),
+    }
+}
+
 /// Checks that the fields of a 101, names and values, switch to a WebSocket.
 pub(crate) fn check_switch<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
@@ -56,12 +109,10 @@ pub(crate) fn check_switch<'a>(
     if connection && upgrades == 1 && to_websocket { Ok(()) } else { Err(HandshakeError::Switch) }
 }
 
-/// Checks that the fields of an engine's 101 answer those of a client's request. A request without
-/// a key is no handshake, and the engine's to refuse.
+/// Checks that the fields of an engine's 101 answer those of a client's request.
 pub fn check(request: &HeaderMap, response: &HeaderMap) -> Result<(), HandshakeError> {
-    if let Some(key) = request.get(header::SEC_WEBSOCKET_KEY)
-        && only(response, header::SEC_WEBSOCKET_ACCEPT) != Some(accept(key.as_bytes()).as_bytes())
-    {
+    let key = only(request, header::SEC_WEBSOCKET_KEY).unwrap_or_default();
+    if only(response, header::SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_bytes()) {
         return Err(HandshakeError::Accept);
     }
     if response.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
@@ -115,6 +166,32 @@ mod tests {
     const ACCEPT: (&str, &str) = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 
     #[test]
+    fn a_request_has_one_key_of_16_bytes_and_the_one_version() {
+        use OpeningError::{Key, Version};
+        const VERSION: (&str, &str) = ("sec-websocket-version", "13");
+        let key = |key| ("sec-websocket-key", key);
+        for (request, expected) in [
+            (&[KEY, VERSION][..], Ok(())),
+            (&[VERSION, key("xxxxxxxxxxxxxxxxxxxxxx==")], Ok(())),
+            (&[KEY], Err(Version)),
+            (&[KEY, VERSION, VERSION], Err(Version)),
+            (&[KEY, ("sec-websocket-version", "8")], Err(Version)),
+            (&[KEY, ("sec-websocket-version", "13, 8")], Err(Version)),
+            (&[KEY, VERSION, ("sec-websocket-version", "8")], Err(Version)),
+            (&[VERSION], Err(Key)),
+            (&[KEY, KEY, VERSION], Err(Key)),
+            (&[key(""), VERSION], Err(Key)),
+            (&[key("dGhlIHNhbXBsZSBub25jZQ"), VERSION], Err(Key)),
+            (&[key("dGhlIHNhbXBsZSBub25j"), VERSION], Err(Key)),
+            (&[key("dGhlIHNhbXBsZSBub25jZXN0"), VERSION], Err(Key)),
+            (&[key("dGhlIHNhbXBsZSBub25jZXN0IG9uZQ=="), VERSION], Err(Key)),
+            (&[key("dGhlIHNhbXBsZSBub25j*Q=="), VERSION], Err(Key)),
+        ] {
+            assert_eq!(check_opening(&map(request)), expected, "{request:?}");
+        }
+    }
+
+    #[test]
     fn an_answer_fits_the_key_and_what_was_offered() {
         use HandshakeError::{Accept, Extensions, Protocol};
         const PROTOCOL: &str = "sec-websocket-protocol";
@@ -153,7 +230,6 @@ mod tests {
             check(&bare, &map(&[ACCEPT, (EXTENSIONS, "permessage-deflate")])),
             Err(Extensions)
         );
-        assert_eq!(check(&map(&[]), &map(&[])), Ok(()), "no handshake of the client's");
     }
 
     #[test]
