@@ -222,6 +222,27 @@ def test_a_drain_that_is_interrupted_says_that_the_instance_stays_drained(
         assert states(server)["m-0"] == "draining"
 
 
+def test_a_drain_in_the_background_is_not_interrupted(fake_engines: Engines, serve: Serve) -> None:
+    engine, _ = engines = fake_engines(2)
+    server = serve(external(engines))
+    eventually(lambda: set(states(server).values()) == {"running"}, "both to be reached")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(2)]
+        for client in clients:
+            server.send_chat(client, chat(stream=True, fake=SILENT_MID_STREAM))
+            client.read_until(b"Hello")
+        # So a shell starts what is to run on behind a Ctrl-C.
+        ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+        waiting = stack.enter_context(
+            subprocess.Popen([*ignoring, *command(server, "drain", "m-0")], env=server.environment)
+        )
+        eventually(lambda: states(server)["m-0"] == "draining", "the drain to begin")
+        waiting.send_signal(signal.SIGINT)
+        engine.go_on()
+        assert waiting.wait(timeout=ENDED_WITHIN) == 0
+    assert states(server)["m-0"] == "drained"
+
+
 def test_the_last_instance_may_be_drained_after_a_warning(
     fake_engines: Engines, serve: Serve
 ) -> None:
