@@ -42,8 +42,9 @@ pub fn last_edge(buf: &[u8], from: usize) -> Option<usize> {
 /// So many bytes before a read decide where the frames in it end.
 pub(crate) const EDGE: usize = 3;
 
-/// The index in `piece` just behind the last frame that ends in it; None: none does. `before`: the
-/// last [`EDGE`] bytes of the stream before it, or all of them.
+/// The index in `piece` just behind the last frame that ends in it, or whose end it shows: 0 behind a
+/// CR that was left open. None: none does. `before`: the last [`EDGE`] bytes of the stream before
+/// it, or all of them.
 pub(crate) fn last_edge_behind(before: &[u8], piece: &[u8]) -> Option<usize> {
     // From here on the piece alone decides.
     if let Some(edge) = last_edge(piece, EDGE + 1) {
@@ -54,7 +55,10 @@ pub(crate) fn last_edge_behind(before: &[u8], piece: &[u8]) -> Option<usize> {
     let seam = seam.get_mut(..before.len() + begin)?;
     seam[..before.len()].copy_from_slice(before);
     seam[before.len()..].copy_from_slice(&piece[..begin]);
-    last_edge(seam, before.len())?.checked_sub(before.len())
+    let edge = last_edge(seam, before.len())?;
+    // An end at the seam was seen before, unless it is a CR that was left open.
+    let is_new = edge > before.len() || last_edge(before, 0) != Some(edge);
+    edge.checked_sub(before.len()).filter(|_| is_new)
 }
 
 /// The frames that end in `buf`, in order, each with its empty line; an empty line on its own is a

@@ -61,6 +61,9 @@ mod tests {
             frame(90).chunks(7).for_each(|piece| frames.watch(piece).unwrap());
             assert!(frames.ended_frame());
         }
+        frames.watch(&[b'x'; 100]).unwrap();
+        assert!(!frames.ended_frame() && frames.watch(b"x").is_err(), "not a byte more");
+        frames.watch(b"\n\n").unwrap();
         let error = frame(101).chunks(7).try_for_each(|piece| frames.watch(piece)).unwrap_err();
         assert!(error.to_string().contains("has a frame of more than 100 bytes"), "{error}");
     }
@@ -80,7 +83,9 @@ mod tests {
                 let end = (at + cut).min(text.len());
                 frames.watch(&text[at..end]).unwrap();
                 at = end;
+                let before = edge;
                 edge = sse::last_edge(&text[..at], 0).map_or(edge, |found| found.max(edge));
+                prop_assert_eq!(frames.ended_frame(), edge > before, "{} {:?}", at, &words);
                 prop_assert_eq!(frames.passed, (at - edge) as u64, "{} {:?}", at, &words);
             }
         }
