@@ -347,16 +347,22 @@ fn files_that_cannot_be_used_are_rejected_with_the_cause() {
     let (files, other) = (Files::new(), Files::new());
     let (certificate, key) = (files.path("certificate.pem"), files.path("key.pem"));
     std::fs::write(files.path("empty.pem"), "nothing\n").unwrap();
-    for (certificate, key, cause) in [
-        (&files.path("missing.pem"), &key, "cannot be read"),
-        (&certificate, &files.path("missing.pem"), "cannot be read"),
-        (&files.path("empty.pem"), &key, "holds no certificate"),
-        (&certificate, &certificate, "holds no private key"),
-        (&certificate, &other.path("key.pem"), "does not belong to the certificate"),
+    let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    std::fs::write(files.path("no-key.pem"), no_key).unwrap();
+    for (certificate, key, cause, named) in [
+        (&files.path("missing.pem"), &key, "cannot be read", "certificate file C"),
+        (&certificate, &files.path("missing.pem"), "cannot be read", "key file K"),
+        (&files.path("empty.pem"), &key, "holds no certificate", "certificate file C"),
+        (&certificate, &certificate, "holds no private key", "key file K"),
+        (&certificate, &other.path("key.pem"), "does not belong", "key in K"),
+        (&certificate, &other.path("key.pem"), "does not belong", "the certificate in C"),
+        (&certificate, &files.path("no-key.pem"), "cannot be used", "certificate C and key K"),
     ] {
         let mut config = test_support::config();
         test_support::change(&mut config, tls_field(certificate, key));
         let error = DataPlane::new(config.to_string().as_bytes(), vec![]).unwrap_err().to_string();
-        assert!(error.contains(cause) && error.contains(".pem"), "{error}");
+        let [certificate, key] = [certificate, key].map(|file| file.display().to_string());
+        let named = named.replace('C', &certificate).replace('K', &key);
+        assert!(error.contains(cause) && error.contains(&named), "{error}");
     }
 }

@@ -406,20 +406,26 @@ mod tests {
             replace(&files.certificate, &cut, 1);
             replace(&files.key, &key, 1);
             let error = Tls::load(&files).unwrap_err().to_string();
-            assert!(error.contains("certificate.pem is no valid PEM") && error.contains(words));
+            assert!(
+                error.contains("The TLS certificate file ") && error.contains(words),
+                "{error}"
+            );
+            assert!(error.contains("certificate.pem is no valid PEM"), "{error}");
             assert!(!error.contains('['), "{error}");
         }
         let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         replace(&files.certificate, no_certificate, 2);
         replace(&files.key, &key, 2);
         let error = Tls::load(&files).unwrap_err().to_string();
-        assert!(error.contains("holds first is damaged") && !error.contains("key"), "{error}");
+        assert!(error.contains("certificate.pem holds first is damaged"), "{error}");
+        assert!(!error.contains("key"), "{error}");
 
         replace(&files.certificate, &certificate, 2);
         for (cut, words) in damaged(&key) {
             replace(&files.key, &cut, 2);
             let error = Tls::load(&files).unwrap_err().to_string();
-            assert!(error.contains("key.pem is no valid PEM") && error.contains(words), "{error}");
+            assert!(error.contains("The TLS key file ") && error.contains(words), "{error}");
+            assert!(error.contains("key.pem is no valid PEM"), "{error}");
             assert!(!error.contains('['), "{error}");
         }
         std::fs::remove_dir_all(folder).unwrap();
