@@ -526,10 +526,14 @@ fn long(head: &'static str) -> Engine {
 #[test]
 fn a_client_that_reads_slowly_and_steadily_gets_the_whole_of_its_response() {
     let responds = long("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream");
-    let switches = long("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket");
+    let switches = long(
+        "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+    );
     let stream = request(r#"{"model":"m","stream":true}"#);
     let upgrade = "GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
-        Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let cases =
         [(false, &responds, &*stream), (true, &responds, &*stream), (false, &switches, upgrade)];
     thread::scope(|scope| {
@@ -772,8 +776,8 @@ fn a_tunnels_bytes_behind_the_request_are_the_engines() {
             stream.read_exact(&mut byte).unwrap();
             read.push(byte[0]);
         }
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         stream.write_all(format!("{head}hello").as_bytes()).unwrap();
         let mut early = [0; 5];
         stream.read_exact(&mut early).unwrap();
@@ -783,7 +787,8 @@ fn a_tunnels_bytes_behind_the_request_are_the_engines() {
     let mut client = plane.connect();
     client.write(
         b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
-        Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly",
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nearly",
     );
     let head = client.head();
     assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: websocket"), "{head}");

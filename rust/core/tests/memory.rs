@@ -309,8 +309,8 @@ fn a_websocket_holds_nothing_for_what_may_come() {
             stream.read_exact(&mut byte).unwrap();
             read.push(byte[0]);
         }
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
         // What the client sends comes back.
         while stream.read_exact(&mut byte).is_ok() {
@@ -322,7 +322,8 @@ fn a_websocket_holds_nothing_for_what_may_come() {
         let mut client = plane.connect();
         client.write(
             b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\
-            Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nx",
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nx",
         );
         client.head();
         client.read_exact(&mut [0]);
