@@ -1,6 +1,7 @@
 """One file per kind of engine; a new one is a new file with a value `ENGINE`, and nothing else.
 
     base            an engine as a value, and what it is started with
+    demand          what an instance asks of GPUs
     facts           facts of an engine that the data plane needs
     known           the engines of all files, by name
     external        an engine that somebody else runs: one of the following, or any other
@@ -16,7 +17,18 @@ of this package.
 
 from __future__ import annotations
 
-from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
+from gpustack_fast.backends.base import (
+    Backend,
+    BackendError,
+    Command,
+    Engine,
+    Model,
+    Place,
+    Progress,
+    Sign,
+    WarmUp,
+)
+from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts
 from gpustack_fast.backends.known import BACKENDS, ENGINES, facts_of
 
@@ -27,10 +39,15 @@ __all__ = [
     "Backend",
     "BackendError",
     "Command",
+    "Demand",
     "Dialect",
     "Engine",
     "EngineFacts",
     "Model",
     "Place",
+    "Progress",
+    "Shape",
+    "Sign",
+    "WarmUp",
     "facts_of",
 ]

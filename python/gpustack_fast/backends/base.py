@@ -8,10 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import Dialect, EngineFacts
 from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.sizing.documents import ModelFacts
 
-__all__ = ["Backend", "BackendError", "Command", "Engine", "Model", "Place"]
+__all__ = [
+    "Backend",
+    "BackendError",
+    "Command",
+    "Engine",
+    "Model",
+    "Place",
+    "Progress",
+    "Sign",
+    "WarmUp",
+]
 
 
 class Model(Protocol):
@@ -45,14 +57,30 @@ class BackendError(GpustackFastError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """The place of one instance: interpreter, socket and key."""
+    """The place of one instance: interpreter, address, key, files and devices."""
 
     python: Path
     """The interpreter of the engine's own environment."""
+    version: str
+    """Of the engine in that environment; empty: unknown."""
     socket: Path
-    """The Unix socket where it has to listen."""
+    """The Unix socket where it has to listen, if its backend can."""
+    port: int | None
+    """The TCP port on loopback where it has to listen; None: at the socket."""
     key: str
     """The API key that it has to ask for: given by environment, never in the argument list."""
+    files: Path | None
+    """The folder or file of the model; None: the backend finds it by the model's own fields."""
+    adapters: Mapping[str, Path]
+    """The folder of each adapter (LoRA), by its name."""
+    devices: tuple[str, ...]
+    """GPUs as CUDA_VISIBLE_DEVICES takes them, in the order of the PCI bus, or slices by their full
+    UUID. Empty: none were given.
+    """
+    shape: Shape
+    """How the model is divided over them."""
+    share: float | None
+    """The part of each GPU's memory that was claimed, for engines that are told; else None."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +90,40 @@ class Command:
     arguments: list[str]
     environment: dict[str, str]
     """On top of the router's own environment."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """One request before an engine counts as running, so that no client pays for what is made at
+    the first one. Its response must have a status below 300.
+    """
+
+    path: str
+    body: Mapping[str, object]
+    """JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sign:
+    """A text in an engine's log, and what it tells a person."""
+
+    text: str
+    """Part of a line, as the engine writes it."""
+    meaning: str
+    """Of a stage: a clause such as `the weights are loaded`. Of a cause: sentences, with the next
+    step.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The names of an engine's metrics that show whether it works on its requests."""
+
+    path: str
+    running: str
+    """The gauge of requests that it works on."""
+    tokens: tuple[str, ...]
+    """Counters, of which at least one moves while it does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,8 +139,21 @@ class Backend:
     """
     command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
+    demands: Callable[[Model, ModelFacts, int], list[Demand]] | None = None
+    """The ways in which a model could run on at most so many GPUs, the preferred one first; None:
+    it runs without. Raises BackendError when the settings contradict each other or the model.
+    """
     ready_path: str
     """The path that gets 200 as soon as the engine can serve, and not before."""
+    warm_up: Callable[[Model], WarmUp | None] | None = None
+    """None, or with None as its result: the model needs none."""
+    over_tcp: bool = False
+    """Whether it listens at a TCP port of loopback, since it knows no Unix socket."""
+    stages: tuple[Sign, ...] = ()
+    """What it writes on its way to readiness, in this order."""
+    causes: tuple[Sign, ...] = ()
+    """What it writes when it fails for a cause that is known."""
+    progress: Progress | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 15.0
     """Seconds from the first stop signal until the whole session is killed."""

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from gpustack_fast.backends import Backend, Place
+from gpustack_fast.backends import Backend, Place, Shape
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.processes import Process, ProcessTable
@@ -95,7 +95,18 @@ class Instance:
         Raises BackendError, StoreError, or OSError for this machine. `stop` must follow that, too:
         the process may run, and not be watched.
         """
-        place = Place(python=python, socket=self.socket, key=self.key)
+        place = Place(
+            python=python,
+            version="",
+            socket=self.socket,
+            port=None,
+            key=self.key,
+            files=None,
+            adapters={},
+            devices=(),
+            shape=Shape(),
+            share=None,
+        )
         command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
         stub = [
             sys.executable,

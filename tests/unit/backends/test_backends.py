@@ -21,13 +21,25 @@ from gpustack_fast.backends import (
     Dialect,
     Engine,
     Place,
+    Shape,
     llama_cpp,
     llama_cpp_main,
     vllm,
 )
 from gpustack_fast.config import ModelConfig
 
-PLACE = Place(python=Path("/env/bin/python"), socket=Path("/run/m.sock"), key="the-engine-key")
+PLACE = Place(
+    python=Path("/env/bin/python"),
+    version="",
+    socket=Path("/run/m.sock"),
+    port=None,
+    key="the-engine-key",
+    files=None,
+    adapters={},
+    devices=(),
+    shape=Shape(),
+    share=None,
+)
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "engines" / "llama_cpp" / "common_params.txt"
 

@@ -1,0 +1,4 @@
+"""The GPUs of this machine.
+
+documents   Gpu, MigSlice, GpuReport
+"""

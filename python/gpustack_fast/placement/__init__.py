@@ -1,0 +1,4 @@
+"""Which instance goes on which GPUs: pure.
+
+documents   Wanted, Device, Claim, Placement, Refusal
+"""
