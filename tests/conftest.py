@@ -14,6 +14,7 @@ import pytest
 
 from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving, stop
+from nvml.stand_in import StandIn, build
 
 # A busy machine is no fault of an example's, and what is tried is the same in each run. For other
 # examples, and more: pytest --hypothesis-profile=explore.
@@ -134,3 +135,17 @@ def smollm2() -> Iterator[ServedRouter]:
     """One real llama.cpp engine behind the whole product, shared by tests that do no harm to it."""
     with serving(SMOLLM2.format(replicas=1)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for the NVIDIA driver's library."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(nvml_library: Path, tmp_path: Path) -> StandIn:
+    """A machine with a driver and no GPU yet; `nvml.write` says what it is like."""
+    machine = StandIn(nvml_library, tmp_path / "nvml-state")
+    machine.write([])
+    return machine
