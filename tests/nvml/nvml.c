@@ -413,7 +413,13 @@ EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int 
     return sscanf(text, "%d.%d", major, minor) == 2 ? NVML_SUCCESS : NVML_ERROR_UNKNOWN;
 }
 
-EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(
+#ifdef OLD_DRIVER
+#define PROCESSES_CALL nvmlDeviceGetComputeRunningProcesses_v2
+nvmlReturn_t PROCESSES_CALL(nvmlDevice_t, unsigned int *, nvmlProcessInfo_v2_t *);
+#else
+#define PROCESSES_CALL nvmlDeviceGetComputeRunningProcesses_v3
+#endif
+EXPORT nvmlReturn_t PROCESSES_CALL(
     nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *infos) {
     struct process found[PROCESSES];
     unsigned int room = *count, alive = 0;
