@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpustack_fast.control.documents import DrainReport, ServerStatus
+from gpustack_fast.control.documents import DrainReport, ModelStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys
@@ -43,6 +43,7 @@ class FakeServer:
         self.directory = DataDirectory(folder)
         self.directory.acquire()
         self.changes: list[KeyChange] = []
+        self.models: list[ModelStatus] = []
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
@@ -60,7 +61,9 @@ class FakeServer:
         return unknown_models(key, ["known"])
 
     def status(self) -> ServerStatus:
-        return ServerStatus(version="0", pid=1, since=0.0, phase="serving", addresses=[])
+        return ServerStatus(
+            version="0", pid=1, since=0.0, phase="serving", addresses=[], models=self.models
+        )
 
     def drain(self, which: str) -> DrainReport:
         return DrainReport(instances=[])

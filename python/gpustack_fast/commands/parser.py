@@ -173,6 +173,12 @@ def _resume(options: argparse.Namespace) -> int:
     return instances.resume(_data_dir(options), options.which, as_json=options.json)
 
 
+def _gpus(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import gpus
+
+    return gpus.show(_data_dir(options), as_json=options.json, watches=options.watch)
+
+
 def _version(_: argparse.Namespace) -> int:
     from gpustack_fast.seam.dataplane import __version__
 
@@ -302,6 +308,17 @@ def _parser() -> _Parser:
     _add_key_commands(keys)
 
     _add_instance_commands(commands)
+
+    gpus = _command(
+        commands,
+        "gpus",
+        "show the NVIDIA GPUs of this machine, and which instance holds what; exit status 0 also "
+        "where there are none",
+        _gpus,
+    )
+    gpus.add_argument("--json", action="store_true", help="print one JSON document")
+    gpus.add_argument("--watch", action="store_true", help="show them every 2 s, until Ctrl-C")
+    _add_place(gpus)
 
     _command(commands, "version", "print the version", _version)
     return parser

@@ -115,6 +115,8 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
     """Of these, those that it failed."""
     pid: int | None = None
     restart_count: int = 0
+    devices: list[str] = []
+    """The UUIDs of the GPUs, or of their slices, that it was given."""
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):

@@ -25,6 +25,8 @@ class MigSlice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     memory_total: int
     memory_used: int | None
+    instances: list[str] = []
+    """The instances of this server that were given it; empty also where nobody was asked."""
 
 
 class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +37,9 @@ class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     uuid: str
     name: str
     memory_total: int
+    """What programs can have: without the part that the driver keeps for itself, where it says how
+    much that is. 0: it is not known, and `problem` says so.
+    """
     memory_used: int | None
     utilization: int | None
     """Percent of the last moment in which anything ran."""
@@ -51,6 +56,10 @@ class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether it is divided: then engines get slices, and never the whole."""
     slices: list[MigSlice]
     processes: list[GpuProcess] | None
+    instances: list[str] = []
+    """The instances of this server that were given it, or a slice of it, or hold memory of it;
+    empty also where nobody was asked.
+    """
     problem: str = ""
     """Why nothing may be started on it, in a sentence; empty: it is well."""
 

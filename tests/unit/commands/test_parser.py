@@ -533,11 +533,12 @@ def test_the_data_directory_of_the_configuration_is_used(tmp_path: Path) -> None
     assert (tmp_path / "state" / "keys.json").exists()
 
 
-def test_keys_and_check_import_no_data_plane_and_no_event_loop(tmp_path: Path) -> None:
+def test_quick_commands_import_no_data_plane_and_no_event_loop(tmp_path: Path) -> None:
     script = (
         "import sys; from gpustack_fast.commands.parser import main\n"
         "main(['check']); main(['keys', 'create', 'a', '--data-dir', sys.argv[1]])\n"
         "main(['status', '--data-dir', sys.argv[1]])\n"
+        "main(['gpus', '--data-dir', sys.argv[1]])\n"
         "heavy = {'gpustack_fast._native', 'asyncio', 'uvloop', 'granian', 'uv', 'ssl'} & "
         "set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
