@@ -1,6 +1,6 @@
 """Reads GPUs as a server does, in a process that may load another driver than the tests' own.
 
-    python ask.py DEADLINE
+    python ask.py DEADLINE REOPEN_AFTER
 
 Each line of standard input is a word: `read` prints a GpuReport, `watch` begins to print faults,
 `threads` prints how many threads there are, `close` ends the reader and says `closed`.
@@ -14,7 +14,7 @@ import threading
 
 import msgspec
 
-from gpustack_fast.gpus import Reader
+from gpustack_fast.gpus import Reader, driver
 from gpustack_fast.gpus.faults import FaultWatch, GpuFault
 
 
@@ -23,6 +23,7 @@ def show(value: object) -> None:
 
 
 async def main() -> None:
+    driver.REOPEN_AFTER = float(sys.argv[2])
     reader = Reader(float(sys.argv[1]))
     watch = FaultWatch(show_fault)
     while word := (await asyncio.to_thread(sys.stdin.readline)).strip():

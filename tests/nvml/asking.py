@@ -21,9 +21,10 @@ T = TypeVar("T")
 class Asking:
     """`ask.py` in a process."""
 
-    def __init__(self, environment: dict[str, str], deadline: float) -> None:
+    def __init__(self, environment: dict[str, str], *arguments: float) -> None:
+        script = str(Path(__file__).with_name("ask.py"))
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ask.py")), str(deadline)],
+            [sys.executable, script, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -51,9 +52,12 @@ class Asking:
 
 
 @contextmanager
-def asking(machine: StandIn | None, deadline: float = 60.0, **more: str) -> Iterator[Asking]:
+def asking(
+    machine: StandIn | None, *, deadline: float = 60.0, reopen_after: float = 3600.0, **more: str
+) -> Iterator[Asking]:
     """Someone to ask. Without a machine, `more` says where libraries are looked for."""
-    one = Asking({**({} if machine is None else machine.environment), **more}, deadline)
+    environment = {} if machine is None else machine.environment
+    one = Asking({**environment, **more}, deadline, reopen_after)
     try:
         yield one
     finally:

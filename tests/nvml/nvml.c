@@ -12,6 +12,8 @@
  *                                    all (-1); the first line that fits holds
  *   hang NAME                        calls of this name wait until the line is gone
  *
+ * As with the driver's, how many GPUs there are is seen when the library is opened.
+ *
  * Beside it may lie FILE.procs, which engines append to, and FILE.events, which tests append to:
  *
  *   UUID PID BYTES SECONDS           memory of a process, on a GPU or a slice; a later line of the
@@ -42,6 +44,7 @@ static struct nvmlDevice_st devices[GPUS][SLICES + 1];
 struct nvmlEventSet_st { long at; unsigned long long types[GPUS]; };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;
+static unsigned int opened; /* how many GPUs there were when the library was opened */
 
 static void nap(long milliseconds) {
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
@@ -100,6 +103,8 @@ static nvmlReturn_t begin(const char *name, nvmlDevice_t device) {
     snprintf(words, sizeof words, "hang %s", name);
     while (find(words, text)) nap(5);
     if (users == 0) return NVML_ERROR_UNINITIALIZED;
+    if (device != NULL && device->slice < 0 && !property(device, "uuid", text))
+        return NVML_ERROR_GPU_IS_LOST; /* it is gone since */
     for (int index = device == NULL ? -1 : device->gpu;; index = -1) {
         FILE *file = open_state("");
         char called[LINE];
@@ -200,6 +205,13 @@ static int processes_of(nvmlDevice_t device, struct process found[PROCESSES]) {
 
 /* -- the library and the machine ------------------------------------------------- */
 
+static unsigned int count_gpus(void) {
+    char text[LINE];
+    unsigned int count = 0;
+    while (count < GPUS && property(&devices[count][0], "uuid", text)) count++;
+    return count;
+}
+
 EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned int flags) {
     char text[LINE];
     FILE *file;
@@ -212,7 +224,7 @@ EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned int flags) {
         for (int slice = -1; slice < SLICES; slice++)
             devices[gpu][slice + 1] = (struct nvmlDevice_st){gpu, slice};
     pthread_mutex_lock(&lock);
-    users++;
+    if (users++ == 0) opened = count_gpus();
     pthread_mutex_unlock(&lock);
     return NVML_SUCCESS;
 }
@@ -247,23 +259,15 @@ EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
     return NVML_SUCCESS;
 }
 
-static unsigned int count_gpus(void) {
-    char text[LINE];
-    unsigned int count = 0;
-    while (count < GPUS && property(&devices[count][0], "uuid", text)) count++;
-    return count;
-}
-
 EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
     BEGIN(NULL);
-    *count = count_gpus();
+    *count = opened;
     return NVML_SUCCESS;
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
-    if (index >= GPUS) return NVML_ERROR_INVALID_ARGUMENT;
+    if (index >= opened) return NVML_ERROR_INVALID_ARGUMENT;
     BEGIN(&devices[index][0]);
-    if (index >= count_gpus()) return NVML_ERROR_INVALID_ARGUMENT;
     *device = &devices[index][0];
     return NVML_SUCCESS;
 }

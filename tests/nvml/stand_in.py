@@ -200,7 +200,7 @@ def build(folder: Path, *, old: bool = False) -> Path:
     """Compiles the library, and returns its folder. `old`: without what old drivers lack."""
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "libnvidia-ml.so.1"
-    command = ["gcc", *FLAGS, "-fvisibility=hidden", "-DNVML_NO_UNVERSIONED_FUNC_DEFS"]
+    command = ["cc", *FLAGS, "-fvisibility=hidden", "-DNVML_NO_UNVERSIONED_FUNC_DEFS"]
     command += ["-I", str(_header().parent), "-Wl,-soname,libnvidia-ml.so.1"]
     command += ["-DOLD_DRIVER"] if old else []
     subprocess.run([*command, str(SOURCE), "-o", str(library), "-lpthread"], check=True)

@@ -10,6 +10,7 @@ library under it.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -24,6 +25,8 @@ NOT_TOLD = frozenset([2, 3, 4, 6, 7, 10, 13, 21, 25, 26, 27])
 """Codes by which a single call has no answer, and nothing is wrong: argument, support, permission,
 not found, size, timeout, function not found, no data, versions, not ready.
 """
+LOST = (15, 16)
+"""GpuIsLost, ResetRequired"""
 REOPEN_AFTER = 60.0
 """Seconds after which the library is opened anew while a GPU has failed. It knows only the GPUs
 that were there when it was opened, and keeps them open, which a reset does not like.
@@ -199,11 +202,12 @@ class Driver:
         by_bus = {gpu.pci_bus_id.lower(): gpu.uuid for _, gpu in found if gpu.pci_bus_id}
         for handle, gpu in found:
             if handle is not None and not gpu.problem and not gpu.mig:
+                # A fault here may be the other end's, and is found there.
                 questions = _Questions(self, f"the links of GPU {gpu.index}")
                 links = _peers(handle, gpu, found, questions)
                 if links is None:
                     links = _remotes(handle, by_bus, questions)
-                gpu = replace(gpu, nvlinks=links, problem=questions.problem)
+                gpu = replace(gpu, nvlinks=links)
             gpus.append(gpu)
         return gpus
 
@@ -222,8 +226,10 @@ class _Questions:
         self._driver = driver
         self._subject = subject
 
-    def ask(self, name: str, *arguments: Any, needed: bool = False) -> Any:
-        """What the call returns; None: it does not say. `needed`: then that is a fault, too."""
+    def ask(self, name: str, *arguments: Any, needed: bool = False, aside: bool = False) -> Any:
+        """What the call returns; None: it does not say. `needed`: then that is a fault, too.
+        `aside`: only that the GPU is lost is one, for engines can do without this.
+        """
         if self.problem:
             return None
         nvml = self._driver._nvml
@@ -231,7 +237,8 @@ class _Questions:
         try:
             return getattr(nvml, name)(*arguments)
         except nvml.NVMLError as error:
-            if needed or error.value not in NOT_TOLD:
+            lost = error.value in LOST
+            if needed or lost or (not aside and error.value not in NOT_TOLD):
                 self.problem = words.of_gpu(error.value, str(error))
         except UnicodeDecodeError:
             pass  # a name that is no text
@@ -277,18 +284,19 @@ def _numa_node(handle: Any, questions: _Questions) -> int | None:
     second.
     """
     scope = 0  # NVML_AFFINITY_SCOPE_NODE
-    nodes = questions.ask("nvmlDeviceGetMemoryAffinity", handle, NUMA_WORDS, scope)
+    ask = functools.partial(questions.ask, aside=True)
+    nodes = ask("nvmlDeviceGetMemoryAffinity", handle, NUMA_WORDS, scope)
     for position, word in enumerate(nodes or ()):
         if word:
             return position * 64 + int(word & -word).bit_length() - 1
-    node: int | None = questions.ask("nvmlDeviceGetNumaNodeId", handle)
+    node: int | None = ask("nvmlDeviceGetNumaNodeId", handle)
     return node
 
 
 def _recovery_action(handle: Any, questions: _Questions) -> int:
     """What the driver says is to be done with the GPU (drivers from R565 on); 0: nothing."""
     field = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
-    values = questions.ask("nvmlDeviceGetFieldValues", handle, [field])
+    values = questions.ask("nvmlDeviceGetFieldValues", handle, [field], aside=True)
     if values is None or values[0].nvmlReturn != 0:
         return 0
     action: int = values[0].value.uiVal
@@ -303,7 +311,7 @@ def _peers(
     for other, whose in found:
         if other is None or whose.uuid == gpu.uuid or whose.problem or whose.mig:
             continue
-        status = questions.ask("nvmlDeviceGetP2PStatus", handle, other, NVLINK)
+        status = questions.ask("nvmlDeviceGetP2PStatus", handle, other, NVLINK, aside=True)
         if status is None:
             return None
         if status == 0:
@@ -315,9 +323,9 @@ def _remotes(handle: Any, by_bus: dict[str, str], questions: _Questions) -> list
     """The GPUs at the other ends of its links; a switch there is none of them."""
     peers: dict[str, None] = {}
     for link in range(36):  # NVML_NVLINK_MAX_LINKS
-        if questions.ask("nvmlDeviceGetNvLinkState", handle, link) != 1:
+        if questions.ask("nvmlDeviceGetNvLinkState", handle, link, aside=True) != 1:
             continue
-        pci = questions.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
+        pci = questions.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle, link, aside=True)
         uuid = None if pci is None else by_bus.get(_text(pci.busId).lower())
         if uuid is not None:
             peers[uuid] = None

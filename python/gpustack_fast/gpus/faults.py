@@ -27,10 +27,15 @@ WAIT = 250
 """Milliseconds of one wait, after which the end of the watch is seen."""
 RETRY_AFTER = 10.0
 """Seconds until a driver is tried again that could not be watched."""
+LOOK_AGAIN_AFTER = 60.0
+"""Seconds after which a watch begins anew that lacks a GPU: it may have been reset meanwhile, and
+only a library that is opened anew knows.
+"""
 XID = 0x8  # nvmlEventTypeXidCriticalError
 DOUBLE_BIT_ECC = 0x2  # nvmlEventTypeDoubleBitEccError
 FATAL_POISON = 0x2000  # nvmlEventTypeFatalPoisonError
 UNAVAILABLE = 0x4000  # nvmlEventTypeGpuUnavailableError
+WANTED = XID | DOUBLE_BIT_ECC | FATAL_POISON | UNAVAILABLE
 RECOVERY_ACTION_CHANGED = 154
 ALL = 0xFFFFFFFF
 """In place of an instance's number: an event is of the whole GPU."""
@@ -99,23 +104,23 @@ class FaultWatch:
             self._stop.wait(RETRY_AFTER)
 
     def _watch(self, nvml: Any) -> None:
-        """Until the end, or until a GPU is lost. Raises NVMLError."""
+        """Until the end, until a GPU is lost, or for a while if one is. Raises NVMLError."""
         nvml.nvmlInit()
         try:
             events = nvml.nvmlEventSetCreate()
             try:
-                handles = [_register(nvml, index, events) for index in range(_count(nvml))]
-                known = {uuid: handle for handle, uuid in filter(None, handles)}
+                known = _register(nvml, events)
                 self._lost -= {uuid for uuid, handle in known.items() if _responds(nvml, handle)}
-                if known:
-                    self._wait(nvml, events, known)
+                whole = len(known) == nvml.nvmlDeviceGetCount()
+                until = float("inf") if whole else time.monotonic() + LOOK_AGAIN_AFTER
+                self._wait(nvml, events, known, until)
             finally:
                 nvml.nvmlEventSetFree(events)
         finally:
             nvml.nvmlShutdown()
 
-    def _wait(self, nvml: Any, events: Any, known: dict[str, Any]) -> None:
-        while not self._stop.is_set():
+    def _wait(self, nvml: Any, events: Any, known: dict[str, Any], until: float) -> None:
+        while not self._stop.is_set() and time.monotonic() < until:
             try:
                 data = nvml.nvmlEventSetWait(events, WAIT)
             except nvml.NVMLError_Timeout:
@@ -170,23 +175,31 @@ class FaultWatch:
             self._tell(fault)
 
 
-def _count(nvml: Any) -> int:
-    count: int = nvml.nvmlDeviceGetCount()
-    return count
+def _register(nvml: Any, events: Any) -> dict[str, Any]:
+    """Asks for the events of all GPUs that can be asked: the handles of these, by UUID."""
+    known: dict[str, Any] = {}
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid: str = nvml.nvmlDeviceGetUUID(handle)
+            if not _listen(nvml, handle, events):
+                log.info("GPU %d does not report its faults.", index)
+        except nvml.NVMLError as error:
+            log.info("GPU %d is not watched for faults: %s.", index, error)
+        else:
+            known[uuid] = handle
+    return known
 
 
-def _register(nvml: Any, index: int, events: Any) -> tuple[Any, str] | None:
-    """Asks for the events of a GPU; None: it has none, or cannot be asked."""
+def _listen(nvml: Any, handle: Any, events: Any) -> bool:
+    """Asks for the events of a GPU; whether it has any."""
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid: str = nvml.nvmlDeviceGetUUID(handle)
-        wanted = XID | DOUBLE_BIT_ECC | FATAL_POISON | UNAVAILABLE
-        if types := wanted & nvml.nvmlDeviceGetSupportedEventTypes(handle):
+        types = WANTED & nvml.nvmlDeviceGetSupportedEventTypes(handle)
+        if types:
             nvml.nvmlDeviceRegisterEvents(handle, types, events)
-            return handle, uuid
-    except nvml.NVMLError as error:
-        log.info("GPU %d is not watched for faults: %s.", index, error)
-    return None
+    except nvml.NVMLError_NotSupported:
+        return False
+    return bool(types)
 
 
 def _same(one: Any, other: Any) -> bool:

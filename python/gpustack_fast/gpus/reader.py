@@ -57,7 +57,7 @@ class Reader:
         if not job.done():
             waiting.cancel()  # the job itself goes on
             return self._hung()
-        return job.result()
+        return await waiting
 
     def read_blocking(self) -> GpuReport:
         """As `read`, without an event loop."""

@@ -236,15 +236,40 @@ def test_a_gpu_that_cannot_be_opened_is_in_the_report_or_remembered(nvml: StandI
     assert "may not use it" in report.gpus[1].problem
 
 
-def test_a_gpu_that_is_gone_is_not_forgotten(nvml: StandIn) -> None:
+def test_a_gpu_that_is_gone_is_not_forgotten_and_may_come_back(nvml: StandIn) -> None:
+    nvml.write(joined(2))
+    with asking(nvml, reopen_after=0.0) as one:
+        assert len(one.read().gpus) == 2
+        nvml.write(joined(1))
+        for words in ("fallen off the bus", "does not know it any more"):
+            kept, gone = one.read().gpus  # the library is opened anew behind the first
+            assert kept.problem == "" and words in gone.problem
+        nvml.write(joined(2))
+        assert [gpu.problem for gpu in one.read().gpus] == ["", ""]
+
+
+def test_the_library_stays_open_while_a_gpu_has_just_failed(nvml: StandIn) -> None:
     nvml.write(joined(2))
     with asking(nvml) as one:
         assert len(one.read().gpus) == 2
         nvml.write(joined(1))
-        kept, gone = one.read().gpus
-        assert kept.problem == "" and "does not know it any more" in gone.problem
-        nvml.write(joined(2))
-        assert [gpu.problem for gpu in one.read().gpus] == ["", ""]
+        nvml.write(joined(1), init=UNKNOWN)
+        for _ in range(2):
+            assert [bool(gpu.problem) for gpu in one.read().gpus] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("nvmlDeviceGetMemoryAffinity", "nvmlDeviceGetNumaNodeId", "nvmlDeviceGetFieldValues"),
+        *("nvmlDeviceGetP2PStatus", "nvmlDeviceGetNvLinkState"),
+    ],
+)
+def test_what_engines_can_do_without_makes_no_gpu_unusable(nvml: StandIn, call: str) -> None:
+    gpus = joined(2)
+    gpus[0].errors = {call: UNKNOWN}
+    nvml.write(gpus)
+    assert [gpu.problem for gpu in read(nvml).gpus] == ["", ""]
 
 
 def test_what_the_driver_wants_done_is_the_gpus_problem(nvml: StandIn) -> None:
@@ -334,4 +359,4 @@ def test_those_who_read_at_the_same_time_share_one_read(nvml: StandIn) -> None:
         assert first == second and len(first.gpus) == 2
         assert one.ask("threads", list[str]) == ["nvml"]
         assert one.ask("close", str) == "closed"
-        assert one.ask("threads", list[str]) == []
+        eventually(lambda: not one.ask("threads", list[str]), "the thread has ended")
