@@ -2,8 +2,9 @@
 
     python ask.py DEADLINE REOPEN_AFTER
 
-Each line of standard input is a word: `read` prints a GpuReport, `watch` begins to print faults,
-`threads` prints how many threads there are, `close` ends the reader and says `closed`.
+Each line of standard input is a word: `read` prints a GpuReport, `read twice` whether two at a time
+get the same one, `watch` begins to print faults, `threads` prints the names of the threads that
+talk to the driver, `close` ends the reader and says `closed`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ async def main() -> None:
         if word == "read":
             show(await reader.read())
         elif word == "read twice":
-            show(list(await asyncio.gather(reader.read(), reader.read())))
+            first, second = await asyncio.gather(reader.read(), reader.read())
+            show(first is second)
         elif word == "watch":
             watch.start()
         elif word == "threads":

@@ -27,6 +27,7 @@ __all__ = [
     "book",
     "build",
     "joined",
+    "visible",
 ]
 
 VARIABLE = "NVML_STAND_IN"
@@ -170,7 +171,9 @@ class StandIn:
         if init:
             lines.append(f"init {init}")
         fresh = self.state.with_suffix(".new")
-        fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in lines)
+        # A name may be no text.
+        fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
         fresh.replace(self.state)
 
     def book(self, uuid: str, size: int, *, pid: int, freed_after: float = 0.0) -> None:
@@ -194,6 +197,20 @@ def book(uuid: str, size: int, *, pid: int | None = None, freed_after: float = 0
     """
     if state := os.environ.get(VARIABLE):
         _append(f"{state}.procs", f"{uuid} {pid or os.getpid()} {size} {freed_after}\n")
+
+
+def visible() -> list[str]:
+    """The UUIDs of the GPUs or slices that this process was given, as CUDA reads
+    CUDA_VISIBLE_DEVICES: UUIDs, or indexes in the order of the PCI bus. Unset: all GPUs.
+    """
+    if not (state := os.environ.get(VARIABLE)):
+        return []
+    words = [line.split() for line in Path(state).read_text(encoding="utf-8").splitlines()]
+    by_index = {one[1]: one[3] for one in words if one[0] == "gpu" and one[2] == "uuid"}
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return list(by_index.values())
+    return [by_index.get(one, one) for one in given.split(",") if one]
 
 
 def build(folder: Path, *, old: bool = False) -> Path:
