@@ -48,9 +48,15 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The same of the layers that keep a window alone."""
     window: int = 0
     """Tokens that those layers keep."""
+    window_layers: int = 0
+    """How many they are."""
+    full_layers: int = 0
+    """Layers that keep every token."""
     state_bytes: int = 0
     """Per sequence, whatever its length: of recurrent layers (Mamba and the like)."""
     multimodal: bool = False
+    assumptions: list[str] = []
+    """What was taken for granted since no file says it, in sentences."""
 
 
 class Load(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
