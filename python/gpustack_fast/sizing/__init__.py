@@ -2,6 +2,7 @@
 
 documents     ModelFacts, Load, Estimate
 facts         a folder or a GGUF file -> ModelFacts; chooses among the files
+memory        ModelFacts and Load -> Estimate, as vLLM reckons
 config_json   a config.json -> ModelFacts
 layers        what each layer keeps and how it feeds forward
 cache         bytes of keys, values and states
@@ -20,5 +21,6 @@ from __future__ import annotations
 from gpustack_fast.sizing.documents import Estimate, Load, ModelFacts, Part
 from gpustack_fast.sizing.errors import FactsError
 from gpustack_fast.sizing.facts import read_facts
+from gpustack_fast.sizing.memory import estimate
 
-__all__ = ["Estimate", "FactsError", "Load", "ModelFacts", "Part", "read_facts"]
+__all__ = ["Estimate", "FactsError", "Load", "ModelFacts", "Part", "estimate", "read_facts"]
