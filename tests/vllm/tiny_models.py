@@ -4,8 +4,10 @@
 
 `text` is a Qwen3 of 0.3 million parameters, `chat` the same one behind a small CLIP, as LLaVA puts
 the two together, so that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a
-classification head of one label, and `speech` a Whisper of two small layers. Their tokens are
-single bytes and a few marks, their weights come from a fixed seed: they write nonsense, the same
+classification head of one label, and `speech` a Whisper of two small layers. `experts`, `mla` and
+`window` are there for their sizes: a mixture of experts with a layer that is dense (Qwen3), experts
+that share one with MLA (DeepSeek V2), and layers with a window (Gemma 3). Their tokens are single
+bytes and a few marks, their weights come from a fixed seed: they write nonsense, the same
 each time, at some hundred tokens a second on one core.
 
 It runs in vLLM's own environment, never in the project's.
@@ -24,6 +26,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -31,6 +37,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -231,9 +239,65 @@ def write_speech(folder: Path) -> None:
     )
 
 
+SHAPE = {
+    "vocab_size": 260,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 256,
+    "eos_token_id": 258,
+    "pad_token_id": 256,
+}
+
+
+def write_experts(folder: Path) -> None:
+    torch.manual_seed(5)
+    config = Qwen3MoeConfig(
+        **SHAPE,
+        num_hidden_layers=3,
+        head_dim=32,
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+        mlp_only_layers=[1],
+    )
+    save(Qwen3MoeForCausalLM(config), folder, text_tokenizer())
+
+
+def write_mla(folder: Path) -> None:
+    torch.manual_seed(6)
+    config = DeepseekV2Config(
+        **SHAPE,
+        num_hidden_layers=3,
+        first_k_dense_replace=1,
+        n_routed_experts=8,
+        n_shared_experts=2,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+        kv_lora_rank=512,
+        q_lora_rank=None,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+    )
+    save(DeepseekV2ForCausalLM(config), folder, text_tokenizer())
+
+
+def write_window(folder: Path) -> None:
+    """13 layers: 2 keep every token, 11 a window, so that a group of them has a gap."""
+    torch.manual_seed(7)
+    config = Gemma3TextConfig(**SHAPE, num_hidden_layers=13, head_dim=32, sliding_window=256)
+    save(Gemma3ForCausalLM(config), folder, text_tokenizer())
+
+
+SIZED = (write_experts, write_mla, write_window)
+
+
 def main(folder: str) -> None:
     logging.disable_progress_bar()
-    for write in (write_chat, write_adapter, write_text, write_reranker, write_speech):
+    for write in (write_chat, write_adapter, write_text, write_reranker, write_speech, *SIZED):
         write(Path(folder, write.__name__.removeprefix("write_")))
 
 
