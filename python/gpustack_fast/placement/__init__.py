@@ -1,4 +1,33 @@
 """Which instance goes on which GPUs: pure.
 
 documents   Wanted, Device, Claim, Placement, Refusal
+devices     GPUs as they were read → the devices that can be placed on
+ledger      what is promised of each device
+search      the best devices for one demand, and the share that its engine is told
+place       what is wanted → placements and refusals
+refusals    the text of a refusal
 """
+
+from __future__ import annotations
+
+from gpustack_fast.placement.devices import devices_of
+from gpustack_fast.placement.documents import (
+    Claim,
+    Device,
+    Placement,
+    Refusal,
+    Strategy,
+    Wanted,
+)
+from gpustack_fast.placement.place import place
+
+__all__ = [
+    "Claim",
+    "Device",
+    "Placement",
+    "Refusal",
+    "Strategy",
+    "Wanted",
+    "devices_of",
+    "place",
+]

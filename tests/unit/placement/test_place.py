@@ -1,0 +1,217 @@
+"""Placing: what holds for every machine and every wish, and what is preferred."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from placing import (
+    GIB,
+    demand,
+    device,
+    fits_somewhere,
+    kept_on,
+    machines,
+    placed,
+    promised,
+    refused,
+    uuids,
+    wanted,
+    wishes,
+)
+
+from gpustack_fast.backends.demand import Shape
+from gpustack_fast.placement import Claim, Device, Placement, Refusal, Wanted, place
+
+
+@given(st.data(), machines(), wishes())
+def test_no_byte_is_promised_twice(
+    data: st.DataObject, devices: list[Device], asked: list[Wanted]
+) -> None:
+    kept = data.draw(kept_on(devices))
+    before = msgspec.json.encode(kept)
+    answers = place(asked, devices, kept)
+    assert msgspec.json.encode(kept) == before
+    held = promised([*kept, *answers])
+    for one in devices:
+        assert held.get(one.uuid, 0) <= one.total - one.foreign
+    for wish, answer in zip(asked, answers, strict=True):
+        assert (answer.model, answer.number) == (wish.model, wish.number)
+        if isinstance(answer, Placement):
+            check_placement(wish, answer, devices)
+
+
+def check_placement(wish: Wanted, answer: Placement, devices: list[Device]) -> None:
+    """It is one of the demands, on GPUs that may be taken, and what the engine takes."""
+    by_uuid = {one.uuid: one for one in devices}
+    on = [by_uuid[claim.uuid] for claim in answer.claims]
+    assert len({one.uuid for one in on}) == len(on) == answer.shape.gpus
+    assert not any(one.problem for one in on)
+    assert len(on) == 1 or not any(one.slice for one in on)
+    if wish.gpu_ids:
+        assert all({one.uuid, str(one.index)} & set(wish.gpu_ids) for one in on)
+    sizes = [claim.bytes for claim in answer.claims]
+    if answer.share is not None:
+        assert sizes == [math.ceil(one.total * float(f"{answer.share}")) for one in on]
+    assert any(
+        this.shape == answer.shape
+        and this.tells_share == (answer.share is not None)
+        and min(sizes) >= this.least
+        and all(
+            size >= math.ceil(one.total * (this.share or 0))
+            for size, one in zip(sizes, on, strict=True)
+        )
+        for this in wish.demands
+    )
+
+
+@given(st.data(), machines(), wishes())
+def test_the_answer_does_not_depend_on_the_order_of_the_devices(
+    data: st.DataObject, devices: list[Device], asked: list[Wanted]
+) -> None:
+    kept = data.draw(kept_on(devices))
+    shuffled = data.draw(st.permutations(devices))
+    assert (
+        place(asked, shuffled, kept) == place(asked, devices, kept) == place(asked, devices, kept)
+    )
+
+
+@settings(max_examples=400)
+@given(st.data(), machines(), wishes(most=1))
+def test_one_model_is_refused_only_where_nothing_fits(
+    data: st.DataObject, devices: list[Device], asked: list[Wanted]
+) -> None:
+    kept = data.draw(kept_on(devices))
+    (answer,) = place(asked, devices, kept)
+    assert isinstance(answer, Placement) == fits_somewhere(asked[0], devices, kept)
+
+
+def test_two_small_models_share_a_gpu() -> None:
+    asked = [wanted("a", demand(10 * GIB)), wanted("b", demand(12 * GIB))]
+    a, b = (placed(one) for one in place(asked, [device(0, 24 * GIB, foreign=GIB)], []))
+    assert (a.share, b.share) == (0.417, 0.5)
+    assert a.claims[0].bytes == math.ceil(24 * GIB * 0.417)
+
+
+def test_a_users_share_is_told_as_it_was_written() -> None:
+    (one,) = place([wanted("a", demand(10 * GIB, share=0.92345))], [device(0)], [])
+    assert placed(one).share == 0.92345
+    assert placed(one).claims[0].bytes == math.ceil(80 * GIB * 0.92345)
+
+
+def test_an_engine_that_is_told_nothing_has_what_it_needs_and_no_share() -> None:
+    (one,) = place([wanted("a", demand(10 * GIB, 2, tells=False))], [device(0), device(1)], [])
+    assert placed(one).share is None
+    assert [claim.bytes for claim in placed(one).claims] == [10 * GIB] * 2
+
+
+def test_the_preferred_way_is_taken_if_it_fits_and_the_next_if_not() -> None:
+    asked = [wanted("a", demand(90 * GIB), demand(50 * GIB, 2), demand(30 * GIB, 4))]
+    (one,) = place(asked, [device(n) for n in range(4)], [])
+    assert placed(one).shape == Shape(tensor=2)
+
+
+def test_spread_takes_the_gpu_with_the_fewest_instances_and_binpack_the_fullest() -> None:
+    devices = [device(n) for n in range(3)]
+    small = demand(5 * GIB)
+    spread = place([wanted("a", small, number=n) for n in range(3)], devices, [])
+    assert sorted(uuid for one in spread for uuid in uuids(one)) == ["GPU-0", "GPU-1", "GPU-2"]
+    binpack = place(
+        [wanted("a", small, number=n, strategy="binpack") for n in range(3)], devices, []
+    )
+    assert {uuid for one in binpack for uuid in uuids(one)} == {"GPU-0"}
+
+
+def test_replicas_of_one_model_part_before_they_join_a_fuller_gpu() -> None:
+    kept = [
+        Placement(model="a", number=0, shape=Shape(), claims=[claim], share=None)
+        for claim in [Claim(uuid="GPU-0", bytes=GIB)]
+    ] + [
+        Placement(model="b", number=n, shape=Shape(), claims=[claim], share=None)
+        for n, claim in enumerate([Claim(uuid="GPU-1", bytes=GIB)] * 3)
+    ]
+    (one,) = place([wanted("a", demand(GIB), number=1)], [device(0), device(1)], kept)
+    assert uuids(one) == ["GPU-1"]
+
+
+@pytest.mark.parametrize("strategy", ["spread", "binpack"])
+def test_an_instance_stays_on_one_island_where_it_can(strategy: str) -> None:
+    devices = [device(n, island=n % 2, foreign=n * GIB) for n in range(8)]
+    asked = [wanted("a", demand(60 * GIB, 4), strategy=strategy)]
+    (one,) = place(asked, devices, [])
+    assert {int(uuid[4:]) % 2 for uuid in uuids(one)} == {0 if strategy == "spread" else 1}
+
+
+def test_one_island_counts_more_than_one_size() -> None:
+    devices = [device(0, island=0), device(1, 141 * GIB, island=0), device(2, island=2)]
+    (one,) = place([wanted("a", demand(60 * GIB, 2))], devices, [])
+    assert uuids(one) == ["GPU-0", "GPU-1"]
+    # One share for both: of the larger it is more than is needed, and so it is claimed.
+    assert placed(one).share == 0.75
+    assert [claim.bytes for claim in placed(one).claims] == [60 * GIB, math.ceil(141 * GIB * 0.75)]
+
+
+def test_a_gpu_that_is_too_small_sets_no_share_for_others() -> None:
+    devices = [device(0, 24 * GIB), device(1), device(2, 141 * GIB)]
+    (one,) = place([wanted("a", demand(60 * GIB, 2))], devices, [])
+    assert (uuids(one), placed(one).share) == (["GPU-1", "GPU-2"], 0.75)
+
+
+def test_an_instance_on_two_islands_has_the_gpus_of_each_side_by_side() -> None:
+    devices = [device(n, island=n % 2) for n in range(4)]
+    (one,) = place([wanted("a", demand(60 * GIB, 4))], devices, [])
+    assert uuids(one) == ["GPU-0", "GPU-2", "GPU-1", "GPU-3"]
+
+
+def test_a_slice_is_for_one_gpu_alone() -> None:
+    slices = [device(0, 20 * GIB, uuid=f"MIG-{n}", slice=True) for n in range(2)]
+    one, two = place([wanted("a", demand(GIB)), wanted("b", demand(GIB, 2))], slices, [])
+    assert uuids(one)[0].startswith("MIG-")
+    assert (
+        "Of the 2 GPUs that it asks for 0 can be used, for MIG slices cannot be joined"
+        in refused(two)
+    )
+
+
+def test_the_index_of_a_divided_gpu_means_its_slices() -> None:
+    devices = [
+        device(0),
+        *(device(1, 20 * GIB, uuid=f"MIG-{n}", slice=True) for n in range(2)),
+        device(2),
+    ]
+    asked = [wanted("a", demand(GIB), gpu_ids=["1"]), wanted("b", demand(GIB), gpu_ids=["GPU-2"])]
+    a, b = place(asked, devices, [])
+    assert (uuids(a), uuids(b)) == (["MIG-0"], ["GPU-2"])
+
+
+def test_large_ones_come_first_whatever_the_order() -> None:
+    devices = [device(n) for n in range(2)]
+    asked = [wanted(f"s{n}", demand(20 * GIB)) for n in range(4)]
+    asked += [wanted("large", demand(80 * GIB))]
+    for _ in range(5):
+        random.Random(1).shuffle(asked)
+        assert not any(isinstance(one, Refusal) for one in place(asked, devices, []))
+
+
+def test_where_not_all_fit_every_model_has_one_before_any_has_two() -> None:
+    asked = [*(wanted("large", demand(70 * GIB), number=n) for n in range(2))]
+    asked += [wanted("small", demand(20 * GIB))]
+    first, second, small = place(asked, [device(0), device(1)], [])
+    assert uuids(first) != uuids(small)
+    assert "GPU 1 lacks" in refused(second) or "GPU 0 lacks" in refused(second)
+
+
+def test_a_gpu_that_has_a_problem_is_left_out_and_named() -> None:
+    (one,) = place([wanted("a", demand(GIB))], [device(3, problem="It fell off the bus.")], [])
+    assert "GPU 3, which cannot be used (It fell off the bus)" in refused(one)
+
+
+def test_what_is_kept_on_a_gpu_that_has_gone_stands_in_nobodys_way() -> None:
+    claim = Claim(uuid="GPU-9", bytes=80 * GIB)
+    gone = Placement(model="a", number=0, shape=Shape(), claims=[claim], share=None)
+    (one,) = place([wanted("b", demand(80 * GIB))], [device(0)], [gone])
+    assert placed(one).share == 1.0
