@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gpustack_fast.backends.demand import Demand, Shape
+from gpustack_fast.sizing.documents import Estimate
 
 __all__ = ["Claim", "Device", "Placement", "Refusal", "Strategy", "Wanted"]
 
@@ -43,7 +44,9 @@ class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ways in which it could run, the preferred one first."""
     strategy: Strategy = "spread"
     gpu_ids: list[str] = []
-    """Only these, by UUID or index; empty: any."""
+    """Only these, by full UUID, index, or `<worker>:cuda:<index>`; empty: any. The index of a GPU
+    that MIG divides means each of its slices.
+    """
 
 
 class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +67,8 @@ class Placement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: float | None
     """Of each GPU's memory, as `--gpu-memory-utilization` takes it; None: the engine is not told.
     """
+    estimate: Estimate | None = None
+    """Of the demand that it answers to."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -62,7 +62,10 @@ class Ledger:
 
 
 def is_selected(device: Device, gpu_ids: Sequence[str]) -> bool:
-    return not gpu_ids or device.uuid in gpu_ids or str(device.index) in gpu_ids
+    """By its UUID, its index, or as GPUStack writes that: `<worker>:cuda:0`."""
+    return not gpu_ids or any(
+        one == device.uuid or one.rpartition(":cuda:")[2] == str(device.index) for one in gpu_ids
+    )
 
 
 def is_usable(device: Device) -> bool:

@@ -69,7 +69,10 @@ def _attempt(
 
 def _placement(one: Wanted, ledger: Ledger) -> Placement | None:
     usable = ledger.usable(one.gpu_ids)
+    rooms = sorted((entry.free for entry in usable), reverse=True)
     for demand in one.demands:
+        if demand.shape.gpus > len(rooms) or rooms[demand.shape.gpus - 1] < demand.least:
+            continue  # there is no need to search
         offer = find(demand, usable, one.model, one.strategy)
         if offer is not None:
             return Placement(
@@ -78,6 +81,7 @@ def _placement(one: Wanted, ledger: Ledger) -> Placement | None:
                 shape=demand.shape,
                 claims=[Claim(uuid=at.device.uuid, bytes=size) for at, size in offer.claims],
                 share=offer.share,
+                estimate=demand.estimate,
             )
     return None
 

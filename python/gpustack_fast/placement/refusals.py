@@ -53,7 +53,9 @@ def part_name(name: str) -> str:
 def _needs(demands: Sequence[Demand]) -> str:
     if not demands:
         return "GPUs in a way that its engine did not tell"
-    return "; or ".join(_need(demand) for demand in demands)
+    # Of several demands of one shape the last asks for the least.
+    least = {demand.shape: demand for demand in demands}
+    return "; or ".join(_need(demand) for demand in least.values())
 
 
 def _need(demand: Demand) -> str:

@@ -44,6 +44,13 @@ def test_it_says_all_that_somebody_needs() -> None:
     )
 
 
+def test_of_each_shape_it_tells_the_least() -> None:
+    demands = [estimated(1, weights=90, kv_cache=size) for size in (40, 10)]
+    (one,) = place([Wanted(model="a", number=0, demands=demands)], [device(0)], [])
+    assert "It needs of one GPU 100.0 GiB (weights 90.0 GiB, KV cache 10.0 GiB)." in refused(one)
+    assert "GPU 0 lacks 20.0 GiB" in refused(one)
+
+
 def test_it_says_which_change_would_do() -> None:
     (one,) = place(
         [wanted("a", estimated(1, weights=60, kv_cache=25))], [device(0, foreign=2 * GIB)], []
