@@ -108,6 +108,27 @@ def _check(options: argparse.Namespace) -> int:
     return check(file, config, warning, look_at_files=not options.no_files)
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import plan
+    from gpustack_fast.commands.model_facts import LocalFacts
+    from gpustack_fast.gpus import Reader
+
+    if options.file is not None and options.config is not None:
+        raise UsageError("The configuration is named twice. Leave out `--config`, or FILE.")
+    file = _config_file(options) if options.file is None else Path(options.file)
+    config = load_config(file, _flags(options))
+    if options.gpus is not None:
+        report = plan.report_in(options.gpus)
+    else:
+        reader = Reader()
+        report = reader.read_blocking()
+        reader.close_blocking()
+    if options.empty:
+        report = plan.emptied(report)
+    facts_of = LocalFacts(config.server.models_folder())
+    return plan.plan(config.models, report, facts_of, as_json=options.json)
+
+
 def _create_key(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import keys
     from gpustack_fast.keys.store import Grant
@@ -302,6 +323,8 @@ def _parser() -> _Parser:
     _add_settings(check)
     _add_bootstrap(check)
 
+    _add_plan(commands)
+
     keys = commands.add_parser(
         "keys", help="make, list and revoke API keys", allow_abbrev=False, description=_KEYS
     )
@@ -384,6 +407,28 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help=f"the key itself; {_SHOWN_IN_PS} [{variable_of('--bootstrap-key')}]",
     )
+
+
+def _add_plan(commands: _Commands) -> None:
+    plan = _command(
+        commands,
+        "plan",
+        "say which models would run on which GPUs, and why one would not, without starting or "
+        "downloading anything; exit status 0: each has its place, 1: not all",
+        _plan,
+    )
+    plan.add_argument("file", metavar="FILE", nargs="?", help="the configuration, as --config")
+    plan.add_argument(
+        "--gpus",
+        metavar="JSON",
+        help="the GPUs of another machine: the output of `gpustack-fast gpus --json` there, a file "
+        "with it, or - for standard input",
+    )
+    plan.add_argument(
+        "--empty", action="store_true", help="as if nothing ran on the GPUs at the moment"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_place(plan)
 
 
 def _add_key_commands(keys: _Parser) -> None:

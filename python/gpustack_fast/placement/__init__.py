@@ -19,7 +19,9 @@ from gpustack_fast.placement.documents import (
     Strategy,
     Wanted,
 )
+from gpustack_fast.placement.ledger import most_gpus
 from gpustack_fast.placement.place import place
+from gpustack_fast.placement.refusals import memory, name_of, part_name
 
 __all__ = [
     "Claim",
@@ -29,5 +31,9 @@ __all__ = [
     "Strategy",
     "Wanted",
     "devices_of",
+    "memory",
+    "most_gpus",
+    "name_of",
+    "part_name",
     "place",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from gpustack_fast.placement.documents import Device, Placement
 
-__all__ = ["Entry", "Ledger", "is_selected", "is_usable"]
+__all__ = ["Entry", "Ledger", "is_selected", "is_usable", "most_gpus"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,6 +59,12 @@ class Ledger:
             for entry in self.entries
             if is_usable(entry.device) and is_selected(entry.device, gpu_ids)
         ]
+
+
+def most_gpus(devices: Iterable[Device], gpu_ids: Sequence[str]) -> int:
+    """Over how many of them one instance can be divided: the `count` of a backend's `demands`."""
+    usable = [one for one in devices if is_usable(one) and is_selected(one, gpu_ids)]
+    return max(1, sum(not one.slice for one in usable))
 
 
 def is_selected(device: Device, gpu_ids: Sequence[str]) -> bool:

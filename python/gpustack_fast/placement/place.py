@@ -6,7 +6,8 @@ is never moved.
 One instance alone is refused only where none of its demands fits anywhere. Of several, the largest
 is placed first, since the small ones find room between the large, and not the other way round.
 Where not all find a place so, it is tried again with one instance of each model before the second
-of any, and the better of both holds: fewer models without any instance, then fewer refusals.
+of any, the largest first and then the smallest. The best holds: the fewest models without any
+instance, then the fewest refusals.
 """
 
 from __future__ import annotations
@@ -37,12 +38,11 @@ def place(
     ledger, found = _attempt(wanted, order, devices, kept)
     if None in found:
         rounds = _rounds(wanted, kept)
-        order.sort(
-            key=lambda position: rounds[position]
-        )  # by size within a round, for it is stable
-        other_ledger, other = _attempt(wanted, order, devices, kept)
-        if _loss(wanted, other, kept) < _loss(wanted, found, kept):
-            ledger, found = other_ledger, other
+        for again in (order, order[::-1]):
+            again = sorted(again, key=lambda position: rounds[position])  # by size within a round
+            other_ledger, other = _attempt(wanted, again, devices, kept)
+            if _loss(wanted, other, kept) < _loss(wanted, found, kept):
+                ledger, found = other_ledger, other
     return [
         Refusal(model=one.model, number=one.number, message=explain(one, ledger))
         if placement is None

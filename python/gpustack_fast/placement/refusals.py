@@ -127,7 +127,8 @@ class _Miss:
         lacks = f"{name_of(self.entry.device)} lacks {memory(self.lack)}"
         if count == 1:
             return f"The nearest miss: {lacks}."
-        return f"The nearest miss: of {count} GPUs {self.roomy} have room, and {lacks}."
+        roomy = {0: "none has", 1: "1 has"}.get(self.roomy, f"{self.roomy} have")
+        return f"The nearest miss: of {count} GPUs {roomy} room, and {lacks}."
 
     def _hint(self) -> str:
         return (
@@ -182,6 +183,8 @@ def _steps(one: Wanted, ledger: Ledger, nearest: _Miss | None) -> Iterator[str]:
             "There would be room if the models lay closer: give those that are spread "
             '`placement_strategy = "binpack"`.'
         )
+    elif entry.promised >= nearest.lack:
+        yield "Other models have what it lacks: give them fewer replicas or less memory."
     if demand.share is None or demand.least > entry.free:
         yield _smaller(demand, nearest.lack)
 

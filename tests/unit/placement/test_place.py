@@ -205,6 +205,15 @@ def test_where_not_all_fit_every_model_has_one_before_any_has_two() -> None:
     assert "GPU 1 lacks" in refused(second) or "GPU 0 lacks" in refused(second)
 
 
+def test_where_not_all_fit_as_few_as_can_be_are_refused() -> None:
+    asked = [
+        wanted("wide", demand(70 * GIB, 2)),
+        *(wanted(f"m{n}", demand(60 * GIB)) for n in (1, 2)),
+    ]
+    wide, *others = place(asked, [device(0), device(1)], [])
+    assert refused(wide) and sorted(uuids(one) for one in others) == [["GPU-0"], ["GPU-1"]]
+
+
 def test_a_gpu_that_has_a_problem_is_left_out_and_named() -> None:
     (one,) = place([wanted("a", demand(GIB))], [device(3, problem="It fell off the bus.")], [])
     assert "GPU 3, which cannot be used (It fell off the bus)" in refused(one)

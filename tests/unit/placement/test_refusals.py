@@ -36,7 +36,7 @@ def test_it_says_all_that_somebody_needs() -> None:
         "There is: GPU 0 with 70.0 GiB free of 80.0 GiB (10.0 GiB held by other processes, 0 MiB "
         "promised); GPU 1 with 30.0 GiB free of 80.0 GiB (0 MiB held by other processes, 50.0 GiB "
         "promised). "
-        "The nearest miss: of 2 GPUs 1 have room, and GPU 1 lacks 13.0 GiB. "
+        "The nearest miss: of 2 GPUs 1 has room, and GPU 1 lacks 13.0 GiB. "
         "There would be room if the models lay closer: give those that are spread "
         '`placement_strategy = "binpack"`. '
         "Ask for a shorter context or fewer concurrent sequences, take a quantised model, or "
@@ -64,6 +64,14 @@ def test_it_names_processes_of_others_where_they_are_in_the_way() -> None:
     (one,) = place([wanted("a", demand(60 * GIB))], [device(0, foreign=30 * GIB)], [])
     assert "End the other processes on GPU 0 (`nvidia-smi` names them)." in refused(one)
     assert "Lower the memory that is set for it" in refused(one)
+
+
+def test_it_says_that_other_models_are_in_the_way() -> None:
+    devices = [device(0), device(1)]
+    others = [kept(f"GPU-{n}", 50 * GIB) for n in range(2)]
+    (one,) = place([wanted("a", demand(40 * GIB, 2))], devices, others)
+    assert "of 2 GPUs none has room, and GPU 1 lacks 10.0 GiB." in refused(one)
+    assert "Other models have what it lacks" in refused(one)
 
 
 def test_it_says_which_share_would_fit() -> None:

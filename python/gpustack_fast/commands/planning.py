@@ -1,0 +1,120 @@
+"""What `gpustack-fast plan` finds: a document for programs, from which the page is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from gpustack_fast.backends import Backend, Demand, Model
+from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.placement import Device, Placement, Refusal, Strategy, Wanted, most_gpus, place
+from gpustack_fast.sizing.documents import ModelFacts
+
+__all__ = ["FactsOf", "Plan", "PlannedModel", "PlannedReplica", "make_plan"]
+
+
+class Selector(Protocol):
+    """See `config.GpuSelectorConfig`."""
+
+    @property
+    def gpu_ids(self) -> Sequence[str]: ...
+
+
+class PlannedModel(Model, Protocol):
+    """A model's configuration, as far as a plan goes by it; see `config.ModelConfig`."""
+
+    @property
+    def external(self) -> bool: ...
+    @property
+    def placement_strategy(self) -> Strategy: ...
+    @property
+    def gpu_selector(self) -> Selector | None: ...
+
+
+FactsOf = Callable[[PlannedModel], ModelFacts]
+"""What the model's files say. Raises GpustackFastError where they cannot be had."""
+
+
+class PlannedReplica(Struct, frozen=True, kw_only=True):
+    """One replica that asks for GPUs."""
+
+    model: str
+    number: int
+    """From 0 on."""
+    placement: Placement | None = None
+    refusal: str | None = None
+    """Why it has no place, in sentences."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Where everything would go. Memory is bytes."""
+
+    devices: list[Device]
+    replicas: list[PlannedReplica]
+    not_planned: dict[str, str]
+    """Models that could not be sized, with the reason and the next step."""
+    without_gpu: dict[str, str]
+    """Models that would run without a GPU, with the reason."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that asks for a GPU has its place."""
+        return not self.not_planned and all(one.placement is not None for one in self.replicas)
+
+
+def make_plan(
+    models: Sequence[PlannedModel],
+    devices: Sequence[Device],
+    facts_of: FactsOf,
+    backends: Mapping[str, Backend],
+) -> Plan:
+    """Sizes and places the models that this server would run."""
+    wanted: list[Wanted] = []
+    not_planned: dict[str, str] = {}
+    without: dict[str, str] = {}
+    for model in models:
+        backend = backends[model.backend]
+        if model.external or not model.replicas:
+            continue
+        if backend.demands is None:
+            without[model.name] = f"the backend {model.backend} asks for none"
+            continue
+        if not devices:
+            without[model.name] = "there is none, so it starts only if its engine can do without"
+            continue
+        try:
+            facts = facts_of(model)
+            demands = backend.demands(model, facts, most_gpus(devices, _gpu_ids(model)))
+        except GpustackFastError as error:
+            not_planned[model.name] = str(error)
+            continue
+        wanted += [_wanted(model, number, demands) for number in range(model.replicas)]
+    answers = place(wanted, devices, [])
+    return Plan(
+        devices=list(devices),
+        replicas=[_replica(one) for one in answers],
+        not_planned=not_planned,
+        without_gpu=without,
+    )
+
+
+def _wanted(model: PlannedModel, number: int, demands: list[Demand]) -> Wanted:
+    return Wanted(
+        model=model.name,
+        number=number,
+        demands=demands,
+        strategy=model.placement_strategy,
+        gpu_ids=_gpu_ids(model),
+    )
+
+
+def _gpu_ids(model: PlannedModel) -> list[str]:
+    return [] if model.gpu_selector is None else list(model.gpu_selector.gpu_ids)
+
+
+def _replica(answer: Placement | Refusal) -> PlannedReplica:
+    if isinstance(answer, Placement):
+        return PlannedReplica(model=answer.model, number=answer.number, placement=answer)
+    return PlannedReplica(model=answer.model, number=answer.number, refusal=answer.message)
