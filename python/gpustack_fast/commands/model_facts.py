@@ -36,9 +36,8 @@ class LocalFacts:
         repository = repository_of(model)
         if repository is None:
             raise FactsNotHere(
-                f"Its files come with the Python package {model.python_package}, which is looked "
-                "at only when the engine starts. Name the file itself, with source = "
-                '"local_path", to have it planned.'
+                "Its files come with its engine, and are looked at only when that starts. Name "
+                'them, with `source = "local_path"` and `local_path`, to have it planned.'
             )
         try:
             found = Folder(self._models / repository.hub, repository.folder).inspected(repository)

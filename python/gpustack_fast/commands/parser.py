@@ -117,6 +117,8 @@ def _plan(options: argparse.Namespace) -> int:
         raise UsageError("The configuration is named twice. Leave out `--config`, or FILE.")
     file = _config_file(options) if options.file is None else Path(options.file)
     config = load_config(file, _flags(options))
+    for warning in unknown_variables(os.environ, config):
+        complain(f"warning: {warning}")
     if options.gpus is not None:
         report = plan.report_in(options.gpus)
     else:

@@ -13,8 +13,8 @@ from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.commands.planning import (
     FactsOf,
+    M,
     Plan,
-    PlannedModel,
     PlannedReplica,
     make_plan,
 )
@@ -26,9 +26,9 @@ __all__ = ["emptied", "plan", "report_in"]
 
 
 def plan(
-    models: Sequence[PlannedModel],
+    models: Sequence[M],
     report: GpuReport,
-    facts_of: FactsOf,
+    facts_of: FactsOf[M],
     *,
     as_json: bool,
     backends: Mapping[str, Backend] = BACKENDS,

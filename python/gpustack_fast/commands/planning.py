@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ class Selector(Protocol):
 
     @property
     def gpu_ids(self) -> Sequence[str]: ...
+    @property
+    def gpus_per_replica(self) -> int | None: ...
 
 
 class PlannedModel(Model, Protocol):
@@ -33,7 +35,8 @@ class PlannedModel(Model, Protocol):
     def gpu_selector(self) -> Selector | None: ...
 
 
-FactsOf = Callable[[PlannedModel], ModelFacts]
+M = TypeVar("M", bound=PlannedModel)
+FactsOf = Callable[[M], ModelFacts]
 """What the model's files say. Raises GpustackFastError where they cannot be had."""
 
 
@@ -65,9 +68,9 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def make_plan(
-    models: Sequence[PlannedModel],
+    models: Sequence[M],
     devices: Sequence[Device],
-    facts_of: FactsOf,
+    facts_of: FactsOf[M],
     backends: Mapping[str, Backend],
 ) -> Plan:
     """Sizes and places the models that this server would run."""
