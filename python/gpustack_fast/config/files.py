@@ -30,8 +30,9 @@ def check_files(config: Config, places: Places, load_tls: Loader) -> str | None:
     Returns what `load_tls` gives; None where there is no TLS.
     """
     found, warning = MistakesFound(), None
-    with found.here():
-        _check_data_dir(config.server, places)
+    for name in ("data_dir", "models_dir"):
+        with found.here():
+            _check_folder(config.server, name, places)
     with found.here():
         warning = _check_tls(config.server, places, load_tls)
     for index, model in enumerate(config.models):
@@ -43,12 +44,13 @@ def check_files(config: Config, places: Places, load_tls: Loader) -> str | None:
     return warning
 
 
-def _check_data_dir(server: ServerConfig, places: Places) -> None:
-    if os.path.exists(server.data_dir) and not os.path.isdir(server.data_dir):
+def _check_folder(server: ServerConfig, name: str, places: Places) -> None:
+    folder = getattr(server, name)
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise ConfigError(
-            f"`data_dir` is {server.data_dir}, which is a file and no directory. Choose another, "
-            "or move the file away.",
-            *places.where(("server", "data_dir")),
+            f"`{name}` is {folder}, which is a file and no directory. Choose another, or move the "
+            "file away.",
+            *places.where(("server", name)),
         )
 
 

@@ -288,6 +288,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         default_factory=lambda: default_data_dir()
     )
     """Absolute once it was read: relative to the file's folder, in a flag to the current one."""
+    models_dir: Annotated[
+        Path | None,
+        Meta(
+            description="where fetched models live; several servers may share it. By default "
+            "`models` in the data directory"
+        ),
+    ] = None
+    """Absolute once it was read, as `data_dir`. None: see `models_folder`."""
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None,
         Meta(description="threads that carry requests; by default a quarter of the cores, 1 to 4"),
@@ -376,6 +384,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()
     cors: CorsConfig = CorsConfig()
+
+    def models_folder(self) -> Path:
+        """Where fetched models live: as written, else in the data directory."""
+        return self.data_dir / "models" if self.models_dir is None else self.models_dir
 
     def worker_count(self) -> int:
         """The number of worker threads: as written, else a quarter of the usable cores, 1 to 4."""

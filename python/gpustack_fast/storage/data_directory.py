@@ -43,7 +43,7 @@ _POLL = 0.02
 """Seconds between two tries for the lock."""
 _MARKS = {"lock", "keys.json"}
 """One of them is in each data directory that was ever used."""
-_AT_FIRST = {*_MARKS, "run", "spool", "logs", "engines", "cache", "lost+found"}
+_AT_FIRST = {*_MARKS, "run", "spool", "logs", "engines", "cache", "models", "lost+found"}
 """What may be there before the first start: left by one that failed, or mounted into it (`cache` in
 our container), and what a file system has of its own.
 """

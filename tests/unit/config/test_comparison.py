@@ -19,6 +19,7 @@ RESTART = {
     "host",
     "port",
     "data_dir",
+    "models_dir",
     "workers",
     "trusted_proxies",
     "allowed_hosts",

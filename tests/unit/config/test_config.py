@@ -344,7 +344,7 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
     assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 44
+    assert len(names) == len(SETTINGS) == 45
     assert all(setting.help for setting in SETTINGS)
 
 
@@ -362,6 +362,7 @@ def test_an_unknown_level_of_the_log_is_an_error_that_names_the_known_ones() -> 
 WRITTEN: dict[str, tuple[str, str]] = {
     "host": ("h", '"h"'),
     "data_dir": ("/d", '"/d"'),
+    "models_dir": ("/m", '"/m"'),
     "tls_certificate": ("/c", '"/c"'),
     "tls_key": ("/k", '"/k"'),
     "server_timing": ("false", "false"),

@@ -90,7 +90,7 @@ def test_all_files_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     (tmp_path / "empty").touch()
     text = (
-        '[server]\ndata_dir = "data"\n'
+        '[server]\ndata_dir = "data"\nmodels_dir = "empty"\n'
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "local_path"\n'
         'local_path = "none.gguf"\n'
         '[[models]]\nname = "b"\nbackend = "external"\nurls = ["http://h:1"]\n'
@@ -98,7 +98,8 @@ def test_all_files_are_looked_at(tmp_path: Path) -> None:
     )
     with pytest.raises(Mistakes) as raised:
         look(tmp_path, text)
-    data, model, key = map(str, raised.value.each())
+    data, models, model, key = map(str, raised.value.each())
     assert data.startswith(f"{tmp_path}/c.toml:2: ") and "is a file and no directory" in data
-    assert model.startswith(f"{tmp_path}/c.toml:7: ") and "Correct `local_path`" in model
-    assert key.startswith(f"{tmp_path}/c.toml:12: ") and "should hold the key" in key
+    assert models.startswith(f"{tmp_path}/c.toml:3: `models_dir` is {tmp_path}/empty, which is a")
+    assert model.startswith(f"{tmp_path}/c.toml:8: ") and "Correct `local_path`" in model
+    assert key.startswith(f"{tmp_path}/c.toml:13: ") and "should hold the key" in key

@@ -147,7 +147,10 @@ def _anchor(draft: Draft, folder: Path) -> None:
 
     config = draft.config
     server = with_paths(
-        config.server, ("server",), ("data_dir", "tls_certificate", "tls_key"), Path
+        config.server,
+        ("server",),
+        ("data_dir", "models_dir", "tls_certificate", "tls_key"),
+        Path,
     )
     models = [
         with_paths(model, ("models", index), ("local_path", "api_key_file"), str)

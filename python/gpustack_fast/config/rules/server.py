@@ -102,7 +102,7 @@ def _check_paths(server: ServerConfig) -> Iterator[RuleBroken]:
     """They cross to the data plane, and that speaks UTF-8."""
     if server.data_dir == NO_DATA_DIR:
         yield RuleBroken(("server", "data_dir"), NO_HOME, lacks=("server",))
-    for name in ("data_dir", "tls_certificate", "tls_key"):
+    for name in ("data_dir", "models_dir", "tls_certificate", "tls_key"):
         if not is_utf8(getattr(server, name)):
             yield RuleBroken(("server", name), not_utf8(f"`{name}`"))
 
