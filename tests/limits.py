@@ -7,10 +7,12 @@ import errno
 import os
 import resource
 import stat
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
-__all__ = ["limited", "no_descriptors", "no_room", "unconfirmed_folders"]
+__all__ = ["limited", "no_descriptors", "no_room", "small_disk", "unconfirmed_folders"]
 
 
 @contextlib.contextmanager
@@ -25,6 +27,21 @@ def no_room(pid: int = 0) -> Iterator[None]:
     """A process that can write nothing into files while the block runs. 0: this one."""
     with limited(pid, resource.RLIMIT_FSIZE, 0):
         yield
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """A disk of its own at an empty folder while the block runs, with so many bytes of room.
+
+    Whether there is one: only root may mount it, and not in every container.
+    """
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "gpustack-fast-test", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager

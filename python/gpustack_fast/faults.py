@@ -30,6 +30,7 @@ Work = Literal[
     "keys",
     "log_rotation",
     "mistake",
+    "models",
     "probe",
     "processes",
 ]
@@ -42,6 +43,7 @@ WORDS: dict[Work, str] = {
     "keys": "The keys on the disk could not be changed, which is tried again; in memory they are",
     "log_rotation": "An engine's log could not be kept when it had grown too large",
     "mistake": "A mistake in gpustack-fast was worked around",
+    "models": "The model store could not be used, for no fault of a model, and is tried again",
     "probe": "Engines could not be probed, and stay in their states",
     "processes": "The process table could not be read, and is read again",
 }

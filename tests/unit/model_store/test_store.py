@@ -1,0 +1,201 @@
+"""What the store does beside downloading: looking ahead, adapters, other sources, removal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from small_store import FILES, WEIGHTS, House, Model, names
+
+from gpustack_fast.errors import UsageError
+from gpustack_fast.faults import Faults
+from gpustack_fast.model_store import layout, locks
+from gpustack_fast.model_store.documents import Inspected, ModelStoreError
+from gpustack_fast.model_store.repositories import parse
+from gpustack_fast.model_store.store import Store
+from hub import LARGE, Repo
+
+
+def inspect(house: House, **settings: Any) -> Inspected:
+    found = asyncio.run(house.store.inspect(Model(**settings)))
+    assert found is not None
+    return found
+
+
+def test_a_look_ahead_brings_no_weights_and_knows_their_sizes(house: House) -> None:
+    found = inspect(house)
+    assert names(found.folder) == ["config.json", "tokenizer.json"]
+    assert found.sizes == {name: len(FILES[name]) for name in FILES if name in found.sizes}
+    assert found.sizes["model.safetensors"] == len(WEIGHTS) and found.filename == ""
+    assert house.hub.downloads("model.safetensors") == []
+    asked = len(house.hub.asked)
+    assert inspect(house) == found
+    assert len(house.hub.asked) == asked
+    assert not house.store.listing()[0].complete
+    assert house.fetch() == found.folder
+
+
+def test_of_gguf_files_the_beginning_comes_ahead(house: House) -> None:
+    large = os.urandom(layout.HEAD_BYTES + 1000)
+    small = os.urandom(2 * LARGE)
+    parts = {"q/m-00001-of-00002.gguf": large, "q/m-00002-of-00002.gguf": small}
+    house.hub.repos["org/tiny"] = Repo({**parts, "other-Q8.gguf": b"8"})
+    found = inspect(house, huggingface_filename="q/*")
+    assert found.filename == "q/m-00001-of-00002.gguf"
+    assert found.sizes == {name: len(body) for name, body in parts.items()}
+    head = (found.folder / found.filename).read_bytes()
+    assert head == large[: layout.HEAD_BYTES]
+    assert (found.folder / "q/m-00002-of-00002.gguf").read_bytes() == small
+
+    path = house.fetch(huggingface_filename="q/*")
+    assert path.name == "m-00001-of-00002.gguf" and path.read_bytes() == large
+    assert not found.folder.exists(), "the beginnings are of no use any more"
+    assert inspect(house, huggingface_filename="q/*").folder / found.filename == path
+
+
+def test_two_models_of_one_repository_share_it(house: House) -> None:
+    house.hub.repos["org/tiny"] = Repo({"m-Q4.gguf": b"4", "m-Q8.gguf": b"8"})
+    assert house.fetch(huggingface_filename="*Q4*").read_bytes() == b"4"
+    assert house.fetch(huggingface_filename="*Q8*").read_bytes() == b"8"
+    (stored,) = house.store.listing()
+    assert stored.complete and stored.revisions == ["main"]
+
+
+class Adapter(msgspec.Struct, kw_only=True):
+    lora_name: str
+    source: str = "huggingface"
+    lora_repo_name: str | None = None
+    local_path: str | None = None
+
+
+def test_adapters_come_by_their_names(house: House, tmp_path: Path) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w", "README.md": b"r"}
+    house.hub.repos["org/lora"] = Repo(files)
+    adapters = [
+        Adapter(lora_name="a", lora_repo_name="org/lora"),
+        Adapter(lora_name="b", source="local_path", local_path=str(tmp_path)),
+    ]
+    model = Model(lora_list=adapters)
+    found = asyncio.run(house.store.adapters(model, house.reports.append))
+    assert names(found["a"]) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert found["b"] == tmp_path
+    gone = Model(lora_list=[msgspec.structs.replace(adapters[1], local_path="/nowhere")])
+    with pytest.raises(ModelStoreError, match="The adapter `b` is not where `local_path` says"):
+        asyncio.run(house.store.adapters(gone, house.reports.append))
+
+
+def test_a_local_model_stays_where_it_is(house: House, tmp_path: Path) -> None:
+    local = {"source": "local_path", "huggingface_repo_id": None}
+    assert house.fetch(**local, local_path=str(tmp_path)) == tmp_path
+    assert inspect(house, **local, local_path=str(tmp_path)).folder == tmp_path
+    assert "there is no /nowhere/m" in str(house.fails(**local, local_path="/nowhere/m"))
+
+
+def test_of_a_python_package_the_engine_knows_the_place(house: House) -> None:
+    model = Model(source="python_package", huggingface_repo_id=None)
+    assert asyncio.run(house.store.fetch(model, house.reports.append)) is None
+    assert asyncio.run(house.store.inspect(model)) is None
+
+
+MODELSCOPE = {
+    "api.py": """
+class HubApi:
+    def get_model_files(self, model_id, revision=None, root=None, recursive=False):
+        assert (model_id, revision, root, recursive) == ("org/m", "v1", None, True)
+        return [
+            {"Path": "sub", "Type": "tree", "Size": 0},
+            {"Path": "config.json", "Type": "blob", "Size": 2, "Sha256": SHA},
+            {"Path": "sub/model.safetensors", "Type": "blob", "Size": 2, "Sha256": SHA},
+            {"Path": "README.md", "Type": "blob", "Size": 9, "Sha256": "0" * 64},
+        ]
+SHA = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+""",
+    "file_download.py": """
+import pathlib
+def model_file_download(model_id, file_path, revision=None, cache_dir=None, local_dir=None):
+    assert (model_id, revision, cache_dir) == ("org/m", "v1", None)
+    path = pathlib.Path(local_dir, file_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    return str(path)
+""",
+}
+
+
+def test_model_scope_is_asked_through_its_package(house: House, tmp_path: Path) -> None:
+    wanted = {
+        "source": "model_scope",
+        "huggingface_repo_id": None,
+        "model_scope_model_id": "org/m@v1",
+    }
+    text = str(house.fails(**wanted))
+    assert "Install it beside gpustack-fast with `pip install modelscope`" in text
+    package = tmp_path / "packages" / "modelscope" / "hub"
+    package.mkdir(parents=True)
+    for name, code in {"__init__.py": "", **MODELSCOPE}.items():
+        (package / name).write_text(code)
+    (package.parent / "__init__.py").touch()
+    house.environment["PYTHONPATH"] += f":{tmp_path / 'packages'}"
+    found = house.fetch(**wanted)
+    assert names(found) == ["config.json", "sub/model.safetensors"]
+    assert found.is_relative_to(house.folder / "model_scope" / "org--m")
+    assert not any(name.endswith(".d") for name in os.listdir(found.parents[1] / "partial"))
+
+
+def test_what_is_used_or_fetched_is_not_removed(house: House) -> None:
+    house.fetch()
+    other = Store(house.folder, Faults(), house.environment)
+    with pytest.raises(ModelStoreError, match="cannot be removed: a running server uses it"):
+        other.remove("huggingface", "org/tiny")
+    house.store.close()
+    handle = locks.open_lock(house.folder / "huggingface" / "org--tiny.lock")
+    assert locks.try_lock(handle)
+    with pytest.raises(ModelStoreError, match="cannot be removed: another process fetches it"):
+        other.remove("huggingface", "org/tiny")
+    os.close(handle)
+    assert other.remove("huggingface", "org/tiny") > len(WEIGHTS)
+    assert other.listing() == [] and not house.repository.exists()
+    with pytest.raises(UsageError, match="There is no org/tiny in"):
+        other.remove("huggingface", "org/tiny")
+
+
+def test_a_file_that_was_cut_since_is_fetched_again(house: House) -> None:
+    found = house.fetch()
+    os.truncate(found / "model.safetensors", 10)
+    assert not house.store.listing()[0].complete
+    assert (house.fetch() / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_commit_is_its_own_pin(house: House) -> None:
+    commit = house.hub.repos["org/tiny"].commit
+    found = house.fetch(huggingface_repo_id=f"org/tiny@{commit}")
+    assert found.parent.name == commit
+    assert house.store.listing()[0].revisions == []
+    repository = parse(f"huggingface:org/tiny@{commit}")
+    assert repository is not None
+    assert asyncio.run(house.store.pull(repository, {}, house.reports.append)) == found
+
+
+def test_a_store_that_may_only_be_read_serves_what_is_whole_in_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = house.fetch()
+    house.store.close()
+
+    def refuse(path: Path) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(locks, "open_lock", refuse)
+    assert house.fetch() == found
+    text = str(house.fails(huggingface_repo_id="org/other"))
+    assert "cannot be used: Read-only file system" in text
+
+
+def test_a_store_that_cannot_be_written_is_told(house: House) -> None:
+    house.folder.write_text("a file")
+    assert "cannot be used: " in str(house.fails()) and "models_dir" in str(house.fails())
