@@ -171,6 +171,30 @@ def _revoke_key(options: argparse.Namespace) -> int:
     return keys.revoke(_data_dir(options), options.which)
 
 
+def _list_models(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import models
+
+    return models.show(_whole_config(options), as_json=options.json)
+
+
+def _pull_model(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import models
+
+    return models.pull(_whole_config(options), options.which, as_json=options.json)
+
+
+def _remove_model(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import models
+
+    return models.remove(_whole_config(options), options.which, as_json=options.json)
+
+
+def _whole_config(options: argparse.Namespace) -> Config:
+    for warning in unknown_variables(os.environ, None):
+        complain(f"warning: {warning}")
+    return load_config(_config_file(options), _flags(options))
+
+
 def _status(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import instances
 
@@ -332,6 +356,14 @@ def _parser() -> _Parser:
     )
     _add_key_commands(keys)
 
+    models = commands.add_parser(
+        "models",
+        help="list, fetch and remove the models on this machine",
+        allow_abbrev=False,
+        description=_MODELS,
+    )
+    _add_model_commands(models)
+
     _add_instance_commands(commands)
 
     gpus = _command(
@@ -353,6 +385,11 @@ _KEYS = (
     "Makes, lists and revokes API keys. A running server is told at once: when the command "
     "returns, the very next "
     "request sees the change. Without a server the data directory is changed."
+)
+
+_MODELS = (
+    "Lists, fetches and removes the models of hubs that are on this machine. A server fetches what "
+    "it lacks by itself when it starts; `pull` does so before, and brings a model up to date."
 )
 
 
@@ -480,6 +517,39 @@ def _add_key_commands(keys: _Parser) -> None:
         _add_place(command)
 
 
+def _add_model_commands(models: _Parser) -> None:
+    commands = models.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="model_command"
+    )
+    _command(
+        commands,
+        "list",
+        "list what is there, and which models of the configuration use it",
+        _list_models,
+    )
+    pull = _command(
+        commands,
+        "pull",
+        "fetch a model, or bring it up to date: engines that start from then on load it",
+        _pull_model,
+    )
+    pull.add_argument(
+        "which",
+        metavar="MODEL|huggingface:ORG/NAME[@REVISION][:FILE]",
+        help="a model of the configuration with its adapters, or a repository; FILE may be a "
+        "pattern such as `*Q4_K_M.gguf`",
+    )
+    remove = _command(
+        commands, "remove", "remove a repository that no running server uses", _remove_model
+    )
+    remove.add_argument(
+        "which", metavar="REPOSITORY|MODEL", help="as `models list` shows it, or by a model's name"
+    )
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        _add_place(command, "data_dir", "models_dir")
+
+
 def _add_instance_commands(commands: _Commands) -> None:
     status = _command(
         commands,
@@ -514,7 +584,8 @@ def _add_instance_commands(commands: _Commands) -> None:
         _add_place(command)
 
 
-def _add_place(command: _Parser) -> None:
-    """The settings that name the data directory."""
+def _add_place(command: _Parser, *names: str) -> None:
+    """The settings of these names; by default the one that names the data directory."""
     _add_config(command)
-    _add_settings(command, [setting for setting in SETTINGS if setting.path == ("data_dir",)])
+    places = [(name,) for name in names or ("data_dir",)]
+    _add_settings(command, [setting for setting in SETTINGS if setting.path in places])
