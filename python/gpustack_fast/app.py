@@ -156,7 +156,9 @@ class Server:
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         self.keys = Keys(store, self._publish_keys, self._faults)
         building = logging.getLogger(environments.__name__)
-        prepare = functools.partial(environments.prepare, directory.path, report=building.info)
+        prepare = functools.partial(
+            environments.default_interpreter, directory.path, report=building.info
+        )
         self._pace = Pace(self._publish)
         self._supervisor = Supervisor(
             self._engine_paths, prepare, self._faults, on_change=self._pace.soon
