@@ -113,7 +113,7 @@ class TinyEngine:
 
 
 def slow_uv(folder: Path, *, says: str = "") -> tuple[Path, Path, Path]:
-    """A program in uv's place that writes down its pid, waits for a file, and fails; their paths."""
+    """A program in uv's place: writes down its pid, waits for a file, and fails. Their paths."""
     program, told, go = folder / "slow-uv", folder / "pid", folder / "go"
     program.write_text(
         f"#!{sys.executable} -S\nimport os, sys, time\n"

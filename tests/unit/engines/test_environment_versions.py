@@ -11,7 +11,8 @@ import uvloop
 from small_environments import TinyEngine, make_wheel
 
 from gpustack_fast.engines import environments
-from gpustack_fast.engines.environments import BuildError, Environment, preparing, registered
+from gpustack_fast.engines.environments import BuildError, Environment, registered
+from gpustack_fast.engines.environments.documents import version_order
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_an_engine_that_is_not_built_here_runs_in_the_newest_one_registered(
     for version in ("10.0", "2.0"):
         wheel = tiny.wheels / f"tiny-{version}-py3-none-any.whl"
         # A folder will do in the place of its interpreter.
-        assert register(tiny, venv(tmp_path / version, wheel).parents[1], "elsewhere")
+        register(tiny, venv(tmp_path / version, wheel).parents[1], "elsewhere")
     assert prepare(tiny, engine="elsewhere").version == "10.0"
     assert prepare(tiny, "2.0", engine="elsewhere").version == "2.0"
 
@@ -213,11 +214,11 @@ def test_a_registered_environment_that_has_changed_or_gone_is_told(
     with pytest.raises(BuildError, match=r"has elsewhere 3\.0 now, and no longer 2\.0\. Register"):
         prepare(tiny, engine="elsewhere")
     python.unlink()
-    with pytest.raises(BuildError, match="cannot be run.*Register it again"):
+    with pytest.raises(BuildError, match=r"cannot be run.*Register it again"):
         prepare(tiny, engine="elsewhere")
 
 
 def test_versions_are_ordered_as_numbers() -> None:
     names = ["0.9.2", "1.0rc1", "0.10", "1.0.1"]
-    assert sorted(names, key=preparing._order)[-1] == "1.0.1"
-    assert sorted(["0.9.2", "0.10"], key=preparing._order) == ["0.9.2", "0.10"]
+    assert sorted(names, key=version_order)[-1] == "1.0.1"
+    assert sorted(["0.9.2", "0.10"], key=version_order) == ["0.9.2", "0.10"]

@@ -158,7 +158,8 @@ def test_a_fault_of_this_machine_is_known_as_one(
 def test_progress_says_what_is_downloaded_and_how_much_was_written(
     tiny: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says = "Resolved 2 packages in 1ms\nDownloading other (2.0MiB)\nDownloading torch (1.0GiB)\n Downloaded other\n"
+    says = "Resolved 2 packages in 1ms\nDownloading other (2.0MiB)\nDownloading torch (1.0GiB)\n"
+    says += " Downloaded other\n"
     program, _, go = slow_uv(tmp_path, says=says)
     monkeypatch.setattr(uv_runs, "find_uv", lambda: str(program))
     monkeypatch.setattr(uv_runs, "PROGRESS_EVERY", 0.05)
@@ -235,7 +236,7 @@ def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(
 ) -> None:
     program, told, go = slow_uv(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", KILLED_BUILDER, program, tiny.data, tiny.locks]
+    command = [sys.executable, "-c", KILLED_BUILDER, *map(str, (program, tiny.data, tiny.locks))]
 
     async def next_builder(builder: subprocess.Popen[bytes]) -> Environment:
         await eventually(lambda: told.exists() and told.read_text() != "", "uv was started")

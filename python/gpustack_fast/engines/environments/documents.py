@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpustack_fast.errors import GpustackFastError
 
-__all__ = ["BuildError", "Environment", "Report", "check_version", "gigabytes"]
+__all__ = ["BuildError", "Environment", "Report", "check_version", "gigabytes", "version_order"]
 
 Report = Callable[[str], None]
 """Shows one line to the person who waits."""
@@ -41,6 +41,11 @@ def check_version(version: str) -> None:
             f"{version!r} is no version of a package. Write it as its releases are named, such as "
             "0.33.0."
         )
+
+
+def version_order(version: str) -> list[tuple[int, str]]:
+    """Numbers as numbers: 0.10 is later than 0.9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in version.split(".")]
 
 
 def gigabytes(count: int) -> str:

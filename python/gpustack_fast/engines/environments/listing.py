@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from gpustack_fast.engines.environments import recipes
-from gpustack_fast.engines.environments.documents import BuildError
+from gpustack_fast.engines.environments.documents import BuildError, version_order
 from gpustack_fast.engines.environments.places import (
     Found,
     environment_path,
@@ -58,6 +58,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 def listing(data_dir: Path) -> list[Listed]:
     """All environments, by engine and version. Raises BuildError, OSError."""
     rows = [row for backend in recipes.known() for row in _of(data_dir, backend)]
+    rows.sort(key=lambda row: (row.engine, version_order(row.version), row.variant, row.path))
     folders = {row.path: prefix for row in rows if (prefix := prefix_of(row)) is not None}
     used = users(data_dir, list(folders.values()))
     return [

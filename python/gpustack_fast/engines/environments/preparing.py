@@ -11,6 +11,7 @@ from gpustack_fast.engines.environments.documents import (
     Environment,
     Report,
     check_version,
+    version_order,
 )
 from gpustack_fast.engines.environments.places import (
     environment_path,
@@ -71,7 +72,9 @@ def choose(
     # Who has registered this very version wants it; and one is taken where nothing else is sure.
     is_sure = wanted is not None and wanted in recipe.variants
     if records and (version is not None or not is_sure or not recipe.variants[wanted or ""].lock):
-        return max(records, key=lambda record: (record.variant == wanted, _order(record.version)))
+        return max(
+            records, key=lambda record: (record.variant == wanted, version_order(record.version))
+        )
     if wanted is None or wanted not in recipe.variants:
         raise BuildError(_nothing_to_build(backend, recipe, variant))
     return _pin(data_dir, backend, wanted, recipe, version)
@@ -103,11 +106,6 @@ def _nothing_to_build(backend: str, recipe: Recipe, variant: str | None) -> str:
         f"interpreter: `gpustack-fast engines install {backend} --python PATH`, or `python` of the "
         "model."
     )
-
-
-def _order(version: str) -> list[tuple[int, str]]:
-    """Numbers as numbers: 0.10 is later than 0.9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in version.split(".")]
 
 
 async def _built(pin: Pin, data_dir: Path, report: Report) -> Environment:

@@ -157,7 +157,9 @@ class Progress:
         if written:
             parts[0] += f", {gigabytes(written)} written"
         if self.lines:
-            parts.append(self.lines[-1].strip())
+            last = self.lines[-1].strip()
+            # Of what it does then uv says nothing before the end, and it may take minutes.
+            parts.append("compiling its modules" if last.startswith("Installed ") else last)
         if self._downloading:
             named = [f"{name} {size}".rstrip() for name, size in self._downloading.items()]
             more = f" and {len(named) - 3} more" if len(named) > 3 else ""
