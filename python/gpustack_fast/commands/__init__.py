@@ -6,5 +6,6 @@ plan       `gpustack-fast plan`, over planning (the document) and model_facts (w
 keys       `gpustack-fast keys …`
 models     `gpustack-fast models …`
 instances  `gpustack-fast status`, `drain` and `resume`
+engines    `gpustack-fast engines …`
 output     what a command writes, and an output that fails
 """
