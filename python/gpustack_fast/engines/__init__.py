@@ -8,5 +8,5 @@ leftovers     the engines of an earlier, killed server
 external      engines that somebody else runs: whether they can be reached
 health        what their health paths say
 processes     processes and their sessions, as the kernel knows them
-environments  isolated, pinned installations of engines
+environments  isolated, pinned installations of engines, by version and variant
 """

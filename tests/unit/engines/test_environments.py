@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import http.server
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import uvloop
 from small_backend import alive, eventually
-from small_environments import TinyEngine, failing_uv, slow_uv
+from small_environments import TinyEngine, failing_uv, make_wheel, slow_uv
 
 from gpustack_fast.engines import environments
 from gpustack_fast.engines.environments import BuildError, Environment, places, uv_runs
@@ -212,7 +216,7 @@ def test_a_killed_uv_is_told_and_leaves_nothing(
                 environments.prepare(tiny.data, "tiny_engine", None, print, "cpu")
             )
             await eventually(lambda: told.exists() and told.read_text() != "", "uv was started")
-            os.kill(int(told.read_text()), 9)
+            os.kill(int(told.read_text()), signal.SIGKILL)
             with pytest.raises(BuildError, match="ended by the signal SIGKILL"):
                 await task
 
@@ -286,3 +290,88 @@ def test_a_uv_that_the_kernel_keeps_is_asked_twice_and_not_waited_for(
 
     asyncio.run(uv_runs.end(Kept()))  # type: ignore[arg-type]
     assert asked == ["TERM", "KILL"]
+
+
+class Index(http.server.ThreadingHTTPServer):
+    """A package index on loopback that holds back one wheel until it may go."""
+
+    def __init__(self, wheels: Path, held: str) -> None:
+        super().__init__(("127.0.0.1", 0), Page)
+        self.wheels = wheels
+        self.held = held
+        self.go = threading.Event()
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/simple"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """A page of a project (PEP 503), or a wheel."""
+
+    server: Index
+
+    def do_GET(self) -> None:
+        name = self.path.rstrip("/").rpartition("/")[2]
+        self.server.asked.append(name)
+        wheel = self.server.wheels / name
+        if wheel.suffix == ".whl" and name.startswith(self.server.held):
+            self.server.go.wait()
+        links = "".join(
+            f'<a href="/files/{one.name}">{one.name}</a>'
+            for one in self.server.wheels.glob(f"{name}-*.whl")
+        )
+        body = wheel.read_bytes() if wheel.suffix == ".whl" else links.encode()
+        kind = "application/zip" if wheel.suffix == ".whl" else "text/html"
+        with contextlib.suppress(OSError):
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_what_a_killed_uv_had_downloaded_is_kept(
+    tiny: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = make_wheel(tiny.wheels, "1.0", "slow")
+    tiny.lock.write_text(f"{tiny.lock.read_text()}slow==1.0 --hash=sha256:{digest}\n")
+    index = Index(tiny.wheels, "slow")
+    threading.Thread(target=index.serve_forever, daemon=True).start()
+    for name in ("UV_NO_INDEX", "UV_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+    cache = tmp_path / "cache"
+
+    async def killed() -> None:
+        task = asyncio.ensure_future(
+            environments.prepare(tiny.data, "tiny_engine", None, print, "cpu")
+        )
+        await eventually(lambda: any(cache.glob("archive*/*/tiny.py")), "a package has come")
+        (pid,) = [one for one in children() if b"--require-hashes" in arguments(one)]
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BuildError, match="SIGKILL"):
+            await task
+
+    uvloop.run(killed())
+    assert tiny.folder() == []
+    index.asked.clear()
+    index.go.set()
+    prepare(tiny)
+    assert "slow-1.0-py3-none-any.whl" in index.asked
+    assert "tiny-1.0-py3-none-any.whl" not in index.asked
+    index.shutdown()
+    index.server_close()
+
+
+def children() -> list[int]:
+    """Our children now."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def arguments(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
