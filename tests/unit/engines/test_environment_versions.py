@@ -60,6 +60,13 @@ def test_a_version_without_a_lock_is_resolved_with_a_warning_and_its_lock_is_kep
     assert str(tiny.wheels) not in kept.read_text()
 
 
+def test_the_project_of_somebody_in_whose_folder_the_data_lie_changes_nothing(
+    tiny: TinyEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.uv]\noverride-dependencies = ["tiny==1.0"]\n')
+    assert answer(prepare(tiny, "2.0")) == "2.0"
+
+
 def test_the_next_installation_of_such_a_version_is_the_same_without_a_warning(
     tiny: TinyEngine,
 ) -> None:

@@ -44,8 +44,8 @@ async def build(pin: Pin, target: Path, python: str, data_dir: Path, work: Work)
     """
     begun = time.monotonic()
     work.report(
-        f"Building {work.what} (once; a download of about {gigabytes(pin.recipe.download)}, and "
-        f"about {gigabytes(pin.recipe.size)} on the disk) ..."
+        f"Building {work.what} (once; up to {gigabytes(pin.recipe.download)} to download, about "
+        f"{gigabytes(pin.recipe.size)} on the disk) ..."
     )
     temporary = building_folder(target)
     try:

@@ -57,7 +57,7 @@ def find_python(needs: Needs) -> str | None:
         command = [find_uv(), "python", "find", "--no-python-downloads", "--system", version]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=FIND_WITHIN, check=False
+                command, cwd="/", capture_output=True, text=True, timeout=FIND_WITHIN, check=False
             )
         except subprocess.TimeoutExpired:
             continue

@@ -72,7 +72,7 @@ class Work:
     doing: str
     """Such as `building`."""
     folder: Path
-    """The folder in which uv runs."""
+    """Where it is made, for messages."""
     size: int
     """Bytes of room on the disk that the whole needs."""
     handle: int
@@ -105,7 +105,7 @@ async def run_uv(arguments: Sequence[str], work: Work) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=_environment(),
-        cwd=work.folder,
+        cwd="/",  # else uv would obey the project in whose folder the data directory may lie
         pass_fds=[work.handle],
         start_new_session=True,  # Ctrl-C reaches us alone, and we end it
     )
