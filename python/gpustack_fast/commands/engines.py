@@ -42,6 +42,12 @@ def install(data_dir: Path, which: str, variant: str | None, python: Path | None
     """
     engine, version = _named(which)
     check_usable(data_dir)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            explain_os_error(error, f"The data directory {data_dir} cannot be used")
+        ) from error
     if python is None:
         work = environments.prepare(data_dir, engine, version, _tell, variant)
     else:

@@ -52,8 +52,10 @@ def run(tiny: TinyEngine, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_an_engine_is_installed_listed_and_removed(tiny: TinyEngine) -> None:
+    tiny.data.rmdir()  # as before the first start of a server
     status, out, err = run(tiny, "install", "tiny-engine==2.0")
     assert status == 0, err
+    assert tiny.data.stat().st_mode & 0o777 == 0o700
     python = Path(out.strip())
     assert subprocess.check_output([python.with_name("tiny")]) == b"2.0\n"
     assert "warning: No lock of tiny_engine 2.0 (cpu)" in err

@@ -148,6 +148,16 @@ def test_an_environment_that_exists_is_taken_note_of_and_found_by_its_version(
     assert tiny.folder() == ["1.0-cpu-" + tiny.place().name[-12:], "1.0-cpu.txt", "2.0-cuda.json"]
 
 
+def test_who_registers_our_own_version_runs_in_theirs(tiny: TinyEngine, tmp_path: Path) -> None:
+    make_wheel(tiny.wheels, "1.0", "tiny-cpu")
+    python = venv(tmp_path / "theirs", tiny.wheels / "tiny_cpu-1.0-py3-none-any.whl")
+    found = register(tiny, python, "tiny_engine")
+    assert prepare(tiny) == found
+    other = venv(tmp_path / "other", tiny.wheels / "tiny-1.0-py3-none-any.whl")
+    assert register(tiny, other, "tiny_engine").variant == "cuda"
+    assert prepare(tiny) == found
+
+
 def test_an_engine_that_is_not_built_here_runs_in_the_newest_one_registered(
     tiny: TinyEngine, tmp_path: Path
 ) -> None:

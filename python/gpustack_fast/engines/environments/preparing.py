@@ -64,18 +64,22 @@ def choose(
     if version is not None:
         check_version(version)
     wanted = variant or recipe.default_variant()
-    records = [
-        record
-        for _, record in read_all(data_dir, backend)
-        if version in (None, record.version) and variant in (None, record.variant)
-    ]
-    # Who has registered this very version wants it; and one is taken where nothing else is sure.
-    is_sure = wanted is not None and wanted in recipe.variants
-    if records and (version is not None or not is_sure or not recipe.variants[wanted or ""].lock):
+    own = recipe.variants.get(wanted or "")
+
+    def fits(record: Registered) -> bool:
+        """Who has registered this very version wants it; any will do where none of ours is sure."""
+        if variant not in (None, record.variant):
+            return False
+        if version is None and own is not None and own.lock is not None:
+            return (record.version, record.variant) == (own.version, wanted)
+        return version in (None, record.version)
+
+    records = [record for _, record in read_all(data_dir, backend) if fits(record)]
+    if records:
         return max(
             records, key=lambda record: (record.variant == wanted, version_order(record.version))
         )
-    if wanted is None or wanted not in recipe.variants:
+    if wanted is None or own is None:
         raise BuildError(_nothing_to_build(backend, recipe, variant))
     return _pin(data_dir, backend, wanted, recipe, version)
 
