@@ -4,12 +4,18 @@
     demand          what an instance asks of GPUs
     facts           facts of an engine that the data plane needs
     known           the engines of all files, by name
+    flags           an engine's flags, as they were recorded from its own program
+    parallel        how a model is divided over GPUs
+    files           where a model's files are
     external        an engine that somebody else runs: one of the following, or any other
     llama_cpp       llama.cpp through the wheel `xllamacpp`
-    vllm            vLLM                  facts alone: somebody else runs it
-    tensorrt_llm    TensorRT-LLM          "
-    sglang          SGLang                "
-    tei             Text Embeddings Inference
+    vllm            vLLM; beside it vllm_memory (what it asks of GPUs), vllm_parsers (of tool calls
+                    and reasoning, by family), vllm_log (what it writes, and its metrics)
+    tensorrt_llm    TensorRT-LLM                    not run by us
+    sglang          SGLang                          not run by us; in an environment of the user's
+    vllm_omni       vLLM with pictures and speech   "
+    custom          any program, by a command line of the user's
+    tei             Text Embeddings Inference       facts alone: somebody else runs it
 
 `llama_cpp_main` and `exec_stub` are programs of their own: they are run by path and import nothing
 of this package.
@@ -30,7 +36,7 @@ from gpustack_fast.backends.base import (
 )
 from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts
-from gpustack_fast.backends.known import BACKENDS, ENGINES, facts_of
+from gpustack_fast.backends.known import BACKENDS, ENGINES, facts_of, ready_path_of
 
 __all__ = [
     "BACKENDS",
@@ -50,4 +56,5 @@ __all__ = [
     "Sign",
     "WarmUp",
     "facts_of",
+    "ready_path_of",
 ]

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import Dialect, EngineFacts
@@ -14,16 +14,32 @@ from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.sizing.documents import ModelFacts
 
 __all__ = [
+    "Adapter",
     "Backend",
     "BackendError",
     "Command",
     "Engine",
+    "GpuSelector",
     "Model",
     "Place",
     "Progress",
     "Sign",
     "WarmUp",
 ]
+
+
+class Adapter(Protocol):
+    """An adapter (LoRA) of a model; see `config.AdapterConfig`."""
+
+    @property
+    def lora_name(self) -> str: ...
+
+
+class GpuSelector(Protocol):
+    """The GPUs that a model may have; see `config.GpuSelectorConfig`."""
+
+    @property
+    def gpus_per_replica(self) -> int | None: ...
 
 
 class Model(Protocol):
@@ -39,6 +55,28 @@ class Model(Protocol):
     def python_package(self) -> str | None: ...
     @property
     def local_path(self) -> str | None: ...
+    @property
+    def huggingface_repo_id(self) -> str | None: ...
+    @property
+    def huggingface_filename(self) -> str | None: ...
+    @property
+    def model_scope_model_id(self) -> str | None: ...
+    @property
+    def model_scope_file_path(self) -> str | None: ...
+    @property
+    def lora_list(self) -> Sequence[Adapter]: ...
+    @property
+    def categories(self) -> Sequence[str]: ...
+    @property
+    def backend_version(self) -> str | None: ...
+    @property
+    def python(self) -> str | None: ...
+    @property
+    def run_command(self) -> str | None: ...
+    @property
+    def health_path(self) -> str | None: ...
+    @property
+    def gpu_selector(self) -> GpuSelector | None: ...
     @property
     def replicas(self) -> int: ...
     @property
@@ -81,6 +119,13 @@ class Place:
     """How the model is divided over them."""
     share: float | None
     """The part of each GPU's memory that was claimed, for engines that are told; else None."""
+    facts: ModelFacts | None = None
+    """What the model's files say; None: nothing is known."""
+
+    @property
+    def folder(self) -> Path:
+        """Where `Command.files` and `Command.links` of this instance belong, and nothing else."""
+        return self.socket.with_suffix(".d")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +135,12 @@ class Command:
     arguments: list[str]
     environment: dict[str, str]
     """On top of the router's own environment."""
+    files: Mapping[Path, str] = dataclasses.field(default_factory=dict)
+    """Files that it reads, with their text. They are written before the start, into the place's
+    own folder, which goes with the instance.
+    """
+    links: Mapping[Path, Path] = dataclasses.field(default_factory=dict)
+    """Symbolic links that it follows, with where they lead; as `files`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,14 +188,30 @@ class Backend:
     """Checks a model's settings alone: for each of its `backend_parameters` with which no start
     could succeed, its index and what is wrong with it.
     """
+    check_fields: Callable[[Model], Iterator[tuple[str, str]]] | None = None
+    """The same for the model's other fields: the name of each that is wrong, and what is."""
+    doubts: Callable[[Model], Iterator[str]] | None = None
+    """Sentences about what could not be checked."""
+    variables: tuple[str, ...] = ()
+    """Environment variables that the server decides, so that no model's `env` may."""
     command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
     demands: Callable[[Model, ModelFacts, int], list[Demand]] | None = None
     """The ways in which a model could run on at most so many GPUs, the preferred one first; None:
     it runs without. Raises BackendError when the settings contradict each other or the model.
     """
+    takes_slices: bool = False
+    """Whether it is known to run on a slice of a GPU (MIG), by its UUID."""
+    takes_adapters: bool = False
+    """Whether it serves adapters (LoRA) beside a model."""
     ready_path: str
     """The path that gets 200 as soon as the engine can serve, and not before."""
+    ready_path_for: Callable[[Model], str] | None = None
+    """That of a model's engines, where it follows from the model's settings."""
+    environment: Literal["ours", "users", "none"] = "ours"
+    """Who makes the environment: the server, unless a model names one (`python`); the user, so that
+    a model has to name it; or nobody, since it needs none.
+    """
     warm_up: Callable[[Model], WarmUp | None] | None = None
     """None, or with None as its result: the model needs none."""
     over_tcp: bool = False

@@ -52,6 +52,8 @@ class EngineFacts:
     """
     inference_paths_only: bool = False
     """Whether only `INFERENCE_PATHS` pass: it may have administrative paths that are not known."""
+    served_name: str | None = None
+    """What it calls the model, where it cannot be told the model's own name; None: it can."""
     redacted_names: tuple[str, ...] = ()
     """Its other names for the model in responses and errors, beside the served name.
 

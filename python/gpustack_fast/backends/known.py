@@ -12,7 +12,7 @@ from gpustack_fast.backends.base import Backend, Engine, Model
 from gpustack_fast.backends.external import EXTERNAL, any_other
 from gpustack_fast.backends.facts import EngineFacts
 
-__all__ = ["BACKENDS", "ENGINES", "facts_of"]
+__all__ = ["BACKENDS", "ENGINES", "facts_of", "ready_path_of"]
 
 
 def _files() -> Iterator[Engine]:
@@ -41,10 +41,19 @@ BACKENDS: dict[str, Backend] = {
 """All that `backend` may name in the configuration: engines that run here, and `external`."""
 
 
+def ready_path_of(model: Model) -> str:
+    """The path that gets 200 when one of ours can serve."""
+    backend = BACKENDS[model.backend]
+    return backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
+
+
 def facts_of(model: Model) -> EngineFacts:
     """The facts of a model's engines; its own `dialects` win."""
     engine = ENGINES[model.engine if model.backend == EXTERNAL.name else model.backend]
     facts = engine.facts if engine.facts_for is None else engine.facts_for(model)
+    if facts.inference_paths_only and not facts.admin_paths:
+        # Nothing is known of it: whatever it is, it may be one of those that are known.
+        facts = dataclasses.replace(facts, admin_paths=ENGINES["openai"].facts.admin_paths)
     if model.dialects is None:
         return facts
     return dataclasses.replace(facts, dialects=tuple(model.dialects))

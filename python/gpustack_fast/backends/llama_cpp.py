@@ -27,8 +27,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpustack_fast.backends import llama_cpp_main
-from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, Model, Place
+from gpustack_fast.backends.base import (
+    Backend,
+    BackendError,
+    Command,
+    Engine,
+    Model,
+    Place,
+    Progress,
+    Sign,
+)
 from gpustack_fast.backends.facts import EngineFacts
+from gpustack_fast.backends.files import gguf_of
 from gpustack_fast.machine import usable_cores, worker_threads
 
 __all__ = ["ENGINE"]
@@ -74,7 +84,7 @@ def command(model: Model, place: Place) -> Command:
     arguments = [
         str(place.python),
         str(MAIN),
-        *model_file(model),
+        *model_file(model, place.files),
         "--alias",
         model.name,
         "--host",
@@ -84,22 +94,24 @@ def command(model: Model, place: Place) -> Command:
     return Command(arguments=arguments, environment={"LLAMA_API_KEY": place.key})
 
 
-def model_file(model: Model) -> list[str]:
-    """The flags that name what to load."""
+def model_file(model: Model, files: Path | None) -> list[str]:
+    """The flags that name what to load. `files`: what was fetched for it."""
     if model.source == "python_package" and model.python_package:
         return ["--python-package", model.python_package]
-    if model.source == "local_path" and model.local_path:
-        if not (os.path.isfile(model.local_path) and os.access(model.local_path, os.R_OK)):
-            raise BackendError(
-                f"The file {model.local_path} of the model {model.name} is not there, or this user "
-                "may not read it. Check local_path and the rights of the file."
-            )
-        return ["--model", model.local_path]
-    raise BackendError(
-        f"The model {model.name} has the source {model.source}, which llama.cpp cannot load here "
-        'yet. Download its GGUF file, and name it with source = "local_path" and local_path = '
-        '"/path/to/model.gguf".'
-    )
+    found = files or (Path(model.local_path) if model.local_path else None)
+    if found is None:
+        raise BackendError(
+            f"The files of the model {model.name} are not there. Check its source: llama.cpp loads "
+            "a GGUF file."
+        )
+    if files is not None and found.is_dir():
+        found = gguf_of(model, found)
+    if not (found.is_file() and os.access(found, os.R_OK)):
+        raise BackendError(
+            f"The file {found} of the model {model.name} is not there, or this user may not read "
+            "it. Check local_path and the rights of the file."
+        )
+    return ["--model", str(found)]
 
 
 def defaults(model: Model) -> list[str]:
@@ -180,16 +192,46 @@ def facts_for(model: Model) -> EngineFacts:
     )
 
 
+CAUSES = (
+    Sign(
+        text="unknown model architecture",
+        meaning="This version of llama.cpp does not know the model's architecture. Choose another "
+        "model, or wait for a newer version of this server.",
+    ),
+    Sign(
+        text="unable to allocate",
+        meaning="Memory ran out. Set a smaller --ctx-size or --parallel in backend_parameters, or "
+        "take a smaller file.",
+    ),
+    Sign(
+        text="invalid magic",
+        meaning="The file is no GGUF file, or it is damaged. Look at what it is, or fetch it "
+        "again.",
+    ),
+    Sign(
+        text="data is not within the file bounds",
+        meaning="The file is cut off. Fetch it again.",
+    ),
+)
+
 ENGINE = Engine(
     name="llama_cpp",
     facts=FACTS,
     facts_for=facts_for,
     backend=Backend(
         name="llama_cpp",
-        sources=("python_package", "local_path"),
+        sources=("python_package", "local_path", "huggingface", "model_scope"),
         check=check,
+        variables=("LLAMA_API_KEY",),
         command=command,
         ready_path="/health",
+        causes=CAUSES,
+        progress=Progress(
+            path="/metrics",
+            running="llamacpp:requests_processing",
+            # Each step counts, of a prompt or of an answer; tokens only at the end of a request.
+            tokens=("llamacpp:n_decode_total",),
+        ),
         stop_grace=15.0,
     ),
 )

@@ -2,6 +2,7 @@
 
 schema      the Structs: Config, ModelConfig, RouteConfig …
 server      the Structs of `[server]`
+deployment_fields  fields of GPUStack's deployments that are not here, and why
 rules       rules between them, and those that a type cannot say
 reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
@@ -16,7 +17,9 @@ sentences   wrong values in words
 
 from gpustack_fast.config.schema import (
     SOURCE_FIELDS,
+    AdapterConfig,
     Config,
+    GpuSelectorConfig,
     ModelConfig,
     RouteConfig,
     ServeOptions,
@@ -26,8 +29,10 @@ from gpustack_fast.config.server import CorsConfig, LimitsConfig, ServerConfig, 
 
 __all__ = [
     "SOURCE_FIELDS",
+    "AdapterConfig",
     "Config",
     "CorsConfig",
+    "GpuSelectorConfig",
     "LimitsConfig",
     "ModelConfig",
     "RouteConfig",

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config.reading.toml_lines import Places
-from gpustack_fast.config.schema import Config, ModelConfig
+from gpustack_fast.config.schema import AdapterConfig, Config, KeyPath, ModelConfig
 from gpustack_fast.config.secrets import engine_key_in_file, read_tls_file
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound
@@ -40,6 +41,11 @@ def check_files(config: Config, places: Places, load_tls: Loader) -> str | None:
             _check_engine_key(index, model, places)
         with found.here():
             _check_model_file(index, model, places)
+        with found.here():
+            _check_python(index, model, places)
+        for number, adapter in enumerate(model.lora_list):
+            with found.here():
+                _check_adapter(("models", index, "lora_list", number), adapter, places)
     found.raise_any()
     return warning
 
@@ -65,11 +71,39 @@ def _check_engine_key(index: int, model: ModelConfig, places: Places) -> None:
 
 def _check_model_file(index: int, model: ModelConfig, places: Places) -> None:
     path = model.local_path
-    if path is not None and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+    if path is None:
+        return
+    folder_fits = model.backend in BACKENDS and model.backend not in ("llama_cpp", "external")
+    kind = "file or folder" if folder_fits else "file"
+    there = os.path.isfile(path) or (folder_fits and os.path.isdir(path))
+    if not (there and os.access(path, os.R_OK)):
         raise ConfigError(
-            f"The file {path} of the model `{model.name}` is not there, or this user may not read "
-            "it. Correct `local_path`, or the rights of the file.",
+            f"The {kind} {path} of the model `{model.name}` is not there, or this user may not "
+            f"read it. Correct `local_path`, or the rights of the {kind}.",
             *places.where(("models", index, "local_path")),
+        )
+
+
+def _check_python(index: int, model: ModelConfig, places: Places) -> None:
+    path = model.python
+    if path is not None and not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise ConfigError(
+            f"The interpreter {path} of the model `{model.name}` is not there, or this user may "
+            "not run it. Name that of the engine's environment, such as `/opt/engine/bin/python`.",
+            *places.where(("models", index, "python")),
+        )
+
+
+def _check_adapter(path: KeyPath, adapter: AdapterConfig, places: Places) -> None:
+    folder = adapter.local_path
+    if folder is None:
+        return
+    file = os.path.join(folder, "adapter_config.json")
+    if not (os.path.isfile(file) and os.access(file, os.R_OK)):
+        raise ConfigError(
+            f"The folder {folder} of the adapter `{adapter.lora_name}` has no adapter_config.json "
+            "that this user may read. Name the folder of an adapter (LoRA) in the form of PEFT.",
+            *places.where((*path, "local_path")),
         )
 
 

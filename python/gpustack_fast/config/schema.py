@@ -25,7 +25,7 @@ too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
@@ -36,7 +36,9 @@ from gpustack_fast.config.server import Name, Seconds, ServerConfig
 __all__ = [
     "NAME_PATTERN",
     "SOURCE_FIELDS",
+    "AdapterConfig",
     "Config",
+    "GpuSelectorConfig",
     "KeyPath",
     "ModelConfig",
     "ModelTimeoutsConfig",
@@ -53,6 +55,8 @@ NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*",
 """Use `fullmatch`. Without `/` it is exactly GPUStack's rule."""
 
 Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
+AdapterSource = Literal["huggingface", "model_scope", "local_path"]
+PlacementStrategy = Literal["spread", "binpack"]
 Category = Literal[
     "llm", "embedding", "image", "reranker", "speech_to_text", "text_to_speech", "unknown"
 ]
@@ -74,6 +78,56 @@ class ModelTimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     connect: Seconds | None = None
     first_frame: Seconds | None = None
     idle: Seconds | None = None
+
+
+class GpuSelectorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The GPUs that a model may have, as GPUStack names them."""
+
+    gpu_ids: list[Name] = []
+    """Only these: `0` (as `gpustack-fast gpus` counts them), `GPU-<UUID>`, `MIG-<UUID>`, or
+    GPUStack's `<worker>:cuda:0`. Empty: any.
+    """
+    gpus_per_replica: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """None: as few as can hold it."""
+
+    @property
+    def devices(self) -> list[str]:
+        """`gpu_ids` by number or UUID alone, as placing knows them."""
+        return [name.rpartition(":")[2] for name in self.gpu_ids]
+
+
+class AdapterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An adapter (LoRA) of a model. Its route is called `<model>:<lora_name>`."""
+
+    lora_name: str
+    source: AdapterSource | None = None
+    """Where it was not written, that whose companion is there."""
+    lora_repo_name: str | None = None
+    """The repository at Hugging Face or ModelScope."""
+    huggingface_repo_id: str | None = None
+    """The same under a model's name for it."""
+    model_scope_model_id: str | None = None
+    """The same."""
+    local_path: str | None = None
+    """Its folder. Absolute once it was read, as a model's."""
+
+    def __post_init__(self) -> None:
+        if self.source is None:
+            structs.force_setattr(self, "source", self.loaded_from)
+
+    @property
+    def loaded_from(self) -> AdapterSource:
+        """The source, written or not."""
+        if self.source is not None:
+            return self.source
+        if self.model_scope_model_id is not None:
+            return "model_scope"
+        return "huggingface" if self.local_path is None else "local_path"
+
+    @property
+    def repository(self) -> str | None:
+        """The repository, by whichever name it is written."""
+        return self.lora_repo_name or self.huggingface_repo_id or self.model_scope_model_id
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +161,21 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     local_path: str | None = None
     """Absolute once it was read; a relative one is taken from the file's folder."""
     huggingface_repo_id: str | None = None
+    huggingface_filename: str | None = None
+    """One file of the repository, or a pattern such as `*Q4_K_M*.gguf`; None: what is needed."""
     model_scope_model_id: str | None = None
+    model_scope_file_path: str | None = None
+    """As `huggingface_filename`."""
+    lora_list: list[AdapterConfig] = []
+    """Adapters, each of which gets a route of its own beside the model's."""
+    backend_version: str | None = None
+    """The version of the engine; None: the one that this server was made with."""
+    python: str | None = None
+    """The interpreter of an environment of the user's that holds the engine; None: ours."""
+    run_command: str | None = None
+    """`custom` only: the command line, with GPUStack's placeholders."""
+    placement_strategy: PlacementStrategy = "spread"
+    gpu_selector: GpuSelectorConfig | None = None
     replicas: Annotated[int, Meta(ge=0, le=4096)] = 1
     backend_parameters: list[str] = []
     """Flags for the engine, after our own: the user's win."""
@@ -131,9 +199,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     served_name: str | None = None
     """External only: the engine's name for the model; see `engine_name`."""
     health_path: str | None = None
-    """External only: the path that says whether the engine is well; empty: connections alone do.
+    """External and `custom` only: the path that says whether the engine is well; empty:
+    connections alone do.
 
-    None: that of `engine`.
+    None: that of `engine`, and of `custom` `/health`.
     """
     dialects: Annotated[list[Dialect], Meta(min_length=1)] | None = None
     """External only: the APIs that the engine speaks by itself; None: those of `engine`."""
@@ -208,8 +277,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         Categories are filled in: a declared route without any gets those of its targets' models.
         """
-        declared = {route.name for route in self.routes}
+        declared = {route.name: route for route in self.routes}
         own = [_own_route(model) for model in self.models if model.name not in declared]
+        own += [
+            route
+            for model in self.models
+            for route in _adapter_routes(model, declared.get(model.name))
+            if route.name not in declared
+        ]
         models = {model.name: (place, model) for place, model in enumerate(self.models)}
         return own + [_with_categories(route, models) for route in self.routes]
 
@@ -245,3 +320,22 @@ def _own_route(model: ModelConfig) -> RouteConfig:
         allowed_keys=model.allowed_keys,
         meta=model.meta,
     )
+
+
+def _adapter_routes(model: ModelConfig, declared: RouteConfig | None) -> Iterator[RouteConfig]:
+    """The routes of a model's adapters. Whoever may use the model's name may use them: where a
+    declared route replaces the model's own, that one says who it is.
+    """
+    own = declared or model
+    for adapter in model.lora_list:
+        yield RouteConfig(
+            name=f"{model.name}:{adapter.lora_name}",
+            targets=[
+                TargetConfig(model=model.name, weight=100, overridden_model_name=adapter.lora_name)
+            ],
+            categories=own.categories or model.categories,
+            generic_proxy=own.generic_proxy,
+            access_policy=own.access_policy,
+            allowed_keys=own.allowed_keys,
+            meta=own.meta,
+        )

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config.schema import Config
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.config.server import ServerConfig
@@ -60,7 +61,12 @@ def missing_variables(config: Config, environment: Mapping[str, str]) -> list[st
 
 def warnings_of(config: Config) -> list[str]:
     """A sentence for everything in a right configuration that does nothing, or harm."""
-    return [*_unused_models(config), *_empty_routes(config), *_circles(config)]
+    return [
+        *_unused_models(config),
+        *_empty_routes(config),
+        *_circles(config),
+        *_unchecked(config),
+    ]
 
 
 def _unused_models(config: Config) -> Iterator[str]:
@@ -82,6 +88,13 @@ def _empty_routes(config: Config) -> Iterator[str]:
                 f"Nobody can reach the route `{route.name}`: its models have `replicas = 0`. Give "
                 "one of them a replica."
             )
+
+
+def _unchecked(config: Config) -> Iterator[str]:
+    for model in config.models:
+        doubts = BACKENDS[model.backend].doubts
+        if doubts is not None:
+            yield from doubts(model)
 
 
 def _circles(config: Config) -> Iterator[str]:

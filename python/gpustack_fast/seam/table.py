@@ -86,7 +86,7 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
     facts = facts_of(model)
     return ModelEntry(
         name=model.name,
-        served_name=model.engine_name,
+        served_name=facts.served_name or model.engine_name,
         backend=model.backend,
         dialects=list(facts.dialects),
         stream_usage=facts.stream_usage,

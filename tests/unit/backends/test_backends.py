@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+from backend_samples import config
 
 from gpustack_fast.backends import (
     BACKENDS,
@@ -159,12 +161,43 @@ def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_
     assert flags(model)["--model"] == str(file)
 
 
-def test_a_source_that_cannot_be_loaded_yet_is_rejected_with_the_way_out() -> None:
-    model = ModelConfig(
-        name="m", backend="llama_cpp", source="huggingface", huggingface_repo_id="a/b"
-    )
-    with pytest.raises(BackendError, match="local_path"):
-        flags(model)
+@pytest.mark.parametrize(
+    ("names", "chosen", "expected"),
+    [
+        (["m-Q4_K_M.gguf", "mmproj-F16.gguf", "config.json"], None, "m-Q4_K_M.gguf"),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], None, "m-00001-of-00002.gguf"),
+        (["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "*Q8_0*", "m-Q8_0.gguf"),
+        (["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "m-Q4_K_M.gguf", "m-Q4_K_M.gguf"),
+    ],
+)
+def test_llama_cpp_loads_the_file_that_was_fetched(
+    tmp_path: Path, names: list[str], chosen: str | None, expected: str
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    model = config("llama_cpp", huggingface_filename=chosen)
+    place = dataclasses.replace(PLACE, files=tmp_path)
+    arguments = BACKENDS["llama_cpp"].command(model, place).arguments
+    assert arguments[arguments.index("--model") + 1] == str(tmp_path / expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "has no GGUF file in"),
+        (["config.json"], "Choose a repository with one"),
+        (["a.gguf", "b.gguf"], "has 2 GGUF files: a.gguf, b.gguf. Name one with hugg"),
+    ],
+)
+def test_without_one_file_to_load_it_is_said_what_to_write(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(BackendError, match=message):
+        BACKENDS["llama_cpp"].command(
+            config("llama_cpp"), dataclasses.replace(PLACE, files=tmp_path)
+        )
 
 
 def test_an_external_model_is_never_started() -> None:
@@ -175,8 +208,9 @@ def test_an_external_model_is_never_started() -> None:
 
 
 def test_the_engines_of_this_version_are_found_in_their_files() -> None:
-    assert list(ENGINES) == ["llama_cpp", "openai", "sglang", "tei", "tensorrt_llm", "vllm"]
-    assert list(BACKENDS) == ["llama_cpp", "external"]
+    ours = ["custom", "llama_cpp", "sglang", "tensorrt_llm", "vllm", "vllm_omni"]
+    assert list(ENGINES) == sorted([*ours, "openai", "tei"])
+    assert list(BACKENDS) == [*ours, "external"]
 
 
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())

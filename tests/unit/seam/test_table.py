@@ -157,6 +157,19 @@ def test_the_file_that_an_engine_has_loaded_is_hidden_from_clients() -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "served_name"), [("m", "m"), ("org/m", "m")])
+def test_an_engine_that_cannot_be_told_a_name_is_asked_by_its_own(
+    name: str, served_name: str
+) -> None:
+    model = ModelConfig(
+        name=name, backend="tensorrt_llm", source="local_path", local_path="/models/other"
+    )
+    known = {name: KnownRoute(name=name, number=1, created=1)}
+    (entry,) = table(Config(models=[model]), [], known, {}).models
+    assert entry.served_name == served_name
+    assert entry.redacted_names == ["/models/other"]
+
+
 def test_a_model_without_any_instance_is_still_a_route() -> None:
     told = table(CONFIG, [], KNOWN, {})
     assert [model.instances for model in told.models] == [[], []]

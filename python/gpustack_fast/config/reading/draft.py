@@ -15,7 +15,14 @@ from msgspec import Struct, structs
 from gpustack_fast.config.reading.mistakes import missing_key, translate, unknown_key
 from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.rules import RuleBroken
-from gpustack_fast.config.schema import Config, KeyPath, ModelConfig, RouteConfig, TargetConfig
+from gpustack_fast.config.schema import (
+    AdapterConfig,
+    Config,
+    KeyPath,
+    ModelConfig,
+    RouteConfig,
+    TargetConfig,
+)
 from gpustack_fast.config.sentences import closest
 from gpustack_fast.errors import ConfigError
 
@@ -28,6 +35,7 @@ _MADE_UP: dict[type[Struct], dict[str, Any]] = {
     ModelConfig: {"name": "(model without a name)", "backend": ""},
     RouteConfig: {"name": "(route without a name)", "targets": []},
     TargetConfig: {"model": "(no model)"},
+    AdapterConfig: {"lora_name": "(adapter without a name)"},
 }
 """What stands in place of values that a table needs, so that the rules can be asked of the rest."""
 

