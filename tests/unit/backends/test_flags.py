@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
 
-from gpustack_fast.backends.flags import FlagTable, recorded, recorded_versions
+from gpustack_fast.backends.flags import FlagTable, Found, recorded, recorded_versions
 from gpustack_fast.backends.vllm_flags import OURS
 from gpustack_fast.backends.vllm_memory import PARALLEL, UTILIZATION
 from gpustack_fast.backends.vllm_parsers import FAMILIES, family_of
@@ -156,3 +158,30 @@ def test_what_an_engine_would_refuse_is_told_with_its_place(
 def test_what_an_engine_takes_is_let_through() -> None:
     words = ["--names", "a", "b", "-s", "1", "--maybe", "--maybe", "x", "--json-config.a=1"]
     assert list(TABLE.problems(words, "E")) == []
+
+
+WORDS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(sorted(TABLE.names())).flatmap(
+        lambda name: st.sampled_from([name, f"{name}=", f"{name}=1", f"{name}.a", f"{name} 1"])
+    ),
+    st.sampled_from(["-", "--", "-O", "-O3", "--=", "--.", "-1", "--no-", "--\0"]),
+)
+
+
+@examples(st.lists(WORDS, max_size=8))
+def test_whatever_people_write_is_read_and_each_complaint_has_its_place(words: list[str]) -> None:
+    problems = list(TABLE.problems(words, "E"))
+    places = [index for index, _ in problems]
+    assert places == sorted(set(places)) and all(0 <= index < len(words) for index in places)
+    found = list(TABLE.find(words))
+    assert all(words[one.index].startswith(one.written) for one in found)
+    # Nothing is read twice, and nothing that is neither told nor taken is left.
+    taken = {place for one in found for place in range(one.index, one.index + _width(one, words))}
+    assert taken | set(places) == set(range(len(words)))
+
+
+def _width(found: Found, words: list[str]) -> int:
+    word = words[found.index]
+    joined = "=" in word or word == "-O3"
+    return 1 if joined else 1 + len(found.values)

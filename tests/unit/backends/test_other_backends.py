@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from backend_samples import GIB, adapter, config, facts, place
+from hypothesis import given as examples
+from hypothesis import strategies as st
 
 from gpustack_fast.backends import (
     BACKENDS,
@@ -268,6 +271,25 @@ def test_a_custom_program_is_found_in_the_environment_that_is_named(tmp_path: Pa
     with pytest.raises(BackendError, match="The program my-server of the model m is not there"):
         CUSTOM.command(custom("my-server {{port}}"), place(tmp_path))
     assert shutil.which("my-server") is None
+
+
+PIECES = st.sampled_from(
+    ["x", " ", "{{port}}", "{{", "}}", "{{ model_name }}", "{{X}}", "'", '"', "\\", "#", "é", "\n"]
+)
+
+
+@examples(st.lists(PIECES, max_size=8).map("".join))
+def test_any_command_line_is_told_or_run_with_as_many_words_as_it_has(text: str) -> None:
+    model = custom(f"{sys.executable} {text}", env={"X": "a b 'c"})
+    assert CUSTOM.check_fields is not None
+    if list(CUSTOM.check_fields(model)):
+        return
+    words = shlex.split(text.replace("{{ model_name }}", "{{model_name}}"))
+    arguments = CUSTOM.command(model, place(Path("/"))).arguments[1:]
+    assert len(arguments) == len(words)
+    for word, argument in zip(words, arguments, strict=True):
+        filled = word.replace("{{port}}", "40001").replace("{{model_name}}", "m")
+        assert argument == filled.replace("{{X}}", "a b 'c")
 
 
 @pytest.mark.parametrize(
