@@ -90,11 +90,6 @@ class GpuSelectorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gpus_per_replica: Annotated[int, Meta(ge=1, le=64)] | None = None
     """None: as few as can hold it."""
 
-    @property
-    def devices(self) -> list[str]:
-        """`gpu_ids` by number or UUID alone, as placing knows them."""
-        return [name.rpartition(":")[2] for name in self.gpu_ids]
-
 
 class AdapterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An adapter (LoRA) of a model. Its route is called `<model>:<lora_name>`."""

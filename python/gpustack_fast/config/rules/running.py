@@ -17,7 +17,7 @@ _VERSION = re.compile(r"[0-9][A-Za-z0-9.+!_-]{0,63}", re.ASCII)
 _REPOSITORY = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 _LONGEST_REPOSITORY = 200
 _LONGEST_NAME = 200
-_GPU = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/_-]{1,128}|(?:(?:[^:\s]+:)?cuda:)?\d{1,3}", re.ASCII)
+_GPU = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/_-]{1,128}|(?:[^:\s]+:cuda:)?\d{1,3}", re.ASCII)
 _FILES = {"huggingface_filename": "huggingface", "model_scope_file_path": "model_scope"}
 _REPOSITORIES = ("huggingface_repo_id", "model_scope_model_id")
 
