@@ -193,7 +193,9 @@ class Backend:
     doubts: Callable[[Model], Iterator[str]] | None = None
     """Sentences about what could not be checked."""
     variables: tuple[str, ...] = ()
-    """Environment variables that the server decides, so that no model's `env` may."""
+    """Environment variables that the server decides: no model's `env` may, and what they are in the
+    server's own environment is not passed on.
+    """
     command: Callable[[Model, Place], Command]
     """Raises BackendError when the model's settings do not fit the engine."""
     demands: Callable[[Model, ModelFacts, int], list[Demand]] | None = None

@@ -27,17 +27,11 @@ from gpustack_fast.backends.demand import Demand
 from gpustack_fast.backends.facts import EngineFacts
 from gpustack_fast.backends.files import files_of, gguf_of
 from gpustack_fast.backends.flags import recorded, recorded_versions
-from gpustack_fast.backends.vllm_flags import DRAIN, IDLE_KEPT, KEEP_ALIVE, Serve
+from gpustack_fast.backends.vllm_flags import DEVELOPMENT, DRAIN, IDLE_KEPT, KEEP_ALIVE, Serve
 from gpustack_fast.backends.vllm_log import CAUSES, PROGRESS, STAGES
 from gpustack_fast.sizing.documents import ModelFacts
 
 __all__ = ["DEVELOPMENT", "ENGINE", "FACTS", "VARIABLES", "facts"]
-
-DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
-"""The environment variable with which vLLM opens its development paths.
-
-One of them runs code by name, and each release has new ones.
-"""
 
 _DEVELOPMENT_PATHS = (
     "/collective_rpc",

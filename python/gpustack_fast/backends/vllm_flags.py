@@ -14,14 +14,21 @@ from gpustack_fast.backends.flags import FlagTable, recorded
 from gpustack_fast.backends.parallel import visible
 from gpustack_fast.backends.vllm_parsers import family_of
 
-__all__ = ["DRAIN", "IDLE_KEPT", "KEEP_ALIVE", "OURS", "Serve"]
+__all__ = ["DEVELOPMENT", "DRAIN", "IDLE_KEPT", "KEEP_ALIVE", "OURS", "Serve"]
 
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
+"""The environment variable with which vLLM opens its development paths.
+
+One of them runs code by name, and each release has new ones.
+"""
 KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 IDLE_KEPT = 3600
 """Seconds for which ours keeps an idle connection."""
 DRAIN = 10
 """Seconds for --shutdown-timeout: enough for an end of its own. Requests end before, by our hand.
 """
+_NO_TEXT = {"image", "speech_to_text", "text_to_speech"}
+"""Categories whose requests are not counted in tokens of text: their lengths stay as they are."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank takes."""
 
@@ -135,7 +142,7 @@ class Serve:
     def _size(self, place: Place) -> dict[str, str]:
         found = {}
         context = vllm_memory.context_of(self.given, place.facts)
-        if context is not None and not {"speech_to_text"} & set(self.model.categories):
+        if context is not None and not _NO_TEXT & set(self.model.categories):
             found["--max-model-len"] = str(context)
         if not self.given.keys() & set(vllm_memory.PARALLEL.values()):
             for part, flag in vllm_memory.PARALLEL.items():
@@ -187,6 +194,8 @@ class Serve:
         found = {
             "VLLM_API_KEY": place.key,
             KEEP_ALIVE: str(IDLE_KEPT),
+            # Whatever this server was started with: which paths are closed goes by the model's own.
+            DEVELOPMENT: "0",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "VLLM_DISABLE_LOG_LOGO": "1",

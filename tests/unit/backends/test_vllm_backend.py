@@ -50,6 +50,7 @@ def test_its_key_and_switches_are_in_the_environment_and_no_key_in_the_arguments
     assert command.environment == {
         "VLLM_API_KEY": "the-engine-key",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
+        "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_DISABLE_LOG_LOGO": "1",
@@ -92,6 +93,7 @@ def test_gpus_are_named_in_the_order_of_the_bus(tmp_path: Path) -> None:
         ([], {}, {"facts": facts(context=2048)}, []),
         (["--max-model-len=auto"], {}, {"facts": facts()}, []),
         ([], {"categories": ["speech_to_text"]}, {"facts": facts()}, []),
+        ([], {"categories": ["image"]}, {"facts": facts()}, []),
         # What a category means.
         ([], {"categories": ["embedding"]}, {}, ["--runner=pooling", "--convert=embed"]),
         ([], {"categories": ["reranker"]}, {}, ["--runner=pooling", "--convert=classify"]),
