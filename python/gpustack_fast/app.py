@@ -34,10 +34,10 @@ from gpustack_fast.config.warnings import warnings_of
 from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.control.views import drain_report, model_statuses
-from gpustack_fast.engines import environments, processes
+from gpustack_fast.engines import processes
+from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.engines.replica import Replica
-from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError, UsageError
 from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_thread
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
@@ -131,6 +131,10 @@ class Server:
         self._published = False
         self._shown = (0, 0)
         """Faults and unsaved revocations as the table shows them."""
+        self._outstanding: dict[str, int] = {}
+        """The requests of each instance that had any at this time:"""
+        self._outstanding_at = float("-inf")
+        """monotonic seconds."""
         self._greeted = False
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
@@ -155,14 +159,16 @@ class Server:
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
         self.keys = Keys(store, self._publish_keys, self._faults)
-        building = logging.getLogger(environments.__name__)
-        prepare = functools.partial(
-            environments.default_interpreter, directory.path, report=building.info
-        )
         self._pace = Pace(self._publish)
-        self._supervisor = Supervisor(
-            self._engine_paths, prepare, self._faults, on_change=self._pace.soon
+        self._engines = Engines(
+            directory.path,
+            config.server.models_folder(),
+            self._engine_paths,
+            self._faults,
+            on_change=self._pace.soon,
+            in_flight=self._in_flight,
         )
+        self._supervisor = self._engines.supervisor
         self._reloader = Reloader(
             source, deployment, directory, self._plane, self._supervisor, self._table
         )
@@ -237,6 +243,7 @@ class Server:
         await api.start()
         self._service.tell(systemd.READY)
         await self._end_leftovers()
+        self._engines.start()
         self._supervisor.want(self._config.models)
         self._pace.now()  # a table that the data plane refuses ends the start
         self.serving = True
@@ -279,7 +286,7 @@ class Server:
     async def _end_engines(self, working: asyncio.Future[None]) -> None:
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
-        await self._supervisor.shutdown(0.0)
+        await self._engines.shutdown(0.0)
         if self._leftovers and working.cancelled():
             await self._end_leftovers()
 
@@ -373,6 +380,16 @@ class Server:
                     self._drained.set_result(None)
 
     # To the data plane.
+
+    def _in_flight(self, instance_id: str) -> int:
+        """The requests that an instance has now; a moment old, since all instances ask."""
+        now = time.monotonic()
+        if now > self._outstanding_at + POLL_EVERY:
+            self._outstanding_at = now
+            self._outstanding = {
+                one.id: one.outstanding for one in self._plane.stats().instances if one.outstanding
+            }
+        return self._outstanding.get(instance_id, 0)
 
     async def _count_now_and_then(self) -> None:
         while True:

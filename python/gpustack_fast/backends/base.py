@@ -223,6 +223,8 @@ class Backend:
     causes: tuple[Sign, ...] = ()
     """What it writes when it fails for a cause that is known."""
     progress: Progress | None = None
+    leaves_session: bool = False
+    """Whether it starts processes outside of its session, which have to be looked for."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 15.0
     """Seconds from the first stop signal until the whole session is killed."""

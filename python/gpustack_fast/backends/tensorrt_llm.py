@@ -313,6 +313,8 @@ ENGINE = Engine(
         check=check,
         doubts=doubts,
         variables=_VARIABLES,
+        # MPI's daemon starts its workers, in a session of its own.
+        leaves_session=True,
         command=command,
         demands=demands,
         ready_path="/health",

@@ -179,6 +179,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     restart_on_error: bool = True
     ready_timeout: Seconds = 600.0
     """Time for an instance from its start until it is ready; 0: no limit."""
+    hang_timeout: Seconds = 120.0
+    """Time without an answer, or with requests and without a step, after which an engine is ended
+    and started again; 0: never.
+    """
 
     urls: list[str] = []
     """External only. `http://HOST:PORT` or `unix:/ABSOLUTE/PATH`; each is one instance."""

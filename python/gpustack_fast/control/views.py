@@ -64,7 +64,7 @@ def instance_status(replica: Replica, counters: Counters | None) -> InstanceStat
         failures=0 if counters is None else counters.failures,
         pid=None if replica.instance is None else replica.instance.pid,
         restart_count=replica.restarts,
-        devices=[],  # none is given to any yet
+        devices=list(replica.devices),
     )
 
 

@@ -17,16 +17,23 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import string
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from gpustack_fast.backends import Backend, Place, Shape
+import msgspec
+
+from gpustack_fast.backends import Backend, Command, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
+from gpustack_fast.engines.ask import Answer, ask
+from gpustack_fast.engines.engine_log import LogFollower, cause_of, last_lines, rotate
+from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import Process, ProcessTable
 from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import Faults, is_ours, run_in_thread
@@ -37,6 +44,10 @@ __all__ = ["Instance", "new_id"]
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 LOG_LIMIT = 64 * 1024 * 1024
 PROBE_TIMEOUT = 1.0
+STAGE_EVERY = 1.0
+"""Seconds between two looks at how far a start has come."""
+WARM_UP_WITHIN = 300.0
+"""Seconds: kernels that are compiled at the first request were seen to take half a minute."""
 DISK_WITHIN = 5.0
 """Seconds that a disk may take before an engine's end, and the message about it, go on without."""
 RECORD_ROOM = 1024
@@ -67,6 +78,9 @@ class Instance:
         self.id = instance_id
         self.model = model
         self.backend = backend
+        self.ready_path = (
+            backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
+        )
         self.key = secrets.token_hex(24)
         self.socket = paths.socket(instance_id)
         self.record = paths.record(instance_id)
@@ -80,32 +94,42 @@ class Instance:
         """None: not watched, so its end would not be seen."""
         self._opened: os.stat_result | None = None
         """The log, as it was opened."""
+        self.folder = self.socket.with_suffix(".d")
+        """Where what its command names is written before the start."""
+        self._port: int | None = None
+        self.devices: tuple[str, ...] = ()
+        """GPUs and slices that it was given, as CUDA takes them."""
 
     @property
     def address(self) -> str:
+        if self._port is not None:
+            return f"http://127.0.0.1:{self._port}"
         return f"unix:{self.socket}"
 
     @property
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
 
-    async def start(self, python: Path) -> None:
+    async def start(self, prepared: Prepared) -> None:
         """Starts the process and watches it.
 
         Raises BackendError, StoreError, or OSError for this machine. `stop` must follow that, too:
         the process may run, and not be watched.
         """
+        self._port = free_port() if self.backend.over_tcp else None
+        self.devices = prepared.devices
         place = Place(
-            python=python,
-            version="",
+            python=prepared.python,
+            version=prepared.version,
             socket=self.socket,
-            port=None,
+            port=self._port,
             key=self.key,
-            files=None,
-            adapters={},
-            devices=(),
-            shape=Shape(),
-            share=None,
+            files=prepared.files,
+            adapters=prepared.adapters,
+            devices=prepared.devices,
+            shape=prepared.shape,
+            share=prepared.share,
+            facts=prepared.facts,
         )
         command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
         stub = [
@@ -117,7 +141,7 @@ class Instance:
             str(self.socket),
             str(self.log),
         ]
-        self._making = asyncio.ensure_future(run_in_thread(self._make_files))
+        self._making = asyncio.ensure_future(run_in_thread(self._make_files, command))
         with await asyncio.shield(self._making) as log:
             # On the loop: no stop can come in between, and miss it.
             self._run([*stub, *command.arguments], log, command.environment)
@@ -128,18 +152,31 @@ class Instance:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment(variables, self.model.env),
+            env=self._environment(variables),
             start_new_session=True,
         )
         self._pidfd = os.pidfd_open(self._child.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
-    def _make_files(self) -> IO[bytes]:
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """What the engine inherits of ours, without our settings (one may be a key) and what its
+        backend decides; over it what that says, and what the user does.
+        """
+        decided = self.backend.variables
+        found = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("GPUSTACK_FAST_") and name not in decided
+        }
+        return {**found, **variables, **self.model.env, processes.MARK: str(self.record)}
+
+    def _make_files(self, command: Command) -> IO[bytes]:
         """Makes the places of its files; returns the open log. Raises OSError, StoreError."""
         self._paths.make_room_for(self.log)
         self.socket.unlink(missing_ok=True)
         # On a full disk the process could not write its record, nor say so: its log is there, too.
         self._new_record.write_bytes(b" " * RECORD_ROOM)
+        make_folder(self.folder, command)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         log = os.fdopen(os.open(self.log, flags, 0o600), "ab")
         self._opened = os.fstat(log.fileno())
@@ -150,14 +187,21 @@ class Instance:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self.exited.set()
 
-    async def wait_until_ready(self) -> None:
-        """Returns when the engine can serve. Raises EngineFailed when it ends or takes too long."""
+    async def wait_until_ready(self, stage: Callable[[str], None] = lambda _: None) -> None:
+        """Returns when the engine can serve; `stage` is told how far it has come. Raises
+        EngineFailed when it ends or takes too long.
+        """
         limit = self.model.ready_timeout
-        waited, asked = 0.0, time.monotonic()
+        follower = LogFollower(self.log, self.backend.stages)
+        waited, asked, looked = 0.0, time.monotonic(), 0.0
         while not (ready := await self.probe()):
             before, asked = asked, time.monotonic()
             # What cannot be probed is neither ready nor too slow.
             waited += 0.0 if ready is None else asked - before
+            if asked >= looked + STAGE_EVERY and self.backend.stages:
+                looked = asked
+                with contextlib.suppress(OSError):  # there is no log yet, or none that can be read
+                    stage(await run_in_thread(follower.stage))
             if limit and waited > limit:
                 raise EngineFailed(
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
@@ -173,11 +217,42 @@ class Instance:
                     f"{await self.last_words()}"
                 )
 
+    async def warm_up(self) -> None:
+        """Sends a ready engine its first request, if its kind needs one. Raises EngineFailed."""
+        asked = None if self.backend.warm_up is None else self.backend.warm_up(self.model)
+        if asked is None:
+            return
+        try:
+            async with asyncio.timeout(WARM_UP_WITHIN):
+                answer = await self.ask(asked.path, msgspec.json.encode(asked.body))
+        except TimeoutError:
+            said = f"gave no answer within {WARM_UP_WITHIN:g} s"
+        except OSError as error:
+            if is_ours(error):
+                raise
+            said = f"ended it without an answer ({os.strerror(error.errno or 0)})"
+        else:
+            if 200 <= answer.status < 300:
+                return
+            # It answers a prompt of ours: nothing of a client's is in it.
+            body = printable(answer.body.decode(errors="replace").strip())[:300]
+            said = f"answered it with {answer.status}: {body}"
+        raise EngineFailed(
+            f"The engine was ready, but its first request ({asked.path}), which we sent, failed: "
+            f"it {said}. {await self.last_words()}"
+        )
+
+    async def ask(self, path: str, body: bytes | None = None) -> Answer:
+        """The engine's answer to a GET, or with a `body` of JSON to a POST; the caller bounds the
+        time. Raises OSError.
+        """
+        return await ask(self.address, path, self.key, body)
+
     async def probe(self) -> bool | None:
         """Whether the engine's ready path gives 200; None: it cannot be asked, by our own fault."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                return await status(self.socket, self.backend.ready_path, self.key) == 200
+                return (await self.ask(self.ready_path)).status == 200
         except TimeoutError:
             return False
         except OSError as error:
@@ -204,18 +279,22 @@ class Instance:
         )
 
     async def last_words(self) -> str:
-        """The end of its log, in one line, for a message. It may hold something of a request."""
-        lines: list[str] = []
+        """The cause that its log names, if it is known, and the log's end, in one line, for a
+        message. It may hold something of a request.
+        """
+        lines, cause = list[str](), ""
         try:
             async with asyncio.timeout(DISK_WITHIN):
-                lines = await run_in_thread(_last_lines, self.log)
+                lines = await run_in_thread(last_lines, self.log)
+                cause = await run_in_thread(cause_of, self.log, self.backend.causes)
         except TimeoutError:
             return f"Its log cannot be read: the disk does not respond (log: {self.log})."
         except OSError:
             pass  # there is none, or a pipe in its place
+        cause = f"{cause} " if cause else ""
         if lines:
-            return f"It wrote last: {' | '.join(lines)} (log: {self.log})."
-        return f"It wrote nothing (log: {self.log})."
+            return f"{cause}It wrote last: {' | '.join(lines)} (log: {self.log})."
+        return f"{cause}It wrote nothing (log: {self.log})."
 
     async def rotate_log(self, limit: int = LOG_LIMIT) -> None:
         """Copies a large log and truncates it, for the engine holds it open for appending."""
@@ -238,7 +317,8 @@ class Instance:
             return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
     async def living(self) -> list[Process] | None:
-        """The living processes of its session; None: nobody can see them now.
+        """The living processes of its session, and those that have left it; None: nobody can see
+        them now.
 
         Reaps the dead ones except for the leader. As long as that is not reaped, no other session
         can have its number.
@@ -246,20 +326,24 @@ class Instance:
         if self._child is None:
             return []
         leader = self._child.pid
-        found = await self._table.members(leader)
+        mark = str(self.record) if self.backend.leaves_session else ""
+        found = await self._table.members(leader, mark)
         if found is None:
             return None
         processes.reap(found, spare=leader)
         return [one for one in found if one.alive]
 
-    async def stop(self) -> bool:
-        """Ends the whole session, and removes its files. Returns False when somebody lives on."""
+    async def stop(self, grace: float = float("inf")) -> bool:
+        """Ends the whole session, and removes its files. Returns False when somebody lives on.
+
+        `grace`: seconds until it is killed, where that is less than its backend gives it.
+        """
         if self._child is not None:
             gone = await processes.end(
                 self._child.pid,
                 self.living,
                 self.backend.stop_signal,
-                self.backend.stop_grace,
+                min(grace, self.backend.stop_grace),
                 is_child=True,
             )
             # Not `wait`: a leader that nobody sees, as without `/proc`, may live, and hold up all.
@@ -274,6 +358,7 @@ class Instance:
         try:
             async with asyncio.timeout(DISK_WITHIN):
                 await self._files_are_made()
+                await run_in_thread(remove_folder, self.folder)
                 await run_in_thread(remove_files, self.socket, self.record, self._new_record)
         except TimeoutError:
             self._faults.note("files", "the disk does not respond")
@@ -289,66 +374,28 @@ class Instance:
                 self._making.result().close()
 
 
-def _last_lines(log: Path) -> list[str]:
-    """The last lines of a log. Raises OSError."""
-    with open(log, "rb", opener=_at_once) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-    return [printable(line.strip())[-300:] for line in lines if line.strip()][-3:]
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Opens without waiting for who writes to a pipe that somebody has put there."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def make_folder(folder: Path, command: Command) -> None:
+    """Writes the files and makes the links that an engine is to find. Raises OSError."""
+    if command.files or command.links:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    for path, text in command.files.items():
+        path.write_text(text, encoding="utf-8")
+    for link, target in command.links.items():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
-def rotate(log: Path, limit: int) -> None:
-    """Moves what a log of more than `limit` bytes holds to a file beside it. Raises OSError.
-
-    Without room for the copy it is emptied all the same: a disk that is full stops all else.
-    """
-    try:
-        if log.stat().st_size <= limit:
-            return
-    except FileNotFoundError:
-        return
-    copy = log.with_suffix(".log.1")
-    try:
-        # For its owner alone, as the log is.
-        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
-        shutil.copyfile(log, copy)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            copy.unlink(missing_ok=True)
-            os.truncate(log, 0)
-        raise
-    os.truncate(log, 0)
-
-
-def environment(*more: dict[str, str]) -> dict[str, str]:
-    """The environment of an engine: `more` over ours without our settings (one may be a key)."""
-    found = {
-        name: value for name, value in os.environ.items() if not name.startswith("GPUSTACK_FAST_")
-    }
-    for names in more:
-        found.update(names)
-    return found
-
-
-async def status(socket: Path, path: str, key: str) -> int:
-    """The status of one GET over a Unix socket. Raises OSError when there is no response."""
-    reader, writer = await asyncio.open_unix_connection(socket)
-    try:
-        head = (
-            f"GET {path} HTTP/1.1\r\nHost: engine\r\nAuthorization: Bearer {key}\r\nConnection: "
-            "close\r\n\r\n"
-        )
-        writer.write(head.encode())
-        await writer.drain()
-        parts = (await reader.readline()).split()
-        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
-    finally:
-        writer.close()
+def remove_folder(folder: Path) -> None:
+    """Removes what `make_folder` has made, as far as it can be removed."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_files(*paths: Path | str) -> None:

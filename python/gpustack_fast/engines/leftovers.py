@@ -13,7 +13,7 @@ import msgspec
 
 from gpustack_fast import plain_files
 from gpustack_fast.engines import processes
-from gpustack_fast.engines.instance import remove_files
+from gpustack_fast.engines.instance import remove_files, remove_folder
 from gpustack_fast.engines.processes import Identity, Process, ProcessTable
 from gpustack_fast.errors import EngineFailed, StoreError
 from gpustack_fast.faults import Faults, run_in_thread
@@ -46,17 +46,24 @@ async def end_leftovers(
     return [
         record.stem
         for record, was_alive in await asyncio.gather(
-            *(end_leftover(record, identity, table, grace) for record, identity in found)
+            *(
+                end_leftover(
+                    record, identity, paths.socket(record.stem).with_suffix(".d"), table, grace
+                )
+                for record, identity in found
+            )
         )
         if was_alive
     ]
 
 
 async def end_leftover(
-    record: Path, identity: Identity, table: ProcessTable, grace: float
+    record: Path, identity: Identity, folder: Path, table: ProcessTable, grace: float
 ) -> tuple[Path, bool]:
-    """Ends the engine of one record; returns whether somebody was alive, too."""
-    living = functools.partial(leftovers, identity, table, set())
+    """Ends the engine of one record; returns whether somebody was alive, too. `folder`: that of the
+    files that were written for it.
+    """
+    living = functools.partial(leftovers, identity, str(record), table, set())
     alive = await living() != []
     if alive and not await processes.end(
         identity.pid, living, signal.SIGTERM, grace, is_child=False
@@ -66,6 +73,7 @@ async def end_leftover(
             "even by SIGKILL. It waits inside the kernel, perhaps for a device: look at it with "
             "`ps`, then start again."
         )
+    await run_in_thread(remove_folder, folder)
     await run_in_thread(tell_or_remove, identity.socket)
     await run_in_thread(tell_or_remove, record)
     return record, alive
@@ -123,9 +131,10 @@ def tell_or_remove(path: Path | str) -> None:
 
 
 async def leftovers(
-    identity: Identity, table: ProcessTable, known: set[tuple[int, int]]
+    identity: Identity, mark: str, table: ProcessTable, known: set[tuple[int, int]]
 ) -> list[Process] | None:
-    """The living processes of an earlier run's session, where they certainly are of it.
+    """The living processes of an earlier run's session, where they certainly are of it, and those
+    that bear the engine's record as their `mark`.
 
     None: nobody can see them now.
 
@@ -136,10 +145,11 @@ async def leftovers(
     """
     if not identity.is_of_this_boot():
         return []
-    members = await table.members(identity.pid)
+    members = await table.members(identity.pid, mark)
     if members is None:
         return None
-    found = [one for one in members if one.alive]
+    found = [one for one in members if one.alive and one.session == identity.pid]
+    left = [one for one in members if one.alive and one.session != identity.pid]
     sure = any(
         identity.is_leader(one)
         or (one.pid, one.start_time) in known
@@ -147,6 +157,6 @@ async def leftovers(
         for one in found
     )
     if not sure:
-        return []
+        return left
     known.update((one.pid, one.start_time) for one in found)
-    return found
+    return found + left

@@ -25,6 +25,7 @@ import msgspec
 from gpustack_fast.faults import Faults, run_in_thread
 
 __all__ = [
+    "MARK",
     "Identity",
     "Process",
     "ProcessTable",
@@ -38,6 +39,11 @@ __all__ = [
 ]
 
 PR_SET_CHILD_SUBREAPER = 36
+
+MARK = "GPUSTACK_FAST_INSTANCE"
+"""The environment variable of an engine's processes with the path of its record. By it those are
+found that have left its session, as MPI's daemons do, which start TensorRT-LLM's workers.
+"""
 
 ASK_AGAIN_EVERY = 5.0
 """vLLM loses a SIGTERM that comes while it loads."""
@@ -121,6 +127,21 @@ def read_sessions() -> Sessions:
     return found
 
 
+def marked(mark: str) -> list[Process]:
+    """Every process of this user that bears this mark. Raises OSError where none can be seen."""
+    entry = f"{MARK}={mark}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            # It has ended, or is somebody else's.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                    one = process(int(name))
+                    if one is not None:
+                        found.append(one)
+    return found
+
+
 class ProcessTable:
     """The process table, read beside the event loop, and once for all who ask at one time."""
 
@@ -131,11 +152,25 @@ class ProcessTable:
         self._not_before = 0.0
         """Monotonic seconds."""
 
-    async def members(self, session: int) -> list[Process] | None:
+    async def members(self, session: int, mark: str = "") -> list[Process] | None:
         """Every process of a session, zombies too; None: nobody can see them now.
 
-        What is read was there after the call, so that none is missed that was started before it.
+        `mark`: those count, too, that have left the session and bear it, see `MARK`. What is read
+        was there after the call, so that none is missed that was started before it.
         """
+        found = await self._members(session)
+        if found is None or not mark:
+            return found
+        try:
+            known = {one.pid for one in found}
+            return found + [
+                one for one in await run_in_thread(marked, mark) if one.pid not in known
+            ]
+        except OSError as error:
+            self._faults.note("processes", error)
+            return None
+
+    async def _members(self, session: int) -> list[Process] | None:
         if self._following is None:
             self._following = asyncio.ensure_future(self._read())
         try:

@@ -70,6 +70,12 @@ class Replica:
     running: asyncio.Task[None] | None = None
     """The engine's life; of somebody else's, the watch on its address."""
     stopping: asyncio.Task[None] | None = None
+    lost: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """Set when the engine is to be ended for a cause outside of it, such as a GPU that failed."""
+    lost_to: str = ""
+    """That cause: a clause."""
+    devices: tuple[str, ...] = ()
+    """The UUIDs of the GPUs or slices that it holds."""
     idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """Set when it is out of the table and its last request has ended, as the data plane reports."""
 

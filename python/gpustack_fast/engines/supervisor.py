@@ -2,8 +2,7 @@
 
 `plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names:
 
-    pending → scheduled → initializing (its environment is built) → starting → running
-    any → error (it ended, or could not start) → scheduled, after a pause
+    of an engine of ours: see `life`
     of an engine that somebody else runs: pending → running ⇄ unreachable
 
 Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or
@@ -17,20 +16,21 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines import life
 from gpustack_fast.engines.addresses import Addresses
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
-from gpustack_fast.engines.plan import ReplicaSlot, Start, plan, restart_delay
+from gpustack_fast.engines.life import Life, Prepare
+from gpustack_fast.engines.plan import ReplicaSlot, Start, plan
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
-from gpustack_fast.errors import GpustackFastError, InstanceNotFound
-from gpustack_fast.faults import Faults, is_ours, reason_of, run_in_thread
+from gpustack_fast.errors import InstanceNotFound
+from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Supervisor"]
@@ -38,20 +38,8 @@ __all__ = ["Supervisor"]
 MAINTAIN_EVERY = 10.0
 FIRST_TRY_WITHIN = 5.0
 """Seconds that a reload waits for the first try of addresses that are new."""
-RUNNING_WELL = 300.0
-"""Seconds of running after which earlier failures count no more: many a crash loop gets ready."""
-BUILDS_MAY_TAKE = 30.0
-"""Seconds for the end of builds that were cancelled: a disk may keep them."""
-AFTER_A_FAULT = 10.0
-"""Seconds until the next try, after a fault of this machine or of ours."""
-CANNOT_BE_ENDED = (
-    "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
-)
 
 log = logging.getLogger(__name__)
-
-Prepare = Callable[[str], Awaitable[Path]]
-"""Gives the interpreter of a backend's environment, which may have to be built first."""
 
 
 class Supervisor:
@@ -64,6 +52,7 @@ class Supervisor:
         faults: Faults,
         *,
         on_change: Callable[[], None],
+        in_flight: Callable[[str], int] = lambda _: 0,
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
         self._paths = paths
@@ -72,9 +61,9 @@ class Supervisor:
         self._table = ProcessTable(faults)
         self._on_change = on_change
         self._backends = backends
+        self._life = Life(paths, self._table, prepare, faults, self._set, in_flight)
         self._models: dict[str, ModelConfig] = {}
         self._replicas: dict[ReplicaSlot, Replica] = {}
-        self._preparing: dict[str, asyncio.Task[Path]] = {}
         self._drained: set[tuple[str, str]] = set()
         """Model and URL of the engines of somebody else's that are drained, for the next `want`."""
         self._maintenance: asyncio.Task[None] | None = None
@@ -220,10 +209,11 @@ class Supervisor:
         replica.created = time.time()
         replica.address = ""
         replica.idle = asyncio.Event()
+        replica.lost = asyncio.Event()
         if replica.drained:
             replica.idle.set()
-        self._set(replica, "scheduled")
-        replica.running = self._task(self._live(replica))
+        self._set(replica, "pending")
+        replica.running = self._task(self._life.live(replica))
 
     def _unused_id(self, model: str) -> str:
         """A new id; with thousands of engines, two would be the same by chance some day."""
@@ -248,17 +238,20 @@ class Supervisor:
 
     async def _begin_again(self, replica: Replica) -> None:
         # First, so that a mistake that comes at once does not come without end.
-        await asyncio.sleep(AFTER_A_FAULT)
+        await asyncio.sleep(life.AFTER_A_FAULT)
         if replica.model.external:
             await self._watch(replica)
         else:
-            self._failed(replica, "The watch on it ended by a mistake in gpustack-fast; see above.")
-            await self._end(replica)
+            mistake = "The watch on it ended by a mistake in gpustack-fast; see above."
+            self._life.failed(replica, mistake)
+            await self._life.end(replica)
 
     async def _watch(self, replica: Replica) -> None:
         await watch(replica, self._set, self._faults)
 
     def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
+        if (replica.state, replica.state_message) == (state, message):
+            return  # as how far a start has come, which is asked each second
         if replica.state != state:
             replica.since = time.time()
         replica.state, replica.state_message = state, message
@@ -266,99 +259,6 @@ class Supervisor:
         # One that is being tried for a reload is not here yet.
         if self._replicas.get(replica.slot) is replica:
             self._on_change()
-
-    async def _live(self, replica: Replica) -> None:
-        """One engine's life, from its environment to the end of its session."""
-        try:
-            await self._bring_up(replica)
-            log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
-            self._set(replica, "running")
-            self._failed(replica, *await self._until_it_ends(replica))
-        except GpustackFastError as error:
-            if is_ours(error):
-                self._hindered(replica, str(error))
-            else:
-                self._failed(replica, str(error))
-        except OSError as error:
-            self._hindered(replica, f"It could not be started: {reason_of(error)}.")
-        await self._end(replica)
-
-    async def _until_it_ends(self, replica: Replica) -> tuple[str, str]:
-        """Waits until an engine that runs has ended; the manner, in words for the log and for who
-        asks for its state. It has served, so that its last words may hold something of a request.
-        """
-        instance = replica.instance
-        assert instance is not None
-        try:
-            async with asyncio.timeout(RUNNING_WELL):
-                await instance.exited.wait()
-        except TimeoutError:
-            replica.failures = 0
-            await instance.exited.wait()
-        # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
-        ended = f"The engine {instance.how_it_ended()}, unasked"
-        self._set(replica, "error", f"{ended}.")  # at once, for a disk may be slow to tell more
-        where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
-        return f"{ended}; {where}", f"{ended}. {await instance.last_words()}"
-
-    async def _end(self, replica: Replica) -> None:
-        """Ends what is left of an engine. Nothing is started in its place before that is gone."""
-        reason = replica.state_message
-        while replica.instance is not None and not await replica.instance.stop():
-            if not replica.state_message.startswith(CANNOT_BE_ENDED):
-                log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
-                self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
-            await asyncio.sleep(AFTER_A_FAULT)
-        replica.instance = None
-
-    async def _bring_up(self, replica: Replica) -> None:
-        """Environment, process, readiness."""
-        self._set(
-            replica, "initializing", f"Its environment ({replica.backend.name}) is made ready."
-        )
-        python = await self._environment(replica.backend.name)
-        log.info("Starting %s ...", replica.id)
-        replica.instance = Instance(
-            replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
-        )
-        await replica.instance.start(python)
-        replica.address = replica.instance.address
-        self._set(replica, "starting")
-        await replica.instance.wait_until_ready()
-
-    async def _environment(self, backend: str) -> Path:
-        """The backend's interpreter: all its replicas wait for one build."""
-        task = self._preparing.get(backend)
-        if task is None or task.done():
-            task = asyncio.ensure_future(self._prepare(backend))
-            self._preparing[backend] = task
-        return await asyncio.shield(task)
-
-    def _failed(self, replica: Replica, reason: str, shown: str | None = None) -> None:
-        """Takes the engine out of the table at once, and says when the next one starts.
-
-        `shown`: the reason for who asks for the replica's state, where the log has another.
-        """
-        shown = shown or reason
-        replica.failures += 1
-        replica.note_failure(shown)
-        if replica.model.restart_on_error:
-            pause = restart_delay(replica.failures)
-            replica.retry_at = time.monotonic() + pause
-            follows = (
-                "Starting it again at once." if not pause else f"Starting it again in {pause:g} s."
-            )
-        else:
-            replica.retry_at = float("inf")
-            follows = "It is not started again (restart_on_error = false)."
-        self._set(replica, "error", f"{shown} {follows}")
-        log.warning("%s: %s %s", replica.id, reason, follows)
-
-    def _hindered(self, replica: Replica, reason: str) -> None:
-        """Tries an engine again that this machine kept from starting: no failure of its own."""
-        self._faults.note("engine_start", reason)
-        replica.retry_at = time.monotonic() + AFTER_A_FAULT
-        self._set(replica, "error", f"{reason} Starting it again in {AFTER_A_FAULT:g} s.")
 
     def instance_idle(self, instance_id: str) -> None:
         """Notes that a retired instance has ended its last request, as the data plane reports."""
@@ -373,6 +273,13 @@ class Supervisor:
         for replica in self._replicas.values():
             if replica.id == instance_id:
                 replica.note_failure(reason)
+
+    def gpu_failed(self, uuid: str, reason: str) -> None:
+        """Ends the engines that hold a GPU which has failed. `reason`: a clause."""
+        for replica in self._replicas.values():
+            if uuid in replica.devices and replica.instance is not None:
+                replica.lost_to = reason
+                replica.lost.set()
 
     def drain(self, which: str) -> list[Replica]:
         """Takes instances out of the choice until `resume`; what runs on them goes on.
@@ -445,14 +352,14 @@ class Supervisor:
                 "again.",
                 replica.id,
             )
+        else:
+            self._prepare.release(replica)
         del self._replicas[replica.slot]
 
     async def shutdown(self, patience: float) -> None:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
         self._closing = True
         stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
-        for task in self._preparing.values():
-            task.cancel()
         if self._maintenance is not None:
             self._maintenance.cancel()
         # A mistake in the end of one engine must leave no other one behind.
@@ -460,8 +367,7 @@ class Supervisor:
             if isinstance(error, BaseException):
                 log.error("An engine was not ended, by a mistake.", exc_info=error)
                 self._faults.note("mistake", type(error).__name__)
-        if self._preparing:
-            await asyncio.wait(self._preparing.values(), timeout=BUILDS_MAY_TAKE)
+        await self._prepare.close()
 
     async def moved_logs(self) -> list[Instance]:
         """The engines whose logs somebody has moved or removed. Raises OSError: without a thread.

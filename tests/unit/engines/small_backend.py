@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import uvloop
@@ -16,6 +16,11 @@ import uvloop
 from gpustack_fast.backends import Backend, Command, Model, Place
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
+from gpustack_fast.engines.allocation import Allocation
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.preparer import Environment, Environments, Preparer, Report
+from gpustack_fast.gpus.documents import GpuReport
+from gpustack_fast.sizing import ModelFacts
 from gpustack_fast.storage.engine_paths import EnginePaths
 from raw_http import DEADLINE
 
@@ -36,6 +41,36 @@ SMALL = Backend(
 )
 
 PYTHON = Path(sys.executable)
+
+
+PREPARED = Prepared(python=PYTHON)
+
+
+async def environment(_: ModelConfig, __: bool) -> Environment:
+    """The small engine's environment: this one."""
+    return PREPARED
+
+
+class NoFiles:
+    """The files of a model that has none."""
+
+    async def facts(self, model: ModelConfig) -> ModelFacts | None:
+        raise AssertionError("nobody places it")
+
+    async def fetch(self, model: ModelConfig, report: Report) -> Path | None:
+        return None
+
+    async def adapters(self, model: ModelConfig, report: Report) -> Mapping[str, Path]:
+        return {}
+
+
+async def no_gpus() -> GpuReport:
+    return GpuReport(driver_version=None, cuda_version=None, gpus=[])
+
+
+def preparer(make: Environments = environment) -> Preparer:
+    """A preparer of small engines."""
+    return Preparer(make, NoFiles(), Allocation(no_gpus, list), no_gpus)
 
 
 def small(

@@ -1,6 +1,6 @@
 """An engine of forty lines: gives 200 at every path of a Unix socket, and misbehaves on order.
 
-python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
+python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child] [--escape]
 """
 
 import os
@@ -23,6 +23,11 @@ def main() -> None:
         # A worker as vLLM's: it ignores SIGTERM, watches nobody, and is in its parent's session.
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-S", "-c", code])
+        print(f"child {child.pid}", flush=True)
+    if "--escape" in orders:
+        # As MPI's daemon: in a session of its own.
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-S", "-c", code], start_new_session=True)
         print(f"child {child.pid}", flush=True)
     if "--leave-child" in orders:
         sys.exit(1)

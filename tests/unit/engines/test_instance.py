@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import json
 import os
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, run, small
+from small_backend import PREPARED, SMALL, alive, child_of, eventually, kill, run, small
 
 from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines import processes
@@ -30,7 +31,7 @@ async def instance(paths: EnginePaths, *orders: str, ready_timeout: float = DEAD
     model = small(*orders, ready_timeout=ready_timeout)
     faults = Faults()
     one = Instance(new_id(model.name), model, SMALL, paths, ProcessTable(faults), faults)
-    await one.start(PYTHON)
+    await one.start(PREPARED)
     return one
 
 
@@ -297,7 +298,7 @@ def test_a_start_that_is_given_up_while_it_makes_files_leaves_none_behind(
             make(log)
 
         monkeypatch.setattr(paths, "make_room_for", wait_and_make)
-        start = asyncio.ensure_future(one.start(PYTHON))
+        start = asyncio.ensure_future(one.start(PREPARED))
         await asyncio.to_thread(begun.wait, DEADLINE)
         start.cancel()
         await asyncio.wait({start})
@@ -329,7 +330,7 @@ def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
         await one.wait_until_ready()
         monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
         monkeypatch.setattr(instances, "remove_files", wait)
-        monkeypatch.setattr(instances, "_last_lines", wait)
+        monkeypatch.setattr(instances, "last_lines", wait)
         assert "the disk does not respond" in await one.last_words()
         assert await one.stop()
         assert one._faults.counts["files"] == 1
@@ -345,6 +346,31 @@ def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
         run(scenario, short_folder)
     finally:
         responds.set()
+
+
+def test_what_has_left_the_session_is_ended_as_well(short_folder: Path) -> None:
+    async def scenario(paths: EnginePaths) -> None:
+        model, faults = small("--escape"), Faults()
+        backend = dataclasses.replace(SMALL, leaves_session=True)
+        one, other = (
+            Instance(new_id("small"), model, backend, paths, ProcessTable(faults), faults)
+            for _ in range(2)
+        )
+        for each in (one, other):
+            await each.start(PREPARED)
+            await each.wait_until_ready()
+        child, spared = (child_of(each.log) for each in (one, other))
+        assert os.getsid(child) == child
+        assert one.pid is not None
+        kill(one.pid)  # nobody asks the child any more
+        await one.exited.wait()
+        assert await one.stop()
+        assert not alive(child)
+        assert alive(spared)
+        assert await other.stop()
+        assert not alive(spared)
+
+    run(scenario, short_folder)
 
 
 LEADERLESS = """

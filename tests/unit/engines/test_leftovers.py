@@ -25,13 +25,13 @@ from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
-from small_backend import PYTHON, SMALL, small
+from small_backend import PREPARED, SMALL, small
 async def main():
     paths = EnginePaths(pathlib.Path(sys.argv[1]))
     faults = Faults()
     model = small(*sys.argv[2:])
     one = Instance("small-00000", model, SMALL, paths, ProcessTable(faults), faults)
-    await one.start(PYTHON)
+    await one.start(PREPARED)
     if "--leave-child" in sys.argv:
         await one.exited.wait()
     else:
@@ -84,6 +84,21 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
     monkeypatch.setattr(processes, "ORPHANS_MAY_TAKE", 0.2)
     killed_server(short_folder, "--leave-child")
     child = child_of(short_folder / "logs" / "small" / "small-00000.log")
+    assert alive(child)
+
+    async def scenario(paths: EnginePaths) -> None:
+        assert await end_leftovers(paths, Faults()) == ["small-00000"]
+        assert not alive(child)
+
+    run(scenario, short_folder)
+
+
+def test_the_next_start_ends_what_had_left_the_session(short_folder: Path) -> None:
+    killed_server(short_folder, "--escape")
+    pid = record_of(short_folder)["pid"]
+    assert isinstance(pid, int)
+    child = child_of(short_folder / "logs" / "small" / "small-00000.log")
+    os.kill(pid, signal.SIGKILL)
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:

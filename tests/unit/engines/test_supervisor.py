@@ -14,13 +14,25 @@ from pathlib import Path
 import msgspec
 import pytest
 import uvloop
-from small_backend import PYTHON, SMALL, alive, child_of, eventually, kill, small
+from small_backend import (
+    PREPARED,
+    SMALL,
+    alive,
+    child_of,
+    environment,
+    eventually,
+    kill,
+    preparer,
+    small,
+)
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import external, health, plan, processes, supervisor
+from gpustack_fast.engines import external, health, life, plan, processes, supervisor
+from gpustack_fast.engines import preparer as preparing
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.preparer import Environment, Environments
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import InstanceNotFound
@@ -40,15 +52,13 @@ class House:
 
     log: pytest.LogCaptureFixture
 
-    def __init__(
-        self, folder: Path, prepare: Callable[[str], Awaitable[Path]] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, make: Environments = environment) -> None:
         self.seen: list[list[tuple[str, str]]] = []
         self.paths = EnginePaths(folder)
         self.faults = Faults()
         self.supervisor = Supervisor(
             self.paths,
-            prepare or self.prepare,
+            preparer(make),
             self.faults,
             on_change=self.look,
             backends={"small": SMALL, "external": BACKENDS["external"]},
@@ -58,10 +68,6 @@ class House:
     def lines(self) -> list[str]:
         """Its log lines."""
         return [record.getMessage() for record in self.log.records]
-
-    async def prepare(self, backend: str) -> Path:
-        assert backend == "small"
-        return PYTHON
 
     def look(self) -> None:
         """The instances that a table would hold now."""
@@ -126,7 +132,13 @@ def test_replicas_come_up_through_the_states_of_gpustack(short_folder: Path) -> 
         await house.until_running(2)
         first = house.replica().id
         states = [state for seen in house.seen for name, state in seen if name == first]
-        assert list(dict.fromkeys(states)) == ["scheduled", "initializing", "starting", "running"]
+        assert list(dict.fromkeys(states)) == [
+            "pending",
+            "initializing",
+            "downloading",
+            "starting",
+            "running",
+        ]
         assert house.replica(0).id != house.replica(1).id
         assert house.replica().address.startswith("unix:/")
 
@@ -223,7 +235,7 @@ def test_what_an_engine_that_has_served_wrote_last_is_shown_and_not_logged(
 def test_minutes_of_running_clear_the_count_of_failures(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "RUNNING_WELL", 0.05)
+    monkeypatch.setattr(life, "RUNNING_WELL", 0.05)
 
     @scenario(short_folder, small())
     async def _(house: House) -> None:
@@ -268,7 +280,7 @@ def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(
 def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(
     short_folder: Path,
 ) -> None:
-    async def fails(backend: str) -> Path:
+    async def fails(_: ModelConfig, __: bool) -> Environment:
         raise BuildError("The disk is full.")
 
     @scenario(short_folder, small(restart_on_error=False), house=House(short_folder, fails))
@@ -280,10 +292,10 @@ def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(
 def test_replicas_wait_for_one_build_of_their_environment(short_folder: Path) -> None:
     built = []
 
-    async def slowly(backend: str) -> Path:
-        built.append(backend)
+    async def slowly(model: ModelConfig, _: bool) -> Environment:
+        built.append(model.backend)
         await asyncio.sleep(0.05)
-        return PYTHON
+        return PREPARED
 
     @scenario(short_folder, small(replicas=3), house=House(short_folder, slowly))
     async def _(house: House) -> None:
@@ -294,12 +306,12 @@ def test_replicas_wait_for_one_build_of_their_environment(short_folder: Path) ->
 def test_a_shutdown_while_the_environment_is_built_ends_the_build(short_folder: Path) -> None:
     ended = []
 
-    async def for_ever(backend: str) -> Path:
+    async def for_ever(model: ModelConfig, _: bool) -> Environment:
         try:
             await asyncio.sleep(600)
         finally:
-            ended.append(backend)
-        return PYTHON
+            ended.append(model.backend)
+        return PREPARED
 
     @scenario(short_folder, small(), house=House(short_folder, for_ever))
     async def _(house: House) -> None:
@@ -619,7 +631,7 @@ def test_nothing_ends_while_there_are_no_descriptors(
 def test_an_engine_that_is_killed_while_there_are_no_descriptors_is_replaced_when_there_are(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.05)
 
     @scenario(short_folder, small(replicas=2))
     async def _(house: House) -> None:
@@ -638,7 +650,7 @@ def test_an_engine_that_is_killed_while_there_are_no_descriptors_is_replaced_whe
 def test_an_engine_that_cannot_be_watched_is_ended_and_tried_again(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.05)
     started: list[int] = []
 
     def fails_once(pid: int, flags: int = 0) -> int:
@@ -661,7 +673,7 @@ def test_an_engine_that_cannot_be_watched_is_ended_and_tried_again(
 def test_what_keeps_an_engine_from_starting_counts_as_no_failure_of_its(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.02)
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.02)
     house = House(short_folder)
     house.paths.logs.rmdir()
     house.paths.logs.write_text("in the way")
@@ -678,7 +690,7 @@ def test_what_keeps_an_engine_from_starting_counts_as_no_failure_of_its(
 def test_an_engine_is_not_started_without_room_for_its_record(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.02)
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.02)
 
     @scenario(short_folder, small())
     async def _(house: House) -> None:
@@ -692,7 +704,7 @@ def test_an_engine_is_not_started_without_room_for_its_record(
 def test_a_mistake_in_the_life_of_one_engine_ends_no_other(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "AFTER_A_FAULT", 0.05)
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.05)
 
     @scenario(short_folder, small(replicas=2))
     async def _(house: House) -> None:
@@ -728,10 +740,10 @@ def test_a_mistake_in_the_end_of_one_engine_leaves_no_other_behind(
 def test_a_build_that_does_not_end_keeps_no_stop_waiting(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "BUILDS_MAY_TAKE", 0.05)
+    monkeypatch.setattr(preparing, "ENDS_WITHIN", 0.05)
     building = asyncio.Event()
 
-    async def prepare(_: str) -> Path:
+    async def prepare(_: ModelConfig, __: bool) -> Environment:
         building.set()
         try:
             await asyncio.Event().wait()

@@ -39,6 +39,7 @@ _OURS_ONLY = (
     "env",
     "restart_on_error",
     "ready_timeout",
+    "hang_timeout",
 )
 _HTTP_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", re.ASCII)
 _HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)

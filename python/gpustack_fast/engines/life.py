@@ -1,0 +1,207 @@
+"""One engine's life, from its preparation to the end of its session. States bear GPUStack's names:
+
+pending → analyzing (its files are looked at) → scheduled (it has a place) → initializing (its
+environment is made) → downloading → starting → running
+any → error (it ended, or could not start), and after a pause from the beginning
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from gpustack_fast.engines import liveness
+from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.plan import restart_delay
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.errors import EngineFailed, GpustackFastError
+from gpustack_fast.faults import Faults, is_ours, reason_of
+from gpustack_fast.storage.engine_paths import EnginePaths
+
+__all__ = ["AFTER_A_FAULT", "Life", "Prepare"]
+
+RUNNING_WELL = 300.0
+"""Seconds of running after which earlier failures count no more: many a crash loop gets ready."""
+AFTER_A_FAULT = 10.0
+"""Seconds until the next try, after a fault of this machine or of ours."""
+LOST_GRACE = 3.0
+"""Seconds that what is left of an engine gets which has ended or works no more: its requests wait
+for an end, and a stopped process hears no signal but the last.
+"""
+CANNOT_BE_ENDED = (
+    "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
+)
+
+log = logging.getLogger(__name__)
+
+
+class Prepare(Protocol):
+    """Gets a replica's engine all that it is started with, and says so by its states."""
+
+    async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
+        """What is given is the replica's until `release`. Raises GpustackFastError, or OSError for
+        this machine.
+        """
+        ...
+
+    def release(self, replica: Replica) -> None:
+        """Takes back what the replica has, if it has anything: nobody of its engine is left."""
+        ...
+
+    async def close(self) -> None:
+        """Ends what is still being prepared."""
+        ...
+
+    def starting(self, replica: Replica) -> AbstractAsyncContextManager[None]:
+        """Holds back the start of others on the same GPUs until this one is ready."""
+        ...
+
+
+class Life:
+    """Lives the lives of engines: a method's replica is the one that it is about."""
+
+    def __init__(
+        self,
+        paths: EnginePaths,
+        table: ProcessTable,
+        prepare: Prepare,
+        faults: Faults,
+        set_state: SetState,
+        in_flight: Callable[[str], int],
+    ) -> None:
+        self._paths = paths
+        self._table = table
+        self._prepare = prepare
+        self._faults = faults
+        self._set = set_state
+        self._in_flight = in_flight
+
+    async def live(self, replica: Replica) -> None:
+        """From the preparation to the end of its session. Ends with `retry_at` set."""
+        grace = float("inf")
+        try:
+            await self._bring_up(replica)
+            log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
+            self._set(replica, "running")
+            grace = LOST_GRACE
+            self.failed(replica, *await self._until_it_ends(replica))
+        except GpustackFastError as error:
+            if is_ours(error):
+                self._hindered(replica, str(error))
+            else:
+                self.failed(replica, str(error))
+        except OSError as error:
+            self._hindered(replica, f"It could not be started: {reason_of(error)}.")
+        await self.end(replica, grace)
+
+    async def _bring_up(self, replica: Replica) -> None:
+        """Place, environment and files; process, readiness, first request."""
+        prepared = await self._prepare.prepare(replica, self._set)
+        async with self._prepare.starting(replica):
+            log.info("Starting %s ...", replica.id)
+            instance = Instance(
+                replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
+            )
+            replica.instance = instance
+            await instance.start(prepared)
+            replica.address = instance.address
+            self._set(replica, "starting")
+            await self._unless_lost(replica, self._get_ready(replica, instance))
+
+    async def _get_ready(self, replica: Replica, instance: Instance) -> None:
+        def tell(stage: str) -> None:
+            self._set(replica, "starting", f"So far: {stage}." if stage else "")
+
+        await instance.wait_until_ready(tell)
+        if instance.backend.warm_up is not None:
+            self._set(replica, "starting", "It is sent its first request.")
+            await instance.warm_up()
+
+    async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, None]) -> None:
+        """Raises EngineFailed as soon as the engine is lost to a cause outside of it."""
+        working = asyncio.ensure_future(work)
+        losing = asyncio.ensure_future(replica.lost.wait())
+        try:
+            await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise EngineFailed(f"The engine is ended: {replica.lost_to}.")
+            working.result()
+        finally:
+            for task in (working, losing):
+                task.cancel()
+
+    async def _until_it_ends(self, replica: Replica) -> tuple[str, str]:
+        """Waits until an engine that runs has ended, or is lost; the manner, in words for the log
+        and for who asks for its state. It has served, so that its last words may hold something of
+        a request.
+        """
+        instance = replica.instance
+        assert instance is not None
+        watching = asyncio.ensure_future(liveness.lost(instance, self._in_flight, self._faults))
+        ending = asyncio.ensure_future(instance.exited.wait())
+        losing = asyncio.ensure_future(replica.lost.wait())
+        both = {watching, ending, losing}
+        try:
+            done, _ = await asyncio.wait(
+                both, timeout=RUNNING_WELL, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                replica.failures = 0
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+        if replica.lost.is_set():
+            ended = f"The engine is ended: {replica.lost_to}"
+        elif ending.done():
+            # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
+            ended = f"The engine {instance.how_it_ended()}, unasked"
+        else:
+            ended = f"The engine is ended, since it works no more. {watching.result().rstrip('.')}"
+        self._set(replica, "error", f"{ended}.")  # at once, for a disk may be slow to tell more
+        where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
+        return f"{ended}; {where}", f"{ended}. {await instance.last_words()}"
+
+    async def end(self, replica: Replica, grace: float = float("inf")) -> None:
+        """Ends what is left of an engine. Nothing is started in its place before that is gone."""
+        reason = replica.state_message
+        while replica.instance is not None and not await replica.instance.stop(grace):
+            if not replica.state_message.startswith(CANNOT_BE_ENDED):
+                log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
+                self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
+            await asyncio.sleep(AFTER_A_FAULT)
+        replica.instance = None
+        self._prepare.release(replica)
+
+    def failed(self, replica: Replica, reason: str, shown: str | None = None) -> None:
+        """Takes the engine out of the table at once, and says when the next one starts.
+
+        `shown`: the reason for who asks for the replica's state, where the log has another.
+        """
+        shown = shown or reason
+        replica.failures += 1
+        replica.note_failure(shown)
+        if replica.model.restart_on_error:
+            pause = restart_delay(replica.failures)
+            replica.retry_at = time.monotonic() + pause
+            follows = (
+                "Starting it again at once." if not pause else f"Starting it again in {pause:g} s."
+            )
+        else:
+            replica.retry_at = float("inf")
+            follows = "It is not started again (restart_on_error = false)."
+        self._set(replica, "error", f"{shown} {follows}")
+        log.warning("%s: %s %s", replica.id, reason, follows)
+
+    def _hindered(self, replica: Replica, reason: str) -> None:
+        """Tries an engine again that this machine kept from starting: no failure of its own."""
+        self._faults.note("engine_start", reason)
+        replica.retry_at = time.monotonic() + AFTER_A_FAULT
+        self._set(replica, "error", f"{reason} Starting it again in {AFTER_A_FAULT:g} s.")

@@ -1,0 +1,128 @@
+"""Whether an engine that runs still works.
+
+Dead, hung, busy and wrong are different things:
+
+    dead    its process has ended (`Instance.exited`), or it says itself that it cannot go on (503)
+    hung    it has not answered for `hang_timeout`, or has requests and has made no step for as long
+    busy    it answers late, or its counters move: it is left alone, and is asked nothing that would
+            be work
+    wrong   it answers requests with errors: the data plane passes it over (`table/outlier.rs`)
+
+`/health` of vLLM says nothing about a hang: it stays 200 with a stopped EngineCore. Its counters
+tell. SIGTERM does not reach what is stopped, so what hangs is ended as any engine: politely, then
+firmly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+
+from gpustack_fast.backends import Progress
+from gpustack_fast.engines.instance import Instance
+from gpustack_fast.faults import Faults, is_ours
+
+__all__ = ["lost"]
+
+LOOK_EVERY = 5.0
+ANSWER_WITHIN = 10.0
+FALL = 3
+"""Answers in a row by which it says itself that it is not well."""
+
+
+async def lost(instance: Instance, in_flight: Callable[[str], int], faults: Faults) -> str:
+    """Returns when an engine that runs is lost though its process is there: the reason, a sentence
+    about "it". `in_flight`: the requests that this server has at an instance, by its id.
+    """
+    watch = Watch(instance.backend.progress, instance.model.hang_timeout, time.monotonic())
+    while True:
+        await asyncio.sleep(LOOK_EVERY)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                status = (await instance.ask(instance.ready_path)).status
+        except TimeoutError:
+            status = None
+        except OSError as error:
+            if is_ours(error):
+                faults.note("probe", error)
+                continue
+            status = None
+        metrics = None if status is None else await _metrics(instance)
+        if reason := watch.look(status, metrics, in_flight(instance.id), time.monotonic()):
+            return reason
+
+
+async def _metrics(instance: Instance) -> str | None:
+    """The text of its metrics; None: there is none, or it does not come."""
+    progress = instance.backend.progress
+    if progress is None:
+        return None
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(ANSWER_WITHIN):
+            answer = await instance.ask(progress.path)
+            return answer.body.decode(errors="replace") if answer.status == 200 else None
+    return None
+
+
+class Watch:
+    """What was seen of one engine. Times are monotonic seconds; `patience` 0: a hang is no end."""
+
+    def __init__(self, progress: Progress | None, patience: float, now: float) -> None:
+        self._progress = progress
+        self._patience = patience
+        self._answered = now
+        self._unwell = 0
+        self._moved = now
+        self._steps = -1.0
+
+    def look(
+        self, status: int | None, metrics: str | None, in_flight: int, now: float
+    ) -> str | None:
+        """Notes a look (`status` of its health, None: no answer); the reason to give it up."""
+        if status is not None:
+            self._answered = now
+        self._unwell = self._unwell + 1 if status is not None and status >= 500 else 0
+        if self._unwell >= FALL:
+            return f"It says itself that it cannot go on: it answers its health path with {status}."
+        if metrics is None:
+            self._moved = now  # nothing can be said
+        else:
+            self._note_steps(metrics, in_flight, now)
+        if not self._patience:
+            return None
+        if now - self._answered >= self._patience:
+            return (
+                f"It has not answered for {now - self._answered:.0f} s (hang_timeout of the model: "
+                f"{self._patience:g} s)."
+            )
+        if now - self._moved >= self._patience:
+            return (
+                f"It has requests, and has not made a step for {now - self._moved:.0f} s "
+                f"(hang_timeout of the model: {self._patience:g} s)."
+            )
+        return None
+
+    def _note_steps(self, metrics: str, in_flight: int, now: float) -> None:
+        assert self._progress is not None
+        # Its own count may stand still with it: vLLM's comes from the core that has hung.
+        running = in_flight or total(metrics, [self._progress.running])
+        steps = total(metrics, self._progress.tokens)
+        # Without a number that is known, nothing can be said.
+        if not running or steps is None or steps != self._steps:
+            self._moved = now
+        self._steps = -1.0 if steps is None else steps
+
+
+def total(metrics: str, names: Iterable[str]) -> float | None:
+    """The sum over all samples of these metrics; None: there are none."""
+    wanted = set(names)
+    found: list[float] = []
+    for line in metrics.splitlines():
+        name = line.partition("{")[0] if "{" in line else line.partition(" ")[0]
+        if name in wanted:
+            with contextlib.suppress(ValueError, IndexError):
+                # A time may stand behind the value.
+                found.append(float(line.rpartition("}")[2].split()[0 if "{" in line else 1]))
+    return sum(found) if found else None

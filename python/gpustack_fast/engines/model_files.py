@@ -1,0 +1,45 @@
+"""The files of models, for their engines: what they say, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.preparer import Report
+from gpustack_fast.faults import run_in_thread
+from gpustack_fast.model_store.documents import Download
+from gpustack_fast.model_store.store import Store
+from gpustack_fast.sizing import ModelFacts, read_facts
+
+__all__ = ["ModelFiles"]
+
+
+class ModelFiles:
+    """Those of a store, and those that the configuration names; see `preparer.Files`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def facts(self, model: ModelConfig) -> ModelFacts | None:
+        found = await self._store.inspect(model)
+        if found is None:
+            return None
+        return await run_in_thread(read_facts, found.folder, found.filename, found.sizes)
+
+    async def fetch(self, model: ModelConfig, report: Report) -> Path | None:
+        return await self._store.fetch(model, lambda download: report(sentence(download)))
+
+    async def adapters(self, model: ModelConfig, report: Report) -> Mapping[str, Path]:
+        return await self._store.adapters(model, lambda download: report(sentence(download)))
+
+
+def sentence(download: Download) -> str:
+    """How far a download is: `Qwen/Qwen3-8B: 3.2 of 15.3 GiB (21 %).`"""
+    if download.note:
+        return f"{download.repository}: {download.note}."
+    if not download.total:
+        return f"{download.repository}: its files are looked up."
+    done, total = download.done / 2**30, download.total / 2**30
+    share = 100 * download.done // download.total
+    return f"{download.repository}: {done:.1f} of {total:.1f} GiB ({share} %)."

@@ -1,0 +1,200 @@
+"""Gets an engine what it is started with: a place, an environment, its files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from gpustack_fast.backends import Shape
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.allocation import Allocation
+from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.shared_work import SharedWork
+from gpustack_fast.errors import EngineFailed
+from gpustack_fast.gpus.documents import GpuReport
+from gpustack_fast.placement import Placement, Wanted, devices_of, most_gpus
+from gpustack_fast.sizing import ModelFacts
+
+__all__ = ["Environments", "Files", "Preparer"]
+
+ENDS_WITHIN = 30.0
+"""Seconds for the end of builds and downloads that were given up: a disk may keep them."""
+
+log = logging.getLogger(__name__)
+
+NO_ENVIRONMENT = Prepared(python=Path())
+"""Of a backend whose command names its own program."""
+
+Report = Callable[[str], None]
+"""Shows one sentence of progress."""
+
+
+class Environment(Protocol):
+    """An engine's environment, as `environments` makes it."""
+
+    @property
+    def python(self) -> Path: ...
+    @property
+    def version(self) -> str: ...
+
+
+Environments = Callable[[ModelConfig, bool], Awaitable[Environment]]
+"""Makes the environment of a model's engine, or finds it; whether there are GPUs for it. Raises
+GpustackFastError or OSError.
+"""
+
+
+class Files(Protocol):
+    """A model's files. All raise GpustackFastError or OSError."""
+
+    async def facts(self, model: ModelConfig) -> ModelFacts | None:
+        """What the model's files say; None: its engine has them itself. Fetches no weights."""
+        ...
+
+    async def fetch(self, model: ModelConfig, report: Report) -> Path | None:
+        """The folder or file of the model, fetched where it is not here; None: the backend finds
+        it.
+        """
+        ...
+
+    async def adapters(self, model: ModelConfig, report: Report) -> Mapping[str, Path]:
+        """The folder of each adapter, by its name."""
+        ...
+
+
+class Preparer:
+    """Prepares the engines of one supervisor, see `life.Prepare`."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        files: Files,
+        allocation: Allocation,
+        read_gpus: Callable[[], Awaitable[GpuReport]],
+    ) -> None:
+        self._environments = environments
+        self._files = files
+        self._allocation = allocation
+        self._read_gpus = read_gpus
+        self._building: SharedWork[Environment] = SharedWork()
+        self._fetching: SharedWork[tuple[Path | None, Mapping[str, Path]]] = SharedWork()
+
+    async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
+        model, backend = replica.model, replica.backend
+        facts, placement, report = None, None, None
+        if backend.demands is not None:
+            set_state(replica, "analyzing", "Its files and the GPUs are looked at.")
+            facts = await self._files.facts(model)
+            report = await self._read_gpus()
+            if report.gpus and facts is not None:
+                placement = await self._placed(replica, set_state, report, facts)
+        environment = await self._environment(replica, set_state, gpus=placement is not None)
+        set_state(replica, "downloading", "Its files are looked for.")
+        files, adapters = await self._fetching.join(
+            model.name, self._fetch(model, lambda text: set_state(replica, "downloading", text))
+        )
+        return Prepared(
+            python=environment.python,
+            version=environment.version,
+            files=files,
+            adapters=adapters,
+            facts=facts,
+            devices=() if placement is None else visible(report, placement),
+            shape=Shape() if placement is None else placement.shape,
+            share=None if placement is None else placement.share,
+        )
+
+    async def _environment(
+        self, replica: Replica, set_state: SetState, *, gpus: bool
+    ) -> Environment:
+        model, backend = replica.model, replica.backend
+        if backend.environment == "none":
+            return NO_ENVIRONMENT
+        set_state(replica, "initializing", f"Its environment ({backend.name}) is made ready.")
+        what = (backend.name, model.backend_version, model.python, gpus)
+        return await self._building.join(what, self._made(model, gpus))
+
+    async def _made(self, model: ModelConfig, gpus: bool) -> Environment:
+        return await self._environments(model, gpus)
+
+    async def _placed(
+        self, replica: Replica, set_state: SetState, report: GpuReport, facts: ModelFacts
+    ) -> Placement | None:
+        """The place of a replica on GPUs; None: it asks for none."""
+        model, demands_of = replica.model, replica.backend.demands
+        assert demands_of is not None
+        chosen = [] if model.gpu_selector is None else model.gpu_selector.gpu_ids
+        devices = devices_of(report, {})
+        if not replica.backend.takes_slices and any(one.slice for one in devices):
+            devices = [one for one in devices if not one.slice]
+            chosen = chosen or [one.uuid for one in devices]
+            if not devices:
+                raise EngineFailed(
+                    f"All GPUs of this machine are divided by MIG, and {model.backend} cannot be "
+                    "given a slice. Switch MIG off for a GPU (`nvidia-smi -i 0 -mig 0`)."
+                )
+        demands = demands_of(model, facts, most_gpus(devices, chosen))
+        if not demands:
+            return None
+        wanted = Wanted(
+            model=model.name,
+            number=replica.slot.number,
+            demands=demands,
+            strategy=model.placement_strategy,
+            gpu_ids=chosen,
+        )
+        told = set[str]()
+
+        def refused(message: str) -> None:
+            set_state(replica, "pending", message)
+            if message not in told:
+                told.add(message)
+                log.warning("%s has no place yet: %s", replica.id, message)
+
+        placement = await self._allocation.claim(replica.slot, wanted, refused)
+        replica.devices = tuple(claim.uuid for claim in placement.claims)
+        where = ", ".join(places(report, placement))
+        set_state(replica, "scheduled", f"It goes on {where}.")
+        return placement
+
+    async def _fetch(
+        self, model: ModelConfig, report: Report
+    ) -> tuple[Path | None, Mapping[str, Path]]:
+        return await self._files.fetch(model, report), await self._files.adapters(model, report)
+
+    def release(self, replica: Replica) -> None:
+        replica.devices = ()
+        self._allocation.release(replica.slot)
+
+    @contextlib.asynccontextmanager
+    async def starting(self, replica: Replica) -> AsyncIterator[None]:
+        async with self._allocation.starting(replica.devices):
+            yield
+
+    async def close(self) -> None:
+        await self._allocation.close()
+        await self._building.close(ENDS_WITHIN)
+        await self._fetching.close(ENDS_WITHIN)
+
+
+def visible(report: GpuReport | None, placement: Placement) -> tuple[str, ...]:
+    """The devices of a place as CUDA takes them in the order of the PCI bus: the number of a GPU,
+    and a slice by its UUID, which no number leads to.
+    """
+    assert report is not None
+    indexes = {gpu.uuid: str(gpu.index) for gpu in report.gpus}
+    return tuple(indexes.get(claim.uuid, claim.uuid) for claim in placement.claims)
+
+
+def places(report: GpuReport, placement: Placement) -> list[str]:
+    """The devices of a place, for a person: `GPU 0 (20.0 GiB)`."""
+    indexes = {gpu.uuid: f"GPU {gpu.index}" for gpu in report.gpus}
+    return [
+        f"{indexes.get(claim.uuid, claim.uuid)} ({claim.bytes / 2**30:.1f} GiB)"
+        for claim in placement.claims
+    ]
