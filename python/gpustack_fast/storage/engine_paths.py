@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -14,7 +15,7 @@ from gpustack_fast.errors import EngineFailed, StoreError
 from gpustack_fast.machine import SOCKET_PATH_LIMIT
 from gpustack_fast.storage.data_directory import explain_os_error, make_private
 
-__all__ = ["EnginePaths", "safe"]
+__all__ = ["EngineLog", "EnginePaths", "find_logs", "safe"]
 
 LOGS_PER_MODEL = 10
 
@@ -83,6 +84,39 @@ class EnginePaths:
         """Whether an engine may still run: its record is the last thing of it that goes."""
         record = self.record(instance_id)
         return record.exists() or record.with_name(f"{record.name}.new").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineLog:
+    """A log in a data directory."""
+
+    model: str
+    """The name of its folder: `safe` of the model's."""
+    instance: str
+    path: Path
+    record: Path
+    lives: bool
+    """Whether the engine may still run, as it was found."""
+
+    def is_alive(self) -> bool:
+        """Whether the engine may still run now: its record is the last thing of it that goes."""
+        return self.record.exists() or self.record.with_name(f"{self.record.name}.new").exists()
+
+
+def find_logs(data_dir: Path) -> list[EngineLog]:
+    """All logs of engines in a data directory, the newest last: by the last change, and those of
+    engines that run behind those of engines that have ended. Waits for the disk.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in (data_dir / "logs").iterdir():
+            with contextlib.suppress(OSError):
+                for changed, path in _plain_logs(folder):
+                    record = data_dir / "run" / "instances" / f"{path.stem}.json"
+                    log = EngineLog(folder.name, path.stem, path, record, lives=False)
+                    found.append((log.is_alive(), changed, log))
+    ordered = sorted(found, key=lambda one: one[:2])
+    return [dataclasses.replace(log, lives=lives) for lives, _, log in ordered]
 
 
 def _plain_logs(folder: Path) -> Iterator[tuple[float, Path]]:
