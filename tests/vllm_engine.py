@@ -20,7 +20,7 @@ from harness import Router, ServedRouter, read_gauge, serving
 from raw_http import Client, Response
 
 HOME = Path(__file__).parents[1] / ".vllm"
-"""The folder that `make test-vllm` sets up: `venv`, `name` (see scripts/setup-vllm), `models`."""
+"""The folder that `make test-vllm` sets up: `data` and `venv` (see scripts/setup-vllm), `models`."""
 
 KEY = "the-key-that-only-the-engine-and-the-router-know"
 
@@ -32,7 +32,6 @@ RESPONSE_WITHIN = 120.0
 """Seconds that a response may take on a busy machine."""
 
 ENVIRONMENT = {
-    "PYTHONPATH": str(HOME / "name"),
     "HF_HUB_OFFLINE": "1",
     "VLLM_API_KEY": KEY,
     "VLLM_CACHE_ROOT": str(HOME / "cache"),
