@@ -1,11 +1,13 @@
 """The command line.
 
-parser     arguments → Config → the command
+parser     `main`, over arguments: each group of commands declares and runs itself
 check      `gpustack-fast check`
 plan       `gpustack-fast plan`, over planning (the document) and model_facts (what is here)
 keys       `gpustack-fast keys …`
 models     `gpustack-fast models …`
 instances  `gpustack-fast status`, `drain` and `resume`
+logs       `gpustack-fast logs`
+gpus       `gpustack-fast gpus`
 engines    `gpustack-fast engines …`
 output     what a command writes, and an output that fails
 """

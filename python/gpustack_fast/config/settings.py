@@ -49,7 +49,7 @@ PREFIX = "GPUSTACK_FAST_"
 
 
 OTHER_VARIABLES = tuple(PREFIX + name for name in ("CONFIG", "BOOTSTRAP_KEY", "BOOTSTRAP_KEY_FILE"))
-"""Those of flags that are no settings, see `commands.parser`."""
+"""Those of flags that are no settings, see `commands.arguments`."""
 
 
 def variable_of(flag: str) -> str:
