@@ -20,6 +20,8 @@ class SharedWork(Generic[Result]):
     def __init__(self) -> None:
         self._tasks: dict[Hashable, asyncio.Task[Result]] = {}
         self._waiting: dict[asyncio.Task[Result], int] = {}
+        self._ending: set[asyncio.Task[Result]] = set()
+        """Given up by all, and not at their end: a child is ended, files are removed."""
 
     async def join(self, key: Hashable, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of `work`, or of the same that was begun before. Raises what that does."""
@@ -35,13 +37,18 @@ class SharedWork(Generic[Result]):
             self._waiting[task] -= 1
             if not self._waiting[task]:
                 del self._waiting[task]
-                task.cancel()
-                if task.done() and self._tasks.get(key) is task:
+                # Whoever comes now begins anew, and is not given the end of what others gave up.
+                if self._tasks.get(key) is task:
                     del self._tasks[key]
+                if not task.done():
+                    self._ending.add(task)
+                    task.add_done_callback(self._ending.discard)
+                    task.cancel()
 
     async def close(self, within: float) -> None:
         """Ends all works, and waits so many seconds for it: a disk may keep them."""
         for task in self._tasks.values():
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=within)
+        # What is ending is not cancelled again: that would cut its end short.
+        if left := {*self._tasks.values(), *self._ending}:
+            await asyncio.wait(left, timeout=within)

@@ -91,3 +91,31 @@ def test_closing_ends_what_is_on_its_way_and_waits_no_longer_than_it_may() -> No
         stuck.cancel()
 
     asyncio.run(main())
+
+
+def test_who_comes_while_a_work_that_was_given_up_ends_begins_it_anew() -> None:
+    async def main() -> None:
+        shared, work = SharedWork[int](), Work()
+        ended, cleaned = asyncio.Event(), asyncio.Event()
+
+        async def slow_to_end() -> int:
+            try:
+                return await work.do()
+            finally:
+                await ended.wait()
+                cleaned.set()
+
+        first = asyncio.ensure_future(shared.join("a", slow_to_end()))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        work.gate.set()
+        assert await shared.join("a", work.do()) == 2, "it is not cancelled with the first"
+        closing = asyncio.ensure_future(shared.close(60.0))
+        await asyncio.sleep(0.01)
+        assert not closing.done(), "what was given up before is waited for, too"
+        ended.set()
+        await closing
+        assert cleaned.is_set(), "its end is not cut short by a second cancellation"
+
+    asyncio.run(main())
