@@ -9,13 +9,18 @@
     files           where a model's files are
     external        an engine that somebody else runs: one of the following, or any other
     llama_cpp       llama.cpp through the wheel `xllamacpp`
-    vllm            vLLM; beside it vllm_memory (what it asks of GPUs), vllm_parsers (of tool calls
-                    and reasoning, by family), vllm_log (what it writes, and its metrics)
+    vllm            vLLM; beside it vllm_flags (its command line), vllm_memory (what it asks of
+                    GPUs), vllm_parsers (of tool calls and reasoning, by family), vllm_log (what it
+                    writes, and its metrics)
     tensorrt_llm    TensorRT-LLM                    not run by us
     sglang          SGLang                          not run by us; in an environment of the user's
     vllm_omni       vLLM with pictures and speech   "
     custom          any program, by a command line of the user's
     tei             Text Embeddings Inference       facts alone: somebody else runs it
+
+ENGINES is all that the configuration's `engine` may name, so what may respond at an address: each
+with its facts, for the data plane, and with a Backend where this server can run it. BACKENDS is all
+that `backend` may name: those Backends, and `external`.
 
 `llama_cpp_main` and `exec_stub` are programs of their own: they are run by path and import nothing
 of this package.
