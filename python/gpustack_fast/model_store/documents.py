@@ -12,6 +12,7 @@ from msgspec import Struct
 from gpustack_fast.errors import GpustackFastError
 
 __all__ = [
+    "Adapter",
     "Done",
     "Download",
     "Failed",
@@ -33,11 +34,21 @@ __all__ = [
 Hub = Literal["huggingface", "model_scope"]
 
 
-class Model(Protocol):
-    """A model's configuration, as far as its files go; see `config.ModelConfig`.
+class Adapter(Protocol):
+    """An adapter (LoRA) of a model, as far as its files go; see `config.AdapterConfig`."""
 
-    `repositories` also reads `huggingface_filename`, `model_scope_file_path` and `lora_list`.
-    """
+    @property
+    def lora_name(self) -> str: ...
+    @property
+    def source(self) -> str | None: ...
+    @property
+    def repository(self) -> str | None: ...
+    @property
+    def local_path(self) -> str | None: ...
+
+
+class Model(Protocol):
+    """A model's configuration, as far as its files go; see `config.ModelConfig`."""
 
     @property
     def name(self) -> str: ...
@@ -48,7 +59,13 @@ class Model(Protocol):
     @property
     def huggingface_repo_id(self) -> str | None: ...
     @property
+    def huggingface_filename(self) -> str | None: ...
+    @property
     def model_scope_model_id(self) -> str | None: ...
+    @property
+    def model_scope_file_path(self) -> str | None: ...
+    @property
+    def lora_list(self) -> Sequence[Adapter]: ...
     @property
     def env(self) -> Mapping[str, str]: ...
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
 
 from gpustack_fast.errors import UsageError
 from gpustack_fast.model_store.documents import Hub, Model, Repository
@@ -33,21 +31,32 @@ def is_commit(revision: str) -> bool:
 
 def repository_of(model: Model) -> Repository | None:
     """The repository of a model, or None where it comes from no hub. Raises UsageError."""
-    return _of(model)
+    if model.source == "huggingface":
+        name, files = model.huggingface_repo_id, model.huggingface_filename
+        return _repository("huggingface", name or "", files or "")
+    if model.source == "model_scope":
+        name, files = model.model_scope_model_id, model.model_scope_file_path
+        return _repository("model_scope", name or "", files or "")
+    return None
 
 
 def adapters_of(model: Model) -> dict[str, Repository]:
     """The repositories of its adapters (LoRA), by their names. Raises UsageError."""
-    found = {str(one.lora_name): _of(one) for one in _lora_list(model)}
-    return {name: repository for name, repository in found.items() if repository is not None}
+    found: dict[str, Repository] = {}
+    for one in model.lora_list:
+        if one.source == "huggingface":
+            found[one.lora_name] = _repository("huggingface", one.repository or "", "")
+        elif one.source == "model_scope":
+            found[one.lora_name] = _repository("model_scope", one.repository or "", "")
+    return found
 
 
 def local_adapters_of(model: Model) -> dict[str, str]:
     """The paths of those adapters that are on this machine already, by their names."""
     return {
-        str(one.lora_name): str(one.local_path)
-        for one in _lora_list(model)
-        if getattr(one, "source", None) == "local_path" and getattr(one, "local_path", None)
+        one.lora_name: one.local_path
+        for one in model.lora_list
+        if one.source == "local_path" and one.local_path
     }
 
 
@@ -67,22 +76,6 @@ def parse(text: str) -> Repository | None:
         return None
     hub: Hub = "huggingface" if found[1] == "huggingface" else "model_scope"
     return _repository(hub, found[2], found[3] or "")
-
-
-def _of(one: Any) -> Repository | None:
-    """`one`: a model, or an adapter in its `lora_list`, which has the same fields of its own."""
-    source = getattr(one, "source", None)
-    if source == "model_scope":
-        name = getattr(one, "lora_repo_name", None) or getattr(one, "model_scope_model_id", None)
-        return _repository(source, name or "", getattr(one, "model_scope_file_path", None) or "")
-    if source == "huggingface":
-        name = getattr(one, "lora_repo_name", None) or getattr(one, "huggingface_repo_id", None)
-        return _repository(source, name or "", getattr(one, "huggingface_filename", None) or "")
-    return None
-
-
-def _lora_list(model: Model) -> Sequence[Any]:
-    return getattr(model, "lora_list", None) or ()
 
 
 def _repository(hub: Hub, text: str, files: str) -> Repository:

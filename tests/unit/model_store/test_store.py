@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from small_store import FILES, WEIGHTS, House, Model, names
 
+from gpustack_fast.config import AdapterConfig
 from gpustack_fast.errors import UsageError
 from gpustack_fast.faults import Faults
 from gpustack_fast.model_store import layout, locks
@@ -66,19 +67,12 @@ def test_two_models_of_one_repository_share_it(house: House) -> None:
     assert stored.complete and stored.revisions == ["main"]
 
 
-class Adapter(msgspec.Struct, kw_only=True):
-    lora_name: str
-    source: str = "huggingface"
-    lora_repo_name: str | None = None
-    local_path: str | None = None
-
-
 def test_adapters_come_by_their_names(house: House, tmp_path: Path) -> None:
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w", "README.md": b"r"}
     house.hub.repos["org/lora"] = Repo(files)
     adapters = [
-        Adapter(lora_name="a", lora_repo_name="org/lora"),
-        Adapter(lora_name="b", source="local_path", local_path=str(tmp_path)),
+        AdapterConfig(lora_name="a", lora_repo_name="org/lora"),
+        AdapterConfig(lora_name="b", source="local_path", local_path=str(tmp_path)),
     ]
     model = Model(lora_list=adapters)
     found = asyncio.run(house.store.adapters(model, house.reports.append))
