@@ -62,5 +62,6 @@ def _answer(response: bytes) -> Answer:
     if not end:
         raise ConnectionResetError(errno.ECONNRESET, "The engine closed the connection")
     words = head.split(None, 2)
-    is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1].isdigit()
-    return Answer(int(words[1]) if is_http else 0, body)
+    is_http = len(words) > 1 and words[0].startswith(b"HTTP/1.")
+    has_status = is_http and len(words[1]) == 3 and words[1].isdigit()
+    return Answer(int(words[1]) if has_status else 0, body)
