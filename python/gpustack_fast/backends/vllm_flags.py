@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpustack_fast import plain_files
 from gpustack_fast.backends import vllm_memory
 from gpustack_fast.backends.base import BackendError, Model, Place
 from gpustack_fast.backends.files import names_of
@@ -220,10 +221,12 @@ def _rank(adapter: Path) -> int:
     """The rank of an adapter (LoRA), of which its own file tells. Raises BackendError."""
     file = adapter / "adapter_config.json"
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        # A folder that somebody else has made: the file may be anything.
+        content = json.loads(plain_files.read_bytes(file, pipes=False))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise BackendError(
-            f"The file {file} of an adapter cannot be read: {error}. Check the adapter in "
+            f"The file {file} of an adapter cannot be read: {reason}. Check the adapter in "
             "lora_list: it must be a LoRA in the form of PEFT."
         ) from error
     rank = content.get("r") if isinstance(content, dict) else None

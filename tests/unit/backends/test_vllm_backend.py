@@ -162,11 +162,17 @@ def test_adapters_are_named_with_the_room_that_the_largest_needs(tmp_path: Path)
     ]
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"{", b"\xff", b"[" * 100_000])
 def test_an_adapter_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "adapter_config.json").write_bytes(content)
     with pytest.raises(BackendError, match="Check the adapter in lora_list"):
+        flags(config("vllm"), tmp_path, adapters={"one": tmp_path})
+
+
+def test_an_adapter_s_folder_may_hold_anything(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").symlink_to("/dev/zero")
+    with pytest.raises(BackendError, match="cannot be read: it is a device, and no file"):
         flags(config("vllm"), tmp_path, adapters={"one": tmp_path})
 
 
