@@ -33,6 +33,8 @@ KEY = "ENGINE_API_KEY"
 """The variable with the key that requests of this server carry, for programs that ask for one."""
 _HEALTH = "/health"
 _HEALTH_VARIABLE = "GPUSTACK_MODEL_HEALTH_CHECK_PATH"
+_HTTP_PATH = re.compile(r"/[!-\"$-~]*", re.ASCII)
+"""Visible ASCII without `#`, as of `health_path`."""
 _VARIABLES = (KEY, "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 _CONTEXT = 8192
 
@@ -67,6 +69,14 @@ def check_fields(model: Model) -> Iterator[tuple[str, str]]:
             "health_path",
             f"The model {model.name} has an empty health_path, so that nobody would know when its "
             "program can serve. Name a path that gives 200 then, such as /v1/models.",
+        )
+
+    named = model.env.get(_HEALTH_VARIABLE) or _HEALTH
+    if not _HTTP_PATH.fullmatch(named):
+        yield (
+            "env",
+            f"The variable {_HEALTH_VARIABLE} of the model {model.name} is no path. Write one that "
+            "begins with `/`, such as /health, or leave it out.",
         )
 
 

@@ -309,6 +309,14 @@ def test_a_command_line_that_cannot_be_right_is_told(run_command: str | None, me
     assert field == "run_command" and message in problem
 
 
+@pytest.mark.parametrize("path", ["up", "/a b", "/\r\nX-Other: 1", "/é"])
+def test_a_variable_that_names_no_health_path_is_told(path: str) -> None:
+    model = custom("x {{port}}", env={"GPUSTACK_MODEL_HEALTH_CHECK_PATH": path})
+    assert CUSTOM.check_fields is not None
+    ((field, problem),) = list(CUSTOM.check_fields(model))
+    assert field == "env" and "is no path. Write one that begins with `/`" in problem
+
+
 def test_of_a_custom_program_only_inference_paths_are_reached() -> None:
     found = facts_of(custom("x {{port}}"))
     assert found.inference_paths_only
