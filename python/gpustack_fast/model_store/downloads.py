@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +78,9 @@ async def download(job: Job, environment: Mapping[str, str], handle: int, report
         with contextlib.suppress(ConnectionError):
             await child.stdin.drain()
         result = await _result(child.stdout, report)
-        await asyncio.wait_for(child.wait(), STOP_PATIENCE if result else None)
+        # Not `wait_for`: Python 3.11's loses a cancellation that comes with the end.
+        async with asyncio.timeout(STOP_PATIENCE if result else None):
+            await child.wait()
     except TimeoutError:
         pass  # its last line is there, so all is done; it is ended below
     finally:
@@ -91,6 +92,7 @@ async def download(job: Job, environment: Mapping[str, str], handle: int, report
         return result.commit
     if isinstance(result, Failed):
         raise ModelStoreError(result.message, may_pass=result.may_pass)
+    said = _without_tokens(said, environment)
     raise ModelStoreError(_ended_early(job.repository.name, child.returncode, said), may_pass=True)
 
 
@@ -117,7 +119,8 @@ async def _last_words(errors: asyncio.StreamReader) -> str:
 
 async def _within(complaints: asyncio.Future[str]) -> str:
     try:
-        return await asyncio.wait_for(complaints, STOP_PATIENCE)
+        async with asyncio.timeout(STOP_PATIENCE):
+            return await complaints
     except TimeoutError:
         return ""
 
@@ -136,16 +139,19 @@ async def _end(child: asyncio.subprocess.Process) -> None:
 def _ended_early(repository: str, status: int | None, said: str) -> str:
     how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
     last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
-    words = f" Its last line: {_without_tokens(last[0])[:300]}" if last else ""
+    words = f" Its last line: {last[0][:300]}" if last else ""
     return (
         f"The process that downloads {repository} ended before its time ({how}). What was "
         f"downloaded is kept, and the next try goes on from there.{words}"
     )
 
 
-def _without_tokens(text: str) -> str:
-    """No library is known to write one; should one do so, it goes no further."""
-    for name, value in os.environ.items():
+def _without_tokens(text: str, environment: Mapping[str, str]) -> str:
+    """No library is known to write one; should one do so, it goes no further.
+
+    `environment`: that of the download, with what the model's `env` adds to ours.
+    """
+    for name, value in environment.items():
         if value and "TOKEN" in name:
             text = text.replace(value, "...")
     return text

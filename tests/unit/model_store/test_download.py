@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from small_store import FILES, WEIGHTS, House, Model, children_of, names, until, wait_until
 
+from gpustack_fast.model_store import downloads
 from gpustack_fast.model_store.documents import ModelStoreError
 from hub import Repo
 from limits import limited, no_room, small_disk
@@ -272,6 +273,15 @@ def test_a_killed_download_goes_on_where_it_was(house: House) -> None:
     house.hub.held.clear()
     house.fetch()
     assert house.hub.downloads("model.safetensors")[-1].range == "bytes=10240-20479"
+
+
+def test_what_a_process_said_last_is_told_without_the_token_of_a_model(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import os, sys; sys.exit('It was ' + os.environ['HF_TOKEN'])")
+    monkeypatch.setattr(downloads, "PROGRAM", program)
+    assert "Its last line: It was ..." in str(house.fails(env={"HF_TOKEN": "hf_right"}))
 
 
 def test_a_cancelled_fetch_leaves_no_process(house: House) -> None:
