@@ -200,8 +200,13 @@ class Instance:
             waited += 0.0 if ready is None else asked - before
             if asked >= looked + STAGE_EVERY and self.backend.stages:
                 looked = asked
-                with contextlib.suppress(OSError):  # there is no log yet, or none that can be read
-                    stage(await run_in_thread(follower.stage))
+                try:
+                    async with asyncio.timeout(DISK_WITHIN):
+                        stage(await run_in_thread(follower.stage))
+                except TimeoutError:
+                    looked = float("inf")  # each further look would keep one more thread
+                except OSError:
+                    pass  # there is no log yet, or none that can be read
             if limit and waited > limit:
                 raise EngineFailed(
                     f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from small_backend import PREPARED, SMALL, alive, child_of, eventually, kill, run, small
 
+from gpustack_fast.backends import Sign
+from gpustack_fast.engines import engine_log, processes
 from gpustack_fast.engines import instance as instances
-from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.processes import Process, ProcessTable
 from gpustack_fast.errors import EngineFailed
@@ -263,6 +264,65 @@ def test_a_process_table_that_does_not_come_hides_nobody_and_keeps_nobody_waitin
         assert await one.stop()
 
     run(scenario, short_folder)
+
+
+def test_variables_that_do_not_come_keep_nobody_waiting(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes = threading.Event()
+
+    async def scenario(paths: EnginePaths) -> None:
+        model, faults = small(), Faults()
+        backend = dataclasses.replace(SMALL, leaves_session=True)
+        one = Instance(new_id("small"), model, backend, paths, ProcessTable(faults), faults)
+        await one.start(PREPARED)
+        await one.wait_until_ready()
+        with monkeypatch.context() as stuck:
+            stuck.setattr(processes, "READ_WITHIN", 0.05)
+            stuck.setattr(processes, "marked", lambda _: comes.wait())
+            assert await one.living() is None, "somebody may live"
+        assert faults.counts["processes"] == 1
+        assert await one.stop()
+
+    try:
+        run(scenario, short_folder)
+    finally:
+        comes.set()
+
+
+def test_an_engine_that_ends_before_it_is_ready_is_seen_though_its_disk_hangs(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responds, asked = threading.Event(), list[None]()
+
+    def hangs(_: object) -> str:
+        asked.append(None)
+        responds.wait()
+        return ""
+
+    async def scenario(paths: EnginePaths) -> None:
+        monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
+        monkeypatch.setattr(instances, "STAGE_EVERY", 0.0)
+        monkeypatch.setattr(engine_log.LogFollower, "stage", hangs)
+        monkeypatch.setattr(instances, "last_lines", hangs)
+        model, faults = small("--never-ready"), Faults()
+        stages = (Sign(text="begins", meaning="it begins"),)
+        backend = dataclasses.replace(SMALL, stages=stages)
+        one = Instance(new_id("small"), model, backend, paths, ProcessTable(faults), faults)
+        await one.start(PREPARED)
+        waiting = asyncio.ensure_future(one.wait_until_ready())
+        await asyncio.wait({waiting}, timeout=0.5)
+        assert one.pid is not None and len(asked) == 1
+        kill(one.pid)
+        await asyncio.wait({waiting}, timeout=DEADLINE)
+        assert waiting.done(), "it would wait for the disk"
+        assert "before it was ready" in str(waiting.exception())
+        assert await one.stop()
+
+    try:
+        run(scenario, short_folder)
+    finally:
+        responds.set()
 
 
 def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
