@@ -1,6 +1,7 @@
 """An engine of forty lines: gives 200 at every path of a Unix socket, and misbehaves on order.
 
-python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child] [--escape]
+python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
+    [--escape]
 """
 
 import os
