@@ -269,9 +269,13 @@ class Supervisor:
                     self._on_change()
 
     def instance_failed(self, instance_id: str, reason: str) -> None:
-        """Notes that an instance has failed a request, as the data plane reports."""
+        """Notes that an instance has failed a request, as the data plane reports.
+
+        Not of an engine that has ended: why it did says more than what its requests came to by it.
+        """
         for replica in self._replicas.values():
-            if replica.id == instance_id:
+            ended = replica.state == "error" and not replica.model.external
+            if replica.id == instance_id and not ended:
                 replica.note_failure(reason)
 
     def gpu_failed(self, uuid: str, reason: str) -> None:
