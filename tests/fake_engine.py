@@ -211,12 +211,13 @@ class Connection(asyncio.Protocol):
             return None
         lines = bytes(self.buffer[:end]).decode("latin-1").split("\r\n")
         del self.buffer[: end + 4]
-        method, target, _version = lines[0].split(" ", 2)
+        method, target, version = lines[0].split(" ", 2)
         headers = []
         for line in lines[1:]:
             name, _, value = line.partition(":")
             headers.append((name, value.strip(" \t")))
         request = Request(method, target, headers)
+        request.is_last = version == "HTTP/1.0"
         if target.startswith("/fake/"):
             self.control = True
             return request
@@ -297,6 +298,8 @@ class Connection(asyncio.Protocol):
             return
         orders = self.orders_of(request, fields)
         self.engine.count(orders)
+        if request.is_last:
+            orders = {**orders, "close": "silent"}
         if (
             request.fields.get("upgrade", "").lower() == "websocket"
             and orders.get("status", 200) == 200

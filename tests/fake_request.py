@@ -19,6 +19,8 @@ class Request:
         self.body = bytearray()
         self.in_trailers = False
         self.responded_early = False
+        self.is_last = False
+        """Whether the connection ends with its response, as with HTTP/1.0."""
 
     def read(self, buffer: bytearray) -> bool:
         """Moves what belongs to the body out of `buffer`; True when it is whole."""

@@ -83,6 +83,11 @@ CAUSES = (
         meaning="It found no GPU. Look whether `gpustack-fast gpus` shows any.",
     ),
     Sign(
+        text="error: unrecognized arguments",
+        meaning="This version does not know a flag in backend_parameters. Remove it, or name a "
+        "backend_version that knows it.",
+    ),
+    Sign(
         text="Address already in use",
         meaning="Another program listens where it should. It is started again at another place.",
     ),
