@@ -252,6 +252,10 @@ CAUSES = (
         meaning="It found no GPU. Look whether `gpustack-fast gpus` shows any.",
     ),
     Sign(
+        text="Error: No such option",  # click's
+        meaning="This version does not know an option in backend_parameters. Remove it.",
+    ),
+    Sign(
         text="Failed to bind socket",
         meaning="Another program listens where it should. It is started again at another place.",
     ),

@@ -39,7 +39,10 @@ from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import Faults, is_ours, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
-__all__ = ["Instance", "new_id"]
+__all__ = ["Identified", "Instance", "new_id"]
+
+Identified = tuple[int, int]
+"""A process, by its id and its start time."""
 
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 LOG_LIMIT = 64 * 1024 * 1024
@@ -337,6 +340,17 @@ class Instance:
             return None
         processes.reap(found, spare=leader)
         return [one for one in found if one.alive]
+
+    async def apart(self) -> set[Identified] | None:
+        """Those of its living processes that have left its session, where its kind does that; None:
+        nobody can see them now.
+        """
+        if self._child is None or not self.backend.leaves_session:
+            return set()
+        leader, living = self._child.pid, await self.living()
+        if living is None:
+            return None
+        return {(one.pid, one.start_time) for one in living if one.session != leader}
 
     async def stop(self, grace: float = float("inf")) -> bool:
         """Ends the whole session, and removes its files. Returns False when somebody lives on.

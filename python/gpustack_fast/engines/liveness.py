@@ -2,15 +2,18 @@
 
 Dead, hung, busy and wrong are different things:
 
-    dead    its process has ended (`Instance.exited`), or it says itself that it cannot go on (503)
+    dead    its process has ended (`Instance.exited`), or a worker outside of its session has; or it
+            says itself that it cannot go on (503)
     hung    it has not answered for `hang_timeout`, or has requests and has made no step for as long
     busy    it answers late, or its counters move: it is left alone, and is asked nothing that would
             be work
     wrong   it answers requests with errors: the data plane passes it over (`table/outlier.rs`)
 
 `/health` of vLLM says nothing about a hang: it stays 200 with a stopped EngineCore. Its counters
-tell. SIGTERM does not reach what is stopped, so what hangs is ended as any engine: politely, then
-firmly.
+tell. That of TensorRT-LLM may stay 200 when a worker has died, which the process table shows. What
+would make a token (`/health_generate`) is not asked: while requests are there it would be work
+beside theirs, and without them nobody waits. SIGTERM does not reach what is stopped, so what hangs
+is ended as any engine: politely, then firmly.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from gpustack_fast.backends import Progress
-from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.instance import Identified, Instance
 from gpustack_fast.faults import Faults, is_ours
 
 __all__ = ["lost"]
@@ -37,7 +40,10 @@ async def lost(instance: Instance, in_flight: Callable[[str], int], faults: Faul
     about "it". `in_flight`: the requests that this server has at an instance, by its id.
     """
     watch = Watch(instance.backend.progress, instance.model.hang_timeout, time.monotonic())
+    workers = Workers()
     while True:
+        if reason := workers.look(await instance.apart()):
+            return reason
         await asyncio.sleep(LOOK_EVERY)
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
@@ -64,6 +70,23 @@ async def _metrics(instance: Instance) -> str | None:
             answer = await instance.ask(progress.path)
             return answer.body.decode(errors="replace") if answer.status == 200 else None
     return None
+
+
+class Workers:
+    """What was seen of the processes of an engine that have left its session."""
+
+    def __init__(self) -> None:
+        self._known: set[Identified] = set()
+
+    def look(self, found: set[Identified] | None) -> str | None:
+        """Notes a look (None: nobody could see them); the reason to give the engine up."""
+        if found is None:
+            return None
+        gone = sorted(self._known - found)
+        self._known = found
+        if not gone:
+            return None
+        return f"A worker of it has ended (process {gone[0][0]}), whatever its health path says."
 
 
 class Watch:

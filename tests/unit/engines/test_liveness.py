@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from gpustack_fast.backends import Progress
-from gpustack_fast.engines.liveness import FALL, Watch, total
+from gpustack_fast.engines.liveness import FALL, Watch, Workers, total
 
 PROGRESS = Progress(path="/metrics", running="running", tokens=("made", "read"))
 PATIENCE = 60.0
@@ -105,3 +105,11 @@ def test_metrics_that_cannot_be_read_say_nothing() -> None:
 )
 def test_samples_are_summed(text: str, expected: float | None) -> None:
     assert total(text, ["made"]) == expected
+
+
+def test_a_worker_that_is_gone_is_a_loss_and_one_that_nobody_sees_is_none() -> None:
+    workers = Workers()
+    both, other = {(7, 100), (8, 101)}, {(7, 100), (8, 555)}
+    assert [workers.look(one) for one in (set(), both, None, both)] == [None] * 4
+    reason = workers.look(other)
+    assert reason is not None and "process 8" in reason, "the number is another process's now"
