@@ -204,6 +204,10 @@ class Backend:
     """
     takes_slices: bool = False
     """Whether it is known to run on a slice of a GPU (MIG), by its UUID."""
+    any_files: bool = False
+    """Whether it may run models whose files nobody here can read; `demands` then gets
+    `sizing.UNKNOWN`.
+    """
     takes_adapters: bool = False
     """Whether it serves adapters (LoRA) beside a model."""
     ready_path: str

@@ -21,7 +21,7 @@ from gpustack_fast.backends.base import Backend, BackendError, Command, Engine, 
 from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import EngineFacts
 from gpustack_fast.backends.files import files_of
-from gpustack_fast.backends.parallel import claim, shapes, visible
+from gpustack_fast.backends.parallel import VRAM_CLAIM, claim, shapes, visible
 from gpustack_fast.sizing.documents import Load, ModelFacts
 
 __all__ = ["ENGINE", "KEY"]
@@ -150,6 +150,8 @@ def _filled(word: str, values: Mapping[str, str]) -> str:
 
 def demands(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
     """As `Backend.demands`. One GPU, unless the command says over how many it is divided."""
+    if not facts.weight_bytes:
+        return [_claimed(model)]
     divided = "gpu_count" in (model.run_command or "")
     found = []
     for shape in shapes(model, facts, count if divided else 1, None):
@@ -160,6 +162,19 @@ def demands(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
         estimate = sizing.estimate(facts, _load(facts, shape))
         found.append(Demand(shape=shape, least=estimate.total, estimate=estimate))
     return found
+
+
+def _claimed(model: Model) -> Demand:
+    """What the user says of a model whose files say nothing. Raises BackendError."""
+    wanted = None if model.gpu_selector is None else model.gpu_selector.gpus_per_replica
+    shape = Shape(tensor=wanted or 1)
+    claimed = claim(model, shape)
+    if claimed is None:
+        raise BackendError(
+            f"The files of the model {model.name} do not say what it takes of a GPU's memory. Say "
+            f'so with env = {{ {VRAM_CLAIM} = "..." }} (bytes, of all its GPUs together).'
+        )
+    return Demand(shape=shape, least=claimed)
 
 
 def _load(facts: ModelFacts, shape: Shape) -> Load:
@@ -202,6 +217,7 @@ ENGINE = Engine(
         ready_path=_HEALTH,
         ready_path_for=ready_path,
         environment="none",
+        any_files=True,
         takes_slices=True,
         over_tcp=True,
     ),

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gpustack_fast.backends import Backend, Demand, Model
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.placement import Device, Placement, Refusal, Strategy, Wanted, most_gpus, place
-from gpustack_fast.sizing.documents import ModelFacts
+from gpustack_fast.sizing import UNKNOWN, FactsError, ModelFacts
 
 __all__ = ["FactsOf", "Plan", "PlannedModel", "PlannedReplica", "make_plan"]
 
@@ -88,7 +88,7 @@ def make_plan(
             without[model.name] = "there is none, so it starts only if its engine can do without"
             continue
         try:
-            facts = facts_of(model)
+            facts = _facts(model, facts_of, backend)
             demands = backend.demands(model, facts, most_gpus(devices, _gpu_ids(model)))
         except GpustackFastError as error:
             not_planned[model.name] = str(error)
@@ -101,6 +101,16 @@ def make_plan(
         not_planned=not_planned,
         without_gpu=without,
     )
+
+
+def _facts(model: M, facts_of: FactsOf[M], backend: Backend) -> ModelFacts:
+    """Raises GpustackFastError."""
+    try:
+        return facts_of(model)
+    except FactsError:
+        if not backend.any_files:
+            raise
+        return UNKNOWN
 
 
 def _wanted(model: PlannedModel, number: int, demands: list[Demand]) -> Wanted:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from gpustack_fast.backends import Shape
+from gpustack_fast.backends import Backend, Shape
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.external import SetState
@@ -18,7 +18,7 @@ from gpustack_fast.engines.shared_work import SharedWork
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.gpus.documents import GpuReport
 from gpustack_fast.placement import Placement, Wanted, devices_of, most_gpus
-from gpustack_fast.sizing import ModelFacts
+from gpustack_fast.sizing import UNKNOWN, FactsError, ModelFacts
 
 __all__ = ["Environments", "Files", "Preparer"]
 
@@ -89,7 +89,7 @@ class Preparer:
         facts, placement, report = None, None, None
         if backend.demands is not None:
             set_state(replica, "analyzing", "Its files and the GPUs are looked at.")
-            facts = await self._files.facts(model)
+            facts = await self._facts(model, backend)
             report = await self._read_gpus()
             if report.gpus and facts is not None:
                 placement = await self._placed(replica, set_state, report, facts)
@@ -108,6 +108,14 @@ class Preparer:
             shape=Shape() if placement is None else placement.shape,
             share=None if placement is None else placement.share,
         )
+
+    async def _facts(self, model: ModelConfig, backend: Backend) -> ModelFacts | None:
+        try:
+            return await self._files.facts(model)
+        except FactsError:
+            if not backend.any_files:
+                raise
+            return UNKNOWN
 
     async def _environment(
         self, replica: Replica, set_state: SetState, *, gpus: bool

@@ -18,9 +18,18 @@ errors        FactsError
 
 from __future__ import annotations
 
-from gpustack_fast.sizing.documents import Estimate, Load, ModelFacts, Part
+from gpustack_fast.sizing.documents import UNKNOWN, Estimate, Load, ModelFacts, Part
 from gpustack_fast.sizing.errors import FactsError
 from gpustack_fast.sizing.facts import read_facts
 from gpustack_fast.sizing.memory import estimate
 
-__all__ = ["Estimate", "FactsError", "Load", "ModelFacts", "Part", "estimate", "read_facts"]
+__all__ = [
+    "UNKNOWN",
+    "Estimate",
+    "FactsError",
+    "Load",
+    "ModelFacts",
+    "Part",
+    "estimate",
+    "read_facts",
+]

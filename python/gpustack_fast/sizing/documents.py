@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ["Estimate", "Format", "Load", "ModelFacts", "Part"]
+__all__ = ["UNKNOWN", "Estimate", "Format", "Load", "ModelFacts", "Part"]
 
 Format = Literal["safetensors", "gguf"]
 
@@ -57,6 +57,24 @@ class ModelFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     multimodal: bool = False
     assumptions: list[str] = []
     """What was taken for granted since no file says it, in sentences."""
+
+
+UNKNOWN = ModelFacts(
+    architecture="",
+    format="safetensors",
+    generates=True,
+    weight_bytes=0,
+    parameters=0,
+    dtype_bytes=2,
+    layers=0,
+    heads=0,
+    kv_heads=0,
+    vocabulary=0,
+    hidden=0,
+    context=0,
+    kv_bytes_per_token=0,
+)
+"""Of files of a kind that nobody here can read: the only facts without weights."""
 
 
 class Load(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

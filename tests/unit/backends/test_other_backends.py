@@ -25,7 +25,7 @@ from gpustack_fast.backends import (
     tensorrt_llm,
 )
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.sizing import Load, estimate
+from gpustack_fast.sizing import UNKNOWN, Load, estimate
 
 TRT = BACKENDS["tensorrt_llm"]
 SGLANG = BACKENDS["sglang"]
@@ -353,6 +353,17 @@ def test_a_custom_program_gets_several_gpus_where_it_is_told_how_many(
     assert [one.shape.gpus for one in CUSTOM.demands(model, facts(), 4)] == gpus
     claimed = custom(run_command, env={"GPUSTACK_MODEL_VRAM_CLAIM": str(8 * GIB)}, **more)
     assert {one.least * one.shape.gpus for one in CUSTOM.demands(claimed, facts(), 4)} == {8 * GIB}
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_files_that_nobody_can_read_are_placed_by_the_users_word_alone(gpus: int) -> None:
+    assert CUSTOM.demands is not None
+    chosen = {"gpu_selector": {"gpus_per_replica": gpus}}
+    with pytest.raises(BackendError, match="GPUSTACK_MODEL_VRAM_CLAIM"):
+        CUSTOM.demands(custom("x {{port}}", **chosen), UNKNOWN, 4)
+    word = {"GPUSTACK_MODEL_VRAM_CLAIM": str(3 * GIB)}
+    (demand,) = CUSTOM.demands(custom("x {{port}}", env=word, **chosen), UNKNOWN, 4)
+    assert demand.shape.gpus == gpus and demand.least == 3 * GIB // gpus
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
