@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -163,4 +165,7 @@ def running(folder: Path, config: str, orders: dict[str, Any]) -> Iterator[Manag
         assert one.left() == []
     finally:
         one.router.stop()
+        for pid in one.processes():  # of a server that a test has killed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)

@@ -127,6 +127,9 @@ def test_a_worker_that_dies_is_found_though_its_health_is_good() -> None:
     with managed("tensorrt_llm", NAME) as one:
         before = one.runs()
         (worker,) = [pid for pid, line in whole(one).items() if "-c import signal" in line]
+        # Only what was seen can be missed.
+        looks = len(one.asked("/health"))
+        eventually(lambda: len(one.asked("/health")) > looks + 1, "two looks at it")
         os.kill(worker, signal.SIGKILL)
         failed = one.wait(lambda now: bool(now.last_failure), "its loss")
         assert "worker" in failed.last_failure
