@@ -197,7 +197,7 @@ class Instance:
         limit = self.model.ready_timeout
         follower = LogFollower(self.log, self.backend.stages)
         waited, asked, looked = 0.0, time.monotonic(), 0.0
-        while not (ready := await self.probe()):
+        while not (ready := await self._is_ready()):
             before, asked = asked, time.monotonic()
             # What cannot be probed is neither ready nor too slow.
             waited += 0.0 if ready is None else asked - before
@@ -224,6 +224,24 @@ class Instance:
                     f"The engine {self.how_it_ended()} before it was ready. "
                     f"{await self.last_words()}"
                 )
+
+    async def _is_ready(self) -> bool | None:
+        """As `probe`, and it is this engine that says so: between the choice of its port and its
+        listening there, another program may have taken it.
+        """
+        ready = await self.probe()
+        # A program of the user's may leave listening to others, such as a container's runtime.
+        if not ready or self._port is None or self.backend.environment == "none":
+            return ready
+        living = await self.living()
+        if living is None:
+            return None
+        try:
+            pids = [one.pid for one in living]
+            return await run_in_thread(processes.listens, self._port, pids)
+        except OSError as error:
+            self._faults.note("processes", error)
+            return ready
 
     async def warm_up(self) -> None:
         """Sends a ready engine its first request, if its kind needs one. Raises EngineFailed."""

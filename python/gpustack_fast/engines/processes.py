@@ -16,7 +16,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ __all__ = [
     "become_subreaper",
     "boot_id",
     "end",
+    "listens",
     "open_standard_descriptors",
     "process",
     "reap",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 PR_SET_CHILD_SUBREAPER = 36
+LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
 
 MARK = "GPUSTACK_FAST_INSTANCE"
 """The environment variable of an engine's processes with the path of its record. By it those are
@@ -196,6 +199,29 @@ class ProcessTable:
             except OSError as error:
                 self._faults.note("processes", error)
                 return None
+
+
+def listens(port: int, pids: Iterable[int]) -> bool:
+    """Whether one of these processes listens at a TCP port. Raises OSError where nobody can see
+    that.
+    """
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # without IPv6 there is one alone
+            for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    return any(not sockets.isdisjoint(_descriptors(pid)) for pid in pids)
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """What a process's descriptors lead to; nothing of one that has ended."""
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(f"{folder}/{name}")
 
 
 def writes_to(pid: int, log: str) -> bool:

@@ -1,0 +1,64 @@
+"""Who listens at a port: an engine, or another program that answers in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_backend import PREPARED, SMALL, run, small
+
+from gpustack_fast.engines import instance as instances
+from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.processes import ProcessTable, listens
+from gpustack_fast.errors import EngineFailed
+from gpustack_fast.faults import Faults
+from gpustack_fast.storage.engine_paths import EnginePaths
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_port_is_of_who_listens_there(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            assert listens(port, [other.pid, os.getpid()])
+            assert not listens(port, [other.pid])
+            assert other.stdin is not None
+            other.stdin.close()
+        assert not listens(port, [other.pid]), "it is gone"
+    assert not listens(port, [os.getpid()])
+
+
+def test_an_answer_of_another_program_makes_no_engine_ready(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken the port between our choice and the engine's start."""
+    answered = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        writer.close()
+        answered.set()
+
+    async def scenario(paths: EnginePaths) -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        monkeypatch.setattr(instances, "free_port", lambda: server.sockets[0].getsockname()[1])
+        faults = Faults()
+        backend = dataclasses.replace(SMALL, over_tcp=True)
+        model = small("--never-ready", ready_timeout=0.5)
+        one = Instance("small-1", model, backend, paths, ProcessTable(faults), faults)
+        await one.start(PREPARED)
+        with pytest.raises(EngineFailed, match="not ready after"):
+            await one.wait_until_ready()
+        assert answered.is_set()
+        assert await one.stop()
+        server.close()
+
+    run(scenario, short_folder)
