@@ -55,10 +55,12 @@ def test_an_answer_of_another_program_makes_no_engine_ready(
         model = small("--never-ready", ready_timeout=0.5)
         one = Instance("small-1", model, backend, paths, ProcessTable(faults), faults)
         await one.start(PREPARED)
-        with pytest.raises(EngineFailed, match="not ready after"):
-            await one.wait_until_ready()
-        assert answered.is_set()
-        assert await one.stop()
-        server.close()
+        try:
+            with pytest.raises(EngineFailed, match="not ready after"):
+                await one.wait_until_ready()
+            assert answered.is_set()
+        finally:
+            assert await one.stop()
+            server.close()
 
     run(scenario, short_folder)
