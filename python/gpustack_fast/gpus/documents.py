@@ -62,6 +62,8 @@ class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     problem: str = ""
     """Why nothing may be started on it, in a sentence; empty: it is well."""
+    lost: bool = False
+    """Whether it has failed, so that what runs on it cannot go on; `problem` says how."""
 
 
 class GpuReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,3 +75,5 @@ class GpuReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gpus: list[Gpu]
     problem: str = ""
     """Why there are none, or not all, in sentences with the next step; empty: all were read."""
+    unread: bool = False
+    """Whether there may be GPUs that could not be read now. Without a driver there are none."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,6 +28,9 @@ not found, size, timeout, function not found, no data, versions, not ready.
 """
 LOST = (15, 16)
 """GpuIsLost, ResetRequired"""
+NOT_LOADED = 9
+NO_LIBRARY = 12
+PCI = Path("/sys/bus/pci/devices")
 REOPEN_AFTER = 60.0
 """Seconds after which the library is opened anew while a GPU has failed. It knows only the GPUs
 that were there when it was opened, and keeps them open, which a reset does not like.
@@ -58,12 +62,18 @@ class Driver:
             count = self._nvml.nvmlDeviceGetCount()
         except self._nvml.NVMLError as error:
             self.close()
-            problem = words.of_driver(error.value, str(error))
-            return GpuReport(driver_version=None, cuda_version=None, gpus=[], problem=problem)
+            return GpuReport(
+                driver_version=None,
+                cuda_version=None,
+                gpus=[],
+                problem=words.of_driver(error.value, str(error)),
+                unread=_may_have_gpus(error.value),
+            )
         system = _Questions(self, "the driver's version")
         driver_version = system.ask("nvmlSystemGetDriverVersion")
         cuda_version = system.ask("nvmlSystemGetCudaDriverVersion_v2")
         gpus, problems = self._gpus(count)
+        unread = bool(problems)
         if not gpus and not problems:
             problems.append(words.no_gpus())
         self._reopen_later(gpus, problems)
@@ -74,6 +84,7 @@ class Driver:
             else f"{cuda_version // 1000}.{cuda_version % 1000 // 10}",
             gpus=gpus,
             problem=" ".join(problems),
+            unread=unread,
         )
 
     def close(self) -> None:
@@ -115,7 +126,7 @@ class Driver:
             handle = questions.ask("nvmlDeviceGetHandleByIndex", index, needed=True)
             gpu = None if handle is None else self._gpu(index, handle, questions)
             if gpu is None:
-                gpu = self._remembered(index, questions.problem)
+                gpu = self._remembered(index, questions)
             if gpu is None:
                 problems.append(f"GPU {index} cannot be read. {questions.problem}")
             else:
@@ -125,15 +136,15 @@ class Driver:
             if not gpu.problem:
                 self._seen[gpu.uuid] = gpu
         here = {gpu.uuid for gpu in gpus}
-        gone = [replace(_unread(one), problem=_GONE) for one in self._seen.values()]
+        gone = [replace(_unread(one), problem=_GONE, lost=True) for one in self._seen.values()]
         gpus += [one for one in gone if one.uuid not in here]
         return sorted(gpus, key=lambda one: one.index), problems
 
-    def _remembered(self, index: int, problem: str) -> Gpu | None:
+    def _remembered(self, index: int, questions: _Questions) -> Gpu | None:
         """A GPU that does not even say who it is, as it was known by its index."""
         for one in self._seen.values():
             if one.index == index:
-                return replace(_unread(one), problem=problem)
+                return replace(_unread(one), problem=questions.problem, lost=questions.lost)
         return None
 
     def _gpu(self, index: int, handle: Any, questions: _Questions) -> Gpu | None:
@@ -176,11 +187,13 @@ class Driver:
             slices=slices,
             processes=processes,
         )
-        problem = questions.problem or words.of_recovery(action) or _unusable(read)
+        asked = words.of_recovery(action)
+        problem = questions.problem or asked or _unusable(read)
         if questions.problem and uuid in self._seen:
             # It fails in the middle of the questions: what does not change is known from before.
             read = _unread(self._seen[uuid])
-        return replace(read, index=index, problem=problem)
+        lost = questions.lost or bool(asked)
+        return replace(read, index=index, problem=problem, lost=lost)
 
     def _slices(self, handle: Any, questions: _Questions) -> tuple[list[MigSlice], list[Any]]:
         """The slices of a GPU and their handles. Indexes may have holes."""
@@ -223,6 +236,8 @@ class _Questions:
 
     def __init__(self, driver: Driver, subject: str) -> None:
         self.problem = ""
+        self.lost = False
+        """Whether it is the fault that the GPU has fallen off the bus, or has to be reset."""
         self._driver = driver
         self._subject = subject
 
@@ -239,7 +254,7 @@ class _Questions:
         except nvml.NVMLError as error:
             lost = error.value in LOST
             if needed or lost or (not aside and error.value not in NOT_TOLD):
-                self.problem = words.of_gpu(error.value, str(error))
+                self.problem, self.lost = words.of_gpu(error.value, str(error)), lost
         except UnicodeDecodeError:
             pass  # a name that is no text
         return None
@@ -330,6 +345,25 @@ def _remotes(handle: Any, by_bus: dict[str, str], questions: _Questions) -> list
         if uuid is not None:
             peers[uuid] = None
     return list(peers)
+
+
+def _may_have_gpus(code: int) -> bool:
+    """Whether this machine has GPUs, as far as the error tells with which the driver is not asked.
+
+    Packages bring the library to machines without a GPU, where no driver is loaded under it: there
+    the bus says what there is.
+    """
+    if code == NO_LIBRARY:
+        return False
+    return code != NOT_LOADED or any(map(_is_gpu, PCI.glob("*/vendor")))
+
+
+def _is_gpu(vendor: Path) -> bool:
+    try:
+        of_nvidia = vendor.read_text(encoding="ascii").strip() == "0x10de"
+        return of_nvidia and vendor.with_name("class").read_text(encoding="ascii")[:4] == "0x03"
+    except (OSError, UnicodeDecodeError):
+        return False  # it was taken out meanwhile
 
 
 def _unusable(gpu: Gpu) -> str:

@@ -128,7 +128,7 @@ class Reader:
 
 
 def _none(problem: str) -> GpuReport:
-    return GpuReport(driver_version=None, cuda_version=None, gpus=[], problem=problem)
+    return GpuReport(driver_version=None, cuda_version=None, gpus=[], problem=problem, unread=True)
 
 
 def _hand_on(
