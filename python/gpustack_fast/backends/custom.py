@@ -220,5 +220,6 @@ ENGINE = Engine(
         any_files=True,
         takes_slices=True,
         over_tcp=True,
+        leaves_session=True,  # nobody knows what it starts, such as MPI's daemons
     ),
 )
