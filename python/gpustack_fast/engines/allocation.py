@@ -12,11 +12,15 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+from msgspec.structs import replace
 
 from gpustack_fast.engines.plan import ReplicaSlot
-from gpustack_fast.gpus.documents import Gpu, GpuReport
-from gpustack_fast.placement import Placement, Refusal, Wanted, devices_of, place
+from gpustack_fast.engines.processes import mark_of
+from gpustack_fast.faults import run_in_thread
+from gpustack_fast.gpus.documents import Gpu, GpuProcess, GpuReport
+from gpustack_fast.placement import Device, Placement, Refusal, Wanted, devices_of, place
 
 __all__ = ["Allocation"]
 
@@ -37,13 +41,18 @@ class Allocation:
     """The GPUs of this machine, and what was promised of them. Lives on the event loop."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[GpuReport]], leaders: Callable[[], Iterable[int]]
+        self, read: Callable[[], Awaitable[GpuReport]], engines: Callable[[], Mapping[int, str]]
     ) -> None:
-        """`read` gives the GPUs of now; `leaders` the process ids of the engines that run, each
-        the leader of its session.
+        """`read` gives the GPUs of now; `engines` the engines that run: the process id of each,
+        which leads its session, and the mark of those that have left that.
         """
         self._read = read
-        self._leaders = leaders
+        self._engines = engines
+        self._recognises = False
+        """Whether the driver's process ids were seen to be ours: beyond a container they are not.
+        """
+        self._failed: dict[str, str] = {}
+        """GPUs and slices on which nothing is placed any more, with the reason."""
         self._held: dict[ReplicaSlot, Placement] = {}
         self._waiting: dict[ReplicaSlot, _Waiting] = {}
         self._changed = asyncio.Event()
@@ -57,6 +66,21 @@ class Allocation:
         """All that is promised."""
         return list(self._held.values())
 
+    def devices(self, report: GpuReport, own: Mapping[str, int] | None = None) -> list[Device]:
+        """What can be placed on. `own`: bytes that engines of ours hold, see `devices_of`."""
+        return [
+            replace(one, problem=one.problem or self._failed.get(one.uuid, ""))
+            for one in devices_of(report, own or {})
+        ]
+
+    def avoid(self, uuid: str, reason: str) -> None:
+        """Places nothing on a GPU or slice any more: it has failed, and the driver may not show it.
+
+        `reason`: sentences.
+        """
+        self._failed[uuid] = reason
+        self._changed.set()
+
     async def claim(
         self, slot: ReplicaSlot, wanted: Wanted, refused: Callable[[str], None]
     ) -> Placement:
@@ -68,6 +92,7 @@ class Allocation:
         self._changed.set()
         if self._placing is None or self._placing.done():
             self._placing = asyncio.create_task(self._place_all())
+            self._placing.add_done_callback(self._hand_on)
         try:
             return await waiting.placed
         finally:
@@ -99,42 +124,74 @@ class Allocation:
             await asyncio.sleep(GATHER)
             self._changed.clear()
             report = await self._read()
-            waiting = dict(self._waiting)
-            devices = devices_of(report, self._own(report))
-            found = place([one.wanted for one in waiting.values()], devices, self.held)
-            for (slot, one), result in zip(waiting.items(), found, strict=True):
-                if self._waiting.get(slot) is not one:
-                    continue  # it has been given up meanwhile
-                if isinstance(result, Refusal):
-                    one.refused(result.message)
-                else:
-                    self._held[slot] = result
-                    del self._waiting[slot]
-                    one.placed.set_result(result)
+            used = await run_in_thread(self._used_by_ours, report, self._engines())
+            self._place(report, used)
             if self._waiting:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_EVERY):
                         await self._changed.wait()
 
-    def _own(self, report: GpuReport) -> dict[str, int]:
-        """The bytes that engines of ours hold of each GPU and slice."""
-        leaders = set(self._leaders())
+    def _place(self, report: GpuReport, used: Mapping[str, int]) -> None:
+        """Places those that wait now. `used`: what `_used_by_ours` says of the same report."""
+        # Those who have given up are gone from here some moments later.
+        waiting = {slot: one for slot, one in self._waiting.items() if not one.placed.cancelled()}
+        devices = self.devices(report, self._within_promises(used))
+        found = place([one.wanted for one in waiting.values()], devices, self.held)
+        for (slot, one), result in zip(waiting.items(), found, strict=True):
+            if not isinstance(result, Refusal):
+                self._held[slot] = result
+                del self._waiting[slot]
+                one.placed.set_result(result)
+            elif report.unread and not report.gpus:
+                one.refused(report.problem)
+            else:
+                one.refused(result.message)
+
+    def _hand_on(self, placing: asyncio.Task[None]) -> None:
+        """Gives a mistake of ours in placing to those who wait: nobody else would tell them."""
+        if placing.cancelled() or (error := placing.exception()) is None:
+            return
+        for one in self._waiting.values():
+            if not one.placed.done():
+                one.placed.set_exception(error)
+
+    def _within_promises(self, used: Mapping[str, int]) -> dict[str, int]:
+        """What an engine takes beyond its claim is nobody's to promise."""
         promised: collections.Counter[str] = collections.Counter()
         for placement in self._held.values():
             for claim in placement.claims:
                 promised[claim.uuid] += claim.bytes
-        found = {gpu.uuid: _used_by(gpu, leaders) for gpu in report.gpus}
+        return {uuid: min(size, promised[uuid]) for uuid, size in used.items()}
+
+    def _used_by_ours(self, report: GpuReport, engines: Mapping[int, str]) -> dict[str, int]:
+        """The bytes of each GPU and slice that these engines hold, at most. Looks into /proc."""
+        marks = set(engines.values())
+        found: dict[str, int] = {}
         for gpu in report.gpus:
+            # Whose it is, is not told: see `_within_promises`.
             found |= {part.uuid: part.memory_used or 0 for part in gpu.slices}
-        # What an engine takes beyond its claim is nobody's to promise.
-        return {uuid: min(used, promised[uuid]) for uuid, used in found.items()}
+            owners = [(one, _owner(one, engines, marks)) for one in gpu.processes or []]
+            self._recognises |= any(ours for _, ours in owners)
+            found[gpu.uuid] = self._held_of(gpu, owners)
+        return found
+
+    def _held_of(self, gpu: Gpu, owners: list[tuple[GpuProcess, bool | None]]) -> int:
+        """What engines of ours hold of a GPU, as far as the driver tells it, else what may be."""
+        if gpu.processes is None or any(one.memory is None for one in gpu.processes):
+            return gpu.memory_used or 0
+        if self._recognises:
+            return sum(one.memory or 0 for one, ours in owners if ours)
+        # In a container processes are hidden, or numbered as beyond it.
+        strangers = sum(one.memory or 0 for one, ours in owners if ours is False)
+        return max(0, (gpu.memory_used or 0) - strangers)
 
 
-def _used_by(gpu: Gpu, leaders: set[int]) -> int:
-    """What these engines hold of a GPU, as far as the driver tells it; else what anybody does."""
-    if gpu.processes is None or any(one.memory is None for one in gpu.processes):
-        return gpu.memory_used or 0
-    return sum(one.memory or 0 for one in gpu.processes if _session(one.pid) in leaders)
+def _owner(one: GpuProcess, engines: Mapping[int, str], marks: set[str]) -> bool | None:
+    """Whether a process is of these engines; None: nobody here has its number."""
+    session = _session(one.pid)
+    if session is None:
+        return None
+    return session in engines or mark_of(one.pid) in marks
 
 
 def _session(pid: int) -> int | None:

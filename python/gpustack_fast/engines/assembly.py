@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from gpustack_fast.config import ModelConfig
@@ -12,13 +13,16 @@ from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.model_files import ModelFiles
 from gpustack_fast.engines.preparer import Environment, Preparer
 from gpustack_fast.engines.supervisor import Supervisor
-from gpustack_fast.faults import Faults
-from gpustack_fast.gpus import Reader
+from gpustack_fast.faults import Faults, go_on
+from gpustack_fast.gpus import GpuReport, Reader
 from gpustack_fast.gpus.faults import FaultWatch, GpuFault
 from gpustack_fast.model_store.store import Store
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["Engines"]
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at the GPUs that engines hold: not all that is lost says so."""
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +45,11 @@ class Engines:
         self._reader = Reader()
         self._store = Store(models, faults)
         self._watch = FaultWatch(self._on_fault)
+        self._faults = faults
+        self._looking: asyncio.Task[None] | None = None
+        self._allocation = Allocation(self._reader.read, self._running)
         preparer = Preparer(
-            self._environment,
-            ModelFiles(self._store),
-            Allocation(self._reader.read, self._leaders),
-            self._reader.read,
+            self._environment, ModelFiles(self._store), self._allocation, self._reader.read
         )
         self.supervisor = Supervisor(
             paths, preparer, faults, on_change=on_change, in_flight=in_flight
@@ -60,10 +64,15 @@ class Engines:
                 "The GPUs are not watched for faults: the system gives no more threads. Raise its "
                 "limit of processes (`ulimit -u`, or TasksMax of the systemd unit)."
             )
+        self._looking = asyncio.create_task(
+            go_on(self._look_now_and_then, "The look at the GPUs", self._faults)
+        )
 
     async def shutdown(self, patience: float) -> None:
         """Ends all engines, builds and downloads, as `Supervisor.shutdown`."""
         self._watch.close()
+        if self._looking is not None:
+            self._looking.cancel()
         await self.supervisor.shutdown(patience)
         self._store.close()
         await self._reader.close()
@@ -79,13 +88,34 @@ class Engines:
             "cuda" if gpus else "cpu",
         )
 
-    def _leaders(self) -> Iterator[int]:
-        for replica in self.supervisor.replicas:
-            if replica.instance is not None and replica.instance.pid is not None:
-                yield replica.instance.pid
+    def _running(self) -> dict[int, str]:
+        return {
+            one.pid: str(one.record) for one in self.supervisor.instances if one.pid is not None
+        }
 
     def _on_fault(self, fault: GpuFault) -> None:
         log.warning("GPU %s: %s", fault.uuid, fault.message)
-        if fault.ejects:
-            for uuid in fault.devices:
-                self.supervisor.gpu_failed(uuid, fault.message.rstrip("."))
+        if not fault.ejects:
+            return
+        for uuid in fault.devices:
+            # Many a driver shows it as well all the same; only a reset makes it so.
+            self._allocation.avoid(
+                uuid, f"{fault.message} It is used again after the next start of this server."
+            )
+            self._lose(uuid, fault.uuid, fault.message)
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if any(replica.devices for replica in self.supervisor.replicas):
+                self._look(await self._reader.read())
+
+    def _look(self, report: GpuReport) -> None:
+        """Ends the engines on GPUs that are lost, of which no event has told."""
+        for gpu in report.gpus:
+            if gpu.lost:
+                for uuid in (gpu.uuid, *(one.uuid for one in gpu.slices)):
+                    self._lose(uuid, gpu.uuid, gpu.problem)
+
+    def _lose(self, uuid: str, gpu: str, reason: str) -> None:
+        self.supervisor.gpu_failed(uuid, f"its GPU {gpu} has failed. {reason.rstrip('.')}")

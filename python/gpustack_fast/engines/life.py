@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
 from gpustack_fast.engines.external import SetState
@@ -41,6 +41,8 @@ CANNOT_BE_ENDED = (
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 
 class Prepare(Protocol):
     """Gets a replica's engine all that it is started with, and says so by its states."""
@@ -62,6 +64,11 @@ class Prepare(Protocol):
     def starting(self, replica: Replica) -> AbstractAsyncContextManager[None]:
         """Holds back the start of others on the same GPUs until this one is ready."""
         ...
+
+
+def lost(replica: Replica) -> EngineFailed:
+    """Why a replica's engine cannot go on, though it is well itself."""
+    return EngineFailed(f"The engine is ended: {replica.lost_to}.")
 
 
 class Life:
@@ -103,8 +110,12 @@ class Life:
 
     async def _bring_up(self, replica: Replica) -> None:
         """Place, environment and files; process, readiness, first request."""
-        prepared = await self._prepare.prepare(replica, self._set)
+        prepared = await self._unless_lost(replica, self._prepare.prepare(replica, self._set))
+        if replica.devices:
+            self._set(replica, "starting", "It waits until no other engine starts on its GPUs.")
         async with self._prepare.starting(replica):
+            if replica.lost.is_set():
+                raise lost(replica)
             log.info("Starting %s ...", replica.id)
             instance = Instance(
                 replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
@@ -124,15 +135,17 @@ class Life:
             self._set(replica, "starting", "It is sent its first request.")
             await instance.warm_up()
 
-    async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, None]) -> None:
-        """Raises EngineFailed as soon as the engine is lost to a cause outside of it."""
+    async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, Result]) -> Result:
+        """What the work gives. Raises EngineFailed as soon as the engine is lost to a cause outside
+        of it.
+        """
         working = asyncio.ensure_future(work)
         losing = asyncio.ensure_future(replica.lost.wait())
         try:
             await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise EngineFailed(f"The engine is ended: {replica.lost_to}.")
-            working.result()
+                raise lost(replica)
+            return working.result()
         finally:
             for task in (working, losing):
                 task.cancel()
@@ -159,7 +172,7 @@ class Life:
             for task in both:
                 task.cancel()
         if replica.lost.is_set():
-            ended = f"The engine is ended: {replica.lost_to}"
+            ended = str(lost(replica)).rstrip(".")
         elif ending.done():
             # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
             ended = f"The engine {instance.how_it_ended()}, unasked"

@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,11 +33,15 @@ __all__ = [
     "boot_id",
     "end",
     "listens",
+    "mark_of",
     "open_standard_descriptors",
     "process",
+    "processor_time",
     "reap",
     "writes_to",
 ]
+
+Found = TypeVar("Found")
 
 PR_SET_CHILD_SUBREAPER = 36
 LISTEN = "0A"
@@ -60,6 +64,8 @@ UNSEEN_MAY_TAKE = 60.0
 READ_WITHIN = 10.0
 """Seconds after which a process table that does not come is one that cannot be read."""
 LOOK_EVERY = 0.05
+LOOK_AT_MARKS_EVERY = 0.25
+"""Seconds: the variables of every process are read for it."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +123,18 @@ def process(pid: int) -> Process | None:
         raise OSError(errno.EIO, "A line is not understood", f"/proc/{pid}/stat") from error
 
 
+def processor_time(pid: int) -> float | None:
+    """Seconds of processors' time that all threads of a process have used; None: it cannot be read
+    now, or the process is gone.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+
+
 Sessions = Mapping[int, list[Process]]
 """Every process by its session, zombies too."""
 
@@ -130,30 +148,77 @@ def read_sessions() -> Sessions:
     return found
 
 
-def marked(mark: str) -> list[Process]:
-    """Every process of this user that bears this mark. Raises OSError where none can be seen."""
-    entry = f"{MARK}={mark}".encode()
-    found = []
+def read_marks() -> Mapping[str, list[Process]]:
+    """Every process of this user with a mark, by that. Raises OSError where none can be seen."""
+    found: dict[str, list[Process]] = collections.defaultdict(list)
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            # It has ended, or is somebody else's.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                    one = process(int(name))
-                    if one is not None:
-                        found.append(one)
+        if name.isdigit() and (mark := mark_of(int(name))) is not None:
+            one = process(int(name))
+            if one is not None:
+                found[mark].append(one)
     return found
 
 
-class ProcessTable:
-    """The process table, read beside the event loop, and once for all who ask at one time."""
+def mark_of(pid: int) -> str | None:
+    """The mark of a process; None: it bears none, has ended, or is not ours to look into."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    sign = f"{MARK}=".encode()
+    found = [os.fsdecode(one.removeprefix(sign)) for one in entries if one.startswith(sign)]
+    return found[0] if found else None
 
-    def __init__(self, faults: Faults) -> None:
+
+class _Pass(Generic[Found]):
+    """What one look at all processes finds, read beside the event loop, and once for all who ask at
+    one time.
+    """
+
+    def __init__(self, read: Callable[[], Found], every: float, faults: Faults) -> None:
+        """`every`: seconds between the begins of two looks."""
+        self._read = read
+        self._every = every
         self._faults = faults
-        self._following: asyncio.Task[Sessions | None] | None = None
+        self._following: asyncio.Task[Found | None] | None = None
         self._one_at_a_time = asyncio.Lock()
         self._not_before = 0.0
         """Monotonic seconds."""
+
+    async def next(self) -> Found | None:
+        """What was there after the call; None: nobody can see it now."""
+        if self._following is None:
+            self._following = asyncio.ensure_future(self._look())
+        try:
+            # A process that a driver keeps inside the kernel may keep whoever looks at it, too.
+            async with asyncio.timeout(READ_WITHIN):
+                return await asyncio.shield(self._following)
+        except TimeoutError:
+            self._faults.note("processes", f"it did not come within {READ_WITHIN:g} s")
+            return None
+
+    async def _look(self) -> Found | None:
+        """The next look, a while after the last: all who ask until it begins wait for this one."""
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._not_before - time.monotonic())
+            self._following = None
+            self._not_before = time.monotonic() + self._every
+            try:
+                return await run_in_thread(self._read)
+            except OSError as error:
+                self._faults.note("processes", error)
+                return None
+
+
+class ProcessTable:
+    """The process table, for all who watch engines."""
+
+    def __init__(self, faults: Faults) -> None:
+        # By their names, which tests replace.
+        self._sessions: _Pass[Sessions] = _Pass(lambda: read_sessions(), LOOK_EVERY, faults)
+        self._marks: _Pass[Mapping[str, list[Process]]] = _Pass(
+            lambda: read_marks(), LOOK_AT_MARKS_EVERY, faults
+        )
 
     async def members(self, session: int, mark: str = "") -> list[Process] | None:
         """Every process of a session, zombies too; None: nobody can see them now.
@@ -161,44 +226,17 @@ class ProcessTable:
         `mark`: those count, too, that have left the session and bear it, see `MARK`. What is read
         was there after the call, so that none is missed that was started before it.
         """
-        found = await self._members(session)
-        if found is None or not mark:
+        sessions = await self._sessions.next()
+        if sessions is None:
+            return None
+        found = sessions.get(session, [])
+        if not mark:
             return found
+        marks = await self._marks.next()
+        if marks is None:
+            return None
         known = {one.pid for one in found}
-        try:
-            # One that a driver keeps inside the kernel may keep whoever reads its variables, too.
-            async with asyncio.timeout(READ_WITHIN):
-                apart = await run_in_thread(marked, mark)
-            return found + [one for one in apart if one.pid not in known]
-        except TimeoutError:
-            self._faults.note("processes", f"it did not come within {READ_WITHIN:g} s")
-            return None
-        except OSError as error:
-            self._faults.note("processes", error)
-            return None
-
-    async def _members(self, session: int) -> list[Process] | None:
-        if self._following is None:
-            self._following = asyncio.ensure_future(self._read())
-        try:
-            async with asyncio.timeout(READ_WITHIN):
-                found = await asyncio.shield(self._following)
-        except TimeoutError:
-            self._faults.note("processes", f"it did not come within {READ_WITHIN:g} s")
-            return None
-        return None if found is None else found.get(session, [])
-
-    async def _read(self) -> Sessions | None:
-        """The next pass, a while after the last: all who ask until it begins wait for this one."""
-        async with self._one_at_a_time:
-            await asyncio.sleep(self._not_before - time.monotonic())
-            self._following = None
-            self._not_before = time.monotonic() + LOOK_EVERY
-            try:
-                return await run_in_thread(read_sessions)
-            except OSError as error:
-                self._faults.note("processes", error)
-                return None
+        return found + [one for one in marks.get(mark, []) if one.pid not in known]
 
 
 def listens(port: int, pids: Iterable[int]) -> bool:

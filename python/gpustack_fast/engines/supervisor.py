@@ -78,6 +78,11 @@ class Supervisor:
         """The replicas that are there, external addresses too, without those on their way out."""
         return [replica for replica in self._replicas.values() if not replica.retired]
 
+    @property
+    def instances(self) -> list[Instance]:
+        """The engines that are there, also those that are being ended."""
+        return [one.instance for one in self._replicas.values() if one.instance is not None]
+
     def want(self, models: Iterable[ModelConfig]) -> None:
         """Sets the models that should run. Of external ones each address is a replica.
 
@@ -250,9 +255,9 @@ class Supervisor:
         await watch(replica, self._set, self._faults)
 
     def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
-        if (replica.state, replica.state_message) == (state, message):
+        if replica.since and (replica.state, replica.state_message) == (state, message):
             return  # as how far a start has come, which is asked each second
-        if replica.state != state:
+        if replica.state != state or not replica.since:
             replica.since = time.time()
         replica.state, replica.state_message = state, message
         self._state_changed.set()
@@ -279,9 +284,12 @@ class Supervisor:
                 replica.note_failure(reason)
 
     def gpu_failed(self, uuid: str, reason: str) -> None:
-        """Ends the engines that hold a GPU which has failed. `reason`: a clause."""
+        """Ends the engines that hold a GPU which has failed, also those that are still prepared.
+
+        `reason`: a clause.
+        """
         for replica in self._replicas.values():
-            if uuid in replica.devices and replica.instance is not None:
+            if uuid in replica.devices and not replica.lost.is_set():
                 replica.lost_to = reason
                 replica.lost.set()
 
@@ -378,7 +386,7 @@ class Supervisor:
 
         Waits for the disk, beside the loop.
         """
-        instances = [replica.instance for replica in self._replicas.values() if replica.instance]
+        instances = self.instances
         return await run_in_thread(
             lambda: [instance for instance in instances if instance.log_was_moved()]
         )
@@ -388,8 +396,7 @@ class Supervisor:
         for replica in list(self._replicas.values()):
             if replica.instance is not None:
                 await replica.instance.rotate_log()
-        found = [replica.instance for replica in self._replicas.values()]
-        await asyncio.gather(*(one.living() for one in found if one is not None))
+        await asyncio.gather(*(one.living() for one in self.instances))
 
 
 def _shown(replica: Replica) -> str:

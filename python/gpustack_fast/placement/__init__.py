@@ -19,7 +19,7 @@ from gpustack_fast.placement.documents import (
     Strategy,
     Wanted,
 )
-from gpustack_fast.placement.ledger import most_gpus
+from gpustack_fast.placement.ledger import is_selected, most_gpus
 from gpustack_fast.placement.place import place
 from gpustack_fast.placement.refusals import memory, name_of, part_name
 
@@ -31,6 +31,7 @@ __all__ = [
     "Strategy",
     "Wanted",
     "devices_of",
+    "is_selected",
     "memory",
     "most_gpus",
     "name_of",

@@ -70,7 +70,7 @@ async def no_gpus() -> GpuReport:
 
 def preparer(make: Environments = environment) -> Preparer:
     """A preparer of small engines."""
-    return Preparer(make, NoFiles(), Allocation(no_gpus, list), no_gpus)
+    return Preparer(make, NoFiles(), Allocation(no_gpus, dict), no_gpus)
 
 
 def small(
