@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -17,11 +19,13 @@ from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.shared_work import SharedWork
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.gpus.documents import GpuReport
-from gpustack_fast.placement import Placement, Wanted, devices_of, most_gpus
+from gpustack_fast.placement import Placement, Wanted, is_selected, most_gpus
 from gpustack_fast.sizing import UNKNOWN, FactsError, ModelFacts
 
 __all__ = ["Environments", "Files", "Preparer"]
 
+READ_AGAIN_EVERY = 10.0
+"""Seconds until GPUs are read again that could not be."""
 ENDS_WITHIN = 30.0
 """Seconds for the end of builds and downloads that were given up: a disk may keep them."""
 
@@ -83,6 +87,10 @@ class Preparer:
         self._read_gpus = read_gpus
         self._building: SharedWork[Environment] = SharedWork()
         self._fetching: SharedWork[tuple[Path | None, Mapping[str, Path]]] = SharedWork()
+        self._watching: collections.defaultdict[str, dict[str, Report]] = collections.defaultdict(
+            dict
+        )
+        """Of each model whose files are fetched: who is shown how far that is, by instance."""
 
     async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
         model, backend = replica.model, replica.backend
@@ -90,14 +98,14 @@ class Preparer:
         if backend.demands is not None:
             set_state(replica, "analyzing", "Its files and the GPUs are looked at.")
             facts = await self._facts(model, backend)
-            report = await self._read_gpus()
-            if report.gpus and facts is not None:
-                placement = await self._placed(replica, set_state, report, facts)
+            if facts is not None:
+                report = await self._readable(replica, set_state)
+                if report.gpus:
+                    placement = await self._placed(replica, set_state, report, facts)
+                    # It may have waited for its place, and what failed meanwhile has no index.
+                    report = await self._read_gpus()
         environment = await self._environment(replica, set_state, gpus=placement is not None)
-        set_state(replica, "downloading", "Its files are looked for.")
-        files, adapters = await self._fetching.join(
-            model.name, self._fetch(model, lambda text: set_state(replica, "downloading", text))
-        )
+        files, adapters = await self._files_of(replica, set_state)
         return Prepared(
             python=environment.python,
             version=environment.version,
@@ -116,6 +124,19 @@ class Preparer:
             if not backend.any_files:
                 raise
             return UNKNOWN
+
+    async def _readable(self, replica: Replica, set_state: SetState) -> GpuReport:
+        """The GPUs, as soon as they can be read: an engine that is for them does not start without,
+        because a driver hangs.
+        """
+        told = False
+        while (report := await self._read_gpus()).unread and not report.gpus:
+            set_state(replica, "pending", report.problem)
+            if not told:
+                log.warning("%s waits for the GPUs. %s", replica.id, report.problem)
+            told = True
+            await asyncio.sleep(READ_AGAIN_EVERY)
+        return report
 
     async def _environment(
         self, replica: Replica, set_state: SetState, *, gpus: bool
@@ -137,14 +158,15 @@ class Preparer:
         model, demands_of = replica.model, replica.backend.demands
         assert demands_of is not None
         chosen = [] if model.gpu_selector is None else model.gpu_selector.gpu_ids
-        devices = devices_of(report, {})
+        devices = [one for one in self._allocation.devices(report) if is_selected(one, chosen)]
         if not replica.backend.takes_slices and any(one.slice for one in devices):
             devices = [one for one in devices if not one.slice]
-            chosen = chosen or [one.uuid for one in devices]
+            chosen = [one.uuid for one in devices]
             if not devices:
                 raise EngineFailed(
-                    f"All GPUs of this machine are divided by MIG, and {model.backend} cannot be "
-                    "given a slice. Switch MIG off for a GPU (`nvidia-smi -i 0 -mig 0`)."
+                    f"All GPUs that the model {model.name} may have are divided by MIG, and "
+                    f"{model.backend} cannot be given a slice. Switch MIG off for a GPU "
+                    "(`nvidia-smi -i 0 -mig 0`)."
                 )
         demands = demands_of(model, facts, most_gpus(devices, chosen))
         if not demands:
@@ -156,12 +178,13 @@ class Preparer:
             strategy=model.placement_strategy,
             gpu_ids=chosen,
         )
-        told = set[str]()
+        told = False
 
         def refused(message: str) -> None:
+            nonlocal told
             set_state(replica, "pending", message)
-            if message not in told:
-                told.add(message)
+            if not told:  # once: what strangers hold changes all the time
+                told = True
                 log.warning("%s has no place yet: %s", replica.id, message)
 
         placement = await self._allocation.claim(replica.slot, wanted, refused)
@@ -169,6 +192,24 @@ class Preparer:
         where = ", ".join(places(report, placement))
         set_state(replica, "scheduled", f"It goes on {where}.")
         return placement
+
+    async def _files_of(
+        self, replica: Replica, set_state: SetState
+    ) -> tuple[Path | None, Mapping[str, Path]]:
+        """A model's files, and those of its adapters: fetched once for all replicas."""
+        model = replica.model
+        watching = self._watching[model.name]
+        set_state(replica, "downloading", "Its files are looked for.")
+        watching[replica.id] = lambda text: set_state(replica, "downloading", text)
+
+        def report(text: str) -> None:
+            for show in list(watching.values()):
+                show(text)
+
+        try:
+            return await self._fetching.join(model.name, self._fetch(model, report))
+        finally:
+            del watching[replica.id]
 
     async def _fetch(
         self, model: ModelConfig, report: Report
