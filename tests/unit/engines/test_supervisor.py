@@ -22,6 +22,7 @@ from small_backend import (
     environment,
     eventually,
     kill,
+    no_gpus,
     preparer,
     small,
 )
@@ -30,6 +31,7 @@ from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import external, health, life, plan, processes, supervisor
 from gpustack_fast.engines import preparer as preparing
+from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.preparer import Environment, Environments
@@ -754,3 +756,58 @@ def test_a_build_that_does_not_end_keeps_no_stop_waiting(
     @scenario(short_folder, small(), house=House(short_folder, prepare))
     async def _(_: House) -> None:
         await building.wait()
+
+
+def test_an_engine_whose_gpu_fails_before_its_start_is_not_started_there(
+    short_folder: Path,
+) -> None:
+    gate = asyncio.Event()
+
+    async def prepare(_: ModelConfig, __: bool) -> Environment:
+        await gate.wait()
+        return PREPARED
+
+    @scenario(short_folder, small(), house=House(short_folder, prepare))
+    async def _(house: House) -> None:
+        await eventually(lambda: house.states() == ["initializing"], "it is prepared")
+        house.replica().devices = ("GPU-0",)
+        first = house.replica().id
+        house.supervisor.gpu_failed("GPU-1", "its GPU has failed")
+        house.supervisor.gpu_failed("GPU-0", "its GPU has failed")
+        await eventually(
+            lambda: house.replica().id != first and house.states() == ["initializing"],
+            "it is prepared again",
+        )
+        assert house.replica().last_failure == "The engine is ended: its GPU has failed."
+        assert house.replica().devices == ()
+        gate.set()
+        await house.until_running()
+        assert f"Starting {first} ..." not in house.lines
+
+
+def test_an_engine_whose_gpu_fails_while_another_starts_there_is_not_started(
+    short_folder: Path,
+) -> None:
+    gate, allocation = asyncio.Event(), Allocation(no_gpus, dict)
+
+    async def prepare(_: ModelConfig, __: bool) -> Environment:
+        await gate.wait()
+        return PREPARED
+
+    house = House(short_folder, prepare)
+    assert isinstance(house.supervisor._prepare, preparing.Preparer)
+    house.supervisor._prepare._allocation = allocation
+
+    @scenario(short_folder, small(), house=house)
+    async def _(house: House) -> None:
+        await eventually(lambda: house.states() == ["initializing"], "it is prepared")
+        replica = house.replica()
+        replica.devices, first = ("GPU-0",), replica.id
+        async with allocation.starting(["GPU-0"]):
+            gate.set()
+            await eventually(lambda: replica.state == "starting", "it waits for its start")
+            assert replica.state_message == "It waits until no other engine starts on its GPUs."
+            house.supervisor.gpu_failed("GPU-0", "its GPU has failed")
+        await house.until_running()
+        assert replica.last_failure == "The engine is ended: its GPU has failed."
+        assert f"Starting {first} ..." not in house.lines and replica.id != first

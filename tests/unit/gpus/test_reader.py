@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpustack_fast.gpus import GpuProcess
+from gpustack_fast.gpus import GpuProcess, driver
 from nvml.asking import asking, read
 from nvml.stand_in import (
     DRIVER_NOT_LOADED,
@@ -232,10 +232,11 @@ def test_a_lost_gpu_is_named_and_the_others_are_read(nvml: StandIn) -> None:
         after = one.read()
     assert after.problem == "" and [gpu.uuid for gpu in after.gpus] == [one.uuid for one in before]
     lost = after.gpus[2]
-    assert "fallen off the bus" in lost.problem and lost.nvlinks == []
+    assert "fallen off the bus" in lost.problem and lost.nvlinks == [] and lost.lost
     assert lost.memory_total == 140 * GIB and lost.memory_used is None, "its size is remembered"
     for gpu in (after.gpus[0], after.gpus[1], after.gpus[3]):
         assert gpu.problem == "" and lost.uuid not in gpu.nvlinks and len(gpu.nvlinks) == 2
+        assert not gpu.lost
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,7 @@ def test_a_gpu_that_cannot_be_opened_is_in_the_report_or_remembered(nvml: StandI
         report = one.read()
     assert report.problem == "" and report.gpus[1].uuid == unopened.uuid
     assert "may not use it" in report.gpus[1].problem
+    assert not report.gpus[1].lost, "what runs on it may go on"
 
 
 def test_a_gpu_that_is_gone_is_not_forgotten_and_may_come_back(nvml: StandIn) -> None:
@@ -278,7 +280,7 @@ def test_a_gpu_that_is_gone_is_not_forgotten_and_may_come_back(nvml: StandIn) ->
         nvml.write(joined(1))
         for words in ("fallen off the bus", "does not know it any more"):
             kept, gone = one.read().gpus  # the library is opened anew behind the first
-            assert kept.problem == "" and words in gone.problem
+            assert kept.problem == "" and words in gone.problem and gone.lost
         nvml.write(joined(2))
         assert [gpu.problem for gpu in one.read().gpus] == ["", ""]
 
@@ -309,7 +311,9 @@ def test_what_engines_can_do_without_makes_no_gpu_unusable(nvml: StandIn, call: 
 
 def test_what_the_driver_wants_done_is_the_gpus_problem(nvml: StandIn) -> None:
     nvml.write([StandInGpu(0, recovery=1), StandInGpu(1, recovery=3), StandInGpu(2, recovery=None)])
-    assert ["asks for its reset" in gpu.problem for gpu in read(nvml).gpus] == [True, False, False]
+    gpus = read(nvml).gpus
+    assert ["asks for its reset" in gpu.problem for gpu in gpus] == [True, False, False]
+    assert [gpu.lost for gpu in gpus] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +333,7 @@ def test_a_driver_that_does_not_start_is_told_in_words(
         report = one.read()
         assert words in report.problem
         assert (report.gpus, report.driver_version) == ([], None)
+        assert report.unread or code == DRIVER_NOT_LOADED
         nvml.write(joined(1))
         assert len(one.read().gpus) == 1, "it is tried anew each time"
 
@@ -338,11 +343,30 @@ def test_a_machine_without_a_driver_says_so(tmp_path: Path) -> None:
     with asking(None, LD_LIBRARY_PATH=str(tmp_path)) as one:
         report = one.read()
     assert report.gpus == []
-    assert report.problem.startswith("There is no NVIDIA driver here")
+    assert report.problem.startswith("There is no NVIDIA driver here") and not report.unread
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "unread"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x020700", False), ("0x8086", "0x030000", False)],
+    ids=["a GPU", "a switch of NVIDIA's", "a GPU of another maker"],
+)
+def test_a_driver_that_is_not_loaded_hides_the_gpus_that_are_on_the_bus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, kind: str, unread: bool
+) -> None:
+    device = tmp_path / "0000:01:00.0"
+    device.mkdir()
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    monkeypatch.setattr(driver, "PCI", tmp_path)
+    assert driver._may_have_gpus(DRIVER_NOT_LOADED) == unread
+    assert driver._may_have_gpus(LIB_RM_VERSION_MISMATCH)
+    assert not driver._may_have_gpus(driver.NO_LIBRARY)
 
 
 def test_a_driver_without_gpus_says_so(nvml: StandIn) -> None:
-    assert "finds no GPU" in read(nvml).problem
+    report = read(nvml)
+    assert "finds no GPU" in report.problem and not report.unread
 
 
 def test_a_driver_that_fails_while_it_runs_is_opened_again(nvml: StandIn) -> None:
@@ -364,7 +388,7 @@ def test_a_call_that_hangs_is_told_piles_up_no_threads_and_ends(nvml: StandIn, c
     with asking(nvml, deadline=0.5) as one:
         report = one.read()
         for again in (one.read(), one.read(), report):
-            assert again.gpus == [] and "has not answered for" in again.problem
+            assert again.gpus == [] and "has not answered for" in again.problem and again.unread
         if call != "nvmlInitWithFlags":
             assert f"GPU 0: {call.removesuffix('_v2')}" in report.problem
         assert one.ask("threads", list[str]) == ["nvml"]
