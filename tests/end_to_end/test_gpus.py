@@ -165,6 +165,7 @@ def test_models_share_gpus_and_slices_and_what_finds_no_room_waits(
             until(server, name, "running")
         until(server, "late", "pending", "No GPU has room for it. It needs of one GPU 30.0 GiB")
         assert "No GPU has room for it" in run(server, "status")
+        assert "Not ready: late; the lines above say why." in server.output()
         first = {name: one["pid"] for name, one in instances(server).items()}
         assert_shown(server, whole, divided, first)
 

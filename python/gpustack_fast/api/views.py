@@ -68,9 +68,12 @@ def route_view(route: RouteConfig, known: KnownRoute, running: set[str]) -> Rout
 
 
 def has_failed(view: ModelView) -> bool:
-    """Whether no instance of a model is on its way: each has failed, and is only tried again."""
+    """Whether no instance of a model is on its way: each has failed, and is only tried again, or
+    waits for GPUs, and says so.
+    """
     return bool(view.instances) and all(
-        one.state in ("error", "unreachable") for one in view.instances
+        one.state in ("error", "unreachable") or (one.state == "pending" and one.state_message)
+        for one in view.instances
     )
 
 

@@ -98,10 +98,11 @@ class Engines:
         if not fault.ejects:
             return
         for uuid in fault.devices:
-            # Many a driver shows it as well all the same; only a reset makes it so.
-            self._allocation.avoid(
-                uuid, f"{fault.message} It is used again after the next start of this server."
-            )
+            if fault.xid is not None:
+                # Many a driver shows it as well all the same; only a reset makes it so.
+                self._allocation.avoid(
+                    uuid, f"{fault.message} It is used again after the next start of this server."
+                )
             self._lose(uuid, fault.uuid, fault.message)
 
     async def _look_now_and_then(self) -> None:

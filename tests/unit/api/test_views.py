@@ -58,12 +58,15 @@ def test_the_management_api_shows_each_route_with_its_number_and_what_is_ready()
         (["error"], True),
         (["error", "starting"], False),
         (["unreachable", "error"], True),
+        (["error", "pending: No GPU has room for it."], True),
+        (["error", "pending"], False),
     ],
 )
 def test_a_model_has_failed_when_none_of_its_instances_is_on_its_way(
     states: list[str], failed: bool
 ) -> None:
-    instances = [InstanceView(name="i", state=state) for state in states]
+    shown = (state.partition(": ") for state in states)
+    instances = [InstanceView(name="i", state=one[0], state_message=one[2]) for one in shown]
     view = ModelView(
         name="m", backend="external", replicas=2, ready_replicas=0, instances=instances
     )
