@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def demands(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
-    return [Demand(shape=Shape(), least=(10 if model.name == "part" else 30) * GIB)]
+    return [Demand(shape=Shape(), least=(10 if model.name in ("part", "chosen") else 30) * GIB)]
 
 
 BACKEND = dataclasses.replace(SMALL, demands=demands)
@@ -180,7 +180,7 @@ def test_the_number_of_a_gpu_is_that_of_the_moment_in_which_it_is_given() -> Non
         house.allocation.avoid("GPU-0", "It has failed.")
         replica = house.replica()
         preparing = house.prepare(replica)
-        await eventually(lambda: replica.state == "pending", "it waits")
+        await eventually(lambda: "No GPU has room" in replica.state_message, "it waits")
         house.machine.now(gpu(0, uuid="GPU-1"))  # the other one is gone
         assert (await preparing).devices == ("0",) and replica.devices == ("GPU-1",)
 
