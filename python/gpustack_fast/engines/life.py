@@ -23,6 +23,7 @@ from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import EngineFailed, GpustackFastError
 from gpustack_fast.faults import Faults, is_ours, reason_of
+from gpustack_fast.model_store.documents import ModelStoreError
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["AFTER_A_FAULT", "Life", "Prepare"]
@@ -99,6 +100,11 @@ class Life:
             self._set(replica, "running")
             grace = LOST_GRACE
             self.failed(replica, *await self._until_it_ends(replica))
+        except ModelStoreError as error:
+            if error.may_pass:
+                self._without_files(replica, str(error))
+            else:
+                self.failed(replica, str(error))
         except GpustackFastError as error:
             if is_ours(error):
                 self._hindered(replica, str(error))
@@ -111,6 +117,7 @@ class Life:
     async def _bring_up(self, replica: Replica) -> None:
         """Place, environment and files; process, readiness, first request."""
         prepared = await self._unless_lost(replica, self._prepare.prepare(replica, self._set))
+        replica.fetches_failed = 0
         if replica.devices:
             self._set(replica, "starting", "It waits until no other engine starts on its GPUs.")
         async with self._prepare.starting(replica):
@@ -218,3 +225,16 @@ class Life:
         self._faults.note("engine_start", reason)
         replica.retry_at = time.monotonic() + AFTER_A_FAULT
         self._set(replica, "error", f"{reason} Starting it again in {AFTER_A_FAULT:g} s.")
+
+    def _without_files(self, replica: Replica, reason: str) -> None:
+        """Tries an engine again whose files cannot be had for now: no failure of its own, and no
+        reason to give it up. The pauses grow: a hub may ask for that, and a wrong file comes whole
+        each time.
+        """
+        replica.fetches_failed += 1
+        replica.note_failure(reason)
+        pause = restart_delay(replica.fetches_failed + 1)
+        replica.retry_at = time.monotonic() + pause
+        follows = f"Trying again in {pause:g} s."
+        self._set(replica, "error", f"{reason} {follows}")
+        log.warning("%s: %s %s", replica.id, reason, follows)

@@ -36,10 +36,13 @@ class ModelFiles:
 
 def sentence(download: Download) -> str:
     """How far a download is: `Qwen/Qwen3-8B: 3.2 of 15.3 GiB (21 %).`"""
+    found = list[str]()
+    if download.total:
+        unit, name = (2**30, "GiB") if download.total >= 2**30 else (2**20, "MiB")
+        digits = 1 if name == "GiB" else 0
+        done, total = download.done / unit, download.total / unit
+        share = 100 * download.done // download.total
+        found.append(f"{done:.{digits}f} of {total:.{digits}f} {name} ({share} %)")
     if download.note:
-        return f"{download.repository}: {download.note}."
-    if not download.total:
-        return f"{download.repository}: its files are looked up."
-    done, total = download.done / 2**30, download.total / 2**30
-    share = 100 * download.done // download.total
-    return f"{download.repository}: {done:.1f} of {total:.1f} GiB ({share} %)."
+        found.append(download.note)
+    return f"{download.repository}: {'; '.join(found) or 'its files are looked up'}."

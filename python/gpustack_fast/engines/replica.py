@@ -61,6 +61,8 @@ class Replica:
     instance: Instance | None = None
     failures: int = 0
     """In a row, since an engine last ran here for some minutes."""
+    fetches_failed: int = 0
+    """Tries in a row for which the model's files could not be had, though they may be later."""
     restarts: int = 0
     """Engines that were started here after the first."""
     retry_at: float = 0.0
