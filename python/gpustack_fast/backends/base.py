@@ -175,6 +175,8 @@ class Progress:
     """The gauge of requests that it works on."""
     tokens: tuple[str, ...]
     """Counters, of which at least one moves while it does."""
+    on_processors: bool = False
+    """Whether a step may take minutes of the processors' time, before any counter moves."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

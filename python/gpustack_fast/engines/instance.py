@@ -322,6 +322,12 @@ class Instance:
             return f"{cause}It wrote last: {' | '.join(lines)} (log: {self.log})."
         return f"{cause}It wrote nothing (log: {self.log})."
 
+    async def processor_time(self) -> float | None:
+        """Seconds of processors' time that its process has used; None: not known."""
+        if self._child is None:
+            return None
+        return await run_in_thread(processes.processor_time, self._child.pid)
+
     async def rotate_log(self, limit: int = LOG_LIMIT) -> None:
         """Copies a large log and truncates it, for the engine holds it open for appending."""
         try:

@@ -5,8 +5,8 @@ Dead, hung, busy and wrong are different things:
     dead    its process has ended (`Instance.exited`), or a worker outside of its session has; or it
             says itself that it cannot go on (503)
     hung    it has not answered for `hang_timeout`, or has requests and has made no step for as long
-    busy    it answers late, or its counters move: it is left alone, and is asked nothing that would
-            be work
+    busy    it answers late, or its counters move, or (where it computes on processors) it uses
+            them: it is left alone, and is asked nothing that would be work
     wrong   it answers requests with errors: the data plane passes it over (`table/outlier.rs`)
 
 `/health` of vLLM says nothing about a hang: it stays 200 with a stopped EngineCore. Its counters
@@ -31,6 +31,10 @@ __all__ = ["lost"]
 
 LOOK_EVERY = 5.0
 ANSWER_WITHIN = 10.0
+BUSY_SHARE = 0.05
+"""Of one processor's time, from which on an engine computes: on a machine that others use as well,
+too. Our questions alone cost a tenth of a percent.
+"""
 FALL = 3
 """Answers in a row by which it says itself that it is not well."""
 
@@ -39,14 +43,15 @@ async def lost(instance: Instance, in_flight: Callable[[str], int], faults: Faul
     """Returns when an engine that runs is lost though its process is there: the reason, a sentence
     about "it". `in_flight`: the requests that this server has at an instance, by its id.
     """
-    watch = Watch(instance.backend.progress, instance.model.hang_timeout, time.monotonic())
+    patience = instance.model.hang_timeout
+    watch = Watch(instance.backend.progress, patience, time.monotonic())
     workers = Workers()
     while True:
         if reason := workers.look(await instance.apart()):
             return reason
         await asyncio.sleep(LOOK_EVERY)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(min(patience or ANSWER_WITHIN, ANSWER_WITHIN)):
                 status = (await instance.ask(instance.ready_path)).status
         except TimeoutError:
             status = None
@@ -56,7 +61,8 @@ async def lost(instance: Instance, in_flight: Callable[[str], int], faults: Faul
                 continue
             status = None
         metrics = None if status is None else await _metrics(instance)
-        if reason := watch.look(status, metrics, in_flight(instance.id), time.monotonic()):
+        used = await _used(instance)
+        if reason := watch.look(status, metrics, in_flight(instance.id), time.monotonic(), used):
             return reason
 
 
@@ -89,6 +95,16 @@ class Workers:
         return f"A worker of it has ended (process {gone[0][0]}), whatever its health path says."
 
 
+async def _used(instance: Instance) -> float | None:
+    """The processors' time by which it may be busy; None: that says nothing, or is not known."""
+    progress = instance.backend.progress
+    if progress is None or not progress.on_processors:
+        return None
+    with contextlib.suppress(OSError):
+        return await instance.processor_time()
+    return None
+
+
 class Watch:
     """What was seen of one engine. Times are monotonic seconds; `patience` 0: a hang is no end."""
 
@@ -99,11 +115,22 @@ class Watch:
         self._unwell = 0
         self._moved = now
         self._steps = -1.0
+        self._ran = False
+        """Whether it had requests at the last look."""
+        self._used = 0.0
+        self._used_at = now
 
     def look(
-        self, status: int | None, metrics: str | None, in_flight: int, now: float
+        self,
+        status: int | None,
+        metrics: str | None,
+        in_flight: int,
+        now: float,
+        used: float | None = None,
     ) -> str | None:
-        """Notes a look (`status` of its health, None: no answer); the reason to give it up."""
+        """Notes a look (`status` of its health, None: no answer; `used`: the processors' time that
+        it has taken, None: it does not count); the reason to give it up.
+        """
         if status is not None:
             self._answered = now
         self._unwell = self._unwell + 1 if status is not None and status >= 500 else 0
@@ -113,6 +140,10 @@ class Watch:
             self._moved = now  # nothing can be said
         else:
             self._note_steps(metrics, in_flight, now)
+        if used is not None:
+            if used - self._used >= BUSY_SHARE * (now - self._used_at):
+                self._moved = now
+            self._used, self._used_at = used, now
         if not self._patience:
             return None
         if now - self._answered >= self._patience:
@@ -132,9 +163,11 @@ class Watch:
         # Its own count may stand still with it: vLLM's comes from the core that has hung.
         running = in_flight or total(metrics, [self._progress.running])
         steps = total(metrics, self._progress.tokens)
-        # Without a number that is known, nothing can be said.
-        if not running or steps is None or steps != self._steps:
+        # Without a number that is known, nothing can be said; and a request that was not there at
+        # the last look has had no time yet.
+        if not (running and self._ran) or steps is None or steps != self._steps:
             self._moved = now
+        self._ran = bool(running)
         self._steps = -1.0 if steps is None else steps
 
 

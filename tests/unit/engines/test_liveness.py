@@ -49,6 +49,14 @@ def test_requests_of_ours_count_where_the_engines_own_count_stands_still() -> No
     assert found[2] is not None
 
 
+def test_a_request_that_has_just_come_has_the_whole_time() -> None:
+    idle, busy = Look(at=0, made=5), Look(at=PATIENCE + 1, running=1, made=5)
+    later = busy._replace(at=2 * PATIENCE)
+    found = reasons(idle, busy, later, later._replace(at=2 * PATIENCE + 1))
+    assert found[:3] == [None, None, None]
+    assert found[3] is not None
+
+
 def test_each_step_begins_the_time_anew() -> None:
     looks = [Look(at=second, running=1, made=second) for second in range(0, 600, 50)]
     assert not any(reasons(*looks))
@@ -113,3 +121,23 @@ def test_a_worker_that_is_gone_is_a_loss_and_one_that_nobody_sees_is_none() -> N
     assert [workers.look(one) for one in (set(), both, None, both)] == [None] * 4
     reason = workers.look(other)
     assert reason is not None and "process 8" in reason, "the number is another process's now"
+
+
+def test_an_engine_that_uses_a_processor_is_busy_though_no_counter_moves() -> None:
+    watch = Watch(PROGRESS, PATIENCE, 0.0)
+    metrics = Look(at=0, running=1, made=5).metrics()
+
+    def look(at: float, used: float | None) -> str | None:
+        return watch.look(200, metrics, 1, at, used)
+
+    assert not any(look(second, second * 0.5) for second in range(0, 600, 5)), "it computes"
+    assert not any(look(second, 300.0) for second in range(600, 650, 5)), "it has stopped"
+    found = look(660, 300.02)
+    assert found is not None and "not made a step" in found
+
+
+def test_an_engine_that_gives_no_answer_is_hung_though_it_uses_a_processor() -> None:
+    watch = Watch(PROGRESS, PATIENCE, 0.0)
+    found = [watch.look(None, None, 1, second, float(second)) for second in (5, 55, 60)]
+    assert found[:2] == [None, None]
+    assert found[2] is not None and "not answered" in found[2]
