@@ -703,6 +703,21 @@ def test_an_engine_is_not_started_without_room_for_its_record(
         assert house.replica().failures == 0
 
 
+def test_the_requests_that_its_end_cuts_do_not_hide_why_an_engine_was_ended(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder, small(restart_on_error=False))
+    async def _(house: House) -> None:
+        await house.until_running()
+        one = house.replica()
+        house.supervisor.instance_failed(one.id, "answered with 500")
+        assert one.last_failure == "answered with 500"
+        kill(house.pid())
+        await eventually(lambda: "signal 9" in one.last_failure, "its end is told")
+        house.supervisor.instance_failed(one.id, "died: Connection reset by peer")
+        assert "signal 9" in one.last_failure
+
+
 def test_a_mistake_in_the_life_of_one_engine_ends_no_other(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
