@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpustack_fast.commands.logs import _begin_of_last_lines, logs
+from gpustack_fast.commands.logs import LogError, _begin_of_last_lines, logs
 from gpustack_fast.errors import UsageError
 
 
@@ -112,3 +114,80 @@ sys.exit(logs(Path({str(data_dir)!r}), "m-new00", previous=False, tail=None, fol
         record(data_dir, "m-new00").unlink()
         assert follower.stdout.read() == b"last\n"
         assert follower.wait(timeout=10) == 0
+
+
+def command(data_dir: Path, *arguments: str) -> list[str]:
+    place = ["--data-dir", str(data_dir)]
+    return [sys.executable, "-m", "gpustack_fast", "logs", *arguments, *place]
+
+
+def test_following_may_begin_with_the_last_lines_and_ctrl_c_ends_it(data_dir: Path) -> None:
+    log = write(data_dir, "m", "m-new00", "first\nsecond\nthird\n", 0, lives=True)
+    follow = command(data_dir, "m-new00", "-f", "--tail", "1")
+    with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
+        assert follower.stdout is not None and follower.stderr is not None
+        assert follower.stdout.readline() == b"third\n"
+        with log.open("ab") as file:
+            file.write(b"4th\n")
+        assert follower.stdout.readline() == b"4th\n"
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(timeout=60) in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert follower.stderr.read() == b""
+
+
+def test_following_the_log_of_an_engine_that_has_ended_ends_at_once(data_dir: Path) -> None:
+    write(data_dir, "m", "m-old00", "only\n", 0, lives=False)
+    shown = subprocess.run(command(data_dir, "m", "--follow"), capture_output=True, check=False)
+    assert (shown.returncode, shown.stdout) == (0, b"only\n")
+
+
+def test_a_reader_that_goes_is_no_error(data_dir: Path) -> None:
+    write(data_dir, "m", "m-new00", "line\n" * 100_000, 0, lives=True)
+    shown = subprocess.Popen(
+        command(data_dir, "m-new00", "-f"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert shown.stdout is not None and shown.stderr is not None
+    assert shown.stdout.readline() == b"line\n"
+    shown.stdout.close()
+    said = shown.stderr.read()
+    shown.stderr.close()
+    assert b"Traceback" not in said and shown.wait(timeout=60) in (0, 141, -signal.SIGPIPE)
+
+
+def test_an_output_that_takes_nothing_is_told(data_dir: Path) -> None:
+    write(data_dir, "m", "m-new00", "line\n", 0, lives=True)
+    with open("/dev/full", "wb") as full:
+        shown = subprocess.run(
+            command(data_dir, "m-new00"), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert shown.returncode not in (0, 2)
+    assert b"No space left on device" in shown.stderr and b"Traceback" not in shown.stderr
+
+
+def test_a_log_that_cannot_be_read_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write(data_dir, "m", "m-new00", "line\n", 0, lives=False)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(log))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(LogError, match="cannot be read: Permission denied. Check its rights"):
+        show(data_dir, "m-new00")
+
+
+def test_of_two_that_have_ended_the_one_that_wrote_last_is_the_previous(
+    data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(data_dir, "m", "m-aaaaa", "older\n", 100, lives=False)
+    write(data_dir, "m", "m-bbbbb", "newer\n", 50, lives=False)
+    assert show(data_dir, "m", previous=True) == 0
+    assert capfd.readouterr().out == "newer\n"
+    assert show(data_dir, "m-aaaaa", previous=True) == 0
+    assert capfd.readouterr().out == "older\n"
+
+
+def test_an_engine_that_is_about_to_be_one_lives(data_dir: Path) -> None:
+    write(data_dir, "m", "m-new00", "new\n", 0, lives=False)
+    record(data_dir, "m-new00").with_name("m-new00.json.new").write_text("")
+    with pytest.raises(UsageError, match="No instance of m has ended"):
+        show(data_dir, "m", previous=True)
