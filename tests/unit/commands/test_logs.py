@@ -171,7 +171,7 @@ def test_a_log_that_cannot_be_read_is_told(data_dir: Path, monkeypatch: pytest.M
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(log))
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(LogError, match="cannot be read: Permission denied. Check its rights"):
+    with pytest.raises(LogError, match=r"cannot be read: Permission denied\. Check its rights"):
         show(data_dir, "m-new00")
 
 
