@@ -26,6 +26,8 @@ __all__ = ["Allocation"]
 
 GATHER = 0.1
 """Seconds in which those that ask at one time come together, so that the largest goes first."""
+LOOKED_WITHIN = 5.0
+"""Seconds for the look at whose the processes on GPUs are."""
 LOOK_AGAIN_EVERY = 5.0
 """Seconds, while anybody waits: strangers' memory comes and goes without a word."""
 
@@ -124,7 +126,11 @@ class Allocation:
             await asyncio.sleep(GATHER)
             self._changed.clear()
             report = await self._read()
-            used = await run_in_thread(self._used_by_ours, report, self._engines())
+            used = dict[str, int]()  # then all that is used counts as strangers'
+            with contextlib.suppress(TimeoutError):
+                # A process that a driver keeps inside the kernel may keep whoever looks at it, too.
+                async with asyncio.timeout(LOOKED_WITHIN):
+                    used = await run_in_thread(self._used_by_ours, report, self._engines())
             self._place(report, used)
             if self._waiting:
                 with contextlib.suppress(TimeoutError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,11 @@ class Engines:
 
     def start(self) -> None:
         """Watches the GPUs for faults from now on."""
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            log.warning(
+                "CUDA_VISIBLE_DEVICES is set for this server, which chooses among all GPUs of the "
+                "machine. Name those that a model may have with gpu_selector."
+            )
         try:
             self._watch.start()
         except RuntimeError:

@@ -279,8 +279,9 @@ def test_variables_that_do_not_come_keep_nobody_waiting(
         await one.wait_until_ready()
         with monkeypatch.context() as stuck:
             stuck.setattr(processes, "READ_WITHIN", 0.05)
-            stuck.setattr(processes, "marked", lambda _: comes.wait())
+            stuck.setattr(processes, "read_marks", comes.wait)
             assert await one.living() is None, "somebody may live"
+        comes.set()
         assert faults.counts["processes"] == 1
         assert await one.stop()
 
