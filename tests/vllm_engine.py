@@ -20,7 +20,7 @@ from harness import Router, ServedRouter, read_gauge, serving
 from raw_http import Client, Response
 
 HOME = Path(__file__).parents[1] / ".vllm"
-"""The folder that `make test-vllm` sets up: `data` and `venv` (see scripts/setup-vllm), `models`."""
+"""The folder that `make test-vllm` sets up: `data`, `venv` (see scripts/setup-vllm), `models`."""
 
 KEY = "the-key-that-only-the-engine-and-the-router-know"
 

@@ -51,7 +51,7 @@ def _stage(facts: ModelFacts, load: Load) -> tuple[int, int]:
 def _weights(facts: ModelFacts, load: Load) -> Part:
     """The first and last stage hold an embedding beside their layers."""
     whole = facts.weight_bytes if load.weight_bytes is None else load.weight_bytes
-    how = _size(whole)
+    how = f"{_size(whole)}"
     share = float(whole)
     longest, layers = _stage(facts, load)
     if load.pipeline > 1 and layers:
@@ -97,7 +97,7 @@ def _cache(facts: ModelFacts, load: Load) -> Part:
         pieces.append(f"{_size(facts.state_bytes)} of state")
     if not pieces:
         return Part(name="kv_cache", bytes=0, how="none: it keeps nothing of a sequence")
-    how = f"({' + '.join(pieces)}) x {_counted(load.sequences)}{shared}"
+    how = f"({' + '.join(pieces)}) x {load.sequences:,} sequences{shared}"
     if kept is not None and kept != facts.dtype_bytes:
         how += f" x {kept:g} of {facts.dtype_bytes:g} bytes"
     return Part(name="kv_cache", bytes=math.ceil(one * load.sequences), how=how)
@@ -169,10 +169,6 @@ def _runtime(load: Load, weights: int) -> Part:
         bytes=total + extra,
         how=f"{how}, {_LOADING:.0%} of the weights for rounding and repacking",
     )
-
-
-def _counted(sequences: int) -> str:
-    return f"{sequences:,} sequence{'' if sequences == 1 else 's'}"
 
 
 def _size(amount: float) -> str:

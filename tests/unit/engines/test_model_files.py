@@ -85,7 +85,7 @@ def scenario(
     async def main() -> None:
         processes.become_subreaper()
         files = Slow()
-        preparer = Preparer(environment, files, Allocation(no_gpus, list), no_gpus)
+        preparer = Preparer(environment, files, Allocation(no_gpus, dict), no_gpus)
         supervisor = Supervisor(
             EnginePaths(folder),
             preparer,
