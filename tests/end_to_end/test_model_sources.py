@@ -17,6 +17,7 @@ import pytest
 
 import hub as stand_in
 from gpustack_fast.control.documents import InstanceStatus
+from gpustack_fast.engines import processes
 from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, ServedRouter, cli
 from hub import Hub, Repo
 from managed import install_llama_cpp, instances, wait_for
@@ -103,7 +104,9 @@ def says(texts: Sequence[str], now: list[InstanceStatus]) -> bool:
 
 
 def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    """Whether a process has ended; whoever has inherited it may not have reaped it."""
+    found = processes.process(pid)
+    return found is None or not found.alive
 
 
 def test_a_model_is_fetched_once_for_all_replicas_whatever_ends_the_server(

@@ -99,7 +99,10 @@ class FaultWatch:
             except pynvml.NVMLError as error:
                 text = words.of_driver(error.value, str(error))
                 if text != told:
-                    log.info("GPUs are not watched for faults. %s", text)
+                    # On most machines without GPUs, so that it is no news there.
+                    missing = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+                    level = logging.DEBUG if missing else logging.INFO
+                    log.log(level, "GPUs are not watched for faults. %s", text)
                 told = text
             self._stop.wait(RETRY_AFTER)
 

@@ -56,34 +56,6 @@ def test_the_work_ends_with_the_last_who_waits() -> None:
     asyncio.run(main())
 
 
-def test_who_joins_a_work_that_was_given_up_begins_anew_when_it_has_ended() -> None:
-    async def main() -> None:
-        shared, work, over = SharedWork[int](), Work(), asyncio.Event()
-
-        async def slow_to_end() -> int:
-            try:
-                return await work.do()
-            finally:
-                await over.wait()
-
-        first = asyncio.ensure_future(shared.join("a", slow_to_end()))
-        await asyncio.sleep(0.01)
-        first.cancel()
-        await asyncio.sleep(0.01)
-        given_up, second, third = (
-            asyncio.ensure_future(shared.join("a", work.do())) for _ in range(3)
-        )
-        await asyncio.sleep(0.01)
-        assert (work.begun, work.ended) == (1, 1), "two at one time would be in each other's way"
-        given_up.cancel()
-        over.set()
-        await asyncio.sleep(0.01)
-        work.gate.set()
-        assert (await second, await third) == (2, 2)
-
-    asyncio.run(main())
-
-
 def test_an_error_reaches_all_who_wait() -> None:
     async def fails() -> int:
         await asyncio.sleep(0.01)
