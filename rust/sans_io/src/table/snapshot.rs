@@ -350,20 +350,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_instance_that_is_out_is_tried_by_one_request_behind_its_pause() {
-        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+    /// The route `r` to two instances, and `a` of them, which is out since the time 0.
+    fn one_of_two_is_out() -> (Table, Arc<Instance>) {
         let (table, _) = Table::default()
             .replaced_by(document(
                 &[("m", &[("a", "running"), ("b", "running")])],
                 &[("r", &[("m", 1)])],
             ))
             .unwrap();
-        let route = table.route("r").unwrap();
-        let out = table.instances().find(|instance| &*instance.id == "a").unwrap();
+        let out = Arc::clone(table.instances().find(|instance| &*instance.id == "a").unwrap());
         while !out.is_out() {
             out.fail(0);
         }
+        (table, out)
+    }
+
+    #[test]
+    fn an_instance_that_is_out_is_tried_by_one_request_behind_its_pause() {
+        let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
+        let (table, out) = one_of_two_is_out();
+        let route = table.route("r").unwrap();
         let mut random = random();
         let mut chosen = |now| {
             let (lease, _) = route.lease(Choice { now, ..ANY }, &mut random, &idle).unwrap();
@@ -379,17 +385,8 @@ mod tests {
     #[test]
     fn behind_a_trial_that_lasts_the_load_decides_about_the_next() {
         let idle: Arc<dyn IdleListener> = Arc::new(Idle::default());
-        let (table, _) = Table::default()
-            .replaced_by(document(
-                &[("m", &[("a", "running"), ("b", "running")])],
-                &[("r", &[("m", 1)])],
-            ))
-            .unwrap();
+        let (table, _) = one_of_two_is_out();
         let route = table.route("r").unwrap();
-        let out = table.instances().find(|instance| &*instance.id == "a").unwrap();
-        while !out.is_out() {
-            out.fail(0);
-        }
         let mut random = random();
         let mut lease = |now| route.lease(Choice { now, ..ANY }, &mut random, &idle).unwrap().0;
         // An answer of many minutes, which may come whole at its end.
