@@ -25,13 +25,8 @@ class SharedWork(Generic[Result]):
 
     async def join(self, key: Hashable, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of `work`, or of the same that was begun before. Raises what that does."""
-        try:
-            while (task := self._going_on(key)) is not None and task not in self._waiting:
-                await asyncio.wait({task})  # all have given it up, and it has not ended yet
-        except asyncio.CancelledError:
-            work.close()
-            raise
-        if task is None:
+        task = self._tasks.get(key)
+        if task is None or task.done():
             task = self._tasks[key] = asyncio.ensure_future(work)
         else:
             work.close()
@@ -49,10 +44,6 @@ class SharedWork(Generic[Result]):
                     self._ending.add(task)
                     task.add_done_callback(self._ending.discard)
                     task.cancel()
-
-    def _going_on(self, key: Hashable) -> asyncio.Task[Result] | None:
-        task = self._tasks.get(key)
-        return None if task is None or task.done() else task
 
     async def close(self, within: float) -> None:
         """Ends all works, and waits so many seconds for it: a disk may keep them."""
