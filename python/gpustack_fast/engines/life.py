@@ -167,16 +167,16 @@ class Life:
         watching = asyncio.ensure_future(liveness.lost(instance, self._in_flight, self._faults))
         ending = asyncio.ensure_future(instance.exited.wait())
         losing = asyncio.ensure_future(replica.lost.wait())
-        both = {watching, ending, losing}
+        ends = {watching, ending, losing}
         try:
             done, _ = await asyncio.wait(
-                both, timeout=RUNNING_WELL, return_when=asyncio.FIRST_COMPLETED
+                ends, timeout=RUNNING_WELL, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 replica.failures = 0
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in both:
+            for task in ends:
                 task.cancel()
         if replica.lost.is_set():
             ended = str(lost(replica)).rstrip(".")
