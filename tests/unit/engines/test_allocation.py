@@ -273,6 +273,26 @@ def test_a_wait_that_is_given_up_in_the_moment_of_placing_does_not_hold_up_other
     play(scenario)
 
 
+def test_a_wait_that_is_given_up_while_the_gpus_are_read_does_not_hold_up_others() -> None:
+    async def scenario() -> None:
+        machine = Machine(gpu(0))
+        waiting: list[asyncio.Task[Placement]] = []
+        claims = Claims(machine)
+
+        async def read() -> GpuReport:
+            waiting[0].cancel()  # nothing of its own has run when the answer is given
+            return await machine.read()
+
+        claims.allocation._read = read
+        waiting += [claims.claim("given up", 20), claims.claim("other", 10)]
+        await asyncio.wait(waiting, timeout=20)
+        assert waiting[0].cancelled()
+        assert waiting[1].done() and waiting[1].exception() is None
+        assert [one.model for one in claims.allocation.held] == ["other"], "nothing is promised"
+
+    play(scenario)
+
+
 def test_a_mistake_in_placing_reaches_those_who_wait_and_the_next_is_placed() -> None:
     async def scenario() -> None:
         machine = Machine(gpu(0))
