@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+import harness
 from gpustack_fast.storage.data_directory import DataDirectory
 from harness import SMOLLM2, DataPlaneRouter, FakeEngine, ServedRouter, serving, stop
 from nvml.stand_in import StandIn, build
@@ -37,10 +37,8 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
-    with tempfile.TemporaryDirectory(
-        prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+    with harness.short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -465,19 +464,27 @@ targets = [{{ model = "m", weight = 100 }}]
 
 
 @contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder while the block runs, whose path is short enough for Unix sockets."""
+    with tempfile.TemporaryDirectory(
+        prefix="gpf-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
 def serving(
     config: str, *arguments: str, wait: bool = True, **options: Any
 ) -> Iterator[ServedRouter]:
     """The whole product while the block runs; waits until it is ready unless `wait` is false."""
-    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    server = ServedRouter(folder, config, *arguments, **options)
-    try:
-        if wait:
-            server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        server = ServedRouter(folder, config, *arguments, **options)
+        try:
+            if wait:
+                server.wait_until_ready()
+            yield server
+        finally:
+            server.stop()
 
 
 SMOLLM2 = """

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from gpustack_fast.control.documents import InstanceStatus
 from gpustack_fast.engines.processes import MARK
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.storage.data_directory import DataDirectory
-from harness import STARTED_WITHIN, ServedRouter
+from harness import STARTED_WITHIN, ServedRouter, short_folder
 from raw_http import Client, eventually
 
 MODEL = """
@@ -147,16 +145,16 @@ def managed(
 
     `version`: of its package. `orders`: of `managed_engine`.
     """
-    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    made_up_environment.make(folder / "environment", kind, version)
     config = MODEL.replace("{name}", name).replace("{kind}", kind).replace("{more}", more)
-    with running(folder, config, orders) as one:
-        yield one
+    with short_folder() as folder:
+        made_up_environment.make(folder / "environment", kind, version)
+        with running(folder, config, orders) as one:
+            yield one
 
 
 @contextlib.contextmanager
 def running(folder: Path, config: str, orders: dict[str, Any]) -> Iterator[ManagedServer]:
-    """A server with this configuration, see `ManagedServer`; the folder goes with it."""
+    """A server with this configuration, see `ManagedServer`."""
     one = ManagedServer(folder, config, orders)
     try:
         yield one
@@ -168,4 +166,3 @@ def running(folder: Path, config: str, orders: dict[str, Any]) -> Iterator[Manag
         for pid in one.processes():  # of a server that a test has killed
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness import short_folder
 from managed_server import ManagedServer, running
 from raw_http import chat
 
@@ -38,15 +38,15 @@ env = { GREETING = "hello; to" }
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ManagedServer]:
-    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    script = folder / "my-server"
-    script.write_text(WRAPPER)
-    script.chmod(0o755)
-    (folder / "model").mkdir()
-    (folder / "model" / "model.bin").write_text("of a kind that nobody knows")
-    with running(folder, MODEL.replace("{folder}", str(folder)), {}) as one:
-        one.runs()
-        yield one
+    with short_folder() as folder:
+        script = folder / "my-server"
+        script.write_text(WRAPPER)
+        script.chmod(0o755)
+        (folder / "model").mkdir()
+        (folder / "model" / "model.bin").write_text("of a kind that nobody knows")
+        with running(folder, MODEL.replace("{folder}", str(folder)), {}) as one:
+            one.runs()
+            yield one
 
 
 def given(engine: ManagedServer, what: str) -> list[str]:

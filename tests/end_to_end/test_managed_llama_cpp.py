@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpustack_fast.control.documents import InstanceStatus
-from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, ServedRouter, cli
+from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, ServedRouter, cli, short_folder
 from managed import install_llama_cpp, instances, wait_for
 from raw_http import Client, Response, chat
 
@@ -44,9 +42,8 @@ MEMORY = 16_000_000
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with short_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

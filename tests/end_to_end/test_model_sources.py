@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import hub as stand_in
 from gpustack_fast.control.documents import InstanceStatus
 from gpustack_fast.engines import processes
-from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, ServedRouter, cli
+from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, ServedRouter, cli, short_folder
 from hub import Hub, Repo
 from managed import install_llama_cpp, instances, wait_for
 from raw_http import Client, chat, eventually
@@ -39,9 +38,8 @@ LARGEST = 90_000
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with short_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
