@@ -218,8 +218,8 @@ CAUSES = (
     # Its last word in all of these cases, and its only one of a file whose head is wrong.
     Sign(
         text="Failed to init server",
-        meaning="No reason is given. A file that is damaged ends so, or settings that do "
-        "not fit together: fetch the file again, or leave out backend_parameters.",
+        meaning="The log of llama.cpp gives no reason. A file that is damaged ends so, or settings "
+        "that do not fit together: fetch the file again, or leave out backend_parameters.",
     ),
 )
 
