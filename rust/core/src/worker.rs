@@ -268,7 +268,7 @@ impl Worker {
     }
 
     /// Whether a connection that was accepted should wait for a place: there will be one soon, when
-    /// the time is over that clients have to shake hands.
+    /// the time is over that new clients have.
     pub(crate) fn awaits_place(&self) -> bool {
         let limits = self.shared.table.load().settings.limits;
         let open = self.all_connections.load(Ordering::Relaxed);
@@ -276,7 +276,7 @@ impl Worker {
             return false;
         };
         let is_kept = !self.places.has_waiting() && beyond >= KEPT_PLACES;
-        self.places.has_only_shaking() || is_kept && self.kept.has_only_shaking()
+        self.places.has_only_new() || is_kept && self.kept.has_only_new()
     }
 
     /// Whether other tasks should run before another connection is accepted: evicted connections
@@ -286,7 +286,7 @@ impl Worker {
         let limits = self.shared.table.load().settings.limits;
         let open = self.all_connections.load(Ordering::Relaxed);
         let budget = self.shared.connection_budget(&limits);
-        let is_unsettled = || self.places.has_new() && !self.places.has_waiting();
+        let is_unsettled = || self.places.has_untried() && !self.places.has_waiting();
         open >= budget + KEPT_PLACES / 2 || open >= budget && is_unsettled()
     }
 }

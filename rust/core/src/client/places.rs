@@ -1,9 +1,9 @@
 //! The places of clients' connections, of which there is a budget. Who waits for his client gives
 //! his place up when somebody else needs it: strangers first, then idle connections of those with a
 //! key, then their requests that do not come on, responses of engines, and tunnels last; of each kind
-//! the longest wait first. Who comes by TLS needs some ways to and fro before his first request: for
-//! so long his place is not given away, and while there are many like him, others wait to be
-//! accepted.
+//! the longest wait first. Who is new needs a moment for his first request, and by TLS some ways to
+//! and fro: for so long his place is not given away, and while there are many like him, others wait
+//! to be accepted.
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,12 +25,15 @@ const PRUNED: usize = 64;
 /// move in a tunnel, before its place can be given away. It is longer than the way to most clients
 /// and back.
 const STALLED: Duration = Duration::from_millis(250);
-/// The time that a client has for its TLS handshake and the begin of its first request, before its
-/// place can be given away: two ways to a client at the other end of the world and back.
+/// The time that a new client has to send something before its place can be given away. Its request
+/// follows its connection at once, unless its machine is busy in that moment.
+const NEW: Duration = Duration::from_millis(10);
+/// The same for its TLS handshake and the begin of its first request: two ways to a client at the
+/// other end of the world and back.
 const SHAKING: Duration = Duration::from_millis(500);
 /// So many of all places may be taken by clients in that time before nobody with a key makes room
 /// for more of them.
-const SHAKING_SHARE: usize = 4;
+const NEW_SHARE: usize = 4;
 /// A shorter wait is that of a newcomer, or between two requests,
 const YOUNG: Duration = Duration::from_secs(1);
 /// and a longer one that of a client which does not come on at all.
@@ -41,9 +44,8 @@ pub(crate) const PROGRESS: usize = 1024;
 /// Why a connection waits for its client: the worth of its place, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The client has not shaken hands yet, or has sent no request behind that; see
-    /// [`Place::shakes_hands`].
-    Shaking,
+    /// The client has not sent a request yet.
+    New,
     /// The client has shown no good key.
     Stranger,
     /// The client has shown a good key, and has no request at present.
@@ -70,9 +72,9 @@ pub(crate) struct Places {
     /// Places that were not given back.
     taken: Cell<usize>,
     /// Those of them that have neither waited nor worked yet,
+    untried: Cell<usize>,
+    /// and those that wait for their first request.
     new: Cell<usize>,
-    /// and those that wait in their handshakes.
-    shaking: Cell<usize>,
 }
 
 /// A connection's place.
@@ -85,14 +87,16 @@ pub(crate) struct Place {
 struct State {
     /// The number of its wait; 0: it does not wait.
     wait: Cell<u64>,
-    /// What it waits as, or did the last time; None: it is new.
+    /// What it waits as, or did the last time; None: it has neither waited nor worked yet.
     kind: Cell<Option<Wait>>,
-    /// Since when it waits, or did the last time; None: it is new.
+    /// Since when it waits, or did the last time; None: it never has.
     since: Cell<Option<Instant>>,
     /// When something came for which it had waited; None: nothing has.
     came_on: Cell<Option<Instant>>,
-    /// The client shakes hands, or has sent no request behind that.
-    shakes: Cell<bool>,
+    /// The client has sent a request, or something else that is of use.
+    has_worked: Cell<bool>,
+    /// The client needs a handshake before its first request.
+    shakes_hands: Cell<bool>,
     /// The place was given to somebody else.
     lost: Cell<bool>,
     /// The connection sees by itself that its place is lost.
@@ -104,13 +108,13 @@ impl Places {
     /// A place for a new connection, which does not wait for its client yet.
     pub(crate) fn take(self: &Rc<Self>) -> Place {
         self.taken.set(self.taken.get() + 1);
-        self.new.set(self.new.get() + 1);
+        self.untried.set(self.untried.get() + 1);
         Place { places: Rc::clone(self), state: Rc::default() }
     }
 
     /// Whether there are connections of which nobody knows yet what came on them.
-    pub(crate) fn has_new(&self) -> bool {
-        self.new.get() > 0
+    pub(crate) fn has_untried(&self) -> bool {
+        self.untried.get() > 0
     }
 
     /// Whether a place could be given away now.
@@ -118,14 +122,14 @@ impl Places {
         self.waits.borrow_mut().iter_mut().any(|queue| first(queue).is_some())
     }
 
-    /// Whether nobody's place could be given away now, but soon that of one who shakes hands.
-    pub(crate) fn has_only_shaking(&self) -> bool {
-        self.shaking.get() > 0 && self.worth_least().is_none()
+    /// Whether nobody's place could be given away now, but soon that of one who is new.
+    pub(crate) fn has_only_new(&self) -> bool {
+        self.new.get() > 0 && self.worth_least().is_none()
     }
 
     /// Takes the place that is worth least: that of the connection which waits longest. One that has
     /// hardly begun to wait is spared, where one that is worth more does not come on at all. False:
-    /// none waits, or only those that shake hands and some that are worth more.
+    /// none waits, or only those that are new and some that are worth more.
     pub(crate) fn evict(&self) -> bool {
         let Some(taken) = self.worth_least() else { return false };
         let Some((_, state)) = self.waits.borrow_mut()[taken].pop_front() else { return false };
@@ -141,8 +145,8 @@ impl Places {
     fn worth_least(&self) -> Option<usize> {
         let waits = &mut *self.waits.borrow_mut();
         let ages = waits.each_mut().map(|queue| first(queue).map(State::waited));
-        // Else strangers would take the places of all who have a key, one handshake for each.
-        let spares_known = self.shaking.get() > self.taken.get() / SHAKING_SHARE;
+        // Else strangers would take the places of all who have a key, one connection for each.
+        let spares_known = self.new.get() > self.taken.get() / NEW_SHARE;
         let least = ages.iter().position(Option::is_some);
         let least = least.filter(|at| *at <= Wait::Stranger as usize || !spares_known);
         let is_stuck = |at: &usize| ages[*at].is_some_and(|age| age >= STUCK);
@@ -152,8 +156,8 @@ impl Places {
 
     /// Notes that a connection waits no more.
     fn end_wait(&self, state: &State) {
-        if state.wait.take() != 0 && state.kind.get() == Some(Wait::Shaking) {
-            self.shaking.set(self.shaking.get() - 1);
+        if state.wait.take() != 0 && state.kind.get() == Some(Wait::New) {
+            self.new.set(self.new.get() - 1);
         }
     }
 }
@@ -165,7 +169,8 @@ fn first(queue: &mut Queue) -> Option<&State> {
     }
     let (_, state) = queue.front()?;
     let spared = match state.kind.get() {
-        Some(Wait::Shaking) => SHAKING,
+        Some(Wait::New) if state.shakes_hands.get() => SHAKING,
+        Some(Wait::New) => NEW,
         Some(Wait::Stalled | Wait::Tunnel) => STALLED,
         // An upload that comes steadily has such waits between its pieces.
         Some(Wait::Unserved) if state.has_come_on() => STALLED,
@@ -187,23 +192,24 @@ impl State {
 }
 
 impl Place {
-    /// Notes that the connection waits for its client from now on, unless it did before.
+    /// Notes that the connection waits for its client from now on, unless it did before. Until it is
+    /// of use, that is one wait of one who is new, however often something comes in it.
     pub(crate) fn waits(&self, kind: Wait) {
         let state = &self.state;
-        let kind = if state.shakes.get() { Wait::Shaking } else { kind };
+        let kind = if state.has_worked.get() { kind } else { Wait::New };
         let waited = state.wait.get() != 0 && state.kind.get() == Some(kind);
         if waited || state.lost.get() {
             return;
         }
-        self.is_no_longer_new();
+        self.is_tried();
         self.places.end_wait(state);
         let number = self.places.last.get() + 1;
         self.places.last.set(number);
         state.wait.set(number);
         state.kind.set(Some(kind));
         state.since.set(Some(Instant::now()));
-        let shaking = &self.places.shaking;
-        shaking.set(shaking.get() + usize::from(kind == Wait::Shaking));
+        let new = &self.places.new;
+        new.set(new.get() + usize::from(kind == Wait::New));
         let waits = &mut self.places.waits.borrow_mut()[kind as usize];
         if waits.len() > 2 * self.places.taken.get() + PRUNED {
             waits.retain(|(number, state)| state.wait.get() == *number);
@@ -211,10 +217,9 @@ impl Place {
         waits.push_back((number, Rc::clone(state)));
     }
 
-    /// Notes that the client begins to shake hands. Until it is of use, that is one wait, however
-    /// often something comes in it.
+    /// Notes that the client begins to shake hands.
     pub(crate) fn shakes_hands(&self) {
-        self.state.shakes.set(true);
+        self.state.shakes_hands.set(true);
     }
 
     /// Whether the place was given to somebody else, so that the connection is to end.
@@ -237,15 +242,15 @@ impl Place {
 
     /// Notes that the connection is of use.
     pub(crate) fn works(&self) {
-        self.is_no_longer_new();
+        self.is_tried();
         self.places.end_wait(&self.state);
-        self.state.shakes.set(false);
+        self.state.has_worked.set(true);
     }
 
-    fn is_no_longer_new(&self) {
+    fn is_tried(&self) {
         if self.state.kind.get().is_none() {
             self.state.kind.set(Some(Wait::Stranger));
-            self.places.new.set(self.places.new.get() - 1);
+            self.places.untried.set(self.places.untried.get() - 1);
         }
     }
 
@@ -312,11 +317,18 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    /// A connection's place that has served a request.
+    fn take(places: &Rc<Places>) -> Place {
+        let place = places.take();
+        place.works();
+        place
+    }
+
     #[tokio::test]
     async fn what_a_connection_has_begun_in_the_moment_of_its_eviction_it_ends_by_itself() {
         for ends_by_itself in [true, false] {
             let places = Rc::new(Places::default());
-            let place = places.take();
+            let place = take(&places);
             place.waits(Wait::Idle);
             place.ends_by_itself(ends_by_itself);
             let (mut polls, mut served) = (0, false);
@@ -341,15 +353,16 @@ mod tests {
     #[tokio::test]
     async fn the_longest_wait_gives_its_place_up_and_work_is_spared() {
         let places = Rc::new(Places::default());
-        let [first, second, third] = [places.take(), places.take(), places.take()];
-        assert!(places.has_new() && !places.evict(), "none of them waits yet");
+        let [first, second, third] = [(); 3].map(|()| places.take());
+        assert!(places.has_untried() && !places.evict(), "none of them waits yet");
         for place in [&first, &second, &third] {
+            place.works();
             place.waits(Wait::Stranger);
         }
         first.works();
         second.works();
         second.waits(Wait::Stranger);
-        assert!(!places.has_new() && places.has_waiting());
+        assert!(!places.has_untried() && places.has_waiting());
         assert!(places.evict() && third.state.lost.get(), "it waits longest");
         assert!(places.evict() && second.state.lost.get());
         assert!(!places.evict() && !first.state.lost.get());
@@ -359,7 +372,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn strangers_go_before_those_with_a_key_and_these_before_their_requests() {
         let places = Rc::new(Places::default());
-        let [stalled, unserved, idle, stranger, young] = [(); 5].map(|()| places.take());
+        let [stalled, unserved, idle, stranger, young] = [(); 5].map(|()| take(&places));
         stalled.waits(Wait::Stalled);
         unserved.waits(Wait::Unserved);
         idle.waits(Wait::Idle);
@@ -379,7 +392,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_comes_steadily_is_spared_and_one_that_has_stopped_is_not() {
         let places = Rc::new(Places::default());
-        let [upload, half] = [places.take(), places.take()];
+        let [upload, half] = [take(&places), take(&places)];
         for _ in 0..9 {
             upload.comes_on();
             upload.waits(Wait::Unserved);
@@ -395,7 +408,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_is_spared_where_somebody_is_stuck() {
         let places = Rc::new(Places::default());
-        let [stuck, tunnel, idle, newcomer] = [(); 4].map(|()| places.take());
+        let [stuck, tunnel, idle, newcomer] = [(); 4].map(|()| take(&places));
         stuck.waits(Wait::Stalled);
         tunnel.waits(Wait::Tunnel);
         tokio::time::advance(STUCK).await;
@@ -408,43 +421,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_has_its_time_and_costs_none_with_a_key_his_place() {
-        let places = Rc::new(Places::default());
-        let shaking = || {
-            let place = places.take();
-            place.shakes_hands();
-            place.waits(Wait::Stranger);
-            place
-        };
-        let idle = [(); 4].map(|()| places.take());
-        for place in &idle {
-            place.waits(Wait::Idle);
+    async fn who_is_new_has_his_time_and_costs_none_with_a_key_his_place() {
+        for (shakes_hands, time) in [(false, NEW), (true, SHAKING)] {
+            let places = Rc::new(Places::default());
+            let new = || {
+                let place = places.take();
+                if shakes_hands {
+                    place.shakes_hands();
+                }
+                place.waits(Wait::Stranger);
+                place
+            };
+            let idle = [(); 4].map(|()| take(&places));
+            for place in &idle {
+                place.waits(Wait::Idle);
+            }
+            let first = new();
+            assert!(places.evict() && idle[0].state.lost.get(), "it is one of five");
+            let second = new();
+            assert!(!places.evict() && places.has_only_new(), "of six there are two");
+            second.works();
+            second.waits(Wait::Stranger);
+            assert!(places.evict() && second.state.lost.get(), "it has had its request");
+            let third = new();
+            tokio::time::advance(time).await;
+            // However often something comes, it is one wait.
+            first.waits(Wait::Stranger);
+            let fourth = new();
+            assert!(places.evict() && first.state.lost.get() && !fourth.state.lost.get());
+            assert!(places.evict() && third.state.lost.get());
+            drop((first, second, third));
+            assert!(places.evict() && idle[1].state.lost.get(), "of five, one is new");
+            drop(fourth);
+            assert!(!places.has_only_new());
+            assert!(places.evict() && idle[2].state.lost.get());
         }
-        let first = shaking();
-        assert!(places.evict() && idle[0].state.lost.get(), "it is one of five");
-        let second = shaking();
-        assert!(!places.evict() && places.has_only_shaking(), "of six there are two");
-        second.works();
-        second.waits(Wait::Stranger);
-        assert!(places.evict() && second.state.lost.get(), "it has had its request");
-        let third = shaking();
-        tokio::time::advance(SHAKING).await;
-        // However often something comes, it is one wait.
-        first.waits(Wait::Stranger);
-        let fourth = shaking();
-        assert!(places.evict() && first.state.lost.get() && !fourth.state.lost.get());
-        assert!(places.evict() && third.state.lost.get());
-        drop((first, second, third));
-        assert!(places.evict() && idle[1].state.lost.get(), "of five, one shakes hands");
-        drop(fourth);
-        assert!(!places.has_only_shaking());
-        assert!(places.evict() && idle[2].state.lost.get());
     }
 
     #[tokio::test]
     async fn a_lost_place_is_not_given_away_again() {
         let places = Rc::new(Places::default());
-        let [lost, spared] = [places.take(), places.take()];
+        let [lost, spared] = [take(&places), take(&places)];
         lost.waits(Wait::Idle);
         assert!(places.evict());
         lost.works();
@@ -460,14 +477,14 @@ mod tests {
     #[test]
     fn a_busy_connection_leaves_no_trail() {
         let places = Rc::new(Places::default());
-        let (busy, idle) = (places.take(), places.take());
+        let (busy, idle) = (take(&places), take(&places));
         for _ in 0..10_000 {
             busy.works();
             busy.waits(Wait::Idle);
         }
         assert!(places.waits.borrow()[Wait::Idle as usize].len() <= PRUNED + 5);
         drop((busy, idle));
-        assert!(!places.has_new());
+        assert!(!places.has_untried());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     client::{
         io::{ClientIo, ClientStream},
-        places::Wait,
+        places::{Place, Wait},
         tls,
     },
     server::{
@@ -61,7 +61,7 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
     let Some(tls) = &shared.tls else { return };
     let place = &admitted.place;
     place.shakes_hands();
-    let begins = before_a_request(&shared, tls::begins_handshake(&stream), || {
+    let begins = before_a_request(&shared, place, tls::begins_handshake(&stream), || {
         // What has come already may not have been told to this task yet.
         let waits = !stream.is_readable();
         if waits {
@@ -79,7 +79,7 @@ async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, peer: Rc<str>, admitte
         place.waits(Wait::Stranger);
         true
     };
-    let accepted = before_a_request(&shared, tls.accept(stream), waits).await;
+    let accepted = before_a_request(&shared, place, tls.accept(stream), waits).await;
     if let Some(Ok(stream)) = accepted {
         let http2 = tls::agreed_on_http2(&stream);
         serve(worker, stream, peer, http2, admitted).await;
@@ -100,10 +100,11 @@ async fn reject_plain(worker: &Worker, stream: TcpStream) {
 }
 
 /// Waits for something that a client must do before its first request. None: the limit for a
-/// request's head has passed, or the drain has begun. `waits` is called when the work does not come
-/// on: whether there is nothing to do but to wait.
+/// request's head has passed, the drain has begun, or the place is lost. `waits` is called when the
+/// work does not come on: whether there is nothing to do but to wait.
 async fn before_a_request<T>(
     shared: &Shared,
+    place: &Place,
     work: impl Future<Output = T>,
     waits: impl Fn() -> bool,
 ) -> Option<T> {
@@ -119,7 +120,7 @@ async fn before_a_request<T>(
             registered = true;
             let _ = ending.as_mut().poll(context);
         }
-        if waits() && shared.is_draining() {
+        if waits() && (shared.is_draining() || place.is_lost()) {
             return Poll::Ready(None);
         }
         timer.poll(context, since, limit).map(|()| None)
@@ -136,32 +137,76 @@ async fn serve<T: ClientStream + 'static>(
     http2: bool,
     admitted: &Admitted,
 ) {
-    let (io, begun) = (ClientIo::new(stream), Instant::now());
+    let (io, begun, place) = (ClientIo::new(stream), Instant::now(), &admitted.place);
     let http2 = http2 || {
         let begins = io.begins_with(http2::PREFACE, &worker.scratch);
         // What has come already may not have been told to this task yet.
         let waits = || {
             let waits = !io.is_readable();
             if waits {
-                admitted.place.waits(Wait::Stranger);
+                place.waits(Wait::Stranger);
+                place.ends_by_itself(true);
             }
             waits
         };
-        let begins = before_a_request(&worker.shared, begins, waits).await;
-        let Some(begins) = begins else { return };
+        let Some(begins) = before_a_request(&worker.shared, place, begins, waits).await else {
+            return;
+        };
+        place.ends_by_itself(false);
         begins
     };
     if !http2 {
         return http1::serve(worker, io, peer, begun, admitted).await;
     }
-    // The kept places are for probes, which speak HTTP/1.1.
-    if admitted.is_kept {
+    // The kept places are for probes, which speak HTTP/1.1; and of a place that is lost only a
+    // request that has come whole is worth the wait.
+    if admitted.is_kept || place.is_lost() {
         return;
     }
     // Boxed, as TLS is.
-    let place = Rc::clone(&admitted.place);
+    let place = Rc::clone(place);
     let served = Box::pin(http2::serve(Rc::clone(&worker), io.clone(), peer, place)).await;
     if served.is_err() {
         let _ = tokio::time::timeout(DISCARD, io.discard(&worker.scratch)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use sans_io::test_support;
+
+    /// A client of whom nothing has come is evicted, and then `sent` comes; what he gets.
+    async fn evicted_before(sent: &[u8]) -> String {
+        let config = test_support::config().to_string();
+        let plane = crate::DataPlane::new(config.as_bytes(), vec![]).unwrap();
+        let worker = Rc::new(Worker::new(plane.shared(), &Arc::default(), 1));
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let admitted = worker.admit(None).unwrap();
+        let mut serving = pin!(serve_unix(Rc::clone(&worker), stream, admitted));
+        assert!(poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await.is_pending());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(worker.evict(&worker.places));
+        client.write_all(sent).await.unwrap();
+        serving.await;
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_first_request_that_comes_in_the_moment_of_the_eviction_is_served() {
+        let answer = evicted_before(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+        assert!(answer.contains("connection: close"), "{answer:?}");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn what_is_no_whole_request_then_is_not_waited_for() {
+        for sent in [b"".as_slice(), b"P", b"GET /healthz HTTP/1.1\r\nHo", http2::PREFACE] {
+            assert_eq!(evicted_before(sent).await, "");
+        }
     }
 }

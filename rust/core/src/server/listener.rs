@@ -47,7 +47,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// slowly is seen to read, and one that does not holds little memory of the system's.
 const UNSENT: u32 = 64 * 1024;
 /// The time between two looks for a place.
-const MOMENT: Duration = Duration::from_millis(10);
+const MOMENT: Duration = Duration::from_millis(2);
 /// Turns of a worker's other tasks before another connection is accepted, at most.
 const TURNS: usize = 4;
 
@@ -358,7 +358,7 @@ async fn give_way(worker: &Worker) {
     }
 }
 
-/// Lets a client that was accepted wait until one of those that shake hands has had its time. Those
+/// Lets a client that was accepted wait until one of those that are new has had its time. Those
 /// behind it wait in the system's queue.
 async fn await_place(worker: &Worker) {
     while worker.awaits_place() {
