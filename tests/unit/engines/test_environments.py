@@ -351,7 +351,8 @@ def test_what_a_killed_uv_had_downloaded_is_kept(
         task = asyncio.ensure_future(
             environments.prepare(tiny.data, "tiny_engine", None, print, "cpu")
         )
-        await eventually(lambda: any(cache.glob("archive*/*/tiny.py")), "a package has come")
+        # The file that tells uv where it has unpacked the package is written last.
+        await eventually(lambda: any(cache.glob("wheels*/**/tiny/*.http")), "a package has come")
         (pid,) = [one for one in children() if b"--require-hashes" in arguments(one)]
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BuildError, match="SIGKILL"):
