@@ -17,43 +17,37 @@ import logging
 import os
 import socket
 import time
-from pathlib import Path
 
 import uvloop
 
 from gpustack_fast import console, listeners, signals, systemd
 from gpustack_fast.api.application import Application
-from gpustack_fast.api.documents import ModelView
-from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
-from gpustack_fast.api.views import has_failed, model_views, route_views
+from gpustack_fast.api.views import has_failed, model_views
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.config.warnings import warnings_of
-from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.control.views import drain_report, model_statuses
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.leftovers import end_leftovers
-from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import GpustackFastError, UsageError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_thread
-from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
-from gpustack_fast.keys.reach import unknown_models, unmatched
-from gpustack_fast.keys.store import KeyInfo, Store
-from gpustack_fast.log_files import LogFiles
+from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
+from gpustack_fast.first_key import first_key
+from gpustack_fast.keys.live import Keys
+from gpustack_fast.keys.reach import unmatched
+from gpustack_fast.keys.store import Store
+from gpustack_fast.operation import Operation
+from gpustack_fast.publisher import Publisher
 from gpustack_fast.reload import Deployment, Reloader
-from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError, __version__
-from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, KeyDelta, Table
+from gpustack_fast.reopening import Reopening
+from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError
+from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle
 from gpustack_fast.seam.log import announce, flush, start_log
-from gpustack_fast.seam.metrics import fault_metrics
-from gpustack_fast.seam.pace import Pace
+from gpustack_fast.seam.outstanding import Outstanding
 from gpustack_fast.seam.settings import plane_config
-from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.signals import Ask, Signals
-from gpustack_fast.storage import durable
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
 from gpustack_fast.storage.route_numbers import known_routes
@@ -64,8 +58,6 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
-COUNT_EVERY = 1.0
-"""Seconds between two looks at the faults, whose counts are shown with the table."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
 
@@ -104,11 +96,6 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
         flush()
 
 
-def _keep_key(file: Path, key: str) -> None:
-    if doubt := durable.write_bytes(file, f"{key}\n".encode()):
-        log.warning("%s", doubt)
-
-
 class Server:
     """A running server: everything on one event loop."""
 
@@ -124,25 +111,15 @@ class Server:
         self._directory = directory
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
-        self._since = time.time()
         self._faults = Faults()
         self.serving = False
         """Whether the start is over."""
-        self._published = False
-        self._shown = (0, 0)
-        """Faults and unsaved revocations as the table shows them."""
-        self._outstanding: dict[str, int] = {}
-        """The requests of each instance that had any at this time:"""
-        self._outstanding_at = float("-inf")
-        """monotonic seconds."""
         self._greeted = False
         self._leftovers = True
         """Whether engines of an earlier run may still be there."""
         self._signals = 0
         """Those that asked for a stop."""
         self._signalled = asyncio.Event()
-        self._log_files = LogFiles()
-        self._reopening: set[asyncio.Future[None]] = set()
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
         self._service = systemd.Notifier(os.environ)
@@ -158,40 +135,33 @@ class Server:
         self._engine_paths = EnginePaths(directory.path)
         settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
         self._plane = DataPlane(settings, [one.fileno() for one in sockets])
-        self.keys = Keys(store, self._publish_keys, self._faults)
-        self._pace = Pace(self._publish)
+        self._publisher = Publisher(
+            self._plane,
+            self._faults,
+            current=lambda: (self._reloader.deployment, self._supervisor.replicas),
+            unsaved=lambda: self._keys.unsaved,
+            on_publish=self._greet,
+        )
+        self._keys = Keys(store, self._publisher.publish_keys, self._faults)
         self._engines = Engines(
             directory.path,
             config.server.models_folder(),
             self._engine_paths,
             self._faults,
-            on_change=self._pace.soon,
-            in_flight=self._in_flight,
+            on_change=self._publisher.pace.soon,
+            in_flight=Outstanding(self._plane).of,
         )
         self._supervisor = self._engines.supervisor
+        self._reopening = Reopening(self._supervisor)
         self._reloader = Reloader(
-            source, deployment, directory, self._plane, self._supervisor, self._table
+            source,
+            deployment,
+            directory,
+            self._plane,
+            self._supervisor,
+            self._publisher.whole_table,
         )
-        self._bearer = self._first_key(store, options.bootstrap_key)
-
-    def _first_key(self, store: Store, given: str | None) -> str | None:
-        """Makes a new store's first key, and shows it; how a shell finds it, if one was made.
-
-        Behind all that can keep the server from starting, and told at once: nobody could learn that
-        key any more, were the server to end first.
-        """
-        # A log is kept, and read by many: the first key is shown to a terminal alone.
-        key_file = None if os.isatty(2) else self._directory.first_key_file
-        keep = None if key_file is None else functools.partial(_keep_key, key_file)
-        first = bootstrap(store, given, keep)
-        if first.notice:
-            announce(first.notice)
-        if first.created is None or given is not None:
-            return None
-        announce(console.first_key(first.created.text, key_file))
-        for warning in first.created.warnings:
-            log.warning("%s", warning)
-        return console.bearer_in(key_file)
+        self._bearer = first_key(store, directory, options.bootstrap_key)
 
     @property
     def _config(self) -> Config:
@@ -210,7 +180,7 @@ class Server:
         poll = functools.partial(self._poll_now_and_then, received)
         polling = asyncio.ensure_future(go_on(poll, "The look at the records", self._faults))
         counting = asyncio.ensure_future(
-            go_on(self._count_now_and_then, "The look at the faults", self._faults)
+            go_on(self._publisher.count_now_and_then, "The look at the faults", self._faults)
         )
         working = asyncio.ensure_future(self._work())
         signalled = asyncio.ensure_future(self._signalled.wait())
@@ -229,26 +199,56 @@ class Server:
 
     async def _work(self) -> None:
         """Starts the rest, then keeps the engines running, for ever."""
-        self.keys.publish_all()
+        self._keys.publish_all()
         listening = console.urls(self._addresses, self._scheme)
         announce(f"Listening on {listening}; engines are starting.")
         for warning in self._warnings():
             log.warning("%s", warning)
-        self._contexts.push_async_callback(self.keys.close)
-        control = ControlServer(self._directory.control_socket, self, self._faults)
+        self._contexts.push_async_callback(self._keys.close)
+        operation = self._operation()
+        control = ControlServer(self._directory.control_socket, operation, self._faults)
         self._contexts.push_async_callback(control.close)
         await control.start()
-        api = ApiServer(Application(self._sources()), self._directory.api_socket)
+        api = ApiServer(Application(operation.sources()), self._directory.api_socket)
         self._contexts.push_async_callback(api.close)
         await api.start()
         self._service.tell(systemd.READY)
         await self._end_leftovers()
         self._engines.start()
         self._supervisor.want(self._config.models)
-        self._pace.now()  # a table that the data plane refuses ends the start
+        self._publisher.pace.now()  # a table that the data plane refuses ends the start
         self.serving = True
         self._reloader.begin.set()
         await go_on(self._supervisor.run, "The watch on the engines", self._faults)
+
+    def _operation(self) -> Operation:
+        return Operation(
+            self._plane,
+            self._publisher.pace,
+            self._supervisor,
+            self._reloader,
+            self._keys,
+            addresses=[f"{self._scheme}://{address}" for address in self._addresses],
+            stopping=lambda: self._signals > 0,
+        )
+
+    def _greet(self) -> None:
+        """Greets, once: when a model is ready, and none on its way."""
+        if self._greeted or self._signals:
+            return
+        views = model_views(self._config, self._supervisor.replicas)
+        ready = {view.name for view in views if view.ready_replicas or not view.replicas}
+        if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
+            self._greeted = True
+            text = console.ready(
+                self._config,
+                ready,
+                self._addresses,
+                self._scheme,
+                self._bearer,
+                self._directory.path,
+            )
+            announce(text)
 
     def _warnings(self) -> list[str]:
         """What is right by all rules, and will still astonish somebody."""
@@ -261,7 +261,7 @@ class Server:
             *self._given_warnings,
             *(warning for warning in (unencrypted, refused) if warning),
             *warnings_of(self._config),
-            *unmatched(routes, self.keys.all(), now),
+            *unmatched(routes, self._keys.all(), now),
         ]
 
     async def _end_leftovers(self) -> None:
@@ -318,10 +318,10 @@ class Server:
                 log.info("The terminal has gone (%s); stopping.", name)
                 self._stop_soon()
             case Ask.RELOAD if not self._signals:
-                self._reopen_logs_soon()
+                self._reopening.soon()
                 self._reloader.soon()
             case Ask.REOPEN:
-                self._reopen_logs_soon()
+                self._reopening.soon()
             case _:
                 log.info("%s came, which asks for nothing now; the server goes on.", name)
 
@@ -331,31 +331,6 @@ class Server:
         self._signalled.set()
         if self._drained is not None:
             self._plane.drain(0.0)
-
-    def _reopen_logs_soon(self) -> None:
-        """Beside the loop, for a disk may not respond."""
-        task = asyncio.ensure_future(self._reopen_logs())
-        self._reopening.add(task)
-        task.add_done_callback(self._reopening.discard)
-
-    async def _reopen_logs(self) -> None:
-        """For who has moved log files: ours are opened again; an engine's stay where they are."""
-        try:
-            problems = await run_in_thread(self._log_files.reopen)
-            moved = await self._supervisor.moved_logs()
-        except OSError as error:
-            problems, moved = [f"The log files were not opened again: {reason_of(error)}."], []
-        for problem in problems:
-            log.warning("%s", problem)
-        for instance in moved:
-            log.warning(
-                "The log %s was moved or removed, but the engine %s holds it open and writes on "
-                "into the old file. Let logrotate use `copytruncate` for the logs of engines.",
-                instance.log,
-                instance.id,
-            )
-        if not problems:
-            log.info("The log files were opened again.")
 
     # From the data plane.
 
@@ -378,131 +353,3 @@ class Server:
                     self._supervisor.instance_failed(instance, reason)
                 case Drained() if self._drained is not None and not self._drained.done():
                     self._drained.set_result(None)
-
-    # To the data plane.
-
-    def _in_flight(self, instance_id: str) -> int:
-        """The requests that an instance has now; a moment old, since all instances ask."""
-        now = time.monotonic()
-        if now > self._outstanding_at + POLL_EVERY:
-            self._outstanding_at = now
-            self._outstanding = {
-                one.id: one.outstanding for one in self._plane.stats().instances if one.outstanding
-            }
-        return self._outstanding.get(instance_id, 0)
-
-    async def _count_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(COUNT_EVERY)
-            if self._published and self._shown != self._counted():
-                self._pace.soon()
-
-    def _counted(self) -> tuple[int, int]:
-        return sum(self._faults.counts.values()), self.keys.unsaved
-
-    def _table(self, now: Deployment, replicas: list[Replica]) -> Table:
-        """The whole table, the counted faults with it."""
-        document = table(now.config, replicas, now.routes, now.engine_keys)
-        document.metrics.extend(fault_metrics(self._faults.counts, self.keys.unsaved))
-        return document
-
-    def _publish(self) -> None:
-        """Publishes the table of now, for `Pace`.
-
-        Greets, once: when a model is ready, and none on its way.
-        """
-        document = self._table(self._reloader.deployment, self._supervisor.replicas)
-        self._shown = self._counted()
-        try:
-            self._plane.publish(document)
-        except DataPlaneError as error:
-            if not self._published:
-                raise
-            log.error("A new table cannot be used, and the former one stays. %s", error)
-            self._faults.note("mistake", str(error))
-            return
-        self._published = True
-        if self._greeted or self._signals:
-            return
-        views = self._models()
-        ready = {view.name for view in views if view.ready_replicas or not view.replicas}
-        if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
-            self._greeted = True
-            text = console.ready(
-                self._config,
-                ready,
-                self._addresses,
-                self._scheme,
-                self._bearer,
-                self._directory.path,
-            )
-            announce(text)
-
-    def _publish_keys(self, change: KeyChange) -> None:
-        upsert = [key_entry(key) for key in change.upsert]
-        delta = KeyDelta(
-            salt=change.salt, replace=change.replace, upsert=upsert, remove=change.remove
-        )
-        self._plane.update_keys(delta)
-
-    # For the control socket and the management API.
-
-    def _models(self) -> list[ModelView]:
-        return model_views(self._config, self._supervisor.replicas)
-
-    def _shown_models(self) -> list[ModelView]:
-        self._pace.catch_up()
-        return self._models()
-
-    def _sources(self) -> Sources:
-        return Sources(
-            version=__version__,
-            models=self._shown_models,
-            routes=lambda: route_views(
-                self._config, self._reloader.deployment.routes, self._supervisor.replicas
-            ),
-            find_key=self.keys.authenticate,
-        )
-
-    def key_warnings(self, key: KeyInfo) -> list[str]:
-        """For the control socket: what a new key was made for, and is not there."""
-        return unknown_models(key, (route.name for route in self._config.all_routes()))
-
-    def status(self) -> ServerStatus:
-        """For the control socket."""
-        self._pace.catch_up()  # what is shown as running gets requests
-        stats = self._plane.stats()
-        return ServerStatus(
-            version=__version__,
-            pid=os.getpid(),
-            since=self._since,
-            phase="stopping" if self._signals else "serving",
-            not_ready=stats.not_ready,
-            addresses=[f"{self._scheme}://{address}" for address in self._addresses],
-            certificate=None
-            if self._config.server.tls_certificate is None
-            else str(self._config.server.tls_certificate),
-            certificate_begins=stats.certificate_begins,
-            certificate_expires=stats.certificate_expires,
-            connections=stats.connections,
-            in_flight=stats.in_flight,
-            models=model_statuses(
-                self._config, self._supervisor.replicas, {one.id: one for one in stats.instances}
-            ),
-        )
-
-    def drain(self, which: str) -> DrainReport:
-        """Takes instances out of the choice, for the control socket."""
-        found = self._supervisor.drain(which)
-        self._pace.now()
-        return self._drain_report(found)
-
-    def resume(self, which: str) -> DrainReport:
-        """Takes a drain back, for the control socket."""
-        found = self._supervisor.resume(which)
-        self._pace.now()
-        return self._drain_report(found)
-
-    def _drain_report(self, found: list[Replica]) -> DrainReport:
-        counters = {one.id: one for one in self._plane.stats().instances}
-        return drain_report(found, self._supervisor.replicas, counters)

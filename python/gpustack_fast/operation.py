@@ -1,0 +1,112 @@
+"""What a running server is asked: by commands on its control socket, and by the management API."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from gpustack_fast.api.documents import ModelView
+from gpustack_fast.api.routes import Sources
+from gpustack_fast.api.views import model_views, route_views
+from gpustack_fast.control.documents import DrainReport, ServerStatus
+from gpustack_fast.control.views import drain_report, model_statuses
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.supervisor import Supervisor
+from gpustack_fast.keys.live import Keys
+from gpustack_fast.keys.reach import unknown_models
+from gpustack_fast.keys.store import KeyInfo
+from gpustack_fast.reload import Reloader
+from gpustack_fast.seam.dataplane import DataPlane, __version__
+from gpustack_fast.seam.pace import Pace
+
+__all__ = ["Operation"]
+
+
+class Operation:
+    """Responds for a server, and does what an operator asks of its instances.
+
+    What it shows as running gets requests: before it tells of anything, the data plane has the
+    table of now. `addresses`: the URLs of the server. `stopping`: whether its stop has begun.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        pace: Pace,
+        supervisor: Supervisor,
+        reloader: Reloader,
+        keys: Keys,
+        *,
+        addresses: list[str],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.keys = keys
+        self._plane = plane
+        self._pace = pace
+        self._supervisor = supervisor
+        self._reloader = reloader
+        self._addresses = addresses
+        self._stopping = stopping
+        self._since = time.time()
+
+    def sources(self) -> Sources:
+        """Where the management API has its answers from."""
+        return Sources(
+            version=__version__,
+            models=self._models,
+            routes=lambda: route_views(
+                self._reloader.deployment.config,
+                self._reloader.deployment.routes,
+                self._supervisor.replicas,
+            ),
+            find_key=self.keys.authenticate,
+        )
+
+    def _models(self) -> list[ModelView]:
+        self._pace.catch_up()
+        return model_views(self._reloader.deployment.config, self._supervisor.replicas)
+
+    def key_warnings(self, key: KeyInfo) -> list[str]:
+        """What a new key was made for, and is not there."""
+        routes = self._reloader.deployment.config.all_routes()
+        return unknown_models(key, (route.name for route in routes))
+
+    def status(self) -> ServerStatus:
+        """The server, its models and its instances."""
+        self._pace.catch_up()
+        stats = self._plane.stats()
+        config = self._reloader.deployment.config
+        certificate = config.server.tls_certificate
+        return ServerStatus(
+            version=__version__,
+            pid=os.getpid(),
+            since=self._since,
+            phase="stopping" if self._stopping() else "serving",
+            not_ready=stats.not_ready,
+            addresses=self._addresses,
+            certificate=None if certificate is None else str(certificate),
+            certificate_begins=stats.certificate_begins,
+            certificate_expires=stats.certificate_expires,
+            connections=stats.connections,
+            in_flight=stats.in_flight,
+            models=model_statuses(
+                config, self._supervisor.replicas, {one.id: one for one in stats.instances}
+            ),
+        )
+
+    def drain(self, which: str) -> DrainReport:
+        """Takes instances out of the choice."""
+        found = self._supervisor.drain(which)
+        self._pace.now()
+        return self._drain_report(found)
+
+    def resume(self, which: str) -> DrainReport:
+        """Takes a drain back."""
+        found = self._supervisor.resume(which)
+        self._pace.now()
+        return self._drain_report(found)
+
+    def _drain_report(self, found: list[Replica]) -> DrainReport:
+        counters = {one.id: one for one in self._plane.stats().instances}
+        return drain_report(found, self._supervisor.replicas, counters)
