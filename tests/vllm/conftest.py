@@ -23,6 +23,7 @@ from vllm_engine import (
     openai_client,
     running,
 )
+from vllm_python import VllmPython
 
 FOLDER = Path(__file__).parent
 
@@ -40,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             item.add_marker(pytest.mark.timeout(START + RESPONSE_WITHIN))
+
+
+@pytest.fixture(scope="session")
+def vllm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmPython]:
+    """One interpreter for all scripts that ask vLLM without an engine."""
+    python = VllmPython(tmp_path_factory.mktemp("scripts"))
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +10,15 @@ from backend_samples import adapter, config, facts, place
 
 from gpustack_fast.backends import BACKENDS, Shape
 from gpustack_fast.config import ModelConfig
-from vllm_engine import ENVIRONMENT, HOME
+from vllm_python import VllmPython
 
-PARSE = """
-import json, sys
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-parser = make_arg_parser(FlexibleArgumentParser())
-found = []
-for arguments in json.load(sys.stdin):
-    try:
-        parsed = parser.parse_args(arguments)
-        parsed.subparser = "serve"
-        validate_parsed_serve_args(parsed)
-    except SystemExit as error:
-        found.append({"refused": error.code})
-    except (TypeError, ValueError) as error:
-        found.append({"refused": str(error)})
-    else:
-        found.append({name: value for name, value in vars(parsed).items()
-                      if isinstance(value, (str, int, float, list, type(None)))
-                      and name != "lora_modules"}
-                     | {"adapters": [one.name for one in parsed.lora_modules or []]})
-json.dump(found, open(sys.argv[1], "w"), default=str)
-"""
+PROGRAM = Path(__file__).with_name("vllm_parse.py")
 
 
-def parsed(folder: Path, lines: list[list[str]]) -> list[dict[str, Any]]:
+def parsed(python: VllmPython, lines: list[list[str]]) -> list[dict[str, Any]]:
     """What vLLM's parser makes of each of these words behind `vllm serve`."""
-    result = folder / "parsed.json"
-    done = subprocess.run(
-        [str(HOME / "venv" / "bin" / "python"), "-c", PARSE, str(result)],
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **ENVIRONMENT},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(result.read_text())
+    output = python.run(PROGRAM, json.dumps(lines))
+    found: list[dict[str, Any]] = json.loads(output.splitlines()[-1])
     return found
 
 
@@ -60,7 +27,9 @@ def words(model: ModelConfig, folder: Path, **more: Any) -> list[str]:
     return BACKENDS["vllm"].command(model, place(folder, **more)).arguments[4:]
 
 
-def test_vllm_reads_our_command_lines_as_they_are_meant(tmp_path: Path) -> None:
+def test_vllm_reads_our_command_lines_as_they_are_meant(
+    tmp_path: Path, vllm_python: VllmPython
+) -> None:
     lora = {"one": adapter(tmp_path / "a", 4), "two words": adapter(tmp_path / "b", 24)}
     qwen = config("vllm", huggingface_repo_id="Qwen/Qwen3-8B", name="Qwen/Qwen3-8B")
     gpus: dict[str, Any] = {
@@ -78,7 +47,7 @@ def test_vllm_reads_our_command_lines_as_they_are_meant(tmp_path: Path) -> None:
         words(config("vllm", "--max_model_len", "32k", "-tp", "2"), tmp_path, facts=facts()),
         words(config("vllm", "--no-enable-prompt-tokens-details"), tmp_path),
     ]
-    plain, full, embedding, own, less = parsed(tmp_path, lines)
+    plain, full, embedding, own, less = parsed(vllm_python, lines)
     assert plain["model_tag"] == str(tmp_path)
     assert (plain["uds"], plain["served_model_name"]) == ("/run/m-abcde.sock", ["m"])
     assert plain["enable_prompt_tokens_details"] and plain["enable_request_id_headers"]
@@ -95,7 +64,7 @@ def test_vllm_reads_our_command_lines_as_they_are_meant(tmp_path: Path) -> None:
     assert less["enable_prompt_tokens_details"] is False
 
 
-def test_what_we_refuse_is_what_vllm_refuses(tmp_path: Path) -> None:
+def test_what_we_refuse_is_what_vllm_refuses(tmp_path: Path, vllm_python: VllmPython) -> None:
     lines = [
         ["--max-modl-len=1"],
         ["--max-num-seqs"],
@@ -106,10 +75,10 @@ def test_what_we_refuse_is_what_vllm_refuses(tmp_path: Path) -> None:
     for line in lines:
         model = config("vllm", *line, backend_version="0.32.0")
         assert len(list(BACKENDS["vllm"].check(model))) == 1, line
-    assert all("refused" in one for one in parsed(tmp_path, [["/m", *line] for line in lines]))
+    assert all("refused" in one for one in parsed(vllm_python, [["/m", *line] for line in lines]))
 
 
-def test_what_we_let_through_vllm_takes(tmp_path: Path) -> None:
+def test_what_we_let_through_vllm_takes(tmp_path: Path, vllm_python: VllmPython) -> None:
     lines = [
         ["--kv-events-config.publisher", "zmq"],
         ["-O3"],
@@ -121,10 +90,12 @@ def test_what_we_let_through_vllm_takes(tmp_path: Path) -> None:
     for line in lines:
         model = config("vllm", *line, backend_version="0.32.0")
         assert list(BACKENDS["vllm"].check(model)) == [], line
-    assert all("refused" not in one for one in parsed(tmp_path, [["/m", *line] for line in lines]))
+    assert all(
+        "refused" not in one for one in parsed(vllm_python, [["/m", *line] for line in lines])
+    )
 
 
-def test_the_recorded_flags_are_those_of_this_vllm(tmp_path: Path) -> None:
+def test_the_recorded_flags_are_those_of_this_vllm(tmp_path: Path, vllm_python: VllmPython) -> None:
     """`engines/vllm/record`, into another folder."""
     root = Path(__file__).parents[2]
     script = tmp_path / "engines" / "vllm" / "record"
@@ -132,14 +103,7 @@ def test_the_recorded_flags_are_those_of_this_vllm(tmp_path: Path) -> None:
     script.write_bytes((root / "engines" / "vllm" / "record").read_bytes())
     recorded = tmp_path / "python" / "gpustack_fast" / "backends" / "recorded"
     recorded.mkdir(parents=True)
-    done = subprocess.run(
-        [str(HOME / "venv" / "bin" / "python"), str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **ENVIRONMENT},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    vllm_python.run(script)
     (made,) = recorded.iterdir()
     kept = root / "python" / "gpustack_fast" / "backends" / "recorded" / made.name
     assert made.read_text() == kept.read_text()

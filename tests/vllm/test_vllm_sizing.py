@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpustack_fast.sizing import Estimate, Load, ModelFacts, estimate, memory, read_facts
-from vllm_engine import ENVIRONMENT, HOME, START, VllmEngine
+from vllm_engine import HOME, VllmEngine
+from vllm_python import VllmPython
 
 PROGRAM = Path(__file__).with_name("vllm_sizes.py")
 MODELS = ["experts", "mla", "window", "text"]
@@ -25,20 +24,10 @@ CONTEXT, BATCHED_TOKENS, BLOCK, ROOM = 2048, 256, 32, 1 << 30
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, dict[str, Any]]:
-    """What vLLM says, by model: one process for all, which starts no engine."""
-    command = [str(HOME / "venv" / "bin" / "python"), str(PROGRAM)]
-    command += [str(HOME / "models" / name) for name in MODELS]
-    done = subprocess.run(
-        command,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def said(vllm_python: VllmPython) -> dict[str, dict[str, Any]]:
+    """What vLLM says, by model. No engine is started."""
+    output = vllm_python.run(PROGRAM, *(str(HOME / "models" / name) for name in MODELS))
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return dict(zip(MODELS, lines, strict=True))
 
 
