@@ -1,48 +1,29 @@
-"""A real vLLM as a child: started by its own command line, and ended with all of its processes."""
+"""A real vLLM, seen from outside, and a router in front of it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 
+from gpustack_fast.control.documents import InstanceStatus
 from harness import Router, ServedRouter, read_gauge, serving
 from raw_http import Client, Response
 
 HOME = Path(__file__).parents[1] / ".vllm"
 """The folder that `make test-vllm` sets up: `data`, `venv` (see scripts/setup-vllm), `models`."""
 
-KEY = "the-key-that-only-the-engine-and-the-router-know"
-
-START = 500.0
+START = 900.0
 """Seconds that a start may take: 30 to 60 on two free cores, most of it imports in three processes.
+Four start at once.
 """
 
 RESPONSE_WITHIN = 120.0
 """Seconds that a response may take on a busy machine."""
-
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_API_KEY": KEY,
-    "VLLM_CACHE_ROOT": str(HOME / "cache"),
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_DISABLE_LOG_LOGO": "1",
-    "VLLM_ENABLE_RESPONSES_API_STORE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    # Else the first request with log probabilities compiles a kernel for 20 seconds.
-    "TORCH_COMPILE_DISABLE": "1",
-}
-
 
 CONFIG = """
 [[models]]
@@ -62,50 +43,18 @@ targets = [{{ model = "tiny" }}]
 
 
 class VllmEngine:
-    """`vllm serve` with one of the tiny models on a Unix socket, which it calls MODEL-served."""
+    """A vLLM that a `VllmServer` has started: reached past every router, with its own key."""
 
-    def __init__(self, folder: Path, model: str, *flags: str) -> None:
-        program = HOME / "venv" / "bin" / "vllm"
-        assert program.exists(), (
-            f"There is no vLLM at {program}. `make test-vllm` sets it up and runs these tests."
-        )
-        self.model = f"{model}-served"
-        self.socket = folder / f"{model}.sock"
-        self.address = f"unix:{self.socket}"
-        self.log = folder / f"{model}.log"
-        command = [
-            str(program),
-            "serve",
-            str(HOME / "models" / model),
-            "--served-model-name",
-            self.model,
-        ]
-        command += ["--uds", str(self.socket), "--enforce-eager", "--dtype", "bfloat16", *flags]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **ENVIRONMENT},
-                # so that one signal reaches its children too, which outlive it otherwise
-                start_new_session=True,
-            )
-
-    def wait_until_ready(self) -> None:
-        """Waits until it says so, seldom looking: the processors have enough to do."""
-        end = time.monotonic() + START
-        while "Application startup complete." not in self.output():
-            assert self.process.poll() is None, (
-                f"vLLM ended with {self.process.returncode}. It wrote:\n{self.output()}"
-            )
-            assert time.monotonic() < end, (
-                f"vLLM did not start within {START} seconds. It wrote:\n{self.output()}"
-            )
-            time.sleep(0.5)
-
-    def output(self) -> str:
-        """The end of what it wrote."""
-        return self.log.read_text(errors="replace")[-8000:]
+    def __init__(self, model: str, status: InstanceStatus, log: Path) -> None:
+        """`model`: what it calls its model. `status`: of one that runs."""
+        assert status.pid is not None
+        self.model = model
+        self.status = status
+        self.address = status.address
+        self.pid = status.pid
+        self.log = log
+        variables = Path(f"/proc/{self.pid}/environ").read_bytes().decode().split("\0")
+        [self.key] = [one.partition("=")[2] for one in variables if one.startswith("VLLM_API_KEY=")]
 
     def client(self) -> Client:
         return Client(self.address, RESPONSE_WITHIN)
@@ -113,42 +62,38 @@ class VllmEngine:
     def request(self, method: str, target: str, body: Any = None, **options: Any) -> Response:
         """One request past the router, with the engine's key."""
         with self.client() as client:
-            return client.request(method, target, body, **{"key": KEY, **options})
+            return client.request(method, target, body, **{"key": self.key, **options})
 
     def metric(self, name: str) -> float:
         """One of its own metrics, as `num_requests_running`."""
         return read_gauge(self.request("GET", "/metrics").body.decode(), f"vllm:{name}")
 
-    def stop(self) -> None:
-        """Ends every process of its session."""
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@contextlib.contextmanager
-def running(model: str, *flags: str) -> Iterator[VllmEngine]:
-    """An engine for as long as the block runs."""
-    folder = Path(tempfile.mkdtemp(prefix="gpf-", dir="/tmp"))
-    engine = VllmEngine(folder, model, *flags)
-    try:
-        engine.wait_until_ready()
-        yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    def processes(self) -> dict[str, int]:
+        """The processes of its session, by name; its leader, which speaks HTTP, is `leader`."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                name, fields = (folder / "stat").read_text().rsplit(")", 1)
+            except OSError:
+                continue
+            if int(fields.split()[3]) == self.pid and fields.split()[0] != "Z":
+                pid = int(folder.name)
+                found["leader" if pid == self.pid else name.partition("(")[2]] = pid
+        return found
 
 
 @contextlib.contextmanager
 def behind_router(
-    address: str, served_name: str, category: str, more: str = ""
+    engine: VllmEngine, category: str, more: str = "", address: str | None = None
 ) -> Iterator[ServedRouter]:
-    """The whole product in front of an engine: model `tiny`, route `team/alias:v1`, and `more`."""
-    config = CONFIG.format(address=address, served_name=served_name, category=category) + more
-    with serving(config, environment={"TINY_ENGINE_KEY": KEY}) as server:
+    """The whole product in front of an engine: model `tiny`, route `team/alias:v1`, and `more`.
+
+    To this router the engine is somebody else's. `address`: the way to it; None: its own.
+    """
+    config = CONFIG.format(
+        address=address or engine.address, served_name=engine.model, category=category
+    )
+    with serving(config + more, environment={"TINY_ENGINE_KEY": engine.key}) as server:
         yield server
 
 

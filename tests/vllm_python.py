@@ -8,9 +8,17 @@ import subprocess
 from pathlib import Path
 
 from harness import stop
-from vllm_engine import ENVIRONMENT, HOME
+from vllm_engine import HOME
 
 SCRIPTS = Path(__file__).parent / "vllm" / "vllm_scripts.py"
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CACHE_ROOT": str(HOME / "cache"),
+    "VLLM_DISABLE_LOG_LOGO": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 
 
 class VllmPython:
@@ -28,7 +36,7 @@ class VllmPython:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT, "VLLM_LOGGING_LEVEL": "ERROR"},
+                env={**os.environ, **ENVIRONMENT},
                 text=True,
             )
 

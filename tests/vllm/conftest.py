@@ -1,7 +1,8 @@
 """One real vLLM of each kind behind the whole product, shared by all tests, and SDKs as clients.
 
-The public names differ from those that the engines know: `tiny` is the model's own name, and
-`team/alias:v1` a route.
+A server starts them; what is said to them goes through other routers, to which they are somebody
+else's. The public names differ from those that the engines know: `tiny` is the model's own name,
+and `team/alias:v1` a route.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import openai
 import pytest
 
 from harness import ServedRouter
-from vllm_engine import (
-    HOME,
-    RESPONSE_WITHIN,
-    START,
-    VllmEngine,
-    behind_router,
-    openai_client,
-    running,
-)
+from vllm_engine import RESPONSE_WITHIN, START, VllmEngine, behind_router, openai_client
 from vllm_python import VllmPython
+from vllm_server import VllmServer
 
 FOLDER = Path(__file__).parent
 
+ENGINES = {
+    "chat_engine": "chat",
+    "embedder": "text",
+    "reranker": "reranker",
+    "listener": "speech",
+}
+"""The models of the engines, by the fixtures that give them."""
 
 ADAPTER = """
 [[routes]]
@@ -36,11 +37,80 @@ targets = [{ model = "tiny", overridden_model_name = "tuned" }]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of this folder. The limit holds the start of an engine too."""
+    """Marks the tests of this folder. The limit holds the start of an engine too.
+
+    Those that need no engine go first, while the engines start, and those that end engines last.
+    """
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             item.add_marker(pytest.mark.timeout(START + RESPONSE_WITHIN))
+    order = {"test_vllm_flags.py": -2, "test_vllm_sizing.py": -1, "test_vllm_death.py": 1}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[VllmServer]:
+    """It starts the engines that the tests of this run need, all at once."""
+    needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    server = VllmServer(model for fixture, model in ENGINES.items() if fixture in needed)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun(request: pytest.FixtureRequest) -> None:
+    """Has the engines start before the first test."""
+    if any("server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("server")
+
+
+@pytest.fixture(scope="session")
+def chat_engine(server: VllmServer) -> VllmEngine:
+    return server.running("chat")
+
+
+@pytest.fixture(scope="session")
+def router(chat_engine: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `chat_engine`."""
+    with behind_router(chat_engine, "llm", ADAPTER) as router:
+        yield router
+
+
+@pytest.fixture(scope="session")
+def embedder(server: VllmServer) -> VllmEngine:
+    return server.running("text")
+
+
+@pytest.fixture(scope="session")
+def embedding_router(embedder: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `embedder`."""
+    with behind_router(embedder, "embedding") as router:
+        yield router
+
+
+@pytest.fixture(scope="session")
+def reranker(server: VllmServer) -> VllmEngine:
+    return server.running("reranker")
+
+
+@pytest.fixture(scope="session")
+def reranking_router(reranker: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `reranker`."""
+    with behind_router(reranker, "reranker") as router:
+        yield router
+
+
+@pytest.fixture(scope="session")
+def listener(server: VllmServer) -> VllmEngine:
+    return server.running("speech")
+
+
+@pytest.fixture(scope="session")
+def listening_router(listener: VllmEngine) -> Iterator[ServedRouter]:
+    """The product in front of `listener`."""
+    with behind_router(listener, "speech_to_text") as router:
+        yield router
 
 
 @pytest.fixture(scope="session")
@@ -49,71 +119,6 @@ def vllm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmPython
     python = VllmPython(tmp_path_factory.mktemp("scripts"))
     yield python
     python.close()
-
-
-@pytest.fixture(scope="session")
-def chat_engine() -> Iterator[VllmEngine]:
-    """Chats, completes, looks at images, calls tools, and has an adapter that it calls `tuned`."""
-    adapter = f"tuned={HOME / 'models' / 'adapter'}"
-    flags = [
-        "--enable-auto-tool-choice",
-        "--tool-call-parser",
-        "hermes",
-        "--enable-lora",
-        "--max-lora-rank",
-        "8",
-    ]
-    with running("chat", *flags, "--lora-modules", adapter) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def router(chat_engine: VllmEngine) -> Iterator[ServedRouter]:
-    """The product in front of `chat_engine`."""
-    with behind_router(chat_engine.address, chat_engine.model, "llm", ADAPTER) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def embedder() -> Iterator[VllmEngine]:
-    """Makes embeddings, of the text model's last hidden state."""
-    with running("text", "--runner", "pooling", "--convert", "embed") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def embedding_router(embedder: VllmEngine) -> Iterator[ServedRouter]:
-    """The product in front of `embedder`."""
-    with behind_router(embedder.address, embedder.model, "embedding") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def reranker() -> Iterator[VllmEngine]:
-    """Scores pairs of texts."""
-    with running("reranker", "--runner", "pooling") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def reranking_router(reranker: VllmEngine) -> Iterator[ServedRouter]:
-    """The product in front of `reranker`."""
-    with behind_router(reranker.address, reranker.model, "reranker") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def listener() -> Iterator[VllmEngine]:
-    """Transcribes speech."""
-    with running("speech") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def listening_router(listener: VllmEngine) -> Iterator[ServedRouter]:
-    """The product in front of `listener`."""
-    with behind_router(listener.address, listener.model, "speech_to_text") as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

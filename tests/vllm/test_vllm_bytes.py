@@ -95,7 +95,7 @@ def tapped(engine: VllmEngine, category: str) -> Iterator[tuple[ServedRouter, Ta
     """The product in front of a tap in front of an engine."""
     with tempfile.TemporaryDirectory(prefix="gpf-", dir="/tmp") as folder:
         with contextlib.closing(Tap(Path(folder), engine)) as tap:
-            with behind_router(tap.address, engine.model, category) as router:
+            with behind_router(engine, category, address=tap.address) as router:
                 yield router, tap
 
 

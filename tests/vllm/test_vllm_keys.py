@@ -10,7 +10,7 @@ import pytest
 
 from harness import ServedRouter, serving
 from raw_http import chat
-from vllm_engine import CONFIG, KEY, VllmEngine, ask, openai_client
+from vllm_engine import CONFIG, VllmEngine, ask, openai_client
 
 
 def test_the_engine_asks_for_its_own_key(router: ServedRouter, chat_engine: VllmEngine) -> None:
@@ -19,9 +19,11 @@ def test_the_engine_asks_for_its_own_key(router: ServedRouter, chat_engine: Vllm
     assert chat_engine.request("GET", "/v1/models").status == 200
 
 
-def test_the_engines_key_opens_nothing_at_the_router(router: ServedRouter) -> None:
+def test_the_engines_key_opens_nothing_at_the_router(
+    router: ServedRouter, chat_engine: VllmEngine
+) -> None:
     with pytest.raises(openai.AuthenticationError):
-        openai_client(router, KEY).models.list()
+        openai_client(router, chat_engine.key).models.list()
 
 
 def test_an_engine_that_rejects_the_routers_key_is_a_502_that_says_the_cause(
