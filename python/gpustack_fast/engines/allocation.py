@@ -12,7 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -62,6 +62,8 @@ class Allocation:
         self._starting: collections.defaultdict[str, asyncio.Lock] = collections.defaultdict(
             asyncio.Lock
         )
+        self._starts: dict[ReplicaSlot, list[asyncio.Lock]] = {}
+        """What those hold of it that start now, or wait for a part of it."""
 
     @property
     def held(self) -> list[Placement]:
@@ -103,16 +105,23 @@ class Allocation:
 
     def release(self, slot: ReplicaSlot) -> None:
         """Takes back what an instance holds, if it holds anything."""
+        self.end_start(slot)
         if self._held.pop(slot, None) is not None:
             self._changed.set()
 
-    @contextlib.asynccontextmanager
-    async def starting(self, uuids: Iterable[str]) -> AsyncIterator[None]:
-        """Waits until no other engine starts on these GPUs: vLLM measures their memory then."""
-        async with contextlib.AsyncExitStack() as held:
-            for uuid in sorted(uuids):
-                await held.enter_async_context(self._starting[uuid])
-            yield
+    async def begin_start(self, slot: ReplicaSlot, uuids: Iterable[str]) -> None:
+        """Waits until no other engine starts on these GPUs: vLLM measures their memory then. From
+        now on others wait, until `end_start` or `release`.
+        """
+        taken = self._starts.setdefault(slot, [])
+        for uuid in sorted(uuids):
+            await self._starting[uuid].acquire()
+            taken.append(self._starting[uuid])
+
+    def end_start(self, slot: ReplicaSlot) -> None:
+        """Lets others start on the GPUs on which this one has started, or begun to."""
+        for lock in self._starts.pop(slot, []):
+            lock.release()
 
     async def close(self) -> None:
         """Ends the search."""

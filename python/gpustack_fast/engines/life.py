@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
@@ -62,8 +61,14 @@ class Prepare(Protocol):
         """Ends what is still being prepared."""
         ...
 
-    def starting(self, replica: Replica) -> AbstractAsyncContextManager[None]:
-        """Holds back the start of others on the same GPUs until this one is ready."""
+    async def begin_start(self, replica: Replica) -> None:
+        """Waits until no other engine starts on the same GPUs. Others wait from now on, until
+        `end_start` or `release`: each measures what is free, so nobody else's share may change.
+        """
+        ...
+
+    def end_start(self, replica: Replica) -> None:
+        """Lets others start there, whether or not this one has begun to."""
         ...
 
 
@@ -96,6 +101,7 @@ class Life:
         grace = float("inf")
         try:
             await self._bring_up(replica)
+            self._prepare.end_start(replica)
             log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running")
             grace = LOST_GRACE
@@ -115,23 +121,25 @@ class Life:
         await self.end(replica, grace)
 
     async def _bring_up(self, replica: Replica) -> None:
-        """Place, environment and files; process, readiness, first request."""
+        """Place, environment and files; process, readiness, first request. Others that wait for
+        the same GPUs wait on: until it is told to be running, or has ended.
+        """
         prepared = await self._unless_lost(replica, self._prepare.prepare(replica, self._set))
         replica.fetches_failed = 0
         if replica.devices:
             self._set(replica, "starting", "It waits until no other engine starts on its GPUs.")
-        async with self._prepare.starting(replica):
-            if replica.lost.is_set():
-                raise lost(replica)
-            log.info("Starting %s ...", replica.id)
-            instance = Instance(
-                replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
-            )
-            replica.instance = instance
-            await instance.start(prepared)
-            replica.address = instance.address
-            self._set(replica, "starting")
-            await self._unless_lost(replica, self._get_ready(replica, instance))
+        await self._prepare.begin_start(replica)
+        if replica.lost.is_set():
+            raise lost(replica)
+        log.info("Starting %s ...", replica.id)
+        instance = Instance(
+            replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
+        )
+        replica.instance = instance
+        await instance.start(prepared)
+        replica.address = instance.address
+        self._set(replica, "starting")
+        await self._unless_lost(replica, self._get_ready(replica, instance))
 
     async def _get_ready(self, replica: Replica, instance: Instance) -> None:
         def tell(stage: str) -> None:
@@ -193,6 +201,7 @@ class Life:
         """Ends what is left of an engine. Nothing is started in its place before that is gone."""
         reason = replica.state_message
         while replica.instance is not None and not await replica.instance.stop(grace):
+            self._prepare.end_start(replica)  # what it holds may stay for ever, and is counted
             if not replica.state_message.startswith(CANNOT_BE_ENDED):
                 log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
                 self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")

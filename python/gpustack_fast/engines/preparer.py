@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -220,10 +219,11 @@ class Preparer:
         replica.devices = ()
         self._allocation.release(replica.slot)
 
-    @contextlib.asynccontextmanager
-    async def starting(self, replica: Replica) -> AsyncIterator[None]:
-        async with self._allocation.starting(replica.devices):
-            yield
+    async def begin_start(self, replica: Replica) -> None:
+        await self._allocation.begin_start(replica.slot, replica.devices)
+
+    def end_start(self, replica: Replica) -> None:
+        self._allocation.end_start(replica.slot)
 
     async def close(self) -> None:
         await self._allocation.close()

@@ -318,11 +318,12 @@ def test_engines_on_one_gpu_start_one_after_another_and_others_at_once() -> None
         gate = asyncio.Event()
 
         async def start(name: str, *uuids: str) -> None:
-            async with claims.allocation.starting(uuids):
-                starting.append(name)
-                most[name] = len(starting)
-                await (gate.wait() if name == "other" else asyncio.sleep(0.01))
-                starting.remove(name)
+            await claims.allocation.begin_start(ReplicaSlot(name, 0), uuids)
+            starting.append(name)
+            most[name] = len(starting)
+            await (gate.wait() if name == "other" else asyncio.sleep(0.01))
+            starting.remove(name)
+            claims.allocation.end_start(ReplicaSlot(name, 0))
 
         other = asyncio.create_task(start("other", "GPU-9"))
         # Those with several take them in one order, so that no two wait for each other.
@@ -332,6 +333,23 @@ def test_engines_on_one_gpu_start_one_after_another_and_others_at_once() -> None
         assert starting == ["other"] and max(most.values()) == 2
         gate.set()
         await other
+
+    play(scenario)
+
+
+def test_a_wait_for_a_start_that_is_given_up_holds_up_nobody() -> None:
+    async def scenario() -> None:
+        allocation = Claims(Machine()).allocation
+        first, second, third = (ReplicaSlot(name, 0) for name in "abc")
+        await allocation.begin_start(first, ["GPU-1"])
+        waiting = asyncio.create_task(allocation.begin_start(second, ["GPU-0", "GPU-1"]))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        allocation.release(second)
+        await allocation.begin_start(third, ["GPU-0"])
+        allocation.release(first)
+        await allocation.begin_start(second, ["GPU-1"])
 
     play(scenario)
 

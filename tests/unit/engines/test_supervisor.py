@@ -34,6 +34,7 @@ from gpustack_fast.engines import preparer as preparing
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.preparer import Environment, Environments
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
@@ -818,11 +819,87 @@ def test_an_engine_whose_gpu_fails_while_another_starts_there_is_not_started(
         await eventually(lambda: house.states() == ["initializing"], "it is prepared")
         replica = house.replica()
         replica.devices, first = ("GPU-0",), replica.id
-        async with allocation.starting(["GPU-0"]):
-            gate.set()
-            await eventually(lambda: replica.state == "starting", "it waits for its start")
-            assert replica.state_message == "It waits until no other engine starts on its GPUs."
-            house.supervisor.gpu_failed("GPU-0", "its GPU has failed")
+        other = ReplicaSlot("other", 0)
+        await allocation.begin_start(other, ["GPU-0"])
+        gate.set()
+        await eventually(lambda: replica.state == "starting", "it waits for its start")
+        assert replica.state_message == "It waits until no other engine starts on its GPUs."
+        house.supervisor.gpu_failed("GPU-0", "its GPU has failed")
+        allocation.end_start(other)
         await house.until_running()
         assert replica.last_failure == "The engine is ended: its GPU has failed."
         assert f"Starting {first} ..." not in house.lines and replica.id != first
+
+
+def on_one_gpu(
+    folder: Path, first: ModelConfig
+) -> Callable[[Callable[[House, Replica, Replica], Awaitable[None]]], None]:
+    """Decorates a coroutine: runs it while `first` starts on a GPU, with a child that hears no
+    SIGTERM, and another model waits for its own start there.
+    """
+    gates = {name: asyncio.Event() for name in ("first", "second")}
+
+    async def prepare(model: ModelConfig, *_: object) -> Environment:
+        await gates[model.name].wait()
+        return PREPARED
+
+    house = House(folder, prepare)
+    second = small(name="second", backend_version="2")
+
+    def decorate(body: Callable[[House, Replica, Replica], Awaitable[None]]) -> None:
+        @scenario(folder, first, second, house=house)
+        async def _(house: House) -> None:
+            await eventually(lambda: house.states() == ["initializing"] * 2, "both are prepared")
+            one, other = house.supervisor.replicas
+            one.devices = other.devices = ("GPU-0",)
+            gates["first"].set()
+            await eventually(
+                lambda: one.instance is not None and child_of(one.instance.log) != 0, "it starts"
+            )
+            gates["second"].set()
+            await eventually(lambda: other.state == "starting", "the other one waits")
+            await body(house, one, other)
+
+    return decorate
+
+
+@pytest.mark.parametrize("end", ["it dies", "nobody wants it any more", "it is lost"])
+def test_the_next_engine_starts_on_a_gpu_when_nobody_of_the_start_before_is_left(
+    short_folder: Path, end: str
+) -> None:
+    first = small("--never-ready", "--child", name="first", restart_on_error=False)
+
+    @on_one_gpu(short_folder, first)
+    async def _(house: House, one: Replica, other: Replica) -> None:
+        assert one.instance is not None and one.instance.pid is not None
+        pid, child = one.instance.pid, child_of(one.instance.log)
+        if end == "it dies":
+            kill(pid)
+        elif end == "it is lost":
+            one.lost.set()
+        else:
+            house.supervisor.want([other.model])
+        await eventually(lambda: other.instance is not None, "the other one starts")
+        assert not alive(pid) and not alive(child)
+        await eventually(lambda: other.state == "running", "the other one runs")
+
+
+def test_an_engine_that_cannot_be_ended_keeps_no_other_from_its_start(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.05)
+    first = small("--never-ready", "--child", name="first", restart_on_error=False)
+
+    @on_one_gpu(short_folder, first)
+    async def _(_: House, one: Replica, other: Replica) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(one.instance, "stop", stuck)
+            one.lost.set()
+            await eventually(lambda: other.state == "running", "the other one runs")
+            assert one.state_message.startswith(life.CANNOT_BE_ENDED)
+        await eventually(lambda: one.instance is None, "it is ended at last")
+
+
+async def stuck(_: float = 0.0) -> bool:
+    """In place of the end of an engine: somebody lives on."""
+    return False
