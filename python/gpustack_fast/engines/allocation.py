@@ -28,6 +28,10 @@ GATHER = 0.1
 """Seconds in which those that ask at one time come together, so that the largest goes first."""
 LOOKED_WITHIN = 5.0
 """Seconds for the look at whose the processes on GPUs are."""
+STILL_HELD = (
+    "It waits for the end of an engine that was there before it: that could not be ended, and its "
+    "memory on the GPUs is not free."
+)
 LOOK_AGAIN_EVERY = 5.0
 """Seconds, while anybody waits: strangers' memory comes and goes without a word."""
 
@@ -89,7 +93,8 @@ class Allocation:
         self, slot: ReplicaSlot, wanted: Wanted, refused: Callable[[str], None]
     ) -> Placement:
         """A place for an instance, as soon as there is one; until then `refused` gets the reason,
-        each time that it is looked for. It is held until `release`.
+        each time that it is looked for. It is held until `release`, and until then the instance
+        gets no other.
         """
         waiting = _Waiting(wanted, asyncio.get_running_loop().create_future(), refused)
         self._waiting[slot] = waiting
@@ -150,6 +155,8 @@ class Allocation:
         """Places those that wait now. `used`: what `_used_by_ours` says of the same report."""
         # Those who have given up are gone from here some moments later.
         waiting = {slot: one for slot, one in self._waiting.items() if not one.placed.cancelled()}
+        for slot in waiting.keys() & self._held.keys():
+            waiting.pop(slot).refused(STILL_HELD)  # else nobody would count what is held
         devices = self.devices(report, self._within_promises(used))
         found = place([one.wanted for one in waiting.values()], devices, self.held)
         for (slot, one), result in zip(waiting.items(), found, strict=True):

@@ -23,8 +23,9 @@ class SlotStatus(NamedTuple):
 
     slot: ReplicaSlot
     occupied: bool
-    """An engine is in it: starting, running or stopping."""
+    """An engine is in it that starts or runs, or ends by itself."""
     stopping: bool
+    """It is out of the table for good, and its engine is being ended."""
     retry_at: float
     """Monotonic seconds: when the next engine may be started in it; infinity: never again."""
 
@@ -55,7 +56,7 @@ def plan(wanted: Mapping[str, int], actual: Iterable[SlotStatus], now: float) ->
     ]
     for slot in slots:
         one = present.get(slot)
-        if one is None or (not one.occupied and one.retry_at <= now):
+        if one is None or not (one.occupied or one.stopping or one.retry_at > now):
             actions.append(Start(slot))
     return actions
 

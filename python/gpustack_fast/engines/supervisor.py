@@ -36,6 +36,7 @@ from gpustack_fast.storage.engine_paths import EnginePaths, safe
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
+LEFT_BEHIND = "A process of it could not be ended, even by SIGKILL. The next start tries again."
 FIRST_TRY_WITHIN = 5.0
 """Seconds that a reload waits for the first try of addresses that are new."""
 
@@ -358,15 +359,21 @@ class Supervisor:
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
-        if replica.instance is not None and not await replica.instance.stop():
-            log.error(
-                "%s: A process of it could not be ended, even by SIGKILL. The next start tries "
-                "again.",
-                replica.id,
-            )
+        told = False
+        while replica.instance is not None and not await replica.instance.stop():
+            self._prepare.end_start(replica)
+            if self._closing:
+                log.error("%s: %s", replica.id, LEFT_BEHIND)
+                break
+            if not told:
+                log.error("%s: %s", replica.id, life.CANNOT_BE_ENDED)
+                told = True
+            # Until it is gone its slot is taken, and so is what it holds of GPUs.
+            await asyncio.sleep(life.AFTER_A_FAULT)
         else:
             self._prepare.release(replica)
         del self._replicas[replica.slot]
+        self._awake.set()
 
     async def shutdown(self, patience: float) -> None:
         """Ends every engine and every build; requests that still run get `patience` seconds."""

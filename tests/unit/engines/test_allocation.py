@@ -310,6 +310,24 @@ def test_a_mistake_in_placing_reaches_those_who_wait_and_the_next_is_placed() ->
     play(scenario)
 
 
+def test_what_is_held_is_counted_until_it_is_released_also_beside_a_new_claim() -> None:
+    """Of an engine that cannot be ended, a process may hold it for ever."""
+
+    async def scenario() -> None:
+        claims = Claims(Machine(gpu(0)))
+        first = await claims.claim("m", 50)
+        again = claims.claim("m", 20)
+        assert "could not be ended" in await claims.refused("m")
+        claims.claim("other", 40)
+        assert "GPU 0 lacks 10.0 GiB" in await claims.refused("other")
+        await claims.refused("m", 2)
+        assert claims.allocation.held == [first] and not again.done()
+        claims.release("m")
+        assert (await again).claims[0].bytes == 20 * GIB
+
+    play(scenario)
+
+
 def test_engines_on_one_gpu_start_one_after_another_and_others_at_once() -> None:
     async def scenario() -> None:
         claims = Claims(Machine())

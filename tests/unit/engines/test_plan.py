@@ -27,6 +27,10 @@ def test_what_is_there_and_not_wanted_is_stopped_once() -> None:
     assert plan({}, [there("m", 0, stopping=True)], 0.0) == []
 
 
+def test_a_slot_is_not_filled_while_its_engine_is_being_ended() -> None:
+    assert plan({"m": 1}, [there("m", 0, occupied=False, stopping=True)], 0.0) == []
+
+
 def test_an_empty_slot_is_filled_when_its_pause_is_over_and_not_before() -> None:
     failed = there("m", 0, occupied=False, retry_at=10.0)
     assert plan({"m": 1}, [failed], 9.9) == []

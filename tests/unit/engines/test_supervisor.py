@@ -903,3 +903,31 @@ def test_an_engine_that_cannot_be_ended_keeps_no_other_from_its_start(
 async def stuck(_: float = 0.0) -> bool:
     """In place of the end of an engine: somebody lives on."""
     return False
+
+
+def test_a_slot_is_taken_until_nobody_of_its_engine_is_left(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "AFTER_A_FAULT", 0.05)
+    tries = 0
+
+    async def counted(_: float = 0.0) -> bool:
+        nonlocal tries
+        tries += 1
+        return False
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        before, pid = house.replica(), house.pid()
+        with monkeypatch.context() as patch:
+            patch.setattr(before.instance, "stop", counted)
+            house.supervisor.want([])
+            await eventually(lambda: tries >= 1, "its end is tried")
+            house.supervisor.want([small()])
+            await eventually(
+                lambda: tries >= 4 or house.supervisor.replicas != [], "it is tried again"
+            )
+            assert house.supervisor.replicas == [] and alive(pid)
+        await house.until_running()
+        assert not alive(pid) and house.replica() is not before
