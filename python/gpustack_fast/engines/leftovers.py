@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gpustack_fast import plain_files
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import remove_files, remove_folder
 from gpustack_fast.engines.processes import Identity, Process, ProcessTable
@@ -24,7 +25,8 @@ __all__ = ["end_leftovers"]
 
 log = logging.getLogger(__name__)
 
-LEFTOVER_GRACE = 15.0
+LEFTOVER_GRACE = max(one.stop_grace for one in BACKENDS.values())
+"""Seconds. A record does not say of which kind its engine is, so each gets the longest grace."""
 LARGEST_RECORD = 1024 * 1024
 """Bytes."""
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_backend import alive, child_of, run
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.leftovers import end_leftovers
 from gpustack_fast.faults import Faults
@@ -91,6 +93,22 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
         assert not alive(child)
 
     run(scenario, short_folder)
+
+
+def test_what_is_left_gets_the_longest_grace_of_all_backends(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, given = processes.end, list[float]()
+
+    async def end(*arguments: Any, **more: Any) -> bool:
+        leader, living, polite, grace = arguments
+        given.append(grace)
+        return await own(leader, living, polite, 0.0, **more)
+
+    monkeypatch.setattr(processes, "end", end)
+    killed_server(short_folder)
+    assert asyncio.run(end_leftovers(EnginePaths(short_folder), Faults())) == ["small-00000"]
+    assert given == [max(one.stop_grace for one in BACKENDS.values())]
 
 
 def test_the_next_start_ends_what_had_left_the_session(short_folder: Path) -> None:
