@@ -12,12 +12,21 @@ import concurrent.futures
 import contextlib
 import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
-__all__ = ["Faults", "Work", "go_on", "is_ours", "reason_of", "run_in_thread"]
+__all__ = [
+    "Faults",
+    "Work",
+    "go_on",
+    "is_ours",
+    "open_in_thread",
+    "reason_of",
+    "run_in_thread",
+]
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +128,23 @@ async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, "no thread can be started") from error
     return await asyncio.wrap_future(future)
+
+
+async def open_in_thread(function: Callable[..., int], *arguments: object) -> int:
+    """As `run_in_thread`, for what opens a descriptor: where the caller is cancelled meanwhile, it
+    is closed as soon as it is there, and with it goes the lock that it may hold.
+    """
+    opening = asyncio.ensure_future(run_in_thread(function, *arguments))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opened: asyncio.Future[int]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        os.close(opened.result())
 
 
 async def go_on(work: Callable[[], Coroutine[Any, Any, None]], what: str, faults: Faults) -> None:

@@ -12,7 +12,14 @@ import pytest
 
 from gpustack_fast import faults
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of, run_in_thread
+from gpustack_fast.faults import (
+    Faults,
+    go_on,
+    is_ours,
+    open_in_thread,
+    reason_of,
+    run_in_thread,
+)
 
 
 def error(number: int, *more: str) -> OSError:
@@ -99,3 +106,40 @@ def test_work_that_was_cancelled_before_its_thread_began_is_not_done(
 
     asyncio.run(cancel_first())
     assert done == []
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_what_is_opened_for_nobody_is_closed(turns: int) -> None:
+    """At whichever moment the caller gives up: before it is open, or on its way to the caller."""
+    reader, writer = os.pipe()
+    begun, gate, opened = threading.Event(), threading.Event(), threading.Event()
+
+    def opens() -> int:
+        begun.set()
+        gate.wait()
+        opened.set()
+        return writer
+
+    async def scenario() -> None:
+        opening = asyncio.create_task(open_in_thread(opens))
+        while not begun.is_set():  # noqa: ASYNC110 - a thread tells no loop
+            await asyncio.sleep(0)
+        if turns:
+            gate.set()
+            opened.wait()
+            for _ in range(turns - 1):
+                await asyncio.sleep(0.001 if turns == 7 else 0)
+        opening.cancel()
+        gate.set()
+        await asyncio.wait({opening})
+        if not opening.cancelled():
+            os.close(opening.result())
+        ends = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(reader, ends.set_result, None)
+        async with asyncio.timeout(20):
+            await ends
+        asyncio.get_running_loop().remove_reader(reader)
+
+    asyncio.run(scenario())
+    assert os.read(reader, 1) == b"", "nobody has the other end"
+    os.close(reader)

@@ -412,9 +412,14 @@ class Instance:
     async def _files_are_made(self) -> None:
         """Waits for a start that was given up while it made files, which would outlast the end."""
         if self._making is not None:
+            self._making.add_done_callback(close_log)  # however long the disk takes
             await asyncio.wait({self._making})
-            if self._making.exception() is None:
-                self._making.result().close()
+
+
+def close_log(made: asyncio.Future[IO[bytes]]) -> None:
+    """Closes what `_make_files` has opened."""
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from gpustack_fast.errors import UsageError
-from gpustack_fast.faults import Faults, is_ours, reason_of, run_in_thread
+from gpustack_fast.faults import Faults, is_ours, open_in_thread, reason_of, run_in_thread
 from gpustack_fast.model_store import locks
 from gpustack_fast.model_store.documents import (
     Download,
@@ -192,7 +192,7 @@ class Store:
         self, folder: Folder, repository: Repository, report: Report
     ) -> AsyncIterator[int]:
         """Holds a repository's lock, as one of all processes; gives its descriptor."""
-        handle = await run_in_thread(locks.open_lock, folder.lock)
+        handle = await open_in_thread(locks.open_lock, folder.lock)
         waits = False
         try:
             while not locks.try_lock(handle):
@@ -212,7 +212,7 @@ class Store:
         if folder.use in self._uses:
             return
         try:
-            handle = await run_in_thread(locks.open_lock, folder.use)
+            handle = await open_in_thread(locks.open_lock, folder.use)
             try:
                 while not locks.share(handle):  # noqa: ASYNC110 - a lock's file tells nobody
                     await asyncio.sleep(POLL)

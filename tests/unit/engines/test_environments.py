@@ -63,6 +63,41 @@ def test_the_default_interpreter_is_that_of_the_packages_own_version(tiny: TinyE
     assert python == prepare(tiny).python
 
 
+def test_a_wait_for_a_lock_that_is_given_up_keeps_none(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the moment in which a slow disk opens the file of one."""
+    own, asked, gate, opened = places.open_lock, threading.Event(), threading.Event(), list[int]()
+
+    def slow(target: Path) -> int:
+        asked.set()
+        gate.wait()
+        opened.append(own(target))
+        return opened[0]
+
+    monkeypatch.setattr(places, "open_lock", slow)
+
+    async def scenario() -> None:
+        work = environments.prepare(tiny.data, "tiny_engine", None, tiny.lines.append, "cpu")
+        preparing = asyncio.ensure_future(work)
+        await eventually(asked.is_set, "the lock is opened")
+        preparing.cancel()
+        await asyncio.wait({preparing})
+        gate.set()
+        lock = f"{tiny.place()}.lock"
+        await eventually(lambda: bool(opened) and lock not in open_files(), "it is closed")
+
+    uvloop.run(scenario())
+
+
+def open_files() -> set[str]:
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return found
+
+
 def test_another_lock_is_another_environment(tiny: TinyEngine) -> None:
     before = tiny.place()
     tiny.lock.write_text(tiny.lock.read_text() + "# changed\n")

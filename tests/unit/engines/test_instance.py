@@ -409,6 +409,40 @@ def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
         responds.set()
 
 
+def test_a_log_that_a_disk_opens_too_late_is_closed(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responds, asked = threading.Event(), threading.Event()
+
+    async def scenario(paths: EnginePaths) -> None:
+        monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
+        room = paths.make_room_for
+
+        def slow(log: Path) -> None:
+            asked.set()
+            responds.wait()
+            room(log)
+
+        monkeypatch.setattr(paths, "make_room_for", slow)
+        model, faults = small(), Faults()
+        one = Instance(new_id("small"), model, SMALL, paths, ProcessTable(faults), faults)
+        starting = asyncio.ensure_future(one.start(PREPARED))
+        await eventually(asked.is_set, "its files are made")
+        starting.cancel()
+        await asyncio.wait({starting})
+        assert await one.stop() and faults.counts["files"] == 1
+        made = one._making
+        assert made is not None and not made.done()
+        responds.set()
+        await eventually(made.done, "they are made")
+        await eventually(lambda: made.result().closed, "the log is closed")
+
+    try:
+        run(scenario, short_folder)
+    finally:
+        responds.set()
+
+
 def test_what_has_left_the_session_is_ended_as_well(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
         model, faults = small("--escape"), Faults()

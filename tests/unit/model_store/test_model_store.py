@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from small_store import FILES, WEIGHTS, House, Model, names
+from small_store import FILES, WEIGHTS, House, Model, names, until
 
 from gpustack_fast.config import AdapterConfig
 from gpustack_fast.errors import UsageError
@@ -156,6 +157,43 @@ def test_what_is_used_or_fetched_is_not_removed(house: House) -> None:
     assert other.listing() == [] and not house.repository.exists()
     with pytest.raises(UsageError, match="There is no org/tiny in"):
         other.remove("huggingface", "org/tiny")
+
+
+@pytest.mark.parametrize("suffix", [".use", ".lock"])
+def test_a_fetch_that_is_given_up_keeps_no_lock(
+    house: House, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Also in the moment in which a slow disk opens the file of one."""
+    own, asked, gate, opened = locks.open_lock, list[Path](), threading.Event(), list[int]()
+
+    def slow(path: Path) -> int:
+        if path.suffix == suffix:
+            asked.append(path)
+            gate.wait()
+            opened.append(own(path))
+            return opened[0]
+        return own(path)
+
+    monkeypatch.setattr(locks, "open_lock", slow)
+
+    async def scenario() -> None:
+        fetching = asyncio.create_task(house.store.fetch(Model(), house.reports.append))
+        await until(lambda: asked)
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        gate.set()
+        await until(lambda: opened)
+        async with asyncio.timeout(20):
+            await until(lambda: str(asked[0]) not in map(file_of, os.listdir("/proc/self/fd")))
+
+    asyncio.run(scenario())
+
+
+def file_of(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""
 
 
 def test_a_file_that_was_cut_since_is_fetched_again(house: House) -> None:

@@ -29,7 +29,7 @@ import msgspec
 from gpustack_fast import plain_files
 from gpustack_fast.engines.environments.documents import Report
 from gpustack_fast.engines.environments.recipes import Pin
-from gpustack_fast.faults import run_in_thread
+from gpustack_fast.faults import open_in_thread
 
 __all__ = [
     "Complete",
@@ -166,7 +166,7 @@ async def holding(target: Path, waits_for: str, report: Report) -> AsyncIterator
     Whoever builds and whoever removes holds it; `waits_for` says in a line what is waited for, if
     somebody else does. Raises OSError.
     """
-    handle = await run_in_thread(open_lock, target)
+    handle = await open_in_thread(open_lock, target)
     waiting = False
     try:
         while not try_lock(handle):
