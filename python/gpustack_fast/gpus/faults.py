@@ -7,11 +7,13 @@ request times out. Like the reader it waits for no driver that hangs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 from msgspec import Struct
@@ -76,6 +78,8 @@ class FaultWatch:
         self._stop = threading.Event()
         self._lost: set[str] = set()
         """The UUIDs of GPUs that do not respond, and that this was told of."""
+        self._told = ""
+        """Why the last watch ended, which is told once."""
 
     def start(self) -> None:
         """Begins. A machine without a driver, or whose driver cannot be watched, has no faults.
@@ -90,21 +94,43 @@ class FaultWatch:
         self._stop.set()
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.ExitStack() as otherwise:
+                # Else the thread would end, and no fault be told any more.
+                otherwise.push(self._tell_mistake)
+                self._try()
+            self._stop.wait(RETRY_AFTER)
+
+    def _try(self) -> None:
+        """One watch, as long as it lasts; says why where there is none."""
         import pynvml  # slow, and of no use to those who watch nothing
 
-        told = ""
-        while not self._stop.is_set():
-            try:
-                self._watch(pynvml)
-            except pynvml.NVMLError as error:
-                text = words.of_driver(error.value, str(error))
-                if text != told:
-                    # On most machines without GPUs, so that it is no news there.
-                    missing = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
-                    level = logging.DEBUG if missing else logging.INFO
-                    log.log(level, "GPUs are not watched for faults. %s", text)
-                told = text
-            self._stop.wait(RETRY_AFTER)
+        try:
+            self._watch(pynvml)
+        except pynvml.NVMLError as error:
+            text = words.of_driver(error.value, str(error))
+            if text != self._told:
+                # On most machines without GPUs, so that it is no news there.
+                missing = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+                level = logging.DEBUG if missing else logging.INFO
+                log.log(level, "GPUs are not watched for faults. %s", text)
+            self._told = text
+
+    def _tell_mistake(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> bool:
+        """Tells once what ended a watch, and is neither a driver's nor expected of anybody."""
+        if error is None:
+            return False
+        text = repr(error)
+        if text != self._told:
+            log.error(
+                "The watch for faults of GPUs ended by a mistake; it is begun again every %g s.",
+                RETRY_AFTER,
+                exc_info=error,
+            )
+        self._told = text
+        return True
 
     def _watch(self, nvml: Any) -> None:
         """Until the end, until a GPU is lost, or for a while if one is. Raises NVMLError."""

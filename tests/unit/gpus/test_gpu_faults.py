@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from gpustack_fast.gpus import eject_reason
-from gpustack_fast.gpus.faults import GpuFault
+from gpustack_fast.gpus import eject_reason, faults
+from gpustack_fast.gpus.faults import FaultWatch, GpuFault
 from gpustack_fast.gpus.xids import XIDS, meaning_of
 from nvml.asking import Asking, asking
 from nvml.stand_in import (
@@ -145,3 +147,34 @@ def test_a_watch_whose_driver_hangs_holds_up_no_end(nvml: StandIn) -> None:
         assert one.ask("close", str) == "closed"
         one.tell("")
         assert one.process.wait() == 0
+
+
+def test_a_watch_that_a_mistake_ends_is_begun_again_and_that_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for a driver whose words are no text."""
+    tries, enough = list[int](), threading.Event()
+
+    class Broken:
+        NVMLError = KeyError
+
+        @staticmethod
+        def nvmlInit() -> None:
+            tries.append(len(tries))
+            if len(tries) == 4:
+                enough.set()
+            b"GPU-\xff".decode()
+
+    monkeypatch.setattr(faults, "RETRY_AFTER", 0.01)
+    monkeypatch.setitem(sys.modules, "pynvml", Broken)
+
+    async def scenario() -> None:
+        watch = FaultWatch(lambda _: None)
+        watch.start()
+        assert await asyncio.to_thread(enough.wait, 20), "it is begun again"
+        watch.close()
+
+    asyncio.run(scenario())
+    (line,) = [one for one in caplog.records if one.name == faults.__name__]
+    assert "ended by a mistake; it is begun again" in line.getMessage()
+    assert line.exc_info is not None and isinstance(line.exc_info[1], UnicodeDecodeError)
