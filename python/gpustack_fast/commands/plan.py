@@ -34,7 +34,8 @@ def plan(
     backends: Mapping[str, Backend] = BACKENDS,
 ) -> int:
     """Prints where each replica would go. Returns 0, or 1 where something has no place."""
-    found = make_plan(models, devices_of(report, {}), facts_of, backends)
+    unread = report.problem if report.unread else ""
+    found = make_plan(models, devices_of(report, {}), facts_of, backends, unread)
     if report.problem:
         complain(f"warning: {report.problem}")
     for model, why in found.without_gpu.items():
@@ -91,7 +92,7 @@ def _page(found: Plan, report: GpuReport) -> Iterator[str]:
     names = {gpu.uuid: gpu.name for gpu in report.gpus}
     names |= {one.uuid: f"{gpu.name} {one.name}" for gpu in report.gpus for one in gpu.slices}
     if not found.devices:
-        yield "No GPU."
+        yield "No GPU could be read." if report.unread else "No GPU."
     for device in found.devices:
         yield _device(device, names.get(device.uuid, ""), found.replicas)
     by_uuid = {device.uuid: device for device in found.devices}

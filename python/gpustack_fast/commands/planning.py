@@ -57,7 +57,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     devices: list[Device]
     replicas: list[PlannedReplica]
     not_planned: dict[str, str]
-    """Models that could not be sized, with the reason and the next step."""
+    """Models that could not be sized, or whose GPUs not seen, with the reason and the next step."""
     without_gpu: dict[str, str]
     """Models that would run without a GPU, with the reason."""
 
@@ -72,8 +72,12 @@ def make_plan(
     devices: Sequence[Device],
     facts_of: FactsOf[M],
     backends: Mapping[str, Backend],
+    unread: str,
 ) -> Plan:
-    """Sizes and places the models that this server would run."""
+    """Sizes and places the models that this server would run.
+
+    `unread`: why there may be devices that could not be seen, in sentences; empty: these are all.
+    """
     wanted: list[Wanted] = []
     not_planned: dict[str, str] = {}
     without: dict[str, str] = {}
@@ -83,6 +87,9 @@ def make_plan(
             continue
         if backend.demands is None:
             without[model.name] = f"the backend {model.backend} asks for none"
+            continue
+        if unread and not devices:
+            not_planned[model.name] = unread  # as a server, which waits until they can be seen
             continue
         if not devices:
             without[model.name] = "there is none, so it starts only if its engine can do without"

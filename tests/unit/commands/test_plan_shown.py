@@ -170,6 +170,26 @@ def test_without_any_gpu_it_says_why_and_asks_for_no_facts(
     assert told.out.startswith("No GPU.\n")
 
 
+def test_while_a_driver_cannot_be_asked_nothing_is_planned_and_the_reason_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hangs = "The NVIDIA driver has not answered for 15 s (its start)."
+    there = msgspec.structs.replace(report(problem=hangs), driver_version=None, unread=True)
+    assert run([Model("a"), Model("small", backend="plain")], there) == 1
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        f"warning: {hangs}",
+        "warning: The model `small` runs without a GPU: the backend plain asks for none.",
+    ]
+    assert told.out.startswith("No GPU could be read.\n")
+    assert f"a: not planned. {hangs}\n" in told.out and "there is none" not in told.out
+    assert run([Model("a")], there, json=True) == 1
+    assert msgspec.json.decode(capsys.readouterr().out, type=Plan).not_planned == {"a": hangs}
+    partly = msgspec.structs.replace(there, gpus=[gpu(0)])
+    assert run([Model("a")], partly) == 0, "what can be seen is planned with"
+    assert hangs in capsys.readouterr().err
+
+
 def test_the_gpus_that_a_model_may_have_bound_how_it_is_divided(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
