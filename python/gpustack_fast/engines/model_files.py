@@ -10,7 +10,7 @@ from gpustack_fast.engines.preparer import Report
 from gpustack_fast.faults import run_in_thread
 from gpustack_fast.model_store.documents import Download
 from gpustack_fast.model_store.store import Store
-from gpustack_fast.sizing import ModelFacts, read_facts
+from gpustack_fast.sizing import FactsError, ModelFacts, read_facts
 
 __all__ = ["ModelFiles"]
 
@@ -22,6 +22,13 @@ class ModelFiles:
         self._store = store
 
     async def facts(self, model: ModelConfig) -> ModelFacts | None:
+        try:
+            return await self._read(model)
+        except FactsError:
+            # Whoever has fetched a file whole takes its beginning away, which this may have read.
+            return await self._read(model)
+
+    async def _read(self, model: ModelConfig) -> ModelFacts | None:
         found = await self._store.inspect(model)
         if found is None:
             return None

@@ -7,6 +7,7 @@ it has downloaded stays, and the next one goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -121,7 +122,8 @@ def _fetch(
     finally:
         # After a failure, what still comes is not waited for: the process ends with its last line.
         pool.shutdown(wait=False, cancel_futures=True)
-    shutil.rmtree(folder.heads(commit), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.drop_heads(commit, chosen)
 
 
 def _twins(files: list[RemoteFile]) -> list[list[RemoteFile]]:

@@ -5,6 +5,7 @@ Documents are replaced by a rename, so that a reader finds the old one or the ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from gpustack_fast.model_store.documents import (
 from gpustack_fast.model_store.repositories import is_commit
 from gpustack_fast.model_store.selection import choose, is_weight, model_file
 
-__all__ = ["HEAD_BYTES", "Folder", "folders"]
+__all__ = ["HEAD_BYTES", "Folder", "folders", "head_on_its_way"]
 
 T = TypeVar("T")
 
@@ -142,6 +143,17 @@ class Folder:
             return True
         return size_of(self.heads(commit) / file.name) == min(file.size, HEAD_BYTES)
 
+    def drop_heads(self, commit: str, files: list[RemoteFile]) -> None:
+        """Removes the first bytes of files that are whole; those of others are still looked at."""
+        top = self.heads(commit)
+        for file in files:
+            head = top / file.name
+            for path in (head, head_on_its_way(head)):
+                path.unlink(missing_ok=True)
+            for folder in head.parents[: len(head.relative_to(top).parts)]:
+                with contextlib.suppress(OSError):  # it is not empty, or was not there
+                    folder.rmdir()
+
     def twin(self, file: RemoteFile) -> Path | None:
         """The same file at another commit, where it is there."""
         for commit in self.commits():
@@ -189,6 +201,11 @@ def folders(hub: Path) -> Iterator[Folder]:
     for name in names:
         if (hub / name).is_dir():
             yield Folder(hub, name)
+
+
+def head_on_its_way(head: Path) -> Path:
+    """Where the first bytes of a file are, until they are all there."""
+    return head.with_name(f"{head.name}.partial")
 
 
 def size_of(path: Path) -> int | None:

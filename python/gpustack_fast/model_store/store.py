@@ -40,7 +40,8 @@ POLL = 0.2
 class Store:
     """The models of a folder. Several stores of several processes may share it.
 
-    What was fetched is in use until `close`, or until the process ends: nobody removes it.
+    What was looked at or fetched is in use until `close`, or until the process ends: nobody removes
+    it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Store:
         if repository is None:
             return await run_in_thread(_local, model)
         folder = self._folder(repository)
+        await self._use(folder)
         found = await self._read(folder.inspected, repository)
         if found is None:
             await self._download(repository, "inspect", model.env, lambda _: None)

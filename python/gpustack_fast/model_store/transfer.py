@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpustack_fast.model_store.documents import ModelStoreError, RemoteFile
 from gpustack_fast.model_store.hubs import HubAccess
-from gpustack_fast.model_store.layout import HEAD_BYTES, Folder, size_of
+from gpustack_fast.model_store.layout import HEAD_BYTES, Folder, head_on_its_way, size_of
 
 __all__ = ["bring", "bring_head", "partial_of"]
 
@@ -48,7 +48,7 @@ def bring_head(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) ->
     """Brings the first bytes of a file, which no hash covers: nothing but an estimate uses them."""
     target = folder.heads(commit) / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
+    partial = head_on_its_way(target)
     partial.unlink(missing_ok=True)
     hub.receive(commit, file, partial, min(file.size, HEAD_BYTES))
     settle(partial, target)

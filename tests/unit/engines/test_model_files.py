@@ -9,20 +9,31 @@ from typing import Any
 
 import pytest
 import uvloop
+from sizing.generated import gguf_bytes
 from small_backend import SMALL, environment, eventually, no_gpus, small
 
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import life, plan, processes
 from gpustack_fast.engines.allocation import Allocation
-from gpustack_fast.engines.model_files import sentence
+from gpustack_fast.engines.model_files import ModelFiles, sentence
 from gpustack_fast.engines.preparer import Preparer, Report
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults
-from gpustack_fast.model_store.documents import Download, ModelStoreError
-from gpustack_fast.sizing import ModelFacts
+from gpustack_fast.model_store.documents import Download, Inspected, Model, ModelStoreError
+from gpustack_fast.model_store.store import Store
+from gpustack_fast.sizing import FactsError, ModelFacts
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 GIB = 2**30
+LLAMA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "general.file_type": 15,
+    "llama.block_count": 4,
+    "llama.embedding_length": 128,
+    "llama.attention.head_count": 8,
+    "llama.context_length": 4096,
+    "tokenizer.ggml.tokens": ["a", "bc", "d"],
+}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,29 @@ GIB = 2**30
 )
 def test_progress_is_a_sentence(download: Download, expected: str) -> None:
     assert sentence(download) == expected
+
+
+def test_facts_are_read_again_when_what_was_read_has_gone_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that ends takes the beginnings of its files away: the whole ones are there."""
+    head, whole = tmp_path / "heads", tmp_path / "files"
+    whole.mkdir()
+    (whole / "m.gguf").write_bytes(gguf_bytes(LLAMA, {"token_embd.weight": (3, 128)}) + bytes(800))
+
+    class Moved(Store):
+        async def inspect(self, model: Model) -> Inspected | None:
+            looks.append(head if not looks else whole)
+            return Inspected(folder=looks[-1], filename="m.gguf", sizes={})
+
+    looks = list[Path]()
+    files = ModelFiles(Moved(tmp_path, Faults()))
+    facts = asyncio.run(files.facts(small()))
+    assert facts is not None and looks == [head, whole]
+    (whole / "m.gguf").write_bytes(b"torn")
+    with pytest.raises(FactsError):
+        asyncio.run(files.facts(small()))
+    assert len(looks) == 4
 
 
 class Slow:

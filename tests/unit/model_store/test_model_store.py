@@ -68,6 +68,18 @@ def test_two_models_of_one_repository_share_it(house: House) -> None:
     assert stored.complete and stored.revisions == ["main"]
 
 
+def test_a_fetch_leaves_what_is_known_of_another_model_of_the_repository(house: House) -> None:
+    """Somebody may just read it."""
+    house.hub.repos["org/tiny"] = Repo({"a/m-Q4.gguf": b"4" * 9, "b/m-Q8.gguf": b"8" * 9})
+    seen = inspect(house, huggingface_filename="*Q4*"), inspect(house, huggingface_filename="*Q8*")
+    house.fetch(huggingface_filename="*Q4*")
+    first, second = (one.folder / one.filename for one in seen)
+    assert second.read_bytes() == b"8" * 9
+    assert not first.parent.exists(), "of a whole file nobody needs the beginning"
+    house.fetch(huggingface_filename="*Q8*")
+    assert not seen[1].folder.exists()
+
+
 def test_adapters_come_by_their_names(house: House, tmp_path: Path) -> None:
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w", "README.md": b"r"}
     house.hub.repos["org/lora"] = Repo(files)
@@ -142,8 +154,14 @@ def test_model_scope_is_asked_through_its_package(house: House, tmp_path: Path) 
     assert not any(name.endswith(".d") for name in os.listdir(found.parents[1] / "partial"))
 
 
-def test_what_is_used_or_fetched_is_not_removed(house: House) -> None:
+@pytest.mark.parametrize("how", ["fetched", "looked at"])
+def test_what_is_used_or_fetched_is_not_removed(house: House, how: str) -> None:
     house.fetch()
+    house.store.close()
+    if how == "fetched":
+        house.fetch()
+    else:
+        inspect(house)
     other = Store(house.folder, Faults(), house.environment)
     with pytest.raises(ModelStoreError, match="cannot be removed: a running server uses it"):
         other.remove("huggingface", "org/tiny")
