@@ -12,14 +12,21 @@ from contextlib import contextmanager
 from typing import get_args
 
 import msgspec
+from msgspec import Struct
 
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.config.sentences import closest, quoted
 from gpustack_fast.errors import GpustackFastError, UsageError, printable
 from gpustack_fast.faults import Faults
-from gpustack_fast.model_store.documents import Download, Hub, Repository, readable_size
-from gpustack_fast.model_store.repositories import parse, repositories_of
+from gpustack_fast.model_store.documents import (
+    Download,
+    Hub,
+    ModelStoreError,
+    Repository,
+    readable_size,
+)
+from gpustack_fast.model_store.repositories import adapters_of, parse, repositories_of
 from gpustack_fast.model_store.store import Store
 
 __all__ = ["pull", "remove", "show"]
@@ -49,6 +56,27 @@ class Pulled(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     repository: str
     path: str
+
+
+class RemovedAdapter(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The repository of an adapter that went with its model."""
+
+    hub: Hub
+    repository: str
+    size: int
+    """Bytes that are free again."""
+
+
+class Removed(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What `models remove --json` prints."""
+
+    hub: Hub
+    repository: str
+    size: int
+    """Bytes that are free again, without those of adapters."""
+    adapters: list[RemovedAdapter]
+    kept: dict[str, str]
+    """Repositories of the model's adapters that stay, with the reason."""
 
 
 class Interrupted(GpustackFastError):
@@ -110,14 +138,34 @@ def pull(config: Config, which: str, *, as_json: bool) -> int:
 
 
 def remove(config: Config, which: str, *, as_json: bool) -> int:
-    """Removes a repository, every commit of it. Raises ModelStoreError where it is in use."""
+    """Removes a repository, every commit of it; of a model its adapters' as well, unless another
+    model of the configuration needs them, too.
+
+    Raises ModelStoreError where it is in use; an adapter that is stays, and is told.
+    """
     store = _store(config)
     hub, name = _named(config, store, which)
-    size = store.remove(hub, name)
+    done = Removed(hub=hub, repository=name, size=store.remove(hub, name), adapters=[], kept={})
+    for one in _adapters(config, store, which):
+        if (one.hub, one.name) == (hub, name):
+            continue
+        if users := _others(config, which, one):
+            done.kept[one.name] = f"{', '.join(map(quoted, users))} of the configuration needs it"
+            continue
+        try:
+            size = store.remove(one.hub, one.name)
+        except ModelStoreError as error:
+            done.kept[one.name] = str(error)
+        else:
+            done.adapters.append(RemovedAdapter(hub=one.hub, repository=one.name, size=size))
     if as_json:
-        say(msgspec.json.encode({"hub": hub, "repository": name, "size": size}).decode())
-    else:
-        say(f"{name} is removed: {readable_size(size)} are free again.")
+        say(msgspec.json.encode(done).decode())
+        return 0
+    gone = {done.repository: done.size, **{one.repository: one.size for one in done.adapters}}
+    for repository, size in gone.items():
+        say(f"{repository} is removed: {readable_size(size)} are free again.")
+    for repository, why in done.kept.items():
+        say(f"The adapter {repository} stays: {why.removesuffix('.')}.")
     return 0
 
 
@@ -162,6 +210,26 @@ def _named(config: Config, store: Store, which: str) -> tuple[Hub, str]:
         f"There is no {quoted(which)} in {store.folder}."
         f"{closest(which, [name for _, name in stored])} `gpustack-fast models list` shows what is."
     )
+
+
+def _adapters(config: Config, store: Store, which: str) -> list[Repository]:
+    """The repositories in the store that a model's adapters come from, each once."""
+    model = None if parse(which) is not None else _model(config, which)
+    if model is None:
+        return []
+    found = {(one.hub, one.name): one for one in adapters_of(model).values()}
+    there = {(one.hub, one.repository) for one in store.listing()} if found else set()
+    return [one for place, one in found.items() if place in there]
+
+
+def _others(config: Config, which: str, repository: Repository) -> list[str]:
+    """The other models of the configuration that need a repository, too."""
+    return [
+        model.name
+        for model in config.models
+        if model.name != which
+        and any(_is_of(one, repository.hub, repository.name) for one in repositories_of(model))
+    ]
 
 
 def _model(config: Config, name: str) -> ModelConfig | None:

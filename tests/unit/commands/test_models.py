@@ -12,15 +12,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from command_line import ENVIRONMENT, run
 from small_store import FILES, WEIGHTS, children_of, wait_until
 
 from gpustack_fast.commands import models
-from gpustack_fast.config import Config, ModelConfig
+from gpustack_fast.config import AdapterConfig, Config, ModelConfig
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import UsageError
 from gpustack_fast.faults import Faults
+from gpustack_fast.model_store.repositories import parse
 from gpustack_fast.model_store.store import Store
 from gpustack_fast.storage.data_directory import DataDirectory
 from hub import Hub, Repo, running
@@ -133,6 +135,40 @@ def test_models_of_the_configuration_are_known_by_their_names(
             models.pull(known, name, as_json=False)
     assert models.remove(known, "tiny", as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["repository"] == "org/tiny"
+
+
+def test_adapters_go_with_their_model_unless_another_needs_them(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("own", "shared", "used", "absent")
+    for name in names:
+        hub.repos[f"org/{name}"] = Repo({"adapter_model.safetensors": name.encode()})
+    adapters = [AdapterConfig(lora_name=name, lora_repo_name=f"org/{name}") for name in names]
+    known = config(tmp_path)
+    tiny = msgspec.structs.replace(known.models[0], lora_list=adapters)
+    other = msgspec.structs.replace(tiny, name="other", lora_list=adapters[1:2])
+    known = msgspec.structs.replace(known, models=[tiny, other])
+    assert models.pull(known, "tiny", as_json=True) == 0
+    assert models.remove(known, "huggingface:org/absent", as_json=True) == 0
+    server = Store(tmp_path / "models", Faults())
+    used = parse("huggingface:org/used")
+    assert used is not None
+    asyncio.run(server._use(server._folder(used)))
+    capsys.readouterr()
+    assert models.remove(known, "tiny", as_json=False) == 0
+    server.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "org/tiny is removed",
+        "org/own is removed",
+        "The adapter org/shared stays",
+        "The adapter org/used stays",
+    ]
+    assert lines[2].endswith(": `other` of the configuration needs it.")
+    assert "a running server uses it" in lines[3]
+    assert models.show(known, as_json=True) == 0
+    left = [one["repository"] for one in json.loads(capsys.readouterr().out)]
+    assert left == ["org/shared", "org/used"]
 
 
 def test_a_model_that_a_server_uses_is_not_removed(hub: Hub, tmp_path: Path) -> None:

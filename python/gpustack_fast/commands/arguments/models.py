@@ -52,7 +52,10 @@ def add_models(commands: Commands) -> None:
         actions, "remove", "remove a repository that no running server uses", _remove_model
     )
     remove.add_argument(
-        "which", metavar="REPOSITORY|MODEL", help="as `models list` shows it, or by a model's name"
+        "which",
+        metavar="REPOSITORY|MODEL",
+        help="as `models list` shows it, or by a model's name: then its adapters go as well, but "
+        "for those that another model of the configuration needs",
     )
     for each in actions.choices.values():
         each.add_argument("--json", action="store_true", help="print one JSON document")
