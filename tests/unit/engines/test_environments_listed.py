@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from small_environments import TinyEngine
 
 from gpustack_fast.engines import environments, processes
 from gpustack_fast.engines.environments import BuildError, Environment, Listed
+from gpustack_fast.engines.environments import users as looking
 from gpustack_fast.engines.environments.places import building_folder, open_lock, try_lock
 from gpustack_fast.engines.processes import Identity
 
@@ -105,6 +108,52 @@ def test_an_engine_that_writes_over_its_command_line_is_seen_by_its_memory(
     with running(python, code) as child:
         assert b"python" not in Path(f"/proc/{child.pid}/cmdline").read_bytes()
         assert row_of(tiny, "1.0").in_use == [f"process {child.pid}"]
+
+
+def test_a_process_that_keeps_whoever_looks_at_it_holds_up_nobody_and_may_be_a_user(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits inside a driver, in the midst of a change of its memory."""
+    monkeypatch.setattr(looking, "SEEN_WITHIN", 0.3)
+    python, own, gate = prepare(tiny).python, looking._arguments_and_files, threading.Event()
+    stuck = set[int]()
+
+    def look(pid: int) -> str:
+        if pid in stuck:
+            gate.wait()
+        return own(pid)
+
+    monkeypatch.setattr(looking, "_arguments_and_files", look)
+    with running(python) as child, subprocess.Popen(["sleep", "600"]) as stranger:
+        stuck |= {child.pid, stranger.pid}
+        shown = f"process {child.pid}, which cannot be looked at"
+        try:
+            # On a busy machine others may seem to be kept, too.
+            used = row_of(tiny, "1.0").in_use
+            assert shown in used and not any(str(stranger.pid) in one for one in used)
+            with pytest.raises(BuildError, match=f"in use by .*{shown}.*, so it stays"):
+                environments.remove(tiny.data, "tiny_engine", "1.0")
+        finally:
+            gate.set()
+            stranger.kill()
+        monkeypatch.setattr(looking, "SEEN_WITHIN", 60.0)
+        assert row_of(tiny, "1.0").in_use == [f"process {child.pid}"]
+
+
+def test_where_this_machine_lets_nobody_look_nothing_is_removed(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, own = prepare(tiny).python, Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path.name == "maps":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return own(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(BuildError, match="Too many open files"):
+        environments.remove(tiny.data, "tiny_engine", "1.0")
+    assert python.exists()
 
 
 def test_an_instance_of_this_data_directory_is_named(tiny: TinyEngine) -> None:

@@ -52,7 +52,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """Bytes on the disk, of one of ours; what it shares with uv's cache counts, too."""
     in_use: list[str]
-    """The instances and processes that run from it."""
+    """The instances and processes that run from it, and those that may and cannot be looked at."""
 
 
 def listing(data_dir: Path) -> list[Listed]:
