@@ -63,6 +63,8 @@ class Allocation:
         self._waiting: dict[ReplicaSlot, _Waiting] = {}
         self._changed = asyncio.Event()
         self._placing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[dict[str, int]] | None = None
+        """The last look at whose the processes on GPUs are; it may never end."""
         self._starting: collections.defaultdict[str, asyncio.Lock] = collections.defaultdict(
             asyncio.Lock
         )
@@ -140,16 +142,25 @@ class Allocation:
             await asyncio.sleep(GATHER)
             self._changed.clear()
             report = await self._read()
-            used = dict[str, int]()  # then all that is used counts as strangers'
-            with contextlib.suppress(TimeoutError):
-                # A process that a driver keeps inside the kernel may keep whoever looks at it, too.
-                async with asyncio.timeout(LOOKED_WITHIN):
-                    used = await run_in_thread(self._used_by_ours, report, self._engines())
-            self._place(report, used)
+            self._place(report, await self._look(report))
             if self._waiting:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_EVERY):
                         await self._changed.wait()
+
+    async def _look(self, report: GpuReport) -> dict[str, int]:
+        """What `_used_by_ours` says, or nothing where nobody can see it now: then all that is used
+        counts as strangers'.
+        """
+        # A process that a driver keeps inside the kernel may keep whoever looks at it, too: in one
+        # thread, and not in one more with each look.
+        if self._looking is None or self._looking.done():
+            work = run_in_thread(self._used_by_ours, report, self._engines())
+            self._looking = asyncio.ensure_future(work)
+            await asyncio.wait({self._looking}, timeout=LOOKED_WITHIN)
+            if self._looking.done():
+                return self._looking.result()
+        return {}
 
     def _place(self, report: GpuReport, used: Mapping[str, int]) -> None:
         """Places those that wait now. `used`: what `_used_by_ours` says of the same report."""

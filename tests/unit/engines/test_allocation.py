@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -190,6 +191,36 @@ def test_where_no_process_is_recognised_what_is_used_is_ours_up_to_what_is_promi
             assert "25.0 GiB held by other processes" in await claims.refused("next")
 
     play(scenario)
+
+
+def test_a_process_that_keeps_whoever_looks_at_it_keeps_one_thread_and_no_placement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(allocation, "LOOKED_WITHIN", 0.02)
+    looks, gate = list[int](), threading.Event()
+
+    def kept(pid: int) -> str | None:
+        looks.append(pid)
+        gate.wait()
+        return None
+
+    monkeypatch.setattr(allocation, "mark_of", kept)
+
+    async def scenario() -> None:
+        claims = Claims(Machine(gpu(0, used=40, processes={os.getpid(): 40})))
+        waiting = claims.claim("m", 50)
+        assert "40.0 GiB held by other processes" in await claims.refused("m", 4)
+        assert looks == [os.getpid()]
+        gate.set()
+        await claims.refused("m", 4)
+        assert len(looks) > 1, "it is looked again when that can be"
+        claims.machine.now(gpu(0))
+        assert on(await waiting) == ["GPU-0"]
+
+    try:
+        play(scenario)
+    finally:
+        gate.set()
 
 
 def test_slices_are_given_to_one_each_and_large_ones_find_none() -> None:
