@@ -12,7 +12,7 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import environments
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.model_files import ModelFiles
-from gpustack_fast.engines.preparer import Environment, Preparer
+from gpustack_fast.engines.preparer import Environment, Preparer, Report
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults, go_on
 from gpustack_fast.gpus import GpuReport, Reader
@@ -83,15 +83,17 @@ class Engines:
         self._store.close()
         await self._reader.close()
 
-    async def _environment(self, model: ModelConfig, gpus: bool) -> Environment:
+    async def _environment(self, model: ModelConfig, gpus: bool, report: Report) -> Environment:
         if model.python is not None:
             return await environments.of_interpreter(model.backend, Path(model.python))
+
+        def tell(line: str) -> None:
+            log.info("%s", line)
+            report(line)
+
+        variant = "cuda" if gpus else "cpu"
         return await environments.prepare(
-            self._data_dir,
-            model.backend,
-            model.backend_version,
-            log.info,
-            "cuda" if gpus else "cpu",
+            self._data_dir, model.backend, model.backend_version, tell, variant
         )
 
     def _running(self) -> dict[int, str]:

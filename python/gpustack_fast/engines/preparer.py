@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +35,7 @@ NO_ENVIRONMENT = Prepared(python=Path())
 """Of a backend whose command names its own program."""
 
 Report = Callable[[str], None]
-"""Shows one sentence of progress."""
+"""Shows one line of progress."""
 
 
 class Environment(Protocol):
@@ -46,9 +47,9 @@ class Environment(Protocol):
     def version(self) -> str: ...
 
 
-Environments = Callable[[ModelConfig, bool], Awaitable[Environment]]
-"""Makes the environment of a model's engine, or finds it; whether there are GPUs for it. Raises
-GpustackFastError or OSError.
+Environments = Callable[[ModelConfig, bool, Report], Awaitable[Environment]]
+"""Makes the environment of a model's engine, or finds it; whether there are GPUs for it; who is
+shown how far that is. Raises GpustackFastError or OSError.
 """
 
 
@@ -86,10 +87,10 @@ class Preparer:
         self._read_gpus = read_gpus
         self._building: SharedWork[Environment] = SharedWork()
         self._fetching: SharedWork[tuple[Path | None, Mapping[str, Path]]] = SharedWork()
-        self._watching: collections.defaultdict[str, dict[str, Report]] = collections.defaultdict(
-            dict
+        self._watching: collections.defaultdict[Hashable, dict[str, Report]] = (
+            collections.defaultdict(dict)
         )
-        """Of each model whose files are fetched: who is shown how far that is, by instance."""
+        """Of each build and download: who is shown how far that is, by instance."""
 
     async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
         model, backend = replica.model, replica.backend
@@ -145,10 +146,28 @@ class Preparer:
             return NO_ENVIRONMENT
         set_state(replica, "initializing", f"Its environment ({backend.name}) is made ready.")
         what = (backend.name, model.backend_version, model.python, gpus)
-        return await self._building.join(what, self._made(model, gpus))
+        with self._watched(what, replica, set_state) as report:
+            return await self._building.join(what, self._made(model, gpus, report))
 
-    async def _made(self, model: ModelConfig, gpus: bool) -> Environment:
-        return await self._environments(model, gpus)
+    async def _made(self, model: ModelConfig, gpus: bool, report: Report) -> Environment:
+        return await self._environments(model, gpus, report)
+
+    @contextlib.contextmanager
+    def _watched(self, work: Hashable, replica: Replica, set_state: SetState) -> Iterator[Report]:
+        """Inside, the replica shows beside its state how far a work is; what is given tells all who
+        wait for the same work.
+        """
+        watching, state = self._watching[work], replica.state
+        watching[replica.id] = lambda text: set_state(replica, state, text)
+
+        def report(text: str) -> None:
+            for show in list(watching.values()):
+                show(text)
+
+        try:
+            yield report
+        finally:
+            del watching[replica.id]
 
     async def _placed(
         self, replica: Replica, set_state: SetState, report: GpuReport, facts: ModelFacts
@@ -197,18 +216,9 @@ class Preparer:
     ) -> tuple[Path | None, Mapping[str, Path]]:
         """A model's files, and those of its adapters: fetched once for all replicas."""
         model = replica.model
-        watching = self._watching[model.name]
         set_state(replica, "downloading", "Its files are looked for.")
-        watching[replica.id] = lambda text: set_state(replica, "downloading", text)
-
-        def report(text: str) -> None:
-            for show in list(watching.values()):
-                show(text)
-
-        try:
+        with self._watched(model.name, replica, set_state) as report:
             return await self._fetching.join(model.name, self._fetch(model, report))
-        finally:
-            del watching[replica.id]
 
     async def _fetch(
         self, model: ModelConfig, report: Report

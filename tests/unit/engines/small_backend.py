@@ -46,7 +46,7 @@ PYTHON = Path(sys.executable)
 PREPARED = Prepared(python=PYTHON)
 
 
-async def environment(_: ModelConfig, __: bool) -> Environment:
+async def environment(*_: object) -> Environment:
     """The small engine's environment: this one."""
     return PREPARED
 

@@ -70,8 +70,9 @@ class House:
         self.reports: dict[str, Report] = {}
         self.seen: dict[str, list[tuple[InstanceState, str]]] = {}
 
-    async def build(self, model: ModelConfig, gpus: bool) -> Environment:
+    async def build(self, model: ModelConfig, gpus: bool, report: Report) -> Environment:
         self.built.append((model.name, model.backend_version, gpus))
+        self.reports[f"environment of {model.name}"] = report
         await self.gate.wait()
         return Prepared(python=Path("/python"), version="1")
 
@@ -212,6 +213,10 @@ def test_replicas_share_one_build_and_one_download_and_each_shows_how_far_it_is(
         await eventually(lambda: len(house.built) == 2, "both environments are built")
         await asyncio.sleep(0.05)
         assert sorted(house.built) == [("m", None, True), ("other", "2", True)]
+        house.reports["environment of m"]("Still building ...")
+        shown = [(one.state, one.state_message) for one in (*replicas, other)]
+        assert shown[:3] == [("initializing", "Still building ...")] * 3
+        assert "Still building" not in shown[3][1]
         house.gate.set()
         await asyncio.sleep(0)
         house.gate.clear()

@@ -283,7 +283,7 @@ def test_an_engine_that_must_not_be_restarted_stays_in_error_with_the_reason(
 def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(
     short_folder: Path,
 ) -> None:
-    async def fails(_: ModelConfig, __: bool) -> Environment:
+    async def fails(*_: object) -> Environment:
         raise BuildError("The disk is full.")
 
     @scenario(short_folder, small(restart_on_error=False), house=House(short_folder, fails))
@@ -295,7 +295,7 @@ def test_an_environment_that_cannot_be_built_is_an_error_of_its_instances(
 def test_replicas_wait_for_one_build_of_their_environment(short_folder: Path) -> None:
     built = []
 
-    async def slowly(model: ModelConfig, _: bool) -> Environment:
+    async def slowly(model: ModelConfig, *_: object) -> Environment:
         built.append(model.backend)
         await asyncio.sleep(0.05)
         return PREPARED
@@ -309,7 +309,7 @@ def test_replicas_wait_for_one_build_of_their_environment(short_folder: Path) ->
 def test_a_shutdown_while_the_environment_is_built_ends_the_build(short_folder: Path) -> None:
     ended = []
 
-    async def for_ever(model: ModelConfig, _: bool) -> Environment:
+    async def for_ever(model: ModelConfig, *_: object) -> Environment:
         try:
             await asyncio.sleep(600)
         finally:
@@ -761,7 +761,7 @@ def test_a_build_that_does_not_end_keeps_no_stop_waiting(
     monkeypatch.setattr(preparing, "ENDS_WITHIN", 0.05)
     building = asyncio.Event()
 
-    async def prepare(_: ModelConfig, __: bool) -> Environment:
+    async def prepare(*_: object) -> Environment:
         building.set()
         try:
             await asyncio.Event().wait()
@@ -779,7 +779,7 @@ def test_an_engine_whose_gpu_fails_before_its_start_is_not_started_there(
 ) -> None:
     gate = asyncio.Event()
 
-    async def prepare(_: ModelConfig, __: bool) -> Environment:
+    async def prepare(*_: object) -> Environment:
         await gate.wait()
         return PREPARED
 
@@ -806,7 +806,7 @@ def test_an_engine_whose_gpu_fails_while_another_starts_there_is_not_started(
 ) -> None:
     gate, allocation = asyncio.Event(), Allocation(no_gpus, dict)
 
-    async def prepare(_: ModelConfig, __: bool) -> Environment:
+    async def prepare(*_: object) -> Environment:
         await gate.wait()
         return PREPARED
 
