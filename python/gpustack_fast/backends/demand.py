@@ -31,5 +31,7 @@ class Demand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The part of a GPU's whole memory that the user wants it to have; None: `least` is enough."""
     tells_share: bool = False
     """Whether the engine is told its share, as vLLM's --gpu-memory-utilization."""
+    beside: int = 0
+    """Bytes of `least` that it takes of each GPU beside the share that it is told."""
     estimate: Estimate | None = None
     """What `least` comes from; None: the user's word."""

@@ -1,7 +1,9 @@
 """What a vLLM asks of its GPUs, reckoned from its flags before it is started.
 
 vLLM takes `--gpu-memory-utilization` times the whole memory of each GPU, weights and all, and makes
-its KV cache of what is left of that (v1/worker/utils.py and gpu_worker.py of 0.33.0).
+its KV cache of what is left of that (v1/worker/utils.py and gpu_worker.py of 0.33.0). What its
+process has of a GPU before it looks, CUDA's part and the buffers between GPUs, comes on top: it
+does not start where the share is not free beside that.
 """
 
 from __future__ import annotations
@@ -67,8 +69,11 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
     found = []
     for shape in shapes(model, facts, count, shape_given(model, given, PARALLEL)):
         claimed = claim(model, shape)
+        beside = sizing.process_bytes(shape.tensor * shape.pipeline)
         if claimed is not None:
-            found.append(Demand(shape=shape, least=claimed, share=share, tells_share=True))
+            found.append(
+                Demand(shape=shape, least=claimed, share=share, tells_share=True, beside=beside)
+            )
             continue
         # Who says the share himself gets all that is left of it as a KV cache.
         fixed = share is not None or KV_BYTES in given
@@ -81,6 +86,7 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
                     least=estimate.total,
                     share=share,
                     tells_share=True,
+                    beside=beside,
                     estimate=estimate,
                 )
             )

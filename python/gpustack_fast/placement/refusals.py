@@ -63,7 +63,8 @@ def _need(demand: Demand) -> str:
     many = f"{count} GPUs{_division(demand.shape)}, of each" if count > 1 else "of one GPU"
     size = memory(demand.least)
     if demand.share is not None:
-        size = f"the share {demand.share:g} that is set, and {size} at least"
+        beside = f" with {memory(demand.beside)} beside it" if demand.beside else ""
+        size = f"the share {demand.share:g} that is set{beside}, and {size} at least"
     origin = "as is set" if demand.estimate is None else _parts(demand.estimate)
     return f"{many} {size} ({origin})"
 
@@ -172,8 +173,9 @@ def _steps(one: Wanted, ledger: Ledger, nearest: _Miss | None) -> Iterator[str]:
         return
     demand, entry = nearest.demand, nearest.entry
     if demand.share is not None and demand.least <= entry.free:
-        most = entry.free * STEPS // entry.device.total / STEPS
-        yield f"A share of {most:g} at most would fit there."
+        most = (entry.free - demand.beside) * STEPS // entry.device.total / STEPS
+        if most > 0:
+            yield f"A share of {most:g} at most would fit there."
     if entry.device.foreign >= nearest.lack:
         yield f"End the other processes on GPU {entry.device.index} (`nvidia-smi` names them)."
     room = sum(other.free for other in ledger.usable(one.gpu_ids))

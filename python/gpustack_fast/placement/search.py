@@ -81,15 +81,16 @@ def offers_of_size(demand: Demand, usable: Sequence[Entry]) -> Iterator[Offer]:
 
 def _told_share(demand: Demand, total: int) -> float | None:
     """The user's share if it is enough, else what is; None: not even all of it would be."""
-    if demand.share is not None and taken(total, demand.share) >= demand.least:
+    within = demand.least - demand.beside
+    if demand.share is not None and taken(total, demand.share) >= within:
         return demand.share
-    steps = max(1, -(-demand.least * STEPS // total))
+    steps = max(1, -(-within * STEPS // total))
     return steps / STEPS if steps <= STEPS else None
 
 
 def _claim(demand: Demand, total: int, share: float | None) -> int:
     if share is not None:
-        return taken(total, share)
+        return taken(total, share) + demand.beside
     if demand.share is not None:
         return max(demand.least, taken(total, demand.share))
     return demand.least

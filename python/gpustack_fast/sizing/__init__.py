@@ -21,7 +21,7 @@ from __future__ import annotations
 from gpustack_fast.sizing.documents import UNKNOWN, Estimate, Load, ModelFacts, Part
 from gpustack_fast.sizing.errors import FactsError
 from gpustack_fast.sizing.facts import read_facts
-from gpustack_fast.sizing.memory import estimate
+from gpustack_fast.sizing.memory import estimate, process_bytes
 
 __all__ = [
     "UNKNOWN",
@@ -31,5 +31,6 @@ __all__ = [
     "ModelFacts",
     "Part",
     "estimate",
+    "process_bytes",
     "read_facts",
 ]

@@ -11,7 +11,7 @@ import math
 
 from gpustack_fast.sizing.documents import Estimate, Load, ModelFacts, Part
 
-__all__ = ["BLOCK", "estimate"]
+__all__ = ["BLOCK", "estimate", "process_bytes"]
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -158,10 +158,14 @@ def _graphs(facts: ModelFacts, load: Load) -> Part:
     )
 
 
+def process_bytes(gpus: int) -> int:
+    """What a process has of each GPU before it loads anything. `gpus`: those that work together."""
+    return _CONTEXT if gpus == 1 else _CONTEXT + _NCCL
+
+
 def _runtime(load: Load, weights: int) -> Part:
-    total, how = _CONTEXT, "the driver's part of a process"
+    total, how = process_bytes(load.tensor * load.pipeline), "the driver's part of a process"
     if load.tensor * load.pipeline > 1:
-        total += _NCCL
         how += ", buffers between GPUs"
     extra = math.ceil(weights * _LOADING)
     return Part(

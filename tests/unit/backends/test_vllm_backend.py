@@ -307,6 +307,11 @@ def test_a_demand_is_what_the_estimate_says_with_room_for_fewer_requests_each_ti
     assert [one.estimate for one in found] == expected
     assert [one.least for one in found] == [one.total for one in expected]
     assert all(one.share is None and one.tells_share for one in found)
+    # Of that, what its process has before it looks at the GPU is no part of its share.
+    mib = 2**20
+    assert {one.beside for one in found} == {512 * mib}
+    (two,) = VLLM.demands(config("vllm", "-tp=2", "--max-num-seqs=1"), facts(), 2)
+    assert two.beside == 1024 * mib
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ def device(index: int, total: int = 80 * GIB, **more: object) -> Device:
     return Device(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def demand(least: int, gpus: int = 1, share: float | None = None, tells: bool = True) -> Demand:
-    return Demand(shape=Shape(tensor=gpus), least=least, share=share, tells_share=tells)
+def demand(
+    least: int, gpus: int = 1, share: float | None = None, tells: bool = True, beside: int = 0
+) -> Demand:
+    shape = Shape(tensor=gpus)
+    return Demand(shape=shape, least=least, share=share, tells_share=tells, beside=beside)
 
 
 def wanted(model: str, *demands: Demand, number: int = 0, **more: object) -> Wanted:
@@ -77,8 +80,8 @@ def _fits(asked: Demand, group: Sequence[tuple[int, int, bool]]) -> bool:
     if asked.share is not None:  # a smaller one than the user's is not what was asked for
         shares = [asked.share, *(share for share in shares if share > asked.share)]
     return any(
-        math.ceil(smallest * share) >= asked.least
-        and all(math.ceil(total * share) <= free for total, free, _ in group)
+        math.ceil(smallest * share) + asked.beside >= asked.least
+        and all(math.ceil(total * share) + asked.beside <= free for total, free, _ in group)
         for share in shares
     )
 
@@ -113,6 +116,7 @@ def demands() -> st.SearchStrategy[Demand]:
         st.sampled_from([1, 1, 1, 2, 3, 4, 8]),
         st.sampled_from([None, None, 0.3, 0.5, 0.92, 0.3333]),
         st.booleans(),
+        st.sampled_from([0, GIB // 2]),
     )
 
 

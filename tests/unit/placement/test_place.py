@@ -55,10 +55,9 @@ def check_placement(wish: Wanted, answer: Placement, devices: list[Device]) -> N
     if wish.gpu_ids:
         assert all({one.uuid, str(one.index)} & set(wish.gpu_ids) for one in on)
     sizes = [claim.bytes for claim in answer.claims]
-    if answer.share is not None:
-        assert sizes == [math.ceil(one.total * float(f"{answer.share}")) for one in on]
     assert any(
         this.shape == answer.shape
+        and (answer.share is None or sizes == _told(answer.share, on, this.beside))
         and this.tells_share == (answer.share is not None)
         and min(sizes) >= this.least
         and all(
@@ -67,6 +66,10 @@ def check_placement(wish: Wanted, answer: Placement, devices: list[Device]) -> N
         )
         for this in wish.demands
     )
+
+
+def _told(share: float, on: list[Device], beside: int) -> list[int]:
+    return [math.ceil(one.total * float(f"{share}")) + beside for one in on]
 
 
 @given(st.data(), machines(), wishes())
@@ -96,6 +99,18 @@ def test_two_small_models_share_a_gpu() -> None:
     a, b = (placed(one) for one in place(asked, [device(0, 24 * GIB, foreign=GIB)], []))
     assert (a.share, b.share) == (0.417, 0.5)
     assert a.claims[0].bytes == math.ceil(24 * GIB * 0.417)
+
+
+def test_what_an_engine_takes_beside_its_share_is_claimed_and_not_told() -> None:
+    asked = [wanted(name, demand(12 * GIB, beside=GIB // 2)) for name in "ab"]
+    a, b = (placed(one) for one in place(asked, [device(0, 26 * GIB)], []))
+    assert a.share == b.share == 0.443
+    assert a.claims[0].bytes == math.ceil(26 * GIB * 0.443) + GIB // 2
+    # Nobody can have all of a GPU.
+    whole = wanted("a", demand(10 * GIB, share=1.0, beside=GIB // 2))
+    (one,) = place([whole], [device(0)], [])
+    assert "the share 1 that is set with 512 MiB beside it, and 10.0 GiB at least" in refused(one)
+    assert "GPU 0 lacks 512 MiB. A share of 0.993 at most would fit there." in refused(one)
 
 
 def test_a_users_share_is_told_as_it_was_written() -> None:
