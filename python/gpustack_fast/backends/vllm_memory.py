@@ -101,6 +101,7 @@ def load(facts: ModelFacts, shape: Shape, sequences: int, given: Mapping[str, st
         context=_context(given, facts),
         sequences=sequences,
         batched_tokens=human(given.get("--max-num-batched-tokens")) or 8192,
+        dtype_bytes=_dtype(given, facts),
         kv_dtype_bytes=_kv_dtype(given.get("--kv-cache-dtype", "auto")),
         weight_bytes=_weight_bytes(given, facts),
         graphs=given.get("--enforce-eager") != "true",
@@ -166,8 +167,18 @@ def _with_cache(model: Model, estimate: Estimate, given: Mapping[str, str]) -> E
     return Estimate(parts=[own if part.name == own.name else part for part in estimate.parts])
 
 
+def _dtype(given: Mapping[str, str], facts: ModelFacts) -> float | None:
+    """Bytes of one value of what it computes with; None: that of the model."""
+    kind = given.get("--dtype", "auto")
+    if kind in ("float32", "float"):
+        return 4.0
+    if kind in ("half", "float16", "bfloat16") or facts.dtype_bytes > 2:
+        return 2.0  # `auto` takes 16 bits for 32
+    return None
+
+
 def _kv_dtype(name: str) -> float | None:
-    """Bytes of one value in the KV cache; None: that of the model."""
+    """Bytes of one value in the KV cache; None: that of what it computes with."""
     if name.startswith(("fp8", "int8")):
         return 1.0
     if name.startswith(("int4", "nvfp4", "turboquant")):
@@ -179,11 +190,9 @@ def _weight_bytes(given: Mapping[str, str], facts: ModelFacts) -> int | None:
     """Bytes of all weights where vLLM changes their type at the load; None: as they are."""
     if facts.quantization or not facts.parameters:
         return None
+    each = _dtype(given, facts)
     if given.get("--quantization", "").startswith("fp8"):
-        return facts.parameters
-    kind = given.get("--dtype", "auto")
-    if kind in ("float32", "float"):
-        return facts.parameters * 4
-    if facts.dtype_bytes > 2:  # `auto` takes 32 bits for 16
-        return facts.parameters * 2
-    return None
+        # Not the embeddings of input and output.
+        kept = min(facts.parameters, 2 * facts.vocabulary * facts.hidden)
+        return round(facts.parameters + kept * ((each or facts.dtype_bytes) - 1))
+    return None if each in (None, facts.dtype_bytes) else round(facts.parameters * each)

@@ -88,8 +88,10 @@ class Load(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests of that length whose KV cache must have room at the same time."""
     batched_tokens: int = 8192
     """The most tokens of one step."""
+    dtype_bytes: float | None = None
+    """Of one value of the activations; None: that of the model."""
     kv_dtype_bytes: float | None = None
-    """Of one value in the KV cache; None: that of the model."""
+    """Of one value in the KV cache; None: that of the activations."""
     weight_bytes: int | None = None
     """Of all weights, where the engine changes their type at the load; None: as they are."""
     graphs: bool = True

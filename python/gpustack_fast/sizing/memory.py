@@ -77,8 +77,9 @@ def _cache(facts: ModelFacts, load: Load) -> Part:
         shared = ", whole on each GPU"
     if load.pipeline > 1 and layers:
         shared += f" x {longest} of {layers} layers"
-    kept = load.kv_dtype_bytes
-    scale = stage * heads * (kept / facts.dtype_bytes if kept is not None else 1.0)
+    computed = facts.dtype_bytes if load.dtype_bytes is None else load.dtype_bytes
+    kept = computed if load.kv_dtype_bytes is None else load.kv_dtype_bytes
+    scale = stage * heads * kept / facts.dtype_bytes
     pieces, one = [], 0.0
     if facts.kv_bytes_per_token:
         tokens = _blocks(load.context) * BLOCK
@@ -93,12 +94,13 @@ def _cache(facts: ModelFacts, load: Load) -> Part:
             + groups
         )
     if facts.state_bytes:
-        one += facts.state_bytes * stage / load.tensor
+        # Not less for a narrower type: a file may want 32 bits for a state whatever computes.
+        one += facts.state_bytes * max(1.0, computed / facts.dtype_bytes) * stage / load.tensor
         pieces.append(f"{_size(facts.state_bytes)} of state")
     if not pieces:
         return Part(name="kv_cache", bytes=0, how="none: it keeps nothing of a sequence")
     how = f"({' + '.join(pieces)}) x {load.sequences:,} sequences{shared}"
-    if kept is not None and kept != facts.dtype_bytes:
+    if kept != facts.dtype_bytes:
         how += f" x {kept:g} of {facts.dtype_bytes:g} bytes"
     return Part(name="kv_cache", bytes=math.ceil(one * load.sequences), how=how)
 
@@ -134,11 +136,9 @@ def _activations(facts: ModelFacts, load: Load) -> Part:
         widths = _UNDIVIDED + (_WIDTHS - _UNDIVIDED) / load.tensor
     if facts.multimodal:
         widths += 2  # what was seen waits for its tokens
-    total = load.batched_tokens * facts.hidden * facts.dtype_bytes * widths
-    how = (
-        f"{load.batched_tokens:,} tokens x {facts.hidden:,} x {facts.dtype_bytes:g} bytes x "
-        f"{widths:g}"
-    )
+    each = facts.dtype_bytes if load.dtype_bytes is None else load.dtype_bytes
+    total = load.batched_tokens * facts.hidden * each * widths
+    how = f"{load.batched_tokens:,} tokens x {facts.hidden:,} x {each:g} bytes x {widths:g}"
     if facts.generates:
         sampled = max(load.sequences, _SAMPLED)
         total += facts.vocabulary * sampled * 4

@@ -323,8 +323,10 @@ def test_a_demand_is_what_the_estimate_says_with_room_for_fewer_requests_each_ti
         (["--kv-cache-dtype=fp8"], {"kv_dtype_bytes": 1.0}),
         (["--enforce-eager"], {"graphs": False}),
         (["--max-num-batched-tokens", "2048"], {"batched_tokens": 2048}),
-        (["--quantization=fp8"], {"weight_bytes": 8 * 10**9}),
-        (["--dtype", "float32"], {"weight_bytes": 32 * 10**9}),
+        # The embeddings of input and output stay as they are.
+        (["--quantization=fp8"], {"weight_bytes": 8 * 10**9 + 2 * 151_936 * 4096}),
+        (["--dtype", "float32"], {"weight_bytes": 32 * 10**9, "dtype_bytes": 4.0}),
+        (["--dtype", "half"], {}),
     ],
 )
 def test_flags_that_change_the_memory_are_reckoned_with(
@@ -333,6 +335,16 @@ def test_flags_that_change_the_memory_are_reckoned_with(
     assert VLLM.demands is not None
     first = VLLM.demands(config("vllm", *parameters), facts(), 1)[0]
     assert first.estimate == estimate(facts(), Load(**{"context": 8192, "sequences": 8, **load}))
+
+
+def test_of_32_bits_vllm_makes_16() -> None:
+    assert VLLM.demands is not None
+    wide = facts(dtype_bytes=4.0, weight_bytes=32 * 10**9)
+    first = VLLM.demands(config("vllm"), wide, 1)[0]
+    expected = Load(context=8192, sequences=8, dtype_bytes=2.0, weight_bytes=16 * 10**9)
+    assert first.estimate == estimate(wide, expected)
+    kept = VLLM.demands(config("vllm", "--dtype=float32"), wide, 1)[0]
+    assert kept.estimate == estimate(wide, Load(context=8192, sequences=8))
 
 
 def test_the_users_word_about_memory_wins() -> None:

@@ -95,6 +95,19 @@ def test_the_type_of_the_cache_scales_it() -> None:
     assert cache("Qwen3-8B", kv_dtype_bytes=1) * 2 == cache("Qwen3-8B")
 
 
+def test_what_computes_in_another_type_keeps_that_type() -> None:
+    assert cache("Qwen3-8B", dtype_bytes=4) == 2 * cache("Qwen3-8B")
+    assert cache("Qwen3-8B", dtype_bytes=4, kv_dtype_bytes=1) * 2 == cache("Qwen3-8B")
+    facts = msgspec.structs.replace(published("Qwen3-8B"), generates=False)
+    plain = part(estimate(facts, load()), "activations")
+    assert part(estimate(facts, load(dtype_bytes=4)), "activations") == 2 * plain
+    facts = published("Qwen3-Next-80B-A3B-Instruct")
+    grown = cache("Qwen3-Next-80B-A3B-Instruct", dtype_bytes=4)
+    assert grown == 2 * (facts.kv_bytes_per_token * 8192 + facts.state_bytes)
+    narrow = cache("Qwen3-Next-80B-A3B-Instruct", dtype_bytes=1)
+    assert narrow == facts.kv_bytes_per_token * 4096 + facts.state_bytes
+
+
 def test_a_state_does_not_grow_with_the_context() -> None:
     name = "Qwen3-Next-80B-A3B-Instruct"
     facts = published(name)
