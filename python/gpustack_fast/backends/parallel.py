@@ -76,22 +76,41 @@ def _divided(model: Model, facts: ModelFacts, size: int) -> Shape:
     Not by layers where tensors do, though the KV cache is copied to GPUs beyond its heads: every
     architecture runs divided by tensors, and not every one by layers.
     """
-    heads = facts.heads or 1
     for tensor in range(size, 0, -1):
-        if size % tensor == 0 and heads % tensor == 0 and size // tensor <= max(1, facts.layers):
+        whole_stages = size % tensor == 0 and size // tensor <= max(1, facts.layers)
+        if whole_stages and _divides(facts, tensor):
             return Shape(tensor=tensor, pipeline=size // tensor)
+    if not facts.heads:
+        raise BackendError(
+            f"The model {model.name} cannot be divided over {size} GPUs: its files do not tell how "
+            "many attention heads it has. Set gpus_per_replica to 1."
+        )
     raise BackendError(
-        f"The model {model.name} cannot be divided over {size} GPUs: it has {heads} attention "
-        f"heads and {facts.layers} layers. Choose another gpus_per_replica."
+        f"The model {model.name} cannot be divided over {size} GPUs: it has {_heads(facts)} and "
+        f"{facts.layers} layers. Choose another gpus_per_replica."
     )
 
 
+def _divides(facts: ModelFacts, tensor: int) -> bool:
+    """Whether engines divide the heads over so many GPUs: those of queries evenly, and of keys and
+    values evenly, too, or each as copies on equally many.
+    """
+    pairs = facts.kv_heads or 1
+    return (facts.heads or 1) % tensor == 0 and (pairs % tensor == 0 or tensor % pairs == 0)
+
+
+def _heads(facts: ModelFacts) -> str:
+    if facts.kv_heads in (0, facts.heads):
+        return f"{facts.heads} attention heads"
+    return f"{facts.heads} attention heads ({facts.kv_heads} of keys and values)"
+
+
 def _check(model: Model, facts: ModelFacts, shape: Shape) -> None:
-    if facts.heads and facts.heads % shape.tensor:
-        fitting = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if facts.heads % size == 0]
+    if facts.heads and not _divides(facts, shape.tensor):
+        fitting = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if _divides(facts, size)]
         raise BackendError(
-            f"The model {model.name} has {facts.heads} attention heads, which cannot be divided "
-            f"over {shape.tensor} GPUs. Choose a tensor-parallel size that divides them, such as "
+            f"The model {model.name} has {_heads(facts)}, which cannot be divided over "
+            f"{shape.tensor} GPUs. Choose a tensor-parallel size that divides them, such as "
             f"{fitting[-1]}."
         )
     if facts.layers and shape.pipeline > facts.layers:

@@ -282,7 +282,10 @@ def shapes(model: ModelConfig, count: int, **more: Any) -> list[tuple[int, int, 
         ([], 3, {}, [(1, 1, 1), (2, 1, 1)]),
         ([], 0, {}, [(1, 1, 1)]),
         ([], 8, {"heads": 28}, [(1, 1, 1), (2, 1, 1), (4, 1, 1), (4, 2, 1)]),
-        ([], 4, {"heads": 9}, [(1, 1, 1), (1, 2, 1), (1, 4, 1)]),
+        ([], 4, {"heads": 9, "kv_heads": 9}, [(1, 1, 1), (1, 2, 1), (1, 4, 1)]),
+        # Of keys and values each GPU has as many, or each head is on as many.
+        ([], 8, {"heads": 24, "kv_heads": 3}, [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1)]),
+        ([], 2, {"heads": 128, "kv_heads": 1}, [(1, 1, 1), (2, 1, 1)]),
         (["-tp", "2", "-pp=2"], 1, {}, [(2, 2, 1)]),
         (["--data-parallel-size=4"], 8, {}, [(1, 1, 4)]),
     ],
@@ -296,6 +299,23 @@ def test_the_fewest_gpus_come_first_and_heads_are_divided_evenly(
 def test_the_number_of_gpus_may_be_the_users() -> None:
     assert shapes(config("vllm", gpu_selector={"gpus_per_replica": 4}), 8) == [(4, 1, 1)]
     assert shapes(config("vllm", gpu_selector={"gpus_per_replica": 3}), 8) == [(1, 3, 1)]
+
+
+def test_heads_of_keys_and_values_are_divided_evenly_too() -> None:
+    assert VLLM.demands is not None
+    seven = {"heads": 28, "kv_heads": 4}  # as Qwen2.5-7B has them
+    model = config("vllm", gpu_selector={"gpus_per_replica": 7})
+    assert shapes(model, 8, **seven) == [(1, 7, 1)]
+    with pytest.raises(BackendError, match=r"has 28 attention heads .* such as 4\."):
+        VLLM.demands(config("vllm", "-tp=7"), facts(**seven), 8)
+    assert shapes(config("vllm", "-tp=28"), 8, **seven) == [(28, 1, 1)]
+
+
+def test_a_model_whose_files_tell_of_no_heads_is_not_divided() -> None:
+    assert VLLM.demands is not None
+    model = config("vllm", gpu_selector={"gpus_per_replica": 2})
+    with pytest.raises(BackendError, match="do not tell how many attention heads"):
+        VLLM.demands(model, facts(heads=0, kv_heads=0, layers=0), 8)
 
 
 def test_a_demand_is_what_the_estimate_says_with_room_for_fewer_requests_each_time() -> None:
@@ -363,7 +383,11 @@ def test_the_users_word_about_memory_wins() -> None:
 @pytest.mark.parametrize(
     ("parameters", "more", "message"),
     [
-        (["-tp=3"], {}, "has 32 attention heads, which cannot be divided over 3 GPUs"),
+        (
+            ["-tp=3"],
+            {},
+            r"has 32 attention heads \(8 of keys and values\), which cannot be divided over 3 GPUs",
+        ),
         (["-tp=x"], {}, "is no number of 1 or more"),
         (["-pp=64"], {}, "has 36 layers, which cannot be divided into 64 parts"),
         (["-tp=2"], {"gpu_selector": {"gpus_per_replica": 4}}, "asks for 4 GPUs"),
