@@ -49,6 +49,8 @@ OURS = {
     "--config": "what stands in that file cannot be seen here. Write its flags into "
     "backend_parameters",
     "--device-ids": "the server chooses its GPUs. Write gpu_selector instead",
+    "--prefill-context-parallel-size": "the GPUs of an instance are counted by tensor, pipeline "
+    "and data parallelism alone. Remove it",
     "--grpc": "this server speaks HTTP with it. Remove it",
     **dict.fromkeys(
         (

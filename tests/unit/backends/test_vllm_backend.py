@@ -212,6 +212,7 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
         (["--api-key=k"], "the server gives it a key of its own"),
         (["--device-ids", "0"], "Write gpu_selector instead"),
         (["--headless"], "an instance runs on one machine"),
+        (["-pcp", "2"], "-pcp is not to be set: the GPUs of an instance are counted by tensor"),
         (["--nnodes=2"], "an instance runs on one machine"),
         (["-dpr", "1"], "an instance runs on one machine"),
         (["--config", "f.yaml"], "Write its flags into backend_parameters"),
