@@ -11,7 +11,7 @@ from gpustack_fast import plain_files
 from gpustack_fast.backends import vllm_memory
 from gpustack_fast.backends.base import BackendError, Model, Place
 from gpustack_fast.backends.files import names_of
-from gpustack_fast.backends.flags import FlagTable, recorded
+from gpustack_fast.backends.flags import FlagTable, Found, recorded
 from gpustack_fast.backends.parallel import visible
 from gpustack_fast.backends.vllm_parsers import family_of
 
@@ -91,19 +91,29 @@ class Serve:
         if self.known is not None:
             wrong |= dict(self.known.problems(self.model.backend_parameters, "vLLM"))
         for found in self.table.find(self.model.backend_parameters):
-            if found.name in OURS:
-                wrong[found.index] = f"{found.written} is not to be set: {OURS[found.name]}."
-            elif found.name == "--lora-modules" and self.model.lora_list:
-                wrong[found.index] = (
-                    "--lora-modules and lora_list are there both. Move the adapters into lora_list."
-                )
-            elif found.name == "--enable-auto-tool-choice" and self._choice_without_parser():
-                wrong[found.index] = (
-                    f"{found.written} needs a --tool-call-parser beside it. Add one, or remove "
-                    "the flag: for families that are known both are set without it."
-                )
+            problem = self._problem(found)
+            if problem is not None:
+                wrong[found.index] = problem
         for index, problem in sorted(wrong.items()):
             yield index, f"The model {self.model.name} has wrong backend_parameters. {problem}"
+
+    def _problem(self, found: Found) -> str | None:
+        """What is wrong with a flag whatever the version."""
+        if found.name in OURS:
+            return f"{found.written} is not to be set: {OURS[found.name]}."
+        if found.name == "--lora-modules" and self.model.lora_list:
+            return "--lora-modules and lora_list are there both. Move the adapters into lora_list."
+        if found.name == "--enable-auto-tool-choice" and self._choice_without_parser():
+            return (
+                f"{found.written} needs a --tool-call-parser beside it. Add one, or remove the "
+                "flag: for families that are known both are set without it."
+            )
+        if found.values and not vllm_memory.is_readable(found.name, found.value):
+            return (
+                f"What {found.written} has is no number that vLLM reads. Write one such as 32768, "
+                "32k (thousands) or 32K (1,024 each)."
+            )
+        return None
 
     def _choice_without_parser(self) -> bool:
         on = self.given.get("--enable-auto-tool-choice") == "true"

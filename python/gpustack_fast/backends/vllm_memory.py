@@ -18,7 +18,7 @@ from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.parallel import claim, natural, shape_given, shapes
 from gpustack_fast.sizing.documents import Estimate, Load, ModelFacts, Part
 
-__all__ = ["PARALLEL", "UTILIZATION", "context_of", "demands", "kv_space"]
+__all__ = ["PARALLEL", "UTILIZATION", "context_of", "demands", "is_readable", "kv_space"]
 
 PARALLEL = {
     "tensor": "--tensor-parallel-size",
@@ -28,6 +28,8 @@ PARALLEL = {
 UTILIZATION = "--gpu-memory-utilization"
 KV_BYTES = "--kv-cache-memory-bytes"
 CONTEXT = "--max-model-len"
+BATCH = "--max-num-batched-tokens"
+_NUMBERS = (CONTEXT, BATCH, KV_BYTES)
 
 DEFAULT_CONTEXT = 8192
 """Tokens of a request at most where the model could take more and the user says nothing.
@@ -42,16 +44,26 @@ An engine with room for fewer still serves as many requests, as long as they are
 _SEQUENCES_MAX = 256
 _MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)", re.ASCII)
+_HUMAN = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)([kKmMgGtT]?)", re.ASCII)
 _GIB = 2**30
 
 
 def human(text: str | None) -> int | None:
     """A number as vLLM reads it: `32k` is 32,000, and `32K` 32,768. None: it is none."""
-    found = _HUMAN.fullmatch(text or "")
+    found = _HUMAN.fullmatch((text or "").strip())
     if found is None:
         return None
-    return int(float(found[1]) * (_MULTIPLES | _BINARY).get(found[2], 1))
+    number, unit = found.groups()
+    if unit in _MULTIPLES:
+        return int(float(number) * _MULTIPLES[unit])
+    return int(number) * _BINARY.get(unit, 1) if "." not in number else None
+
+
+def is_readable(flag: str, text: str) -> bool:
+    """Whether vLLM can read what was written for a flag, as far as its numbers go."""
+    if flag == CONTEXT and text.strip().lower() in ("-1", "auto"):
+        return True
+    return flag not in _NUMBERS or human(text) is not None
 
 
 def context_of(given: Mapping[str, str], facts: ModelFacts | None) -> int | None:
@@ -100,7 +112,7 @@ def load(facts: ModelFacts, shape: Shape, sequences: int, given: Mapping[str, st
         pipeline=shape.pipeline,
         context=_context(given, facts),
         sequences=sequences,
-        batched_tokens=human(given.get("--max-num-batched-tokens")) or 8192,
+        batched_tokens=human(given.get(BATCH)) or 8192,
         dtype_bytes=_dtype(given, facts),
         kv_dtype_bytes=_kv_dtype(given.get("--kv-cache-dtype", "auto")),
         weight_bytes=_weight_bytes(given, facts),

@@ -92,6 +92,7 @@ def test_gpus_are_named_in_the_order_of_the_bus(tmp_path: Path) -> None:
         ([], {}, {"facts": facts()}, ["--max-model-len=8192"]),
         ([], {}, {"facts": facts(context=2048)}, []),
         (["--max-model-len=auto"], {}, {"facts": facts()}, []),
+        (["--max-model-len", "-1"], {}, {"facts": facts()}, []),
         ([], {"categories": ["speech_to_text"]}, {"facts": facts()}, []),
         ([], {"categories": ["image"]}, {"facts": facts()}, []),
         # What a category means.
@@ -217,6 +218,10 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
         (["-dpr", "1"], "an instance runs on one machine"),
         (["--config", "f.yaml"], "Write its flags into backend_parameters"),
         (["--max-modl-len=1"], "Did you mean --max-model-len?"),
+        (["--max-model-len=lots"], "What --max-model-len has is no number that vLLM reads."),
+        (["--max_model_len", "1.5K"], "Write one such as 32768, 32k (thousands) or 32K"),
+        (["--max-num-batched-tokens=auto"], "is no number that vLLM reads"),
+        (["--kv-cache-memory-bytes=" + "9" * 400], "is no number that vLLM reads"),
         (["--enable-auto-tool-choice"], "needs a --tool-call-parser beside it"),
         (["--swap-space", "4"], "The flag --swap-space is not known to vLLM 0.32.0 or 0.33.0."),
     ],
@@ -409,7 +414,17 @@ def test_settings_that_contradict_the_model_are_told(
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("8192", 8192), ("32k", 32_000), ("32K", 32_768), ("1.5m", 1_500_000), ("auto", None)],
+    [
+        ("8192", 8192),
+        (" 32k ", 32_000),
+        ("32K", 32_768),
+        ("1.5m", 1_500_000),
+        ("auto", None),
+        ("1.5K", None),
+        ("1.5", None),
+        ("9" * 400, None),
+        ("9" * 400 + "k", None),
+    ],
 )
 def test_numbers_are_read_as_vllm_reads_them(text: str, number: int | None) -> None:
     assert human(text) == number
