@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec import structs
+
 from gpustack_fast.sizing.documents import Estimate, Load, ModelFacts, Part
 
 __all__ = ["BLOCK", "estimate", "process_bytes"]
@@ -29,6 +31,8 @@ _WIDTHS = 16
 norm and attention some 4, a feed-forward part of 4 widths with its gate 12.
 """
 _UNDIVIDED = 4
+_LARGEST = 1 << 58
+"""Bytes that no GPU has: what a file or a flag makes larger stays a number of every document."""
 _SAMPLED = 256
 """Sequences for which vLLM keeps room at least when it samples."""
 
@@ -40,7 +44,9 @@ def estimate(facts: ModelFacts, load: Load) -> Estimate:
     if load.graphs:
         parts.append(_graphs(facts, load))
     parts.append(_runtime(load, weights.bytes))
-    return Estimate(parts=parts)
+    return Estimate(
+        parts=[structs.replace(part, bytes=min(part.bytes, _LARGEST)) for part in parts]
+    )
 
 
 def _stage(facts: ModelFacts, load: Load) -> tuple[int, int]:

@@ -178,6 +178,23 @@ def test_a_pipeline_of_images_is_its_weights_and_a_process() -> None:
     assert part(found, "kv_cache") == part(found, "activations") == 0
 
 
+def test_an_estimate_is_a_number_of_every_document_whatever_was_written() -> None:
+    most = 1 << 62
+    facts = msgspec.structs.replace(
+        published("gemma-3-27b-it"),
+        weight_bytes=most,
+        kv_bytes_per_token=float(most),
+        kv_window_bytes_per_token=float(most),
+        state_bytes=most,
+        vocabulary=1 << 28,
+        hidden=1 << 24,
+    )
+    huge = load(context=10**30, sequences=256, batched_tokens=10**30)
+    found = estimate(facts, huge)
+    assert found.total < 1 << 63
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Estimate) == found
+
+
 @given(
     model=st.sampled_from(MODELS),
     context=st.integers(1, 200_000),
