@@ -45,7 +45,16 @@ __all__ = ["ENGINE"]
 
 MAIN = Path(__file__).parent / "llama_cpp_main.py"
 
-OURS = ("--host", "--port", "--model", "-m", "--python-package", "--alias", "-a")
+OURS = (
+    "--host",
+    "--port",
+    "--api-prefix",
+    "--model",
+    "-m",
+    "--python-package",
+    "--alias",
+    "-a",
+)
 """Flags that the supervisor's own knowledge of the instance depends on."""
 
 SLOTS = 8

@@ -107,7 +107,16 @@ def test_replicas_share_the_cores_that_the_data_plane_leaves(
 
 
 @pytest.mark.parametrize(
-    "flag", ["--host=0.0.0.0", "--port", "--model=x", "-m", "--alias=other", "--python_package=x"]
+    "flag",
+    [
+        "--host=0.0.0.0",
+        "--port",
+        "--api_prefix=/x",
+        "--model=x",
+        "-m",
+        "--alias=other",
+        "--python_package=x",
+    ],
 )
 def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> None:
     ((index, problem),) = BACKENDS["llama_cpp"].check(smollm2("--slots", flag))
