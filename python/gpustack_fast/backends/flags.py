@@ -178,16 +178,17 @@ class FlagTable:
         return {"0": 0, "*": words}.get(kind, min(words, 1))
 
     def _unknown(self, written: str, engine: str) -> str:
-        first, blank, value = written.partition(" ")
-        if blank and self._flag(first):
+        # What stands behind a blank is a value, and may be a key: it is not repeated.
+        first, *rest = written.split(None, 1) or [written]
+        if rest and self._flag(first):
             return (
-                f"`{written}` is one text. Write it as two entries of the list, or as "
-                f"`{first}={value.strip()}`."
+                f"A flag and its value are one text behind {first}. Write them as two entries of "
+                f"the list, or as `{first}=VALUE`."
             )
-        spelt = written.replace("_", self._dashes) if written.startswith("--") else written
+        spelt = first.replace("_", self._dashes) if first.startswith("--") else first
         near = difflib.get_close_matches(spelt.partition(".")[0], sorted(self._flags), n=1)
         advice = f"Did you mean {near[0]}?" if near else "Remove it, or correct it."
-        return f"The flag {written} is not known to {engine} {' or '.join(self.versions)}. {advice}"
+        return f"The flag {first} is not known to {engine} {' or '.join(self.versions)}. {advice}"
 
     def _stray(self, word: str) -> str:
         return f"`{word}` belongs to no flag. Remove it, or write the flag before it."

@@ -300,6 +300,8 @@ def _split(
         if flag.startswith("--"):
             flag = flag.replace("_", "-")  # llama.cpp takes both
         if flag not in flags:
+            # What stands behind a blank is a value, and may be a key: it is not repeated.
+            flag = (flag.split(None, 1) or [flag])[0]
             near = difflib.get_close_matches(flag, flags, n=1)
             hint = f"Did you mean {near[0]}?" if near else "--help lists those that are."
             yield here, UsageError(f"The flag {flag} is not known to this llama.cpp. {hint}")

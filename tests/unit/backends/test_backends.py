@@ -127,6 +127,7 @@ def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> 
     ("parameters", "message"),
     [
         (["--ctx-sise=1"], "Did you mean --ctx-size?"),
+        (["--api-key sk-secret"], "The flag --api-key is not known to this llama.cpp."),
         (["--slots", "--ctx-size"], "--ctx-size needs a value"),
         (["4096"], "The flag 4096 is not known"),
         (["--ctx-size=many"], "The flag --ctx-size cannot take 'many'"),

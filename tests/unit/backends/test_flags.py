@@ -142,7 +142,8 @@ def test_flags_are_understood_in_every_spelling(
         (["--size", "--enable-x"], 0, "The flag --size needs a value."),
         (["--enable-x=1"], 0, "The flag --enable-x takes no value. Remove `=1`."),
         (["--enable-x", "1"], 1, "`1` belongs to no flag."),
-        (["--size 3"], 0, "Write it as two entries of the list, or as `--size=3`."),
+        (["--size 3"], 0, "Write them as two entries of the list, or as `--size=VALUE`."),
+        (["--sise\t3"], 0, "The flag --sise is not known to E 1.0. Did you mean --size?"),
         (["--enable-x.y", "1"], 0, "The flag --enable-x.y is not known"),
         (["-z"], 0, "The flag -z is not known"),
         ([""], 0, "belongs to no flag"),
@@ -153,6 +154,12 @@ def test_what_an_engine_would_refuse_is_told_with_its_place(
 ) -> None:
     ((found, problem),) = list(TABLE.problems(parameters, "E"))
     assert found == index and message in problem
+
+
+@pytest.mark.parametrize("flag", ["--size", "--no-such-flag", "-s"])
+def test_a_value_that_may_be_a_key_is_not_repeated(flag: str) -> None:
+    for words in ([f"{flag} sk-secret"], [flag, "sk-secret"], [f"{flag}=sk-secret"]):
+        assert "secret" not in " ".join(problem for _, problem in TABLE.problems(words, "E"))
 
 
 def test_what_an_engine_takes_is_let_through() -> None:
