@@ -115,6 +115,15 @@ class FlagTable:
         """The last value of each flag by its main name."""
         return {found.name: found.value for found in self.find(parameters)}
 
+    def spelt(self, parameters: Sequence[str]) -> list[str]:
+        """The same, with each flag that is known in the spelling that its engine takes."""
+        words = list(parameters)
+        for found in self.find(parameters):
+            if found.flag is not None and found.written.startswith("--"):
+                rest = words[found.index][len(found.written) :]
+                words[found.index] = self._spelt(found.written) + rest
+        return words
+
     def problems(self, parameters: Sequence[str], engine: str) -> Iterator[tuple[int, str]]:
         """Each parameter that the engine would refuse, by its index, and sentences about it."""
         for found in self._walk(parameters):
@@ -163,9 +172,12 @@ class FlagTable:
             if _LEVEL.match(bare):
                 return self._flags.get("--optimization-level")
             return self._flags.get(bare)
-        spelt = f"--{bare[2:].replace('_', self._dashes).replace('-', self._dashes)}"
-        flag = self._flags.get(spelt)
+        flag = self._flags.get(self._spelt(bare))
         return None if dot and flag is not None and flag.values == "0" else flag
+
+    def _spelt(self, written: str) -> str:
+        """`--a_b` and `--a-b`, with the sign of the engine's own."""
+        return f"--{written[2:].replace('_', self._dashes).replace('-', self._dashes)}"
 
     def _taken(self, flag: Flag | None, written: str, following: Sequence[str]) -> int:
         """The number of the following parameters that are this flag's values."""

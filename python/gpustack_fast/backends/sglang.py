@@ -125,7 +125,7 @@ def command(model: Model, place: Place) -> Command:
         f"--served-model-name={model.name}",
         *(flag for flag in ("--enable-metrics", "--enable-cache-report") if flag not in given),
         *_ours(model, place, given),
-        *model.backend_parameters,
+        *_TABLE.spelt(model.backend_parameters),
     ]
     variables = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
     variables |= visible(model, place)

@@ -153,7 +153,7 @@ def command(model: Model, place: Place) -> Command:
         arguments.append(f"{_CONFIG}={settings}")
         files[settings] = _settings(context * _sequences(model, given))
     return Command(
-        arguments=[*arguments, *model.backend_parameters],
+        arguments=[*arguments, *_TABLE.spelt(model.backend_parameters)],
         environment=_environment(model, place),
         files=files,
         links={shown: Path(files_of(model, place))},

@@ -123,6 +123,20 @@ def test_tensorrt_llm_s_sizes_may_be_the_users() -> None:
     assert demand.shape == Shape(tensor=2, pipeline=2)
 
 
+def test_options_reach_trtllm_serve_with_its_own_signs(tmp_path: Path) -> None:
+    """It knows them with underscores alone, and people write both."""
+    words = ["--tp-size", "2", "--max-batch-size=4", "--log_level=a-b_c", "--chat-template", "a-b"]
+    arguments = TRT.command(config("tensorrt_llm", *words), place(tmp_path)).arguments
+    assert arguments[-6:] == [
+        "--tp_size",
+        "2",
+        "--max_batch_size=4",
+        "--log_level=a-b_c",
+        "--chat_template",
+        "a-b",
+    ]
+
+
 # SGLang and vLLM-Omni.
 
 
@@ -160,9 +174,11 @@ def test_sglang_listens_on_loopback_and_gets_no_key(tmp_path: Path) -> None:
 
 def test_sglang_s_flags_of_the_user_win(tmp_path: Path) -> None:
     words = ["--tp=4", "--mem-fraction-static", "0.8", "--context-length=1024", "--enable-metrics"]
+    spelt = ["--tp=4", "--mem_fraction_static", "0.8", "--context_length=1024", "--enable-metrics"]
     where = place(tmp_path, facts=facts(), devices=("0",), shape=Shape(tensor=4), share=0.9)
     arguments = SGLANG.command(config("sglang", *words), where).arguments
     assert arguments[7:] == ["--enable-cache-report", *words]
+    assert SGLANG.command(config("sglang", *spelt), where).arguments == arguments
     assert SGLANG.demands is not None
     (demand,) = SGLANG.demands(config("sglang", *words), facts(), 8)
     assert demand.shape == Shape(tensor=4)
