@@ -14,14 +14,18 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["LARGEST", "read_bytes", "read_text"]
+__all__ = ["LARGEST", "open_file", "read_bytes", "read_text"]
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that people write, at most."""
 PIPE_WITHIN = 10.0
 """Seconds until a pipe has to have ended."""
 _BLOCK = 64 * 1024
+_BUFFER = 256 * 1024
+# Without waiting: a named pipe is opened only when somebody writes to it.
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OTHERS = (
     (stat.S_ISDIR, errno.EISDIR, "it is a directory, and no file"),
     (stat.S_ISCHR, errno.EINVAL, "it is a device, and no file"),
@@ -36,15 +40,10 @@ def read_bytes(path: str | Path, largest: int = LARGEST, *, pipes: bool = True) 
     OSError, whose `strerror` completes the sentence "cannot be read: …"; also for what is larger,
     is no file, or is a pipe that brings nothing or does not end.
     """
-    # Opened without waiting: a named pipe is opened only when somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = os.open(path, _FLAGS)
     try:
         found = os.fstat(descriptor)
-        for is_other, number, what in _OTHERS:
-            if is_other(found.st_mode):
-                raise OSError(number, what)
-        if stat.S_ISFIFO(found.st_mode) and not pipes:
-            raise OSError(errno.EINVAL, "it is a pipe, and no file")
+        _check(found, pipes=pipes)
         if stat.S_ISREG(found.st_mode) and found.st_size > largest:
             raise _too_large(largest)
         blocks = _pipe(descriptor) if stat.S_ISFIFO(found.st_mode) else _file(descriptor)
@@ -56,6 +55,27 @@ def read_bytes(path: str | Path, largest: int = LARGEST, *, pipes: bool = True) 
     finally:
         os.close(descriptor)
     return bytes(content)
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A plain file, however large, for whoever reads a part of it. Raises OSError as `read_bytes`,
+    for a pipe, too.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(descriptor), pipes=False)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb", buffering=_BUFFER)
+
+
+def _check(found: os.stat_result, *, pipes: bool) -> None:
+    for is_other, number, what in _OTHERS:
+        if is_other(found.st_mode):
+            raise OSError(number, what)
+    if stat.S_ISFIFO(found.st_mode) and not pipes:
+        raise OSError(errno.EINVAL, "it is a pipe, and no file")
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:

@@ -20,6 +20,8 @@ from gpustack_fast.sizing.gguf_facts import facts_of_gguf
 __all__ = ["read_facts"]
 
 _MOST_FILES = 20_000
+_MOST_HEADS = 256 * 1024 * 1024
+"""Bytes of the heads of all files of one model."""
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _BESIDE = ("mmproj", "imatrix")
 """GGUF files whose names begin so go with a model, and are none."""
@@ -96,6 +98,14 @@ class _Folder:
                 "in part: fetch it again."
             )
         return max(coming or 0, found or 0)
+
+    def check_heads(self, read: int) -> None:
+        """Ends a reading that would not end. `read`: bytes of heads so far. Raises FactsError."""
+        if read > _MOST_HEADS:
+            raise FactsError(
+                f"The heads of the files in {self.where} are larger than those of any model. Fetch "
+                "the model again, from where its author published it."
+            )
 
     def holds_gguf_alone(self) -> bool:
         """Whether there are GGUF files and nothing else that a model could be."""
@@ -208,16 +218,17 @@ def _loose(folder: _Folder, suffix: str) -> list[str]:
 
 
 def _from_heads(folder: _Folder, names: Sequence[str]) -> Weights:
-    total, parameters = 0, 0
+    total, parameters, read = 0, 0, 0
     values: Counter[str] = Counter()
     for name in names:
         head = safetensors.read_head(folder.path / name)
-        here = (folder.path / name).stat().st_size
-        if here < head.size and folder.coming.get(name, 0) < head.size:
+        if head.here < head.size and folder.coming.get(name, 0) < head.size:
             raise FactsError(
-                f"{printable(str(folder.path / name))} was fetched in part: {here:,} of "
+                f"{printable(str(folder.path / name))} was fetched in part: {head.here:,} of "
                 f"{head.size:,} bytes are there. Fetch the model again."
             )
+        read += head.begin
+        folder.check_heads(read)
         total += head.bytes
         parameters += head.parameters
         values.update(head.values)
@@ -267,7 +278,7 @@ def _gguf(folder: _Folder, first: str) -> ModelFacts:
             f"{printable(str(folder.path / first))} is not there yet, and a GGUF file alone says "
             "what model it holds. Fetch its beginning, or the whole."
         )
-    total, parameters, whole = 0, 0, True
+    total, parameters, read, whole = 0, 0, 0, True
     head = gguf.read_head(folder.path / first)
     for name in names:
         size = folder.size(name)
@@ -275,6 +286,8 @@ def _gguf(folder: _Folder, first: str) -> ModelFacts:
             total, whole = total + size, False
             continue
         one = head if name == first else gguf.read_head(folder.path / name)
+        read += one.begin
+        folder.check_heads(read)
         if size < one.end:
             raise FactsError(
                 f"{printable(str(folder.path / name))} was fetched in part: {size:,} bytes are "

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from gpustack_fast import plain_files
 from gpustack_fast.errors import printable
 from gpustack_fast.sizing.errors import FactsError
 
@@ -31,6 +32,8 @@ _MOST_TENSORS = 1 << 17
 _LONGEST_NAME = 1 << 16
 _LONGEST_KEPT_TEXT = 1 << 12
 _LONGEST_KEPT_LIST = 1 << 13
+_MOST_KEPT = 1 << 17
+"""Numbers in all lists that are kept: a file may have many that nobody asks for."""
 _LARGEST_FILE = 1 << 50
 _ALIGNMENT = 32
 
@@ -111,7 +114,7 @@ def read_head(path: Path) -> Head:
     """Raises FactsError for what is no such file, whatever its bytes are."""
     where = printable(str(path))
     try:
-        with path.open("rb", buffering=1 << 18) as file:
+        with plain_files.open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             return _Reader(file, size, where).head()
     except OSError as error:
@@ -127,6 +130,7 @@ class _Reader:
         self.where = where
         self.place = 0
         self.items = 0
+        self.kept = 0
 
     def head(self) -> Head:
         tensors, metadata = self._begin()
@@ -201,9 +205,10 @@ class _Reader:
         kind, length = self._number("<I"), self._number("<Q")
         if kind in _SCALARS:
             each = struct.calcsize(_SCALARS[kind])
-            if length > _LONGEST_KEPT_LIST:
+            if length > min(_LONGEST_KEPT_LIST, _MOST_KEPT - self.kept):
                 self._skip(length * each)
                 return Listed(length)
+            self.kept += length
             content = self._bytes(length * each)
             return [one for (one,) in struct.iter_unpack(_SCALARS[kind], content)]
         for _ in range(length):

@@ -8,20 +8,22 @@ Source: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+from gpustack_fast import plain_files
 from gpustack_fast.errors import printable
 from gpustack_fast.sizing.errors import FactsError
 
 __all__ = ["LARGEST_HEAD", "Head", "read_head"]
 
-LARGEST_HEAD = 100_000_000
-"""Bytes; that of the safetensors library."""
+LARGEST_HEAD = 32 * 1024 * 1024
+"""Bytes. The library's limit is 100 MB, of which no published file has a tenth."""
 _LARGEST_FILE = 1 << 50
 
 BITS = {
@@ -65,13 +67,29 @@ class Head:
     """How many there are of each type."""
     size: int
     """Of the whole file."""
+    here: int
+    """Of that, what is here."""
+    begin: int
+    """Where the tensors begin."""
+
+
+class _Tensor(msgspec.Struct):
+    """A tensor in a head, or what the format calls `__metadata__`, which has none of these."""
+
+    dtype: str = ""
+    shape: list[int] = []
+    data_offsets: list[int] = []
+
+
+_CONTENT = msgspec.json.Decoder(dict[str, _Tensor])
+"""Whatever else a stranger has put there is passed over, and takes no memory."""
 
 
 def read_head(path: Path) -> Head:
     """Raises FactsError for what is no such file, whatever its bytes are."""
     where = printable(str(path))
     try:
-        with path.open("rb") as file:
+        with plain_files.open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -83,26 +101,24 @@ def read_head(path: Path) -> Head:
     if len(head) < length:
         raise _damaged(where, "it ends within its head")
     try:
-        content: object = json.loads(head)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(where, "its head is no JSON") from error
+        content = _CONTENT.decode(head)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(where, "its head does not tell the tensors in it") from error
     return _sum(content, size, 8 + length, where)
 
 
-def _sum(content: object, size: int, begin: int, where: str) -> Head:
+def _sum(content: Mapping[str, _Tensor], size: int, begin: int, where: str) -> Head:
     """Adds the tensors up. They must lie one behind the other, without a gap, as the format has
     it.
     """
-    if not isinstance(content, dict):
-        raise _damaged(where, "its head is no JSON object")
     places: list[tuple[int, int]] = []
     values: Counter[str] = Counter()
     for name, tensor in content.items():
         if name == "__metadata__":
             continue
-        dtype, count, first, last = _tensor(tensor, where)
+        count, first, last = _values(tensor, where)
         places.append((first, last))
-        values[dtype] += count
+        values[tensor.dtype] += count
     places.sort()
     end = 0
     for first, last in places:
@@ -112,21 +128,14 @@ def _sum(content: object, size: int, begin: int, where: str) -> Head:
     if begin + end > _LARGEST_FILE:
         raise _damaged(where, "its tensors are larger than any file")
     parameters = sum(values[dtype] for dtype in _COUNTED)
-    return Head(end, parameters, dict(values), begin + end if size < begin + end else size)
+    return Head(end, parameters, dict(values), max(size, begin + end), size, begin)
 
 
-def _tensor(tensor: object, where: str) -> tuple[str, int, int, int]:
-    """Type, number of values, first and last byte of one tensor."""
-    if not isinstance(tensor, dict):
-        raise _damaged(where, "a tensor in its head is no JSON object")
-    dtype, shape, place = (tensor.get(name) for name in ("dtype", "shape", "data_offsets"))
-    if (
-        not isinstance(dtype, str)
-        or not isinstance(shape, list)
-        or not isinstance(place, list)
-        or len(place) != 2
-    ):
-        raise _damaged(where, "a tensor has no type, no shape, or no place in the file")
+def _values(tensor: _Tensor, where: str) -> tuple[int, int, int]:
+    """The number of values, and the first and last byte, of one tensor."""
+    dtype, shape, place = tensor.dtype, tensor.shape, tensor.data_offsets
+    if not dtype or len(place) != 2:
+        raise _damaged(where, "a tensor has no type, or no place in the file")
     if dtype not in BITS:
         raise FactsError(
             f"{where} has a tensor of a type that is not known here. A newer gpustack-fast may "
@@ -134,7 +143,7 @@ def _tensor(tensor: object, where: str) -> tuple[str, int, int, int]:
         )
     count = 1
     for length in [*shape, *place]:
-        if type(length) is not int or not 0 <= length <= _LARGEST_FILE:
+        if not 0 <= length <= _LARGEST_FILE:
             raise _damaged(where, "a shape or a place is no number that can be")
     for length in shape:
         count *= length
@@ -143,7 +152,7 @@ def _tensor(tensor: object, where: str) -> tuple[str, int, int, int]:
     first, last = place
     if last - first != -(-count * BITS[dtype] // 8):
         raise _damaged(where, "a tensor's shape and its bytes contradict each other")
-    return dtype, count, first, last
+    return count, first, last
 
 
 def _damaged(where: str, why: str) -> FactsError:

@@ -239,6 +239,39 @@ def test_an_index_without_files_is_an_error(model: Path, places: object) -> None
         read_facts(model)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
+def test_a_pipe_or_a_device_where_weights_should_be_is_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    if name.endswith("safetensors"):
+        write(tmp_path, "config.json", DENSE)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FactsError, match=r"cannot be read: it is a pipe, .* Fetch it again\."):
+        read_facts(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(FactsError, match="cannot be read: it is a device"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+def test_a_model_that_is_nothing_but_heads_is_not_read_to_its_end(
+    model: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    names = [f"m-{number:05}-of-00009.{kind}" for number in range(1, 10)]
+    if kind == "gguf":
+        gguf(model, names[0])
+    else:
+        index(model, *names)
+        write_head(model / names[0], SHAPES)
+    for name in names[1:]:
+        (model / name).symlink_to(names[0])
+    assert read_facts(model, names[0] if kind == "gguf" else "").weight_bytes
+    monkeypatch.setattr("gpustack_fast.sizing.facts._MOST_HEADS", 1000)
+    with pytest.raises(FactsError, match=r"The heads of the files in .* Fetch the model again"):
+        read_facts(model, names[0] if kind == "gguf" else "")
+
+
 def test_a_pipe_where_a_configuration_should_be_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(FactsError, match="cannot be read: it is a pipe"):

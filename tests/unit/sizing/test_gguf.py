@@ -133,6 +133,19 @@ def test_long_lists_are_counted_and_not_kept(file: Path) -> None:
     assert head.metadata["tokenizer.ggml.tokens"] == Listed(3)
 
 
+def test_no_more_numbers_are_kept_than_any_model_has(file: Path) -> None:
+    byte_lists = 600  # of 8,192 each: 40 times as much memory as in the file
+    content = b"GGUF" + struct.pack("<IQQ", 3, 0, byte_lists)
+    for number in range(byte_lists):
+        key = f"k{number}".encode()
+        content += struct.pack("<Q", len(key)) + key
+        content += struct.pack("<IIQ", 9, 0, 8192) + bytes(8192)
+    file.write_bytes(content)
+    kept = read_head(file).metadata
+    assert kept["k0"] == [0] * 8192 and kept["k599"] == Listed(8192)
+    assert sum(len(one) for one in kept.values() if isinstance(one, list)) <= 1 << 17
+
+
 def test_a_file_of_which_a_part_is_missing_is_an_error_with_the_next_step(file: Path) -> None:
     file.write_bytes(gguf_bytes(LLAMA, TENSORS) + bytes(2 * VALUES - 200))
     with pytest.raises(FactsError, match=r"was fetched in part: .* Fetch the model again\."):

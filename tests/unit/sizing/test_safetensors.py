@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def test_a_file_of_which_the_head_alone_is_here_says_how_long_it_will_be(file: P
     with file.open("r+b") as opened:
         opened.truncate(200)
     assert read_head(file).size == size
+
+
+def test_what_a_stranger_puts_beside_the_tensors_takes_no_memory(file: Path) -> None:
+    head = tensor(more=[[]] * 400_000)
+    head["__metadata__"] = {"format": "pt", "junk": [{}] * 400_000}
+    tracemalloc.start()
+    found = read_head(with_head(file, head, 12))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.parameters == 6
+    assert most < 4 * file.stat().st_size
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
