@@ -11,6 +11,8 @@ __all__ = ["LARGEST", "Fields"]
 
 LARGEST = 1 << 40
 """No count and no length of a model is more."""
+LONGEST = 1 << 16
+"""No list of numbers of a model has more."""
 
 
 class Fields:
@@ -34,7 +36,8 @@ class Fields:
         for name in names:
             found = self.content.get(name)
             if isinstance(found, list) and found:
-                found = max((self._whole(name, one, largest) for one in found), default=0)
+                self._check_length(name, found)
+                found = max(self._whole(name, one, largest) for one in found)
             if found is not None:
                 return self._whole(name, found, largest)
         return None
@@ -65,10 +68,14 @@ class Fields:
         return []
 
     def numbers(self, name: str) -> list[int]:
-        """The whole numbers in a list; none when it is absent or holds anything else."""
+        """The whole numbers in a list, without what else it holds; none when it is absent.
+
+        Raises FactsError for a list that is longer than any.
+        """
         found = self.content.get(name)
         if not isinstance(found, list):
             return []
+        self._check_length(name, found)
         return [one for one in found if type(one) is int and 0 <= one <= LARGEST]
 
     def below(self, *names: str) -> Fields | None:
@@ -82,6 +89,14 @@ class Fields:
     def with_defaults(self, defaults: Mapping[str, object]) -> Fields:
         """The same, with what is absent taken from `defaults`. Here null is a value: none."""
         return Fields({**defaults, **self.content}, self.where)
+
+    def _check_length(self, name: str, found: list[object]) -> None:
+        if len(found) > LONGEST:
+            raise FactsError(
+                f"{self.where}: {printable(name)} is a list of {len(found):,} numbers, which no "
+                "model has. Compare the file with the one that the model's author published, or "
+                "fetch it again."
+            )
 
     def _whole(self, name: str, found: object, largest: int) -> int:
         if isinstance(found, float) and found.is_integer():  # 4096.0, as some writers have it

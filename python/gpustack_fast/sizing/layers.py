@@ -60,7 +60,7 @@ def layers_of(text: Fields, family: Family) -> list[Layer]:
     )
     parts = text.texts("layers_block_type")
     if family.in_parts and (pattern := text.text("hybrid_override_pattern")):
-        parts = [_NEMOTRON.get(letter, "mlp") for letter in pattern]
+        parts = [_NEMOTRON.get(letter, "mlp") for letter in pattern[:MOST_LAYERS]]
     if family.in_parts and parts:
         return [_part(one) for one in parts[: min(count or MOST_LAYERS, MOST_LAYERS)]]
     if not count:
@@ -72,14 +72,14 @@ def layers_of(text: Fields, family: Family) -> list[Layer]:
     attention = _attention(text, family, count)
     experts = experts_of(text)
     shared = text.count("num_kv_shared_layers", largest=MOST_LAYERS)
+    sparse = _sparse(text, count) if experts else [False] * count
     layers = []
     for index, (kind, recurrent) in enumerate(attention):
         if 0 < shared < count and index >= count - shared:
             kind = "none"
-        sparse = experts > 0 and _is_sparse(text, index)
         forward: FeedForward = "none"
         if family.forwards:
-            forward = "experts" if sparse else "dense"
+            forward = "experts" if sparse[index] else "dense"
         layers.append(Layer(kind, recurrent, forward))
     return layers
 
@@ -168,24 +168,30 @@ def _recurrent(text: Fields, count: int) -> list[tuple[Attention, bool]]:
     return []
 
 
-def _is_sparse(text: Fields, index: int) -> bool:
-    """Whether a layer of a mixture of experts has experts."""
-    words = text.texts("mlp_layer_types")
-    if index < len(words):
-        return words[index] != "dense"
-    if index < text.count(
+def _sparse(text: Fields, count: int) -> list[bool]:
+    """Whether each layer of a mixture of experts has experts. Each field is read once: a list in a
+    file may be long.
+    """
+    words = text.texts("mlp_layer_types")[:count]
+    first = text.count(
         "first_k_dense_replace", "num_dense_layers", "first_k_dense", "moe_layer_start_index"
-    ):
-        return False
-    if index in text.numbers("mlp_only_layers"):
-        return False
-    marks = text.numbers("moe_layer_freq")
-    if marks:
-        return index < len(marks) and marks[index] != 0
+    )
+    dense = set(text.numbers("mlp_only_layers"))
+    usual = _usually_sparse(text, count)
+    found = [index >= first and index not in dense and usual[index] for index in range(count)]
+    return [word != "dense" for word in words] + found[len(words) :]
+
+
+def _usually_sparse(text: Fields, count: int) -> list[bool]:
+    """The same, by the rule that holds behind the first layers."""
+    if marks := text.numbers("moe_layer_freq"):
+        return [index < len(marks) and marks[index] != 0 for index in range(count)]
     if text.has("moe_layers"):
-        return index in text.numbers("moe_layers")
+        kept = set(text.numbers("moe_layers"))
+        return [index in kept for index in range(count)]
     if every := text.count("expert_layer_period"):
-        return index % every == text.count("expert_layer_offset")
+        offset = text.count("expert_layer_offset")
+        return [index % every == offset for index in range(count)]
     every = text.count(
         "moe_layer_freq",
         "decoder_sparse_step",
@@ -193,6 +199,5 @@ def _is_sparse(text: Fields, index: int) -> bool:
         "moe_layer_interval",
         default=1,
     )
-    if text.has("moe_layer_freq"):  # DeepSeek counts from 0, the others from 1
-        return index % max(1, every) == 0
-    return (index + 1) % max(1, every) == 0
+    begin = 0 if text.has("moe_layer_freq") else 1  # DeepSeek counts from 0, the others from 1
+    return [(index + begin) % max(1, every) == 0 for index in range(count)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -15,6 +16,9 @@ from sizing.published import MODELS
 
 from gpustack_fast.sizing import FactsError, ModelFacts
 from gpustack_fast.sizing.config_json import Weights, facts_of_config, read_json
+from gpustack_fast.sizing.families import Family
+from gpustack_fast.sizing.fields import Fields
+from gpustack_fast.sizing.layers import layers_of
 
 DENSE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -372,6 +376,51 @@ def test_a_model_without_layers_is_an_error_with_the_next_step() -> None:
 def test_a_number_that_cannot_be_is_an_error_with_the_next_step(layers: Any) -> None:
     with pytest.raises(FactsError, match=r"config\.json"):
         facts(num_hidden_layers=layers, model_type="tomorrow")
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp_only_layers", "moe_layers", "moe_layer_freq", "intermediate_size", "head_dim"]
+)
+def test_a_list_that_is_longer_than_any_is_an_error_with_the_next_step(name: str) -> None:
+    with pytest.raises(FactsError, match=rf"{name} is a list of 100,000 numbers, .* fetch it ag"):
+        facts(num_local_experts=4, **{name: [0] * 100_000})
+
+
+def test_each_field_of_a_file_is_read_a_few_times_however_many_layers_there_are() -> None:
+    """A list may be long, and a stranger may write 4,096 layers."""
+
+    class Counted(dict[str, Any]):
+        asked: ClassVar[Counter[str]] = Counter()
+
+        def get(self, name: str, default: Any = None) -> Any:
+            self.asked[name] += 1
+            return super().get(name, default)
+
+    fields = Counted(DENSE | {"num_local_experts": 4, "num_hidden_layers": 4096})
+    assert len(layers_of(Fields(fields, "config.json"), Family())) == 4096
+    assert max(Counted.asked.values()) <= 4, Counted.asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "layers"),
+    [
+        ({"mlp_layer_types": ["dense", "sparse"]}, "-+++"),
+        ({"first_k_dense_replace": 3}, "---+"),
+        ({"mlp_only_layers": [0, 2]}, "-+-+"),
+        ({"moe_layer_freq": [0, 1, 1]}, "-++-"),
+        ({"moe_layers": [1, 3]}, "-+-+"),
+        ({"expert_layer_period": 2, "expert_layer_offset": 1}, "-+-+"),
+        ({"moe_layer_freq": 2}, "+-+-"),
+        ({"decoder_sparse_step": 2}, "-+-+"),
+        ({"decoder_sparse_step": 0}, "++++"),
+        ({"first_k_dense_replace": 1, "moe_layer_freq": 2}, "--+-"),
+        ({}, "++++"),
+    ],
+)
+def test_which_layers_have_experts(fields: dict[str, Any], layers: str) -> None:
+    text = Fields(DENSE | {"num_local_experts": 4} | fields, "config.json")
+    found = layers_of(text, Family())
+    assert "".join("+" if one.feed_forward == "experts" else "-" for one in found) == layers
 
 
 def test_a_model_that_no_machine_could_hold_is_an_error_with_the_next_step() -> None:
