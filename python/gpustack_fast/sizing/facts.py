@@ -61,7 +61,7 @@ class _Folder:
         self.where = printable(str(path))
         self.coming = sizes
         self.alone: str | None = None
-        if path.is_file():
+        if os.path.isfile(path):  # which is false, too, where the system refuses to look
             if path.suffix != ".gguf":
                 raise FactsError(
                     f"{self.where} is a file, but no GGUF file. Name a GGUF file, or the folder "
@@ -69,7 +69,7 @@ class _Folder:
                 )
             self.path, self.alone = path.parent, path.name
             self.here = {one.name for one in self.path.glob("*.gguf")}
-        elif path.is_dir():
+        elif os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
             self.here = set(_files(path))
         else:
             raise FactsError(
@@ -305,6 +305,11 @@ def _parts(first: str) -> list[str]:
     if found is None:
         return [first]
     count = int(found[2])
+    if not count:
+        raise FactsError(
+            f"{printable(first)} calls itself a part of none. Name the file as its author did, or "
+            "fetch it again."
+        )
     if int(found[1]) != 1:
         raise FactsError(
             f"{printable(first)} is not the first part of its model. Name the part "

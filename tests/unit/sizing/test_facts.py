@@ -167,6 +167,12 @@ def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
         read_facts(tmp_path)
 
 
+def test_a_part_of_none_is_no_model_of_no_size(tmp_path: Path) -> None:
+    gguf(tmp_path, "m-00001-of-00000.gguf")
+    with pytest.raises(FactsError, match=r"calls itself a part of none\. Name the file"):
+        read_facts(tmp_path)
+
+
 def test_another_part_than_the_first_is_an_error_that_names_the_first(tmp_path: Path) -> None:
     gguf(tmp_path, "m-00002-of-00002.gguf")
     with pytest.raises(FactsError, match=r"Name the part m-00001-of-00002\.gguf"):
@@ -188,9 +194,19 @@ def test_a_folder_with_nothing_in_it_says_what_is_missing(tmp_path: Path) -> Non
         read_facts(tmp_path)
 
 
-def test_a_path_that_leads_nowhere_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["absent", "a" * 300, "a/" * 3000, "loop"])
+def test_a_path_that_leads_nowhere_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(FactsError, match=r"does not exist, or may not be read"):
-        read_facts(tmp_path / "absent")
+        read_facts(tmp_path / name)
+
+
+def test_a_folder_that_may_not_be_read_says_so(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs this may be root
+    with pytest.raises(FactsError, match=r"does not exist, or may not be read"):
+        read_facts(model)
 
 
 def test_a_file_that_is_no_gguf_says_so(tmp_path: Path) -> None:
