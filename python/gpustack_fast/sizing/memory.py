@@ -89,16 +89,14 @@ def _cache(facts: ModelFacts, load: Load) -> Part:
     pieces, one = [], 0.0
     if facts.kv_bytes_per_token:
         tokens = _blocks(load.context) * BLOCK
-        one += facts.kv_bytes_per_token * scale * tokens
-        pieces.append(f"{_bytes(facts.kv_bytes_per_token)} x {tokens:,} tokens")
+        padded, groups = _padded(facts, facts.full_layers, facts.kv_bytes_per_token)
+        one += padded * scale * tokens
+        pieces.append(f"{_bytes(padded)} x {tokens:,} tokens{groups}")
     if facts.kv_window_bytes_per_token:
         tokens = _window_tokens(facts, load)
-        padding, groups = _padding(facts)
-        one += facts.kv_window_bytes_per_token * padding * scale * tokens
-        pieces.append(
-            f"{_bytes(facts.kv_window_bytes_per_token * padding)} x {tokens:,} tokens of a window"
-            + groups
-        )
+        padded, groups = _padded(facts, facts.window_layers, facts.kv_window_bytes_per_token)
+        one += padded * scale * tokens
+        pieces.append(f"{_bytes(padded)} x {tokens:,} tokens of a window{groups}")
     if facts.state_bytes:
         # Not less for a narrower type: a file may want 32 bits for a state whatever computes.
         one += facts.state_bytes * max(1.0, computed / facts.dtype_bytes) * stage / load.tensor
@@ -121,18 +119,20 @@ def _window_tokens(facts: ModelFacts, load: Load) -> int:
     return (_blocks(tokens) + 1) * BLOCK  # a window need not begin where a block does
 
 
-def _padding(facts: ModelFacts) -> tuple[float, str]:
-    """vLLM puts layers of one kind in groups of one size, the last of which may have gaps."""
+def _padded(facts: ModelFacts, layers: int, size: float) -> tuple[float, str]:
+    """Bytes of one token in so many layers of a kind, which take `size`: vLLM puts layers of one
+    kind in groups of one size, the last of which may have gaps.
+    """
     full, narrow = facts.full_layers, facts.window_layers
     if not full or not narrow:
-        return 1.0, ""
+        return size, ""
     group = min(full, narrow)
     if max(full, narrow) < group * 1.5:
         group = max(full, narrow)
-    padded = -(-narrow // group) * group
-    if padded == narrow:
-        return 1.0, ""
-    return padded / narrow, f" ({narrow} layers in groups of {group})"
+    padded = -(-layers // group) * group
+    if padded == layers:
+        return size, ""
+    return size * padded / layers, f" ({layers} layers in groups of {group})"
 
 
 def _activations(facts: ModelFacts, load: Load) -> Part:

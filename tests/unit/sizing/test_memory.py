@@ -91,6 +91,23 @@ def test_layers_with_windows_are_padded_to_groups_as_vllm_does() -> None:
     assert found == each * (10 * 65_536 + 60 * (1024 + 1024 + 16))
 
 
+def test_so_are_layers_that_keep_all_where_they_are_more() -> None:
+    facts = msgspec.structs.replace(
+        published("Llama-3.1-8B-Instruct"),
+        kv_window_bytes_per_token=400.0,
+        window=1024,
+        window_layers=4,
+        full_layers=10,
+        kv_bytes_per_token=1000.0,
+    )
+    found = part(estimate(facts, load(context=65_536, batched_tokens=1024)), "kv_cache")
+    # 10 layers in 3 groups of 4.
+    assert found == 100 * (12 * 65_536 + 4 * (1024 + 1024 + 16))
+    few = msgspec.structs.replace(facts, full_layers=5, kv_bytes_per_token=500.0)
+    found = part(estimate(few, load(context=65_536, batched_tokens=1024)), "kv_cache")
+    assert found == 100 * (5 * 65_536 + 5 * (1024 + 1024 + 16))
+
+
 def test_the_type_of_the_cache_scales_it() -> None:
     assert cache("Qwen3-8B", kv_dtype_bytes=1) * 2 == cache("Qwen3-8B")
 
