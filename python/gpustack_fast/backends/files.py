@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import re
 from pathlib import Path
 
 from gpustack_fast.backends.base import BackendError, Model, Place
+from gpustack_fast.sizing import FactsError, gguf_file
 
 __all__ = ["files_of", "gguf_of", "names_of"]
-
-_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.ASCII)
 
 
 def names_of(model: Model) -> list[str]:
@@ -37,28 +34,7 @@ def gguf_of(model: Model, folder: Path) -> Path:
 
     Raises BackendError.
     """
-    chosen = model.huggingface_filename or model.model_scope_file_path
-    found = sorted(
-        file
-        for file in folder.rglob("*.gguf")
-        if not file.name.lower().startswith("mmproj")
-        and _LATER_PART.search(file.name) is None
-        and (chosen is None or _is_chosen(file, folder, chosen))
-    )
-    if not found:
-        raise BackendError(
-            f"The model {model.name} has no GGUF file in {folder}, or none of the name that "
-            "was chosen. Choose a repository with one."
-        )
-    if len(found) > 1:
-        names = ", ".join(str(file.relative_to(folder)) for file in found[:5])
-        raise BackendError(
-            f"The model {model.name} has {len(found)} GGUF files: {names}. Name one with "
-            "huggingface_filename or model_scope_file_path."
-        )
-    return found[0]
-
-
-def _is_chosen(file: Path, folder: Path, chosen: str) -> bool:
-    path = str(file.relative_to(folder))
-    return fnmatch.fnmatchcase(path, chosen) or fnmatch.fnmatchcase(file.name, chosen)
+    try:
+        return gguf_file(folder, model.huggingface_filename or model.model_scope_file_path or "")
+    except FactsError as error:
+        raise BackendError(f"The model {model.name} has no one file to load. {error}") from error

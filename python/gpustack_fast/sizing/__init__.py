@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from gpustack_fast.sizing.documents import UNKNOWN, Estimate, Load, ModelFacts, Part
 from gpustack_fast.sizing.errors import FactsError
-from gpustack_fast.sizing.facts import read_facts
+from gpustack_fast.sizing.facts import gguf_file, read_facts
 from gpustack_fast.sizing.memory import estimate, process_bytes
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ModelFacts",
     "Part",
     "estimate",
+    "gguf_file",
     "process_bytes",
     "read_facts",
 ]

@@ -17,7 +17,7 @@ from gpustack_fast.sizing.documents import ModelFacts
 from gpustack_fast.sizing.errors import FactsError
 from gpustack_fast.sizing.gguf_facts import facts_of_gguf
 
-__all__ = ["read_facts"]
+__all__ = ["gguf_file", "read_facts"]
 
 _MOST_FILES = 20_000
 _MOST_HEADS = 256 * 1024 * 1024
@@ -51,6 +51,13 @@ def read_facts(
     if folder.has("model_index.json"):
         return _pipeline(folder)
     raise _nothing(folder)
+
+
+def gguf_file(path: Path, filename: str = "") -> Path:
+    """The GGUF file of a folder that is the model, by the same rules: of one in parts the first,
+    which leads to the others. Raises FactsError.
+    """
+    return path / _choose(_Folder(path, {}), filename)
 
 
 class _Folder:
@@ -246,12 +253,13 @@ def _choose(folder: _Folder, filename: str) -> str:
         for name in folder.names(".gguf")
         if not name.rsplit("/", 1)[-1].lower().startswith(_BESIDE)
     ]
-    if filename:
+    if filename in names:
+        names = [filename]
+    elif filename:
         names = [
             name
             for name in names
-            if name == filename
-            or fnmatch.fnmatchcase(name, filename)
+            if fnmatch.fnmatchcase(name, filename)
             or fnmatch.fnmatchcase(name.rsplit("/", 1)[-1], filename)
         ]
     firsts = [name for name in names if (part := _PART.search(name)) is None or int(part[1]) == 1]
@@ -262,12 +270,13 @@ def _choose(folder: _Folder, filename: str) -> str:
             f"No GGUF file in {folder.where} is named {printable(filename)}. Compare the name with "
             "those of the files there."
             if filename
-            else f"{folder.where} has no GGUF file that begins a model. Fetch the first part, too."
+            else f"{folder.where} has no GGUF file that begins a model. Choose a repository with "
+            "one; of a file in parts fetch the first part, too."
         )
     some = ", ".join(printable(name) for name in firsts[:8])
     raise FactsError(
         f"{folder.where} has several GGUF models ({some}{', ...' if len(firsts) > 8 else ''}). "
-        "Say which one by its file name (huggingface_filename)."
+        "Say which one by its file name (huggingface_filename or model_scope_file_path)."
     )
 
 

@@ -178,12 +178,16 @@ def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_
         (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], None, "m-00001-of-00002.gguf"),
         (["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "*Q8_0*", "m-Q8_0.gguf"),
         (["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "m-Q4_K_M.gguf", "m-Q4_K_M.gguf"),
+        # As the same folder was sized.
+        (["m-Q4_K_M.gguf", "imatrix.gguf", ".cache/m-Q8_0.gguf"], None, "m-Q4_K_M.gguf"),
+        (["m[1].gguf", "m1.gguf"], "m[1].gguf", "m[1].gguf"),
     ],
 )
 def test_llama_cpp_loads_the_file_that_was_fetched(
     tmp_path: Path, names: list[str], chosen: str | None, expected: str
 ) -> None:
     for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     model = config("llama_cpp", huggingface_filename=chosen)
     place = dataclasses.replace(PLACE, files=tmp_path)
@@ -194,9 +198,9 @@ def test_llama_cpp_loads_the_file_that_was_fetched(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "has no GGUF file in"),
+        ([], "has no GGUF file that begins a model"),
         (["config.json"], "Choose a repository with one"),
-        (["a.gguf", "b.gguf"], "has 2 GGUF files: a.gguf, b.gguf. Name one with hugg"),
+        (["a.gguf", "b.gguf"], r"several GGUF models \(a.gguf, b.gguf\)\. Say which one .*hugg"),
     ],
 )
 def test_without_one_file_to_load_it_is_said_what_to_write(

@@ -177,7 +177,7 @@ def test_another_part_than_the_first_is_an_error_that_names_the_first(tmp_path: 
     gguf(tmp_path, "m-00002-of-00002.gguf")
     with pytest.raises(FactsError, match=r"Name the part m-00001-of-00002\.gguf"):
         read_facts(tmp_path / "m-00002-of-00002.gguf")
-    with pytest.raises(FactsError, match="Fetch the first part, too"):
+    with pytest.raises(FactsError, match="fetch the first part, too"):
         read_facts(tmp_path)
 
 
