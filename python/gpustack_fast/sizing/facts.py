@@ -88,6 +88,10 @@ class _Folder:
         """Whether it is here, to be read."""
         return name in self.here
 
+    def knows(self, name: str) -> bool:
+        """Whether its size is known."""
+        return name in self.here or name in self.coming
+
     def names(self, suffix: str) -> list[str]:
         """Of what is here or comes, sorted."""
         return sorted(name for name in self.here | set(self.coming) if name.endswith(suffix))
@@ -165,7 +169,7 @@ def _weights(folder: _Folder) -> Weights | None:
         names, total = _loose(folder, ".safetensors"), 0
     if names and all(folder.has(name) for name in names):
         return _from_heads(folder, names)
-    if total:
+    if total and not all(folder.knows(name) for name in names):
         return Weights(
             bytes=total,
             assumptions=("The size of its weights is what their index says.",),
