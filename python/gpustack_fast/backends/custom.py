@@ -108,10 +108,9 @@ def command(model: Model, place: Place) -> Command:
     if place.port is None:
         raise BackendError(f"The engine of the model {model.name} has no port to listen at.")
     words = _words(model.run_command or "")
-    text = " ".join(words)
     values = {
         **model.env,
-        "model_path": files_of(model, place) if "model_path" in text else "",
+        "model_path": files_of(model, place) if _names(model, "model_path") else "",
         "model_name": model.name,
         "port": str(place.port),
         "worker_ip": "127.0.0.1",
@@ -135,6 +134,10 @@ def command(model: Model, place: Place) -> Command:
     )
 
 
+def _names(model: Model, placeholder: str) -> bool:
+    return placeholder in _PLACEHOLDER.findall(model.run_command or "")
+
+
 def _words(template: str) -> list[str]:
     """The words of a command line, with placeholders whole. Raises ValueError."""
     return shlex.split(_PLACEHOLDER.sub(r"{{\1}}", template))
@@ -152,9 +155,8 @@ def demands(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
     """As `Backend.demands`. One GPU, unless the command says over how many it is divided."""
     if not facts.weight_bytes:
         return [_claimed(model)]
-    divided = "gpu_count" in (model.run_command or "")
     found = []
-    for shape in shapes(model, facts, count if divided else 1, None):
+    for shape in shapes(model, facts, count if _names(model, "gpu_count") else 1, None):
         claimed = claim(model, shape)
         if claimed is not None:
             found.append(Demand(shape=shape, least=claimed))

@@ -275,6 +275,14 @@ def test_no_value_becomes_a_word_or_a_placeholder_of_its_own(tmp_path: Path) -> 
     assert arguments[1:] == [str(folder), "{{port}}", "40001"]
 
 
+def test_a_custom_program_that_does_not_ask_for_files_needs_none(tmp_path: Path) -> None:
+    absent = place(tmp_path / "absent")
+    model = custom(f"{sys.executable} --model_path=/of/its/own {{{{port}}}}")
+    assert CUSTOM.command(model, absent).arguments[1] == "--model_path=/of/its/own"
+    with pytest.raises(BackendError, match="are not there"):
+        CUSTOM.command(custom("x {{port}} {{ model_path }}"), absent)
+
+
 def test_a_custom_program_is_found_in_the_environment_that_is_named(tmp_path: Path) -> None:
     program = tmp_path / "bin" / "my-server"
     program.parent.mkdir()
@@ -358,6 +366,8 @@ def test_a_custom_program_is_ready_when_its_path_says_so(more: dict[str, Any], p
     [
         ("x {{port}}", {}, [1]),
         ("x {{port}} {{gpu_count}}", {}, [1, 2, 4]),
+        ("x {{port}} {{ gpu_count }}", {}, [1, 2, 4]),
+        ("x {{port}} --gpu_count=1", {}, [1]),
         ("x {{port}}", {"gpu_selector": {"gpus_per_replica": 2}}, [2]),
     ],
 )
