@@ -70,8 +70,14 @@ def most_gpus(devices: Iterable[Device], gpu_ids: Sequence[str]) -> int:
 def is_selected(device: Device, gpu_ids: Sequence[str]) -> bool:
     """By its UUID, its index, or as GPUStack writes that: `<worker>:cuda:0`."""
     return not gpu_ids or any(
-        one == device.uuid or one.rpartition(":cuda:")[2] == str(device.index) for one in gpu_ids
+        one == device.uuid or _number(one) == str(device.index) for one in gpu_ids
     )
+
+
+def _number(name: str) -> str:
+    """`0` of `0`, `00` and `<worker>:cuda:0`."""
+    digits = name.rpartition(":cuda:")[2]
+    return digits.lstrip("0") or digits[:1]
 
 
 def is_usable(device: Device) -> bool:

@@ -199,9 +199,13 @@ def test_the_index_of_a_divided_gpu_means_its_slices() -> None:
         *(device(1, 20 * GIB, uuid=f"MIG-{n}", slice=True) for n in range(2)),
         device(2),
     ]
-    ids = (["1"], ["GPU-2"], ["worker-1:cuda:2"])
+    ids = (["1"], ["GPU-2"], ["worker-1:cuda:2"], ["002"], ["00"])
     asked = [wanted(f"m{n}", demand(GIB), gpu_ids=named) for n, named in enumerate(ids)]
-    assert [uuids(one) for one in place(asked, devices, [])] == [["MIG-0"], ["GPU-2"], ["GPU-2"]]
+    assert [uuids(one) for one in place(asked, devices, [])] == [
+        ["MIG-0"],
+        *[["GPU-2"]] * 3,
+        ["GPU-0"],
+    ]
 
 
 def test_large_ones_come_first_whatever_the_order() -> None:
