@@ -21,8 +21,8 @@ __all__ = ["Flag", "FlagTable", "Found", "recorded", "recorded_versions"]
 
 FOLDER = Path(__file__).parent / "recorded"
 _NUMBER = re.compile(r"-\d*\.?\d+")
-_LEVEL = re.compile(r"-O=?\d")
-"""vLLM's `-O3`."""
+_LEVEL = re.compile(r"-O(?:=(.*)|(.+))", re.DOTALL)
+"""vLLM's `-O3`, which may also be `-O=3` or two words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,8 +156,9 @@ class FlagTable:
             flag = self._flag(written)
             end = index + 1
             values: tuple[str, ...] = (joined,) if equals else ()
-            if _LEVEL.fullmatch(parameter):
-                values = (parameter[-1],)
+            if level := _LEVEL.fullmatch(parameter):
+                written, values = "-O", (level[1] or level[2] or "",)
+                flag = self._flag(written)
             elif not equals:
                 end += self._taken(flag, written, parameters[end:])
                 values = tuple(parameters[index + 1 : end])
@@ -169,9 +170,7 @@ class FlagTable:
         """`--json-flag.key` is a value of `--json-flag`."""
         bare, dot, _ = written.partition(".")
         if not bare.startswith("--"):
-            if _LEVEL.match(bare):
-                return self._flags.get("--optimization-level")
-            return self._flags.get(bare)
+            return self._flags.get("--optimization-level" if bare == "-O" else bare)
         flag = self._flags.get(self._spelt(bare))
         return None if dot and flag is not None and flag.values == "0" else flag
 
@@ -185,7 +184,7 @@ class FlagTable:
         if "." in written and flag is not None:
             kind = "1"
         words = 0
-        while words < len(following) and not _is_flag(following[words]):
+        while words < len(following) and _is_value(following[words]):
             words += 1
         return {"0": 0, "*": words}.get(kind, min(words, 1))
 
@@ -208,6 +207,11 @@ class FlagTable:
 
 def _is_flag(parameter: str) -> bool:
     return parameter.startswith("-") and len(parameter) > 1 and not _NUMBER.fullmatch(parameter)
+
+
+def _is_value(parameter: str) -> bool:
+    """Whether it may be what the flag before it takes: also a sentence that begins with a dash."""
+    return not _is_flag(parameter) or " " in parameter.partition("=")[0]
 
 
 @functools.cache

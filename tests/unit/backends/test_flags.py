@@ -123,6 +123,10 @@ def test_neither_a_name_nor_an_architecture_is_enough(architecture: str, name: s
         (["--names", "a", "b", "--size", "1"], {"--names": "b", "--size": "1"}),
         (["--json-config.a.b", "1", "--json-config.c=2"], {"--json-config": "2"}),
         (["-O3"], {"--optimization-level": "3"}),
+        (["-O=2", "-O", "1"], {"--optimization-level": "1"}),
+        (["-Ofast"], {"--optimization-level": "fast"}),
+        (["--size", "- a sentence", "-s=- b c"], {"--size": "- b c"}),
+        (["--names", "- a", "--enable-x"], {"--names": "- a", "--enable-x": "true"}),
         (["--maybe", "--size=1"], {"--maybe": "true", "--size": "1"}),
         (["--other", "5", "--size=1"], {"--other": "5", "--size": "1"}),
     ],
@@ -172,7 +176,8 @@ WORDS = st.one_of(
     st.sampled_from(sorted(TABLE.names())).flatmap(
         lambda name: st.sampled_from([name, f"{name}=", f"{name}=1", f"{name}.a", f"{name} 1"])
     ),
-    st.sampled_from(["-", "--", "-O", "-O3", "--=", "--.", "-1", "--no-", "--\0"]),
+    st.sampled_from(["-", "--", "-O", "-O3", "-O=2", "-O-", "--=", "--.", "-1", "--no-", "--\0"]),
+    st.sampled_from(["- a b", "-- a=b", "-a =b"]),
 )
 
 
@@ -190,5 +195,5 @@ def test_whatever_people_write_is_read_and_each_complaint_has_its_place(words: l
 
 def _width(found: Found, words: list[str]) -> int:
     word = words[found.index]
-    joined = "=" in word or word == "-O3"
+    joined = "=" in word or (word.startswith("-O") and word != "-O")
     return 1 if joined else 1 + len(found.values)
