@@ -76,6 +76,7 @@ class FlagTable:
         self.words = words
         self._flags = flags
         self._dashes = dashes
+        self._abbreviated = False
 
     @classmethod
     def read(cls, text: str) -> FlagTable:
@@ -100,6 +101,14 @@ class FlagTable:
         }
         versions = (*older.versions, *self.versions)
         return FlagTable(versions, {**older._flags, **self._flags}, words, dashes=self._dashes)
+
+    def abbreviated(self) -> FlagTable:
+        """The same for a version that was not recorded, whose flags nobody checks: there the
+        beginning of a single flag stands for it, as argparse has it.
+        """
+        table = FlagTable(self.versions, self._flags, self.words, dashes=self._dashes)
+        table._abbreviated = True
+        return table
 
     def names(self) -> set[str]:
         """All names of all flags."""
@@ -171,8 +180,15 @@ class FlagTable:
         bare, dot, _ = written.partition(".")
         if not bare.startswith("--"):
             return self._flags.get("--optimization-level" if bare == "-O" else bare)
-        flag = self._flags.get(self._spelt(bare))
+        spelt = self._spelt(bare)
+        flag = self._flags.get(spelt) or self._begun(spelt)
         return None if dot and flag is not None and flag.values == "0" else flag
+
+    def _begun(self, spelt: str) -> Flag | None:
+        if not self._abbreviated or len(spelt) < len("--x"):
+            return None
+        meant = {flag.name: flag for name, flag in self._flags.items() if name.startswith(spelt)}
+        return next(iter(meant.values())) if len(meant) == 1 else None
 
     def _spelt(self, written: str) -> str:
         """`--a_b` and `--a-b`, with the sign of the engine's own."""

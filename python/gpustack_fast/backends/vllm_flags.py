@@ -80,10 +80,10 @@ class Serve:
         """`version`: of the engine that will run; None: it is not known yet."""
         self.model = model
         self.known = recorded("vllm", version)
-        table = self.known or recorded("vllm", None)
-        assert table is not None, "the package carries what was recorded"
-        self.table: FlagTable = table
-        self.given = table.given(model.backend_parameters)
+        recorded_ones = recorded("vllm", None)
+        assert recorded_ones is not None, "the package carries what was recorded"
+        self.table: FlagTable = self.known or recorded_ones.abbreviated()
+        self.given = self.table.given(model.backend_parameters)
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """As `Backend.check`."""

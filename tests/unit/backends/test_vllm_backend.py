@@ -263,6 +263,21 @@ def test_a_version_that_was_not_recorded_is_a_doubt_and_no_mistake(
     assert "--uds is not to be set" in problem
 
 
+def test_of_a_version_that_was_not_recorded_the_beginnings_of_flags_are_understood_too() -> None:
+    """As argparse does; where all flags are known, a beginning is told as a mistake."""
+    model = config("vllm", "--hos", "0.0.0.0", "--api-k=x", backend_version="0.31.0")
+    host, key = (problem for _, problem in VLLM.check(model))
+    assert "--hos is not to be set" in host and "--api-k is not to be set" in key
+    sized = config("vllm", "--gpu-memory-util=0.5", "--tensor-par=2", backend_version="0.31.0")
+    assert VLLM.demands is not None and list(VLLM.check(sized)) == []
+    (demand,) = VLLM.demands(sized, facts(), 8)
+    assert (demand.share, demand.shape) == (0.5, Shape(tensor=2))
+    ((_, problem),) = list(VLLM.check(config("vllm", "--gpu-memory-util=0.5")))
+    assert "Did you mean --gpu-memory-utilization?" in problem
+    # What more than one begins with is the engine's to refuse.
+    assert list(VLLM.check(config("vllm", "--data-parallel=2", backend_version="0.31.0"))) == []
+
+
 def test_lora_modules_stand_in_one_place_alone() -> None:
     adapters = [{"lora_name": "a", "local_path": "/a"}]
     model = config("vllm", "--lora-modules", "b=/b", lora_list=adapters)
