@@ -177,6 +177,24 @@ def test_an_adapter_s_folder_may_hold_anything(tmp_path: Path) -> None:
         flags(config("vllm"), tmp_path, adapters={"one": tmp_path})
 
 
+@pytest.mark.parametrize(
+    ("content", "rank"),
+    [({"r": 600}, 512), ({"r": 8, "rank_pattern": {"q_proj": 40, "k_proj": "x"}}, 64)],
+)
+def test_an_adapter_gets_the_room_of_its_highest_rank_as_far_as_vllm_goes(
+    tmp_path: Path, content: dict[str, Any], rank: int
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    found = flags(config("vllm"), tmp_path, adapters={"one": tmp_path})
+    assert f"--max-lora-rank={rank}" in found
+
+
+def test_it_has_time_for_its_own_end_before_it_is_killed() -> None:
+    (drain,) = [one for one in ALWAYS if one.startswith("--shutdown-timeout=")]
+    # Its watchdog looks every 5 s.
+    assert VLLM.stop_grace > float(drain.partition("=")[2]) + 5
+
+
 @pytest.mark.parametrize("content", [b"[]", b'{"r": "x"}', b"1"])
 def test_an_adapter_that_does_not_tell_its_rank_gets_room_for_a_usual_one(
     tmp_path: Path, content: bytes
@@ -362,6 +380,9 @@ def test_a_demand_is_what_the_estimate_says_with_room_for_fewer_requests_each_ti
         (["--max-model-len", "16k"], {"context": 16_000}),
         (["--max-num-seqs=2"], {"sequences": 2}),
         (["--kv-cache-dtype=fp8"], {"kv_dtype_bytes": 1.0}),
+        (["--kv-cache-dtype=nvfp4"], {"kv_dtype_bytes": 0.5}),
+        (["--kv-cache-dtype", "bfloat16"], {"kv_dtype_bytes": 2.0}),
+        (["--max-num-seqs=1000"], {"sequences": 256}),
         (["--enforce-eager"], {"graphs": False}),
         (["--max-num-batched-tokens", "2048"], {"batched_tokens": 2048}),
         # The embeddings of input and output stay as they are.
@@ -376,6 +397,13 @@ def test_flags_that_change_the_memory_are_reckoned_with(
     assert VLLM.demands is not None
     first = VLLM.demands(config("vllm", *parameters), facts(), 1)[0]
     assert first.estimate == estimate(facts(), Load(**{"context": 8192, "sequences": 8, **load}))
+
+
+def test_weights_that_are_quantised_are_loaded_as_they_are() -> None:
+    assert VLLM.demands is not None
+    small = facts(quantization="awq")
+    found = VLLM.demands(config("vllm", "--dtype=float32", "--quantization=fp8"), small, 1)[0]
+    assert found.estimate == estimate(small, Load(context=8192, sequences=8, dtype_bytes=4.0))
 
 
 def test_of_32_bits_vllm_makes_16() -> None:
@@ -449,6 +477,7 @@ def test_the_cache_of_a_cpu_has_room_for_what_a_gpu_s_would() -> None:
     assert kv_space(None, {}) == 4
     assert kv_space(facts(), {}) == 9
     assert kv_space(facts(), {"--max-model-len": "128"}) == 1
+    assert kv_space(facts(kv_bytes_per_token=1e9), {}) == 64, "a machine has other uses for it"
 
 
 def test_idle_connections_are_kept_as_long_as_ours_keeps_them() -> None:

@@ -97,7 +97,8 @@ def run(models: list[Any], found: GpuReport, facts_of: Any = no_facts, json: boo
 
 
 def test_it_says_where_each_replica_would_go(capsys: pytest.CaptureFixture[str]) -> None:
-    models = [Model("qwen", replicas=2), Model("wide", size=9, gpus=2), Model("none", replicas=0)]
+    models = [Model("qwen", replicas=2), Model("wide", size=9, gpus=2)]
+    models += [Model("none", replicas=0, size=0)]  # whatever is wrong with it
     assert run(models, report(gpu(0), gpu(1))) == 0
     told = capsys.readouterr()
     assert told.err == ""

@@ -244,6 +244,18 @@ def test_slices_are_given_to_one_each_and_large_ones_find_none() -> None:
     play(scenario)
 
 
+def test_what_our_engine_holds_of_a_slice_counts_once() -> None:
+    async def scenario() -> None:
+        claims = Claims(Machine(gpu(0, slices=[part("a")])))
+        assert on(await claims.claim("m", 12)) == ["MIG-a"]
+        claims.machine.now(gpu(0, slices=[part("a", used=10)]))
+        assert on(await claims.claim("n", 4)) == ["MIG-a"]
+        claims.claim("o", 1)
+        assert "0 MiB free of 16.0 GiB (0 MiB held by other" in await claims.refused("o")
+
+    play(scenario)
+
+
 def test_a_gpu_that_has_failed_gets_nothing_though_the_driver_shows_it_as_well() -> None:
     async def scenario() -> None:
         claims = Claims(Machine(gpu(0), gpu(1)))
@@ -399,6 +411,34 @@ def test_a_wait_for_a_start_that_is_given_up_holds_up_nobody() -> None:
         await allocation.begin_start(third, ["GPU-0"])
         allocation.release(first)
         await allocation.begin_start(second, ["GPU-1"])
+
+    play(scenario)
+
+
+def test_two_that_take_the_same_gpus_in_another_order_do_not_wait_for_each_other() -> None:
+    async def scenario() -> None:
+        claims = Claims(Machine())
+        go = asyncio.Event()
+
+        async def start(number: int, *uuids: str) -> None:
+            slot = ReplicaSlot("m", number)
+            await claims.allocation.begin_start(slot, uuids)
+            await go.wait()
+            claims.allocation.end_start(slot)
+
+        # Both are waited for, and free in the same moment.
+        starts = [
+            asyncio.create_task(start(number, *uuids))
+            for number, uuids in enumerate(
+                (["GPU-0"], ["GPU-1"], ["GPU-1", "GPU-0"], ["GPU-0", "GPU-1"])
+            )
+        ]
+        await asyncio.sleep(0)
+        go.set()
+        _, waiting = await asyncio.wait(starts, timeout=10)
+        for one in waiting:
+            one.cancel()
+        assert not waiting
 
     play(scenario)
 

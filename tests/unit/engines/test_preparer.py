@@ -22,7 +22,7 @@ from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.preparer import Environment, Preparer, Report
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import EngineFailed
-from gpustack_fast.sizing import ModelFacts
+from gpustack_fast.sizing import UNKNOWN, FactsError, ModelFacts
 
 FACTS = ModelFacts(
     architecture="Small",
@@ -199,6 +199,50 @@ def test_slices_are_for_backends_that_take_them() -> None:
         house.machine.now(divided)
         with pytest.raises(EngineFailed, match=r"divided by MIG.*`nvidia-smi -i 0 -mig 0`"):
             await house.prepare(house.replica("whole", number=1))
+
+    play(scenario)
+
+
+def test_how_many_gpus_it_could_have_goes_by_what_it_was_given() -> None:
+    async def scenario() -> None:
+        counts: list[int] = []
+
+        def counted(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
+            counts.append(count)
+            return demands(model, facts, count)
+
+        house = House(Machine(gpu(0), gpu(1), gpu(2), gpu(3, slices=[part("a")])))
+        house.allocation.avoid("GPU-2", "It has failed.")
+        chosen = GpuSelectorConfig(gpu_ids=["1", "3"])
+        for replica in (house.replica("m"), house.replica("chosen", gpu_selector=chosen)):
+            replica.backend = dataclasses.replace(replica.backend, demands=counted)
+            await house.prepare(replica)
+        assert counts == [2, 1]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("any_files", [True, False])
+def test_files_that_say_nothing_are_for_those_alone_that_take_any(any_files: bool) -> None:
+    async def scenario() -> None:
+        seen: list[ModelFacts] = []
+
+        def noted(model: Model, facts: ModelFacts, count: int) -> list[Demand]:
+            seen.append(facts)
+            return demands(model, facts, count)
+
+        async def none(model: ModelConfig) -> ModelFacts | None:
+            raise FactsError("Nothing says what it is. Name another.")
+
+        house = House(Machine(gpu(0)))
+        house.facts = none  # type: ignore[method-assign]
+        replica = house.replica()
+        replica.backend = dataclasses.replace(replica.backend, demands=noted, any_files=any_files)
+        if any_files:
+            assert (await house.prepare(replica)).facts == UNKNOWN and seen == [UNKNOWN]
+        else:
+            with pytest.raises(FactsError, match="Nothing says what it is"):
+                await house.prepare(replica)
 
     play(scenario)
 

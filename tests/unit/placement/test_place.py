@@ -25,7 +25,15 @@ from placing import (
 )
 
 from gpustack_fast.backends.demand import Shape
-from gpustack_fast.placement import Claim, Device, Placement, Refusal, Wanted, place
+from gpustack_fast.placement import (
+    Claim,
+    Device,
+    Placement,
+    Refusal,
+    Wanted,
+    most_gpus,
+    place,
+)
 
 
 @given(st.data(), machines(), wishes())
@@ -217,6 +225,14 @@ def test_large_ones_come_first_whatever_the_order() -> None:
         assert not any(isinstance(one, Refusal) for one in place(asked, devices, []))
 
 
+def test_one_that_may_have_a_few_gpus_alone_comes_before_all_others() -> None:
+    asked = [wanted("large", demand(60 * GIB)), wanted("small", demand(30 * GIB))]
+    asked += [wanted("chosen", demand(55 * GIB), gpu_ids=["0"])]
+    large, small, chosen = place(asked, [device(n) for n in range(3)], [])
+    assert uuids(chosen) == ["GPU-0"]
+    assert sorted(uuids(large) + uuids(small)) == ["GPU-1", "GPU-2"]
+
+
 def test_where_not_all_fit_every_model_has_one_before_any_has_two() -> None:
     asked = [*(wanted("large", demand(70 * GIB), number=n) for n in range(2))]
     asked += [wanted("small", demand(20 * GIB))]
@@ -237,6 +253,27 @@ def test_where_not_all_fit_as_few_as_can_be_are_refused() -> None:
 def test_a_gpu_that_has_a_problem_is_left_out_and_named() -> None:
     (one,) = place([wanted("a", demand(GIB))], [device(3, problem="It fell off the bus.")], [])
     assert "GPU 3, which cannot be used (It fell off the bus)" in refused(one)
+
+
+def test_what_others_hold_stays_theirs_whatever_is_promised() -> None:
+    asked = [wanted(name, demand(20 * GIB, tells=False)) for name in "abc"]
+    a, b, c = place(asked, [device(0, foreign=30 * GIB)], [])
+    assert uuids(a) == uuids(b) == ["GPU-0"]
+    assert "GPU 0 with 10.0 GiB free of 80.0 GiB (30.0 GiB held by other processes" in refused(c)
+
+
+def test_a_gpu_without_memory_is_none() -> None:
+    for share in (None, 0.5):
+        (one,) = place([wanted("a", demand(0, share=share))], [device(0, 0)], [])
+        assert "GPU 0, which cannot be used (it has no memory)" in refused(one)
+
+
+def test_over_how_many_gpus_one_could_be_divided_goes_by_whole_ones_that_are_well() -> None:
+    slices = [device(4, 20 * GIB, uuid=f"MIG-{n}", slice=True) for n in range(2)]
+    machine = [device(0), device(1), device(2, problem="It is lost."), device(3, 0), *slices]
+    assert most_gpus(machine, []) == 2
+    assert most_gpus(machine, ["1", "2", "MIG-0"]) == 1
+    assert most_gpus(slices, []) == most_gpus([], []) == 1, "one is always tried"
 
 
 def test_what_is_kept_on_a_gpu_that_has_gone_stands_in_nobodys_way() -> None:

@@ -204,6 +204,41 @@ def test_bytes_that_are_no_such_file_are_an_error_with_the_next_step(
 
 
 @pytest.mark.parametrize(
+    ("limit", "value", "why"),
+    [
+        ("_MOST_ITEMS", 2, "its lists are longer than those of any model"),
+        ("LARGEST_HEAD", 100, "its head is larger than that of any model"),
+        ("_LONGEST_NAME", 10, "a name is longer than any"),
+    ],
+)
+def test_a_head_without_end_is_left_at_its_limit(
+    file: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, why: str
+) -> None:
+    file.write_bytes(gguf_bytes(LLAMA, TENSORS))
+    monkeypatch.setattr(f"gpustack_fast.sizing.gguf.{limit}", value)
+    with pytest.raises(FactsError, match=why):
+        read_head(file)
+
+
+def test_a_tensor_of_many_dimensions_is_no_tensor(file: Path) -> None:
+    file.write_bytes(gguf_bytes(LLAMA, {"t": (1,) * 8}))
+    assert read_head(file).parameters == 1
+    file.write_bytes(gguf_bytes(LLAMA, {"t": (1,) * 9}))
+    with pytest.raises(FactsError, match="more dimensions than any"):
+        read_head(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(0, 1024), (1, 512), (2, 144), (8, 272), (12, 144), (14, 210), (99, 0)]
+)
+def test_a_tensor_ends_where_its_last_block_does(file: Path, kind: int, size: int) -> None:
+    """256 values in F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, and of a type that is not known."""
+    file.write_bytes(gguf_bytes(LLAMA, {"t": (2, 128)}, kind=kind))
+    head = read_head(file)
+    assert head.end - head.begin == size
+
+
+@pytest.mark.parametrize(
     "metadata",
     [
         {},
