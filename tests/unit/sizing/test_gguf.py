@@ -89,6 +89,27 @@ def test_a_pattern_in_the_file_is_believed(file: Path) -> None:
     assert (found.full_layers, found.window_layers) == (2, 2)
 
 
+def test_layers_with_a_window_may_have_other_heads(file: Path) -> None:
+    found = other(
+        file,
+        "new",
+        attention__sliding_window=8,
+        attention__sliding_window_pattern=[True, True, True, False],
+        attention__key_length=32,
+        attention__value_length=24,
+        attention__key_length_swa=16,
+        attention__value_length_swa=8,
+    )
+    assert found.kv_bytes_per_token == 1 * 2 * (32 + 24) * 2
+    assert found.kv_window_bytes_per_token == 3 * 2 * (16 + 8) * 2
+
+
+def test_layers_that_share_anothers_keys_and_values_keep_none(file: Path) -> None:
+    found = other(file, "gemma3n", attention__shared_kv_layers=3)
+    assert found.full_layers == 1 and found.kv_bytes_per_token == 2 * 2 * 16 * 2
+    assert found.state_bytes == 0, "nor are they recurrent"
+
+
 def test_mla_keeps_one_vector_for_all_heads(file: Path) -> None:
     found = other(
         file,
