@@ -67,6 +67,10 @@ class Hub:
     """`Retry-After` of the next responses, which have status 429; None: without."""
     failing: list[int] = field(default_factory=list)
     """Statuses of the next responses."""
+    says_less: set[str] = field(default_factory=set)
+    """Fields of a file that it does not tell, as a mirror: `size`, `blobId`, `lfs`."""
+    says_of_lfs: str = ""
+    """What it says in the place of each hash of a large file; empty: the hash."""
     ignores_ranges: bool = False
     is_none: bool = False
     """Whether it responds to everything with a page, as a network does that asks for a login."""
@@ -175,8 +179,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "blobId": _git_sha1(body),
             }
             if len(body) >= LARGE:
-                one["lfs"] = {"sha256": _sha256(body), "size": len(body), "pointerSize": 130}
-            siblings.append(one)
+                digest = self.hub.says_of_lfs or _sha256(body)
+                one["lfs"] = {"sha256": digest, "size": len(body), "pointerSize": 130}
+            told = {key: value for key, value in one.items() if key not in self.hub.says_less}
+            siblings.append(told)
         gated = "manual" if repo.gated else False
         self.send_json({"id": name, "sha": repo.commit, "gated": gated, "siblings": siblings})
 

@@ -36,7 +36,7 @@ from gpustack_fast.model_store.documents import (
 from gpustack_fast.model_store.explanations import EXPLAINED, explain
 from gpustack_fast.model_store.hubs import HubAccess, open_hub
 from gpustack_fast.model_store.layout import Folder, size_of
-from gpustack_fast.model_store.selection import check_names, choose, is_weight
+from gpustack_fast.model_store.selection import check_files, choose, is_weight
 from gpustack_fast.model_store.transfer import bring, bring_head, partial_of
 
 AT_ONCE = 4
@@ -89,7 +89,7 @@ def _look_up(hub: HubAccess, folder: Folder, repository: Repository, *, renew: b
     if known is not None:
         return known
     manifest = hub.manifest()
-    check_names(repository.name, manifest.files)
+    check_files(repository.name, manifest.files)
     folder.keep(manifest)
     if folder.commit(repository.revision) is None:
         folder.pin(repository.revision, manifest.commit)

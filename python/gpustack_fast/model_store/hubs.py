@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import httpx2
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoSibling
 
 # Both are in the library's reference, and its stub forgets them.
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -112,15 +113,7 @@ class HuggingFace:
         # It becomes the name of a folder.
         if info.sha is None or not is_commit(info.sha):
             raise _no_hub()
-        files = [
-            RemoteFile(
-                name=one.rfilename,
-                size=one.size or 0,
-                sha256=one.lfs.sha256 if one.lfs else "",
-                git_sha1="" if one.lfs else (one.blob_id or ""),
-            )
-            for one in info.siblings or []
-        ]
+        files = [self._file(one) for one in info.siblings or []]
         return Manifest(repository=name, commit=info.sha, files=files)
 
     def receive(self, commit: str, file: RemoteFile, target: Path, end: int) -> None:
@@ -138,6 +131,18 @@ class HuggingFace:
         with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError):
             found += [one.id for one in HfApi().list_models(search=name, limit=20)]
         return found
+
+    def _file(self, one: RepoSibling) -> RemoteFile:
+        """Raises ModelStoreError where a mirror tells less of a file than the hub."""
+        sha256 = one.lfs.sha256 if one.lfs else ""
+        git_sha1 = "" if one.lfs else (one.blob_id or "")
+        if type(one.size) is not int or one.size < 0 or not (sha256 or git_sha1):
+            raise ModelStoreError(
+                f"{constants.ENDPOINT} does not say how large the file `{one.rfilename[:200]}` of "
+                f"{self._repository.name} is, or not by which hash it is verified, as Hugging Face "
+                "does. Check HF_ENDPOINT; another mirror may do."
+            )
+        return RemoteFile(name=one.rfilename, size=one.size, sha256=sha256, git_sha1=git_sha1)
 
     def _receive_once(self, commit: str, file: RemoteFile, target: Path, end: int) -> None:
         begin = _size(target)
@@ -223,7 +228,9 @@ class ModelScope:
         )
         files = [
             RemoteFile(
-                name=one["Path"], size=int(one.get("Size") or 0), sha256=one.get("Sha256") or ""
+                name=one["Path"],
+                size=int(one.get("Size") or 0),
+                sha256=(one.get("Sha256") or "").lower(),
             )
             for one in listed
             if one.get("Type") != "tree"

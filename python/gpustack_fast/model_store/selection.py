@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from gpustack_fast.model_store.documents import ModelStoreError, RemoteFile
 
-__all__ = ["check_names", "choose", "is_weight", "model_file"]
+__all__ = ["check_files", "choose", "is_weight", "model_file"]
 
 _SMALL = (
     "*.json",
@@ -41,6 +41,8 @@ _ENGINES = (".engine", ".plan")
 """Of TensorRT, built for one kind of GPU."""
 _GGUF = (".gguf",)
 _WEIGHTS = (*_SAFETENSORS, *_PICKLES, *_OLDER, *_ENGINES, *_GGUF)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SHA1 = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -49,8 +51,11 @@ def is_weight(name: str) -> bool:
     return name.endswith(_WEIGHTS)
 
 
-def check_names(repository: str, files: Iterable[RemoteFile]) -> None:
-    """Raises ModelStoreError for a name that would lead out of the folder of its repository."""
+def check_files(repository: str, files: Iterable[RemoteFile]) -> None:
+    """Raises ModelStoreError for a file that cannot be kept or verified as its hub describes it.
+
+    Its name and its hash become names in the store, and must not lead out of it.
+    """
     for file in files:
         parts = file.name.split("/")
         wrong = any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
@@ -58,6 +63,13 @@ def check_names(repository: str, files: Iterable[RemoteFile]) -> None:
             raise ModelStoreError(
                 f"The repository {repository} has a file of the name {file.name[:200]!r}, which "
                 "cannot be kept on this machine. Use another repository."
+            )
+        known = file.sha256 == "" or _SHA256.fullmatch(file.sha256)
+        if not known or not (file.git_sha1 == "" or _SHA1.fullmatch(file.git_sha1)):
+            raise ModelStoreError(
+                f"The hub says of the file {file.name[:200]!r} of {repository} a hash that is "
+                "none, so that it could not be verified. Check whether what is asked "
+                "(HF_ENDPOINT) is a hub; another mirror may do."
             )
 
 

@@ -93,6 +93,25 @@ def test_a_file_with_a_wrong_hash_is_removed_and_named(house: House, name: str) 
     house.fetch()
 
 
+def test_a_hash_of_the_hub_leads_to_no_file_elsewhere(house: House, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"x")
+    house.hub.says_of_lfs = str(mine)
+    assert "a hash that is none" in str(house.fails())
+    assert mine.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("field", ["size", "blobId"])
+def test_a_mirror_that_tells_less_of_files_than_the_hub_is_not_believed(
+    house: House, field: str
+) -> None:
+    house.hub.says_less.add(field)
+    error = house.fails()
+    assert "does not say how large the file `config.json` of org/tiny is" in str(error)
+    assert "HF_ENDPOINT" in str(error) and not error.may_pass
+    assert [one.complete for one in house.store.listing()] == []
+
+
 def test_files_of_the_same_content_come_once(house: House) -> None:
     twins = {f"part{number}/model.safetensors": WEIGHTS for number in range(4)}
     house.hub.repos["org/tiny"] = Repo({**FILES, **twins, "empty.txt": b"", "too.txt": b""})

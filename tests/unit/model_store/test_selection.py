@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpustack_fast.errors import UsageError
 from gpustack_fast.model_store.documents import ModelStoreError, RemoteFile
 from gpustack_fast.model_store.repositories import parse
-from gpustack_fast.model_store.selection import check_names, choose, model_file
+from gpustack_fast.model_store.selection import check_files, choose, model_file
 
 
 def files(*names: str) -> list[RemoteFile]:
@@ -96,14 +96,32 @@ def test_what_is_nothing_or_may_be_several_is_told(
 @pytest.mark.parametrize("name", ["../x", "/x", "a//b", "a/./b", "a\\b", "a\0", "", "x" * 2000])
 def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(ModelStoreError, match="cannot be kept on this machine"):
-        check_names("org/m", files("config.json", name))
+        check_files("org/m", files("config.json", name))
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [
+        {"sha256": "../../../x"},
+        {"sha256": "/etc/x"},
+        {"sha256": "0" * 63},
+        {"sha256": "0" * 64 + "\n"},
+        {"sha256": "A" * 64},
+        {"git_sha1": "../x"},
+        {"sha256": "0" * 64, "git_sha1": "0" * 41},
+    ],
+)
+def test_a_hash_that_is_none_becomes_no_name_of_a_file(hashes: dict[str, str]) -> None:
+    with pytest.raises(ModelStoreError, match="a hash that is none"):
+        check_files("org/m", [RemoteFile(name="a.json", size=1, **hashes)])
+    check_files("org/m", [RemoteFile(name="a.json", size=1, sha256="a" * 64, git_sha1="1" * 40)])
 
 
 @given(st.lists(st.sampled_from(["a", "..", ".", "", "/", "\\", "\0", "b.json"]), max_size=6))
 def test_no_name_that_is_taken_leads_out_of_its_folder(parts: list[str]) -> None:
     name = "".join(parts) if "/" in parts else "/".join(parts)
     try:
-        check_names("org/m", files(name))
+        check_files("org/m", files(name))
     except ModelStoreError:
         return
     path = os.path.normpath(f"/store/files/{name}")
