@@ -37,7 +37,7 @@ from gpustack_fast.model_store.explanations import EXPLAINED, explain
 from gpustack_fast.model_store.hubs import HubAccess, open_hub
 from gpustack_fast.model_store.layout import Folder, size_of
 from gpustack_fast.model_store.selection import check_files, choose, is_weight
-from gpustack_fast.model_store.transfer import bring, bring_head, partial_of
+from gpustack_fast.model_store.transfer import bring, bring_head
 
 AT_ONCE = 4
 """Files that come at the same time: a hub gives one connection a part of what a line carries."""
@@ -144,7 +144,7 @@ def _check_room(
 ) -> None:
     """Raises ModelStoreError where the disk has not the room for what is missing."""
     needed = sum(
-        file.size - (size_of(partial_of(folder, commit, file)) or 0)
+        file.size - (size_of(folder.on_its_way(commit, file)) or 0)
         for file, *_ in _twins(missing)
         if folder.twin(file) is None
     )
@@ -181,7 +181,7 @@ class Progress:
         def count() -> tuple[int, int]:
             sizes = (
                 size_of(folder.files(commit) / file.name)
-                or size_of(partial_of(folder, commit, file))
+                or size_of(folder.on_its_way(commit, file))
                 or 0
                 for file in chosen
             )

@@ -6,6 +6,7 @@ Documents are replaced by a rename, so that a reader finds the old one or the ne
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -154,6 +155,11 @@ class Folder:
                 with contextlib.suppress(OSError):  # it is not empty, or was not there
                     folder.rmdir()
 
+    def on_its_way(self, commit: str, file: RemoteFile) -> Path:
+        """Where a file is before it counts: by its content, for another commit goes on with it."""
+        name = file.hash or hashlib.sha256(f"{commit}/{file.name}".encode()).hexdigest()
+        return self.partial / name
+
     def twin(self, file: RemoteFile) -> Path | None:
         """The same file at another commit, where it is there."""
         for commit in self.commits():
@@ -178,8 +184,26 @@ class Folder:
     def drop_commit(self, commit: str) -> None:
         shutil.rmtree(self.path / commit)
 
+    def drop_partials(self) -> None:
+        """Removes what is on its way to no commit that is here. Nobody may be fetching."""
+        awaited = {
+            self.on_its_way(commit, file).name
+            for commit in self.commits()
+            if (manifest := self.manifest(commit)) is not None
+            for file in self.missing(commit, manifest.files)
+        }
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.partial.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name not in awaited:
+                    path.unlink()
+
     def drop(self) -> None:
         """Removes all of it; what is half removed when the machine fails counts no more."""
+        # First, for without a commit nothing is listed that could be removed.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.partial)
         for commit in self.commits():
             (self.path / commit / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(self.path)

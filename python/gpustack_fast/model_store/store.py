@@ -296,14 +296,21 @@ def _stored(hub: Hub, folder: Folder) -> list[Stored]:
 
 
 def _drop_older(folder: Folder) -> None:
-    """Removes commits that no revision stands for, where nobody uses or fetches any of them."""
+    """Removes commits that no revision stands for, where nobody uses any of them, and what was on
+    its way to one that has gone. Does nothing while somebody fetches.
+    """
     with contextlib.ExitStack() as held:
-        for lock in (folder.use, folder.lock):
+
+        def takes(lock: Path) -> bool:
             handle = locks.open_lock(lock)
             held.callback(os.close, handle)
-            if not locks.try_lock(handle):
-                return
+            return locks.try_lock(handle)
+
+        if not takes(folder.lock):
+            return
         pinned = set(folder.pins().values())
-        for commit in folder.commits():
-            if pinned and commit not in pinned:
-                folder.drop_commit(commit)
+        if pinned and takes(folder.use):
+            for commit in folder.commits():
+                if commit not in pinned:
+                    folder.drop_commit(commit)
+        folder.drop_partials()

@@ -13,7 +13,7 @@ from gpustack_fast.model_store.documents import ModelStoreError, RemoteFile
 from gpustack_fast.model_store.hubs import HubAccess
 from gpustack_fast.model_store.layout import HEAD_BYTES, Folder, head_on_its_way, size_of
 
-__all__ = ["bring", "bring_head", "partial_of"]
+__all__ = ["bring", "bring_head"]
 
 BLOCK = 4 * 1024 * 1024
 
@@ -22,12 +22,12 @@ def bring(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) -> None
     """Brings a file. Raises OSError, ModelStoreError for a wrong hash, and the hub's errors."""
     target = folder.files(commit) / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.on_its_way(commit, file)
+    partial.parent.mkdir(parents=True, exist_ok=True)
     if (twin := folder.twin(file)) is not None:
         target.unlink(missing_ok=True)
         os.link(twin, target)
         return
-    partial = partial_of(folder, commit, file)
-    partial.parent.mkdir(parents=True, exist_ok=True)
     resumes = bool(size_of(partial))
     hub.receive(commit, file, partial, file.size)
     if resumes and not is_right(partial, file):
@@ -52,12 +52,6 @@ def bring_head(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) ->
     partial.unlink(missing_ok=True)
     hub.receive(commit, file, partial, min(file.size, HEAD_BYTES))
     settle(partial, target)
-
-
-def partial_of(folder: Folder, commit: str, file: RemoteFile) -> Path:
-    """Where a file is on its way: by its content, so that another commit goes on with it."""
-    name = file.hash or hashlib.sha256(f"{commit}/{file.name}".encode()).hexdigest()
-    return folder.partial / name
 
 
 def is_right(path: Path, file: RemoteFile) -> bool:

@@ -18,6 +18,7 @@ from small_store import FILES, WEIGHTS, House, Model, children_of, names, until,
 
 from gpustack_fast.model_store import downloads
 from gpustack_fast.model_store.documents import ModelStoreError
+from gpustack_fast.model_store.repositories import parse
 from hub import Repo
 from limits import limited, no_room, small_disk
 
@@ -41,8 +42,6 @@ def test_a_restart_changes_no_model_and_a_pull_does(house: House) -> None:
     before = house.fetch()
     house.hub.repos["org/tiny"] = Repo({**FILES, "config.json": b"{}"})
     assert house.fetch() == before
-    from gpustack_fast.model_store.repositories import parse
-
     repository = parse("huggingface:org/tiny")
     assert repository is not None
     after = asyncio.run(house.store.pull(repository, {}, house.reports.append))
@@ -119,6 +118,37 @@ def test_files_of_the_same_content_come_once(house: House) -> None:
     assert len(names(found)) == 3 + len(twins) + 2
     assert all((found / name).read_bytes() == WEIGHTS for name in twins)
     assert len(house.hub.downloads("model.safetensors")) == 1
+
+
+def test_what_was_on_its_way_to_a_commit_that_has_gone_goes_with_a_pull(house: House) -> None:
+    house.hub.cut_after["model.safetensors"] = [700, *[0] * 50]
+    house.fails()
+    house.hub.cut_after.clear()
+    partial = house.repository / "partial"
+    assert [one.stat().st_size for one in partial.iterdir()] == [700]
+    weights = os.urandom(len(WEIGHTS))
+    house.hub.repos["org/tiny"] = Repo({**FILES, "model.safetensors": weights})
+    repository = parse("huggingface:org/tiny")
+    assert repository is not None
+    house.store.close()
+    found = asyncio.run(house.store.pull(repository, {}, house.reports.append))
+    assert (found / "model.safetensors").read_bytes() == weights
+    assert list(partial.iterdir()) == []
+
+
+def test_a_pull_keeps_what_is_on_its_way_to_another_revision(house: House) -> None:
+    old = house.hub.repos["org/tiny"].commit
+    house.hub.cut_after["model.safetensors"] = [700, *[0] * 50]
+    house.fails()
+    house.hub.cut_after.clear()
+    weights = os.urandom(len(WEIGHTS))
+    house.hub.repos["org/tiny"] = Repo({**FILES, "model.safetensors": weights})
+    # The server still uses the old one.
+    repository = parse("huggingface:org/tiny")
+    assert repository is not None
+    asyncio.run(house.store.pull(repository, {}, house.reports.append))
+    assert [one.stat().st_size for one in (house.repository / "partial").iterdir()] == [700]
+    assert (house.repository / old).exists()
 
 
 def test_what_a_partial_file_has_wrong_is_received_again(house: House) -> None:

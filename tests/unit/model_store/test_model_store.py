@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gpustack_fast.errors import UsageError
 from gpustack_fast.faults import Faults
 from gpustack_fast.model_store import layout, locks
 from gpustack_fast.model_store.documents import Inspected, ModelStoreError
+from gpustack_fast.model_store.downloads import environment_for
 from gpustack_fast.model_store.repositories import parse
 from gpustack_fast.model_store.store import Store
 from hub import LARGE, Repo
@@ -58,6 +60,13 @@ def test_of_gguf_files_the_beginning_comes_ahead(house: House) -> None:
     assert path.name == "m-00001-of-00002.gguf" and path.read_bytes() == large
     assert not found.folder.exists(), "the beginnings are of no use any more"
     assert inspect(house, huggingface_filename="q/*").folder / found.filename == path
+
+
+def test_of_a_hub_that_takes_no_ranges_the_beginning_is_kept_alone(house: House) -> None:
+    house.hub.ignores_ranges = True
+    house.hub.repos["org/tiny"] = Repo({"m.gguf": os.urandom(layout.HEAD_BYTES + 1000)})
+    found = inspect(house)
+    assert (found.folder / "m.gguf").stat().st_size == layout.HEAD_BYTES
 
 
 def test_two_models_of_one_repository_share_it(house: House) -> None:
@@ -101,6 +110,18 @@ def test_a_local_model_stays_where_it_is(house: House, tmp_path: Path) -> None:
     assert house.fetch(**local, local_path=str(tmp_path)) == tmp_path
     assert inspect(house, **local, local_path=str(tmp_path)).folder == tmp_path
     assert "there is no /nowhere/m" in str(house.fails(**local, local_path="/nowhere/m"))
+
+
+def test_a_local_model_that_nobody_may_look_at_is_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    error = house.fails(source="local_path", huggingface_repo_id=None, local_path="/root/m")
+    text = "The model `m` cannot be looked at: Permission denied (/root/m). Check the rights"
+    assert text in str(error) and error.may_pass
 
 
 def test_of_a_python_package_the_engine_knows_the_place(house: House) -> None:
@@ -152,6 +173,35 @@ def test_model_scope_is_asked_through_its_package(house: House, tmp_path: Path) 
     assert names(found) == ["config.json", "sub/model.safetensors"]
     assert found.is_relative_to(house.folder / "model_scope" / "org--m")
     assert not any(name.endswith(".d") for name in os.listdir(found.parents[1] / "partial"))
+
+
+@pytest.mark.parametrize("name", ["api.py", "file_download.py"])
+def test_a_model_scope_that_cannot_be_reached_is_no_fault_of_the_disk(
+    house: House, tmp_path: Path, name: str
+) -> None:
+    package = tmp_path / "packages" / "modelscope" / "hub"
+    package.mkdir(parents=True)
+    # As `requests` has it.
+    away = "raise type('ConnectionError', (OSError,), {})('https://host/?signature=secret')"
+    for file, code in {"__init__.py": "", **MODELSCOPE}.items():
+        told = code.replace("assert (", f"{away}; (") if file == name else code
+        (package / file).write_text(told)
+    (package.parent / "__init__.py").touch()
+    house.environment["PYTHONPATH"] += f":{tmp_path / 'packages'}"
+    error = house.fails(
+        source="model_scope", huggingface_repo_id=None, model_scope_model_id="org/m@v1"
+    )
+    assert "ModelScope cannot be reached, or refuses org/m (ConnectionError)." in str(error)
+    assert error.may_pass
+
+
+@pytest.mark.parametrize("of_model", [False, True])
+def test_no_variable_has_the_requests_of_a_download_written_down(of_model: bool) -> None:
+    loud, other = {"HF_DEBUG": "1"}, {"HF_TOKEN": "hf_x"}
+    model, own = ({**other, **loud}, {"A": "b"}) if of_model else (other, {**loud, "A": "b"})
+    found = environment_for({**model, "PATH": "/mine"}, own)
+    assert "HF_DEBUG" not in found and "PATH" not in found
+    assert (found["HF_TOKEN"], found["A"]) == ("hf_x", "b")
 
 
 @pytest.mark.parametrize("how", ["fetched", "looked at"])
@@ -212,6 +262,27 @@ def file_of(descriptor: str) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except FileNotFoundError:
         return ""
+
+
+def test_what_is_half_removed_is_still_listed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.fetch()
+    house.store.close()
+    (house.repository / "partial" / "large").write_bytes(b"x")
+    remove, gone = shutil.rmtree, list[Path]()
+
+    def fail_second(path: Path) -> None:
+        gone.append(path)
+        if len(gone) > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", fail_second)
+    with pytest.raises(ModelStoreError, match="cannot be used: Input/output error"):
+        house.store.remove("huggingface", "org/tiny")
+    assert not (house.repository / "partial").exists()
+    assert [one.complete for one in house.store.listing()] == [False]
 
 
 def test_a_file_that_was_cut_since_is_fetched_again(house: House) -> None:
