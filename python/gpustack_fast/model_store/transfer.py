@@ -5,8 +5,10 @@ Runs in the process that downloads, several files at a time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from gpustack_fast.model_store.documents import ModelStoreError, RemoteFile
@@ -16,6 +18,8 @@ from gpustack_fast.model_store.layout import HEAD_BYTES, Folder, head_on_its_way
 __all__ = ["bring", "bring_head"]
 
 BLOCK = 4 * 1024 * 1024
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS)
+"""What a file system says that has no second names for files, or no more of them."""
 
 
 def bring(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) -> None:
@@ -25,9 +29,9 @@ def bring(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) -> None
     partial = folder.on_its_way(commit, file)
     partial.parent.mkdir(parents=True, exist_ok=True)
     if (twin := folder.twin(file)) is not None:
-        target.unlink(missing_ok=True)
-        os.link(twin, target)
-        return
+        if _linked(twin, target):
+            return
+        shutil.copyfile(twin, partial)
     resumes = bool(size_of(partial))
     hub.receive(commit, file, partial, file.size)
     if resumes and not is_right(partial, file):
@@ -52,6 +56,18 @@ def bring_head(hub: HubAccess, folder: Folder, commit: str, file: RemoteFile) ->
     partial.unlink(missing_ok=True)
     hub.receive(commit, file, partial, min(file.size, HEAD_BYTES))
     settle(partial, target)
+
+
+def _linked(twin: Path, target: Path) -> bool:
+    """Gives a file a second name; whether its file system has such. Raises OSError."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(twin, target)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
 
 
 def is_right(path: Path, file: RemoteFile) -> bool:

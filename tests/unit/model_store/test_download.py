@@ -120,6 +120,25 @@ def test_files_of_the_same_content_come_once(house: House) -> None:
     assert len(house.hub.downloads("model.safetensors")) == 1
 
 
+NO_LINKS = """
+import errno, os
+def link(*_, **__):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+os.link = link
+"""
+
+
+def test_where_files_can_have_no_second_name_they_are_copied(house: House, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_LINKS)
+    house.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{house.environment['PYTHONPATH']}"
+    house.hub.repos["org/tiny"] = Repo({**FILES, "part/model.safetensors": WEIGHTS})
+    found = house.fetch()
+    assert (found / "part/model.safetensors").read_bytes() == WEIGHTS
+    assert (found / "model.safetensors").read_bytes() == WEIGHTS
+    assert len(house.hub.downloads("model.safetensors")) == 1
+    assert list((house.repository / "partial").iterdir()) == []
+
+
 def test_what_was_on_its_way_to_a_commit_that_has_gone_goes_with_a_pull(house: House) -> None:
     house.hub.cut_after["model.safetensors"] = [700, *[0] * 50]
     house.fails()
