@@ -120,17 +120,21 @@ class Driver:
     def _gpus(self, count: int) -> tuple[list[Gpu], list[str]]:
         """The GPUs in the order of their indexes, and why some are not among them."""
         found: list[tuple[Any, Gpu]] = []
-        problems = []
+        problems, unknown = [], dict[int, _Questions]()
         for index in range(count):
             questions = _Questions(self, f"GPU {index}")
             handle = questions.ask("nvmlDeviceGetHandleByIndex", index, needed=True)
             gpu = None if handle is None else self._gpu(index, handle, questions)
             if gpu is None:
-                gpu = self._remembered(index, questions)
+                unknown[index] = questions
+            else:
+                found.append((handle, gpu))
+        for index, questions in unknown.items():
+            gpu = self._remembered(index, questions, {one.uuid for _, one in found})
             if gpu is None:
                 problems.append(f"GPU {index} cannot be read. {questions.problem}")
             else:
-                found.append((handle, gpu))
+                found.append((None, gpu))
         gpus = self._with_links(found)
         for gpu in gpus:
             if not gpu.problem:
@@ -140,10 +144,12 @@ class Driver:
         gpus += [one for one in gone if one.uuid not in here]
         return sorted(gpus, key=lambda one: one.index), problems
 
-    def _remembered(self, index: int, questions: _Questions) -> Gpu | None:
-        """A GPU that does not even say who it is, as it was known by its index."""
+    def _remembered(self, index: int, questions: _Questions, here: set[str]) -> Gpu | None:
+        """A GPU that does not even say who it is, as it was known by its index: none of those that
+        are `here`, which have others since one has gone.
+        """
         for one in self._seen.values():
-            if one.index == index:
+            if one.index == index and one.uuid not in here:
                 return replace(_unread(one), problem=questions.problem, lost=questions.lost)
         return None
 

@@ -285,6 +285,24 @@ def test_a_gpu_that_is_gone_is_not_forgotten_and_may_come_back(nvml: StandIn) ->
         assert [gpu.problem for gpu in one.read().gpus] == ["", ""]
 
 
+def test_a_gpu_that_cannot_be_opened_is_not_taken_for_one_whose_index_has_changed(
+    nvml: StandIn,
+) -> None:
+    gpus = joined(3)
+    nvml.write(gpus)
+    with asking(nvml, reopen_after=0.0) as one:
+        assert len(one.read().gpus) == 3
+        # The first one goes, so that the others move up, and the last of them is not opened.
+        first, last = StandInGpu(0, uuid=gpus[1].uuid), StandInGpu(1, uuid=gpus[2].uuid)
+        last.errors = {"nvmlDeviceGetHandleByIndex_v2": NO_PERMISSION}
+        nvml.write([first, last])
+        for _ in range(2):  # the library is opened anew behind the first
+            report = one.read()
+            (moved,) = [gpu for gpu in report.gpus if gpu.uuid == gpus[1].uuid]
+            assert (moved.index, moved.problem) == (0, "")
+            assert "GPU 1 cannot be read" in report.problem and report.unread
+
+
 def test_the_library_stays_open_while_a_gpu_has_just_failed(nvml: StandIn) -> None:
     nvml.write(joined(2))
     with asking(nvml) as one:
