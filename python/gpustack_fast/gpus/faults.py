@@ -238,7 +238,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _responds(nvml: Any, handle: Any) -> bool:
     try:
-        nvml.nvmlDeviceGetTemperature(handle, 0)
+        nvml.nvmlDeviceGetMemoryInfo(handle)  # every driver has it, with whatever GPU
     except nvml.NVMLError as error:
         return error.value not in LOST
     return True

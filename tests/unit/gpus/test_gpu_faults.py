@@ -23,11 +23,15 @@ from nvml.stand_in import (
 )
 from raw_http import eventually
 
+EJECTING = {46, 48, 54, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 151, 156, 158}
+EJECTING |= {167, 171, 172}
 
-@pytest.mark.parametrize("number", [46, 48, 62, 64, 74, 79, 95, 119, 120, 140, 143, 171])
-def test_what_only_a_reset_heals_ejects(number: int) -> None:
-    reason = eject_reason(number)
-    assert reason is not None and f"(Xid {number})" in reason and reason.endswith(".")
+
+def test_what_only_a_reset_or_a_restart_heals_ejects() -> None:
+    assert {number for number in range(1000) if eject_reason(number) is not None} == EJECTING
+    for number in EJECTING:
+        reason = eject_reason(number)
+        assert reason is not None and f"(Xid {number})" in reason and reason.endswith(".")
 
 
 @pytest.mark.parametrize("number", [13, 31, 43, 45, 63, 92, 94, 154, 155, 9999])
@@ -129,6 +133,21 @@ def test_a_gpu_that_the_wait_finds_lost_is_told_once(nvml: StandIn) -> None:
         fault = next(found for found in iter(lambda: one.hear(GpuFault), None) if not found.xid)
         assert (fault.uuid, fault.ejects) == (gpus[1].uuid, True)
         assert "fallen off the bus" in fault.message
+
+
+def test_a_lost_gpu_is_found_by_a_driver_that_tells_no_temperatures(nvml: StandIn) -> None:
+    """As drivers of CUDA 14 by the call that was the usual one."""
+    gpus = [StandInGpu(0, temperature=None), StandInGpu(1, temperature=None)]
+    nvml.write(gpus)
+    without = {"nvmlDeviceGetTemperature": 13}
+    nvml.write(gpus, errors=without)
+    with asking(nvml) as one:
+        one.tell("watch")
+        watching(one, lambda: nvml.xid(gpus[0].uuid, 31))
+        gpus[1].errors = {**without, "*": 15}
+        nvml.write(gpus, errors={**without, "nvmlEventSetWait_v2": 15})
+        fault = next(found for found in iter(lambda: one.hear(GpuFault), None) if not found.xid)
+        assert (fault.uuid, fault.ejects) == (gpus[1].uuid, True)
 
 
 def test_a_gpu_that_reports_no_events_does_not_keep_others_from_it(nvml: StandIn) -> None:
