@@ -46,9 +46,9 @@ def environment_for(model: Mapping[str, str], own: Mapping[str, str]) -> dict[st
 
     Tokens go this way and no other.
     """
-    ours = {name: value for name, value in own.items() if name not in _NOT_ITS_BUSINESS}
     of_model = {name: value for name, value in model.items() if name.startswith(_OF_HUBS)}
-    return {**ours, **of_model, **_QUIET}
+    both = {**own, **of_model}
+    return {name: both[name] for name in both if name not in _NOT_ITS_BUSINESS} | _QUIET
 
 
 async def download(job: Job, environment: Mapping[str, str], handle: int, report: Report) -> str:
