@@ -197,6 +197,11 @@ def _wanted(config: Config, which: str) -> tuple[dict[str, str], list[Repository
 def _named(config: Config, store: Store, which: str) -> tuple[Hub, str]:
     """The repository that somebody means: as `list` shows it, or by a model. Raises UsageError."""
     if (repository := parse(which)) is not None:
+        if repository.files or "@" in which:
+            raise UsageError(
+                f"{quoted(which)} names a part of a repository, and `models remove` removes the "
+                f"whole. Write `{repository.hub}:{repository.name}`, if that is meant."
+            )
         return repository.hub, repository.name
     if (model := _model(config, which)) is not None and (found := repositories_of(model)):
         return found[0].hub, found[0].name

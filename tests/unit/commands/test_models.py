@@ -171,6 +171,17 @@ def test_adapters_go_with_their_model_unless_another_needs_them(
     assert left == ["org/shared", "org/used"]
 
 
+@pytest.mark.parametrize("part", ["@main", ":config.json", "@v1:*.gguf"])
+def test_who_names_a_part_of_a_repository_does_not_lose_the_whole(
+    hub: Hub, tmp_path: Path, part: str
+) -> None:
+    known = config(tmp_path)
+    models.pull(known, "tiny", as_json=True)
+    with pytest.raises(UsageError, match=r"removes the whole\. Write `huggingface:org/tiny`"):
+        models.remove(known, f"huggingface:org/tiny{part}", as_json=True)
+    assert models.remove(known, "huggingface:org/tiny", as_json=True) == 0
+
+
 def test_a_model_that_a_server_uses_is_not_removed(hub: Hub, tmp_path: Path) -> None:
 
     known = config(tmp_path)
