@@ -35,8 +35,7 @@ def logs(data_dir: Path, name: str, *, previous: bool, tail: int | None, follow:
     `previous`: that of the newest one which has ended. `tail`: its last lines alone. `follow`: goes
     on until the engine has ended. Raises UsageError where there is no such log, and LogError.
     """
-    directory = DataDirectory(data_dir).path
-    log = _choose(find_logs(directory), name, previous=previous)
+    log = _choose(_found(DataDirectory(data_dir).path), name, previous=previous)
     if log.instance != name:
         complain(f"This is the log of {log.instance}: {log.path}")
     try:
@@ -51,6 +50,17 @@ def logs(data_dir: Path, name: str, *, previous: bool, tail: int | None, follow:
             f"The log {log.path} cannot be read: {error.strerror}. Check its rights."
         ) from error
     return 0
+
+
+def _found(directory: Path) -> list[EngineLog]:
+    """All logs. Raises LogError."""
+    try:
+        return find_logs(directory)
+    except OSError as error:
+        raise LogError(
+            f"The logs in {directory} cannot be looked at: {error.strerror or error}. Run the "
+            "command as the user who runs the server, or check --data-dir."
+        ) from error
 
 
 def _choose(found: list[EngineLog], name: str, *, previous: bool) -> EngineLog:

@@ -105,10 +105,11 @@ class EngineLog:
 
 def find_logs(data_dir: Path) -> list[EngineLog]:
     """All logs of engines in a data directory, the newest last: by the last change, and those of
-    engines that run behind those of engines that have ended. Waits for the disk.
+    engines that run behind those of engines that have ended. Waits for the disk. Raises OSError
+    where the folder of logs cannot be read; one that is not there has none.
     """
     found = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for folder in (data_dir / "logs").iterdir():
             with contextlib.suppress(OSError):
                 for changed, path in _plain_logs(folder):

@@ -175,6 +175,12 @@ def test_a_log_that_cannot_be_read_is_told(data_dir: Path, monkeypatch: pytest.M
         show(data_dir, "m-new00")
 
 
+def test_logs_that_cannot_be_looked_at_are_not_taken_for_none(data_dir: Path) -> None:
+    (data_dir / "logs").symlink_to("logs")
+    with pytest.raises(LogError, match=r"cannot be looked at: Too many levels .* Run the command"):
+        show(data_dir, "m")
+
+
 def test_of_two_that_have_ended_the_one_that_wrote_last_is_the_previous(
     data_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
