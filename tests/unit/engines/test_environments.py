@@ -294,6 +294,27 @@ def test_the_uv_of_a_killed_builder_keeps_the_next_one_waiting(
         assert uvloop.run(next_builder(builder)).python == interpreter(tiny.place())
 
 
+def test_a_disk_that_fills_up_cuts_no_lock_that_is_kept(
+    tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny)
+    kept = tiny.data / "engines" / "tiny_engine" / "1.0-cpu.txt"
+    before = kept.read_bytes()
+    tiny.lock.write_text(tiny.lock.read_text() + "# changed\n")
+    write = Path.write_bytes
+
+    def cut(path: Path, content: bytes) -> int:
+        if path.name.startswith(kept.name):
+            write(path, content[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    with pytest.raises(BuildError, match="free some space"):
+        prepare(tiny)
+    assert kept.read_bytes() == before
+
+
 def test_a_missing_uv_is_reported_with_the_way_to_get_it(
     tiny: TinyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,9 @@ def _finish(pin: Pin, temporary: Path, target: Path, data_dir: Path, marker: Com
     assert pin.lock is not None, "nothing is built without a lock"
     kept = kept_lock(data_dir, pin)
     if kept != pin.lock:
-        kept.write_bytes(pin.lock.read_bytes())
+        # Whole or not at all: a part of a lock would be installed, too, without the rest.
+        new = kept.with_name(kept.name + ".new")
+        new.write_bytes(pin.lock.read_bytes())
+        new.rename(kept)
     write_marker(temporary, marker)
     temporary.rename(target)
