@@ -221,6 +221,15 @@ def test_what_is_no_interpreter_is_told(
         register(tiny, path, "tiny_engine")
 
 
+@pytest.mark.parametrize("variant", ["gpu", "../../x", ""])
+def test_an_unknown_variant_is_not_taken_note_of(
+    tiny: TinyEngine, tmp_path: Path, variant: str
+) -> None:
+    python = venv(tmp_path / "theirs", tiny.wheels / "tiny-2.0-py3-none-any.whl")
+    with pytest.raises(BuildError, match=r"is no variant\. Write one of: cpu, cuda\."):
+        uvloop.run(environments.register(tiny.data, "elsewhere", python, None, variant))
+
+
 def test_a_registered_environment_that_has_changed_or_gone_is_told(
     tiny: TinyEngine, tmp_path: Path
 ) -> None:

@@ -52,6 +52,8 @@ async def of_interpreter(backend: str, path: Path, variant: str | None = None) -
     `variant`: what it computes with, if a person has said so. Raises BuildError.
     """
     recipe = recipes.read(backend)
+    if variant is not None and variant not in (known := sorted({"cpu", "cuda", *recipe.variants})):
+        raise BuildError(f"{variant!r} is no variant. Write one of: {', '.join(known)}.")
     python = path / "bin" / "python" if await run_in_thread(path.is_dir) else path
     versions = await _ask(python, recipe.packages)
     if not versions:
