@@ -72,6 +72,7 @@ def test_an_environment_is_listed_as_what_it_is(tiny: TinyEngine) -> None:
     place = tiny.place()
     building_folder(place).mkdir(parents=True)
     assert ("1.0", "cpu", "unfinished", False) in listed(tiny)
+    assert [path.suffix for path in place.parent.iterdir()] == [".building"], "a look makes nothing"
     handle = open_lock(place)
     assert try_lock(handle)
     assert ("1.0", "cpu", "building", False) in listed(tiny)

@@ -17,7 +17,7 @@ from gpustack_fast.engines.environments.places import (
     found,
     interpreter,
     is_complete,
-    open_lock,
+    lock_of,
     read_marker,
     size_on_disk,
     try_lock,
@@ -168,7 +168,10 @@ def _row(
 
 def is_held(target: Path) -> bool:
     """Whether somebody builds or removes this environment now. Raises OSError."""
-    handle = open_lock(target)
+    try:
+        handle = os.open(lock_of(target), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # a look makes nothing
     try:
         return not try_lock(handle)
     finally:

@@ -42,6 +42,7 @@ __all__ = [
     "interpreter",
     "is_complete",
     "kept_lock",
+    "lock_of",
     "open_lock",
     "read_marker",
     "remove_tree",
@@ -179,11 +180,15 @@ async def holding(target: Path, waits_for: str, report: Report) -> AsyncIterator
         os.close(handle)
 
 
+def lock_of(target: Path) -> Path:
+    """The file that whoever builds or removes an environment locks."""
+    return target.with_name(target.name + ".lock")
+
+
 def open_lock(target: Path) -> int:
     """Opens the lock beside `target`, and makes its folder. Raises OSError."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = target.with_name(target.name + ".lock")
-    return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(lock_of(target), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def try_lock(handle: int) -> bool:
