@@ -267,7 +267,15 @@ def _local(model: Model) -> Inspected | None:
 
 
 def _existing(path: Path, what: str) -> Path:
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise ModelStoreError(
+            f"{what} cannot be looked at: {reason_of(error)}. Check the rights of the user who "
+            "runs the server on every folder of that path, and whether its disk responds.",
+            may_pass=True,
+        ) from error
+    if not is_there:
         raise ModelStoreError(
             f"{what} is not where `local_path` says: there is no {path}. Check the path, and "
             "whether its file system is mounted.",
