@@ -13,7 +13,7 @@ import importlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -223,9 +223,10 @@ class ModelScope:
 
     def manifest(self) -> Manifest:
         name = self._repository.name
-        listed = self._api.HubApi().get_model_files(
-            name, revision=self._repository.revision, recursive=True
-        )
+        with self._explained():
+            listed = self._api.HubApi().get_model_files(
+                name, revision=self._repository.revision, recursive=True
+            )
         files = [
             RemoteFile(
                 name=one["Path"],
@@ -243,17 +244,35 @@ class ModelScope:
     def receive(self, commit: str, file: RemoteFile, target: Path, end: int) -> None:
         folder = target.with_name(f"{target.name}.d")
         folder.mkdir(exist_ok=True)
-        path = self._files.model_file_download(
-            model_id=self._repository.name,
-            file_path=file.name,
-            revision=self._repository.revision,
-            local_dir=str(folder),
-        )
+        with self._explained():
+            path = self._files.model_file_download(
+                model_id=self._repository.name,
+                file_path=file.name,
+                revision=self._repository.revision,
+                local_dir=str(folder),
+            )
         os.replace(path, target)
         shutil.rmtree(folder)
 
     def near(self) -> list[str]:
         return []
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """The package's errors of the network are OSErrors without a number: those of `requests`.
+        Their texts have addresses with signatures in them.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ModelStoreError(
+                f"ModelScope cannot be reached, or refuses {self._repository.name} "
+                f"({type(error).__name__}). Check the name, the network, the proxy (HTTPS_PROXY), "
+                "and for a private model MODELSCOPE_API_TOKEN. What was downloaded is kept.",
+                may_pass=True,
+            ) from error
 
 
 def _no_hub() -> ModelStoreError:
