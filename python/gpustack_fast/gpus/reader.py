@@ -53,11 +53,11 @@ class Reader:
         if isinstance(job, GpuReport):
             return job
         waiting = asyncio.wrap_future(job)
-        await asyncio.wait({waiting}, timeout=self._left())
-        if not job.done():
-            waiting.cancel()  # the job itself goes on
-            return self._hung()
-        return await waiting
+        try:
+            await asyncio.wait({waiting}, timeout=self._left())
+            return await waiting if job.done() else self._hung()
+        finally:
+            waiting.cancel()  # the job itself goes on, and tells no event loop that has ended
 
     def read_blocking(self) -> GpuReport:
         """As `read`, without an event loop."""
