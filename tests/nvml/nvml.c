@@ -431,6 +431,8 @@ EXPORT nvmlReturn_t PROCESSES_CALL(
     int hidden;
     BEGIN(device);
     hidden = property(device, "processes", text) && strcmp(text, "hidden") == 0;
+    if (property(device, "processes", text) && strcmp(text, "forbidden") == 0)
+        return NVML_ERROR_NO_PERMISSION;
     for (int i = 0, all = processes_of(device, found); i < all; i++) {
         if (hidden || !found[i].alive) continue;
         if (alive < room && infos != NULL)

@@ -95,7 +95,9 @@ class StandInGpu:
     mig: int | None = 0
     slices: Sequence[StandInSlice] = ()
     processes: str | None = None
-    """`hidden`: the list is empty, as in a container."""
+    """`hidden`: the list is empty, as in a container; `forbidden`: that of the whole GPU, and not
+    that of a slice.
+    """
     events: int | None = None
     """The mask of the events that it supports; None: the usual ones."""
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -161,11 +163,16 @@ class StandIn:
         gpus: Iterable[StandInGpu],
         *,
         init: int = 0,
+        cuda: int = 13000,
         errors: Mapping[str, int] | None = None,
         hang: Iterable[str] = (),
     ) -> None:
         """Says what the machine is like from now on. Codes as NVML's; `hang`: names of calls."""
-        lines = ["driver 580.95.05", "cuda 13000", *(line for one in gpus for line in one.lines())]
+        lines = [
+            "driver 580.95.05",
+            f"cuda {cuda}",
+            *(line for one in gpus for line in one.lines()),
+        ]
         lines += [f"error {name} {code} -1" for name, code in (errors or {}).items()]
         lines += [f"hang {name}" for name in hang]
         if init:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gpustack_fast.gpus import eject_reason, faults
+from gpustack_fast.gpus import eject_reason, faults, words
 from gpustack_fast.gpus.faults import FaultWatch, GpuFault
 from gpustack_fast.gpus.xids import XIDS, meaning_of
 from nvml.asking import Asking, asking
@@ -88,6 +88,44 @@ def test_an_uncorrectable_memory_error_ejects(nvml: StandIn) -> None:
         one.tell("watch")
         fault = watching(one, lambda: nvml.event(gpus[0].uuid, DOUBLE_BIT_ECC_EVENT))
     assert fault.ejects and "uncorrectable" in fault.message
+
+
+@pytest.mark.parametrize(("kind", "xid"), [(faults.FATAL_POISON, 95), (faults.UNAVAILABLE, 79)])
+def test_an_event_without_a_number_means_what_a_number_means(
+    nvml: StandIn, kind: int, xid: int
+) -> None:
+    gpus = [StandInGpu(0, events=0xFFFF)]
+    nvml.write(gpus)
+    with asking(nvml) as one:
+        one.tell("watch")
+        fault = watching(one, lambda: nvml.event(gpus[0].uuid, kind))
+    assert (fault.xid, fault.ejects) == (xid, True)
+
+
+def test_an_xid_of_a_whole_gpu_instance_hits_all_its_compute_instances(nvml: StandIn) -> None:
+    slices = [StandInSlice(0, gi=1), StandInSlice(2, gi=2), StandInSlice(3, gi=2, ci=1)]
+    gpus = [StandInGpu(0, mig=1, slices=slices)]
+    nvml.write(gpus)
+    with asking(nvml) as one:
+        one.tell("watch")
+        fault = watching(one, lambda: nvml.xid(gpus[0].uuid, 95, gi=2))
+        assert fault.devices == [slices[1].uuid, slices[2].uuid]
+
+
+def test_what_comes_behind_the_end_of_a_watch_is_told_to_nobody() -> None:
+    told: list[GpuFault] = []
+    watch = faults.FaultWatch(told.append)
+    fault = GpuFault(uuid="GPU-0", devices=[], xid=79, message="", ejects=True, at=0.0)
+    watch._hand_over(fault)
+    watch.close()
+    watch._hand_over(fault)
+    assert told == [fault]
+
+
+def test_the_actions_that_a_driver_may_ask_for_are_told_from_those_that_leave_a_gpu_usable() -> (
+    None
+):
+    assert [action for action in range(20) if words.of_recovery(action)] == [1, 2, 4, 6, 7]
 
 
 def test_an_xid_of_an_instance_hits_its_slices_alone(nvml: StandIn) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from gpustack_fast.gpus import GpuProcess, driver
+from gpustack_fast.gpus import GpuProcess, Reader, driver
 from nvml.asking import asking, read
 from nvml.stand_in import (
     DRIVER_NOT_LOADED,
@@ -55,6 +56,16 @@ def test_every_field_of_a_gpu_is_read(nvml: StandIn) -> None:
     assert (gpu.nvlinks, gpu.mig, gpu.slices, gpu.processes) == ([], False, [], [])
 
 
+def test_a_version_of_cuda_has_its_minor_number(nvml: StandIn) -> None:
+    nvml.write(joined(1), cuda=12040)
+    assert read(nvml).cuda_version == "12.4"
+
+
+def test_the_nearest_node_may_be_a_late_one_or_the_gpu_itself(nvml: StandIn) -> None:
+    nvml.write([StandInGpu(0, numa=70), StandInGpu(1, numa=None, own_numa=3)])
+    assert [gpu.numa_node for gpu in read(nvml).gpus] == [70, 3]
+
+
 @pytest.mark.parametrize("count", [1, 4, 8])
 def test_all_gpus_and_their_links_are_found(nvml: StandIn, count: int) -> None:
     nvml.write(joined(count))
@@ -92,8 +103,12 @@ def test_an_old_driver_lacks_calls_and_what_it_has_is_read(nvml: StandIn, tmp_pa
     assert (gpu.temperature, gpu.numa_node) == (50, None)
 
 
-@pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, 13])
-def test_what_a_call_does_not_tell_is_none_and_never_zero(nvml: StandIn, code: int) -> None:
+@pytest.mark.parametrize(
+    "codes", [(2, NOT_SUPPORTED, NO_PERMISSION, 6, 7, 10), (13, 21, 25, 26, 27)]
+)
+def test_what_a_call_does_not_tell_is_none_and_never_zero(
+    nvml: StandIn, codes: tuple[int, ...]
+) -> None:
     calls = [
         *("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetMigMode"),
         *("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetTemperatureV"),
@@ -101,11 +116,14 @@ def test_what_a_call_does_not_tell_is_none_and_never_zero(nvml: StandIn, code: i
         *("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetFieldValues"),
         *("nvmlDeviceGetMemoryAffinity", "nvmlDeviceGetP2PStatus", "nvmlDeviceGetNvLinkState"),
     ]
-    nvml.write([StandInGpu(0, errors=dict.fromkeys(calls, code)), StandInGpu(1)])
-    gpu, whole = read(nvml).gpus
-    assert gpu.problem == "" and gpu.memory_total == 140 * GIB and not gpu.mig
-    assert gpu.utilization is gpu.power is gpu.power_limit is gpu.temperature is None
-    assert (gpu.compute_capability, gpu.processes, gpu.numa_node) == (None, None, None)
+    machine = [StandInGpu(n, errors=dict.fromkeys(calls, code)) for n, code in enumerate(codes)]
+    nvml.write([*machine, StandInGpu(len(codes))])
+    *silent, whole = read(nvml).gpus
+    assert len(silent) == len(codes)
+    for gpu in silent:
+        assert gpu.problem == "" and gpu.memory_total == 140 * GIB and not gpu.mig
+        assert gpu.utilization is gpu.power is gpu.power_limit is gpu.temperature is None
+        assert (gpu.compute_capability, gpu.processes, gpu.numa_node) == (None, None, None)
     assert whole.utilization == 0 and whole.processes == []
 
 
@@ -143,6 +161,23 @@ def test_slices_are_found_though_their_indexes_have_holes(nvml: StandIn) -> None
     nvml.write([StandInGpu(0, mig=1, slices=slices, errors=forbidden)])
     (gpu,) = read(nvml).gpus
     assert all(one.memory_used is None for one in gpu.slices) and gpu.memory_used is None
+
+
+def test_of_a_divided_gpu_that_tells_nothing_as_a_whole_its_slices_tell(nvml: StandIn) -> None:
+    slices = [StandInSlice(0), StandInSlice(3, total=32 * GIB)]
+    nvml.write([StandInGpu(0, mig=1, total=None, processes="forbidden", slices=slices)])
+    for one in slices:
+        nvml.book(one.uuid, 5 * GIB, pid=os.getpid())
+    (gpu,) = read(nvml).gpus
+    assert (gpu.memory_total, gpu.memory_used) == (48 * GIB, 10 * GIB)
+    assert gpu.processes == [GpuProcess(pid=os.getpid(), memory=5 * GIB)] * 2
+
+
+def test_links_of_divided_gpus_join_nobody(nvml: StandIn) -> None:
+    gpus = joined(3)
+    gpus[1].mig, gpus[1].slices = 1, [StandInSlice(0)]
+    nvml.write(gpus)
+    assert [gpu.nvlinks for gpu in read(nvml).gpus] == [[gpus[2].uuid], [], [gpus[0].uuid]]
 
 
 def test_a_gpu_with_mig_and_no_slices_says_what_to_do(nvml: StandIn) -> None:
@@ -303,6 +338,25 @@ def test_a_gpu_that_cannot_be_opened_is_not_taken_for_one_whose_index_has_change
             assert "GPU 1 cannot be read" in report.problem and report.unread
 
 
+def test_a_gpu_that_fails_under_a_new_index_has_that(nvml: StandIn) -> None:
+    gpus = joined(2)
+    nvml.write(gpus)
+    with asking(nvml) as one:
+        one.read()
+        moved = StandInGpu(0, uuid=gpus[1].uuid, errors={"nvmlDeviceGetPowerUsage": UNKNOWN})
+        nvml.write([moved])
+        (found,) = [gpu for gpu in one.read().gpus if gpu.uuid == moved.uuid]
+        assert found.index == 0 and "unknown error" in found.problem
+
+
+def test_the_library_stays_open_while_all_is_well(nvml: StandIn) -> None:
+    nvml.write(joined(1))
+    with asking(nvml, reopen_after=0.0) as one:
+        one.read()
+        nvml.write(joined(1), init=UNKNOWN)
+        assert [gpu.problem for gpu in one.read().gpus] == [""]
+
+
 def test_the_library_stays_open_while_a_gpu_has_just_failed(nvml: StandIn) -> None:
     nvml.write(joined(2))
     with asking(nvml) as one:
@@ -424,9 +478,16 @@ def test_the_end_waits_for_no_driver_that_hangs(nvml: StandIn, call: str) -> Non
         nvml.write(joined(1), hang=[call])
         one.read()
         assert one.ask("close", str) == "closed"
+        assert one.ask("threads", list[str]) == ["nvml"], "it is left alone, with its driver"
         assert "the server ends" in one.read().problem
         one.tell("")
         assert one.process.wait() == 0
+
+
+def test_who_joins_a_read_waits_no_longer_than_its_deadline() -> None:
+    reader = Reader(deadline=5.0)
+    reader._begun = time.monotonic() - 60.0
+    assert reader._left() == 0.0
 
 
 def test_those_who_read_at_the_same_time_share_one_read(nvml: StandIn) -> None:
