@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from gpustack_fast.model_store.documents import (
     decode_message,
 )
 
-__all__ = ["download", "environment_for"]
+__all__ = ["check_endpoint", "download", "environment_for"]
 
 PROGRAM = Path(__file__).with_name("download_main.py")
 STOP_PATIENCE = 3.0
@@ -49,6 +50,23 @@ def environment_for(model: Mapping[str, str], own: Mapping[str, str]) -> dict[st
     of_model = {name: value for name, value in model.items() if name.startswith(_OF_HUBS)}
     both = {**own, **of_model}
     return {name: both[name] for name in both if name not in _NOT_ITS_BUSINESS} | _QUIET
+
+
+def check_endpoint(environment: Mapping[str, str]) -> None:
+    """Raises ModelStoreError where HF_ENDPOINT is no address: the hub's library would end by it, or
+    try it as if a hub were away.
+    """
+    text = environment.get("HF_ENDPOINT", "")
+    try:
+        found = urllib.parse.urlsplit(text)
+        is_address = found.scheme in ("http", "https") and bool(found.hostname)
+    except ValueError:
+        is_address = False
+    if text and not is_address:
+        raise ModelStoreError(
+            "The variable HF_ENDPOINT is no address of a hub. Write it as "
+            "`https://huggingface.co`, or unset it, for the server or in the `env` of the model."
+        )
 
 
 async def download(job: Job, environment: Mapping[str, str], handle: int, report: Report) -> str:

@@ -24,7 +24,7 @@ from gpustack_fast.model_store.documents import (
     Repository,
     Stored,
 )
-from gpustack_fast.model_store.downloads import download, environment_for
+from gpustack_fast.model_store.downloads import check_endpoint, download, environment_for
 from gpustack_fast.model_store.layout import Folder, folders
 from gpustack_fast.model_store.repositories import adapters_of, local_adapters_of, repository_of
 
@@ -183,9 +183,9 @@ class Store:
         try:
             async with self._held(folder, repository, report) as handle:
                 if renew or await run_in_thread(looks, repository) is None:
-                    await download(
-                        job, environment_for(environment, self._environment), handle, report
-                    )
+                    whole = environment_for(environment, self._environment)
+                    check_endpoint(whole)
+                    await download(job, whole, handle, report)
         except OSError as error:
             raise self._of_disk(error) from error
 

@@ -231,6 +231,13 @@ def test_what_is_no_hub_is_told(house: House) -> None:
     assert "responds, but not as a hub of Hugging Face does" in str(house.fails())
 
 
+@pytest.mark.parametrize("endpoint", ["http://[::1", "huggingface.co", "https://", "foo bar"])
+def test_what_is_no_address_of_a_hub_is_told_and_not_tried(house: House, endpoint: str) -> None:
+    error = house.fails(env={"HF_ENDPOINT": endpoint})
+    assert "HF_ENDPOINT is no address of a hub. Write it as `https://" in str(error)
+    assert not error.may_pass and house.reports == []
+
+
 def test_a_hub_in_trouble_is_tried_again_within_bounds(house: House) -> None:
     house.hub.failing = [503, 500]
     house.fetch()
