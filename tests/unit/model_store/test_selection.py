@@ -150,7 +150,9 @@ def test_other_texts_are_no_references(text: str) -> None:
     assert parse(text) is None
 
 
-@pytest.mark.parametrize("name", ["../m", "org/../m", "a/b/c", "org/m--x", "org/.m", "org/m@../x"])
+@pytest.mark.parametrize(
+    "name", ["../m", "org/../m", "a/b/c", "org/m--x", "org/.m", "org/m@../x", "org/m@a/../x"]
+)
 def test_a_name_that_no_repository_can_have_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be a re"):
         parse(f"huggingface:{name}")
