@@ -15,6 +15,7 @@ import pytest
 
 from gpustack_fast.faults import Faults
 from gpustack_fast.model_store.documents import Download, ModelStoreError
+from gpustack_fast.model_store.repositories import parse
 from gpustack_fast.model_store.store import Store
 from hub import LARGE, Hub
 
@@ -61,6 +62,11 @@ class House:
         found = asyncio.run(self.store.fetch(Model(**settings), self.reports.append))
         assert found is not None
         return found
+
+    def pull(self) -> Path:
+        repository = parse("huggingface:org/tiny")
+        assert repository is not None
+        return asyncio.run(self.store.pull(repository, {}, self.reports.append))
 
     def fails(self, **settings: Any) -> ModelStoreError:
         with pytest.raises(ModelStoreError) as raised:

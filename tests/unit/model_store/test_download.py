@@ -170,6 +170,31 @@ def test_a_pull_keeps_what_is_on_its_way_to_another_revision(house: House) -> No
     assert (house.repository / old).exists()
 
 
+LITTLE_ROOM = """
+import shutil, types
+shutil.disk_usage = lambda _: types.SimpleNamespace(free={free})
+"""
+
+
+def test_what_is_there_already_needs_no_room(house: House, tmp_path: Path) -> None:
+    partial = house.repository / "partial" / hashlib.sha256(WEIGHTS).hexdigest()
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(WEIGHTS[:10_000])
+    house.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{house.environment['PYTHONPATH']}"
+    (tmp_path / "sitecustomize.py").write_text(LITTLE_ROOM.format(free=len(WEIGHTS) - 9000))
+    house.fetch()
+    house.hub.repos["org/tiny"] = Repo({**FILES, "config.json": b"{}"})
+    (tmp_path / "sitecustomize.py").write_text(LITTLE_ROOM.format(free=1000))
+    house.pull()
+
+
+def test_a_file_of_the_same_size_is_not_taken_for_the_same(house: House) -> None:
+    before, weights = house.fetch(), os.urandom(len(WEIGHTS))
+    house.hub.repos["org/tiny"] = Repo({**FILES, "model.safetensors": weights})
+    assert (house.pull() / "model.safetensors").read_bytes() == weights
+    assert (before / "model.safetensors").read_bytes() == WEIGHTS
+
+
 def test_what_a_partial_file_has_wrong_is_received_again(house: House) -> None:
     partial = house.repository / "partial" / hashlib.sha256(WEIGHTS).hexdigest()
     partial.parent.mkdir(parents=True)
