@@ -70,7 +70,7 @@ async def _register(
 
 
 def show(data_dir: Path, *, as_json: bool) -> int:
-    """Prints the environments that are there, and those whose locks come with this program."""
+    """Prints the environments that are there, and those that can be installed by a name alone."""
     try:
         found = environments.listing(data_dir)
     except OSError as error:

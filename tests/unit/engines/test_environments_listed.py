@@ -232,3 +232,9 @@ def test_of_somebody_elses_environment_only_the_note_is_removed(
 def row_of_engine(tiny: TinyEngine, engine: str) -> Listed:
     (row,) = [one for one in environments.listing(tiny.data) if one.engine == engine]
     return row
+
+
+def test_what_has_no_lock_yet_is_listed_among_those_that_can_be_installed(tmp_path: Path) -> None:
+    rows = {(one.engine, one.variant): one.state for one in environments.listing(tmp_path)}
+    assert rows["tensorrt_llm", "cuda"] == "not installed"
+    assert "sglang" not in {engine for engine, _ in rows}, "nothing is known to install it"

@@ -85,27 +85,35 @@ def _of(data_dir: Path, backend: str) -> Iterator[Listed]:
         if isinstance(default, Pin) and default.lock is not None
         else None
     )
-    seen = set()
+    seen, versions = set(), set()
     for one in found(data_dir, backend):
         row = _built(backend, one, is_default=one.folder == default_folder)
         seen.add(Path(row.path))
+        versions.add((row.version, row.variant))
         yield row
     for path, record in read_all(data_dir, backend):
         yield _registered(backend, path, record, is_default=record == default)
     for pin in _pins(data_dir, backend):
-        if environment_path(data_dir, pin) not in seen:
+        # Without a lock, which is made by the first installation, an environment has no name yet.
+        there = (
+            (pin.version, pin.variant) in versions
+            if pin.lock is None
+            else environment_path(data_dir, pin) in seen
+        )
+        if not there:
             yield _row(
                 backend, pin.version, pin.variant, "not installed", is_default=pin == default
             )
 
 
 def _pins(data_dir: Path, backend: str) -> Iterator[Pin]:
-    """Those whose locks come with this program."""
-    for variant, chosen in recipes.read(backend).variants.items():
-        if chosen.lock is not None:
-            pin = choose(data_dir, backend, None, variant)
-            if isinstance(pin, Pin):
-                yield pin
+    """Those whose locks come with this program, and what is installed of an engine without any."""
+    variants = recipes.read(backend).variants
+    locked = [name for name, one in variants.items() if one.lock is not None]
+    for variant in locked or list(variants)[:1]:
+        pin = choose(data_dir, backend, None, variant)
+        if isinstance(pin, Pin):
+            yield pin
 
 
 def _built(backend: str, one: Found, *, is_default: bool) -> Listed:
