@@ -225,7 +225,7 @@ class Server:
         return Operation(
             self._plane,
             self._publisher.pace,
-            self._supervisor,
+            self._engines,
             self._reloader,
             self._keys,
             addresses=[f"{self._scheme}://{address}" for address in self._addresses],

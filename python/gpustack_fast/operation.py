@@ -11,8 +11,8 @@ from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.views import model_views, route_views
 from gpustack_fast.control.documents import DrainReport, ServerStatus
 from gpustack_fast.control.views import drain_report, model_statuses
+from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.replica import Replica
-from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.keys.live import Keys
 from gpustack_fast.keys.reach import unknown_models
 from gpustack_fast.keys.store import KeyInfo
@@ -34,7 +34,7 @@ class Operation:
         self,
         plane: DataPlane,
         pace: Pace,
-        supervisor: Supervisor,
+        engines: Engines,
         reloader: Reloader,
         keys: Keys,
         *,
@@ -44,7 +44,8 @@ class Operation:
         self.keys = keys
         self._plane = plane
         self._pace = pace
-        self._supervisor = supervisor
+        self._engines = engines
+        self._supervisor = engines.supervisor
         self._reloader = reloader
         self._addresses = addresses
         self._stopping = stopping
@@ -93,6 +94,7 @@ class Operation:
             models=model_statuses(
                 config, self._supervisor.replicas, {one.id: one for one in stats.instances}
             ),
+            avoided_gpus=dict(self._engines.avoided_gpus),
         )
 
     def drain(self, which: str) -> DrainReport:

@@ -241,6 +241,8 @@ def test_engines_are_spread_and_go_with_their_gpu(nvml: StandIn, files: Path) ->
         ended = f"The engine is ended: its GPU {uuid} has failed. The GPU has reported"
         assert ended in server.output() and ended in run(server, "status")
         assert used(server)[index_of(four, uuid)] == 0
+        failed = gpus(server)[index_of(four, uuid)]
+        assert "Xid 79" in failed["problem"], "though the driver calls it well"
 
         # One that is lost without a word: its engine goes to another with room.
         before = instances(server)["a"]

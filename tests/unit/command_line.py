@@ -44,6 +44,7 @@ class FakeServer:
         self.directory.acquire()
         self.changes: list[KeyChange] = []
         self.models: list[ModelStatus] = []
+        self.avoided_gpus: dict[str, str] = {}
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
@@ -62,7 +63,13 @@ class FakeServer:
 
     def status(self) -> ServerStatus:
         return ServerStatus(
-            version="0", pid=1, since=0.0, phase="serving", addresses=[], models=self.models
+            version="0",
+            pid=1,
+            since=0.0,
+            phase="serving",
+            addresses=[],
+            models=self.models,
+            avoided_gpus=self.avoided_gpus,
         )
 
     def drain(self, which: str) -> DrainReport:

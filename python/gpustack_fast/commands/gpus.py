@@ -5,28 +5,22 @@ Nothing here imports asyncio, granian, uvloop or the data plane, so that the com
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import replace
 
-from gpustack_fast.commands.output import complain, say
-from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.control.documents import InstanceStatus
-from gpustack_fast.errors import GpustackFastError, printable
-from gpustack_fast.gpus import Gpu, GpuProcess, GpuReport, Reader
-from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.commands.gpus_of_server import with_server
+from gpustack_fast.commands.output import say
+from gpustack_fast.errors import printable
+from gpustack_fast.gpus import Gpu, GpuReport, Reader
 
-__all__ = ["show", "with_instances"]
+__all__ = ["show"]
 
 _EVERY = 2.0
 """Seconds between two looks of `--watch`."""
-_SERVER_WITHIN = 5.0
-"""Seconds that a server has to name its instances; GPUs are shown without it, too."""
 _HEADER = (
     *("GPU", "NAME", "MEMORY GiB", "USE", "TEMP", "POWER", "PROCESSES", "INSTANCES", "UUID"),
 )
@@ -42,7 +36,7 @@ def show(data_dir: Path, *, as_json: bool, watches: bool) -> int:
     """
     reader = Reader()
     while True:
-        report = with_instances(reader.read_blocking(), _instances(data_dir))
+        report = with_server(reader.read_blocking(), data_dir)
         page = _json(report) if as_json else "\n".join(printable(line) for line in _page(report))
         if not watches:
             break
@@ -52,55 +46,6 @@ def show(data_dir: Path, *, as_json: bool, watches: bool) -> int:
     say(page)
     reader.close_blocking()
     return 0
-
-
-def with_instances(report: GpuReport, instances: list[InstanceStatus]) -> GpuReport:
-    """The report with the names of the instances that have or hold something of each GPU.
-
-    What an instance was given is known; else the session of a process tells whose it is. Processes
-    that the driver numbers otherwise, as beyond a container, belong to nobody.
-    """
-    given: dict[str, list[str]] = {}
-    for one in instances:
-        for uuid in one.devices:
-            given.setdefault(uuid, []).append(one.name)
-    leaders = {one.pid: one.name for one in instances if one.pid is not None}
-    gpus = [
-        replace(
-            gpu,
-            slices=[replace(one, instances=given.get(one.uuid, [])) for one in gpu.slices],
-            instances=_holders(gpu, given, leaders),
-        )
-        for gpu in report.gpus
-    ]
-    return replace(report, gpus=gpus)
-
-
-def _holders(gpu: Gpu, given: Mapping[str, list[str]], leaders: Mapping[int, str]) -> list[str]:
-    names = [*given.get(gpu.uuid, [])]
-    names += [name for one in gpu.slices for name in given.get(one.uuid, [])]
-    names += [name for one in gpu.processes or [] if (name := _owner(one, leaders))]
-    return list(dict.fromkeys(names))
-
-
-def _owner(process: GpuProcess, leaders: Mapping[int, str]) -> str | None:
-    """The instance in whose session a process is: each engine leads one of its own."""
-    try:
-        return leaders.get(os.getsid(process.pid))
-    except OSError:
-        return None  # it has ended, or is another's
-
-
-def _instances(data_dir: Path) -> list[InstanceStatus]:
-    """Those of the server on the data directory; none without one."""
-    try:
-        with ControlClient(DataDirectory(data_dir).control_socket, _SERVER_WITHIN) as server:
-            return [one for model in server.status().models for one in model.instances]
-    except NoServer:
-        return []
-    except GpustackFastError as error:
-        complain(f"warning: Instances are not shown. {error}")
-        return []
 
 
 def _json(report: GpuReport) -> str:
@@ -119,12 +64,21 @@ def _page(report: GpuReport) -> Iterator[str]:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
-    problems = [f"GPU {gpu.index}: {gpu.problem}" for gpu in report.gpus if gpu.problem]
+    problems = [line for gpu in report.gpus for line in _problems(gpu)]
     if report.problem:
         problems.append(report.problem)
     if problems and (report.gpus or report.driver_version is not None):
         yield ""
     yield from problems
+
+
+def _problems(gpu: Gpu) -> Iterator[str]:
+    if gpu.problem:
+        yield f"GPU {gpu.index}: {gpu.problem}"
+        return
+    for one in gpu.slices:
+        if one.problem:
+            yield f"GPU {gpu.index}, slice {one.uuid}: {one.problem}"
 
 
 def _rows(gpu: Gpu) -> Iterator[tuple[str, ...]]:
@@ -143,7 +97,8 @@ def _rows(gpu: Gpu) -> Iterator[tuple[str, ...]]:
     for one in gpu.slices:
         memory = _memory(one.memory_used, one.memory_total)
         instances = ", ".join(one.instances) or _UNKNOWN
-        yield ("  slice", one.name, memory, *[""] * 4, instances, one.uuid)
+        name = "  slice !" if one.problem else "  slice"
+        yield (name, one.name, memory, *[""] * 4, instances, one.uuid)
 
 
 def _memory(used: int | None, total: int) -> str:

@@ -95,6 +95,12 @@ def _page(found: Plan, report: GpuReport) -> Iterator[str]:
         yield "No GPU could be read." if report.unread else "No GPU."
     for device in found.devices:
         yield _device(device, names.get(device.uuid, ""), found.replicas)
+    running = [name for gpu in report.gpus for name in gpu.instances]
+    if running and any(device.foreign for device in found.devices):
+        yield (
+            f"What a server's engines hold counts as in use ({', '.join(dict.fromkeys(running))}): "
+            "with `--empty` the plan is made as if nothing ran."
+        )
     by_uuid = {device.uuid: device for device in found.devices}
     counts: dict[str, int] = {}
     for one in found.replicas:

@@ -164,6 +164,10 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     """Requests between their head and their end."""
     models: list[ModelStatus] = []
+    avoided_gpus: dict[str, str] = {}
+    """Why nothing is started any more on a GPU or slice, in sentences, by its UUID: what it has
+    reported, which its driver may not show.
+    """
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -76,6 +76,11 @@ class Allocation:
         """All that is promised."""
         return list(self._held.values())
 
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """Why nothing is placed on a GPU or slice any more, by its UUID; see `avoid`."""
+        return self._failed
+
     def devices(self, report: GpuReport, own: Mapping[str, int] | None = None) -> list[Device]:
         """What can be placed on. `own`: bytes that engines of ours hold, see `devices_of`."""
         return [

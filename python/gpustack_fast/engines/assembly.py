@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gpustack_fast.config import ModelConfig
@@ -55,6 +55,11 @@ class Engines:
         self.supervisor = Supervisor(
             paths, preparer, faults, on_change=on_change, in_flight=in_flight
         )
+
+    @property
+    def avoided_gpus(self) -> Mapping[str, str]:
+        """Why nothing is started any more on a GPU or slice, in sentences, by its UUID."""
+        return self._allocation.avoided
 
     def start(self) -> None:
         """Watches the GPUs for faults from now on."""

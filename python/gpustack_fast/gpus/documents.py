@@ -27,6 +27,8 @@ class MigSlice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory_used: int | None
     instances: list[str] = []
     """The instances of this server that were given it; empty also where nobody was asked."""
+    problem: str = ""
+    """Why nothing may be started on it, in a sentence; empty: it is as well as its GPU."""
 
 
 class Gpu(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 
-from gpustack_fast.gpus.documents import Gpu, GpuReport
+from gpustack_fast.gpus.documents import Gpu, GpuReport, MigSlice
 from gpustack_fast.placement.documents import Device
 
 __all__ = ["devices_of"]
@@ -42,10 +42,12 @@ def _devices(gpu: Gpu, island: int, own: Mapping[str, int]) -> list[Device]:
     if not gpu.slices:
         whole = _device(gpu, gpu.uuid, gpu.memory_total, 0, island, own)
         return [structs.replace(whole, problem=gpu.problem or _NO_SLICES)]
-    return [
-        _device(gpu, one.uuid, one.memory_total, one.memory_used, island, own, part=True)
-        for one in sorted(gpu.slices, key=lambda one: one.uuid)
-    ]
+    return [_slice(gpu, one, island, own) for one in sorted(gpu.slices, key=lambda one: one.uuid)]
+
+
+def _slice(gpu: Gpu, one: MigSlice, island: int, own: Mapping[str, int]) -> Device:
+    device = _device(gpu, one.uuid, one.memory_total, one.memory_used, island, own)
+    return structs.replace(device, slice=True, problem=one.problem or device.problem)
 
 
 def _device(
@@ -55,8 +57,6 @@ def _device(
     used: int | None,
     island: int,
     own: Mapping[str, int],
-    *,
-    part: bool = False,
 ) -> Device:
     problem = gpu.problem
     if not problem and total <= 0:
@@ -70,7 +70,6 @@ def _device(
         total=total,
         foreign=max(0, held - own.get(uuid, 0)),
         island=island,
-        slice=part,
         problem=problem,
     )
 

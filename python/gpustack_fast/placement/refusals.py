@@ -177,7 +177,10 @@ def _steps(one: Wanted, ledger: Ledger, nearest: _Miss | None) -> Iterator[str]:
         if most > 0:
             yield f"A share of {most:g} at most would fit there."
     if entry.device.foreign >= nearest.lack:
-        yield f"End the other processes on GPU {entry.device.index} (`nvidia-smi` names them)."
+        yield (
+            f"Free what others hold of GPU {entry.device.index}: `gpustack-fast gpus` and "
+            "`nvidia-smi` tell who they are."
+        )
     room = sum(other.free for other in ledger.usable(one.gpu_ids))
     asked = (entry.free + nearest.lack) * demand.shape.gpus
     if entry.promised >= nearest.lack and room >= asked:

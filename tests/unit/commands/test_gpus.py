@@ -106,6 +106,24 @@ def test_instances_are_named_by_what_they_were_given(nvml: StandIn, tmp_path: Pa
     assert "a-1, b-1" in page
 
 
+def test_what_a_server_has_put_out_of_use_is_shown_though_the_driver_calls_it_well(
+    nvml: StandIn, tmp_path: Path
+) -> None:
+    slices = [StandInSlice(0), StandInSlice(1)]
+    machine = [StandInGpu(0), StandInGpu(1), StandInGpu(2, mig=1, slices=slices)]
+    nvml.write(machine)
+    with server(tmp_path / "data") as fake:
+        fake.avoided_gpus = {machine[0].uuid: "It fell.", slices[1].uuid: "It broke."}
+        shown = gpus(nvml, tmp_path, "--json").stdout
+        page = gpus(nvml, tmp_path).stdout.splitlines()
+    found = msgspec.json.decode(shown, type=GpuReport).gpus
+    assert [gpu.problem for gpu in found] == ["It fell.", "", ""]
+    assert [one.problem for one in found[2].slices] == ["", "It broke."]
+    assert [line.split("  ")[0].strip() for line in page[3:6]] == ["0 !", "1", "2"]
+    assert [line.split()[:2] == ["slice", "!"] for line in page[6:8]] == [False, True]
+    assert page[9:] == ["GPU 0: It fell.", f"GPU 2, slice {slices[1].uuid}: It broke."]
+
+
 def test_a_process_belongs_to_the_instance_whose_session_it_is_in(
     nvml: StandIn, tmp_path: Path
 ) -> None:
@@ -135,7 +153,7 @@ def test_a_server_that_cannot_be_asked_hides_no_gpu(nvml: StandIn, tmp_path: Pat
         done = gpus(nvml, tmp_path)
     assert done.returncode == 0 and "NVIDIA H200" in done.stdout
     if os.geteuid() != 0:  # root may connect all the same
-        assert "warning: Instances are not shown." in done.stderr
+        assert "warning: What the server does with the GPUs is not shown." in done.stderr
 
 
 def test_a_watch_shows_what_changes_until_ctrl_c(nvml: StandIn, tmp_path: Path) -> None:

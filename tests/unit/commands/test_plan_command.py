@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import msgspec
-from command_line import run
+from command_line import run, server
 
+from gpustack_fast.control.documents import InstanceStatus, ModelStatus
 from gpustack_fast.gpus.documents import Gpu, GpuReport
+from nvml.stand_in import StandIn, StandInGpu
 
 GIB = 1 << 30
 QWEN3_8B = {
@@ -97,6 +99,34 @@ def test_it_says_how_to_fetch_what_is_not_here(tmp_path: Path) -> None:
 def test_without_a_file_the_embedded_model_needs_no_gpu(tmp_path: Path) -> None:
     told = plan(tmp_path, "--gpus", gpus(1, 80 * GIB), "--json", status=0)
     assert '"smollm2"' in told
+
+
+def test_beside_its_server_a_plan_leaves_out_what_that_does_not_use_and_names_who_holds_memory(
+    nvml: StandIn, tmp_path: Path
+) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text(
+        f'[server]\ndata_dir = "{tmp_path / "data"}"\n[[models]]\nname = "m"\n'
+        f'backend = "vllm"\nsource = "local_path"\nlocal_path = "{folder(tmp_path)}"\n'
+    )
+    failed, held = StandInGpu(0), StandInGpu(1, used=135 * GIB)
+    nvml.write([failed, held])
+    running = {"name": "m-1", "model": "m", "state": "running", "since": 0.0}
+    running["devices"] = [held.uuid]
+    with server(tmp_path / "data") as fake:
+        fake.avoided_gpus = {failed.uuid: "It has reported Xid 79."}
+        one = msgspec.convert(running, InstanceStatus)
+        fake.models = [
+            ModelStatus(name="m", backend="vllm", replicas=1, ready_replicas=1, instances=[one])
+        ]
+        done = run("plan", str(config), **nvml.environment)
+        empty = run("plan", str(config), "--empty", **nvml.environment)
+    assert (done.returncode, empty.returncode) == (1, 0), done.stderr + empty.stderr
+    assert "It cannot be used: It has reported Xid 79." in done.stdout
+    assert "What a server's engines hold counts as in use (m-1): with `--empty`" in done.stdout
+    assert "m, replica 1 of 1: GPU 1," in empty.stdout
+    alone = run("plan", str(config), **nvml.environment)
+    assert "m, replica 1 of 1: GPU 0," in alone.stdout, "without a server nobody knows of it"
 
 
 def test_the_configuration_is_named_once(tmp_path: Path) -> None:

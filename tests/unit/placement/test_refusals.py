@@ -62,7 +62,7 @@ def test_it_says_which_change_would_do() -> None:
 
 def test_it_names_processes_of_others_where_they_are_in_the_way() -> None:
     (one,) = place([wanted("a", demand(60 * GIB))], [device(0, foreign=30 * GIB)], [])
-    assert "End the other processes on GPU 0 (`nvidia-smi` names them)." in refused(one)
+    assert "Free what others hold of GPU 0: `gpustack-fast gpus` and" in refused(one)
     assert "Lower the memory that is set for it" in refused(one)
 
 

@@ -149,6 +149,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from gpustack_fast.commands import plan
+    from gpustack_fast.commands.gpus_of_server import with_server
     from gpustack_fast.commands.model_facts import LocalFacts
     from gpustack_fast.gpus import Reader
 
@@ -162,7 +163,7 @@ def _plan(options: argparse.Namespace) -> int:
         report = plan.report_in(options.gpus)
     else:
         reader = Reader()
-        report = reader.read_blocking()
+        report = with_server(reader.read_blocking(), config.server.data_dir)
         reader.close_blocking()
     if options.empty:
         report = plan.emptied(report)
