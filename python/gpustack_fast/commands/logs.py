@@ -16,7 +16,7 @@ from pathlib import Path
 from gpustack_fast.commands.output import OutputFailed, ReaderGone, complain
 from gpustack_fast.errors import GpustackFastError, UsageError, printable
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.storage.engine_paths import EngineLog, find_logs, safe
+from gpustack_fast.storage.engine_paths import EngineLog, find_logs
 
 __all__ = ["logs"]
 
@@ -65,7 +65,7 @@ def _found(directory: Path) -> list[EngineLog]:
 
 def _choose(found: list[EngineLog], name: str, *, previous: bool) -> EngineLog:
     """The newest log that is meant. Raises UsageError."""
-    mine = [one for one in found if name == one.instance or safe(name) == one.model]
+    mine = [one for one in found if name in (one.instance, one.model)]
     chosen = [one for one in mine if not (previous and one.lives)]
     if chosen:
         return chosen[-1]

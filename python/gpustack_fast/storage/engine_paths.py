@@ -19,6 +19,10 @@ __all__ = ["EngineLog", "EnginePaths", "find_logs", "safe"]
 
 LOGS_PER_MODEL = 10
 
+_IN_FOLDERS = str.maketrans({"/": "+", ":": "="})
+_IN_NAMES = str.maketrans({"+": "/", "=": ":"})
+"""Models' names have neither `+` nor `=`, so that no two of them share a folder."""
+
 
 class EnginePaths:
     """The folders of a data directory that engines use. Making the object makes them.
@@ -60,7 +64,7 @@ class EnginePaths:
 
     def log(self, model: str, instance_id: str) -> Path:
         """The log of an instance."""
-        return self.logs / safe(model) / f"{instance_id}.log"
+        return self.logs / model.translate(_IN_FOLDERS) / f"{instance_id}.log"
 
     def make_room_for(self, log: Path) -> None:
         """Makes the folder of a new log; the oldest of its model go, but for those of the living.
@@ -71,7 +75,7 @@ class EnginePaths:
         """
         self._make_folders()
         log.parent.mkdir(mode=0o700, exist_ok=True)
-        # Models with similar names share a folder, and an engine of any age may write on.
+        # An engine of any age may write on.
         ended = [one for one in _plain_logs(log.parent) if not self._lives(one[1].stem)]
         ended.sort(reverse=True)
         for _, old in ended[LOGS_PER_MODEL - 1 :]:
@@ -91,7 +95,6 @@ class EngineLog:
     """A log in a data directory."""
 
     model: str
-    """The name of its folder: `safe` of the model's."""
     instance: str
     path: Path
     record: Path
@@ -114,7 +117,8 @@ def find_logs(data_dir: Path) -> list[EngineLog]:
             with contextlib.suppress(OSError):
                 for changed, path in _plain_logs(folder):
                     record = data_dir / "run" / "instances" / f"{path.stem}.json"
-                    log = EngineLog(folder.name, path.stem, path, record, lives=False)
+                    model = folder.name.translate(_IN_NAMES)
+                    log = EngineLog(model, path.stem, path, record, lives=False)
                     found.append((log.is_alive(), changed, log))
     ordered = sorted(found, key=lambda one: one[:2])
     return [dataclasses.replace(log, lives=lives) for lives, _, log in ordered]
@@ -161,5 +165,5 @@ def short_folder(data_dir: Path) -> Path:
 
 
 def safe(name: str) -> str:
-    """A model's name as part of a file's name."""
+    """A model's name as part of an id. Several models may have the same."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:32]

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from gpustack_fast.commands.logs import LogError, _begin_of_last_lines, logs
+from gpustack_fast.engines.instance import new_id
 from gpustack_fast.errors import UsageError
+from gpustack_fast.storage.engine_paths import LOGS_PER_MODEL, EnginePaths, find_logs
 
 
 @pytest.fixture
@@ -57,12 +59,30 @@ def test_a_models_log_is_that_of_its_instance_that_runs(
     assert capfd.readouterr() == ("old\n", "")
 
 
-def test_a_name_with_a_slash_is_found_as_well(
-    data_dir: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen/Qwen3-30B-A3B-Instruct-2507-AWQ"],
+        ["a/b", "a:b", "a-b", "a.b", "a_b", "a"],
+        ["a" * 200, "a" * 199, "/".join("a" * 100)],
+    ],
+    ids=["long", "similar", "longest"],
+)
+def test_each_model_has_logs_of_its_own(
+    short_folder: Path, capfd: pytest.CaptureFixture[str], names: list[str]
 ) -> None:
-    write(data_dir, "Qwen-Qwen3-8B", "Qwen-Qwen3-8B-abcde", "x\n", 0, lives=False)
-    assert show(data_dir, "Qwen/Qwen3-8B") == 0
-    assert capfd.readouterr().out == "x\n"
+    paths = EnginePaths(short_folder)
+    for name in names:
+        for _ in range(LOGS_PER_MODEL + 2):
+            log = paths.log(name, new_id(name))
+            paths.make_room_for(log)
+            log.write_text(f"of {name}\n")
+    for name in names:
+        assert show(short_folder, name) == 0
+        assert capfd.readouterr().out == f"of {name}\n"
+    assert len(find_logs(short_folder)) == LOGS_PER_MODEL * len(names)
+    with pytest.raises(UsageError, match=f"models with logs: .*{names[0]}"):
+        show(short_folder, f"{names[0]}-typo")
 
 
 def test_a_log_that_is_not_there_says_what_there_is(data_dir: Path) -> None:

@@ -28,7 +28,7 @@ def test_only_the_newest_logs_of_a_model_are_kept(short_folder: Path) -> None:
 
 def test_the_log_of_a_living_engine_stays_however_old_it_is(short_folder: Path) -> None:
     paths = EnginePaths(short_folder)
-    living = [new_log(paths, "m/a", "m-a-first"), new_log(paths, "m/a", "m-a-second")]
+    living = [new_log(paths, "m-a", "m-a-first"), new_log(paths, "m-a", "m-a-second")]
     paths.record("m-a-first").write_text("{}")
     paths.record("m-a-second").with_name("m-a-second.json.new").write_text(" ")
     for path in living:
