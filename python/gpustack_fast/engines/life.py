@@ -100,10 +100,10 @@ class Life:
         """From the preparation to the end of its session. Ends with `retry_at` set."""
         grace = float("inf")
         try:
-            await self._bring_up(replica)
+            remark = await self._bring_up(replica)
             self._prepare.end_start(replica)
             log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
-            self._set(replica, "running")
+            self._set(replica, "running", remark)
             grace = LOST_GRACE
             self.failed(replica, *await self._until_it_ends(replica))
         except ModelStoreError as error:
@@ -120,9 +120,10 @@ class Life:
             self._hindered(replica, f"It could not be started: {reason_of(error)}.")
         await self.end(replica, grace)
 
-    async def _bring_up(self, replica: Replica) -> None:
+    async def _bring_up(self, replica: Replica) -> str:
         """Place, environment and files; process, readiness, first request. Others that wait for
-        the same GPUs wait on: until it is told to be running, or has ended.
+        the same GPUs wait on: until it is told to be running, or has ended. Returns what is to be
+        known of it from then on.
         """
         prepared = await self._unless_lost(replica, self._prepare.prepare(replica, self._set))
         replica.fetches_failed = 0
@@ -140,6 +141,7 @@ class Life:
         replica.address = instance.address
         self._set(replica, "starting")
         await self._unless_lost(replica, self._get_ready(replica, instance))
+        return prepared.remark
 
     async def _get_ready(self, replica: Replica, instance: Instance) -> None:
         def tell(stage: str) -> None:

@@ -24,3 +24,5 @@ class Prepared:
     devices: tuple[str, ...] = ()
     shape: Shape = dataclasses.field(default_factory=Shape)
     share: float | None = None
+    remark: str = ""
+    """What is to be known of it as long as it runs, in sentences; empty: nothing."""

@@ -94,7 +94,7 @@ class Preparer:
 
     async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
         model, backend = replica.model, replica.backend
-        facts, placement, report = None, None, None
+        facts, placement, report, remark = None, None, None, ""
         if backend.demands is not None:
             set_state(replica, "analyzing", "Its files and the GPUs are looked at.")
             facts = await self._facts(model, backend)
@@ -104,6 +104,8 @@ class Preparer:
                     placement = await self._placed(replica, set_state, report, facts)
                     # It may have waited for its place, and what failed meanwhile has no index.
                     report = await self._read_gpus()
+                else:
+                    remark = _without_gpus(replica, report)
         environment = await self._environment(replica, set_state, gpus=placement is not None)
         files, adapters = await self._files_of(replica, set_state)
         return Prepared(
@@ -115,6 +117,7 @@ class Preparer:
             devices=() if placement is None else visible(report, placement),
             shape=Shape() if placement is None else placement.shape,
             share=None if placement is None else placement.share,
+            remark=remark,
         )
 
     async def _facts(self, model: ModelConfig, backend: Backend) -> ModelFacts | None:
@@ -239,6 +242,16 @@ class Preparer:
         await self._allocation.close()
         await self._building.close(ENDS_WITHIN)
         await self._fetching.close(ENDS_WITHIN)
+
+
+def _without_gpus(replica: Replica, report: GpuReport) -> str:
+    """What is to be known of an engine that is for GPUs and finds none; empty: nobody would have
+    expected any here.
+    """
+    if not report.expected and replica.model.gpu_selector is None:
+        return ""
+    log.warning("%s is started without a GPU. %s", replica.id, report.problem)
+    return f"It was started without a GPU. {report.problem}"
 
 
 def visible(report: GpuReport | None, placement: Placement) -> tuple[str, ...]:

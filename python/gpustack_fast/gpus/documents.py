@@ -79,3 +79,5 @@ class GpuReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why there are none, or not all, in sentences with the next step; empty: all were read."""
     unread: bool = False
     """Whether there may be GPUs that could not be read now. Without a driver there are none."""
+    expected: bool = False
+    """Whether GPUs were to be expected, found or not: a driver is here, or a GPU is seen."""

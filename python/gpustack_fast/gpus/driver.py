@@ -31,6 +31,9 @@ LOST = (15, 16)
 NOT_LOADED = 9
 NO_LIBRARY = 12
 PCI = Path("/sys/bus/pci/devices")
+NODES = Path("/dev")
+LOADED = Path("/proc/driver/nvidia/gpus")
+"""What the module nvidia shows; of the whole machine also in containers that hide the bus."""
 REOPEN_AFTER = 60.0
 """Seconds after which the library is opened anew while a GPU has failed. It knows only the GPUs
 that were there when it was opened, and keeps them open, which a reset does not like.
@@ -68,6 +71,7 @@ class Driver:
                 gpus=[],
                 problem=words.of_driver(error.value, str(error)),
                 unread=_may_have_gpus(error.value),
+                expected=error.value != NO_LIBRARY or _shows_gpus(),
             )
         system = _Questions(self, "the driver's version")
         driver_version = system.ask("nvmlSystemGetDriverVersion")
@@ -85,6 +89,7 @@ class Driver:
             gpus=gpus,
             problem=" ".join(problems),
             unread=unread,
+            expected=True,
         )
 
     def close(self) -> None:
@@ -357,11 +362,20 @@ def _may_have_gpus(code: int) -> bool:
     """Whether this machine has GPUs, as far as the error tells with which the driver is not asked.
 
     Packages bring the library to machines without a GPU, where no driver is loaded under it: there
-    the bus says what there is.
+    the system says what there is.
     """
     if code == NO_LIBRARY:
         return False
-    return code != NOT_LOADED or any(map(_is_gpu, PCI.glob("*/vendor")))
+    return code != NOT_LOADED or _shows_gpus()
+
+
+def _shows_gpus() -> bool:
+    """Whether the system shows a GPU of NVIDIA's, on the bus or as a device."""
+    return (
+        any(map(_is_gpu, PCI.glob("*/vendor")))
+        or any(NODES.glob("nvidia[0-9]*"))
+        or any(LOADED.glob("*"))
+    )
 
 
 def _is_gpu(vendor: Path) -> bool:

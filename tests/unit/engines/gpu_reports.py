@@ -45,9 +45,16 @@ def part(name: str, used: int = 0) -> MigSlice:
     return MigSlice(uuid=f"MIG-{name}", name="1g", memory_total=16 * GIB, memory_used=used * GIB)
 
 
-def report(*gpus: Gpu, problem: str = "", unread: bool = False) -> GpuReport:
+def report(
+    *gpus: Gpu, problem: str = "", unread: bool = False, expected: bool = False
+) -> GpuReport:
     return GpuReport(
-        driver_version="580", cuda_version="13.0", gpus=list(gpus), problem=problem, unread=unread
+        driver_version="580",
+        cuda_version="13.0",
+        gpus=list(gpus),
+        problem=problem,
+        unread=unread,
+        expected=expected,
     )
 
 

@@ -156,6 +156,25 @@ def test_a_machine_without_gpus_runs_it_without() -> None:
         house.machine.now(problem="There is no NVIDIA driver here.")
         prepared = await house.prepare(house.replica())
         assert prepared.devices == () and house.built == [("m", None, False)]
+        assert prepared.remark == "", "nobody would expect a GPU there"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("expected", "chosen"), [(True, False), (False, True)], ids=["a driver", "GPUs that are chosen"]
+)
+def test_one_that_starts_without_the_gpus_that_it_is_for_says_so(
+    caplog: pytest.LogCaptureFixture, expected: bool, chosen: bool
+) -> None:
+    async def scenario() -> None:
+        house = House(Machine())
+        house.machine.now(problem="The NVIDIA driver is not loaded.", expected=expected)
+        more = {"gpu_selector": GpuSelectorConfig(gpu_ids=["0"])} if chosen else {}
+        prepared = await house.prepare(house.replica(**more))  # type: ignore[arg-type]
+        assert prepared.devices == ()
+        assert prepared.remark == "It was started without a GPU. The NVIDIA driver is not loaded."
+        assert "m-0 is started without a GPU. The NVIDIA driver is not loaded." in caplog.text
 
     play(scenario)
 

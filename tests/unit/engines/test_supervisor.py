@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -35,7 +36,8 @@ from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.environments import BuildError
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.plan import ReplicaSlot
-from gpustack_fast.engines.preparer import Environment, Environments
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.preparer import Environment, Environments, Preparer
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import InstanceNotFound
@@ -233,6 +235,22 @@ def test_what_an_engine_that_has_served_wrote_last_is_shown_and_not_logged(
         (line,) = [line for line in house.lines if "unasked" in line]
         assert f"(log: {first.log})" in line
         assert not any("a prompt" in line for line in house.lines)
+
+
+def test_what_is_to_be_known_of_an_engine_is_told_while_it_runs(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remark = "It was started without a GPU."
+
+    async def prepare(*_: object) -> Prepared:
+        return dataclasses.replace(PREPARED, remark=remark)
+
+    monkeypatch.setattr(Preparer, "prepare", prepare)
+
+    @scenario(short_folder, small())
+    async def _(house: House) -> None:
+        await house.until_running()
+        assert house.replica().state_message == remark
 
 
 def test_minutes_of_running_clear_the_count_of_failures(

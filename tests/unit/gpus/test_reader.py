@@ -406,6 +406,7 @@ def test_a_driver_that_does_not_start_is_told_in_words(
         assert words in report.problem
         assert (report.gpus, report.driver_version) == ([], None)
         assert report.unread or code == DRIVER_NOT_LOADED
+        assert report.expected
         nvml.write(joined(1))
         assert len(one.read().gpus) == 1, "it is tried anew each time"
 
@@ -426,19 +427,39 @@ def test_a_machine_without_a_driver_says_so(tmp_path: Path) -> None:
 def test_a_driver_that_is_not_loaded_hides_the_gpus_that_are_on_the_bus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, kind: str, unread: bool
 ) -> None:
-    device = tmp_path / "0000:01:00.0"
-    device.mkdir()
+    hide_gpus(tmp_path, monkeypatch)
+    device = tmp_path / "bus" / "0000:01:00.0"
+    device.mkdir(parents=True)
     (device / "vendor").write_text(f"{vendor}\n")
     (device / "class").write_text(f"{kind}\n")
-    monkeypatch.setattr(driver, "PCI", tmp_path)
     assert driver._may_have_gpus(DRIVER_NOT_LOADED) == unread
     assert driver._may_have_gpus(LIB_RM_VERSION_MISMATCH)
     assert not driver._may_have_gpus(driver.NO_LIBRARY)
 
 
+@pytest.mark.parametrize("shown", ["dev/nvidia0", "gpus/0000:01:00.0"])
+def test_a_gpu_is_also_seen_where_a_container_hides_the_bus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str
+) -> None:
+    hide_gpus(tmp_path, monkeypatch)
+    place = tmp_path / shown
+    place.parent.mkdir()
+    (place.parent / "nvidiactl").touch()
+    assert driver._may_have_gpus(DRIVER_NOT_LOADED) == (place.parent.name == "gpus")
+    place.touch()
+    assert driver._may_have_gpus(DRIVER_NOT_LOADED)
+
+
+def hide_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this a machine that shows GPUs only where a test puts some."""
+    monkeypatch.setattr(driver, "PCI", folder / "bus")
+    monkeypatch.setattr(driver, "NODES", folder / "dev")
+    monkeypatch.setattr(driver, "LOADED", folder / "gpus")
+
+
 def test_a_driver_without_gpus_says_so(nvml: StandIn) -> None:
     report = read(nvml)
-    assert "finds no GPU" in report.problem and not report.unread
+    assert "finds no GPU" in report.problem and not report.unread and report.expected
 
 
 def test_a_driver_that_fails_while_it_runs_is_opened_again(nvml: StandIn) -> None:
