@@ -152,6 +152,8 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=
     """All that was asked for is there."""
 
     commit: str
+    unverified: int
+    """Files that came now and that the hub gives no hash for."""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):

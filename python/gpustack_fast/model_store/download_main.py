@@ -52,18 +52,18 @@ def main() -> NoReturn:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     progress = Progress(job.repository.name, output)
     try:
-        commit = carry_out(job, progress)
+        done = carry_out(job, progress)
     except GpustackFastError as error:
         may_pass = isinstance(error, ModelStoreError) and error.may_pass
         progress.write(Failed(message=str(error), may_pass=may_pass))
     else:
-        progress.write(Done(commit=commit))
+        progress.write(done)
     # At once: other files of a job that has failed may still be on their way.
     os._exit(0)
 
 
-def carry_out(job: Job, progress: Progress) -> str:
-    """Brings what the job asks for, and returns the commit. Raises GpustackFastError."""
+def carry_out(job: Job, progress: Progress) -> Done:
+    """Brings what the job asks for. Raises GpustackFastError."""
     repository = job.repository
     folder = Folder(Path(job.folder), repository.folder)
     hub = open_hub(repository, progress.tell)
@@ -71,6 +71,7 @@ def carry_out(job: Job, progress: Progress) -> str:
         folder.path.mkdir(parents=True, exist_ok=True)
         manifest = _look_up(hub, folder, repository, renew=job.renew)
         chosen = choose(repository.name, manifest.files, repository.files)
+        missing = folder.missing(manifest.commit, chosen)
         if job.stage == "inspect" and hub.has_ranges:
             _inspect(hub, folder, manifest.commit, chosen)
         else:
@@ -80,7 +81,7 @@ def carry_out(job: Job, progress: Progress) -> str:
         raise ModelStoreError(said.message, may_pass=said.may_pass) from error
     if job.stage == "fetch":
         folder.pin(repository.revision, manifest.commit)
-    return manifest.commit
+    return Done(commit=manifest.commit, unverified=sum(not file.hash for file in missing))
 
 
 def _look_up(hub: HubAccess, folder: Folder, repository: Repository, *, renew: bool) -> Manifest:

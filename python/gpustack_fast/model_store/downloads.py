@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from gpustack_fast.model_store.documents import (
 )
 
 __all__ = ["check_endpoint", "download", "environment_for"]
+
+log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("download_main.py")
 STOP_PATIENCE = 3.0
@@ -107,6 +110,13 @@ async def download(job: Job, environment: Mapping[str, str], handle: int, report
         child.stdin.close()
         said = await _within(complaints)
     if isinstance(result, Done):
+        if result.unverified:
+            log.warning(
+                "The hub gives no hash for %d of the files of %s: of those nothing but the size "
+                "was compared. Compare them with their owner's, if you do not trust the way.",
+                result.unverified,
+                job.repository.name,
+            )
         return result.commit
     if isinstance(result, Failed):
         raise ModelStoreError(result.message, may_pass=result.may_pass)

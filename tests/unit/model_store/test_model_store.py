@@ -155,21 +155,40 @@ def model_file_download(model_id, file_path, revision=None, cache_dir=None, loca
 }
 
 
-def test_model_scope_is_asked_through_its_package(house: House, tmp_path: Path) -> None:
-    wanted = {
-        "source": "model_scope",
-        "huggingface_repo_id": None,
-        "model_scope_model_id": "org/m@v1",
-    }
-    text = str(house.fails(**wanted))
-    assert "Install it beside gpustack-fast with `pip install modelscope`" in text
-    package = tmp_path / "packages" / "modelscope" / "hub"
+OF_MODEL_SCOPE = {
+    "source": "model_scope",
+    "huggingface_repo_id": None,
+    "model_scope_model_id": "org/m@v1",
+}
+
+
+def install_model_scope(house: House, folder: Path, api: str = MODELSCOPE["api.py"]) -> None:
+    """Gives a house a package of ModelScope's."""
+    package = folder / "packages" / "modelscope" / "hub"
     package.mkdir(parents=True)
-    for name, code in {"__init__.py": "", **MODELSCOPE}.items():
+    for name, code in {"__init__.py": "", **MODELSCOPE, "api.py": api}.items():
         (package / name).write_text(code)
     (package.parent / "__init__.py").touch()
-    house.environment["PYTHONPATH"] += f":{tmp_path / 'packages'}"
-    found = house.fetch(**wanted)
+    house.environment["PYTHONPATH"] += f":{folder / 'packages'}"
+
+
+def test_files_that_a_hub_gives_no_hash_for_are_told(
+    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = MODELSCOPE["api.py"].replace('"Size": 2, "Sha256": SHA', '"Size": 2', 1)
+    install_model_scope(house, tmp_path, api)
+    house.fetch(**OF_MODEL_SCOPE)
+    assert "gives no hash for 1 of the files of org/m: of those nothing but the size" in caplog.text
+
+
+def test_model_scope_is_asked_through_its_package(
+    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = str(house.fails(**OF_MODEL_SCOPE))
+    assert "Install it beside gpustack-fast with `pip install modelscope`" in text
+    install_model_scope(house, tmp_path)
+    found = house.fetch(**OF_MODEL_SCOPE)
+    assert "no hash" not in caplog.text
     assert names(found) == ["config.json", "sub/model.safetensors"]
     assert found.is_relative_to(house.folder / "model_scope" / "org--m")
     assert not any(name.endswith(".d") for name in os.listdir(found.parents[1] / "partial"))
