@@ -71,6 +71,8 @@ class Hub:
     """Fields of a file that it does not tell, as a mirror: `size`, `blobId`, `lfs`."""
     says_of_lfs: str = ""
     """What it says in the place of each hash of a large file; empty: the hash."""
+    says_of_sizes: int | None = None
+    """What it says in the place of each file's size; None: the size."""
     ignores_ranges: bool = False
     is_none: bool = False
     """Whether it responds to everything with a page, as a network does that asks for a login."""
@@ -175,7 +177,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for file, body in repo.files.items():
             one: dict[str, object] = {
                 "rfilename": file,
-                "size": len(body),
+                "size": len(body) if self.hub.says_of_sizes is None else self.hub.says_of_sizes,
                 "blobId": _git_sha1(body),
             }
             if len(body) >= LARGE:

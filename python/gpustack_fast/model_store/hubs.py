@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
@@ -136,7 +136,7 @@ class HuggingFace:
         """Raises ModelStoreError where a mirror tells less of a file than the hub."""
         sha256 = one.lfs.sha256 if one.lfs else ""
         git_sha1 = "" if one.lfs else (one.blob_id or "")
-        if type(one.size) is not int or one.size < 0 or not (sha256 or git_sha1):
+        if not _is_size(one.size) or not (sha256 or git_sha1):
             raise ModelStoreError(
                 f"{constants.ENDPOINT} does not say how large the file `{one.rfilename[:200]}` of "
                 f"{self._repository.name} is, or not by which hash it is verified, as Hugging Face "
@@ -227,19 +227,21 @@ class ModelScope:
             listed = self._api.HubApi().get_model_files(
                 name, revision=self._repository.revision, recursive=True
             )
-        files = [
-            RemoteFile(
-                name=one["Path"],
-                size=int(one.get("Size") or 0),
-                sha256=(one.get("Sha256") or "").lower(),
-            )
-            for one in listed
-            if one.get("Type") != "tree"
-        ]
+        files = [self._file(one) for one in listed if one.get("Type") != "tree"]
         # It names no commit: what is in the files is as good a name for them.
         text = "".join(f"{one.name}\0{one.size}\0{one.sha256}\n" for one in _by_name(files))
         commit = hashlib.sha256(text.encode()).hexdigest()[:40]
         return Manifest(repository=name, commit=commit, files=files)
+
+    def _file(self, one: dict[str, Any]) -> RemoteFile:
+        """Raises ModelStoreError where it is not told how large a file is."""
+        name, size = one["Path"], one.get("Size")
+        if not _is_size(size):
+            raise ModelStoreError(
+                f"ModelScope does not say how large the file `{name[:200]}` of "
+                f"{self._repository.name} is. Try again later, or take the model from elsewhere."
+            )
+        return RemoteFile(name=name, size=size, sha256=(one.get("Sha256") or "").lower())
 
     def receive(self, commit: str, file: RemoteFile, target: Path, end: int) -> None:
         folder = target.with_name(f"{target.name}.d")
@@ -273,6 +275,10 @@ class ModelScope:
                 "and for a private model MODELSCOPE_API_TOKEN. What was downloaded is kept.",
                 may_pass=True,
             ) from error
+
+
+def _is_size(size: object) -> TypeGuard[int]:
+    return type(size) is int and size >= 0
 
 
 def _no_hub() -> ModelStoreError:

@@ -100,6 +100,12 @@ def test_a_hash_of_the_hub_leads_to_no_file_elsewhere(house: House, tmp_path: Pa
     assert mine.read_bytes() == b"x"
 
 
+def test_a_size_that_is_none_is_not_believed(house: House) -> None:
+    house.hub.says_of_sizes = -15
+    assert "does not say how large the file `config.json` of org/tiny is" in str(house.fails())
+    assert not house.hub.downloads("model.safetensors")
+
+
 @pytest.mark.parametrize("field", ["size", "blobId"])
 def test_a_mirror_that_tells_less_of_files_than_the_hub_is_not_believed(
     house: House, field: str

@@ -181,6 +181,13 @@ def test_files_that_a_hub_gives_no_hash_for_are_told(
     assert "gives no hash for 1 of the files of org/m: of those nothing but the size" in caplog.text
 
 
+@pytest.mark.parametrize("said", ["", '"Size": -15, ', '"Size": None, ', '"Size": "2", '])
+def test_sizes_that_are_none_are_not_believed(house: House, tmp_path: Path, said: str) -> None:
+    install_model_scope(house, tmp_path, MODELSCOPE["api.py"].replace('"Size": 2, ', said, 1))
+    text = str(house.fails(**OF_MODEL_SCOPE))
+    assert "ModelScope does not say how large the file `config.json` of org/m is" in text
+
+
 def test_model_scope_is_asked_through_its_package(
     house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
