@@ -88,6 +88,12 @@ def _status(error: HfHubHTTPError, repository: Repository, near: Callable[[], li
         text = f"{repository.name} was disabled by the hub. {page} says why; use another one."
     elif isinstance(error, RepositoryNotFoundError):
         text = _not_found(repository, near)
+    elif status in (401, 403) and not get_token():
+        text = (
+            f"The hub at {constants.ENDPOINT} gives {repository.name} to nobody without a token, "
+            f"and none is set (status {status}). Set HF_TOKEN to one that may read it, or check "
+            "HF_ENDPOINT and the proxy: one of them may ask for a login of its own."
+        )
     elif status == 401:
         text = (
             f"The hub at {constants.ENDPOINT} rejects the token in HF_TOKEN. Make a new one at "

@@ -213,6 +213,13 @@ def test_a_wrong_token_is_told(house: House) -> None:
     assert "rejects the token in HF_TOKEN" in str(error) and not error.may_pass
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_nobody_is_told_to_change_a_token_that_is_not_set(house: House, status: int) -> None:
+    house.hub.failing = [status]
+    text = str(house.fails())
+    assert f"to nobody without a token, and none is set (status {status}). Set HF_TOKEN" in text
+
+
 def test_the_right_token_is_sent_to_the_hub_alone(house: House) -> None:
     house.fetch(env={"HF_TOKEN": "hf_right"})
     for one in house.hub.asked:
