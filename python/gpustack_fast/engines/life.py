@@ -108,7 +108,7 @@ class Life:
             self.failed(replica, *await self._until_it_ends(replica))
         except ModelStoreError as error:
             if error.may_pass:
-                self._without_files(replica, str(error))
+                self._without_files(replica, str(error), error.wait)
             else:
                 self.failed(replica, str(error))
         except GpustackFastError as error:
@@ -237,14 +237,14 @@ class Life:
         replica.retry_at = time.monotonic() + AFTER_A_FAULT
         self._set(replica, "error", f"{reason} Starting it again in {AFTER_A_FAULT:g} s.")
 
-    def _without_files(self, replica: Replica, reason: str) -> None:
+    def _without_files(self, replica: Replica, reason: str, wait: float) -> None:
         """Tries an engine again whose files cannot be had for now: no failure of its own, and no
         reason to give it up. The pauses grow: a hub may ask for that, and a wrong file comes whole
-        each time.
+        each time. `wait`: seconds that a hub asks for at least.
         """
         replica.fetches_failed += 1
         replica.note_failure(reason)
-        pause = restart_delay(replica.fetches_failed + 1)
+        pause = max(wait, restart_delay(replica.fetches_failed + 1))
         replica.retry_at = time.monotonic() + pause
         follows = f"Trying again in {pause:g} s."
         self._set(replica, "error", f"{reason} {follows}")

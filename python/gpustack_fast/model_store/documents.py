@@ -73,10 +73,12 @@ class Model(Protocol):
 class ModelStoreError(GpustackFastError):
     """A model's files cannot be had. The text has the cause and the next step."""
 
-    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+    def __init__(self, message: str, *, may_pass: bool = False, wait: float = 0.0) -> None:
         super().__init__(message)
         self.may_pass = may_pass
         """Whether a later try may succeed although nobody has changed anything."""
+        self.wait = wait
+        """Seconds before which no try will."""
 
 
 class Repository(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +163,8 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fie
 
     message: str
     may_pass: bool
+    wait: float = 0.0
+    """As of ModelStoreError."""
 
 
 Message = Download | Done | Failed

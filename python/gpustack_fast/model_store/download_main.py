@@ -54,8 +54,8 @@ def main() -> NoReturn:
     try:
         done = carry_out(job, progress)
     except GpustackFastError as error:
-        may_pass = isinstance(error, ModelStoreError) and error.may_pass
-        progress.write(Failed(message=str(error), may_pass=may_pass))
+        known = error if isinstance(error, ModelStoreError) else ModelStoreError(str(error))
+        progress.write(Failed(message=str(known), may_pass=known.may_pass, wait=known.wait))
     else:
         progress.write(done)
     # At once: other files of a job that has failed may still be on their way.
@@ -78,7 +78,7 @@ def carry_out(job: Job, progress: Progress) -> Done:
             _fetch(hub, folder, manifest.commit, chosen, progress, repository)
     except EXPLAINED as error:
         said = explain(error, repository, hub.near)
-        raise ModelStoreError(said.message, may_pass=said.may_pass) from error
+        raise ModelStoreError(said.message, may_pass=said.may_pass, wait=said.wait) from error
     if job.stage == "fetch":
         folder.pin(repository.revision, manifest.commit)
     return Done(commit=manifest.commit, unverified=sum(not file.hash for file in missing))

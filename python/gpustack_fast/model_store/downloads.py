@@ -119,7 +119,7 @@ async def download(job: Job, environment: Mapping[str, str], handle: int, report
             )
         return result.commit
     if isinstance(result, Failed):
-        raise ModelStoreError(result.message, may_pass=result.may_pass)
+        raise ModelStoreError(result.message, may_pass=result.may_pass, wait=result.wait)
     said = _without_tokens(said, environment)
     raise ModelStoreError(_ended_early(job.repository.name, child.returncode, said), may_pass=True)
 

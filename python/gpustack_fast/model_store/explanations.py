@@ -29,6 +29,8 @@ __all__ = ["EXPLAINED", "explain"]
 
 EXPLAINED = (HfHubHTTPError, OfflineModeIsEnabled, RateLimited, httpx2.HTTPError, OSError)
 """Errors that have an explanation here."""
+LONGEST_WAIT = 3600.0
+"""Seconds: a hub that asks for more is asked again all the same, after these."""
 KEPT = "What was downloaded is kept, and the next try goes on from there."
 
 
@@ -62,6 +64,7 @@ def _rate_limited(error: RateLimited) -> Failed:
         message=f"The hub asks to wait{asked}: it got too many requests from this address. Try "
         f"again later{more}. {KEPT}",
         may_pass=True,
+        wait=min(error.seconds or 0.0, LONGEST_WAIT),
     )
 
 

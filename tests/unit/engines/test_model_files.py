@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,17 @@ def test_pauses_between_the_tries_grow(short_folder: Path, monkeypatch: pytest.M
             lambda: replica.state_message == "The hub is away. Trying again in 0.01 s.",
             "it is told",
         )
+
+    scenario(short_folder, body, small())
+
+
+def test_a_hub_is_not_asked_again_before_the_time_that_it_asked_for(short_folder: Path) -> None:
+    async def body(supervisor: Supervisor, files: Slow) -> None:
+        files.error = ModelStoreError("The hub asks to wait.", may_pass=True, wait=600.0)
+        await eventually(lambda: states(supervisor) == ["error"], "it is told")
+        (replica,) = supervisor.replicas
+        assert replica.state_message == "The hub asks to wait. Trying again in 600 s."
+        assert replica.retry_at > time.monotonic() + 300
 
     scenario(short_folder, body, small())
 

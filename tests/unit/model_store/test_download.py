@@ -256,9 +256,11 @@ def test_a_hub_that_asks_to_wait_is_waited_for(house: House) -> None:
 
 
 def test_a_hub_that_asks_for_too_long_is_told_and_not_waited_for(house: House) -> None:
-    house.hub.limited = ["86400"]
+    house.hub.limited = ["86400", "600"]
     error = house.fails()
     assert "The hub asks to wait for 86400 s" in str(error) and error.may_pass
+    assert error.wait == 3600.0, "it is asked again some day"
+    assert house.fails().wait == 600.0
 
 
 def test_what_is_no_hub_is_told(house: House) -> None:
