@@ -257,7 +257,7 @@ CAUSES = (
     ),
     Sign(
         text="Failed to bind socket",
-        meaning="Another program listens where it should. It is started again at another place.",
+        meaning="Another program listens where it should. Each start takes another place.",
     ),
     Sign(
         text="libmpi",

@@ -26,8 +26,8 @@ CAUSES = (
     ),
     Sign(
         text="Error in memory profiling",
-        meaning="Another program gave memory of the same GPU back while it measured. It is started "
-        "again.",
+        meaning="Another program gave memory of the same GPU back while it measured. Another start "
+        "may do.",
     ),
     Sign(
         text="No available memory for the cache blocks",
@@ -40,6 +40,11 @@ CAUSES = (
         "--max-model-len, or a larger --gpu-memory-utilization, in backend_parameters.",
     ),
     Sign(
+        text="User-specified max_model_len",
+        meaning="The model cannot look back as far as --max-model-len. Set a smaller one in "
+        "backend_parameters, or leave it out.",
+    ),
+    Sign(
         text="CUDA out of memory",
         meaning="The memory of a GPU ran out. Set a smaller --max-num-seqs or --max-model-len in "
         "backend_parameters, or give the model more GPUs.",
@@ -48,6 +53,11 @@ CAUSES = (
         text="Cannot find any model weights",
         meaning="There are no weights among its files. Look into the folder, or let it be "
         "downloaded again (`gpustack-fast models remove`).",
+    ),
+    Sign(
+        text="does not appear to have a file named",
+        meaning="A file is missing among the model's, which the log names. Look into the folder, "
+        "or let it be downloaded again (`gpustack-fast models remove`).",
     ),
     Sign(
         text="Error while deserializing header",
@@ -82,6 +92,23 @@ CAUSES = (
         text="Failed to infer device type",
         meaning="It found no GPU. Look whether `gpustack-fast gpus` shows any.",
     ),
+    *(
+        Sign(
+            text=text,
+            meaning="Its processes talk through /dev/shm, and that is full. Make it larger (of a "
+            "container: `--shm-size`), or remove what fills it.",
+        )
+        for text in (
+            "No space left on device: '/dev/shm",
+            "creating shared memory segment /dev/shm",  # NCCL's
+            "unable to allocate shared memory",  # torch's
+        )
+    ),
+    Sign(
+        text="NCCL error in",
+        meaning="Its GPUs cannot talk to each other (NCCL). The reason is in the log with "
+        'env = { NCCL_DEBUG = "INFO" }; often it is /dev/shm that is too small, or the driver.',
+    ),
     Sign(
         text="error: unrecognized arguments",
         meaning="This version does not know a flag in backend_parameters. Remove it, or name a "
@@ -89,7 +116,7 @@ CAUSES = (
     ),
     Sign(
         text="Address already in use",
-        meaning="Another program listens where it should. It is started again at another place.",
+        meaning="Another program listens where it should. Each start takes another place.",
     ),
     Sign(
         text="Cannot access gated repo",

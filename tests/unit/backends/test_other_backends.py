@@ -25,6 +25,7 @@ from gpustack_fast.backends import (
     tensorrt_llm,
 )
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.engine_log import cause_of
 from gpustack_fast.sizing import UNKNOWN, Load, estimate
 
 TRT = BACKENDS["tensorrt_llm"]
@@ -392,6 +393,38 @@ def test_files_that_nobody_can_read_are_placed_by_the_users_word_alone(gpus: int
     assert demand.shape.gpus == gpus and demand.least == 3 * GIB // gpus
 
 
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        (
+            "OSError: /m does not appear to have a file named pytorch_model.bin, model.safetensors",
+            "A file is missing",
+        ),
+        (
+            "ValueError: User-specified max_model_len (99999) is greater than the derived "
+            "max_model_len (max_position_embeddings=2048)",
+            "The model cannot look back",
+        ),
+        (
+            "OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'",
+            "Its processes talk through /dev/shm",
+        ),
+        (
+            "RuntimeError: unable to allocate shared memory(shm) for file </torch_1>",
+            "Its processes talk through /dev/shm",
+        ),
+        (
+            "torch.distributed.DistBackendError: NCCL error in: x.cpp:94, unhandled cuda error",
+            "Its GPUs cannot talk to each other",
+        ),
+    ],
+)
+def test_the_causes_that_vllm_names_are_told(tmp_path: Path, line: str, meaning: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"Traceback (most recent call last):\n{line}\n")
+    assert cause_of(log, BACKENDS["vllm"].causes).startswith(meaning)
+
+
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
 def test_what_a_log_tells_is_told_in_sentences_with_the_next_step(backend: Any) -> None:
     for sign in backend.stages:
@@ -399,4 +432,5 @@ def test_what_a_log_tells_is_told_in_sentences_with_the_next_step(backend: Any) 
     for sign in backend.causes:
         assert sign.text.strip() == sign.text
         assert re.fullmatch(r"[A-Z].*\.", sign.meaning) and ". " in sign.meaning, sign
+        assert "started again" not in sign.meaning, "restart_on_error may forbid it"
     assert 5 <= backend.stop_grace <= 60
