@@ -93,7 +93,7 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
     name: str
     model: str
     address: str = ""
-    """`http://HOST:PORT` or `unix:PATH`; empty: it has none yet."""
+    """`http://HOST:PORT` or `unix:PATH`; empty: it has none yet, or has ended."""
     state: str
     """GPUStack's names: pending … running, error, unreachable; and draining, drained."""
     since: float

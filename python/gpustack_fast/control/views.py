@@ -51,7 +51,7 @@ def instance_status(replica: Replica, counters: Counters | None) -> InstanceStat
     return InstanceStatus(
         name=replica.id,
         model=replica.slot.model,
-        address=replica.address,
+        address="" if replica.state == "error" else replica.address,
         state=state,
         since=replica.since,
         state_message=replica.state_message,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
@@ -77,6 +78,11 @@ def lost(replica: Replica) -> EngineFailed:
     return EngineFailed(f"The engine is ended: {replica.lost_to}.")
 
 
+def _in_one_line(error: GpustackFastError) -> str:
+    """The message for the log and for states; some have a line for each of several things."""
+    return re.sub(r"\s*\n\s*", " ", str(error))
+
+
 class Life:
     """Lives the lives of engines: a method's replica is the one that it is about."""
 
@@ -108,14 +114,14 @@ class Life:
             self.failed(replica, *await self._until_it_ends(replica))
         except ModelStoreError as error:
             if error.may_pass:
-                self._without_files(replica, str(error), error.wait)
+                self._without_files(replica, _in_one_line(error), error.wait)
             else:
-                self.failed(replica, str(error))
+                self.failed(replica, _in_one_line(error))
         except GpustackFastError as error:
             if is_ours(error):
-                self._hindered(replica, str(error))
+                self._hindered(replica, _in_one_line(error))
             else:
-                self.failed(replica, str(error))
+                self.failed(replica, _in_one_line(error))
         except OSError as error:
             self._hindered(replica, f"It could not be started: {reason_of(error)}.")
         await self.end(replica, grace)

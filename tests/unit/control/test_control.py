@@ -21,7 +21,9 @@ import pytest
 import uvloop
 
 from gpustack_fast import faults
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.commands import instances
+from gpustack_fast.config import ModelConfig
 from gpustack_fast.control import server as control_server
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import (
@@ -32,6 +34,9 @@ from gpustack_fast.control.documents import (
     Status,
 )
 from gpustack_fast.control.server import ControlServer
+from gpustack_fast.control.views import instance_status
+from gpustack_fast.engines.plan import ReplicaSlot
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import (
     ControlError,
     InstanceNotFound,
@@ -153,6 +158,15 @@ def test_instances_are_drained_and_resumed(tmp_path: Path) -> None:
                 client.drain("a-2")
 
     with_server(tmp_path, scenario)
+
+
+def test_an_engine_that_has_ended_is_nowhere() -> None:
+    model = ModelConfig(name="a", backend="vllm")
+    slot, backend = ReplicaSlot("a", 0), BACKENDS["vllm"]
+    one = Replica(slot, model, backend, id="a-1", created=9.0, address="unix:/a.sock")
+    for state, address in (("running", "unix:/a.sock"), ("error", "")):
+        one.state = state  # type: ignore[assignment]
+        assert instance_status(one, None).address == address
 
 
 @pytest.mark.parametrize("what", ["state_message", "last_failure"])

@@ -213,6 +213,16 @@ def test_a_hub_is_not_asked_again_before_the_time_that_it_asked_for(short_folder
     scenario(short_folder, body, small())
 
 
+def test_a_message_of_several_lines_is_told_in_one(short_folder: Path) -> None:
+    async def body(supervisor: Supervisor, files: Slow) -> None:
+        files.error = ModelStoreError("What is missing:\n  * Room. Make some.\n  * MPI.")
+        await eventually(lambda: states(supervisor) == ["error"], "it is told")
+        said = supervisor.replicas[0].state_message
+        assert said.startswith("What is missing: * Room. Make some. * MPI. It is not started")
+
+    scenario(short_folder, body, small(restart_on_error=False))
+
+
 def test_what_cannot_pass_is_a_failure(short_folder: Path) -> None:
     async def body(supervisor: Supervisor, files: Slow) -> None:
         files.error = ModelStoreError("o/m is gated. Accept its licence.")
