@@ -92,7 +92,10 @@ class Operation:
             connections=stats.connections,
             in_flight=stats.in_flight,
             models=model_statuses(
-                config, self._supervisor.replicas, {one.id: one for one in stats.instances}
+                config,
+                self._supervisor.replicas,
+                {one.id: one for one in stats.instances},
+                self._reloader.begun,
             ),
             avoided_gpus=dict(self._engines.avoided_gpus),
         )

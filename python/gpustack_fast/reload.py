@@ -80,6 +80,11 @@ class Reloader:
         self._again = False
         self._stopping = False
 
+    @property
+    def begun(self) -> frozenset[str]:
+        """The models of ours from the start: no others have engines until a restart."""
+        return frozenset(model.name for model in self._started.models if not model.external)
+
     def soon(self) -> None:
         """Reloads in a task: one at a time, and once more for all that ask meanwhile."""
         self._again = True

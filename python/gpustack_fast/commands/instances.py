@@ -156,7 +156,8 @@ def _page(found: ServerStatus) -> Iterator[str]:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
-    reasons = [line for model in found.models for one in model.instances for line in _reasons(one)]
+    reasons = [f"{one.name}: {one.state_message}" for one in found.models if one.state_message]
+    reasons += [line for model in found.models for one in model.instances for line in _reasons(one)]
     if reasons:
         yield ""
     yield from reasons

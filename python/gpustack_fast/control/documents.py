@@ -128,6 +128,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     """Wanted."""
     ready_replicas: int
     """Running, and not drained."""
+    state_message: str = ""
+    """Why it has no instances, in sentences; empty: it has some, or needs none."""
     instances: list[InstanceStatus] = []
 
 

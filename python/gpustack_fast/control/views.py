@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Protocol
 
 from gpustack_fast.config import Config
@@ -25,16 +25,27 @@ class Counters(Protocol):
     def ejected(self) -> bool: ...
 
 
+NEW = "It is new in the configuration, and gets its engines when the server is restarted."
+
+
 def model_statuses(
-    config: Config, replicas: Iterable[Replica], counters: Mapping[str, Counters]
+    config: Config,
+    replicas: Iterable[Replica],
+    counters: Mapping[str, Counters],
+    begun: Container[str],
 ) -> list[ModelStatus]:
-    """Every model, in the order of the configuration. `counters`: by the instances' ids."""
+    """Every model, in the order of the configuration. `counters`: by the instances' ids. `begun`:
+    the models of ours that there were at the start.
+    """
     return [
         ModelStatus(
             name=model.name,
             backend=model.backend,
             replicas=len(model.urls) if model.external else model.replicas,
             ready_replicas=sum(one.published_state == "running" for one in found),
+            state_message=""
+            if model.external or not model.replicas or model.name in begun
+            else NEW,
             instances=[instance_status(one, counters.get(one.id)) for one in found],
         )
         for model, found in replicas_by_model(config, replicas)

@@ -23,7 +23,7 @@ import uvloop
 from gpustack_fast import faults
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.commands import instances
-from gpustack_fast.config import ModelConfig
+from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.control import server as control_server
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import (
@@ -34,7 +34,7 @@ from gpustack_fast.control.documents import (
     Status,
 )
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.control.views import instance_status
+from gpustack_fast.control.views import instance_status, model_statuses
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import (
@@ -158,6 +158,24 @@ def test_instances_are_drained_and_resumed(tmp_path: Path) -> None:
                 client.drain("a-2")
 
     with_server(tmp_path, scenario)
+
+
+def test_a_model_that_came_with_a_reload_says_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [
+        ModelConfig(name="old", backend="vllm"),
+        ModelConfig(name="new", backend="vllm"),
+        ModelConfig(name="far", backend="external", urls=["http://far:1"]),
+    ]
+    told = model_statuses(Config(models=models), [], {}, {"old"})
+    found = msgspec.structs.replace(STATUS, models=told)
+    monkeypatch.setattr(FakeApp, "status", lambda _: found)
+    with_server(tmp_path, lambda _: instances.status(tmp_path, as_json=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "restarted" in line] == [
+        "new: It is new in the configuration, and gets its engines when the server is restarted."
+    ]
 
 
 def test_an_engine_that_has_ended_is_nowhere() -> None:
