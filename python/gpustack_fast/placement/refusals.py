@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from gpustack_fast.backends.demand import Demand, Shape
+from gpustack_fast.backends.parallel import VRAM_CLAIM
 from gpustack_fast.placement.documents import Device, Wanted
 from gpustack_fast.placement.ledger import Entry, Ledger, is_selected, is_usable
-from gpustack_fast.placement.search import STEPS, find, offers_of_size
+from gpustack_fast.placement.search import STEPS, find, least_share, offers_of_size, taken
 from gpustack_fast.sizing.documents import Estimate
 
 __all__ = ["explain", "memory", "name_of", "part_name"]
@@ -119,9 +120,18 @@ class _Miss:
     """GPUs that have room."""
     slices: bool = False
     """Whether MIG slices were passed over."""
+    short: bool = False
+    """Whether `lack` is what the user's own share lacks, however much is free."""
 
     def text(self) -> str:
         count = self.demand.shape.gpus
+        if self.entry is not None and self.short:
+            device = self.entry.device
+            share = memory(taken(device.total, self.demand.share or 0.0))
+            return (
+                f"The share {self.demand.share:g} of {name_of(device)} is {share}: "
+                f"{memory(self.lack)} less than it needs."
+            )
         if self.entry is None:
             there = count - self.missing_gpus
             return f"Of the {_gpus(count)} that it asks for {there} can be used{self._hint()}."
@@ -150,6 +160,8 @@ def _nearest(demand: Demand, usable: Sequence[Entry]) -> _Miss:
         )
         if len(lacks) < count:
             found.append(_Miss(demand, count - len(lacks), 0, None, slices=slices))
+        elif offer.short:
+            found.append(_Miss(demand, 0, offer.short, lacks[count - 1][1], short=True))
         else:
             lack, entry = lacks[count - 1]
             roomy = sum(missing == 0 for missing, _ in lacks)
@@ -172,6 +184,9 @@ def _steps(one: Wanted, ledger: Ledger, nearest: _Miss | None) -> Iterator[str]:
         yield "Ask for fewer GPUs, name others, or use a machine that has more."
         return
     demand, entry = nearest.demand, nearest.entry
+    if nearest.short:
+        yield _larger(demand, entry)
+        return
     if demand.share is not None and demand.least <= entry.free:
         most = (entry.free - demand.beside) * STEPS // entry.device.total / STEPS
         if most > 0:
@@ -197,6 +212,17 @@ def _steps(one: Wanted, ledger: Ledger, nearest: _Miss | None) -> Iterator[str]:
 def _fits_elsewhere(one: Wanted, ledger: Ledger) -> bool:
     everywhere = ledger.usable([])
     return any(find(demand, everywhere, one.model, one.strategy) for demand in one.demands)
+
+
+def _larger(demand: Demand, entry: Entry) -> str:
+    """Of a share of the user's own that does not hold what it needs."""
+    share = least_share(demand, entry.device.total)
+    if share is None:
+        return f"Not even all of it would do. {_smaller(demand, demand.least)}"
+    return (
+        f"Set a share of {share:g} at least, or none: then it gets what it needs. Who knows that "
+        f"it needs less than is reckoned sets {VRAM_CLAIM} in its `env`."
+    )
 
 
 def _smaller(demand: Demand, lack: int) -> str:

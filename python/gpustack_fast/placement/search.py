@@ -15,7 +15,7 @@ from gpustack_fast.backends.demand import Demand
 from gpustack_fast.placement.documents import Strategy
 from gpustack_fast.placement.ledger import Entry
 
-__all__ = ["STEPS", "Offer", "find", "offers_of_size", "taken"]
+__all__ = ["STEPS", "Offer", "find", "least_share", "offers_of_size", "taken"]
 
 STEPS = 1000
 """A share that is not the user's is written in thousandths: short, and wastes 0.1 % at most."""
@@ -30,6 +30,8 @@ class Offer:
     share: float | None
     """What the engine is told; None: nothing."""
     claims: tuple[tuple[Entry, int], ...]
+    short: int = 0
+    """Bytes by which the user's own share of each is too small: then it is no offer."""
 
 
 def taken(total: int, share: float) -> int:
@@ -45,6 +47,8 @@ def find(demand: Demand, usable: Sequence[Entry], model: str, strategy: Strategy
     count = demand.shape.gpus
     best: tuple[tuple[int, bool, list[Key]], Offer] | None = None
     for offer in offers_of_size(demand, usable):
+        if offer.short:
+            continue
         fitting = [(entry, claim) for entry, claim in offer.claims if claim <= entry.free]
         if len(fitting) < count:
             continue
@@ -69,23 +73,31 @@ def offers_of_size(demand: Demand, usable: Sequence[Entry]) -> Iterator[Offer]:
         share = _told_share(demand, size) if demand.tells_share else None
         claim = _claim(demand, size, share)
         same = [entry for entry in pool if entry.device.total == size]
-        yield Offer(share, tuple((entry, claim) for entry in same))
+        yield Offer(share, tuple((entry, claim) for entry in same), _short(demand, size))
     for size in sizes[1:] if several else ():
         share = _told_share(demand, size) if demand.tells_share else None
         if demand.tells_share and share is None:
             continue  # too small, so that it sets no share for others
         larger = [entry for entry in pool if entry.device.total >= size]
         claims = ((entry, _claim(demand, entry.device.total, share)) for entry in larger)
-        yield Offer(share, tuple(claims))
+        yield Offer(share, tuple(claims), _short(demand, size))
+
+
+def least_share(demand: Demand, total: int) -> float | None:
+    """The share of a GPU that holds what it needs; None: not even all of it does."""
+    steps = max(1, -(-(demand.least - demand.beside) * STEPS // total))
+    return steps / STEPS if steps <= STEPS else None
 
 
 def _told_share(demand: Demand, total: int) -> float | None:
-    """The user's share if it is enough, else what is; None: not even all of it would be."""
-    within = demand.least - demand.beside
-    if demand.share is not None and taken(total, demand.share) >= within:
-        return demand.share
-    steps = max(1, -(-within * STEPS // total))
-    return steps / STEPS if steps <= STEPS else None
+    """The user's share, as the engine has it from him; else what is enough. None: nothing is."""
+    return demand.share if demand.share is not None else least_share(demand, total)
+
+
+def _short(demand: Demand, total: int) -> int:
+    if demand.share is None or not demand.tells_share:
+        return 0
+    return max(0, demand.least - demand.beside - taken(total, demand.share))
 
 
 def _claim(demand: Demand, total: int, share: float | None) -> int:

@@ -77,8 +77,8 @@ def _fits(asked: Demand, group: Sequence[tuple[int, int, bool]]) -> bool:
         return all(max(asked.least, math.ceil(total * share)) <= free for total, free, _ in group)
     smallest = min(total for total, _, _ in group)
     shares = [step / 1000 for step in range(1, 1001)]
-    if asked.share is not None:  # a smaller one than the user's is not what was asked for
-        shares = [asked.share, *(share for share in shares if share > asked.share)]
+    if asked.share is not None:  # the engine has it from the user, and gets no other
+        shares = [asked.share]
     return any(
         math.ceil(smallest * share) + asked.beside >= asked.least
         and all(math.ceil(total * share) + asked.beside <= free for total, free, _ in group)

@@ -67,6 +67,7 @@ def check_placement(wish: Wanted, answer: Placement, devices: list[Device]) -> N
         this.shape == answer.shape
         and (answer.share is None or sizes == _told(answer.share, on, this.beside))
         and this.tells_share == (answer.share is not None)
+        and (not this.tells_share or this.share in (None, answer.share))
         and min(sizes) >= this.least
         and all(
             size >= math.ceil(one.total * (this.share or 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from placing import GIB, demand, device, refused, wanted
+from placing import GIB, demand, device, placed, refused, wanted
 
 from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.placement import Claim, Placement, Wanted, place
@@ -79,6 +79,25 @@ def test_it_says_which_share_would_fit() -> None:
     (one,) = place([asked], [device(0, foreign=20 * GIB)], [])
     assert "It needs of one GPU the share 0.9 that is set, and 10.0 GiB at least" in refused(one)
     assert "A share of 0.75 at most would fit there." in refused(one)
+
+
+def test_a_users_share_that_does_not_hold_what_it_needs_is_refused_with_one_that_does() -> None:
+    """However much is free: its engine is told the user's own share, and no larger one."""
+    asked = wanted("a", demand(20 * GIB, share=0.05, beside=GIB // 2))
+    (one,) = place([asked], [device(0)], [])
+    assert "the share 0.05 that is set with 512 MiB beside it, and 20.0 GiB at least" in refused(
+        one
+    )
+    assert (
+        "The share 0.05 of GPU 0 is 4.0 GiB: 15.5 GiB less than it needs. Set a share of 0.244 "
+        in (refused(one))
+    )
+    assert "at least, or none: then it gets what it needs." in refused(one)
+    assert "sets GPUSTACK_MODEL_VRAM_CLAIM in its `env`." in refused(one)
+    larger = wanted("a", demand(20 * GIB, share=0.244, beside=GIB // 2))
+    assert placed(place([larger], [device(0)], [])[0]).share == 0.244
+    (small,) = place([wanted("a", demand(20 * GIB, share=0.5))], [device(0, 16 * GIB)], [])
+    assert "is 8.0 GiB: 12.0 GiB less than it needs. Not even all of it would do." in refused(small)
 
 
 def test_it_says_that_others_would_do_where_some_were_named() -> None:
