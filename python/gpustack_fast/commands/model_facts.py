@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gpustack_fast.config import ModelConfig
@@ -21,9 +22,10 @@ class FactsNotHere(GpustackFastError):
 class LocalFacts:
     """Finds what is here of a model, and reads its facts."""
 
-    def __init__(self, models: Path) -> None:
-        """`models`: the folder of the model store."""
+    def __init__(self, models: Path, typed: str) -> None:
+        """`models`: the folder of the model store. `typed`: the flags that led there."""
         self._models = models
+        self._typed = typed
 
     def __call__(self, model: ModelConfig) -> ModelFacts:
         """Raises FactsNotHere, FactsError, ModelStoreError."""
@@ -49,6 +51,7 @@ class LocalFacts:
         if found is None:
             raise FactsNotHere(
                 f"Nothing is known here of {repository.name}, and a plan downloads nothing. Fetch "
-                f"it with `gpustack-fast models pull {repository.reference}`, then plan again."
+                f"it with `gpustack-fast models pull {shlex.quote(model.name)}{self._typed}`, then "
+                "plan again."
             )
         return found

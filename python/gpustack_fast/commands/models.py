@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -319,7 +320,7 @@ def _told_of_interruption(which: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise Interrupted(
             "Interrupted. What was downloaded is kept: repeat `gpustack-fast models pull "
-            f"{printable(which)}` to go on."
+            f"{shlex.quote(printable(which))}` to go on."
         ) from None
     finally:
         signal.signal(signal.SIGINT, before)

@@ -93,7 +93,21 @@ def test_it_plans_a_model_from_its_metadata(tmp_path: Path) -> None:
 def test_it_says_how_to_fetch_what_is_not_here(tmp_path: Path) -> None:
     file = config(tmp_path, 'source = "huggingface"\nhuggingface_repo_id = "Qwen/Qwen3-8B"')
     told = plan(tmp_path, "--config", file, "--gpus", gpus(1, 80 * GIB), status=1)
-    assert "`gpustack-fast models pull huggingface:Qwen/Qwen3-8B`" in told
+    place = f"--config={file} --data-dir={tmp_path}/data"
+    assert f"`gpustack-fast models pull qwen {place}`, then plan again." in told
+
+
+def test_what_it_says_to_type_fetches_to_where_it_looks(tmp_path: Path) -> None:
+    """With the flags that were typed, and quotes where a shell needs them."""
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    source = 'source = "huggingface"\nhuggingface_repo_id = "org/a"'
+    file = config(folder, f'{source}\nhuggingface_filename = "*Q4_K_M*"')
+    store = str(folder / "store")
+    done = run("plan", file, "--models-dir", store, "--gpus", gpus(1, 80 * GIB))
+    assert done.returncode == 1, done
+    place = f"--config='{file}' --models-dir='{store}'"
+    assert f"`gpustack-fast models pull qwen {place}`, then plan again." in done.stdout
 
 
 def test_without_a_file_the_embedded_model_needs_no_gpu(tmp_path: Path) -> None:

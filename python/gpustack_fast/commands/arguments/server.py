@@ -19,6 +19,7 @@ from gpustack_fast.commands.arguments.shared import (
     config_file,
     flags,
     read_key,
+    retyped,
 )
 from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServeOptions
@@ -78,7 +79,7 @@ def add_plan(commands: Commands) -> None:
         "--empty", action="store_true", help="as if nothing ran on the GPUs at the moment"
     )
     plan.add_argument("--json", action="store_true", help="print one JSON document")
-    add_place(plan)
+    add_place(plan, "data_dir", "models_dir")
 
 
 def add_version(commands: Commands) -> None:
@@ -167,7 +168,8 @@ def _plan(options: argparse.Namespace) -> int:
         reader.close_blocking()
     if options.empty:
         report = plan.emptied(report)
-    facts_of = LocalFacts(config.server.models_folder())
+    typed = retyped(options, options.file or options.config)
+    facts_of = LocalFacts(config.server.models_folder(), typed)
     return plan.plan(config.models, report, facts_of, as_json=options.json)
 
 

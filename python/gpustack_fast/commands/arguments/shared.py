@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
     "data_dir",
     "flags",
     "read_key",
+    "retyped",
     "whole_config",
 ]
 
@@ -152,6 +154,15 @@ def flags(options: argparse.Namespace) -> dict[str, str]:
     """The settings that were typed, by their flags."""
     given = {setting.flag: getattr(options, setting.flag, None) for setting in SETTINGS}
     return {flag: text for flag, text in given.items() if text is not None}
+
+
+def retyped(options: argparse.Namespace, file: str | None) -> str:
+    """The flags with which another command finds the same configuration and folders, each with a
+    space in front. `file`: the configuration, as it was typed.
+    """
+    places = {"--config": file}
+    places |= {flag: flags(options).get(flag) for flag in ("--data-dir", "--models-dir")}
+    return "".join(f" {flag}={shlex.quote(text)}" for flag, text in places.items() if text)
 
 
 def read_key(file: Path) -> str:
