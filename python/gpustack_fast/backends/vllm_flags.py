@@ -110,9 +110,11 @@ class Serve:
             )
         if found.values and not vllm_memory.is_readable(found.name, found.value):
             return (
-                f"What {found.written} has is no number that vLLM reads. Write one such as 32768, "
-                "32k (thousands) or 32K (1,024 each)."
+                f"What {found.written} has is no number above 0 that vLLM reads. Write one such as "
+                "32768, 32k (thousands) or 32K (1,024 each)."
             )
+        if found.name.endswith("-config") and found.value.startswith("{"):
+            return _json_problem(found)
         return None
 
     def _choice_without_parser(self) -> bool:
@@ -223,6 +225,15 @@ class Serve:
             space = vllm_memory.kv_space(place.facts, self.given)
             found["VLLM_CPU_KVCACHE_SPACE"] = str(space)
         return found
+
+
+def _json_problem(found: Found) -> str | None:
+    try:
+        json.loads(found.value)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is too deep"
+        return f"What {found.written} has is no JSON ({reason}). Correct it."
+    return None
 
 
 def _joined(flag: str, value: str) -> str:

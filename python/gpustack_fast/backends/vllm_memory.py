@@ -63,7 +63,7 @@ def is_readable(flag: str, text: str) -> bool:
     """Whether vLLM can read what was written for a flag, as far as its numbers go."""
     if flag == CONTEXT and text.strip().lower() in ("-1", "auto"):
         return True
-    return flag not in _NUMBERS or human(text) is not None
+    return flag not in _NUMBERS or bool(human(text))
 
 
 def context_of(given: Mapping[str, str], facts: ModelFacts | None) -> int | None:
@@ -77,7 +77,7 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
     """As `Backend.demands`, with the user's flags by their names: of each shape, room for as many
     requests as are asked for, and then for fewer, down to one. Raises BackendError.
     """
-    share = _share(model, given)
+    share, most = _share(model, given), _sequences(model, given)
     found = []
     for shape in shapes(model, facts, count, shape_given(model, given, PARALLEL)):
         claimed = claim(model, shape)
@@ -89,7 +89,7 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
             continue
         # Who says the share himself gets all that is left of it as a KV cache.
         fixed = share is not None or KV_BYTES in given
-        for sequences in [1] if fixed else _steps(_sequences(model, given)):
+        for sequences in [1] if fixed else _steps(most):
             estimate = sizing.estimate(facts, load(facts, shape, sequences, given))
             estimate = _with_cache(model, estimate, given)
             found.append(

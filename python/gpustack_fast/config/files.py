@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from gpustack_fast import plain_files
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config.reading.toml_lines import Places
+from gpustack_fast.config.rules.demands import check_demands
 from gpustack_fast.config.schema import AdapterConfig, Config, KeyPath, ModelConfig
 from gpustack_fast.config.secrets import engine_key_in_file, read_tls_file
 from gpustack_fast.config.server import ServerConfig
-from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound
+from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound, printable
+from gpustack_fast.sizing import UNKNOWN, FactsError, read_facts
 
 __all__ = ["check_files"]
+
+_INDEX = "model.safetensors.index.json"
 
 
 Loader = Callable[[ServerConfig], str | None]
@@ -41,6 +47,7 @@ def check_files(config: Config, places: Places, load_tls: Loader) -> str | None:
             _check_engine_key(index, model, places)
         with found.here():
             _check_model_file(index, model, places)
+            _check_content(index, model, places)
         with found.here():
             _check_python(index, model, places)
         for number, adapter in enumerate(model.lora_list):
@@ -82,6 +89,43 @@ def _check_model_file(index: int, model: ModelConfig, places: Places) -> None:
             f"read it. Correct `local_path`, or the rights of the {kind}.",
             *places.where(("models", index, "local_path")),
         )
+
+
+def _check_content(index: int, model: ModelConfig, places: Places) -> None:
+    """What a start finds out before it looks for GPUs: whether the files can be read, and whether
+    the settings fit this model. After `_check_model_file`.
+    """
+    backend = BACKENDS.get(model.backend)
+    if model.local_path is None or backend is None or backend.demands is None:
+        return
+    path: KeyPath = ("models", index)
+    try:
+        facts = read_facts(Path(model.local_path))
+    except FactsError as error:
+        if not backend.any_files:
+            raise ConfigError(str(error), *places.where((*path, "local_path"))) from error
+        facts = UNKNOWN
+    if facts.format == "safetensors" and (missing := _missing(Path(model.local_path))):
+        raise ConfigError(
+            f"The folder {model.local_path} of the model `{model.name}` lacks "
+            f"{printable(missing)}, which its {_INDEX} names. Fetch it again.",
+            *places.where((*path, "local_path")),
+        )
+    if check_demands(path, model, backend) is not None:
+        return  # which was told without its files
+    if (problem := check_demands(path, model, backend, facts)) is not None:
+        raise ConfigError(problem.message, *places.where(problem.path))
+
+
+def _missing(folder: Path) -> str | None:
+    """A file of weights that is named and not there; None: there is none."""
+    try:
+        content = json.loads(plain_files.read_bytes(folder / _INDEX, pipes=False))
+    except (OSError, ValueError, RecursionError):
+        return None  # there is none, or who reads the facts has told
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    files = {one for one in named.values() if isinstance(one, str)} if named else set()
+    return next((one for one in sorted(files) if not os.path.isfile(folder / one)), None)
 
 
 def _check_python(index: int, model: ModelConfig, places: Places) -> None:

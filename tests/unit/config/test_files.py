@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,51 @@ def look(folder: Path, text: str, **files: bytes) -> None:
     loaded = load(file, {}, {})
     loaded.mistakes.raise_any()
     check_files(loaded.config, loaded.places, load_tls)
+
+
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 4,
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+    "torch_dtype": "bfloat16",
+}
+
+
+def model(folder: Path, *more: str) -> str:
+    """A model of ours with its folder, whose weights are one file and an index."""
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model/config.json").write_text(json.dumps(CONFIG))
+    index = {"metadata": {"total_size": 2**20}, "weight_map": {"a": "model-1.safetensors"}}
+    (folder / "model/model.safetensors.index.json").write_text(json.dumps(index))
+    head = b'{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    weights = len(head).to_bytes(8, "little") + head + b"12"
+    (folder / "model/model-1.safetensors").write_bytes(weights)
+    table = '[[models]]\nname = "m"\nbackend = "vllm"\nsource = "local_path"\n'
+    return f'{table}local_path = "{folder}/model"\n' + "\n".join(more)
+
+
+def test_a_model_whose_settings_fit_its_files_is_right(tmp_path: Path) -> None:
+    look(tmp_path, model(tmp_path, 'backend_parameters = ["-tp=4"]'))
+
+
+def test_what_a_start_finds_wrong_with_a_models_files_is_told(tmp_path: Path) -> None:
+    """By the code of the start: settings that do not fit the model, and files that are not all."""
+    with pytest.raises(ConfigError, match=r"c.toml:6: .* cannot be divided over 3 GPUs"):
+        look(tmp_path, model(tmp_path, 'backend_parameters = ["-tp=3"]'))
+    text = model(tmp_path)
+    (tmp_path / "model/model-1.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"c.toml:5: The folder .* lacks model-1.safetensors"):
+        look(tmp_path, text)
+    (tmp_path / "model/config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"c.toml:5: .*config.json"):
+        look(tmp_path, text)
 
 
 def pair() -> tuple[bytes, bytes]:

@@ -106,6 +106,28 @@ def test_everything_that_can_be_said_of_a_model_of_ours_is_right_together() -> N
             "models.0.backend_version: `latest; rm` is no version",
         ),
         (vllm(backend_version="--index-url=x"), "is no version"),
+        *(
+            (
+                vllm(backend_parameters=[flag]),
+                f"models.0.backend_parameters: The model m has {told}",
+            )
+            for flag, told in (
+                ("--tensor-parallel-size=0", "--tensor-parallel-size 0 in"),
+                ("-tp=two", "--tensor-parallel-size two in"),
+                ("--gpu-memory-utilization=nan", "--gpu-memory-utilization nan in"),
+                ("--gpu-memory-utilization=1.5", "--gpu-memory-utilization 1.5 in"),
+                ("--max-num-seqs=0", "--max-num-seqs 0 in"),
+            )
+        ),
+        (
+            vllm(env={"GPUSTACK_MODEL_VRAM_CLAIM": "10GiB"}),
+            "models.0.env.GPUSTACK_MODEL_VRAM_CLAIM: The variable GPUSTACK_MODEL_VRAM_CLAIM of the "
+            "model m must be a number of bytes.",
+        ),
+        (
+            vllm(backend_parameters=["-tp=4"], gpu_selector={"gpus_per_replica": 2}),
+            "models.0.backend_parameters: The model m asks for 2 GPUs by gpus_per_replica",
+        ),
         (vllm(python="python"), "models.0.python: `python` is no absolute path."),
         (vllm(python="/a\0b"), "is no absolute path"),
         (vllm(run_command="x"), 'Write `backend = "custom"`, or remove it'),
@@ -301,7 +323,8 @@ def complaint(folder: Path, **fields: Any) -> str:
 
 
 def test_files_that_a_model_names_are_looked_at(tmp_path: Path) -> None:
-    assert complaint(tmp_path, source="local_path", local_path=str(tmp_path)) == ""
+    folder = {"source": "local_path", "local_path": str(tmp_path)}
+    assert "has no config.json and no GGUF file" in complaint(tmp_path, **folder)
     missing = str(tmp_path / "none")
     assert "is not there" in complaint(tmp_path, source="local_path", local_path=missing)
     assert "The interpreter" in complaint(tmp_path, python=missing)
