@@ -28,6 +28,7 @@ PARALLEL = {
 UTILIZATION = "--gpu-memory-utilization"
 KV_BYTES = "--kv-cache-memory-bytes"
 CONTEXT = "--max-model-len"
+OFFLOAD = "--cpu-offload-gb"
 BATCH = "--max-num-batched-tokens"
 _NUMBERS = (CONTEXT, BATCH, KV_BYTES)
 
@@ -46,6 +47,8 @@ _MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _HUMAN = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)([kKmMgGtT]?)", re.ASCII)
 _GIB = 2**30
+_LARGEST_OFFLOAD = 10**6
+"""GiB."""
 
 
 def human(text: str | None) -> int | None:
@@ -78,6 +81,7 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
     requests as are asked for, and then for fewer, down to one. Raises BackendError.
     """
     share, most = _share(model, given), _sequences(model, given)
+    offloaded = _offloaded(model, given)
     found = []
     for shape in shapes(model, facts, count, shape_given(model, given, PARALLEL)):
         claimed = claim(model, shape)
@@ -92,6 +96,7 @@ def demands(model: Model, facts: ModelFacts, count: int, given: Mapping[str, str
         for sequences in [1] if fixed else _steps(most):
             estimate = sizing.estimate(facts, load(facts, shape, sequences, given))
             estimate = _with_cache(model, estimate, given)
+            estimate = _without(estimate, offloaded, facts, shape.tensor)
             found.append(
                 Demand(
                     shape=shape,
@@ -177,6 +182,39 @@ def _with_cache(model: Model, estimate: Estimate, given: Mapping[str, str]) -> E
         )
     own = Part(name="kv_cache", bytes=size, how=f"{KV_BYTES} in backend_parameters")
     return Estimate(parts=[own if part.name == own.name else part for part in estimate.parts])
+
+
+def _offloaded(model: Model, given: Mapping[str, str]) -> int:
+    """Bytes of each GPU's weights that stay in main memory. Raises BackendError."""
+    if OFFLOAD not in given:
+        return 0
+    try:
+        size = float(given[OFFLOAD])
+    except ValueError:
+        size = math.nan
+    if not 0 <= size <= _LARGEST_OFFLOAD:
+        raise BackendError(
+            f"The model {model.name} has {OFFLOAD} {given[OFFLOAD]} in backend_parameters. Write a "
+            "number of GiB for each GPU, such as 8."
+        )
+    # vLLM then takes another way, or only some of the weights: how many, nobody knows here.
+    others = ("--cpu-offload-params", "--offload-group-size", "--offload-backend")
+    return 0 if any(flag in given for flag in others) else int(size * _GIB)
+
+
+def _without(estimate: Estimate, offloaded: int, facts: ModelFacts, tensor: int) -> Estimate:
+    """Without weights that stay in main memory: of layers alone, and not of the embeddings."""
+    if not offloaded:
+        return estimate
+    kept = math.ceil(2 * facts.vocabulary * facts.hidden * facts.dtype_bytes / tensor)
+    parts = []
+    for part in estimate.parts:
+        if part.name == "weights":
+            here = max(min(kept, part.bytes), part.bytes - offloaded)
+            how = f"{part.how}, without what {OFFLOAD} keeps in main memory"
+            part = Part(name=part.name, bytes=here, how=how)
+        parts.append(part)
+    return Estimate(parts=parts)
 
 
 def _dtype(given: Mapping[str, str], facts: ModelFacts) -> float | None:

@@ -411,6 +411,25 @@ def test_weights_that_are_quantised_are_loaded_as_they_are() -> None:
     assert found.estimate == estimate(small, Load(context=8192, sequences=8, dtype_bytes=4.0))
 
 
+def test_weights_that_stay_in_main_memory_take_nothing_of_a_gpu() -> None:
+    """Of each GPU, as vLLM counts them, and never the embeddings."""
+    assert VLLM.demands is not None
+
+    def weights(*parameters: str, gpus: int = 1) -> int:
+        (*_, last) = VLLM.demands(config("vllm", *parameters), facts(), gpus)
+        assert last.estimate is not None and last.least == last.estimate.total
+        return last.estimate.parts[0].bytes
+
+    assert weights("--cpu-offload-gb=10") == 6 * GIB
+    assert weights("--cpu-offload-gb", "2.5", "-tp=2", gpus=2) == 5.5 * GIB
+    assert weights("--cpu-offload-gb=50") == 2 * 151_936 * 4096 * 2
+    # How many these are is not known.
+    assert weights("--cpu-offload-gb=10", "--cpu-offload-params", "experts") == 16 * GIB
+    for wrong in ("x", "-1", "nan"):
+        with pytest.raises(BackendError, match="Write a number of GiB for each GPU"):
+            weights(f"--cpu-offload-gb={wrong}")
+
+
 def test_of_32_bits_vllm_makes_16() -> None:
     assert VLLM.demands is not None
     wide = facts(dtype_bytes=4.0, weight_bytes=32 * 10**9)
