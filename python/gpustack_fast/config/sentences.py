@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import shlex
 from collections.abc import Iterable
 
 from gpustack_fast.errors import printable
@@ -114,6 +116,17 @@ def quoted(value: object) -> str:
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"
 
 
+def _as_list(text: str) -> str:
+    """A list with the text as its entry; of flags as for a shell, each of their words."""
+    words = [text]
+    if text.startswith("-"):
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            pass  # a quote without an end: nobody knows where it belongs
+    return json.dumps(words, ensure_ascii=False)
+
+
 def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
     kind = wanted.replace("| null", "").strip()
     if got == "str" and kind in _NEEDLESS_QUOTES:
@@ -126,7 +139,7 @@ def _wrong_kind(wanted: str, got: str, subject: str, value: object) -> str:
     if kind == "str" and got in ("int", "float", "bool"):
         hint = " Put it in quotes."
     elif kind == "array" and got == "str":
-        hint = f' Write it as ["{_CREDENTIALS.sub("//...@", str(value))}"].'
+        hint = f" Write it as {_as_list(_CREDENTIALS.sub('//...@', str(value)))}."
     elif kind == "int" and got == "float":
         hint = " Write it without a fraction."
     return (

@@ -413,10 +413,11 @@ def test_weights_that_are_quantised_are_loaded_as_they_are() -> None:
 
 def test_weights_that_stay_in_main_memory_take_nothing_of_a_gpu() -> None:
     """Of each GPU, as vLLM counts them, and never the embeddings."""
-    assert VLLM.demands is not None
+    demands = VLLM.demands
+    assert demands is not None
 
     def weights(*parameters: str, gpus: int = 1) -> int:
-        (*_, last) = VLLM.demands(config("vllm", *parameters), facts(), gpus)
+        (*_, last) = demands(config("vllm", *parameters), facts(), gpus)
         assert last.estimate is not None and last.least == last.estimate.total
         return last.estimate.parts[0].bytes
 

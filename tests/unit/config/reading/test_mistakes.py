@@ -111,6 +111,11 @@ WRONG_FILES = [
         '`backend_parameters` must be a list in [ ], but it is text. Write it as ["',
     ),
     (
+        OURS + "backend_parameters = '--max-model-len 8192 --chat-template \"a b\"'\n",
+        6,
+        'Write it as ["--max-model-len", "8192", "--chat-template", "a b"].',
+    ),
+    (
         OURS + "backend_parameters = [\n1]\n",
         6,
         "Entry 1 of `backend_parameters` must be text in quotes",
