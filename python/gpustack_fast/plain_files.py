@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["LARGEST", "open_file", "read_bytes", "read_text"]
+__all__ = ["LARGEST", "open_file", "problem_of", "read_bytes", "read_text"]
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of a file that people write, at most."""
@@ -68,6 +68,15 @@ def open_file(path: str | Path) -> BinaryIO:
         os.close(descriptor)
         raise
     return open(descriptor, "rb", buffering=_BUFFER)
+
+
+def problem_of(path: str | Path) -> str | None:
+    """Why a plain file cannot be read, after "cannot be read: "; None: it can."""
+    try:
+        open_file(path).close()
+    except OSError as error:
+        return error.strerror or "the system gives no reason"
+    return None
 
 
 def _check(found: os.stat_result, *, pipes: bool) -> None:

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpustack_fast import plain_files
 from gpustack_fast.backends import llama_cpp_main
 from gpustack_fast.backends.base import (
     Backend,
@@ -115,10 +115,10 @@ def model_file(model: Model, files: Path | None) -> list[str]:
         )
     if files is not None and found.is_dir():
         found = gguf_of(model, found)
-    if not (found.is_file() and os.access(found, os.R_OK)):
+    if problem := plain_files.problem_of(found):
         raise BackendError(
-            f"The file {found} of the model {model.name} is not there, or this user may not read "
-            "it. Check local_path and the rights of the file."
+            f"The file {found} of the model {model.name} cannot be read: {problem}. Check "
+            "local_path and the rights of the file."
         )
     return ["--model", str(found)]
 

@@ -80,13 +80,20 @@ def _check_model_file(index: int, model: ModelConfig, places: Places) -> None:
     path = model.local_path
     if path is None:
         return
-    folder_fits = model.backend in BACKENDS and model.backend not in ("llama_cpp", "external")
+    folder_fits = model.backend not in ("llama_cpp", "external")  # also of a backend that is none
     kind = "file or folder" if folder_fits else "file"
-    there = os.path.isfile(path) or (folder_fits and os.path.isdir(path))
-    if not (there and os.access(path, os.R_OK)):
+    if folder_fits and os.path.isdir(path) and os.access(path, os.R_OK):
+        return
+    if not (os.path.exists(path) and os.access(path, os.R_OK)):
         raise ConfigError(
             f"The {kind} {path} of the model `{model.name}` is not there, or this user may not "
             f"read it. Correct `local_path`, or the rights of the {kind}.",
+            *places.where(("models", index, "local_path")),
+        )
+    if problem := plain_files.problem_of(path):
+        raise ConfigError(
+            f"The {kind} {path} of the model `{model.name}` cannot be read: {problem}. Correct "
+            "`local_path`.",
             *places.where(("models", index, "local_path")),
         )
 

@@ -170,7 +170,7 @@ def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_
     file = tmp_path / "m.gguf"
     model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path=str(file))
     with pytest.raises(
-        BackendError, match=rf"The file {file} of the model m is not there, .* Check local_path"
+        BackendError, match=rf"The file {file} of the model m cannot be read: No such file or directory. Check local_path"
     ):
         flags(model)
     file.touch()

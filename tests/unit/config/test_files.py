@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import trustme
 from certificates import KEYS, issue
 
 from gpustack_fast.commands.check import load_tls
+from gpustack_fast.config import Config, ModelConfig, ServerConfig
 from gpustack_fast.config.files import check_files
+from gpustack_fast.config.reading.toml_lines import Places
 from gpustack_fast.config.settings import load
 from gpustack_fast.errors import ConfigError, Mistakes
 
@@ -71,6 +74,25 @@ def test_what_a_start_finds_wrong_with_a_models_files_is_told(tmp_path: Path) ->
     (tmp_path / "model/config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"c.toml:5: .*config.json"):
         look(tmp_path, text)
+
+
+def test_what_local_path_leads_to_is_called_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    table = '[[models]]\nname = "m"\nbackend = "llama_cpp"\nsource = "local_path"\nlocal_path = '
+    for path, told in (
+        (tmp_path, "it is a directory, and no file"),
+        (tmp_path / "pipe", "it is a pipe, and no file"),
+        (Path("/dev/zero"), "it is a device, and no file"),
+        (tmp_path / "none", "is not there, or this user may not read it"),
+    ):
+        with pytest.raises(ConfigError, match=f"c.toml:5: .* {told}"):
+            look(tmp_path, f'{table}"{path}"\n')
+
+
+def test_a_folder_is_right_for_a_backend_that_is_misspelt(tmp_path: Path) -> None:
+    folder = ModelConfig(name="m", backend="vLLM", source="local_path", local_path=str(tmp_path))
+    config = Config(models=[folder], server=ServerConfig(data_dir=tmp_path / "data"))
+    check_files(config, Places(), load_tls)
 
 
 def pair() -> tuple[bytes, bytes]:
