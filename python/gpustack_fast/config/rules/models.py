@@ -248,19 +248,20 @@ def _check_source(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
         written = [
             source for source, name in SOURCE_FIELDS.items() if getattr(model, name) is not None
         ]
-        suggestion = written[0] if written else "python_package"
+        sources = BACKENDS[model.backend].sources
+        fitting = [one for one in written if one in sources]
         yield RuleBroken(
             path,
             f"The model `{model.name}` has no `source`. Say where it comes from, e.g. `source = "
-            f'"{suggestion}"`.',
+            f'"{(fitting or sources)[0]}"`.',
             lacks=path,
         )
     elif model.source not in BACKENDS[model.backend].sources:
         yield RuleBroken(
             (*path, "source"),
             f'The backend `{model.backend}` cannot load from `source = "{model.source}"` yet. '
-            "Download the file of "
-            f'`{model.name}`, and name it with `source = "local_path"` and `local_path = "..."`.',
+            f"Write {listed(BACKENDS[model.backend].sources)}, with `local_path` for files that "
+            f"you have of `{model.name}`.",
         )
 
 

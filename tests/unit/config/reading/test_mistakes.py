@@ -181,6 +181,12 @@ WRONG_FILES = [
         1,
         'Say where it comes from, e.g. `source = "local_path"`.',
     ),
+    ('[[models]]\nname = "a"\nbackend = "vllm"\n', 1, 'e.g. `source = "huggingface"`.'),
+    (
+        '[[models]]\nname = "a"\nbackend = "sglang"\npython = "/p"\nsource = "python_package"\n',
+        5,
+        "Write `huggingface`, `model_scope` or `local_path`, with `local_path` for files that you",
+    ),
     (
         '[[models]]\nname = "a"\nbackend = "llama_cpp"\nsource = "huggingface"\n',
         4,
@@ -632,7 +638,7 @@ def test_every_mistake_is_told_whatever_stands_beside_it(tmp_path: Path) -> None
 28: `served_name` is empty
 32: There is no backend `nosuch`
 33: `https://h` is no address
-34: The file {0}/none.gguf of the model `d` is not there
+34: The file or folder {0}/none.gguf of the model `d` is not there
 35: The file /dev/zero with the key
 36: `a-b` is no name that Python
 38: This [[routes]] has no `name`
