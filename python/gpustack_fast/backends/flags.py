@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -133,13 +133,18 @@ class FlagTable:
                 words[found.index] = self._spelt(found.written) + rest
         return words
 
-    def problems(self, parameters: Sequence[str], engine: str) -> Iterator[tuple[int, str]]:
-        """Each parameter that the engine would refuse, by its index, and sentences about it."""
+    def problems(
+        self, parameters: Sequence[str], engine: str, closed: Collection[str] = ()
+    ) -> Iterator[tuple[int, str]]:
+        """Each parameter that the engine would refuse, by its index, and sentences about it.
+
+        `closed`: main names of flags that nobody may set, which are not suggested.
+        """
         for found in self._walk(parameters):
             if not isinstance(found, Found):
                 yield found, self._stray(parameters[found])
             elif found.flag is None:
-                yield found.index, self._unknown(found.written, engine)
+                yield found.index, self._unknown(found.written, engine, closed)
             elif found.flag.values == "1" and not found.values:
                 yield (
                     found.index,
@@ -204,7 +209,7 @@ class FlagTable:
             words += 1
         return {"0": 0, "*": words}.get(kind, min(words, 1))
 
-    def _unknown(self, written: str, engine: str) -> str:
+    def _unknown(self, written: str, engine: str, closed: Collection[str]) -> str:
         # What stands behind a blank is a value, and may be a key: it is not repeated.
         first, *rest = written.split(None, 1) or [written]
         if rest and self._flag(first):
@@ -213,12 +218,26 @@ class FlagTable:
                 f"the list, or as `{first}=VALUE`."
             )
         spelt = first.replace("_", self._dashes) if first.startswith("--") else first
-        near = difflib.get_close_matches(spelt.partition(".")[0], sorted(self._flags), n=1)
-        advice = f"Did you mean {near[0]}?" if near else "Remove it, or correct it."
+        names = [name for name, flag in self._flags.items() if flag.name not in closed]
+        near = nearest(spelt.partition(".")[0], names)
+        advice = f"Did you mean {near}?" if near else "Remove it, or correct it."
         return f"The flag {first} is not known to {engine} {' or '.join(self.versions)}. {advice}"
 
     def _stray(self, word: str) -> str:
         return f"`{word}` belongs to no flag. Remove it, or write the flag before it."
+
+
+def nearest(written: str, names: Iterable[str]) -> str | None:
+    """The flag that may be meant: the shortest that begins so, else one that looks like it; None:
+    nothing does. The dashes that all begin with make none alike.
+    """
+    bare = {name.lstrip("-"): name for name in sorted(names)}
+    word = written.lstrip("-")
+    begun = [name for name in bare if len(word) > 3 and name.startswith(word)]
+    if begun:
+        return bare[min(begun, key=len)]
+    found = difflib.get_close_matches(word, bare, n=1, cutoff=0.7)
+    return bare[found[0]] if found else None
 
 
 def _is_flag(parameter: str) -> bool:

@@ -70,7 +70,7 @@ SLOT_CONTEXT = 2048
 def check(model: Model) -> Iterator[tuple[int, str]]:
     """Every flag that the server decides, that llama.cpp does not know, or that is half a flag."""
     problems = llama_cpp_main.wrong_flags(
-        llama_cpp_main.settings(None), list(model.backend_parameters)
+        llama_cpp_main.settings(None), list(model.backend_parameters), OURS
     )
     wrong = {
         index: f"The model {model.name} has wrong backend_parameters. {problem}"

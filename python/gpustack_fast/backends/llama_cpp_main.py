@@ -23,7 +23,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -267,13 +267,13 @@ def read_flags(
 
 
 def wrong_flags(
-    flags: dict[str, tuple[bool, Setter]], arguments: list[str]
+    flags: dict[str, tuple[bool, Setter]], arguments: list[str], closed: Sequence[str]
 ) -> Iterator[tuple[int, UsageError]]:
     """Everything for which `read_flags` would raise, with its place in the arguments, and values
-    that are no numbers.
+    that are no numbers. `closed`: flags that are not suggested.
     """
     readers = {name: read for names, _, read in VALUES for name in names.split()}
-    for index, found in _split(flags, arguments):
+    for index, found in _split(flags, arguments, closed):
         if isinstance(found, UsageError):
             yield index, found
             continue
@@ -290,7 +290,7 @@ def _unreadable(flag: str, value: str, error: Exception) -> UsageError:
 
 
 def _split(
-    flags: dict[str, tuple[bool, Setter]], arguments: list[str]
+    flags: dict[str, tuple[bool, Setter]], arguments: list[str], closed: Sequence[str] = ()
 ) -> Iterator[tuple[int, tuple[str, str, Setter] | UsageError]]:
     index = 0
     while index < len(arguments):
@@ -302,8 +302,10 @@ def _split(
         if flag not in flags:
             # What stands behind a blank is a value, and may be a key: it is not repeated.
             flag = (flag.split(None, 1) or [flag])[0]
-            near = difflib.get_close_matches(flag, flags, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "--help lists those that are."
+            # The dashes that all begin with make no two alike.
+            bare = {name.lstrip("-"): name for name in flags if name not in closed}
+            near = difflib.get_close_matches(flag.lstrip("-"), bare, n=1, cutoff=0.7)
+            hint = f"Did you mean {bare[near[0]]}?" if near else "--help lists those that are."
             yield here, UsageError(f"The flag {flag} is not known to this llama.cpp. {hint}")
             # What follows may be its value.
             while index < len(arguments) and not arguments[index].startswith("-"):

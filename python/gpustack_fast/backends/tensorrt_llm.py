@@ -107,7 +107,7 @@ def check(model: Model) -> Iterator[tuple[int, str]]:
     """Every option that the server decides, or that `trtllm-serve` does not know."""
     wrong: dict[int, str] = {}
     if model.backend_version in (None, "1.2.1") and model.python is None:
-        wrong |= dict(_TABLE.problems(model.backend_parameters, "TensorRT-LLM"))
+        wrong |= dict(_TABLE.problems(model.backend_parameters, "TensorRT-LLM", OURS))
     for found in _TABLE.find(model.backend_parameters):
         if found.name in OURS:
             wrong[found.index] = f"{found.written} is not to be set: {OURS[found.name]}."

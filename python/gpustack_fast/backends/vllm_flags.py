@@ -89,7 +89,7 @@ class Serve:
         """As `Backend.check`."""
         wrong: dict[int, str] = {}
         if self.known is not None:
-            wrong |= dict(self.known.problems(self.model.backend_parameters, "vLLM"))
+            wrong |= dict(self.known.problems(self.model.backend_parameters, "vLLM", OURS))
         for found in self.table.find(self.model.backend_parameters):
             problem = self._problem(found)
             if problem is not None:

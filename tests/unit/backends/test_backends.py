@@ -132,6 +132,8 @@ def test_a_flag_that_the_server_decides_is_rejected_with_its_name(flag: str) -> 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        (["--bogus"], "The flag --bogus is not known to this llama.cpp. --help lists"),
+        (["--modl=x"], "The flag --modl is not known to this llama.cpp. --help lists"),
         (["--ctx-sise=1"], "Did you mean --ctx-size?"),
         (["--api-key sk-secret"], "The flag --api-key is not known to this llama.cpp."),
         (["--slots", "--ctx-size"], "--ctx-size needs a value"),
@@ -170,7 +172,8 @@ def test_a_file_that_is_not_there_is_reported_in_a_sentence_before_llama_cpp_is_
     file = tmp_path / "m.gguf"
     model = ModelConfig(name="m", backend="llama_cpp", source="local_path", local_path=str(file))
     with pytest.raises(
-        BackendError, match=rf"The file {file} of the model m cannot be read: No such file or directory. Check local_path"
+        BackendError,
+        match=rf"{file} of the model m cannot be read: No such file or directory. Check local_path",
     ):
         flags(model)
     file.touch()

@@ -235,6 +235,9 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
         (["--nnodes=2"], "an instance runs on one machine"),
         (["-dpr", "1"], "an instance runs on one machine"),
         (["--config", "f.yaml"], "Write its flags into backend_parameters"),
+        (["--tensor-par=2"], "Did you mean --tensor-parallel-size?"),
+        (["--bogus"], "is not known to vLLM 0.32.0 or 0.33.0. Remove it, or correct it."),
+        (["--hots=x"], "is not known to vLLM 0.32.0 or 0.33.0. Remove it, or correct it."),
         (["--max-modl-len=1"], "Did you mean --max-model-len?"),
         (
             ["--max-model-len=lots"],
