@@ -121,7 +121,7 @@ def _check_content(index: int, model: ModelConfig, places: Places) -> None:
     if check_demands(path, model, backend) is not None:
         return  # which was told without its files
     if (problem := check_demands(path, model, backend, facts)) is not None:
-        raise ConfigError(problem.message, *places.where(problem.path))
+        raise ConfigError(problem.message, *_around(places, problem.path))
 
 
 def _missing(folder: Path) -> str | None:
@@ -154,8 +154,13 @@ def _check_adapter(path: KeyPath, adapter: AdapterConfig, places: Places) -> Non
         raise ConfigError(
             f"The folder {folder} of the adapter `{adapter.lora_name}` has no adapter_config.json "
             "that this user may read. Name the folder of an adapter (LoRA) in the form of PEFT.",
-            *places.where((*path, "local_path")),
+            *_around(places, (*path, "local_path")),
         )
+
+
+def _around(places: Places, path: KeyPath) -> tuple[Path | None, int | None]:
+    """The place of a value that may stand inside a table of one line. No flag lies over a model."""
+    return places.file, places.find_line(path)
 
 
 def _check_tls(server: ServerConfig, places: Places, load_tls: Loader) -> str | None:

@@ -95,6 +95,12 @@ def test_a_folder_is_right_for_a_backend_that_is_misspelt(tmp_path: Path) -> Non
     check_files(config, Places(), load_tls)
 
 
+def test_an_adapter_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
+    text = model(tmp_path, f'lora_list = [{{ lora_name = "a", local_path = "{tmp_path}" }}]')
+    with pytest.raises(ConfigError, match=r"c.toml:6: The folder .* has no adapter_config.json"):
+        look(tmp_path, text)
+
+
 def pair() -> tuple[bytes, bytes]:
     made = trustme.CA().issue_cert("localhost")
     chain = b"".join(one.bytes() for one in made.cert_chain_pems)

@@ -183,11 +183,11 @@ def test_what_cannot_be_run_is_told_with_its_place(model: dict[str, Any], messag
         ([{"lora_name": "a", "lora_repo_name": "../x"}], "is no repository"),
         (
             [{"lora_name": "a", "local_path": "/a", "lora_repo_name": "o/l"}],
-            "comes from `local_path`, but has `lora_repo_name` or `local_path`",
+            "has `lora_repo_name` and `local_path`, each of which says where it comes from.",
         ),
         (
             [{"lora_name": "a", "source": "huggingface", "local_path": "/a"}],
-            "comes from `huggingface`, but has `local_path`",
+            'has `local_path`, which does not belong to `source = "huggingface"`. Write `lora_repo',
         ),
     ],
 )

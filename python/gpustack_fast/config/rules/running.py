@@ -196,11 +196,19 @@ def _check_adapter_source(path: KeyPath, adapter: AdapterConfig) -> Iterator[Rul
             '`local_path = "..."` or `lora_repo_name = "owner/name"`.',
             lacks=path,
         )
-    elif len(written) > 1 or written[0] not in fitting:
+    elif len(written) > 1:
+        both = " and ".join(f"`{one}`" for one in written)
         yield RuleBroken(
             path,
-            f"The adapter {quoted(adapter.lora_name)} comes from `{adapter.loaded_from}`, but has "
-            f"{listed(written)}. Leave {listed(fitting)} alone.",
+            f"The adapter {quoted(adapter.lora_name)} has {both}, each of which says where it "
+            "comes from. Keep one of them.",
+        )
+    elif written[0] not in fitting:
+        yield RuleBroken(
+            path,
+            f"The adapter {quoted(adapter.lora_name)} has `{written[0]}`, which does not belong to "
+            f'`source = "{adapter.loaded_from}"`. Write {listed(fitting)} instead, or another '
+            "`source`.",
         )
     elif local:
         if not adapter.local_path or "\0" in adapter.local_path:
