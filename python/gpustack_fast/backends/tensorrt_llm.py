@@ -120,7 +120,8 @@ def doubts(model: Model) -> Iterator[str]:
     if model.backend_parameters and (model.python or model.backend_version not in (None, "1.2.1")):
         yield (
             f"The backend_parameters of the model {model.name} could not be checked: of "
-            "TensorRT-LLM only the options of 1.2 are known here."
+            "TensorRT-LLM only the options of 1.2 are known here. Compare them with what "
+            "`trtllm-serve serve --help` of its environment lists."
         )
 
 

@@ -132,10 +132,13 @@ def doubts(model: Model) -> Iterator[str]:
     version = model.backend_version
     unknown = version is not None and recorded("vllm", version) is None
     if model.backend_parameters and (unknown or (version is None and model.python is not None)):
+        step = "Compare them with what `vllm serve --help=all` of that version lists."
+        if version is None:
+            step = "Say with backend_version which version it holds."
         yield (
             f"The backend_parameters of the model {model.name} could not be checked: the flags "
             f"of {'its environment' if version is None else f'vLLM {version}'} are not known "
-            f"here, only those of {', '.join(recorded_versions('vllm'))}."
+            f"here, only those of {', '.join(recorded_versions('vllm'))}. {step}"
         )
 
 

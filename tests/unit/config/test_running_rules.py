@@ -341,3 +341,4 @@ def test_an_engine_version_that_was_not_recorded_is_a_warning() -> None:
     config = msgspec.convert({"models": [model]}, Config)
     (warning,) = warnings_of(config)
     assert "could not be checked: the flags of vLLM 0.31.0 are not known here" in warning
+    assert "Compare them with what `vllm serve --help=all` of that version lists." in warning
