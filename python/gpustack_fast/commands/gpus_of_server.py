@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from gpustack_fast.commands.output import complain
 from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.control.documents import InstanceStatus
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.gpus import Gpu, GpuProcess, GpuReport
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -35,35 +34,33 @@ def with_server(report: GpuReport, data_dir: Path) -> GpuReport:
     except GpustackFastError as error:
         complain(f"warning: What the server does with the GPUs is not shown. {error}")
         return report
-    instances = [one for model in status.models for one in model.instances]
+    given: dict[str, list[str]] = {}
+    leaders: dict[int, str] = {}
+    for one in (one for model in status.models for one in model.instances):
+        for uuid in one.devices:
+            given.setdefault(uuid, []).append(one.name)
+        if one.pid is not None:
+            leaders[one.pid] = one.name
+    avoided = status.avoided_gpus
     gpus = [
-        _with_problems(_with_instances(gpu, instances), status.avoided_gpus) for gpu in report.gpus
+        replace(
+            gpu,
+            slices=[
+                replace(one, instances=given.get(one.uuid, []), problem=avoided.get(one.uuid, ""))
+                for one in gpu.slices
+            ],
+            instances=_holders(gpu, given, leaders),
+            problem=gpu.problem or avoided.get(gpu.uuid, ""),
+        )
+        for gpu in report.gpus
     ]
     return replace(report, gpus=gpus)
 
 
-def _with_problems(gpu: Gpu, avoided: Mapping[str, str]) -> Gpu:
-    slices = [replace(one, problem=avoided.get(one.uuid, "")) for one in gpu.slices]
-    return replace(gpu, slices=slices, problem=gpu.problem or avoided.get(gpu.uuid, ""))
-
-
-def _with_instances(gpu: Gpu, instances: Iterable[InstanceStatus]) -> Gpu:
+def _holders(gpu: Gpu, given: Mapping[str, list[str]], leaders: Mapping[int, str]) -> list[str]:
     """What an instance was given is known; else the session of a process tells whose it is.
     Processes that the driver numbers otherwise, as beyond a container, belong to nobody.
     """
-    given: dict[str, list[str]] = {}
-    for one in instances:
-        for uuid in one.devices:
-            given.setdefault(uuid, []).append(one.name)
-    leaders = {one.pid: one.name for one in instances if one.pid is not None}
-    return replace(
-        gpu,
-        slices=[replace(one, instances=given.get(one.uuid, [])) for one in gpu.slices],
-        instances=_holders(gpu, given, leaders),
-    )
-
-
-def _holders(gpu: Gpu, given: Mapping[str, list[str]], leaders: Mapping[int, str]) -> list[str]:
     names = [*given.get(gpu.uuid, [])]
     names += [name for one in gpu.slices for name in given.get(one.uuid, [])]
     names += [name for one in gpu.processes or [] if (name := _owner(one, leaders))]
