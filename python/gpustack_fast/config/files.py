@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,9 @@ from gpustack_fast.config.schema import AdapterConfig, Config, KeyPath, ModelCon
 from gpustack_fast.config.secrets import engine_key_in_file, read_tls_file
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.errors import ConfigError, GpustackFastError, MistakesFound, printable
-from gpustack_fast.sizing import UNKNOWN, FactsError, read_facts
+from gpustack_fast.sizing import UNKNOWN, FactsError, missing_weights, read_facts
 
 __all__ = ["check_files"]
-
-_INDEX = "model.safetensors.index.json"
 
 
 Loader = Callable[[ServerConfig], str | None]
@@ -112,27 +109,16 @@ def _check_content(index: int, model: ModelConfig, places: Places) -> None:
         if not backend.any_files:
             raise ConfigError(str(error), *places.where((*path, "local_path"))) from error
         facts = UNKNOWN
-    if facts.format == "safetensors" and (missing := _missing(Path(model.local_path))):
+    if facts.format == "safetensors" and (missing := missing_weights(Path(model.local_path))):
         raise ConfigError(
             f"The folder {model.local_path} of the model `{model.name}` lacks "
-            f"{printable(missing)}, which its {_INDEX} names. Fetch it again.",
+            f"{printable(missing)}, which its index of weights names. Fetch it again.",
             *places.where((*path, "local_path")),
         )
     if check_demands(path, model, backend) is not None:
         return  # which was told without its files
     if (problem := check_demands(path, model, backend, facts)) is not None:
         raise ConfigError(problem.message, *_around(places, problem.path))
-
-
-def _missing(folder: Path) -> str | None:
-    """A file of weights that is named and not there; None: there is none."""
-    try:
-        content = json.loads(plain_files.read_bytes(folder / _INDEX, pipes=False))
-    except (OSError, ValueError, RecursionError):
-        return None  # there is none, or who reads the facts has told
-    named = content.get("weight_map") if isinstance(content, dict) else None
-    files = {one for one in named.values() if isinstance(one, str)} if named else set()
-    return next((one for one in sorted(files) if not os.path.isfile(folder / one)), None)
 
 
 def _check_python(index: int, model: ModelConfig, places: Places) -> None:

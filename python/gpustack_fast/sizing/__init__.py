@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from gpustack_fast.sizing.documents import UNKNOWN, Estimate, Load, ModelFacts, Part
 from gpustack_fast.sizing.errors import FactsError
-from gpustack_fast.sizing.facts import gguf_file, read_facts
+from gpustack_fast.sizing.facts import gguf_file, missing_weights, read_facts
 from gpustack_fast.sizing.memory import estimate, process_bytes
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Part",
     "estimate",
     "gguf_file",
+    "missing_weights",
     "process_bytes",
     "read_facts",
 ]

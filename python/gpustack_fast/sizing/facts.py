@@ -17,7 +17,7 @@ from gpustack_fast.sizing.documents import ModelFacts
 from gpustack_fast.sizing.errors import FactsError
 from gpustack_fast.sizing.gguf_facts import facts_of_gguf
 
-__all__ = ["gguf_file", "read_facts"]
+__all__ = ["gguf_file", "missing_weights", "read_facts"]
 
 _MOST_FILES = 20_000
 _MOST_HEADS = 256 * 1024 * 1024
@@ -58,6 +58,15 @@ def gguf_file(path: Path, filename: str = "") -> Path:
     which leads to the others. Raises FactsError.
     """
     return path / _choose(_Folder(path, {}), filename)
+
+
+def missing_weights(path: Path) -> str | None:
+    """A file of weights that the index in a folder names, and that is not there; None: all are, or
+    there is no index. Raises FactsError.
+    """
+    folder = _Folder(path, {})
+    names, _ = _listed(folder) or ([], 0)
+    return next((name for name in names if not folder.has(name)), None)
 
 
 class _Folder:
