@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gpustack_fast import sizing
 from gpustack_fast.backends.base import BackendError, Model
@@ -180,8 +180,13 @@ def _with_cache(model: Model, estimate: Estimate, given: Mapping[str, str]) -> E
             f"The model {model.name} has {KV_BYTES} {given[KV_BYTES]} in backend_parameters, which "
             "is no number of bytes. Correct it."
         )
-    own = Part(name="kv_cache", bytes=size, how=f"{KV_BYTES} in backend_parameters")
-    return Estimate(parts=[own if part.name == own.name else part for part in estimate.parts])
+    how = f"{KV_BYTES} in backend_parameters"
+    return _changed(estimate, "kv_cache", lambda part: Part(name=part.name, bytes=size, how=how))
+
+
+def _changed(estimate: Estimate, name: str, change: Callable[[Part], Part]) -> Estimate:
+    parts = [change(part) if part.name == name else part for part in estimate.parts]
+    return Estimate(parts=parts)
 
 
 def _offloaded(model: Model, given: Mapping[str, str]) -> int:
@@ -207,14 +212,13 @@ def _without(estimate: Estimate, offloaded: int, facts: ModelFacts, tensor: int)
     if not offloaded:
         return estimate
     kept = math.ceil(2 * facts.vocabulary * facts.hidden * facts.dtype_bytes / tensor)
-    parts = []
-    for part in estimate.parts:
-        if part.name == "weights":
-            here = max(min(kept, part.bytes), part.bytes - offloaded)
-            how = f"{part.how}, without what {OFFLOAD} keeps in main memory"
-            part = Part(name=part.name, bytes=here, how=how)
-        parts.append(part)
-    return Estimate(parts=parts)
+
+    def less(part: Part) -> Part:
+        here = max(min(kept, part.bytes), part.bytes - offloaded)
+        how = f"{part.how}, without what {OFFLOAD} keeps in main memory"
+        return Part(name=part.name, bytes=here, how=how)
+
+    return _changed(estimate, "weights", less)
 
 
 def _dtype(given: Mapping[str, str], facts: ModelFacts) -> float | None:

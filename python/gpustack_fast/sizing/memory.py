@@ -70,6 +70,11 @@ def _weights(facts: ModelFacts, load: Load) -> Part:
     return Part(name="weights", bytes=math.ceil(share), how=how)
 
 
+def _computed(facts: ModelFacts, load: Load) -> float:
+    """Bytes of one value of what the engine computes with."""
+    return facts.dtype_bytes if load.dtype_bytes is None else load.dtype_bytes
+
+
 def _cache(facts: ModelFacts, load: Load) -> Part:
     """Keys and values of all sequences at their longest, and their states."""
     longest, layers = _stage(facts, load)
@@ -83,7 +88,7 @@ def _cache(facts: ModelFacts, load: Load) -> Part:
         shared = ", whole on each GPU"
     if load.pipeline > 1 and layers:
         shared += f" x {longest} of {layers} layers"
-    computed = facts.dtype_bytes if load.dtype_bytes is None else load.dtype_bytes
+    computed = _computed(facts, load)
     kept = computed if load.kv_dtype_bytes is None else load.kv_dtype_bytes
     scale = stage * heads * kept / facts.dtype_bytes
     pieces, one = [], 0.0
@@ -142,7 +147,7 @@ def _activations(facts: ModelFacts, load: Load) -> Part:
         widths = _UNDIVIDED + (_WIDTHS - _UNDIVIDED) / load.tensor
     if facts.multimodal:
         widths += 2  # what was seen waits for its tokens
-    each = facts.dtype_bytes if load.dtype_bytes is None else load.dtype_bytes
+    each = _computed(facts, load)
     total = load.batched_tokens * facts.hidden * each * widths
     how = f"{load.batched_tokens:,} tokens x {facts.hidden:,} x {each:g} bytes x {widths:g}"
     if facts.generates:
