@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from sizing.generated import gguf_bytes
+from sizing.generated import LLAMA, gguf_bytes
 from small_backend import SMALL, environment, eventually, no_gpus, small
 
 from gpustack_fast.config import ModelConfig
@@ -26,15 +26,6 @@ from gpustack_fast.sizing import FactsError, ModelFacts
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 GIB = 2**30
-LLAMA: dict[str, Any] = {
-    "general.architecture": "llama",
-    "general.file_type": 15,
-    "llama.block_count": 4,
-    "llama.embedding_length": 128,
-    "llama.attention.head_count": 8,
-    "llama.context_length": 4096,
-    "tokenizer.ggml.tokens": ["a", "bc", "d"],
-}
 
 
 @pytest.mark.parametrize(

@@ -102,16 +102,6 @@ def test_an_event_without_a_number_means_what_a_number_means(
     assert (fault.xid, fault.ejects) == (xid, True)
 
 
-def test_an_xid_of_a_whole_gpu_instance_hits_all_its_compute_instances(nvml: StandIn) -> None:
-    slices = [StandInSlice(0, gi=1), StandInSlice(2, gi=2), StandInSlice(3, gi=2, ci=1)]
-    gpus = [StandInGpu(0, mig=1, slices=slices)]
-    nvml.write(gpus)
-    with asking(nvml) as one:
-        one.tell("watch")
-        fault = watching(one, lambda: nvml.xid(gpus[0].uuid, 95, gi=2))
-        assert fault.devices == [slices[1].uuid, slices[2].uuid]
-
-
 def test_what_comes_behind_the_end_of_a_watch_is_told_to_nobody() -> None:
     told: list[GpuFault] = []
     watch = faults.FaultWatch(told.append)
@@ -128,14 +118,21 @@ def test_the_actions_that_a_driver_may_ask_for_are_told_from_those_that_leave_a_
     assert [action for action in range(20) if words.of_recovery(action)] == [1, 2, 4, 6, 7]
 
 
-def test_an_xid_of_an_instance_hits_its_slices_alone(nvml: StandIn) -> None:
+@pytest.mark.parametrize(
+    ("instance", "hit"),
+    [({"gi": 2, "ci": 1}, [2]), ({"gi": 2}, [1, 2])],
+    ids=["of a compute instance", "of a whole GPU instance"],
+)
+def test_an_xid_of_an_instance_hits_its_slices_alone(
+    nvml: StandIn, instance: dict[str, int], hit: list[int]
+) -> None:
     slices = [StandInSlice(0, gi=1), StandInSlice(2, gi=2), StandInSlice(3, gi=2, ci=1)]
     gpus = [StandInGpu(0, mig=1, slices=slices)]
     nvml.write(gpus)
     with asking(nvml) as one:
         one.tell("watch")
-        fault = watching(one, lambda: nvml.xid(gpus[0].uuid, 95, gi=2, ci=1))
-        assert fault.devices == [slices[2].uuid]
+        fault = watching(one, lambda: nvml.xid(gpus[0].uuid, 95, **instance))
+        assert fault.devices == [slices[number].uuid for number in hit]
 
 
 def test_an_xid_of_a_divided_gpu_hits_all_its_slices(nvml: StandIn) -> None:

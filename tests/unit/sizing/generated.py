@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 
 from gpustack_fast.sizing import FactsError
 
-__all__ = ["Generated", "attempt", "gguf_bytes", "models", "write_head"]
+__all__ = ["LLAMA", "Generated", "attempt", "gguf_bytes", "models", "write_head"]
+
+LLAMA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "general.file_type": 15,
+    "llama.block_count": 4,
+    "llama.embedding_length": 128,
+    "llama.attention.head_count": 8,
+    "llama.attention.head_count_kv": 2,
+    "llama.context_length": 4096,
+    "tokenizer.ggml.tokens": ["a", "bc", "d"],
+}
+"""What a small GGUF file says of its model."""
 
 Tensors = dict[str, tuple[int, ...]]
 T = TypeVar("T")

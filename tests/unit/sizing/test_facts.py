@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from sizing.generated import Generated, gguf_bytes, models, write_head
+from sizing.generated import LLAMA, Generated, gguf_bytes, models, write_head
 from sizing.test_config_json import DENSE
-from sizing.test_gguf import LLAMA, TENSORS, VALUES
+from sizing.test_gguf import TENSORS, VALUES
 
 from gpustack_fast.sizing import FactsError, read_facts
 

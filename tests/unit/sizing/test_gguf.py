@@ -10,21 +10,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sizing.generated import attempt, gguf_bytes
+from sizing.generated import LLAMA, attempt, gguf_bytes
 
 from gpustack_fast.sizing import FactsError, ModelFacts, read_facts
 from gpustack_fast.sizing.gguf import Listed, read_head
 
-LLAMA: dict[str, Any] = {
-    "general.architecture": "llama",
-    "general.file_type": 15,
-    "llama.block_count": 4,
-    "llama.embedding_length": 128,
-    "llama.attention.head_count": 8,
-    "llama.attention.head_count_kv": 2,
-    "llama.context_length": 4096,
-    "tokenizer.ggml.tokens": ["a", "bc", "d"],
-}
 TENSORS = {"token_embd.weight": (3, 128), "output_norm.weight": (128,)}
 VALUES = 3 * 128 + 128
 
