@@ -50,7 +50,6 @@ from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.signals import Ask, Signals
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
-from gpustack_fast.storage.route_numbers import known_routes
 
 __all__ = ["serve"]
 
@@ -111,6 +110,7 @@ class Server:
         self._directory = directory
         self._sockets = sockets
         self._scheme = "http" if config.server.tls_certificate is None else "https"
+        self._since = time.time()
         self._faults = Faults()
         self.serving = False
         """Whether the start is over."""
@@ -124,11 +124,7 @@ class Server:
         self._contexts = contextlib.AsyncExitStack()
         self._service = systemd.Notifier(os.environ)
 
-        deployment = Deployment(
-            config=config,
-            routes=known_routes(directory, [route.name for route in config.all_routes()]),
-            engine_keys=start.engine_keys,
-        )
+        deployment = Deployment.of(config, start.engine_keys, directory)
         self._given_warnings = options.warnings
         # What is damaged ends the start before there is a data plane, which would tell of its end.
         store = Store(directory)
@@ -228,6 +224,7 @@ class Server:
             self._engines,
             self._reloader,
             self._keys,
+            since=self._since,
             addresses=[f"{self._scheme}://{address}" for address in self._addresses],
             stopping=lambda: self._signals > 0,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 from gpustack_fast.api.documents import ModelView
@@ -27,7 +26,8 @@ class Operation:
     """Responds for a server, and does what an operator asks of its instances.
 
     What it shows as running gets requests: before it tells of anything, the data plane has the
-    table of now. `addresses`: the URLs of the server. `stopping`: whether its stop has begun.
+    table of now. `since`: Unix seconds of the server's start. `addresses`: its URLs. `stopping`:
+    whether its stop has begun.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Operation:
         reloader: Reloader,
         keys: Keys,
         *,
+        since: float,
         addresses: list[str],
         stopping: Callable[[], bool],
     ) -> None:
@@ -49,7 +50,7 @@ class Operation:
         self._reloader = reloader
         self._addresses = addresses
         self._stopping = stopping
-        self._since = time.time()
+        self._since = since
 
     def sources(self) -> Sources:
         """Where the management API has its answers from."""

@@ -49,6 +49,14 @@ class Deployment(Struct, frozen=True, kw_only=True):
     engine_keys: Mapping[str, str]
     """The keys of the engines of external models, by model."""
 
+    @classmethod
+    def of(
+        cls, config: Config, engine_keys: Mapping[str, str], directory: DataDirectory
+    ) -> Deployment:
+        """Numbers the routes that are new, as `known_routes`. Raises StoreError."""
+        routes = known_routes(directory, [route.name for route in config.all_routes()])
+        return cls(config=config, routes=routes, engine_keys=engine_keys)
+
 
 WholeTable = Callable[[Deployment, list[Replica]], Table]
 """The table of a deployment with these replicas, and with all that is shown with it."""
@@ -147,12 +155,7 @@ class Reloader:
         if self._stopping:
             # The files came when nobody waited for them, and the directory may be another's soon.
             raise OSError(errno.ECANCELED, "the server stops")
-        names = [route.name for route in compared.config.all_routes()]
-        prepared = Deployment(
-            config=compared.config,
-            routes=known_routes(self._directory, names),
-            engine_keys=reading.engine_keys,
-        )
+        prepared = Deployment.of(compared.config, reading.engine_keys, self._directory)
         return compared, prepared, is_renewed
 
     def _tell(self, compared: Comparison, former: Deployment, *, is_renewed: bool) -> None:
