@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from gpustack_fast.backends import BACKENDS, ENGINES
 from gpustack_fast.config.rules.broken import RuleBroken
+from gpustack_fast.config.rules.demands import check_demands
 from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.rules.running import check_adapter_routes, check_running
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
@@ -99,10 +100,15 @@ def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
         yield from _check_source(path, model)
         yield from _check_companions(path, model)
         yield from _check_process(path, model)
-        yield from check_running(path, model, BACKENDS[model.backend])
-        for index, problem in BACKENDS[model.backend].check(model):
+        backend = BACKENDS[model.backend]
+        yield from check_running(path, model, backend)
+        wrong = list(backend.check(model))
+        for index, problem in wrong:
             if "\0" not in model.backend_parameters[index]:
                 yield RuleBroken((*path, "backend_parameters", index), problem)
+        # What is reckoned from wrong flags would only say the same again.
+        if not wrong and (broken := check_demands(path, model, backend)):
+            yield broken
 
 
 def _unknown_backend(backend: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 
 from gpustack_fast.backends import Backend
 from gpustack_fast.config.rules.broken import RuleBroken
-from gpustack_fast.config.rules.demands import check_demands
 from gpustack_fast.config.schema import NAME_PATTERN, AdapterConfig, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import listed, quoted
 
@@ -29,8 +28,6 @@ def check_running(path: KeyPath, model: ModelConfig, backend: Backend) -> Iterat
     yield from _check_repository(path, model)
     yield from _check_gpus(path, model, backend)
     yield from _check_adapters(path, model, backend)
-    if not any(backend.check(model)) and (problem := check_demands(path, model, backend)):
-        yield problem
     for name in backend.variables:
         if name in model.env:
             advice = " Write `gpu_selector` to choose GPUs." if name.startswith("CUDA_") else ""
@@ -40,9 +37,9 @@ def check_running(path: KeyPath, model: ModelConfig, backend: Backend) -> Iterat
                 f"Remove it.{advice}",
             )
     if backend.check_fields is not None:
-        for name, told in backend.check_fields(model):
+        for name, problem in backend.check_fields(model):
             lacks = path if getattr(model, name) is None else None
-            yield RuleBroken(path if lacks else (*path, name), told, lacks=lacks)
+            yield RuleBroken(path if lacks else (*path, name), problem, lacks=lacks)
 
 
 def _check_environment(path: KeyPath, model: ModelConfig, backend: Backend) -> Iterator[RuleBroken]:
