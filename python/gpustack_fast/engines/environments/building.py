@@ -14,6 +14,7 @@ from gpustack_fast.engines.environments.places import (
     kept_lock,
     remove_tree,
     removing_folder,
+    replace_file,
     size_on_disk,
     write_marker,
 )
@@ -92,8 +93,6 @@ def _finish(pin: Pin, temporary: Path, target: Path, data_dir: Path, marker: Com
     kept = kept_lock(data_dir, pin)
     if kept != pin.lock:
         # Whole or not at all: a part of a lock would be installed, too, without the rest.
-        new = kept.with_name(kept.name + ".new")
-        new.write_bytes(pin.lock.read_bytes())
-        new.rename(kept)
+        replace_file(kept, pin.lock.read_bytes())
     write_marker(temporary, marker)
     temporary.rename(target)

@@ -47,6 +47,7 @@ __all__ = [
     "read_marker",
     "remove_tree",
     "removing_folder",
+    "replace_file",
     "size_on_disk",
     "try_lock",
     "without_suffix",
@@ -124,6 +125,13 @@ def read_marker(environment: Path) -> Complete | None:
 
 def write_marker(environment: Path, marker: Complete) -> None:
     (environment / MARKER).write_bytes(msgspec.json.encode(marker) + b"\n")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all. Raises OSError."""
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content)
+    new.rename(path)
 
 
 def found(data_dir: Path, backend: str) -> Iterator[Found]:

@@ -18,7 +18,7 @@ import msgspec
 from gpustack_fast import plain_files
 from gpustack_fast.engines.environments import recipes
 from gpustack_fast.engines.environments.documents import BuildError, Environment
-from gpustack_fast.engines.environments.places import folder_of
+from gpustack_fast.engines.environments.places import folder_of, replace_file
 from gpustack_fast.faults import run_in_thread
 
 __all__ = ["Registered", "of_interpreter", "read_all", "register", "still"]
@@ -132,9 +132,7 @@ def _write(data_dir: Path, backend: str, found: Environment) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = Registered(python=str(found.python), version=found.version, variant=found.variant)
     path = folder / f"{found.version}-{found.variant}.json"
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(msgspec.json.encode(record) + b"\n")
-    new.rename(path)
+    replace_file(path, msgspec.json.encode(record) + b"\n")
 
 
 def read_all(data_dir: Path, backend: str) -> Iterator[tuple[Path, Registered]]:
