@@ -37,7 +37,7 @@ _TELL_EVERY = 10.0
 _HEADER = ("REPOSITORY", "REVISION", "COMMIT", "SIZE", "COMPLETE", "USED BY")
 
 
-class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Row(Struct, kw_only=True, forbid_unknown_fields=True):
     """A repository in the store, as `models list --json` shows it."""
 
     hub: Hub
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Those of the configuration that use it, by name."""
 
 
-class Pulled(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Pulled(Struct, kw_only=True, forbid_unknown_fields=True):
     """What `models pull --json` prints of each repository."""
 
     repository: str
