@@ -58,7 +58,8 @@ class DataPlane:
     def start(self) -> bytes:
         """Starts the workers; returns a `Started` document, the addresses that respond from now on.
 
-        Until the first `publish` every inference request gets 503, and `/readyz` says why. Raises
+        Until the first `publish`, which may come before, every inference request gets 503, and
+        `/readyz` says why. Raises
         DataPlaneError when it was started before, or a thread cannot be made.
         """
 
@@ -105,9 +106,16 @@ class DataPlane:
     def stats(self) -> bytes:
         """Returns a `Stats` document: a reading of the counters, cheap enough for every second."""
 
-    def drain(self, deadline: float) -> None:
+    def drain(self, deadline: float, *, idle_grace: float = 0.0) -> None:
         """Stops accepting, and cuts requests that still run after `deadline` seconds (0: at once).
 
+        A connection without a request is closed: at once, or where it stays so for `idle_grace`
+        seconds. Until then a request on it is served as ever, and its response says that the
+        connection ends. With it no client that keeps its connection meets the end in the moment in
+        which it sends, where a successor accepts on the same sockets. For that successor `/readyz`
+        answers on such connections as before the drain. (An HTTP/2 client is told by a GOAWAY at
+        once, behind which what it has sent is served.)
+
         Returns at once; `poll` reports one `drained` event with the number of requests that were
-        cut, and the worker threads end after it. A second call can only shorten the deadline.
+        cut, and the worker threads end after it. A second call can only shorten both limits.
         """

@@ -63,9 +63,11 @@ class DataPlane:
         """A reading of the counters, cheap enough for every second."""
         return msgspec.json.decode(self._native.stats(), type=Stats)
 
-    def drain(self, deadline: float) -> None:
+    def drain(self, deadline: float, *, idle_grace: float = 0.0) -> None:
         """Stops accepting, and cuts requests that still run after `deadline` seconds (0: at once).
 
-        Returns at once; a `Drained` event follows. A second call can only shorten the deadline.
+        Connections without a request are closed, with `idle_grace` only after so many seconds:
+        until then another request of theirs is served, and its response ends the connection.
+        Returns at once; a `Drained` event follows. A second call can only shorten the limits.
         """
-        self._native.drain(deadline)
+        self._native.drain(deadline, idle_grace=idle_grace)

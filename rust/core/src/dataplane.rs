@@ -15,7 +15,7 @@ use crate::{
     client::tls::{Tls, TlsError},
     published::{Published, Settings},
     server::listener::{self, Listener},
-    shared::{LoadedParts, Shared, UNIX_PEER},
+    shared::{DrainLimits, LoadedParts, Shared, UNIX_PEER},
     telemetry,
 };
 use sans_io::{
@@ -191,11 +191,16 @@ impl DataPlane {
     }
 
     /// Stops accepting, lets running requests end, and cuts the rest of them after `limit`.
-    pub fn drain(&self, limit: Duration) {
+    /// Connections without a request end at once, or may bring another one for `idle_grace`: for
+    /// where somebody else accepts in our place, and no client is to meet a connection's end in the
+    /// moment in which it sends.
+    pub fn drain(&self, limit: Duration, idle_grace: Duration) {
         let now = Instant::now();
-        let deadline =
-            now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600));
-        self.shared.drain_until(deadline);
+        let after = |limit| {
+            now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
+        };
+        let (deadline, idle_until) = (after(limit), after(idle_grace));
+        self.shared.drain_until(DrainLimits { deadline, idle_until });
         // There is no worker that would report the end.
         if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.records.event(Event::Drained { cut: 0 });
@@ -213,7 +218,7 @@ impl DataPlane {
 
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        self.drain(Duration::ZERO);
+        self.drain(Duration::ZERO, Duration::ZERO);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -86,14 +86,38 @@ pub(crate) struct Shared {
     workers: AtomicUsize,
     /// Requests that the drain has cut.
     cut_requests: AtomicU64,
-    /// Wakes workers and connections when the drain begins or its deadline comes nearer.
+    /// Wakes workers and connections when the drain begins or its limits come nearer.
     pub(crate) drain_changed: Notify,
     /// See [`phase`].
     phase: AtomicU8,
-    /// The time when running requests are cut; None while serving.
-    deadline: Mutex<Option<Instant>>,
+    /// None while serving.
+    limits: Mutex<Option<DrainLimits>>,
     /// The zero of [`Shared::clock`].
     epoch: Instant,
+}
+
+/// How long a drain waits, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DrainLimits {
+    /// The time when running requests are cut.
+    pub(crate) deadline: Instant,
+    /// The time when connections without a request are ended.
+    pub(crate) idle_until: Instant,
+}
+
+impl DrainLimits {
+    /// A drain that ends whatever runs at once.
+    pub(crate) fn at_once() -> Self {
+        let now = Instant::now();
+        Self { deadline: now, idle_until: now }
+    }
+
+    fn shortened(self, other: Self) -> Self {
+        Self {
+            deadline: self.deadline.min(other.deadline),
+            idle_until: self.idle_until.min(other.idle_until),
+        }
+    }
 }
 
 /// The parts of the shared state that are read from the configuration, which may fail.
@@ -140,7 +164,7 @@ impl Shared {
             cut_requests: AtomicU64::new(0),
             drain_changed: Notify::new(),
             phase: AtomicU8::new(phase::SERVING),
-            deadline: Mutex::new(None),
+            limits: Mutex::new(None),
             epoch: Instant::now(),
             config,
         })
@@ -171,9 +195,11 @@ impl Shared {
         if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
 
-    /// The reason why no inference can be served by this table now; None: it can.
+    /// The reason why no inference can be served by this table now; None: it can. A drain in which
+    /// idle connections are still waited for is none: somebody else accepts in our place, who is as
+    /// ready as this table is, and a check over a kept connection must not take him out of service.
     pub(crate) fn not_ready(&self, table: &Table) -> Option<&'static str> {
-        if self.is_draining() {
+        if self.is_draining() && self.idle_left().is_none() {
             Some("draining: this server is stopping")
         } else if table.version == 0 {
             Some("starting: no routing table has been published yet")
@@ -196,14 +222,26 @@ impl Shared {
 
     /// The drain's deadline; None while serving.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.drain_limits().map(|limits| limits.deadline)
     }
 
-    /// Begins the drain, or shortens it. Requests that run at `deadline` are cut.
-    pub(crate) fn drain_until(&self, deadline: Instant) {
+    /// How long, in a drain, connections without a request may still bring one; None: no longer, or
+    /// nothing is drained.
+    pub(crate) fn idle_left(&self) -> Option<Duration> {
+        let until = self.drain_limits()?.idle_until;
+        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    fn drain_limits(&self) -> Option<DrainLimits> {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the drain, or shortens it. Requests that run at its deadline are cut.
+    pub(crate) fn drain_until(&self, limits: DrainLimits) {
+        let deadline = limits.deadline;
         {
-            let mut current = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-            *current = Some(current.map_or(deadline, |current| current.min(deadline)));
+            let mut current = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+            *current = Some(current.map_or(limits, |current| current.shortened(limits)));
         }
         let (order, failed) = (Ordering::SeqCst, Ordering::SeqCst);
         let begun =

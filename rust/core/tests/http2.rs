@@ -391,7 +391,7 @@ async fn a_drain_lets_streams_finish_and_then_ends_the_connection() {
     let (_idle_sender, idle) = connect(&plane).await;
     let mut running = sender.send_request(completion(BODY)).await.unwrap();
     running.body_mut().frame().await.unwrap().unwrap();
-    plane.plane.drain(PATIENCE);
+    plane.plane.drain(PATIENCE, Duration::ZERO);
     idle.await.unwrap().unwrap();
     go.send(()).unwrap();
     assert_eq!(text(running).await, "data: [DONE]\n\n");
@@ -411,7 +411,7 @@ async fn a_stream_that_a_drain_cuts_ends_with_an_error_event() {
     let (mut sender, connection) = connect(&plane).await;
     let mut running = sender.send_request(completion(BODY)).await.unwrap();
     running.body_mut().frame().await.unwrap().unwrap();
-    plane.plane.drain(Duration::from_millis(50));
+    plane.plane.drain(Duration::from_millis(50), Duration::ZERO);
     let rest = text(running).await;
     assert!(rest.starts_with("data: {\"error\"") && rest.contains("drain_timeout"), "{rest}");
     connection.await.unwrap().unwrap();
@@ -947,6 +947,6 @@ fn half_a_head_and_a_client_that_says_nothing_do_not_hold_up_a_drain() {
     }
     // HEADERS without their end, behind which nothing else may come (RFC 9113 6.10).
     half.frame(1, 1, 3, &[0x82, 0x86]);
-    plane.plane.drain(Duration::from_secs(600));
+    plane.plane.drain(Duration::from_secs(600), Duration::ZERO);
     assert_eq!(plane.drained(), 0);
 }

@@ -280,8 +280,8 @@ fn a_drain_lets_a_stream_finish_and_reports_its_end_once() {
     assert_eq!(idle.response().status, 200);
     client.write(request(BODY).as_bytes());
     client.until(b"data: 1\n\n");
-    plane.plane.drain(Duration::from_secs(60));
-    plane.plane.drain(Duration::from_secs(90));
+    plane.plane.drain(Duration::from_secs(60), Duration::ZERO);
+    plane.plane.drain(Duration::from_secs(90), Duration::ZERO);
     assert_eq!(idle.read_to_end(), b"", "a kept connection without a request ends at once");
     go_on.send(()).unwrap();
     client.until(DONE.as_bytes());
@@ -298,8 +298,8 @@ fn a_drain_cuts_at_its_deadline_and_a_second_one_can_bring_it_nearer() {
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
     client.until(b"data: 1\n\n");
-    plane.plane.drain(Duration::from_secs(600));
-    plane.plane.drain(Duration::from_millis(50));
+    plane.plane.drain(Duration::from_secs(600), Duration::ZERO);
+    plane.plane.drain(Duration::from_millis(50), Duration::ZERO);
     assert_eq!(plane.drained(), 1);
     let rest = String::from_utf8(client.read_to_end()).unwrap();
     assert!(
@@ -333,7 +333,7 @@ fn what_a_drain_cuts_inside_a_body_looks_cut_and_what_has_not_begun_gets_a_503()
     streaming.until(b"{\"a\":1");
     (0..2).for_each(|_| at_engine.recv().unwrap());
     plane.until_running(3);
-    plane.plane.drain(Duration::from_millis(50));
+    plane.plane.drain(Duration::from_millis(50), Duration::ZERO);
     assert_eq!(streaming.read_to_end(), b"", "more bytes would be taken for the engine's");
     for client in [&mut waiting, &mut unread] {
         let response = client.response();
@@ -356,7 +356,7 @@ fn a_client_that_reads_nothing_does_not_hold_up_the_end_of_a_drain() {
     let mut client = plane.connect();
     client.write(request(BODY).as_bytes());
     client.until(b"data: 1\n\n");
-    plane.plane.drain(Duration::from_millis(50));
+    plane.plane.drain(Duration::from_millis(50), Duration::ZERO);
     assert_eq!(plane.drained(), 1);
 }
 
@@ -373,7 +373,7 @@ fn half_a_head_holds_up_a_drain_for_a_moment_and_a_body_that_comes_slowly_is_wai
     first.write(HALF);
     second.write(HALF);
     plane.until_connections(3);
-    plane.plane.drain(Duration::from_secs(600));
+    plane.plane.drain(Duration::from_secs(600), Duration::ZERO);
     for client in [&mut first, &mut second] {
         let response = client.response();
         assert_eq!((response.status, response.whole), (503, true));
@@ -397,7 +397,7 @@ fn a_request_that_arrives_in_the_moment_of_a_drain_is_served() {
     for client in &mut clients {
         client.write(request(BODY).as_bytes());
     }
-    plane.plane.drain(Duration::from_secs(600));
+    plane.plane.drain(Duration::from_secs(600), Duration::ZERO);
     for client in &mut clients {
         let response = client.response();
         assert_eq!((response.status, response.whole), (200, true));
@@ -411,7 +411,7 @@ fn a_connection_that_never_asked_does_not_hold_up_a_drain() {
     let plane = Plane::builder().engines(&[&engine]).start();
     let mut silent = plane.connect();
     plane.until_connections(1);
-    plane.plane.drain(Duration::from_secs(600));
+    plane.plane.drain(Duration::from_secs(600), Duration::ZERO);
     assert_eq!(silent.read_to_end(), b"");
     assert_eq!(plane.drained(), 0);
 }

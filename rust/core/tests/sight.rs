@@ -104,7 +104,7 @@ fn busy_day() {
     let worker = std::thread::Builder::new().name("gpustack-fast-9".to_owned());
     let cut = String::from("words of a prompt é");
     assert!(worker.spawn(move || cut[..cut.len() - 1].len()).unwrap().join().is_err());
-    plane.plane.drain(Duration::from_secs(1));
+    plane.plane.drain(Duration::from_secs(1), Duration::ZERO);
     plane.drained();
     assert!(flush_log(PATIENCE));
 }

@@ -231,7 +231,7 @@ struct Enough<'a>(&'a AtomicBool, &'a Plane);
 impl Drop for Enough<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-        self.1.plane.drain(Duration::ZERO);
+        self.1.plane.drain(Duration::ZERO, Duration::ZERO);
     }
 }
 
@@ -338,7 +338,7 @@ fn a_drain_waits_for_no_handshake() {
     let mut halting = plane.connect();
     halting.write(&[0x16, 3, 1]);
     plane.until_connections(1);
-    plane.plane.drain(PATIENCE * 100);
+    plane.plane.drain(PATIENCE * 100, Duration::ZERO);
     assert_eq!(plane.drained(), 0);
 }
 

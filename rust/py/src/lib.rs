@@ -60,6 +60,13 @@ fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
         .map_err(|error| raised(format!("Descriptor {fd} cannot be used: {error}."), Some(&error)))
 }
 
+/// A length of time. `what`: its name, in the error.
+fn seconds(what: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        DataPlaneError::new_err(format!("The {what} must be a number of seconds, 0 or more."))
+    })
+}
+
 #[pyclass(frozen, module = "gpustack_fast._native")]
 struct DataPlane(core::DataPlane);
 
@@ -100,11 +107,9 @@ impl DataPlane {
         PyBytes::new(py, &self.0.stats())
     }
 
-    fn drain(&self, deadline: f64) -> PyResult<()> {
-        let deadline = Duration::try_from_secs_f64(deadline).map_err(|_| {
-            DataPlaneError::new_err("The deadline must be a number of seconds, 0 or more.")
-        })?;
-        self.0.drain(deadline);
+    #[pyo3(signature = (deadline, *, idle_grace=0.0))]
+    fn drain(&self, deadline: f64, idle_grace: f64) -> PyResult<()> {
+        self.0.drain(seconds("deadline", deadline)?, seconds("idle grace", idle_grace)?);
         Ok(())
     }
 }

@@ -425,10 +425,25 @@ def test_a_start_that_fails_half_way_ends_what_has_begun_and_tells_it() -> None:
         assert events == [documents.Drained(cut=0)]
 
 
-@pytest.mark.parametrize("deadline", [-1.0, float("nan"), float("inf")])
-def test_a_deadline_that_is_none_is_rejected(plane: DataPlane, deadline: float) -> None:
+@pytest.mark.parametrize("limit", [-1.0, float("nan"), float("inf")])
+def test_a_limit_of_a_drain_that_is_none_is_rejected(plane: DataPlane, limit: float) -> None:
     with pytest.raises(DataPlaneError, match="deadline"):
-        plane.drain(deadline)
+        plane.drain(limit)
+    with pytest.raises(DataPlaneError, match="idle grace"):
+        plane.drain(1.0, idle_grace=limit)
+
+
+def test_keys_and_routes_that_are_published_before_the_start_hold_for_the_first_request(
+    plane: DataPlane,
+) -> None:
+    plane.update_keys(KEYS)
+    assert plane.publish(TABLE) == 1
+    assert plane.stats().not_ready is None
+    host, _, port = plane.start().addresses[0].rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE)
+    connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+    assert [model["id"] for model in json.loads(connection.getresponse().read())["data"]] == ["r"]
+    connection.close()
 
 
 def test_the_module_loads_after_all_others_and_on_a_thread() -> None:

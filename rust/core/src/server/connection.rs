@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use tokio::{
@@ -100,7 +100,7 @@ async fn reject_plain(worker: &Worker, stream: TcpStream) {
 }
 
 /// Waits for something that a client must do before its first request. None: the limit for a
-/// request's head has passed, the drain has begun, or the place is lost. `waits` is called when the
+/// request's head has passed, the drain waits no longer, or the place is lost. `waits` is called when the
 /// work does not come on: whether there is nothing to do but to wait.
 async fn before_a_request<T>(
     shared: &Shared,
@@ -115,17 +115,27 @@ async fn before_a_request<T>(
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(Some(done));
         }
-        // Registered once, the task is woken when the drain begins.
+        // Registered once, the task is woken when the drain begins; then anew, since its limits may
+        // come nearer.
         if !registered {
             registered = true;
             let _ = ending.as_mut().poll(context);
         }
-        if waits() && (shared.is_draining() || place.is_lost()) {
+        while shared.is_draining() && ending.as_mut().poll(context).is_ready() {
+            ending.set(shared.drain_changed.notified());
+        }
+        if waits() && (place.is_lost() || ends_idle(shared, context, &mut timer)) {
             return Poll::Ready(None);
         }
         timer.poll(context, since, limit).map(|()| None)
     })
     .await
+}
+
+/// Whether a drain ends what has no request. Where it will only later, `timer` wakes the task then.
+fn ends_idle(shared: &Shared, context: &mut Context<'_>, timer: &mut PhaseTimer) -> bool {
+    let waits = |left| timer.poll(context, Instant::now(), Some(left)).is_pending();
+    shared.is_draining() && !shared.idle_left().is_some_and(waits)
 }
 
 /// Serves a client of a stream without TLS, or behind it. `http2`: the handshake has agreed on it;

@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     future::Future,
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -13,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::io::Errno;
@@ -29,7 +30,7 @@ use crate::{
     client::tls::Tls,
     failure::is_shortage,
     server::connection,
-    shared::{Shared, UNIX_PEER, WorkerGuard},
+    shared::{DrainLimits, Shared, UNIX_PEER, WorkerGuard},
     tcp,
     telemetry::WORKER_THREAD,
     worker::Worker,
@@ -115,7 +116,7 @@ pub(crate) fn spawn_workers(
     let all_connections = Arc::default();
     (0..workers)
         .try_for_each(|number| spawn_worker(shared, listeners, &all_connections, number, workers))
-        .inspect_err(|_| shared.drain_until(Instant::now()))
+        .inspect_err(|_| shared.drain_until(DrainLimits::at_once()))
 }
 
 /// Starts one worker's thread.
@@ -309,15 +310,8 @@ async fn accept_tcp(worker: Rc<Worker>, listener: TcpListener) -> io::Result<()>
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing.accepted();
-                await_place(&worker).await;
-                let Some(admitted) = worker.admit(Some(peer.ip())) else { continue };
-                debug!(%peer, "client accepted");
-                let _ = TcpStream::set_nodelay(&stream, true);
-                // Without it the limit for what a client does not take is the system's own.
-                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-                tcp::notice_vanishing(&stream, peer.ip(), &worker.shared.timeouts());
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(connection::serve_tcp(worker, stream, peer, admitted));
+                let begin = move |worker| begin_tcp(worker, stream, peer);
+                begin_in_turn(&worker, begin).await;
             }
             Err(error) => failing.pause(&error, &worker).await,
         }
@@ -331,17 +325,31 @@ async fn accept_unix(worker: Rc<Worker>, listener: UnixListener) -> io::Result<(
         give_way(&worker).await;
         match UnixListener::accept(&listener).await {
             Ok((stream, _)) => {
-                let stream: UnixStream = stream;
                 failing.accepted();
-                await_place(&worker).await;
-                let Some(admitted) = worker.admit(None) else { continue };
-                debug!(peer = UNIX_PEER, "client accepted");
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(connection::serve_unix(worker, stream, admitted));
+                let begin = move |worker| begin_unix(worker, stream);
+                begin_in_turn(&worker, begin).await;
             }
             Err(error) => failing.pause(&error, &worker).await,
         }
     }
+}
+
+/// Begins to serve a TCP client that was accepted.
+fn begin_tcp(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let Some(admitted) = worker.admit(Some(peer.ip())) else { return };
+    debug!(%peer, "client accepted");
+    let _ = TcpStream::set_nodelay(&stream, true);
+    // Without it the limit for what a client does not take is the system's own.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+    tcp::notice_vanishing(&stream, peer.ip(), &worker.shared.timeouts());
+    tokio::task::spawn_local(connection::serve_tcp(worker, stream, peer, admitted));
+}
+
+/// Begins to serve a Unix socket's client that was accepted.
+fn begin_unix(worker: Rc<Worker>, stream: UnixStream) {
+    let Some(admitted) = worker.admit(None) else { return };
+    debug!(peer = UNIX_PEER, "client accepted");
+    tokio::task::spawn_local(connection::serve_unix(worker, stream, admitted));
 }
 
 /// Lets other workers accept first, where this one has well more connections than the mean; and
@@ -358,12 +366,21 @@ async fn give_way(worker: &Worker) {
     }
 }
 
-/// Lets a client that was accepted wait until one of those that are new has had its time. Those
-/// behind it wait in the system's queue.
-async fn await_place(worker: &Worker) {
-    while worker.awaits_place() {
-        tokio::time::sleep(MOMENT).await;
+/// Lets a client that was accepted wait until one of those that are new has had its time, and begins
+/// to serve it. Those behind it wait in the system's queue. A drain, which ends the acceptor, does
+/// not end the wait: nobody else has that client.
+async fn begin_in_turn(worker: &Rc<Worker>, begin: impl FnOnce(Rc<Worker>) + 'static) {
+    let worker = Rc::clone(worker);
+    if !worker.awaits_place() {
+        return begin(worker);
     }
+    let waiting = tokio::task::spawn_local(async move {
+        while worker.awaits_place() {
+            tokio::time::sleep(MOMENT).await;
+        }
+        begin(worker);
+    });
+    let _ = waiting.await;
 }
 
 /// Whether a log line has said that a listener cannot accept, and none that it can again. Clients
@@ -414,7 +431,7 @@ mod tests {
         until_drained(shared, || {
             begun += 1;
             if begun == 3 {
-                shared.drain_until(Instant::now());
+                shared.drain_until(DrainLimits::at_once());
             }
             Err(io::Error::other("a mistake"))
         });

@@ -68,7 +68,14 @@ pub(super) async fn serve<T: ClientStream + 'static>(
     .await;
     let mut waiting = Waiting::new(begun);
     let last = loop {
-        let next = poll_fn(|context| waiting.poll(context, &client)).await;
+        let next = poll_fn(|context| {
+            // Registered anew: its limits may come nearer.
+            while shared.is_draining() && draining.as_mut().poll(context).is_ready() {
+                draining.set(shared.drain_changed.notified());
+            }
+            waiting.poll(context, &client)
+        })
+        .await;
         client.place.ends_by_itself(false);
         let sent = match next {
             Next::Request(head) if admitted.is_kept && !is_probe(&head) => {
@@ -200,12 +207,18 @@ impl Waiting {
         end_unless_readable(context, client)
     }
 
-    /// The same in a drain, which waits for the rest of a head alone, and not for long.
+    /// The same in a drain. Where somebody else accepts in our place, it waits for another request
+    /// for a while; else for the rest of a head alone, and not for long.
     fn poll_drain<T: ClientStream>(
         &mut self,
         context: &mut Context<'_>,
         client: &Client<T>,
     ) -> Poll<Next> {
+        if let Some(left) = client.worker.shared.idle_left()
+            && self.timer.poll(context, Instant::now(), Some(left)).is_pending()
+        {
+            return self.poll_limit(context, client);
+        }
         if !self.has_begun {
             return end_unless_readable(context, client);
         }
