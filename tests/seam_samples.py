@@ -67,6 +67,7 @@ def model_entry(name: str, instances: list[InstanceEntry], **fields: Any) -> Mod
         "proxy_allowed": None,
         "timeouts": ModelTimeoutsConfig(),
         "max_in_flight": 0,
+        "wake": None,
     }
     return ModelEntry(name=name, instances=instances, **{**entry, **fields})
 

@@ -28,11 +28,14 @@ InstanceState = Literal[
     "unreachable",
     "draining",
     "drained",
+    "sleeping",
+    "waking",
 ]
 """GPUStack's names for the state of an instance; the data plane knows the same words.
 
 unreachable: an engine of somebody else's that cannot be reached or says that it is not well.
 draining, drained (not GPUStack's): it runs, and its operator has taken it out of the choice.
+sleeping, waking (not GPUStack's): its engine has given its memory back, and gets it again.
 """
 
 

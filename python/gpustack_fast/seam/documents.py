@@ -47,6 +47,8 @@ __all__ = [
     "MetricKind",
     "MetricSample",
     "ModelEntry",
+    "ModelStats",
+    "ModelWanted",
     "Polled",
     "Record",
     "ResponseExtras",
@@ -57,6 +59,7 @@ __all__ = [
     "Table",
     "TargetEntry",
     "Tls",
+    "Wake",
 ]
 
 
@@ -158,6 +161,15 @@ class InstanceEntry(Document):
     """
 
 
+class Wake(Document):
+    """How requests wait for a model of which nothing runs."""
+
+    queue: int
+    """The most requests that wait at the same time, on all workers; the next one gets a 503."""
+    timeout: Seconds
+    """The longest time that each of them waits, before it gets a 503."""
+
+
 class ModelEntry(Document):
     """A deployment: interchangeable instances that serve the same thing."""
 
@@ -182,6 +194,8 @@ class ModelEntry(Document):
     """In place of those in DataPlaneConfig."""
     max_in_flight: int
     """Requests that each of its engines is given at the same time; 0: no limit."""
+    wake: Wake | None
+    """While nothing of it runs, requests wait for it so; None: they get a 503 at once."""
     instances: list[InstanceEntry]
 
 
@@ -336,6 +350,12 @@ class InstanceFailed(Document, tag_field="type", tag="instance_failed"):
     """The cause, such as `connect: Connection refused`."""
 
 
+class ModelWanted(Document, tag_field="type", tag="model_wanted"):
+    """A request waits for a model of which nothing runs, as none did before."""
+
+    model: str
+
+
 class CertificateRenewed(Document, tag_field="type", tag="certificate_renewed"):
     """New files of the certificate were taken up."""
 
@@ -354,7 +374,9 @@ class Drained(Document, tag_field="type", tag="drained"):
     """Requests that were cut at the deadline. The control plane does not read it."""
 
 
-Event = InstanceIdle | InstanceFailed | CertificateRenewed | CertificateRefused | Drained
+Event = (
+    InstanceIdle | InstanceFailed | ModelWanted | CertificateRenewed | CertificateRefused | Drained
+)
 """News for the control plane. `app` acts on `InstanceIdle`, `InstanceFailed` and `Drained`.
 
 The data plane itself has logged each of them with its fields, so `app` does not log them again.
@@ -392,6 +414,14 @@ class InstanceStats(Document):
     """Whether failures in a row have ejected it, and it has not responded since."""
 
 
+class ModelStats(Document):
+    """One model's counters."""
+
+    name: str
+    waiting: int
+    """Requests that wait until something of it runs."""
+
+
 class Stats(Document):
     """A reading of the counters."""
 
@@ -409,3 +439,4 @@ class Stats(Document):
     certificate_expires: int | None
     """Its end, likewise."""
     instances: list[InstanceStats]
+    models: list[ModelStats]

@@ -96,6 +96,7 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
         timeouts=model.timeouts,
         max_in_flight=model.max_in_flight,
+        wake=None,
         instances=[
             instance_entry(replica, facts, engine_key) for replica in replicas if replica.address
         ],

@@ -23,9 +23,9 @@ use sans_io::{
     codec::forwarding::{ProxyError, TrustedProxies},
     seam::{
         self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
-        ShapeError, Started, Stats, read,
+        ModelStats, ShapeError, Started, Stats, read,
     },
-    table::{Instance, KeysError, TableError},
+    table::{Instance, KeysError, Model, TableError},
 };
 
 /// An error of the data plane as a whole. Its text is a sentence for the operator.
@@ -126,10 +126,14 @@ impl DataPlane {
         let (table, left_out) = current.replaced_by(document)?;
         let version = table.version;
         let (models, routes) = (table.models.len(), table.routes.len());
+        let frees_waiting = is_reload || current.table.frees_waiting(&table);
         let settings = reloaded.unwrap_or_else(|| current.settings.clone());
         self.shared.table.store(Arc::new(Published { table, settings }));
         if is_reload && let Some(tls) = &self.shared.tls {
             tls.take_up();
+        }
+        if frees_waiting {
+            self.shared.waiting_changed.notify_waiters();
         }
         info!(version, models, routes, reload = is_reload, "table published");
         for instance in left_out.retire() {
@@ -187,6 +191,7 @@ impl DataPlane {
             certificate_begins: validity.map(|validity| validity.begins),
             certificate_expires: validity.map(|validity| validity.ends),
             instances: instances.collect(),
+            models: table.models.iter().map(|model| model_stats(model)).collect(),
         })
     }
 
@@ -200,7 +205,8 @@ impl DataPlane {
             now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
         };
         let (deadline, idle_until) = (after(limit), after(idle_grace));
-        self.shared.drain_until(DrainLimits { deadline, idle_until });
+        let hands_over = !idle_grace.is_zero();
+        self.shared.drain_until(DrainLimits { deadline, idle_until, hands_over });
         // There is no worker that would report the end.
         if self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.records.event(Event::Drained { cut: 0 });
@@ -234,6 +240,10 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
         cancel_lag: Duration::ZERO,
     };
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)
+}
+
+fn model_stats(model: &Model) -> ModelStats {
+    ModelStats { name: model.name.to_string(), waiting: model.queue.waiting() }
 }
 
 /// The settings until the first reload.

@@ -105,11 +105,11 @@ impl Records {
     }
 }
 
-/// What an event is about: its kind, and the instance, if it is about one.
+/// What an event is about: its kind, and the instance or model, if it is about one.
 type Subject = (Discriminant<Event>, String);
 
 /// The events that wait, the oldest first: one for each subject, the newest. So there are never
-/// more of them than instances that the control plane itself has published, and a few.
+/// more of them than instances and models that the control plane itself has published, and a few.
 #[derive(Debug, Default)]
 struct Events {
     waiting: Vec<Event>,
@@ -125,6 +125,7 @@ impl Events {
         let (instance, is_failure) = match &event {
             Event::InstanceIdle { instance, .. } => (instance.clone(), false),
             Event::InstanceFailed { instance, .. } => (instance.clone(), true),
+            Event::ModelWanted { model } => (model.clone(), false),
             Event::CertificateRenewed
             | Event::CertificateRefused { .. }
             | Event::Drained { .. } => (String::new(), false),
@@ -150,6 +151,8 @@ fn log(event: &Event) {
     match event {
         Event::InstanceIdle { instance, version } => debug!(instance, version, "instance idle"),
         Event::InstanceFailed { instance, reason } => warn!(instance, reason, "instance failed"),
+        // A client may cause it at any rate; what follows from it is told.
+        Event::ModelWanted { model } => debug!(model, "a request waits for a model to wake"),
         Event::CertificateRenewed => {
             info!("TLS certificate renewed: new connections get the new one");
         }

@@ -88,6 +88,8 @@ pub(crate) struct Shared {
     cut_requests: AtomicU64,
     /// Wakes workers and connections when the drain begins or its limits come nearer.
     pub(crate) drain_changed: Notify,
+    /// Wakes requests that wait for a model: when a table may have it, or the drain begins.
+    pub(crate) waiting_changed: Notify,
     /// See [`phase`].
     phase: AtomicU8,
     /// None while serving.
@@ -103,19 +105,22 @@ pub(crate) struct DrainLimits {
     pub(crate) deadline: Instant,
     /// The time when connections without a request are ended.
     pub(crate) idle_until: Instant,
+    /// Somebody else accepts in our place.
+    pub(crate) hands_over: bool,
 }
 
 impl DrainLimits {
     /// A drain that ends whatever runs at once.
     pub(crate) fn at_once() -> Self {
         let now = Instant::now();
-        Self { deadline: now, idle_until: now }
+        Self { deadline: now, idle_until: now, hands_over: false }
     }
 
     fn shortened(self, other: Self) -> Self {
         Self {
             deadline: self.deadline.min(other.deadline),
             idle_until: self.idle_until.min(other.idle_until),
+            hands_over: self.hands_over && other.hands_over,
         }
     }
 }
@@ -163,6 +168,7 @@ impl Shared {
             workers: AtomicUsize::new(0),
             cut_requests: AtomicU64::new(0),
             drain_changed: Notify::new(),
+            waiting_changed: Notify::new(),
             phase: AtomicU8::new(phase::SERVING),
             limits: Mutex::new(None),
             epoch: Instant::now(),
@@ -195,11 +201,11 @@ impl Shared {
         if self.tls.is_some() && peer != UNIX_PEER { "https" } else { "http" }
     }
 
-    /// The reason why no inference can be served by this table now; None: it can. A drain in which
-    /// idle connections are still waited for is none: somebody else accepts in our place, who is as
-    /// ready as this table is, and a check over a kept connection must not take him out of service.
+    /// The reason why no inference can be served by this table now; None: it can. Where
+    /// somebody else accepts in our place, a drain is none: he is as ready as this table is, and a check
+    /// over a kept connection must not take him out of service.
     pub(crate) fn not_ready(&self, table: &Table) -> Option<&'static str> {
-        if self.is_draining() && self.idle_left().is_none() {
+        if self.is_stopping() {
             Some("draining: this server is stopping")
         } else if table.version == 0 {
             Some("starting: no routing table has been published yet")
@@ -213,6 +219,11 @@ impl Shared {
     /// Whether the drain has begun: no clients are accepted.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase.load(Ordering::SeqCst) != phase::SERVING
+    }
+
+    /// Whether the drain has begun, and nobody accepts in our place.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_draining() && self.drain_limits().is_some_and(|limits| !limits.hands_over)
     }
 
     /// Whether the drain's deadline has passed: running requests are cut.
@@ -252,6 +263,7 @@ impl Shared {
             tracing::info!(in_flight, limit_s = limit.as_secs_f64().round(), "drain begins");
         }
         self.drain_changed.notify_waiters();
+        self.waiting_changed.notify_waiters();
     }
 
     /// Begins to cut requests. The first worker that reaches the deadline counts them.

@@ -105,6 +105,7 @@ pub fn model(name: &str, served_name: &str, instances: Vec<Value>) -> Value {
         "proxy_allowed": null,
         "timeouts": {"connect": null, "first_frame": null, "idle": null},
         "max_in_flight": 0,
+        "wake": null,
         "instances": instances,
     })
 }

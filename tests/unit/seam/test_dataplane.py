@@ -113,6 +113,7 @@ TABLE = documents.Table(
             proxy_allowed=["/v1"],
             timeouts=ModelTimeoutsConfig(connect=1.007, first_frame=1.008, idle=1.009),
             max_in_flight=6,
+            wake=documents.Wake(queue=3, timeout=1.5),
             instances=[INSTANCE],
         )
     ],

@@ -21,6 +21,7 @@ pub(crate) fn page(metrics: &Metrics, table: &Table, held: [(&str, u64); 2]) -> 
     process_families(&mut text, metrics);
     held_family(&mut text, held);
     instance_families(&mut text, table);
+    wake_families(&mut text, table);
     table.metrics.iter().for_each(|family| control_plane_family(&mut text, family));
     text
 }
@@ -222,6 +223,34 @@ fn instance_families(text: &mut String, table: &Table) {
                     pick(instance)
                 );
             }
+        }
+    }
+}
+
+/// Of each model that is waited for while nothing of it runs, or was.
+fn wake_families(text: &mut String, table: &Table) {
+    let models: Vec<_> = table
+        .models
+        .iter()
+        .filter(|model| model.wake.is_some() || model.queue.was_used())
+        .map(|model| (label(&model.name), &*model.queue))
+        .collect();
+    let name = "gpustack_fast_waiting_requests";
+    let help = "Requests that wait until a model runs again.";
+    family(text, name, "gauge", help);
+    for (model, queue) in &models {
+        let _ = writeln!(text, "{name}{{model=\"{model}\"}} {}", queue.waiting());
+    }
+    let name = "gpustack_fast_wake_refused_total";
+    let help = "Requests for a model that did not run which were rejected, by whether there was no \
+        place to wait for it, or it did not run in time.";
+    family(text, name, "counter", help);
+    for (model, queue) in &models {
+        for (reason, count) in
+            [("queue_full", &queue.refused_full), ("timeout", &queue.refused_late)]
+        {
+            let count = count.load(Ordering::Relaxed);
+            let _ = writeln!(text, "{name}{{model=\"{model}\",reason=\"{reason}\"}} {count}");
         }
     }
 }

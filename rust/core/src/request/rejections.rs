@@ -17,8 +17,10 @@ use sans_io::{
     seam::End,
 };
 
-/// The `Retry-After` of errors that pass by themselves, in seconds.
+/// The `Retry-After` of errors that pass by themselves, in seconds,
 const RETRY_AFTER: u32 = 2;
+/// and of those that pass when a model has woken, which may take minutes.
+const WAKE_RETRY_AFTER: u32 = 10;
 
 /// The error for a request that failed before the commit point, and the end of its record. None:
 /// the client has left.
@@ -255,6 +257,33 @@ pub(crate) fn unavailable(route: &str) -> ApiError {
          are drained, or cannot be reached. Try again in a few seconds; GET /v2/models shows the reason."
     );
     ApiError::new(Cause::NoRunningInstance, message).retry_after(RETRY_AFTER)
+}
+
+/// 503: the model sleeps, and as many requests wait for it as may.
+pub(crate) fn wake_queue_full(route: &str) -> ApiError {
+    let message = format!(
+        "Model {route} is not running, and as many requests as the operator allows wait for its \
+         start (wake_queue). Try again in a few seconds."
+    );
+    ApiError::new(Cause::NoRunningInstance, message).retry_after(WAKE_RETRY_AFTER)
+}
+
+/// 503: the model did not wake while the request waited for it.
+pub(crate) fn not_awake_in_time(route: &str) -> ApiError {
+    let message = format!(
+        "Model {route} is not running, and did not start in time for this request (wake_timeout). \
+         Try again in a few seconds; GET /v2/models shows its state."
+    );
+    ApiError::new(Cause::NoRunningInstance, message).retry_after(WAKE_RETRY_AFTER)
+}
+
+/// 503: the model does not run, and nobody will wake it any more.
+pub(crate) fn stops_without_engine(route: &str) -> ApiError {
+    let message = format!(
+        "Model {route} is not running, and this server, which is stopping, starts it no more. Send \
+         the request again."
+    );
+    ApiError::new(Cause::Stopping, message).retry_after(RETRY_AFTER).closing()
 }
 
 /// 503: all running instances of this route have as many requests as they are given.

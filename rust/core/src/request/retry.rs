@@ -1,8 +1,9 @@
 //! The rules of retries and fallbacks: whether a failed attempt is followed by another one.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use crate::{failure::Failure, request::dispatch::Dispatch, upstream::pool::Pool};
 use sans_io::table::{FallbackFor, Instance, Target};
@@ -30,6 +31,10 @@ pub(crate) struct History {
     made_room: bool,
     /// The failure for which the request has switched to the fallback targets; None: it has not.
     fallback_for: Option<Switched>,
+    /// Since when it waits for models to wake, with all that lies between; None: it never has.
+    waits_since: Option<Instant>,
+    /// What it has waited for as long as it may; None: it has not.
+    gave_up_on: Option<Arc<Target>>,
 }
 
 /// The failure for which a request has switched to the fallback targets.
@@ -84,6 +89,28 @@ impl History {
         self.tried.retain(is_another);
         self.unreachable.retain(is_another);
         true
+    }
+
+    /// Notes that the request begins to wait for a model to wake. It may do so more than once, but has
+    /// one limit for all.
+    pub(crate) fn begin_wait(&mut self) {
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// How much longer it may wait, where a wait may last for `limit`; None: none may any more.
+    pub(crate) fn wait_left(&self, limit: Option<Duration>) -> Duration {
+        let waited = self.waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+        limit.unwrap_or_default().saturating_sub(waited)
+    }
+
+    /// Notes that it has waited for this as long as it may.
+    pub(crate) fn give_up(&mut self, target: &Arc<Target>) {
+        self.gave_up_on = Some(Arc::clone(target));
+    }
+
+    /// What it has waited for as long as it may; None: it has not.
+    pub(crate) fn gave_up_on(&self) -> Option<&Arc<Target>> {
+        self.gave_up_on.as_ref()
     }
 
     /// The failure for which the request has switched to the fallback targets; None: it has not.

@@ -13,18 +13,19 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        admission::{self, Caller},
+        admission::Caller,
         attempt::{self, Attempt, Outcome},
         context::RequestContext,
         dispatch::Dispatch,
-        reach, rejections,
+        newer_table, rejections,
         retry::History,
+        wake,
     },
     upstream::{health, upload::Upload},
 };
 use sans_io::{
     api::{error::ApiError, plan},
-    table::{Choice, Instance, Lease, NoLease, Route, Target},
+    table::{Instance, Lease, NoLease, Target},
 };
 
 /// Tries instances until one responds, by the rules of `retry`. Fails
@@ -32,6 +33,7 @@ use sans_io::{
 /// * as the last attempt did, or with `LostTooOften` in its place;
 /// * with `MachineExhausted`, `ConnectTimeout` or a 503 where no instance is left, with a 404 where
 ///   the only one that keeps the named response is gone;
+/// * as [`wake::Queued::wait`] does;
 /// * as [`receive`] does.
 pub(crate) async fn send<B, W>(
     context: &mut RequestContext<W>,
@@ -46,13 +48,29 @@ where
 {
     let mut history = History::default();
     let mut fresh = false;
+    let mut queued = None;
     loop {
+        // Before the body, so that the model wakes while that comes.
+        queued = queued.or_else(|| wake::enter(context, &dispatch, &mut history));
         // In every round, since a newer table may bring an engine that needs a translation.
         receive(context, &dispatch, &mut upload).await?;
-        let (lease, target) = match lease(context, &dispatch, &history)? {
+        let leased = match queued.take() {
+            None => lease(context, &dispatch, &history)?,
+            Some(place) => match place.lease(context, &dispatch, &history) {
+                Ok(leased) => Ok(leased),
+                Err(why) => {
+                    let waiting = (why, &mut history);
+                    let wait = place.wait(context, caller, &mut dispatch, &mut upload, waiting);
+                    // Boxed: other requests need no room for it.
+                    queued = Box::pin(wait).await?;
+                    continue;
+                }
+            },
+        };
+        let (lease, target) = match leased {
             Ok(leased) => leased,
             // A table that was published meanwhile may have other instances.
-            Err(_) if follow_table(context, caller, &mut dispatch, &mut upload) => continue,
+            Err(_) if newer_table::follow(context, caller, &mut dispatch, &mut upload) => continue,
             // Late: until here another instance may have a connection that idles.
             Err(_) if history.make_room(&context.worker().pool) => continue,
             Err(_) if fall_back(context, &mut history, &dispatch, (503, None), &upload) => continue,
@@ -88,7 +106,7 @@ where
         }
         // Pooled connections to an engine that has ended or restarted are all stale.
         fresh |= !matches!(failure, Failure::MachineExhausted(_));
-        let followed = follow_table(context, caller, &mut dispatch, &mut upload);
+        let followed = newer_table::follow(context, caller, &mut dispatch, &mut upload);
         debug!(followed_table = followed, "another instance is looked for");
     }
 }
@@ -142,7 +160,8 @@ fn no_instance<W: ClientWatch>(
     if history.connect_timed_out() {
         return Failure::ConnectTimeout;
     }
-    rejections::unavailable(&dispatch.route.name).into()
+    let refusal = wake::refusal(dispatch, history);
+    refusal.unwrap_or_else(|| rejections::unavailable(&dispatch.route.name)).into()
 }
 
 /// Reads so much of a body before a slot is taken that a slow client holds none. Fails as
@@ -209,12 +228,15 @@ fn lease<W: ClientWatch>(
             Err(NoLease::Full) => Ok(Err(NoLease::Full)),
             // It may well be there.
             _ if history.no_room().is_some() => Ok(Err(NoLease::NotRunning)),
+            // It sleeps, and there was no place to wait for it, or not for so long.
+            Err(NoLease::NotRunning) if dispatch.route.asleep_instance(id).is_some() => {
+                Ok(Err(NoLease::NotRunning))
+            }
             Ok(_) | Err(NoLease::NotRunning) => Err(rejections::response_lost()),
         };
     }
-    let choice =
-        Choice { tried: history.tried(), failed: history.fallback_for(), now: shared.clock() };
     let mut random = || context.worker().random();
+    let choice = wake::choice(context, history);
     let leased = dispatch.route.lease(choice, &mut random, &shared.idle_listener);
     // The choice takes an instance that was tried only when there is no other. One that could not
     // even be connected to is not worth another try.
@@ -244,35 +266,4 @@ where
         context.shared().metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
     falls_back
-}
-
-/// Goes over to what is published now, the settings with the route; true if the route was replaced
-/// there. A new version that the caller may not use any more, or not in this way, is not taken.
-fn follow_table<B, W>(
-    context: &mut RequestContext<W>,
-    caller: &Caller,
-    dispatch: &mut Dispatch,
-    upload: &mut Upload<B>,
-) -> bool
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error + 'static,
-    W: ClientWatch,
-{
-    let newest = context.shared().table.load_full();
-    let query = context.parts().uri.query();
-    let mut may_use = |current: &Route| {
-        let proxied = dispatch.job.is_proxy();
-        caller.may_use(current)
-            && (!proxied || admission::check_proxy(current, &dispatch.path).is_ok())
-            && reach::check(caller, (&newest, current), &dispatch.job, query, upload).is_ok()
-    };
-    let newer = newest
-        .route(&dispatch.route.name)
-        .filter(|current| !Arc::ptr_eq(current, &dispatch.route) && may_use(current))
-        .cloned();
-    let Some(newer) = newer else { return false };
-    dispatch.route = newer;
-    context.follow(newest);
-    true
 }

@@ -33,8 +33,10 @@ pub(crate) struct Timeline {
     waited_for_route: Duration,
     /// and in all, before the last attempt.
     waited_for_client: Duration,
-    /// The time spent in attempts before the last one.
+    /// The time spent in attempts before the last one,
     failed_attempts: Duration,
+    /// and in the wait for an engine to wake.
+    waited_for_engine: Duration,
 }
 
 impl Timeline {
@@ -51,6 +53,7 @@ impl Timeline {
             waited_for_route: Duration::ZERO,
             waited_for_client: Duration::ZERO,
             failed_attempts: Duration::ZERO,
+            waited_for_engine: Duration::ZERO,
         }
     }
 
@@ -67,6 +70,11 @@ impl Timeline {
     /// Notes that the route is known.
     pub(crate) fn routed(&mut self) {
         self.routed = Some(Instant::now());
+    }
+
+    /// Notes that the request has waited for an engine to wake for so long.
+    pub(crate) fn waited_for_engine(&mut self, time: Duration) {
+        self.waited_for_engine += time;
     }
 
     /// Notes that an attempt begins, and forgets the phases of the one before it.
@@ -130,13 +138,14 @@ impl Timeline {
     ///
     /// * `auth`: until the key was checked;
     /// * `route`: until the route was known, without the wait for the client's body;
-    /// * `queue`: until the last attempt began, without the wait for the client's body;
+    /// * `queue`: until the last attempt began, without the wait for the client's body: also the wait
+    ///   for an engine to wake;
     /// * `connect`: until it had its connection;
     /// * `engine`: until its commit point, or its failure;
-    /// * `gateway`: all but the client's part, failed attempts, and the last attempt's `connect` and
-    ///   `engine`.
+    /// * `gateway`: all but the client's part, the wait for an engine to wake, failed attempts, and the
+    ///   last attempt's `connect` and `engine`.
     fn put(&self, out: &mut impl BufMut) {
-        let mut outside = self.waited_for_client + self.failed_attempts;
+        let mut outside = self.waited_for_client + self.failed_attempts + self.waited_for_engine;
         let mut last = self.began;
         let phases: [(&[u8], _, _, _); 5] = [
             (b"auth;dur=", self.authenticated, Duration::ZERO, false),

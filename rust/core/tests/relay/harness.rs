@@ -361,6 +361,11 @@ impl Plane {
         self.plane.publish(table(&addresses(engines), served_name, unchanged).as_bytes()).unwrap();
     }
 
+    /// Publishes a table whose model and instances differ so from those of `test_support`.
+    pub(crate) fn publish_changed(&self, engines: &[&Engine], model: Value, instance: Value) {
+        self.plane.publish(table(&addresses(engines), "m", [model, instance]).as_bytes()).unwrap();
+    }
+
     /// A new connection.
     pub(crate) fn connect(&self) -> Client {
         let stream = match self.address.strip_prefix("unix:") {
@@ -420,6 +425,11 @@ impl Plane {
         self.until("as many requests", |stats| stats["in_flight"] == count);
     }
 
+    /// Waits until so many requests wait for the first model to wake.
+    pub(crate) fn until_waiting(&self, count: u64) {
+        self.until("as many that wait", |stats| stats["models"][0]["waiting"] == count);
+    }
+
     /// Waits until so many requests have been given to engines.
     pub(crate) fn until_at_engines(&self, count: u64) {
         self.until("as many requests at engines", |stats| {
@@ -429,7 +439,7 @@ impl Plane {
         });
     }
 
-    fn poll(&self) -> Value {
+    pub(crate) fn poll(&self) -> Value {
         rmp_serde::from_slice(&self.plane.poll()).unwrap()
     }
 
@@ -497,11 +507,25 @@ impl Drop for Plane {
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
+    /// With names in lower case.
+    pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     /// The pieces, of a chunked response.
     pub(crate) chunks: Vec<Vec<u8>>,
     /// Whether the framing says that it is complete.
     pub(crate) whole: bool,
+}
+
+impl Response {
+    /// The value of a field.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        field(&self.fields, name)
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
 }
 
 /// A client of raw bytes.
@@ -562,14 +586,15 @@ impl Client {
     pub(crate) fn response(&mut self) -> Response {
         let (first, fields) = read_head(&mut self.stream).expect("a response");
         let status = first.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut response = Response { status, body: vec![], chunks: vec![], whole: false };
-        if let Some(length) = field(&fields, "content-length") {
+        let mut response = Response { status, fields, body: vec![], chunks: vec![], whole: false };
+        let fields = &response.fields;
+        if let Some(length) = field(fields, "content-length") {
             let length: u64 = length.parse().unwrap();
             response.whole =
                 (&mut self.stream).take(length).read_to_end(&mut response.body).unwrap() as u64
                     == length;
         } else {
-            assert_eq!(field(&fields, "transfer-encoding"), Some("chunked"));
+            assert_eq!(field(fields, "transfer-encoding"), Some("chunked"));
             response.whole = read_chunks(&mut self.stream, &mut response.chunks);
             response.body = response.chunks.concat();
         }

@@ -18,8 +18,8 @@ pub use config::{
 };
 pub use keys::{KeyDelta, KeyEntry, Scope};
 pub use read::{ShapeError, read};
-pub use report::{End, Event, InstanceStats, Polled, Record, Started, Stats};
+pub use report::{End, Event, InstanceStats, ModelStats, Polled, Record, Started, Stats};
 pub use table::{
     AccessPolicy, Dialect, InstanceEntry, InstanceState, MetricFamily, MetricKind, MetricSample,
-    ModelEntry, ModelTimeouts, OwnLimit, RouteEntry, StatusClass, Table, TargetEntry,
+    ModelEntry, ModelTimeouts, OwnLimit, RouteEntry, StatusClass, Table, TargetEntry, Wake,
 };

@@ -115,6 +115,11 @@ pub enum Event {
         /// The cause, such as `connect: Connection refused`.
         reason: String,
     },
+    /// A request waits for a model of which nothing runs, as none did before.
+    ModelWanted {
+        /// Its name.
+        model: String,
+    },
     /// New files of the certificate were taken up.
     CertificateRenewed,
     /// New files of the certificate cannot be used; the old certificate stays.
@@ -160,6 +165,17 @@ pub struct Stats {
     pub certificate_expires: Option<u64>,
     /// All instances of the table.
     pub instances: Vec<InstanceStats>,
+    /// All models of the table.
+    pub models: Vec<ModelStats>,
+}
+
+/// One model's counters.
+#[derive(Debug, Serialize)]
+pub struct ModelStats {
+    /// Its name.
+    pub name: String,
+    /// Requests that wait until something of it runs.
+    pub waiting: u32,
 }
 
 /// One instance's counters.

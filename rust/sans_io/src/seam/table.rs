@@ -52,8 +52,22 @@ pub struct ModelEntry {
     pub timeouts: ModelTimeouts,
     /// Requests that each of its engines is given at the same time; 0: no limit.
     pub max_in_flight: u32,
+    /// While nothing of it runs, requests wait for it so; None: they get a 503 at once.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub wake: Option<Wake>,
     /// Its engines, in whatever state, as far as they have an address.
     pub instances: Vec<InstanceEntry>,
+}
+
+/// How requests wait for a model of which nothing runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wake {
+    /// The most requests that wait at the same time.
+    pub queue: u32,
+    /// The longest time that each of them waits.
+    #[serde(deserialize_with = "seconds::duration")]
+    pub timeout: Duration,
 }
 
 /// Limits of a model's own, in place of those of the same names in [`Timeouts`].
@@ -197,6 +211,10 @@ pub enum InstanceState {
     Draining,
     /// As draining, and nothing runs on it any more.
     Drained,
+    /// Its engine has given its memory back, and can be woken.
+    Sleeping,
+    /// It is being woken.
+    Waking,
 }
 
 /// An API that engines may speak by themselves.

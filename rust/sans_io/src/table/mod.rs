@@ -1,6 +1,7 @@
 //! The published snapshot: routes, models, instances and keys, with their counters.
 
 mod affinity;
+mod asleep;
 mod engines;
 mod error;
 mod instance;
@@ -11,6 +12,7 @@ mod proxy_paths;
 mod route;
 mod snapshot;
 mod unique;
+mod wake_queue;
 
 pub use affinity::{ResponseOrigin, ResponseOwners};
 pub use error::{KeysError, TableError};
@@ -21,3 +23,4 @@ pub use outlier::Ejected;
 pub use proxy_paths::{ProxyPaths, has_dot_segment};
 pub use route::{Access, Choice, FallbackFor, Model, Route, Target};
 pub use snapshot::{LeftOut, Table};
+pub use wake_queue::{Place, WakeQueue};

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    seam::{ModelTimeouts, StatusClass},
+    seam::{ModelTimeouts, StatusClass, Wake},
     table::{
         instance::{IdleListener, Instance, Lease, NoLease},
         metrics::RouteMetrics,
         outlier::Ejected,
         proxy_paths::ProxyPaths,
+        wake_queue::WakeQueue,
     },
 };
 
@@ -38,6 +39,10 @@ pub struct Model {
     pub timeouts: ModelTimeouts,
     /// Requests that each of its instances is given at the same time; 0: no limit.
     pub(super) max_in_flight: u32,
+    /// While nothing of it runs, requests wait for it so; None: they do not.
+    pub wake: Option<Wake>,
+    /// Those that wait, which survive a publish that has it again.
+    pub queue: Arc<WakeQueue>,
     /// All its instances, in every state.
     pub instances: Vec<Arc<Instance>>,
     /// Those of them that run.
@@ -65,12 +70,12 @@ impl Model {
     }
 
     /// Whether an instance of it runs and can be given a request.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.running.iter().any(|instance| !self.is_full(instance))
     }
 
     /// Whether such an instance of it was not tried.
-    fn has_untried_room(&self, tried: &[Arc<str>]) -> bool {
+    pub(super) fn has_untried_room(&self, tried: &[Arc<str>]) -> bool {
         self.running.iter().any(|instance| !tried.contains(&instance.id) && !self.is_full(instance))
     }
 }
@@ -94,7 +99,7 @@ pub struct Target {
 
 impl Target {
     /// Whether an instance of it runs.
-    fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         !self.model.running.is_empty()
     }
 
@@ -105,7 +110,7 @@ impl Target {
     }
 
     /// Whether it is this target, perhaps of another table.
-    fn is_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         self.model.name == other.model.name && self.served_name == other.served_name
     }
 }
@@ -166,11 +171,13 @@ pub struct Choice<'a> {
 }
 
 impl Route {
-    /// Whether an instance of it runs, so that requests can be served.
+    /// Whether an instance of it runs, or requests wait until one does, so that they can be served.
     pub fn is_ready(&self) -> bool {
-        self.targets
-            .iter()
-            .any(|target| (target.weight > 0 || !target.fallback.is_empty()) && target.is_running())
+        self.targets.iter().any(|target| {
+            let may_be_woken = target.weight > 0 && target.model.is_asleep();
+            (target.weight > 0 || !target.fallback.is_empty()) && target.is_running()
+                || may_be_woken
+        })
     }
 
     /// Its links to models.
@@ -257,27 +264,47 @@ impl Route {
         let any_fresh = self.targets.iter().any(|target| target.weight > 0 && fresh(target));
         let usable =
             |target: &Target| if any_fresh { fresh(target) } else { target.model.has_room() };
-        let total: u64 = self
-            .targets
-            .iter()
-            .filter(|target| usable(target))
-            .map(|target| u64::from(target.weight))
-            .sum();
-        let Some(mut point) = random().checked_rem(total) else {
+        by_weight(&self.targets, usable, random).or_else(|| {
             // Where those with a weight are only full, a fallback has to be one for a 503.
             let is_full = |target: &Arc<Target>| target.weight > 0 && target.is_running();
             let stands_in =
                 |target: &&Arc<Target>| !target.fallback.is_empty() && target.model.has_room();
             let any_full = self.targets.iter().any(is_full);
-            return self.targets.iter().filter(|_| !any_full).find(stands_in);
-        };
-        self.targets.iter().filter(|target| usable(target)).find(|target| {
-            let weight = u64::from(target.weight);
-            let here = point < weight;
-            point = point.wrapping_sub(weight);
-            here
+            self.targets.iter().filter(|_| !any_full).find(stands_in)
         })
     }
+}
+
+/// One of the targets that are usable, by weight; None: none with a weight is.
+pub(super) fn by_weight<'a>(
+    targets: &'a [Arc<Target>],
+    usable: impl Fn(&Target) -> bool,
+    random: &mut impl FnMut() -> u64,
+) -> Option<&'a Arc<Target>> {
+    let usable = || targets.iter().filter(|target| usable(target));
+    let total: u64 = usable().map(|target| u64::from(target.weight)).sum();
+    let mut point = random().checked_rem(total)?;
+    usable().find(|target| {
+        let weight = u64::from(target.weight);
+        let here = point < weight;
+        point = point.wrapping_sub(weight);
+        here
+    })
+}
+
+/// A slot on an instance of this target; None: none runs, or all are full.
+pub(super) fn lease_on(
+    target: &Target,
+    choice: Choice<'_>,
+    random: &mut impl FnMut() -> u64,
+    idle: &Arc<dyn IdleListener>,
+) -> Option<Lease> {
+    (0..8).find_map(|_| {
+        let instance = choose_instance(&target.model, choice, random)?;
+        instance
+            .admit(choice.now)
+            .then(|| Lease::take(instance, target.model.max_in_flight, idle).ok())?
+    })
 }
 
 /// The better of two random instances, or the best of all if that was tried, is ejected or full;

@@ -20,6 +20,7 @@ use crate::{
         proxy_paths::ProxyPaths,
         route::{Access, Model, Route, Target},
         unique,
+        wake_queue::WakeQueue,
     },
 };
 
@@ -73,10 +74,11 @@ impl Table {
         unique::check(&document)?;
         let version = self.version + 1;
         let known = self.known_instances();
+        let queues = self.queues();
         let models: Vec<Arc<Model>> = document
             .models
             .into_iter()
-            .map(|entry| build_model(entry, &known))
+            .map(|entry| build_model(entry, &known, &queues))
             .collect::<Result<_, _>>()?;
         let mut models_by_name = Map::default();
         for model in &models {
@@ -126,6 +128,26 @@ impl Table {
             known.entry((&*instance.id, Cow::Borrowed(&instance.address))).or_insert(instance);
         }
         known
+    }
+
+    /// The wake queues of all models, by their names.
+    fn queues(&self) -> Map<&str, &Arc<WakeQueue>> {
+        self.models.iter().map(|model| (&*model.name, &model.queue)).collect()
+    }
+
+    /// Whether the wait for a model may be over under `next`: something of it runs there, an instance
+    /// of it is gone, or it is not waited for as it is here.
+    pub fn frees_waiting(&self, next: &Self) -> bool {
+        let asleep = |model: &&Arc<Model>| model.is_asleep();
+        let waits: Map<&str, &Arc<Model>> =
+            next.models.iter().filter(asleep).map(|model| (&*model.name, model)).collect();
+        let goes_on = |model: &Arc<Model>| {
+            waits.get(&*model.name).is_some_and(|next| {
+                let has = |old: &Arc<Instance>| next.instances.iter().any(|one| one.id == old.id);
+                next.wake == model.wake && model.instances.iter().all(has)
+            })
+        };
+        self.models.iter().filter(asleep).any(|model| !goes_on(model))
     }
 
     fn build_route(
@@ -190,7 +212,11 @@ impl LeftOut {
     }
 }
 
-fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Model>, TableError> {
+fn build_model(
+    entry: ModelEntry,
+    known: &KnownInstances<'_>,
+    queues: &Map<&str, &Arc<WakeQueue>>,
+) -> Result<Arc<Model>, TableError> {
     let name: Arc<str> = entry.name.as_str().into();
     let mut instances = Vec::with_capacity(entry.instances.len());
     let mut running = Vec::new();
@@ -204,6 +230,7 @@ fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Mode
         }
         instances.push(instance);
     }
+    let queue = queues.get(&*entry.name).map_or_else(Arc::default, |known| Arc::clone(known));
     Ok(Arc::new(Model {
         name,
         speaks_anthropic: entry.dialects.contains(&Dialect::Anthropic),
@@ -218,6 +245,8 @@ fn build_model(entry: ModelEntry, known: &KnownInstances<'_>) -> Result<Arc<Mode
             .collect(),
         timeouts: entry.timeouts,
         max_in_flight: entry.max_in_flight,
+        wake: entry.wake,
+        queue,
         proxy_paths: ProxyPaths::new(&entry.proxy_denied, entry.proxy_allowed.as_deref()),
         instances,
         running,
