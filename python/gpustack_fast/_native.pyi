@@ -92,6 +92,14 @@ class DataPlane:
         were.
         """
 
+    def add_tokens(self, tokens: bytes) -> None:
+        """Adds a `Tokens` document to the tokens of routes, as `stats` and `/metrics` show them.
+
+        For what an earlier run has counted, or what a predecessor has counted since its hand-over.
+        A route that the table has not is left out: call it behind `publish`. Raises DataPlaneError
+        when the document does not fit its shape; then nothing has changed.
+        """
+
     def poll(self) -> bytes:
         """Returns a `Polled` document: events and at most 10,000 records since the last call.
 

@@ -50,6 +50,7 @@ from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.signals import Ask, Signals
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
+from gpustack_fast.token_counts import TokenCounts
 
 __all__ = ["serve"]
 
@@ -139,6 +140,7 @@ class Server:
             on_publish=self._greet,
         )
         self._keys = Keys(store, self._publisher.publish_keys, self._faults)
+        self._tokens = TokenCounts(directory, self._plane, self._faults)
         self._engines = Engines(
             directory.path,
             config.server.models_folder(),
@@ -178,13 +180,16 @@ class Server:
         counting = asyncio.ensure_future(
             go_on(self._publisher.count_now_and_then, "The look at the faults", self._faults)
         )
+        saving = asyncio.ensure_future(
+            go_on(self._tokens.save_now_and_then, "The look at the tokens", self._faults)
+        )
         working = asyncio.ensure_future(self._work())
         signalled = asyncio.ensure_future(self._signalled.wait())
         try:
             await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._stop(working)
-            for task in (polling, counting, signalled):
+            for task in (polling, counting, saving, signalled):
                 task.cancel()
             loop.remove_reader(self._plane.fileno())
             received.ignore()
@@ -213,6 +218,7 @@ class Server:
         self._engines.start()
         self._supervisor.want(self._config.models)
         self._publisher.pace.now()  # a table that the data plane refuses ends the start
+        self._tokens.look()
         self.serving = True
         self._reloader.begin.set()
         await go_on(self._supervisor.run, "The watch on the engines", self._faults)
@@ -276,6 +282,7 @@ class Server:
         async with contextlib.AsyncExitStack() as stopping:
             stopping.push_async_callback(self._contexts.aclose)
             stopping.push_async_callback(self._end_engines, working)
+            stopping.push_async_callback(self._tokens.save)
             stopping.push_async_callback(self._drain)
             await self._reloader.stop()
         log.info("Stopped.")

@@ -42,6 +42,7 @@ Work = Literal[
     "models",
     "probe",
     "processes",
+    "tokens",
 ]
 """The work that a fault has hit, as a metric's label; `WORDS` has a sentence for each."""
 
@@ -55,6 +56,7 @@ WORDS: dict[Work, str] = {
     "models": "The model store could not be used, for no fault of a model, and is tried again",
     "probe": "Engines could not be probed, and stay in their states",
     "processes": "The process table could not be read, and is read again",
+    "tokens": "The counts of tokens could not be saved, which is tried again",
 }
 BEGIN_AGAIN_AFTER = 1.0
 """Seconds until that is begun anew which a mistake has ended."""

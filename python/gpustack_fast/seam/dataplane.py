@@ -8,7 +8,15 @@ from gpustack_fast import _native
 from gpustack_fast._native import flush_log, show
 from gpustack_fast._native import log as write_log
 from gpustack_fast.errors import DataPlaneError
-from gpustack_fast.seam.documents import DataPlaneConfig, KeyDelta, Polled, Started, Stats, Table
+from gpustack_fast.seam.documents import (
+    DataPlaneConfig,
+    KeyDelta,
+    Polled,
+    Started,
+    Stats,
+    Table,
+    Tokens,
+)
 
 __all__ = ["DataPlane", "DataPlaneError", "__version__", "flush_log", "show", "write_log"]
 
@@ -50,6 +58,10 @@ class DataPlane:
         Raises DataPlaneError when a value does not fit; the keys then stay as they were.
         """
         self._native.update_keys(msgspec.json.encode(delta))
+
+    def add_tokens(self, tokens: Tokens) -> None:
+        """Adds to the tokens of routes; those that the table has not are left out."""
+        self._native.add_tokens(msgspec.json.encode(tokens))
 
     def poll(self) -> Polled:
         """Events and at most 10,000 records since the last call; never waits. Clears `fileno`."""

@@ -53,12 +53,14 @@ __all__ = [
     "Record",
     "ResponseExtras",
     "RouteEntry",
+    "RouteTokens",
     "Settings",
     "Started",
     "Stats",
     "Table",
     "TargetEntry",
     "Tls",
+    "Tokens",
     "Wake",
 ]
 
@@ -414,6 +416,24 @@ class InstanceStats(Document):
     """Whether failures in a row have ejected it, and it has not responded since."""
 
 
+class RouteTokens(Document):
+    """Tokens of one route's requests, as engines have counted them."""
+
+    name: str
+    """The route's."""
+    input: int
+    """Tokens of prompts, the cached ones included."""
+    cached: int
+    """Of these, those that engines found in their caches."""
+    output: int
+
+
+class Tokens(Document):
+    """Tokens of routes, each of which is there once, at most."""
+
+    routes: list[RouteTokens]
+
+
 class ModelStats(Document):
     """One model's counters."""
 
@@ -440,3 +460,5 @@ class Stats(Document):
     """Its end, likewise."""
     instances: list[InstanceStats]
     models: list[ModelStats]
+    routes: list[RouteTokens]
+    """All routes of the table, with the tokens of their requests that have ended."""

@@ -5,6 +5,7 @@
     ├── keys.json           0600, see `keys`
     ├── first-key           0600, the key of the first start, where no terminal was there to show it
     ├── routes.json         0600, see `route_numbers`
+    ├── tokens.json         0600, see `token_counts`
     ├── spool/              0700: request bodies that wait in files; emptied at each start
     └── run/                0700
         ├── control.sock    0600, see `control`
@@ -59,6 +60,7 @@ class DataDirectory:
         self.keys_file = path / "keys.json"
         self.first_key_file = path / "first-key"
         self.routes_file = path / "routes.json"
+        self.tokens_file = path / "tokens.json"
         self.control_socket = self.run / "control.sock"
         self.api_socket = self.run / "api.sock"
         self._lock_file = path / "lock"
@@ -79,7 +81,7 @@ class DataDirectory:
         self.check_socket_paths()
         try:
             _make_directory(self.path)
-            for file in (self._lock_file, self.keys_file, self.routes_file):
+            for file in (self._lock_file, self.keys_file, self.routes_file, self.tokens_file):
                 _keep_file_private(file)
             make_private(self.run)
             lock = os.open(

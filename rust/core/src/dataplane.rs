@@ -23,9 +23,9 @@ use sans_io::{
     codec::forwarding::{ProxyError, TrustedProxies},
     seam::{
         self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
-        ModelStats, ShapeError, Started, Stats, read,
+        ModelStats, RouteTokens, ShapeError, Started, Stats, Tokens, read,
     },
-    table::{Instance, KeysError, Model, TableError},
+    table::{Instance, KeysError, Model, Route, TableError},
 };
 
 /// An error of the data plane as a whole. Its text is a sentence for the operator.
@@ -157,6 +157,20 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Adds the tokens of a `Tokens` document to those that were counted here: of an earlier run, or
+    /// of requests that another process has finished in this one's place. Routes that the table has
+    /// not are left out.
+    pub fn add_tokens(&self, tokens: &[u8]) -> Result<(), DataPlaneError> {
+        let tokens: Tokens = read("token counts", tokens)?;
+        let table = self.shared.table.load();
+        for RouteTokens { name, input, cached, output } in tokens.routes {
+            if let Some(route) = table.route(&name) {
+                route.metrics.tokens.add(input, cached, output);
+            }
+        }
+        Ok(())
+    }
+
     /// A `Polled` document: records and events since the last call. It alone is MessagePack, since
     /// it carries every request.
     pub fn poll(&self) -> Vec<u8> {
@@ -192,6 +206,7 @@ impl DataPlane {
             certificate_expires: validity.map(|validity| validity.ends),
             instances: instances.collect(),
             models: table.models.iter().map(|model| model_stats(model)).collect(),
+            routes: table.routes.iter().map(|route| route_tokens(route)).collect(),
         })
     }
 
@@ -240,6 +255,11 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
         cancel_lag: Duration::ZERO,
     };
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)
+}
+
+fn route_tokens(route: &Route) -> RouteTokens {
+    let [input, cached, output] = route.metrics.tokens.kinds().map(|(_, count)| count);
+    RouteTokens { name: route.name.to_string(), input, cached, output }
 }
 
 fn model_stats(model: &Model) -> ModelStats {

@@ -160,6 +160,9 @@ KEYS = documents.KeyDelta(
     ],
     remove=["b"],
 )
+TOKENS = documents.Tokens(
+    routes=[documents.RouteTokens(name="r", input=3, cached=1, output=2)],
+)
 
 
 @pytest.fixture
@@ -226,12 +229,14 @@ def send(plane: DataPlane, document: msgspec.Struct) -> Send:
     native = plane._native
     if isinstance(document, DataPlaneConfig):
         return lambda encoded: type(native)(encoded, [])
+    if isinstance(document, documents.Tokens):
+        return native.add_tokens
     return native.publish if isinstance(document, documents.Table) else native.update_keys
 
 
 DOCUMENTS = pytest.mark.parametrize(
     "document",
-    [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS],
+    [msgspec.structs.replace(CONFIG, tls=TLS), TABLE, KEYS, TOKENS],
     ids=lambda document: type(document).__name__,
 )
 
@@ -329,7 +334,12 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     connection.request("GET", "/metrics")
     page = connection.getresponse().read().decode()
     assert page.endswith('# TYPE own gauge\nown{label="a\\"b\\\\c\\nd"} 7\n')
+    plane.add_tokens(TOKENS)
+    other = documents.RouteTokens(name="other", input=1, cached=1, output=1)
+    plane.add_tokens(documents.Tokens(routes=[*TOKENS.routes, other]))
     stats = plane.stats()
+    assert stats.routes == [documents.RouteTokens(name="r", input=6, cached=2, output=4)]
+    assert stats.models == [documents.ModelStats(name="m", waiting=0)]
     assert stats.certificate_begins is None and stats.certificate_expires is None
     assert (stats.version, stats.connections, [instance.id for instance in stats.instances]) == (
         1,

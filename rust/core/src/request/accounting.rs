@@ -187,6 +187,10 @@ impl Drop for Accounting {
         });
         let route = self.route.as_deref().unwrap_or(&metrics.unrouted);
         route.count(self.record.status, duration, self.first_frame);
+        let [input, cached, output] =
+            [self.record.input_tokens, self.record.cached_tokens, self.record.output_tokens]
+                .map(Option::unwrap_or_default);
+        route.tokens.add(input, cached, output);
         let record = Record {
             request_id: Arc::clone(&self.record.request_id),
             key: self.record.key.take(),

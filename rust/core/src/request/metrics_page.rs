@@ -18,6 +18,7 @@ pub(crate) fn page(metrics: &Metrics, table: &Table, held: [(&str, u64); 2]) -> 
     let named = table.routes.iter().map(|route| (label(&route.name), &*route.metrics));
     let routes: Vec<_> = std::iter::once((String::new(), &metrics.unrouted)).chain(named).collect();
     route_families(&mut text, &routes);
+    token_family(&mut text, table);
     process_families(&mut text, metrics);
     held_family(&mut text, held);
     instance_families(&mut text, table);
@@ -174,6 +175,19 @@ fn route_families(text: &mut String, routes: &[(String, &RouteMetrics)]) {
         family(text, name, "histogram", help);
         for (route, metrics) in routes {
             histogram(text, name, &format!("route=\"{route}\""), pick(metrics));
+        }
+    }
+}
+
+fn token_family(text: &mut String, table: &Table) {
+    let name = "gpustack_fast_tokens_total";
+    let help = "Tokens of ended requests by public route name, as engines have counted them. Cached \
+        ones are a part of the input.";
+    family(text, name, "counter", help);
+    for route in &table.routes {
+        for (kind, count) in route.metrics.tokens.kinds() {
+            let route = label(&route.name);
+            let _ = writeln!(text, "{name}{{route=\"{route}\",kind=\"{kind}\"}} {count}");
         }
     }
 }

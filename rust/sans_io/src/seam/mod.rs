@@ -12,6 +12,7 @@ mod read;
 mod report;
 mod seconds;
 mod table;
+mod tokens;
 
 pub use config::{
     Cors, DataPlaneConfig, Limits, LogFormat, LogLevel, ResponseExtras, Settings, Timeouts, Tls,
@@ -23,3 +24,4 @@ pub use table::{
     AccessPolicy, Dialect, InstanceEntry, InstanceState, MetricFamily, MetricKind, MetricSample,
     ModelEntry, ModelTimeouts, OwnLimit, RouteEntry, StatusClass, Table, TargetEntry, Wake,
 };
+pub use tokens::{RouteTokens, Tokens};

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer, ser::SerializeTuple};
 
+use crate::seam::RouteTokens;
+
 /// The addresses of the data plane.
 #[derive(Clone, Debug, Serialize)]
 pub struct Started {
@@ -167,6 +169,8 @@ pub struct Stats {
     pub instances: Vec<InstanceStats>,
     /// All models of the table.
     pub models: Vec<ModelStats>,
+    /// All routes of the table, with the tokens of their requests that have ended.
+    pub routes: Vec<RouteTokens>,
 }
 
 /// One model's counters.

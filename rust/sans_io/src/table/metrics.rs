@@ -98,6 +98,38 @@ pub struct RouteMetrics {
     pub duration: Histogram,
     /// From a request's head to the first byte of its response.
     pub first_frame: Histogram,
+    /// Those of the requests that have ended, as far as engines have counted them.
+    pub tokens: TokenCounts,
+}
+
+/// Counters of tokens.
+#[derive(Debug, Default)]
+pub struct TokenCounts {
+    /// Of prompts, the cached ones included.
+    pub input: AtomicU64,
+    /// Of prompts, those that engines found in their caches.
+    pub cached: AtomicU64,
+    /// Generated ones.
+    pub output: AtomicU64,
+}
+
+impl TokenCounts {
+    /// Counts more of them.
+    pub fn add(&self, input: u64, cached: u64, output: u64) {
+        for (counter, more) in
+            [(&self.input, input), (&self.cached, cached), (&self.output, output)]
+        {
+            if more > 0 {
+                counter.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Each kind, by its name, with its number.
+    pub fn kinds(&self) -> [(&'static str, u64); 3] {
+        [("input", &self.input), ("cached", &self.cached), ("output", &self.output)]
+            .map(|(kind, counter)| (kind, counter.load(Ordering::Relaxed)))
+    }
 }
 
 impl RouteMetrics {

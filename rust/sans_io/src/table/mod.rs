@@ -18,7 +18,7 @@ pub use affinity::{ResponseOrigin, ResponseOwners};
 pub use error::{KeysError, TableError};
 pub use instance::{Address, IdleListener, Instance, Lease, NoLease};
 pub use keys::{AuthError, Key, Keys};
-pub use metrics::{Histogram, Metrics, RouteMetrics, UpstreamError};
+pub use metrics::{Histogram, Metrics, RouteMetrics, TokenCounts, UpstreamError};
 pub use outlier::Ejected;
 pub use proxy_paths::{ProxyPaths, has_dot_segment};
 pub use route::{Access, Choice, FallbackFor, Model, Route, Target};
