@@ -18,6 +18,7 @@ mod peer;
 mod reach;
 mod rejections;
 mod relay;
+mod relayed_body;
 mod resolve;
 mod respond;
 mod retry;

@@ -19,10 +19,11 @@ use crate::{
     request::{
         accounting::Accounting,
         attempt::{Outcome, StartedResponse, Upgraded},
-        body::{RelayedBody, ResponseBody, ResponseResult, Truncated},
+        body::{ResponseBody, ResponseResult, Truncated},
         context::RequestContext,
         rejections,
         relay::Relay,
+        relayed_body::RelayedBody,
     },
 };
 use sans_io::{
