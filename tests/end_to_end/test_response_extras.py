@@ -99,6 +99,7 @@ def test_a_stream_may_end_with_it_in_a_comment(
 
 # --- keep-alive ---
 
+SILENT_QUEUE = {"fault": {"how": "stall", "at": "before_head"}}
 SILENT_PREFILL = {"fault": {"how": "stall", "at": "after_head"}}
 SILENT_LATER = {"fault": {"how": "stall", "at": "at_frame", "after": 2}}
 
@@ -107,7 +108,11 @@ def comments(stream: bytes) -> int:
     return sum(frame.startswith(b":") for frame in stream.split(b"\n\n")[:-1])
 
 
-@pytest.mark.parametrize("orders", [SILENT_PREFILL, SILENT_LATER], ids=["in prefill", "mid-stream"])
+@pytest.mark.parametrize(
+    "orders",
+    [SILENT_QUEUE, SILENT_PREFILL, SILENT_LATER],
+    ids=["before the head", "in prefill", "mid-stream"],
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 def test_a_silent_stream_gets_comments(
     engine: FakeEngine, router: Routers, path: str, orders: dict[str, Any]

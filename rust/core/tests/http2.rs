@@ -142,6 +142,35 @@ async fn streams_of_one_connection_are_served_independently() {
     plane.assert_idle();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_pass_before_an_engine_has_begun() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let engine = Engine::start(true, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        stream.write_all(&chunk(b"data: [DONE]\n\n")).unwrap();
+        stream.write_all(b"0\r\n\r\n").unwrap();
+    });
+    let extras = json!({"response_extras": {"sse_keep_alive": 0.05}});
+    let plane = Plane::builder().with(extras).engines(&[&engine]).start();
+    let (mut sender, _connection) = connect(&plane).await;
+    let mut response = sender.send_request(completion(BODY)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    for _ in 0..2 {
+        let comment = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(&comment[..], b": keep-alive\n\n");
+    }
+    go.send(()).unwrap();
+    assert!(text(response).await.ends_with("data: [DONE]\n\n"));
+    // A reset in the wait is seen by the engine, too.
+    let waiting = sender.send_request(completion(BODY)).await.unwrap();
+    drop(waiting);
+    plane.assert_idle();
+    let _ = go.send(());
+}
+
 #[test]
 fn the_first_bytes_tell_the_protocol_however_they_are_cut() {
     let engine = echo();

@@ -1,13 +1,19 @@
 //! The counters and the record of one request, written exactly once, however it ends.
 
 use std::{
+    rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tracing::{Span, debug};
 
-use crate::{published::Published, request::timeline::Timeline, shared::Shared, telemetry};
+use crate::{
+    published::Published,
+    request::{early_head::EarlyHead, timeline::Timeline},
+    shared::Shared,
+    telemetry,
+};
 use sans_io::{
     api::usage::Usage,
     seam::{End, Record, ResponseExtras},
@@ -29,6 +35,8 @@ pub(crate) struct Accounting {
     is_keyless: bool,
     /// From the head to the commit point; None: no response has begun.
     first_frame: Option<Duration>,
+    /// What is known of a head that goes before the engine's; None: none may go.
+    early_head: Option<Rc<EarlyHead>>,
     /// None: the request has reached no route.
     route: Option<Arc<RouteMetrics>>,
     /// The record so far; its status is 499 until a response begins.
@@ -54,6 +62,7 @@ impl Accounting {
             timeline: Timeline::begin(),
             is_keyless: false,
             first_frame: None,
+            early_head: None,
             route: None,
             record: Record {
                 started,
@@ -75,6 +84,16 @@ impl Accounting {
                 end: End::ClientGone,
             },
         })
+    }
+
+    /// Sets what is known of a head that may go before the engine's.
+    pub(crate) fn set_early_head(&mut self, head: &Rc<EarlyHead>) {
+        self.early_head = Some(Rc::clone(head));
+    }
+
+    /// What is known of a head that may go before the engine's; None: none may go.
+    pub(crate) fn early_head(&self) -> Option<&EarlyHead> {
+        self.early_head.as_deref()
     }
 
     /// The state of all workers.
@@ -178,6 +197,15 @@ impl Drop for Accounting {
             end = End::Drained;
         }
         let duration = self.timeline.began().elapsed();
+        // That is what the client has seen, whatever came behind it.
+        if let Some(head) = self.early_head.take()
+            && let Some(time) = head.gone()
+        {
+            self.record.status = 200;
+            self.record.stream = true;
+            self.record.bytes_out += head.bytes_out();
+            self.first_frame = Some(time);
+        }
         self.span.in_scope(|| {
             let (path, status) = (self.record.path, self.record.status);
             let duration_ms = duration.as_secs_f64() * 1e3;

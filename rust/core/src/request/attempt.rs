@@ -1,6 +1,7 @@
 //! One attempt at one instance, up to the commit point. That is the first byte of the response's
-//! body for the client: in a stream, the end of the first frame, or with `sse_keep_alive` a comment
-//! of ours before it. An empty body's is its end.
+//! body for the client: in a stream, the end of the first frame. (With `sse_keep_alive` it may be a
+//! comment of ours before that, where the request was not seen to ask for a stream; where it was,
+//! comments are `early_response`'s, and commit nothing.) An empty body's is its end.
 //!
 //! Until then a failure can be retried, and nothing of this attempt is seen by the client. From
 //! then on a failure can only truncate the response.
@@ -21,8 +22,8 @@ use crate::{
     client::io::ClientWatch,
     failure::Failure,
     request::{
-        context::RequestContext, dispatch::Dispatch, outbound_head, rejections, relay::Relay,
-        retry::History,
+        context::RequestContext, dispatch::Dispatch, early_head::EarlyHead, outbound_head,
+        rejections, relay::Relay, retry::History,
     },
     upstream::{
         connection::Connection,
@@ -179,7 +180,10 @@ where
     let mut committed = Box::new(StartedResponse { head, is_event_stream, relay, first: None });
     prepare(context, dispatch, &mut committed);
     match commit(context, &mut committed).await {
-        Ok(()) => Ok(Outcome::Response(committed)),
+        Ok(()) => {
+            set_keep_alive(context, &mut committed);
+            Ok(Outcome::Response(committed))
+        }
         Err(failure) => Err((failure, committed.relay.into_upload())),
     }
 }
@@ -205,6 +209,23 @@ fn prepare<B, W>(
     if creates_response && committed.head.status.is_success() {
         committed.relay.look_for_response_id();
     }
+    if !may_go_early(context) {
+        set_keep_alive(context, committed);
+    }
+}
+
+/// Whether the response's head may go before the engine's, with comments of its own, so that none
+/// commits this attempt before its first frame.
+fn may_go_early<W: ClientWatch>(context: &RequestContext<W>) -> bool {
+    context.accounting.early_head().is_some_and(EarlyHead::may_go)
+}
+
+fn set_keep_alive<B, W>(context: &RequestContext<W>, committed: &mut StartedResponse<B>)
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
     let interval = context.settings().response_extras.sse_keep_alive;
     committed.relay.set_keep_alive(interval);
 }
@@ -354,7 +375,15 @@ where
     B::Error: std::error::Error + 'static,
     W: ClientWatch,
 {
-    let head = poll_fn(|polled| exchange.poll_head(polled, sender)).await;
+    let head = poll_fn(|polled| {
+        let head = exchange.poll_head(polled, sender);
+        if head.is_pending() {
+            // A long body may have become whole.
+            context.note_stream(exchange.upload());
+        }
+        head
+    })
+    .await;
     context.accounting.set_bytes_in(exchange.upload().received());
     if let Ok(head) = &head {
         for field in &head.withheld {

@@ -10,7 +10,11 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 
 pub(crate) use crate::request::relayed_body::Truncated;
-use crate::{client::io::ClientWatch, key_watch::KeyWatch, request::relayed_body::RelayedBody};
+use crate::{
+    client::io::ClientWatch,
+    key_watch::KeyWatch,
+    request::{early_body::EarlyBody, relayed_body::RelayedBody},
+};
 
 /// The response to a client; the error ends its connection (HTTP/2: its stream) without one.
 pub(crate) type ResponseResult<B, W> = Result<Response<ResponseBody<B, W>>, Truncated>;
@@ -21,6 +25,8 @@ pub(crate) enum ResponseBody<B, W> {
     Full(Bytes),
     /// An engine's, or the management API's.
     Relayed(Box<RelayedBody<B, W>>),
+    /// That of a stream whose head has gone before its engine's.
+    Early(Box<EarlyBody<B, W>>),
 }
 
 impl<B, W> ResponseBody<B, W>
@@ -35,6 +41,7 @@ where
         match self {
             Self::Full(_) => Poll::Pending,
             Self::Relayed(body) => body.poll_ended_early(context),
+            Self::Early(body) => body.poll_ended_early(context),
         }
     }
 
@@ -43,6 +50,7 @@ where
         match self {
             Self::Full(_) => None,
             Self::Relayed(body) => Some(body.key_watch()),
+            Self::Early(body) => Some(body.key_watch()),
         }
     }
 }
@@ -64,6 +72,7 @@ where
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Relayed(body) => body.poll(context),
+            Self::Early(body) => body.poll(context),
         }
     }
 
@@ -71,6 +80,7 @@ where
         match self {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Relayed(body) => body.is_end_stream(),
+            Self::Early(body) => body.is_end_stream(),
         }
     }
 
@@ -78,6 +88,7 @@ where
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(body) => body.size_hint(),
+            Self::Early(_) => SizeHint::default(),
         }
     }
 }

@@ -117,6 +117,9 @@ impl<W: ClientWatch> RequestContext<W> {
     /// Sets the caller's key, which is also the record's.
     pub(crate) fn set_key(&mut self, key: &Arc<Key>) {
         self.accounting.set_key(&key.id);
+        if let Some(head) = self.accounting.early_head() {
+            head.set_key(key);
+        }
         self.key = Some(Arc::clone(key));
     }
 
@@ -206,6 +209,17 @@ impl<W: ClientWatch> RequestContext<W> {
         self.parts.version == Version::HTTP_11
             && self.parts.method == Method::GET
             && headers::asks_websocket(&self.parts.headers)
+    }
+
+    /// Notes whether the body asks for a stream, once it is whole, for a head that may go before the
+    /// engine's.
+    pub(crate) fn note_stream<B>(&self, upload: &Upload<B>) {
+        if let Some(head) = self.accounting.early_head()
+            && upload.is_whole()
+            && upload.asks_stream()
+        {
+            head.asks_stream();
+        }
     }
 
     /// Reads the body until `enough`, or to its end. Fails with `ClientLeft`, `BodyTimeout`,

@@ -29,7 +29,7 @@ use sans_io::{
 /// A task that has relayed so many bytes without a pause lets others run.
 const BURST: usize = 64 * 1024;
 /// The comment in a stream whose engine is silent.
-const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+pub(super) const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
 /// The response of one exchange, transformed for the client.
 pub(crate) struct Relay<B> {

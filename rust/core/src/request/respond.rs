@@ -37,6 +37,7 @@ use sans_io::{
 
 /// The content type of bodies that are made here.
 const JSON: &str = "application/json";
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -59,18 +60,23 @@ where
     match outcome {
         Ok(Outcome::Response(committed)) => Ok(relayed(context, *committed)),
         Ok(Outcome::Upgraded(upgraded)) => Ok(tunnel(context, *upgraded)),
-        Err(failure) => {
+        Err(failed_by) => {
             context.accounting.timeline.failed();
-            let reason = log_unless_suffered(&failure, &context.accounting);
-            let Some((error, end)) = rejections::rejection(failure) else {
-                return Err(Truncated);
-            };
-            if let Some(reason) = reason {
-                log_suffered(&reason, error.cause, &context.accounting);
-            }
+            let (error, end) = failure(failed_by, &context.accounting).ok_or(Truncated)?;
             Ok(failed(context, &error, end))
         }
     }
+}
+
+/// The client's error for a failure, which is logged, and the end of the record. None: the client has
+/// left.
+pub(crate) fn failure(failure: Failure, accounting: &Accounting) -> Option<(ApiError, End)> {
+    let reason = log_unless_suffered(&failure, accounting);
+    let (error, end) = rejections::rejection(failure)?;
+    if let Some(reason) = reason {
+        log_suffered(&reason, error.cause, accounting);
+    }
+    Some((error, end))
 }
 
 /// Logs a failed request at debug, if its client or a drain (which has its own line) is to blame.
@@ -102,7 +108,7 @@ fn log_suffered(reason: &str, cause: Cause, accounting: &Accounting) {
 
 /// Logs that an engine rejects this server's own credential: as it does for each request, at warn
 /// once in a while, else at debug.
-fn log_credential(accounting: &Accounting, instance: &str) {
+pub(crate) fn log_credential(accounting: &Accounting, instance: &str) {
     const WHAT: &str = "the engine rejected this server's own credential";
     if let Some(since_last_line) = accounting.shared().turns.credential.turn() {
         let request_id = &**accounting.request_id();
@@ -142,18 +148,68 @@ where
     let status = head.status;
     let headers = relayed_headers(&context, head, &relay, is_event_stream);
     let is_error = status.is_client_error() || status.is_server_error();
-    let (dialect, management) = (context.endpoint().dialect, context.is_management());
     let may_have_body = *context.method() != Method::HEAD;
+    if is_error && first.is_none() && may_have_body && !context.is_management() {
+        let dialect = context.endpoint().dialect;
+        return explained_error(context.into_accounting().0, dialect, status, headers);
+    }
+    let body = relayed_body(context, relay, first, is_event_stream);
+    response(status, headers, ResponseBody::Relayed(body))
+}
+
+/// The body of an engine's stream whose head has gone before.
+pub(crate) fn stream<B, W>(
+    mut context: Box<RequestContext<W>>,
+    started: StartedResponse<B>,
+) -> Box<RelayedBody<B, W>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let StartedResponse { head, is_event_stream, relay, first } = started;
+    context.accounting.respond(head.status.as_u16(), is_event_stream);
+    relayed_body(context, relay, first, is_event_stream)
+}
+
+/// The body of an engine's response. `first`: its first piece; None: it is empty.
+fn relayed_body<B, W>(
+    context: Box<RequestContext<W>>,
+    relay: Relay<B>,
+    first: Option<Bytes>,
+    is_event_stream: bool,
+) -> Box<RelayedBody<B, W>>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+    W: ClientWatch,
+{
+    let (dialect, management) = (context.endpoint().dialect, context.is_management());
     let key = context.key_watch();
     let (accounting, watch) = context.into_accounting();
-    if is_error && first.is_none() && may_have_body && !management {
-        return explained_error(accounting, dialect, status, headers);
-    }
     let has_timing = accounting.extras().server_timing_in_streams;
     let comment =
         (is_event_stream && !management && has_timing).then(|| accounting.timeline.comment());
-    let body = RelayedBody::new(relay, first, accounting, (watch, key), dialect, comment);
-    response(status, headers, ResponseBody::Relayed(Box::new(body)))
+    Box::new(RelayedBody::new(relay, first, accounting, (watch, key), dialect, comment))
+}
+
+/// The response to a request for a stream to which no engine has responded yet.
+pub(crate) fn early_head<B, W>(
+    request_id: &Arc<str>,
+    body: ResponseBody<B, W>,
+) -> Response<ResponseBody<B, W>> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+    headers::put_request_id(&mut headers, request_id);
+    put_stream_fields(&mut headers);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    response(StatusCode::OK, headers, body)
+}
+
+/// So that no cache and no proxy in front of us holds the stream back.
+fn put_stream_fields(headers: &mut HeaderMap) {
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
 }
 
 /// The fields of an engine's response, with our own.
@@ -174,10 +230,8 @@ where
     if let Some(length) = head.content_length.filter(|_| *context.method() == Method::HEAD) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    // So that no cache and no proxy in front of us holds the stream back.
     if is_event_stream {
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-        headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
+        put_stream_fields(&mut headers);
     }
     if context.is_management() {
         headers.entry(header::CACHE_CONTROL).or_insert(NO_STORE);

@@ -54,6 +54,7 @@ where
         queued = queued.or_else(|| wake::enter(context, &dispatch, &mut history));
         // In every round, since a newer table may bring an engine that needs a translation.
         receive(context, &dispatch, &mut upload).await?;
+        context.note_stream(&upload);
         let leased = match queued.take() {
             None => lease(context, &dispatch, &history)?,
             Some(place) => match place.lease(context, &dispatch, &history) {

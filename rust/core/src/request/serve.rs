@@ -20,8 +20,8 @@ use crate::{
     published::Published,
     request::{
         accounting::Accounting, admission, attempt::Outcome, body::ResponseResult, browser,
-        context::RequestContext, find_endpoint, head, local, management, resolve, respond,
-        retry_loop,
+        context::RequestContext, early_response, find_endpoint, head, local, management, resolve,
+        respond, retry_loop,
     },
     worker::Worker,
 };
@@ -38,9 +38,9 @@ pub(crate) async fn serve<B, W>(
     watch: W,
 ) -> ResponseResult<B, W>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: std::error::Error + 'static,
-    W: ClientWatch + Clone,
+    W: ClientWatch + Clone + 'static,
 {
     let (mut parts, body) = request.into_parts();
     let request_id =
@@ -68,6 +68,18 @@ where
     let watched = watch.clone();
     let mut context =
         RequestContext::new(worker, published, parts, peer, endpoint, accounting, watched);
+    if let Some(early) = early_response::prepare(&mut context) {
+        // In a box: it may outlive this future.
+        let work = Box::pin(async move {
+            let outcome = {
+                let mut work = pin!(run(&mut context, body));
+                poll_fn(|polled| poll_unless_client_left(polled, &watch, &span, work.as_mut()))
+                    .await
+            };
+            early_response::finish(context, outcome).await
+        });
+        return early_response::respond(work, early).await;
+    }
     let outcome = {
         // Pinned where it is made: it is large, and each move would copy it.
         let mut work = pin!(run(&mut context, body));

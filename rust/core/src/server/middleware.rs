@@ -46,9 +46,9 @@ pub(crate) fn wrap<B, W>(
     watch: W,
 ) -> Middleware<B, W, impl Future<Output = ResponseResult<B, W>>>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: std::error::Error + 'static,
-    W: ClientWatch + Clone,
+    W: ClientWatch + Clone + 'static,
 {
     // The one look at what is published, until a retry asks for something newer.
     let published = worker.shared.table.load_full();

@@ -610,6 +610,15 @@ impl Client {
         }
     }
 
+    /// Reads chunks until the last, which must come. What was read before ended with a chunk, but
+    /// for its line break.
+    pub(crate) fn until_last_chunk(&mut self) -> Vec<Vec<u8>> {
+        self.read_exact(&mut [0; 2]);
+        let mut chunks = Vec::new();
+        assert!(read_chunks(&mut self.stream, &mut chunks), "the last chunk is missing");
+        chunks
+    }
+
     /// Reads so many bytes, so many times, ten times a second.
     pub(crate) fn read_slowly(&mut self, bytes: usize, times: usize) -> Vec<u8> {
         let mut read = vec![0; bytes * times];

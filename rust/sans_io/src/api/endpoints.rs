@@ -108,6 +108,13 @@ pub enum Operation {
     CountTokens,
 }
 
+impl Operation {
+    /// Whether engines respond to it with an event stream where the request's `stream` says so.
+    pub fn may_stream(self) -> bool {
+        matches!(self, Self::Generate | Self::CreateResponse | Self::Messages)
+    }
+}
+
 /// The treatment of requests for a response that an engine keeps.
 pub const STORED_RESPONSE: Inference = Inference {
     body: BodyKind::Json,

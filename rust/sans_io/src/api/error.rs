@@ -15,6 +15,14 @@ pub enum Dialect {
     Management,
 }
 
+impl Dialect {
+    /// An error's body, a JSON document in one line, as an event of a stream.
+    pub fn error_event(self, body: &[u8]) -> Bytes {
+        let name: &[u8] = if self == Self::Anthropic { b"event: error\n" } else { b"" };
+        [name, b"data: ", body, b"\n\n"].concat().into()
+    }
+}
+
 /// The cause of an error, by the names of the statuses and codes that clients know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -255,9 +263,7 @@ impl ApiError {
     /// The error as one event of a stream that has begun. No end mark of a good stream (`[DONE]`,
     /// `message_stop`) may follow it: both SDKs would take the stream for complete.
     pub fn event(&self, dialect: Dialect, request_id: &str) -> Bytes {
-        let body = self.body(dialect, request_id);
-        let name: &[u8] = if dialect == Dialect::Anthropic { b"event: error\n" } else { b"" };
-        [name, b"data: ", &body, b"\n\n"].concat().into()
+        dialect.error_event(&self.body(dialect, request_id))
     }
 }
 
