@@ -39,6 +39,7 @@ for an end, and a stopped process hears no signal but the last.
 CANNOT_BE_ENDED = (
     "A process of it could not be ended, even by SIGKILL, so nothing is started in its place."
 )
+LEFT_BEHIND = "A process of it could not be ended, even by SIGKILL. The next start tries again."
 
 log = logging.getLogger(__name__)
 
@@ -205,14 +206,26 @@ class Life:
         where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
         return f"{ended}; {where}", f"{ended}. {await instance.last_words()}"
 
-    async def end(self, replica: Replica, grace: float = float("inf")) -> None:
-        """Ends what is left of an engine. Nothing is started in its place before that is gone."""
+    async def end(
+        self,
+        replica: Replica,
+        grace: float = float("inf"),
+        gives_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Ends what is left of an engine. Nothing is started in its place before that is gone.
+
+        `grace`: as of `Instance.stop`. `gives_up`: whether one that cannot be ended is left to the
+        next start of this server; what it holds stays counted then.
+        """
         reason = replica.state_message
         while replica.instance is not None and not await replica.instance.stop(grace):
             self._prepare.end_start(replica)  # what it holds may stay for ever, and is counted
+            if gives_up():
+                log.error("%s: %s", replica.id, LEFT_BEHIND)
+                return
             if not replica.state_message.startswith(CANNOT_BE_ENDED):
                 log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
-                self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}")
+                self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}".rstrip())
             await asyncio.sleep(AFTER_A_FAULT)
         replica.instance = None
         self._prepare.release(replica)

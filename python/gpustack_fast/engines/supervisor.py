@@ -1,9 +1,7 @@
 """Wanted → running: starts and ends engines until those that run are those that should.
 
-`plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names:
-
-    of an engine of ours: see `life`
-    of an engine that somebody else runs: pending → running ⇄ unreachable
+`plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names, see
+`life` for engines of ours, and `addresses` for those that somebody else runs.
 
 Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or
 changes, and `app` calls `instance_idle` when a retired instance has ended its last request.
@@ -12,7 +10,6 @@ changes, and `app` calls `instance_idle` when a retired instance has ended its l
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
@@ -22,7 +19,7 @@ from typing import Any
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import life
-from gpustack_fast.engines.addresses import Addresses
+from gpustack_fast.engines.addresses import Addresses, ExternalReplicas
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.life import Life, Prepare
@@ -31,14 +28,11 @@ from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.faults import Faults, run_in_thread
-from gpustack_fast.storage.engine_paths import EnginePaths, safe
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
-LEFT_BEHIND = "A process of it could not be ended, even by SIGKILL. The next start tries again."
-FIRST_TRY_WITHIN = 5.0
-"""Seconds that a reload waits for the first try of addresses that are new."""
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +59,18 @@ class Supervisor:
         self._life = Life(paths, self._table, prepare, faults, self._set, in_flight)
         self._models: dict[str, ModelConfig] = {}
         self._replicas: dict[ReplicaSlot, Replica] = {}
-        self._drained: set[tuple[str, str]] = set()
-        """Model and URL of the engines of somebody else's that are drained, for the next `want`."""
+        self._external = ExternalReplicas(
+            backends["external"], lambda replica: self._task(self._watch(replica))
+        )
         self._maintenance: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
-        self._state_changed = asyncio.Event()
         self._closing = False
-        self._numbers: collections.Counter[str] = collections.Counter()
-        """The addresses that external models ever had here, by `safe` name: they give them ids."""
 
     @property
     def replicas(self) -> list[Replica]:
         """The replicas that are there, external addresses too, without those on their way out."""
-        return [replica for replica in self._replicas.values() if not replica.retired]
+        ours = [replica for replica in self._replicas.values() if not replica.retired]
+        return [*ours, *self._external]
 
     @property
     def instances(self) -> list[Instance]:
@@ -90,71 +83,17 @@ class Supervisor:
         Called from within the event loop.
         """
         self._models = {model.name: model for model in models}
-        for slot, one in list(self._replicas.items()):
-            if one.model.external:
-                assert one.running is not None
-                one.running.cancel()
-                del self._replicas[slot]
-        for model in self._models.values():
-            if model.external:
-                for url in model.urls:
-                    replica = self._external(model, url)
-                    self._replicas[replica.slot] = replica
+        self._external.want(self._models.values())
         self._awake.set()
         self._on_change()
 
-    def _external(self, model: ModelConfig, url: str) -> Replica:
-        """A new replica at an address of somebody else's engine, which is tried from now on."""
-        # Not by the name itself: several may be the same as a part of an id, which is unique.
-        name = safe(model.name)
-        number = self._numbers[name]
-        self._numbers[name] += 1
-        replica = Replica(
-            slot=ReplicaSlot(model.name, number),
-            model=model,
-            backend=self._backends[model.backend],
-            id=f"{name}-{number}",
-            created=time.time(),
-            address=url,
-            since=time.time(),
-            drained=(model.name, url) in self._drained,
-        )
-        replica.idle.set()
-        replica.running = self._task(self._watch(replica))
-        return replica
-
     async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
-        """The replicas of somebody else's engines for `adopt`: those here, and new ones.
-
-        The new addresses were tried once, so that those where somebody responds get requests from
-        the first moment on. Nothing else has changed yet.
-        """
-        known = {
-            (replica.slot.model, replica.address): replica
-            for replica in self._replicas.values()
-            if replica.model.external
-        }
-        addresses = Addresses()
-        for model, url in ((one, url) for one in models if one.external for url in one.urls):
-            replica = known.get((model.name, url))
-            if replica is None:
-                replica = self._external(model, url)
-                addresses.fresh.append(replica)
-            addresses.replicas[replica.slot] = (replica, model)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_TRY_WITHIN):
-                    while any(replica.state == "pending" for replica in addresses.fresh):
-                        self._state_changed.clear()
-                        await self._state_changed.wait()
-        except asyncio.CancelledError:
-            addresses.discard()
-            raise
-        return addresses
+        """The replicas of somebody else's engines for `adopt`, see `ExternalReplicas.try_once`."""
+        return await self._external.try_once(models)
 
     def with_external(self, addresses: Addresses) -> list[Replica]:
         """The replicas as they will be when these are adopted."""
-        ours = [replica for replica in self.replicas if not replica.model.external]
+        ours = [replica for replica in self._replicas.values() if not replica.retired]
         return ours + [replica for replica, _ in addresses.replicas.values()]
 
     def adopt(self, addresses: Addresses) -> None:
@@ -162,14 +101,7 @@ class Supervisor:
 
         Not told to `on_change`: the caller has published them.
         """
-        for slot, replica in list(self._replicas.items()):
-            if replica.model.external:
-                del self._replicas[slot]
-                if slot not in addresses.replicas and replica.running is not None:
-                    replica.running.cancel()
-        for slot, (replica, model) in addresses.replicas.items():
-            replica.model = model
-            self._replicas[slot] = replica
+        self._external.adopt(addresses)
         self._awake.set()
 
     async def run(self) -> None:
@@ -183,8 +115,8 @@ class Supervisor:
                 if self._closing
                 else {m.name: m.replicas for m in self._models.values() if not m.external}
             )
-            ours = [replica for replica in self._replicas.values() if not replica.model.external]
-            for replica in self._replicas.values():
+            ours = list(self._replicas.values())
+            for replica in [*ours, *self._external]:
                 self._survive(replica)
             for action in plan(wanted, [replica.status() for replica in ours], now):
                 if isinstance(action, Start):
@@ -261,14 +193,18 @@ class Supervisor:
         if replica.state != state or not replica.since:
             replica.since = time.time()
         replica.state, replica.state_message = state, message
-        self._state_changed.set()
+        if replica.model.external:
+            self._external.state_changed()
         # One that is being tried for a reload is not here yet.
-        if self._replicas.get(replica.slot) is replica:
+        if self._is_here(replica):
             self._on_change()
+
+    def _is_here(self, replica: Replica) -> bool:
+        return self._replicas.get(replica.slot) is replica or replica in self._external
 
     def instance_idle(self, instance_id: str) -> None:
         """Notes that a retired instance has ended its last request, as the data plane reports."""
-        for replica in self._replicas.values():
+        for replica in [*self._replicas.values(), *self._external]:
             if replica.id == instance_id:
                 replica.idle.set()
                 if replica.drained:
@@ -279,7 +215,7 @@ class Supervisor:
 
         Not of an engine that has ended: why it did says more than what its requests came to by it.
         """
-        for replica in self._replicas.values():
+        for replica in [*self._replicas.values(), *self._external]:
             ended = replica.state == "error" and not replica.model.external
             if replica.id == instance_id and not ended:
                 replica.note_failure(reason)
@@ -325,8 +261,7 @@ class Supervisor:
         if replica.state == "running":
             replica.since = time.time()
         if replica.model.external:
-            change = self._drained.add if drained else self._drained.discard
-            change((replica.slot.model, replica.address))
+            self._external.remember(replica)
         log.info("%s is %s by its operator.", replica.id, "drained" if drained else "resumed")
 
     def _find(self, which: str) -> list[Replica]:
@@ -359,19 +294,8 @@ class Supervisor:
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
-        told = False
-        while replica.instance is not None and not await replica.instance.stop():
-            self._prepare.end_start(replica)
-            if self._closing:
-                log.error("%s: %s", replica.id, LEFT_BEHIND)
-                break
-            if not told:
-                log.error("%s: %s", replica.id, life.CANNOT_BE_ENDED)
-                told = True
-            # Until it is gone its slot is taken, and so is what it holds of GPUs.
-            await asyncio.sleep(life.AFTER_A_FAULT)
-        else:
-            self._prepare.release(replica)
+        # Until it is gone its slot is taken, and so is what it holds of GPUs.
+        await self._life.end(replica, gives_up=lambda: self._closing)
         del self._replicas[replica.slot]
         self._awake.set()
 
@@ -379,6 +303,8 @@ class Supervisor:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
         self._closing = True
         stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
+        self._external.cancel()
+        self._on_change()
         if self._maintenance is not None:
             self._maintenance.cancel()
         # A mistake in the end of one engine must leave no other one behind.

@@ -766,7 +766,7 @@ def test_a_mistake_in_the_end_of_one_engine_leaves_no_other_behind(
         other, first = house.pid(1), house.replica().instance
         assert first is not None
         with monkeypatch.context() as patch:
-            patch.setattr(first, "stop", lambda: 1 / 0)
+            patch.setattr(first, "stop", lambda _: 1 / 0)
             await house.supervisor.shutdown(0.0)
         assert not alive(other)
         assert house.faults.counts["mistake"] == 1
