@@ -1,9 +1,10 @@
-"""`gpustack-fast serve`: wires the rooms together; reads top to bottom.
+"""`gpustack-fast serve`: brings the rooms to life; reads top to bottom.
 
 serve → Server.run → start …  the data directory, the listening sockets, the data plane (it
                               responds from here on), the keys, the control socket, the
-                              management API, the engines
-                   → wait     for a signal: a reload, log files, the stop
+                              management API, the engines; where another process hands over to
+                              this one, the data plane responds last
+                   → wait     for a signal: a reload, log files, the stop; or for a successor
                    → stop …   drain, the engines, the rest; a second signal cuts what still runs
 """
 
@@ -21,36 +22,29 @@ import time
 import uvloop
 
 from gpustack_fast import console, listeners, signals, systemd
-from gpustack_fast.api.application import Application
-from gpustack_fast.api.server import ApiServer
 from gpustack_fast.api.views import has_failed, model_views
 from gpustack_fast.config import Config, ServeOptions
-from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.source import Reading, Source
-from gpustack_fast.config.warnings import warnings_of
-from gpustack_fast.control.server import ControlServer
+from gpustack_fast.control.documents import HandedOver
+from gpustack_fast.earlier_engines import EarlierEngines
 from gpustack_fast.engines import processes
-from gpustack_fast.engines.assembly import Engines
-from gpustack_fast.engines.leftovers import end_leftovers
-from gpustack_fast.errors import GpustackFastError, UsageError
-from gpustack_fast.faults import Faults, go_on, is_ours, reason_of
+from gpustack_fast.errors import ControlError, GpustackFastError, UsageError
+from gpustack_fast.faults import go_on, is_ours, reason_of
 from gpustack_fast.first_key import first_key
-from gpustack_fast.keys.live import Keys
-from gpustack_fast.keys.reach import unmatched
-from gpustack_fast.keys.store import Store
+from gpustack_fast.handover.launch import Origin
+from gpustack_fast.handover.predecessor import Predecessor
+from gpustack_fast.handover.successor import Inheritance
+from gpustack_fast.listeners import BindError
+from gpustack_fast.local_sockets import LocalSockets
 from gpustack_fast.operation import Operation
-from gpustack_fast.publisher import Publisher
-from gpustack_fast.reload import Deployment, Reloader
+from gpustack_fast.parts import Parts
 from gpustack_fast.reopening import Reopening
-from gpustack_fast.seam.dataplane import DataPlane, DataPlaneError
-from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle
+from gpustack_fast.seam.dataplane import DataPlaneError
+from gpustack_fast.seam.documents import Drained, InstanceFailed, InstanceIdle, ModelWanted
 from gpustack_fast.seam.log import announce, flush, start_log
-from gpustack_fast.seam.outstanding import Outstanding
-from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.signals import Ask, Signals
 from gpustack_fast.storage.data_directory import DataDirectory
-from gpustack_fast.storage.engine_paths import EnginePaths
-from gpustack_fast.token_counts import TokenCounts
+from gpustack_fast.succession import Giving, become_ready, take_last_changes, until_alone
 
 __all__ = ["serve"]
 
@@ -58,14 +52,26 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the records; events come at once."""
+ADOPTED_WITHIN = 5.0
+"""Seconds that clients wait at a start for engines of an earlier run that have served."""
 DRAINED_WITHIN = 5.0
 """Seconds that the data plane may take to report the end of its drain, after the deadline."""
+KEPT_BEYOND = 2.0
+"""Seconds for which the data plane keeps an idle connection beyond the time that its client was
+told: so long a successor's predecessor waits for another request on it."""
 
 
-def serve(source: Source, start: Reading, options: ServeOptions, received: Signals) -> int:
-    """Runs the server until a signal asks for its stop, and returns its exit status.
+def serve(
+    source: Source,
+    start: Reading,
+    options: ServeOptions,
+    received: Signals,
+    inherited: Inheritance | None = None,
+) -> int:
+    """Runs the server until a signal asks for its stop, or another process has taken over.
 
-    `start`: what `source` has given. `received`: the signals, which may have come already. Raises
+    `start`: what `source` has given. `received`: the signals, which may have come already.
+    `inherited`: what another process gives to this one. Returns the exit status. Raises
     GpustackFastError.
     """
     config = start.config
@@ -74,12 +80,15 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
     faulthandler.enable(file=2)  # the last word of a crash, which no handler of ours would have
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
-    directory.acquire()
+    if inherited is None:
+        directory.acquire()
+    else:
+        directory.inherit(inherited.lock)
     server = None
     try:
         processes.become_subreaper()
-        sockets = listeners.bind(config.server.host, config.server.port)
-        server = Server(source, start, options, directory, sockets)
+        sockets = _sockets(config, inherited)
+        server = Server(source, start, options, directory, sockets, inherited)
         return uvloop.run(server.run(received))
     except DataPlaneError as error:
         # What the machine lacks may be there the next time. The rest stays as it is written, and
@@ -96,6 +105,25 @@ def serve(source: Source, start: Reading, options: ServeOptions, received: Signa
         flush()
 
 
+def _sockets(config: Config, inherited: Inheritance | None) -> list[socket.socket]:
+    """Those of the process before, where they are what the configuration asks for, else new ones.
+
+    Raises BindError.
+    """
+    host, port = config.server.host, config.server.port
+    if inherited is None:
+        return listeners.bind(host, port)
+    if (given := inherited.sockets(host, port)) is not None:
+        return given
+    try:
+        return listeners.bind(host, port)
+    except BindError as error:
+        raise BindError(
+            f"{error} If it is the running server itself that is in the way, as where only `host` "
+            "has changed: stop that, and start one anew."
+        ) from error
+
+
 class Server:
     """A running server: everything on one event loop."""
 
@@ -106,197 +134,270 @@ class Server:
         options: ServeOptions,
         directory: DataDirectory,
         sockets: list[socket.socket],
+        inherited: Inheritance | None,
     ) -> None:
-        config = start.config
         self._directory = directory
         self._sockets = sockets
-        self._scheme = "http" if config.server.tls_certificate is None else "https"
+        self._inherited = inherited
+        self._addresses = listeners.urls_of(sockets)
         self._since = time.time()
-        self._faults = Faults()
         self.serving = False
         """Whether the start is over."""
-        self._greeted = False
-        self._leftovers = True
-        """Whether engines of an earlier run may still be there."""
+        self._accepts = False
+        """Whether clients are served."""
+        self._greeted = inherited is not None
         self._signals = 0
         """Those that asked for a stop."""
-        self._signalled = asyncio.Event()
+        self._ending = asyncio.Event()
+        """Set by the first of them, or when another process serves instead."""
+        self._bereft = False
+        """Whether that process has ended before this one."""
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
         self._service = systemd.Notifier(os.environ)
-
-        deployment = Deployment.of(config, start.engine_keys, directory)
-        self._given_warnings = options.warnings
-        # What is damaged ends the start before there is a data plane, which would tell of its end.
-        store = Store(directory)
-        self._engine_paths = EnginePaths(directory.path)
-        settings = plane_config(config.server, directory.api_socket, directory.empty_spool())
-        self._plane = DataPlane(settings, [one.fileno() for one in sockets])
-        self._publisher = Publisher(
-            self._plane,
-            self._faults,
-            current=lambda: (self._reloader.deployment, self._supervisor.replicas),
-            unsaved=lambda: self._keys.unsaved,
-            on_publish=self._greet,
+        self._parts = Parts(
+            source, start, options, directory, sockets, inherited, on_publish=self._greet
         )
-        self._keys = Keys(store, self._publisher.publish_keys, self._faults)
-        self._tokens = TokenCounts(directory, self._plane, self._faults)
-        self._engines = Engines(
-            directory.path,
-            config.server.models_folder(),
-            self._engine_paths,
-            self._faults,
-            on_change=self._publisher.pace.soon,
-            in_flight=Outstanding(self._plane).of,
-        )
-        self._supervisor = self._engines.supervisor
+        self._earlier = EarlierEngines(self._parts)
+        self._faults = self._parts.faults
+        self._plane = self._parts.plane
+        self._supervisor = self._parts.supervisor
+        self._reloader = self._parts.reloader
         self._reopening = Reopening(self._supervisor)
-        self._reloader = Reloader(
-            source,
-            deployment,
-            directory,
-            self._plane,
-            self._supervisor,
-            self._publisher.whole_table,
+        self._giving = Giving(
+            self._parts,
+            is_serving=lambda: self.serving,
+            leave=self._leave_to_successor,
+            hurry=self._hurry,
+            bereft=self._go_without_successor,
         )
-        self._bearer = first_key(store, directory, options.bootstrap_key)
+        self._predecessor = Predecessor(self._giving, lambda: _origin(source, options))
+        self._bearer = None
+        if inherited is None:
+            self._bearer = first_key(self._parts.store, directory, options.bootstrap_key)
 
     @property
     def _config(self) -> Config:
         """What holds now."""
-        return self._reloader.deployment.config
+        return self._parts.config
+
+    @property
+    def _is_given(self) -> bool:
+        """Whether another process serves instead."""
+        return self._predecessor.successor is not None
 
     async def run(self, received: Signals) -> int:
         """Runs from the first request to the last engine's end."""
         loop = asyncio.get_running_loop()
         received.attend(self._on_signal)
-        try:
-            self._addresses = self._plane.start().addresses
-        except DataPlaneError as error:
-            raise GpustackFastError(f"The server cannot start. {error}") from error
         loop.add_reader(self._plane.fileno(), self._poll)
         poll = functools.partial(self._poll_now_and_then, received)
         polling = asyncio.ensure_future(go_on(poll, "The look at the records", self._faults))
-        counting = asyncio.ensure_future(
-            go_on(self._publisher.count_now_and_then, "The look at the faults", self._faults)
-        )
-        saving = asyncio.ensure_future(
-            go_on(self._tokens.save_now_and_then, "The look at the tokens", self._faults)
-        )
+        count = self._parts.publisher.count_now_and_then
+        counting = asyncio.ensure_future(go_on(count, "The look at the faults", self._faults))
+        save = self._parts.tokens.save_now_and_then
+        saving = asyncio.ensure_future(go_on(save, "The look at the tokens", self._faults))
         working = asyncio.ensure_future(self._work())
-        signalled = asyncio.ensure_future(self._signalled.wait())
+        ending = asyncio.ensure_future(self._ending.wait())
         try:
-            await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._stop(working)
-            for task in (polling, counting, saving, signalled):
+            for task in (polling, counting, saving, ending):
                 task.cancel()
             loop.remove_reader(self._plane.fileno())
             received.ignore()
         if working.cancelled():
-            return 0
+            return 1 if self._bereft else 0
         working.result()  # it ends by itself only with an exception
         return 1
 
+    def _accept(self) -> None:
+        """Lets the data plane serve clients."""
+        try:
+            self._addresses = self._plane.start().addresses
+        except DataPlaneError as error:
+            raise GpustackFastError(f"The server cannot start. {error}") from error
+        self._accepts = True
+
     async def _work(self) -> None:
         """Starts the rest, then keeps the engines running, for ever."""
-        self._keys.publish_all()
-        listening = console.urls(self._addresses, self._scheme)
-        announce(f"Listening on {listening}; engines are starting.")
-        for warning in self._warnings():
-            log.warning("%s", warning)
-        self._contexts.push_async_callback(self._keys.close)
-        operation = self._operation()
-        control = ControlServer(self._directory.control_socket, operation, self._faults)
-        self._contexts.push_async_callback(control.close)
-        await control.start()
-        api = ApiServer(Application(operation.sources()), self._directory.api_socket)
-        self._contexts.push_async_callback(api.close)
-        await api.start()
-        self._service.tell(systemd.READY)
-        await self._end_leftovers()
-        self._engines.start()
-        self._supervisor.want(self._config.models)
-        self._publisher.pace.now()  # a table that the data plane refuses ends the start
-        self._tokens.look()
+        self._parts.keys.publish_all()
+        self._contexts.push_async_callback(self._parts.keys.close)
+        if self._inherited is None:
+            await self._begin()
+        else:
+            await self._take_over(self._inherited)
         self.serving = True
         self._reloader.begin.set()
         await go_on(self._supervisor.run, "The watch on the engines", self._faults)
 
+    async def _begin(self) -> None:
+        """Goes on with the engines of an earlier run, serves, and starts the rest.
+
+        Clients wait in the queue of the listening sockets for what has served before.
+        """
+        self._parts.want(await self._earlier.adoptable())
+        await self._open_sockets(shown=True)
+        await self._supervisor.until_adopted(ADOPTED_WITHIN)
+        self._parts.publisher.pace.now()
+        self._accept()
+        listening = console.urls(self._addresses, self._parts.scheme)
+        announce(f"Listening on {listening}; engines are starting.")
+        self._warn()
+        self._greet()
+        self._service.tell(systemd.READY)
+        await self._earlier.end_others()  # what they hold is free before anything new is started
+
+    async def _take_over(self, inherited: Inheritance) -> None:
+        """Gets ready beside the process that serves, and serves in its place."""
+        await inherited.open()
+        self._contexts.callback(inherited.close)
+        try:
+            sockets = await self._open_sockets(shown=False)
+            await inherited.until(become_ready(self._parts, self._earlier, inherited))
+            go = await inherited.take_over()
+            await take_last_changes(self._parts, go)
+            self._accept()
+        except (GpustackFastError, OSError) as error:
+            inherited.tell_error(error)
+            raise
+        inherited.tell_serving(self._urls())
+        sockets.show()
+        self._directory.sign()
+        self._service.tell(systemd.READY)
+        listening = console.urls(self._addresses, self._parts.scheme)
+        announce(f"Took over from another process (version {inherited.offer.version}): {listening}")
+        self._warn()
+        self._supervisor.thaw()
+        if go.reload:
+            self._reloader.soon()
+        alone = asyncio.ensure_future(until_alone(self._parts, self._earlier, inherited))
+        self._contexts.callback(alone.cancel)
+
+    async def _open_sockets(self, *, shown: bool) -> LocalSockets:
+        """Those of commands and of the management API; `shown`: at their places."""
+        sockets = LocalSockets(self._operation(), self._directory, self._faults)
+        self._contexts.push_async_callback(self._close_sockets, sockets)
+        await sockets.open(shown=shown)
+        return sockets
+
+    async def _close_sockets(self, sockets: LocalSockets) -> None:
+        await sockets.close(taken_over=self._is_given)
+
     def _operation(self) -> Operation:
+        parts = self._parts
         return Operation(
             self._plane,
-            self._publisher.pace,
-            self._engines,
+            parts.publisher.pace,
+            parts.engines,
             self._reloader,
-            self._keys,
+            parts.keys,
             since=self._since,
-            addresses=[f"{self._scheme}://{address}" for address in self._addresses],
-            stopping=lambda: self._signals > 0,
+            addresses=self._urls,
+            stopping=self._ending.is_set,
+            hand_over=self._hand_over,
         )
+
+    def _urls(self) -> list[str]:
+        return [f"{self._parts.scheme}://{address}" for address in self._addresses]
 
     def _greet(self) -> None:
         """Greets, once: when a model is ready, and none on its way."""
-        if self._greeted or self._signals:
+        if self._greeted or self._signals or not self._accepts:
             return
         views = model_views(self._config, self._supervisor.replicas)
         ready = {view.name for view in views if view.ready_replicas or not view.replicas}
+        ready |= self._supervisor.resting.keys()
         if all(view.name in ready or has_failed(view) for view in views) and (ready or not views):
             self._greeted = True
             text = console.ready(
                 self._config,
                 ready,
                 self._addresses,
-                self._scheme,
+                self._parts.scheme,
                 self._bearer,
                 self._directory.path,
             )
             announce(text)
 
-    def _warnings(self) -> list[str]:
-        """What is right by all rules, and will still astonish somebody."""
-        routes = self._config.all_routes()
-        now = time.time()
-        unencrypted = console.unencrypted(self._addresses, self._scheme)
-        found = self._plane.stats()
-        refused = validity_warning(found.certificate_begins, found.certificate_expires, now)
-        return [
-            *self._given_warnings,
-            *(warning for warning in (unencrypted, refused) if warning),
-            *warnings_of(self._config),
-            *unmatched(routes, self._keys.all(), now),
-        ]
+    def _warn(self) -> None:
+        for warning in self._parts.warnings(self._addresses):
+            log.warning("%s", warning)
 
-    async def _end_leftovers(self) -> None:
-        """Ends the engines of an earlier, killed server."""
-        for name in await end_leftovers(self._engine_paths, self._faults):
-            log.info("Ended the engine %s, which an earlier run had left.", name)
-        self._leftovers = False
+    # The end, and what leads to it.
+
+    async def _hand_over(self, python: str | None, timeout: float) -> HandedOver:
+        """Has another process take over; raises ControlError where this one goes on."""
+        if self._ending.is_set() and not self._is_given:
+            raise ControlError("The server stops. Start it anew when it has.")
+        return await self._predecessor.hand_over(python, timeout)
+
+    def _leave_to_successor(self) -> None:
+        """Another process serves from now on."""
+        assert self._predecessor.successor is not None
+        self._service.tell(systemd.main_process(self._predecessor.successor))
+        self._ending.set()
+
+    def _hurry(self, within: float) -> None:
+        """The successor stops, and waits for the end of this process."""
+        self._plane.drain(within)
+        self._hurry_predecessor(within)
+
+    def _go_without_successor(self) -> None:
+        """The successor has ended. A service manager starts the service again when this process
+        has ended with an error, and anybody can start a server at once.
+        """
+        self._bereft = True
+        self._service.tell(systemd.main_process(os.getpid()))
+        self._directory.release()
+        self._plane.drain(self._config.server.drain_timeout)
 
     async def _stop(self, working: asyncio.Future[None]) -> None:
-        """Drains, then ends the engines and the rest."""
-        self._service.tell(systemd.STOPPING)
+        """Drains, then ends the engines and the rest; but leaves to a successor what it has."""
+        await self._predecessor.abort()
+        if not self._is_given:
+            self._service.tell(systemd.STOPPING)
         for one in self._sockets:
             one.close()
         # Backwards. Each of them happens, whatever comes of the ones before.
         async with contextlib.AsyncExitStack() as stopping:
+            stopping.callback(self._predecessor.close)
             stopping.push_async_callback(self._contexts.aclose)
             stopping.push_async_callback(self._end_engines, working)
-            stopping.push_async_callback(self._tokens.save)
+            stopping.push_async_callback(self._save_tokens)
             stopping.push_async_callback(self._drain)
             await self._reloader.stop()
         log.info("Stopped.")
 
+    async def _save_tokens(self) -> None:
+        """Of a server that was handed over its successor does."""
+        if self._is_given:
+            self._predecessor.tell_left(self._parts.tokens.unsaved())
+        else:
+            await self._parts.tokens.save()
+
     async def _end_engines(self, working: asyncio.Future[None]) -> None:
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
-        await self._engines.shutdown(0.0)
-        if self._leftovers and working.cancelled():
-            await self._end_leftovers()
+        serves_not_yet = self._inherited is not None and not self._inherited.serves
+        if self._is_given or serves_not_yet:
+            await self._parts.engines.abandon()
+            return
+        self._supervisor.restraint.alone.set()
+        if self._parts.keeps_engines:
+            left = await self._parts.engines.leave()
+            log.info("Engines that go on (keep_engines): %s.", ", ".join(left) or "none")
+        else:
+            await self._parts.engines.shutdown(0.0)
+            await self._earlier.look()  # all of them, where none was adopted yet
+        if working.cancelled():
+            await self._earlier.end_others()
 
     async def _drain(self) -> None:
         """Lets running requests end; a second signal cuts them. The data plane logs how many."""
-        patience = self._config.server.drain_timeout
+        server = self._config.server
+        patience = server.handover_timeout if self._is_given else server.drain_timeout
         self._drained = asyncio.get_running_loop().create_future()
         running = self._plane.stats().in_flight
         if running:
@@ -305,12 +406,26 @@ class Server:
                 running,
                 patience,
             )
-        self._plane.drain(0.0 if self._signals > 1 else patience)
+        if self._is_given:
+            kept = server.timeouts.keep_alive
+            self._plane.drain(patience, idle_grace=kept + KEPT_BEYOND if kept else patience)
+        else:
+            self._plane.drain(0.0 if self._signals > 1 else patience)
+            self._hurry_predecessor(0.0 if self._signals > 1 else patience)
         try:
             async with asyncio.timeout(patience + DRAINED_WITHIN):
                 await self._drained
         except TimeoutError:
             log.warning("The data plane did not report the end of its drain; going on without.")
+        if self._inherited is not None and self._inherited.serves:
+            # Its requests are at the engines that are ended next.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience + DRAINED_WITHIN):
+                    await self._inherited.has_left.wait()
+
+    def _hurry_predecessor(self, within: float) -> None:
+        if self._inherited is not None and self._inherited.serves:
+            self._inherited.hurry(within)
 
     def _on_signal(self, number: int, ask: Ask) -> None:
         name = signals.name(number)
@@ -321,9 +436,12 @@ class Server:
                 # A second one is no wish to cut: a terminal and its shell both send it.
                 log.info("The terminal has gone (%s); stopping.", name)
                 self._stop_soon()
-            case Ask.RELOAD if not self._signals:
+            case Ask.RELOAD if not self._ending.is_set():
                 self._reopening.soon()
-                self._reloader.soon()
+                if self._predecessor.is_under_way:
+                    self._giving.reload_later()
+                else:
+                    self._reloader.soon()
             case Ask.REOPEN:
                 self._reopening.soon()
             case _:
@@ -332,9 +450,11 @@ class Server:
     def _stop_soon(self) -> None:
         """Drains and stops; the second time cuts what still runs."""
         self._signals += 1
-        self._signalled.set()
+        self._ending.set()
         if self._drained is not None:
-            self._plane.drain(0.0)
+            is_first = self._is_given and self._signals == 1
+            self._plane.drain(self._config.server.drain_timeout if is_first else 0.0)
+            self._hurry_predecessor(0.0)
 
     # From the data plane.
 
@@ -355,5 +475,15 @@ class Server:
                     self._supervisor.instance_idle(instance)
                 case InstanceFailed(instance=instance, reason=reason):
                     self._supervisor.instance_failed(instance, reason)
+                case ModelWanted(model=model):
+                    self._supervisor.model_wanted(model)
                 case Drained() if self._drained is not None and not self._drained.done():
                     self._drained.set_result(None)
+
+
+def _origin(source: Source, options: ServeOptions) -> Origin:
+    """How a successor is started: as this server was, but for another file that was applied."""
+    arguments = list(options.arguments)
+    if source.file is not None and source.file != source.first_file:
+        arguments += ["--config", str(source.file)]
+    return Origin(arguments=arguments, environment=options.environment)

@@ -9,7 +9,7 @@ from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.views import model_views, route_views
 from gpustack_fast.control.documents import DrainReport, ServerStatus
-from gpustack_fast.control.views import drain_report, model_statuses
+from gpustack_fast.control.views import Generations, drain_report, model_statuses
 from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.keys.live import Keys
@@ -96,10 +96,18 @@ class Operation:
                 config,
                 self._supervisor.replicas,
                 {one.id: one for one in stats.instances},
-                self._reloader.begun,
+                self._generations(),
             ),
             avoided_gpus=dict(self._engines.avoided_gpus),
         )
+
+    def _generations(self) -> dict[str, Generations]:
+        """The generations of every model of ours."""
+        history = self._supervisor.history
+        return {
+            name: Generations(wanted, history.observed(name))
+            for name, wanted in self._reloader.deployment.generations.items()
+        }
 
     def drain(self, which: str) -> DrainReport:
         """Takes instances out of the choice."""

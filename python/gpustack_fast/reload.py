@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gpustack_fast.config import Config
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.comparison import Comparison, compare
+from gpustack_fast.config.model_fields import spec_digest
 from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
@@ -24,6 +25,7 @@ from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import Table
 from gpustack_fast.seam.settings import plane_settings
 from gpustack_fast.storage.data_directory import DataDirectory
+from gpustack_fast.storage.model_states import ModelStates
 from gpustack_fast.storage.route_numbers import KnownRoute, known_routes
 
 __all__ = ["Deployment", "Reloader"]
@@ -48,14 +50,24 @@ class Deployment(Struct, frozen=True, kw_only=True):
     """Every public name, with its number."""
     engine_keys: Mapping[str, str]
     """The keys of the engines of external models, by model."""
+    generations: Mapping[str, int]
+    """Of the models of ours, see `ModelStates`."""
 
     @classmethod
     def of(
-        cls, config: Config, engine_keys: Mapping[str, str], directory: DataDirectory
+        cls,
+        config: Config,
+        engine_keys: Mapping[str, str],
+        directory: DataDirectory,
+        states: ModelStates,
     ) -> Deployment:
-        """Numbers the routes that are new, as `known_routes`. Raises StoreError."""
+        """Numbers the routes that are new, as `known_routes`, and raises the generations of models
+        that were edited. Raises StoreError.
+        """
         routes = known_routes(directory, [route.name for route in config.all_routes()])
-        return cls(config=config, routes=routes, engine_keys=engine_keys)
+        ours = [model for model in config.models if not model.external]
+        generations = states.raised({model.name: spec_digest(model) for model in ours})
+        return cls(config=config, routes=routes, engine_keys=engine_keys, generations=generations)
 
 
 WholeTable = Callable[[Deployment, list[Replica]], Table]
@@ -70,6 +82,7 @@ class Reloader:
         source: Source,
         start: Deployment,
         directory: DataDirectory,
+        states: ModelStates,
         plane: DataPlane,
         supervisor: Supervisor,
         whole_table: WholeTable,
@@ -81,17 +94,13 @@ class Reloader:
         self._source = source
         self._started = start.config
         self._directory = directory
+        self._states = states
         self._plane = plane
         self._supervisor = supervisor
         self._whole_table = whole_table
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self._stopping = False
-
-    @property
-    def begun(self) -> frozenset[str]:
-        """The models of ours from the start: no others have engines until a restart."""
-        return frozenset(model.name for model in self._started.models if not model.external)
 
     def soon(self) -> None:
         """Reloads in a task: one at a time, and once more for all that ask meanwhile."""
@@ -136,14 +145,14 @@ class Reloader:
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)
             # From here on nothing waits, so that no other table can be published in between.
-            replicas = self._supervisor.with_external(addresses)
+            replicas = self._supervisor.as_adopted(addresses, prepared.config.models)
             document = self._whole_table(prepared, replicas)
             settings = plane_settings(prepared.config.server)
             self._plane.publish(replace(document, settings=settings))
             otherwise.pop_all()
         # First, so that no other table brings the former one back, whatever comes.
         self.deployment = prepared
-        self._supervisor.adopt(addresses)
+        self._supervisor.adopt(addresses, prepared.config.models, prepared.generations)
         self._source.take(prepared.config)
         self._tell(compared, running, is_renewed=is_renewed)
 
@@ -155,7 +164,9 @@ class Reloader:
         if self._stopping:
             # The files came when nobody waited for them, and the directory may be another's soon.
             raise OSError(errno.ECANCELED, "the server stops")
-        prepared = Deployment.of(compared.config, reading.engine_keys, self._directory)
+        prepared = Deployment.of(
+            compared.config, reading.engine_keys, self._directory, self._states
+        )
         return compared, prepared, is_renewed
 
     def _tell(self, compared: Comparison, former: Deployment, *, is_renewed: bool) -> None:

@@ -259,6 +259,65 @@ def test_engines_are_spread_and_go_with_their_gpu(nvml: StandIn, files: Path) ->
         assert used(server)[other] == 60
 
 
+def change(server: ServedRouter, *models: str) -> None:
+    before = len(server.output())
+    server.config.write_text("\n".join(models))
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "Reloaded. Changed: " in server.output()[before:], "the reload")
+
+
+def running(server: ServedRouter) -> list[int]:
+    """The processes of the instances that run."""
+    return [
+        one["pid"]
+        for each in server.models()
+        for one in each["instances"]
+        if one["state"] == "running"
+    ]
+
+
+def test_an_edit_goes_one_at_a_time_where_there_is_no_room_for_a_surge(
+    nvml: StandIn, files: Path
+) -> None:
+    nvml.write([StandInGpu(0, total=80 * GIB)])
+
+    def edited(number: int, claim: int = 30) -> str:
+        text = model(files, "m", claim, more="replicas = 2")
+        return text.replace("env = {", f'env = {{ EDIT = "{number}",')
+
+    def edits(server: ServedRouter) -> set[str]:
+        return {environment(pid)["EDIT"] for pid in running(server)}
+
+    with machine(nvml, edited(1)) as server:
+        eventually(lambda: len(running(server)) == 2, "both run", STARTED_WITHIN)
+        first = running(server)
+        change(server, edited(2))
+        seen = set()
+
+        def rolled() -> bool:
+            seen.add(len(running(server)))
+            return len(running(server)) == 2 and edits(server) == {"2"}
+
+        eventually(rolled, "both are replaced", STARTED_WITHIN)
+        assert seen == {1, 2}, "one at a time"
+        assert not any(map(alive, first))
+
+        # What could have no place, whoever goes, takes nobody's.
+        second = running(server)
+        change(server, edited(3, claim=90))
+        eventually(
+            lambda: any(
+                "No GPU has room for it" in one["state_message"]
+                for one in server.models()[0]["instances"]
+            ),
+            "the new one waits",
+            STARTED_WITHIN,
+        )
+        assert running(server) == second
+        change(server, edited(4))
+        eventually(lambda: len(running(server)) == 2 and edits(server) == {"4"}, "all is well")
+
+
 def holder_of(server: ServedRouter, nvml: StandIn, name: str) -> tuple[int, str]:
     """The process that holds an instance's memory, and the device that this is on."""
     record = f"{instances(server)[name]['name']}.json"

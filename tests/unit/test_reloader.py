@@ -22,7 +22,7 @@ from gpustack_fast.seam.documents import Table
 def test_a_reload_without_a_thread_changes_nothing_and_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = Deployment(config=Config(), routes={}, engine_keys={})
+    start = Deployment(config=Config(), routes={}, engine_keys={}, generations={})
     nothing: Any = None
 
     async def run() -> Reloader:
@@ -30,7 +30,7 @@ def test_a_reload_without_a_thread_changes_nothing_and_is_told(
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(threading.Thread, "start", none_left)
-        reloader = Reloader(nothing, start, nothing, nothing, nothing, nothing)
+        reloader = Reloader(nothing, start, nothing, nothing, nothing, nothing, nothing)
         reloader.begin.set()
         reloader.soon()
         await asyncio.wait(
@@ -48,7 +48,7 @@ def test_a_reload_without_a_thread_changes_nothing_and_is_told(
 def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = Deployment(config=Config(), routes={}, engine_keys={})
+    start = Deployment(config=Config(), routes={}, engine_keys={}, generations={})
     waits, comes = threading.Event(), threading.Event()
     nothing: Any = None
 
@@ -66,7 +66,7 @@ def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
             told.set()
 
         monkeypatch.setattr(reload.log, "warning", tell)
-        reloader = Reloader(source, start, nothing, nothing, nothing, nothing)
+        reloader = Reloader(source, start, nothing, nothing, nothing, nothing, nothing)
         reloader.begin.set()
         reloader.soon()
         await told.wait()
@@ -101,7 +101,9 @@ def test_a_process_ends_while_a_file_is_waited_for() -> None:
 def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start, prepared = (Deployment(config=Config(), routes={}, engine_keys={}) for _ in range(2))
+    start, prepared = (
+        Deployment(config=Config(), routes={}, engine_keys={}, generations={}) for _ in range(2)
+    )
     published: list[Table] = []
 
     class Everything:
@@ -112,10 +114,10 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
         async def try_external(self, _: object) -> Addresses:
             return Addresses()
 
-        def with_external(self, _: object) -> list[Replica]:
+        def as_adopted(self, *_: object) -> list[Replica]:
             return []
 
-        def adopt(self, _: object) -> None: ...
+        def adopt(self, *_: object) -> None: ...
 
         def take(self, _: object) -> None: ...
 
@@ -128,7 +130,7 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
 
     async def run() -> Reloader:
         every: Any = Everything()
-        reloader = Reloader(every, start, every, every, every, whole_table)
+        reloader = Reloader(every, start, every, every, every, every, whole_table)
         monkeypatch.setattr(reloader, "_read", lambda _: (None, prepared, False))
         monkeypatch.setattr(reloader, "_tell", broken)
         reloader.begin.set()

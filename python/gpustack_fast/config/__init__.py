@@ -6,6 +6,7 @@ deployment_fields  fields of GPUStack's deployments that are not here, and why
 rules       rules between them, and those that a type cannot say
 reading     a TOML file → Config
 settings    flags and environment variables over `[server]`, generated from ServerConfig
+model_fields  what a change of each field of a model comes to
 comparison  what runs, and what was read now → what holds from now on
 source      the way in, which can be gone again
 files       the files that it names, looked at by `check`

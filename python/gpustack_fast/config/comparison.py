@@ -1,26 +1,48 @@
 """The configuration that runs, and one that was read now → what holds from now on. Pure.
 
-    settings of `[server]`     those that are marked so change; the others need a restart
-    routes, and who may use    as they are written now
-    models of somebody else    as they are written now
-    models of ours             how they are run needs a restart; their own route is as it is written
-
-A model of ours that is new in the file has no engine before the restart, so that requests for it
-get a 503. One that the file does not have any more keeps its engine, which nobody can reach.
+settings of `[server]`     those that are marked so change; the others need a restart
+routes, and who may use    as they are written now
+models                     as they are written now; the engines of ours follow
 """
 
 from __future__ import annotations
 
-from msgspec import Struct, structs
+from typing import Literal
 
+from msgspec import Struct
+
+from gpustack_fast.config.model_fields import differing, makes_same_process
 from gpustack_fast.config.schema import Config, ModelConfig, RouteConfig
 from gpustack_fast.config.server import ServerConfig
 from gpustack_fast.config.settings import SETTINGS, with_value
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "ModelChange", "compare"]
 
-_OF_THE_ROUTE = ("categories", "generic_proxy", "access_policy", "allowed_keys", "meta")
-"""The fields of a model that are about its own route."""
+
+class ModelChange(Struct, frozen=True, kw_only=True):
+    """What becomes of the engines of a model of ours."""
+
+    name: str
+    kind: Literal["new", "gone", "edited", "scaled", "changed"]
+    """edited: its engines are replaced by others. scaled: some come or go, the others stay.
+    changed: what is changed holds for the engines that run.
+    """
+    fields: list[str]
+    """Those with other values; of a new one, and of one that is gone, none."""
+    before: int
+    """Replicas that were wanted."""
+    after: int
+    """Replicas that are wanted now."""
+
+    def words(self) -> str:
+        """It in a list of what has changed."""
+        if self.kind in ("new", "gone"):
+            return f"the model `{self.name}` (it is {self.kind})"
+        fields = [
+            f"replicas {self.before} → {self.after}" if name == "replicas" else name
+            for name in self.fields
+        ]
+        return f"the model `{self.name}` ({', '.join(fields)})"
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -30,6 +52,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """What holds from now on."""
     changes: list[str]
     """The names of what it changes, for a sentence."""
+    models: list[ModelChange]
+    """Those of `changes` that are models of ours."""
     restart: list[str]
     """What is written and needs a restart, for a sentence."""
 
@@ -41,9 +65,11 @@ def compare(started: Config, running: Config, written: Config) -> Comparison:
     """
     restart: list[str] = []
     server = _server(started.server, written.server, restart)
-    models = _models(started.models, written.models, restart)
-    config = Config(server=server, models=models, routes=written.routes)
-    return Comparison(config=config, changes=_changes(running, config), restart=restart)
+    config = Config(server=server, models=written.models, routes=written.routes)
+    models = _of_ours(running, config)
+    return Comparison(
+        config=config, changes=_changes(running, config, models), models=models, restart=restart
+    )
 
 
 def _server(started: ServerConfig, written: ServerConfig, restart: list[str]) -> ServerConfig:
@@ -57,33 +83,42 @@ def _server(started: ServerConfig, written: ServerConfig, restart: list[str]) ->
     return server
 
 
-def _models(
-    started: list[ModelConfig], written: list[ModelConfig], restart: list[str]
-) -> list[ModelConfig]:
-    ours = {model.name: model for model in started if not model.external}
-    models = []
-    for model in written:
-        begun = ours.pop(model.name, None)
-        if begun is None:
-            models.append(model)
-            if not model.external:
-                restart.append(f"the model `{model.name}` (it is new)")
-            continue
-        own_route = {name: getattr(model, name) for name in _OF_THE_ROUTE}
-        models.append(structs.replace(begun, **own_route))
-        if fields := _differing(models[-1], model):
-            restart.append(f"the model `{model.name}` ({', '.join(fields)})")
-    restart += [f"the model `{name}` (it is gone)" for name in ours]
-    return models
+def _of_ours(running: Config, config: Config) -> list[ModelChange]:
+    """The changes of models of ours: those of now in their order, then those that are gone."""
+    before = {model.name: model for model in running.models if not model.external}
+    after = {model.name: model for model in config.models if not model.external}
+    found = [_change(before.get(name), model) for name, model in after.items()]
+    gone = [
+        ModelChange(name=name, kind="gone", fields=[], before=model.replicas, after=0)
+        for name, model in before.items()
+        if name not in after
+    ]
+    return [change for change in found if change is not None] + gone
 
 
-def _changes(running: Config, config: Config) -> list[str]:
-    """What differs, by name: settings, models of somebody else, public names."""
+def _change(before: ModelConfig | None, after: ModelConfig) -> ModelChange | None:
+    name, replicas = after.name, after.replicas
+    if before is None:
+        return ModelChange(name=name, kind="new", fields=[], before=0, after=replicas)
+    fields = differing(before, after)
+    if not fields:
+        return None
+    kind: Literal["edited", "scaled", "changed"] = "changed"
+    if not makes_same_process(before, after):
+        kind = "edited"
+    elif before.replicas != replicas:
+        kind = "scaled"
+    return ModelChange(name=name, kind=kind, fields=fields, before=before.replicas, after=replicas)
+
+
+def _changes(running: Config, config: Config, ours: list[ModelChange]) -> list[str]:
+    """What differs, by name: settings, models, public names."""
     changes = [
         f"`{'.'.join(setting.path)}`"
         for setting in SETTINGS
         if _value(running.server, setting.path) != _value(config.server, setting.path)
     ]
+    changes += [change.words() for change in ours]
 
     def models(of: Config) -> dict[str, Struct]:
         return {model.name: model for model in of.models if model.external}
@@ -98,12 +133,6 @@ def _changes(running: Config, config: Config) -> list[str]:
         names = [*after, *(name for name in before if name not in after)]
         changes += [f"the {what} `{name}`" for name in names if before.get(name) != after.get(name)]
     return changes
-
-
-def _differing(one: ModelConfig, other: ModelConfig) -> list[str]:
-    return [
-        name for name in ModelConfig.__struct_fields__ if getattr(one, name) != getattr(other, name)
-    ]
 
 
 def _value(struct: Struct, path: tuple[str, ...]) -> object:

@@ -172,6 +172,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     placement_strategy: PlacementStrategy = "spread"
     gpu_selector: GpuSelectorConfig | None = None
     replicas: Annotated[int, Meta(ge=0, le=4096)] = 1
+    max_surge: Annotated[int, Meta(ge=0, le=4096)] = 1
+    """Engines that an edit may have beside the replicas, where the GPUs have room; 0: an old one is
+    ended before its successor starts.
+    """
     backend_parameters: list[str] = []
     """Flags for the engine, after our own: the user's win."""
     env: dict[str, str] = {}

@@ -115,6 +115,10 @@ class InstanceStatus(Struct, frozen=True, kw_only=True):
     """Of these, those that it failed."""
     pid: int | None = None
     restart_count: int = 0
+    generation: int | None = None
+    """That of its model of which it was made; None: somebody else runs it."""
+    outdated: bool = False
+    """Another is to take its place, since its model was edited."""
     devices: list[str] = []
     """The UUIDs of the GPUs, or of their slices, that it was given."""
 
@@ -128,8 +132,12 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     """Wanted."""
     ready_replicas: int
     """Running, and not drained."""
+    generation: int | None = None
+    """Raised by each edit that makes other engines of it; None: somebody else runs them."""
+    observed_generation: int | None = None
+    """The last one that was carried out: all its replicas ran, and no older one was left."""
     state_message: str = ""
-    """Why it has no instances, in sentences; empty: it has some, or needs none."""
+    """What is to be known of all its instances, in sentences; empty: nothing."""
     instances: list[InstanceStatus] = []
 
 

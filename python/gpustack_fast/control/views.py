@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from gpustack_fast.config import Config
+from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus
 from gpustack_fast.engines.replica import Replica, replicas_by_model
 
-__all__ = ["Counters", "drain_report", "instance_status", "model_statuses"]
+__all__ = ["Counters", "Generations", "drain_report", "instance_status", "model_statuses"]
 
 
 class Counters(Protocol):
@@ -25,31 +25,57 @@ class Counters(Protocol):
     def ejected(self) -> bool: ...
 
 
-NEW = "It is new in the configuration, and gets its engines when the server is restarted."
+class Generations(NamedTuple):
+    """The generations of a model of ours, see `storage.model_states`."""
+
+    wanted: int
+    observed: int
 
 
 def model_statuses(
     config: Config,
     replicas: Iterable[Replica],
     counters: Mapping[str, Counters],
-    begun: Container[str],
+    generations: Mapping[str, Generations],
 ) -> list[ModelStatus]:
-    """Every model, in the order of the configuration. `counters`: by the instances' ids. `begun`:
-    the models of ours that there were at the start.
+    """Every model, in the order of the configuration. `counters`: by the instances' ids.
+    `generations`: those of the models of ours.
     """
     return [
-        ModelStatus(
-            name=model.name,
-            backend=model.backend,
-            replicas=len(model.urls) if model.external else model.replicas,
-            ready_replicas=sum(one.published_state == "running" for one in found),
-            state_message=""
-            if model.external or not model.replicas or model.name in begun
-            else NEW,
-            instances=[instance_status(one, counters.get(one.id)) for one in found],
-        )
+        model_status(model, found, counters, generations.get(model.name))
         for model, found in replicas_by_model(config, replicas)
     ]
+
+
+def model_status(
+    model: ModelConfig,
+    found: Sequence[Replica],
+    counters: Mapping[str, Counters],
+    generations: Generations | None,
+) -> ModelStatus:
+    """One model, with its replicas."""
+    return ModelStatus(
+        name=model.name,
+        backend=model.backend,
+        replicas=len(model.urls) if model.external else model.replicas,
+        ready_replicas=sum(one.published_state == "running" for one in found),
+        generation=None if generations is None else generations.wanted,
+        observed_generation=None if generations is None else generations.observed,
+        state_message="" if generations is None else _rollout(found, generations),
+        instances=[instance_status(one, counters.get(one.id)) for one in found],
+    )
+
+
+def _rollout(found: Sequence[Replica], generations: Generations) -> str:
+    """How far an edit is, in a sentence; empty: it is carried out."""
+    old = [one for one in found if one.is_outdated]
+    new = len(found) - len(old)
+    if not old:
+        return ""
+    return (
+        f"An edit (generation {generations.wanted}) is being carried out: instances of it: {new}, "
+        f"older ones: {len(old)}."
+    )
 
 
 def instance_status(replica: Replica, counters: Counters | None) -> InstanceStatus:
@@ -75,6 +101,8 @@ def instance_status(replica: Replica, counters: Counters | None) -> InstanceStat
         failures=0 if counters is None else counters.failures,
         pid=None if replica.instance is None else replica.instance.pid,
         restart_count=replica.restarts,
+        generation=None if replica.model.external else replica.generation,
+        outdated=replica.is_outdated,
         devices=list(replica.devices),
     )
 

@@ -1,10 +1,11 @@
 """Wanted → running: the engines, their processes, and their environments.
 
 assembly      all of this, put together for `app`
-plan          wanted and actual → the next steps: pure
+plan          wanted and actual → the next steps, of an edit, too: pure
 supervisor    carries them out
 replica       a slot and the engine in it
 life          one engine's life, from its preparation to its end
+history       what lasts of them over restarts: events, generations, orders
 preparer      what an engine is started with: a place, an environment, its files (`prepared`)
 allocation    who holds which GPUs
 model_files   what a model's files say, and where they are

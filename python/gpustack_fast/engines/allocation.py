@@ -12,7 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -41,6 +41,8 @@ class _Waiting:
     wanted: Wanted
     placed: asyncio.Future[Placement]
     refused: Callable[[str], None]
+    is_refused: bool = False
+    """A place was looked for, and there was none."""
 
 
 class Allocation:
@@ -61,6 +63,8 @@ class Allocation:
         """GPUs and slices on which nothing is placed any more, with the reason."""
         self._held: dict[ReplicaSlot, Placement] = {}
         self._waiting: dict[ReplicaSlot, _Waiting] = {}
+        self._seen: list[Device] = []
+        """The devices as they were when a place was last looked for."""
         self._changed = asyncio.Event()
         self._placing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[dict[str, int]] | None = None
@@ -114,6 +118,32 @@ class Allocation:
         finally:
             if self._waiting.get(slot) is waiting:
                 del self._waiting[slot]
+
+    def is_refused(self, slot: ReplicaSlot) -> bool:
+        """Whether a place was looked for, for an instance that waits, and there was none."""
+        waiting = self._waiting.get(slot)
+        return waiting is not None and waiting.is_refused
+
+    def makes_room(self, slot: ReplicaSlot, others: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
+        """Which of these holds what an instance waits for: the first that alone would do, else the
+        first of all that are needed. None: it waits for nothing, or for something else.
+        """
+        waiting = self._waiting.get(slot)
+        if waiting is None or not waiting.is_refused:
+            return None
+        for without in ([], *([one] for one in others), list(others)):
+            held = [placed for one, placed in self._held.items() if one not in without]
+            (found,) = place([waiting.wanted], self._seen, held)
+            if isinstance(found, Placement):
+                return without[0] if without else None  # it is placed in a moment
+        return None
+
+    def has_room(self, wanted: Wanted, devices: Sequence[Device]) -> Refusal | None:
+        """Why one more instance would find no place beside all that is promised; None: it would.
+        `devices`: those of now, see `devices`.
+        """
+        (found,) = place([wanted], list(devices), self.held)
+        return found if isinstance(found, Refusal) else None
 
     def release(self, slot: ReplicaSlot) -> None:
         """Takes back what an instance holds, if it holds anything."""
@@ -174,6 +204,7 @@ class Allocation:
         for slot in waiting.keys() & self._held.keys():
             waiting.pop(slot).refused(STILL_HELD)  # else nobody would count what is held
         devices = self.devices(report, self._within_promises(used))
+        self._seen = devices
         found = place([one.wanted for one in waiting.values()], devices, self.held)
         for (slot, one), result in zip(waiting.items(), found, strict=True):
             if not isinstance(result, Refusal):
@@ -183,6 +214,7 @@ class Allocation:
             elif report.unread and not report.gpus:
                 one.refused(report.problem)
             else:
+                one.is_refused = True
                 one.refused(result.message)
 
     def _hand_on(self, placing: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import environments
 from gpustack_fast.engines.allocation import Allocation
+from gpustack_fast.engines.history import History
 from gpustack_fast.engines.model_files import ModelFiles
 from gpustack_fast.engines.preparer import Environment, Preparer, Report
 from gpustack_fast.engines.supervisor import Supervisor
@@ -40,8 +41,12 @@ class Engines:
         *,
         on_change: Callable[[], None],
         in_flight: Callable[[str], int],
+        drain_timeout: Callable[[], float],
+        history: History,
     ) -> None:
-        """`models`: the folder of the model store. `in_flight`: the requests at an instance."""
+        """`models`: the folder of the model store. `in_flight`: the requests at an instance.
+        `drain_timeout`: seconds that those of one that is retired get.
+        """
         self._data_dir = data_dir
         self._reader = Reader()
         self._store = Store(models, faults)
@@ -53,7 +58,13 @@ class Engines:
             self._environment, ModelFiles(self._store), self._allocation, self._reader.read
         )
         self.supervisor = Supervisor(
-            paths, preparer, faults, on_change=on_change, in_flight=in_flight
+            paths,
+            preparer,
+            faults,
+            on_change=on_change,
+            in_flight=in_flight,
+            drain_timeout=drain_timeout,
+            history=history,
         )
 
     @property

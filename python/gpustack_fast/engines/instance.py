@@ -81,9 +81,7 @@ class Instance:
         self.id = instance_id
         self.model = model
         self.backend = backend
-        self.ready_path = (
-            backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
-        )
+        self.ready_path = ready_path(backend, model)
         self.key = secrets.token_hex(24)
         self.socket = paths.socket(instance_id)
         self.record = paths.record(instance_id)
@@ -102,6 +100,11 @@ class Instance:
         self._port: int | None = None
         self.devices: tuple[str, ...] = ()
         """GPUs and slices that it was given, as CUDA takes them."""
+
+    def take(self, model: ModelConfig) -> None:
+        """Goes on by another configuration of its model, which makes the same process."""
+        self.model = model
+        self.ready_path = ready_path(self.backend, model)
 
     @property
     def address(self) -> str:
@@ -414,6 +417,11 @@ class Instance:
         if self._making is not None:
             self._making.add_done_callback(close_log)  # however long the disk takes
             await asyncio.wait({self._making})
+
+
+def ready_path(backend: Backend, model: ModelConfig) -> str:
+    """The path that says whether a model's engine is well."""
+    return backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
 
 
 def close_log(made: asyncio.Future[IO[bytes]]) -> None:

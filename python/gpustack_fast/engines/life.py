@@ -11,13 +11,14 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
 from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import Instance
-from gpustack_fast.engines.plan import restart_delay
+from gpustack_fast.engines.plan import ReplicaSlot, restart_delay
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import Replica
@@ -53,6 +54,14 @@ class Prepare(Protocol):
         """What is given is the replica's until `release`. Raises GpustackFastError, or OSError for
         this machine.
         """
+        ...
+
+    def is_refused(self, replica: Replica) -> bool:
+        """Whether a replica waits for a place, after one was looked for."""
+        ...
+
+    def makes_room(self, replica: Replica, others: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
+        """Which of these holds what a replica waits for; see `Allocation.makes_room`."""
         ...
 
     def release(self, replica: Replica) -> None:
@@ -95,6 +104,7 @@ class Life:
         faults: Faults,
         set_state: SetState,
         in_flight: Callable[[str], int],
+        note: Note,
     ) -> None:
         self._paths = paths
         self._table = table
@@ -102,6 +112,7 @@ class Life:
         self._faults = faults
         self._set = set_state
         self._in_flight = in_flight
+        self._note = note
 
     async def live(self, replica: Replica) -> None:
         """From the preparation to the end of its session. Ends with `retry_at` set."""
@@ -111,6 +122,7 @@ class Life:
             self._prepare.end_start(replica)
             log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running", remark)
+            self._note(replica.slot.model, replica.id, "running", remark)
             grace = LOST_GRACE
             self.failed(replica, *await self._until_it_ends(replica))
         except ModelStoreError as error:
@@ -238,7 +250,9 @@ class Life:
         shown = shown or reason
         replica.failures += 1
         replica.note_failure(shown)
-        if replica.model.restart_on_error:
+        if replica.retired:
+            follows = "It was to be ended."
+        elif replica.model.restart_on_error:
             pause = restart_delay(replica.failures)
             replica.retry_at = time.monotonic() + pause
             follows = (
@@ -249,6 +263,7 @@ class Life:
             follows = "It is not started again (restart_on_error = false)."
         self._set(replica, "error", f"{shown} {follows}")
         log.warning("%s: %s %s", replica.id, reason, follows)
+        self._note(replica.slot.model, replica.id, "failed", f"{reason} {follows}")
 
     def _hindered(self, replica: Replica, reason: str) -> None:
         """Tries an engine again that this machine kept from starting: no failure of its own."""

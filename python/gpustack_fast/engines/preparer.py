@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from gpustack_fast.backends import Backend, Shape
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.shared_work import SharedWork
@@ -227,6 +228,12 @@ class Preparer:
         self, model: ModelConfig, report: Report
     ) -> tuple[Path | None, Mapping[str, Path]]:
         return await self._files.fetch(model, report), await self._files.adapters(model, report)
+
+    def is_refused(self, replica: Replica) -> bool:
+        return self._allocation.is_refused(replica.slot)
+
+    def makes_room(self, replica: Replica, others: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
+        return self._allocation.makes_room(replica.slot, others)
 
     def release(self, replica: Replica) -> None:
         replica.devices = ()

@@ -66,6 +66,12 @@ class Replica:
     """In a row, since an engine last ran here for some minutes."""
     fetches_failed: int = 0
     """Tries in a row for which the model's files could not be had, though they may be later."""
+    generation: int = 1
+    """Of its model, of which its engine was made; see `storage.model_states`."""
+    edited: bool = False
+    """Its model is configured otherwise now, so that another engine is to take its place."""
+    outdated: bool = False
+    """The same, since its engine would be started otherwise now, whatever is configured."""
     restarts: int = 0
     """Engines that were started here after the first."""
     retry_at: float = 0.0
@@ -85,11 +91,22 @@ class Replica:
     """Set when it is out of the table and its last request has ended, as the data plane reports."""
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether another engine is to take its place."""
+        return self.edited or self.outdated
+
+    @property
     def published_state(self) -> InstanceState:
         """The state for the data plane and for people."""
         if not self.drained or self.state != "running":
             return self.state
         return "drained" if self.idle.is_set() else "draining"
+
+    def take(self, model: ModelConfig, generation: int) -> None:
+        """Goes on by another configuration of its model, which makes the same engine."""
+        self.model, self.generation, self.edited = model, generation, False
+        if self.instance is not None:
+            self.instance.take(model)
 
     def note_failure(self, reason: str) -> None:
         """Remembers the last failure."""
@@ -104,10 +121,21 @@ class Replica:
             return None
         return self.running.exception()
 
-    def status(self) -> SlotStatus:
-        """The slot as a plan needs it."""
-        busy = self.running is not None and not self.running.done()
-        return SlotStatus(self.slot, busy, self.stopping is not None, self.retry_at)
+    def status(
+        self, *, unplaced: bool = False, makes_room: ReplicaSlot | None = None
+    ) -> SlotStatus:
+        """The slot as a plan needs it. `unplaced`, `makes_room`: see there."""
+        return SlotStatus(
+            self.slot,
+            occupied=self.running is not None and not self.running.done(),
+            stopping=self.stopping is not None,
+            retry_at=self.retry_at,
+            running=self.state == "running",
+            drained=self.drained,
+            outdated=self.is_outdated,
+            unplaced=unplaced,
+            makes_room=makes_room,
+        )
 
 
 def replicas_by_model(

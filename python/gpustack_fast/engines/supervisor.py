@@ -10,6 +10,7 @@ changes, and `app` calls `instance_idle` when a retired instance has ended its l
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import time
@@ -18,12 +19,21 @@ from typing import Any
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.config.model_fields import makes_same_process
 from gpustack_fast.engines import life
 from gpustack_fast.engines.addresses import Addresses, ExternalReplicas
 from gpustack_fast.engines.external import watch
+from gpustack_fast.engines.history import History
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.life import Life, Prepare
-from gpustack_fast.engines.plan import ReplicaSlot, Start, plan
+from gpustack_fast.engines.plan import (
+    ReplicaSlot,
+    SlotStatus,
+    Start,
+    Wanted,
+    is_carried_out,
+    plan,
+)
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import InstanceNotFound
@@ -33,6 +43,13 @@ from gpustack_fast.storage.engine_paths import EnginePaths
 __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
+
+STOPS = "The server stops."
+WHY = {
+    "edited": "The model was edited, and another engine takes its place.",
+    "scaled": "Fewer replicas are wanted.",
+    "gone": "The model is not in the configuration any more.",
+}
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +65,8 @@ class Supervisor:
         *,
         on_change: Callable[[], None],
         in_flight: Callable[[str], int] = lambda _: 0,
+        drain_timeout: Callable[[], float] = lambda: 0.0,
+        history: History | None = None,
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
         self._paths = paths
@@ -55,9 +74,15 @@ class Supervisor:
         self._faults = faults
         self._table = ProcessTable(faults)
         self._on_change = on_change
+        self._drain_timeout = drain_timeout
+        self.history = history or History()
         self._backends = backends
-        self._life = Life(paths, self._table, prepare, faults, self._set, in_flight)
+        self._life = Life(
+            paths, self._table, prepare, faults, self._set, in_flight, self.history.note
+        )
         self._models: dict[str, ModelConfig] = {}
+        """Those of ours that should run."""
+        self._generations: dict[str, int] = {}
         self._replicas: dict[ReplicaSlot, Replica] = {}
         self._external = ExternalReplicas(
             backends["external"], lambda replica: self._task(self._watch(replica))
@@ -65,6 +90,7 @@ class Supervisor:
         self._maintenance: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
         self._closing = False
+        self._patience_is_over = asyncio.Event()
 
     @property
     def replicas(self) -> list[Replica]:
@@ -77,13 +103,17 @@ class Supervisor:
         """The engines that are there, also those that are being ended."""
         return [one.instance for one in self._replicas.values() if one.instance is not None]
 
-    def want(self, models: Iterable[ModelConfig]) -> None:
-        """Sets the models that should run. Of external ones each address is a replica.
+    def want(
+        self, models: Iterable[ModelConfig], generations: Mapping[str, int] | None = None
+    ) -> None:
+        """Sets the models that should run, at the start. Of external ones each address is a
+        replica. `generations`: of those of ours; 1 where there is none.
 
         Called from within the event loop.
         """
-        self._models = {model.name: model for model in models}
-        self._external.want(self._models.values())
+        models = list(models)
+        self._take(models, generations or {})
+        self._external.want(models)
         self._awake.set()
         self._on_change()
 
@@ -91,58 +121,101 @@ class Supervisor:
         """The replicas of somebody else's engines for `adopt`, see `ExternalReplicas.try_once`."""
         return await self._external.try_once(models)
 
-    def with_external(self, addresses: Addresses) -> list[Replica]:
-        """The replicas as they will be when these are adopted."""
-        ours = [replica for replica in self._replicas.values() if not replica.retired]
+    def as_adopted(self, addresses: Addresses, models: Iterable[ModelConfig]) -> list[Replica]:
+        """The replicas as they will be when these addresses and models are adopted."""
+        stay = {model.name for model in models if not model.external}
+        ours = [
+            one for one in self._replicas.values() if not one.retired and one.slot.model in stay
+        ]
         return ours + [replica for replica, _ in addresses.replicas.values()]
 
-    def adopt(self, addresses: Addresses) -> None:
-        """Replaces the addresses of somebody else's engines; engines of ours go on as they are.
+    def adopt(
+        self, addresses: Addresses, models: Iterable[ModelConfig], generations: Mapping[str, int]
+    ) -> None:
+        """Sets the models that should run from now on, and replaces the addresses of somebody
+        else's engines. Engines of ours follow step by step, see `plan`.
 
         Not told to `on_change`: the caller has published them.
         """
+        self._take(models, generations)
         self._external.adopt(addresses)
+        self._step()  # what is wanted no more leaves at once, as the caller has published it
         self._awake.set()
+
+    def _take(self, models: Iterable[ModelConfig], generations: Mapping[str, int]) -> None:
+        self._models = {model.name: model for model in models if not model.external}
+        self._generations = dict(generations)
+        for replica in self._replicas.values():
+            model = self._models.get(replica.slot.model)
+            if model is None:
+                continue
+            if makes_same_process(replica.model, model):
+                # Also where an edit was taken back: nothing need be replaced for that.
+                replica.take(model, self._generations.get(model.name, 1))
+            else:
+                replica.edited = True
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
         maintain_at = time.monotonic() + MAINTAIN_EVERY
         while True:
             self._awake.clear()
-            now = time.monotonic()
-            wanted = (
-                {}
-                if self._closing
-                else {m.name: m.replicas for m in self._models.values() if not m.external}
-            )
-            ours = list(self._replicas.values())
-            for replica in [*ours, *self._external]:
+            for replica in [*self._replicas.values(), *self._external]:
                 self._survive(replica)
-            for action in plan(wanted, [replica.status() for replica in ours], now):
-                if isinstance(action, Start):
-                    self._start(action.slot)
-                else:
-                    self._stop(action.slot, patience=0.0)
+            self._step()
+            now = time.monotonic()
             if now >= maintain_at:
                 maintain_at = now + MAINTAIN_EVERY
                 # A disk may take longer than that.
                 if self._maintenance is None or self._maintenance.done():
                     self._maintenance = asyncio.create_task(self._maintain())
-            pauses = [replica.retry_at - now for replica in ours if replica.retry_at > now]
+            pauses = [one.retry_at - now for one in self._replicas.values() if one.retry_at > now]
             # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min([*pauses, maintain_at - now])):
                     await self._awake.wait()
 
+    def _step(self) -> None:
+        """Carries out the steps that can be taken now, and notes what has been carried out."""
+        models = {} if self._closing else self._models
+        wanted = {one.name: Wanted(one.replicas, one.max_surge) for one in models.values()}
+        for action in plan(wanted, self._statuses(), time.monotonic()):
+            if isinstance(action, Start):
+                self._start(action.slot)
+            else:
+                self._stop(action.slot, self._drain_timeout(), WHY[action.why])
+        found = collections.defaultdict(list)
+        for replica in self._replicas.values():
+            found[replica.slot.model].append(replica.status())
+        for name, target in wanted.items():
+            if is_carried_out(target, found[name]):
+                self.history.observe(name, self._generations.get(name, 1))
+
+    def _statuses(self) -> list[SlotStatus]:
+        leaves = collections.defaultdict(list)
+        for replica in self._replicas.values():
+            status = replica.status()
+            if status.outdated and status.serves:
+                leaves[replica.slot.model].append(replica.slot)
+        return [
+            one.status(
+                unplaced=True, makes_room=self._prepare.makes_room(one, leaves[one.slot.model])
+            )
+            if self._prepare.is_refused(one)
+            else one.status()
+            for one in self._replicas.values()
+        ]
+
     def _start(self, slot: ReplicaSlot) -> None:
         """Starts a new engine in a slot."""
+        model = self._models[slot.model]
         replica = self._replicas.get(slot)
         if replica is None:
-            model = self._models[slot.model]
             replica = Replica(slot, model, self._backends[model.backend], id="", created=0.0)
             self._replicas[slot] = replica
         else:
             replica.restarts += 1
+        replica.generation = self._generations.get(model.name, 1)
         replica.id = self._unused_id(slot.model)
         replica.created = time.time()
         replica.address = ""
@@ -150,6 +223,9 @@ class Supervisor:
         replica.lost = asyncio.Event()
         if replica.drained:
             replica.idle.set()
+            self._remember_drained()
+        again = "Another engine ended here." if replica.restarts else ""
+        self.history.note(slot.model, replica.id, "started", again)
         self._set(replica, "pending")
         replica.running = self._task(self._life.live(replica))
 
@@ -192,6 +268,7 @@ class Supervisor:
             return  # as how far a start has come, which is asked each second
         if replica.state != state or not replica.since:
             replica.since = time.time()
+            self._awake.set()
         replica.state, replica.state_message = state, message
         if replica.model.external:
             self._external.state_changed()
@@ -262,7 +339,14 @@ class Supervisor:
             replica.since = time.time()
         if replica.model.external:
             self._external.remember(replica)
+        else:
+            self._remember_drained()
+            what = "drained" if drained else "resumed"
+            self.history.note(replica.slot.model, replica.id, what, "Its operator has ordered it.")
         log.info("%s is %s by its operator.", replica.id, "drained" if drained else "resumed")
+
+    def _remember_drained(self) -> None:
+        self.history.drain(one.id for one in self._replicas.values() if one.drained)
 
     def _find(self, which: str) -> list[Replica]:
         address = which.rstrip("/")
@@ -275,34 +359,52 @@ class Supervisor:
             )
         return found
 
-    def _stop(self, slot: ReplicaSlot, patience: float) -> asyncio.Task[None]:
+    def _stop(self, slot: ReplicaSlot, patience: float, why: str) -> asyncio.Task[None]:
         """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
         replica = self._replicas[slot]
         if replica.stopping is None:
             waits = patience if replica.state == "running" else 0.0
             replica.retired = True
+            self.history.note(slot.model, replica.id, "retired", why)
             self._on_change()
             replica.stopping = asyncio.create_task(self._wind_up(replica, waits))
         return replica.stopping
 
     async def _wind_up(self, replica: Replica, patience: float) -> None:
         """Waits until the engine is idle (or `patience` seconds), then ends it."""
-        if patience > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await replica.idle.wait()
+        if patience > 0 and not await self._is_idle(replica, patience):
+            log.warning(
+                "%s is ended after %g s, though requests still run on it.", replica.id, patience
+            )
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
         # Until it is gone its slot is taken, and so is what it holds of GPUs.
         await self._life.end(replica, gives_up=lambda: self._closing)
+        self.history.note(replica.slot.model, replica.id, "ended")
         del self._replicas[replica.slot]
+        if replica.drained:
+            self._remember_drained()
         self._awake.set()
+
+    async def _is_idle(self, replica: Replica, patience: float) -> bool:
+        """Whether its last request ends before the patience with it, or with all, is over. So it
+        does, too, where its engine ends.
+        """
+        waits = {
+            asyncio.ensure_future(event.wait()) for event in (replica.idle, self._patience_is_over)
+        }
+        lives = set() if replica.running is None else {replica.running}
+        await asyncio.wait(waits | lives, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()
+        return replica.idle.is_set() or any(one.done() for one in lives)
 
     async def shutdown(self, patience: float) -> None:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
         self._closing = True
-        stopping = [self._stop(slot, patience) for slot in list(self._replicas)]
+        asyncio.get_running_loop().call_later(patience, self._patience_is_over.set)
+        stopping = [self._stop(slot, patience, STOPS) for slot in list(self._replicas)]
         self._external.cancel()
         self._on_change()
         if self._maintenance is not None:
@@ -313,6 +415,7 @@ class Supervisor:
                 log.error("An engine was not ended, by a mistake.", exc_info=error)
                 self._faults.note("mistake", type(error).__name__)
         await self._prepare.close()
+        await self.history.close()
 
     async def moved_logs(self) -> list[Instance]:
         """The engines whose logs somebody has moved or removed. Raises OSError: without a thread.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from gpustack_fast.backends import INFERENCE_PATHS, EngineFacts, facts_of
-from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
+from gpustack_fast.backends import INFERENCE_PATHS, EngineFacts
+from gpustack_fast.config import Config, ModelConfig, RouteConfig
 from gpustack_fast.engines.replica import Replica, replicas_by_model
 from gpustack_fast.keys.store import Key
 from gpustack_fast.seam.documents import (
@@ -14,9 +14,9 @@ from gpustack_fast.seam.documents import (
     ModelEntry,
     RouteEntry,
     Table,
-    TargetEntry,
 )
 from gpustack_fast.seam.metrics import metrics
+from gpustack_fast.seam.rollout import Part, divided, parts_of
 from gpustack_fast.storage.route_numbers import KnownRoute
 
 __all__ = ["key_entry", "table"]
@@ -33,36 +33,34 @@ def table(
     `routes` must know every public name of `config`: else KeyError. `engine_keys`: the keys of
     somebody else's engines, by model.
     """
+    parts = {
+        model.name: parts_of(model, found) for model, found in replicas_by_model(config, replicas)
+    }
     models = [
-        model_entry(model, found, engine_keys.get(model.name))
-        for model, found in replicas_by_model(config, replicas)
+        model_entry(model, part, engine_keys.get(model.name))
+        for model in config.models
+        for part in parts[model.name]
     ]
-    entries = [route_entry(route, routes[route.name]) for route in config.all_routes()]
+    entries = [route_entry(route, routes[route.name], parts) for route in config.all_routes()]
     return Table(models=models, routes=entries, metrics=metrics(replicas), settings=None)
 
 
-def route_entry(route: RouteConfig, known: KnownRoute) -> RouteEntry:
-    """One public name, with the number and the time (Unix seconds) that are known of it."""
+def route_entry(
+    route: RouteConfig, known: KnownRoute, parts: Mapping[str, Sequence[Part]]
+) -> RouteEntry:
+    """One public name, with the number and the time (Unix seconds) that are known of it. `parts`:
+    of the models that it leads to.
+    """
     return RouteEntry(
         name=route.name,
         created=known.created,
-        targets=[target_entry(target) for target in route.targets],
+        targets=divided(route.targets, parts),
         categories=list(route.categories),
         generic_proxy=route.generic_proxy,
         number=known.number,
         access_policy=route.access_policy,
         allowed_keys=route.allowed_keys,
         meta=route.meta,
-    )
-
-
-def target_entry(target: TargetConfig) -> TargetEntry:
-    """One target: `weight` is its share, 0 for a fallback without one of its own."""
-    return TargetEntry(
-        model=target.model,
-        weight=target.share,
-        served_name=target.overridden_model_name,
-        fallback=list(target.fallback),
     )
 
 
@@ -78,16 +76,17 @@ def key_entry(key: Key) -> KeyEntry:
     )
 
 
-def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | None) -> ModelEntry:
-    """One model with those of its instances that have an address already.
+def model_entry(model: ModelConfig, part: Part, engine_key: str | None) -> ModelEntry:
+    """One part of a model with those of its instances that have an address already. `model`: as it
+    is configured now, which says what holds for all of them.
 
     `engine_key`: for the instances of somebody else's; None where they ask for none.
     """
-    facts = facts_of(model)
+    facts = part.facts
     return ModelEntry(
-        name=model.name,
-        served_name=facts.served_name or model.engine_name,
-        backend=model.backend,
+        name=part.name,
+        served_name=facts.served_name or part.model.engine_name,
+        backend=part.model.backend,
         dialects=list(facts.dialects),
         stream_usage=facts.stream_usage,
         redacted_names=list(facts.redacted_names),
@@ -98,7 +97,9 @@ def model_entry(model: ModelConfig, replicas: list[Replica], engine_key: str | N
         max_in_flight=model.max_in_flight,
         wake=None,
         instances=[
-            instance_entry(replica, facts, engine_key) for replica in replicas if replica.address
+            instance_entry(replica, facts, engine_key)
+            for replica in part.replicas
+            if replica.address
         ],
     )
 

@@ -5,6 +5,8 @@
     ├── keys.json           0600, see `keys`
     ├── first-key           0600, the key of the first start, where no terminal was there to show it
     ├── routes.json         0600, see `route_numbers`
+    ├── models.json         0600, see `model_states`
+    ├── events.jsonl        0600, see `events`
     ├── tokens.json         0600, see `token_counts`
     ├── spool/              0700: request bodies that wait in files; emptied at each start
     └── run/                0700
@@ -24,6 +26,7 @@ used, not by root either, and what others may read or write is taken from them, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -60,6 +63,8 @@ class DataDirectory:
         self.keys_file = path / "keys.json"
         self.first_key_file = path / "first-key"
         self.routes_file = path / "routes.json"
+        self.models_file = path / "models.json"
+        self.events_file = path / "events.jsonl"
         self.tokens_file = path / "tokens.json"
         self.control_socket = self.run / "control.sock"
         self.api_socket = self.run / "api.sock"
@@ -81,7 +86,14 @@ class DataDirectory:
         self.check_socket_paths()
         try:
             _make_directory(self.path)
-            for file in (self._lock_file, self.keys_file, self.routes_file, self.tokens_file):
+            for file in (
+                self._lock_file,
+                self.keys_file,
+                self.routes_file,
+                self.models_file,
+                self.events_file,
+                self.tokens_file,
+            ):
                 _keep_file_private(file)
             make_private(self.run)
             lock = os.open(
@@ -106,6 +118,40 @@ class DataDirectory:
             os.close(lock)
             raise
         self._lock = lock
+
+    def inherit(self, lock: int) -> None:
+        """Takes the lock from the process that holds it: an open file is locked, and not its
+        holder. `lock` is a descriptor of that file, and belongs to this object from now on.
+
+        Raises UsageError where it is that of another directory, and StoreError.
+        """
+        self.check_socket_paths()
+        try:
+            held, ours = os.fstat(lock), os.stat(self._lock_file, follow_symlinks=False)
+        except OSError as error:
+            os.close(lock)
+            raise StoreError(
+                explain_os_error(error, f"The data directory {self.path} cannot be used")
+            ) from error
+        if (held.st_dev, held.st_ino) != (ours.st_dev, ours.st_ino):
+            os.close(lock)
+            raise UsageError(
+                f"The data directory {self.path} is not that of the running server. Set `data_dir` "
+                "as it was, or stop that server and start one anew."
+            )
+        self._lock = lock
+
+    def sign(self) -> None:
+        """Says in the lock's file which process holds it. A full disk is no reason not to."""
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            os.truncate(self._lock, 0)
+            os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def descriptor(self) -> int:
+        """The lock's, for a process that is to inherit it."""
+        assert self._lock is not None
+        return self._lock
 
     def empty_spool(self) -> Path:
         """Makes the folder for request bodies that wait in files, without those of a killed server.

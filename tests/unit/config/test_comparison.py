@@ -126,32 +126,51 @@ def test_who_may_use_a_route_is_as_it_is_written_now(read: Reader) -> None:
     assert (found.changes, found.restart) == (["the route `ours`", "the route `r`"], [])
 
 
-def test_how_a_model_of_ours_is_run_needs_a_restart_but_not_who_may_use_it(read: Reader) -> None:
+def test_engines_of_ours_follow_what_is_written(read: Reader) -> None:
+    started = read(OURS.format("edited") + OURS.format("scaled") + OURS.format("changed"))
+    written = read(
+        OURS.format("edited")
+        + 'replicas = 2\nbackend_parameters = ["--ctx-size=512"]\naccess_policy = "public"\n'
+        + OURS.format("scaled")
+        + "replicas = 3\nmax_in_flight = 7\n"
+        + OURS.format("changed")
+        + "hang_timeout = 7\n"
+    )
+    found = reloaded(started, written)
+    assert (found.config, found.restart) == (written, [])
+    assert [(one.kind, one.before, one.after) for one in found.models] == [
+        ("edited", 1, 2),
+        ("scaled", 1, 3),
+        ("changed", 1, 1),
+    ]
+    assert found.changes == [
+        "the model `edited` (replicas 1 → 2, backend_parameters)",
+        "the model `scaled` (max_in_flight, replicas 1 → 3)",
+        "the model `changed` (hang_timeout)",
+        "the route `edited`",
+    ]
+
+
+def test_what_is_about_the_route_alone_changes_no_engine(read: Reader) -> None:
     started = read(OURS.format("ours"))
-    written = read(OURS.format("ours") + 'replicas = 3\naccess_policy = "public"\n')
-    found = reloaded(started, written)
-    (model,) = found.config.models
-    assert (model.replicas, model.access_policy) == (1, "public")
-    assert found.changes == ["the route `ours`"]
-    assert found.restart == ["the model `ours` (replicas)"]
+    found = reloaded(started, read(OURS.format("ours") + "generic_proxy = true\n"))
+    assert (found.changes, found.models) == (["the route `ours`"], [])
 
 
-def test_a_model_of_ours_that_is_gone_has_no_route_and_a_new_one_has_no_engine_yet(
-    read: Reader,
-) -> None:
-    started = read(OURS.format("old"))
-    written = read(OURS.format("new"))
-    found = reloaded(started, written)
+def test_models_of_ours_come_and_go(read: Reader) -> None:
+    found = reloaded(read(OURS.format("old")), read(OURS.format("new")))
     assert [route.name for route in found.config.all_routes()] == ["new"]
-    assert found.restart == ["the model `new` (it is new)", "the model `old` (it is gone)"]
-    back = compare(started, found.config, read(OURS.format("old")))
-    assert (back.config, back.restart) == (started, []), "its engine is still there"
+    assert found.changes[:2] == ["the model `new` (it is new)", "the model `old` (it is gone)"]
+    assert [(one.name, one.before, one.after) for one in found.models] == [
+        ("new", 0, 1),
+        ("old", 1, 0),
+    ]
 
 
-def test_a_model_that_changes_its_runner_waits_for_the_restart(read: Reader) -> None:
-    started = read(OURS.format("m"))
-    found = reloaded(started, read(EXTERNAL.format("m", 1)))
-    assert found.config == started
-    assert found.restart == ["the model `m` (backend, source, python_package, urls)"]
-    found = reloaded(read(EXTERNAL.format("m", 1)), started)
-    assert found.config == started and found.restart == ["the model `m` (it is new)"]
+def test_a_model_may_change_who_runs_it(read: Reader) -> None:
+    ours, theirs = read(OURS.format("m")), read(EXTERNAL.format("m", 1))
+    away = reloaded(ours, theirs)
+    assert [one.kind for one in away.models] == ["gone"]
+    assert away.changes == ["the model `m` (it is gone)", "the model `m`"]
+    back = reloaded(theirs, ours)
+    assert [one.kind for one in back.models] == ["new"]

@@ -34,7 +34,7 @@ from gpustack_fast.control.documents import (
     Status,
 )
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.control.views import instance_status, model_statuses
+from gpustack_fast.control.views import Generations, instance_status, model_statuses
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import (
@@ -160,21 +160,33 @@ def test_instances_are_drained_and_resumed(tmp_path: Path) -> None:
     with_server(tmp_path, scenario)
 
 
-def test_a_model_that_came_with_a_reload_says_what_it_waits_for(
+def test_a_model_whose_edit_is_being_carried_out_says_how_far_that_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [
-        ModelConfig(name="old", backend="vllm"),
-        ModelConfig(name="new", backend="vllm"),
+        ModelConfig(name="edited", backend="vllm", replicas=2),
+        ModelConfig(name="calm", backend="vllm"),
         ModelConfig(name="far", backend="external", urls=["http://far:1"]),
     ]
-    told = model_statuses(Config(models=models), [], {}, {"old"})
+    old, new = (
+        Replica(ReplicaSlot("edited", n), models[0], BACKENDS["vllm"], id=f"e-{n}", created=9.0)
+        for n in range(2)
+    )
+    old.edited, new.generation = True, 2
+    generations = {"edited": Generations(2, 1), "calm": Generations(1, 1)}
+    told = model_statuses(Config(models=models), [old, new], {}, generations)
+    assert [(one.generation, one.observed_generation) for one in told] == [
+        (2, 1),
+        (1, 1),
+        (None, None),
+    ]
+    assert [(one.generation, one.outdated) for one in told[0].instances] == [(1, True), (2, False)]
     found = msgspec.structs.replace(STATUS, models=told)
     monkeypatch.setattr(FakeApp, "status", lambda _: found)
     with_server(tmp_path, lambda _: instances.status(tmp_path, as_json=False))
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "restarted" in line] == [
-        "new: It is new in the configuration, and gets its engines when the server is restarted."
+    assert [line for line in lines if "edit" in line and "generation" in line] == [
+        "edited: An edit (generation 2) is being carried out: instances of it: 1, older ones: 1."
     ]
 
 

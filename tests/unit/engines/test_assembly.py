@@ -11,6 +11,7 @@ from small_environments import TinyEngine
 
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.assembly import Engines
+from gpustack_fast.engines.history import History
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
@@ -29,6 +30,8 @@ def test_how_far_a_build_is_is_in_the_log_and_shown_to_who_waits(
             Faults(),
             on_change=lambda: None,
             in_flight=lambda _: 0,
+            drain_timeout=lambda: 0.0,
+            history=History(),
         )
         model = ModelConfig(name="m", backend="tiny_engine")
         found = await engines._environment(model, False, tiny.lines.append)

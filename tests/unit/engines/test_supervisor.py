@@ -495,7 +495,7 @@ def test_a_known_address_is_asked_as_a_reload_says(
         async with await asyncio.start_unix_server(engine, path):
             await eventually(lambda: house.states() == ["unreachable"], "a 503 on /health")
             one = house.replica()
-            house.supervisor.adopt(await house.supervisor.try_external([after]))
+            house.supervisor.adopt(await house.supervisor.try_external([after]), [after], {})
             assert house.replica() is one
             await house.until_running()
 
@@ -558,7 +558,7 @@ def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
         ours = house.replica()
         supervisor = house.supervisor
         before = ModelConfig(name="m", backend="external", urls=["http://127.0.0.1:1", "unix:/b"])
-        supervisor.adopt(await supervisor.try_external([before]))
+        supervisor.adopt(await supervisor.try_external([before]), [small(), before], {})
         goes, stays = house.replica(1), house.replica(2)
         server = await asyncio.start_unix_server(
             lambda _, writer: writer.close(), short_folder / "new.sock"
@@ -568,10 +568,14 @@ def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
         )
         seen = len(house.seen)
         addresses = await supervisor.try_external([after])
-        assert [one.id for one in supervisor.with_external(addresses)] == [ours.id, "m-2", "m-1"]
+        assert [one.id for one in supervisor.as_adopted(addresses, [small(), after])] == [
+            ours.id,
+            "m-2",
+            "m-1",
+        ]
         assert [one.id for one in supervisor.replicas] == [ours.id, "m-0", "m-1"], "not yet"
-        supervisor.adopt(addresses)
-        assert supervisor.replicas == supervisor.with_external(addresses)
+        supervisor.adopt(addresses, [small(), after], {})
+        assert supervisor.replicas == supervisor.as_adopted(addresses, [small(), after])
         assert house.replica(1).state == "running", "it was tried before it is adopted"
         assert house.replica(2) is stays and stays.model is after
         assert len(house.seen) == seen, "the caller publishes all of it at once"
@@ -583,7 +587,7 @@ def test_a_reload_keeps_addresses_that_stay_and_adopts_new_ones_that_were_tried(
             lambda: all(one.running is not None and one.running.done() for one in away.fresh),
             "what nobody adopts is tried no more",
         )
-        assert supervisor.replicas == supervisor.with_external(addresses)
+        assert supervisor.replicas == supervisor.as_adopted(addresses, [small(), after])
         server.close()
 
 
@@ -943,9 +947,9 @@ def test_a_slot_is_taken_until_nobody_of_its_engine_is_left(
             house.supervisor.want([])
             await eventually(lambda: tries >= 1, "its end is tried")
             house.supervisor.want([small()])
-            await eventually(
-                lambda: tries >= 4 or house.supervisor.replicas != [], "it is tried again"
-            )
-            assert house.supervisor.replicas == [] and alive(pid)
-        await house.until_running()
-        assert not alive(pid) and house.replica() is not before
+            await house.until_running()
+            await eventually(lambda: tries >= 4, "it is tried again")
+            assert alive(pid)
+            assert house.replica().slot.number != before.slot.number, "its slot is taken"
+        await eventually(lambda: not alive(pid), "it is ended at last")
+        assert house.replica() is not before

@@ -36,6 +36,7 @@ _OURS_ONLY = (
     "placement_strategy",
     "gpu_selector",
     "replicas",
+    "max_surge",
     "backend_parameters",
     "env",
     "restart_on_error",

@@ -1,0 +1,100 @@
+"""What lasts of engines over restarts: what has happened to them, which generation of a model was
+carried out, and which instances are drained. Written beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from gpustack_fast.errors import StoreError
+from gpustack_fast.faults import Faults, run_in_thread
+from gpustack_fast.storage.events import Event, Events
+from gpustack_fast.storage.model_states import ModelStates
+
+__all__ = ["History", "Note"]
+
+TRY_AGAIN_AFTER = 10.0
+"""Seconds, after a fault of the disk."""
+SAVED_WITHIN = 5.0
+"""Seconds that a stop waits for the disk."""
+
+log = logging.getLogger(__name__)
+
+
+class Note(Protocol):
+    """Notes that something has happened to a model, or to an instance of it (empty: to none)."""
+
+    def __call__(self, model: str, instance: str, what: str, why: str = "") -> None: ...
+
+
+class History:
+    """The history of one server's engines. Lives on the event loop."""
+
+    def __init__(
+        self,
+        states: ModelStates | None = None,
+        events: Events | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """Without states and events nothing lasts."""
+        self._states = states
+        self._events = events
+        self._faults = faults or Faults()
+        self._writing: asyncio.Task[None] | None = None
+        self._changed = False
+
+    def note(self, model: str, instance: str, what: str, why: str = "") -> None:
+        """Keeps an event of now, see `Note`."""
+        if self._events is not None:
+            event = Event(time=time.time(), model=model, instance=instance, what=what, why=why)
+            self._events.add(event)
+            self._soon()
+
+    def events(self) -> list[Event]:
+        """The newest, the oldest of them first."""
+        return [] if self._events is None else self._events.all()
+
+    def observe(self, model: str, generation: int) -> None:
+        """Notes that a generation of a model is carried out."""
+        if self._states is not None and self._states.observe(model, generation):
+            self._soon()
+
+    def observed(self, model: str) -> int:
+        """The last generation of a model that was carried out as a whole; 0: none."""
+        return 0 if self._states is None else self._states.observed(model)
+
+    def drain(self, instances: Iterable[str]) -> None:
+        """Notes which instances of ours are drained."""
+        if self._states is not None and self._states.drain(instances):
+            self._soon()
+
+    async def close(self) -> None:
+        """Waits until all of it is on the disk, or the disk has taken too long."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=SAVED_WITHIN)
+            self._writing.cancel()
+
+    def _soon(self) -> None:
+        self._changed = True
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._changed:
+            self._changed = failed = False
+            for save in self._savers():
+                try:
+                    await run_in_thread(save)
+                except (OSError, StoreError) as error:
+                    told = error if isinstance(error, OSError) else str(error)
+                    self._faults.note("history", told)
+                    self._changed = failed = True
+            if failed:
+                await asyncio.sleep(TRY_AGAIN_AFTER)
+
+    def _savers(self) -> list[Callable[[], None]]:
+        return [one.save for one in (self._states, self._events) if one is not None]
