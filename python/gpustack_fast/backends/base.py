@@ -216,6 +216,10 @@ class Backend:
     """The path that gets 200 as soon as the engine can serve, and not before."""
     ready_path_for: Callable[[Model], str] | None = None
     """That of a model's engines, where it follows from the model's settings."""
+    key_path: str | None = "/v1/models"
+    """A path that gets 2xx with the engine's key alone, where it has one, and is no work; None: no
+    such path is known.
+    """
     environment: Literal["ours", "users", "none"] = "ours"
     """Who makes the environment: the server, unless a model names one (`python`); the user, so that
     a model has to name it; or nobody, since it needs none.

@@ -218,6 +218,7 @@ ENGINE = Engine(
         demands=demands,
         ready_path=_HEALTH,
         ready_path_for=ready_path,
+        key_path=None,
         environment="none",
         any_files=True,
         takes_slices=True,

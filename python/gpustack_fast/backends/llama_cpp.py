@@ -243,6 +243,7 @@ ENGINE = Engine(
         variables=("LLAMA_API_KEY",),
         command=command,
         ready_path="/health",
+        key_path="/props",  # its /v1/models asks for none
         causes=CAUSES,
         progress=Progress(
             path="/metrics",

@@ -309,6 +309,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             extra=_RELOADED,
         ),
     ] = 30.0
+    keep_engines: Annotated[
+        bool,
+        Meta(
+            description="whether engines go on when the server stops; the next start adopts them",
+            extra=_RELOADED,
+        ),
+    ] = False
     tls_certificate: Annotated[
         Path | None,
         Meta(

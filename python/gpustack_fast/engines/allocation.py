@@ -3,6 +3,9 @@
 All that wait for a place are placed together, and again whenever something may have changed: one
 that finds none waits, and says what it lacks. Memory of a dead engine comes back some time after
 its end, so what the driver shows as used counts whoever holds it, except for engines of ours.
+
+An engine that sleeps keeps of its place what the driver shows that it still holds (`lending`), and
+has all of it again before it wakes (`claim_back`).
 """
 
 from __future__ import annotations
@@ -11,23 +14,36 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 
 from msgspec.structs import replace
 
+from gpustack_fast.engines.gpu_locks import GpuLocks
+from gpustack_fast.engines.gpu_use import Engines, GpuUse
 from gpustack_fast.engines.plan import ReplicaSlot
-from gpustack_fast.engines.processes import mark_of
-from gpustack_fast.faults import run_in_thread
-from gpustack_fast.gpus.documents import Gpu, GpuProcess, GpuReport
-from gpustack_fast.placement import Device, Placement, Refusal, Wanted, devices_of, place
+from gpustack_fast.gpus.documents import GpuReport
+from gpustack_fast.placement import (
+    Device,
+    Placement,
+    Refusal,
+    Wanted,
+    devices_of,
+    place,
+    shortage,
+)
 
 __all__ = ["Allocation"]
 
 GATHER = 0.1
 """Seconds in which those that ask at one time come together, so that the largest goes first."""
-LOOKED_WITHIN = 5.0
-"""Seconds for the look at whose the processes on GPUs are."""
 STILL_HELD = (
     "It waits for the end of an engine that was there before it: that could not be ended, and its "
     "memory on the GPUs is not free."
@@ -38,42 +54,42 @@ LOOK_AGAIN_EVERY = 5.0
 
 @dataclasses.dataclass
 class _Waiting:
-    wanted: Wanted
+    wanted: Wanted | Placement
+    """A placement is had again as it was, or not at all."""
     placed: asyncio.Future[Placement]
     refused: Callable[[str], None]
     is_refused: bool = False
     """A place was looked for, and there was none."""
 
 
+@dataclasses.dataclass
+class _Lent:
+    """The place of an engine that sleeps; what it still holds of it is promised to it."""
+
+    whole: Placement
+    engine: Engines
+
+
 class Allocation:
     """The GPUs of this machine, and what was promised of them. Lives on the event loop."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[GpuReport]], engines: Callable[[], Mapping[int, str]]
+        self, read: Callable[[], Awaitable[GpuReport]], engines: Callable[[], Engines]
     ) -> None:
-        """`read` gives the GPUs of now; `engines` the engines that run: the process id of each,
-        which leads its session, and the mark of those that have left that.
-        """
+        """`read` gives the GPUs of now; `engines` all engines that run."""
         self._read = read
         self._engines = engines
-        self._recognises = False
-        """Whether the driver's process ids were seen to be ours: beyond a container they are not.
-        """
+        self._use = GpuUse()
         self._failed: dict[str, str] = {}
         """GPUs and slices on which nothing is placed any more, with the reason."""
         self._held: dict[ReplicaSlot, Placement] = {}
+        self._lent: dict[ReplicaSlot, _Lent] = {}
         self._waiting: dict[ReplicaSlot, _Waiting] = {}
-        self._seen: list[Device] = []
-        """The devices as they were when a place was last looked for."""
         self._changed = asyncio.Event()
         self._placing: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[dict[str, int]] | None = None
-        """The last look at whose the processes on GPUs are; it may never end."""
-        self._starting: collections.defaultdict[str, asyncio.Lock] = collections.defaultdict(
-            asyncio.Lock
-        )
-        self._starts: dict[ReplicaSlot, list[asyncio.Lock]] = {}
-        """What those hold of it that start now, or wait for a part of it."""
+        self._seen: list[Device] = []
+        """The devices as those that wait were placed on last."""
+        self._locks = GpuLocks(read, self._use)
 
     @property
     def held(self) -> list[Placement]:
@@ -107,6 +123,16 @@ class Allocation:
         each time that it is looked for. It is held until `release`, and until then the instance
         gets no other.
         """
+        return await self._wait(slot, wanted, refused)
+
+    async def claim_back(self, slot: ReplicaSlot, refused: Callable[[str], None]) -> None:
+        """Has all of a sleeping engine's place again, as soon as it is free; as `claim`."""
+        if slot in self._lent:
+            await self._wait(slot, self._lent[slot].whole, refused)
+
+    async def _wait(
+        self, slot: ReplicaSlot, wanted: Wanted | Placement, refused: Callable[[str], None]
+    ) -> Placement:
         waiting = _Waiting(wanted, asyncio.get_running_loop().create_future(), refused)
         self._waiting[slot] = waiting
         self._changed.set()
@@ -132,22 +158,29 @@ class Allocation:
         if waiting is None or not waiting.is_refused:
             return None
         for without in ([], *([one] for one in others), list(others)):
-            held = [placed for one, placed in self._held.items() if one not in without]
-            (found,) = place([waiting.wanted], self._seen, held)
-            if isinstance(found, Placement):
+            gone = (slot, *without)
+            held = [placed for one, placed in self._held.items() if one not in gone]
+            if _has_room(waiting.wanted, self._seen, held):
                 return without[0] if without else None  # it is placed in a moment
         return None
 
-    def has_room(self, wanted: Wanted, devices: Sequence[Device]) -> Refusal | None:
-        """Why one more instance would find no place beside all that is promised; None: it would.
-        `devices`: those of now, see `devices`.
+    async def no_room(self, wanted: Wanted, report: GpuReport) -> str:
+        """Why one more instance would find no place beside all that is promised, in sentences;
+        empty: it would. `report`: the GPUs of now.
         """
-        (found,) = place([wanted], list(devices), self.held)
-        return found if isinstance(found, Refusal) else None
+        (used,) = await self._use.of(report, [self._engines()])
+        devices = self.devices(report, self._within_promises(used))
+        (found,) = place([wanted], devices, self.held)
+        return found.message if isinstance(found, Refusal) else ""
+
+    def restore(self, slot: ReplicaSlot, placement: Placement) -> None:
+        """Gives an instance again what an earlier run of this server has given it."""
+        self._held[slot] = placement
 
     def release(self, slot: ReplicaSlot) -> None:
         """Takes back what an instance holds, if it holds anything."""
         self.end_start(slot)
+        self._lent.pop(slot, None)
         if self._held.pop(slot, None) is not None:
             self._changed.set()
 
@@ -155,15 +188,48 @@ class Allocation:
         """Waits until no other engine starts on these GPUs: vLLM measures their memory then. From
         now on others wait, until `end_start` or `release`.
         """
-        taken = self._starts.setdefault(slot, [])
-        for uuid in sorted(uuids):
-            await self._starting[uuid].acquire()
-            taken.append(self._starting[uuid])
+        await self._locks.take(slot, uuids)
 
     def end_start(self, slot: ReplicaSlot) -> None:
         """Lets others start on the GPUs on which this one has started, or begun to."""
-        for lock in self._starts.pop(slot, []):
-            lock.release()
+        self._locks.give(slot)
+
+    @contextlib.asynccontextmanager
+    async def lending(self, slot: ReplicaSlot, engine: Engines) -> AsyncIterator[None]:
+        """Inside, an engine falls asleep, and no other starts, wakes or ends on its GPUs. From then
+        on it holds of its place what the driver shows.
+        """
+        whole = self._held.get(slot)
+        async with self._locks.giving_back(slot, self._uuids(slot), engine):
+            yield
+        if whole is not None and self._held.get(slot) is whole:
+            self._lent[slot] = _Lent(whole, engine)
+            self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def freeing(self, slot: ReplicaSlot, engine: Engines) -> AsyncIterator[None]:
+        """Inside, an engine is ended, and no other starts, wakes or ends on its GPUs, until the
+        driver shows that its memory is free.
+        """
+        async with self._locks.giving_back(slot, self._uuids(slot), engine):
+            yield
+
+    def _uuids(self, slot: ReplicaSlot) -> list[str]:
+        return [one.uuid for one in self._held[slot].claims] if slot in self._held else []
+
+    def would_fit(self, model: str, without: Collection[str]) -> bool:
+        """Whether one of a model's instances that wait would have its place, if all of these
+        models slept; as the GPUs were when those that wait were placed last.
+        """
+        for slot, one in self._waiting.items():
+            kept = [
+                placement
+                for holder, placement in self._held.items()
+                if holder != slot and holder.model not in without
+            ]
+            if slot.model == model and _has_room(one.wanted, self._seen, kept):
+                return True
+        return False
 
     async def close(self) -> None:
         """Ends the search."""
@@ -177,36 +243,42 @@ class Allocation:
             await asyncio.sleep(GATHER)
             self._changed.clear()
             report = await self._read()
-            self._place(report, await self._look(report))
+            asleep = dict(self._lent)
+            groups = [self._engines(), *(one.engine for one in asleep.values())]
+            used, *each = await self._use.of(report, groups)
+            for slot, shown in zip(asleep, each, strict=True):
+                if self._lent.get(slot) is asleep[slot]:
+                    self._shrink(slot, shown)
+            self._place(report, used)
             if self._waiting:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_EVERY):
                         await self._changed.wait()
 
-    async def _look(self, report: GpuReport) -> dict[str, int]:
-        """What `_used_by_ours` says, or nothing where nobody can see it now: then all that is used
-        counts as strangers'.
-        """
-        # A process that a driver keeps inside the kernel may keep whoever looks at it, too: in one
-        # thread, and not in one more with each look.
-        if self._looking is None or self._looking.done():
-            work = run_in_thread(self._used_by_ours, report, self._engines())
-            self._looking = asyncio.ensure_future(work)
-            await asyncio.wait({self._looking}, timeout=LOOKED_WITHIN)
-            if self._looking.done():
-                return self._looking.result()
-        return {}
+    def _shrink(self, slot: ReplicaSlot, shown: Mapping[str, int]) -> None:
+        """What a sleeping engine holds is never more again than was shown once."""
+        held = self._held[slot]
+        claims = [
+            replace(one, bytes=max(0, min(one.bytes, shown.get(one.uuid, one.bytes))))
+            for one in held.claims
+        ]
+        self._held[slot] = replace(held, claims=claims)
 
     def _place(self, report: GpuReport, used: Mapping[str, int]) -> None:
-        """Places those that wait now. `used`: what `_used_by_ours` says of the same report."""
+        """Places those that wait now. `used`: what engines of ours hold by the same report."""
         # Those who have given up are gone from here some moments later.
         waiting = {slot: one for slot, one in self._waiting.items() if not one.placed.cancelled()}
+        devices = self._seen = self.devices(report, self._within_promises(used))
         for slot in waiting.keys() & self._held.keys():
-            waiting.pop(slot).refused(STILL_HELD)  # else nobody would count what is held
-        devices = self.devices(report, self._within_promises(used))
-        self._seen = devices
-        found = place([one.wanted for one in waiting.values()], devices, self.held)
-        for (slot, one), result in zip(waiting.items(), found, strict=True):
+            one = waiting.pop(slot)
+            if isinstance(one.wanted, Placement):
+                self._give_back(slot, one, one.wanted, devices)
+            else:
+                one.refused(STILL_HELD)  # else nobody would count what is held
+        fresh = {slot: one for slot, one in waiting.items() if isinstance(one.wanted, Wanted)}
+        wanted = [one.wanted for one in fresh.values() if isinstance(one.wanted, Wanted)]
+        found = place(wanted, devices, self.held)
+        for (slot, one), result in zip(fresh.items(), found, strict=True):
             if not isinstance(result, Refusal):
                 self._held[slot] = result
                 del self._waiting[slot]
@@ -216,6 +288,21 @@ class Allocation:
             else:
                 one.is_refused = True
                 one.refused(result.message)
+
+    def _give_back(
+        self, slot: ReplicaSlot, one: _Waiting, whole: Placement, devices: Sequence[Device]
+    ) -> None:
+        """Its whole place to an engine that wakes, if that is free beside all that is held."""
+        kept = [placement for holder, placement in self._held.items() if holder != slot]
+        lacks = shortage(whole, devices, kept)
+        if lacks is not None:
+            one.is_refused = True
+            one.refused(lacks)
+            return
+        self._held[slot] = whole
+        self._lent.pop(slot, None)
+        del self._waiting[slot]
+        one.placed.set_result(whole)
 
     def _hand_on(self, placing: asyncio.Task[None]) -> None:
         """Gives a mistake of ours in placing to those who wait: nobody else would tell them."""
@@ -233,39 +320,10 @@ class Allocation:
                 promised[claim.uuid] += claim.bytes
         return {uuid: min(size, promised[uuid]) for uuid, size in used.items()}
 
-    def _used_by_ours(self, report: GpuReport, engines: Mapping[int, str]) -> dict[str, int]:
-        """The bytes of each GPU and slice that these engines hold, at most. Looks into /proc."""
-        marks = set(engines.values())
-        found: dict[str, int] = {}
-        for gpu in report.gpus:
-            # Whose it is, is not told: see `_within_promises`.
-            found |= {part.uuid: part.memory_used or 0 for part in gpu.slices}
-            owners = [(one, _owner(one, engines, marks)) for one in gpu.processes or []]
-            self._recognises |= any(ours for _, ours in owners)
-            found[gpu.uuid] = self._held_of(gpu, owners)
-        return found
 
-    def _held_of(self, gpu: Gpu, owners: list[tuple[GpuProcess, bool | None]]) -> int:
-        """What engines of ours hold of a GPU, as far as the driver tells it, else what may be."""
-        if gpu.processes is None or any(one.memory is None for one in gpu.processes):
-            return gpu.memory_used or 0
-        if self._recognises:
-            return sum(one.memory or 0 for one, ours in owners if ours)
-        # In a container processes are hidden, or numbered as beyond it.
-        strangers = sum(one.memory or 0 for one, ours in owners if ours is False)
-        return max(0, (gpu.memory_used or 0) - strangers)
-
-
-def _owner(one: GpuProcess, engines: Mapping[int, str], marks: set[str]) -> bool | None:
-    """Whether a process is of these engines; None: nobody here has its number."""
-    session = _session(one.pid)
-    if session is None:
-        return None
-    return session in engines or mark_of(one.pid) in marks
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
+def _has_room(
+    wanted: Wanted | Placement, devices: Sequence[Device], kept: Sequence[Placement]
+) -> bool:
+    if isinstance(wanted, Placement):
+        return shortage(wanted, devices, kept) is None
+    return isinstance(place([wanted], devices, kept)[0], Placement)

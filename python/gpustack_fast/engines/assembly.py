@@ -92,10 +92,23 @@ class Engines:
 
     async def shutdown(self, patience: float) -> None:
         """Ends all engines, builds and downloads, as `Supervisor.shutdown`."""
+        self._end_looks()
+        await self.supervisor.shutdown(patience)
+        await self._close()
+
+    async def leave(self) -> list[str]:
+        """Ends all but the engines that have a process, as `Supervisor.leave`."""
+        self._end_looks()
+        left = await self.supervisor.leave()
+        await self._close()
+        return left
+
+    def _end_looks(self) -> None:
         self._watch.close()
         if self._looking is not None:
             self._looking.cancel()
-        await self.supervisor.shutdown(patience)
+
+    async def _close(self) -> None:
         self._store.close()
         await self._reader.close()
 

@@ -1,11 +1,12 @@
 """One engine process: started, watched until it is ready and until it ends, and ended.
 
-    DATA_DIR/run/instances/ID.json    who it is, written by the process before it becomes the engine
+    DATA_DIR/run/instances/ID.json    who it is (`records`)
     DATA_DIR/run/engines/ID.sock      where it listens (elsewhere if too long: `EnginePaths`)
     DATA_DIR/logs/MODEL/ID.log        its standard output and error, appended to by itself
 
 The engine may outlive this program, so its output is a file and never a pipe, and nothing of it
-depends on ours.
+depends on ours. One that did can be adopted by the next: from then on it is as any other, but that
+nobody knows its exit code.
 """
 
 from __future__ import annotations
@@ -13,33 +14,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
+import logging
 import os
 import secrets
-import shutil
-import signal
-import socket
 import string
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from gpustack_fast.backends import Backend, Command, Place
+from gpustack_fast.backends import Backend, Command
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.ask import Answer, ask
+from gpustack_fast.engines.digest import command_digest
 from gpustack_fast.engines.engine_log import LogFollower, cause_of, last_lines, rotate
+from gpustack_fast.engines.instance_files import (
+    close_log,
+    free_port,
+    make_folder,
+    remove_files,
+    remove_folder,
+)
+from gpustack_fast.engines.leader import Adopted, Child, Leader, watch
+from gpustack_fast.engines.listening import listens
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import Process, ProcessTable
+from gpustack_fast.engines.records import Record, renew, write_draft
 from gpustack_fast.errors import EngineFailed, printable
-from gpustack_fast.faults import Faults, is_ours, run_in_thread
+from gpustack_fast.faults import Faults, is_ours, reason_of, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
 __all__ = ["Identified", "Instance", "new_id"]
+
+log = logging.getLogger(__name__)
 
 Identified = tuple[int, int]
 """A process, by its id and its start time."""
@@ -53,8 +66,6 @@ WARM_UP_WITHIN = 300.0
 """Seconds: kernels that are compiled at the first request were seen to take half a minute."""
 DISK_WITHIN = 5.0
 """Seconds that a disk may take before an engine's end, and the message about it, go on without."""
-RECORD_ROOM = 1024
-"""Bytes that a record may need."""
 
 
 def new_id(model: str) -> str:
@@ -90,7 +101,7 @@ class Instance:
         self.exited = asyncio.Event()
         self._making: asyncio.Task[IO[bytes]] | None = None
         """The making of its files, which goes on when a start is given up."""
-        self._child: subprocess.Popen[bytes] | None = None
+        self._leader: Leader | None = None
         self._pidfd: int | None = None
         """None: not watched, so its end would not be seen."""
         self._opened: os.stat_result | None = None
@@ -114,46 +125,92 @@ class Instance:
 
     @property
     def pid(self) -> int | None:
-        return None if self._child is None else self._child.pid
+        return None if self._leader is None else self._leader.pid
 
-    async def start(self, prepared: Prepared) -> None:
-        """Starts the process and watches it.
+    @property
+    def key_path(self) -> str:
+        """A path that asks for its key, where its kind has one."""
+        return self.backend.key_path or self.ready_path
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it has a process that can be left to the next server."""
+        return self._leader is not None and not self.exited.is_set()
+
+    @property
+    def gpu_owner(self) -> dict[int, str]:
+        """Its process id, and the mark of those that have left its session: by these its memory on
+        GPUs is known.
+        """
+        return {} if self.pid is None else {self.pid: str(self.record)}
+
+    async def start(self, prepared: Prepared, number: int = 0, generation: int = 1) -> None:
+        """Starts the process and watches it. `number`: of its replica's slot; both for its record.
 
         Raises BackendError, StoreError, or OSError for this machine. `stop` must follow that, too:
         the process may run, and not be watched.
         """
         self._port = free_port() if self.backend.over_tcp else None
         self.devices = prepared.devices
-        place = Place(
-            python=prepared.python,
-            version=prepared.version,
-            socket=self.socket,
-            port=self._port,
-            key=self.key,
-            files=prepared.files,
-            adapters=prepared.adapters,
-            devices=prepared.devices,
-            shape=prepared.shape,
-            share=prepared.share,
-            facts=prepared.facts,
-        )
+        place = prepared.place(self.socket, self._port, self.key)
         command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
-        stub = [
-            sys.executable,
-            "-I",
-            "-S",
-            str(STUB),
-            str(self.record),
-            str(self.socket),
-            str(self.log),
-        ]
-        self._making = asyncio.ensure_future(run_in_thread(self._make_files, command))
+        record = Record(
+            pid=0,
+            start_time=0,
+            boot_id="",
+            socket=str(self.socket),
+            log=str(self.log),
+            model=self.model.name,
+            number=number,
+            generation=generation,
+            digest=await run_in_thread(command_digest, self.backend, self.model, prepared),
+            backend=self.backend.name,
+            version=prepared.version,
+            key=self.key,
+            port=self._port,
+            ready_path=self.ready_path,
+            created=time.time(),
+            devices=prepared.devices,
+            placement=prepared.placement,
+            remark=prepared.remark,
+            config=msgspec.to_builtins(self.model),
+        )
+        stub = [sys.executable, "-I", "-S", str(STUB), str(self.record)]
+        self._making = asyncio.ensure_future(run_in_thread(self._make_files, command, record))
         with await asyncio.shield(self._making) as log:
             # On the loop: no stop can come in between, and miss it.
             self._run([*stub, *command.arguments], log, command.environment)
 
+    def adopt(self, record: Record) -> None:
+        """Takes over the engine of a record, which an earlier run has started, and watches it.
+
+        Raises ProcessLookupError where its process is gone, and OSError for this machine. `stop`
+        must follow that, too: others of its session may live.
+        """
+        self.key = record.key
+        self.socket = Path(record.socket)
+        self.folder = self.socket.with_suffix(".d")
+        self.log = Path(record.log)
+        self._port = record.port
+        self.ready_path = record.ready_path
+        self.devices = record.devices
+        self._leader = Adopted(record, self._table)
+        self._pidfd = watch(record.pid, self.exited.set)
+        one = processes.process(record.pid)
+        if one is None or not record.is_leader(one):  # what was opened is another one's
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        with contextlib.suppress(OSError):
+            self._opened = os.stat(f"/proc/{record.pid}/fd/1")
+
+    def leave(self) -> None:
+        """Lets it go on without this server, which does not watch it any more."""
+        assert self._leader is not None
+        self._leader.leave()
+        self._leader = None
+        self._end_watch()
+
     def _run(self, arguments: list[str], log: IO[bytes], variables: dict[str, str]) -> None:
-        self._child = subprocess.Popen(
+        child = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -161,8 +218,8 @@ class Instance:
             env=self._environment(variables),
             start_new_session=True,
         )
-        self._pidfd = os.pidfd_open(self._child.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+        self._leader = Child(child, self._table)
+        self._pidfd = watch(child.pid, self.exited.set)
 
     def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         """What the engine inherits of ours, without our settings (one may be a key) and what its
@@ -176,31 +233,35 @@ class Instance:
         }
         return {**found, **variables, **self.model.env, processes.MARK: str(self.record)}
 
-    def _make_files(self, command: Command) -> IO[bytes]:
+    def _make_files(self, command: Command, record: Record) -> IO[bytes]:
         """Makes the places of its files; returns the open log. Raises OSError, StoreError."""
         self._paths.make_room_for(self.log)
         self.socket.unlink(missing_ok=True)
         # On a full disk the process could not write its record, nor say so: its log is there, too.
-        self._new_record.write_bytes(b" " * RECORD_ROOM)
+        write_draft(self._new_record, record)
         make_folder(self.folder, command)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         log = os.fdopen(os.open(self.log, flags, 0o600), "ab")
         self._opened = os.fstat(log.fileno())
         return log
 
-    def _on_exit(self) -> None:
-        assert self._pidfd is not None
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        self.exited.set()
-
-    async def wait_until_ready(self, stage: Callable[[str], None] = lambda _: None) -> None:
+    async def wait_until_ready(
+        self,
+        stage: Callable[[str], None] = lambda _: None,
+        is_ready: Callable[[], Awaitable[bool | None]] | None = None,
+        limit: float | None = None,
+    ) -> None:
         """Returns when the engine can serve; `stage` is told how far it has come. Raises
         EngineFailed when it ends or takes too long.
+
+        `is_ready`: what is asked for that, else whether its ready path gives 200. `limit`: seconds,
+        0 for none, instead of the model's `ready_timeout`.
         """
-        limit = self.model.ready_timeout
+        is_ready = is_ready or self._is_ready
+        limit = self.model.ready_timeout if limit is None else limit
         follower = LogFollower(self.log, self.backend.stages)
         waited, asked, looked = 0.0, time.monotonic(), 0.0
-        while not (ready := await self._is_ready()):
+        while not (ready := await is_ready()):
             before, asked = asked, time.monotonic()
             # What cannot be probed is neither ready nor too slow.
             waited += 0.0 if ready is None else asked - before
@@ -241,10 +302,14 @@ class Instance:
             return None
         try:
             pids = [one.pid for one in living]
-            return await run_in_thread(processes.listens, self._port, pids)
+            return await run_in_thread(listens, self._port, pids)
         except OSError as error:
-            self._faults.note("processes", error)
+            self.note_unseen(error)
             return ready
+
+    def note_unseen(self, error: OSError) -> None:
+        """Counts that nobody could see whose an address is."""
+        self._faults.note("processes", error)
 
     async def warm_up(self) -> None:
         """Sends a ready engine its first request, if its kind needs one. Raises EngineFailed."""
@@ -290,22 +355,26 @@ class Instance:
             self._faults.note("probe", error)
             return None
 
+    async def note(self, **changes: bool) -> None:
+        """Notes for the next server what its record says of it: `has_run`, `asleep`."""
+        problem = ""
+        try:
+            async with asyncio.timeout(DISK_WITHIN):
+                await run_in_thread(functools.partial(renew, self.record, **changes))
+        except TimeoutError:
+            problem = "the disk does not respond"
+        except OSError as error:
+            problem = reason_of(error)
+        if problem:
+            log.warning("The record of %s cannot be renewed: %s.", self.id, problem)
+
     def how_it_ended(self) -> str:
         """The manner of its end for a sentence, as in `ended with exit code 1`.
 
         Only a hint: a crashed engine may well exit with 0.
         """
-        assert self._child is not None
-        found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
-            return "is running"
-        if found.si_code == os.CLD_EXITED:
-            return f"ended with exit code {found.si_status}"
-        hint = "; perhaps memory ran out, see `dmesg`" if found.si_status == signal.SIGKILL else ""
-        return (
-            f"was ended by signal {found.si_status} "
-            f"({signal.strsignal(found.si_status) or 'unknown'}{hint})"
-        )
+        assert self._leader is not None
+        return self._leader.how_it_ended()
 
     async def last_words(self) -> str:
         """The cause that its log names, if it is known, and the log's end, in one line, for a
@@ -327,9 +396,9 @@ class Instance:
 
     async def processor_time(self) -> float | None:
         """Seconds of processors' time that its process has used; None: not known."""
-        if self._child is None:
+        if self._leader is None:
             return None
-        return await run_in_thread(processes.processor_time, self._child.pid)
+        return await run_in_thread(processes.processor_time, self._leader.pid)
 
     async def rotate_log(self, limit: int = LOG_LIMIT) -> None:
         """Copies a large log and truncates it, for the engine holds it open for appending."""
@@ -354,27 +423,18 @@ class Instance:
     async def living(self) -> list[Process] | None:
         """The living processes of its session, and those that have left it; None: nobody can see
         them now.
-
-        Reaps the dead ones except for the leader. As long as that is not reaped, no other session
-        can have its number.
         """
-        if self._child is None:
+        if self._leader is None:
             return []
-        leader = self._child.pid
-        mark = str(self.record) if self.backend.leaves_session else ""
-        found = await self._table.members(leader, mark)
-        if found is None:
-            return None
-        processes.reap(found, spare=leader)
-        return [one for one in found if one.alive]
+        return await self._leader.living(str(self.record) if self.backend.leaves_session else "")
 
     async def apart(self) -> set[Identified] | None:
         """Those of its living processes that have left its session, where its kind does that; None:
         nobody can see them now.
         """
-        if self._child is None or not self.backend.leaves_session:
+        if self._leader is None or not self.backend.leaves_session:
             return set()
-        leader, living = self._child.pid, await self.living()
+        leader, living = self._leader.pid, await self.living()
         if living is None:
             return None
         return {(one.pid, one.start_time) for one in living if one.session != leader}
@@ -384,23 +444,19 @@ class Instance:
 
         `grace`: seconds until it is killed, where that is less than its backend gives it.
         """
-        if self._child is not None:
+        if self._leader is not None:
             gone = await processes.end(
-                self._child.pid,
+                self._leader.pid,
                 self.living,
                 self.backend.stop_signal,
                 min(grace, self.backend.stop_grace),
-                is_child=True,
+                is_child=self._leader.is_child,
             )
-            # Not `wait`: a leader that nobody sees, as without `/proc`, may live, and hold up all.
-            if not gone or self._child.poll() is None:
+            if not gone or not self._leader.is_reaped():
                 return False
-            self._child = None
+            self._leader = None
             self.exited.set()
-            if self._pidfd is not None:
-                asyncio.get_running_loop().remove_reader(self._pidfd)
-                os.close(self._pidfd)
-                self._pidfd = None
+            self._end_watch()
         try:
             async with asyncio.timeout(DISK_WITHIN):
                 await self._files_are_made()
@@ -412,6 +468,12 @@ class Instance:
             self._faults.note("files", error)
         return True
 
+    def _end_watch(self) -> None:
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
     async def _files_are_made(self) -> None:
         """Waits for a start that was given up while it made files, which would outlast the end."""
         if self._making is not None:
@@ -422,38 +484,3 @@ class Instance:
 def ready_path(backend: Backend, model: ModelConfig) -> str:
     """The path that says whether a model's engine is well."""
     return backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
-
-
-def close_log(made: asyncio.Future[IO[bytes]]) -> None:
-    """Closes what `_make_files` has opened."""
-    if not made.cancelled() and made.exception() is None:
-        made.result().close()
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def make_folder(folder: Path, command: Command) -> None:
-    """Writes the files and makes the links that an engine is to find. Raises OSError."""
-    if command.files or command.links:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    for path, text in command.files.items():
-        path.write_text(text, encoding="utf-8")
-    for link, target in command.links.items():
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes what `make_folder` has made, as far as it can be removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_files(*paths: Path | str) -> None:
-    for path in paths:
-        Path(path).unlink(missing_ok=True)

@@ -3,25 +3,30 @@
 pending → analyzing (its files are looked at) → scheduled (it has a place) → initializing (its
 environment is made) → downloading → starting → running
 any → error (it ended, or could not start), and after a pause from the beginning
+
+The life of one that an earlier run has left begins at `starting`: it is adopted (`adoption`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
+from gpustack_fast.engines.adoption import Adoption, Again, Refused, in_one_line
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import Instance
+from gpustack_fast.engines.nap import Naps, Places
 from gpustack_fast.engines.plan import ReplicaSlot, restart_delay
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.errors import EngineFailed, GpustackFastError
 from gpustack_fast.faults import Faults, is_ours, reason_of
 from gpustack_fast.model_store.documents import ModelStoreError
@@ -47,17 +52,13 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Prepare(Protocol):
+class Prepare(Again, Places, Protocol):
     """Gets a replica's engine all that it is started with, and says so by its states."""
 
     async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
         """What is given is the replica's until `release`. Raises GpustackFastError, or OSError for
         this machine.
         """
-        ...
-
-    def is_refused(self, replica: Replica) -> bool:
-        """Whether a replica waits for a place, after one was looked for."""
         ...
 
     def makes_room(self, replica: Replica, others: Sequence[ReplicaSlot]) -> ReplicaSlot | None:
@@ -72,25 +73,10 @@ class Prepare(Protocol):
         """Ends what is still being prepared."""
         ...
 
-    async def begin_start(self, replica: Replica) -> None:
-        """Waits until no other engine starts on the same GPUs. Others wait from now on, until
-        `end_start` or `release`: each measures what is free, so nobody else's share may change.
-        """
-        ...
-
-    def end_start(self, replica: Replica) -> None:
-        """Lets others start there, whether or not this one has begun to."""
-        ...
-
 
 def lost(replica: Replica) -> EngineFailed:
     """Why a replica's engine cannot go on, though it is well itself."""
     return EngineFailed(f"The engine is ended: {replica.lost_to}.")
-
-
-def _in_one_line(error: GpustackFastError) -> str:
-    """The message for the log and for states; some have a line for each of several things."""
-    return re.sub(r"\s*\n\s*", " ", str(error))
 
 
 class Life:
@@ -104,37 +90,73 @@ class Life:
         faults: Faults,
         set_state: SetState,
         in_flight: Callable[[str], int],
+        restraint: Restraint,
         note: Note,
+        is_edited: Callable[[Replica], bool] = lambda _: False,
+        compared: Callable[[Replica], None] = lambda _: None,
     ) -> None:
+        """`is_edited`, `compared`: of adopted replicas, see `Adoption`."""
         self._paths = paths
+        self._restraint = restraint
         self._table = table
         self._prepare = prepare
         self._faults = faults
         self._set = set_state
         self._in_flight = in_flight
         self._note = note
+        self._adoption = Adoption(prepare, set_state, note, is_edited, compared)
+        self._naps = Naps(prepare, restraint, set_state)
 
     async def live(self, replica: Replica) -> None:
         """From the preparation to the end of its session. Ends with `retry_at` set."""
+        await self._live(replica, self._bring_up(replica))
+
+    def adopt(
+        self, replica: Replica, record: Record, settled: asyncio.Event
+    ) -> Coroutine[Any, Any, None]:
+        """From the engine that an earlier run has left to the end of its session; as `live`.
+
+        `settled`: set when it runs, or cannot. The replica has its instance when this returns, so
+        that whatever ends the life ends the engine, too.
+        """
+        try:
+            self._new_instance(replica).adopt(record)
+        except OSError as error:
+            return self._adopt(replica, record, settled, error)
+        return self._adopt(replica, record, settled, None)
+
+    async def _adopt(
+        self, replica: Replica, record: Record, settled: asyncio.Event, problem: OSError | None
+    ) -> None:
+        """`problem`: why the process cannot be watched."""
+        comparing = asyncio.ensure_future(self._adoption.compare(replica, record, settled))
+        try:
+            await self._live(replica, self._take_up(replica, record, settled, problem))
+        finally:
+            comparing.cancel()
+
+    async def _live(self, replica: Replica, bring_up: Coroutine[Any, Any, str]) -> None:
         grace = float("inf")
         try:
-            remark = await self._bring_up(replica)
+            remark = await bring_up
             self._prepare.end_start(replica)
-            log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
             self._set(replica, "running", remark)
             self._note(replica.slot.model, replica.id, "running", remark)
             grace = LOST_GRACE
-            self.failed(replica, *await self._until_it_ends(replica))
+            self.failed(replica, *await self._until_it_ends(replica, remark))
+        except Refused as error:
+            self._refused(replica, in_one_line(error))
+            await self._until_nobody_else_needs(replica)
         except ModelStoreError as error:
             if error.may_pass:
-                self._without_files(replica, _in_one_line(error), error.wait)
+                self._without_files(replica, in_one_line(error), error.wait)
             else:
-                self.failed(replica, _in_one_line(error))
+                self.failed(replica, in_one_line(error))
         except GpustackFastError as error:
             if is_ours(error):
-                self._hindered(replica, _in_one_line(error))
+                self._hindered(replica, in_one_line(error))
             else:
-                self.failed(replica, _in_one_line(error))
+                self.failed(replica, in_one_line(error))
         except OSError as error:
             self._hindered(replica, f"It could not be started: {reason_of(error)}.")
         await self.end(replica, grace)
@@ -152,15 +174,43 @@ class Life:
         if replica.lost.is_set():
             raise lost(replica)
         log.info("Starting %s ...", replica.id)
-        instance = Instance(
-            replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
-        )
-        replica.instance = instance
-        await instance.start(prepared)
+        instance = self._new_instance(replica)
+        async with self._restraint.starting():
+            await instance.start(prepared, replica.slot.number, replica.generation)
         replica.address = instance.address
         self._set(replica, "starting")
         await self._unless_lost(replica, self._get_ready(replica, instance))
+        await instance.note(has_run=True)
+        log.info("%s is running after %.1f s.", replica.id, time.time() - replica.created)
         return prepared.remark
+
+    def _new_instance(self, replica: Replica) -> Instance:
+        replica.instance = Instance(
+            replica.id, replica.model, replica.backend, self._paths, self._table, self._faults
+        )
+        return replica.instance
+
+    async def _take_up(
+        self, replica: Replica, record: Record, settled: asyncio.Event, problem: OSError | None
+    ) -> str:
+        """Waits until it is certain that an engine of an earlier run is ours, and serves. Returns
+        as `_bring_up`. Raises Refused.
+        """
+        instance = replica.instance
+        assert instance is not None
+        # Others that start on its GPUs wait for it if it still loads; itself waits for nobody.
+        starting = asyncio.ensure_future(self._prepare.begin_start(replica))
+        try:
+            if problem is not None:
+                raise problem
+            replica.address = instance.address
+            await self._unless_lost(replica, self._adoption.confirm(replica, record, instance))
+        except ProcessLookupError as error:
+            raise Refused("It has ended meanwhile.") from error
+        finally:
+            starting.cancel()
+            settled.set()
+        return record.remark
 
     async def _get_ready(self, replica: Replica, instance: Instance) -> None:
         def tell(stage: str) -> None:
@@ -186,17 +236,18 @@ class Life:
             for task in (working, losing):
                 task.cancel()
 
-    async def _until_it_ends(self, replica: Replica) -> tuple[str, str]:
-        """Waits until an engine that runs has ended, or is lost; the manner, in words for the log
-        and for who asks for its state. It has served, so that its last words may hold something of
-        a request.
+    async def _until_it_ends(self, replica: Replica, remark: str) -> tuple[str, str]:
+        """Waits until an engine that runs, or sleeps, has ended, or is lost; the manner, in words
+        for the log and for who asks for its state. It has served, so that its last words may hold
+        something of a request.
         """
         instance = replica.instance
         assert instance is not None
         watching = asyncio.ensure_future(liveness.lost(instance, self._in_flight, self._faults))
         ending = asyncio.ensure_future(instance.exited.wait())
         losing = asyncio.ensure_future(replica.lost.wait())
-        ends = {watching, ending, losing}
+        napping = asyncio.ensure_future(self._naps.take(replica, remark))
+        ends = {watching, ending, losing, napping}
         try:
             done, _ = await asyncio.wait(
                 ends, timeout=RUNNING_WELL, return_when=asyncio.FIRST_COMPLETED
@@ -207,11 +258,16 @@ class Life:
         finally:
             for task in ends:
                 task.cancel()
+        unrested = napping.exception() if napping.done() else None
         if replica.lost.is_set():
             ended = str(lost(replica)).rstrip(".")
         elif ending.done():
             # Whatever its exit code: nobody asked it to end. (A crashed vLLM exits with 0.)
             ended = f"The engine {instance.how_it_ended()}, unasked"
+        elif isinstance(unrested, EngineFailed):
+            ended = str(unrested).rstrip(".")
+        elif unrested is not None:
+            raise unrested
         else:
             ended = f"The engine is ended, since it works no more. {watching.result().rstrip('.')}"
         self._set(replica, "error", f"{ended}.")  # at once, for a disk may be slow to tell more
@@ -223,24 +279,54 @@ class Life:
         replica: Replica,
         grace: float = float("inf"),
         gives_up: Callable[[], bool] = lambda: False,
+        *,
+        planned: bool = False,
     ) -> None:
         """Ends what is left of an engine. Nothing is started in its place before that is gone.
 
         `grace`: as of `Instance.stop`. `gives_up`: whether one that cannot be ended is left to the
-        next start of this server; what it holds stays counted then.
+        next start of this server; what it holds stays counted then. `planned`: it waits until no
+        other engine starts on its GPUs, and none does until its memory is free.
         """
+        await self._restraint.until_thawed()
+        if planned and replica.devices and replica.instance is not None:
+            async with self._prepare.freeing(replica):
+                gone = await self._end_process(replica, grace, gives_up)
+        else:
+            gone = await self._end_process(replica, grace, gives_up)
+        if gone:
+            self._prepare.release(replica)
+
+    async def _end_process(
+        self, replica: Replica, grace: float, gives_up: Callable[[], bool]
+    ) -> bool:
+        """Whether nobody of it is left; see `end`."""
         reason = replica.state_message
         while replica.instance is not None and not await replica.instance.stop(grace):
             self._prepare.end_start(replica)  # what it holds may stay for ever, and is counted
             if gives_up():
                 log.error("%s: %s", replica.id, LEFT_BEHIND)
-                return
+                return False
             if not replica.state_message.startswith(CANNOT_BE_ENDED):
                 log.error("%s: %s", replica.id, CANNOT_BE_ENDED)
                 self._set(replica, "error", f"{CANNOT_BE_ENDED} {reason}".rstrip())
             await asyncio.sleep(AFTER_A_FAULT)
         replica.instance = None
-        self._prepare.release(replica)
+        replica.asleep = False
+        return True
+
+    async def _until_nobody_else_needs(self, replica: Replica) -> None:
+        """Another process of this server may still have requests at an engine that is there."""
+        if replica.instance is not None and await replica.instance.living() != []:
+            await self._restraint.alone.wait()
+
+    def _refused(self, replica: Replica, reason: str) -> None:
+        """Starts another in the place of an engine that is not adopted: no failure of a start."""
+        replica.note_failure(f"It was not adopted. {reason}")
+        replica.retry_at = 0.0
+        self._set(replica, "error", f"It is not adopted, and another is started. {reason}")
+        log.warning("%s is not adopted, and another is started. %s", replica.id, reason)
+        self._note(replica.slot.model, replica.id, "refused", reason)
 
     def failed(self, replica: Replica, reason: str, shown: str | None = None) -> None:
         """Takes the engine out of the table at once, and says when the next one starts.

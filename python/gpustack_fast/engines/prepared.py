@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpustack_fast.backends import Shape
+from gpustack_fast.backends import Place, Shape
+from gpustack_fast.placement import Placement
 from gpustack_fast.sizing import ModelFacts
 
 __all__ = ["Prepared"]
@@ -22,7 +23,23 @@ class Prepared:
     adapters: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     facts: ModelFacts | None = None
     devices: tuple[str, ...] = ()
-    shape: Shape = dataclasses.field(default_factory=Shape)
-    share: float | None = None
+    placement: Placement | None = None
+    """What was claimed of these devices."""
     remark: str = ""
     """What is to be known of it as long as it runs, in sentences; empty: nothing."""
+
+    def place(self, socket: Path, port: int | None, key: str) -> Place:
+        """The place of an instance that has these for itself."""
+        return Place(
+            python=self.python,
+            version=self.version,
+            socket=socket,
+            port=port,
+            key=key,
+            files=self.files,
+            adapters=self.adapters,
+            devices=self.devices,
+            shape=Shape() if self.placement is None else self.placement.shape,
+            share=None if self.placement is None else self.placement.share,
+            facts=self.facts,
+        )

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Protocol
 
-from gpustack_fast.backends import Backend, Shape
+from gpustack_fast.backends import Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.prepared import Prepared
-from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.records import Record
+from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.engines.shared_work import SharedWork
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.gpus.documents import GpuReport
@@ -116,9 +117,56 @@ class Preparer:
             adapters=adapters,
             facts=facts,
             devices=() if placement is None else visible(report, placement),
-            shape=Shape() if placement is None else placement.shape,
-            share=None if placement is None else placement.share,
+            placement=placement,
             remark=remark,
+        )
+
+    def restore(self, replica: Replica, placement: Placement | None) -> None:
+        if placement is not None:
+            replica.devices = tuple(claim.uuid for claim in placement.claims)
+            self._allocation.restore(replica.slot, placement)
+
+    async def still_fits(self, replica: Replica, placement: Placement | None) -> bool:
+        if placement is None:
+            return True
+        report = await self._read_gpus()
+        if report.unread and not report.gpus:
+            return True  # nobody can say, and it runs
+        lost = {
+            uuid: gpu.problem
+            for gpu in report.gpus
+            if gpu.lost
+            for uuid in (gpu.uuid, *(one.uuid for one in gpu.slices))
+        }
+        devices = {one.uuid: one for one in self._allocation.devices(report)}
+        selector = replica.model.gpu_selector
+        chosen = [] if selector is None else selector.gpu_ids
+        for claim in placement.claims:
+            if claim.uuid in lost:
+                raise EngineFailed(f"Its GPU {claim.uuid} has failed. {lost[claim.uuid]}")
+            if claim.uuid not in devices:
+                raise EngineFailed(f"Its GPU {claim.uuid} is not there any more.")
+        wanted = None if selector is None else selector.gpus_per_replica
+        return wanted in (None, len(placement.claims)) and all(
+            is_selected(devices[claim.uuid], chosen) for claim in placement.claims
+        )
+
+    async def prepare_again(self, replica: Replica, record: Record) -> Prepared:
+        model, placement = replica.model, record.placement
+        facts = None
+        if replica.backend.demands is not None:
+            facts = await self._facts(model, replica.backend)
+        environment = await self._environment(replica, _in_silence, gpus=placement is not None)
+        files, adapters = await self._files_of(replica, _in_silence)
+        return Prepared(
+            python=environment.python,
+            version=environment.version,
+            files=files,
+            adapters=adapters,
+            facts=facts,
+            devices=record.devices,
+            placement=placement,
+            remark=record.remark,
         )
 
     async def _facts(self, model: ModelConfig, backend: Backend) -> ModelFacts | None:
@@ -249,6 +297,10 @@ class Preparer:
         await self._allocation.close()
         await self._building.close(ENDS_WITHIN)
         await self._fetching.close(ENDS_WITHIN)
+
+
+def _in_silence(replica: Replica, state: InstanceState, message: str = "") -> None:
+    """Shows nothing, of an engine that runs."""
 
 
 def _without_gpus(replica: Replica, report: GpuReport) -> str:

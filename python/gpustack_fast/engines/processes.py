@@ -16,7 +16,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -32,20 +32,19 @@ __all__ = [
     "become_subreaper",
     "boot_id",
     "end",
-    "listens",
     "mark_of",
     "open_standard_descriptors",
     "process",
     "processor_time",
     "reap",
+    "surely",
+    "user_of",
     "writes_to",
 ]
 
 Found = TypeVar("Found")
 
 PR_SET_CHILD_SUBREAPER = 36
-LISTEN = "0A"
-"""The state of a listening socket in /proc/net/tcp."""
 
 MARK = "GPUSTACK_FAST_INSTANCE"
 """The environment variable of an engine's processes with the path of its record. By it those are
@@ -69,7 +68,7 @@ LOOK_AT_MARKS_EVERY = 0.25
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """The record that `backends/exec_stub.py` writes before it becomes the engine."""
+    """Who an engine is: the part of its record (`records`) that every version has written."""
 
     pid: int
     """Also the number of its session."""
@@ -239,27 +238,45 @@ class ProcessTable:
         return found + [one for one in marks.get(mark, []) if one.pid not in known]
 
 
-def listens(port: int, pids: Iterable[int]) -> bool:
-    """Whether one of these processes listens at a TCP port. Raises OSError where nobody can see
-    that.
+async def surely(
+    identity: Identity, mark: str, table: ProcessTable, known: set[tuple[int, int]]
+) -> list[Process] | None:
+    """The living processes of an earlier run's session, where they certainly are of it, and those
+    that bear the engine's record as their `mark`.
+
+    None: nobody can see them now.
+
+    The kernel gives a session's number to nobody else while a member lives. So one member that is
+    surely ours vouches for the others: the leader by its start time, or one that writes to the
+    instance's own log, or one known before. `known` remembers them from call to call, as pairs of
+    process id and start time.
     """
-    sockets = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # without IPv6 there is one alone
-            for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    sockets.add(f"socket:[{fields[9]}]")
-    return any(not sockets.isdisjoint(_descriptors(pid)) for pid in pids)
+    if not identity.is_of_this_boot():
+        return []
+    members = await table.members(identity.pid, mark)
+    if members is None:
+        return None
+    found = [one for one in members if one.alive and one.session == identity.pid]
+    left = [one for one in members if one.alive and one.session != identity.pid]
+    sure = any(
+        identity.is_leader(one)
+        or (one.pid, one.start_time) in known
+        or writes_to(one.pid, identity.log)
+        for one in found
+    )
+    if not sure:
+        return left
+    known.update((one.pid, one.start_time) for one in found)
+    return found + left
 
 
-def _descriptors(pid: int) -> Iterator[str]:
-    """What a process's descriptors lead to; nothing of one that has ended."""
-    folder = f"/proc/{pid}/fd"
+def user_of(pid: int) -> int | None:
+    """The effective user of a process; None: it is gone. Raises OSError."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for name in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(f"{folder}/{name}")
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+    return None
 
 
 def writes_to(pid: int, log: str) -> bool:

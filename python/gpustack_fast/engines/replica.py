@@ -58,6 +58,10 @@ class Replica:
     """In words: why an engine ended here, or a request failed; empty: nothing has."""
     last_failure_at: float = 0.0
     """Unix seconds."""
+    generation: int = 1
+    """That of its model when this engine was started."""
+    outdated: bool = False
+    """Whether it would be started otherwise now: its model was edited, or what it is made of."""
     drained: bool = False
     """The operator's order: no new requests, whatever engine is here."""
     address: str = ""

@@ -22,6 +22,8 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.config.model_fields import makes_same_process
 from gpustack_fast.engines import life
 from gpustack_fast.engines.addresses import Addresses, ExternalReplicas
+from gpustack_fast.engines.adoption import Adoptable, started_by
+from gpustack_fast.engines.duties import Duties
 from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.instance import Instance, new_id
@@ -30,12 +32,16 @@ from gpustack_fast.engines.plan import (
     ReplicaSlot,
     SlotStatus,
     Start,
-    Wanted,
+    Stop,
     is_carried_out,
     plan,
 )
 from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import InstanceState, Replica
+from gpustack_fast.engines.rest import Rest
+from gpustack_fast.engines.restraint import Restraint
+from gpustack_fast.engines.sights import Activity
 from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -67,6 +73,7 @@ class Supervisor:
         in_flight: Callable[[str], int] = lambda _: 0,
         drain_timeout: Callable[[], float] = lambda: 0.0,
         history: History | None = None,
+        duties: Duties | None = None,
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
         self._paths = paths
@@ -77,18 +84,34 @@ class Supervisor:
         self._drain_timeout = drain_timeout
         self.history = history or History()
         self._backends = backends
-        self._life = Life(
-            paths, self._table, prepare, faults, self._set, in_flight, self.history.note
-        )
+        self._rest = Rest(prepare, self.history, duties)
+        self.restraint = Restraint()
+        """What may not be done to engines now."""
         self._models: dict[str, ModelConfig] = {}
         """Those of ours that should run."""
         self._generations: dict[str, int] = {}
+        self._interrupted: set[str] = set()
         self._replicas: dict[ReplicaSlot, Replica] = {}
         self._external = ExternalReplicas(
             backends["external"], lambda replica: self._task(self._watch(replica))
         )
         self._maintenance: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
+        note = self.history.note
+        self._life = Life(
+            paths,
+            self._table,
+            prepare,
+            faults,
+            self._set,
+            in_flight,
+            self.restraint,
+            note,
+            self._is_edited,
+            self._compared,
+        )
+        self._adopting: list[asyncio.Event] = []
+        """Set when an engine that has served before runs again, or does not."""
         self._closing = False
         self._patience_is_over = asyncio.Event()
 
@@ -104,18 +127,71 @@ class Supervisor:
         return [one.instance for one in self._replicas.values() if one.instance is not None]
 
     def want(
-        self, models: Iterable[ModelConfig], generations: Mapping[str, int] | None = None
+        self,
+        models: Iterable[ModelConfig],
+        generations: Mapping[str, int] | None = None,
+        adoptable: Iterable[Adoptable] = (),
     ) -> None:
         """Sets the models that should run, at the start. Of external ones each address is a
-        replica. `generations`: of those of ours; 1 where there is none.
+        replica. `generations`: of those of ours; 1 where there is none. `adoptable`: engines of
+        these models that an earlier run has left, and that are gone on with.
 
         Called from within the event loop.
         """
         models = list(models)
         self._take(models, generations or {})
         self._external.want(models)
+        for instance_id, record in adoptable:
+            self._adopt(instance_id, record)
+        self._take_rest()
         self._awake.set()
         self._on_change()
+
+    def _adopt(self, instance_id: str, record: Record) -> None:
+        """Gives an engine of an earlier run its slot again."""
+        model = self._models[record.model]
+        before = started_by(record, model)
+        replica = Replica(
+            slot=ReplicaSlot(record.model, record.number),
+            model=model if makes_same_process(before, model) else before,
+            backend=self._backends[record.backend],
+            id=instance_id,
+            created=record.created,
+            generation=record.generation,
+            drained=self.history.was_drained(instance_id),
+        )
+        if replica.drained:
+            replica.idle.set()
+        self._replicas[replica.slot] = replica
+        self._prepare.restore(replica, record.placement)
+        self._set(replica, "starting", "It was left by an earlier run.")
+        settled = asyncio.Event()
+        if record.has_run:
+            self._adopting.append(settled)
+        replica.running = self._task(self._life.adopt(replica, record, settled))
+
+    async def until_adopted(self, within: float) -> None:
+        """Returns when the engines of an earlier run that have served go on, or when it is known
+        that they do not; after so many seconds at the latest.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await asyncio.gather(*(adopted.wait() for adopted in self._adopting))
+        self._adopting = []
+
+    def _is_edited(self, replica: Replica) -> bool:
+        """Notes of an adopted replica that runs whether its model was edited before."""
+        model = self._models.get(replica.slot.model)
+        replica.edited = model is not None and not makes_same_process(replica.model, model)
+        self._awake.set()
+        return replica.edited
+
+    def _compared(self, replica: Replica) -> None:
+        """Notes that it is known of an adopted replica whether it is up to date."""
+        if not replica.is_outdated:
+            # It may be of an older one that comes to the same.
+            replica.generation = self._generations.get(replica.slot.model, 1)
+        self._awake.set()
 
     async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
         """The replicas of somebody else's engines for `adopt`, see `ExternalReplicas.try_once`."""
@@ -138,6 +214,7 @@ class Supervisor:
         Not told to `on_change`: the caller has published them.
         """
         self._take(models, generations)
+        self._take_rest()
         self._external.adopt(addresses)
         self._step()  # what is wanted no more leaves at once, as the caller has published it
         self._awake.set()
@@ -154,6 +231,10 @@ class Supervisor:
                 replica.take(model, self._generations.get(model.name, 1))
             else:
                 replica.edited = True
+
+    def _take_rest(self) -> None:
+        """Behind the adoption: it goes on from what is there."""
+        self._rest.take(self._models.values(), self._replicas.values(), time.monotonic())
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
@@ -177,19 +258,39 @@ class Supervisor:
 
     def _step(self) -> None:
         """Carries out the steps that can be taken now, and notes what has been carried out."""
+        if self.restraint.is_frozen:
+            return
         models = {} if self._closing else self._models
-        wanted = {one.name: Wanted(one.replicas, one.max_surge) for one in models.values()}
+        wanted = self._rest.wanted(models.values(), self._replicas.values())
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
             else:
-                self._stop(action.slot, self._drain_timeout(), WHY[action.why])
+                if action.why == "edited" and self._replicas[action.slot].state == "running":
+                    self._interrupted.add(action.slot.model)
+                self._stop(action.slot, self._patience(action), WHY[action.why])
+        served = {one.slot.model for one in self.replicas if one.published_state == "running"}
+        self._interrupted &= {one.name for one in models.values() if one.most_replicas} - served
         found = collections.defaultdict(list)
         for replica in self._replicas.values():
             found[replica.slot.model].append(replica.status())
         for name, target in wanted.items():
-            if is_carried_out(target, found[name]):
+            if is_carried_out(target, found[name]) and self._are_compared(name):
                 self.history.observe(name, self._generations.get(name, 1))
+
+    def _are_compared(self, model: str) -> bool:
+        """Whether it is known of all its replicas that they are of its generation."""
+        generation = self._generations.get(model, 1)
+        return all(
+            one.generation == generation
+            for slot, one in self._replicas.items()
+            if slot.model == model and not one.retired
+        )
+
+    def _patience(self, action: Stop) -> float:
+        """Seconds that the requests of an engine get which is ended by plan."""
+        at_leisure = action.why == "scaled" and self._rest.ends_at_leisure(action.slot.model)
+        return float("inf") if at_leisure else self._drain_timeout()
 
     def _statuses(self) -> list[SlotStatus]:
         leaves = collections.defaultdict(list)
@@ -215,8 +316,12 @@ class Supervisor:
             self._replicas[slot] = replica
         else:
             replica.restarts += 1
+            # That of an adopted engine may have been another.
+            replica.model, replica.backend = model, self._backends[model.backend]
+            replica.edited = False
         replica.generation = self._generations.get(model.name, 1)
         replica.id = self._unused_id(slot.model)
+        replica.outdated = False
         replica.created = time.time()
         replica.address = ""
         replica.idle = asyncio.Event()
@@ -279,6 +384,43 @@ class Supervisor:
     def _is_here(self, replica: Replica) -> bool:
         return self._replicas.get(replica.slot) is replica or replica in self._external
 
+    @property
+    def waits(self) -> set[str]:
+        """The models for which requests wait while nothing of them runs."""
+        return self._rest.waits() | self._interrupted
+
+    @property
+    def resting(self) -> dict[str, str]:
+        """Of each model that sleeps, that it does and why, in sentences."""
+        return self._rest.messages()
+
+    @property
+    def has_to_look(self) -> bool:
+        """Whether `look` decides anything."""
+        return self._rest.is_needed
+
+    def look(self, activity: Activity) -> None:
+        """Decides which models sleep, and how many replicas they have, by what they have to do."""
+        # Another server may have requests at these engines, of which nothing is counted here.
+        if self._closing or self.restraint.is_frozen or not self.restraint.alone.is_set():
+            return
+        if self._rest.look(self._replicas, activity, time.monotonic()):
+            self._awake.set()
+            self._on_change()
+
+    def model_wanted(self, model: str) -> None:
+        """Notes that a request waits for a model, as the data plane reports."""
+        if not self._closing and self._rest.wake(model):
+            self._awake.set()
+            self._on_change()
+
+    @property
+    def interrupted(self) -> frozenset[str]:
+        """The models of which an edit has retired the last engine that served, before the next one
+        is ready: their requests wait for that.
+        """
+        return frozenset(self._interrupted)
+
     def instance_idle(self, instance_id: str) -> None:
         """Notes that a retired instance has ended its last request, as the data plane reports."""
         for replica in [*self._replicas.values(), *self._external]:
@@ -306,6 +448,27 @@ class Supervisor:
             if uuid in replica.devices and not replica.lost.is_set():
                 replica.lost_to = reason
                 replica.lost.set()
+
+    def thaw(self) -> None:
+        """Starts and ends engines again, see `restraint`."""
+        self.restraint.thaw()
+        self._awake.set()
+
+    @property
+    def drained(self) -> list[tuple[str, str]]:
+        """The operator's orders: model and address of each instance that is drained."""
+        return [(one.slot.model, one.address) for one in self.replicas if one.drained]
+
+    def take_orders(self, drained: Iterable[tuple[str, str]]) -> None:
+        """Carries out the orders that an operator has given to another server: of the instances
+        that have an address these are drained, and no others.
+        """
+        ordered = set(drained)
+        for replica in self.replicas:
+            is_ordered = (replica.slot.model, replica.address) in ordered
+            if replica.address and replica.drained != is_ordered:
+                change = self.resume if replica.drained else self.drain
+                change(replica.id)
 
     def drain(self, which: str) -> list[Replica]:
         """Takes instances out of the choice until `resume`; what runs on them goes on.
@@ -376,11 +539,12 @@ class Supervisor:
             log.warning(
                 "%s is ended after %g s, though requests still run on it.", replica.id, patience
             )
+        await self.restraint.alone.wait()
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
         # Until it is gone its slot is taken, and so is what it holds of GPUs.
-        await self._life.end(replica, gives_up=lambda: self._closing)
+        await self._life.end(replica, gives_up=lambda: self._closing, planned=not self._closing)
         self.history.note(replica.slot.model, replica.id, "ended")
         del self._replicas[replica.slot]
         if replica.drained:
@@ -395,7 +559,8 @@ class Supervisor:
             asyncio.ensure_future(event.wait()) for event in (replica.idle, self._patience_is_over)
         }
         lives = set() if replica.running is None else {replica.running}
-        await asyncio.wait(waits | lives, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        limit = None if patience == float("inf") else patience
+        await asyncio.wait(waits | lives, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         for one in waits:
             one.cancel()
         return replica.idle.is_set() or any(one.done() for one in lives)
@@ -417,6 +582,43 @@ class Supervisor:
         await self._prepare.close()
         await self.history.close()
 
+    async def leave(self) -> list[str]:
+        """Leaves the engines that have a process to the next server, and ends all others, and every
+        build. Returns the ids of those that go on. Nothing is watched any more behind it.
+        """
+        self._closing = True
+        left = [replica for replica in self._replicas.values() if _may_be_left(replica)]
+        for replica in left:  # first, so that nobody ends one meanwhile
+            del self._replicas[replica.slot]
+        lives = {replica.running for replica in left if replica.running is not None}
+        for life_of_one in lives:
+            life_of_one.cancel()
+        if lives:
+            await asyncio.wait(lives)
+        for replica in left:
+            assert replica.instance is not None
+            replica.instance.leave()
+        await self.shutdown(0.0)
+        return [replica.id for replica in left]
+
+    async def abandon(self) -> None:
+        """Watches the engines no more, and leaves all of them to another process of this server."""
+        self._closing = True
+        self._external.cancel()
+        tasks = {self._maintenance}
+        for replica in self._replicas.values():
+            tasks |= {replica.running, replica.stopping}
+        running = {task for task in tasks if task is not None}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        for instance in self.instances:
+            if instance.may_go_on:
+                instance.leave()
+        await self._prepare.close()
+        await self.history.close()
+
     async def moved_logs(self) -> list[Instance]:
         """The engines whose logs somebody has moved or removed. Raises OSError: without a thread.
 
@@ -433,6 +635,12 @@ class Supervisor:
             if replica.instance is not None:
                 await replica.instance.rotate_log()
         await asyncio.gather(*(one.living() for one in self.instances))
+
+
+def _may_be_left(replica: Replica) -> bool:
+    """Whether an engine starts or runs, so that the next server may go on with it."""
+    is_well = replica.stopping is None and replica.state != "error"
+    return is_well and replica.instance is not None and replica.instance.may_go_on
 
 
 def _shown(replica: Replica) -> str:

@@ -1,4 +1,5 @@
-"""An engine of forty lines: gives 200 at every path of a Unix socket, and misbehaves on order.
+"""An engine of forty lines: gives 200 to its key at every path of a Unix socket, and at `/open` to
+anybody; it misbehaves on order.
 
 python small_engine.py SOCKET [--deaf] [--crash] [--never-ready] [--child] [--leave-child]
     [--escape]
@@ -42,7 +43,7 @@ def main() -> None:
             with connection:
                 seen = connection.recv(65536)
                 key = f"Bearer {os.environ['SMALL_ENGINE_KEY']}".encode()
-                status = b"200 OK" if key in seen else b"401 Unauthorized"
+                status = b"200 OK" if key in seen or b" /open " in seen else b"401 Unauthorized"
                 connection.sendall(
                     b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 )

@@ -17,7 +17,7 @@ from small_backend import alive, child_of, run
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.engines import processes
-from gpustack_fast.engines.leftovers import end_leftovers
+from gpustack_fast.engines.leftovers import LEFTOVER_GRACE, end_leftovers, find_records
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
@@ -36,6 +36,9 @@ async def main():
     await one.start(PREPARED)
     if "--leave-child" in sys.argv:
         await one.exited.wait()
+    elif "--never-ready" in sys.argv:
+        while not one.record.exists():
+            await asyncio.sleep(0.01)
     else:
         await one.wait_until_ready()
     print("up", flush=True)
@@ -54,6 +57,11 @@ def killed_server(folder: Path, *orders: str) -> None:
         server.kill()
 
 
+async def end_all(paths: EnginePaths, grace: float = LEFTOVER_GRACE) -> list[str]:
+    """Ends all that an earlier run has left."""
+    return await end_leftovers(paths, await find_records(paths), Faults(), grace)
+
+
 def record_of(folder: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads(
         (folder / "run" / "instances" / "small-00000.json").read_bytes()
@@ -70,12 +78,12 @@ def test_the_next_start_ends_what_a_killed_server_left(short_folder: Path) -> No
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, Faults(), grace=0.3) == ["small-00000"]
+        assert await end_all(paths, grace=0.3) == ["small-00000"]
         assert not alive(pid)
         assert not alive(child)
         assert list(paths.records.iterdir()) == []
         assert list(paths.sockets.iterdir()) == []
-        assert await end_leftovers(paths, Faults()) == []
+        assert await end_all(paths) == []
 
     run(scenario, short_folder)
 
@@ -89,7 +97,7 @@ def test_the_next_start_ends_the_children_of_a_leader_that_has_died_meanwhile(
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, Faults()) == ["small-00000"]
+        assert await end_all(paths) == ["small-00000"]
         assert not alive(child)
 
     run(scenario, short_folder)
@@ -107,7 +115,7 @@ def test_what_is_left_gets_the_longest_grace_of_all_backends(
 
     monkeypatch.setattr(processes, "end", end)
     killed_server(short_folder)
-    assert asyncio.run(end_leftovers(EnginePaths(short_folder), Faults())) == ["small-00000"]
+    assert asyncio.run(end_all(EnginePaths(short_folder))) == ["small-00000"]
     assert given == [max(one.stop_grace for one in BACKENDS.values())]
 
 
@@ -120,7 +128,7 @@ def test_the_next_start_ends_what_had_left_the_session(short_folder: Path) -> No
     assert alive(child)
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, Faults()) == ["small-00000"]
+        assert await end_all(paths) == ["small-00000"]
         assert not alive(child)
 
     run(scenario, short_folder)
@@ -140,7 +148,7 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
     path.write_text(json.dumps({**record, "log": "/nowhere", **change}))
 
     async def scenario(paths: EnginePaths) -> None:
-        assert await end_leftovers(paths, Faults(), grace=0.1) == []
+        assert await end_all(paths, grace=0.1) == []
         assert alive(pid)
         assert list(paths.records.iterdir()) == []
 
@@ -162,7 +170,7 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
 def test_a_record_that_cannot_be_read_is_removed(short_folder: Path, content: bytes) -> None:
     paths = EnginePaths(short_folder)
     (paths.records / "torn.json").write_bytes(content)
-    assert asyncio.run(end_leftovers(paths, Faults())) == []
+    assert asyncio.run(end_all(paths)) == []
     assert list(paths.records.iterdir()) == []
 
 
@@ -183,7 +191,7 @@ def test_what_is_no_record_is_told_and_keeps_nobody_from_starting(
     ODD[kind](paths.records / "odd.json")
     (paths.records / "odd.json.new").mkdir()
     killed_server(short_folder)
-    assert asyncio.run(end_leftovers(paths, Faults())) == ["small-00000"]
+    assert asyncio.run(end_all(paths)) == ["small-00000"]
     new, record = caplog.messages[1], caplog.messages[0]
     assert f"{paths.records}/odd.json cannot be read: " in record and "with `ps`" in record
     assert f"{paths.records}/odd.json.new, of an engine" in new and "Remove it." in new
@@ -197,7 +205,7 @@ def test_a_record_whose_socket_cannot_be_removed_keeps_nobody_from_starting(
     paths, record = EnginePaths(short_folder), record_of(short_folder)
     Path(str(record["socket"])).unlink()
     Path(str(record["socket"])).mkdir()
-    assert asyncio.run(end_leftovers(paths, Faults())) == ["small-00000"]
+    assert asyncio.run(end_all(paths)) == ["small-00000"]
     (line,) = caplog.messages
     assert f"{record['socket']}, of an engine of an earlier run, cannot be removed" in line
     assert list(paths.records.iterdir()) == []

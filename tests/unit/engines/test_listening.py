@@ -15,7 +15,8 @@ from small_backend import PREPARED, SMALL, run, small
 
 from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines.instance import Instance
-from gpustack_fast.engines.processes import ProcessTable, listens
+from gpustack_fast.engines.listening import listens
+from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths

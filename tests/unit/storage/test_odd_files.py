@@ -15,9 +15,8 @@ from gpustack_fast.api.application import Application
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.engines.leftovers import end_leftovers
+from gpustack_fast.engines.leftovers import find_records
 from gpustack_fast.errors import GpustackFastError, StoreError
-from gpustack_fast.faults import Faults
 from gpustack_fast.keys.store import Store
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -90,7 +89,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     directory.run.mkdir()
     (directory.run / "instances").symlink_to("nowhere")
     with pytest.raises(StoreError, match=f"records of engines in {tmp_path}/run/instances cannot"):
-        asyncio.run(end_leftovers(EnginePaths(tmp_path), Faults()))
+        asyncio.run(find_records(EnginePaths(tmp_path)))
 
 
 def test_a_pipe_in_the_place_of_the_lock_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,270 @@
+"""Goes on with engines that an earlier run has left: which of them, and whether they are ours.
+
+An engine is adopted when all of it holds:
+
+    its record       is whole, of this boot, and of a model that is still run here, by the same kind
+    its process      has the record's number and start time, leads its session, and is this user's
+    its listener     all that listens at its address belongs to a living process of that session
+    its key          it takes our key, where its kind asks for one
+
+The first two are looked at before anything else (`candidates`), the others as soon as it listens
+(`verify`), for it may still be loading. Whatever is refused is ended, and another is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines import processes
+from gpustack_fast.engines.digest import command_digest
+from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.instance import PROBE_TIMEOUT, Instance
+from gpustack_fast.engines.listening import is_theirs
+from gpustack_fast.engines.plan import restart_delay
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.records import Found, Record
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.errors import EngineFailed, GpustackFastError
+from gpustack_fast.faults import reason_of, run_in_thread
+from gpustack_fast.placement import Placement
+
+__all__ = [
+    "Adoptable",
+    "Adoption",
+    "Again",
+    "Note",
+    "Refused",
+    "candidates",
+    "in_one_line",
+    "log_note",
+    "verify",
+]
+
+log = logging.getLogger(__name__)
+
+Note = Callable[[str, str, str, str], None]
+"""Takes an event of an engine's: the model's name, the instance's id, what has happened to it (a
+word such as `adopted`), and why (sentences, or empty).
+"""
+
+Adoptable = tuple[str, Record]
+"""An instance that may be adopted: its id and its record."""
+
+
+def log_note(model: str, instance: str, what: str, why: str) -> None:
+    """A note that is a line of the log alone."""
+    log.info("%s of the model %s: %s.%s", instance, model, what, f" {why}" if why else "")
+
+
+class Refused(EngineFailed):
+    """An engine of an earlier run is not adopted: it is not certain that it is ours."""
+
+
+class Again(Protocol):
+    """Gets an adopted engine what it has, and tells what it would have now."""
+
+    def restore(self, replica: Replica, placement: Placement | None) -> None:
+        """Gives a replica what its engine has of GPUs. Before anything else is placed."""
+        ...
+
+    async def still_fits(self, replica: Replica, placement: Placement | None) -> bool:
+        """Whether the model's configuration still allows its place. Raises EngineFailed where a GPU
+        of it is gone.
+        """
+        ...
+
+    async def prepare_again(self, replica: Replica, record: Record) -> Prepared:
+        """What it would be started with now, at the place that it has. Raises GpustackFastError, or
+        OSError for this machine.
+        """
+        ...
+
+
+def candidates(
+    found: Iterable[Found], models: Iterable[ModelConfig]
+) -> tuple[list[Adoptable], list[Found]]:
+    """The engines that may be adopted, and the records of all others. Looks into /proc.
+
+    Of two engines in one slot the younger. Raises OSError where the process table cannot be read.
+    """
+    kinds = {model.name: model.backend for model in models if not model.external}
+    chosen: dict[tuple[str, int], Found] = {}
+    others: list[Found] = []
+    ordered = sorted(found, key=lambda one: one[1].created if isinstance(one[1], Record) else 0.0)
+    for one in ordered:
+        _, record = one
+        if not (
+            isinstance(record, Record)
+            and kinds.get(record.model) == record.backend
+            and is_certain(record)
+        ):
+            others.append(one)
+            continue
+        slot = record.model, record.number
+        if slot in chosen:
+            others.append(chosen[slot])
+        chosen[slot] = one
+    adoptable = [
+        (path.stem, record) for path, record in chosen.values() if isinstance(record, Record)
+    ]
+    return adoptable, others
+
+
+def is_certain(record: Record) -> bool:
+    """Whether the process of a record is there, leads its session, and is ours."""
+    if not record.is_of_this_boot():
+        return False
+    one = processes.process(record.pid)
+    return (
+        one is not None
+        and one.alive
+        and record.is_leader(one)
+        and one.session == record.pid
+        and processes.user_of(record.pid) == os.geteuid()
+    )
+
+
+async def verify(instance: Instance) -> bool:
+    """Whether an engine listens, is ours, and serves; False: not yet, or nobody can see it now.
+
+    Raises Refused: it is not ours, or does not take our key.
+    """
+    if not await _is_its_own(instance):
+        return False
+    status = await _status(instance, instance.ready_path)
+    if status == 200:
+        status = await _status(instance, instance.key_path)
+        if status is not None and 400 <= status < 500:
+            raise _wrong_key(instance.key_path, status)
+        return status is not None and 200 <= status < 300
+    if status in (401, 403):
+        raise _wrong_key(instance.ready_path, status)
+    return False
+
+
+def _wrong_key(path: str, status: int) -> Refused:
+    return Refused(
+        f"It does not take the key of its record: GET {path} was answered with {status}."
+    )
+
+
+async def _status(instance: Instance, path: str) -> int | None:
+    """That of its answer; None: there is none in time."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            return (await instance.ask(path)).status
+    except (TimeoutError, OSError):
+        return None
+
+
+async def _is_its_own(instance: Instance) -> bool:
+    """Whether somebody listens at the engine's address, and it is itself. Raises Refused."""
+    living = await instance.living()
+    if living is None:
+        return False
+    session = [one.pid for one in living if one.session == instance.pid]
+    try:
+        theirs = await run_in_thread(_listens_alone, instance.address, session)
+    except OSError as error:
+        instance.note_unseen(error)
+        return False
+    if theirs is False:
+        raise Refused(f"Another program listens at {instance.address}, which was its address.")
+    return bool(theirs)
+
+
+def _listens_alone(address: str, session: list[int]) -> bool | None:
+    """As `is_theirs`, of those processes that are this user's. Raises OSError."""
+    return is_theirs(address, [one for one in session if processes.user_of(one) == os.geteuid()])
+
+
+class Adoption:
+    """Adopts engines: a method's replica is the one in whose slot the engine is."""
+
+    def __init__(
+        self, prepare: Again, set_state: SetState, note: Note, wake: Callable[[], None]
+    ) -> None:
+        """`wake`: called where a replica has become outdated."""
+        self._prepare = prepare
+        self._set = set_state
+        self._note = note
+        self._wake = wake
+
+    async def confirm(self, replica: Replica, record: Record, instance: Instance) -> None:
+        """Waits until it is certain that an engine is ours, and serves; one that still loads goes
+        on loading. Raises Refused, or EngineFailed when it ends or takes too long.
+        """
+        try:
+            fits = await self._prepare.still_fits(replica, record.placement)
+        except EngineFailed as error:
+            raise Refused(str(error)) from error
+        if not await verify(instance):
+            await self._wait(replica, record, instance)
+        self._note(replica.slot.model, replica.id, "adopted", "")
+        if not fits:
+            self._outdate(replica, "Its model may not have its GPUs any more.")
+
+    async def _wait(self, replica: Replica, record: Record, instance: Instance) -> None:
+        before = "It was left by an earlier run."
+        self._set(replica, "starting", before)
+
+        def tell(stage: str) -> None:
+            self._set(replica, "starting", f"{before} So far: {stage}." if stage else before)
+
+        limit = adopted_within(replica.model, time.time() - record.created)
+        await instance.wait_until_ready(tell, lambda: verify(instance), limit)
+        # Most likely it has not had its first request yet.
+        await instance.warm_up()
+
+    async def compare(self, replica: Replica, record: Record, runs: asyncio.Event) -> None:
+        """Looks, once it `runs` and beside all else, whether an adopted engine would be started
+        otherwise now. What keeps it from looking is told, and it looks again.
+        """
+        await runs.wait()
+        failures = 0
+        while (digest := await self._digest_of_now(replica, record)) is None:
+            failures += 1
+            await asyncio.sleep(restart_delay(failures + 1))
+        if digest != record.digest:
+            self._outdate(replica, "It was started with other settings than would be used now.")
+
+    async def _digest_of_now(self, replica: Replica, record: Record) -> str | None:
+        try:
+            prepared = await self._prepare.prepare_again(replica, record)
+            return await run_in_thread(command_digest, replica.backend, replica.model, prepared)
+        except GpustackFastError as error:
+            reason = in_one_line(error)
+        except OSError as error:
+            reason = f"{reason_of(error)}."
+        log.warning(
+            "%s was adopted, and it cannot be said whether it is up to date: %s", replica.id, reason
+        )
+        return None
+
+    def _outdate(self, replica: Replica, why: str) -> None:
+        if not replica.outdated:
+            replica.outdated = True
+            self._note(replica.slot.model, replica.id, "outdated", why)
+            self._wake()
+
+
+def adopted_within(model: ModelConfig, age: float) -> float:
+    """Seconds that an adopted engine of this age gets until it is ready; 0: no limit.
+
+    One that loads gets what is left of its time; one that has run long since may be busy, or hang.
+    """
+    if not model.ready_timeout:
+        return 0.0
+    return max(model.hang_timeout or model.ready_timeout, model.ready_timeout - max(0.0, age))
+
+
+def in_one_line(error: GpustackFastError) -> str:
+    """The message for the log and for states; some have a line for each of several things."""
+    return re.sub(r"\s*\n\s*", " ", str(error))

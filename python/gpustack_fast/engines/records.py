@@ -1,0 +1,132 @@
+"""The record of an instance: who its engine is, and what the next server needs to go on with it.
+
+    DATA_DIR/run/instances/ID.json        0600, written by the process before it becomes the engine
+    DATA_DIR/run/instances/ID.json.new    the draft that the server leaves it, without the process
+
+An engine may outlive its server. What is written here is all that the next one knows of it, its key
+among it: no argument list holds that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from gpustack_fast import plain_files
+from gpustack_fast.engines.instance_files import remove_files
+from gpustack_fast.engines.processes import Identity
+from gpustack_fast.placement import Placement
+
+__all__ = ["Found", "Record", "read_records", "tell_or_remove", "write_draft"]
+
+log = logging.getLogger(__name__)
+
+LARGEST_RECORD = 1024 * 1024
+"""Bytes."""
+ROOM = 128
+"""Bytes that the process adds to its draft, at most: on a full disk it could not."""
+
+
+class Record(Identity, frozen=True, kw_only=True):
+    """The whole record. Those of older versions are an `Identity` alone.
+
+    A field that is added needs a default: else the engines of the version before are ended at an
+    upgrade, and not adopted.
+    """
+
+    model: str
+    number: int
+    """Of the replica's slot."""
+    generation: int
+    """That of its model when it was started."""
+    digest: str
+    """What it was made of, see `command_digest`."""
+    backend: str
+    version: str
+    """Of the engine; empty: unknown."""
+    key: str
+    port: int | None
+    """None: it listens at `socket`."""
+    ready_path: str
+    """The path that says whether it can serve."""
+    created: float
+    """Unix seconds."""
+    devices: tuple[str, ...]
+    """As CUDA takes them."""
+    placement: Placement | None
+    """None: it has no GPU."""
+    remark: str = ""
+    """What is to be known of it as long as it runs."""
+
+
+Found = tuple[Path, Identity]
+"""A record's file, and what is in it: a `Record`, or that of an older version."""
+
+
+def write_draft(draft: Path, record: Record) -> None:
+    """Writes a record whose process does not exist yet (pid 0), with room for what that adds.
+
+    Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        # Not msgspec's, which refuses a path that is no UTF-8.
+        written = json.dumps(msgspec.to_builtins(record), separators=(",", ":"))
+        file.write(written.encode("ascii") + b" " * ROOM)
+
+
+def read_records(folder: Path) -> list[Found]:
+    """The records in a folder. What is no record goes, and what can be neither read nor removed is
+    told and stays: it keeps nobody from starting. Raises OSError for the folder itself.
+    """
+    found = []
+    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+        if path.name.endswith(".json.new"):
+            tell_or_remove(path)
+        elif path.name.endswith(".json"):
+            try:
+                identity = read_record(path)
+            except OSError as error:
+                log.warning(
+                    "The record %s cannot be read: %s. If it is that of an engine of an earlier "
+                    "run, the engine may still run: look for it with `ps`, then remove the record.",
+                    path,
+                    error.strerror or error,
+                )
+                continue
+            if identity is None:
+                tell_or_remove(path)
+            else:
+                found.append((path, identity))
+    return found
+
+
+def read_record(file: Path) -> Identity | None:
+    """What is in a record; None: it is not ours, for those are replaced as a whole.
+
+    Raises OSError.
+    """
+    content = plain_files.read_bytes(file, LARGEST_RECORD, pipes=False)
+    for kind in (Record, Identity):
+        try:
+            found = msgspec.json.decode(content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        return None if "\0" in found.socket else found
+    return None
+
+
+def tell_or_remove(path: Path | str) -> None:
+    """Removes a file; where that cannot be, it stays, and is told."""
+    try:
+        remove_files(path)
+    except OSError as error:
+        log.warning(
+            "%s, of an engine of an earlier run, cannot be removed: %s. Remove it.",
+            path,
+            error.strerror or error,
+        )
