@@ -8,16 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-import made_up_environment
-from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, serving, short_folder
-from managed import install_llama_cpp, instances, wait_for
-from managed_server import MODEL, ManagedServer, managed, running
+from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, serving
+from managed import wait_for
 from raw_http import BrokenFraming, chat, eventually
 
 TWO = SMOLLM2.format(replicas=2)
