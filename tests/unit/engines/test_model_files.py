@@ -13,6 +13,7 @@ import uvloop
 from sizing.generated import LLAMA, gguf_bytes
 from small_backend import SMALL, environment, eventually, no_gpus, small
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import life, plan, processes
 from gpustack_fast.engines.allocation import Allocation
@@ -117,7 +118,7 @@ def scenario(
             preparer,
             Faults(),
             on_change=lambda: None,
-            backends={"small": SMALL},
+            backends={"small": SMALL, "external": BACKENDS["external"]},
         )
         running = asyncio.ensure_future(supervisor.run())
         supervisor.want(models)
