@@ -176,18 +176,21 @@ def test_models_share_gpus_and_slices_and_what_finds_no_room_waits(
         until(server, "large", "error", "not started again")
         assert used(server) == {0: 60, 1: 24}
 
-        # The next start after a `kill -9` of the server frees all, and places anew.
-        before = [pid for pid in holders(nvml) if alive(pid)]
-        assert len(before) == 4
+        # The next start after a `kill -9` of the server promises no byte twice: what runs goes on
+        # at its place, and what has ended finds none: it was given to another meanwhile.
+        names = ("late", "early", "m", "n")
+        before = {name: instances(server)[name]["pid"] for name in names}
         server.process.kill()
         server.process.wait()
         server.start()
         until_shown(server)
-        for name in ("large", "early", "m", "n"):
+        for name in names:
             until(server, name, "running")
-        until(server, "late", "pending", "No GPU has room for it")
-        assert not any(map(alive, before))
-        assert used(server) == {0: 80, 1: 24}
+        until(server, "large", "pending", "0 MiB held by other processes, 60.0 GiB promised")
+        assert {name: instances(server)[name]["pid"] for name in names} == before
+        assert used(server) == {0: 60, 1: 24}
+        (holder,) = [one["instances"] for one in gpus(server) if one["index"] == 0]
+        assert sorted(holder) == sorted(instances(server)[name]["name"] for name in names[:2])
 
 
 def assert_shown(

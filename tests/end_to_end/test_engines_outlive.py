@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, serving
 from managed import wait_for
+from managed_server import managed
 from raw_http import BrokenFraming, chat, eventually
 
 TWO = SMOLLM2.format(replicas=2)
@@ -123,7 +124,6 @@ def test_a_stop_leaves_engines_where_it_is_told_so_and_a_start_without_their_mod
             assert pids(server) == before
             assert server.chat(chat("smollm2", max_tokens=1)).status == 200
         assert server.stop() == 0
-        server.config.write_text('[[models]]\nname = "m"\nbackend = "external"\nurls = []\n')
         server.config.write_text(
             '[[models]]\nname = "m"\nbackend = "external"\nurls = ["http://127.0.0.1:9"]\n'
         )
@@ -136,3 +136,65 @@ def test_a_stop_leaves_engines_where_it_is_told_so_and_a_start_without_their_mod
         assert not any(map(alive, before.values()))
         assert server.stop() == 0
         assert list((server.data_dir / "run" / "instances").iterdir()) == []
+
+
+def restart(server: ServedRouter) -> None:
+    kill(server)
+    server.start()
+
+
+def test_an_engine_that_loads_goes_on_loading_and_gets_its_first_request_from_the_next_server() -> (
+    None
+):
+    with managed("vllm", hold=True) as one:
+        before = one.wait(lambda now: now.state == "starting" and now.pid is not None, "it loads")
+        eventually(lambda: len(one.processes()) == 3, "its processes to run")
+        restart(one.router)
+        now = one.wait(lambda now: now.state == "starting", "it is there again")
+        assert (now.name, now.pid) == (before.name, before.pid)
+        assert "It was left by an earlier run." in now.state_message
+        one.go()
+        assert one.runs().pid == before.pid
+        assert len(one.asked("/v1/completions")) == 1, (
+            one.ask("/fake/journal"),
+            one.router.output(),
+        )
+        assert one.router.chat(chat()).status == 200
+
+
+def test_an_engine_whose_model_was_edited_meanwhile_is_adopted_and_outdated() -> None:
+    with managed("vllm") as one:
+        before = one.runs()
+        kill(one.router)
+        config = one.router.config.read_text()
+        one.router.config.write_text(f"{config}\nenv = {{ MORE = '1' }}\n")
+        one.router.start()
+        eventually(
+            lambda: f"{before.name} of the model m: adopted." in one.router.output(), "it is"
+        )
+        told = f"{before.name} of the model m: outdated. It was started with other settings"
+        eventually(lambda: told in one.router.output(), "it is outdated")
+        assert one.router.chat(chat()).status == 200
+
+
+def test_an_adopted_engine_that_hangs_or_loses_its_core_is_replaced_as_any_other() -> None:
+    with managed("vllm") as one:
+        before, old = one.runs(), one.processes()
+        restart(one.router)
+        assert one.runs().name == before.name
+        os.kill(min(old.keys() - {before.pid}), signal.SIGKILL)
+        now = one.runs(unlike=before.name)
+        assert "nobody knows its exit code" in now.last_failure or "cannot go on" in (
+            now.last_failure
+        )
+        assert not old.keys() & one.processes().keys()
+
+
+def test_workers_outside_of_the_session_end_with_an_adopted_engine() -> None:
+    with managed("tensorrt_llm") as one:
+        before, old = one.runs(), one.processes()
+        restart(one.router)
+        assert one.runs().name == before.name
+        assert one.processes().keys() == old.keys()
+        assert one.router.stop() == 0
+        assert one.processes() == {}

@@ -75,7 +75,9 @@ def test_a_signal_ends_the_server_and_every_engine(
     assert_nothing_is_left(server)
 
 
-def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: ServedRouter) -> None:
+def test_nothing_is_left_behind_a_server_that_has_adopted_the_engines_of_one_that_was_killed(
+    server: ServedRouter,
+) -> None:
     before = engines(server)
     server.process.kill()
     server.process.wait()
@@ -85,9 +87,7 @@ def test_the_next_start_ends_the_engines_of_a_server_that_was_killed(server: Ser
     server.start()
     server.wait_until_ready()
     eventually(lambda: len(engines(server)) == 2, "two engines to run", STARTED_WITHIN)
-    assert not set(before) & set(processes_of(server.data_dir))
-    assert server.output().count("which an earlier run had left") == 2
-    assert server.chat(chat("smollm2", max_tokens=1)).status == 200
+    assert sorted(engines(server)) == sorted(before)
     assert server.stop() == 0
     assert_nothing_is_left(server)
 

@@ -207,6 +207,10 @@ class Adoption:
             raise Refused(str(error)) from error
         if not await verify(instance):
             await self._wait(replica, record, instance)
+        if not record.has_run:
+            self._set(replica, "starting", "It is sent its first request.")
+            await instance.warm_up()
+            await instance.note_running()
         self._note(replica.slot.model, replica.id, "adopted", "")
         if not fits:
             self._outdate(replica, "Its model may not have its GPUs any more.")
@@ -218,10 +222,8 @@ class Adoption:
         def tell(stage: str) -> None:
             self._set(replica, "starting", f"{before} So far: {stage}." if stage else before)
 
-        limit = adopted_within(replica.model, time.time() - record.created)
+        limit = adopted_within(replica.model, record, time.time())
         await instance.wait_until_ready(tell, lambda: verify(instance), limit)
-        # Most likely it has not had its first request yet.
-        await instance.warm_up()
 
     async def compare(self, replica: Replica, record: Record, runs: asyncio.Event) -> None:
         """Looks, once it `runs` and beside all else, whether an adopted engine would be started
@@ -255,14 +257,14 @@ class Adoption:
             self._wake()
 
 
-def adopted_within(model: ModelConfig, age: float) -> float:
-    """Seconds that an adopted engine of this age gets until it is ready; 0: no limit.
+def adopted_within(model: ModelConfig, record: Record, now: float) -> float:
+    """Seconds that an adopted engine gets until it is ready; 0: no limit. `now`: Unix seconds.
 
-    One that loads gets what is left of its time; one that has run long since may be busy, or hang.
+    One that loads gets the rest of its time; one that has run is busy, or hangs.
     """
-    if not model.ready_timeout:
-        return 0.0
-    return max(model.hang_timeout or model.ready_timeout, model.ready_timeout - max(0.0, age))
+    if record.has_run or not model.ready_timeout:
+        return model.hang_timeout if record.has_run else 0.0
+    return max(1.0, model.ready_timeout - max(0.0, now - record.created))
 
 
 def in_one_line(error: GpustackFastError) -> str:

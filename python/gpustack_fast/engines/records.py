@@ -15,13 +15,14 @@ import os
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from gpustack_fast import plain_files
 from gpustack_fast.engines.instance_files import remove_files
 from gpustack_fast.engines.processes import Identity
 from gpustack_fast.placement import Placement
 
-__all__ = ["Found", "Record", "read_records", "tell_or_remove", "write_draft"]
+__all__ = ["Found", "Record", "note_running", "read_records", "tell_or_remove", "write_draft"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Record(Identity, frozen=True, kw_only=True):
     """None: it has no GPU."""
     remark: str = ""
     """What is to be known of it as long as it runs."""
+    has_run: bool = False
+    """Whether it has been ready, and has had its first request."""
 
 
 Found = tuple[Path, Identity]
@@ -77,6 +80,18 @@ def write_draft(draft: Path, record: Record) -> None:
         # Not msgspec's, which refuses a path that is no UTF-8.
         written = json.dumps(msgspec.to_builtins(record), separators=(",", ":"))
         file.write(written.encode("ascii") + b" " * ROOM)
+
+
+def note_running(file: Path) -> None:
+    """Notes in a record that its engine has been ready. Raises OSError.
+
+    It is replaced as a whole: whoever reads it meets the old one or the new one.
+    """
+    record = read_record(file)
+    if isinstance(record, Record) and not record.has_run:
+        new = file.with_name(f"{file.name}.new")
+        write_draft(new, replace(record, has_run=True))
+        new.replace(file)
 
 
 def read_records(folder: Path) -> list[Found]:

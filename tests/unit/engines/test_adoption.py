@@ -212,14 +212,24 @@ def test_an_adopted_engine_that_never_gets_ready_is_replaced(
 
 
 @pytest.mark.parametrize(
-    ("ready", "hang", "age", "within"),
-    [(600, 120, 10, 590), (600, 120, 5000, 120), (600, 0, 5000, 600), (0, 120, 5, 0)],
+    ("ready", "hang", "age", "has_run", "within"),
+    [
+        (600, 120, 10, False, 590),
+        (600, 120, 5000, False, 1),
+        (0, 120, 5000, False, 0),
+        (600, 120, 10, True, 120),
+        (600, 0, 10, True, 0),
+    ],
 )
 def test_an_adopted_engine_has_the_rest_of_its_time_or_that_of_one_that_hangs(
-    ready: float, hang: float, age: float, within: float
+    folder: Path, ready: float, hang: float, age: float, *, has_run: bool, within: float
 ) -> None:
+    killed_server(folder)
+    ((_, record),) = found_in(folder)
+    assert isinstance(record, Record)
+    record = replace(record, has_run=has_run)
     model = small(ready_timeout=ready, hang_timeout=hang)
-    assert adoption.adopted_within(model, age) == within
+    assert adoption.adopted_within(model, record, record.created + age) == within
 
 
 # It would be started otherwise now.

@@ -15,7 +15,7 @@ from small_backend import PREPARED, SMALL, run, small
 
 from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines.instance import Instance
-from gpustack_fast.engines.listening import listens
+from gpustack_fast.engines.listening import is_theirs, listens
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
@@ -65,3 +65,58 @@ def test_an_answer_of_another_program_makes_no_engine_ready(
             server.close()
 
     run(scenario, short_folder)
+
+
+def test_an_address_is_of_those_who_alone_listen_there(short_folder: Path) -> None:
+    path = short_folder / "with blank.sock"
+    address = f"unix:{path}"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert is_theirs(address, [os.getpid()]) is None
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            assert is_theirs(address, [os.getpid()]) is None, "it does not listen yet"
+            listener.listen()
+            assert is_theirs(address, [other.pid, os.getpid()]) is True
+            assert is_theirs(address, [other.pid]) is False
+            assert is_theirs(address, []) is False
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                assert is_theirs(address, [os.getpid()]) is True, "connections are no listeners"
+        path.unlink()
+        other.kill()
+
+
+LISTENS_AS_WELL = """
+import socket, sys
+one = socket.socket(socket.AF_INET6 if sys.argv[1] == "::" else socket.AF_INET)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+one.bind((sys.argv[1], int(sys.argv[2])))
+one.listen()
+print(one.getsockname()[1], flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::"])
+def test_a_port_at_which_another_program_listens_as_well_is_not_theirs(where: str) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        address = f"http://127.0.0.1:{port}"
+        assert is_theirs(address, [os.getpid()]) is True
+        command = [sys.executable, "-c", LISTENS_AS_WELL, where, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline()
+            assert is_theirs(address, [os.getpid()]) is False
+            assert is_theirs(address, [os.getpid(), other.pid]) is True
+            other.kill()
+    assert is_theirs(address, [os.getpid()]) is None
+
+
+def test_a_listener_at_another_address_of_the_machine_takes_no_port_away() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as elsewhere:
+        port = elsewhere.getsockname()[1]
+        assert is_theirs(f"http://127.0.0.1:{port}", [os.getpid()]) is None
