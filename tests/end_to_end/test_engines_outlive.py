@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
-from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, serving
+from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
 from managed import wait_for
 from managed_server import managed
 from raw_http import BrokenFraming, chat, eventually
@@ -198,3 +199,26 @@ def test_workers_outside_of_the_session_end_with_an_adopted_engine() -> None:
         assert one.processes().keys() == old.keys()
         assert one.router.stop() == 0
         assert one.processes() == {}
+
+
+def test_process_1_of_a_container_says_that_no_engine_can_be_kept_and_ends_them() -> None:
+    program = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    fake = Path(__file__).parents[1] / "fake_engine.py"
+    config = f"""
+[server]
+keep_engines = true
+
+[[models]]
+name = "m"
+backend = "custom"
+run_command = "{sys.executable} {fake} --port {{{{port}}}}"
+source = "local_path"
+local_path = "{fake}"
+"""
+    with serving(config, program=[*program, "--mount-proc", *cli()]) as server:
+        assert "keep_engines does nothing here" in server.output()
+        children = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+        os.kill(int(Path(children).read_text().split()[0]), signal.SIGTERM)
+        assert server.wait() == 0, server.output()
+        assert "Engines that go on" not in server.output()
+        assert list((server.data_dir / "run" / "instances").iterdir()) == []

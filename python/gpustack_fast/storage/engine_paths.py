@@ -55,7 +55,7 @@ class EnginePaths:
         return sockets if is_short else short_folder(self._data_dir)
 
     def record(self, instance_id: str) -> Path:
-        """The file where an engine's process writes down who it is, see `processes.Identity`."""
+        """The file where an engine's process writes down who it is, see `records.Record`."""
         return self.records / f"{instance_id}.json"
 
     def socket(self, instance_id: str) -> Path:

@@ -361,7 +361,10 @@ def test_a_process_that_leads_no_session_is_no_candidate(folder: Path) -> None:
 def test_a_leader_that_has_died_takes_its_living_workers_with_it(folder: Path) -> None:
     killed_server(folder, "--child")
     child = child_of(folder / "logs" / "small" / f"{ID}.log")
-    kill(int(str(record_of(folder)["pid"])))
+    leader = int(str(record_of(folder)["pid"]))
+    kill(leader)
+    while alive(leader):
+        time.sleep(0.01)
     assert alive(child)
     assert_refused(folder)
 
