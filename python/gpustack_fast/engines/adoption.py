@@ -2,7 +2,8 @@
 
 An engine is adopted when all of it holds:
 
-    its record       is whole, of this boot, and of a model that is still run here, by the same kind
+    its record       is whole, of this boot, of an engine that is awake, and of a model that is
+                     still run here, by the same kind
     its process      has the record's number and start time, leads its session, and is this user's
     its listener     all that listens at its address belongs to a living process of that session
     its key          it takes our key, where its kind asks for one
@@ -102,6 +103,7 @@ def candidates(
         _, record = one
         if not (
             isinstance(record, Record)
+            and not record.asleep
             and kinds.get(record.model) == record.backend
             and is_certain(record)
         ):
@@ -210,7 +212,7 @@ class Adoption:
         if not record.has_run:
             self._set(replica, "starting", "It is sent its first request.")
             await instance.warm_up()
-            await instance.note_running()
+            await instance.note(has_run=True)
         self._note(replica.slot.model, replica.id, "adopted", "")
         if not fits:
             self._outdate(replica, "Its model may not have its GPUs any more.")

@@ -13,16 +13,18 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from gpustack_fast import plain_files
+from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.instance_files import remove_files
 from gpustack_fast.engines.processes import Identity
 from gpustack_fast.placement import Placement
 
-__all__ = ["Found", "Record", "note_running", "read_records", "tell_or_remove", "write_draft"]
+__all__ = ["Found", "Record", "read_records", "renew", "tell_or_remove", "write_draft"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,19 @@ class Record(Identity, frozen=True, kw_only=True):
     """What is to be known of it as long as it runs."""
     has_run: bool = False
     """Whether it has been ready, and has had its first request."""
+    asleep: bool = False
+    """Whether it was put to sleep in its process, so that it cannot serve as it is."""
+    config: dict[str, Any] | None = None
+    """Its model's configuration, as a document; None: unknown. It may hold what is in `env`."""
+
+    def model_config(self) -> ModelConfig | None:
+        """The configuration that it was started with; None: it is not known, or of a version of
+        this program whose configurations mean something else.
+        """
+        try:
+            return msgspec.convert(self.config, ModelConfig)
+        except msgspec.ValidationError:
+            return None
 
 
 Found = tuple[Path, Identity]
@@ -82,15 +97,15 @@ def write_draft(draft: Path, record: Record) -> None:
         file.write(written.encode("ascii") + b" " * ROOM)
 
 
-def note_running(file: Path) -> None:
-    """Notes in a record that its engine has been ready. Raises OSError.
+def renew(file: Path, **changes: bool) -> None:
+    """Changes what a record says of its engine: `has_run`, `asleep`. Raises OSError.
 
     It is replaced as a whole: whoever reads it meets the old one or the new one.
     """
     record = read_record(file)
-    if isinstance(record, Record) and not record.has_run:
+    if isinstance(record, Record) and (renewed := replace(record, **changes)) != record:
         new = file.with_name(f"{file.name}.new")
-        write_draft(new, replace(record, has_run=True))
+        write_draft(new, renewed)
         new.replace(file)
 
 

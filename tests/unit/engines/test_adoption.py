@@ -292,7 +292,13 @@ def assert_refused(folder: Path, *models: ModelConfig) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"boot_id": "another"}, {"start_time": 1}, {"backend": "another"}, {"model": "another"}],
+    [
+        {"boot_id": "another"},
+        {"start_time": 1},
+        {"backend": "another"},
+        {"model": "another"},
+        {"asleep": True},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_an_engine_of_another_boot_a_recycled_pid_another_kind_or_model_is_no_candidate(

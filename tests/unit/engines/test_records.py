@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from gpustack_fast.backends import Shape
+from gpustack_fast.config import AdapterConfig, GpuSelectorConfig, ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import STUB
 from gpustack_fast.engines.processes import boot_id
-from gpustack_fast.engines.records import Record, note_running, read_records, write_draft
+from gpustack_fast.engines.records import Record, read_records, renew, write_draft
 from gpustack_fast.placement import Claim, Placement
 
 DRAFT = Record(
@@ -83,12 +85,12 @@ def test_that_an_engine_has_run_is_noted_once_and_keeps_all_else(tmp_path: Path)
     write_draft(tmp_path / "e.json.new", DRAFT)
     assert become(tmp_path).returncode == 0
     ((path, before),) = read_records(tmp_path)
-    note_running(path)
+    renew(path, has_run=True)
     ((_, after),) = read_records(tmp_path)
     assert isinstance(before, Record) and after == replace(before, has_run=True)
     assert path.stat().st_mode & 0o777 == 0o600
     inode = path.stat().st_ino
-    note_running(path)
+    renew(path, has_run=True)
     assert path.stat().st_ino == inode
     assert [one.name for one in tmp_path.iterdir()] == ["e.json"]
 
@@ -115,3 +117,26 @@ def test_a_field_of_another_type_makes_it_one_of_an_older_version(
     (tmp_path / "e.json").write_text(old + wrong.removeprefix("{"))
     ((_, found),) = read_records(tmp_path)
     assert not isinstance(found, Record)
+
+
+def test_the_configuration_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = ModelConfig(
+        name="m",
+        backend="vllm",
+        source="huggingface",
+        huggingface_repo_id="a/b",
+        backend_parameters=["--x=1"],
+        env={"A": "ü"},
+        gpu_selector=GpuSelectorConfig(gpu_ids=["0"]),
+        lora_list=[AdapterConfig(lora_name="l", lora_repo_name="a/l")],
+    )
+    write_draft(tmp_path / "e.json.new", replace(DRAFT, config=msgspec.to_builtins(model)))
+    assert become(tmp_path).returncode == 0
+    ((_, found),) = read_records(tmp_path)
+    assert isinstance(found, Record)
+    assert found.model_config() == model
+
+
+@pytest.mark.parametrize("config", [{}, {"name": "m", "backend": "vllm", "of_tomorrow": 1}])
+def test_a_configuration_of_another_version_is_none(config: dict[str, object]) -> None:
+    assert replace(DRAFT, config=config).model_config() is None
