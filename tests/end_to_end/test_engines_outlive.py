@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-from harness import SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
+from gpustack_fast.control.client import ControlClient
+from gpustack_fast.storage.data_directory import DataDirectory
+from harness import KEY, SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
+from load import Load
 from managed import wait_for
 from managed_server import managed
-from raw_http import BrokenFraming, chat, eventually
+from raw_http import chat, eventually
 
 TWO = SMOLLM2.format(replicas=2)
 
@@ -42,56 +45,41 @@ def kill(server: ServedRouter) -> None:
     server.process.wait()
 
 
-class Load:
-    """Clients that ask a server one question after the other."""
-
-    def __init__(self, server: ServedRouter, clients: int = 4) -> None:
-        self.server = server
-        self.statuses: list[tuple[float, int]] = []
-        """When each request was begun (monotonic seconds), and its status; 0: it got none."""
-        self.ends = threading.Event()
-        self.threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def _ask(self) -> None:
-        while not self.ends.is_set():
-            begun = time.monotonic()
-            try:
-                status = self.server.chat(chat("smollm2", max_tokens=2)).status
-            except (OSError, BrokenFraming):  # what runs at the kill ends with it
-                status = 0
-                self.ends.wait(0.05)
-            self.statuses.append((begun, status))
-
-    def since(self, moment: float) -> list[int]:
-        return [status for begun, status in self.statuses if begun >= moment]
-
-    def __enter__(self) -> Load:
-        for one in self.threads:
-            one.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ends.set()
-        for one in self.threads:
-            one.join()
+def start_there(server: ServedRouter) -> None:
+    """Starts it again at the same port."""
+    with server.log.open("ab") as log:
+        command, environment = server.process.args, server.environment
+        server.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
 def test_a_server_that_was_killed_under_load_goes_on_with_its_engines() -> None:
     with serving(TWO) as server:
         before = pids(server)
-        with Load(server) as load:
-            eventually(lambda: len(load.statuses) > 8, "requests are served", STARTED_WITHIN)
-            assert {status for _, status in load.statuses} == {200}
+        with Load(
+            server.address,
+            KEY,
+            "smollm2",
+            rate=10,
+            streams=2,
+            frames=8,
+            fake=False,
+            patient=True,  # between the two nobody listens
+        ) as load:
+            eventually(lambda: load.succeeded("request") > 10, "requests are served")
+            assert load.problems() == []
             kill(server)
-            server.start()
+            start_there(server)
+            dead = time.monotonic()  # since before: what comes now was at neither of them
             server.wait_until_ready()
-            ready = time.monotonic()
-            eventually(lambda: len(load.since(ready)) > 8, "requests are served", STARTED_WITHIN)
-        assert set(load.since(ready)) == {200}, "what comes when it is ready is served"
+            there = load.succeeded("request")
+            eventually(lambda: load.succeeded("request") > there + 10, "requests are served")
+        assert [one for one in load.outcomes if one.began > dead and one.problem] == []
         assert pids(server) == before
-        assert all(f"{name} of the model smollm2: adopted." in server.output() for name in before)
+        assert all(
+            f"{name} goes on; an earlier run had started it." in server.output() for name in before
+        )
         assert "which an earlier run had left" not in server.output()
-        assert "Starting smollm2-" not in server.output().rpartition("Listening on")[2]
+        assert server.output().count("Starting smollm2-") == 2
     assert not any(map(alive, before.values())), "the end of the next server ends them"
 
 
@@ -163,24 +151,50 @@ def test_an_engine_that_loads_goes_on_loading_and_gets_its_first_request_from_th
         assert one.router.chat(chat()).status == 200
 
 
-def test_an_engine_whose_model_was_edited_meanwhile_is_adopted_and_outdated() -> None:
+def test_an_engine_whose_model_was_edited_meanwhile_serves_until_another_runs() -> None:
     with managed("vllm") as one:
         before = one.runs()
         kill(one.router)
         config = one.router.config.read_text()
         one.router.config.write_text(f"{config}\nenv = {{ MORE = '1' }}\n")
+        one.order(hold=True)
         one.router.start()
-        eventually(
-            lambda: f"{before.name} of the model m: adopted." in one.router.output(), "it is"
-        )
-        told = f"{before.name} of the model m: outdated. It was started with other settings"
+        one.router.wait_until_ready()
+        told = f"{before.name} is replaced by another. Its model was edited"
         eventually(lambda: told in one.router.output(), "it is outdated")
+        eventually(
+            lambda: any(now.state == "starting" for now in one.instances()), "another is started"
+        )
+        assert one.router.chat(chat()).status == 200, "the first serves"
+        one.go()
+        eventually(
+            lambda: [now.name != before.name for now in one.instances()] == [True],
+            "the first has gone",
+            STARTED_WITHIN,
+        )
         assert one.router.chat(chat()).status == 200
+        eventually(lambda: not alive(before.pid or 0), "its process has ended", STARTED_WITHIN)
+
+
+def test_the_order_of_an_operator_holds_for_an_engine_that_is_adopted() -> None:
+    with managed("vllm") as one:
+        before = one.runs()
+        with ControlClient(DataDirectory(one.router.data_dir).control_socket) as control:
+            control.drain(before.name)
+        one.wait(lambda now: now.state == "drained", "it is drained")
+        states = one.router.data_dir / "models.json"
+        eventually(lambda: before.name in states.read_text(), "that is on the disk")
+        restart(one.router)
+        now = one.wait(lambda now: now.state == "drained", "it is drained still")
+        assert (now.name, now.pid) == (before.name, before.pid)
+        assert one.router.chat(chat()).status == 503
 
 
 def test_an_adopted_engine_that_hangs_or_loses_its_core_is_replaced_as_any_other() -> None:
     with managed("vllm") as one:
-        before, old = one.runs(), one.processes()
+        before = one.runs()
+        eventually(lambda: len(one.processes()) == 3, "its processes to run")
+        old = one.processes()
         restart(one.router)
         assert one.runs().name == before.name
         os.kill(min(old.keys() - {before.pid}), signal.SIGKILL)
@@ -193,7 +207,9 @@ def test_an_adopted_engine_that_hangs_or_loses_its_core_is_replaced_as_any_other
 
 def test_workers_outside_of_the_session_end_with_an_adopted_engine() -> None:
     with managed("tensorrt_llm") as one:
-        before, old = one.runs(), one.processes()
+        before = one.runs()
+        eventually(lambda: len(one.processes()) == 3, "its workers to run")
+        old = one.processes()
         restart(one.router)
         assert one.runs().name == before.name
         assert one.processes().keys() == old.keys()

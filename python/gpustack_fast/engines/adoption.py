@@ -2,8 +2,8 @@
 
 An engine is adopted when all of it holds:
 
-    its record       is whole, of this boot, of an engine that is awake, and of a model that is
-                     still run here, by the same kind
+    its record       is whole, of this boot, of an engine that is awake and of a kind that is known,
+                     and of a model that is still run here
     its process      has the record's number and start time, leads its session, and is this user's
     its listener     all that listens at its address belongs to a living process of that session
     its key          it takes our key, where its kind asks for one
@@ -19,13 +19,15 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.digest import command_digest
 from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import PROBE_TIMEOUT, Instance
 from gpustack_fast.engines.listening import is_theirs
 from gpustack_fast.engines.plan import restart_delay
@@ -40,28 +42,17 @@ __all__ = [
     "Adoptable",
     "Adoption",
     "Again",
-    "Note",
     "Refused",
     "candidates",
     "in_one_line",
-    "log_note",
+    "started_by",
     "verify",
 ]
 
 log = logging.getLogger(__name__)
 
-Note = Callable[[str, str, str, str], None]
-"""Takes an event of an engine's: the model's name, the instance's id, what has happened to it (a
-word such as `adopted`), and why (sentences, or empty).
-"""
-
 Adoptable = tuple[str, Record]
 """An instance that may be adopted: its id and its record."""
-
-
-def log_note(model: str, instance: str, what: str, why: str) -> None:
-    """A note that is a line of the log alone."""
-    log.info("%s of the model %s: %s.%s", instance, model, what, f" {why}" if why else "")
 
 
 class Refused(EngineFailed):
@@ -89,13 +80,14 @@ class Again(Protocol):
 
 
 def candidates(
-    found: Iterable[Found], models: Iterable[ModelConfig]
+    found: Iterable[Found], models: Iterable[ModelConfig], kinds: Container[str] = BACKENDS
 ) -> tuple[list[Adoptable], list[Found]]:
-    """The engines that may be adopted, and the records of all others. Looks into /proc.
+    """The engines that may be adopted, and the records of all others. `kinds`: the backends that
+    are known. Looks into /proc.
 
     Of two engines in one slot the younger. Raises OSError where the process table cannot be read.
     """
-    kinds = {model.name: model.backend for model in models if not model.external}
+    wanted = {model.name: model for model in models if not model.external}
     chosen: dict[tuple[str, int], Found] = {}
     others: list[Found] = []
     ordered = sorted(found, key=lambda one: one[1].created if isinstance(one[1], Record) else 0.0)
@@ -103,8 +95,10 @@ def candidates(
         _, record = one
         if not (
             isinstance(record, Record)
+            and record.model in wanted
+            and started_by(record, wanted[record.model]).backend == record.backend
+            and record.backend in kinds
             and not record.asleep
-            and kinds.get(record.model) == record.backend
             and is_certain(record)
         ):
             others.append(one)
@@ -117,6 +111,15 @@ def candidates(
         (path.stem, record) for path, record in chosen.values() if isinstance(record, Record)
     ]
     return adoptable, others
+
+
+def started_by(record: Record, model: ModelConfig) -> ModelConfig:
+    """The configuration that an engine was started with, as far as it is known: else its model's of
+    now.
+    """
+    config = record.model_config()
+    known = config is not None and (config.name, config.backend) == (record.model, record.backend)
+    return config if config is not None and known else model
 
 
 def is_certain(record: Record) -> bool:
@@ -191,20 +194,28 @@ class Adoption:
     """Adopts engines: a method's replica is the one in whose slot the engine is."""
 
     def __init__(
-        self, prepare: Again, set_state: SetState, note: Note, wake: Callable[[], None]
+        self,
+        prepare: Again,
+        set_state: SetState,
+        note: Note,
+        is_edited: Callable[[Replica], bool],
+        compared: Callable[[Replica], None],
     ) -> None:
-        """`wake`: called where a replica has become outdated."""
+        """`is_edited`: called when an adopted replica runs; whether its model is another one now.
+        `compared`: called when it is known of any other whether it is up to date.
+        """
         self._prepare = prepare
         self._set = set_state
         self._note = note
-        self._wake = wake
+        self._is_edited = is_edited
+        self._compared = compared
 
     async def confirm(self, replica: Replica, record: Record, instance: Instance) -> None:
         """Waits until it is certain that an engine is ours, and serves; one that still loads goes
         on loading. Raises Refused, or EngineFailed when it ends or takes too long.
         """
         try:
-            fits = await self._prepare.still_fits(replica, record.placement)
+            await self._prepare.still_fits(replica, record.placement)
         except EngineFailed as error:
             raise Refused(str(error)) from error
         if not await verify(instance):
@@ -213,9 +224,8 @@ class Adoption:
             self._set(replica, "starting", "It is sent its first request.")
             await instance.warm_up()
             await instance.note(has_run=True)
-        self._note(replica.slot.model, replica.id, "adopted", "")
-        if not fits:
-            self._outdate(replica, "Its model may not have its GPUs any more.")
+        log.info("%s goes on; an earlier run had started it.", replica.id)
+        self._note(replica.slot.model, replica.id, "adopted")
 
     async def _wait(self, replica: Replica, record: Record, instance: Instance) -> None:
         before = "It was left by an earlier run."
@@ -227,22 +237,40 @@ class Adoption:
         limit = adopted_within(replica.model, record, time.time())
         await instance.wait_until_ready(tell, lambda: verify(instance), limit)
 
-    async def compare(self, replica: Replica, record: Record, runs: asyncio.Event) -> None:
-        """Looks, once it `runs` and beside all else, whether an adopted engine would be started
-        otherwise now. What keeps it from looking is told, and it looks again.
+    async def compare(self, replica: Replica, record: Record, settled: asyncio.Event) -> None:
+        """Looks, beside all else, whether an adopted engine would be started otherwise now. What
+        keeps it from looking is told, and it looks again.
+
+        Not before it runs, or cannot (`settled`): one that does not run yet is not spared where
+        another is to take its place.
         """
-        await runs.wait()
+        await settled.wait()
+        if replica.state != "running":
+            return
+        if self._is_edited(replica):
+            self._tell_outdated(replica, "Its model was edited before this server started.")
+            return
         failures = 0
-        while (digest := await self._digest_of_now(replica, record)) is None:
+        while (why := await self._difference(replica, record)) is None:
             failures += 1
             await asyncio.sleep(restart_delay(failures + 1))
-        if digest != record.digest:
-            self._outdate(replica, "It was started with other settings than would be used now.")
+        if why:
+            replica.outdated = True
+            self._tell_outdated(replica, why)
+        self._compared(replica)
 
-    async def _digest_of_now(self, replica: Replica, record: Record) -> str | None:
+    async def _difference(self, replica: Replica, record: Record) -> str | None:
+        """Why it would be started otherwise now, a sentence; empty: it would not; None: that cannot
+        be said now.
+        """
         try:
+            if not await self._prepare.still_fits(replica, record.placement):
+                return "Its model may not have its GPUs any more."
             prepared = await self._prepare.prepare_again(replica, record)
-            return await run_in_thread(command_digest, replica.backend, replica.model, prepared)
+            model, backend = replica.model, replica.backend
+            if await run_in_thread(command_digest, backend, model, prepared) == record.digest:
+                return ""
+            return "It was started with other settings than would be used now."
         except GpustackFastError as error:
             reason = in_one_line(error)
         except OSError as error:
@@ -252,11 +280,9 @@ class Adoption:
         )
         return None
 
-    def _outdate(self, replica: Replica, why: str) -> None:
-        if not replica.outdated:
-            replica.outdated = True
-            self._note(replica.slot.model, replica.id, "outdated", why)
-            self._wake()
+    def _tell_outdated(self, replica: Replica, why: str) -> None:
+        log.info("%s is replaced by another. %s", replica.id, why)
+        self._note(replica.slot.model, replica.id, "outdated", why)
 
 
 def adopted_within(model: ModelConfig, record: Record, now: float) -> float:

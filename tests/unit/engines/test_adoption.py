@@ -26,6 +26,7 @@ from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import adoption, processes
 from gpustack_fast.engines.adoption import Adoptable, candidates
+from gpustack_fast.engines.history import History
 from gpustack_fast.engines.leftovers import end_leftovers, find_records
 from gpustack_fast.engines.preparer import Environment, Environments
 from gpustack_fast.engines.records import Found, Record
@@ -34,8 +35,11 @@ from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
+from raw_http import DEADLINE
 
 ID = "small-00000"
+OTHER = dataclasses.replace(SMALL, name="other")
+KINDS = ("small", "other")
 NOBODY = 65534
 
 
@@ -75,9 +79,11 @@ class NextServer:
         self.make: Environments | None = None
         self.adoptable: list[Adoptable] = []
 
-    def note(self, _: str, instance: str, what: str, why: str) -> None:
-        self.notes.append((instance, what))
-        self.why = why
+    def note(self, model: str, instance: str, what: str, why: str = "") -> None:
+        assert model
+        if what in ("adopted", "refused", "outdated"):
+            self.notes.append((instance, what))
+            self.why = why
 
     def look(self) -> None:
         self.states += [one.state for one in self.supervisor.replicas]
@@ -85,17 +91,19 @@ class NextServer:
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[NextServer]:
         processes.become_subreaper()
+        history = History()
+        history.note = self.note  # type: ignore[method-assign]
         self.supervisor = Supervisor(
             self.paths,
             preparer(self.make) if self.make else preparer(),
             Faults(),
             on_change=self.look,
-            backends={"small": self.backend, "external": BACKENDS["external"]},
-            note=self.note,
+            backends={"small": self.backend, "other": OTHER, "external": BACKENDS["external"]},
+            history=history,
         )
         found = await find_records(self.paths)
-        self.adoptable, others = candidates(found, self.models)
-        self.supervisor.want(self.models, self.adoptable)
+        self.adoptable, others = candidates(found, self.models, KINDS)
+        self.supervisor.want(self.models, adoptable=self.adoptable)
         await end_leftovers(self.paths, others, Faults(), grace=0.3)
         loop = asyncio.ensure_future(self.supervisor.run())
         try:
@@ -196,6 +204,38 @@ def test_an_engine_that_still_loads_goes_on_loading(folder: Path) -> None:
     scenario(NextServer(folder, small("--never-ready")), body)
 
 
+@pytest.mark.parametrize("key", ["", "another"], ids=["goes on", "refused"])
+def test_a_start_waits_for_an_engine_that_has_served_until_it_goes_on_or_cannot(
+    folder: Path, key: str
+) -> None:
+    killed_server(folder)
+    rewrite(folder, has_run=True, **({"key": key} if key else {}))
+
+    async def body(next_server: NextServer) -> None:
+        await next_server.supervisor.until_adopted(DEADLINE)
+        assert next_server.notes == [(ID, "refused" if key else "adopted")]
+        assert "starting" not in next_server.states[-1:]
+
+    scenario(NextServer(folder, small()), body)
+
+
+def test_a_start_waits_for_no_engine_that_loads_and_for_none_too_long(folder: Path) -> None:
+    killed_server(folder, "--never-ready")
+
+    async def loads(next_server: NextServer) -> None:
+        await next_server.supervisor.until_adopted(float("inf"))
+        assert next_server.replica.state == "starting"
+        assert await next_server.supervisor.leave() == [ID]
+
+    async def hangs(next_server: NextServer) -> None:
+        await next_server.supervisor.until_adopted(0.1)
+        assert next_server.replica.state == "starting"
+
+    scenario(NextServer(folder, small("--never-ready")), loads)
+    rewrite(folder, has_run=True)
+    scenario(NextServer(folder, small("--never-ready")), hangs)
+
+
 def test_an_adopted_engine_that_never_gets_ready_is_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,17 +275,61 @@ def test_an_adopted_engine_has_the_rest_of_its_time_or_that_of_one_that_hangs(
 # It would be started otherwise now.
 
 
-def test_an_engine_with_other_settings_is_outdated_and_serves_until_it_is_replaced(
+@pytest.mark.parametrize(
+    "edited",
+    [small(env={"MORE": "1"}), replace(small(), backend="other")],
+    ids=["variable", "backend"],
+)
+def test_an_engine_of_a_model_that_was_edited_serves_as_what_it_is_until_it_is_replaced(
+    folder: Path, edited: ModelConfig
+) -> None:
+    killed_server(folder)
+
+    async def body(next_server: NextServer) -> None:
+        adopted = next_server.replica
+        assert (adopted.model.env, adopted.backend.name) == ({}, "small")
+        await eventually(lambda: (ID, "outdated") in next_server.notes, "it is outdated")
+        assert next_server.notes == [(ID, "adopted"), (ID, "outdated")]
+        await eventually(
+            lambda: (
+                [one.state for one in next_server.supervisor.replicas if one.id != ID]
+                == ["running"]
+                and len(next_server.supervisor.replicas) == 1
+            ),
+            "another is in its place",
+        )
+
+    scenario(NextServer(folder, edited), body)
+
+
+def test_an_engine_of_a_former_version_whose_configuration_is_unknown_is_compared_with_its_model(
+    folder: Path,
+) -> None:
+    killed_server(folder)
+    rewrite(folder, config={"of": "tomorrow"})
+
+    async def body(next_server: NextServer) -> None:
+        await eventually(lambda: (ID, "outdated") in next_server.notes, "it is outdated")
+        assert "other settings" in next_server.why
+
+    scenario(NextServer(folder, small(env={"MORE": "1"})), body)
+
+
+def test_an_edit_that_is_taken_back_before_another_runs_leaves_the_adopted_engine(
     folder: Path,
 ) -> None:
     killed_server(folder)
 
     async def body(next_server: NextServer) -> None:
-        await next_server.until_running()
-        await eventually(lambda: next_server.replica.outdated, "it is outdated")
-        assert next_server.notes == [(ID, "adopted"), (ID, "outdated")]
+        supervisor = next_server.supervisor
+        await eventually(lambda: (ID, "outdated") in next_server.notes, "it is outdated")
+        addresses = await supervisor.try_external([])
+        supervisor.adopt(addresses, [small()], {"small": 3})
+        await eventually(lambda: len(supervisor.replicas) == 1, "the other goes")
+        assert (next_server.replica.id, next_server.replica.generation) == (ID, 3)
+        assert not next_server.replica.is_outdated
 
-    scenario(NextServer(folder, small(env={"MORE": "1"})), body)
+    scenario(NextServer(folder, small("--never-ready")), body)
 
 
 def test_the_number_of_replicas_makes_no_engine_outdated(folder: Path) -> None:
@@ -272,20 +356,20 @@ def test_another_version_in_its_environment_makes_it_outdated(folder: Path) -> N
         return dataclasses.replace(PREPARED, version="2")
 
     async def body(server: NextServer) -> None:
-        await eventually(lambda: server.replica.outdated, "it is outdated")
+        await eventually(lambda: (ID, "outdated") in server.notes, "it is outdated")
 
     next_server.make = newer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adoption, "restart_delay", lambda _: 0.0)
         scenario(next_server, body)
-    assert len(tries) == 2, "what kept it from looking did not keep it for ever"
+    assert len(tries) >= 2, "what kept it from looking did not keep it for ever"
 
 
 # It is refused before anything is asked of it.
 
 
 def assert_refused(folder: Path, *models: ModelConfig) -> None:
-    adoptable, others = candidates(found_in(folder), models or [small()])
+    adoptable, others = candidates(found_in(folder), models or [small()], KINDS)
     assert adoptable == []
     assert len(others) == 1
 
@@ -305,7 +389,7 @@ def test_an_engine_of_another_boot_a_recycled_pid_another_kind_or_model_is_no_ca
     folder: Path, change: dict[str, object]
 ) -> None:
     killed_server(folder)
-    adoptable, others = candidates(found_in(folder), [small()])
+    adoptable, others = candidates(found_in(folder), [small()], KINDS)
     assert ([name for name, _ in adoptable], others) == ([ID], [])
     pid = int(str(record_of(folder)["pid"]))
     rewrite(folder, **change)
@@ -344,7 +428,7 @@ def test_a_process_of_another_user_is_no_candidate(folder: Path) -> None:
             assert found is not None
             rewrite(folder, pid=stranger.pid, start_time=found.start_time)
             if user is None:
-                assert candidates(found_in(folder), [small()])[0]
+                assert candidates(found_in(folder), [small()], KINDS)[0]
                 rewrite(folder, pid=1, start_time=processes.process(1).start_time)  # type: ignore[union-attr]
             assert_refused(folder)
         finally:
@@ -392,7 +476,7 @@ def test_of_two_engines_in_one_slot_the_younger_is_the_candidate(folder: Path) -
         replace(record, created=record.created + 1),
     )
     for order in ([older, younger], [younger, older]):
-        adoptable, others = candidates(order, [small()])
+        adoptable, others = candidates(order, [small()], KINDS)
         assert ([name for name, _ in adoptable], others) == ([ID], [older])
 
 
