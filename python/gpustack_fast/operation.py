@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.views import model_views, route_views
-from gpustack_fast.control.documents import DrainReport, ServerStatus
-from gpustack_fast.control.views import Generations, drain_report, model_statuses
+from gpustack_fast.control.documents import ApplyReport, DrainReport, ServerStatus
+from gpustack_fast.control.views import (
+    Generations,
+    apply_report,
+    drain_report,
+    model_statuses,
+    shown_events,
+)
 from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.keys.live import Keys
@@ -98,8 +106,35 @@ class Operation:
                 {one.id: one for one in stats.instances},
                 self._generations(),
             ),
+            file=None if self._reloader.file is None else str(self._reloader.file),
+            events=shown_events(
+                self._supervisor.history.events(), config, self._supervisor.replicas
+            ),
             avoided_gpus=dict(self._engines.avoided_gpus),
         )
+
+    async def apply(self, file: str, *, dry_run: bool) -> ApplyReport:
+        """Takes up a configuration, or says what that would do.
+
+        Raises GpustackFastError, or OSError for this machine: nothing has changed then.
+        """
+        if dry_run:
+            return apply_report(file, await self._reloader.preview(Path(file)), applied=False)
+        outcome = await self._reloader.apply(Path(file))
+        return apply_report(file, outcome, applied=True, warnings=self._other_file())
+
+    def _other_file(self) -> list[str]:
+        """What is to be said where another file holds than that of the start."""
+        file = self._reloader.file
+        before = self._reloader.first_file
+        if file is None or (before is not None and file.absolute() == before.absolute()):
+            return []
+        named = "without a file" if before is None else f"with {before}"
+        return [
+            f"The server was started {named}, and reads {file} from now on. When it is started "
+            "anew by hand, or by a service manager, name that: "
+            f"`--config {shlex.quote(str(file))}`."
+        ]
 
     def _generations(self) -> dict[str, Generations]:
         """The generations of every model of ours."""

@@ -7,17 +7,19 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpustack_fast.config import Config
+from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.comparison import Comparison, compare
 from gpustack_fast.config.model_fields import spec_digest
 from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.rollout import Rollout, rollout_of
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.faults import reason_of, run_in_thread
@@ -28,7 +30,7 @@ from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.model_states import ModelStates
 from gpustack_fast.storage.route_numbers import KnownRoute, known_routes
 
-__all__ = ["Deployment", "Reloader"]
+__all__ = ["Deployment", "Outcome", "Reloader"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,17 @@ class Deployment(Struct, frozen=True, kw_only=True):
         return cls(config=config, routes=routes, engine_keys=engine_keys, generations=generations)
 
 
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What a reload has changed, or would."""
+
+    changes: list[str]
+    """The names of what it changes, for a sentence."""
+    rollouts: list[Rollout]
+    """What becomes of the engines of ours."""
+    restart: list[str]
+    """What is written and needs a restart, for a sentence."""
+
+
 WholeTable = Callable[[Deployment, list[Replica]], Table]
 """The table of a deployment with these replicas, and with all that is shown with it."""
 
@@ -86,7 +99,9 @@ class Reloader:
         plane: DataPlane,
         supervisor: Supervisor,
         whole_table: WholeTable,
+        no_room: Callable[[ModelConfig], Awaitable[str]],
     ) -> None:
+        """`no_room`: see `Engines.no_room`."""
         self.deployment = start
         """What is in force now."""
         self.begin = asyncio.Event()
@@ -98,9 +113,21 @@ class Reloader:
         self._plane = plane
         self._supervisor = supervisor
         self._whole_table = whole_table
+        self._no_room = no_room
+        self._one_at_a_time = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self._stopping = False
+
+    @property
+    def file(self) -> Path | None:
+        """The file that a reload reads; None: there is none."""
+        return self._source.file
+
+    @property
+    def first_file(self) -> Path | None:
+        """The file of the start."""
+        return self._source.first_file
 
     def soon(self) -> None:
         """Reloads in a task: one at a time, and once more for all that ask meanwhile."""
@@ -125,7 +152,8 @@ class Reloader:
             self._again = False
             slow = asyncio.get_running_loop().call_later(SLOW_AFTER, log.warning, SLOW, SLOW_AFTER)
             try:
-                await self._reload(self.deployment)
+                async with self._one_at_a_time:
+                    await self._reload(self.deployment, None)
             except GpustackFastError as error:
                 for one in error.each():
                     log.error(NOT_RELOADED, one)
@@ -134,13 +162,34 @@ class Reloader:
             finally:
                 slow.cancel()
 
-    async def _reload(self, running: Deployment) -> None:
+    async def apply(self, file: Path) -> Outcome:
+        """Reloads from a file, which is read from now on. Raises as `_reload`."""
+        await self.begin.wait()
+        async with self._one_at_a_time:
+            if self._stopping:
+                raise OSError(errno.ECANCELED, "the server stops")
+            return await self._reload(self.deployment, file)
+
+    async def preview(self, file: Path) -> Outcome:
+        """What `apply` would do; it changes nothing. Raises as `_reload`."""
+        await self.begin.wait()
+        async with self._one_at_a_time:
+            running = self.deployment
+            reading = await run_in_thread(self._source.read_again, running.config, file)
+            compared = compare(self._started, running.config, reading.config)
+            changes = compared.changes + _changed_keys(running.engine_keys, reading.engine_keys)
+            rollouts = await self._rollouts(compared, running.generations, ahead=True)
+            return Outcome(changes=changes, rollouts=rollouts, restart=compared.restart)
+
+    async def _reload(self, running: Deployment, file: Path | None) -> Outcome:
         """Puts what is written now into force, and says what that is and what needs a restart.
+        `file`: None for the one that was read last.
 
         Raises GpustackFastError, or OSError for this machine; nothing has changed then. When it
         returns, everything has, the data plane and the engines' addresses.
         """
-        compared, prepared, is_renewed = await run_in_thread(self._read, running)
+        compared, prepared, is_renewed = await run_in_thread(self._read, running, file)
+        rollouts = await self._rollouts(compared, prepared.generations, ahead=False)
         addresses = await self._supervisor.try_external(prepared.config.models)
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(addresses.discard)
@@ -153,12 +202,17 @@ class Reloader:
         # First, so that no other table brings the former one back, whatever comes.
         self.deployment = prepared
         self._supervisor.adopt(addresses, prepared.config.models, prepared.generations)
-        self._source.take(prepared.config)
-        self._tell(compared, running, is_renewed=is_renewed)
+        self._source.take(prepared.config, file)
+        changes = compared.changes + _changed_keys(running.engine_keys, prepared.engine_keys)
+        if is_renewed:
+            changes.append("the certificate, which was renewed")
+        outcome = Outcome(changes=changes, rollouts=rollouts, restart=compared.restart)
+        self._tell(outcome)
+        return outcome
 
-    def _read(self, running: Deployment) -> tuple[Comparison, Deployment, bool]:
+    def _read(self, running: Deployment, file: Path | None) -> tuple[Comparison, Deployment, bool]:
         """All that waits for a disk; at last, whether the certificate is another one."""
-        reading = self._source.read_again(running.config)
+        reading = self._source.read_again(running.config, file)
         compared = compare(self._started, running.config, reading.config)
         is_renewed = self._plane.read_certificate()
         if self._stopping:
@@ -169,22 +223,51 @@ class Reloader:
         )
         return compared, prepared, is_renewed
 
-    def _tell(self, compared: Comparison, former: Deployment, *, is_renewed: bool) -> None:
-        before, after = former.engine_keys, self.deployment.engine_keys
-        changes = compared.changes + [
-            f"the key of the engines of `{model}`"
-            for model in after
-            if model in before and before[model] != after[model]
-        ]
-        if is_renewed:
-            changes.append("the certificate, which was renewed")
-        log.info("Reloaded. Changed: %s.", ", ".join(changes) or "nothing")
-        if compared.restart:
+    async def _rollouts(
+        self, compared: Comparison, generations: Mapping[str, int], *, ahead: bool
+    ) -> list[Rollout]:
+        """What becomes of the engines of ours. `ahead`: the generations are those of before."""
+        models = {model.name: model for model in compared.config.models if not model.external}
+        found = []
+        for change in compared.models:
+            model, generation = models.get(change.name), generations.get(change.name)
+            if ahead and change.kind == "edited" and generation is not None:
+                generation += 1
+            surges = change.kind == "edited" and model is not None and model.max_surge > 0
+            no_room = await self._no_room(model) if surges and model is not None else ""
+            found.append(
+                rollout_of(
+                    change,
+                    max_surge=0 if model is None else model.max_surge,
+                    no_room=no_room,
+                    generation=generation,
+                )
+            )
+        return found
+
+    def _tell(self, outcome: Outcome) -> None:
+        log.info("Reloaded. Changed: %s.", ", ".join(outcome.changes) or "nothing")
+        for rollout in outcome.rollouts:
+            log.info("The model `%s`: %s", rollout.change.name, " ".join(rollout.steps))
+            if rollout.interrupts:
+                log.warning("%s", rollout.interrupts)
+            self._supervisor.history.note(
+                rollout.change.name, "", rollout.change.kind, rollout.change.words()
+            )
+        if outcome.restart:
             log.warning(
                 "Changed in the configuration, but as at the start until a restart: %s.",
-                ", ".join(compared.restart),
+                ", ".join(outcome.restart),
             )
         found = self._plane.stats()
         begins, ends = found.certificate_begins, found.certificate_expires
         if warning := validity_warning(begins, ends, time.time()):
             log.warning("%s", warning)
+
+
+def _changed_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return [
+        f"the key of the engines of `{model}`"
+        for model in after
+        if model in before and before[model] != after[model]
+    ]

@@ -5,8 +5,10 @@ The engines are real, and so is the load: every byte of it is checked.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from gpustack_fast.control.client import ControlClient
 from gpustack_fast.control.documents import ModelStatus
 from gpustack_fast.storage.data_directory import DataDirectory
-from harness import KEY, STARTED_WITHIN, ServedRouter, read_gauge, serving
+from harness import KEY, STARTED_WITHIN, ServedRouter, cli, read_gauge, serving
 from load import Load
 from raw_http import chat, eventually
 
@@ -48,6 +50,17 @@ def change(server: ServedRouter, text: str) -> None:
         return "Reloaded. Changed: " in server.output()[before:]
 
     eventually(told, "the reload")
+
+
+def run(server: ServedRouter, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What a command says beside the server."""
+    return subprocess.run(
+        [*cli(), *arguments, "--data-dir", str(server.data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=STARTED_WITHIN,
+        check=False,
+    )
 
 
 def model(server: ServedRouter) -> ModelStatus:
@@ -206,3 +219,81 @@ def test_a_model_that_is_removed_ends_its_streams_first_and_comes_back(
     change(server, config(1))
     settled(server, 1)
     assert server.chat(chat("m", max_tokens=1)).status == 200
+
+
+@pytest.mark.timeout(900)
+def test_apply_says_what_changes_carries_it_out_and_waits_for_it(server: ServedRouter) -> None:
+    change(server, config(1))
+    before = settled(server, 1)
+    other = server.folder / "other.toml"
+    route = '[[routes]]\nname = "alias"\ntargets = [{ model = "m" }]\n'
+    other.write_text(config(2, context=1024, more=route))
+    dry = run(server, "apply", str(other), "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert dry.stdout.splitlines() == [
+        "It would change: the model `m` (replicas 1 → 2, backend_parameters), the route `alias`.",
+        "m: Starts 1 engine. Replaces 1 engine: each new one starts beside the others (up to 1 at "
+        "a time), and an old one is retired when it runs.",
+        f"`gpustack-fast apply {other}` carries it out.",
+    ]
+    assert settled(server, 1) == before
+
+    done = run(server, "apply", str(other))
+    assert done.returncode == 0, done.stderr
+    assert f"--config {other}" in done.stderr
+    assert "Changed: the model `m` (replicas 1 → 2, backend_parameters)" in done.stdout
+    assert done.stdout.count(" is running.") == 2 and " is retired." in done.stdout
+    assert contexts(server) == {"1024"} and len(server.engines()) == 2
+    assert server.chat(chat("alias", max_tokens=1)).status == 200
+
+    other.write_text(config(1, context=1024))
+    server.process.send_signal(signal.SIGHUP)
+    settled(server, 1)
+    assert server.chat(chat("alias", max_tokens=1)).status == 404, "SIGHUP reads that file now"
+
+
+@pytest.mark.timeout(900)
+def test_apply_of_a_wrong_file_changes_nothing_and_says_where_it_is_wrong(
+    server: ServedRouter,
+) -> None:
+    wrong = server.folder / "wrong.toml"
+    wrong.write_text(config(1, more="max_surge = -1\nreplcas = 2"))
+    for more in ([], ["--dry-run"]):
+        done = run(server, "apply", str(wrong), *more)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert len(lines) == 2 and all(f"error: {wrong}:" in line for line in lines), lines
+    assert run(server, "apply", str(server.folder / "none.toml")).returncode == 2
+
+
+@pytest.mark.timeout(900)
+def test_an_edit_that_interrupts_is_told_before(server: ServedRouter) -> None:
+    done = run(server, "apply", str(server.config))
+    assert done.returncode == 0, done.stderr
+    edited = server.folder / "edited.toml"
+    edited.write_text(config(1, context=512, more="max_surge = 0"))
+    told = (
+        "warning: The edit of the model `m` interrupts it: its only replica ends before its "
+        "successor starts. `max_surge` is 0."
+    )
+    assert told in run(server, "apply", str(edited), "--dry-run").stderr.splitlines()
+    assert told in run(server, "check", str(edited)).stderr.splitlines()
+    report = json.loads(run(server, "apply", str(edited), "--dry-run", "--json").stdout)
+    assert report["models"][0]["interrupts"] and not report["applied"]
+
+
+@pytest.mark.timeout(900)
+def test_what_has_happened_is_shown_and_kept_over_restarts(server: ServedRouter) -> None:
+    settled(server, model(server).replicas)
+    (name,) = [one.name for one in model(server).instances]
+    generation = model(server).generation
+    page = run(server, "status").stdout
+    assert "What has happened, the newest last:" in page and f"{name} running" in page
+    assert server.stop() == 0
+    server.start()
+    server.wait_until_ready()
+    settled(server, 1)
+    assert model(server).generation == generation
+    events = json.loads(run(server, "status", "--json").stdout)["events"]
+    of_it = [(one["what"], one["why"]) for one in events if one["instance"] == name]
+    assert of_it[-2:] == [("retired", "The server stops."), ("ended", "")]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpustack_fast.control.documents import DrainReport, ModelStatus, ServerStatus
+from gpustack_fast.control.documents import ApplyReport, DrainReport, ModelStatus, ServerStatus
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys
@@ -60,6 +60,9 @@ class FakeServer:
 
     def key_warnings(self, key: KeyInfo) -> list[str]:
         return unknown_models(key, ["known"])
+
+    async def apply(self, file: str, *, dry_run: bool) -> ApplyReport:
+        raise NotImplementedError
 
     def status(self) -> ServerStatus:
         return ServerStatus(

@@ -13,6 +13,7 @@ import pytest
 
 from gpustack_fast import reload
 from gpustack_fast.config import Config
+from gpustack_fast.config.comparison import Comparison
 from gpustack_fast.engines.addresses import Addresses
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.reload import Deployment, Reloader
@@ -30,7 +31,7 @@ def test_a_reload_without_a_thread_changes_nothing_and_is_told(
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(threading.Thread, "start", none_left)
-        reloader = Reloader(nothing, start, nothing, nothing, nothing, nothing, nothing)
+        reloader = Reloader(nothing, start, nothing, nothing, nothing, nothing, nothing, nothing)
         reloader.begin.set()
         reloader.soon()
         await asyncio.wait(
@@ -53,7 +54,7 @@ def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
     nothing: Any = None
 
     class Slow:
-        def read_again(self, _: Config) -> None:
+        def read_again(self, *_: object) -> None:
             waits.set()
             comes.wait()
 
@@ -66,7 +67,7 @@ def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
             told.set()
 
         monkeypatch.setattr(reload.log, "warning", tell)
-        reloader = Reloader(source, start, nothing, nothing, nothing, nothing, nothing)
+        reloader = Reloader(source, start, nothing, nothing, nothing, nothing, nothing, nothing)
         reloader.begin.set()
         reloader.soon()
         await told.wait()
@@ -105,6 +106,7 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
         Deployment(config=Config(), routes={}, engine_keys={}, generations={}) for _ in range(2)
     )
     published: list[Table] = []
+    compared = Comparison(config=Config(), changes=[], models=[], restart=[])
 
     class Everything:
         """The source, the data plane and the supervisor, as far as a reload goes."""
@@ -119,7 +121,7 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
 
         def adopt(self, *_: object) -> None: ...
 
-        def take(self, _: object) -> None: ...
+        def take(self, *_: object) -> None: ...
 
     def broken(*_: object, **__: object) -> None:
         raise OSError("no words")
@@ -130,8 +132,8 @@ def test_what_was_published_is_in_force_whatever_comes_of_telling_it(
 
     async def run() -> Reloader:
         every: Any = Everything()
-        reloader = Reloader(every, start, every, every, every, every, whole_table)
-        monkeypatch.setattr(reloader, "_read", lambda _: (None, prepared, False))
+        reloader = Reloader(every, start, every, every, every, every, whole_table, every)
+        monkeypatch.setattr(reloader, "_read", lambda *_: (compared, prepared, False))
         monkeypatch.setattr(reloader, "_tell", broken)
         reloader.begin.set()
         reloader.soon()

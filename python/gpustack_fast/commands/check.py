@@ -12,7 +12,8 @@ from gpustack_fast.commands.output import complain, say
 from gpustack_fast.config import Config, ServerConfig
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.warnings import missing_variables, unknown_variables, warnings_of
-from gpustack_fast.errors import StoreError, printable
+from gpustack_fast.control.client import ControlClient, NoServer
+from gpustack_fast.errors import GpustackFastError, StoreError, printable
 from gpustack_fast.keys.reach import unmatched
 from gpustack_fast.keys.store import stored_keys
 from gpustack_fast.machine import is_loopback
@@ -20,6 +21,8 @@ from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["check", "load_tls"]
 
+ANSWERED_WITHIN = 60.0
+"""Seconds."""
 _UNENCRYPTED = (
     "`host` is no loopback address, and keys and prompts cross the network in the clear. Set "
     "`tls_certificate` and `tls_key`; or listen on 127.0.0.1, behind a proxy that speaks TLS."
@@ -39,6 +42,8 @@ def check(file: Path | None, config: Config, of_files: str | None, *, look_at_fi
         warnings += [*missing_variables(config, os.environ), *_unmatched(config)]
     if of_files is not None:
         warnings.append(of_files)
+    if look_at_files and file is not None:
+        warnings += _interruptions(file, config)
     for warning in warnings:
         complain(f"warning: {warning}")
     name = "The embedded default" if file is None else printable(str(file))
@@ -69,6 +74,19 @@ def _unmatched(config: Config) -> list[str]:
     except StoreError as error:
         return [f"The keys were not compared with the routes. {error}"]
     return [] if keys is None else unmatched(config.all_routes(), keys, time.time())
+
+
+def _interruptions(file: Path, config: Config) -> list[str]:
+    """The models that it would interrupt in the server that runs here; nothing without one."""
+    try:
+        socket = DataDirectory(config.server.data_dir).control_socket
+        with ControlClient(socket, ANSWERED_WITHIN) as server:
+            report = server.apply(str(file.absolute()), dry_run=True)
+    except NoServer:
+        return []
+    except GpustackFastError as error:
+        return [f"What it would interrupt in the server that runs here is not known. {error}"]
+    return [one.interrupts for one in report.models if one.interrupts]
 
 
 def _summary(config: Config) -> str:

@@ -6,24 +6,23 @@ Nothing here imports asyncio, granian, uvloop or the data plane, so that the com
 from __future__ import annotations
 
 import shlex
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from gpustack_fast.commands.output import complain, say
+from gpustack_fast.commands.running_server import running_server, told_of_interruption
 from gpustack_fast.config.certificate import validity_warning
-from gpustack_fast.control.client import ControlClient, NoServer
-from gpustack_fast.control.documents import DrainReport, InstanceStatus, ServerStatus
+from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
 from gpustack_fast.machine import local_time
-from gpustack_fast.storage.data_directory import DataDirectory
 
 __all__ = ["drain", "resume", "status"]
 
+_EVENTS = 10
+"""Those that are shown to a person."""
 _POLL = 0.2
 """Seconds between two looks at an instance that is drained."""
 _HEADER = ("MODEL", "INSTANCE", "STATE", "SINCE", "IN FLIGHT", "REQUESTS", "FAILED", "RESTARTS")
@@ -34,7 +33,7 @@ def status(data_dir: Path, *, as_json: bool) -> int:
 
     Returns 0 where inference can be served, else 1. Raises ControlError without a server.
     """
-    with _server(data_dir) as server:
+    with running_server(data_dir) as server:
         found = server.status()
     begins, ends = found.certificate_begins, found.certificate_expires
     if warning := validity_warning(begins, ends, time.time()):
@@ -50,7 +49,7 @@ def drain(data_dir: Path, which: str, *, waits: bool, timeout: float | None, as_
     `timeout`: seconds; None: for as long as it takes. Raises ControlError when requests still run
     then, and Interrupted on Ctrl-C: the instances stay drained.
     """
-    with _server(data_dir) as server, _told_of_interruption(which):
+    with running_server(data_dir) as server, told_of_interruption(_stays_drained(which)):
         report = server.drain(which)
         for warning in report.warnings:
             complain(f"warning: {warning}")
@@ -77,47 +76,18 @@ def drain(data_dir: Path, which: str, *, waits: bool, timeout: float | None, as_
 
 def resume(data_dir: Path, which: str, *, as_json: bool) -> int:
     """Takes a drain back: the next request may go there."""
-    with _server(data_dir) as server:
+    with running_server(data_dir) as server:
         report = server.resume(which)
     _tell(report, as_json=as_json)
     return 0
 
 
-class Interrupted(ControlError):
-    """A person has ended the command while it waited."""
-
-    exit_status = 128 + signal.SIGINT
-
-
-@contextmanager
-def _told_of_interruption(which: str) -> Iterator[None]:
-    """Inside, Ctrl-C raises Interrupted: by default it would leave a drain without a word."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"Interrupted. {printable(which)} stays drained: no new requests go there, and those "
-            "that run there go on. Repeat the command to wait on, or take the drain back with "
-            f"`gpustack-fast resume {shlex.quote(which)}`."
-        ) from None
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _server(data_dir: Path) -> Iterator[ControlClient]:
-    try:
-        client = ControlClient(DataDirectory(data_dir).control_socket)
-    except NoServer as error:
-        raise ControlError(
-            f"No server runs on the data directory {data_dir}. Start one with `gpustack-fast "
-            "serve`, or name the directory of the one that runs with --data-dir or --config."
-        ) from error
-    with client:
-        yield client
+def _stays_drained(which: str) -> str:
+    return (
+        f"{printable(which)} stays drained: no new requests go there, and those that run there go "
+        "on. Repeat the command to wait on, or take the drain back with "
+        f"`gpustack-fast resume {shlex.quote(which)}`."
+    )
 
 
 def _named(found: ServerStatus, names: Sequence[str]) -> list[InstanceStatus]:
@@ -156,11 +126,29 @@ def _page(found: ServerStatus) -> Iterator[str]:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
-    reasons = [f"{one.name}: {one.state_message}" for one in found.models if one.state_message]
+    reasons = [line for one in found.models for line in _of_model(one)]
     reasons += [line for model in found.models for one in model.instances for line in _reasons(one)]
     if reasons:
         yield ""
     yield from reasons
+    if found.events:
+        yield ""
+        yield "What has happened, the newest last:"
+    for event in found.events[-_EVENTS:]:
+        about = event.instance or f"the model {event.model}"
+        why = f": {event.why}" if event.why else ""
+        yield f"{local_time(event.time)}  {about} {event.what}{why}"
+
+
+def _of_model(one: ModelStatus) -> Iterator[str]:
+    """What is to be said of a model, a line each."""
+    if one.generation is not None and one.generation != one.observed_generation:
+        yield (
+            f"{one.name}: generation {one.generation} is not carried out yet; "
+            f"the last one that was: {one.observed_generation or 'none'}."
+        )
+    if one.state_message:
+        yield f"{one.name}: {one.state_message}"
 
 
 def _rows(model: str, instances: Sequence[InstanceStatus]) -> Iterator[tuple[str, ...]]:

@@ -48,6 +48,7 @@ def _parser() -> Parser:
     server.add_serve(commands)
     server.add_check(commands)
     server.add_plan(commands)
+    instances.add_apply(commands)
     keys.add_keys(commands)
     models.add_models(commands)
     instances.add_instances(commands)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -34,9 +35,14 @@ class Source:
 
     def __init__(
         self,
-        load: Callable[[], Loaded],
+        load: Callable[[Path | None], Loaded],
+        file: Path | None,
         environment: MutableMapping[str, str] = os.environ,
     ) -> None:
+        """`load` reads a file, or without one the embedded default, under flags and variables."""
+        self.file = file
+        """The one that is read."""
+        self.first_file = file
         self._load = load
         self._environment = environment
         self._taken: dict[str, str] = {}
@@ -46,11 +52,13 @@ class Source:
 
         Raises ConfigError, with file and line, or Mistakes.
         """
-        return self._read(self._load())
+        return self._read(self._load(self.file))
 
-    def read_again(self, running: Config) -> Reading:
-        """As `read`, for a reload. Raises ConfigError also where every model would be gone."""
-        loaded = self._load()
+    def read_again(self, running: Config, file: Path | None = None) -> Reading:
+        """As `read`, for a reload; of another `file`, if one is named. Raises ConfigError where
+        every model would be gone, too.
+        """
+        loaded = self._load(file or self.file)
         reading = self._read(loaded)
         _check_not_emptied(running, reading.config, loaded.places)
         return reading
@@ -66,8 +74,11 @@ class Source:
         found.raise_any()
         return Reading(config=config, engine_keys=keys)
 
-    def take(self, config: Config) -> None:
-        """Takes the variables with engines' keys out of the environment: our engines inherit it."""
+    def take(self, config: Config, file: Path | None = None) -> None:
+        """Takes the variables with engines' keys out of the environment: our engines inherit it.
+        From now on this `file` is read, if one is named.
+        """
+        self.file = file or self.file
         for model in config.models:
             name = model.api_key_env
             if name is not None and name in self._environment:

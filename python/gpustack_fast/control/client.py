@@ -11,6 +11,8 @@ import msgspec
 
 from gpustack_fast import errors
 from gpustack_fast.control.documents import (
+    Apply,
+    ApplyReport,
     CreatedKey,
     CreateKey,
     DrainInstance,
@@ -101,6 +103,10 @@ class ControlClient:
         """Takes a drain back."""
         return self._ask(ResumeInstance(which=which), DrainReport)
 
+    def apply(self, file: str, *, dry_run: bool) -> ApplyReport:
+        """Has a configuration taken up, or says what that would do."""
+        return self._ask(Apply(file=file, dry_run=dry_run), ApplyReport)
+
     def _ask(self, request: Request, kind: type[T]) -> T:
         try:
             line = msgspec.json.encode(request) + b"\n"
@@ -137,6 +143,9 @@ class ControlClient:
 def _raised(failure: Failure) -> GpustackFastError:
     """The server's exception, so that the exit status is the same with and without a server."""
     kind = getattr(errors, failure.kind, ControlError)
+    if kind in (errors.ConfigError, errors.Mistakes):
+        each = [errors.ConfigError(line) for line in failure.message.split("\n")]
+        return each[0] if len(each) == 1 else errors.Mistakes([*each])
     if kind in (
         errors.InstanceNotFound,
         errors.KeyNameTaken,

@@ -8,18 +8,23 @@ import msgspec
 from msgspec import Struct
 
 from gpustack_fast.keys.store import CreatedKey, Grant, KeyInfo
+from gpustack_fast.storage.events import Event
 
 __all__ = [
     "LONGEST_LINE",
+    "Apply",
+    "ApplyReport",
     "CreateKey",
     "CreatedKey",
     "DrainInstance",
     "DrainReport",
+    "Event",
     "Failure",
     "Grant",
     "InstanceStatus",
     "KeyInfo",
     "ListKeys",
+    "ModelPlan",
     "ModelStatus",
     "Request",
     "Response",
@@ -84,7 +89,16 @@ class ResumeInstance(
     """The name of an instance, or an address."""
 
 
-Request = CreateKey | ListKeys | RevokeKey | Status | DrainInstance | ResumeInstance
+class Apply(Struct, frozen=True, tag_field="operation", tag="apply", forbid_unknown_fields=True):
+    """Takes up a configuration. The result is an ApplyReport; its engines follow behind that."""
+
+    file: str
+    """An absolute path, which the server reads."""
+    dry_run: bool = False
+    """Nothing is changed."""
+
+
+Request = CreateKey | ListKeys | RevokeKey | Status | DrainInstance | ResumeInstance | Apply
 
 
 class InstanceStatus(Struct, frozen=True, kw_only=True):
@@ -149,6 +163,38 @@ class DrainReport(Struct, frozen=True, kw_only=True):
     """Whole sentences."""
 
 
+class ModelPlan(Struct, frozen=True, kw_only=True):
+    """What becomes of the engines of a model of ours."""
+
+    name: str
+    kind: str
+    """new, gone, edited, scaled, changed: see `config.comparison.ModelChange`."""
+    fields: list[str] = []
+    """Those with other values."""
+    replicas_before: int
+    replicas: int
+    generation: int | None = None
+    """When it is carried out; None: it is gone, or that is not known yet."""
+    steps: list[str] = []
+    """Sentences."""
+    interrupts: str = ""
+    """Why nothing of it serves for a while, in sentences; empty: something always does."""
+
+
+class ApplyReport(Struct, frozen=True, kw_only=True):
+    """What a configuration has changed, or would."""
+
+    file: str
+    applied: bool
+    changes: list[str]
+    """The names of settings, models and routes that it changes."""
+    models: list[ModelPlan] = []
+    restart: list[str] = []
+    """What is written and needs a restart of the server."""
+    warnings: list[str] = []
+    """Whole sentences."""
+
+
 class ServerStatus(Struct, frozen=True, kw_only=True):
     """The state of the server and its engines."""
 
@@ -174,6 +220,12 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     """Requests between their head and their end."""
     models: list[ModelStatus] = []
+    file: str | None = None
+    """The configuration that a reload reads; None: the embedded default."""
+    events: list[Event] = []
+    """What has happened to the instances that are there, and the newest of each model; the oldest
+    first.
+    """
     avoided_gpus: dict[str, str] = {}
     """Why nothing is started any more on a GPU or slice, in sentences, by its UUID: what it has
     reported, which its driver may not show.

@@ -16,6 +16,8 @@ import msgspec
 
 from gpustack_fast.control.documents import (
     LONGEST_LINE,
+    Apply,
+    ApplyReport,
     CreatedKey,
     CreateKey,
     DrainInstance,
@@ -60,6 +62,9 @@ class Handler(Protocol):
     def drain(self, which: str) -> DrainReport: ...
 
     def resume(self, which: str) -> DrainReport: ...
+
+    async def apply(self, file: str, *, dry_run: bool) -> ApplyReport: ...
+
     def key_warnings(self, key: KeyInfo) -> list[str]: ...
 
 
@@ -181,7 +186,7 @@ class ControlServer:
 
     async def _carry_out(
         self, request: Request
-    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport:
+    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport | ApplyReport:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
             created = await keys.create(request.name, request.grant, request.text)
@@ -195,6 +200,8 @@ class ControlServer:
             return self._handler.drain(request.which)
         if isinstance(request, ResumeInstance):
             return self._handler.resume(request.which)
+        if isinstance(request, Apply):
+            return await self._handler.apply(request.file, dry_run=request.dry_run)
         return self._handler.status()
 
 

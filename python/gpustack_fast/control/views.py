@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from gpustack_fast.config import Config, ModelConfig
-from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus
+from gpustack_fast.control.documents import (
+    ApplyReport,
+    DrainReport,
+    Event,
+    InstanceStatus,
+    ModelPlan,
+    ModelStatus,
+)
 from gpustack_fast.engines.replica import Replica, replicas_by_model
+from gpustack_fast.engines.rollout import Rollout
 
-__all__ = ["Counters", "Generations", "drain_report", "instance_status", "model_statuses"]
+__all__ = [
+    "Counters",
+    "Generations",
+    "apply_report",
+    "drain_report",
+    "instance_status",
+    "model_statuses",
+    "shown_events",
+]
 
 
 class Counters(Protocol):
@@ -23,6 +40,21 @@ class Counters(Protocol):
     def failures(self) -> int: ...
     @property
     def ejected(self) -> bool: ...
+
+
+class Outcome(Protocol):
+    """What a reload has changed, or would; see `reload`."""
+
+    @property
+    def changes(self) -> Sequence[str]: ...
+    @property
+    def rollouts(self) -> Sequence[Rollout]: ...
+    @property
+    def restart(self) -> Sequence[str]: ...
+
+
+EVENTS_OF_MODEL = 10
+"""Of each model, whatever instances they are of."""
 
 
 class Generations(NamedTuple):
@@ -73,8 +105,8 @@ def _rollout(found: Sequence[Replica], generations: Generations) -> str:
     if not old:
         return ""
     return (
-        f"An edit (generation {generations.wanted}) is being carried out: instances of it: {new}, "
-        f"older ones: {len(old)}."
+        f"An edit is being carried out. Instances of generation {generations.wanted}: {new}; older "
+        f"ones: {len(old)}."
     )
 
 
@@ -124,3 +156,44 @@ def drain_report(
     ]
     instances = [instance_status(one, counters.get(one.id)) for one in found]
     return DrainReport(instances=instances, warnings=warnings)
+
+
+def apply_report(
+    file: str, outcome: Outcome, *, applied: bool, warnings: Sequence[str] = ()
+) -> ApplyReport:
+    """What a configuration has changed, or would."""
+    return ApplyReport(
+        file=file,
+        applied=applied,
+        changes=list(outcome.changes),
+        models=[
+            ModelPlan(
+                name=one.change.name,
+                kind=one.change.kind,
+                fields=one.change.fields,
+                replicas_before=one.change.before,
+                replicas=one.change.after,
+                generation=one.generation,
+                steps=one.steps,
+                interrupts=one.interrupts,
+            )
+            for one in outcome.rollouts
+        ],
+        restart=list(outcome.restart),
+        warnings=list(warnings),
+    )
+
+
+def shown_events(
+    events: Sequence[Event], config: Config, replicas: Iterable[Replica]
+) -> list[Event]:
+    """All that are kept of the instances that are there, and the newest of each model."""
+    instances = {one.id for one in replicas}
+    models = {model.name for model in config.models}
+    found, left = [], collections.Counter[str]()
+    for event in reversed(events):
+        left[event.model] += 1
+        is_new = event.model in models and left[event.model] <= EVENTS_OF_MODEL
+        if event.instance in instances or is_new:
+            found.append(event)
+    return found[::-1]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import environments
 from gpustack_fast.engines.allocation import Allocation
@@ -15,6 +16,7 @@ from gpustack_fast.engines.history import History
 from gpustack_fast.engines.model_files import ModelFiles
 from gpustack_fast.engines.preparer import Environment, Preparer, Report
 from gpustack_fast.engines.supervisor import Supervisor
+from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.faults import Faults, go_on
 from gpustack_fast.gpus import GpuReport, Reader
 from gpustack_fast.gpus.faults import FaultWatch, GpuFault
@@ -25,6 +27,9 @@ __all__ = ["Engines"]
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at the GPUs that engines hold: not all that is lost says so."""
+
+KNOWN_WITHIN = 10.0
+"""Seconds for whether there is room: a model's files may be at a hub, and that may not respond."""
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +59,12 @@ class Engines:
         self._faults = faults
         self._looking: asyncio.Task[None] | None = None
         self._allocation = Allocation(self._reader.read, self._running)
-        preparer = Preparer(
+        self._preparer = Preparer(
             self._environment, ModelFiles(self._store), self._allocation, self._reader.read
         )
         self.supervisor = Supervisor(
             paths,
-            preparer,
+            self._preparer,
             faults,
             on_change=on_change,
             in_flight=in_flight,
@@ -89,6 +94,16 @@ class Engines:
         self._looking = asyncio.create_task(
             go_on(self._look_now_and_then, "The look at the GPUs", self._faults)
         )
+
+    async def no_room(self, model: ModelConfig) -> str:
+        """Why one more instance of a model would find no place on the GPUs, in sentences; empty:
+        it would, or needs none, or it cannot be known soon.
+        """
+        try:
+            async with asyncio.timeout(KNOWN_WITHIN):
+                return await self._preparer.no_room(model, BACKENDS[model.backend])
+        except (GpustackFastError, OSError):
+            return ""  # its start will tell; TimeoutError is an OSError, too
 
     async def shutdown(self, patience: float) -> None:
         """Ends all engines, builds and downloads, as `Supervisor.shutdown`."""

@@ -225,29 +225,9 @@ class Preparer:
         self, replica: Replica, set_state: SetState, report: GpuReport, facts: ModelFacts
     ) -> Placement | None:
         """The place of a replica on GPUs; None: it asks for none."""
-        model, demands_of = replica.model, replica.backend.demands
-        assert demands_of is not None
-        chosen = [] if model.gpu_selector is None else model.gpu_selector.gpu_ids
-        devices = [one for one in self._allocation.devices(report) if is_selected(one, chosen)]
-        if not replica.backend.takes_slices and any(one.slice for one in devices):
-            devices = [one for one in devices if not one.slice]
-            chosen = [one.uuid for one in devices]
-            if not devices:
-                raise EngineFailed(
-                    f"All GPUs that the model {model.name} may have are divided by MIG, and "
-                    f"{model.backend} cannot be given a slice. Switch MIG off for a GPU "
-                    "(`nvidia-smi -i 0 -mig 0`)."
-                )
-        demands = demands_of(model, facts, most_gpus(devices, chosen))
-        if not demands:
+        wanted = self._wanted(replica.model, replica.backend, replica.slot.number, report, facts)
+        if wanted is None:
             return None
-        wanted = Wanted(
-            model=model.name,
-            number=replica.slot.number,
-            demands=demands,
-            strategy=model.placement_strategy,
-            gpu_ids=chosen,
-        )
         told = False
 
         def refused(message: str) -> None:
@@ -262,6 +242,51 @@ class Preparer:
         where = ", ".join(places(report, placement))
         set_state(replica, "scheduled", f"It goes on {where}.")
         return placement
+
+    def _wanted(
+        self,
+        model: ModelConfig,
+        backend: Backend,
+        number: int,
+        report: GpuReport,
+        facts: ModelFacts,
+    ) -> Wanted | None:
+        """What a replica asks of the GPUs; None: nothing. Raises EngineFailed."""
+        demands_of = backend.demands
+        assert demands_of is not None
+        chosen = [] if model.gpu_selector is None else model.gpu_selector.gpu_ids
+        devices = [one for one in self._allocation.devices(report) if is_selected(one, chosen)]
+        if not backend.takes_slices and any(one.slice for one in devices):
+            devices = [one for one in devices if not one.slice]
+            chosen = [one.uuid for one in devices]
+            if not devices:
+                raise EngineFailed(
+                    f"All GPUs that the model {model.name} may have are divided by MIG, and "
+                    f"{model.backend} cannot be given a slice. Switch MIG off for a GPU "
+                    "(`nvidia-smi -i 0 -mig 0`)."
+                )
+        demands = demands_of(model, facts, most_gpus(devices, chosen))
+        if not demands:
+            return None
+        return Wanted(
+            model=model.name,
+            number=number,
+            demands=demands,
+            strategy=model.placement_strategy,
+            gpu_ids=chosen,
+        )
+
+    async def no_room(self, model: ModelConfig, backend: Backend) -> str:
+        """Why one more instance of a model would find no place on the GPUs, in sentences; empty:
+        it would, or needs none. Raises as `prepare`.
+        """
+        if backend.demands is None:
+            return ""
+        facts, report = await self._facts(model, backend), await self._read_gpus()
+        if facts is None or not report.gpus:
+            return ""
+        wanted = self._wanted(model, backend, 0, report, facts)
+        return "" if wanted is None else await self._allocation.no_room(wanted, report)
 
     async def _files_of(
         self, replica: Replica, set_state: SetState

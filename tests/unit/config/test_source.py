@@ -18,7 +18,7 @@ def test_a_variable_is_taken_once_and_known_ever_after(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(MODEL.format("a") + 'api_key_env = "K"\n')
     environment = {"K": "k" * 20, "LATER": "l" * 20}
-    source = Source(lambda: load(file, {}, {}), environment)
+    source = Source(lambda found: load(found, {}, {}), file, environment)
     reading = source.read()
     assert reading.engine_keys == {"a": "k" * 20}
     assert "K" in environment, "reading alone changes nothing"
@@ -39,7 +39,7 @@ def test_a_variable_is_taken_once_and_known_ever_after(tmp_path: Path) -> None:
 def test_a_secret_in_a_file_is_read_each_time(tmp_path: Path) -> None:
     file, secret = tmp_path / "c.toml", tmp_path / "secret"
     file.write_text(MODEL.format("a") + 'api_key_file = "secret"\n')
-    source = Source(lambda: load(file, {}, {}), {})
+    source = Source(lambda found: load(found, {}, {}), file, {})
     for text in ("first-secret", "second-secret"):
         secret.write_text(text)
         assert source.read().engine_keys == {"a": text}
@@ -62,7 +62,7 @@ def test_a_file_that_lost_its_models_can_be_started_with_and_not_reloaded(
 ) -> None:
     file = tmp_path / "c.toml"
     file.write_text(MODEL.format("a"))
-    source = Source(lambda: load(file, {"--port": "1"}, {}), {})
+    source = Source(lambda found: load(found, {"--port": "1"}, {}), file, {})
     running = source.read().config
     assert source.read_again(running).config == running
     file.write_text(left)
@@ -74,13 +74,13 @@ def test_a_file_that_lost_its_models_can_be_started_with_and_not_reloaded(
 def test_an_empty_file_is_no_reload_of_a_server_without_models_either(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[server]\nserver_timing = false\n")
-    source = Source(lambda: load(file, {}, {}), {})
+    source = Source(lambda found: load(found, {}, {}), file, {})
     running = source.read().config
     assert source.read_again(running).config == running, "it had none before"
     file.write_text("")
     with pytest.raises(ConfigError, match="The file is empty"):
         source.read_again(running)
-    embedded = Source(lambda: load(None, {}, {}), {})
+    embedded = Source(lambda found: load(found, {}, {}), None, {})
     assert embedded.read_again(embedded.read().config).config.models
 
 
@@ -88,7 +88,7 @@ def test_what_came_through_a_pipe_cannot_be_read_again(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.write(writing, MODEL.format("a").encode())
     os.close(writing)
-    source = Source(lambda: load(Path(f"/dev/fd/{reading}"), {}, {}), {})
+    source = Source(lambda found: load(found, {}, {}), Path(f"/dev/fd/{reading}"), {})
     running = source.read().config
     assert [model.name for model in running.models] == ["a"]
     with pytest.raises(ConfigError, match=r"the pipe is empty; what came through it can be read"):

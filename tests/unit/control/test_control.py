@@ -27,21 +27,30 @@ from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.control import server as control_server
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import (
+    ApplyReport,
     DrainReport,
+    Event,
     InstanceStatus,
     ModelStatus,
     ServerStatus,
     Status,
 )
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.control.views import Generations, instance_status, model_statuses
+from gpustack_fast.control.views import (
+    Generations,
+    instance_status,
+    model_statuses,
+    shown_events,
+)
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import (
+    ConfigError,
     ControlError,
     InstanceNotFound,
     KeyNameTaken,
     KeyNotFound,
+    Mistakes,
     StoreError,
     UsageError,
 )
@@ -83,6 +92,9 @@ class FakeApp:
 
     def key_warnings(self, key: KeyInfo) -> list[str]:
         return []
+
+    async def apply(self, file: str, *, dry_run: bool) -> ApplyReport:
+        raise NotImplementedError
 
     def status(self) -> ServerStatus:
         return STATUS
@@ -185,8 +197,9 @@ def test_a_model_whose_edit_is_being_carried_out_says_how_far_that_is(
     monkeypatch.setattr(FakeApp, "status", lambda _: found)
     with_server(tmp_path, lambda _: instances.status(tmp_path, as_json=False))
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "edit" in line and "generation" in line] == [
-        "edited: An edit (generation 2) is being carried out: instances of it: 1, older ones: 1."
+    assert [line for line in lines if "generation" in line] == [
+        "edited: generation 2 is not carried out yet; the last one that was: 1.",
+        "edited: An edit is being carried out. Instances of generation 2: 1; older ones: 1.",
     ]
 
 
@@ -624,3 +637,41 @@ def test_a_command_that_has_sent_its_last_request_gets_the_response(short_folder
             return one.makefile("rb").read()
 
     assert b'"pid":7' in with_server(short_folder, scenario)[0]
+
+
+def test_a_mistake_in_a_configuration_comes_with_its_place_and_each_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ConfigError("There is no key `prot`.", Path("/etc/a.toml"), 2)
+    other = ConfigError("There is no key `hots`.", Path("/etc/a.toml"), 3)
+    raised: list[ConfigError] = [one, Mistakes([one, other])]
+
+    async def refused(self: object, file: str, *, dry_run: bool) -> ApplyReport:
+        assert (file, dry_run) == ("/etc/a.toml", True)
+        raise raised.pop(0)
+
+    monkeypatch.setattr(FakeApp, "apply", refused)
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            for told in ([one], [one, other]):
+                with pytest.raises(ConfigError) as found:
+                    client.apply("/etc/a.toml", dry_run=True)
+                assert [str(each) for each in found.value.each()] == [str(each) for each in told]
+                assert found.value.exit_status == 2
+
+    with_server(tmp_path, scenario)
+
+
+def test_the_events_of_what_is_there_are_shown_and_the_newest_of_each_model() -> None:
+    model = ModelConfig(name="a", backend="vllm")
+    here = Replica(ReplicaSlot("a", 0), model, BACKENDS["vllm"], id="a-here", created=9.0)
+
+    def event(number: int, name: str, instance: str) -> Event:
+        return Event(time=float(number), model=name, instance=instance, what="started")
+
+    first = event(0, "a", "a-here")
+    old = [event(number, "a", "a-old") for number in range(1, 50)]
+    gone = [event(number, "gone", "gone-1") for number in range(50, 60)]
+    told = shown_events([first, *old, *gone], Config(models=[model]), [here])
+    assert told == [first, *old[-10:]]

@@ -1,12 +1,13 @@
-"""The commands `status`, `drain`, `resume`, `logs` and `gpus`."""
+"""The commands `apply`, `status`, `drain`, `resume`, `logs` and `gpus`."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from gpustack_fast.commands.arguments.shared import Commands, add_place, command, data_dir
 
-__all__ = ["add_gpus", "add_instances", "add_logs"]
+__all__ = ["add_apply", "add_gpus", "add_instances", "add_logs"]
 
 
 def add_instances(commands: Commands) -> None:
@@ -42,6 +43,30 @@ def add_instances(commands: Commands) -> None:
     for each in (status, drain, resume):
         each.add_argument("--json", action="store_true", help="print one JSON document")
         add_place(each)
+
+
+def add_apply(commands: Commands) -> None:
+    """`gpustack-fast apply`."""
+    apply = command(
+        commands,
+        "apply",
+        "have the running server take up a configuration, say what that changes, and wait until "
+        "its engines have followed; exit status 1: they have not",
+        _apply,
+    )
+    apply.add_argument("file", metavar="FILE", help="the configuration, which the server reads")
+    apply.add_argument(
+        "--dry-run", action="store_true", help="say what it would change, and change nothing"
+    )
+    apply.add_argument("--no-wait", action="store_true", help="return when it is taken up")
+    apply.add_argument(
+        "--timeout",
+        metavar="TIME",
+        help="wait so long at most, a number and its unit: 90s, 15m or 2h; the engines go on to "
+        "follow",
+    )
+    apply.add_argument("--json", action="store_true", help="print one JSON document")
+    add_place(apply)
 
 
 def add_logs(commands: Commands) -> None:
@@ -97,6 +122,20 @@ def _drain(options: argparse.Namespace) -> int:
     return instances.drain(
         data_dir(options),
         options.which,
+        waits=not options.no_wait,
+        timeout=None if given is None else float(keys.seconds(given)),
+        as_json=options.json,
+    )
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from gpustack_fast.commands import apply, keys
+
+    given = options.timeout
+    return apply.apply(
+        data_dir(options),
+        Path(options.file),
+        dry_run=options.dry_run,
         waits=not options.no_wait,
         timeout=None if given is None else float(keys.seconds(given)),
         as_json=options.json,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 from pathlib import Path
@@ -49,6 +48,7 @@ def add_check(commands: Commands) -> None:
         _check,
     )
     add_config(check)
+    check.add_argument("file", metavar="FILE", nargs="?", help="the configuration, as --config")
     check.add_argument(
         "--no-files",
         action="store_true",
@@ -113,7 +113,8 @@ def _serve(options: argparse.Namespace) -> int:
     received = Signals()
     with received.held():
         file = config_file(options)
-        source = Source(functools.partial(load, file, flags(options)))
+        given = flags(options)
+        source = Source(lambda found: load(found, given), file)
         found = MistakesFound()
         start, key = Reading(config=Config(), engine_keys={}), None
         with found.here():
@@ -134,7 +135,7 @@ def _check(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.check import check, load_tls
     from gpustack_fast.storage.data_directory import check_usable
 
-    file = config_file(options)
+    file = _named_file(options)
     loaded = load(file, flags(options))
     config, found, warning = loaded.config, loaded.mistakes, None
     if not options.no_files:
@@ -154,9 +155,7 @@ def _plan(options: argparse.Namespace) -> int:
     from gpustack_fast.commands.model_facts import LocalFacts
     from gpustack_fast.gpus import Reader
 
-    if options.file is not None and options.config is not None:
-        raise UsageError("The configuration is named twice. Leave out `--config`, or FILE.")
-    file = config_file(options) if options.file is None else Path(options.file)
+    file = _named_file(options)
     config = load_config(file, flags(options))
     for warning in unknown_variables(os.environ, config):
         complain(f"warning: {warning}")
@@ -171,6 +170,13 @@ def _plan(options: argparse.Namespace) -> int:
     typed = retyped(options, options.file or options.config)
     facts_of = LocalFacts(config.server.models_folder(), typed)
     return plan.plan(config.models, report, facts_of, as_json=options.json)
+
+
+def _named_file(options: argparse.Namespace) -> Path | None:
+    """The configuration, of a command that takes FILE, too."""
+    if options.file is not None and options.config is not None:
+        raise UsageError("The configuration is named twice. Leave out `--config`, or FILE.")
+    return config_file(options) if options.file is None else Path(options.file)
 
 
 def _bootstrap_key(options: argparse.Namespace) -> str | None:

@@ -449,7 +449,7 @@ def test_a_mistake_keeps_nobody_from_looking_at_the_rest(tmp_path: Path, text: s
     file = tmp_path / "gpustack-fast.toml"
     file.write_text(text)
     with pytest.raises(ConfigError):
-        Source(lambda: load(file, {}, {}), {}).read()
+        Source(lambda found: load(found, {}, {}), file, {}).read()
     with contextlib.suppress(ConfigError):
         loaded = load(file, {}, {})
         check_files(loaded.config, loaded.places, lambda _: None)

@@ -1,0 +1,128 @@
+"""`gpustack-fast apply`: a configuration is taken up by the running server, and its engines follow.
+
+Nothing here imports asyncio, granian, uvloop or the data plane, so that the command is quick.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from gpustack_fast.commands.output import complain, say
+from gpustack_fast.commands.running_server import running_server, told_of_interruption
+from gpustack_fast.control.client import ControlClient
+from gpustack_fast.control.documents import ApplyReport, ModelPlan, ModelStatus, ServerStatus
+from gpustack_fast.errors import ControlError, printable
+
+__all__ = ["apply"]
+
+_POLL = 0.2
+"""Seconds between two looks at how far it is."""
+_TAKEN_UP_WITHIN = 120.0
+"""Seconds: files and addresses that are new may respond slowly."""
+_GOES_ON = (
+    "The configuration is taken up, and the engines go on to follow: `gpustack-fast status` shows "
+    "how far they are."
+)
+
+
+def apply(
+    data_dir: Path, file: Path, *, dry_run: bool, waits: bool, timeout: float | None, as_json: bool
+) -> int:
+    """Has the server take a file up, or, in a dry run, says what that would do.
+
+    If it `waits`, it returns when all engines have followed. `timeout`: seconds; None: for as long
+    as it takes. Raises ControlError where they have not followed then, Interrupted on Ctrl-C, and
+    the server's error where the file is wrong: nothing has changed then.
+    """
+    with running_server(data_dir, _TAKEN_UP_WITHIN) as server:
+        report = server.apply(str(file.absolute()), dry_run=dry_run)
+        if not as_json:
+            for line in _page(report):
+                say(printable(line))
+        for warning in _warnings(report):
+            complain(f"warning: {printable(warning)}")
+        if report.applied and waits:
+            with told_of_interruption(_GOES_ON):
+                _wait(server, report, timeout, quiet=as_json)
+    if as_json:
+        say(msgspec.json.format(msgspec.json.encode(report)).decode())
+    return 0
+
+
+def _page(report: ApplyReport) -> Iterator[str]:
+    """The lines for a person."""
+    would = "Changed" if report.applied else "It would change"
+    yield f"{would}: {', '.join(report.changes) or 'nothing'}."
+    for one in report.models:
+        yield f"{one.name}: {' '.join(one.steps)}"
+    if not report.applied and report.changes:
+        yield f"`gpustack-fast apply {shlex.quote(report.file)}` carries it out."
+
+
+def _warnings(report: ApplyReport) -> Iterator[str]:
+    yield from (one.interrupts for one in report.models if one.interrupts)
+    if report.restart:
+        yield (
+            "Changed in the configuration, but as at the start until a restart: "
+            f"{', '.join(report.restart)}."
+        )
+    yield from report.warnings
+
+
+def _wait(
+    server: ControlClient, report: ApplyReport, timeout: float | None, *, quiet: bool
+) -> None:
+    """Waits until every model has followed, and shows each step. Raises ControlError."""
+    until = float("inf") if timeout is None else time.monotonic() + timeout
+    followed = {one.name: one for one in report.models if one.kind != "gone"}
+    shown: dict[str, str] = {}
+    while True:
+        now = server.status()
+        lines = list(_progress(now, followed, shown))
+        if not quiet:
+            for line in lines:
+                say(printable(line))
+        left = [one.name for one in now.models if one.name in followed and not _is_settled(one)]
+        if not left:
+            return
+        if time.monotonic() >= until:
+            raise ControlError(
+                f"After {timeout:g} s not all is done: {', '.join(left)}. {_GOES_ON}"
+            )
+        time.sleep(min(_POLL, max(0.0, until - time.monotonic())))
+
+
+def _is_settled(model: ModelStatus) -> bool:
+    """Whether all engines that are wanted run, and none other is there."""
+    return (
+        model.generation == model.observed_generation
+        and len(model.instances) == model.replicas
+        and all(one.state in ("running", "draining", "drained") for one in model.instances)
+    )
+
+
+def _progress(
+    now: ServerStatus, followed: dict[str, ModelPlan], shown: dict[str, str]
+) -> Iterator[str]:
+    """A line for each instance that has another state than was `shown`, and for those that left."""
+    there = {}
+    for model in now.models:
+        if model.name in followed:
+            there.update({one.name: one for one in model.instances})
+    for name in [name for name in shown if name not in there]:
+        del shown[name]
+        yield f"{name} is retired."
+    for name, one in there.items():
+        if shown.get(name) == one.state:
+            continue
+        is_first = name not in shown
+        shown[name] = one.state
+        # Those that are older, and run, are no news.
+        if not (is_first and one.outdated):
+            message = f" {one.state_message}" if one.state == "error" else ""
+            yield f"{name} (generation {one.generation}) is {one.state}.{message}"
