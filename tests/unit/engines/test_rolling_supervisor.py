@@ -224,3 +224,24 @@ def test_orders_of_the_operator_are_on_the_disk(short_folder: Path) -> None:
         await eventually(lambda: name in house.directory.models_file.read_text(), "it is saved")
         house.supervisor.resume(name)
         await eventually(lambda: name not in house.directory.models_file.read_text(), "and this")
+
+
+def test_a_model_is_interrupted_from_the_end_of_its_last_engine_until_the_next_one_runs(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder)
+    async def _(house: House) -> None:
+        await house.adopt(small("--a", max_surge=0))
+        await house.settled(1)
+        assert house.supervisor.interrupted == frozenset()
+        await house.adopt(small("--b", max_surge=0))
+        assert house.supervisor.interrupted == {"small"}, "in the same moment"
+        await house.settled(1)
+        assert house.orders() == [["--b"]]
+        await eventually(lambda: not house.supervisor.interrupted, "it serves again")
+        await house.adopt(small("--c", replicas=2))
+        await house.settled(2)
+        assert house.supervisor.interrupted == frozenset(), "a surge interrupts nothing"
+        await house.adopt(small("--d", max_surge=0))
+        await house.adopt()
+        assert house.supervisor.interrupted == frozenset(), "nobody waits for what is gone"
