@@ -15,6 +15,7 @@ from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.model_files import ModelFiles
 from gpustack_fast.engines.preparer import Environment, Preparer, Report
+from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.faults import Faults, go_on
@@ -28,6 +29,9 @@ __all__ = ["Engines"]
 LOOK_EVERY = 10.0
 """Seconds between two looks at the GPUs that engines hold: not all that is lost says so."""
 
+REST_EVERY = 1.0
+"""Seconds between two looks at what models have to do, where any may sleep or follows its requests.
+"""
 KNOWN_WITHIN = 10.0
 """Seconds for whether there is room: a model's files may be at a hub, and that may not respond."""
 
@@ -46,18 +50,21 @@ class Engines:
         *,
         on_change: Callable[[], None],
         in_flight: Callable[[str], int],
+        activity: Callable[[], Activity],
         drain_timeout: Callable[[], float],
         history: History,
     ) -> None:
         """`models`: the folder of the model store. `in_flight`: the requests at an instance.
-        `drain_timeout`: seconds that those of one that is retired get.
+        `activity`: what all of them have to do. `drain_timeout`: seconds that the requests of one
+        that is retired get.
         """
         self._data_dir = data_dir
         self._reader = Reader()
         self._store = Store(models, faults)
         self._watch = FaultWatch(self._on_fault)
         self._faults = faults
-        self._looking: asyncio.Task[None] | None = None
+        self._activity = activity
+        self._watching: list[asyncio.Task[None]] = []
         self._allocation = Allocation(self._reader.read, self._running)
         self._preparer = Preparer(
             self._environment, ModelFiles(self._store), self._allocation, self._reader.read
@@ -91,9 +98,11 @@ class Engines:
                 "The GPUs are not watched for faults: the system gives no more threads. Raise its "
                 "limit of processes (`ulimit -u`, or TasksMax of the systemd unit)."
             )
-        self._looking = asyncio.create_task(
-            go_on(self._look_now_and_then, "The look at the GPUs", self._faults)
-        )
+        for work, name in (
+            (self._look_now_and_then, "The look at the GPUs"),
+            (self._rest_now_and_then, "The look at who sleeps"),
+        ):
+            self._watching.append(asyncio.create_task(go_on(work, name, self._faults)))
 
     async def no_room(self, model: ModelConfig) -> str:
         """Why one more instance of a model would find no place on the GPUs, in sentences; empty:
@@ -118,10 +127,16 @@ class Engines:
         await self._close()
         return left
 
+    async def abandon(self) -> None:
+        """Ends builds and downloads alone, as `Supervisor.abandon`."""
+        self._end_looks()
+        await self.supervisor.abandon()
+        await self._close()
+
     def _end_looks(self) -> None:
         self._watch.close()
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in self._watching:
+            task.cancel()
 
     async def _close(self) -> None:
         self._store.close()
@@ -162,6 +177,12 @@ class Engines:
             await asyncio.sleep(LOOK_EVERY)
             if any(replica.devices for replica in self.supervisor.replicas):
                 self._look(await self._reader.read())
+
+    async def _rest_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(REST_EVERY)
+            if self.supervisor.has_to_look:
+                self.supervisor.look(self._activity())
 
     def _look(self, report: GpuReport) -> None:
         """Ends the engines on GPUs that are lost, of which no event has told."""
