@@ -11,6 +11,7 @@
     ├── EngineFailed            an engine ended, was not ready in time, or has no place to listen
     ├── InstanceNotFound        no instance has this id or address
     ├── ControlError            the control socket cannot be used, or rejected an operation
+    │   └── TakenOver           another process of the server is to be asked
     └── DataPlaneError          the data plane cannot do what a call asked
 
 The text of each is whole sentences: what is wrong, and what to do next. It never holds a key or a
@@ -36,6 +37,7 @@ __all__ = [
     "Mistakes",
     "MistakesFound",
     "StoreError",
+    "TakenOver",
     "UsageError",
     "printable",
 ]
@@ -181,6 +183,13 @@ class InstanceNotFound(GpustackFastError):
 
 class ControlError(GpustackFastError):
     """The control socket of the running server cannot be used, or it rejected an operation."""
+
+
+class TakenOver(ControlError):
+    """Another process takes this server over, or has done so: the command is to be repeated there.
+
+    Nothing was changed.
+    """
 
 
 class DataPlaneError(GpustackFastError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from gpustack_fast.errors import GpustackFastError, UsageError
 from gpustack_fast.faults import is_ours, reason_of, run_in_thread
 
-__all__ = ["BindError", "NeverBound", "bind", "check_descriptors", "remove_socket"]
+__all__ = ["BindError", "NeverBound", "bind", "check_descriptors", "hidden_path", "remove_socket"]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,22 @@ def listen(family: int, address: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def hidden_path(path: Path) -> Path:
+    """Where a Unix socket is made, and listens already, before it is renamed to its path: so that
+    who connects there meets this server or the one before, and never nobody. It is not longer.
+    """
+    return path.with_suffix(".new")
+
+
+def urls_of(sockets: list[socket.socket]) -> list[str]:
+    """The addresses of listening sockets as `HOST:PORT`, an IPv6 one in brackets."""
+    found = []
+    for one in sockets:
+        host, port = one.getsockname()[:2]
+        found.append(f"[{host}]:{port}" if one.family == socket.AF_INET6 else f"{host}:{port}")
+    return found
 
 
 async def remove_socket(path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gpustack_fast.api.documents import ModelView
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.views import model_views, route_views
-from gpustack_fast.control.documents import ApplyReport, DrainReport, ServerStatus
+from gpustack_fast.control.documents import ApplyReport, DrainReport, HandedOver, ServerStatus
 from gpustack_fast.control.views import (
     Generations,
     apply_report,
@@ -35,7 +35,8 @@ class Operation:
 
     What it shows as running gets requests: before it tells of anything, the data plane has the
     table of now. `since`: Unix seconds of the server's start. `addresses`: its URLs. `stopping`:
-    whether its stop has begun.
+    whether its stop has begun, or another process serves instead. `hand_over`: see
+    `handover.predecessor`.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Operation:
         keys: Keys,
         *,
         since: float,
-        addresses: list[str],
+        addresses: Callable[[], list[str]],
         stopping: Callable[[], bool],
+        hand_over: Callable[[str | None, float], Awaitable[HandedOver]],
     ) -> None:
         self.keys = keys
         self._plane = plane
@@ -58,6 +60,7 @@ class Operation:
         self._reloader = reloader
         self._addresses = addresses
         self._stopping = stopping
+        self._hand_over = hand_over
         self._since = since
 
     def sources(self) -> Sources:
@@ -94,7 +97,7 @@ class Operation:
             since=self._since,
             phase="stopping" if self._stopping() else "serving",
             not_ready=stats.not_ready,
-            addresses=self._addresses,
+            addresses=self._addresses(),
             certificate=None if certificate is None else str(certificate),
             certificate_begins=stats.certificate_begins,
             certificate_expires=stats.certificate_expires,
@@ -105,6 +108,7 @@ class Operation:
                 self._supervisor.replicas,
                 {one.id: one for one in stats.instances},
                 self._generations(),
+                self._supervisor.resting,
             ),
             file=None if self._reloader.file is None else str(self._reloader.file),
             events=shown_events(
@@ -155,6 +159,10 @@ class Operation:
         found = self._supervisor.resume(which)
         self._pace.now()
         return self._drain_report(found)
+
+    async def hand_over(self, python: str | None, timeout: float) -> HandedOver:
+        """Has another process take over. Raises ControlError."""
+        return await self._hand_over(python, timeout)
 
     def _drain_report(self, found: list[Replica]) -> DrainReport:
         counters = {one.id: one for one in self._plane.stats().instances}

@@ -146,6 +146,11 @@ class Reloader:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def settled(self) -> None:
+        """Returns when no reload is under way."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
     async def _run(self) -> None:
         await self.begin.wait()
         while self._again:

@@ -10,12 +10,17 @@ import logging
 import socket
 from collections.abc import MutableMapping
 
-__all__ = ["READY", "STOPPING", "Notifier"]
+__all__ = ["READY", "STOPPING", "Notifier", "main_process"]
 
 log = logging.getLogger(__name__)
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
+
+
+def main_process(pid: int) -> str:
+    """Another process is the service from now on."""
+    return f"MAINPID={pid}"
 
 
 class Notifier:

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpustack_fast.control.documents import ApplyReport, DrainReport, ModelStatus, ServerStatus
+from gpustack_fast.control.documents import (
+    ApplyReport,
+    DrainReport,
+    HandedOver,
+    ModelStatus,
+    ServerStatus,
+)
 from gpustack_fast.control.server import ControlServer
 from gpustack_fast.faults import Faults
 from gpustack_fast.keys.live import KeyChange, Keys
@@ -45,6 +51,7 @@ class FakeServer:
         self.changes: list[KeyChange] = []
         self.models: list[ModelStatus] = []
         self.avoided_gpus: dict[str, str] = {}
+        self.handed_over: list[tuple[str | None, float]] = []
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
@@ -80,6 +87,12 @@ class FakeServer:
 
     def resume(self, which: str) -> DrainReport:
         return DrainReport(instances=[])
+
+    async def hand_over(self, python: str | None, timeout: float) -> HandedOver:
+        self.handed_over.append((python, timeout))
+        return HandedOver(
+            pid=2, version="1", former_pid=1, former_version="0", addresses=[], at_terminal=True
+        )
 
 
 @contextmanager

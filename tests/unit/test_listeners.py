@@ -15,7 +15,7 @@ from gpustack_fast.api.application import Application
 from gpustack_fast.api.routes import Sources
 from gpustack_fast.api.server import ApiServer
 from gpustack_fast.control.server import ControlServer
-from gpustack_fast.listeners import BindError, NeverBound, bind
+from gpustack_fast.listeners import BindError, NeverBound, bind, urls_of
 from gpustack_fast.storage.data_directory import DataDirectory
 
 
@@ -111,3 +111,46 @@ def test_a_disk_that_does_not_respond_keeps_no_socket_from_closing(
         (directory.api_socket, directory.control_socket), caplog.messages, strict=True
     ):
         assert f"{path} could not be removed: the disk does not respond" in line
+
+
+def test_addresses_are_written_as_clients_write_them() -> None:
+    listeners = [*bind("127.0.0.1", 0), *bind("::1", 0)]
+    ports = [one.getsockname()[1] for one in listeners]
+    assert urls_of(listeners) == [f"127.0.0.1:{ports[0]}", f"[::1]:{ports[1]}"]
+    for one in listeners:
+        one.close()
+
+
+def test_who_connects_meets_the_former_server_or_the_new_one_and_never_nobody(
+    directory: DataDirectory,
+) -> None:
+    nothing = Sources(version="", models=list, routes=list, find_key=lambda _: None)
+
+    async def run() -> None:
+        former, new = (
+            (
+                ControlServer(directory.control_socket, None),  # type: ignore[arg-type]
+                ApiServer(Application(nothing), directory.api_socket),
+            )
+            for _ in "12"
+        )
+        paths = (directory.control_socket, directory.api_socket)
+        for one in former:
+            await one.start()
+        before = [path.stat().st_ino for path in paths]
+        for one in new:
+            await one.start(shown=False)
+        assert [path.stat().st_ino for path in paths] == before
+        for one in new:
+            one.show()
+        after = [path.stat().st_ino for path in paths]
+        assert set(after).isdisjoint(before)
+        for one in former:
+            await one.close(taken_over=True)
+        assert [path.stat().st_ino for path in paths] == after
+        for one in new:
+            await one.close()
+        assert not any(path.exists() for path in paths)
+        assert list(directory.run.iterdir()) == []
+
+    uvloop.run(run())

@@ -37,3 +37,7 @@ def test_a_manager_that_does_not_listen_is_no_reason_to_stop(
     with caplog.at_level(logging.WARNING):
         systemd.Notifier({"NOTIFY_SOCKET": str(short_folder / "none")}).tell(systemd.READY)
     assert "was not told `READY=1`: No such file or directory." in caplog.text
+
+
+def test_another_process_can_be_made_the_service() -> None:
+    assert systemd.main_process(17) == "MAINPID=17"

@@ -19,7 +19,7 @@ from granian.server.embed import Server
 
 from gpustack_fast.api.application import Application
 from gpustack_fast.errors import GpustackFastError
-from gpustack_fast.listeners import remove_socket
+from gpustack_fast.listeners import hidden_path, remove_socket
 
 __all__ = ["ApiServer"]
 
@@ -43,13 +43,16 @@ class ApiServer:
 
     def __init__(self, application: Application, socket: Path) -> None:
         self._application = application
-        self._socket = socket
+        self._path = socket
+        self._socket = hidden_path(socket)
+        """Where it is now."""
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
-    async def start(self) -> None:
-        """Returns when the socket accepts connections.
+    async def start(self, *, shown: bool = True) -> None:
+        """Returns when the socket accepts connections, at its path or, not `shown`, where nobody
+        looks before `show`.
 
         Needs the data directory's lock: it removes a dead server's socket. Raises GpustackFastError
         when the socket cannot be made.
@@ -82,6 +85,13 @@ class ApiServer:
             ) from error
         self._socket.chmod(0o600)
         self._task.add_done_callback(self._tell_end)
+        if shown:
+            self.show()
+
+    def show(self) -> None:
+        """Puts the socket in its place, which another server may have had. Raises OSError."""
+        self._socket.rename(self._path)
+        self._socket = self._path
 
     async def _wait_until_it_listens(self, serving: asyncio.Task[None]) -> None:
         while not await self._listens():
@@ -95,8 +105,10 @@ class ApiServer:
                 ) from error
             await asyncio.sleep(0.01)
 
-    async def close(self) -> None:
-        """Ends the server and removes its socket's file."""
+    async def close(self, *, taken_over: bool = False) -> None:
+        """Ends the server and removes its socket's file, unless it is that of another server, which
+        has `taken_over`.
+        """
         if self._server is None or self._task is None:
             return
         self._closing = True
@@ -108,7 +120,8 @@ class ApiServer:
             self._task.cancel()
             log.warning("The management API did not end within %g s and was abandoned.", _PATIENCE)
         self._server = self._task = None
-        await remove_socket(self._socket)
+        if not taken_over:
+            await remove_socket(self._socket)
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
         """Logs an end that was not asked for: nobody waits for the task while it serves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpustack_fast.commands.arguments import engines, instances, keys, models, server
+from gpustack_fast.commands.arguments import engines, handover, instances, keys, models, server
 from gpustack_fast.commands.arguments.shared import PRECEDENCE, Parser
 from gpustack_fast.commands.output import complain
 from gpustack_fast.errors import GpustackFastError
@@ -52,6 +52,7 @@ def _parser() -> Parser:
     keys.add_keys(commands)
     models.add_models(commands)
     instances.add_instances(commands)
+    handover.add_handover(commands)
     instances.add_logs(commands)
     instances.add_gpus(commands)
     engines.add_engines(commands)

@@ -299,6 +299,10 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """The key of a first start, 16 characters or more; ignored when the store has keys."""
     warnings: list[str] = []
     """Sentences about the configuration, for the log."""
+    arguments: list[str] = []
+    """The command line, from `serve` on, with which another process of this server is started."""
+    environment: dict[str, str] = {}
+    """As it was before anything was taken out of it, likewise. It holds keys."""
 
 
 def _with_categories(

@@ -309,6 +309,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             extra=_RELOADED,
         ),
     ] = 30.0
+    handover_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="how long running requests may still take in a server's former process, "
+            "after `restart` and `upgrade`; 0 cuts them at once",
+            extra=_RELOADED,
+        ),
+    ] = 3600.0
     keep_engines: Annotated[
         bool,
         Meta(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -19,6 +20,8 @@ from gpustack_fast.control.documents import (
     DrainReport,
     Failure,
     Grant,
+    HandedOver,
+    HandOver,
     KeyInfo,
     ListKeys,
     Request,
@@ -28,11 +31,15 @@ from gpustack_fast.control.documents import (
     ServerStatus,
     Status,
 )
-from gpustack_fast.errors import ControlError, GpustackFastError, UsageError
+from gpustack_fast.errors import ControlError, GpustackFastError, TakenOver, UsageError
 
 __all__ = ["ControlClient", "NoServer"]
 
 T = TypeVar("T")
+
+TRIES = 50
+TRY_AGAIN_AFTER = 0.1
+"""Seconds until a command that met a change of the server's process is sent to the new one."""
 
 
 class NoServer(ControlError):
@@ -44,8 +51,13 @@ class ControlClient:
 
     def __init__(self, path: Path, timeout: float = 30.0) -> None:
         self._path = path
+        self._timeout = timeout
+        self._connect()
+
+    def _connect(self) -> None:
+        path = self._path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
+        self._socket.settimeout(self._timeout)
         try:
             self._socket.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -103,11 +115,28 @@ class ControlClient:
         """Takes a drain back."""
         return self._ask(ResumeInstance(which=which), DrainReport)
 
+    def hand_over(self, python: str | None, timeout: float) -> HandedOver:
+        """Has another process take over, see `HandOver`; waits as long as that needs."""
+        # The server has the word when it is enough, and then ends what it has started.
+        self._socket.settimeout(None)
+        return self._ask(HandOver(timeout=timeout, python=python), HandedOver)
+
     def apply(self, file: str, *, dry_run: bool) -> ApplyReport:
         """Has a configuration taken up, or says what that would do."""
         return self._ask(Apply(file=file, dry_run=dry_run), ApplyReport)
 
     def _ask(self, request: Request, kind: type[T]) -> T:
+        """Asks, and asks the server's new process where it is just changed."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._ask_once(request, kind)
+            except TakenOver:
+                time.sleep(TRY_AGAIN_AFTER)
+                self.close()
+                self._connect()
+        return self._ask_once(request, kind)
+
+    def _ask_once(self, request: Request, kind: type[T]) -> T:
         try:
             line = msgspec.json.encode(request) + b"\n"
         except UnicodeEncodeError as error:
@@ -151,6 +180,7 @@ def _raised(failure: Failure) -> GpustackFastError:
         errors.KeyNameTaken,
         errors.KeyNotFound,
         errors.StoreError,
+        errors.TakenOver,
         errors.UsageError,
     ):
         known: GpustackFastError = kind(failure.message)

@@ -21,6 +21,8 @@ __all__ = [
     "Event",
     "Failure",
     "Grant",
+    "HandOver",
+    "HandedOver",
     "InstanceStatus",
     "KeyInfo",
     "ListKeys",
@@ -89,6 +91,19 @@ class ResumeInstance(
     """The name of an instance, or an address."""
 
 
+class HandOver(
+    Struct, frozen=True, tag_field="operation", tag="server.hand_over", forbid_unknown_fields=True
+):
+    """Gives everything to a new process of the server. The result, when that serves, is a
+    HandedOver.
+    """
+
+    timeout: float
+    """Seconds until it must serve; else this one goes on."""
+    python: str | None = None
+    """The path of its interpreter; None: the server's own."""
+
+
 class Apply(Struct, frozen=True, tag_field="operation", tag="apply", forbid_unknown_fields=True):
     """Takes up a configuration. The result is an ApplyReport; its engines follow behind that."""
 
@@ -98,7 +113,9 @@ class Apply(Struct, frozen=True, tag_field="operation", tag="apply", forbid_unkn
     """Nothing is changed."""
 
 
-Request = CreateKey | ListKeys | RevokeKey | Status | DrainInstance | ResumeInstance | Apply
+Request = (
+    CreateKey | ListKeys | RevokeKey | Status | DrainInstance | ResumeInstance | HandOver | Apply
+)
 
 
 class InstanceStatus(Struct, frozen=True, kw_only=True):
@@ -230,6 +247,19 @@ class ServerStatus(Struct, frozen=True, kw_only=True):
     """Why nothing is started any more on a GPU or slice, in sentences, by its UUID: what it has
     reported, which its driver may not show.
     """
+
+
+class HandedOver(Struct, frozen=True, kw_only=True):
+    """Another process serves now; the former one finishes its requests and leaves."""
+
+    pid: int
+    version: str
+    former_pid: int
+    former_version: str
+    addresses: list[str]
+    """The URLs of its listeners."""
+    at_terminal: bool = False
+    """The former one was started at a terminal, which the new one does not belong to."""
 
 
 class Failure(Struct, frozen=True, kw_only=True):

@@ -9,8 +9,9 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -23,6 +24,8 @@ from gpustack_fast.control.documents import (
     DrainInstance,
     DrainReport,
     Failure,
+    HandedOver,
+    HandOver,
     KeyInfo,
     ListKeys,
     Request,
@@ -34,7 +37,7 @@ from gpustack_fast.control.documents import (
 from gpustack_fast.errors import ControlError, GpustackFastError
 from gpustack_fast.faults import Faults, go_on, reason_of
 from gpustack_fast.keys.live import Keys
-from gpustack_fast.listeners import remove_socket
+from gpustack_fast.listeners import hidden_path, remove_socket
 from gpustack_fast.storage.data_directory import explain_os_error
 
 __all__ = ["ControlServer", "Handler"]
@@ -51,6 +54,12 @@ _UCRED = struct.Struct("iII")
 """`struct ucred` of Linux: process, user, group (unix(7))."""
 
 
+Result: TypeAlias = (
+    CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport | ApplyReport | HandedOver
+)
+"""What an operation comes to."""
+
+
 class Handler(Protocol):
     """The operations of a running server, handed in by `app`."""
 
@@ -62,6 +71,8 @@ class Handler(Protocol):
     def drain(self, which: str) -> DrainReport: ...
 
     def resume(self, which: str) -> DrainReport: ...
+
+    async def hand_over(self, python: str | None, timeout: float) -> HandedOver: ...
 
     async def apply(self, file: str, *, dry_run: bool) -> ApplyReport: ...
 
@@ -81,12 +92,20 @@ class ControlServer:
         self._accepting: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._responding: set[asyncio.Task[None]] = set()
+        """Those of the connections that have asked for something and have no response yet."""
         self._reserve = _Reserve()
+        self._is_shown = False
 
-    async def start(self) -> None:
-        """Begins to listen. Raises ControlError when the socket cannot be made."""
+    async def start(self, *, shown: bool = True) -> None:
+        """Begins to listen, at its path or, not `shown`, where nobody looks before `show`.
+
+        Raises ControlError when the socket cannot be made.
+        """
         try:
-            listener = _listen(self._path)
+            listener = _listen(self._path, hidden_path(self._path))
+            if shown:
+                self.show()
         except OSError as error:
             raise ControlError(
                 explain_os_error(error, f"The control socket {self._path} cannot be made")
@@ -97,15 +116,26 @@ class ControlServer:
             go_on(self._accept, "The control socket", self._faults)
         )
 
-    async def close(self) -> None:
-        """Stops listening, ends the connections, and removes the socket's file."""
+    def show(self) -> None:
+        """Puts the socket in its place, which another server may have had. Raises OSError."""
+        hidden_path(self._path).rename(self._path)
+        self._is_shown = True
+
+    async def close(self, *, taken_over: bool = False) -> None:
+        """Stops listening, ends the connections, and removes the socket's file, unless it is that
+        of another server, which has `taken_over`.
+        """
         if self._accepting is None:
             return
         self._accepting.cancel()
         await asyncio.wait({self._accepting})
         if self._listener is not None:
             self._listener.close()
-        await remove_socket(self._path)
+        if not taken_over:
+            await remove_socket(self._path if self._is_shown else hidden_path(self._path))
+        if taken_over and self._responding:
+            # Whoever has asked for that is still to hear of it.
+            await asyncio.wait(self._responding, timeout=_TAKEN_WITHIN)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -156,9 +186,10 @@ class ControlServer:
     ) -> None:
         try:
             while line := await _next_line(reader):
-                writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
-                if not await _is_sent(writer):
-                    return
+                with self._responds():
+                    writer.write(msgspec.json.encode(await self._respond(line)) + b"\n")
+                    if not await _is_sent(writer):
+                        return
             writer.close()
             with contextlib.suppress(OSError):
                 async with asyncio.timeout(_TAKEN_WITHIN):
@@ -166,6 +197,17 @@ class ControlServer:
         finally:
             # Who takes nothing must keep no stop waiting.
             writer.transport.abort()
+
+    @contextlib.contextmanager
+    def _responds(self) -> Iterator[None]:
+        """Inside, a stop waits for this connection for a while."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._responding.add(task)
+        try:
+            yield
+        finally:
+            self._responding.discard(task)
 
     async def _respond(self, line: bytes) -> Response:
         try:
@@ -184,9 +226,7 @@ class ControlServer:
             message = f"The server could not do it: {reason_of(error)}. Repeat the command."
             return Response(error=Failure(kind=ControlError.__name__, message=message))
 
-    async def _carry_out(
-        self, request: Request
-    ) -> CreatedKey | KeyInfo | list[KeyInfo] | ServerStatus | DrainReport | ApplyReport:
+    async def _carry_out(self, request: Request) -> Result:
         keys = self._handler.keys
         if isinstance(request, CreateKey):
             created = await keys.create(request.name, request.grant, request.text)
@@ -200,23 +240,26 @@ class ControlServer:
             return self._handler.drain(request.which)
         if isinstance(request, ResumeInstance):
             return self._handler.resume(request.which)
+        if isinstance(request, HandOver):
+            return await self._handler.hand_over(request.python, request.timeout)
         if isinstance(request, Apply):
             return await self._handler.apply(request.file, dry_run=request.dry_run)
         return self._handler.status()
 
 
-def _listen(path: Path) -> socket.socket:
-    if path.exists() or path.is_symlink():
-        if not stat.S_ISSOCK(path.lstat().st_mode):
+def _listen(path: Path, hidden: Path) -> socket.socket:
+    """A listening socket at the hidden path, from where it can replace what is at the path."""
+    for one in (path, hidden):
+        if (one.exists() or one.is_symlink()) and not stat.S_ISSOCK(one.lstat().st_mode):
             raise ControlError(
-                f"{path} is in the way of the control socket and is no socket. Move it away."
+                f"{one} is in the way of the control socket and is no socket. Move it away."
             )
-        path.unlink()
+    hidden.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind(str(path))
+        listener.bind(str(hidden))
         # Before `listen` nobody can connect, so that there is no moment with wider rights.
-        path.chmod(0o600)
+        hidden.chmod(0o600)
         listener.listen(16)
         listener.setblocking(False)
     except OSError:

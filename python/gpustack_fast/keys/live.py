@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpustack_fast.errors import KeyNotFound, StoreError
+from gpustack_fast.errors import ControlError, KeyNotFound, StoreError, TakenOver
 from gpustack_fast.faults import Faults, reason_of, run_in_thread
 from gpustack_fast.keys.store import CreatedKey, Grant, Key, KeyInfo, Store, new_key_text
 
@@ -76,6 +76,8 @@ class Keys:
         self._saving_again: asyncio.Task[None] | None = None
         self._problem = NO_REPLY
         """Why the last try to save a revocation failed, in sentences."""
+        self._given = False
+        """Whether another process has the keys, or is just given them."""
 
     def publish_all(self) -> None:
         """Hands every key to the data plane, as after a start."""
@@ -84,7 +86,8 @@ class Keys:
     async def create(
         self, name: str, grant: Grant | None = None, text: str | None = None
     ) -> CreatedKey:
-        """Makes a key as `Store.create` does; the next request may use it."""
+        """Makes a key as `Store.create` does; the next request may use it. Raises TakenOver."""
+        self._check_ours()
         return await self._to_its_end(self._create(name, grant, text))
 
     async def revoke(self, which: str) -> KeyInfo:
@@ -92,8 +95,9 @@ class Keys:
 
         The next request with it is rejected, whatever the disk does. Where that could not be saved,
         the result says so, and it is tried until it can be. Of a key that was revoked so, it is
-        tried once more. Raises KeyNotFound.
+        tried once more. Raises KeyNotFound, TakenOver.
         """
+        self._check_ours()
         key = self._revoke(which)
         await self._to_its_end(self._save())
         return self._unsaved_info(key) if key in self._store.unsaved else key.info()
@@ -108,11 +112,45 @@ class Keys:
         """The number of keys that are revoked and may still be on the disk."""
         return len(self._store.unsaved)
 
+    async def give(self) -> list[str]:
+        """Changes no key any more, for another process does so from now on.
+
+        Returns the access keys of those that are revoked and may still be on the disk. Raises
+        ControlError where a change is still being saved.
+        """
+        self._given = True
+        await self._stop_saving_again()
+        if self._running:
+            await asyncio.wait(self._running, timeout=SAVE_WITHIN)
+        if self._running:
+            raise ControlError(
+                "A change of the keys is still being saved: the disk does not respond. Repeat the "
+                "command when it does."
+            )
+        return [key.access_key for key in self._store.unsaved]
+
+    def take_back(self) -> None:
+        """Changes keys again."""
+        if self._given:
+            self._given = False
+            self._save_in_time()
+
+    def take(self, store: Store, revoked: list[str]) -> None:
+        """Replaces the keys by those that another process has given: what it has written, but for
+        those that it has revoked and could not save.
+        """
+        self._store = store
+        for key in store.keys:
+            if key.access_key in revoked:
+                store.forget(key)
+        self.publish_all()
+        self._save_in_time()
+
     async def close(self) -> None:
         """Waits for what is being saved, tries once more to save what is not, and then gives up."""
-        if self._saving_again is not None:
-            self._saving_again.cancel()
-            await asyncio.wait({self._saving_again})
+        if self._given:
+            return
+        await self._stop_saving_again()
         if self._running:
             await asyncio.wait(self._running, timeout=SAVE_WITHIN)
         if self._store.unsaved:
@@ -130,6 +168,17 @@ class Keys:
         """The key of a client of the management API, if it is one of ours; it may have expired."""
         found = self._store.find(text)
         return found.info() if found else None
+
+    def _check_ours(self) -> None:
+        if self._given:
+            raise TakenOver(
+                "Another process takes the server over at this moment. Repeat the command."
+            )
+
+    async def _stop_saving_again(self) -> None:
+        if self._saving_again is not None:
+            self._saving_again.cancel()
+            await asyncio.wait({self._saving_again})
 
     async def _create(self, name: str, grant: Grant | None, text: str | None) -> CreatedKey:
         async with self._one_at_a_time:
@@ -163,6 +212,12 @@ class Keys:
     async def _save(self) -> None:
         """Saves what was revoked: now, or else now and then until it is done."""
         await asyncio.wait({self._begin(self._try_to_save())}, timeout=SAVE_WITHIN)
+        self._save_in_time()
+
+    def _save_in_time(self) -> None:
+        """Tries it now and then, where something is not saved, and nobody tries."""
+        if self._given:
+            return
         if self._store.unsaved and (self._saving_again is None or self._saving_again.done()):
             self._saving_again = asyncio.ensure_future(self._save_again())
 

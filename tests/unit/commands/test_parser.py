@@ -24,6 +24,7 @@ from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.settings import SETTINGS
 from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.errors import UsageError
+from gpustack_fast.handover.successor import Inheritance
 from gpustack_fast.keys.store import Grant, KeyInfo, Store
 from gpustack_fast.signals import Signals
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -173,7 +174,13 @@ def fake_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Config, Ser
     """Takes the place of `app`, and writes down how it is called."""
     calls: list[tuple[Config, ServeOptions]] = []
 
-    def serve(_source: Source, start: Reading, options: ServeOptions, _received: Signals) -> int:
+    def serve(
+        _source: Source,
+        start: Reading,
+        options: ServeOptions,
+        _received: Signals,
+        _inherited: Inheritance | None,
+    ) -> int:
         assert "GPUSTACK_FAST_BOOTSTRAP_KEY" not in os.environ
         calls.append((start.config, options))
         return 7

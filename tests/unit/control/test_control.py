@@ -24,12 +24,14 @@ from gpustack_fast import faults
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.commands import instances
 from gpustack_fast.config import Config, ModelConfig
+from gpustack_fast.control import client
 from gpustack_fast.control import server as control_server
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import (
     ApplyReport,
     DrainReport,
     Event,
+    HandedOver,
     InstanceStatus,
     ModelStatus,
     ServerStatus,
@@ -52,6 +54,7 @@ from gpustack_fast.errors import (
     KeyNotFound,
     Mistakes,
     StoreError,
+    TakenOver,
     UsageError,
 )
 from gpustack_fast.faults import Faults
@@ -79,6 +82,7 @@ class FakeApp:
     def __init__(self, folder: Path) -> None:
         self.directory = DataDirectory(folder)
         self.directory.acquire()
+        self.tries = 0
         self.changes: list[KeyChange] = []
         self.on_disk: list[list[str]] = []
         self.heard = asyncio.Event()
@@ -106,6 +110,12 @@ class FakeApp:
 
     def resume(self, which: str) -> DrainReport:
         return DrainReport(instances=[INSTANCE])
+
+    async def hand_over(self, python: str | None, timeout: float) -> HandedOver:
+        self.tries += 1
+        if self.tries < 3:
+            raise TakenOver("Another process takes over.")
+        return HandedOver(pid=2, version="1", former_pid=1, former_version="0", addresses=[])
 
 
 def with_server(
@@ -637,6 +647,19 @@ def test_a_command_that_has_sent_its_last_request_gets_the_response(short_folder
             return one.makefile("rb").read()
 
     assert b'"pid":7' in with_server(short_folder, scenario)[0]
+
+
+def test_a_command_that_meets_the_change_of_the_process_is_repeated_at_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TRY_AGAIN_AFTER", 0.0)
+
+    def scenario(path: Path) -> HandedOver:
+        with ControlClient(path) as one:
+            return one.hand_over(None, 1.0)
+
+    done, app = with_server(tmp_path, scenario)
+    assert (done.pid, app.tries) == (2, 3)
 
 
 def test_a_mistake_in_a_configuration_comes_with_its_place_and_each_as_its_own(

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gpustack_fast.errors import DataPlaneError, KeyNotFound, StoreError, UsageError
+from gpustack_fast.errors import (
+    ControlError,
+    DataPlaneError,
+    KeyNotFound,
+    StoreError,
+    TakenOver,
+    UsageError,
+)
 from gpustack_fast.faults import Faults
 from gpustack_fast.keys import live
 from gpustack_fast.keys.live import KeyChange, Keys, bootstrap
@@ -378,3 +385,65 @@ def test_an_old_failure_is_no_reason_why_a_revocation_is_not_saved(
         await keys.close()
 
     asyncio.run(run())
+
+
+def test_keys_that_another_process_has_change_no_more_before_they_are_taken_back(
+    directory: DataDirectory,
+) -> None:
+    store = Store(directory)
+    keys = Keys(store, lambda _: None, Faults())
+
+    async def scenario() -> list[str]:
+        await keys.create("one")
+        assert await keys.give() == []
+        with pytest.raises(TakenOver):
+            await keys.create("two")
+        with pytest.raises(TakenOver):
+            await keys.revoke("one")
+        keys.take_back()
+        await keys.create("three")
+        return [key.name for key in keys.all()]
+
+    assert asyncio.run(scenario()) == ["one", "three"]
+
+
+def test_a_process_that_takes_the_keys_over_has_the_disk_s_without_what_was_revoked(
+    directory: DataDirectory,
+) -> None:
+    store = Store(directory)
+    made = [store.create(name).info.access_key for name in ("kept", "revoked")]
+    changes: list[KeyChange] = []
+    keys = Keys(store, changes.append, Faults())
+    other = Store(directory)
+    new = other.create("new")
+
+    async def scenario() -> None:
+        keys.take(Store(directory), [made[1]])
+        assert keys.unsaved == 1
+        await keys.close()
+
+    asyncio.run(scenario())
+    assert changes[-1].replace
+    assert [key.name for key in changes[-1].upsert] == ["kept", "new"]
+    assert keys.authenticate(new.text) is not None
+    assert [key.name for key in Store(directory).keys] == ["kept", "new"]
+
+
+def test_keys_are_not_given_while_a_change_is_being_saved(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SAVE_WITHIN", 0.05)
+    store = Store(directory)
+    keys = Keys(store, lambda _: None, Faults())
+    _, goes_on = held_up(store, monkeypatch)
+
+    async def scenario() -> None:
+        creating = asyncio.ensure_future(keys.create("one"))
+        await asyncio.sleep(0)
+        with pytest.raises(ControlError, match="still being saved"):
+            await keys.give()
+        goes_on.set()
+        await creating
+        assert await keys.give() == []
+
+    asyncio.run(scenario())

@@ -165,3 +165,27 @@ def test_what_a_killed_server_left_in_the_spool_is_removed_and_nothing_else(
     assert directory.empty_spool() == spool
     assert sorted(path.name for path in spool.iterdir()) == ["folder", "link"]
     assert outside.exists()
+
+
+def test_a_lock_that_is_handed_on_stays_held_when_its_first_holder_has_gone(tmp_path: Path) -> None:
+    first, second = DataDirectory(tmp_path / "d"), DataDirectory(tmp_path / "d")
+    first.acquire()
+    second.inherit(os.dup(first.descriptor()))
+    second.sign()
+    first.release()
+    with pytest.raises(DataDirectoryInUse, match=str(os.getpid())):
+        DataDirectory(tmp_path / "d").acquire(patience=0.0)
+    second.release()
+    third = DataDirectory(tmp_path / "d")
+    third.acquire(patience=0.0)
+    third.release()
+
+
+def test_the_lock_of_another_directory_is_not_taken(tmp_path: Path) -> None:
+    one, other = DataDirectory(tmp_path / "a"), DataDirectory(tmp_path / "b")
+    one.acquire()
+    other.acquire()
+    with pytest.raises(UsageError, match="is not that of the running server"):
+        DataDirectory(tmp_path / "b").inherit(os.dup(one.descriptor()))
+    one.release()
+    other.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -108,10 +109,13 @@ def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from gpustack_fast.handover.successor import inherit
     from gpustack_fast.signals import Signals
 
     received = Signals()
-    with received.held():
+    inherited = inherit(os.environ)
+    environment = dict(os.environ)
+    with received.held(), contextlib.nullcontext() if inherited is None else inherited.errors():
         file = config_file(options)
         given = flags(options)
         source = Source(lambda found: load(found, given), file)
@@ -127,8 +131,13 @@ def _serve(options: argparse.Namespace) -> int:
         from gpustack_fast.app import serve
 
         warnings = unknown_variables(os.environ, start.config)
-        rest = ServeOptions(bootstrap_key=key, warnings=warnings)
-        return serve(source, start, rest, received)
+        rest = ServeOptions(
+            bootstrap_key=key,
+            warnings=warnings,
+            arguments=sys.argv[1:],
+            environment=environment,
+        )
+        return serve(source, start, rest, received, inherited)
 
 
 def _check(options: argparse.Namespace) -> int:

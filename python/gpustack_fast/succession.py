@@ -1,0 +1,135 @@
+"""From one process of a server to the next: what is given, and what is taken over.
+
+What the two say to each other, and when, is in `handover`; here is what it comes to for the rooms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gpustack_fast.errors import ControlError
+from gpustack_fast.faults import run_in_thread
+from gpustack_fast.handover.messages import Go, Offer
+from gpustack_fast.handover.successor import Inheritance
+from gpustack_fast.keys.live import KeyChange
+from gpustack_fast.keys.store import Store
+from gpustack_fast.parts import Parts
+from gpustack_fast.seam.dataplane import __version__
+
+__all__ = ["Giving", "become_ready", "take_last_changes"]
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at what a successor waits for."""
+STANDARD_ERROR = 2
+
+
+class Giving:
+    """What a running server gives to its successor (a `handover.predecessor.Giver`).
+
+    `is_serving`: whether its own start is over. The other callables are what follows for `app`.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        is_serving: Callable[[], bool],
+        given: Callable[[], None],
+        hurry: Callable[[float], None],
+        bereft: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._is_serving = is_serving
+        self.given = given
+        self.hurry = hurry
+        self.bereft = bereft
+        self._reload = False
+        """Whether a reload was asked for meanwhile."""
+
+    async def freeze(self) -> None:
+        """Starts and ends no engine from now on, and reloads nothing."""
+        if not self._is_serving():
+            raise ControlError(
+                "This process is still starting itself. Wait until it serves: `gpustack-fast "
+                "status` shows its models."
+            )
+        self._reload = False
+        await self._parts.reloader.settled()
+        await self._parts.supervisor.restraint.freeze()
+
+    def reload_later(self) -> None:
+        """Notes that a reload was asked for: it is done by whichever process goes on."""
+        self._reload = True
+
+    def thaw(self) -> None:
+        """Goes on as before."""
+        self._parts.keys.take_back()
+        self._parts.supervisor.thaw()
+        if self._reload:
+            self._parts.reloader.soon()
+
+    def offer(self) -> tuple[Offer, list[int]]:
+        """The facts of this moment, and the descriptors."""
+        parts = self._parts
+        running = [one for one in parts.supervisor.replicas if one.state == "running"]
+        offer = Offer(
+            version=__version__,
+            host=parts.config.server.host,
+            port=parts.config.server.port,
+            running=sorted({one.slot.model for one in running}),
+            instances=[one.id for one in parts.supervisor.replicas if one.instance is not None],
+        )
+        sockets = [one.fileno() for one in parts.sockets]
+        return offer, [parts.directory.descriptor(), STANDARD_ERROR, *sockets]
+
+    async def last_changes(self) -> Go:
+        """What has changed since, and is not on the disk; no key changes here any more."""
+        revoked = await self._parts.keys.give()
+        return Go(revoked=revoked, drained=self._parts.supervisor.drained, reload=self._reload)
+
+    def heed(self, change: KeyChange) -> None:
+        """Tells the data plane, whose last requests run with the keys, too."""
+        self._parts.publisher.publish_keys(change)
+
+
+async def become_ready(parts: Parts, inherited: Inheritance) -> None:
+    """Wants what the configuration says, and returns when this process can serve what its
+    predecessor serves. No engine is started or ended yet.
+    """
+    await parts.supervisor.restraint.freeze()
+    parts.supervisor.restraint.alone.clear()
+    parts.engines.start()
+    parts.supervisor.want(parts.config.models)
+    parts.publisher.pace.now()
+    told = ""
+    while waits_for := _waits_for(parts, inherited.offer.running):
+        if waits_for != told:
+            told = waits_for
+            inherited.tell_wait(told)
+        await asyncio.sleep(LOOK_EVERY)
+    parts.publisher.pace.now()
+
+
+def _waits_for(parts: Parts, running: list[str]) -> str:
+    """What is still missing of what runs elsewhere, in a sentence; empty: nothing."""
+    replicas = parts.supervisor.replicas
+    wanted = {model.name for model in parts.config.models}
+    here = {one.slot.model for one in replicas if one.state == "running"}
+    if missing := [name for name in running if name in wanted and name not in here]:
+        return f"It waits for an instance of {', '.join(missing)}."
+    # Each address was tried once: else all requests would go to the first that responds.
+    if untried := [one for one in replicas if one.model.external and one.state == "pending"]:
+        return f"It waits for {untried[0].address} to respond, or not."
+    return ""
+
+
+async def take_last_changes(parts: Parts, go: Go) -> None:
+    """Takes up what has changed while this process was starting. Raises StoreError, OSError."""
+    store = await run_in_thread(Store, parts.directory)
+    parts.keys.take(store, go.revoked)
+    parts.supervisor.take_orders(go.drained)
+    parts.publisher.pace.now()
