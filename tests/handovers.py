@@ -36,8 +36,8 @@ HELD = """
 from gpustack_fast import app
 become_ready = app.become_ready
 
-async def held(parts, inherited):
-    await become_ready(parts, inherited)
+async def held(*arguments):
+    await become_ready(*arguments)
     (folder / "held").touch()
     while not (folder / "go").exists():
         await asyncio.sleep(0.01)

@@ -13,8 +13,6 @@ from harness import KEY, FakeEngine, external, held_port
 from load import Load
 from raw_http import Client, chat, eventually
 
-SHORT = "[server.timeouts]\nkeep_alive = 1\n"
-
 
 @pytest.fixture
 def engines(fake_engines: Callable[..., list[FakeEngine]]) -> list[FakeEngine]:
@@ -23,8 +21,8 @@ def engines(fake_engines: Callable[..., list[FakeEngine]]) -> list[FakeEngine]:
 
 @pytest.fixture
 def served(engines: list[FakeEngine]) -> Iterator[Succeeding]:
-    """A server over two engines, whose former processes soon leave."""
-    with succeeding(external(engines, more=SHORT)) as one:
+    """A server over two engines."""
+    with succeeding(external(engines)) as one:
         yield one
 
 

@@ -14,11 +14,10 @@ from harness import KEY, FakeEngine, external
 from load import Load
 from raw_http import chat, eventually
 
-SHORT = "[server.timeouts]\nkeep_alive = 1\n"
 KILLED_AT_READY = """
 from gpustack_fast import app
 
-async def killed(parts, inherited):
+async def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 app.become_ready = killed
@@ -47,7 +46,7 @@ def engines(fake_engines: Callable[..., list[FakeEngine]]) -> list[FakeEngine]:
 
 @pytest.fixture
 def served(engines: list[FakeEngine]) -> Iterator[Succeeding]:
-    with succeeding(external(engines, more=SHORT)) as one:
+    with succeeding(external(engines)) as one:
         yield one
 
 
