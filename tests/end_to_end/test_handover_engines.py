@@ -49,8 +49,9 @@ def test_an_engine_that_has_ended_after_it_is_started_again_by_the_new_process(
     pids = sorted(engine.pid for engine in lasting.engines())
     wait_for_end(pids[0], signal.SIGKILL)
     eventually(
-        lambda: lasting.running() == 2
-        and pids[0] not in (engine.pid for engine in lasting.engines()),
+        lambda: (
+            lasting.running() == 2 and pids[0] not in (engine.pid for engine in lasting.engines())
+        ),
         "another engine",
         120.0,
     )
@@ -73,8 +74,9 @@ def test_an_edit_that_comes_with_the_new_process_is_carried_out_when_the_former_
             eventually(lambda: len(served.engines()) == 2, "the other engine", 120.0)
             client.reset()
         eventually(
-            lambda: [one.pid for one in served.engines()] != [before.pid]
-            and len(served.engines()) == 1,
+            lambda: (
+                [one.pid for one in served.engines()] != [before.pid] and len(served.engines()) == 1
+            ),
             "the end of the first engine",
             120.0,
         )

@@ -262,7 +262,7 @@ def spoilt(folder: Path, spoil: str) -> Iterator[ServedRouter]:
 def test_the_end_of_the_server_goes_on_behind_a_part_of_it_that_fails(short_folder: Path) -> None:
     spoil = """
 import asyncio
-from gpustack_fast import app
+from gpustack_fast import earlier_engines
 from gpustack_fast.errors import EngineFailed
 async def fails(*_, seen=[]):
     seen.append(1)
@@ -270,7 +270,7 @@ async def fails(*_, seen=[]):
         print("It waits.", file=sys.stderr, flush=True)
         await asyncio.sleep(3600)
     raise EngineFailed("It cannot be ended.")
-app.end_leftovers = fails
+earlier_engines.end_leftovers = fails
 """
     with spoilt(short_folder, spoil) as server:
         eventually(lambda: "It waits." in server.output(), "the start to come to it")
@@ -284,7 +284,7 @@ def test_a_fault_at_the_end_is_told_as_none_of_the_start(short_folder: Path) -> 
     spoil = """
 import errno
 from gpustack_fast.api.server import ApiServer
-async def fails(_):
+async def fails(*_, **__):
     raise OSError(errno.EIO, "Input/output error")
 ApiServer.close = fails
 """
