@@ -13,6 +13,7 @@ from gpustack_fast.config import Config, ServerConfig
 from gpustack_fast.config.settings import load_config
 from gpustack_fast.config.warnings import unknown_variables
 from gpustack_fast.errors import ConfigError
+from gpustack_fast.handover.predecessor import why_not_here
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = (DEPLOY / "gpustack-fast.service").read_text()
@@ -44,12 +45,18 @@ def test_what_the_files_set_is_right() -> None:
 
 
 def test_there_is_time_to_end_engines_politely() -> None:
-    assert directives("KillMode") == ["mixed"], "engines hear it from the server"
+    assert directives("KillMode") == ["process"], "engines hear it from the server"
     assert directives("KillSignal") == ["SIGTERM"] and "\nSTOPSIGNAL SIGTERM\n" in CONTAINER
     [timeout] = directives("TimeoutStopSec")
     assert float(timeout) > STOPPED_WITHIN
     told = re.findall(r"--stop-timeout (\d+)", CONTAINER + (DEPLOY / "README.md").read_text())
     assert told and all(float(seconds) > STOPPED_WITHIN for seconds in told)
+
+
+def test_another_process_can_become_the_service() -> None:
+    assert (directives("Type"), directives("NotifyAccess")) == (["notify"], ["all"])
+    environment = {"INVOCATION_ID": "x", "NOTIFY_SOCKET": "/run/systemd/notify"}
+    assert why_not_here(7, 1, environment) == ""
 
 
 def test_a_mistake_in_the_configuration_is_not_tried_again() -> None:
@@ -61,9 +68,9 @@ def test_the_sections_that_are_named_say_what_they_are_named_for() -> None:
     sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL))
     lines = (DEPLOY / "README.md").read_text().split("\n* ")
     named = [(line, name) for line in lines for name in re.findall(r'under "([^"]+)"', line)]
-    assert [name for _, name in named] == ["Reload"]
+    assert [name for _, name in named] == ["Reload", "Restart and upgrade"]
     for line, name in named:
-        words = set(re.findall(r"SIG\w+|restart", line))
+        words = set(re.findall(r"SIG\w+|restart|upgrade", line))
         assert words and all(word in sections[name] for word in words), (name, words)
 
 

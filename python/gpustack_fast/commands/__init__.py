@@ -6,6 +6,7 @@ plan       `gpustack-fast plan`, over planning (the document) and model_facts (w
 keys       `gpustack-fast keys …`
 models     `gpustack-fast models …`
 instances  `gpustack-fast status`, `drain` and `resume`
+handover   `gpustack-fast restart` and `upgrade`
 logs       `gpustack-fast logs`
 gpus       `gpustack-fast gpus`
 engines    `gpustack-fast engines …`
