@@ -15,7 +15,8 @@ a line (`messages`):
     accepts no more, finishes its
     requests                              ◄──    KeysChanged: a revoked key is revoked there, too
                                           ◄──    Hurry, when the successor is to stop itself
-    ends (the connection, too)            ──►    may end engines from now on
+    Left, with what it has counted; ends
+    (the connection, too)                 ──►    may end engines from now on
 
 Until `Serving` the predecessor serves as ever. Whatever happens before, it ends the successor and
 goes on; so no client notices a version that cannot start.

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.keys.store import Key
+from gpustack_fast.seam.documents import RouteTokens
 
 __all__ = [
     "FromPredecessor",
@@ -19,6 +20,7 @@ __all__ = [
     "Go",
     "Hurry",
     "KeysChanged",
+    "Left",
     "Offer",
     "Ready",
     "Refused",
@@ -53,6 +55,13 @@ class Go(Struct, frozen=True, kw_only=True, tag_field="message", tag="go"):
     """The operator's orders: model and address of each instance that gets no new requests."""
     reload: bool = False
     """Whether the configuration is to be read again: that was asked for meanwhile."""
+
+
+class Left(Struct, frozen=True, kw_only=True, tag_field="message", tag="left"):
+    """The predecessor has finished its requests, and ends."""
+
+    tokens: list[RouteTokens] = []
+    """What it has counted since its successor has read the counts."""
 
 
 class Hurry(Struct, frozen=True, kw_only=True, tag_field="message", tag="hurry"):
@@ -111,7 +120,7 @@ class KeysChanged(Struct, frozen=True, kw_only=True, tag_field="message", tag="k
         )
 
 
-FromPredecessor: TypeAlias = Offer | Go
+FromPredecessor: TypeAlias = Offer | Go | Left
 """What a predecessor says."""
 FromSuccessor: TypeAlias = Ready | Waiting | Refused | Serving | KeysChanged | Hurry
 """What a successor says."""

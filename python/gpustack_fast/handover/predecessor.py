@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from gpustack_fast.handover.messages import (
     Go,
     Hurry,
     KeysChanged,
+    Left,
     Offer,
     Ready,
     Refused,
@@ -25,6 +26,7 @@ from gpustack_fast.handover.messages import (
     Waiting,
 )
 from gpustack_fast.keys.live import KeyChange
+from gpustack_fast.seam.documents import RouteTokens
 from gpustack_fast.signals import has_terminal
 
 __all__ = ["Giver", "Predecessor", "why_not_here"]
@@ -76,11 +78,12 @@ class Giver(Protocol):
 class Predecessor:
     """Hands a server over, once; as often as it fails, the server goes on as it was."""
 
-    def __init__(self, server: Giver, origin: Origin) -> None:
+    def __init__(self, server: Giver, origin: Callable[[], Origin]) -> None:
         self._server = server
         self._origin = origin
         self._working: asyncio.Task[HandedOver] | None = None
         self._heeding: asyncio.Task[None] | None = None
+        self._heir: Process | None = None
         self.successor: int | None = None
         """The process to which everything was handed over; None: this server serves."""
 
@@ -112,6 +115,11 @@ class Predecessor:
             self._working.cancel()
             await asyncio.wait({self._working})
 
+    def tell_left(self, tokens: list[RouteTokens]) -> None:
+        """Tells the successor, if there is one, that the last request has ended."""
+        if self._heir is not None:
+            self._heir.channel.send(Left(tokens=tokens))
+
     def close(self) -> None:
         """Heeds the successor no more: this server has ended."""
         if self._heeding is not None:
@@ -128,7 +136,7 @@ class Predecessor:
                 "A hand-over to another process is under way already. Wait for its end, and look "
                 "at `gpustack-fast status` then."
             )
-        if reason := why_not_here(os.getpid(), os.getppid(), self._origin.environment):
+        if reason := why_not_here(os.getpid(), os.getppid(), self._origin().environment):
             raise ControlError(reason)
 
     async def _hand_over(self, python: str, timeout: float) -> HandedOver:
@@ -152,7 +160,7 @@ class Predecessor:
         try:
             async with asyncio.timeout(timeout):
                 offer, descriptors = self._server.offer()
-                successor = await launch(python, self._origin, offer, descriptors)
+                successor = await launch(python, self._origin(), offer, descriptors)
                 attempt.successor = successor
                 ready = await attempt.next(Ready)
                 successor.channel.send(await self._server.last_changes())
@@ -175,6 +183,7 @@ class Predecessor:
         successor = attempt.successor
         if successor is not None and attempt.serves:
             self.successor = successor.pid
+            self._heir = successor
             self._server.given()
             self._heeding = asyncio.ensure_future(self._heed(successor))
             return

@@ -20,6 +20,7 @@ from gpustack_fast.handover.messages import (
     Go,
     Hurry,
     KeysChanged,
+    Left,
     Offer,
     Ready,
     Refused,
@@ -28,6 +29,7 @@ from gpustack_fast.handover.messages import (
 )
 from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.seam.dataplane import __version__
+from gpustack_fast.seam.documents import RouteTokens
 
 __all__ = ["Inheritance", "inherit"]
 
@@ -49,6 +51,8 @@ class Inheritance:
         self._channel: Channel[FromPredecessor] | None = None
         self.has_left = asyncio.Event()
         """Set when the predecessor has ended, or will: none of its requests run any more."""
+        self.tokens: list[RouteTokens] = []
+        """What the predecessor has counted since this process has read the counts."""
         self.serves = False
         """Whether this process accepts clients."""
         self._word: asyncio.Future[Go] | None = None
@@ -142,6 +146,8 @@ class Inheritance:
                 break
             if isinstance(message, Go) and not word.done():
                 word.set_result(message)
+            elif isinstance(message, Left):
+                self.tokens = message.tokens
         self.has_left.set()
         if not word.done():
             word.set_exception(ControlError(GONE))
