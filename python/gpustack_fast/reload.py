@@ -21,7 +21,7 @@ from gpustack_fast.config.source import Source
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.rollout import Rollout, rollout_of
 from gpustack_fast.engines.supervisor import Supervisor
-from gpustack_fast.errors import GpustackFastError
+from gpustack_fast.errors import GpustackFastError, TakenOver
 from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.seam.dataplane import DataPlane
 from gpustack_fast.seam.documents import Table
@@ -118,6 +118,7 @@ class Reloader:
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self._stopping = False
+        self._given = False
 
     @property
     def file(self) -> Path | None:
@@ -146,10 +147,14 @@ class Reloader:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def settled(self) -> None:
-        """Returns when no reload is under way."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait({self._task})
+    async def freeze(self) -> None:
+        """Lets no reload begin before `thaw`; returns when none is under way."""
+        await self._one_at_a_time.acquire()
+
+    def thaw(self, *, given: bool = False) -> None:
+        """Lets reloads begin again. `given`: another process of the server takes them up."""
+        self._given = given
+        self._one_at_a_time.release()
 
     async def _run(self) -> None:
         await self.begin.wait()
@@ -173,6 +178,8 @@ class Reloader:
         async with self._one_at_a_time:
             if self._stopping:
                 raise OSError(errno.ECANCELED, "the server stops")
+            if self._given:
+                raise TakenOver("Another process of the server is to be asked. Repeat the command.")
             return await self._reload(self.deployment, file)
 
     async def preview(self, file: Path) -> Outcome:

@@ -38,28 +38,40 @@ class Giving:
         parts: Parts,
         *,
         is_serving: Callable[[], bool],
-        given: Callable[[], None],
+        leave: Callable[[], None],
         hurry: Callable[[float], None],
         bereft: Callable[[], None],
     ) -> None:
         self._parts = parts
         self._is_serving = is_serving
-        self.given = given
+        self._leave = leave
         self.hurry = hurry
         self.bereft = bereft
         self._reload = False
         """Whether a reload was asked for meanwhile."""
+        self._holds_reloads = False
 
     async def freeze(self) -> None:
-        """Starts and ends no engine from now on, and reloads nothing."""
+        """Starts and ends no engine from now on, and reloads nothing.
+
+        Waits until what is half done is done, and until no request waits for a model that wakes up:
+        it would wait here, and the engine come there. Raises ControlError.
+        """
         if not self._is_serving():
             raise ControlError(
                 "This process is still starting itself. Wait until it serves: `gpustack-fast "
                 "status` shows its models."
             )
         self._reload = False
-        await self._parts.reloader.settled()
+        while self._waited_for():  # noqa: ASYNC110  (the data plane sets no event)
+            await asyncio.sleep(LOOK_EVERY)
+        await self._parts.reloader.freeze()
+        self._holds_reloads = True
         await self._parts.supervisor.restraint.freeze()
+
+    def _waited_for(self) -> list[str]:
+        """The models for which requests wait."""
+        return [one.name for one in self._parts.plane.stats().models if one.waiting]
 
     def reload_later(self) -> None:
         """Notes that a reload was asked for: it is done by whichever process goes on."""
@@ -69,8 +81,17 @@ class Giving:
         """Goes on as before."""
         self._parts.keys.take_back()
         self._parts.supervisor.thaw()
+        if self._holds_reloads:
+            self._parts.reloader.thaw()
+            self._holds_reloads = False
         if self._reload:
             self._parts.reloader.soon()
+
+    def given(self) -> None:
+        """Leaves to the successor what would be written twice, and leaves."""
+        self._parts.supervisor.history.give()
+        self._parts.reloader.thaw(given=True)
+        self._leave()
 
     def offer(self) -> tuple[Offer, list[int]]:
         """The facts of this moment, and the descriptors."""
@@ -87,7 +108,15 @@ class Giving:
         return offer, [parts.directory.descriptor(), STANDARD_ERROR, *sockets]
 
     async def last_changes(self) -> Go:
-        """What has changed since, and is not on the disk; no key changes here any more."""
+        """What has changed since, and is not on the disk; no key changes here any more.
+
+        Raises ControlError.
+        """
+        if waited_for := self._waited_for():
+            raise ControlError(
+                f"Requests have come that wait for a model to wake up: {', '.join(waited_for)}. "
+                "Repeat the command when it runs."
+            )
         revoked = await self._parts.keys.give()
         return Go(revoked=revoked, drained=self._parts.supervisor.drained, reload=self._reload)
 

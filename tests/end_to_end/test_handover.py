@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_the_former_process_finishes_its_streams_and_then_leaves(
         assert served.process.poll() is None
         for engine in engines:
             engine.go_on()
-        assert client.read_to_the_end().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        client.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert served.ended() == 0
     assert served.chat(chat()).status == 200
 
@@ -106,6 +107,26 @@ def test_what_changes_while_the_successor_starts_is_not_lost(
     (model,) = served.status().models
     assert sorted(one.drained for one in model.instances) == [False, True]
     assert model.instances[0].address == engines[0].address and model.instances[0].drained
+
+
+def test_the_file_that_was_applied_last_is_read_and_one_that_is_applied_meanwhile_waits(
+    served: Succeeding,
+) -> None:
+    for name in ("first", "second"):
+        text = served.config.read_text().replace('"default"', f'"{name}"')
+        (served.folder / f"{name}.toml").write_text(text)
+    with served.control() as control:
+        control.apply(str(served.folder / "first.toml"), dry_run=False)
+    served.command("restart")
+    assert served.chat(chat(model="first")).status == 200
+    with served.handing_over() as begun, ThreadPoolExecutor(1) as pool:
+        with served.control() as control:
+            applying = pool.submit(control.apply, str(served.folder / "second.toml"), dry_run=False)
+            served.go()
+            begun.result()
+            applying.result()
+    assert served.chat(chat(model="second")).status == 200
+    assert served.pid() == begun.result().pid
 
 
 def test_a_revocation_that_cannot_be_saved_holds_in_the_new_process(served: Succeeding) -> None:

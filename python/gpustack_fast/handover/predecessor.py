@@ -43,11 +43,14 @@ class Giver(Protocol):
     """The server as a hand-over needs it."""
 
     async def freeze(self) -> None:
-        """From now on no engine is started or ended, and the configuration stays as it is."""
+        """From now on no engine is started or ended, and the configuration stays as it is.
+
+        Raises ControlError.
+        """
         ...
 
     def thaw(self) -> None:
-        """Takes it back, and all of `last_changes`."""
+        """Takes it back as far as it was done, and all of `last_changes`."""
         ...
 
     def offer(self) -> tuple[Offer, list[int]]:
@@ -155,10 +158,10 @@ class Predecessor:
         return handed
 
     async def _try(self, python: str, timeout: float) -> HandedOver:
-        await self._server.freeze()
         attempt = _Attempt()
         try:
             async with asyncio.timeout(timeout):
+                await self._server.freeze()
                 offer, descriptors = self._server.offer()
                 successor = await launch(python, self._origin(), offer, descriptors)
                 attempt.successor = successor
@@ -244,7 +247,12 @@ class _Attempt:
 
     def too_late(self, timeout: float) -> str:
         """The sentences for a successor that was not ready in time."""
-        words = "" if self.successor is None else self.successor.last_words()
+        if self.successor is None:
+            return (
+                f"It could not begin within {timeout:g} s: a reload, the start of an engine, or "
+                "requests that wait for a model to wake up are still under way. Repeat the command."
+            )
+        words = self.successor.last_words()
         found = (
             f"The new process did not take over within {timeout:g} s, and was ended.",
             self._waits_for,
