@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gpustack_fast import console
 from gpustack_fast.config import Config, ServeOptions
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.config.source import Reading, Source
 from gpustack_fast.config.warnings import warnings_of
+from gpustack_fast.engines.adoption import Adoptable
 from gpustack_fast.engines.assembly import Engines
+from gpustack_fast.engines.history import History
 from gpustack_fast.faults import Faults
 from gpustack_fast.handover.successor import Inheritance
 from gpustack_fast.keys.live import KeyChange, Keys
@@ -24,8 +27,17 @@ from gpustack_fast.seam.outstanding import Outstanding
 from gpustack_fast.seam.settings import plane_config
 from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
+from gpustack_fast.storage.events import Events
+from gpustack_fast.storage.model_states import ModelStates
+from gpustack_fast.token_counts import TokenCounts
 
 __all__ = ["Parts"]
+
+KEEPS_NOTHING = (
+    "keep_engines does nothing here: this server is process 1 (of a container), with which the "
+    "kernel ends all engines. They are ended at its stop. Start it below an init, or without a "
+    "container, where engines are to go on."
+)
 
 
 class Parts:
@@ -53,7 +65,9 @@ class Parts:
         self.scheme = "http" if config.server.tls_certificate is None else "https"
         self.faults = Faults()
         self._given_warnings = options.warnings
-        deployment = Deployment.of(config, start.engine_keys, directory)
+        states = ModelStates(directory)
+        history = History(states, Events(directory.events_file), self.faults)
+        deployment = Deployment.of(config, start.engine_keys, directory, states)
         # What is damaged ends the start before there is a data plane, which would tell of its end.
         self.store = Store(directory)
         self.engine_paths = EnginePaths(directory.path)
@@ -65,27 +79,51 @@ class Parts:
             self.plane,
             self.faults,
             current=lambda: (self.reloader.deployment, self.supervisor.replicas),
+            waits=lambda: self.supervisor.waits,
             unsaved=lambda: self.keys.unsaved,
             on_publish=on_publish,
         )
-        self.keys = Keys(self.store, self._publish_keys, self.faults)
+        self.tokens = TokenCounts(directory, self.plane, self.faults)
+        self.keys = Keys(self.store, self.publish_keys, self.faults)
+        outstanding = Outstanding(self.plane)
         self.engines = Engines(
             directory.path,
             config.server.models_folder(),
             self.engine_paths,
             self.faults,
             on_change=self.publisher.pace.soon,
-            in_flight=Outstanding(self.plane).of,
+            in_flight=outstanding.of,
+            activity=outstanding.activity,
+            drain_timeout=lambda: self.config.server.drain_timeout,
+            history=history,
         )
         self.supervisor = self.engines.supervisor
         self.reloader = Reloader(
             source,
             deployment,
             directory,
+            states,
             self.plane,
             self.supervisor,
             self.publisher.whole_table,
+            self.engines.no_room,
         )
+
+    @property
+    def keeps_engines(self) -> bool:
+        """Whether engines go on at its end. With process 1 the kernel ends all that it has."""
+        return self.config.server.keep_engines and os.getpid() != 1
+
+    def want(self, adoptable: Iterable[Adoptable]) -> None:
+        """Wants what the configuration says, and goes on with these engines; publishes that.
+
+        Raises DataPlaneError: the data plane refuses the table.
+        """
+        self.engines.start()
+        generations = self.reloader.deployment.generations
+        self.supervisor.want(self.config.models, generations, adoptable)
+        self.publisher.pace.now()
+        self.tokens.look()
 
     @property
     def config(self) -> Config:
@@ -102,11 +140,13 @@ class Parts:
         return [
             *self._given_warnings,
             *(warning for warning in (unencrypted, refused) if warning),
+            *([KEEPS_NOTHING] if self.config.server.keep_engines and os.getpid() == 1 else []),
             *warnings_of(self.config),
             *unmatched(routes, self.keys.all(), now),
         ]
 
-    def _publish_keys(self, change: KeyChange) -> None:
+    def publish_keys(self, change: KeyChange) -> None:
+        """Tells the data plane of a change of keys, and the process before, if that is there."""
         self.publisher.publish_keys(change)
         if self.inherited is not None:
             self.inherited.forward(change)

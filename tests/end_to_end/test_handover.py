@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from handovers import Succeeding, succeeding, wait_for_end
-from harness import KEY, FakeEngine, external, held_port
+from harness import KEY, FakeEngine, external, held_port, read_gauge
 from load import Load
 from raw_http import Client, chat, eventually
 
@@ -156,6 +158,25 @@ def test_another_port_is_listened_on_and_the_former_one_no_more(served: Succeedi
         Client(former)
 
 
+def test_tokens_go_on_being_counted_and_those_of_the_former_process_are_added(
+    served: Succeeding, engines: list[FakeEngine]
+) -> None:
+    def tokens() -> float:
+        return read_gauge(served.metrics(), "gpustack_fast_tokens_total")
+
+    assert served.chat(chat()).status == 200
+    counted = eventually(tokens, "tokens")
+    with served.client() as client:
+        served.open_stream(client)
+        served.command("restart")
+        assert tokens() == counted
+        for engine in engines:
+            engine.go_on()
+        client.read_until(b"data: [DONE]\n\n")
+    assert served.ended() == 0
+    eventually(lambda: tokens() > counted, "those of the stream")
+
+
 def test_the_management_api_and_commands_are_those_of_the_new_process(served: Succeeding) -> None:
     with served.client() as kept:
         assert kept.request("GET", "/v2/models", key=KEY).status == 200
@@ -183,6 +204,25 @@ def test_a_stop_of_the_new_process_takes_the_former_one_with_it(
         assert served.ended() == 0
 
 
+def test_processes_that_still_have_requests_heed_what_the_newest_is_told(
+    engines: list[FakeEngine],
+) -> None:
+    with succeeding(external(engines, more="[server]\ndrain_timeout = 0.5\n")) as served:
+        key = served.keys("create", "one").stdout.split()[-1]
+        with served.client() as revoked, served.client() as client:
+            served.open_stream(client)
+            served.key = key
+            served.open_stream(revoked)
+            served.command("restart")
+            newest = served.command("restart")["pid"]
+            assert served.keys("revoke", "one").returncode == 0
+            assert b"revoked" in revoked.read_to_the_end()
+            wait_for_end(newest, signal.SIGTERM)
+            assert b"error" in client.read_to_the_end()
+        assert served.ended() == 0
+        assert served.processes() == []
+
+
 def test_a_stop_of_the_former_process_cuts_what_does_not_end_in_time(
     engines: list[FakeEngine],
 ) -> None:
@@ -194,3 +234,37 @@ def test_a_stop_of_the_former_process_cuts_what_does_not_end_in_time(
             assert b"error" in client.read_to_the_end()
         assert served.ended() == 0
         assert served.chat(chat()).status == 200
+
+
+IMPORTS = """
+import os, sys
+said = os.open({file!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def note(event, arguments):
+    if event == "import":
+        os.write(said, str(arguments[0]).encode() + b"\\n")
+
+sys.addaudithook(note)
+from gpustack_fast.__main__ import main
+sys.exit(main())
+"""
+"""The program, which notes what it imports."""
+
+
+def test_a_server_imports_nothing_once_it_is_asked_for_its_files_may_be_of_another_version(
+    engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    file = tmp_path / "imports"
+    program = [sys.executable, "-c", IMPORTS.format(file=str(file))]
+    with succeeding(external(engines), program=program) as served:
+        assert served.chat(chat()).status == 200
+        before = len(file.read_text().splitlines())
+        assert before > 100
+        assert served.try_command("restart", "--timeout", "0s").returncode == 1
+        with served.client() as client:
+            served.open_stream(client)
+            served.command("restart")
+            for engine in engines:
+                engine.go_on()
+        assert served.ended() == 0
+        assert file.read_text().splitlines()[before:] == []
