@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -203,3 +204,25 @@ def test_streams_of_the_former_process_outlive_the_new_one(
         engines[0].go_on()
         client.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert former.wait(60) == 1, "a service manager starts it again"
+
+
+def test_the_service_manager_is_told_which_process_serves(
+    engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with succeeding(external(engines), environment=environment) as served:
+            first = served.process.pid
+            assert manager.recv(100) == b"READY=1"
+            with served.client() as client:
+                served.open_stream(client)
+                pid = served.command("restart")["pid"]
+                told = {manager.recv(100), manager.recv(100)}
+                assert told == {b"MAINPID=%d" % pid, b"READY=1"}
+                wait_for_end(pid, signal.SIGKILL)
+                assert manager.recv(100) == b"MAINPID=%d" % first
+                engines[0].go_on()
+                client.read_until(b"data: [DONE]\n\n")
+            assert served.ended() == 1

@@ -344,7 +344,7 @@ def test_every_setting_of_the_server_has_a_flag_a_variable_and_help() -> None:
     assert names["--limits-max-body-bytes"] == "GPUSTACK_FAST_LIMITS_MAX_BODY_BYTES"
     assert names["--log-level"] == "GPUSTACK_FAST_LOG"
     assert names["--cors-max-age"] == "GPUSTACK_FAST_CORS_MAX_AGE"
-    assert len(names) == len(SETTINGS) == 46
+    assert len(names) == len(SETTINGS) == 47
     assert all(setting.help for setting in SETTINGS)
 
 
