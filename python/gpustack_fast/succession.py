@@ -9,16 +9,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from gpustack_fast.errors import ControlError
+from gpustack_fast.earlier_engines import EarlierEngines
+from gpustack_fast.errors import ControlError, GpustackFastError
 from gpustack_fast.faults import run_in_thread
 from gpustack_fast.handover.messages import Go, Offer
+from gpustack_fast.handover.predecessor import Postponed
 from gpustack_fast.handover.successor import Inheritance
 from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.keys.store import Store
 from gpustack_fast.parts import Parts
 from gpustack_fast.seam.dataplane import __version__
 
-__all__ = ["Giving", "become_ready", "take_last_changes"]
+__all__ = ["Giving", "become_ready", "take_last_changes", "until_alone"]
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Giving:
         await self._parts.reloader.freeze()
         self._holds_reloads = True
         await self._parts.supervisor.restraint.freeze()
+        await self._parts.tokens.freeze()
 
     def _waited_for(self) -> list[str]:
         """The models for which requests wait."""
@@ -79,6 +82,7 @@ class Giving:
 
     def thaw(self) -> None:
         """Goes on as before."""
+        self._parts.tokens.thaw()
         self._parts.keys.take_back()
         self._parts.supervisor.thaw()
         if self._holds_reloads:
@@ -101,7 +105,7 @@ class Giving:
             version=__version__,
             host=parts.config.server.host,
             port=parts.config.server.port,
-            running=sorted({one.slot.model for one in running}),
+            running=[(one.slot.model, one.address) for one in running],
             instances=[one.id for one in parts.supervisor.replicas if one.instance is not None],
         )
         sockets = [one.fileno() for one in parts.sockets]
@@ -110,10 +114,10 @@ class Giving:
     async def last_changes(self) -> Go:
         """What has changed since, and is not on the disk; no key changes here any more.
 
-        Raises ControlError.
+        Raises Postponed.
         """
         if waited_for := self._waited_for():
-            raise ControlError(
+            raise Postponed(
                 f"Requests have come that wait for a model to wake up: {', '.join(waited_for)}. "
                 "Repeat the command when it runs."
             )
@@ -122,18 +126,16 @@ class Giving:
 
     def heed(self, change: KeyChange) -> None:
         """Tells the data plane, whose last requests run with the keys, too."""
-        self._parts.publisher.publish_keys(change)
+        self._parts.publish_keys(change)
 
 
-async def become_ready(parts: Parts, inherited: Inheritance) -> None:
+async def become_ready(parts: Parts, earlier: EarlierEngines, inherited: Inheritance) -> None:
     """Wants what the configuration says, and returns when this process can serve what its
     predecessor serves. No engine is started or ended yet.
     """
     await parts.supervisor.restraint.freeze()
     parts.supervisor.restraint.alone.clear()
-    parts.engines.start()
-    parts.supervisor.want(parts.config.models)
-    parts.publisher.pace.now()
+    parts.want(await earlier.adoptable(inherited.offer.instances))
     told = ""
     while waits_for := _waits_for(parts, inherited.offer.running):
         if waits_for != told:
@@ -143,16 +145,23 @@ async def become_ready(parts: Parts, inherited: Inheritance) -> None:
     parts.publisher.pace.now()
 
 
-def _waits_for(parts: Parts, running: list[str]) -> str:
+def _waits_for(parts: Parts, running: list[tuple[str, str]]) -> str:
     """What is still missing of what runs elsewhere, in a sentence; empty: nothing."""
     replicas = parts.supervisor.replicas
     wanted = {model.name for model in parts.config.models}
     here = {one.slot.model for one in replicas if one.state == "running"}
-    if missing := [name for name in running if name in wanted and name not in here]:
+    missing = [name for name, _ in dict(running).items() if name in wanted and name not in here]
+    if missing:
         return f"It waits for an instance of {', '.join(missing)}."
-    # Each address was tried once: else all requests would go to the first that responds.
-    if untried := [one for one in replicas if one.model.external and one.state == "pending"]:
-        return f"It waits for {untried[0].address} to respond, or not."
+    # Else all requests would go to the first that responds.
+    for replica in replicas:
+        runs_there = (replica.slot.model, replica.address) in running
+        if (
+            replica.state == "pending"
+            if replica.model.external
+            else (runs_there and replica.state == "starting")
+        ):
+            return f"It waits for {replica.id} at {replica.address} to respond, or not."
     return ""
 
 
@@ -162,3 +171,17 @@ async def take_last_changes(parts: Parts, go: Go) -> None:
     parts.keys.take(store, go.revoked)
     parts.supervisor.take_orders(go.drained)
     parts.publisher.pace.now()
+
+
+async def until_alone(parts: Parts, earlier: EarlierEngines, inherited: Inheritance) -> None:
+    """Waits for the end of the process before, takes up what that has counted, and ends the engines
+    that it has left and nobody goes on with: none of its requests is there any more.
+    """
+    await inherited.has_left.wait()
+    log.info("The process before has ended.")
+    parts.tokens.add(inherited.tokens)
+    parts.supervisor.restraint.alone.set()
+    try:
+        await earlier.end_others()
+    except GpustackFastError as error:
+        log.error("%s", error)

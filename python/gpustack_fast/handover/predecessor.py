@@ -208,7 +208,7 @@ class Predecessor:
                 case None:
                     break
         log.error(
-            "The process %d, which had taken over, %s. Start a server anew; this one finishes its "
+            "The process %d, which had taken over, %s Start a server anew; this one finishes its "
             "requests.",
             successor.pid,
             await successor.how_it_ended(),
