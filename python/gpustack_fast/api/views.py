@@ -25,7 +25,7 @@ def model_view(model: ModelConfig, replicas: list[Replica]) -> ModelView:
         source=model.source,
         categories=list(model.categories),
         generic_proxy=model.generic_proxy,
-        replicas=len(model.urls) if model.external else model.replicas,
+        replicas=len(model.urls) if model.external else model.replica_bounds[0],
         ready_replicas=sum(replica.published_state == "running" for replica in replicas),
         instances=[instance_view(replica) for replica in replicas],
     )

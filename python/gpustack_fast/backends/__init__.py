@@ -31,12 +31,14 @@ from __future__ import annotations
 from gpustack_fast.backends.base import (
     Backend,
     BackendError,
+    Call,
     Command,
     Engine,
     Model,
     Place,
     Progress,
     Sign,
+    Sleep,
     WarmUp,
 )
 from gpustack_fast.backends.demand import Demand, Shape
@@ -49,6 +51,7 @@ __all__ = [
     "INFERENCE_PATHS",
     "Backend",
     "BackendError",
+    "Call",
     "Command",
     "Demand",
     "Dialect",
@@ -59,6 +62,7 @@ __all__ = [
     "Progress",
     "Shape",
     "Sign",
+    "Sleep",
     "WarmUp",
     "facts_of",
     "ready_path_of",

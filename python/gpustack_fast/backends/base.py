@@ -17,6 +17,7 @@ __all__ = [
     "Adapter",
     "Backend",
     "BackendError",
+    "Call",
     "Command",
     "Engine",
     "GpuSelector",
@@ -24,6 +25,7 @@ __all__ = [
     "Place",
     "Progress",
     "Sign",
+    "Sleep",
     "WarmUp",
 ]
 
@@ -78,7 +80,9 @@ class Model(Protocol):
     @property
     def gpu_selector(self) -> GpuSelector | None: ...
     @property
-    def replicas(self) -> int: ...
+    def most_replicas(self) -> int: ...
+    @property
+    def sleep_level(self) -> int: ...
     @property
     def backend_parameters(self) -> Sequence[str]: ...
     @property
@@ -152,6 +156,27 @@ class WarmUp:
     path: str
     body: Mapping[str, object]
     """JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """A request to an engine's administrative path."""
+
+    path: str
+    body: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sleep:
+    """How an engine gives its GPUs' memory back without an end of its process, and wakes up."""
+
+    fall_asleep: Callable[[int], Sequence[Call]]
+    """The calls for a level, one after the other. Each must get a status below 300."""
+    wake_up: Callable[[int], Sequence[Call]]
+    """The calls that take it back, and leave one awake that is."""
+    variables: tuple[str, ...] = ()
+    """Environment variables that the server decides for it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,6 +258,8 @@ class Backend:
     causes: tuple[Sign, ...] = ()
     """What it writes when it fails for a cause that is known."""
     progress: Progress | None = None
+    sleep: Sleep | None = None
+    """None: it sleeps only by an end of its process."""
     leaves_session: bool = False
     """Whether it starts processes outside of its session, which have to be looked for."""
     stop_signal: signal.Signals = signal.SIGTERM

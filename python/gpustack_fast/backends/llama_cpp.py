@@ -138,7 +138,7 @@ def defaults(model: Model) -> list[str]:
         # MiB of remembered prompts per instance; llama.cpp's own default is 8 GiB.
         flags.append("--cache-ram=512")
     if not given.keys() & {"--threads", "-t"}:
-        flags.append(f"--threads={threads(usable_cores(), model.replicas)}")
+        flags.append(f"--threads={threads(usable_cores(), model.most_replicas)}")
     return flags
 
 

@@ -29,6 +29,7 @@ from gpustack_fast.backends.files import files_of, gguf_of
 from gpustack_fast.backends.flags import recorded, recorded_versions
 from gpustack_fast.backends.vllm_flags import DEVELOPMENT, DRAIN, IDLE_KEPT, KEEP_ALIVE, Serve
 from gpustack_fast.backends.vllm_log import CAUSES, PROGRESS, STAGES
+from gpustack_fast.backends.vllm_sleep import SLEEP
 from gpustack_fast.sizing.documents import ModelFacts
 
 __all__ = ["DEVELOPMENT", "ENGINE", "FACTS", "VARIABLES", "facts"]
@@ -95,7 +96,7 @@ def facts(environment: Mapping[str, str]) -> EngineFacts:
 
 def facts_for(model: Model) -> EngineFacts:
     """Ours keeps idle connections for long, and knows the model by its folder, too."""
-    found = facts(model.env)
+    found = facts({**model.env, DEVELOPMENT: "1"} if model.sleep_level else model.env)
     if model.backend != "vllm":
         return found
     try:
@@ -207,6 +208,7 @@ ENGINE = Engine(
         stages=STAGES,
         causes=CAUSES,
         progress=PROGRESS,
+        sleep=SLEEP,
         # The drain, the 5 s in which its watchdog looks, and its workers' own end.
         stop_grace=DRAIN + 20.0,
     ),

@@ -125,6 +125,7 @@ class Serve:
         """Ours, without those that the user sets, and the user's own behind them."""
         ours = {
             **self._server(),
+            **self._sleep(place),
             **self._task(),
             **self._size(place),
             **self._adapters(place),
@@ -143,6 +144,10 @@ class Serve:
             "--disable-uvicorn-access-log": "",
             "--shutdown-timeout": str(DRAIN),
         }
+
+    def _sleep(self, place: Place) -> dict[str, str]:
+        """Sleep mode, which the build for CPUs refuses to start with."""
+        return {"--enable-sleep-mode": ""} if self.model.sleep_level and place.devices else {}
 
     def _task(self) -> dict[str, str]:
         """Embedding and ranking, which a category asks for."""
@@ -210,7 +215,8 @@ class Serve:
             "VLLM_API_KEY": place.key,
             KEEP_ALIVE: str(IDLE_KEPT),
             # Whatever this server was started with: which paths are closed goes by the model's own.
-            DEVELOPMENT: "0",
+            # The calls for sleep are among them; the socket is ours alone.
+            DEVELOPMENT: "1" if self.model.sleep_level else "0",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "VLLM_DISABLE_LOG_LOGO": "1",

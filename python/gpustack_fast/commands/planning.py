@@ -83,7 +83,7 @@ def make_plan(
     without: dict[str, str] = {}
     for model in models:
         backend = backends[model.backend]
-        if model.external or not model.replicas:
+        if model.external or not model.most_replicas:
             continue
         if backend.demands is None:
             without[model.name] = f"the backend {model.backend} asks for none"
@@ -100,7 +100,7 @@ def make_plan(
         except GpustackFastError as error:
             not_planned[model.name] = str(error)
             continue
-        wanted += [_wanted(model, number, demands) for number in range(model.replicas)]
+        wanted += [_wanted(model, number, demands) for number in range(model.most_replicas)]
     answers = place(wanted, devices, [])
     return Plan(
         devices=list(devices),

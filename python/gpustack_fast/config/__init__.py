@@ -13,6 +13,7 @@ files       the files that it names, looked at by `check`
 warnings    what it may say, but nobody can mean
 secrets     named by the configuration but not in it: keys of others' engines, files for TLS
 certificate what is said of the time of a certificate
+durations   times with a unit
 sentences   wrong values in words
 """
 
@@ -22,6 +23,7 @@ from gpustack_fast.config.schema import (
     Config,
     GpuSelectorConfig,
     ModelConfig,
+    ReplicasConfig,
     RouteConfig,
     ServeOptions,
     TargetConfig,
@@ -36,6 +38,7 @@ __all__ = [
     "GpuSelectorConfig",
     "LimitsConfig",
     "ModelConfig",
+    "ReplicasConfig",
     "RouteConfig",
     "ServeOptions",
     "ServerConfig",

@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field, structs
 
 from gpustack_fast.backends import Dialect
+from gpustack_fast.config.durations import seconds_of
 from gpustack_fast.config.server import Name, Seconds, ServerConfig
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "KeyPath",
     "ModelConfig",
     "ModelTimeoutsConfig",
+    "ReplicasConfig",
     "RouteConfig",
     "ServeOptions",
     "TargetConfig",
@@ -89,6 +91,13 @@ class GpuSelectorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
     gpus_per_replica: Annotated[int, Meta(ge=1, le=64)] | None = None
     """None: as few as can hold it."""
+
+
+class ReplicasConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bounds within which the number of a model's replicas follows its requests."""
+
+    min: Annotated[int, Meta(ge=1, le=4096)]
+    max: Annotated[int, Meta(ge=1, le=4096)]
 
 
 class AdapterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +180,26 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`custom` only: the command line, with GPUStack's placeholders."""
     placement_strategy: PlacementStrategy = "spread"
     gpu_selector: GpuSelectorConfig | None = None
-    replicas: Annotated[int, Meta(ge=0, le=4096)] = 1
+    replicas: Annotated[int, Meta(ge=0, le=4096)] | ReplicasConfig = 1
+    """A number, or the bounds between which it follows `target_in_flight`."""
+    target_in_flight: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """With bounds of `replicas`: the requests that each should have at the same time."""
+    sleep_after: Seconds | str = 0.0
+    """Time since the last token, after which its engines sleep until the next request; 0: never. A
+    text has a unit, as in `30m`; see `idle_limit`.
+    """
+    sleep_level: Annotated[int, Meta(ge=0, le=2)] = 0
+    """0: the engines are stopped. 1, 2: they stay, and give their GPUs' memory back (vLLM's levels:
+    with 1 the weights wait in main memory, with 2 they are loaded again).
+    """
+    wake_queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
+    """Requests that may wait while no engine of the model runs, but one is on its way."""
+    wake_timeout: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
+    """Seconds that each of them waits at most."""
+    swap_group: Name | None = None
+    """Models of the same group share GPUs by taking turns."""
+    pinned: bool = False
+    """Whether it never sleeps for another model of its group."""
     max_surge: Annotated[int, Meta(ge=0, le=4096)] = 1
     """Engines that an edit may have beside the replicas, where the GPUs have room; 0: an old one is
     ended before its successor starts.
@@ -214,6 +242,28 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def external(self) -> bool:
         """Whether somebody else runs it."""
         return self.backend == "external"
+
+    @property
+    def replica_bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas that it may have while it is awake."""
+        if isinstance(self.replicas, ReplicasConfig):
+            return self.replicas.min, self.replicas.max
+        return self.replicas, self.replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """For what is shared out among its replicas at their start."""
+        return self.replica_bounds[1]
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds since its last token after which it sleeps; infinity: never."""
+        return seconds_of(self.sleep_after) or float("inf")
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether its engines may ever sleep."""
+        return self.idle_limit < float("inf") or (self.swap_group is not None and not self.pinned)
 
     @property
     def engine_name(self) -> str:

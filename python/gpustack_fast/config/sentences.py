@@ -19,6 +19,9 @@ _KINDS = {
     "bool": "true or false",
     "array": "a list in [ ]",
     "object": "a table",
+    "int | object": "a whole number or a table",
+    "float | str": "a number or text in quotes",
+    "str | float": "a number or text in quotes",
 }
 _HINTS = {
     "int": " Write it in digits.",
@@ -27,6 +30,7 @@ _HINTS = {
     "bool": " Write true or false.",
     "array": " Write a list in [ ].",
     "object": " Write a table, such as { name = ... }.",
+    "int | object": " Write it in digits, or a table such as { min = 1, max = 3 }.",
 }
 _GOT = {**_KINDS, "str": "text", "array": "a list", "bool": "a truth value"}
 _EXPECTED = re.compile(r"Expected `([a-z| ]+)`, got `(\w+)`")
@@ -34,6 +38,7 @@ _BOUND = re.compile(r"Expected `[a-z| ]+` (>=|<=) (\S+)")
 _LENGTH = re.compile(r"Expected `[a-z| ]+` of length >= 1")
 _NEEDLESS_QUOTES = {
     "int": re.compile(r"[+-]?\d+"),
+    "int | object": re.compile(r"[+-]?\d+"),
     "float": re.compile(r"[+-]?\d+(\.\d+)?"),
     "bool": re.compile("true|false"),
 }

@@ -80,7 +80,9 @@ def _unused_models(config: Config) -> Iterator[str]:
 
 
 def _empty_routes(config: Config) -> Iterator[str]:
-    empty = {model.name for model in config.models if not model.external and not model.replicas}
+    empty = {
+        model.name for model in config.models if not model.external and not model.most_replicas
+    }
     for route in config.all_routes():
         targets = {target.model for target in route.targets}
         if targets <= empty:

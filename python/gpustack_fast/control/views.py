@@ -69,12 +69,16 @@ def model_statuses(
     replicas: Iterable[Replica],
     counters: Mapping[str, Counters],
     generations: Mapping[str, Generations],
+    resting: Mapping[str, str] | None = None,
 ) -> list[ModelStatus]:
     """Every model, in the order of the configuration. `counters`: by the instances' ids.
-    `generations`: those of the models of ours.
+    `generations`: those of the models of ours. `resting`: why those sleep that do.
     """
+    asleep = resting or {}
     return [
-        model_status(model, found, counters, generations.get(model.name))
+        model_status(
+            model, found, counters, generations.get(model.name), asleep.get(model.name, "")
+        )
         for model, found in replicas_by_model(config, replicas)
     ]
 
@@ -84,16 +88,17 @@ def model_status(
     found: Sequence[Replica],
     counters: Mapping[str, Counters],
     generations: Generations | None,
+    resting: str,
 ) -> ModelStatus:
     """One model, with its replicas."""
     return ModelStatus(
         name=model.name,
         backend=model.backend,
-        replicas=len(model.urls) if model.external else model.replicas,
+        replicas=len(model.urls) if model.external else model.replica_bounds[0],
         ready_replicas=sum(one.published_state == "running" for one in found),
         generation=None if generations is None else generations.wanted,
         observed_generation=None if generations is None else generations.observed,
-        state_message="" if generations is None else _rollout(found, generations),
+        state_message=resting or ("" if generations is None else _rollout(found, generations)),
         instances=[instance_status(one, counters.get(one.id)) for one in found],
     )
 

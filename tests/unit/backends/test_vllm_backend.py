@@ -534,3 +534,31 @@ def test_the_first_request_is_one_that_the_kind_of_model_takes(
     found = VLLM.warm_up(config("vllm", categories=categories))
     assert (found.path if found else None) == path
     assert found is None or found.body["model"] == "m"
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_one_that_may_sleep_has_sleep_mode_on_a_gpu_and_its_calls_behind_inference_paths_alone(
+    tmp_path: Path, level: int
+) -> None:
+    model = config("vllm", sleep_level=level, sleep_after="30m")
+    on_gpu = VLLM.command(model, place(tmp_path, devices=("0",), share=0.5))
+    assert "--enable-sleep-mode" in on_gpu.arguments
+    assert on_gpu.environment["VLLM_SERVER_DEV_MODE"] == "1"
+    # The build for CPUs refuses the flag, and has the calls without it.
+    on_cpu = VLLM.command(model, place(tmp_path))
+    assert "--enable-sleep-mode" not in on_cpu.arguments
+    assert on_cpu.environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert any(one.startswith("--uds=") for one in on_cpu.arguments), "nobody else reaches it"
+    found = facts_of(model)
+    assert found.inference_paths_only
+    assert {"/sleep", "/wake_up", "/collective_rpc"} <= set(found.admin_paths)
+    assert not facts_of(config("vllm")).inference_paths_only
+
+
+def test_level_2_loads_the_weights_before_the_cache_takes_the_rest() -> None:
+    assert VLLM.sleep is not None
+    assert [one.path for one in VLLM.sleep.fall_asleep(2)] == ["/sleep?level=2&mode=wait"]
+    assert [one.path for one in VLLM.sleep.wake_up(1)] == ["/wake_up"]
+    weights, load, cache = VLLM.sleep.wake_up(2)
+    assert (weights.path, cache.path) == ("/wake_up?tags=weights", "/wake_up?tags=kv_cache")
+    assert (load.path, load.body) == ("/collective_rpc", {"method": "reload_weights"})

@@ -35,7 +35,7 @@ class Model:
     size: int = 10
     gpus: int = 1
     backend: str = "sized"
-    replicas: int = 1
+    most_replicas: int = 1
     external: bool = False
     placement_strategy: str = "spread"
     gpu_selector: Selector | None = None
@@ -97,8 +97,8 @@ def run(models: list[Any], found: GpuReport, facts_of: Any = no_facts, json: boo
 
 
 def test_it_says_where_each_replica_would_go(capsys: pytest.CaptureFixture[str]) -> None:
-    models = [Model("qwen", replicas=2), Model("wide", size=9, gpus=2)]
-    models += [Model("none", replicas=0, size=0)]  # whatever is wrong with it
+    models = [Model("qwen", most_replicas=2), Model("wide", size=9, gpus=2)]
+    models += [Model("none", most_replicas=0, size=0)]  # whatever is wrong with it
     assert run(models, report(gpu(0), gpu(1))) == 0
     told = capsys.readouterr()
     assert told.err == ""
@@ -124,7 +124,7 @@ def test_it_says_where_each_replica_would_go(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_refusal_is_told_once_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([Model("large", size=40, replicas=2)], report(gpu(0))) == 1
+    assert run([Model("large", size=40, most_replicas=2)], report(gpu(0))) == 1
     told = capsys.readouterr().out
     assert "large, replica 1 of 2: no place. No GPU has room for it. It needs of one GPU" in told
     assert told.endswith("large, replica 2 of 2: no place, for the same reason.\n")

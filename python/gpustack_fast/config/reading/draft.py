@@ -7,7 +7,8 @@ part by part, so that one run finds all mistakes, and the rules can be asked of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct, structs
@@ -20,6 +21,7 @@ from gpustack_fast.config.schema import (
     Config,
     KeyPath,
     ModelConfig,
+    ReplicasConfig,
     RouteConfig,
     TargetConfig,
 )
@@ -36,6 +38,7 @@ _MADE_UP: dict[type[Struct], dict[str, Any]] = {
     RouteConfig: {"name": "(route without a name)", "targets": []},
     TargetConfig: {"model": "(no model)"},
     AdapterConfig: {"lora_name": "(adapter without a name)"},
+    ReplicasConfig: {"min": 1, "max": 1},
 }
 """What stands in place of values that a table needs, so that the rules can be asked of the rest."""
 
@@ -88,7 +91,7 @@ class Draft:
         except msgspec.ValidationError as error:
             message = str(error)
         before = len(self.mistakes)
-        plain, read = _plain(kind), _ABSENT
+        plain, read = _plain(kind, value), _ABSENT
         if isinstance(plain, type) and issubclass(plain, Struct) and isinstance(value, dict):
             read = self._read_table(plain, value, path)
         elif get_origin(plain) is list and isinstance(value, list):
@@ -154,13 +157,15 @@ def _is_in(path: KeyPath, table: KeyPath) -> bool:
     return bool(table) and len(rest) == 2 and not isinstance(rest[1], str)
 
 
-def _plain(kind: Any) -> Any:
-    """Without bounds, and without `| None`."""
+def _plain(kind: Any, value: Any = None) -> Any:
+    """Without bounds, and without `| None`. Of a number or a table what the value looks like."""
     if get_origin(kind) is Annotated:
-        return _plain(get_args(kind)[0])
+        return _plain(get_args(kind)[0], value)
     members = [one for one in get_args(kind) if one is not type(None)]
     if type(None) in get_args(kind) and len(members) == 1:
-        return _plain(members[0])
+        return _plain(members[0], value)
+    if get_origin(kind) in (Union, UnionType) and isinstance(value, dict):
+        return next((one for one in members if one in _MADE_UP), kind)
     return kind
 
 

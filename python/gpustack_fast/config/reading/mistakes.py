@@ -26,6 +26,7 @@ _HOMES: tuple[KeyPath, ...] = (
     ("routes", 0),
     ("routes", 0, "targets", 0),
     ("models", 0, "gpu_selector"),
+    ("models", 0, "replicas"),
     ("models", 0, "lora_list", 0),
 )
 """Every table that the file may hold: a key that is wrong in one may belong to another."""
@@ -152,11 +153,11 @@ def _config_type() -> inspect.Type:
 
 
 def _bare(kind: inspect.Type) -> inspect.Type:
-    """Without descriptions, and without `| None`."""
+    """Without descriptions, and without `| None`; of a number or a table, the table."""
     if isinstance(kind, inspect.Metadata):
         return _bare(kind.type)
     if isinstance(kind, inspect.UnionType):
-        return _bare(
-            next(member for member in kind.types if not isinstance(member, inspect.NoneType))
-        )
+        members = [_bare(one) for one in kind.types if not isinstance(one, inspect.NoneType)]
+        tables = [one for one in members if isinstance(one, inspect.StructType)]
+        return [*tables, *members][0]
     return kind

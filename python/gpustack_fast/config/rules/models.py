@@ -10,6 +10,7 @@ from gpustack_fast.config.rules.broken import RuleBroken
 from gpustack_fast.config.rules.demands import check_demands
 from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.rules.running import check_adapter_routes, check_running
+from gpustack_fast.config.rules.sleeping import check_sleeping
 from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
 from gpustack_fast.config.sentences import closest, listed, quoted
 from gpustack_fast.machine import SOCKET_PATH_LIMIT, can_be_resolved
@@ -36,6 +37,13 @@ _OURS_ONLY = (
     "placement_strategy",
     "gpu_selector",
     "replicas",
+    "target_in_flight",
+    "sleep_after",
+    "sleep_level",
+    "wake_queue",
+    "wake_timeout",
+    "swap_group",
+    "pinned",
     "max_surge",
     "backend_parameters",
     "env",
@@ -103,6 +111,7 @@ def _check_model(path: KeyPath, model: ModelConfig) -> Iterator[RuleBroken]:
         yield from _check_process(path, model)
         backend = BACKENDS[model.backend]
         yield from check_running(path, model, backend)
+        yield from check_sleeping(path, model, backend)
         wrong = list(backend.check(model))
         for index, problem in wrong:
             if "\0" not in model.backend_parameters[index]:
