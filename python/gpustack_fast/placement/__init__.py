@@ -6,6 +6,7 @@ ledger      what is promised of each device
 search      the best devices for one demand, and the share that its engine is told
 place       what is wanted → placements and refusals
 refusals    the text of a refusal
+returning   whether a place can be had again as it was
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gpustack_fast.placement.documents import (
 from gpustack_fast.placement.ledger import is_selected, most_gpus
 from gpustack_fast.placement.place import place
 from gpustack_fast.placement.refusals import memory, name_of, part_name
+from gpustack_fast.placement.returning import shortage
 
 __all__ = [
     "Claim",
@@ -37,4 +39,5 @@ __all__ = [
     "name_of",
     "part_name",
     "place",
+    "shortage",
 ]

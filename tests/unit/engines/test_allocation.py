@@ -16,7 +16,7 @@ from small_backend import eventually
 
 from gpustack_fast.backends import Shape
 from gpustack_fast.backends.demand import Demand
-from gpustack_fast.engines import allocation
+from gpustack_fast.engines import allocation, gpu_use
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.processes import MARK
@@ -160,7 +160,7 @@ def test_memory_of_a_process_that_left_its_session_is_its_engines(escaped: int) 
         await claims.claim("ours", 40)
         claims.machine.now(gpu(0, used=40, processes={escaped: 40}))
         # Somebody of ours is recognised, so that the driver's numbers are those of here.
-        claims.allocation._recognises = True
+        claims.allocation._use.recognises = True
         waiting = claims.claim("beside", 40)
         done, _ = await asyncio.wait({waiting}, timeout=0.3)
         waiting.cancel()
@@ -196,7 +196,7 @@ def test_where_no_process_is_recognised_what_is_used_is_ours_up_to_what_is_promi
 def test_a_process_that_keeps_whoever_looks_at_it_keeps_one_thread_and_no_placement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(allocation, "LOOKED_WITHIN", 0.02)
+    monkeypatch.setattr(gpu_use, "LOOKED_WITHIN", 0.02)
     looks, gate = list[int](), threading.Event()
 
     def kept(pid: int) -> str | None:
@@ -204,7 +204,7 @@ def test_a_process_that_keeps_whoever_looks_at_it_keeps_one_thread_and_no_placem
         gate.wait()
         return None
 
-    monkeypatch.setattr(allocation, "mark_of", kept)
+    monkeypatch.setattr(gpu_use, "mark_of", kept)
 
     async def scenario() -> None:
         claims = Claims(Machine(gpu(0, used=40, processes={os.getpid(): 40})))
