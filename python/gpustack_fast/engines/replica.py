@@ -58,10 +58,6 @@ class Replica:
     """In words: why an engine ended here, or a request failed; empty: nothing has."""
     last_failure_at: float = 0.0
     """Unix seconds."""
-    generation: int = 1
-    """That of its model when this engine was started."""
-    outdated: bool = False
-    """Whether it would be started otherwise now: its model was edited, or what it is made of."""
     drained: bool = False
     """The operator's order: no new requests, whatever engine is here."""
     address: str = ""
@@ -91,6 +87,12 @@ class Replica:
     """That cause: a clause."""
     devices: tuple[str, ...] = ()
     """The UUIDs of the GPUs or slices that it holds."""
+    bedtime: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """Set while its engine is to sleep, with its process."""
+    morning: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """Set while it is not."""
+    asleep: bool = False
+    """Its engine has fallen asleep, and has not been woken yet."""
     idle: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """Set when it is out of the table and its last request has ended, as the data plane reports."""
 
@@ -105,6 +107,22 @@ class Replica:
         if not self.drained or self.state != "running":
             return self.state
         return "drained" if self.idle.is_set() else "draining"
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether its engine sleeps with its process."""
+        return self.model.sleep_level > 0 and self.backend.sleep is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its engine is ready, or sleeps with its process."""
+        return self.state in ("running", "sleeping", "waking")
+
+    def order(self, *, asleep: bool) -> None:
+        """Says whether its engine is to sleep, with its process."""
+        due, over = (self.bedtime, self.morning) if asleep else (self.morning, self.bedtime)
+        over.clear()
+        due.set()
 
     def take(self, model: ModelConfig, generation: int) -> None:
         """Goes on by another configuration of its model, which makes the same engine."""
@@ -134,7 +152,7 @@ class Replica:
             occupied=self.running is not None and not self.running.done(),
             stopping=self.stopping is not None,
             retry_at=self.retry_at,
-            running=self.state == "running",
+            running=self.is_up,
             drained=self.drained,
             outdated=self.is_outdated,
             unplaced=unplaced,
