@@ -106,6 +106,8 @@ class Managed:
                 "/health": self.health,
                 "/health_generate": self.health_generate,
                 "/metrics": self.metrics,
+                "/sleep": self.sleep,
+                "/wake_up": self.wake_up,
             }
         )
         if self.is_vllm:
@@ -153,6 +155,12 @@ class Managed:
 
     def health_generate(self, _: Asked) -> Said:
         return said("", 200 if self.core_lives() else 500)
+
+    def sleep(self, _: Asked) -> Said:
+        return said({"status": "sleeping"})
+
+    def wake_up(self, _: Asked) -> Said:
+        return said({"status": "awake"})
 
     def metrics(self, _: Asked) -> Said:
         hangs = any(name.startswith("fault:stall") for name in self.engine.counters)

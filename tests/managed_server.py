@@ -46,14 +46,15 @@ CONFIG = {
 }
 IMPATIENT = """
 import sys
-from gpustack_fast.engines import liveness, processes
+from gpustack_fast.engines import autoscale, liveness, processes
+autoscale.UP_AFTER, autoscale.DOWN_AFTER, autoscale.SMOOTHING = 2.0, 4.0, 0.5
 liveness.LOOK_EVERY = 0.1
 processes.ASK_AGAIN_EVERY = 0.5
 processes.ORPHANS_MAY_TAKE = 0.5
 from gpustack_fast.__main__ import main
 sys.exit(main())
 """
-"""The program, which looks more often."""
+"""The program, which looks more often, and in which few seconds are a steady minute."""
 
 
 class ManagedServer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.faults import Faults
@@ -30,8 +30,8 @@ Current = Callable[[], tuple[Deployment, list[Replica]]]
 class Publisher:
     """Publishes the whole table when something in it has changed, at a pace that many changes keep.
 
-    `unsaved`: how many revocations of keys are not on the disk. `on_publish` is called behind each
-    table that the data plane has taken.
+    `waits`: the models for which requests wait. `unsaved`: how many revocations of keys are not on
+    the disk. `on_publish` is called behind each table that the data plane has taken.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Publisher:
         faults: Faults,
         *,
         current: Current,
+        waits: Callable[[], Container[str]],
         unsaved: Callable[[], int],
         on_publish: Callable[[], None],
     ) -> None:
@@ -49,6 +50,7 @@ class Publisher:
         self._plane = plane
         self._faults = faults
         self._current = current
+        self._waits = waits
         self._unsaved = unsaved
         self._on_publish = on_publish
         self._published = False
@@ -57,7 +59,13 @@ class Publisher:
 
     def whole_table(self, deployment: Deployment, replicas: list[Replica]) -> Table:
         """The table of a deployment with these replicas, and the counted faults with it."""
-        document = table(deployment.config, replicas, deployment.routes, deployment.engine_keys)
+        document = table(
+            deployment.config,
+            replicas,
+            deployment.routes,
+            deployment.engine_keys,
+            self._waits(),
+        )
         document.metrics.extend(fault_metrics(self._faults.counts, self._unsaved()))
         return document
 

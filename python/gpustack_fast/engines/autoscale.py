@@ -12,13 +12,18 @@ _ALMOST = 0.05
 """Of one replica: an average only comes near to what it is the average of."""
 
 
+UP_AFTER = 60.0
+DOWN_AFTER = 600.0
+SMOOTHING = 10.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Pace:
     """How long something has to last until it counts, in seconds."""
 
-    up_after: float = 60.0
-    down_after: float = 600.0
-    smoothing: float = 10.0
+    up_after: float = dataclasses.field(default_factory=lambda: UP_AFTER)
+    down_after: float = dataclasses.field(default_factory=lambda: DOWN_AFTER)
+    smoothing: float = dataclasses.field(default_factory=lambda: SMOOTHING)
     """The time over which requests are averaged: they come and go within it."""
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines import turns
 from gpustack_fast.engines.autoscale import Autoscaler, Pace
-from gpustack_fast.engines.turns import TURN, Awake, who_sleeps
+from gpustack_fast.engines.turns import Awake, who_sleeps
 
 __all__ = ["Change", "Duties", "Sight"]
 
@@ -57,14 +58,21 @@ class _Duty:
     requests: int = 0
     busy: bool = False
     scale: Autoscaler | None = None
+    why: str = ""
+    """Why it sleeps, or slept last: a sentence."""
+
+    def sleep(self, why: str) -> Change:
+        """It is to sleep from now on."""
+        self.asleep, self.waking, self.why = True, False, why
+        return Change(self.model.name, "asleep", why)
 
 
 class Duties:
     """Decides at each look. `pace`, `turn`: see there."""
 
-    def __init__(self, pace: Pace | None = None, turn: float = TURN) -> None:
+    def __init__(self, pace: Pace | None = None, turn: float | None = None) -> None:
         self._pace = pace
-        self._turn = turn
+        self._turn = turns.TURN if turn is None else turn
         self._duties: dict[str, _Duty] = {}
 
     @property
@@ -99,10 +107,18 @@ class Duties:
         """Whether its engines are to sleep."""
         return model in self._duties and self._duties[model].asleep
 
-    def wakes(self, model: str) -> bool:
-        """Whether requests may wait for it: it sleeps, or has not run since it did."""
+    def reasons(self) -> dict[str, str]:
+        """Why those sleep that do, a sentence each."""
+        return {name: one.why for name, one in self._duties.items() if one.asleep}
+
+    def expected(self) -> set[str]:
+        """The models for which requests may wait: they sleep, or have not run since they did."""
+        return {name for name, one in self._duties.items() if one.asleep or one.waking}
+
+    def goes_by_requests(self, model: str) -> bool:
+        """Whether a model has fewer replicas, or none, only because it has fewer requests."""
         duty = self._duties.get(model)
-        return duty is not None and (duty.asleep or duty.waking)
+        return duty is not None and (duty.asleep or duty.scale is not None)
 
     def replicas(self, model: str) -> int:
         """The replicas that it has while it is awake."""
@@ -133,8 +149,7 @@ class Duties:
             if sight.waiting:
                 changes += self.wanted(name)  # whoever should have said so has been lost
             elif _is_idle(duty, sight, now):
-                duty.asleep = True
-                changes.append(Change(name, "asleep", _idle_for(duty.model)))
+                changes.append(duty.sleep(_idle_for(duty.model)))
             if duty.scale is not None and not duty.asleep and duty.since is not None:
                 changes += _scaled(duty, sight, now)
         for name, duty in self._duties.items():
@@ -187,12 +202,9 @@ class Duties:
             ]
             chosen = who_sleeps(awake, lambda without: fits(name, without), now, self._turn)
             if chosen or sight.waiting or duty.model.pinned or any(one.busy for one in awake):
-                for one in chosen:
-                    self._duties[one].asleep = True
                 why = f"The model {name} needs its place on the GPUs."
-                return [Change(one, "asleep", why) for one in chosen]
-        duty.asleep, duty.waking = True, False
-        return [Change(name, "asleep", "Others of its group have its place on the GPUs.")]
+                return [self._duties[one].sleep(why) for one in chosen]
+        return [duty.sleep("Others of its group have its place on the GPUs.")]
 
 
 def _is_idle(duty: _Duty, sight: Sight, now: float) -> bool:

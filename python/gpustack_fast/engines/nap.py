@@ -4,30 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 import msgspec
 
 from gpustack_fast.backends import Call
-from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import is_ours
 
-__all__ = ["Naps"]
+__all__ = ["Naps", "Places"]
 
 ASLEEP_WITHIN = 300.0
 """Seconds for the calls by which an engine falls asleep: weights of hundreds of GB are copied."""
 
 
+class Places(Protocol):
+    """What engines hold of GPUs; see `Allocation`."""
+
+    def lending(self, replica: Replica) -> AbstractAsyncContextManager[None]:
+        """Inside, its engine falls asleep; others have what it gives back from then on."""
+        ...
+
+    def freeing(self, replica: Replica) -> AbstractAsyncContextManager[None]:
+        """Inside, its engine is ended; nobody starts there before its memory is free."""
+        ...
+
+    async def claim_back(self, replica: Replica, refused: Callable[[str], None]) -> None:
+        """Has all of a sleeping engine's place again."""
+        ...
+
+    async def begin_start(self, replica: Replica) -> None:
+        """Waits until no other engine starts on the same GPUs. Others wait from now on, until
+        `end_start` or `release`: each measures what is free, so nobody else's share may change.
+        """
+        ...
+
+    def end_start(self, replica: Replica) -> None:
+        """Lets others start there, whether or not this one has begun to."""
+        ...
+
+    def finds_none(self, replica: Replica) -> bool:
+        """Whether it waits for a place, of which there was none."""
+        ...
+
+    def would_fit(self, model: str, without: Collection[str]) -> bool:
+        """Whether one of a model's replicas that wait had its place if all of these slept."""
+        ...
+
+
 class Naps:
     """The sleep of engines that run."""
 
-    def __init__(self, allocation: Allocation, set_state: SetState) -> None:
-        self._allocation = allocation
+    def __init__(self, places: Places, set_state: SetState) -> None:
+        self._places = places
         self._set = set_state
 
     async def take(self, replica: Replica, remark: str = "") -> None:
@@ -57,7 +91,7 @@ class Naps:
         sleep, level = instance.backend.sleep, instance.model.sleep_level
         assert sleep is not None
         self._set(replica, "sleeping", "It falls asleep.")
-        async with self._allocation.lending(replica.slot, instance.gpu_owner):
+        async with self._places.lending(replica):
             await do(instance, sleep.fall_asleep(level), ASLEEP_WITHIN)
             replica.asleep = True
 
@@ -71,22 +105,20 @@ class Naps:
         def refused(lacks: str) -> None:
             self._set(replica, "waking", lacks)
 
-        return await first(
-            self._allocation.claim_back(replica.slot, refused), replica.bedtime.wait()
-        )
+        return await first(self._places.claim_back(replica, refused), replica.bedtime.wait())
 
     async def _wake(self, replica: Replica, instance: Instance) -> None:
         sleep = instance.backend.sleep
         assert sleep is not None
         self._set(replica, "waking", "It waits until no other engine starts on its GPUs.")
-        await self._allocation.begin_start(replica.slot, replica.devices)
+        await self._places.begin_start(replica)
         try:
             self._set(replica, "waking", "It wakes up.")
             limit = instance.model.ready_timeout or float("inf")
             await do(instance, sleep.wake_up(instance.model.sleep_level), limit)
             replica.asleep = False
         finally:
-            self._allocation.end_start(replica.slot)
+            self._places.end_start(replica)
 
 
 async def first(one: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:

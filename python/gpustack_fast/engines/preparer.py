@@ -6,7 +6,8 @@ import asyncio
 import collections
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -318,6 +319,18 @@ class Preparer:
     def end_start(self, replica: Replica) -> None:
         self._allocation.end_start(replica.slot)
 
+    def lending(self, replica: Replica) -> AbstractAsyncContextManager[None]:
+        return self._allocation.lending(replica.slot, _owner(replica))
+
+    def freeing(self, replica: Replica) -> AbstractAsyncContextManager[None]:
+        return self._allocation.freeing(replica.slot, _owner(replica))
+
+    async def claim_back(self, replica: Replica, refused: Callable[[str], None]) -> None:
+        await self._allocation.claim_back(replica.slot, refused)
+
+    def would_fit(self, model: str, without: Collection[str]) -> bool:
+        return self._allocation.would_fit(model, without)
+
     async def close(self) -> None:
         await self._allocation.close()
         await self._building.close(ENDS_WITHIN)
@@ -326,6 +339,10 @@ class Preparer:
 
 def _in_silence(replica: Replica, state: InstanceState, message: str = "") -> None:
     """Shows nothing, of an engine that runs."""
+
+
+def _owner(replica: Replica) -> dict[int, str]:
+    return {} if replica.instance is None else replica.instance.gpu_owner
 
 
 def _without_gpus(replica: Replica, report: GpuReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from gpustack_fast.engines.sights import Activity
 from gpustack_fast.seam.dataplane import DataPlane
 
 __all__ = ["Outstanding"]
@@ -33,3 +34,12 @@ class Outstanding:
             instances = self._plane.stats().instances
             self._counts = {one.id: one.outstanding for one in instances if one.outstanding}
         return self._counts.get(instance_id, 0)
+
+    def activity(self) -> Activity:
+        """What all instances have to do now, and who waits."""
+        stats = self._plane.stats()
+        return Activity(
+            in_flight={one.id: one.outstanding for one in stats.instances},
+            requests={one.id: one.requests for one in stats.instances},
+            waiting={one.name: one.waiting for one in stats.models if one.waiting},
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
 from gpustack_fast.backends import INFERENCE_PATHS, EngineFacts
 from gpustack_fast.config import Config, ModelConfig, RouteConfig
@@ -14,6 +14,7 @@ from gpustack_fast.seam.documents import (
     ModelEntry,
     RouteEntry,
     Table,
+    Wake,
 )
 from gpustack_fast.seam.metrics import metrics
 from gpustack_fast.seam.rollout import Part, divided, parts_of
@@ -27,17 +28,19 @@ def table(
     replicas: Collection[Replica],
     routes: Mapping[str, KnownRoute],
     engine_keys: Mapping[str, str],
+    waits: Container[str] = (),
 ) -> Table:
     """The whole routing table for the replicas of now.
 
     `routes` must know every public name of `config`: else KeyError. `engine_keys`: the keys of
-    somebody else's engines, by model.
+    somebody else's engines, by model. `waits`: the models for which requests wait, while nothing
+    of them runs.
     """
     parts = {
         model.name: parts_of(model, found) for model, found in replicas_by_model(config, replicas)
     }
     models = [
-        model_entry(model, part, engine_keys.get(model.name))
+        model_entry(model, part, engine_keys.get(model.name), waits=model.name in waits)
         for model in config.models
         for part in parts[model.name]
     ]
@@ -76,11 +79,14 @@ def key_entry(key: Key) -> KeyEntry:
     )
 
 
-def model_entry(model: ModelConfig, part: Part, engine_key: str | None) -> ModelEntry:
+def model_entry(
+    model: ModelConfig, part: Part, engine_key: str | None, *, waits: bool = False
+) -> ModelEntry:
     """One part of a model with those of its instances that have an address already. `model`: as it
     is configured now, which says what holds for all of them.
 
-    `engine_key`: for the instances of somebody else's; None where they ask for none.
+    `engine_key`: for the instances of somebody else's; None where they ask for none. `waits`:
+    whether requests wait while nothing runs.
     """
     facts = part.facts
     return ModelEntry(
@@ -95,7 +101,7 @@ def model_entry(model: ModelConfig, part: Part, engine_key: str | None) -> Model
         proxy_allowed=list(INFERENCE_PATHS) if facts.inference_paths_only else None,
         timeouts=model.timeouts,
         max_in_flight=model.max_in_flight,
-        wake=None,
+        wake=Wake(queue=model.wake_queue, timeout=model.wake_timeout) if waits else None,
         instances=[
             instance_entry(replica, facts, engine_key)
             for replica in part.replicas

@@ -81,7 +81,7 @@ def test_the_example_is_read_as_it_is_meant(tmp_path: Path) -> None:
 def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     first, second, third = (load_config(write(tmp_path, example), {}, {}) for example in examples)
     assert [route.name for route in first.all_routes()] == [
         "smollm2",

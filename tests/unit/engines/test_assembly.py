@@ -12,6 +12,7 @@ from small_environments import TinyEngine
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.assembly import Engines
 from gpustack_fast.engines.history import History
+from gpustack_fast.engines.sights import Activity
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
@@ -29,6 +30,7 @@ def test_how_far_a_build_is_is_in_the_log_and_shown_to_who_waits(
             EnginePaths(tmp_path),
             Faults(),
             on_change=lambda: None,
+            activity=Activity,
             in_flight=lambda _: 0,
             drain_timeout=lambda: 0.0,
             history=History(),

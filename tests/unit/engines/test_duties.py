@@ -49,7 +49,8 @@ def test_a_model_sleeps_when_its_last_token_is_old_enough() -> None:
     assert looks.look(59, m=RUNS) == [] and not looks.duties.is_asleep("m")
     (change,) = looks.look(1, m=RUNS)
     assert change == ("m", "asleep", "It has had no request for 60 s.")
-    assert looks.duties.is_asleep("m") and looks.duties.wakes("m")
+    assert looks.duties.reasons() == {"m": change.why}
+    assert looks.duties.is_asleep("m") and looks.duties.expected() == {"m"}
 
 
 def test_a_request_between_two_looks_counts() -> None:
@@ -77,9 +78,9 @@ def test_one_wake_for_all_that_wait_and_none_who_leaves_cancels_it() -> None:
     looks.look(61, m=RUNS)
     assert [one.what for one in looks.duties.wanted("m")] == ["woken"]
     assert looks.duties.wanted("m") == [] and looks.duties.wanted("unknown") == []
-    assert looks.duties.wakes("m"), "requests may wait until it runs"
+    assert looks.duties.expected() == {"m"}, "requests may wait until it runs"
     assert looks.look(300, m=Sight(starting=True)) == [] and not looks.duties.is_asleep("m")
-    assert looks.look(59, m=RUNS) == [] and not looks.duties.wakes("m")
+    assert looks.look(59, m=RUNS) == [] and not looks.duties.expected()
     assert [one.what for one in looks.look(2, m=RUNS)] == ["asleep"]
 
 
@@ -102,7 +103,7 @@ def test_it_wakes_when_it_may_sleep_no_more() -> None:
     looks.duties.take([model(sleep_after=60, max_in_flight=3)], looks.now)
     assert looks.duties.is_asleep("m")
     looks.duties.take([model()], looks.now)
-    assert not looks.duties.is_asleep("m") and looks.duties.wakes("m")
+    assert not looks.duties.is_asleep("m") and looks.duties.expected() == {"m"}
 
 
 def test_replicas_follow_requests_and_those_that_are_there_stay() -> None:

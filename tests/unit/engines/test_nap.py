@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gpu_reports import GIB, Machine, gpu
-from small_backend import SMALL, eventually, small
+from small_backend import SMALL, NoFiles, environment, eventually, small
 
 from gpustack_fast.backends import Call, Shape, Sleep
 from gpustack_fast.backends.demand import Demand
@@ -19,6 +19,7 @@ from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps
 from gpustack_fast.engines.plan import ReplicaSlot
+from gpustack_fast.engines.preparer import Preparer
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.errors import EngineFailed
@@ -54,6 +55,7 @@ class Bed:
         self.replica.instance = self.instance
         self.machine = Machine(gpu(0))
         self.allocation = Allocation(self.machine.read, dict)
+        self.preparer = Preparer(environment, NoFiles(), self.allocation, self.machine.read)
         self.size = size
         self.asked: list[str] = []
         self.answer = b"HTTP/1.1 200 OK\r\n\r\n{}"
@@ -72,7 +74,7 @@ class Bed:
             self.replica.devices = ("GPU-0",)
         Path(self.instance.socket).parent.mkdir(parents=True, exist_ok=True)
         server = await asyncio.start_unix_server(self._respond, self.instance.socket)
-        task = asyncio.create_task(Naps(self.allocation, self.set).take(self.replica, "as ever"))
+        task = asyncio.create_task(Naps(self.preparer, self.set).take(self.replica, "as ever"))
         try:
             yield task
         finally:
