@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 from small_deployment import CONFIG, KNOWN, REMOTE, REPLICAS, SMOLLM2, replica
 
 from gpustack_fast.config import Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.keys.store import Key
-from gpustack_fast.seam.documents import KeyEntry, ModelEntry
+from gpustack_fast.seam.documents import KeyEntry, ModelEntry, Wake
 from gpustack_fast.seam.table import key_entry, table
 from gpustack_fast.storage.route_numbers import KnownRoute
 
@@ -194,3 +195,11 @@ def test_a_key_reaches_the_data_plane_with_all_that_it_may_do() -> None:
         scopes=["inference"],
         expires=2,
     )
+
+
+def test_requests_wait_for_the_models_that_can_be_woken_as_their_configuration_says() -> None:
+    sleepy = structs.replace(SMOLLM2, wake_queue=7, wake_timeout=20)
+    config = structs.replace(CONFIG, models=[sleepy, REMOTE])
+    models = table(config, [], KNOWN, {}, {"smollm2"}).models
+    assert [model.wake for model in models] == [Wake(queue=7, timeout=20), None]
+    assert table(config, REPLICAS, KNOWN, {}).models[0].wake is None
