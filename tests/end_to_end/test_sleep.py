@@ -203,7 +203,13 @@ def test_a_vllm_sleeps_with_its_process_and_no_client_reaches_its_calls() -> Non
         eventually(lambda: one.instances() == [], "it is gone", STARTED_WITHIN)
         until_asleep(one.router, "m")
         assert patient(one.router, chat()).status == 200
-        one.runs(unlike=first.name)
+        now = one.runs(unlike=first.name)
+        # One that sleeps when the server is killed is not gone on with: it serves nobody.
+        one.wait(lambda now: now.state_message.startswith("It sleeps (level 1)"), "its sleep")
+        one.router.process.kill()
+        one.router.process.wait()
+        one.router.start()
+        one.runs(unlike=now.name)
 
 
 def test_replicas_come_with_requests_and_go_without_cutting_one() -> None:

@@ -36,6 +36,8 @@ class Sight(NamedTuple):
     """One finds no room on the GPUs."""
     leaving: bool = False
     """One still ends, or falls asleep."""
+    given_up: bool = False
+    """None runs, and none is started again."""
 
 
 class Change(NamedTuple):
@@ -152,10 +154,16 @@ class Duties:
                 changes.append(duty.sleep(_idle_for(duty.model)))
             if duty.scale is not None and not duty.asleep and duty.since is not None:
                 changes += _scaled(duty, sight, now)
+        served = set[str]()
+        """Groups in which somebody makes room from now on: what that comes to is seen next time."""
         for name, duty in self._duties.items():
-            sight = sights.get(name, Sight())
-            if duty.model.swap_group is not None and sight.unplaced and not sight.running:
-                changes += self._make_room(duty, sight, sights, fits, now)
+            sight, group = sights.get(name, Sight()), duty.model.swap_group
+            if group is None or group in served or not sight.unplaced or sight.running:
+                continue
+            found = self._make_room(duty, sight, sights, fits, now)
+            if any(change.model != name for change in found):
+                served.add(group)
+            changes += found
         return changes
 
     def _see(self, duty: _Duty, sight: Sight, now: float) -> None:
@@ -166,6 +174,8 @@ class Duties:
             duty.last_token = now
         if not sight.running:
             duty.since = None
+        if sight.given_up:
+            duty.waking = False  # nobody shall wait for it
         if duty.busy:
             duty.last_token = now
 
@@ -186,7 +196,7 @@ class Duties:
             for other in self._each()
             if other is not duty and other.model.swap_group == duty.model.swap_group
         ]
-        if any(other.asleep and sights[other.model.name].leaving for other in group):
+        if any(one.asleep and sights.get(one.model.name, Sight()).leaving for one in group):
             return []  # what it needs is on its way
         if sight.waiting or duty.waking or duty.model.pinned:
             awake = [

@@ -61,5 +61,10 @@ def _sight(
         waiting=activity.waiting.get(model, 0),
         starting=any(one.state in _ON_THEIR_WAY and one.slot not in placeless for one in there),
         unplaced=bool(placeless),
+        given_up=bool(found) and all(_is_given_up(one) for one in found),
         leaving=any(one.retired or (one.state == "sleeping" and not one.asleep) for one in found),
     )
+
+
+def _is_given_up(replica: Replica) -> bool:
+    return replica.state == "error" and replica.retry_at == float("inf")

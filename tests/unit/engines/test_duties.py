@@ -152,6 +152,27 @@ def test_no_second_one_sleeps_while_what_the_first_gives_back_is_on_its_way() ->
     assert looks.look(50, a=leaving, b=waits, c=RUNS._replace(requests=1)) == []
 
 
+def test_two_that_wait_at_one_time_make_one_sleep_at_a_time() -> None:
+    looks = Looks(*GROUP, model("d", swap_group="g"), sizes={"a": 50, "b": 50, "c": 50, "d": 50})
+    looks.held = {"a", "c"}
+    waits = Sight(unplaced=True, waiting=1)
+    assert [one.model for one in looks.look(a=RUNS, b=waits, c=RUNS, d=waits)] == ["a"]
+    leaving = Sight(leaving=True)
+    assert looks.look(a=leaving, b=waits, c=RUNS, d=waits) == []
+    looks.held = {"b", "c"}  # nothing is seen of one that sleeps
+    assert [one.model for one in looks.look(b=RUNS, c=RUNS, d=waits)] == ["c"]
+
+
+def test_nobody_waits_for_one_that_is_given_up() -> None:
+    looks = Looks(model(sleep_after=60))
+    looks.look(61, m=RUNS)
+    looks.duties.wanted("m")
+    looks.look(m=Sight())
+    assert looks.duties.expected() == {"m"}
+    looks.look(m=Sight(given_up=True))
+    assert looks.duties.expected() == set()
+
+
 def test_a_wake_makes_room_though_its_client_has_left() -> None:
     looks = Looks(*GROUP, sizes=SIZES)
     looks.held = {"a"}

@@ -55,6 +55,13 @@ def test_one_leaves_until_it_has_ended_or_sleeps() -> None:
     assert seen(replica(0, "sleeping", asleep=True)) == Sight()
 
 
+def test_one_is_given_up_when_none_of_its_replicas_is_started_again() -> None:
+    failed, again = replica(0, "error"), replica(1, "error")
+    failed.retry_at = float("inf")
+    assert seen(failed).given_up
+    assert not seen(failed, again).given_up and not seen(failed, replica(2, "running")).given_up
+
+
 def test_a_model_without_replicas_is_seen_by_those_who_wait_for_it() -> None:
     found = sights([], Activity(waiting={"m": 2}), lambda _: False)
     assert found == {"m": Sight(waiting=2)}
