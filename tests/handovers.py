@@ -73,7 +73,8 @@ class Succeeding(ServedRouter):
     def open_stream(self, client: Client) -> None:
         """Asks for a stream that goes on when its engine is told to; its first frame comes."""
         fault = {"how": "stall", "at": "at_frame"}
-        self.send_chat(client, chat(fake={"fault": fault}, stream=True))
+        usage = {"include_usage": True}
+        self.send_chat(client, chat(fake={"fault": fault}, stream=True, stream_options=usage))
         assert client.read_head().status == 200
         client.read_chunk()
 

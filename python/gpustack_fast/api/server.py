@@ -60,10 +60,7 @@ class ApiServer:
         try:
             self._socket.unlink(missing_ok=True)
         except OSError as error:
-            raise GpustackFastError(
-                f"{self._socket} is in the way of the management API's socket, and cannot be "
-                f"removed: {error.strerror}. Move it away."
-            ) from error
+            raise _in_the_way(self._socket, error) from error
         self._server = Server(
             self._application,
             uds=self._socket,
@@ -89,8 +86,14 @@ class ApiServer:
             self.show()
 
     def show(self) -> None:
-        """Puts the socket in its place, which another server may have had. Raises OSError."""
-        self._socket.rename(self._path)
+        """Puts the socket in its place, which another server may have had.
+
+        Raises GpustackFastError.
+        """
+        try:
+            self._socket.rename(self._path)
+        except OSError as error:
+            raise _in_the_way(self._path, error) from error
         self._socket = self._path
 
     async def _wait_until_it_listens(self, serving: asyncio.Task[None]) -> None:
@@ -140,3 +143,10 @@ class ApiServer:
         writer.close()
         await writer.wait_closed()
         return True
+
+
+def _in_the_way(path: Path, error: OSError) -> GpustackFastError:
+    return GpustackFastError(
+        f"{path} is in the way of the management API's socket, and cannot be removed: "
+        f"{error.strerror}. Move it away."
+    )

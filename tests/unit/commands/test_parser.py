@@ -206,7 +206,8 @@ def test_serve_hands_the_configuration_to_the_app_and_returns_its_status(
         1.5,
     )
     assert [model.name for model in config.models] == ["smollm2"]
-    assert options == ServeOptions(bootstrap_key=None)
+    assert options.environment["PATH"] == os.environ["PATH"]
+    assert msgspec.structs.replace(options, environment={}, arguments=[]) == ServeOptions()
 
 
 def test_the_bootstrap_key_comes_from_flag_then_file_then_environment(
