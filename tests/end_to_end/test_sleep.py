@@ -17,6 +17,7 @@ from typing import Any
 from gpustack_fast.control.client import ControlClient
 from gpustack_fast.control.documents import ModelStatus
 from gpustack_fast.storage.data_directory import DataDirectory
+from handovers import succeeding
 from harness import (
     ENDED_WITHIN,
     KEY,
@@ -121,6 +122,21 @@ def test_an_idle_llama_cpp_sleeps_and_the_next_request_waits_until_it_is_awake()
         assert streamed.status == 200 and streamed.events()[-1] == "[DONE]"
         assert woken(server, "smollm2") == 1
         until_asleep(server, "smollm2")
+
+
+def test_a_model_sleeps_on_behind_a_restart_and_who_waits_for_it_is_served() -> None:
+    with succeeding(LLAMA) as server:
+        until_asleep(server, "smollm2")
+        server.command("restart")
+        assert server.ended() == 0
+        until_asleep(server, "smollm2", "It slept when the server was started.")
+        assert server.engines() == [], "nobody has asked for one"
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(patient, server, chat("smollm2", max_tokens=4))
+            eventually(lambda: woken(server, "smollm2") == 1, "it is woken", STARTED_WITHIN)
+            server.command("restart")
+            assert waiting.result().status == 200
+        assert patient(server, chat("smollm2", max_tokens=4)).status == 200
 
 
 def test_of_a_storm_on_a_sleeping_model_as_many_wait_as_may_for_one_wake() -> None:
