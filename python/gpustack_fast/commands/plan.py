@@ -145,6 +145,9 @@ def _which(one: PlannedReplica, counts: Mapping[str, int]) -> str:
 
 def _replica(one: PlannedReplica, which: str, devices: Mapping[str, Device]) -> Iterator[str]:
     placement = one.placement
+    if placement is None and one.takes_turns:
+        yield f"{which}: it sleeps until it is asked for, and then others of its swap_group do."
+        return
     if placement is None:
         yield f"{which}: no place. {one.refusal}"
         return

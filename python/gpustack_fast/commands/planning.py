@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpustack_fast.backends import Backend, Demand, Model
 from gpustack_fast.errors import GpustackFastError
@@ -33,6 +34,10 @@ class PlannedModel(Model, Protocol):
     def placement_strategy(self) -> Strategy: ...
     @property
     def gpu_selector(self) -> Selector | None: ...
+    @property
+    def swap_group(self) -> str | None: ...
+    @property
+    def pinned(self) -> bool: ...
 
 
 M = TypeVar("M", bound=PlannedModel)
@@ -49,6 +54,8 @@ class PlannedReplica(Struct, frozen=True, kw_only=True):
     placement: Placement | None = None
     refusal: str | None = None
     """Why it has no place, in sentences."""
+    takes_turns: bool = False
+    """It has none at the start, and has one once others of its `swap_group` sleep."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -64,7 +71,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def complete(self) -> bool:
         """Whether everything that asks for a GPU has its place."""
-        return not self.not_planned and all(one.placement is not None for one in self.replicas)
+        return not self.not_planned and all(
+            one.placement is not None or one.takes_turns for one in self.replicas
+        )
 
 
 def make_plan(
@@ -101,13 +110,54 @@ def make_plan(
             not_planned[model.name] = str(error)
             continue
         wanted += [_wanted(model, number, demands) for number in range(model.most_replicas)]
-    answers = place(wanted, devices, [])
+    groups = {one.name: one.swap_group for one in models if one.swap_group and not one.pinned}
+    answers = _places(wanted, devices, groups)
+    waiting = _who_takes_turns(wanted, answers, devices, groups)
     return Plan(
         devices=list(devices),
-        replicas=[_replica(one) for one in answers],
+        replicas=[
+            replace(_replica(one), takes_turns=True) if at in waiting else _replica(one)
+            for at, one in enumerate(answers)
+        ],
         not_planned=not_planned,
         without_gpu=without,
     )
+
+
+def _places(
+    wanted: Sequence[Wanted], devices: Sequence[Device], groups: Mapping[str, str]
+) -> list[Placement | Refusal]:
+    """The answers in this order. `groups`: of the models that sleep for others, which those that
+    do not go before.
+    """
+    stay = [at for at, one in enumerate(wanted) if one.model not in groups]
+    turns = [at for at, one in enumerate(wanted) if one.model in groups]
+    found: dict[int, Placement | Refusal] = {}
+    for some in (stay, turns):
+        kept = [one for one in found.values() if isinstance(one, Placement)]
+        answers = place([wanted[at] for at in some], devices, kept)
+        found.update(zip(some, answers, strict=True))
+    return [found[at] for at in range(len(wanted))]
+
+
+def _who_takes_turns(
+    wanted: Sequence[Wanted],
+    answers: Sequence[Placement | Refusal],
+    devices: Sequence[Device],
+    groups: Mapping[str, str],
+) -> set[int]:
+    """Which of these have room once the others of their groups sleep: each model's first."""
+    placed = [one for one in answers if isinstance(one, Placement)]
+    running = {one.model for one in placed}
+    found: set[int] = set()
+    for at, one in enumerate(wanted):
+        if one.model in running or one.model not in groups:
+            continue
+        kept = [other for other in placed if groups.get(other.model) != groups[one.model]]
+        if isinstance(place([one], devices, kept)[0], Placement):
+            found.add(at)
+            running.add(one.model)
+    return found
 
 
 def _facts(model: M, facts_of: FactsOf[M], backend: Backend) -> ModelFacts:

@@ -39,6 +39,8 @@ class Model:
     external: bool = False
     placement_strategy: str = "spread"
     gpu_selector: Selector | None = None
+    swap_group: str | None = None
+    pinned: bool = False
 
 
 def sized(model: Any, facts: ModelFacts, count: int) -> list[Demand]:
@@ -128,6 +130,19 @@ def test_a_refusal_is_told_once_and_ends_with_1(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().out
     assert "large, replica 1 of 2: no place. No GPU has room for it. It needs of one GPU" in told
     assert told.endswith("large, replica 2 of 2: no place, for the same reason.\n")
+
+
+def test_models_that_take_turns_need_no_room_at_one_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    group = [Model(name, size=15, swap_group="one") for name in ("a", "b")]
+    assert run(group, report(gpu(0))) == 0
+    turn = "it sleeps until it is asked for, and then others of its swap_group do."
+    assert f"b, replica 1 of 1: {turn}" in capsys.readouterr().out
+    # But none of a pinned one's, nor of one of no group.
+    for other in (Model("p", size=15, swap_group="one", pinned=True), Model("x", size=15)):
+        assert run([other, group[0]], report(gpu(0))) == 1
+    assert run([group[0], Model("b", size=40, swap_group="one")], report(gpu(0))) == 1
 
 
 def test_a_model_that_cannot_be_sized_says_why_and_ends_with_1(
