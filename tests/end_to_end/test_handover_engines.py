@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,3 +91,20 @@ def test_a_stop_of_the_new_process_ends_the_engines() -> None:
         served.ended()
         wait_for_end(done["pid"], signal.SIGTERM)
         assert served.engines() == []
+
+
+def test_a_request_that_comes_meanwhile_for_a_model_that_sleeps_is_served_and_then_it_goes_on() -> (
+    None
+):
+    """The engine that wakes for it belongs to the process that has the request."""
+    config = SMOLLM2.format(replicas=1).replace("replicas = 1", "sleep_after = 1", 1)
+    with succeeding(config) as server, ThreadPoolExecutor(1) as beside:
+        eventually(lambda: server.running() == 1, "the engine", 120.0)
+        eventually(lambda: server.running() == 0, "its sleep", 60.0)
+        restart = beside.submit(server.command, "restart")
+        eventually(lambda: "Handing over to a new process" in server.output(), "its begin")
+        assert server.chat(chat("smollm2", max_tokens=1)).status == 200
+        done = restart.result()
+        assert "The hand-over begins again" in server.output()
+        eventually(lambda: server.pid() == done["pid"], "the new process")
+        assert server.chat(chat("smollm2", max_tokens=1)).status == 200

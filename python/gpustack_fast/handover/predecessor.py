@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -29,7 +30,7 @@ from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.seam.documents import RouteTokens
 from gpustack_fast.signals import has_terminal
 
-__all__ = ["Giver", "Predecessor", "why_not_here"]
+__all__ = ["Giver", "Postponed", "Predecessor", "why_not_here"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ _Expected = TypeVar("_Expected", Ready, Serving)
 
 INITS_OF_CONTAINERS = frozenset({"tini", "docker-init", "dumb-init", "catatonit"})
 """First processes that end their container with the one program that they have started."""
+
+
+class Postponed(ControlError):
+    """Something has come that has to be finished here before anything is handed over."""
 
 
 class Giver(Protocol):
@@ -58,7 +63,7 @@ class Giver(Protocol):
         ...
 
     async def last_changes(self) -> Go:
-        """What the successor cannot know; from now on no key changes here. Raises ControlError."""
+        """What the successor cannot know; from now on no key changes here. Raises Postponed."""
         ...
 
     def given(self) -> None:
@@ -144,8 +149,10 @@ class Predecessor:
 
     async def _hand_over(self, python: str, timeout: float) -> HandedOver:
         log.info("Handing over to a new process (%s) ...", python)
+        deadline = time.monotonic() + timeout
         try:
-            handed = await self._try(python, timeout)
+            while (handed := await self._unless_postponed(python, deadline)) is None:
+                log.info("The hand-over begins again.")
         except (GpustackFastError, OSError) as error:
             reason = reason_of(error) + "." if isinstance(error, OSError) else str(error)
             text = f"Nothing was handed over, and the server goes on as it was. {reason}"
@@ -156,6 +163,18 @@ class Predecessor:
             raise
         log.info("Handed over to the process %d (version %s).", handed.pid, handed.version)
         return handed
+
+    async def _unless_postponed(self, python: str, deadline: float) -> HandedOver | None:
+        """One try; None: another may succeed, for which there is time. Raises ControlError."""
+        begun = time.monotonic()
+        try:
+            return await self._try(python, deadline - begun)
+        except Postponed as error:
+            now = time.monotonic()
+            if deadline - now < now - begun:
+                raise
+            log.info("%s", error)
+            return None
 
     async def _try(self, python: str, timeout: float) -> HandedOver:
         attempt = _Attempt()
