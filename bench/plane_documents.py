@@ -107,6 +107,7 @@ def table(engine: str) -> dict[str, Any]:
         "proxy_allowed": None,
         "timeouts": {"connect": None, "first_frame": None, "idle": None},
         "max_in_flight": 0,
+        "wake": None,
         "instances": [instance],
     }
     route = {
