@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,10 @@ pub(crate) use crate::request::relayed_body::Truncated;
 use crate::{
     client::io::ClientWatch,
     key_watch::KeyWatch,
-    request::{early_body::EarlyBody, relayed_body::RelayedBody},
+    request::{
+        early_body::{EarlyBody, Next},
+        relayed_body::RelayedBody,
+    },
 };
 
 /// The response to a client; the error ends its connection (HTTP/2: its stream) without one.
@@ -25,7 +28,7 @@ pub(crate) enum ResponseBody<B, W> {
     Full(Bytes),
     /// An engine's, or the management API's.
     Relayed(Box<RelayedBody<B, W>>),
-    /// That of a stream whose head has gone before its engine's.
+    /// That of a stream whose head has gone before its engine's, which takes its place.
     Early(Box<EarlyBody<B, W>>),
 }
 
@@ -68,11 +71,20 @@ where
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.get_mut() {
+        let body = self.get_mut();
+        if let Self::Early(early) = body {
+            match ready!(early.poll(context)) {
+                Some(Ok(Next::Stream(relayed))) => *body = Self::Relayed(relayed),
+                Some(Ok(Next::Piece(piece))) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Some(Err(truncated)) => return Poll::Ready(Some(Err(truncated))),
+                None => return Poll::Ready(None),
+            }
+        }
+        match body {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Relayed(body) => body.poll(context),
-            Self::Early(body) => body.poll(context),
+            Self::Relayed(relayed) => relayed.poll(context),
+            Self::Early(_) => Poll::Ready(None),
         }
     }
 

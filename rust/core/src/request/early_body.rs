@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
@@ -37,7 +37,15 @@ pub(crate) enum Outcome<B, W> {
 /// The rest of the work on a request.
 pub(crate) type Work<B, W> = Pin<Box<dyn Future<Output = Outcome<B, W>>>>;
 
-/// Such a body.
+/// What such a body gives.
+pub(super) enum Next<B, W> {
+    /// A comment, or the event that ends it.
+    Piece(Bytes),
+    /// The stream that takes its place.
+    Stream(Box<RelayedBody<B, W>>),
+}
+
+/// Such a body, until an engine's stream takes its place.
 pub(crate) struct EarlyBody<B, W> {
     stage: Stage<B, W>,
     /// Sees the key revoked, and the end of a drain, where the client takes nothing.
@@ -55,7 +63,6 @@ enum Stage<B, W> {
         last: Option<Instant>,
         timer: PhaseTimer,
     },
-    Stream(Box<RelayedBody<B, W>>),
     Finished,
 }
 
@@ -76,49 +83,38 @@ where
         Self { stage: Stage::Comments { work, head, interval, last, timer }, key }
     }
 
-    /// The next piece for the client; None: the response is whole.
+    /// What comes next; None: the response is whole.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
-        let (work, head, interval, last, timer) = match &mut self.stage {
-            Stage::Comments { work, head, interval, last, timer } => {
-                (work, head, *interval, last, timer)
-            }
-            Stage::Stream(body) => return body.poll(context),
-            Stage::Finished => return Poll::Ready(None),
+    ) -> Poll<Option<Result<Next<B, W>, Truncated>>> {
+        let Stage::Comments { work, head, interval, last, timer } = &mut self.stage else {
+            return Poll::Ready(None);
         };
         let Poll::Ready(outcome) = work.as_mut().poll(context) else {
             if let Some(last) = *last {
-                ready!(timer.poll(context, last, Some(interval)));
+                ready!(timer.poll(context, last, Some(*interval)));
             }
             *last = Some(Instant::now());
             head.add_bytes_out(KEEP_ALIVE.len() as u64);
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(KEEP_ALIVE)))));
+            return Poll::Ready(Some(Ok(Next::Piece(Bytes::from_static(KEEP_ALIVE)))));
         };
         self.stage = Stage::Finished;
-        match outcome {
-            Outcome::Stream(mut body) => {
-                let first = body.poll(context);
-                self.stage = Stage::Stream(body);
-                first
-            }
-            Outcome::Failed(event) => Poll::Ready(Some(Ok(Frame::data(event)))),
-            Outcome::Left => Poll::Ready(Some(Err(Truncated))),
-        }
+        Poll::Ready(Some(match outcome {
+            Outcome::Stream(body) => Ok(Next::Stream(body)),
+            Outcome::Failed(event) => Ok(Next::Piece(event)),
+            Outcome::Left => Err(Truncated),
+        }))
     }
 
     /// Ready when the response has to end, though its client takes nothing of it at present.
     pub(super) fn poll_ended_early(&mut self, context: &Context<'_>) -> Poll<()> {
-        match &mut self.stage {
-            Stage::Comments { .. } => {
-                ready!(self.key.poll_ended_early(context));
-                self.stage = Stage::Finished;
-                Poll::Ready(())
-            }
-            Stage::Stream(body) => body.poll_ended_early(context),
-            Stage::Finished => Poll::Pending,
+        if self.is_end_stream() {
+            return Poll::Pending;
         }
+        ready!(self.key.poll_ended_early(context));
+        self.stage = Stage::Finished;
+        Poll::Ready(())
     }
 
     /// Another watch over its key.
@@ -128,10 +124,6 @@ where
 
     /// Whether nothing follows.
     pub(super) fn is_end_stream(&self) -> bool {
-        match &self.stage {
-            Stage::Comments { .. } => false,
-            Stage::Stream(body) => body.is_end_stream(),
-            Stage::Finished => true,
-        }
+        matches!(self.stage, Stage::Finished)
     }
 }
