@@ -181,7 +181,9 @@ where
     prepare(context, dispatch, &mut committed);
     match commit(context, &mut committed).await {
         Ok(()) => {
-            set_keep_alive(context, &mut committed);
+            if may_go_early(context) {
+                set_keep_alive(context, &mut committed);
+            }
             Ok(Outcome::Response(committed))
         }
         Err(failure) => Err((failure, committed.relay.into_upload())),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use crate::{
     key_watch::{KeyWatch, Sleepers},
     request::{
         attempt::{Outcome, StartedResponse},
-        body::{ResponseBody, ResponseResult},
+        body::ResponseBody,
         context::RequestContext,
         early_body::{self, EarlyBody},
         early_head::EarlyHead,
@@ -78,12 +78,19 @@ pub(crate) fn prepare<W: ClientWatch>(context: &mut RequestContext<W>) -> Option
     })
 }
 
-/// Waits for the end of `work`, and responds by it; or begins a response before, and goes on with it
-/// behind that.
-pub(crate) async fn respond<B, W>(
+/// What a response begins with.
+pub(crate) enum Begun<B, W> {
+    /// The outcome of the work.
+    InTime(Box<RequestContext<W>>, Result<Outcome<B>, Failure>),
+    /// A head before it.
+    Early(Response<ResponseBody<B, W>>),
+}
+
+/// Waits for the end of `work`; or begins a response before, and goes on with it behind that.
+pub(crate) async fn begin<B, W>(
     mut work: Pin<Box<impl Future<Output = Done<B, W>> + 'static>>,
     early: Early,
-) -> ResponseResult<B, W>
+) -> Begun<B, W>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: std::error::Error + 'static,
@@ -99,7 +106,7 @@ where
     })
     .await;
     if let Some(Done::InTime(context, outcome)) = done {
-        return respond::respond(context, outcome);
+        return Begun::InTime(context, outcome);
     }
     early.head.go(early.began.elapsed());
     let rest = async move {
@@ -112,7 +119,7 @@ where
     let Early { head, interval, request_id, sleepers, .. } = early;
     let key = KeyWatch::new(head.key(), &sleepers);
     let body = EarlyBody::new(Box::pin(rest), head, interval, key);
-    Ok(respond::early_head(&request_id, ResponseBody::Early(Box::new(body))))
+    Begun::Early(respond::early_head(&request_id, ResponseBody::Early(Box::new(body))))
 }
 
 /// What comes of a request: the same as without an early head, or what follows that.

@@ -173,6 +173,7 @@ where
 }
 
 /// The body of an engine's response. `first`: its first piece; None: it is empty.
+#[inline]
 fn relayed_body<B, W>(
     context: Box<RequestContext<W>>,
     relay: Relay<B>,

@@ -51,7 +51,9 @@ where
     let mut queued = None;
     loop {
         // Before the body, so that the model wakes while that comes.
-        queued = queued.or_else(|| wake::enter(context, &dispatch, &mut history));
+        if queued.is_none() && wake::may_wait(&dispatch) {
+            queued = wake::enter(context, &dispatch, &mut history);
+        }
         // In every round, since a newer table may bring an engine that needs a translation.
         receive(context, &dispatch, &mut upload).await?;
         context.note_stream(&upload);

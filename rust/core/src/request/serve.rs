@@ -19,9 +19,14 @@ use crate::{
     key_watch::KeyWatch,
     published::Published,
     request::{
-        accounting::Accounting, admission, attempt::Outcome, body::ResponseResult, browser,
-        context::RequestContext, early_response, find_endpoint, head, local, management, resolve,
-        respond, retry_loop,
+        accounting::Accounting,
+        admission,
+        attempt::Outcome,
+        body::ResponseResult,
+        browser,
+        context::RequestContext,
+        early_response::{self, Begun},
+        find_endpoint, head, local, management, resolve, respond, retry_loop,
     },
     worker::Worker,
 };
@@ -68,22 +73,29 @@ where
     let watched = watch.clone();
     let mut context =
         RequestContext::new(worker, published, parts, peer, endpoint, accounting, watched);
-    if let Some(early) = early_response::prepare(&mut context) {
+    let (context, outcome) = if let Some(early) = early_response::prepare(&mut context) {
         // In a box: it may outlive this future.
         let work = Box::pin(async move {
             let outcome = {
-                let mut work = pin!(run(&mut context, body));
-                poll_fn(|polled| poll_unless_client_left(polled, &watch, &span, work.as_mut()))
-                    .await
+                let mut work = pin!(run::<_, _, true>(&mut context, body));
+                let work = |polled: &mut Context<'_>| {
+                    poll_unless_client_left(polled, &watch, &span, work.as_mut())
+                };
+                poll_fn(work).await
             };
             early_response::finish(context, outcome).await
         });
-        return early_response::respond(work, early).await;
-    }
-    let outcome = {
+        match early_response::begin(work, early).await {
+            Begun::InTime(context, outcome) => (context, outcome),
+            Begun::Early(response) => return Ok(response),
+        }
+    } else {
         // Pinned where it is made: it is large, and each move would copy it.
-        let mut work = pin!(run(&mut context, body));
-        poll_fn(|polled| poll_unless_client_left(polled, &watch, &span, work.as_mut())).await
+        let outcome = {
+            let mut work = pin!(run::<_, _, false>(&mut context, body));
+            poll_fn(|polled| poll_unless_client_left(polled, &watch, &span, work.as_mut())).await
+        };
+        (context, outcome)
     };
     respond::respond(context, outcome)
 }
@@ -91,7 +103,13 @@ where
 /// Forwards a request to the management API. Of any other it admits the caller, finds the model and
 /// its route, and tries instances until one responds. Either ends at the commit point: the rest of
 /// the response is relayed by `body`, which records the request.
-async fn run<B, W>(context: &mut RequestContext<W>, body: B) -> Result<Outcome<B>, Failure>
+///
+/// `MAY_GO_EARLY`: whether it is for a response that may begin before. It makes two functions of one,
+/// each with one caller, of which it then becomes a part.
+async fn run<B, W, const MAY_GO_EARLY: bool>(
+    context: &mut RequestContext<W>,
+    body: B,
+) -> Result<Outcome<B>, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + 'static,

@@ -33,10 +33,8 @@ pub(crate) struct Timeline {
     waited_for_route: Duration,
     /// and in all, before the last attempt.
     waited_for_client: Duration,
-    /// The time spent in attempts before the last one,
+    /// The time spent in attempts before the last one, and in the wait for an engine to wake.
     failed_attempts: Duration,
-    /// and in the wait for an engine to wake.
-    waited_for_engine: Duration,
 }
 
 impl Timeline {
@@ -53,7 +51,6 @@ impl Timeline {
             waited_for_route: Duration::ZERO,
             waited_for_client: Duration::ZERO,
             failed_attempts: Duration::ZERO,
-            waited_for_engine: Duration::ZERO,
         }
     }
 
@@ -74,7 +71,7 @@ impl Timeline {
 
     /// Notes that the request has waited for an engine to wake for so long.
     pub(crate) fn waited_for_engine(&mut self, time: Duration) {
-        self.waited_for_engine += time;
+        self.failed_attempts += time;
     }
 
     /// Notes that an attempt begins, and forgets the phases of the one before it.
@@ -145,7 +142,7 @@ impl Timeline {
     /// * `gateway`: all but the client's part, the wait for an engine to wake, failed attempts, and the
     ///   last attempt's `connect` and `engine`.
     fn put(&self, out: &mut impl BufMut) {
-        let mut outside = self.waited_for_client + self.failed_attempts + self.waited_for_engine;
+        let mut outside = self.waited_for_client + self.failed_attempts;
         let mut last = self.began;
         let phases: [(&[u8], _, _, _); 5] = [
             (b"auth;dur=", self.authenticated, Duration::ZERO, false),

@@ -40,6 +40,11 @@ pub(crate) struct Queued {
     _place: Place,
 }
 
+/// Whether a request may have to wait: a cheap look, for nearly none has to.
+pub(crate) fn may_wait(dispatch: &Dispatch) -> bool {
+    dispatch.job.pinned().is_some() || dispatch.route.asleep_target().is_some()
+}
+
 /// Takes a place in the wake queue of the model for which a request has to wait. None: it need not,
 /// has waited as long as it may, or there is no place. Of the first one that waits the control plane
 /// is told.
