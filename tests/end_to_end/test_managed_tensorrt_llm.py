@@ -99,12 +99,16 @@ def test_its_workers_in_another_session_end_with_it_however_it_ends() -> None:
         os.kill(before.pid or 0, signal.SIGKILL)
         now = one.runs(unlike=before.name)
         assert not old.keys() & one.processes().keys()
-        # After a kill -9 of the server, too.
+        # Under the next server, which has not started it, too.
         old = whole(one)
         one.router.process.kill()
         one.router.process.wait()
         assert one.processes().keys() == old.keys()
         one.router.start()
+        adopted = one.runs()
+        assert adopted.name == now.name
+        assert one.processes().keys() == old.keys()
+        os.kill(adopted.pid or 0, signal.SIGKILL)
         one.runs(unlike=now.name)
         assert not old.keys() & one.processes().keys()
         folders = EnginePaths(one.router.data_dir).socket("x").parent.glob("*.d")
