@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gpustack_fast.control.client import ControlClient
+from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import ModelStatus
 from gpustack_fast.storage.data_directory import DataDirectory
 from handovers import succeeding
@@ -78,7 +79,10 @@ def until_asleep(server: ServedRouter, name: str, why: str = "") -> None:
     """Until a model sleeps, and nothing of it runs any more."""
 
     def asleep() -> bool:
-        found = status(server, name)
+        try:
+            found = status(server, name)
+        except NoServer:  # it does not listen yet
+            return False
         return f"It sleeps. {why}" in found.state_message and not [
             one for one in found.instances if one.state == "running"
         ]
@@ -225,6 +229,10 @@ def test_a_vllm_sleeps_with_its_process_and_no_client_reaches_its_calls() -> Non
         one.router.process.kill()
         one.router.process.wait()
         one.router.start()
+        one.router.wait_until_alive()
+        eventually(lambda: one.processes() == {}, "it is ended", STARTED_WITHIN)
+        until_asleep(one.router, "m", "It slept when the server was started.")
+        assert patient(one.router, chat()).status == 200
         one.runs(unlike=now.name)
 
 
@@ -280,7 +288,9 @@ def until_one_sleeps(server: ServedRouter) -> str:
     """The model that found no place at the start."""
 
     def sleeping() -> list[str]:
-        return [name for name in ("a", "b") if status(server, name).state_message]
+        with contextlib.suppress(NoServer):  # it does not listen yet
+            return [name for name in ("a", "b") if status(server, name).state_message]
+        return []
 
     found: list[str] = eventually(sleeping, "one sleeps", STARTED_WITHIN)
     return found[0]

@@ -89,7 +89,7 @@ def _of_ours(running: Config, config: Config) -> list[ModelChange]:
     after = {model.name: model for model in config.models if not model.external}
     found = [_change(before.get(name), model) for name, model in after.items()]
     gone = [
-        ModelChange(name=name, kind="gone", fields=[], before=model.replicas, after=0)
+        ModelChange(name=name, kind="gone", fields=[], before=model.replica_bounds[0], after=0)
         for name, model in before.items()
         if name not in after
     ]
@@ -97,7 +97,7 @@ def _of_ours(running: Config, config: Config) -> list[ModelChange]:
 
 
 def _change(before: ModelConfig | None, after: ModelConfig) -> ModelChange | None:
-    name, replicas = after.name, after.replicas
+    name, replicas = after.name, after.replica_bounds[0]
     if before is None:
         return ModelChange(name=name, kind="new", fields=[], before=0, after=replicas)
     fields = differing(before, after)
@@ -106,9 +106,10 @@ def _change(before: ModelConfig | None, after: ModelConfig) -> ModelChange | Non
     kind: Literal["edited", "scaled", "changed"] = "changed"
     if not makes_same_process(before, after):
         kind = "edited"
-    elif before.replicas != replicas:
+    elif before.replica_bounds[0] != replicas:
         kind = "scaled"
-    return ModelChange(name=name, kind=kind, fields=fields, before=before.replicas, after=replicas)
+    least = before.replica_bounds[0]
+    return ModelChange(name=name, kind=kind, fields=fields, before=least, after=replicas)
 
 
 def _changes(running: Config, config: Config, ours: list[ModelChange]) -> list[str]:

@@ -35,6 +35,7 @@ OF_THE_PROCESS = (
     "run_command",
     "placement_strategy",
     "gpu_selector",
+    "sleep_level",
     "backend_parameters",
     "env",
 )
@@ -45,7 +46,13 @@ other fields hold for the engines that run, or are of engines that somebody else
 
 def spec_digest(model: ModelConfig) -> str:
     """SHA-256, in hex, of all that makes the engines of a model of ours."""
-    made_of = {name: getattr(model, name) for name in OF_THE_PROCESS}
+    # Without those that nobody has set: a version that knows more fields finds the same.
+    unset = ModelConfig(name=model.name, backend="")
+    made_of = {
+        name: getattr(model, name)
+        for name in OF_THE_PROCESS
+        if getattr(model, name) != getattr(unset, name)
+    }
     return hashlib.sha256(msgspec.json.encode(made_of, order="deterministic")).hexdigest()
 
 

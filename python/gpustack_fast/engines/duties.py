@@ -86,12 +86,22 @@ class Duties:
         return self._duties.values()
 
     def take(
-        self, models: Iterable[ModelConfig], now: float, there: Mapping[str, int] | None = None
+        self,
+        models: Iterable[ModelConfig],
+        now: float,
+        there: Mapping[str, int] | None = None,
+        asleep: Collection[str] = (),
     ) -> None:
-        """Sets the models of ours. `there`: replicas that are there already, by model."""
+        """Sets the models of ours. `there`: replicas that are there already, by model; `asleep`:
+        those that slept before it was told of any.
+        """
         before, self._duties = self._duties, {}
         for model in models:
-            duty = before.get(model.name) or _Duty(model, now)
+            duty = before.get(model.name)
+            if duty is None:
+                duty = _Duty(model, now)
+                if model.name in asleep and not before:
+                    duty.sleep("It slept when the server was started.")
             duty.model = model
             self._duties[model.name] = duty
             if duty.asleep and not model.may_sleep:

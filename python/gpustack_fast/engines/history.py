@@ -46,10 +46,16 @@ class History:
         self._faults = faults or Faults()
         self._writing: asyncio.Task[None] | None = None
         self._changed = False
+        self._given = False
+        """Whether another process keeps it from now on."""
+
+    def give(self) -> None:
+        """Keeps nothing more: another process of this server does."""
+        self._given = True
 
     def note(self, model: str, instance: str, what: str, why: str = "") -> None:
         """Keeps an event of now, see `Note`."""
-        if self._events is not None:
+        if self._events is not None and not self._given:
             event = Event(time=time.time(), model=model, instance=instance, what=what, why=why)
             self._events.add(event)
             self._soon()
@@ -67,10 +73,24 @@ class History:
         """The last generation of a model that was carried out as a whole; 0: none."""
         return 0 if self._states is None else self._states.observed(model)
 
+    def was_drained(self, instance: str) -> bool:
+        """Whether an instance of an earlier run was drained."""
+        return self._states is not None and instance in self._states.drained
+
     def drain(self, instances: Iterable[str]) -> None:
         """Notes which instances of ours are drained."""
         if self._states is not None and self._states.drain(instances):
             self._soon()
+
+    def rest(self, models: Iterable[str]) -> None:
+        """Notes which models of ours sleep."""
+        if self._states is not None and self._states.rest(models):
+            self._soon()
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The models that sleep, as far as it is known of an earlier run, too."""
+        return frozenset() if self._states is None else self._states.asleep
 
     async def close(self) -> None:
         """Waits until all of it is on the disk, or the disk has taken too long."""
@@ -79,6 +99,8 @@ class History:
             self._writing.cancel()
 
     def _soon(self) -> None:
+        if self._given:
+            return
         self._changed = True
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())

@@ -14,6 +14,7 @@ from gpustack_fast.backends import Call
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import is_ours
 
@@ -48,8 +49,8 @@ class Places(Protocol):
         """Lets others start there, whether or not this one has begun to."""
         ...
 
-    def finds_none(self, replica: Replica) -> bool:
-        """Whether it waits for a place, of which there was none."""
+    def is_refused(self, replica: Replica) -> bool:
+        """Whether a replica waits for a place, after one was looked for."""
         ...
 
     def would_fit(self, model: str, without: Collection[str]) -> bool:
@@ -60,8 +61,9 @@ class Places(Protocol):
 class Naps:
     """The sleep of engines that run."""
 
-    def __init__(self, places: Places, set_state: SetState) -> None:
+    def __init__(self, places: Places, restraint: Restraint, set_state: SetState) -> None:
         self._places = places
+        self._restraint = restraint
         self._set = set_state
 
     async def take(self, replica: Replica, remark: str = "") -> None:
@@ -91,6 +93,9 @@ class Naps:
         sleep, level = instance.backend.sleep, instance.model.sleep_level
         assert sleep is not None
         self._set(replica, "sleeping", "It falls asleep.")
+        await self._restraint.alone.wait()
+        await self._restraint.until_thawed()
+        await instance.note(asleep=True)  # before: the next server may have to begin with it
         async with self._places.lending(replica):
             await do(instance, sleep.fall_asleep(level), ASLEEP_WITHIN)
             replica.asleep = True
@@ -113,10 +118,12 @@ class Naps:
         self._set(replica, "waking", "It waits until no other engine starts on its GPUs.")
         await self._places.begin_start(replica)
         try:
+            await self._restraint.until_thawed()
             self._set(replica, "waking", "It wakes up.")
             limit = instance.model.ready_timeout or float("inf")
             await do(instance, sleep.wake_up(instance.model.sleep_level), limit)
             replica.asleep = False
+            await instance.note(asleep=False)
         finally:
             self._places.end_start(replica)
 

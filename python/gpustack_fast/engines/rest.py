@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines.duties import Change, Duties
-from gpustack_fast.engines.history import Note
+from gpustack_fast.engines.history import History
 from gpustack_fast.engines.nap import Places
 from gpustack_fast.engines.plan import ReplicaSlot, Wanted
 from gpustack_fast.engines.replica import Replica
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 class Rest:
     """The sleep of one supervisor's models. Times are monotonic seconds."""
 
-    def __init__(self, places: Places, note: Note, duties: Duties | None = None) -> None:
+    def __init__(self, places: Places, history: History, duties: Duties | None = None) -> None:
         self._places = places
-        self._note = note
+        self._history = history
         self._duties = duties or Duties()
 
     @property
@@ -37,7 +37,8 @@ class Rest:
     def take(self, models: Iterable[ModelConfig], replicas: Iterable[Replica], now: float) -> None:
         """Sets the models of ours. `replicas`: those that are there already."""
         there = collections.Counter(one.slot.model for one in replicas if not one.retired)
-        self._duties.take(models, now, there)
+        self._duties.take(models, now, there, self._history.asleep)
+        self._history.rest(self._duties.reasons())
 
     def wanted(
         self, models: Iterable[ModelConfig], replicas: Iterable[Replica]
@@ -81,7 +82,7 @@ class Rest:
     def look(self, replicas: Mapping[ReplicaSlot, Replica], activity: Activity, now: float) -> bool:
         """Decides anew; whether anything has changed."""
         seen = sights(
-            replicas.values(), activity, lambda slot: self._places.finds_none(replicas[slot])
+            replicas.values(), activity, lambda slot: self._places.is_refused(replicas[slot])
         )
         before = self.waits()
         changes = self._duties.look(seen, self._places.would_fit, now)
@@ -90,5 +91,6 @@ class Rest:
     def _tell(self, changes: list[Change]) -> bool:
         for change in changes:
             log.info("The model %s is %s. %s", change.model, change.what, change.why)
-            self._note(change.model, "", change.what, change.why)
+            self._history.note(change.model, "", change.what, change.why)
+        self._history.rest(self._duties.reasons())
         return bool(changes)

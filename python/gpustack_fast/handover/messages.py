@@ -38,8 +38,8 @@ class Offer(Struct, frozen=True, kw_only=True, tag_field="message", tag="offer")
     host: str
     port: int
     """Of the configuration that the sockets were bound for; port 0 is any."""
-    running: list[str] = []
-    """The models that have an instance which runs: their requests must go on."""
+    running: list[tuple[str, str]] = []
+    """Model and address of each instance that runs: requests of these models must go on."""
     instances: list[str] = []
     """The ids of the engines that are given. Others are on their way out, and may still have
     requests of the predecessor's.

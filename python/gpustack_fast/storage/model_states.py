@@ -1,4 +1,5 @@
-"""What lasts of our models over restarts: their generations, and which instances are drained.
+"""What lasts of our models over restarts: their generations, which of them sleep, and which
+instances are drained.
 
 A model's *generation* is 1 at first, and raised by each edit that makes other engines of it; its
 *observed generation* is the last one that was carried out as a whole. What an engine is made of is
@@ -6,7 +7,7 @@ known by a digest alone. A model that is gone keeps its numbers for when it come
 
     DIR/models.json   0600
     {"version": 1, "models": [{"name": "smollm2", "generation": 1, "observed_generation": 1,
-     "spec": "6dc5..."}], "drained": ["smollm2-x7k2p"]}
+     "spec": "6dc5..."}], "drained": ["smollm2-x7k2p"], "asleep": []}
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Document(Struct, frozen=True, kw_only=True):
     version: int = _VERSION
     models: list[KnownModel] = []
     drained: list[str] = []
+    asleep: list[str] = []
 
 
 class ModelStates:
@@ -56,6 +58,7 @@ class ModelStates:
         document = found or _Document()
         self._models = {one.name: one for one in document.models}
         self._drained = set(document.drained)
+        self._asleep = set(document.asleep)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
 
@@ -108,6 +111,19 @@ class ModelStates:
             self._drained = found
         return changed
 
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The models that sleep."""
+        return frozenset(self._asleep)
+
+    def rest(self, models: Iterable[str]) -> bool:
+        """Notes which sleep, in place of those that did; `save` writes it. False: these."""
+        found = set(models)
+        with self._lock:
+            changed = found != self._asleep
+            self._asleep = found
+        return changed
+
     def save(self) -> None:
         """Writes what has changed, and waits for the disk. Raises StoreError."""
         with self._writing:
@@ -115,7 +131,11 @@ class ModelStates:
 
     def _write(self) -> None:
         with self._lock:
-            document = _Document(models=list(self._models.values()), drained=sorted(self._drained))
+            document = _Document(
+                models=list(self._models.values()),
+                drained=sorted(self._drained),
+                asleep=sorted(self._asleep),
+            )
         durable.write(self._file, document)
 
 

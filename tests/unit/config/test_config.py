@@ -82,13 +82,16 @@ def test_every_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
     assert len(examples) == 4
-    first, second, third = (load_config(write(tmp_path, example), {}, {}) for example in examples)
+    first, sleepy, second, third = (
+        load_config(write(tmp_path, example), {}, {}) for example in examples
+    )
     assert [route.name for route in first.all_routes()] == [
         "smollm2",
         "remote",
         "default",
         "careful",
     ]
+    assert [one.may_sleep for one in sleepy.models] == [True, False]
     assert second.server.tls_key == tmp_path / "privkey.pem"
     assert third.server.trusted_proxies == ["127.0.0.1"]
 

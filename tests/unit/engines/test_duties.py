@@ -123,6 +123,15 @@ def test_replicas_follow_requests_and_those_that_are_there_stay() -> None:
     assert adopted.replicas("m") == 3
 
 
+def test_what_slept_before_sleeps_on_if_it_may() -> None:
+    duties = Duties()
+    duties.take([model(sleep_after=60), model("n")], 0.0, asleep=["m", "n", "gone"])
+    assert duties.reasons() == {"m": "It slept when the server was started."}
+    assert [one.what for one in duties.wanted("m")] == ["woken"]
+    duties.take([model(sleep_after=60), model("new", sleep_after=60)], 0.0, asleep=["m", "new"])
+    assert duties.reasons() == {}, "only at the start"
+
+
 GROUP = [model(name, swap_group="g") for name in ("a", "b", "c")]
 SIZES = {"a": 60, "b": 60, "c": 30}
 

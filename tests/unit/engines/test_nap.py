@@ -14,7 +14,7 @@ from small_backend import SMALL, NoFiles, environment, eventually, small
 
 from gpustack_fast.backends import Call, Shape, Sleep
 from gpustack_fast.backends.demand import Demand
-from gpustack_fast.engines import allocation
+from gpustack_fast.engines import allocation, gpu_locks
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps
@@ -22,6 +22,7 @@ from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.engines.preparer import Preparer
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.replica import InstanceState, Replica
+from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.placement import Wanted
@@ -40,7 +41,7 @@ SLEEPER = dataclasses.replace(
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocation, "GATHER", 0.01)
     monkeypatch.setattr(allocation, "LOOK_AGAIN_EVERY", 0.02)
-    monkeypatch.setattr(allocation, "FREED_EVERY", 0.01)
+    monkeypatch.setattr(gpu_locks, "FREED_EVERY", 0.01)
 
 
 class Bed:
@@ -74,7 +75,9 @@ class Bed:
             self.replica.devices = ("GPU-0",)
         Path(self.instance.socket).parent.mkdir(parents=True, exist_ok=True)
         server = await asyncio.start_unix_server(self._respond, self.instance.socket)
-        task = asyncio.create_task(Naps(self.preparer, self.set).take(self.replica, "as ever"))
+        task = asyncio.create_task(
+            Naps(self.preparer, Restraint(), self.set).take(self.replica, "as ever")
+        )
         try:
             yield task
         finally:

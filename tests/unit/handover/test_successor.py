@@ -37,7 +37,7 @@ def test_an_offer_comes_with_its_descriptors_which_no_engine_inherits(
     lock = os.open("/", os.O_PATH)
     standard_error = os.open("/dev/null", os.O_WRONLY)
     monkeypatch.setattr(successor, "STANDARD_ERROR", standard_error)
-    offer = Offer(version="1", host="127.0.0.1", port=0, running=["a" * 100_000])
+    offer = Offer(version="1", host="127.0.0.1", port=0, running=[("a" * 100_000, "b")])
     with ours:
         send_offer(ours, offer, [lock, errors, listeners[0].fileno()])
         environment = {VARIABLE: str(theirs.detach()), "PATH": "/bin"}

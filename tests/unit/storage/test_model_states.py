@@ -24,15 +24,19 @@ def test_a_generation_is_raised_by_each_other_spec_and_kept_over_restarts(
     assert directory.models_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_was_carried_out_and_who_is_drained_is_kept(directory: DataDirectory) -> None:
+def test_what_was_carried_out_is_kept_and_who_is_drained_or_sleeps(
+    directory: DataDirectory,
+) -> None:
     states = ModelStates(directory)
     states.raised({"m": "one"})
     assert states.observed("m") == 0 and not states.drained
     assert states.observe("m", 1) and not states.observe("m", 1)
     assert states.drain(["m-1"]) and not states.drain(["m-1"])
+    assert states.rest(["m"]) and not states.rest(["m"])
     states.save()
     again = ModelStates(directory)
     assert again.observed("m") == 1 and set(again.drained) == {"m-1"}
+    assert again.asleep == {"m"} and again.rest([]) and not again.asleep
     assert not again.observe("unknown", 3)
 
 
