@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Load", "Outcome"]
+__all__ = ["Damaged", "Failed", "Load", "Outcome", "Response", "check"]
 
 RESPONSE_WITHIN = 120.0
 PAUSE = 0.05
@@ -43,10 +43,20 @@ class Outcome:
     ended: float
     problem: str
     """What was wrong with its response; empty: nothing was."""
+    damaged: bool = False
+    """Whether it looked whole, and held something else than what the engine has said."""
 
 
 class Broken(Exception):
-    """A response that did not come whole."""
+    """A response that did not come whole, and whose framing says so."""
+
+
+class Damaged(Exception):
+    """A response that looks whole, and is not what the engine has said."""
+
+
+class Failed(Exception):
+    """A response that says itself that it is an error, or ends in one."""
 
 
 class Response:
@@ -188,31 +198,37 @@ class Load:
     async def _one(self, kind: str, frames: int, delay: float) -> None:
         number = next(self._numbers)
         keeps = kind == "request" and number % 2 == 0
+        try:
+            link = (self._kept() if keeps else None) or await self._connect()
+        except OSError as error:
+            now = time.monotonic()
+            self.outcomes.append(Outcome(kind, now, now, f"{type(error).__name__}: {error}"))
+            await asyncio.sleep(PAUSE)
+            return
         began = time.monotonic()
-        problem = ""
+        problem, damaged = "", False
         try:
             async with asyncio.timeout(RESPONSE_WITHIN):
-                problem, began = await self._ask(kind, number, frames, delay, keeps=keeps)
+                response = await self._ask(link, kind, number, frames, delay, keeps=keeps)
+            check(kind, f"nonce-{number};" if self.fake else None, frames, response)
         except TimeoutError:
             problem = f"no whole response within {RESPONSE_WITHIN:g} s"
-        except (OSError, Broken) as error:
-            problem = f"{type(error).__name__}: {error}"
-        self.outcomes.append(Outcome(kind, began, time.monotonic(), problem))
+        except (OSError, Broken, Damaged, Failed) as error:
+            problem, damaged = f"{type(error).__name__}: {error}", isinstance(error, Damaged)
+        self.outcomes.append(Outcome(kind, began, time.monotonic(), problem, damaged))
         if problem:
             await asyncio.sleep(PAUSE)
 
     async def _ask(
-        self, kind: str, number: int, frames: int, delay: float, *, keeps: bool
-    ) -> tuple[str, float]:
+        self, link: Link, kind: str, number: int, frames: int, delay: float, *, keeps: bool
+    ) -> Response:
         body = self._body(kind, number, frames, delay)
-        link = (self._kept() if keeps else None) or await self._connect()
         last = "" if keeps else "Connection: close\r\n"
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(self.address).netloc}\r\n"
             f"Authorization: Bearer {self.key}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{last}\r\n"
         )
-        began = time.monotonic()
         try:
             response = await link.ask(head, body)
         except BaseException:
@@ -222,7 +238,7 @@ class Load:
             self._idle.append(link)
         else:
             link.close()
-        return self._check(kind, number, frames, response), began
+        return response
 
     def _kept(self) -> Link | None:
         """A connection that was kept, and is not closed as far as can be known."""
@@ -257,34 +273,43 @@ class Load:
             fields["max_tokens"] = frames
         return json.dumps(fields).encode()
 
-    def _check(self, kind: str, number: int, frames: int, response: Response) -> str:
-        """What is wrong with a response; empty: nothing is."""
-        if response.status != 200:
-            return f"status {response.status}: {response.body[:300]!r}"
-        if kind == "stream":
-            return self._check_stream(number, frames, response.body)
-        try:
-            said = json.loads(response.body)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
-            return f"no chat completion: {response.body[:200]!r}"
-        if self.fake and said != f"nonce-{number};":
-            return f"it said {said!r} to nonce-{number};"
-        return ""
 
-    def _check_stream(self, number: int, frames: int, body: bytes) -> str:
-        events = list(_events(body))
-        if not events or events[-1] != "[DONE]":
-            return f"a stream without its end: {body[-200:]!r}"
-        try:
-            choices = [one for event in events[:-1] for one in json.loads(event)["choices"]]
-            said = [one["delta"].get("content") or "" for one in choices]
-        except (ValueError, LookupError, TypeError):
-            return f"a frame that is none: {body[-300:]!r}"
-        if not choices or choices[-1]["finish_reason"] is None:
-            return "a stream without a reason for its end"
-        if self.fake and [one for one in said if one] != [f"nonce-{number};"] * frames:
-            return f"it said {''.join(said)!r} to nonce-{number};"
-        return ""
+def check(kind: str, nonce: str | None, frames: int, response: Response) -> None:
+    """Raises Failed where a response says that it is an error, and Damaged where it is not what was
+    said: by a fake engine the nonce, in each frame of a stream; by a real one (None) anything.
+    """
+    if response.status != 200:
+        raise Failed(f"status {response.status}: {response.body[:300]!r}")
+    if kind == "stream":
+        _check_stream(nonce, frames, response.body)
+    else:
+        _check_whole(nonce, response.body)
+
+
+def _check_whole(nonce: str | None, body: bytes) -> None:
+    try:
+        said = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise Damaged(f"no chat completion: {body[:200]!r}") from error
+    if nonce not in (None, said):
+        raise Damaged(f"it said {said!r} to {nonce}")
+
+
+def _check_stream(nonce: str | None, frames: int, body: bytes) -> None:
+    events = list(_events(body))
+    if events and events[-1].startswith('{"error":'):
+        raise Failed(f"a stream that ends in an error: {events[-1][:300]}")
+    if not events or events[-1] != "[DONE]":
+        raise Damaged(f"a stream without its end: {body[-200:]!r}")
+    try:
+        choices = [one for event in events[:-1] for one in json.loads(event)["choices"]]
+        said = [one["delta"].get("content") or "" for one in choices]
+    except (ValueError, LookupError, TypeError) as error:
+        raise Damaged(f"a frame that is none: {body[-300:]!r}") from error
+    if not choices or choices[-1]["finish_reason"] is None:
+        raise Damaged("a stream without a reason for its end")
+    if nonce is not None and [one for one in said if one] != [nonce] * frames:
+        raise Damaged(f"it said {''.join(said)!r} to {nonce}")
 
 
 def _events(body: bytes) -> Iterator[str]:
