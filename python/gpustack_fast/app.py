@@ -78,6 +78,7 @@ def serve(
     listeners.check_descriptors(config.server.worker_count())
     processes.open_standard_descriptors()
     faulthandler.enable(file=2)  # the last word of a crash, which no handler of ours would have
+    signals.enlarge_stack()
     start_log(config.server.log_level, config.server.log_format)
     directory = DataDirectory(config.server.data_dir)
     if inherited is None:

@@ -17,20 +17,59 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import enum
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["Ask", "Signals", "name"]
+__all__ = ["Ask", "Signals", "enlarge_stack", "name"]
 
 TERMINAL = "/dev/tty"
 GONE = (errno.ENXIO, errno.EIO, errno.ENODEV, errno.ENOENT)
 """What the system says of a terminal that is not there."""
 LOOKS_WITHOUT = 5
 """Looks that find no terminal, after which it went without a signal for us."""
+
+
+STACK = 1024 * 1024
+"""Bytes. A frame is some 11 KB where the processor has AMX (64 of them at most), and what is never
+touched costs nothing.
+"""
+
+
+class _StackT(ctypes.Structure):
+    """`stack_t` of Linux, see sigaltstack(2)."""
+
+    _fields_ = (
+        ("ss_sp", ctypes.c_void_p),
+        ("ss_flags", ctypes.c_int),
+        ("ss_size", ctypes.c_size_t),
+    )
+
+
+_stack: mmap.mmap | None = None
+"""The memory of the stack, for as long as the process lives."""
+
+
+def enlarge_stack() -> None:
+    """Gives handlers of this thread a stack that holds a frame of every signal at once.
+
+    To be called behind `faulthandler.enable`, whose own holds some: when several signals come in
+    one moment, the kernel puts their frames on top of each other, and would write over what lies
+    before that stack. Where the system refuses it, the former one stays.
+    """
+    global _stack
+    if _stack is not None:
+        return
+    memory = mmap.mmap(-1, STACK)
+    place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    stack = _StackT(ss_sp=place, ss_flags=0, ss_size=STACK)
+    if ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0:
+        _stack = memory
 
 
 class Ask(enum.Enum):

@@ -400,8 +400,14 @@ def test_signals_without_a_meaning_are_told_and_end_nothing(
     for name in (number.name for number in told):
         eventually(lambda name=name: f"{name} came" in server.output(), name)
     assert server.is_ready()
+    # Many at once, whose frames lie on one stack.
+    server.process.send_signal(signal.SIGSTOP)
+    for number in (*told, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+        server.process.send_signal(number)
+    server.process.send_signal(signal.SIGCONT)
+    eventually(lambda: "SIGRTMAX came" in server.output(), "the last one")
     server.process.send_signal(signal.SIGQUIT)
-    assert server.wait() == 0
+    assert server.wait() == 0, server.output()
 
 
 def test_each_mistake_of_a_reload_is_a_line(fake_engines: Engines, serve: Serve) -> None:

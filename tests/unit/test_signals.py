@@ -223,3 +223,26 @@ def test_process_1_ends_by_a_stop_while_it_starts(number: int) -> None:
     finally:
         unshare.kill()
         unshare.communicate()
+
+
+ASKED = """
+import ctypes, faulthandler
+from gpustack_fast import signals
+faulthandler.enable()
+signals.enlarge_stack()
+signals.enlarge_stack()  # once more changes nothing
+found = signals._StackT()
+libc = ctypes.CDLL(None)
+assert libc.sigaltstack(None, ctypes.byref(found)) == 0
+AT_MINSIGSTKSZ = 51
+print(found.ss_size, libc.getauxval(AT_MINSIGSTKSZ))
+"""
+
+
+def test_the_stack_of_handlers_holds_a_frame_of_every_signal() -> None:
+    """That of faulthandler holds some: five at once were seen to write over what lies before it."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=60, check=True
+    )
+    size, frame = map(int, done.stdout.split())
+    assert size >= len(signals.handled()) * (frame + 1024)
