@@ -268,12 +268,13 @@ class _Attempt:
         """The sentences for a successor that was not ready in time."""
         if self.successor is None:
             return (
-                f"It could not begin within {timeout:g} s: a reload, the start of an engine, or "
-                "requests that wait for a model to wake up are still under way. Repeat the command."
+                f"It could not begin within {round(timeout, 1):g} s: a reload, the start of an "
+                "engine, or requests that wait for a model to wake up are still under way. Repeat "
+                "the command."
             )
         words = self.successor.last_words()
         found = (
-            f"The new process did not take over within {timeout:g} s, and was ended.",
+            f"The new process did not take over within {round(timeout, 1):g} s, and was ended.",
             self._waits_for,
             words,
             "Look at its lines in the server's log; --timeout gives it more time.",
