@@ -91,6 +91,10 @@ test-python: .venv/.native-quick  ## pytest alone (PYTEST_ARGS="-k drain")
 test-vllm: .venv/.native-quick .vllm/models/.ready  ## A real vLLM behind the router, on CPU (PYTEST_ARGS as above)
 	$(BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
 
+.PHONY: test-vllm-life
+test-vllm-life: .venv/.native-quick .vllm/models/.ready  ## Real vLLMs that are scaled, edited, adopted and handed over under load
+	$(BIN)/python -m pytest tests/vllm_life $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: .venv/.native-quick  ## Formatting, clippy, arrows between rooms, ruff, mypy, and the stub against the built module
 	cargo fmt --all --check

@@ -12,7 +12,7 @@ from pathlib import Path
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.control.documents import InstanceStatus
 from gpustack_fast.storage.data_directory import DataDirectory
-from harness import ServedRouter
+from handovers import Succeeding
 from sound_form import FORM, form
 from vllm_engine import HOME, START, VllmEngine, ask, openai_client
 
@@ -59,6 +59,11 @@ backend_parameters = ["--enforce-eager", "--dtype=bfloat16"]
 categories = ["reranker"]
 backend_parameters = ["--enforce-eager", "--dtype=bfloat16"]
 """,
+    # Writes some twenty tokens a second, so that its streams are open for long.
+    "slow": """
+categories = ["llm"]
+backend_parameters = ["--enforce-eager", "--dtype=bfloat16", "--max-model-len=4096"]
+""",
     # Transcribes speech.
     "speech": """
 categories = ["speech_to_text"]
@@ -89,13 +94,23 @@ class VllmServer:
         config = [
             MODEL.replace("{more}", MORE[model]).format(model=model, **places) for model in models
         ]
-        self.router = ServedRouter(self.folder, "".join(config))
+        self.router = Succeeding(self.folder, "".join(config))
+
+    def edit(self, before: str, after: str) -> None:
+        """Writes the configuration's file anew, with other words in it."""
+        text = self.router.config.read_text()
+        assert before in text
+        self.router.config.write_text(text.replace(before, after))
+
+    def instances(self, model: str) -> list[InstanceStatus]:
+        """The engines of a model. Raises NoServer."""
+        with ControlClient(DataDirectory(self.router.data_dir).control_socket) as control:
+            found = {one.name: one.instances for one in control.status().models}
+        return found[f"{model}-served"]
 
     def instance(self, model: str) -> InstanceStatus:
         """The engine of a model. Raises NoServer or IndexError when there is none yet."""
-        with ControlClient(DataDirectory(self.router.data_dir).control_socket) as control:
-            found = {one.name: one.instances for one in control.status().models}
-        return found[f"{model}-served"][0]
+        return self.instances(model)[0]
 
     def wait(
         self, model: str, happened: Callable[[InstanceStatus], bool], what: str
@@ -121,7 +136,7 @@ class VllmServer:
         """Whether a client gets from the engine of a model what that is there for."""
         name = f"{model}-served"
         with openai_client(self.router) as client:
-            if model == "chat":
+            if model in ("chat", "slow"):
                 found = client.chat.completions.create(
                     model=name, messages=[{"role": "user", "content": "Hi"}], max_tokens=4
                 )

@@ -6,9 +6,10 @@
 the two together, so that it takes images, and `adapter` a LoRA for it; `reranker` is a Qwen3 with a
 classification head of one label, and `speech` a Whisper of two small layers. `experts`, `mla` and
 `window` are there for their sizes: a mixture of experts with a layer that is dense (Qwen3), experts
-that share one with MLA (DeepSeek V2), and layers with a window (Gemma 3). Their tokens are single
-bytes and a few marks, their weights come from a fixed seed: they write nonsense, the same
-each time, at some hundred tokens a second on one core.
+that share one with MLA (DeepSeek V2), and layers with a window (Gemma 3). `slow` is a Qwen3 of 243
+million, at some twenty tokens a second, so that streams are still open when something else ends.
+Their tokens are single bytes and a few marks, their weights come from a fixed seed: they write
+nonsense, the same each time, at some hundred tokens a second on one core.
 
 It runs in vLLM's own environment, never in the project's.
 """
@@ -103,28 +104,45 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+SMALLEST = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+"""The smallest shape that vLLM's attention on a CPU takes."""
+
+
 def text_config(**more: Any) -> Qwen3Config:
-    """The smallest shape that vLLM's attention on a CPU takes."""
     return Qwen3Config(
         vocab_size=260,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=256,
         eos_token_id=258,
         pad_token_id=256,
-        **more,
+        **(SMALLEST | more),
     )
 
 
 def write_text(folder: Path) -> None:
     torch.manual_seed(0)
     save(Qwen3ForCausalLM(text_config()), folder, text_tokenizer())
+
+
+def write_slow(folder: Path) -> None:
+    torch.manual_seed(8)
+    config = text_config(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=64,
+    )
+    save(Qwen3ForCausalLM(config), folder, text_tokenizer())
 
 
 def write_chat(folder: Path) -> None:
@@ -297,7 +315,8 @@ SIZED = (write_experts, write_mla, write_window)
 
 def main(folder: str) -> None:
     logging.disable_progress_bar()
-    for write in (write_chat, write_adapter, write_text, write_reranker, write_speech, *SIZED):
+    served = (write_chat, write_adapter, write_text, write_reranker, write_speech, write_slow)
+    for write in (*served, *SIZED):
         write(Path(folder, write.__name__.removeprefix("write_")))
 
 
