@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
-from gpustack_fast.commands.output import complain, say
-from gpustack_fast.commands.running_server import running_server, told_of_interruption
+from gpustack_fast.commands.interruption import told_of_interruption
+from gpustack_fast.commands.output import complain, in_json, say
+from gpustack_fast.commands.running_server import running_server
 from gpustack_fast.control.client import ControlClient
 from gpustack_fast.control.documents import ApplyReport, ModelPlan, ModelStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
@@ -50,7 +49,7 @@ def apply(
             with told_of_interruption(_GOES_ON):
                 _wait(server, report, timeout, quiet=as_json)
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(report)).decode())
+        say(in_json(report))
     return 0
 
 

@@ -11,13 +11,12 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
-from gpustack_fast.commands.output import complain, say
+from gpustack_fast.commands.interruption import Interrupted
+from gpustack_fast.commands.output import complain, in_json, say
 from gpustack_fast.engines import environments
 from gpustack_fast.engines.environments import BuildError, Environment, Listed
 from gpustack_fast.engines.environments.documents import check_version, gigabytes
-from gpustack_fast.errors import GpustackFastError, StoreError, UsageError, printable
+from gpustack_fast.errors import StoreError, UsageError, printable
 from gpustack_fast.storage.data_directory import check_usable, explain_os_error
 
 __all__ = ["install", "remove", "show"]
@@ -26,12 +25,6 @@ T = TypeVar("T")
 
 _HEADER = ("ENGINE", "VERSION", "VARIANT", "SIZE", "STATE", "DEFAULT", "IN USE BY")
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(GpustackFastError):
-    """A person, or the system, has ended the command while it worked."""
-
-    exit_status = 128 + signal.SIGINT
 
 
 def install(data_dir: Path, which: str, variant: str | None, python: Path | None) -> int:
@@ -78,7 +71,7 @@ def show(data_dir: Path, *, as_json: bool) -> int:
             explain_os_error(error, f"The environments in {data_dir} cannot be listed")
         ) from error
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(found)).decode())
+        say(in_json(found))
         return 0
     rows = [_HEADER, *(_row(one) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]

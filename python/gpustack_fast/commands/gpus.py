@@ -10,10 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from gpustack_fast.commands.gpus_of_server import with_server
-from gpustack_fast.commands.output import say
+from gpustack_fast.commands.output import in_json, say
 from gpustack_fast.errors import printable
 from gpustack_fast.gpus import Gpu, GpuReport, Reader
 
@@ -37,7 +35,7 @@ def show(data_dir: Path, *, as_json: bool, watches: bool) -> int:
     reader = Reader()
     while True:
         report = with_server(reader.read_blocking(), data_dir)
-        page = _json(report) if as_json else "\n".join(printable(line) for line in _page(report))
+        page = in_json(report) if as_json else "\n".join(printable(line) for line in _page(report))
         if not watches:
             break
         # A pipe gets page after page; a terminal the last one alone.
@@ -46,10 +44,6 @@ def show(data_dir: Path, *, as_json: bool, watches: bool) -> int:
     say(page)
     reader.close_blocking()
     return 0
-
-
-def _json(report: GpuReport) -> str:
-    return msgspec.json.format(msgspec.json.encode(report)).decode()
 
 
 def _page(report: GpuReport) -> Iterator[str]:

@@ -6,10 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import msgspec
-
-from gpustack_fast.commands.output import say
-from gpustack_fast.commands.running_server import running_server, told_of_interruption
+from gpustack_fast.commands.interruption import told_of_interruption
+from gpustack_fast.commands.output import in_json, say
+from gpustack_fast.commands.running_server import running_server
 from gpustack_fast.control.documents import HandedOver
 
 __all__ = ["restart", "upgrade"]
@@ -37,7 +36,7 @@ def upgrade(data_dir: Path, timeout: float, *, as_json: bool) -> int:
 def _hand_over(data_dir: Path, python: str | None, timeout: float, *, as_json: bool) -> int:
     with running_server(data_dir) as client, told_of_interruption(INTERRUPTED):
         done = client.hand_over(python, timeout)
-    say(msgspec.json.format(msgspec.json.encode(done)).decode() if as_json else _told(done))
+    say(in_json(done) if as_json else _told(done))
     return 0
 
 

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
-from gpustack_fast.commands.output import complain, say
-from gpustack_fast.commands.running_server import running_server, told_of_interruption
+from gpustack_fast.commands.interruption import told_of_interruption
+from gpustack_fast.commands.output import complain, in_json, say
+from gpustack_fast.commands.running_server import running_server
 from gpustack_fast.config.certificate import validity_warning
 from gpustack_fast.control.documents import DrainReport, InstanceStatus, ModelStatus, ServerStatus
 from gpustack_fast.errors import ControlError, printable
@@ -39,7 +38,7 @@ def status(data_dir: Path, *, as_json: bool) -> int:
     if warning := validity_warning(begins, ends, time.time()):
         complain(f"warning: {warning}")
     # A message may quote an engine's log, and no terminal shall obey what is in that.
-    say(_json(found) if as_json else "\n".join(printable(line) for line in _page(found)))
+    say(in_json(found) if as_json else "\n".join(printable(line) for line in _page(found)))
     return 0 if found.not_ready is None else 1
 
 
@@ -95,13 +94,9 @@ def _named(found: ServerStatus, names: Sequence[str]) -> list[InstanceStatus]:
     return [one for model in found.models for one in model.instances if one.name in names]
 
 
-def _json(document: msgspec.Struct) -> str:
-    return msgspec.json.format(msgspec.json.encode(document)).decode()
-
-
 def _tell(report: DrainReport, *, as_json: bool) -> None:
     if as_json:
-        say(_json(report))
+        say(in_json(report))
         return
     for one in report.instances:
         say(f"{one.name} is {one.state}; requests in flight: {one.in_flight}.")

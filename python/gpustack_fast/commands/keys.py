@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from gpustack_fast.commands.output import OutputFailed, complain, say
+from gpustack_fast.commands.output import OutputFailed, complain, in_json, say
 from gpustack_fast.config.sentences import quoted
 from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.errors import (
@@ -133,7 +133,7 @@ def show(data_dir: Path, *, as_json: bool) -> int:
     with _access(DataDirectory(data_dir)) as keys:
         known = keys.list_keys()
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(known)).decode())
+        say(in_json(known))
         return 0
     rows = [_row(key, time.time()) for key in known]
     header = ("NAME", "ACCESS KEY", "KEY", "SCOPES", "ALLOWED MODELS", "CREATED", "EXPIRES")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,11 @@ from typing import get_args
 import msgspec
 from msgspec import Struct
 
-from gpustack_fast.commands.output import complain, say
+from gpustack_fast.commands.interruption import told_of_interruption
+from gpustack_fast.commands.output import complain, in_json, say
 from gpustack_fast.config import Config, ModelConfig
 from gpustack_fast.config.sentences import closest, quoted
-from gpustack_fast.errors import GpustackFastError, UsageError, printable
+from gpustack_fast.errors import UsageError, printable
 from gpustack_fast.faults import Faults
 from gpustack_fast.model_store.documents import (
     Download,
@@ -80,12 +80,6 @@ class Removed(Struct, kw_only=True, forbid_unknown_fields=True):
     """Repositories of the model's adapters that stay, with the reason."""
 
 
-class Interrupted(GpustackFastError):
-    """A person has ended the command while it waited."""
-
-    exit_status = 128 + signal.SIGINT
-
-
 def show(config: Config, *, as_json: bool) -> int:
     """Prints what the store has, as a table or as a JSON list of Row."""
     uses = [(model.name, repositories_of(model)) for model in config.models]
@@ -106,7 +100,7 @@ def show(config: Config, *, as_json: bool) -> int:
         for one in _store(config).listing()
     ]
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        say(in_json(rows))
         return 0
     table = [_HEADER, *map(_cells, rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(_HEADER))]
@@ -126,7 +120,8 @@ def pull(config: Config, which: str, *, as_json: bool) -> int:
     _make_private(config)
     store = _store(config)
     done: list[Pulled] = []
-    with _told_of_interruption(which):
+    go_on = f"gpustack-fast models pull {shlex.quote(printable(which))}"
+    with told_of_interruption(f"What was downloaded is kept: repeat `{go_on}` to go on."):
         for repository in repositories:
             with _progress() as report:
                 path = asyncio.run(store.pull(repository, environment, report))
@@ -134,7 +129,7 @@ def pull(config: Config, which: str, *, as_json: bool) -> int:
             if not as_json:
                 say(f"{repository.name} is complete: {path}")
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(done)).decode())
+        say(in_json(done))
     return 0
 
 
@@ -307,20 +302,3 @@ def _overwrite(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         pass  # nobody looks any more
-
-
-@contextmanager
-def _told_of_interruption(which: str) -> Iterator[None]:
-    """Inside, Ctrl-C cancels what runs, and raises Interrupted."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Interrupted. What was downloaded is kept: repeat `gpustack-fast models pull "
-            f"{shlex.quote(printable(which))}` to go on."
-        ) from None
-    finally:
-        signal.signal(signal.SIGINT, before)

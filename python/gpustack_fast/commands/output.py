@@ -14,9 +14,11 @@ import signal
 import sys
 from typing import TextIO
 
+import msgspec
+
 from gpustack_fast.errors import GpustackFastError, printable
 
-__all__ = ["OutputFailed", "ReaderGone", "complain", "say"]
+__all__ = ["OutputFailed", "ReaderGone", "complain", "in_json", "say"]
 
 
 class OutputFailed(GpustackFastError):
@@ -45,6 +47,11 @@ def say(text: str) -> None:
             f"Standard output cannot be written: its encoding is {sys.stdout.encoding}, which has "
             "not all of the letters. Set the variable `PYTHONIOENCODING=utf-8`, and run it again."
         ) from error
+
+
+def in_json(document: object) -> str:
+    """A document for programs, laid out so that people can read it, too."""
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
 
 
 def complain(text: str) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from gpustack_fast import plain_files
 from gpustack_fast.backends import BACKENDS, Backend
-from gpustack_fast.commands.output import complain, say
+from gpustack_fast.commands.output import complain, in_json, say
 from gpustack_fast.commands.planning import (
     FactsOf,
     M,
@@ -41,7 +41,7 @@ def plan(
     for model, why in found.without_gpu.items():
         complain(f"warning: The model `{model}` runs without a GPU: {why}.")
     if as_json:
-        say(msgspec.json.format(msgspec.json.encode(found)).decode())
+        say(in_json(found))
     else:
         # A sentence may quote a model's files, and no terminal shall obey what is in them.
         say("\n".join(printable(line) for line in _page(found, report)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,27 +10,7 @@ from gpustack_fast.control.client import ControlClient, NoServer
 from gpustack_fast.errors import ControlError
 from gpustack_fast.storage.data_directory import DataDirectory
 
-__all__ = ["Interrupted", "running_server", "told_of_interruption"]
-
-
-class Interrupted(ControlError):
-    """A person has ended the command while it waited."""
-
-    exit_status = 128 + signal.SIGINT
-
-
-@contextmanager
-def told_of_interruption(sentences: str) -> Iterator[None]:
-    """Inside, Ctrl-C raises Interrupted with these: by default it would end without a word."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"Interrupted. {sentences}") from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+__all__ = ["running_server"]
 
 
 @contextmanager
