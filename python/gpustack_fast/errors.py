@@ -20,6 +20,7 @@ prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "StoreError",
     "TakenOver",
     "UsageError",
+    "in_one_line",
     "printable",
 ]
 
@@ -53,6 +55,11 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def in_one_line(error: GpustackFastError) -> str:
+    """The message for the log and for states; some have a line for each of several things."""
+    return re.sub(r"\s*\n\s*", " ", str(error))
 
 
 class GpustackFastError(Exception):

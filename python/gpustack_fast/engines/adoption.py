@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Container, Iterable
 from typing import Protocol
@@ -34,7 +33,7 @@ from gpustack_fast.engines.plan import restart_delay
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.records import Found, Record
 from gpustack_fast.engines.replica import Replica
-from gpustack_fast.errors import EngineFailed, GpustackFastError
+from gpustack_fast.errors import EngineFailed, GpustackFastError, in_one_line
 from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.placement import Placement
 
@@ -44,7 +43,6 @@ __all__ = [
     "Again",
     "Refused",
     "candidates",
-    "in_one_line",
     "started_by",
     "verify",
 ]
@@ -293,8 +291,3 @@ def adopted_within(model: ModelConfig, record: Record, now: float) -> float:
     if record.has_run or not model.ready_timeout:
         return model.hang_timeout if record.has_run else 0.0
     return max(1.0, model.ready_timeout - max(0.0, now - record.created))
-
-
-def in_one_line(error: GpustackFastError) -> str:
-    """The message for the log and for states; some have a line for each of several things."""
-    return re.sub(r"\s*\n\s*", " ", str(error))

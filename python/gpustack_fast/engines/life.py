@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
-from gpustack_fast.engines.adoption import Adoption, Again, Refused, in_one_line
+from gpustack_fast.engines.adoption import Adoption, Again, Refused
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import Instance
@@ -27,7 +27,7 @@ from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.restraint import Restraint
-from gpustack_fast.errors import EngineFailed, GpustackFastError
+from gpustack_fast.errors import EngineFailed, GpustackFastError, in_one_line
 from gpustack_fast.faults import Faults, is_ours, reason_of
 from gpustack_fast.model_store.documents import ModelStoreError
 from gpustack_fast.storage.engine_paths import EnginePaths

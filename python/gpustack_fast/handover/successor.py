@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gpustack_fast.errors import ControlError, GpustackFastError, UsageError
+from gpustack_fast.errors import ControlError, GpustackFastError, UsageError, in_one_line
 from gpustack_fast.faults import reason_of
 from gpustack_fast.handover.channel import Channel, receive_offer
 from gpustack_fast.handover.launch import VARIABLE
@@ -156,11 +156,6 @@ class Inheritance:
     def _send(self, message: msgspec.Struct) -> None:
         assert self._channel is not None
         self._channel.send(message)
-
-
-def in_one_line(error: GpustackFastError) -> str:
-    """All that an error says."""
-    return " ".join(str(error).split())
 
 
 def inherit(environment: MutableMapping[str, str]) -> Inheritance | None:
