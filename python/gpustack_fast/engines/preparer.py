@@ -109,6 +109,22 @@ class Preparer:
                     report = await self._read_gpus()
                 else:
                     remark = _without_gpus(replica, report)
+        devices = () if placement is None else visible(report, placement)
+        return await self._complete(
+            replica, set_state, facts=facts, devices=devices, placement=placement, remark=remark
+        )
+
+    async def _complete(
+        self,
+        replica: Replica,
+        set_state: SetState,
+        *,
+        facts: ModelFacts | None,
+        devices: tuple[str, ...],
+        placement: Placement | None,
+        remark: str,
+    ) -> Prepared:
+        """With its environment and its files, for which it waits."""
         environment = await self._environment(replica, set_state, gpus=placement is not None)
         files, adapters = await self._files_of(replica, set_state)
         return Prepared(
@@ -117,7 +133,7 @@ class Preparer:
             files=files,
             adapters=adapters,
             facts=facts,
-            devices=() if placement is None else visible(report, placement),
+            devices=devices,
             placement=placement,
             remark=remark,
         )
@@ -157,13 +173,9 @@ class Preparer:
         facts = None
         if replica.backend.demands is not None:
             facts = await self._facts(model, replica.backend)
-        environment = await self._environment(replica, _in_silence, gpus=placement is not None)
-        files, adapters = await self._files_of(replica, _in_silence)
-        return Prepared(
-            python=environment.python,
-            version=environment.version,
-            files=files,
-            adapters=adapters,
+        return await self._complete(
+            replica,
+            _in_silence,
             facts=facts,
             devices=record.devices,
             placement=placement,
