@@ -140,7 +140,7 @@ class Parts:
         return [
             *self._given_warnings,
             *(warning for warning in (unencrypted, refused) if warning),
-            *([KEEPS_NOTHING] if self.config.server.keep_engines and os.getpid() == 1 else []),
+            *([] if self.keeps_engines or not self.config.server.keep_engines else [KEEPS_NOTHING]),
             *warnings_of(self.config),
             *unmatched(routes, self.keys.all(), now),
         ]
