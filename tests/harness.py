@@ -44,6 +44,14 @@ def stop(process: subprocess.Popen[Any] | ForkedEngine, patience: float = ENDED_
     return process.wait()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def held_port(owner: object) -> int:
     """A port of 127.0.0.1 that no other program and no connection gets as long as `owner` lives.
 

@@ -31,12 +31,12 @@ from gpustack_fast.engines.processes import MARK
 from gpustack_fast.errors import GpustackFastError
 from gpustack_fast.storage.data_directory import DataDirectory
 from handovers import Succeeding
-from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, cli, short_folder
+from harness import ENDED_WITHIN, KEY, STARTED_WITHIN, alive, cli, short_folder
 from load import Load, Outcome
 from managed_server import CONFIG, MODEL
 from raw_http import eventually
 
-__all__ = ["Life", "living", "unexcused"]
+__all__ = ["Life", "unexcused"]
 
 QUIET_WITHIN = 60.0
 NEAR = 2.0
@@ -125,7 +125,7 @@ class Life:
         pid = self._pid()
         self.kills.append(time.monotonic())
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not living(pid), "the end of the server", ENDED_WITHIN)
+        eventually(lambda: not alive(pid), "the end of the server", ENDED_WITHIN)
         self.kills.append(time.monotonic())
         if self.server.process.poll() is None:
             self.server.process.wait(ENDED_WITHIN)  # a former one, which had streams left
@@ -260,14 +260,6 @@ class Life:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return len(os.listdir(f"/proc/{pid}/fd")), int(found[1]) / 1024
-
-
-def living(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

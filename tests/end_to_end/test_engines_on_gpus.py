@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness import ENDED_WITHIN, STARTED_WITHIN, ServedRouter, cli, serving
+from harness import ENDED_WITHIN, STARTED_WITHIN, ServedRouter, alive, cli, serving
 from nvml.stand_in import GIB, StandIn, StandInGpu, StandInSlice, joined
 from raw_http import eventually
 
@@ -136,14 +136,6 @@ def holders(nvml: StandIn) -> dict[int, str]:
     """The processes that have ever booked memory, each with the last of its devices."""
     lines = Path(f"{nvml.state}.procs").read_text().splitlines()
     return {int(line.split()[1]): line.split()[0] for line in lines}
-
-
-def alive(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_models_share_gpus_and_slices_and_what_finds_no_room_waits(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpustack_fast.control.client import ControlClient
 from gpustack_fast.storage.data_directory import DataDirectory
-from harness import KEY, SMOLLM2, STARTED_WITHIN, ServedRouter, cli, serving
+from harness import KEY, SMOLLM2, STARTED_WITHIN, ServedRouter, alive, cli, serving
 from load import Load
 from managed import wait_for
 from managed_server import managed
@@ -31,13 +31,6 @@ def pids(server: ServedRouter, count: int = 2) -> dict[str, int]:
         f"{count} run",
     )
     return {one.name: one.pid for one in found if one.pid is not None}
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def kill(server: ServedRouter) -> None:
