@@ -9,6 +9,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,12 +96,12 @@ def contexts(server: ServedRouter) -> set[str]:
     return found
 
 
-def load(server: ServedRouter) -> Load:
+def load(server: ServedRouter, rate: float = 8) -> Load:
     return Load(
         server.address,
         KEY,
         "m",
-        rate=8,
+        rate=rate,
         streams=4,
         frames=60,
         fake=False,
@@ -280,6 +281,26 @@ def test_an_edit_that_interrupts_is_told_before(server: ServedRouter) -> None:
     assert told in run(server, "check", str(edited)).stderr.splitlines()
     report = json.loads(run(server, "apply", str(edited), "--dry-run", "--json").stdout)
     assert report["models"][0]["interrupts"] and not report["applied"]
+
+
+@pytest.mark.timeout(900)
+def test_requests_wait_while_an_edit_interrupts(server: ServedRouter) -> None:
+    change(server, config(1, more="max_surge = 0"))
+    before = settled(server, 1)
+    with load(server, rate=2) as under:
+        eventually(lambda: under.open_streams == 4, "open streams")
+        change(server, config(1, context=1024, more="max_surge = 0"))
+        after = settled(server, 1)
+        begun = time.monotonic()
+        eventually(lambda: under.outcomes[-1].began > begun, "a request behind it")
+    assert_nothing_was_lost(server, under)
+    assert not set(before) & set(after) and contexts(server) == {"1024"}
+    events = json.loads(run(server, "status", "--json").stdout)["events"]
+    times = {one["what"]: one["time"] - time.time() + time.monotonic() for one in events}
+    assert times["retired"] < times["started"] < times["running"], "none serves between"
+    assert any(
+        one.began < times["started"] and one.ended > times["running"] for one in under.outcomes
+    )
 
 
 @pytest.mark.timeout(900)

