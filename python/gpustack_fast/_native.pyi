@@ -93,11 +93,17 @@ class DataPlane:
         """
 
     def add_tokens(self, tokens: bytes) -> None:
-        """Adds a `Tokens` document to the tokens of routes, as `stats` and `/metrics` show them.
+        """Adds a `Tokens` document to the tokens of routes, as `stats` shows them.
 
         For what an earlier run has counted, or what a predecessor has counted since its hand-over.
         A route that the table has not is left out: call it behind `publish`. Raises DataPlaneError
         when the document does not fit its shape; then nothing has changed.
+        """
+
+    def show_tokens(self, tokens: bytes) -> None:
+        """Has `/metrics` show no more than a `Tokens` document, of its routes, until the next call.
+
+        Of a route that no call has named it shows all that is counted. As `add_tokens` else.
         """
 
     def poll(self) -> bytes:

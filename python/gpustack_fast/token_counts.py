@@ -1,8 +1,10 @@
 """The tokens of every route, kept over restarts.
 
 The data plane counts them. What it has counted is saved now and then, and given back to the data
-plane of the next run. So a server that is killed loses what its last seconds have counted. A route
-that is gone keeps its counts for the day when it comes back.
+plane of the next run. So a server that is killed loses what its last seconds have counted. The
+metrics show no more than what is saved: else their counters would go back by a kill, which
+Prometheus takes for a begin at 0, and counts all of it once more. A route that is gone keeps its
+counts for the day when it comes back.
 
     DIR/tokens.json   0600
     {"version": 1, "routes": [{"name": "smollm2", "input": 12, "cached": 0, "output": 7}]}
@@ -34,7 +36,7 @@ __all__ = ["TokenCounts"]
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-SAVE_EVERY = 5.0
+SAVE_EVERY = 2.0
 """Seconds between two looks at the counts, which are saved where they have changed."""
 
 
@@ -74,12 +76,11 @@ class TokenCounts:
         Call it behind the first table at once: who reads the metrics before would see a jump.
         """
         found = {one.name: one for one in self._plane.stats().routes}
-        back = [
-            self._counted[name]
-            for name, now in found.items()
-            if name in self._counted and self._is_new(now)
-        ]
-        if back:
+        new = [name for name, now in found.items() if self._is_new(now)]
+        if new:
+            saved = [self._saved.get(name, _nothing(name)) for name in new]
+            self._plane.show_tokens(Tokens(routes=saved))
+        if back := [self._counted[name] for name in new if name in self._counted]:
             self._plane.add_tokens(Tokens(routes=back))
             found = {one.name: one for one in self._plane.stats().routes}
         self._given = set(found)
@@ -87,8 +88,13 @@ class TokenCounts:
 
     def _is_new(self, now: RouteTokens) -> bool:
         """Whether the data plane has begun to count a route anew: it was away, if only shortly."""
-        before = self._counted[now.name]
-        return now.name not in self._given or now.input < before.input or now.output < before.output
+        before = self._counted.get(now.name)
+        return (
+            now.name not in self._given
+            or before is None
+            or now.input < before.input
+            or now.output < before.output
+        )
 
     async def save_now_and_then(self) -> None:
         """Saves, for ever, what has changed."""
@@ -117,6 +123,8 @@ class TokenCounts:
                 self._faults.note("tokens", error if isinstance(error, OSError) else str(error))
             else:
                 self._saved = counted
+            # Also where it failed: rather a step back at the next kill than no counts until then.
+            self._plane.show_tokens(Tokens(routes=list(counted.values())))
 
     async def freeze(self) -> None:
         """Saves a last time, for a successor that reads it: this process writes no more."""
@@ -130,7 +138,6 @@ class TokenCounts:
     def unsaved(self) -> list[RouteTokens]:
         """What was counted since the last save, of routes where that is anything."""
         self.look()
-        nothing = RouteTokens(name="", input=0, cached=0, output=0)
         more = [
             RouteTokens(
                 name=name,
@@ -139,7 +146,7 @@ class TokenCounts:
                 output=now.output - before.output,
             )
             for name, now in self._counted.items()
-            for before in [self._saved.get(name, nothing)]
+            for before in [self._saved.get(name, _nothing(name))]
         ]
         return [one for one in more if _has_any(one)]
 
@@ -164,6 +171,10 @@ class TokenCounts:
                 os.replace(self._file, aside)
             return {}
         return {one.name: one for one in found.routes} if found else {}
+
+
+def _nothing(name: str) -> RouteTokens:
+    return RouteTokens(name=name, input=0, cached=0, output=0)
 
 
 def _has_any(tokens: RouteTokens) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import time
 
 from harness import FakeEngine, ServedRouter, external, serving
 from raw_http import chat, eventually
@@ -39,17 +39,30 @@ def test_tokens_are_counted_over_restarts_and_a_kill_loses_no_more_than_its_last
             use(server)
             two = {kind: 2 * count for kind, count in one.items()}
             eventually(lambda: counted(server) == two, "as many again")
-            file = server.data_dir / "tokens.json"
-
-            def saved() -> dict[str, int]:
-                routes = json.loads(file.read_bytes())["routes"]
-                return next(one for one in routes if one["name"] == "default")
-
-            eventually(lambda: saved()["output"] == two["output"], "them to be saved")
             server.process.kill()
             server.wait()
             server.start()
             server.wait_until_ready()
             assert counted(server) == two
+    finally:
+        engine.kill()
+
+
+def test_what_the_metrics_have_shown_never_goes_back_whenever_the_server_is_killed() -> None:
+    engine = FakeEngine("tokens", "--port", "0")
+    try:
+        with serving(external([engine])) as server:
+            shown: list[int] = []
+            for pause in (0.0, 0.5, 1.0, 1.5, 2.0):
+                for _ in range(5):
+                    use(server)
+                time.sleep(pause)
+                shown.append(counted(server)["output"])
+                server.process.kill()
+                server.wait()
+                server.start()
+                server.wait_until_ready()
+                shown.append(counted(server)["output"])
+            assert shown == sorted(shown) and shown[-1] > 0
     finally:
         engine.kill()

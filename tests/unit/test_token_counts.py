@@ -70,6 +70,22 @@ def test_the_next_run_counts_on(directory: DataDirectory, new_plane: MakePlane) 
     assert shown(plane) == [tokens("a", 11, 4, 4), tokens("b", 0, 0, 0)]
 
 
+def test_no_more_is_shown_than_is_saved(
+    directory: DataDirectory, new_plane: MakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = new_plane()
+    told: list[list[RouteTokens]] = []
+    monkeypatch.setattr(plane, "show_tokens", lambda shown: told.append(shown.routes))
+    counts = TokenCounts(directory, plane, Faults())
+    publish(plane, "a", "b")
+    count(plane, tokens("a", 10, 4, 3))
+    counts.look()
+    assert told == [[tokens("a", 0, 0, 0), tokens("b", 0, 0, 0)]]
+    asyncio.run(counts.save())
+    assert told[1:] == [[tokens("a", 10, 4, 3), tokens("b", 0, 0, 0)]]
+    assert b'"output": 3' in directory.tokens_file.read_bytes()
+
+
 def test_what_has_not_changed_is_not_written(
     directory: DataDirectory, new_plane: MakePlane
 ) -> None:
@@ -174,9 +190,12 @@ def test_a_full_disk_is_a_fault_and_the_next_save_has_all(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    told: list[Tokens] = []
+    monkeypatch.setattr(plane, "show_tokens", told.append)
     with monkeypatch.context() as broken:
         broken.setattr(durable, "write", full)
         asyncio.run(counts.save())
+    assert told[-1].routes == [tokens("a", 1, 0, 1)], "the metrics do not stand still for a disk"
     assert faults.counts["tokens"] == 1
     assert not directory.tokens_file.exists()
     asyncio.run(counts.save())

@@ -63,6 +63,10 @@ class DataPlane:
         """Adds to the tokens of routes; those that the table has not are left out."""
         self._native.add_tokens(msgspec.json.encode(tokens))
 
+    def show_tokens(self, tokens: Tokens) -> None:
+        """Has the metrics show no more than these, of routes that the table has."""
+        self._native.show_tokens(msgspec.json.encode(tokens))
+
     def poll(self) -> Polled:
         """Events and at most 10,000 records since the last call; never waits. Clears `fileno`."""
         return msgspec.msgpack.decode(self._native.poll(), type=Polled)

@@ -25,7 +25,7 @@ use sans_io::{
         self, DataPlaneConfig, Event, InstanceEntry, InstanceState, InstanceStats, KeyDelta,
         ModelStats, RouteTokens, ShapeError, Started, Stats, Tokens, read,
     },
-    table::{Instance, KeysError, Model, Route, TableError},
+    table::{Instance, KeysError, Model, Route, TableError, TokenCounts},
 };
 
 /// An error of the data plane as a whole. Its text is a sentence for the operator.
@@ -161,11 +161,26 @@ impl DataPlane {
     /// of requests that another process has finished in this one's place. Routes that the table has
     /// not are left out.
     pub fn add_tokens(&self, tokens: &[u8]) -> Result<(), DataPlaneError> {
-        let tokens: Tokens = read("token counts", tokens)?;
+        self.with_tokens(tokens, |counts, [input, cached, output]| {
+            counts.add(input, cached, output)
+        })
+    }
+
+    /// Has the metrics show no more than the tokens of a `Tokens` document, of its routes.
+    pub fn show_tokens(&self, tokens: &[u8]) -> Result<(), DataPlaneError> {
+        self.with_tokens(tokens, TokenCounts::show)
+    }
+
+    fn with_tokens(
+        &self,
+        document: &[u8],
+        change: fn(&TokenCounts, [u64; 3]),
+    ) -> Result<(), DataPlaneError> {
+        let tokens: Tokens = read("token counts", document)?;
         let table = self.shared.table.load();
         for RouteTokens { name, input, cached, output } in tokens.routes {
             if let Some(route) = table.route(&name) {
-                route.metrics.tokens.add(input, cached, output);
+                change(&route.metrics.tokens, [input, cached, output]);
             }
         }
         Ok(())

@@ -99,6 +99,10 @@ impl DataPlane {
         self.0.add_tokens(tokens).map_err(error)
     }
 
+    fn show_tokens(&self, tokens: &[u8]) -> PyResult<()> {
+        self.0.show_tokens(tokens).map_err(error)
+    }
+
     fn poll<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.0.poll())
     }

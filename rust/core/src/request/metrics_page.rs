@@ -185,7 +185,7 @@ fn token_family(text: &mut String, table: &Table) {
         ones are a part of the input.";
     family(text, name, "counter", help);
     for route in &table.routes {
-        for (kind, count) in route.metrics.tokens.kinds() {
+        for (kind, count) in route.metrics.tokens.shown() {
             let route = label(&route.name);
             let _ = writeln!(text, "{name}{{route=\"{route}\",kind=\"{kind}\"}} {count}");
         }

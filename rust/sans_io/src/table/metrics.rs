@@ -103,7 +103,7 @@ pub struct RouteMetrics {
 }
 
 /// Counters of tokens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TokenCounts {
     /// Of prompts, the cached ones included.
     pub input: AtomicU64,
@@ -111,6 +111,15 @@ pub struct TokenCounts {
     pub cached: AtomicU64,
     /// Generated ones.
     pub output: AtomicU64,
+    /// The most that is shown of each kind, in the order of `kinds`.
+    shown: [AtomicU64; 3],
+}
+
+impl Default for TokenCounts {
+    fn default() -> Self {
+        let [input, cached, output] = [const { AtomicU64::new(0) }; 3];
+        Self { input, cached, output, shown: [const { AtomicU64::new(u64::MAX) }; 3] }
+    }
 }
 
 impl TokenCounts {
@@ -129,6 +138,23 @@ impl TokenCounts {
     pub fn kinds(&self) -> [(&'static str, u64); 3] {
         [("input", &self.input), ("cached", &self.cached), ("output", &self.output)]
             .map(|(kind, counter)| (kind, counter.load(Ordering::Relaxed)))
+    }
+
+    /// Shows no more than these from now on, in the order of `kinds`: a counter that is kept over
+    /// the death of the process must not have shown what the next one does not know, since whoever
+    /// collects it would take the step back for a new begin, and count everything once more.
+    pub fn show(&self, most: [u64; 3]) {
+        for (shown, most) in self.shown.iter().zip(most) {
+            shown.store(most, Ordering::Relaxed);
+        }
+    }
+
+    /// What is to be shown of each kind, by its name.
+    pub fn shown(&self) -> [(&'static str, u64); 3] {
+        let [input, cached, output] = &self.shown;
+        let [counted_input, counted_cached, counted_output] = self.kinds();
+        [(counted_input, input), (counted_cached, cached), (counted_output, output)]
+            .map(|((kind, counted), most)| (kind, counted.min(most.load(Ordering::Relaxed))))
     }
 }
 
@@ -246,5 +272,19 @@ mod tests {
         }
         let counted: Vec<_> = metrics.unrouted.statuses().collect();
         assert_eq!(counted, [("200", 1), ("2xx", 1), ("4xx", 1), ("5xx", 1), ("other", 1)]);
+    }
+
+    #[test]
+    fn no_more_tokens_are_shown_than_may_be() {
+        let counts = TokenCounts::default();
+        counts.add(10, 4, 3);
+        let shown = |counts: &TokenCounts| counts.shown().map(|(_, count)| count);
+        assert_eq!(shown(&counts), [10, 4, 3]);
+        counts.show([10, 3, 0]);
+        counts.add(1, 1, 1);
+        assert_eq!(shown(&counts), [10, 3, 0]);
+        counts.show([20, 20, 20]);
+        assert_eq!(shown(&counts), [11, 5, 4]);
+        assert_eq!(counts.kinds(), counts.shown());
     }
 }
