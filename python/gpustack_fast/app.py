@@ -263,8 +263,9 @@ class Server:
         except (GpustackFastError, OSError) as error:
             inherited.tell_error(error)
             raise
-        inherited.tell_serving(self._urls())
+        # First, so that whoever is told of it and asks then, asks this process.
         sockets.show()
+        inherited.tell_serving(self._urls())
         self._directory.sign()
         self._service.tell(systemd.READY)
         listening = console.urls(self._addresses, self._parts.scheme)
