@@ -107,6 +107,7 @@ class Giving:
             port=parts.config.server.port,
             running=[(one.slot.model, one.address) for one in running],
             instances=[one.id for one in parts.supervisor.replicas if one.instance is not None],
+            has_models=bool(parts.config.models),
         )
         sockets = [one.fileno() for one in parts.sockets]
         return offer, [parts.directory.descriptor(), STANDARD_ERROR, *sockets]
@@ -161,7 +162,11 @@ def _waits_for(parts: Parts, running: list[tuple[str, str]]) -> str:
             if replica.model.external
             else (runs_there and replica.state == "starting")
         ):
-            return f"It waits for {replica.id} at {replica.address} to respond, or not."
+            return (
+                f"It waits for {replica.id} at {replica.address} to respond, or not. Where that "
+                "engine hangs, the server ends it after the model's `hang_timeout`: repeat the "
+                "command then."
+            )
     return ""
 
 

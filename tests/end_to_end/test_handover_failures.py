@@ -122,6 +122,8 @@ def test_a_configuration_that_is_wrong_is_quoted_and_the_command_says_so(
     done = served.try_command("restart")
     assert done.returncode == 1
     assert "the server goes on as it was" in done.stderr and "config.toml:" in done.stderr
+    served.config.write_text("")  # an editor is just writing it
+    assert "The file is empty" in served.try_command("restart").stderr
     served.config.write_text(good.replace('"m"', '"n"'))
     goes_on(served)
     served.command("restart")

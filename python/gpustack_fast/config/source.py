@@ -54,13 +54,22 @@ class Source:
         """
         return self._read(self._load(self.file))
 
+    def read_for_successor(self, *, had_models: bool) -> Reading:
+        """As `read`, for a process that takes over from another one, which has models or not.
+        Raises ConfigError where every model would be gone, too.
+        """
+        loaded = self._load(self.file)
+        reading = self._read(loaded)
+        _check_not_emptied(had_models, reading.config, loaded.places)
+        return reading
+
     def read_again(self, running: Config, file: Path | None = None) -> Reading:
         """As `read`, for a reload; of another `file`, if one is named. Raises ConfigError where
         every model would be gone, too.
         """
         loaded = self._load(file or self.file)
         reading = self._read(loaded)
-        _check_not_emptied(running, reading.config, loaded.places)
+        _check_not_emptied(bool(running.models), reading.config, loaded.places)
         return reading
 
     def _read(self, loaded: Loaded) -> Reading:
@@ -85,17 +94,17 @@ class Source:
                 self._taken[name] = self._environment.pop(name)
 
 
-def _check_not_emptied(running: Config, written: Config, places: Places) -> None:
+def _check_not_emptied(had_models: bool, written: Config, places: Places) -> None:
     """A file that is just being written, or was lost, would take every model away from clients."""
     if places.nothing_written:
         raise ConfigError(
-            "The file is empty. Write it anew, best beside it and then renamed; or restart the "
-            "server with it, if nothing shall be served.",
+            "The file is empty. Write it anew, best beside it and then renamed; or stop the server "
+            "and start it with it, if nothing shall be served.",
             places.file,
         )
-    if running.models and not written.models:
+    if had_models and not written.models:
         raise ConfigError(
             "The file has no model any more, and all of them would be gone at once. Write them "
-            "again; or restart the server with it, if nothing shall be served.",
+            "again; or stop the server and start it with it, if nothing shall be served.",
             places.file,
         )

@@ -46,6 +46,10 @@ class NoServer(ControlError):
     """Nobody listens on the control socket."""
 
 
+class ConnectionLost(ControlError):
+    """The server has closed the connection, or does not respond."""
+
+
 class ControlClient:
     """One connection to a running server. Raises NoServer at once when there is none."""
 
@@ -104,8 +108,13 @@ class ControlClient:
         return self._ask(RevokeKey(which=which), KeyInfo)
 
     def status(self) -> ServerStatus:
-        """The state of the server and its engines."""
-        return self._ask(Status(), ServerStatus)
+        """The state of the server and its engines; of its new process where it was just changed."""
+        try:
+            return self._ask(Status(), ServerStatus)
+        except ConnectionLost:
+            self.close()
+            self._connect()
+            return self._ask(Status(), ServerStatus)
 
     def drain(self, which: str) -> DrainReport:
         """Takes instances out of the choice: when this returns, no new request goes there."""
@@ -148,14 +157,15 @@ class ControlClient:
             self._socket.sendall(line)
             line = self._lines.readline()
         except OSError as error:
-            raise ControlError(
+            raise ConnectionLost(
                 f"The server behind {self._path} did not respond: {error.strerror or error}. "
                 "Look at its log, and repeat the command."
             ) from error
         if not line.endswith(b"\n"):
-            raise ControlError(
-                f"The server behind {self._path} closed the connection. Run the command as the "
-                "user who runs it, or as root; if it was about to stop, repeat the command."
+            raise ConnectionLost(
+                f"The server behind {self._path} closed the connection without a response. It has "
+                "ended, as `gpustack-fast status` would show, or it is not for you: run the "
+                "command as the user who runs it, or as root."
             )
         try:
             response = msgspec.json.decode(line, type=Response)

@@ -44,6 +44,8 @@ class Offer(Struct, frozen=True, kw_only=True, tag_field="message", tag="offer")
     """The ids of the engines that are given. Others are on their way out, and may still have
     requests of the predecessor's.
     """
+    has_models: bool = False
+    """Whether any model is configured: a file without any is most likely just being written."""
 
 
 class Go(Struct, frozen=True, kw_only=True, tag_field="message", tag="go"):

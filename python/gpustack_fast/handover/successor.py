@@ -37,7 +37,10 @@ T = TypeVar("T")
 
 STANDARD_ERROR = 2
 DECODER: msgspec.json.Decoder[FromPredecessor] = msgspec.json.Decoder(FromPredecessor)
-GONE = "The server that was to be taken over has ended, or goes on by itself."
+GONE = (
+    "The server that was to be taken over has ended, or goes on by itself. `gpustack-fast status` "
+    "shows whether it does; else start it anew: engines that it has left are gone on with."
+)
 
 
 class Inheritance:

@@ -127,13 +127,17 @@ class DataDirectory:
         """
         self.check_socket_paths()
         try:
-            held, ours = os.fstat(lock), os.stat(self._lock_file, follow_symlinks=False)
+            held = os.fstat(lock)
+            ours = os.stat(self._lock_file, follow_symlinks=False)
+            is_another = (held.st_dev, held.st_ino) != (ours.st_dev, ours.st_ino)
+        except FileNotFoundError:
+            is_another = True
         except OSError as error:
             os.close(lock)
             raise StoreError(
                 explain_os_error(error, f"The data directory {self.path} cannot be used")
             ) from error
-        if (held.st_dev, held.st_ino) != (ours.st_dev, ours.st_ino):
+        if is_another:
             os.close(lock)
             raise UsageError(
                 f"The data directory {self.path} is not that of the running server. Set `data_dir` "

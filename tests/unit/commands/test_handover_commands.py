@@ -39,3 +39,5 @@ def test_without_a_server_there_is_nothing_to_hand_over(tmp_path: Path, command:
 def test_a_time_without_a_unit_is_a_mistake(tmp_path: Path) -> None:
     done = run("restart", "--timeout", "30", "--data-dir", str(tmp_path))
     assert done.returncode == 2 and "has no unit" in done.stderr
+    done = run("upgrade", "--timeout", "0s", "--data-dir", str(tmp_path))
+    assert done.returncode == 2 and "--timeout is 0" in done.stderr

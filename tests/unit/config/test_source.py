@@ -66,8 +66,11 @@ def test_a_file_that_lost_its_models_can_be_started_with_and_not_reloaded(
     running = source.read().config
     assert source.read_again(running).config == running
     file.write_text(left)
-    with pytest.raises(ConfigError, match=rf"c\.toml: {reason}.*restart the server"):
+    told = rf"c\.toml: {reason}.*stop the server and start it with it"
+    with pytest.raises(ConfigError, match=told):
         source.read_again(running)
+    with pytest.raises(ConfigError, match=told):
+        source.read_for_successor(had_models=True)
     assert source.read().config.models == []
 
 
@@ -80,6 +83,8 @@ def test_an_empty_file_is_no_reload_of_a_server_without_models_either(tmp_path: 
     file.write_text("")
     with pytest.raises(ConfigError, match="The file is empty"):
         source.read_again(running)
+    with pytest.raises(ConfigError, match="The file is empty"):
+        source.read_for_successor(had_models=False)
     embedded = Source(lambda found: load(found, {}, {}), None, {})
     assert embedded.read_again(embedded.read().config).config.models
 

@@ -557,6 +557,21 @@ def test_the_server_ends_while_a_client_is_connected(tmp_path: Path) -> None:
         client.list_keys()
 
 
+def test_a_connection_that_was_lost_is_made_anew_for_the_status(tmp_path: Path) -> None:
+    """As where a command waits for something while the server's process changes."""
+
+    def scenario(path: Path) -> None:
+        with ControlClient(path) as client:
+            before = client.status()
+            client._socket.shutdown(socket.SHUT_RDWR)
+            assert client.status() == before
+            client._socket.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(ControlError):
+                client.create_key("once")  # it may have been done
+
+    with_server(tmp_path, scenario)
+
+
 def test_a_socket_that_cannot_be_removed_keeps_no_stop_from_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

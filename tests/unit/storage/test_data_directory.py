@@ -187,5 +187,7 @@ def test_the_lock_of_another_directory_is_not_taken(tmp_path: Path) -> None:
     other.acquire()
     with pytest.raises(UsageError, match="is not that of the running server"):
         DataDirectory(tmp_path / "b").inherit(os.dup(one.descriptor()))
+    with pytest.raises(UsageError, match="is not that of the running server"):
+        DataDirectory(tmp_path / "never made").inherit(os.dup(one.descriptor()))
     one.release()
     other.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpustack_fast.commands.arguments.shared import Commands, add_place, command, data_dir
+from gpustack_fast.errors import UsageError
 
 __all__ = ["add_handover"]
 
@@ -41,14 +42,22 @@ def add_handover(commands: Commands) -> None:
 
 
 def _restart(options: argparse.Namespace) -> int:
-    from gpustack_fast.commands import handover, keys
+    from gpustack_fast.commands import handover
 
-    timeout = float(keys.seconds(options.timeout))
-    return handover.restart(data_dir(options), timeout, as_json=options.json)
+    return handover.restart(data_dir(options), _timeout(options), as_json=options.json)
 
 
 def _upgrade(options: argparse.Namespace) -> int:
-    from gpustack_fast.commands import handover, keys
+    from gpustack_fast.commands import handover
 
-    timeout = float(keys.seconds(options.timeout))
-    return handover.upgrade(data_dir(options), timeout, as_json=options.json)
+    return handover.upgrade(data_dir(options), _timeout(options), as_json=options.json)
+
+
+def _timeout(options: argparse.Namespace) -> float:
+    """In seconds. Raises UsageError."""
+    from gpustack_fast.commands import keys
+
+    found = float(keys.seconds(options.timeout))
+    if not found:
+        raise UsageError("--timeout is 0, in which no process starts. Write `120s`, for example.")
+    return found

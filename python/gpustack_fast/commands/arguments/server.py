@@ -122,7 +122,10 @@ def _serve(options: argparse.Namespace) -> int:
         found = MistakesFound()
         start, key = Reading(config=Config(), engine_keys={}), None
         with found.here():
-            start = source.read()
+            if inherited is None:
+                start = source.read()
+            else:
+                start = source.read_for_successor(had_models=inherited.offer.has_models)
         with found.here():
             key = _bootstrap_key(options)
         found.raise_any()
