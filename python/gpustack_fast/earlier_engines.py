@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 
-from gpustack_fast.engines.adoption import Adoptable, candidates
+from gpustack_fast.engines.adoption import Adoptable, RefusedRecord, candidates
 from gpustack_fast.engines.leftovers import end_leftovers, find_records
-from gpustack_fast.engines.records import Found
 from gpustack_fast.faults import run_in_thread
 from gpustack_fast.parts import Parts
 
@@ -21,8 +20,8 @@ class EarlierEngines:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._others: list[Found] | None = None
-        """Those that are to be ended; None: it is not known yet."""
+        self._others: list[RefusedRecord] | None = None
+        """Those that are to be ended, and why; None: it is not known yet."""
 
     async def adoptable(self, given: Container[str] | None = None) -> list[Adoptable]:
         """Those that may be adopted; the others are to be ended. `given`: the ids of those that
@@ -33,17 +32,20 @@ class EarlierEngines:
         found = await find_records(self._parts.engine_paths)
         kept = [one for one in found if given is None or one[0].stem in given]
         adoptable, others = await run_in_thread(candidates, kept, self._parts.config.models)
-        self._others = [*others, *(one for one in found if one not in kept)]
+        retired = [one for one in found if one not in kept]
+        self._others = [*others, *((one, "the process before had retired it") for one in retired)]
         return adoptable
 
     async def look(self) -> None:
         """Finds all of them, to be ended, where nobody has looked before. Raises StoreError."""
         if self._others is None:
-            self._others = await find_records(self._parts.engine_paths)
+            found = await find_records(self._parts.engine_paths)
+            self._others = [(one, "the server stops") for one in found]
 
     async def end_others(self) -> None:
         """Ends those that nobody goes on with, once. Raises EngineFailed."""
         others, self._others = self._others or [], []
         paths, faults = self._parts.engine_paths, self._parts.faults
-        for name in await end_leftovers(paths, others, faults):
-            log.info("Ended the engine %s, which an earlier run had left.", name)
+        why = {record.stem: reason for (record, _), reason in others}
+        for name in await end_leftovers(paths, [one for one, _ in others], faults):
+            log.info("Ended the engine %s, which an earlier run had left: %s.", name, why[name])

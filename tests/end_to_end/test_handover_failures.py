@@ -84,6 +84,10 @@ def goes_on(served: Succeeding) -> None:
             "#!/bin/sh\necho 'error: No module named gpustack_fast' >&2\nexit 1\n",
             "has ended with the status 1. It wrote: No module named gpustack_fast",
         ),
+        (
+            "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' w >&2\necho ' Last words.' >&2; exit 7\n",
+            " Last words.",
+        ),
         ("", "cannot be started: Exec format error"),
     ],
 )

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Protocol
 
 from gpustack_fast.backends import BACKENDS
@@ -31,6 +31,7 @@ from gpustack_fast.engines.instance import PROBE_TIMEOUT, Instance
 from gpustack_fast.engines.listening import is_theirs
 from gpustack_fast.engines.plan import restart_delay
 from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.processes import Identity
 from gpustack_fast.engines.records import Found, Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import EngineFailed, GpustackFastError, in_one_line
@@ -42,6 +43,7 @@ __all__ = [
     "Adoption",
     "Again",
     "Refused",
+    "RefusedRecord",
     "candidates",
     "started_by",
     "verify",
@@ -51,6 +53,10 @@ log = logging.getLogger(__name__)
 
 Adoptable = tuple[str, Record]
 """An instance that may be adopted: its id and its record."""
+
+
+RefusedRecord = tuple[Found, str]
+"""The record of one that is not, and why: a clause."""
 
 
 class Refused(EngineFailed):
@@ -79,7 +85,7 @@ class Again(Protocol):
 
 def candidates(
     found: Iterable[Found], models: Iterable[ModelConfig], kinds: Container[str] = BACKENDS
-) -> tuple[list[Adoptable], list[Found]]:
+) -> tuple[list[Adoptable], list[RefusedRecord]]:
     """The engines that may be adopted, and the records of all others. `kinds`: the backends that
     are known. Looks into /proc.
 
@@ -87,28 +93,38 @@ def candidates(
     """
     wanted = {model.name: model for model in models if not model.external}
     chosen: dict[tuple[str, int], Found] = {}
-    others: list[Found] = []
+    others: list[RefusedRecord] = []
     ordered = sorted(found, key=lambda one: one[1].created if isinstance(one[1], Record) else 0.0)
     for one in ordered:
         _, record = one
-        if not (
-            isinstance(record, Record)
-            and record.model in wanted
-            and started_by(record, wanted[record.model]).backend == record.backend
-            and record.backend in kinds
-            and not record.asleep
-            and is_certain(record)
-        ):
-            others.append(one)
+        why_not = _why_not(record, wanted, kinds)
+        if why_not or not isinstance(record, Record):
+            others.append((one, why_not))
             continue
         slot = record.model, record.number
         if slot in chosen:
-            others.append(chosen[slot])
+            others.append((chosen[slot], "a later one has its place"))
         chosen[slot] = one
     adoptable = [
         (path.stem, record) for path, record in chosen.values() if isinstance(record, Record)
     ]
     return adoptable, others
+
+
+def _why_not(record: Identity, wanted: Mapping[str, ModelConfig], kinds: Container[str]) -> str:
+    """Why an engine is not adopted, as a clause; empty: it may be. Raises OSError."""
+    if not isinstance(record, Record):
+        return "its record is lost, or does not say what it runs"
+    if record.model not in wanted:
+        return f"the model `{record.model}` is not run here any more"
+    is_known = record.backend in kinds
+    if not is_known or started_by(record, wanted[record.model]).backend != record.backend:
+        return f"the backend `{record.backend}` is not known, or is not its model's"
+    if record.asleep:
+        return "it was asleep in its process"
+    if not is_certain(record):
+        return "it has ended, or it is not certain that it is ours"
+    return ""
 
 
 def started_by(record: Record, model: ModelConfig) -> ModelConfig:

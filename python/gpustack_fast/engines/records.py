@@ -110,8 +110,8 @@ def renew(file: Path, **changes: bool) -> None:
 
 
 def read_records(folder: Path) -> list[Found]:
-    """The records in a folder. What is no record goes, and what can be neither read nor removed is
-    told and stays: it keeps nobody from starting. Raises OSError for the folder itself.
+    """The records in a folder. What is no record is told and goes, and what can be neither read nor
+    removed is told and stays: it keeps nobody from starting. Raises OSError for the folder itself.
     """
     found = []
     for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
@@ -122,13 +122,18 @@ def read_records(folder: Path) -> list[Found]:
                 identity = read_record(path)
             except OSError as error:
                 log.warning(
-                    "The record %s cannot be read: %s. If it is that of an engine of an earlier "
-                    "run, the engine may still run: look for it with `ps`, then remove the record.",
+                    "The record %s cannot be read: %s. If its engine still runs, it is ended, and "
+                    "another is started in its place. Remove the record.",
                     path,
                     error.strerror or error,
                 )
                 continue
             if identity is None:
+                log.warning(
+                    "The record %s is damaged, and is removed. If its engine still runs, it is "
+                    "ended, and another is started in its place.",
+                    path,
+                )
                 tell_or_remove(path)
             else:
                 found.append((path, identity))

@@ -26,7 +26,7 @@ VARIABLE = "GPUSTACK_FAST_HANDOVER"
 ENDED_WITHIN = 10.0
 """Seconds that a successor has for a polite end."""
 DECODER: msgspec.json.Decoder[FromSuccessor] = msgspec.json.Decoder(FromSuccessor)
-WORDS = 4096
+WORDS = 2048
 """Bytes of what a successor has written that are quoted, at most."""
 
 
@@ -52,6 +52,10 @@ class Process:
         self.channel = channel
         self._process = process
         self._words = words
+        self._last_words = b""
+        os.set_blocking(words.fileno(), False)
+        # All the time, so that a program that writes much does not wait for a reader.
+        asyncio.get_running_loop().add_reader(words.fileno(), self._hear)
         # It stays a zombie until `_reap`, so that its number is given to nobody else.
         self._ended = asyncio.ensure_future(
             run_in_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
@@ -70,13 +74,25 @@ class Process:
 
     def last_words(self) -> str:
         """What it has written before it had our standard error, which then had the rest."""
-        os.set_blocking(self._words.fileno(), False)
-        found = b""
-        with contextlib.suppress(OSError):
-            while piece := os.read(self._words.fileno(), WORDS):
-                found = (found + piece)[-WORDS:]
-        text = printable(" ".join(found.decode(errors="replace").split()).removeprefix("error: "))
+        self._hear()
+        words = " ".join(self._last_words.decode(errors="replace").split())
+        text = printable(words.removeprefix("error: "))
         return f"It wrote: {text}" if text else ""
+
+    def _hear(self) -> None:
+        """Takes what it has written."""
+        with contextlib.suppress(BlockingIOError):
+            while not self._words.closed:
+                piece = os.read(self._words.fileno(), 16 * WORDS)
+                if not piece:
+                    self._close_words()
+                    return
+                self._last_words = (self._last_words + piece)[-WORDS:]
+
+    def _close_words(self) -> None:
+        if not self._words.closed:
+            asyncio.get_running_loop().remove_reader(self._words.fileno())
+            self._words.close()
 
     async def end(self) -> None:
         """Ends it, politely and then firmly, with all that it has started in its own session."""
@@ -91,7 +107,7 @@ class Process:
 
     def let_go(self) -> None:
         """Leaves it to itself; only its end is waited for, so that it leaves no zombie."""
-        self._words.close()
+        self._close_words()
         self._ended.add_done_callback(lambda _: self._process.poll())
 
     async def _end_within(self, seconds: float) -> os.waitid_result | None:

@@ -104,7 +104,7 @@ class NextServer:
         found = await find_records(self.paths)
         self.adoptable, others = candidates(found, self.models, KINDS)
         self.supervisor.want(self.models, adoptable=self.adoptable)
-        await end_leftovers(self.paths, others, Faults(), grace=0.3)
+        await end_leftovers(self.paths, [one for one, _ in others], Faults(), grace=0.3)
         loop = asyncio.ensure_future(self.supervisor.run())
         try:
             yield self
@@ -368,25 +368,25 @@ def test_another_version_in_its_environment_makes_it_outdated(folder: Path) -> N
 # It is refused before anything is asked of it.
 
 
-def assert_refused(folder: Path, *models: ModelConfig) -> None:
+def assert_refused(folder: Path, *models: ModelConfig, why: str = "") -> None:
     adoptable, others = candidates(found_in(folder), models or [small()], KINDS)
     assert adoptable == []
-    assert len(others) == 1
+    ((_, told),) = others
+    assert why in told
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        {"boot_id": "another"},
-        {"start_time": 1},
-        {"backend": "another"},
-        {"model": "another"},
-        {"asleep": True},
+        ({"boot_id": "another"}, "it has ended, or it is not certain that it is ours"),
+        ({"start_time": 1}, "it has ended, or it is not certain that it is ours"),
+        ({"backend": "another"}, "the backend `another` is not known"),
+        ({"model": "another"}, "the model `another` is not run here any more"),
+        ({"asleep": True}, "it was asleep in its process"),
     ],
-    ids=lambda change: next(iter(change)),
 )
 def test_an_engine_of_another_boot_a_recycled_pid_another_kind_or_model_is_no_candidate(
-    folder: Path, change: dict[str, object]
+    folder: Path, change: dict[str, object], why: str
 ) -> None:
     killed_server(folder)
     adoptable, others = candidates(found_in(folder), [small()], KINDS)
@@ -394,7 +394,7 @@ def test_an_engine_of_another_boot_a_recycled_pid_another_kind_or_model_is_no_ca
     pid = int(str(record_of(folder)["pid"]))
     rewrite(folder, **change)
     try:
-        assert_refused(folder)
+        assert_refused(folder, why=why)
     finally:
         kill(pid)
 
@@ -477,7 +477,10 @@ def test_of_two_engines_in_one_slot_the_younger_is_the_candidate(folder: Path) -
     )
     for order in ([older, younger], [younger, older]):
         adoptable, others = candidates(order, [small()], KINDS)
-        assert ([name for name, _ in adoptable], others) == ([ID], [older])
+        assert ([name for name, _ in adoptable], others) == (
+            [ID],
+            [(older, "a later one has its place")],
+        )
 
 
 # It is refused as soon as it can be asked.

@@ -167,11 +167,42 @@ def test_a_process_whose_identity_does_not_match_is_never_touched(
         b'{"pid":1,"start_time":1,"boot_id":"","socket":"a\\u0000b","log":"/y"}',
     ],
 )
-def test_a_record_that_cannot_be_read_is_removed(short_folder: Path, content: bytes) -> None:
+def test_a_record_that_cannot_be_read_is_told_and_removed(
+    short_folder: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
     paths = EnginePaths(short_folder)
     (paths.records / "torn.json").write_bytes(content)
     assert asyncio.run(end_all(paths)) == []
     assert list(paths.records.iterdir()) == []
+    (told,) = caplog.messages
+    assert told.startswith(f"The record {paths.records}/torn.json is damaged, and is removed.")
+
+
+@pytest.mark.parametrize("left", ["the leader", "its child"])
+@pytest.mark.parametrize("content", [b"", b"[]", None], ids=["empty", "other", "removed"])
+def test_an_engine_whose_record_is_lost_is_ended_by_its_mark(
+    short_folder: Path, content: bytes | None, left: str
+) -> None:
+    killed_server(short_folder, "--child")
+    pid = record_of(short_folder)["pid"]
+    assert isinstance(pid, int)
+    child = child_of(short_folder / "logs" / "small" / "small-00000.log")
+    if left == "its child":
+        os.kill(pid, signal.SIGKILL)
+    paths = EnginePaths(short_folder)
+    record = paths.record("small-00000")
+    record.unlink() if content is None else record.write_bytes(content)
+    other = subprocess.Popen(
+        ["sleep", "100"], env={processes.MARK: str(short_folder / "elsewhere" / "small-00000.json")}
+    )
+    try:
+        assert asyncio.run(end_all(paths, grace=2.0)) == ["small-00000"]
+        assert not alive(pid) and not alive(child)
+        assert list(paths.records.iterdir()) == list(paths.sockets.iterdir()) == []
+        assert other.poll() is None, "that of another data directory"
+    finally:
+        other.kill()
+        other.wait()
 
 
 ODD: dict[str, Callable[[Path], None]] = {
@@ -193,7 +224,7 @@ def test_what_is_no_record_is_told_and_keeps_nobody_from_starting(
     killed_server(short_folder)
     assert asyncio.run(end_all(paths)) == ["small-00000"]
     new, record = caplog.messages[1], caplog.messages[0]
-    assert f"{paths.records}/odd.json cannot be read: " in record and "with `ps`" in record
+    assert f"{paths.records}/odd.json cannot be read: " in record and "Remove the record." in record
     assert f"{paths.records}/odd.json.new, of an engine" in new and "Remove it." in new
     assert os.path.lexists(paths.records / "odd.json")
 
