@@ -85,7 +85,7 @@ def goes_on(served: Succeeding) -> None:
             "has ended with the status 1. It wrote: No module named gpustack_fast",
         ),
         (
-            "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' w >&2\necho ' Last words.' >&2; exit 7\n",
+            "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' w >&2\necho ' Last words.' >&2\n",
             " Last words.",
         ),
         ("", "cannot be started: Exec format error"),
