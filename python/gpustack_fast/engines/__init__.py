@@ -5,6 +5,7 @@ plan          wanted and actual → the next steps, of an edit, too: pure
 supervisor    carries them out
 rollout       what a change of a model will do to its engines, in words
 replica       a slot and the engine in it
+replicas      all of them, and who is told of their changes
 life          one engine's life, from its preparation to its end
 history       what lasts of them over restarts: events, generations, orders
 adoption      goes on with engines that an earlier run has left

@@ -3,8 +3,8 @@
 `plan` decides and is pure; `Supervisor` carries it out. States bear GPUStack's names, see
 `life` for engines of ours, and `addresses` for those that somebody else runs.
 
-Nothing here knows the data plane: `on_change` is called at once whenever an instance comes, goes or
-changes, and `app` calls `instance_idle` when a retired instance has ended its last request.
+Nothing here knows the data plane: it is told of changes by `replicas`, and `app` calls
+`instance_idle` when a retired instance has ended its last request.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.config.model_fields import makes_same_process
 from gpustack_fast.engines import life
-from gpustack_fast.engines.addresses import Addresses, ExternalReplicas
+from gpustack_fast.engines.addresses import Addresses
 from gpustack_fast.engines.adoption import Adoptable, started_by
 from gpustack_fast.engines.duties import Duties
-from gpustack_fast.engines.external import watch
 from gpustack_fast.engines.history import History
-from gpustack_fast.engines.instance import Instance, new_id
+from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.life import Life, Prepare
 from gpustack_fast.engines.plan import (
     ReplicaSlot,
@@ -38,7 +36,8 @@ from gpustack_fast.engines.plan import (
 )
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.records import Record
-from gpustack_fast.engines.replica import InstanceState, Replica
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.sights import Activity
@@ -80,7 +79,6 @@ class Supervisor:
         self._prepare = prepare
         self._faults = faults
         self._table = ProcessTable(faults)
-        self._on_change = on_change
         self._drain_timeout = drain_timeout
         self.history = history or History()
         self._backends = backends
@@ -91,19 +89,15 @@ class Supervisor:
         """Those of ours that should run."""
         self._generations: dict[str, int] = {}
         self._interrupted: set[str] = set()
-        self._replicas: dict[ReplicaSlot, Replica] = {}
-        self._external = ExternalReplicas(
-            backends["external"], lambda replica: self._task(self._watch(replica))
-        )
+        self._replicas = Replicas(self.history, faults, backends["external"], on_change)
         self._maintenance: asyncio.Task[None] | None = None
-        self._awake = asyncio.Event()
         note = self.history.note
         self._life = Life(
             paths,
             self._table,
             prepare,
             faults,
-            self._set,
+            self._replicas.set_state,
             in_flight,
             self.restraint,
             note,
@@ -118,13 +112,12 @@ class Supervisor:
     @property
     def replicas(self) -> list[Replica]:
         """The replicas that are there, external addresses too, without those on their way out."""
-        ours = [replica for replica in self._replicas.values() if not replica.retired]
-        return [*ours, *self._external]
+        return self._replicas.present
 
     @property
     def instances(self) -> list[Instance]:
         """The engines that are there, also those that are being ended."""
-        return [one.instance for one in self._replicas.values() if one.instance is not None]
+        return self._replicas.instances
 
     def want(
         self,
@@ -140,12 +133,12 @@ class Supervisor:
         """
         models = list(models)
         self._take(models, generations or {})
-        self._external.want(models)
+        self._replicas.external.want(models)
         for instance_id, record in adoptable:
             self._adopt(instance_id, record)
         self._take_rest()
-        self._awake.set()
-        self._on_change()
+        self._replicas.awake.set()
+        self._replicas.on_change()
 
     def _adopt(self, instance_id: str, record: Record) -> None:
         """Gives an engine of an earlier run its slot again."""
@@ -162,13 +155,13 @@ class Supervisor:
         )
         if replica.drained:
             replica.idle.set()
-        self._replicas[replica.slot] = replica
+        self._replicas.ours[replica.slot] = replica
         self._prepare.restore(replica, record.placement)
-        self._set(replica, "starting", "It was left by an earlier run.")
+        self._replicas.set_state(replica, "starting", "It was left by an earlier run.")
         settled = asyncio.Event()
         if record.has_run:
             self._adopting.append(settled)
-        replica.running = self._task(self._life.adopt(replica, record, settled))
+        replica.running = self._replicas.task(self._life.adopt(replica, record, settled))
 
     async def until_adopted(self, within: float) -> None:
         """Returns when the engines of an earlier run that have served go on, or when it is known
@@ -183,7 +176,7 @@ class Supervisor:
         """Notes of an adopted replica that runs whether its model was edited before."""
         model = self._models.get(replica.slot.model)
         replica.edited = model is not None and not makes_same_process(replica.model, model)
-        self._awake.set()
+        self._replicas.awake.set()
         return replica.edited
 
     def _compared(self, replica: Replica) -> None:
@@ -191,17 +184,19 @@ class Supervisor:
         if not replica.is_outdated:
             # It may be of an older one that comes to the same.
             replica.generation = self._generations.get(replica.slot.model, 1)
-        self._awake.set()
+        self._replicas.awake.set()
 
     async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
         """The replicas of somebody else's engines for `adopt`, see `ExternalReplicas.try_once`."""
-        return await self._external.try_once(models)
+        return await self._replicas.external.try_once(models)
 
     def as_adopted(self, addresses: Addresses, models: Iterable[ModelConfig]) -> list[Replica]:
         """The replicas as they will be when these addresses and models are adopted."""
         stay = {model.name for model in models if not model.external}
         ours = [
-            one for one in self._replicas.values() if not one.retired and one.slot.model in stay
+            one
+            for one in self._replicas.ours.values()
+            if not one.retired and one.slot.model in stay
         ]
         return ours + [replica for replica, _ in addresses.replicas.values()]
 
@@ -215,14 +210,14 @@ class Supervisor:
         """
         self._take(models, generations)
         self._take_rest()
-        self._external.adopt(addresses)
+        self._replicas.external.adopt(addresses)
         self._step()  # what is wanted no more leaves at once, as the caller has published it
-        self._awake.set()
+        self._replicas.awake.set()
 
     def _take(self, models: Iterable[ModelConfig], generations: Mapping[str, int]) -> None:
         self._models = {model.name: model for model in models if not model.external}
         self._generations = dict(generations)
-        for replica in self._replicas.values():
+        for replica in self._replicas.ours.values():
             model = self._models.get(replica.slot.model)
             if model is None:
                 continue
@@ -234,14 +229,14 @@ class Supervisor:
 
     def _take_rest(self) -> None:
         """Behind the adoption: it goes on from what is there."""
-        self._rest.take(self._models.values(), self._replicas.values(), time.monotonic())
+        self._rest.take(self._models.values(), self._replicas.ours.values(), time.monotonic())
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
         maintain_at = time.monotonic() + MAINTAIN_EVERY
         while True:
-            self._awake.clear()
-            for replica in [*self._replicas.values(), *self._external]:
+            self._replicas.awake.clear()
+            for replica in self._replicas:
                 self._survive(replica)
             self._step()
             now = time.monotonic()
@@ -250,29 +245,31 @@ class Supervisor:
                 # A disk may take longer than that.
                 if self._maintenance is None or self._maintenance.done():
                     self._maintenance = asyncio.create_task(self._maintain())
-            pauses = [one.retry_at - now for one in self._replicas.values() if one.retry_at > now]
+            pauses = [
+                one.retry_at - now for one in self._replicas.ours.values() if one.retry_at > now
+            ]
             # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min([*pauses, maintain_at - now])):
-                    await self._awake.wait()
+                    await self._replicas.awake.wait()
 
     def _step(self) -> None:
         """Carries out the steps that can be taken now, and notes what has been carried out."""
         if self.restraint.is_frozen:
             return
         models = {} if self._closing else self._models
-        wanted = self._rest.wanted(models.values(), self._replicas.values())
+        wanted = self._rest.wanted(models.values(), self._replicas.ours.values())
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
             else:
-                if action.why == "edited" and self._replicas[action.slot].state == "running":
+                if action.why == "edited" and self._replicas.ours[action.slot].state == "running":
                     self._interrupted.add(action.slot.model)
                 self._stop(action.slot, self._patience(action), WHY[action.why])
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}
         self._interrupted &= {one.name for one in models.values() if one.most_replicas} - served
         found = collections.defaultdict(list)
-        for replica in self._replicas.values():
+        for replica in self._replicas.ours.values():
             found[replica.slot.model].append(replica.status())
         for name, target in wanted.items():
             if is_carried_out(target, found[name]) and self._are_compared(name):
@@ -283,7 +280,7 @@ class Supervisor:
         generation = self._generations.get(model, 1)
         return all(
             one.generation == generation
-            for slot, one in self._replicas.items()
+            for slot, one in self._replicas.ours.items()
             if slot.model == model and not one.retired
         )
 
@@ -294,7 +291,7 @@ class Supervisor:
 
     def _statuses(self) -> list[SlotStatus]:
         leaves = collections.defaultdict(list)
-        for replica in self._replicas.values():
+        for replica in self._replicas.ours.values():
             status = replica.status()
             if status.outdated and status.serves:
                 leaves[replica.slot.model].append(replica.slot)
@@ -304,23 +301,23 @@ class Supervisor:
             )
             if self._prepare.is_refused(one)
             else one.status()
-            for one in self._replicas.values()
+            for one in self._replicas.ours.values()
         ]
 
     def _start(self, slot: ReplicaSlot) -> None:
         """Starts a new engine in a slot."""
         model = self._models[slot.model]
-        replica = self._replicas.get(slot)
+        replica = self._replicas.ours.get(slot)
         if replica is None:
             replica = Replica(slot, model, self._backends[model.backend], id="", created=0.0)
-            self._replicas[slot] = replica
+            self._replicas.ours[slot] = replica
         else:
             replica.restarts += 1
             # That of an adopted engine may have been another.
             replica.model, replica.backend = model, self._backends[model.backend]
             replica.edited = False
         replica.generation = self._generations.get(model.name, 1)
-        replica.id = self._unused_id(slot.model)
+        replica.id = self._replicas.unused_id(slot.model)
         replica.outdated = False
         replica.created = time.time()
         replica.address = ""
@@ -328,24 +325,11 @@ class Supervisor:
         replica.lost = asyncio.Event()
         if replica.drained:
             replica.idle.set()
-            self._remember_drained()
+            self._replicas.remember_drained()
         again = "Another engine ended here." if replica.restarts else ""
-        self.history.note(slot.model, replica.id, "started", again)
-        self._set(replica, "pending")
-        replica.running = self._task(self._life.live(replica))
-
-    def _unused_id(self, model: str) -> str:
-        """A new id; with thousands of engines, two would be the same by chance some day."""
-        taken = {replica.id for replica in self.replicas}
-        while (made := new_id(model)) in taken:
-            pass
-        return made
-
-    def _task(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A replica's life; its end wakes the loop, which looks at what it came to."""
-        task = asyncio.create_task(life)
-        task.add_done_callback(lambda _: self._awake.set())
-        return task
+        self._replicas.note(replica, "started", again)
+        self._replicas.set_state(replica, "pending")
+        replica.running = self._replicas.task(self._life.live(replica))
 
     def _survive(self, replica: Replica) -> None:
         """Goes on with a replica whose life ended with a mistake of ours: the others live on."""
@@ -353,36 +337,17 @@ class Supervisor:
         if error is not None and replica.stopping is None:
             log.error("%s: The watch on it ended by a mistake.", replica.id, exc_info=error)
             self._faults.note("mistake", type(error).__name__)
-            replica.running = self._task(self._begin_again(replica))
+            replica.running = self._replicas.task(self._begin_again(replica))
 
     async def _begin_again(self, replica: Replica) -> None:
         # First, so that a mistake that comes at once does not come without end.
         await asyncio.sleep(life.AFTER_A_FAULT)
         if replica.model.external:
-            await self._watch(replica)
+            await self._replicas.watch(replica)
         else:
             mistake = "The watch on it ended by a mistake in gpustack-fast; see above."
             self._life.failed(replica, mistake)
             await self._life.end(replica)
-
-    async def _watch(self, replica: Replica) -> None:
-        await watch(replica, self._set, self._faults)
-
-    def _set(self, replica: Replica, state: InstanceState, message: str = "") -> None:
-        if replica.since and (replica.state, replica.state_message) == (state, message):
-            return  # as how far a start has come, which is asked each second
-        if replica.state != state or not replica.since:
-            replica.since = time.time()
-            self._awake.set()
-        replica.state, replica.state_message = state, message
-        if replica.model.external:
-            self._external.state_changed()
-        # One that is being tried for a reload is not here yet.
-        if self._is_here(replica):
-            self._on_change()
-
-    def _is_here(self, replica: Replica) -> bool:
-        return self._replicas.get(replica.slot) is replica or replica in self._external
 
     @property
     def waits(self) -> set[str]:
@@ -404,15 +369,15 @@ class Supervisor:
         # Another server may have requests at these engines, of which nothing is counted here.
         if self._closing or self.restraint.is_frozen or not self.restraint.alone.is_set():
             return
-        if self._rest.look(self._replicas, activity, time.monotonic()):
-            self._awake.set()
-            self._on_change()
+        if self._rest.look(self._replicas.ours, activity, time.monotonic()):
+            self._replicas.awake.set()
+            self._replicas.on_change()
 
     def model_wanted(self, model: str) -> None:
         """Notes that a request waits for a model, as the data plane reports."""
         if not self._closing and self._rest.wake(model):
-            self._awake.set()
-            self._on_change()
+            self._replicas.awake.set()
+            self._replicas.on_change()
 
     @property
     def interrupted(self) -> frozenset[str]:
@@ -423,18 +388,18 @@ class Supervisor:
 
     def instance_idle(self, instance_id: str) -> None:
         """Notes that a retired instance has ended its last request, as the data plane reports."""
-        for replica in [*self._replicas.values(), *self._external]:
+        for replica in self._replicas:
             if replica.id == instance_id:
                 replica.idle.set()
                 if replica.drained:
-                    self._on_change()
+                    self._replicas.on_change()
 
     def instance_failed(self, instance_id: str, reason: str) -> None:
         """Notes that an instance has failed a request, as the data plane reports.
 
         Not of an engine that has ended: why it did says more than what its requests came to by it.
         """
-        for replica in [*self._replicas.values(), *self._external]:
+        for replica in self._replicas:
             ended = replica.state == "error" and not replica.model.external
             if replica.id == instance_id and not ended:
                 replica.note_failure(reason)
@@ -444,7 +409,7 @@ class Supervisor:
 
         `reason`: a clause.
         """
-        for replica in self._replicas.values():
+        for replica in self._replicas.ours.values():
             if uuid in replica.devices and not replica.lost.is_set():
                 replica.lost_to = reason
                 replica.lost.set()
@@ -452,7 +417,7 @@ class Supervisor:
     def thaw(self) -> None:
         """Starts and ends engines again, see `restraint`."""
         self.restraint.thaw()
-        self._awake.set()
+        self._replicas.awake.set()
 
     @property
     def drained(self) -> list[tuple[str, str]]:
@@ -483,7 +448,7 @@ class Supervisor:
                 else:
                     replica.idle.set()
                 self._order(replica, drained=True)
-        self._on_change()
+        self._replicas.on_change()
         return found
 
     def resume(self, which: str) -> list[Replica]:
@@ -493,7 +458,7 @@ class Supervisor:
             if replica.drained:
                 replica.idle.clear()
                 self._order(replica, drained=False)
-        self._on_change()
+        self._replicas.on_change()
         return found
 
     def _order(self, replica: Replica, *, drained: bool) -> None:
@@ -501,15 +466,12 @@ class Supervisor:
         if replica.state == "running":
             replica.since = time.time()
         if replica.model.external:
-            self._external.remember(replica)
+            self._replicas.external.remember(replica)
         else:
-            self._remember_drained()
+            self._replicas.remember_drained()
             what = "drained" if drained else "resumed"
-            self.history.note(replica.slot.model, replica.id, what, "Its operator has ordered it.")
+            self._replicas.note(replica, what, "Its operator has ordered it.")
         log.info("%s is %s by its operator.", replica.id, "drained" if drained else "resumed")
-
-    def _remember_drained(self) -> None:
-        self.history.drain(one.id for one in self._replicas.values() if one.drained)
 
     def _find(self, which: str) -> list[Replica]:
         address = which.rstrip("/")
@@ -524,12 +486,12 @@ class Supervisor:
 
     def _stop(self, slot: ReplicaSlot, patience: float, why: str) -> asyncio.Task[None]:
         """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
-        replica = self._replicas[slot]
+        replica = self._replicas.ours[slot]
         if replica.stopping is None:
             waits = patience if replica.state == "running" else 0.0
             replica.retired = True
-            self.history.note(slot.model, replica.id, "retired", why)
-            self._on_change()
+            self._replicas.note(replica, "retired", why)
+            self._replicas.on_change()
             replica.stopping = asyncio.create_task(self._wind_up(replica, waits))
         return replica.stopping
 
@@ -545,11 +507,11 @@ class Supervisor:
             await asyncio.wait({replica.running})
         # Until it is gone its slot is taken, and so is what it holds of GPUs.
         await self._life.end(replica, gives_up=lambda: self._closing, planned=not self._closing)
-        self.history.note(replica.slot.model, replica.id, "ended")
-        del self._replicas[replica.slot]
+        self._replicas.note(replica, "ended")
+        del self._replicas.ours[replica.slot]
         if replica.drained:
-            self._remember_drained()
-        self._awake.set()
+            self._replicas.remember_drained()
+        self._replicas.awake.set()
 
     async def _is_idle(self, replica: Replica, patience: float) -> bool:
         """Whether its last request ends before the patience with it, or with all, is over. So it
@@ -569,9 +531,9 @@ class Supervisor:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
         self._closing = True
         asyncio.get_running_loop().call_later(patience, self._patience_is_over.set)
-        stopping = [self._stop(slot, patience, STOPS) for slot in list(self._replicas)]
-        self._external.cancel()
-        self._on_change()
+        stopping = [self._stop(slot, patience, STOPS) for slot in list(self._replicas.ours)]
+        self._replicas.external.cancel()
+        self._replicas.on_change()
         if self._maintenance is not None:
             self._maintenance.cancel()
         # A mistake in the end of one engine must leave no other one behind.
@@ -587,9 +549,9 @@ class Supervisor:
         build. Returns the ids of those that go on. Nothing is watched any more behind it.
         """
         self._closing = True
-        left = [replica for replica in self._replicas.values() if _may_be_left(replica)]
+        left = [replica for replica in self._replicas.ours.values() if _may_be_left(replica)]
         for replica in left:  # first, so that nobody ends one meanwhile
-            del self._replicas[replica.slot]
+            del self._replicas.ours[replica.slot]
         lives = {replica.running for replica in left if replica.running is not None}
         for life_of_one in lives:
             life_of_one.cancel()
@@ -604,9 +566,9 @@ class Supervisor:
     async def abandon(self) -> None:
         """Watches the engines no more, and leaves all of them to another process of this server."""
         self._closing = True
-        self._external.cancel()
+        self._replicas.external.cancel()
         tasks = {self._maintenance}
-        for replica in self._replicas.values():
+        for replica in self._replicas.ours.values():
             tasks |= {replica.running, replica.stopping}
         running = {task for task in tasks if task is not None}
         for task in running:
@@ -631,7 +593,7 @@ class Supervisor:
 
     async def _maintain(self) -> None:
         """Now and then: large logs, and zombies that engines left to us."""
-        for replica in list(self._replicas.values()):
+        for replica in list(self._replicas.ours.values()):
             if replica.instance is not None:
                 await replica.instance.rotate_log()
         await asyncio.gather(*(one.living() for one in self.instances))

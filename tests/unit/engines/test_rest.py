@@ -73,7 +73,7 @@ class House:
 
     def ends(self) -> None:
         """The last request of all of them ends."""
-        for one in list(self.supervisor._replicas.values()):
+        for one in list(self.supervisor._replicas.ours.values()):
             self.supervisor.instance_idle(one.id)
 
     def edit(self, model: ModelConfig, generation: int) -> None:

@@ -63,7 +63,7 @@ class House:
 
     def all(self) -> list[Replica]:
         """Those on their way out, too."""
-        return list(self.supervisor._replicas.values())
+        return list(self.supervisor._replicas.ours.values())
 
     def end_requests(self) -> None:
         """Tells of the end of the requests on all that are retired."""

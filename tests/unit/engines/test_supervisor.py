@@ -30,7 +30,7 @@ from small_backend import (
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import external, health, life, plan, processes, supervisor
+from gpustack_fast.engines import external, health, life, plan, processes, replicas, supervisor
 from gpustack_fast.engines import preparer as preparing
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.environments import BuildError
@@ -153,7 +153,7 @@ def test_no_two_replicas_have_the_same_id_by_chance(
 ) -> None:
     """Theirs are their socket, their log and their record, too."""
     made = iter(["small-aaaaa", "small-aaaaa", "small-aaaaa", "small-bbbbb"])
-    monkeypatch.setattr(supervisor, "new_id", lambda _: next(made))
+    monkeypatch.setattr(replicas, "new_id", lambda _: next(made))
 
     @scenario(short_folder, small(replicas=2))
     async def _(house: House) -> None:
