@@ -3,6 +3,7 @@
 assembly      all of this, put together for `app`
 plan          wanted and actual → the next steps, of an edit, too: pure
 supervisor    carries them out
+wanted        which models of ours should run, and which replicas are as configured
 rollout       what a change of a model will do to its engines, in words
 replica       a slot and the engine in it
 replicas      all of them, and who is told of their changes

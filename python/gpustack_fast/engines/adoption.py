@@ -18,15 +18,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Protocol
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.digest import command_digest
-from gpustack_fast.engines.external import SetState
-from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import PROBE_TIMEOUT, Instance
 from gpustack_fast.engines.listening import is_theirs
 from gpustack_fast.engines.plan import restart_delay
@@ -34,6 +32,8 @@ from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import Identity
 from gpustack_fast.engines.records import Found, Record
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replicas import Replicas
+from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.errors import EngineFailed, GpustackFastError, in_one_line
 from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.placement import Placement
@@ -207,22 +207,10 @@ def _listens_alone(address: str, session: list[int]) -> bool | None:
 class Adoption:
     """Adopts engines: a method's replica is the one in whose slot the engine is."""
 
-    def __init__(
-        self,
-        prepare: Again,
-        set_state: SetState,
-        note: Note,
-        is_edited: Callable[[Replica], bool],
-        compared: Callable[[Replica], None],
-    ) -> None:
-        """`is_edited`: called when an adopted replica runs; whether its model is another one now.
-        `compared`: called when it is known of any other whether it is up to date.
-        """
+    def __init__(self, prepare: Again, replicas: Replicas, models: WantedModels) -> None:
         self._prepare = prepare
-        self._set = set_state
-        self._note = note
-        self._is_edited = is_edited
-        self._compared = compared
+        self._replicas = replicas
+        self._models = models
 
     async def confirm(self, replica: Replica, record: Record, instance: Instance) -> None:
         """Waits until it is certain that an engine is ours, and serves; one that still loads goes
@@ -235,18 +223,20 @@ class Adoption:
         if not await verify(instance):
             await self._wait(replica, record, instance)
         if not record.has_run:
-            self._set(replica, "starting", "It is sent its first request.")
+            self._replicas.set_state(replica, "starting", "It is sent its first request.")
             await instance.warm_up()
             await instance.note(has_run=True)
         log.info("%s goes on; an earlier run had started it.", replica.id)
-        self._note(replica.slot.model, replica.id, "adopted")
+        self._replicas.note(replica, "adopted")
 
     async def _wait(self, replica: Replica, record: Record, instance: Instance) -> None:
         before = "It was left by an earlier run."
-        self._set(replica, "starting", before)
+        self._replicas.set_state(replica, "starting", before)
 
         def tell(stage: str) -> None:
-            self._set(replica, "starting", f"{before} So far: {stage}." if stage else before)
+            self._replicas.set_state(
+                replica, "starting", f"{before} So far: {stage}." if stage else before
+            )
 
         limit = adopted_within(replica.model, record, time.time())
         await instance.wait_until_ready(tell, lambda: verify(instance), limit)
@@ -261,7 +251,9 @@ class Adoption:
         await settled.wait()
         if replica.state != "running":
             return
-        if self._is_edited(replica):
+        self._models.look_for_edit(replica)
+        self._replicas.awake.set()
+        if replica.edited:
             self._tell_outdated(replica, "Its model was edited before this server started.")
             return
         failures = 0
@@ -271,7 +263,8 @@ class Adoption:
         if why:
             replica.outdated = True
             self._tell_outdated(replica, why)
-        self._compared(replica)
+        self._models.compared(replica)
+        self._replicas.awake.set()
 
     async def _difference(self, replica: Replica, record: Record) -> str | None:
         """Why it would be started otherwise now, a sentence; empty: it would not; None: that cannot
@@ -296,7 +289,7 @@ class Adoption:
 
     def _tell_outdated(self, replica: Replica, why: str) -> None:
         log.info("%s is replaced by another. %s", replica.id, why)
-        self._note(replica.slot.model, replica.id, "outdated", why)
+        self._replicas.note(replica, "outdated", why)
 
 
 def adopted_within(model: ModelConfig, record: Record, now: float) -> float:

@@ -26,7 +26,9 @@ from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.restraint import Restraint
+from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.errors import EngineFailed, GpustackFastError, in_one_line
 from gpustack_fast.faults import Faults, is_ours, reason_of
 from gpustack_fast.model_store.documents import ModelStoreError
@@ -92,10 +94,9 @@ class Life:
         in_flight: Callable[[str], int],
         restraint: Restraint,
         note: Note,
-        is_edited: Callable[[Replica], bool] = lambda _: False,
-        compared: Callable[[Replica], None] = lambda _: None,
+        replicas: Replicas,
+        models: WantedModels,
     ) -> None:
-        """`is_edited`, `compared`: of adopted replicas, see `Adoption`."""
         self._paths = paths
         self._restraint = restraint
         self._table = table
@@ -104,7 +105,7 @@ class Life:
         self._set = set_state
         self._in_flight = in_flight
         self._note = note
-        self._adoption = Adoption(prepare, set_state, note, is_edited, compared)
+        self._adoption = Adoption(prepare, replicas, models)
         self._naps = Naps(prepare, restraint, set_state)
 
     async def live(self, replica: Replica) -> None:

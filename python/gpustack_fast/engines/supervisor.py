@@ -41,6 +41,7 @@ from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.sights import Activity
+from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -85,9 +86,7 @@ class Supervisor:
         self._rest = Rest(prepare, self.history, duties)
         self.restraint = Restraint()
         """What may not be done to engines now."""
-        self._models: dict[str, ModelConfig] = {}
-        """Those of ours that should run."""
-        self._generations: dict[str, int] = {}
+        self._models = WantedModels()
         self._interrupted: set[str] = set()
         self._replicas = Replicas(self.history, faults, backends["external"], on_change)
         self._maintenance: asyncio.Task[None] | None = None
@@ -101,8 +100,8 @@ class Supervisor:
             in_flight,
             self.restraint,
             note,
-            self._is_edited,
-            self._compared,
+            self._replicas,
+            self._models,
         )
         self._adopting: list[asyncio.Event] = []
         """Set when an engine that has served before runs again, or does not."""
@@ -172,20 +171,6 @@ class Supervisor:
                 await asyncio.gather(*(adopted.wait() for adopted in self._adopting))
         self._adopting = []
 
-    def _is_edited(self, replica: Replica) -> bool:
-        """Notes of an adopted replica that runs whether its model was edited before."""
-        model = self._models.get(replica.slot.model)
-        replica.edited = model is not None and not makes_same_process(replica.model, model)
-        self._replicas.awake.set()
-        return replica.edited
-
-    def _compared(self, replica: Replica) -> None:
-        """Notes that it is known of an adopted replica whether it is up to date."""
-        if not replica.is_outdated:
-            # It may be of an older one that comes to the same.
-            replica.generation = self._generations.get(replica.slot.model, 1)
-        self._replicas.awake.set()
-
     async def try_external(self, models: Iterable[ModelConfig]) -> Addresses:
         """The replicas of somebody else's engines for `adopt`, see `ExternalReplicas.try_once`."""
         return await self._replicas.external.try_once(models)
@@ -215,17 +200,9 @@ class Supervisor:
         self._replicas.awake.set()
 
     def _take(self, models: Iterable[ModelConfig], generations: Mapping[str, int]) -> None:
-        self._models = {model.name: model for model in models if not model.external}
-        self._generations = dict(generations)
+        self._models.take(models, generations)
         for replica in self._replicas.ours.values():
-            model = self._models.get(replica.slot.model)
-            if model is None:
-                continue
-            if makes_same_process(replica.model, model):
-                # Also where an edit was taken back: nothing need be replaced for that.
-                replica.take(model, self._generations.get(model.name, 1))
-            else:
-                replica.edited = True
+            self._models.hand_to(replica)
 
     def _take_rest(self) -> None:
         """Behind the adoption: it goes on from what is there."""
@@ -257,8 +234,9 @@ class Supervisor:
         """Carries out the steps that can be taken now, and notes what has been carried out."""
         if self.restraint.is_frozen:
             return
-        models = {} if self._closing else self._models
-        wanted = self._rest.wanted(models.values(), self._replicas.ours.values())
+        models = [] if self._closing else self._models.values()
+        ours = self._replicas.ours.values()
+        wanted = self._rest.wanted(models, ours)
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
@@ -267,22 +245,13 @@ class Supervisor:
                     self._interrupted.add(action.slot.model)
                 self._stop(action.slot, self._patience(action), WHY[action.why])
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}
-        self._interrupted &= {one.name for one in models.values() if one.most_replicas} - served
+        self._interrupted &= {one.name for one in models if one.most_replicas} - served
         found = collections.defaultdict(list)
-        for replica in self._replicas.ours.values():
+        for replica in ours:
             found[replica.slot.model].append(replica.status())
         for name, target in wanted.items():
-            if is_carried_out(target, found[name]) and self._are_compared(name):
-                self.history.observe(name, self._generations.get(name, 1))
-
-    def _are_compared(self, model: str) -> bool:
-        """Whether it is known of all its replicas that they are of its generation."""
-        generation = self._generations.get(model, 1)
-        return all(
-            one.generation == generation
-            for slot, one in self._replicas.ours.items()
-            if slot.model == model and not one.retired
-        )
+            if is_carried_out(target, found[name]) and self._models.are_compared(name, ours):
+                self.history.observe(name, self._models.generation(name))
 
     def _patience(self, action: Stop) -> float:
         """Seconds that the requests of an engine get which is ended by plan."""
@@ -316,7 +285,7 @@ class Supervisor:
             # That of an adopted engine may have been another.
             replica.model, replica.backend = model, self._backends[model.backend]
             replica.edited = False
-        replica.generation = self._generations.get(model.name, 1)
+        replica.generation = self._models.generation(model.name)
         replica.id = self._replicas.unused_id(slot.model)
         replica.outdated = False
         replica.created = time.time()
