@@ -209,7 +209,8 @@ class Adoption:
 
     def __init__(self, prepare: Again, replicas: Replicas, models: WantedModels) -> None:
         self._prepare = prepare
-        self._replicas = replicas
+        self._awake = replicas.awake
+        self._set, self._note = replicas.set_state, replicas.note
         self._models = models
 
     async def confirm(self, replica: Replica, record: Record, instance: Instance) -> None:
@@ -223,20 +224,18 @@ class Adoption:
         if not await verify(instance):
             await self._wait(replica, record, instance)
         if not record.has_run:
-            self._replicas.set_state(replica, "starting", "It is sent its first request.")
+            self._set(replica, "starting", "It is sent its first request.")
             await instance.warm_up()
             await instance.note(has_run=True)
         log.info("%s goes on; an earlier run had started it.", replica.id)
-        self._replicas.note(replica, "adopted")
+        self._note(replica, "adopted")
 
     async def _wait(self, replica: Replica, record: Record, instance: Instance) -> None:
         before = "It was left by an earlier run."
-        self._replicas.set_state(replica, "starting", before)
+        self._set(replica, "starting", before)
 
         def tell(stage: str) -> None:
-            self._replicas.set_state(
-                replica, "starting", f"{before} So far: {stage}." if stage else before
-            )
+            self._set(replica, "starting", f"{before} So far: {stage}." if stage else before)
 
         limit = adopted_within(replica.model, record, time.time())
         await instance.wait_until_ready(tell, lambda: verify(instance), limit)
@@ -252,7 +251,7 @@ class Adoption:
         if replica.state != "running":
             return
         self._models.look_for_edit(replica)
-        self._replicas.awake.set()
+        self._awake.set()
         if replica.edited:
             self._tell_outdated(replica, "Its model was edited before this server started.")
             return
@@ -264,7 +263,7 @@ class Adoption:
             replica.outdated = True
             self._tell_outdated(replica, why)
         self._models.compared(replica)
-        self._replicas.awake.set()
+        self._awake.set()
 
     async def _difference(self, replica: Replica, record: Record) -> str | None:
         """Why it would be started otherwise now, a sentence; empty: it would not; None: that cannot
@@ -289,7 +288,7 @@ class Adoption:
 
     def _tell_outdated(self, replica: Replica, why: str) -> None:
         log.info("%s is replaced by another. %s", replica.id, why)
-        self._replicas.note(replica, "outdated", why)
+        self._note(replica, "outdated", why)
 
 
 def adopted_within(model: ModelConfig, record: Record, now: float) -> float:

@@ -8,14 +8,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from gpustack_fast.errors import StoreError
 from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.events import Event, Events
 from gpustack_fast.storage.model_states import ModelStates
 
-__all__ = ["History", "Note"]
+__all__ = ["History"]
 
 TRY_AGAIN_AFTER = 10.0
 """Seconds, after a fault of the disk."""
@@ -23,12 +22,6 @@ SAVED_WITHIN = 5.0
 """Seconds that a stop waits for the disk."""
 
 log = logging.getLogger(__name__)
-
-
-class Note(Protocol):
-    """Notes that something has happened to a model, or to an instance of it (empty: to none)."""
-
-    def __call__(self, model: str, instance: str, what: str, why: str = "") -> None: ...
 
 
 class History:
@@ -54,7 +47,9 @@ class History:
         self._given = True
 
     def note(self, model: str, instance: str, what: str, why: str = "") -> None:
-        """Keeps an event of now, see `Note`."""
+        """Keeps that something has happened now to a model, or to an instance of it (empty: to
+        none).
+        """
         if self._events is not None and not self._given:
             event = Event(time=time.time(), model=model, instance=instance, what=what, why=why)
             self._events.add(event)

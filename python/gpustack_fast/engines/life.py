@@ -18,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 from gpustack_fast.engines import liveness
 from gpustack_fast.engines.adoption import Adoption, Again, Refused
 from gpustack_fast.engines.external import SetState
-from gpustack_fast.engines.history import Note
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps, Places
 from gpustack_fast.engines.plan import ReplicaSlot, restart_delay
@@ -87,26 +86,23 @@ class Life:
     def __init__(
         self,
         paths: EnginePaths,
-        table: ProcessTable,
         prepare: Prepare,
         faults: Faults,
-        set_state: SetState,
-        in_flight: Callable[[str], int],
-        restraint: Restraint,
-        note: Note,
         replicas: Replicas,
         models: WantedModels,
+        restraint: Restraint,
+        in_flight: Callable[[str], int],
     ) -> None:
+        """`in_flight`: the requests at an instance."""
         self._paths = paths
-        self._restraint = restraint
-        self._table = table
+        self._table = ProcessTable(faults)
         self._prepare = prepare
         self._faults = faults
-        self._set = set_state
+        self._set, self._note = replicas.set_state, replicas.note
+        self._restraint = restraint
         self._in_flight = in_flight
-        self._note = note
         self._adoption = Adoption(prepare, replicas, models)
-        self._naps = Naps(prepare, restraint, set_state)
+        self._naps = Naps(prepare, restraint, replicas.set_state)
 
     async def live(self, replica: Replica) -> None:
         """From the preparation to the end of its session. Ends with `retry_at` set."""
@@ -142,7 +138,7 @@ class Life:
             remark = await bring_up
             self._prepare.end_start(replica)
             self._set(replica, "running", remark)
-            self._note(replica.slot.model, replica.id, "running", remark)
+            self._note(replica, "running", remark)
             grace = LOST_GRACE
             self.failed(replica, *await self._until_it_ends(replica, remark))
         except Refused as error:
@@ -327,7 +323,7 @@ class Life:
         replica.retry_at = 0.0
         self._set(replica, "error", f"It is not adopted, and another is started. {reason}")
         log.warning("%s is not adopted, and another is started. %s", replica.id, reason)
-        self._note(replica.slot.model, replica.id, "refused", reason)
+        self._note(replica, "refused", reason)
 
     def failed(self, replica: Replica, reason: str, shown: str | None = None) -> None:
         """Takes the engine out of the table at once, and says when the next one starts.
@@ -350,7 +346,7 @@ class Life:
             follows = "It is not started again (restart_on_error = false)."
         self._set(replica, "error", f"{shown} {follows}")
         log.warning("%s: %s %s", replica.id, reason, follows)
-        self._note(replica.slot.model, replica.id, "failed", f"{reason} {follows}")
+        self._note(replica, "failed", f"{reason} {follows}")
 
     def _hindered(self, replica: Replica, reason: str) -> None:
         """Tries an engine again that this machine kept from starting: no failure of its own."""

@@ -34,7 +34,6 @@ from gpustack_fast.engines.plan import (
     is_carried_out,
     plan,
 )
-from gpustack_fast.engines.processes import ProcessTable
 from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
@@ -76,10 +75,8 @@ class Supervisor:
         duties: Duties | None = None,
         backends: Mapping[str, Backend] = BACKENDS,
     ) -> None:
-        self._paths = paths
         self._prepare = prepare
         self._faults = faults
-        self._table = ProcessTable(faults)
         self._drain_timeout = drain_timeout
         self.history = history or History()
         self._backends = backends
@@ -90,18 +87,8 @@ class Supervisor:
         self._interrupted: set[str] = set()
         self._replicas = Replicas(self.history, faults, backends["external"], on_change)
         self._maintenance: asyncio.Task[None] | None = None
-        note = self.history.note
         self._life = Life(
-            paths,
-            self._table,
-            prepare,
-            faults,
-            self._replicas.set_state,
-            in_flight,
-            self.restraint,
-            note,
-            self._replicas,
-            self._models,
+            paths, prepare, faults, self._replicas, self._models, self.restraint, in_flight
         )
         self._adopting: list[asyncio.Event] = []
         """Set when an engine that has served before runs again, or does not."""
