@@ -150,13 +150,13 @@ class Operation:
 
     def drain(self, which: str) -> DrainReport:
         """Takes instances out of the choice."""
-        found = self._supervisor.drain(which)
+        found = self._supervisor.orders.drain(which)
         self._pace.now()
         return self._drain_report(found)
 
     def resume(self, which: str) -> DrainReport:
         """Takes a drain back."""
-        found = self._supervisor.resume(which)
+        found = self._supervisor.orders.resume(which)
         self._pace.now()
         return self._drain_report(found)
 

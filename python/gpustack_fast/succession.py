@@ -123,7 +123,9 @@ class Giving:
                 "Repeat the command when it runs."
             )
         revoked = await self._parts.keys.give()
-        return Go(revoked=revoked, drained=self._parts.supervisor.drained, reload=self._reload)
+        return Go(
+            revoked=revoked, drained=self._parts.supervisor.orders.drained, reload=self._reload
+        )
 
     def heed(self, change: KeyChange) -> None:
         """Tells the data plane, whose last requests run with the keys, too."""
@@ -174,7 +176,7 @@ async def take_last_changes(parts: Parts, go: Go) -> None:
     """Takes up what has changed while this process was starting. Raises StoreError, OSError."""
     store = await run_in_thread(Store, parts.directory)
     parts.keys.take(store, go.revoked)
-    parts.supervisor.take_orders(go.drained)
+    parts.supervisor.orders.take(go.drained)
     parts.publisher.pace.now()
 
 

@@ -4,11 +4,12 @@ assembly      all of this, put together for `app`
 plan          wanted and actual → the next steps, of an edit, too: pure
 supervisor    carries them out
 wanted        which models of ours should run, and which replicas are as configured
+orders        the operator's: which instances are drained
 rollout       what a change of a model will do to its engines, in words
 replica       a slot and the engine in it
 replicas      all of them, and who is told of their changes
 life          one engine's life, from its preparation to its end
-history       what lasts of them over restarts: events, generations, orders
+history       what lasts of them over restarts: events, generations, drained ones
 adoption      goes on with engines that an earlier run has left
 digest        what an engine was made of: whether it would be started otherwise now
 records       who an engine is, for the next server

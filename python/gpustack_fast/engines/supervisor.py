@@ -26,6 +26,7 @@ from gpustack_fast.engines.duties import Duties
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.life import Life, Prepare
+from gpustack_fast.engines.orders import Orders
 from gpustack_fast.engines.plan import (
     ReplicaSlot,
     SlotStatus,
@@ -41,7 +42,6 @@ from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.wanted import WantedModels
-from gpustack_fast.errors import InstanceNotFound
 from gpustack_fast.faults import Faults, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths
 
@@ -86,6 +86,8 @@ class Supervisor:
         self._models = WantedModels()
         self._interrupted: set[str] = set()
         self._replicas = Replicas(self.history, faults, backends["external"], on_change)
+        self.orders = Orders(self._replicas)
+        """The operator's."""
         self._maintenance: asyncio.Task[None] | None = None
         self._life = Life(
             paths, prepare, faults, self._replicas, self._models, self.restraint, in_flight
@@ -375,71 +377,6 @@ class Supervisor:
         self.restraint.thaw()
         self._replicas.awake.set()
 
-    @property
-    def drained(self) -> list[tuple[str, str]]:
-        """The operator's orders: model and address of each instance that is drained."""
-        return [(one.slot.model, one.address) for one in self.replicas if one.drained]
-
-    def take_orders(self, drained: Iterable[tuple[str, str]]) -> None:
-        """Carries out the orders that an operator has given to another server: of the instances
-        that have an address these are drained, and no others.
-        """
-        ordered = set(drained)
-        for replica in self.replicas:
-            is_ordered = (replica.slot.model, replica.address) in ordered
-            if replica.address and replica.drained != is_ordered:
-                change = self.resume if replica.drained else self.drain
-                change(replica.id)
-
-    def drain(self, which: str) -> list[Replica]:
-        """Takes instances out of the choice until `resume`; what runs on them goes on.
-
-        `which` is an instance's id or an address. Returns them; raises InstanceNotFound.
-        """
-        found = self._find(which)
-        for replica in found:
-            if not replica.drained:
-                if replica.state == "running":
-                    replica.idle.clear()
-                else:
-                    replica.idle.set()
-                self._order(replica, drained=True)
-        self._replicas.on_change()
-        return found
-
-    def resume(self, which: str) -> list[Replica]:
-        """Takes `drain` back. Returns the instances; raises InstanceNotFound."""
-        found = self._find(which)
-        for replica in found:
-            if replica.drained:
-                replica.idle.clear()
-                self._order(replica, drained=False)
-        self._replicas.on_change()
-        return found
-
-    def _order(self, replica: Replica, *, drained: bool) -> None:
-        replica.drained = drained
-        if replica.state == "running":
-            replica.since = time.time()
-        if replica.model.external:
-            self._replicas.external.remember(replica)
-        else:
-            self._replicas.remember_drained()
-            what = "drained" if drained else "resumed"
-            self._replicas.note(replica, what, "Its operator has ordered it.")
-        log.info("%s is %s by its operator.", replica.id, "drained" if drained else "resumed")
-
-    def _find(self, which: str) -> list[Replica]:
-        address = which.rstrip("/")
-        found = [one for one in self.replicas if which == one.id or address == one.address]
-        if not found:
-            known = ", ".join(_shown(one) for one in self.replicas) or "none"
-            raise InstanceNotFound(
-                f"There is no instance or address {which}. `gpustack-fast status` shows what there "
-                f"is; now: {known}."
-            )
-        return found
-
     def _stop(self, slot: ReplicaSlot, patience: float, why: str) -> asyncio.Task[None]:
         """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
         replica = self._replicas.ours[slot]
@@ -559,8 +496,3 @@ def _may_be_left(replica: Replica) -> bool:
     """Whether an engine starts or runs, so that the next server may go on with it."""
     is_well = replica.stopping is None and replica.state != "error"
     return is_well and replica.instance is not None and replica.instance.may_go_on
-
-
-def _shown(replica: Replica) -> str:
-    """Its id, and its address where it has one."""
-    return f"{replica.id} ({replica.address})" if replica.address else replica.id

@@ -220,9 +220,9 @@ def test_orders_of_the_operator_are_on_the_disk(short_folder: Path) -> None:
         await house.adopt(small())
         await house.settled(1)
         name = house.running()[0].id
-        house.supervisor.drain(name)
+        house.supervisor.orders.drain(name)
         await eventually(lambda: name in house.directory.models_file.read_text(), "it is saved")
-        house.supervisor.resume(name)
+        house.supervisor.orders.resume(name)
         await eventually(lambda: name not in house.directory.models_file.read_text(), "and this")
 
 

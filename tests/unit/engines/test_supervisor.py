@@ -512,19 +512,19 @@ def test_a_drain_is_the_operator_s_until_he_takes_it_back(
         def published() -> list[str]:
             return [replica.published_state for replica in house.supervisor.replicas]
 
-        assert house.supervisor.drain("remote-0") == house.supervisor.replicas
+        assert house.supervisor.orders.drain("remote-0") == house.supervisor.replicas
         await eventually(lambda: published() == ["unreachable"], "its engine's own state is shown")
         with socket.socket(socket.AF_UNIX) as engine:
             engine.bind(str(path))
             engine.listen()
             await eventually(lambda: published() == ["drained"], "it comes back drained")
-            house.supervisor.resume(f"unix:{path}")
+            house.supervisor.orders.resume(f"unix:{path}")
             assert published() == ["running"]
             began = house.replica().since
-            house.supervisor.drain(f"unix:{path}")
+            house.supervisor.orders.drain(f"unix:{path}")
             assert house.replica().since > began
             ordered = house.replica().since
-            house.supervisor.drain("remote-0")
+            house.supervisor.orders.drain("remote-0")
             assert house.replica().since == ordered, "the same order again changes nothing"
             assert published() == ["draining"], "until the data plane says that nothing runs on it"
             house.supervisor.instance_idle("remote-0")
@@ -533,7 +533,7 @@ def test_a_drain_is_the_operator_s_until_he_takes_it_back(
             await eventually(lambda: house.states() == ["running"], "it is tried anew")
             assert published() == ["drained"], "the same address, the same order"
             with pytest.raises(InstanceNotFound, match="There is no instance or address remote-9"):
-                house.supervisor.drain("remote-9")
+                house.supervisor.orders.drain("remote-9")
 
 
 def test_external_models_that_are_wanted_no_more_are_tried_no_more(short_folder: Path) -> None:
