@@ -40,6 +40,7 @@ from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
+from gpustack_fast.engines.retirement import Retirement
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.faults import Faults, run_in_thread
@@ -49,7 +50,6 @@ __all__ = ["Supervisor"]
 
 MAINTAIN_EVERY = 10.0
 
-STOPS = "The server stops."
 WHY = {
     "edited": "The model was edited, and another engine takes its place.",
     "scaled": "Fewer replicas are wanted.",
@@ -94,8 +94,7 @@ class Supervisor:
         )
         self._adopting: list[asyncio.Event] = []
         """Set when an engine that has served before runs again, or does not."""
-        self._closing = False
-        self._patience_is_over = asyncio.Event()
+        self._retirement = Retirement(self._replicas, self._life, self.restraint, faults)
 
     @property
     def replicas(self) -> list[Replica]:
@@ -223,16 +222,17 @@ class Supervisor:
         """Carries out the steps that can be taken now, and notes what has been carried out."""
         if self.restraint.is_frozen:
             return
-        models = [] if self._closing else self._models.values()
+        models = [] if self._retirement.closing else self._models.values()
         ours = self._replicas.ours.values()
         wanted = self._rest.wanted(models, ours)
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
             else:
-                if action.why == "edited" and self._replicas.ours[action.slot].state == "running":
+                replica = self._replicas.ours[action.slot]
+                if action.why == "edited" and replica.state == "running":
                     self._interrupted.add(action.slot.model)
-                self._stop(action.slot, self._patience(action), WHY[action.why])
+                self._retirement.retire(replica, self._patience(action), WHY[action.why])
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}
         self._interrupted &= {one.name for one in models if one.most_replicas} - served
         found = collections.defaultdict(list)
@@ -325,7 +325,11 @@ class Supervisor:
     def look(self, activity: Activity) -> None:
         """Decides which models sleep, and how many replicas they have, by what they have to do."""
         # Another server may have requests at these engines, of which nothing is counted here.
-        if self._closing or self.restraint.is_frozen or not self.restraint.alone.is_set():
+        if (
+            self._retirement.closing
+            or self.restraint.is_frozen
+            or not self.restraint.alone.is_set()
+        ):
             return
         if self._rest.look(self._replicas.ours, activity, time.monotonic()):
             self._replicas.awake.set()
@@ -333,7 +337,7 @@ class Supervisor:
 
     def model_wanted(self, model: str) -> None:
         """Notes that a request waits for a model, as the data plane reports."""
-        if not self._closing and self._rest.wake(model):
+        if not self._retirement.closing and self._rest.wake(model):
             self._replicas.awake.set()
             self._replicas.on_change()
 
@@ -377,100 +381,32 @@ class Supervisor:
         self.restraint.thaw()
         self._replicas.awake.set()
 
-    def _stop(self, slot: ReplicaSlot, patience: float, why: str) -> asyncio.Task[None]:
-        """Takes a slot out of the table at once; the rest happens in a task, which is returned."""
-        replica = self._replicas.ours[slot]
-        if replica.stopping is None:
-            waits = patience if replica.state == "running" else 0.0
-            replica.retired = True
-            self._replicas.note(replica, "retired", why)
-            self._replicas.on_change()
-            replica.stopping = asyncio.create_task(self._wind_up(replica, waits))
-        return replica.stopping
-
-    async def _wind_up(self, replica: Replica, patience: float) -> None:
-        """Waits until the engine is idle (or `patience` seconds), then ends it."""
-        if patience > 0 and not await self._is_idle(replica, patience):
-            log.warning(
-                "%s is ended after %g s, though requests still run on it.", replica.id, patience
-            )
-        await self.restraint.alone.wait()
-        if replica.running is not None:
-            replica.running.cancel()
-            await asyncio.wait({replica.running})
-        # Until it is gone its slot is taken, and so is what it holds of GPUs.
-        await self._life.end(replica, gives_up=lambda: self._closing, planned=not self._closing)
-        self._replicas.note(replica, "ended")
-        del self._replicas.ours[replica.slot]
-        if replica.drained:
-            self._replicas.remember_drained()
-        self._replicas.awake.set()
-
-    async def _is_idle(self, replica: Replica, patience: float) -> bool:
-        """Whether its last request ends before the patience with it, or with all, is over. So it
-        does, too, where its engine ends.
-        """
-        waits = {
-            asyncio.ensure_future(event.wait()) for event in (replica.idle, self._patience_is_over)
-        }
-        lives = set() if replica.running is None else {replica.running}
-        limit = None if patience == float("inf") else patience
-        await asyncio.wait(waits | lives, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        for one in waits:
-            one.cancel()
-        return replica.idle.is_set() or any(one.done() for one in lives)
-
     async def shutdown(self, patience: float) -> None:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
-        self._closing = True
-        asyncio.get_running_loop().call_later(patience, self._patience_is_over.set)
-        stopping = [self._stop(slot, patience, STOPS) for slot in list(self._replicas.ours)]
-        self._replicas.external.cancel()
-        self._replicas.on_change()
-        if self._maintenance is not None:
-            self._maintenance.cancel()
-        # A mistake in the end of one engine must leave no other one behind.
-        for error in await asyncio.gather(*stopping, return_exceptions=True):
-            if isinstance(error, BaseException):
-                log.error("An engine was not ended, by a mistake.", exc_info=error)
-                self._faults.note("mistake", type(error).__name__)
-        await self._prepare.close()
-        await self.history.close()
+        self._cancel_maintenance()
+        await self._retirement.end_all(patience)
+        await self._close()
 
     async def leave(self) -> list[str]:
-        """Leaves the engines that have a process to the next server, and ends all others, and every
-        build. Returns the ids of those that go on. Nothing is watched any more behind it.
+        """Ends every build, and every engine that the next server cannot go on with, see
+        `Retirement.leave`.
         """
-        self._closing = True
-        left = [replica for replica in self._replicas.ours.values() if _may_be_left(replica)]
-        for replica in left:  # first, so that nobody ends one meanwhile
-            del self._replicas.ours[replica.slot]
-        lives = {replica.running for replica in left if replica.running is not None}
-        for life_of_one in lives:
-            life_of_one.cancel()
-        if lives:
-            await asyncio.wait(lives)
-        for replica in left:
-            assert replica.instance is not None
-            replica.instance.leave()
-        await self.shutdown(0.0)
-        return [replica.id for replica in left]
+        self._cancel_maintenance()
+        left = await self._retirement.leave()
+        await self._close()
+        return left
 
     async def abandon(self) -> None:
-        """Watches the engines no more, and leaves all of them to another process of this server."""
-        self._closing = True
-        self._replicas.external.cancel()
-        tasks = {self._maintenance}
-        for replica in self._replicas.ours.values():
-            tasks |= {replica.running, replica.stopping}
-        running = {task for task in tasks if task is not None}
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
-        for instance in self.instances:
-            if instance.may_go_on:
-                instance.leave()
+        """Ends every build, and leaves all engines, see `Retirement.abandon`."""
+        self._cancel_maintenance()
+        await self._retirement.abandon()
+        await self._close()
+
+    def _cancel_maintenance(self) -> None:
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+
+    async def _close(self) -> None:
         await self._prepare.close()
         await self.history.close()
 
@@ -490,9 +426,3 @@ class Supervisor:
             if replica.instance is not None:
                 await replica.instance.rotate_log()
         await asyncio.gather(*(one.living() for one in self.instances))
-
-
-def _may_be_left(replica: Replica) -> bool:
-    """Whether an engine starts or runs, so that the next server may go on with it."""
-    is_well = replica.stopping is None and replica.state != "error"
-    return is_well and replica.instance is not None and replica.instance.may_go_on

@@ -215,8 +215,8 @@ def test_nothing_is_decided_while_the_server_stops(short_folder: Path) -> None:
     async def _(house: House) -> None:
         house.look()
         await asyncio.sleep(2 * AT_ONCE)
-        house.supervisor._closing = True
+        house.supervisor._retirement.closing = True
         house.look()
         house.supervisor.model_wanted("small")
         assert house.supervisor.resting == {}
-        house.supervisor._closing = False
+        house.supervisor._retirement.closing = False
