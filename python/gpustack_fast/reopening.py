@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.log_files import LogFiles
@@ -31,7 +32,7 @@ class Reopening:
     async def _reopen(self) -> None:
         try:
             problems = await run_in_thread(self._log_files.reopen)
-            moved = await self._supervisor.moved_logs()
+            moved = await run_in_thread(_moved, self._supervisor.instances)
         except OSError as error:
             problems, moved = [f"The log files were not opened again: {reason_of(error)}."], []
         for problem in problems:
@@ -45,3 +46,8 @@ class Reopening:
             )
         if not problems:
             log.info("The log files were opened again.")
+
+
+def _moved(instances: list[Instance]) -> list[Instance]:
+    """Those whose logs somebody has moved or removed. Waits for the disk."""
+    return [instance for instance in instances if instance.log_was_moved()]

@@ -5,6 +5,7 @@ plan          wanted and actual → the next steps, of an edit, too: pure
 supervisor    carries them out
 wanted        which models of ours should run, and which replicas are as configured
 retirement    the way out of an engine: retired, idle, ended; or left to who goes on with it
+maintenance   what is done now and then: logs, zombies
 orders        the operator's: which instances are drained
 rollout       what a change of a model will do to its engines, in words
 replica       a slot and the engine in it

@@ -26,6 +26,7 @@ from gpustack_fast.engines.duties import Duties
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.life import Life, Prepare
+from gpustack_fast.engines.maintenance import Maintenance
 from gpustack_fast.engines.orders import Orders
 from gpustack_fast.engines.plan import (
     ReplicaSlot,
@@ -43,12 +44,10 @@ from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.retirement import Retirement
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.wanted import WantedModels
-from gpustack_fast.faults import Faults, run_in_thread
+from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 
 __all__ = ["Supervisor"]
-
-MAINTAIN_EVERY = 10.0
 
 WHY = {
     "edited": "The model was edited, and another engine takes its place.",
@@ -88,7 +87,7 @@ class Supervisor:
         self._replicas = Replicas(self.history, faults, backends["external"], on_change)
         self.orders = Orders(self._replicas)
         """The operator's."""
-        self._maintenance: asyncio.Task[None] | None = None
+        self._maintenance = Maintenance(self._replicas)
         self._life = Life(
             paths, prepare, faults, self._replicas, self._models, self.restraint, in_flight
         )
@@ -198,24 +197,20 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keeps what is wanted running, until it is cancelled."""
-        maintain_at = time.monotonic() + MAINTAIN_EVERY
+        self._maintenance.postpone(time.monotonic())
         while True:
             self._replicas.awake.clear()
             for replica in self._replicas:
                 self._survive(replica)
             self._step()
             now = time.monotonic()
-            if now >= maintain_at:
-                maintain_at = now + MAINTAIN_EVERY
-                # A disk may take longer than that.
-                if self._maintenance is None or self._maintenance.done():
-                    self._maintenance = asyncio.create_task(self._maintain())
+            self._maintenance.begin_if_due(now)
             pauses = [
                 one.retry_at - now for one in self._replicas.ours.values() if one.retry_at > now
             ]
             # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([*pauses, maintain_at - now])):
+                async with asyncio.timeout(min([*pauses, self._maintenance.due - now])):
                     await self._replicas.awake.wait()
 
     def _step(self) -> None:
@@ -383,7 +378,7 @@ class Supervisor:
 
     async def shutdown(self, patience: float) -> None:
         """Ends every engine and every build; requests that still run get `patience` seconds."""
-        self._cancel_maintenance()
+        self._maintenance.cancel()
         await self._retirement.end_all(patience)
         await self._close()
 
@@ -391,38 +386,17 @@ class Supervisor:
         """Ends every build, and every engine that the next server cannot go on with, see
         `Retirement.leave`.
         """
-        self._cancel_maintenance()
+        self._maintenance.cancel()
         left = await self._retirement.leave()
         await self._close()
         return left
 
     async def abandon(self) -> None:
         """Ends every build, and leaves all engines, see `Retirement.abandon`."""
-        self._cancel_maintenance()
+        self._maintenance.cancel()
         await self._retirement.abandon()
         await self._close()
-
-    def _cancel_maintenance(self) -> None:
-        if self._maintenance is not None:
-            self._maintenance.cancel()
 
     async def _close(self) -> None:
         await self._prepare.close()
         await self.history.close()
-
-    async def moved_logs(self) -> list[Instance]:
-        """The engines whose logs somebody has moved or removed. Raises OSError: without a thread.
-
-        Waits for the disk, beside the loop.
-        """
-        instances = self.instances
-        return await run_in_thread(
-            lambda: [instance for instance in instances if instance.log_was_moved()]
-        )
-
-    async def _maintain(self) -> None:
-        """Now and then: large logs, and zombies that engines left to us."""
-        for replica in list(self._replicas.ours.values()):
-            if replica.instance is not None:
-                await replica.instance.rotate_log()
-        await asyncio.gather(*(one.living() for one in self.instances))

@@ -30,7 +30,7 @@ from small_backend import (
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
-from gpustack_fast.engines import external, health, life, plan, processes, replicas, supervisor
+from gpustack_fast.engines import external, health, life, maintenance, plan, processes, replicas
 from gpustack_fast.engines import preparer as preparing
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.environments import BuildError
@@ -626,7 +626,7 @@ def test_an_engine_that_cannot_be_asked_for_want_of_a_descriptor_keeps_its_state
 def test_nothing_ends_while_there_are_no_descriptors(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAINTAIN_EVERY", 0.02)
+    monkeypatch.setattr(maintenance, "MAINTAIN_EVERY", 0.02)
     monkeypatch.setattr(external, "TRY_EVERY", 0.02)
     with socket.create_server(("127.0.0.1", 0)) as engine:
         url = f"http://127.0.0.1:{engine.getsockname()[1]}"
