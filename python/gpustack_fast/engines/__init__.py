@@ -26,6 +26,7 @@ instance      one engine process (instance_files: its files; leader: its process
 listening     who listens at an address
 ask           asks it one thing
 engine_log    its log: stages, causes, rotation
+readiness     whether it has become ready, and serves its first request
 liveness      whether it still works: dead, hung, busy
 leftovers     the engines of an earlier run that nobody adopts
 external      engines that somebody else runs: whether they can be reached (`addresses`)

@@ -30,6 +30,7 @@ from gpustack_fast.engines.listening import is_theirs
 from gpustack_fast.engines.plan import restart_delay
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import Identity
+from gpustack_fast.engines.readiness import until_ready, warm_up
 from gpustack_fast.engines.records import Found, Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
@@ -225,7 +226,7 @@ class Adoption:
             await self._wait(replica, record, instance)
         if not record.has_run:
             self._set(replica, "starting", "It is sent its first request.")
-            await instance.warm_up()
+            await warm_up(instance)
             await instance.note(has_run=True)
         log.info("%s goes on; an earlier run had started it.", replica.id)
         self._note(replica, "adopted")
@@ -238,7 +239,7 @@ class Adoption:
             self._set(replica, "starting", f"{before} So far: {stage}." if stage else before)
 
         limit = adopted_within(replica.model, record, time.time())
-        await instance.wait_until_ready(tell, lambda: verify(instance), limit)
+        await until_ready(instance, tell, lambda: verify(instance), limit)
 
     async def compare(self, replica: Replica, record: Record, settled: asyncio.Event) -> None:
         """Looks, beside all else, whether an adopted engine would be started otherwise now. What

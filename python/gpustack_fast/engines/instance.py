@@ -22,7 +22,7 @@ import string
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +33,7 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.ask import Answer, ask
 from gpustack_fast.engines.digest import command_digest
-from gpustack_fast.engines.engine_log import LogFollower, cause_of, last_lines, rotate
+from gpustack_fast.engines.engine_log import cause_of, last_lines, rotate
 from gpustack_fast.engines.instance_files import (
     close_log,
     free_port,
@@ -42,11 +42,9 @@ from gpustack_fast.engines.instance_files import (
     remove_folder,
 )
 from gpustack_fast.engines.leader import Adopted, Child, Leader, watch
-from gpustack_fast.engines.listening import listens
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import Process, ProcessTable
 from gpustack_fast.engines.records import Record, renew, write_draft
-from gpustack_fast.errors import EngineFailed, printable
 from gpustack_fast.faults import Faults, is_ours, reason_of, run_in_thread
 from gpustack_fast.storage.engine_paths import EnginePaths, safe
 
@@ -60,10 +58,6 @@ Identified = tuple[int, int]
 STUB = Path(__file__).parents[1] / "backends" / "exec_stub.py"
 LOG_LIMIT = 64 * 1024 * 1024
 PROBE_TIMEOUT = 1.0
-STAGE_EVERY = 1.0
-"""Seconds between two looks at how far a start has come."""
-WARM_UP_WITHIN = 300.0
-"""Seconds: kernels that are compiled at the first request were seen to take half a minute."""
 DISK_WITHIN = 5.0
 """Seconds that a disk may take before an engine's end, and the message about it, go on without."""
 
@@ -108,7 +102,8 @@ class Instance:
         """The log, as it was opened."""
         self.folder = self.socket.with_suffix(".d")
         """Where what its command names is written before the start."""
-        self._port: int | None = None
+        self.port: int | None = None
+        """That at which it listens, of the loopback; None: at its socket."""
         self.devices: tuple[str, ...] = ()
         """GPUs and slices that it was given, as CUDA takes them."""
 
@@ -119,8 +114,8 @@ class Instance:
 
     @property
     def address(self) -> str:
-        if self._port is not None:
-            return f"http://127.0.0.1:{self._port}"
+        if self.port is not None:
+            return f"http://127.0.0.1:{self.port}"
         return f"unix:{self.socket}"
 
     @property
@@ -150,9 +145,9 @@ class Instance:
         Raises BackendError, StoreError, or OSError for this machine. `stop` must follow that, too:
         the process may run, and not be watched.
         """
-        self._port = free_port() if self.backend.over_tcp else None
+        self.port = free_port() if self.backend.over_tcp else None
         self.devices = prepared.devices
-        place = prepared.place(self.socket, self._port, self.key)
+        place = prepared.place(self.socket, self.port, self.key)
         command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
         record = Record(
             pid=0,
@@ -167,7 +162,7 @@ class Instance:
             backend=self.backend.name,
             version=prepared.version,
             key=self.key,
-            port=self._port,
+            port=self.port,
             ready_path=self.ready_path,
             created=time.time(),
             devices=prepared.devices,
@@ -191,7 +186,7 @@ class Instance:
         self.socket = Path(record.socket)
         self.folder = self.socket.with_suffix(".d")
         self.log = Path(record.log)
-        self._port = record.port
+        self.port = record.port
         self.ready_path = record.ready_path
         self.devices = record.devices
         self._leader = Adopted(record, self._table)
@@ -245,96 +240,9 @@ class Instance:
         self._opened = os.fstat(log.fileno())
         return log
 
-    async def wait_until_ready(
-        self,
-        stage: Callable[[str], None] = lambda _: None,
-        is_ready: Callable[[], Awaitable[bool | None]] | None = None,
-        limit: float | None = None,
-    ) -> None:
-        """Returns when the engine can serve; `stage` is told how far it has come. Raises
-        EngineFailed when it ends or takes too long.
-
-        `is_ready`: what is asked for that, else whether its ready path gives 200. `limit`: seconds,
-        0 for none, instead of the model's `ready_timeout`.
-        """
-        is_ready = is_ready or self._is_ready
-        limit = self.model.ready_timeout if limit is None else limit
-        follower = LogFollower(self.log, self.backend.stages)
-        waited, asked, looked = 0.0, time.monotonic(), 0.0
-        while not (ready := await is_ready()):
-            before, asked = asked, time.monotonic()
-            # What cannot be probed is neither ready nor too slow.
-            waited += 0.0 if ready is None else asked - before
-            if asked >= looked + STAGE_EVERY and self.backend.stages:
-                looked = asked
-                try:
-                    async with asyncio.timeout(DISK_WITHIN):
-                        stage(await run_in_thread(follower.stage))
-                except TimeoutError:
-                    looked = float("inf")  # each further look would keep one more thread
-                except OSError:
-                    pass  # there is no log yet, or none that can be read
-            if limit and waited > limit:
-                raise EngineFailed(
-                    f"The engine was not ready after {limit:g} s. Set a longer ready_timeout for "
-                    f"the model {self.model.name}, or look into its log. {await self.last_words()}"
-                )
-            # Not `wait_for`: Python 3.11's loses a cancellation that comes with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.1 if waited < 10 else 0.5):
-                    await self.exited.wait()
-            if self.exited.is_set():
-                raise EngineFailed(
-                    f"The engine {self.how_it_ended()} before it was ready. "
-                    f"{await self.last_words()}"
-                )
-
-    async def _is_ready(self) -> bool | None:
-        """As `probe`, and it is this engine that says so: between the choice of its port and its
-        listening there, another program may have taken it.
-        """
-        ready = await self.probe()
-        # A program of the user's may leave listening to others, such as a container's runtime.
-        if not ready or self._port is None or self.backend.environment == "none":
-            return ready
-        living = await self.living()
-        if living is None:
-            return None
-        try:
-            pids = [one.pid for one in living]
-            return await run_in_thread(listens, self._port, pids)
-        except OSError as error:
-            self.note_unseen(error)
-            return ready
-
     def note_unseen(self, error: OSError) -> None:
         """Counts that nobody could see whose an address is."""
         self._faults.note("processes", error)
-
-    async def warm_up(self) -> None:
-        """Sends a ready engine its first request, if its kind needs one. Raises EngineFailed."""
-        asked = None if self.backend.warm_up is None else self.backend.warm_up(self.model)
-        if asked is None:
-            return
-        try:
-            async with asyncio.timeout(WARM_UP_WITHIN):
-                answer = await self.ask(asked.path, msgspec.json.encode(asked.body))
-        except TimeoutError:
-            said = f"gave no answer within {WARM_UP_WITHIN:g} s"
-        except OSError as error:
-            if is_ours(error):
-                raise
-            said = f"ended it without an answer ({os.strerror(error.errno or 0)})"
-        else:
-            if 200 <= answer.status < 300:
-                return
-            # It answers a prompt of ours: nothing of a client's is in it.
-            body = printable(answer.body.decode(errors="replace").strip())[:300]
-            said = f"answered it with {answer.status}: {body}"
-        raise EngineFailed(
-            f"The engine was ready, but its first request ({asked.path}), which we sent, failed: "
-            f"it {said}. {await self.last_words()}"
-        )
 
     async def ask(self, path: str, body: bytes | None = None) -> Answer:
         """The engine's answer to a GET, or with a `body` of JSON to a POST; the caller bounds the

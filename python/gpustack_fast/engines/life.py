@@ -23,6 +23,7 @@ from gpustack_fast.engines.nap import Naps, Places
 from gpustack_fast.engines.plan import ReplicaSlot, restart_delay
 from gpustack_fast.engines.prepared import Prepared
 from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.readiness import until_ready, warm_up
 from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
@@ -213,10 +214,10 @@ class Life:
         def tell(stage: str) -> None:
             self._set(replica, "starting", f"So far: {stage}." if stage else "")
 
-        await instance.wait_until_ready(tell)
+        await until_ready(instance, tell)
         if instance.backend.warm_up is not None:
             self._set(replica, "starting", "It is sent its first request.")
-            await instance.warm_up()
+            await warm_up(instance)
 
     async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, Result]) -> Result:
         """What the work gives. Raises EngineFailed as soon as the engine is lost to a cause outside

@@ -17,10 +17,11 @@ import pytest
 from small_backend import PREPARED, SMALL, alive, child_of, eventually, kill, run, small
 
 from gpustack_fast.backends import Sign
-from gpustack_fast.engines import engine_log, processes
+from gpustack_fast.engines import engine_log, processes, readiness
 from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines.instance import Instance, new_id
 from gpustack_fast.engines.processes import Process, ProcessTable
+from gpustack_fast.engines.readiness import until_ready
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -41,7 +42,7 @@ def test_an_engine_becomes_ready_and_leaves_nothing_behind(short_folder: Path) -
         one = await instance(paths)
         pid = one.pid
         assert pid is not None
-        await one.wait_until_ready()
+        await until_ready(one)
         record = json.loads(one.record.read_bytes())
         assert record["pid"] == pid
         assert os.getsid(pid) == pid
@@ -64,7 +65,7 @@ def test_the_key_is_in_no_argument_and_our_own_settings_do_not_reach_the_engine(
 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         seen = Path(f"/proc/{one.pid}/cmdline").read_bytes()
         assert one.key.encode() not in seen
         assert str(one.socket).encode() in seen
@@ -82,7 +83,7 @@ def test_an_engine_that_crashes_at_start_is_reported_with_its_last_words_though_
         with pytest.raises(
             EngineFailed, match=r"exit code 0 before it was ready.*the weights are torn"
         ):
-            await one.wait_until_ready()
+            await until_ready(one)
         assert await one.stop()
 
     run(scenario, short_folder)
@@ -93,7 +94,7 @@ def test_a_pipe_in_the_place_of_a_log_has_no_last_words_and_is_not_waited_for(
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         one.log.unlink()
         os.mkfifo(one.log)
         assert await one.last_words() == f"It wrote nothing (log: {one.log})."
@@ -106,7 +107,7 @@ def test_an_engine_that_is_not_ready_in_time_is_reported(short_folder: Path) -> 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths, "--never-ready", ready_timeout=0.3)
         with pytest.raises(EngineFailed, match=r"not ready after 0\.3 s.*ready_timeout"):
-            await one.wait_until_ready()
+            await until_ready(one)
         assert await one.stop()
 
     run(scenario, short_folder)
@@ -117,7 +118,7 @@ def test_an_engine_that_is_deaf_to_sigterm_is_killed_with_its_children(short_fol
         one = await instance(paths, "--deaf", "--child")
         pid = one.pid
         assert pid is not None
-        await one.wait_until_ready()
+        await until_ready(one)
         child = child_of(one.log)
         assert alive(child)
         assert await one.stop()
@@ -135,7 +136,7 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths, "--child")
         assert one.pid is not None
-        await one.wait_until_ready()
+        await until_ready(one)
         child = child_of(one.log)
         kill(one.pid)
         await one.exited.wait()
@@ -153,7 +154,7 @@ def test_the_children_of_an_engine_that_was_killed_are_ended_too(
 def test_a_grown_log_is_copied_and_truncated_while_the_engine_appends(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths, "--child")
-        await one.wait_until_ready()
+        await until_ready(one)
         await one.rotate_log(limit=10)
         assert one.log.stat().st_size == 0
         copy = one.log.with_suffix(".log.1")
@@ -168,7 +169,7 @@ def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
         assert one.pid is not None
-        await one.wait_until_ready()
+        await until_ready(one)
         assert one.how_it_ended() == "is running"
         kill(one.pid)
         await eventually(one.exited.is_set, "the exit is seen")
@@ -180,7 +181,7 @@ def test_the_exit_of_an_engine_is_seen_though_it_is_not_asked_for(short_folder: 
 def test_a_grown_log_that_cannot_be_copied_is_emptied_all_the_same(short_folder: Path) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         copy = one.log.with_suffix(".log.1")
         copy.symlink_to("/dev/full")
         await one.rotate_log(limit=10)
@@ -197,7 +198,7 @@ def test_an_engine_that_cannot_be_probed_is_neither_ready_nor_too_slow(short_fol
         one = await instance(paths, ready_timeout=0.3)
         await eventually(one.socket.is_socket, "the engine to listen")
         with no_descriptors():
-            waiting = asyncio.ensure_future(one.wait_until_ready())
+            waiting = asyncio.ensure_future(until_ready(one))
             await eventually(lambda: one._faults.counts["probe"] > 6, "probes fail")
             assert not waiting.done()
         await waiting
@@ -212,7 +213,7 @@ def test_a_line_of_the_process_table_that_is_not_understood_hides_nobody(
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         with monkeypatch.context() as broken:
             broken.setattr(Path, "read_text", lambda *_, **__: line)
             assert await one.living() is None
@@ -227,7 +228,7 @@ def test_a_log_that_cannot_be_looked_at_is_not_taken_for_moved(
 ) -> None:
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         assert not one.log_was_moved()
 
         def forbidden(_: Path) -> os.stat_result:
@@ -253,7 +254,7 @@ def test_a_process_table_that_does_not_come_hides_nobody_and_keeps_nobody_waitin
 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         with monkeypatch.context() as stuck:
             stuck.setattr(processes, "READ_WITHIN", 0.05)
             stuck.setattr(processes, "read_sessions", comes.wait)
@@ -276,7 +277,7 @@ def test_variables_that_do_not_come_keep_nobody_waiting(
         backend = dataclasses.replace(SMALL, leaves_session=True)
         one = Instance(new_id("small"), model, backend, paths, ProcessTable(faults), faults)
         await one.start(PREPARED)
-        await one.wait_until_ready()
+        await until_ready(one)
         with monkeypatch.context() as stuck:
             stuck.setattr(processes, "READ_WITHIN", 0.05)
             stuck.setattr(processes, "read_marks", comes.wait)
@@ -303,7 +304,8 @@ def test_an_engine_that_ends_before_it_is_ready_is_seen_though_its_disk_hangs(
 
     async def scenario(paths: EnginePaths) -> None:
         monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
-        monkeypatch.setattr(instances, "STAGE_EVERY", 0.0)
+        monkeypatch.setattr(readiness, "STAGE_EVERY", 0.0)
+        monkeypatch.setattr(readiness, "STAGE_WITHIN", 0.05)
         monkeypatch.setattr(engine_log.LogFollower, "stage", hangs)
         monkeypatch.setattr(instances, "last_lines", hangs)
         model, faults = small("--never-ready"), Faults()
@@ -311,7 +313,7 @@ def test_an_engine_that_ends_before_it_is_ready_is_seen_though_its_disk_hangs(
         backend = dataclasses.replace(SMALL, stages=stages)
         one = Instance(new_id("small"), model, backend, paths, ProcessTable(faults), faults)
         await one.start(PREPARED)
-        waiting = asyncio.ensure_future(one.wait_until_ready())
+        waiting = asyncio.ensure_future(until_ready(one))
         await asyncio.wait({waiting}, timeout=0.5)
         assert one.pid is not None and len(asked) == 1
         kill(one.pid)
@@ -334,7 +336,7 @@ def test_an_engine_that_nobody_sees_is_not_waited_for_and_not_taken_for_gone(
 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         with monkeypatch.context() as without_proc:
             without_proc.setattr(one, "living", nobody)
             assert not await one.stop()
@@ -388,7 +390,7 @@ def test_a_disk_that_does_not_respond_keeps_neither_the_loop_nor_a_stop_waiting(
 
     async def scenario(paths: EnginePaths) -> None:
         one = await instance(paths)
-        await one.wait_until_ready()
+        await until_ready(one)
         monkeypatch.setattr(instances, "DISK_WITHIN", 0.05)
         monkeypatch.setattr(instances, "remove_files", wait)
         monkeypatch.setattr(instances, "last_lines", wait)
@@ -453,7 +455,7 @@ def test_what_has_left_the_session_is_ended_as_well(short_folder: Path) -> None:
         )
         for each in (one, other):
             await each.start(PREPARED)
-            await each.wait_until_ready()
+            await until_ready(each)
         child, spared = (child_of(each.log) for each in (one, other))
         assert os.getsid(child) == child
         assert one.pid is not None

@@ -25,6 +25,7 @@ KILLED_SERVER = """
 import asyncio, pathlib, sys, time
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.readiness import until_ready
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
 from small_backend import PREPARED, SMALL, small
@@ -40,7 +41,7 @@ async def main():
         while not one.record.exists():
             await asyncio.sleep(0.01)
     else:
-        await one.wait_until_ready()
+        await until_ready(one)
     print("up", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())

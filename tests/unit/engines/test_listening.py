@@ -17,6 +17,7 @@ from gpustack_fast.engines import instance as instances
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.listening import is_theirs, listens
 from gpustack_fast.engines.processes import ProcessTable
+from gpustack_fast.engines.readiness import until_ready
 from gpustack_fast.errors import EngineFailed
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.engine_paths import EnginePaths
@@ -58,7 +59,7 @@ def test_an_answer_of_another_program_makes_no_engine_ready(
         await one.start(PREPARED)
         try:
             with pytest.raises(EngineFailed, match="not ready after"):
-                await one.wait_until_ready()
+                await until_ready(one)
             assert answered.is_set()
         finally:
             assert await one.stop()
