@@ -244,7 +244,9 @@ class Server:
         self._parts.publisher.pace.now()
         self._accept()
         listening = console.urls(self._addresses, self._parts.scheme)
-        announce(f"Listening on {listening}; engines are starting.")
+        there = [one.state for one in self._supervisor.replicas]
+        starting = "" if all(one == "running" for one in there) else "; engines are starting"
+        announce(f"Listening on {listening}{starting}.")
         self._warn()
         self._greet()
         self._service.tell(systemd.READY)

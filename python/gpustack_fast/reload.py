@@ -250,9 +250,12 @@ class Reloader:
             found.append(
                 rollout_of(
                     change,
+                    self._supervisor.there(change.name, model),
                     max_surge=0 if model is None else model.max_surge,
                     no_room=no_room,
                     generation=generation,
+                    drain_timeout=compared.config.server.drain_timeout,
+                    wake_queue=0 if model is None else model.wake_queue,
                 )
             )
         return found

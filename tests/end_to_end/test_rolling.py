@@ -234,7 +234,8 @@ def test_apply_says_what_changes_carries_it_out_and_waits_for_it(server: ServedR
     assert dry.stdout.splitlines() == [
         "It would change: the model `m` (replicas 1 → 2, backend_parameters), the route `alias`.",
         "m: Starts 1 engine. Replaces 1 engine: each new one starts beside the others (up to 1 at "
-        "a time), and an old one is retired when it runs.",
+        "a time), and an old one is retired when it runs. A retired one has 600 s for its last "
+        "requests (`drain_timeout`).",
         f"`gpustack-fast apply {other}` carries it out.",
     ]
     assert settled(server, 1) == before
@@ -275,7 +276,8 @@ def test_an_edit_that_interrupts_is_told_before(server: ServedRouter) -> None:
     edited.write_text(config(1, context=512, more="max_surge = 0"))
     told = (
         "warning: The edit of the model `m` interrupts it: its only replica ends before its "
-        "successor starts. `max_surge` is 0."
+        "successor starts. `max_surge` is 0. Up to 64 requests wait for it (`wake_queue`), and "
+        "further ones get a 503."
     )
     assert told in run(server, "apply", str(edited), "--dry-run").stderr.splitlines()
     assert told in run(server, "check", str(edited)).stderr.splitlines()

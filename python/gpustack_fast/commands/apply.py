@@ -14,8 +14,8 @@ from gpustack_fast.commands.interruption import told_of_interruption
 from gpustack_fast.commands.output import complain, in_json, say
 from gpustack_fast.commands.running_server import running_server
 from gpustack_fast.control.client import ControlClient
-from gpustack_fast.control.documents import ApplyReport, ModelPlan, ModelStatus, ServerStatus
-from gpustack_fast.errors import ControlError, printable
+from gpustack_fast.control.documents import ApplyReport, ModelPlan, ModelStatus
+from gpustack_fast.errors import ControlError, UsageError, printable
 
 __all__ = ["apply"]
 
@@ -38,6 +38,7 @@ def apply(
     as it takes. Raises ControlError where they have not followed then, Interrupted on Ctrl-C, and
     the server's error where the file is wrong: nothing has changed then.
     """
+    _check_plain(file)
     with running_server(data_dir, _TAKEN_UP_WITHIN) as server:
         report = server.apply(str(file.absolute()), dry_run=dry_run)
         if not as_json:
@@ -51,6 +52,15 @@ def apply(
     if as_json:
         say(in_json(report))
     return 0
+
+
+def _check_plain(file: Path) -> None:
+    """Raises UsageError for what only this process can read, or nobody twice."""
+    if file.exists() and (not file.is_file() or file.absolute().parts[1] in ("dev", "proc")):
+        raise UsageError(
+            f"{file} is no plain file, and the server reads it, not this command. Write the "
+            "configuration into a file, and name that."
+        )
 
 
 def _page(report: ApplyReport) -> Iterator[str]:
@@ -80,15 +90,27 @@ def _wait(
     until = float("inf") if timeout is None else time.monotonic() + timeout
     followed = {one.name: one for one in report.models if one.kind != "gone"}
     shown: dict[str, str] = {}
+    told: dict[str, str] = {}
     while True:
         now = server.status()
-        lines = list(_progress(now, followed, shown))
+        models = [one for one in now.models if one.name in followed]
+        lines = list(_progress(models, shown))
+        for model in models:
+            if model.state_message and told.get(model.name) != model.state_message:
+                lines.append(f"{model.name}: {model.state_message}")
+            told[model.name] = model.state_message
         if not quiet:
             for line in lines:
                 say(printable(line))
-        left = [one.name for one in now.models if one.name in followed and not _is_settled(one)]
+        _check_still_wanted(models, followed)
+        left = [one.name for one in models if not _is_settled(one)]
         if not left:
             return
+        if failed := [one.name for one in models if one.given_up]:
+            raise ControlError(
+                f"An engine of {', '.join(failed)} has failed, and is not started again "
+                "(`restart_on_error` is false). Write the model otherwise, or take the edit back."
+            )
         if time.monotonic() >= until:
             raise ControlError(
                 f"After {timeout:g} s not all is done: {', '.join(left)}. {_GOES_ON}"
@@ -98,24 +120,29 @@ def _wait(
 
 def _is_settled(model: ModelStatus) -> bool:
     """Whether all engines that are wanted run, and none other is there."""
-    return (
-        model.generation == model.observed_generation
-        and len(model.instances) == model.replicas
-        and all(one.state in ("running", "draining", "drained") for one in model.instances)
-    )
+    return model.generation == model.observed_generation and model.settled
 
 
-def _progress(
-    now: ServerStatus, followed: dict[str, ModelPlan], shown: dict[str, str]
-) -> Iterator[str]:
+def _check_still_wanted(models: list[ModelStatus], followed: dict[str, ModelPlan]) -> None:
+    """Raises ControlError where something else is wanted meanwhile than what was applied."""
+    there = {one.name: one for one in models}
+    for name, plan in followed.items():
+        now = there.get(name)
+        is_the_same = now is not None and now.replicas == plan.replicas
+        if not is_the_same or (now is not None and now.generation not in (plan.generation, None)):
+            raise ControlError(
+                f"The model {name} was changed again meanwhile, by another `apply`, a SIGHUP or a "
+                "restart: what this command has applied is not what holds now. `gpustack-fast "
+                "status` shows what does."
+            )
+
+
+def _progress(models: list[ModelStatus], shown: dict[str, str]) -> Iterator[str]:
     """A line for each instance that has another state than was `shown`, and for those that left."""
-    there = {}
-    for model in now.models:
-        if model.name in followed:
-            there.update({one.name: one for one in model.instances})
+    there = {one.name: one for model in models for one in model.instances}
     for name in [name for name in shown if name not in there]:
-        del shown[name]
-        yield f"{name} is retired."
+        has_failed = shown.pop(name) == "error"
+        yield f"{name}, which has failed, is removed." if has_failed else f"{name} is retired."
     for name, one in there.items():
         if shown.get(name) == one.state:
             continue

@@ -39,7 +39,9 @@ class ModelChange(Struct, frozen=True, kw_only=True):
         if self.kind in ("new", "gone"):
             return f"the model `{self.name}` (it is {self.kind})"
         fields = [
-            f"replicas {self.before} → {self.after}" if name == "replicas" else name
+            f"replicas {self.before} → {self.after}"
+            if name == "replicas" and self.before != self.after
+            else name
             for name in self.fields
         ]
         return f"the model `{self.name}` ({', '.join(fields)})"

@@ -170,6 +170,12 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     state_message: str = ""
     """What is to be known of all its instances, in sentences; empty: nothing."""
     instances: list[InstanceStatus] = []
+    retired: list[str] = []
+    """The names of further ones: they get no more requests, and end when theirs have ended."""
+    settled: bool = True
+    """All that is wanted of it now is carried out, and nothing else is there."""
+    given_up: bool = False
+    """An instance has failed, and is not started again."""
 
 
 class DrainReport(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from gpustack_fast.config import Config, ModelConfig
@@ -16,7 +16,7 @@ from gpustack_fast.control.documents import (
     ModelStatus,
 )
 from gpustack_fast.engines.replica import Replica, replicas_by_model
-from gpustack_fast.engines.rollout import Rollout
+from gpustack_fast.engines.rollout import Outlook, Rollout
 
 __all__ = [
     "Counters",
@@ -53,6 +53,8 @@ class Outcome(Protocol):
     def restart(self) -> Sequence[str]: ...
 
 
+SETTLED = Outlook(settled=True, given_up=False, retired=[])
+"""That of somebody else's engines, of which nothing is on its way."""
 EVENTS_OF_MODEL = 10
 """Of each model, whatever instances they are of."""
 
@@ -70,14 +72,21 @@ def model_statuses(
     counters: Mapping[str, Counters],
     generations: Mapping[str, Generations],
     resting: Mapping[str, str] | None = None,
+    outlooks: Mapping[str, Outlook] | None = None,
 ) -> list[ModelStatus]:
     """Every model, in the order of the configuration. `counters`: by the instances' ids.
-    `generations`: those of the models of ours. `resting`: why those sleep that do.
+    `generations`, `outlooks`: those of the models of ours. `resting`: why those sleep that do.
     """
     asleep = resting or {}
+    known = outlooks or {}
     return [
         model_status(
-            model, found, counters, generations.get(model.name), asleep.get(model.name, "")
+            model,
+            found,
+            counters,
+            generations.get(model.name),
+            asleep.get(model.name, ""),
+            known.get(model.name, SETTLED),
         )
         for model, found in replicas_by_model(config, replicas)
     ]
@@ -89,6 +98,7 @@ def model_status(
     counters: Mapping[str, Counters],
     generations: Generations | None,
     resting: str,
+    outlook: Outlook,
 ) -> ModelStatus:
     """One model, with its replicas."""
     return ModelStatus(
@@ -98,21 +108,37 @@ def model_status(
         ready_replicas=sum(one.published_state == "running" for one in found),
         generation=None if generations is None else generations.wanted,
         observed_generation=None if generations is None else generations.observed,
-        state_message=resting or ("" if generations is None else _rollout(found, generations)),
+        state_message=" ".join(_messages(found, generations, resting, outlook)),
         instances=[instance_status(one, counters.get(one.id)) for one in found],
+        retired=outlook.retired,
+        settled=outlook.settled,
+        given_up=outlook.given_up,
     )
 
 
-def _rollout(found: Sequence[Replica], generations: Generations) -> str:
-    """How far an edit is, in a sentence; empty: it is carried out."""
+def _messages(
+    found: Sequence[Replica], generations: Generations | None, resting: str, outlook: Outlook
+) -> Iterator[str]:
+    """What is to be known of a model, in sentences: none where all of it is as it should be."""
+    if resting:
+        yield resting
     old = [one for one in found if one.is_outdated]
-    new = len(found) - len(old)
-    if not old:
-        return ""
-    return (
-        f"An edit is being carried out. Instances of generation {generations.wanted}: {new}; older "
-        f"ones: {len(old)}."
-    )
+    new = [one for one in found if not one.is_outdated]
+    if old and generations is not None and not resting:
+        yield (
+            f"An edit is being carried out. Instances of generation {generations.wanted}: "
+            f"{len(new)}; older ones: {len(old)}."
+        )
+        if any(one.state == "error" for one in new):
+            yield (
+                "The new one fails, and the older ones serve on: write the model otherwise, or "
+                "take the edit back."
+            )
+    if outlook.retired:
+        yield (
+            f"Instances that are retired, and still have requests or are being ended: "
+            f"{len(outlook.retired)}."
+        )
 
 
 def instance_status(replica: Replica, counters: Counters | None) -> InstanceStatus:

@@ -55,17 +55,19 @@ class Retirement:
 
     async def _wind_up(self, replica: Replica, patience: float) -> None:
         """Waits until the engine is idle (or `patience` seconds), then ends it."""
+        why = ""
         if patience > 0 and not await self._is_idle(replica, patience):
             log.warning(
                 "%s is ended after %g s, though requests still run on it.", replica.id, patience
             )
+            why = f"Requests still ran on it after {patience:g} s (`drain_timeout`), and were cut."
         await self._restraint.alone.wait()
         if replica.running is not None:
             replica.running.cancel()
             await asyncio.wait({replica.running})
         # Until it is gone its slot is taken, and so is what it holds of GPUs.
         await self._life.end(replica, gives_up=lambda: self.closing, planned=not self.closing)
-        self._replicas.note(replica, "ended")
+        self._replicas.note(replica, "ended", why)
         del self._replicas.ours[replica.slot]
         if replica.drained:
             self._replicas.remember_drained()

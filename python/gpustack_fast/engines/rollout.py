@@ -6,7 +6,29 @@ from msgspec import Struct
 
 from gpustack_fast.config.comparison import ModelChange
 
-__all__ = ["Rollout", "rollout_of"]
+__all__ = ["Outlook", "Rollout", "There", "rollout_of"]
+
+
+class There(Struct, frozen=True, kw_only=True):
+    """The engines of a model, before it is changed."""
+
+    engines: int
+    """Those that are not retired."""
+    replaced: int
+    """Of these, those that the change makes another engine of."""
+    asleep: bool = False
+    """The model sleeps."""
+
+
+class Outlook(Struct, frozen=True, kw_only=True):
+    """How far a model is on its way to what is configured."""
+
+    settled: bool
+    """All that is wanted of it now is carried out, and nothing else is there."""
+    given_up: bool
+    """A replica of it has failed, and is not started again."""
+    retired: list[str]
+    """The ids of those that get no more requests, and end when they have ended theirs."""
 
 
 class Rollout(Struct, frozen=True, kw_only=True):
@@ -22,14 +44,21 @@ class Rollout(Struct, frozen=True, kw_only=True):
 
 
 def rollout_of(
-    change: ModelChange, *, max_surge: int, no_room: str, generation: int | None
+    change: ModelChange,
+    there: There,
+    *,
+    max_surge: int,
+    no_room: str,
+    generation: int | None,
+    drain_timeout: float,
+    wake_queue: int,
 ) -> Rollout:
     """`no_room`: why one more engine finds no place on the GPUs, in sentences; empty: it would, or
-    needs none, or nobody knows.
+    needs none, or nobody knows. `drain_timeout`: seconds. `wake_queue`: the requests that may wait.
     """
-    steps, interrupts = _steps(change), ""
-    if change.kind == "edited" and change.before and change.after:
-        count = min(change.before, change.after)
+    steps, interrupts = _steps(change, there), ""
+    count = 0 if there.asleep else min(change.after, there.replaced)
+    if change.kind == "edited" and count:
         if max_surge and not no_room:
             steps.append(
                 f"Replaces {_engines(count)}: each new one starts beside the others (up to "
@@ -46,25 +75,35 @@ def rollout_of(
             if change.before == 1:
                 interrupts = (
                     f"The edit of the model `{change.name}` interrupts it: its only replica ends "
-                    f"before its successor starts. {reason}"
+                    f"before its successor starts. {reason} Up to {wake_queue} requests wait for "
+                    "it (`wake_queue`), and further ones get a 503."
                 )
+    leaves = there.engines > change.after and not there.asleep
+    if leaves or (change.kind == "edited" and count):
+        steps.append(
+            f"A retired one has {drain_timeout:g} s for its last requests (`drain_timeout`)."
+            if drain_timeout
+            else "The requests of a retired one are cut (`drain_timeout` is 0)."
+        )
     return Rollout(change=change, steps=steps, interrupts=interrupts, generation=generation)
 
 
-def _steps(change: ModelChange) -> list[str]:
+def _steps(change: ModelChange, there: There) -> list[str]:
     before, after = change.before, change.after
-    steps = []
     if change.kind == "gone":
-        steps.append(
-            f"Its route is gone at once, and {_engines(before)} end when their requests have ended."
-        )
-    elif after > before:
-        steps.append(f"Starts {_engines(after - before)}.")
-    elif after < before:
-        steps.append(f"Retires {_engines(before - after)}.")
-    elif change.kind == "changed":
-        steps.append("Holds for the engines that run.")
-    return steps
+        steps = ["Its route is gone at once."]
+        return [*steps, f"Retires {_engines(there.engines)}."] if there.engines else steps
+    if there.asleep and change.kind != "new":
+        return ["It sleeps, and this holds when it wakes."]
+    if after > before:
+        return [f"Starts {_engines(after - before)}."]
+    if after < before:
+        return [f"Retires {_engines(before - after)}."]
+    if after == 0:
+        return ["It has no engines, and starts none."]
+    if change.kind == "edited" and there.replaced:
+        return []
+    return ["Holds for the engines that run."]
 
 
 def _engines(count: int) -> str:

@@ -33,6 +33,7 @@ from gpustack_fast.engines.plan import (
     SlotStatus,
     Start,
     Stop,
+    Wanted,
     is_carried_out,
     plan,
 )
@@ -42,6 +43,7 @@ from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.retirement import Retirement
+from gpustack_fast.engines.rollout import Outlook, There
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.faults import Faults
@@ -54,6 +56,7 @@ WHY = {
     "scaled": "Fewer replicas are wanted.",
     "gone": "The model is not in the configuration any more.",
 }
+SLEEPS = "The model sleeps."
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +223,7 @@ class Supervisor:
         models = [] if self._retirement.closing else self._models.values()
         ours = self._replicas.ours.values()
         wanted = self._rest.wanted(models, ours)
+        asleep = self._rest.messages()
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
@@ -227,15 +231,58 @@ class Supervisor:
                 replica = self._replicas.ours[action.slot]
                 if action.why == "edited" and replica.state == "running":
                     self._interrupted.add(action.slot.model)
-                self._retirement.retire(replica, self._patience(action), WHY[action.why])
+                sleeps = action.why == "scaled" and action.slot.model in asleep
+                why = SLEEPS if sleeps else WHY[action.why]
+                self._retirement.retire(replica, self._patience(action), why)
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}
         self._interrupted &= {one.name for one in models if one.most_replicas} - served
+        for name in self._settled(wanted):
+            self.history.observe(name, self._models.generation(name))
+
+    def _settled(self, wanted: Mapping[str, Wanted]) -> list[str]:
+        """The models of which all that is wanted is carried out."""
+        ours = self._replicas.ours.values()
         found = collections.defaultdict(list)
         for replica in ours:
             found[replica.slot.model].append(replica.status())
-        for name, target in wanted.items():
-            if is_carried_out(target, found[name]) and self._models.are_compared(name, ours):
-                self.history.observe(name, self._models.generation(name))
+        return [
+            name
+            for name, target in wanted.items()
+            if is_carried_out(target, found[name]) and self._models.are_compared(name, ours)
+        ]
+
+    def outlooks(self) -> dict[str, Outlook]:
+        """How far each model of ours is on its way to what is configured."""
+        ours = self._replicas.ours.values()
+        settled = self._settled(self._rest.wanted(self._models.values(), ours))
+        return {
+            model.name: Outlook(
+                settled=model.name in settled,
+                given_up=any(
+                    one.state == "error" and one.retry_at == float("inf")
+                    for one in ours
+                    if one.slot.model == model.name and not one.retired
+                ),
+                retired=[one.id for one in ours if one.slot.model == model.name and one.retired],
+            )
+            for model in self._models.values()
+        }
+
+    def there(self, name: str, model: ModelConfig | None) -> There:
+        """The engines of a model, and what becomes of them when it is this; None: it is gone."""
+        found = [
+            one
+            for one in self._replicas.ours.values()
+            if one.slot.model == name and not one.retired
+        ]
+        return There(
+            engines=len(found),
+            replaced=sum(
+                model is None or one.outdated or not makes_same_process(one.model, model)
+                for one in found
+            ),
+            asleep=not found and name in self._rest.messages(),
+        )
 
     def _patience(self, action: Stop) -> float:
         """Seconds that the requests of an engine get which is ended by plan."""
@@ -279,7 +326,7 @@ class Supervisor:
         if replica.drained:
             replica.idle.set()
             self._replicas.remember_drained()
-        again = "Another engine ended here." if replica.restarts else ""
+        again = "It takes the place of one that has ended." if replica.restarts else ""
         self._replicas.note(replica, "started", again)
         self._replicas.set_state(replica, "pending")
         replica.running = self._replicas.task(self._life.live(replica))

@@ -219,7 +219,7 @@ pub(crate) fn truncated(failure: &Failure) -> (ApiError, End) {
         ),
         _ => (
             Cause::BadGateway,
-            "The engine ended in the middle of this response.".to_owned(),
+            "The engine ended, or was ended, in the middle of this response.".to_owned(),
             End::EngineDied,
         ),
     };
