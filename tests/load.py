@@ -115,7 +115,8 @@ class Load:
 
     `rate`: short requests per second. `streams`: those that are open at any time, each of `frames`
     frames, `delay` seconds apart. `fake`: whether a fake engine responds. `fields`: more of the
-    body. `patient`: a refused connection is tried again, as long as nobody listens.
+    body. `patient`: a refused connection is tried again, while nobody listens, at what `address` is
+    by then.
     """
 
     def __init__(
@@ -154,10 +155,15 @@ class Load:
     ) -> None:
         self.stop()
 
+    def begin_no_more(self) -> None:
+        """Begins no more requests, and does not wait for those that run."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """Begins no more requests, and waits for those that run."""
-        self._stopping.set()
-        self._thread.join(ENDED_WITHIN)
+        self.begin_no_more()
+        if self._thread.ident is not None:
+            self._thread.join(ENDED_WITHIN)
         assert not self._thread.is_alive(), "requests have not ended"
 
     def problems(self, kind: str | None = None) -> list[str]:
@@ -250,12 +256,14 @@ class Load:
         return None
 
     async def _connect(self) -> Link:
-        parts = urlsplit(self.address)
+        end = time.monotonic() + RESPONSE_WITHIN
         while True:
+            parts = urlsplit(self.address)  # where a server listens that was started again
             try:
                 return Link(*await asyncio.open_connection(parts.hostname, parts.port))
             except ConnectionRefusedError:
-                if not self.patient:
+                is_over = self._stopping.is_set() or time.monotonic() > end
+                if not self.patient or is_over:
                     raise
                 await asyncio.sleep(PAUSE)
 
