@@ -341,6 +341,8 @@ class Server:
         """Another process serves from now on."""
         assert self._predecessor.successor is not None
         self._service.tell(systemd.main_process(self._predecessor.successor))
+        # Not held by several: whoever serves has it, and where that one is killed, it is free.
+        self._directory.release()
         self._ending.set()
 
     def _hurry(self, within: float) -> None:
@@ -350,12 +352,11 @@ class Server:
 
     def _go_without_successor(self) -> None:
         """The successor has ended. A service manager starts the service again when this process
-        has ended with an error, and anybody can start a server at once.
+        has ended with an error, and that waits for the process before it.
         """
         self._bereft = True
         self._service.tell(systemd.main_process(os.getpid()))
-        self._directory.release()
-        self._plane.drain(self._config.server.drain_timeout)
+        self._hurry(self._config.server.drain_timeout)
 
     async def _stop(self, working: asyncio.Future[None]) -> None:
         """Drains, then ends the engines and the rest; but leaves to a successor what it has."""

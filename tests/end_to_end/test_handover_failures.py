@@ -212,6 +212,26 @@ def test_streams_of_the_former_process_outlive_the_new_one(
     assert former.wait(60) == 1, "a service manager starts it again"
 
 
+def test_a_server_can_be_started_however_many_former_ones_still_have_streams(
+    served: Succeeding, engines: list[FakeEngine]
+) -> None:
+    with served.client() as first, served.client() as second:
+        served.open_stream(first)
+        served.command("restart")
+        served.open_stream(second)
+        wait_for_end(served.command("restart")["pid"], signal.SIGKILL)
+        former = served.process
+        served.start()
+        served.wait_until_ready()
+        assert served.chat(chat()).status == 200
+        assert former.poll() is None
+        for engine in engines:
+            engine.go_on()
+        for client in (first, second):
+            client.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    former.wait(60)
+
+
 def test_the_service_manager_is_told_which_process_serves(
     engines: list[FakeEngine], tmp_path: Path
 ) -> None:

@@ -15,10 +15,10 @@
 
 (Engines, their logs and their records lie beside these: see `environments` and `engine_paths`.)
 
-One lock guards all of it: a server holds it from before it reads anything until it has ended, so
-that two servers never share a directory; a command without a server holds it while it changes the
-keys, so that two commands do not lose each other's change, and no server starts between. The kernel
-frees it when its holder dies, however it dies.
+One lock guards all of it: a server holds it from before it reads anything until it has ended, or
+has handed everything over, so that two servers never write to a directory; a command without a
+server holds it while it changes the keys, so that two commands do not lose each other's change, and
+no server starts between. The kernel frees it when its holder dies, however it dies.
 
 Whoever can write here can put keys of his own into it. So what belongs to somebody else is not
 used, not by root either, and what others may read or write is taken from them, and that is told.
