@@ -153,6 +153,8 @@ class Server:
         """Set by the first of them, or when another process serves instead."""
         self._bereft = False
         """Whether that process has ended before this one."""
+        self._following: asyncio.Task[None] | None = None
+        """Of a server that was handed over: the look at what its last requests lack."""
         self._drained: asyncio.Future[None] | None = None
         self._contexts = contextlib.AsyncExitStack()
         self._service = systemd.Notifier(os.environ)
@@ -168,6 +170,7 @@ class Server:
         self._giving = Giving(
             self._parts,
             is_serving=lambda: self.serving,
+            tell_wanted=lambda model: self._predecessor.tell_wanted(model),
             leave=self._leave_to_successor,
             hurry=self._hurry,
             bereft=self._go_without_successor,
@@ -254,7 +257,7 @@ class Server:
 
     async def _take_over(self, inherited: Inheritance) -> None:
         """Gets ready beside the process that serves, and serves in its place."""
-        await inherited.open()
+        await inherited.open(self._wanted)
         self._contexts.callback(inherited.close)
         try:
             sockets = await self._open_sockets(shown=False)
@@ -343,6 +346,8 @@ class Server:
         self._service.tell(systemd.main_process(self._predecessor.successor))
         # Not held by several: whoever serves has it, and where that one is killed, it is free.
         self._directory.release()
+        follow = go_on(self._giving.follow, "The look at the successor's engines", self._faults)
+        self._following = asyncio.ensure_future(follow)
         self._ending.set()
 
     def _hurry(self, within: float) -> None:
@@ -385,6 +390,9 @@ class Server:
     async def _end_engines(self, working: asyncio.Future[None]) -> None:
         working.cancel()
         await asyncio.wait({working})  # its exception, if any, is raised by `run`
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait({self._following})
         serves_not_yet = self._inherited is not None and not self._inherited.serves
         if self._is_given or serves_not_yet:
             await self._parts.engines.abandon()
@@ -460,6 +468,13 @@ class Server:
             is_first = self._is_given and self._signals == 1
             self._plane.drain(self._config.server.drain_timeout if is_first else 0.0)
             self._hurry_predecessor(0.0)
+
+    def _wanted(self, model: str) -> None:
+        """A request of the process before waits for a model."""
+        if self._is_given:
+            self._predecessor.tell_wanted(model)
+        else:
+            self._supervisor.model_wanted(model)
 
     # From the data plane.
 

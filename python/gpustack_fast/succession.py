@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gpustack_fast.earlier_engines import EarlierEngines
+from gpustack_fast.engines.adoption import candidates
+from gpustack_fast.engines.records import read_serving
 from gpustack_fast.errors import ControlError, GpustackFastError
 from gpustack_fast.faults import run_in_thread
 from gpustack_fast.handover.messages import Go, Offer
@@ -26,13 +28,16 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at what a successor waits for."""
+FOLLOW_EVERY = 0.25
+"""Seconds between two looks at what the last requests of a server lack that was handed over."""
 STANDARD_ERROR = 2
 
 
 class Giving:
     """What a running server gives to its successor (a `handover.predecessor.Giver`).
 
-    `is_serving`: whether its own start is over. The other callables are what follows for `app`.
+    `is_serving`: whether its own start is over. `tell_wanted`: tells the successor for which model
+    a request waits. The other callables are what follows for `app`.
     """
 
     def __init__(
@@ -40,12 +45,14 @@ class Giving:
         parts: Parts,
         *,
         is_serving: Callable[[], bool],
+        tell_wanted: Callable[[str], None],
         leave: Callable[[], None],
         hurry: Callable[[float], None],
         bereft: Callable[[], None],
     ) -> None:
         self._parts = parts
         self._is_serving = is_serving
+        self._tell_wanted = tell_wanted
         self._leave = leave
         self.hurry = hurry
         self.bereft = bereft
@@ -126,6 +133,33 @@ class Giving:
         return Go(
             revoked=revoked, drained=self._parts.supervisor.orders.drained, reload=self._reload
         )
+
+    async def follow(self) -> None:
+        """Until it is cancelled: where nothing runs of a model here for which a last request may
+        come, by a connection that its client keeps, goes on with what the successor has started.
+        """
+        told: set[str] = set()
+        while True:
+            waited_for = set(self._waited_for())
+            for model in waited_for - told:
+                self._tell_wanted(model)
+            told = waited_for
+            replicas = self._parts.supervisor.replicas
+            running = {one.slot.model for one in replicas if one.state == "running"}
+            lacking = (waited_for | {one.slot.model for one in replicas}) - running
+            if lacking:
+                await self._follow(lacking)
+            await asyncio.sleep(FOLLOW_EVERY)
+
+    async def _follow(self, lacking: Collection[str]) -> None:
+        models = [one for one in self._parts.config.models if one.name in lacking]
+        try:
+            found = await run_in_thread(read_serving, self._parts.engine_paths.records)
+            started, _ = await run_in_thread(candidates, found, models)
+        except OSError as error:
+            self._parts.faults.note("processes", error)
+            return
+        self._parts.supervisor.follow(started)
 
     def heed(self, change: KeyChange) -> None:
         """Tells the data plane, whose last requests run with the keys, too."""

@@ -59,6 +59,23 @@ def test_an_engine_that_has_ended_after_it_is_started_again_by_the_new_process(
     assert pids[1] in [engine.pid for engine in lasting.engines()]
 
 
+def test_a_former_process_goes_on_with_an_engine_that_the_new_one_has_started() -> None:
+    request = chat("smollm2", max_tokens=4)
+    with succeeding(SMOLLM2.format(replicas=1)) as served, served.client() as client:
+        assert client.request("POST", "/v1/chat/completions", request, key=KEY).status == 200
+        served.command("restart")
+        (before,) = served.engines()
+        wait_for_end(before.pid, signal.SIGKILL)
+        # Once of the first one in the new process, and once of the second one in the former.
+        went_on = "goes on; an earlier run had started it."
+        eventually(lambda: served.output().count(went_on) == 2, "it is known to both", 120.0)
+        response = client.request("POST", "/v1/chat/completions", request, key=KEY)
+        assert (response.status, response.header("connection")) == (200, "close")
+        assert served.ended() == 0
+        (after,) = served.engines()
+        assert served.chat(request).status == 200 and [after] == served.engines()
+
+
 def test_an_edit_that_comes_with_the_new_process_is_carried_out_when_the_former_one_has_left() -> (
     None
 ):

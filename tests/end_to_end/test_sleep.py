@@ -143,6 +143,24 @@ def test_a_model_sleeps_on_behind_a_restart_and_who_waits_for_it_is_served() -> 
         assert patient(server, chat("smollm2", max_tokens=4)).status == 200
 
 
+def test_a_connection_that_a_former_process_still_has_wakes_a_model() -> None:
+    request = chat("smollm2", max_tokens=4)
+    with (
+        succeeding(LLAMA) as server,
+        Client(server.address, timeout=STARTED_WITHIN) as client,
+    ):
+        assert client.request("POST", "/v1/chat/completions", request, key=KEY).status == 200
+        until_asleep(server, "smollm2")
+        for _ in range(2):
+            server.command("restart")
+        answer = client.request("POST", "/v1/chat/completions", request, key=KEY)
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        assert len(runs(server, "smollm2")) == 1, "the process that serves has it, too"
+        assert server.ended() == 0
+        until_asleep(server, "smollm2", "It has had no request for 2 s.")
+        eventually(lambda: server.engines() == [], "its process has ended", STARTED_WITHIN)
+
+
 def test_of_a_storm_on_a_sleeping_model_as_many_wait_as_may_for_one_wake() -> None:
     more = f"sleep_after = 1\nwake_queue = {QUEUE}\nwake_timeout = 180"
     with managed("vllm", more=more) as one:

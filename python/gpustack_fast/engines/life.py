@@ -110,12 +110,13 @@ class Life:
         await self._live(replica, self._bring_up(replica))
 
     def adopt(
-        self, replica: Replica, record: Record, settled: asyncio.Event
+        self, replica: Replica, record: Record, settled: asyncio.Event | None
     ) -> Coroutine[Any, Any, None]:
         """From the engine that an earlier run has left to the end of its session; as `live`.
 
-        `settled`: set when it runs, or cannot. The replica has its instance when this returns, so
-        that whatever ends the life ends the engine, too.
+        `settled`: set when it runs, or cannot; None: nobody replaces it here, and whether it is up
+        to date is not asked. The replica has its instance when this returns, so that whatever ends
+        the life ends the engine, too.
         """
         try:
             self._new_instance(replica).adopt(record)
@@ -124,9 +125,16 @@ class Life:
         return self._adopt(replica, record, settled, None)
 
     async def _adopt(
-        self, replica: Replica, record: Record, settled: asyncio.Event, problem: OSError | None
+        self,
+        replica: Replica,
+        record: Record,
+        settled: asyncio.Event | None,
+        problem: OSError | None,
     ) -> None:
         """`problem`: why the process cannot be watched."""
+        if settled is None:
+            await self._live(replica, self._take_up(replica, record, asyncio.Event(), problem))
+            return
         comparing = asyncio.ensure_future(self._adoption.compare(replica, record, settled))
         try:
             await self._live(replica, self._take_up(replica, record, settled, problem))

@@ -9,6 +9,7 @@ among it: no argument list holds that.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +25,15 @@ from gpustack_fast.engines.instance_files import remove_files
 from gpustack_fast.engines.processes import Identity
 from gpustack_fast.placement import Placement
 
-__all__ = ["Found", "Record", "read_records", "renew", "tell_or_remove", "write_draft"]
+__all__ = [
+    "Found",
+    "Record",
+    "read_records",
+    "read_serving",
+    "renew",
+    "tell_or_remove",
+    "write_draft",
+]
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +146,20 @@ def read_records(folder: Path) -> list[Found]:
                 tell_or_remove(path)
             else:
                 found.append((path, identity))
+    return found
+
+
+def read_serving(folder: Path) -> list[Found]:
+    """The records of engines that have served, and are awake. Nothing is removed: another server
+    may be writing here. Raises OSError for the folder itself.
+    """
+    found: list[Found] = []
+    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+        if path.name.endswith(".json"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                record = read_record(path)
+                if isinstance(record, Record) and record.has_run and not record.asleep:
+                    found.append((path, record))
     return found
 
 

@@ -124,17 +124,34 @@ class Supervisor:
         self._take(models, generations or {})
         self._replicas.external.want(models)
         for instance_id, record in adoptable:
-            self._adopt(instance_id, record)
+            settled = asyncio.Event()
+            if record.has_run:
+                self._adopting.append(settled)
+            self._adopt(instance_id, record, settled)
         self._take_rest()
         self._replicas.awake.set()
         self._replicas.on_change()
 
-    def _adopt(self, instance_id: str, record: Record) -> None:
-        """Gives an engine of an earlier run its slot again."""
+    def follow(self, started: Iterable[Adoptable]) -> None:
+        """Goes on with engines that another server has started, to which everything was handed
+        over, and that are not known here.
+        """
+        known = {one.id for one in self._replicas}
+        for instance_id, record in started:
+            if instance_id not in known and not self._retirement.closing:
+                self._adopt(instance_id, record, None)
+
+    def _adopt(self, instance_id: str, record: Record, settled: asyncio.Event | None) -> None:
+        """Gives an engine of an earlier run its slot again; another one where that is taken by one
+        that has ended. `settled`: as of `Life.adopt`.
+        """
         model = self._models[record.model]
         before = started_by(record, model)
+        slot = ReplicaSlot(record.model, record.number)
+        while slot in self._replicas.ours:
+            slot = ReplicaSlot(slot.model, slot.number + 1)
         replica = Replica(
-            slot=ReplicaSlot(record.model, record.number),
+            slot=slot,
             model=model if makes_same_process(before, model) else before,
             backend=self._backends[record.backend],
             id=instance_id,
@@ -147,9 +164,6 @@ class Supervisor:
         self._replicas.ours[replica.slot] = replica
         self._prepare.restore(replica, record.placement)
         self._replicas.set_state(replica, "starting", "It was left by an earlier run.")
-        settled = asyncio.Event()
-        if record.has_run:
-            self._adopting.append(settled)
         replica.running = self._replicas.task(self._life.adopt(replica, record, settled))
 
     async def until_adopted(self, within: float) -> None:

@@ -15,6 +15,8 @@ a line (`messages`):
     accepts no more, finishes its
     requests                              ◄──    KeysChanged: a revoked key is revoked there, too
                                           ◄──    Hurry, when the successor is to stop itself
+    Wanted, where a request waits for a
+    model that sleeps                     ──►    wakes it; the engine's record says when it runs
     Left, with what it has counted; ends
     (the connection, too)                 ──►    may end engines from now on
 

@@ -26,6 +26,7 @@ __all__ = [
     "Refused",
     "Serving",
     "Waiting",
+    "Wanted",
 ]
 
 
@@ -64,6 +65,12 @@ class Left(Struct, frozen=True, kw_only=True, tag_field="message", tag="left"):
 
     tokens: list[RouteTokens] = []
     """What it has counted since its successor has read the counts."""
+
+
+class Wanted(Struct, frozen=True, kw_only=True, tag_field="message", tag="wanted"):
+    """A request of the predecessor's waits for a model, which the successor is to wake."""
+
+    model: str
 
 
 class Hurry(Struct, frozen=True, kw_only=True, tag_field="message", tag="hurry"):
@@ -122,7 +129,7 @@ class KeysChanged(Struct, frozen=True, kw_only=True, tag_field="message", tag="k
         )
 
 
-FromPredecessor: TypeAlias = Offer | Go | Left
+FromPredecessor: TypeAlias = Offer | Go | Wanted | Left
 """What a predecessor says."""
 FromSuccessor: TypeAlias = Ready | Waiting | Refused | Serving | KeysChanged | Hurry
 """What a successor says."""

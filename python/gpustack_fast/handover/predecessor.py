@@ -25,6 +25,7 @@ from gpustack_fast.handover.messages import (
     Refused,
     Serving,
     Waiting,
+    Wanted,
 )
 from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.seam.documents import RouteTokens
@@ -122,6 +123,11 @@ class Predecessor:
         if self._working is not None and self.is_under_way and self.successor is None:
             self._working.cancel()
             await asyncio.wait({self._working})
+
+    def tell_wanted(self, model: str) -> None:
+        """Tells the successor, if there is one, that a request waits here for a model."""
+        if self._heir is not None:
+            self._heir.channel.send(Wanted(model=model))
 
     def tell_left(self, tokens: list[RouteTokens]) -> None:
         """Tells the successor, if there is one, that the last request has ended."""

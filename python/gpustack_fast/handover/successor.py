@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine, Iterator, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from gpustack_fast.handover.messages import (
     Refused,
     Serving,
     Waiting,
+    Wanted,
 )
 from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.seam.dataplane import __version__
@@ -58,6 +59,7 @@ class Inheritance:
         """What the predecessor has counted since this process has read the counts."""
         self.serves = False
         """Whether this process accepts clients."""
+        self._wanted: Callable[[str], None] = lambda _: None
         self._word: asyncio.Future[Go] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -83,8 +85,11 @@ class Inheritance:
                     self._connection.sendall(msgspec.json.encode(refused) + b"\n")
             raise
 
-    async def open(self) -> None:
-        """To be called on the event loop, once, before what follows."""
+    async def open(self, wanted: Callable[[str], None]) -> None:
+        """To be called on the event loop, once, before what follows. `wanted`: called with a model
+        for which a request of the predecessor's waits.
+        """
+        self._wanted = wanted
         self._channel = await Channel.of(self._connection, DECODER)
         self._word = asyncio.get_running_loop().create_future()
         self._listening = asyncio.ensure_future(self._listen(self._channel, self._word))
@@ -149,6 +154,8 @@ class Inheritance:
                 break
             if isinstance(message, Go) and not word.done():
                 word.set_result(message)
+            elif isinstance(message, Wanted):
+                self._wanted(message.model)
             elif isinstance(message, Left):
                 self.tokens = message.tokens
         self.has_left.set()

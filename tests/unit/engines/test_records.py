@@ -16,7 +16,7 @@ from gpustack_fast.config import AdapterConfig, GpuSelectorConfig, ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.instance import STUB
 from gpustack_fast.engines.processes import boot_id
-from gpustack_fast.engines.records import Record, read_records, renew, write_draft
+from gpustack_fast.engines.records import Record, read_records, read_serving, renew, write_draft
 from gpustack_fast.placement import Claim, Placement
 
 DRAFT = Record(
@@ -93,6 +93,21 @@ def test_that_an_engine_has_run_is_noted_once_and_keeps_all_else(tmp_path: Path)
     renew(path, has_run=True)
     assert path.stat().st_ino == inode
     assert [one.name for one in tmp_path.iterdir()] == ["e.json"]
+
+
+def test_a_look_at_the_engines_that_serve_leaves_all_files_as_they_are(tmp_path: Path) -> None:
+    write_draft(tmp_path / "e.json.new", DRAFT)
+    assert become(tmp_path).returncode == 0
+    write_draft(tmp_path / "next.json.new", DRAFT)
+    (tmp_path / "torn.json").write_text("{")
+    assert read_serving(tmp_path) == [], "it has not served yet"
+    renew(tmp_path / "e.json", has_run=True)
+    ((path, _),) = read_serving(tmp_path)
+    assert path == tmp_path / "e.json"
+    renew(tmp_path / "e.json", asleep=True)
+    assert read_serving(tmp_path) == []
+    names = {one.name for one in tmp_path.iterdir()}
+    assert names == {"e.json", "next.json.new", "torn.json"}
 
 
 def test_a_path_that_is_no_utf_8_is_no_obstacle_to_a_start(tmp_path: Path) -> None:
