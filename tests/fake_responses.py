@@ -36,6 +36,7 @@ ORDERS = frozenset(
         "frame_bytes",  # that many bytes of padding in every frame (or in the whole response)
         "line_end",  # of a stream's lines: "\n" (default), "\r\n" or "\r"
         "comments",  # true: a comment line before every frame
+        "twice",  # the number of a stream's frame that is sent twice
         "words",  # list of the text's pieces, in place of the nonce
         "reasoning",  # list of the reasoning's pieces
         "reasoning_field",  # chat's name for it: reasoning (default) or reasoning_content
@@ -150,6 +151,8 @@ def compose(asked: Asked) -> Response:
     orders = asked.orders
     said = say(asked)
     frames = said.frames
+    if "twice" in orders and asked.stream:
+        frames = frames[: orders["twice"] + 1] + frames[orders["twice"] :]
     streamed = said.content_type.startswith("text/event-stream") or len(frames) > 1
     headers = [["content-type", orders.get("content_type", said.content_type)]]
     if "coding" in orders:
