@@ -44,12 +44,13 @@ class Restraint:
 
     async def until_thawed(self) -> None:
         """Returns when engines may be started and ended."""
-        await self._thawed.wait()
+        while self.is_frozen:  # again: it may be frozen anew before whoever waits goes on
+            await self._thawed.wait()
 
     @contextlib.asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         """Inside, a process is started and recorded; waits until that may be."""
-        await self._thawed.wait()
+        await self.until_thawed()
         self._starts += 1
         self._no_start.clear()
         try:

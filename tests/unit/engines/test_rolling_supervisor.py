@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from small_backend import SMALL, alive, eventually, kill, preparer, small
+from small_backend import SMALL, alive, environment, eventually, kill, preparer, small
 
 from gpustack_fast.backends import BACKENDS
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.history import History
+from gpustack_fast.engines.preparer import Environments
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults
@@ -34,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 class House:
     """A supervisor whose engines' requests end when the test says so."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, make: Environments = environment) -> None:
         self.directory = DataDirectory(folder)
         self.directory.acquire()
         self.events = Events(self.directory.events_file)
@@ -43,7 +44,7 @@ class House:
         self.serving: list[int] = []
         self.supervisor = Supervisor(
             EnginePaths(folder),
-            preparer(),
+            preparer(make),
             Faults(),
             on_change=self.look,
             drain_timeout=lambda: 600.0,
@@ -92,7 +93,9 @@ class House:
         return [one.why for one in self.events.all() if one.what == what]
 
 
-def scenario(folder: Path) -> Callable[[Callable[[House], Awaitable[None]]], None]:
+def scenario(
+    folder: Path, make: Environments = environment
+) -> Callable[[Callable[[House], Awaitable[None]]], None]:
     @asynccontextmanager
     async def living(house: House) -> AsyncIterator[None]:
         processes.become_subreaper()
@@ -106,7 +109,7 @@ def scenario(folder: Path) -> Callable[[Callable[[House], Awaitable[None]]], Non
 
     def decorate(body: Callable[[House], Awaitable[None]]) -> None:
         async def main() -> None:
-            house = House(folder)
+            house = House(folder, make)
             async with living(house):
                 await body(house)
             house.directory.release()
