@@ -26,16 +26,18 @@ OFFERED_WITHIN = 30.0
 UNKNOWN = "The other server of the hand-over says something unknown. Stop it, and start one anew."
 
 
-def send_offer(connection: socket.socket, offer: Offer, descriptors: list[int]) -> None:
-    """Sends the first message, with descriptors. It is small and never waits. Raises OSError."""
+def send_offer(connection: socket.socket, offer: Offer, descriptors: list[int]) -> bytes:
+    """Sends the descriptors and as much of the first message as there is room for: it never waits.
+    Returns the rest, to be sent when somebody reads. Raises ControlError, OSError.
+    """
     if len(descriptors) > MOST_DESCRIPTORS:
         raise ControlError(
             f"The server listens on {len(descriptors) - 2} addresses, which are more than can be "
             "handed over. Stop it and start it anew."
         )
     line = msgspec.json.encode(offer) + b"\n"
-    sent = socket.send_fds(connection, [line], descriptors)
-    connection.sendall(line[sent:])
+    connection.setblocking(False)
+    return line[socket.send_fds(connection, [line], descriptors) :]
 
 
 def receive_offer(connection: socket.socket) -> tuple[Offer, list[int]]:
@@ -69,11 +71,14 @@ class Channel(Generic[T]):
         self._decoder = decoder
 
     @classmethod
-    async def of(cls, connection: socket.socket, decoder: msgspec.json.Decoder[T]) -> Channel[T]:
-        """Takes a connected socket over."""
+    async def of(
+        cls, connection: socket.socket, decoder: msgspec.json.Decoder[T], unsent: bytes = b""
+    ) -> Channel[T]:
+        """Takes a connected socket over. `unsent`: what is to be sent before all messages."""
         connection.setblocking(False)
-        streams = await asyncio.open_unix_connection(sock=connection, limit=LONGEST_LINE)
-        return cls(*streams, decoder)
+        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LONGEST_LINE)
+        writer.write(unsent)
+        return cls(reader, writer, decoder)
 
     def send(self, message: msgspec.Struct) -> None:
         """Sends a message; it waits for nobody. Whether the other one is there, `receive` tells."""

@@ -56,7 +56,7 @@ class Process:
         os.set_blocking(words.fileno(), False)
         # All the time, so that a program that writes much does not wait for a reader.
         asyncio.get_running_loop().add_reader(words.fileno(), self._hear)
-        # It stays a zombie until `_reap`, so that its number is given to nobody else.
+        # It stays a zombie until `let_go`, so that its number is given to nobody else.
         self._ended = asyncio.ensure_future(
             run_in_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         )
@@ -98,7 +98,7 @@ class Process:
         """Ends it, politely and then firmly, with all that it has started in its own session."""
         self.channel.close()
         if not self._ended.done():
-            self._process.send_signal(signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)  # Popen's would reap one that has just ended
         await self._end_within(ENDED_WITHIN)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -125,10 +125,10 @@ async def launch(python: str, origin: Origin, offer: Offer, descriptors: list[in
     with contextlib.ExitStack() as otherwise:
         otherwise.callback(ours.close)
         with theirs:
-            send_offer(ours, offer, descriptors)
+            unsent = send_offer(ours, offer, descriptors)
             process, words = await _start_in_thread(python, origin, theirs)
         otherwise.pop_all()
-    return Process(process, await Channel.of(ours, DECODER), words)
+    return Process(process, await Channel.of(ours, DECODER, unsent), words)
 
 
 async def _start_in_thread(
