@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping
@@ -35,6 +36,8 @@ from gpustack_fast.seam.documents import RouteTokens
 __all__ = ["Inheritance", "inherit"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 STANDARD_ERROR = 2
 DECODER: msgspec.json.Decoder[FromPredecessor] = msgspec.json.Decoder(FromPredecessor)
@@ -149,7 +152,12 @@ class Inheritance:
 
     async def _listen(self, channel: Channel[FromPredecessor], word: asyncio.Future[Go]) -> None:
         while True:
-            message = await channel.receive()
+            try:
+                message = await channel.receive()
+            except ControlError as error:
+                # It may be of a version that says more. What it does not say is seen by its end.
+                log.warning("%s", error)
+                continue
             if message is None:
                 break
             if isinstance(message, Go) and not word.done():
@@ -178,12 +186,14 @@ def inherit(environment: MutableMapping[str, str]) -> Inheritance | None:
     if number is None:
         return None
     try:
-        connection = socket.socket(fileno=int(number))
-        connection.set_inheritable(False)
-        offer, descriptors = receive_offer(connection)
-        lock, errors, *sockets = descriptors
-        os.dup2(errors, STANDARD_ERROR)
-        os.close(errors)
+        with contextlib.ExitStack() as otherwise:
+            connection = otherwise.enter_context(socket.socket(fileno=int(number)))
+            connection.set_inheritable(False)
+            offer, descriptors = receive_offer(connection)
+            lock, errors, *sockets = descriptors
+            os.dup2(errors, STANDARD_ERROR)
+            os.close(errors)
+            otherwise.pop_all()
     except (ValueError, OSError, ControlError) as error:
         raise UsageError(
             f"The variable {VARIABLE} is for a process that `gpustack-fast restart` or `upgrade` "

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
+import msgspec
 import pytest
 
 from gpustack_fast.errors import ControlError, UsageError
-from gpustack_fast.handover import successor
+from gpustack_fast.handover import channel, successor
 from gpustack_fast.handover.channel import send_offer
 from gpustack_fast.handover.launch import VARIABLE
-from gpustack_fast.handover.messages import Offer
+from gpustack_fast.handover.messages import Left, Offer
 from gpustack_fast.handover.successor import inherit
+from gpustack_fast.keys.live import KeyChange
 from gpustack_fast.listeners import bind, urls_of
+from gpustack_fast.seam.documents import RouteTokens
 
 
 def test_a_process_that_nobody_has_started_so_inherits_nothing() -> None:
@@ -56,6 +60,60 @@ def test_an_offer_comes_with_its_descriptors_which_no_engine_inherits(
     inherited.close()
 
 
+def test_a_process_that_sends_no_offer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "OFFERED_WITHIN", 0.05)
+    ours, theirs = socket.socketpair()
+    with ours, pytest.raises(UsageError, match="Unset it"):
+        inherit({VARIABLE: str(theirs.detach())})
+
+
+def test_words_that_nobody_knows_do_not_keep_it_from_the_end_of_the_former_process() -> None:
+    """A newer version may say more."""
+    ours, theirs = socket.socketpair()
+    tokens = [RouteTokens(name="m", input=1, cached=0, output=2)]
+
+    async def main() -> None:
+        inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
+        await inherited.open()
+        with ours:
+            taking = asyncio.ensure_future(inherited.take_over())
+            ours.sendall(b'{"message":"hello"}\n{"message":"go","revoked":["a"]}\n')
+            assert (await taking).revoked == ["a"]
+            left = msgspec.json.encode(Left(tokens=tokens))
+            ours.sendall(b"?\n" + left + b"\n")
+        async with asyncio.timeout(30):
+            await inherited.has_left.wait()
+        assert inherited.tokens == tokens
+        inherited.close()
+
+    asyncio.run(main())
+
+
+def test_only_a_process_that_serves_tells_of_keys_and_only_one_that_is_there() -> None:
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
+        await inherited.open()
+        change = KeyChange(salt="", replace=False, upsert=[], remove=["a"])
+        inherited.forward(change)
+        inherited.tell_serving([])
+        inherited.forward(change)
+        await asyncio.sleep(0)
+        said = ours.recv(1000).decode()
+        assert [msgspec.json.decode(one)["message"] for one in said.splitlines()] == [
+            "serving",
+            "keys",
+        ]
+        ours.close()
+        async with asyncio.timeout(30):
+            await inherited.has_left.wait()
+        inherited.forward(change)
+        inherited.close()
+
+    asyncio.run(main())
+
+
 def test_sockets_for_another_address_are_closed() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -64,6 +122,7 @@ def test_sockets_for_another_address_are_closed() -> None:
         offer = Offer(version="1", host="127.0.0.1", port=80)
         inherited = successor.Inheritance(offer, [3, copy], ours)
         assert inherited.sockets("127.0.0.1", 81) is None
+        assert inherited.sockets("127.0.0.2", 80) is None
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(copy)
         listener.close()
