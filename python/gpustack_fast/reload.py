@@ -163,6 +163,8 @@ class Reloader:
             slow = asyncio.get_running_loop().call_later(SLOW_AFTER, log.warning, SLOW, SLOW_AFTER)
             try:
                 async with self._one_at_a_time:
+                    if self._given:
+                        return
                     await self._reload(self.deployment, None)
             except GpustackFastError as error:
                 for one in error.each():

@@ -13,7 +13,7 @@ from gpustack_fast.earlier_engines import EarlierEngines
 from gpustack_fast.engines.adoption import candidates
 from gpustack_fast.engines.records import read_serving
 from gpustack_fast.errors import ControlError, GpustackFastError
-from gpustack_fast.faults import run_in_thread
+from gpustack_fast.faults import reason_of, run_in_thread
 from gpustack_fast.handover.messages import Go, Offer
 from gpustack_fast.handover.predecessor import Postponed
 from gpustack_fast.handover.successor import Inheritance
@@ -226,3 +226,5 @@ async def until_alone(parts: Parts, earlier: EarlierEngines, inherited: Inherita
         await earlier.end_others()
     except GpustackFastError as error:
         log.error("%s", error)
+    except OSError as error:
+        log.error("The engines that were left cannot be ended: %s.", reason_of(error))

@@ -84,6 +84,35 @@ def test_a_reload_that_waits_for_a_file_is_told_and_keeps_no_stop_waiting(
     assert second == "A reload is under way; another follows when it is over."
 
 
+def test_a_reload_that_waits_for_a_hand_over_is_left_to_the_other_process() -> None:
+    """That has read everything since; here it would write what is the other one's."""
+    start = Deployment(config=Config(), routes={}, engine_keys={}, generations={})
+    nothing: Any = None
+    reads = list[object]()
+
+    class Source:
+        def read_again(self, *read: object) -> None:
+            reads.append(read)
+            raise OSError("it is read")
+
+    async def run(*, given: bool) -> None:
+        source: Any = Source()
+        reloader = Reloader(source, start, nothing, nothing, nothing, nothing, nothing, nothing)
+        reloader.begin.set()
+        await reloader.freeze()
+        reloader.soon()
+        await asyncio.sleep(0)
+        reloader.thaw(given=given)
+        await asyncio.wait(
+            {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        )
+
+    asyncio.run(run(given=True))
+    assert reads == []
+    asyncio.run(run(given=False))
+    assert len(reads) == 1
+
+
 def test_a_process_ends_while_a_file_is_waited_for() -> None:
     program = (
         "import asyncio, threading\n"

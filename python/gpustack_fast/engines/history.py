@@ -101,7 +101,7 @@ class History:
             self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        while self._changed:
+        while self._changed and not self._given:  # else it would undo what the other one saves
             self._changed = failed = False
             for save in self._savers():
                 try:
