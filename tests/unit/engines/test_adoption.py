@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -25,7 +26,8 @@ from test_leftovers import killed_server, record_of
 from gpustack_fast.backends import BACKENDS, Backend
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import adoption, processes
-from gpustack_fast.engines.adoption import Adoptable, candidates
+from gpustack_fast.engines.adoption import Adoptable, Refused, candidates, verify
+from gpustack_fast.engines.ask import Answer
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.leftovers import end_leftovers, find_records
 from gpustack_fast.engines.preparer import Environment, Environments
@@ -78,6 +80,8 @@ class NextServer:
         self.backend = backend
         self.make: Environments | None = None
         self.adoptable: list[Adoptable] = []
+        self.alone = True
+        """Whether no other server has requests at the engines."""
 
     def note(self, model: str, instance: str, what: str, why: str = "") -> None:
         assert model
@@ -101,6 +105,8 @@ class NextServer:
             backends={"small": self.backend, "other": OTHER, "external": BACKENDS["external"]},
             history=history,
         )
+        if not self.alone:
+            self.supervisor.restraint.alone.clear()
         found = await find_records(self.paths)
         self.adoptable, others = candidates(found, self.models, KINDS)
         self.supervisor.want(self.models, adoptable=self.adoptable)
@@ -381,6 +387,11 @@ def assert_refused(folder: Path, *models: ModelConfig, why: str = "") -> None:
         ({"boot_id": "another"}, "it has ended, or it is not certain that it is ours"),
         ({"start_time": 1}, "it has ended, or it is not certain that it is ours"),
         ({"backend": "another"}, "the backend `another` is not known"),
+        ({"backend": "other", "config": None}, "the backend `other` is not known, or is not"),
+        (
+            {"backend": "another", "config": {"name": "small", "backend": "another"}},
+            "the backend `another` is not known",
+        ),
         ({"model": "another"}, "the model `another` is not run here any more"),
         ({"asleep": True}, "it was asleep in its process"),
     ],
@@ -516,6 +527,26 @@ def test_an_engine_that_does_not_take_our_key_is_refused(
     )
 
 
+def test_one_that_is_refused_lives_on_while_another_server_has_requests_at_it(
+    folder: Path,
+) -> None:
+    killed_server(folder)
+    rewrite(folder, key="another")
+    pid = int(str(record_of(folder)["pid"]))
+
+    async def body(next_server: NextServer) -> None:
+        await eventually(lambda: (ID, "refused") in next_server.notes, "it is refused")
+        await asyncio.sleep(0.3)
+        assert alive(pid) and next_server.replica.state == "error"
+        next_server.supervisor.restraint.alone.set()
+        await eventually(lambda: next_server.replica.id != ID, "another engine")
+        assert not alive(pid)
+
+    next_server = NextServer(folder, small())
+    next_server.alone = False
+    scenario(next_server, body)
+
+
 @contextlib.contextmanager
 def stranger_at(where: str) -> Iterator[subprocess.Popen[bytes]]:
     """Another program that gives 200 to whoever asks, at a path or a port."""
@@ -577,6 +608,78 @@ def test_a_listener_of_another_program_at_its_port_is_refused(folder: Path) -> N
             f"Another program listens at http://127.0.0.1:{port}",
         )
         assert alive(other.pid)
+
+
+class Answering:
+    """An engine as far as it is looked at: who lives of it, and what it answers."""
+
+    pid = 4711
+    ready_path = "/health"
+    key_path = "/v1/models"
+
+    def __init__(
+        self, ready: int | None = 200, key: int | None = 200, address: str = "", session: int = pid
+    ) -> None:
+        self.address = address
+        self.statuses = {self.ready_path: ready, self.key_path: key}
+        self.lives = [processes.Process(os.getpid(), 1, session, 1, alive=True)]
+
+    async def living(self) -> list[processes.Process] | None:
+        return self.lives
+
+    async def ask(self, path: str) -> Answer:
+        status = self.statuses[path]
+        if status is None:
+            await asyncio.sleep(1000)
+        return Answer(status or 0, b"")
+
+
+@pytest.mark.parametrize(
+    ("ready", "key", "serves"),
+    [
+        (200, 200, True),
+        (200, 500, False),
+        (200, 302, False),
+        (200, None, False),
+        (503, 200, False),
+        (None, 200, False),
+        (401, 200, None),
+        (403, 200, None),
+        (404, 200, False),
+        (200, 401, None),
+        (200, 404, None),
+    ],
+)
+def test_an_engine_serves_when_it_says_so_and_takes_our_key(
+    monkeypatch: pytest.MonkeyPatch, ready: int | None, key: int | None, serves: bool | None
+) -> None:
+    async def is_its_own(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(adoption, "_is_its_own", is_its_own)
+    monkeypatch.setattr(adoption, "PROBE_TIMEOUT", 0.05)
+    engine: Any = Answering(ready, key)
+    if serves is None:
+        with pytest.raises(Refused, match="does not take the key of its record"):
+            asyncio.run(verify(engine))
+    else:
+        assert asyncio.run(asyncio.wait_for(verify(engine), 30)) is serves
+
+
+def test_only_a_listener_of_its_session_is_asked_with_its_key(short_folder: Path) -> None:
+    """Whoever has left the session may be anybody who bears its mark."""
+    path = short_folder / "engine.sock"
+    engine: Any = Answering(address=f"unix:{path}")
+    assert asyncio.run(verify(engine)) is False, "nobody listens yet"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert asyncio.run(verify(engine)) is True
+        apart: Any = Answering(address=f"unix:{path}", session=4712)
+        with pytest.raises(Refused, match="Another program listens"):
+            asyncio.run(verify(apart))
+        engine.lives = None
+        assert asyncio.run(verify(engine)) is False, "nobody can see who lives"
 
 
 def test_a_process_table_that_cannot_be_read_refuses_nobody(

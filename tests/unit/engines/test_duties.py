@@ -119,8 +119,15 @@ def test_replicas_follow_requests_and_those_that_are_there_stay() -> None:
     looks.duties.take([model(replicas=5)], 0.0)
     assert looks.duties.replicas("m") == 5
     adopted = Duties()
-    adopted.take([scaled], 0.0, there={"m": 3})
+    adopted.take([scaled, model("n")], 0.0, there={"m": 3})
     assert adopted.replicas("m") == 3
+    assert adopted.goes_by_requests("m") and not adopted.goes_by_requests("n")
+
+
+def test_requests_that_wait_for_a_start_are_no_reason_for_more_replicas() -> None:
+    looks = Looks(model(replicas=ReplicasConfig(min=1, max=3), target_in_flight=10))
+    assert looks.look(200, m=Sight(starting=True, waiting=50)) == []
+    assert looks.duties.replicas("m") == 1
 
 
 def test_what_slept_before_sleeps_on_if_it_may() -> None:
@@ -187,8 +194,11 @@ def test_a_wake_makes_room_though_its_client_has_left() -> None:
     looks.held = {"a"}
     looks.look(a=RUNS, b=Sight(unplaced=True))
     looks.duties.wanted("b")
+    busy = RUNS._replace(in_flight=1)
+    assert looks.look(5, a=busy, b=Sight(unplaced=True)) == [], "it waits for its turn"
     (change,) = looks.look(a=RUNS, b=Sight(unplaced=True))
     assert (change.model, change.what) == ("a", "asleep")
+    assert looks.look(a=RUNS, b=Sight(unplaced=True, waiting=1)) == [], "it is told once"
 
 
 def test_a_pinned_model_makes_room_for_itself_and_for_nobody_else() -> None:
@@ -209,7 +219,8 @@ def test_one_with_requests_makes_room_after_its_turn_and_one_without_at_once() -
     looks = Looks(*GROUP, sizes=SIZES)
     looks.held = {"a"}
     busy, waits = RUNS._replace(in_flight=2), Sight(unplaced=True, waiting=1)
-    assert looks.look(10, a=busy, b=waits) == []
+    assert looks.look(5, a=RUNS._replace(waiting=2), b=waits) == [], "they will be its own"
+    assert looks.look(5, a=busy, b=waits) == []
     assert [one.model for one in looks.look(1, a=busy, b=waits)] == ["a"]
 
 
@@ -218,7 +229,8 @@ def test_models_of_other_groups_and_further_replicas_make_nobody_sleep() -> None
     looks = Looks(*GROUP, other, sizes={**SIZES, "o": 90})
     looks.held = {"o"}
     assert looks.look(50, a=Sight(unplaced=True, waiting=1), o=RUNS) == []
-    assert looks.look(50, o=Sight(running=1, unplaced=True, waiting=1), b=RUNS) == []
+    looks.held = {"b"}
+    assert looks.look(50, a=Sight(running=1, unplaced=True, waiting=1), b=RUNS) == []
 
 
 @pytest.mark.parametrize("seed", range(10))

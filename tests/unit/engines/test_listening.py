@@ -89,7 +89,7 @@ def test_an_address_is_of_those_who_alone_listen_there(short_folder: Path) -> No
 
 LISTENS_AS_WELL = """
 import socket, sys
-one = socket.socket(socket.AF_INET6 if sys.argv[1] == "::" else socket.AF_INET)
+one = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 one.bind((sys.argv[1], int(sys.argv[2])))
 one.listen()
@@ -98,7 +98,7 @@ input()
 """
 
 
-@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
 def test_a_port_at_which_another_program_listens_as_well_is_not_theirs(where: str) -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -115,6 +115,41 @@ def test_a_port_at_which_another_program_listens_as_well_is_not_theirs(where: st
             assert is_theirs(address, [os.getpid(), other.pid]) is True
             other.kill()
     assert is_theirs(address, [os.getpid()]) is None
+
+
+def test_what_ends_while_it_is_looked_at_hides_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listdir, readlink, gone = os.listdir, os.readlink, set[str]()
+
+    def ended(path: str) -> list[str]:
+        if path == "/proc/1/fd":
+            raise ProcessLookupError
+        return listdir(path)
+
+    def closed(path: str) -> str:
+        if not gone:
+            gone.add(path)
+            raise FileNotFoundError
+        return readlink(path)
+
+    monkeypatch.setattr(os, "listdir", ended)
+    monkeypatch.setattr(os, "readlink", closed)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert listens(listener.getsockname()[1], [1, os.getpid()])
+    assert gone
+
+
+def test_a_connection_that_is_over_is_no_listener() -> None:
+    """The kernel shows it for a minute, and says of nobody that it is theirs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = listener.accept()
+            accepted.close()  # whoever closes first is the one who waits
+            assert client.recv(1) == b""
+        assert is_theirs(f"http://127.0.0.1:{port}", [os.getpid()]) is True
+    assert is_theirs(f"http://127.0.0.1:{port}", [os.getpid()]) is None
 
 
 def test_a_listener_at_another_address_of_the_machine_takes_no_port_away() -> None:

@@ -61,6 +61,7 @@ class Bed:
         self.asked: list[str] = []
         self.answer = b"HTTP/1.1 200 OK\r\n\r\n{}"
         self.states: list[tuple[str, str]] = []
+        self.restraint = Restraint()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -76,7 +77,7 @@ class Bed:
         Path(self.instance.socket).parent.mkdir(parents=True, exist_ok=True)
         server = await asyncio.start_unix_server(self._respond, self.instance.socket)
         task = asyncio.create_task(
-            Naps(self.preparer, Restraint(), self.set).take(self.replica, "as ever")
+            Naps(self.preparer, self.restraint, self.set).take(self.replica, "as ever")
         )
         try:
             yield task
@@ -108,6 +109,10 @@ class Bed:
 
     async def asks(self, count: int) -> None:
         await eventually(lambda: len(self.asked) >= count, f"it is asked {count} times")
+
+    async def stays_unasked(self, but: int = 0) -> None:
+        await asyncio.sleep(0.2)
+        assert len(self.asked) == but
 
     async def is_in(self, state: str, said: str = "") -> None:
         await eventually(
@@ -167,6 +172,30 @@ def test_one_that_its_operator_has_drained_is_idle_already(tmp_path: Path) -> No
         async with bed.lying():
             bed.replica.order(asleep=True)
             await bed.is_in("sleeping", "until a request comes")
+
+    play(scenario)
+
+
+def test_while_the_server_is_handed_over_it_neither_falls_asleep_nor_wakes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bed = Bed(tmp_path)
+        bed.restraint.alone.clear()
+        async with bed.lying():
+            await bed.lie_down()
+            await bed.is_in("sleeping", "It falls asleep.")
+            await bed.stays_unasked()
+            await bed.restraint.freeze()
+            bed.restraint.alone.set()
+            await bed.stays_unasked()
+            bed.restraint.thaw()
+            await bed.is_in("sleeping", "until a request comes")
+            assert len(bed.asked) == 1
+            await bed.restraint.freeze()
+            bed.replica.order(asleep=False)
+            await bed.is_in("waking")
+            await bed.stays_unasked(but=1)
+            bed.restraint.thaw()
+            await bed.is_in("running")
 
     play(scenario)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from gpustack_fast.backends import BACKENDS, Call, Sleep
 from gpustack_fast.config import ModelConfig, ReplicasConfig
 from gpustack_fast.engines.autoscale import Pace
 from gpustack_fast.engines.duties import Duties
+from gpustack_fast.engines.history import History
+from gpustack_fast.engines.plan import ReplicaSlot, Wanted
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults
+from gpustack_fast.storage.data_directory import DataDirectory
 from gpustack_fast.storage.engine_paths import EnginePaths
+from gpustack_fast.storage.model_states import ModelStates
 
 SLEEPER = dataclasses.replace(
     SMALL,
@@ -36,14 +42,18 @@ class House:
     """A supervisor of a model `small`, in place of the data plane: requests, and when it looks."""
 
     def __init__(self, paths: EnginePaths) -> None:
+        self.changes = 0
         self.supervisor = Supervisor(
             paths,
             preparer(),
             Faults(),
-            on_change=lambda: None,
+            on_change=self.changed,
             duties=Duties(Pace(up_after=0, down_after=0, smoothing=1e-9)),
             backends={"small": SLEEPER, "external": BACKENDS["external"]},
         )
+
+    def changed(self) -> None:
+        self.changes += 1
 
     @property
     def replicas(self) -> list[Replica]:
@@ -55,6 +65,11 @@ class House:
 
     def processes(self) -> list[int]:
         return [one.pid for one in self.supervisor.instances if one.pid is not None]
+
+    def recorded(self) -> list[bool]:
+        """Whether they sleep, by their records."""
+        files = [one.record for one in self.supervisor.instances]
+        return [bool(json.loads(file.read_bytes())["asleep"]) for file in files]
 
     def look(self, in_flight: int = 0, waiting: int = 0) -> None:
         """A look, with so many requests at the first instance."""
@@ -123,8 +138,14 @@ def test_it_is_stopped_and_started_again_by_one_wake(short_folder: Path) -> None
             house.look(waiting=3)
         await house.all_in("running")
         assert len(house.processes()) == 1
+        await asyncio.sleep(0.1)
+        assert house.supervisor.waits == {"small"}, "nobody has looked since"
+        told = house.changes
         house.look()
         assert house.supervisor.waits == set() and house.supervisor.resting == {}
+        assert house.changes == told + 1, "no request need wait any more"
+        house.look()
+        assert house.changes == told + 1
 
 
 def test_requests_of_one_that_goes_to_sleep_get_all_their_time(short_folder: Path) -> None:
@@ -176,6 +197,7 @@ def test_one_that_sleeps_with_its_process_goes_on_and_one_that_dies_asleep_waits
             house.supervisor.instance_idle(one.id)
         await eventually(lambda: all(one.asleep for one in house.replicas), "both sleep")
         assert house.processes() == before
+        assert house.recorded() == [True, True], "the next server must not send them requests"
         kill(before[0])
         await eventually(lambda: house.processes() == before[1:], "one is gone")
         await asyncio.sleep(0.3)
@@ -183,6 +205,7 @@ def test_one_that_sleeps_with_its_process_goes_on_and_one_that_dies_asleep_waits
         house.supervisor.model_wanted("small")
         await house.all_in("running", "running")
         assert before[1] in house.processes()
+        assert house.recorded() == [False, False]
 
 
 def test_it_wakes_when_it_may_not_sleep_any_more(short_folder: Path) -> None:
@@ -206,6 +229,8 @@ def test_replicas_follow_requests(short_folder: Path) -> None:
             house.look()
         await eventually(lambda: len(house.replicas) == 1, "two are out of the table")
         assert house.replicas == [first]
+        await asyncio.sleep(0.3)
+        assert len(house.processes()) == 3, "their requests have all their time"
         house.ends()
         await eventually(lambda: len(house.processes()) == 1, "they end")
 
@@ -220,3 +245,45 @@ def test_nothing_is_decided_while_the_server_stops(short_folder: Path) -> None:
         house.supervisor.model_wanted("small")
         assert house.supervisor.resting == {}
         house.supervisor._retirement.closing = False
+
+
+def test_replicas_that_are_on_their_way_out_or_outdated_do_not_count() -> None:
+    def replica(number: int, **more: bool) -> Replica:
+        made = Replica(ReplicaSlot("small", number), model, SLEEPER, f"small-{number}", 0.0)
+        made.state = "running"
+        for name, value in more.items():
+            setattr(made, name, value)
+        return made
+
+    model = small(sleep_after=1, sleep_level=1)
+    rest = Rest(preparer(), History())
+    rest.take([model], [], 0.0)
+    rest.look({}, Activity(), 0.0)
+    rest._duties._duties["small"].sleep("It has nothing to do.")
+    stays, outdated = replica(0), replica(1, outdated=True)
+    retired = replica(2, retired=True)
+    assert rest.wanted([model], [stays, outdated, retired]) == {"small": Wanted(1, 0)}
+    assert stays.bedtime.is_set() and not retired.bedtime.is_set()
+    scaled = small(replicas=ReplicasConfig(min=1, max=3), target_in_flight=2)
+    for there, wants in (([stays, outdated], 2), ([replica(3, retired=True)] * 3, 1)):
+        rest = Rest(preparer(), History())
+        rest.take([scaled], there, 0.0)
+        assert rest.wanted([scaled], there)["small"].replicas == wants
+
+
+def test_which_models_sleep_is_kept_for_the_next_server(directory: DataDirectory) -> None:
+    async def main() -> None:
+        states = ModelStates(directory)
+        states.raised({"small": "one"})
+        rest = Rest(preparer(), History(states))
+        model = small(sleep_after=AT_ONCE)
+        rest.take([model], [], 0.0)
+        running = Replica(ReplicaSlot("small", 0), model, SLEEPER, "small-0", 0.0)
+        running.state = "running"
+        for now in (1.0, 2.0):
+            assert rest.look({running.slot: running}, Activity(), now) == (now > 1)
+        assert states.asleep == {"small"}
+        assert rest.wake("small") and not rest.wake("small")
+        assert states.asleep == set()
+
+    asyncio.run(main())

@@ -51,6 +51,10 @@ def test_one_that_finds_no_place_is_not_on_its_way() -> None:
 
 def test_one_leaves_until_it_has_ended_or_sleeps() -> None:
     assert seen(replica(0, "running", retired=True)) == Sight(leaving=True)
+    produces = Activity(in_flight={"m-0": 2})
+    assert seen(replica(0, "running", retired=True), activity=produces) == Sight(
+        leaving=True, in_flight=2
+    )
     assert seen(replica(0, "sleeping")) == Sight(leaving=True)
     assert seen(replica(0, "sleeping", asleep=True)) == Sight()
 
