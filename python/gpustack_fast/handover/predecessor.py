@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 _Expected = TypeVar("_Expected", Ready, Serving)
 
+TAKES_OVER_WITHIN = 10.0
+"""Seconds that a successor has at least from the word on, by which it serves: one that is ended
+then may have begun to, and would end what it has taken over.
+"""
 INITS_OF_CONTAINERS = frozenset({"tini", "docker-init", "dumb-init", "catatonit"})
 """First processes that end their container with the one program that they have started."""
 
@@ -185,13 +189,16 @@ class Predecessor:
     async def _try(self, python: str, timeout: float) -> HandedOver:
         attempt = _Attempt()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 await self._server.freeze()
                 offer, descriptors = self._server.offer()
                 successor = await launch(python, self._origin(), offer, descriptors)
                 attempt.successor = successor
                 ready = await attempt.next(Ready)
-                successor.channel.send(await self._server.last_changes())
+                go = await self._server.last_changes()
+                enough = asyncio.get_running_loop().time() + TAKES_OVER_WITHIN
+                limit.reschedule(max(limit.when() or 0.0, enough))
+                successor.channel.send(go)
                 serving = await attempt.next(Serving)
         except TimeoutError as error:
             raise ControlError(attempt.too_late(timeout)) from error
