@@ -29,6 +29,7 @@ from gpustack_fast.engines import adoption, processes
 from gpustack_fast.engines.adoption import Adoptable, Refused, candidates, verify
 from gpustack_fast.engines.ask import Answer
 from gpustack_fast.engines.history import History
+from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.leftovers import end_leftovers, find_records
 from gpustack_fast.engines.preparer import Environment, Environments
 from gpustack_fast.engines.records import Found, Record
@@ -426,6 +427,26 @@ def test_a_record_without_a_field_is_that_of_an_older_version_and_its_engine_is_
         assert next_server.replica.id != ID
 
     scenario(NextServer(folder, small()), body)
+
+
+def test_a_process_that_has_the_number_of_one_that_has_ended_meanwhile_is_not_taken(
+    folder: Path,
+) -> None:
+    killed_server(folder)
+    ((_, record),) = found_in(folder)
+    assert isinstance(record, Record)
+
+    async def main() -> None:
+        paths, faults = EnginePaths(folder), Faults()
+        table = processes.ProcessTable(faults)
+        one = Instance(ID, small(), SMALL, paths, table, faults)
+        with pytest.raises(ProcessLookupError):
+            one.adopt(replace(record, start_time=1, log="/none.log"))
+        assert await one.stop(), "of the other one nobody is left"
+        assert alive(record.pid)
+
+    uvloop.run(main())
+    kill(record.pid)
 
 
 def test_a_process_of_another_user_is_no_candidate(folder: Path) -> None:

@@ -14,7 +14,7 @@ from small_backend import SMALL, NoFiles, environment, eventually, small
 
 from gpustack_fast.backends import Call, Shape, Sleep
 from gpustack_fast.backends.demand import Demand
-from gpustack_fast.engines import allocation, gpu_locks
+from gpustack_fast.engines import allocation, gpu_locks, nap
 from gpustack_fast.engines.allocation import Allocation
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps
@@ -244,6 +244,41 @@ def test_nobody_starts_on_its_gpus_while_it_falls_asleep_or_wakes(tmp_path: Path
                 bed.gate.set()
                 await task
                 bed.allocation.end_start(other)
+
+    play(scenario)
+
+
+def test_one_that_does_not_respond_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nap, "ASLEEP_WITHIN", 0.05)
+
+    async def scenario() -> None:
+        bed = Bed(tmp_path)
+        bed.gate.clear()
+        async with bed.lying() as task:
+            await bed.lie_down()
+            with pytest.raises(EngineFailed, match=r"\(/sleep\): it did not respond within 0.05 s"):
+                await task
+            bed.gate.set()
+
+    play(scenario)
+
+
+def test_of_two_things_that_are_waited_for_the_other_one_is_given_up() -> None:
+    async def scenario() -> None:
+        given_up = list[str]()
+
+        async def waits(name: str) -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                given_up.append(name)
+
+        assert await nap.first(asyncio.sleep(0.01), waits("b"))
+        assert not await nap.first(waits("a"), asyncio.sleep(0.01))
+        await asyncio.sleep(0)
+        assert given_up == ["b", "a"]
 
     play(scenario)
 
