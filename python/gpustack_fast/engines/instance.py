@@ -104,8 +104,6 @@ class Instance:
         """Where what its command names is written before the start."""
         self.port: int | None = None
         """That at which it listens, of the loopback; None: at its socket."""
-        self.devices: tuple[str, ...] = ()
-        """GPUs and slices that it was given, as CUDA takes them."""
 
     def take(self, model: ModelConfig) -> None:
         """Goes on by another configuration of its model, which makes the same process."""
@@ -146,7 +144,6 @@ class Instance:
         the process may run, and not be watched.
         """
         self.port = free_port() if self.backend.over_tcp else None
-        self.devices = prepared.devices
         place = prepared.place(self.socket, self.port, self.key)
         command = await run_in_thread(self.backend.command, self.model, place)  # looks for files
         record = Record(
@@ -188,7 +185,6 @@ class Instance:
         self.log = Path(record.log)
         self.port = record.port
         self.ready_path = record.ready_path
-        self.devices = record.devices
         self._leader = Adopted(record, self._table)
         self._pidfd = watch(record.pid, self.exited.set)
         one = processes.process(record.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -261,6 +262,23 @@ def test_one_that_does_not_respond_has_failed(
             with pytest.raises(EngineFailed, match=r"\(/sleep\): it did not respond within 0.05 s"):
                 await task
             bed.gate.set()
+
+    play(scenario)
+
+
+def test_a_fault_of_this_machine_is_no_failure_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario() -> None:
+        bed = Bed(tmp_path)
+        monkeypatch.setattr(bed.instance, "ask", ask)
+        async with bed.lying() as task:
+            await bed.lie_down()
+            with pytest.raises(OSError, match="Too many open files"):
+                await task
 
     play(scenario)
 
