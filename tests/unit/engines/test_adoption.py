@@ -119,6 +119,7 @@ class NextServer:
             loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await loop
+            self.supervisor.restraint.alone.set()
             await self.supervisor.shutdown(0.0)
 
     @property

@@ -103,6 +103,8 @@ def scenario(
         try:
             yield
         finally:
+            house.supervisor.thaw()
+            house.supervisor.restraint.alone.set()
             await house.supervisor.shutdown(0.0)
             loop.cancel()
             await asyncio.wait({loop})
