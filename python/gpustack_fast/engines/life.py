@@ -280,6 +280,12 @@ class Life:
         where = f"`gpustack-fast status` quotes what it wrote last (log: {instance.log})."
         return f"{ended}; {where}", f"{ended}. {await instance.last_words()}"
 
+    def leave(self, replica: Replica) -> None:
+        """Leaves an engine to the next server. One that ends on its GPUs may wait for its start."""
+        assert replica.instance is not None
+        replica.instance.leave()
+        self._prepare.end_start(replica)
+
     async def end(
         self,
         replica: Replica,

@@ -110,8 +110,7 @@ class Retirement:
             del self._replicas.ours[replica.slot]
         await _cancel(replica.running for replica in left)
         for replica in left:
-            assert replica.instance is not None
-            replica.instance.leave()
+            self._life.leave(replica)
         await self.end_all(0.0)
         return [replica.id for replica in left]
 

@@ -9,15 +9,33 @@ from pathlib import Path
 
 import pytest
 from gpu_reports import GIB, Machine, gpu, part, report
-from small_backend import PREPARED, eventually
+from small_backend import (
+    PREPARED,
+    SMALL,
+    NoFiles,
+    alive,
+    environment,
+    eventually,
+    kill,
+    no_gpus,
+    small,
+)
 from test_preparer import House
 
-from gpustack_fast.backends import Shape
+from gpustack_fast.backends import BACKENDS, Shape
 from gpustack_fast.config import GpuSelectorConfig
 from gpustack_fast.engines import allocation
+from gpustack_fast.engines.allocation import Allocation
+from gpustack_fast.engines.external import SetState
+from gpustack_fast.engines.prepared import Prepared
+from gpustack_fast.engines.preparer import Preparer
 from gpustack_fast.engines.records import Record
+from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.errors import EngineFailed
+from gpustack_fast.faults import Faults
 from gpustack_fast.placement import Claim, Placement
+from gpustack_fast.storage.engine_paths import EnginePaths
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +71,57 @@ def test_what_an_adopted_engine_holds_is_given_to_nobody_until_it_ends() -> None
         house.preparer.release(adopted)
         assert not adopted.devices
         assert (await preparing).devices == ("0",)
+
+    play(scenario)
+
+
+class OneGpu(Preparer):
+    """Gives every replica the same GPU."""
+
+    async def prepare(self, replica: Replica, set_state: SetState) -> Prepared:
+        prepared = await super().prepare(replica, set_state)
+        self.restore(replica, placed("GPU-0", size=1))
+        return prepared
+
+
+def test_one_that_is_left_while_it_starts_keeps_no_other_from_its_end(short_folder: Path) -> None:
+    """None is ended by plan while another one starts on its GPUs."""
+
+    async def scenario() -> None:
+        supervisor = Supervisor(
+            EnginePaths(short_folder),
+            OneGpu(environment, NoFiles(), Allocation(no_gpus, dict), no_gpus),
+            Faults(),
+            on_change=lambda: None,
+            backends={"small": SMALL, "external": BACKENDS["external"]},
+        )
+        first, second = small(name="first"), small("--never-ready", name="second")
+        supervisor.want([first])
+        running = asyncio.ensure_future(supervisor.run())
+        (one,) = await there(supervisor, "running")
+        supervisor.want([first, second])
+        _, other = await there(supervisor, "running", "starting")
+        await eventually(lambda: bool(other.address), "its process runs")
+        supervisor.adopt(await supervisor.try_external([]), [second], {})
+        supervisor.instance_idle(one.id)
+        assert one.instance is not None and one.instance.pid is not None
+        pid = one.instance.pid
+        await asyncio.sleep(0.3)
+        assert alive(pid), "it waits for the other one's start"
+        running.cancel()
+        process = other.instance.pid if other.instance is not None else None
+        async with asyncio.timeout(30):
+            assert await supervisor.leave() == [other.id]
+        assert not alive(pid)
+        assert process is not None and alive(process)
+        kill(process)
+
+    async def there(supervisor: Supervisor, *states: str) -> list[Replica]:
+        await eventually(
+            lambda: [one.state for one in supervisor.replicas] == [*states],
+            f"{states}, and not {[one.state for one in supervisor.replicas]}",
+        )
+        return supervisor.replicas
 
     play(scenario)
 
