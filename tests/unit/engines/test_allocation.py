@@ -415,6 +415,27 @@ def test_a_wait_for_a_start_that_is_given_up_holds_up_nobody() -> None:
     play(scenario)
 
 
+def test_whoever_gave_up_a_start_does_not_wait_for_itself_at_its_end() -> None:
+    async def scenario() -> None:
+        allocation = Claims(Machine()).allocation
+        first, second, third = (ReplicaSlot(name, 0) for name in "abc")
+        await allocation.begin_start(first, ["GPU-1"])
+        waiting = asyncio.create_task(allocation.begin_start(second, ["GPU-0", "GPU-1"]))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        other = asyncio.create_task(allocation.begin_start(third, ["GPU-0"]))
+        allocation.release(first)
+        async with asyncio.timeout(30):
+            await allocation.begin_start(second, ["GPU-0", "GPU-1"])
+        assert not other.done()
+        allocation.end_start(second)
+        async with asyncio.timeout(30):
+            await other
+
+    play(scenario)
+
+
 def test_two_that_take_the_same_gpus_in_another_order_do_not_wait_for_each_other() -> None:
     async def scenario() -> None:
         claims = Claims(Machine())

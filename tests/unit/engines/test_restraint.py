@@ -85,9 +85,13 @@ def test_a_frozen_supervisor_starts_and_ends_nothing_and_goes_on_behind_a_thaw(
     @scenario(short_folder)
     async def _(house: House) -> None:
         supervisor = house.supervisor
-        await house.adopt(small(), small(name="gone"))
+        await house.adopt(small(), small(name="gone", sleep_after=0.01))
         await house.settled(2)
         await supervisor.restraint.freeze()
+        for _ in range(3):
+            supervisor.look(Activity())
+            await asyncio.sleep(0.1)
+        assert supervisor.resting == {}
         await house.adopt(small(), small(name="new"))
         pid = pid_of(house, "small")
         kill(pid)
