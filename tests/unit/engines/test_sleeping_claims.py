@@ -8,13 +8,16 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 
+import gpu_reports
 import pytest
 from gpu_reports import GIB, gpu, report
 
 from gpustack_fast.backends import Shape
 from gpustack_fast.backends.demand import Demand
-from gpustack_fast.engines import gpu_use
+from gpustack_fast.engines import gpu_locks, gpu_use
 from gpustack_fast.engines.allocation import Allocation
+from gpustack_fast.engines.gpu_locks import GpuLocks
+from gpustack_fast.engines.gpu_use import GpuUse
 from gpustack_fast.engines.plan import ReplicaSlot
 from gpustack_fast.gpus.documents import GpuReport
 from gpustack_fast.placement import Placement, Wanted
@@ -242,6 +245,21 @@ def test_nothing_starts_on_a_gpu_until_what_an_engine_gave_up_is_seen_to_be_free
         await asyncio.gather(a.stop(freed_after=9.0), b.start())
         assert a.pid == 0 and machine.promised() == {"GPU-0": 40 * GIB}
         assert machine.used[0] == {b.pid: 40}, "the other's was free before it began"
+
+    play(scenario)
+
+
+def test_a_little_that_others_take_meanwhile_is_no_reason_to_wait() -> None:
+    async def scenario() -> None:
+        machine = gpu_reports.Machine(gpu(0, used=40, processes={7: 40}))
+        locks = GpuLocks(machine.read, GpuUse())
+        async with locks.giving_back(ReplicaSlot("m", 0), ["GPU-0"], {7: ""}):
+            machine.now(gpu(0, memory_used=gpu_locks.TOLERANCE))
+        assert machine.looks == 2
+        machine.now(gpu(0, used=40, processes={7: 40}))
+        async with locks.giving_back(ReplicaSlot("m", 0), ["GPU-0"], {7: ""}):
+            machine.now(gpu(0, memory_used=gpu_locks.TOLERANCE + 1))
+        assert machine.looks == 2 + 3, "it is looked once more whether that is all"
 
     play(scenario)
 

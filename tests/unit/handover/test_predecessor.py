@@ -172,8 +172,8 @@ class Handing:
     async def end(self) -> None:
         heir = self.predecessor._heir
         assert heir is not None
-        await heir.end()
         self.predecessor.close()
+        await heir.end()
 
 
 def played(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -196,6 +196,8 @@ def test_everything_is_given_to_a_successor_that_serves_and_nothing_twice(tmp_pa
         await handing.predecessor.abort()
         assert alive(done.pid), "it is too late to end it"
         await handing.end()
+        await asyncio.sleep(0.1)
+        assert "bereft" not in handing.server.told, "nobody heeds it any more"
 
     played(scenario)
 
