@@ -85,7 +85,12 @@ def test_that_an_engine_has_run_is_noted_once_and_keeps_all_else(tmp_path: Path)
     write_draft(tmp_path / "e.json.new", DRAFT)
     assert become(tmp_path).returncode == 0
     ((path, before),) = read_records(tmp_path)
-    renew(path, has_run=True)
+    # What another write has left there, which came to no end.
+    (tmp_path / "e.json.new").write_bytes(b"x" * 10_000)
+    (tmp_path / "e.json.new").chmod(0o600)
+    with path.open("rb") as open_file:
+        renew(path, has_run=True)
+        assert b'"has_run":false' in open_file.read(), "it is replaced as a whole"
     ((_, after),) = read_records(tmp_path)
     assert isinstance(before, Record) and after == replace(before, has_run=True)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -89,6 +89,35 @@ def test_words_that_nobody_knows_do_not_keep_it_from_the_end_of_the_former_proce
     asyncio.run(main())
 
 
+def test_a_process_whose_predecessor_has_gone_goes_on_with_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    given_up = list[str]()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            given_up.append("work")
+
+    async def main() -> None:
+        inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
+        await inherited.open()
+        assert await inherited.until(asyncio.sleep(0, "done")) == "done"
+        getting_ready = asyncio.ensure_future(inherited.until(work()))
+        await asyncio.sleep(0)
+        ours.close()
+        async with asyncio.timeout(30):
+            with pytest.raises(ControlError, match="has ended, or goes on by itself"):
+                await getting_ready
+            with pytest.raises(ControlError, match="has ended, or goes on by itself"):
+                await inherited.take_over()
+        await asyncio.sleep(0)
+        assert given_up == ["work"]
+        inherited.close()
+
+    asyncio.run(main())
+
+
 def test_only_a_process_that_serves_tells_of_keys_and_only_one_that_is_there() -> None:
     ours, theirs = socket.socketpair()
 
