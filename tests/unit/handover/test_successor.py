@@ -44,15 +44,19 @@ def test_an_offer_comes_with_its_descriptors_which_no_engine_inherits(
     offer = Offer(version="1", host="127.0.0.1", port=0, running=[("a" * 100_000, "b")])
     with ours:
         send_offer(ours, offer, [lock, errors, listeners[0].fileno()])
+        theirs.set_inheritable(True)  # as it comes to a process that was started with it
         environment = {VARIABLE: str(theirs.detach()), "PATH": "/bin"}
+        before = len(os.listdir("/proc/self/fd"))
         inherited = inherit(environment)
+        assert len(os.listdir("/proc/self/fd")) == before + 2, "the lock and a socket"
     assert inherited is not None and inherited.offer == offer
     assert environment == {"PATH": "/bin"}
     os.write(standard_error, b"said")
     assert os.read(reading, 10) == b"said"
     sockets = inherited.sockets("127.0.0.1", 0)
     assert sockets is not None and urls_of(sockets) == urls_of(listeners)
-    assert not any(os.get_inheritable(one) for one in (inherited.lock, sockets[0].fileno()))
+    given = (inherited.lock, sockets[0].fileno(), inherited._connection.fileno())
+    assert not any(os.get_inheritable(one) for one in given)
     for one in (lock, errors, reading, inherited.lock, standard_error):
         os.close(one)
     for each in (*listeners, *sockets):
