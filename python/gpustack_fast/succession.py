@@ -71,7 +71,6 @@ class Giving:
                 "This process is still starting itself. Wait until it serves: `gpustack-fast "
                 "status` shows its models."
             )
-        self._reload = False
         while self._waited_for():  # noqa: ASYNC110  (the data plane sets no event)
             await asyncio.sleep(LOOK_EVERY)
         await self._parts.reloader.freeze()
@@ -96,6 +95,7 @@ class Giving:
             self._parts.reloader.thaw()
             self._holds_reloads = False
         if self._reload:
+            self._reload = False
             self._parts.reloader.soon()
 
     def given(self) -> None:

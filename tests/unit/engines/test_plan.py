@@ -67,6 +67,7 @@ def test_of_too_many_those_go_first_that_are_missed_least() -> None:
     assert gone[3][0] == Stop(slot(0), "scaled")
     assert gone[2][0] == Stop(slot(1), "scaled")
     assert gone[1][0] == Stop(slot(3), "scaled")
+    assert steps(Wanted(1), failed(0, 9.0), starts(1)) == [Stop(slot(0), "scaled")]
 
 
 def test_a_slot_is_not_filled_while_its_engine_is_being_ended() -> None:
@@ -118,6 +119,8 @@ def test_without_a_surge_one_goes_at_a_time_and_the_next_one_when_its_successor_
     assert steps(wanted, old[0]) == [Start(slot(1))]
     assert steps(wanted, old[0], starts(1)) == []
     assert steps(wanted, old[0], runs(1)) == [Stop(slot(0), "edited")]
+    assert steps(wanted, old[0], starts(1, unplaced=True)) == []
+    assert steps(Wanted(1, max_surge=0), old[0], runs(1, drained=True)) == [], "nothing else serves"
 
 
 def test_where_there_is_no_room_for_a_surge_the_one_that_makes_room_goes() -> None:

@@ -81,6 +81,11 @@ def test_a_draft_that_has_gone_runs_no_engine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pipe_in_the_place_of_a_record_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "e.json")
+    assert read_records(tmp_path) == []
+
+
 def test_that_an_engine_has_run_is_noted_once_and_keeps_all_else(tmp_path: Path) -> None:
     write_draft(tmp_path / "e.json.new", DRAFT)
     assert become(tmp_path).returncode == 0
