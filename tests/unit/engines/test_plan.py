@@ -49,6 +49,7 @@ def test_what_is_wanted_and_not_there_is_started() -> None:
     assert steps(Wanted(2)) == [Start(slot(0)), Start(slot(1))]
     assert steps(Wanted(2), runs(0)) == [Start(slot(1))]
     assert steps(Wanted(2), runs(1)) == [Start(slot(0))]
+    assert steps(Wanted(2), starts(0, unplaced=True)) == [Start(slot(1))], "it may need less"
 
 
 def test_what_is_there_and_not_wanted_is_stopped_once() -> None:
@@ -99,6 +100,7 @@ def test_a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() -> N
     for new in (starts(2), failed(2, 10.0), failed(2, float("inf"))):
         assert steps(Wanted(2), *old, new) == []
         assert steps(Wanted(2, max_surge=0), old[0], new) == []
+    assert steps(Wanted(1), old[0], runs(1, drained=True)) == []
 
 
 def test_an_old_one_that_does_not_serve_goes_at_once() -> None:
@@ -151,6 +153,7 @@ def test_it_is_carried_out_when_all_run_and_nothing_older_is_left() -> None:
         [],
         [starts(0)],
         [runs(0, outdated=True)],
+        [leaves(0)],
         [runs(0), leaves(1, outdated=True)],
         [runs(0), runs(1)],
     ):
