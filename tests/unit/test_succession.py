@@ -34,7 +34,7 @@ class Rooms:
             restraint=SimpleNamespace(freeze=self.coming("engines are frozen")),
             thaw=lambda: self.said.append("engines go on"),
             history=SimpleNamespace(give=lambda: self.said.append("the history is given")),
-            drained=[("m", "unix:/a")],
+            orders=SimpleNamespace(drained=[("m", "unix:/a")]),
         )
         self.tokens = SimpleNamespace(
             freeze=self.coming("tokens are held"), thaw=lambda: self.said.append("tokens go on")
