@@ -10,10 +10,11 @@ import pytest
 
 from gpustack_fast import succession
 from gpustack_fast.config import Config, ServerConfig
+from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.errors import ControlError
-from gpustack_fast.handover.messages import Go
+from gpustack_fast.handover.messages import Go, Offer
 from gpustack_fast.handover.predecessor import Postponed
-from gpustack_fast.succession import Giving
+from gpustack_fast.succession import Giving, become_ready
 
 
 class Rooms:
@@ -130,5 +131,33 @@ def test_a_server_that_has_given_leaves_and_writes_nothing_more() -> None:
         giving.given()
         given = ["the history is given", "reloads go on {'given': True}", "it leaves"]
         assert rooms.said == [*HELD, *given]
+
+    asyncio.run(main())
+
+
+def test_a_successor_gets_ready_without_a_start_or_an_end_of_an_engine() -> None:
+    """The other process has the same engines, and requests at them."""
+
+    async def main() -> None:
+        rooms = Rooms()
+        restraint = rooms.supervisor.restraint = Restraint()
+
+        def want(adoptable: object) -> None:
+            assert restraint.is_frozen and not restraint.alone.is_set()
+            rooms.said.append(f"it goes on with {adoptable}")
+
+        async def adoptable(given: object) -> object:
+            return given
+
+        rooms.supervisor.replicas = []
+        parts: Any = rooms
+        parts.want = want
+        parts.publisher = SimpleNamespace(pace=SimpleNamespace(now=lambda: None))
+        earlier: Any = SimpleNamespace(adoptable=adoptable)
+        offer = Offer(version="1", host="h", port=80, instances=["m-1"])
+        inherited: Any = SimpleNamespace(offer=offer)
+        await become_ready(parts, earlier, inherited)
+        assert rooms.said == ["it goes on with ['m-1']"]
+        assert restraint.is_frozen and not restraint.alone.is_set()
 
     asyncio.run(main())
