@@ -130,6 +130,10 @@ def test_where_there_is_no_room_for_a_surge_the_one_that_makes_room_goes() -> No
     assert steps(Wanted(2), *old, starts(2, room_of=0)) == [Stop(slot(0), "edited")]
     leaving = leaves(0, outdated=True)
     assert steps(Wanted(2), old[1], leaving, starts(2, room_of=1)) == [], "one at a time"
+    several = [*(runs(number, outdated=True) for number in range(3)), starts(3, room_of=0)]
+    assert steps(Wanted(3, max_surge=2), *several, starts(4, room_of=1)) == [
+        Stop(slot(1), "edited")
+    ], "and one at a time, where several wait"
     unplaced = starts(2, unplaced=True)
     assert steps(Wanted(2), *old, unplaced) == [], "nobody's going would give it a place"
     assert steps(Wanted(2), old[1], unplaced) == [], "the place that is free is its own"

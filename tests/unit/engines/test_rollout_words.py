@@ -75,6 +75,7 @@ def test_a_single_replica_without_room_beside_it_is_interrupted() -> None:
     )
     assert told("edited", 1, 1, max_surge=0)[1].endswith("`max_surge` is 0." + WAIT)
     assert told("edited", 1, 3, max_surge=0)[1].endswith("`max_surge` is 0." + WAIT)
+    assert told("edited", 3, 1, max_surge=0)[1] == "", "the others go first, and one serves"
 
 
 def test_one_of_several_replicas_can_be_missed_for_a_while() -> None:
