@@ -57,6 +57,7 @@ class Rooms:
         return Giving(
             rooms,
             is_serving=lambda: serving,
+            tell_wanted=lambda model: self.said.append(f"{model} is wanted"),
             leave=lambda: self.said.append("it leaves"),
             hurry=lambda _: None,
             bereft=lambda: None,

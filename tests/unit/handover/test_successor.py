@@ -78,7 +78,7 @@ def test_words_that_nobody_knows_do_not_keep_it_from_the_end_of_the_former_proce
 
     async def main() -> None:
         inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
-        await inherited.open()
+        await inherited.open(lambda _: None)
         with ours:
             taking = asyncio.ensure_future(inherited.take_over())
             ours.sendall(b'{"message":"hello"}\n{"message":"go","revoked":["a"]}\n')
@@ -105,7 +105,7 @@ def test_a_process_whose_predecessor_has_gone_goes_on_with_nothing() -> None:
 
     async def main() -> None:
         inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
-        await inherited.open()
+        await inherited.open(lambda _: None)
         assert await inherited.until(asyncio.sleep(0, "done")) == "done"
         getting_ready = asyncio.ensure_future(inherited.until(work()))
         await asyncio.sleep(0)
@@ -127,7 +127,7 @@ def test_only_a_process_that_serves_tells_of_keys_and_only_one_that_is_there() -
 
     async def main() -> None:
         inherited = successor.Inheritance(Offer(version="1", host="h", port=1), [3], theirs)
-        await inherited.open()
+        await inherited.open(lambda _: None)
         change = KeyChange(salt="", replace=False, upsert=[], remove=["a"])
         inherited.forward(change)
         inherited.tell_serving([])
