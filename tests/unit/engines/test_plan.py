@@ -179,15 +179,29 @@ def test_pauses_grow_as_gpustack_s_do() -> None:
 
 
 slots = st.builds(ReplicaSlot, st.sampled_from("abc"), st.integers(0, 3))
+
+
+def status(
+    of: ReplicaSlot, occupied: bool, unplaced: bool, makes_room: ReplicaSlot | None, **more: Any
+) -> SlotStatus:
+    """Only an engine that is on its way waits for a place, and only for one of its model."""
+    waits = unplaced and occupied and not more["running"]
+    if makes_room is not None and (not waits or makes_room.model != of.model):
+        makes_room = None
+    return SlotStatus(of, occupied, **more, unplaced=waits, makes_room=makes_room)
+
+
 statuses = st.builds(
-    SlotStatus,
+    status,
     slots,
     st.booleans(),
     st.booleans(),
-    st.floats(0, 100),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
+    st.none() | slots,
+    stopping=st.booleans(),
+    retry_at=st.floats(0, 100),
+    running=st.booleans(),
+    drained=st.booleans(),
+    outdated=st.booleans(),
 )
 wishes = st.builds(Wanted, st.integers(0, 4), st.integers(0, 2))
 
