@@ -355,6 +355,7 @@ def test_a_hang_up_while_the_server_starts_reloads_when_it_has_started(
 def test_log_files_that_were_moved_are_opened_again(fake_engines: Engines, serve: Serve) -> None:
     (engine,) = fake_engines(1)
     server = serve(external([engine]))
+    eventually(lambda: "\nReady: " in server.output(), "the last line of the start")
     moved = server.log.with_suffix(".1")
     for number in (signal.SIGUSR1, signal.SIGHUP):
         server.log.rename(moved)
