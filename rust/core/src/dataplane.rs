@@ -162,7 +162,7 @@ impl DataPlane {
     /// not are left out.
     pub fn add_tokens(&self, tokens: &[u8]) -> Result<(), DataPlaneError> {
         self.with_tokens(tokens, |counts, [input, cached, output]| {
-            counts.add(input, cached, output)
+            counts.add(input, cached, output);
         })
     }
 
