@@ -109,7 +109,7 @@ class Operation:
                 {one.id: one for one in stats.instances},
                 self._generations(),
                 self._supervisor.resting,
-                self._supervisor.outlooks(),
+                self._supervisor.progress.outlooks(),
             ),
             file=None if self._reloader.file is None else str(self._reloader.file),
             events=shown_events(

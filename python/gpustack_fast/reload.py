@@ -252,7 +252,7 @@ class Reloader:
             found.append(
                 rollout_of(
                     change,
-                    self._supervisor.there(change.name, model),
+                    self._supervisor.progress.there(change.name, model),
                     max_surge=0 if model is None else model.max_surge,
                     no_room=no_room,
                     generation=generation,

@@ -7,6 +7,7 @@ wanted        which models of ours should run, and which replicas are as configu
 retirement    the way out of an engine: retired, idle, ended; or left to who goes on with it
 maintenance   what is done now and then: logs, zombies
 orders        the operator's: which instances are drained
+progress      how far models are on their way to what is configured
 rollout       what a change of a model will do to its engines, in words
 replica       a slot and the engine in it
 replicas      all of them, and who is told of their changes

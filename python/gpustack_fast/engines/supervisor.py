@@ -33,17 +33,15 @@ from gpustack_fast.engines.plan import (
     SlotStatus,
     Start,
     Stop,
-    Wanted,
-    is_carried_out,
     plan,
 )
+from gpustack_fast.engines.progress import Progress
 from gpustack_fast.engines.records import Record
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
 from gpustack_fast.engines.restraint import Restraint
 from gpustack_fast.engines.retirement import Retirement
-from gpustack_fast.engines.rollout import Outlook, There
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.wanted import WantedModels
 from gpustack_fast.faults import Faults
@@ -90,6 +88,7 @@ class Supervisor:
         self._replicas = Replicas(self.history, faults, backends["external"], on_change)
         self.orders = Orders(self._replicas)
         """The operator's."""
+        self.progress = Progress(self._replicas, self._models, self._rest)
         self._maintenance = Maintenance(self._replicas)
         self._life = Life(
             paths, prepare, faults, self._replicas, self._models, self.restraint, in_flight
@@ -250,53 +249,8 @@ class Supervisor:
                 self._retirement.retire(replica, self._patience(action), why)
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}
         self._interrupted &= {one.name for one in models if one.most_replicas} - served
-        for name in self._settled(wanted):
+        for name in self.progress.settled(wanted):
             self.history.observe(name, self._models.generation(name))
-
-    def _settled(self, wanted: Mapping[str, Wanted]) -> list[str]:
-        """The models of which all that is wanted is carried out."""
-        ours = self._replicas.ours.values()
-        found = collections.defaultdict(list)
-        for replica in ours:
-            found[replica.slot.model].append(replica.status())
-        return [
-            name
-            for name, target in wanted.items()
-            if is_carried_out(target, found[name]) and self._models.are_compared(name, ours)
-        ]
-
-    def outlooks(self) -> dict[str, Outlook]:
-        """How far each model of ours is on its way to what is configured."""
-        ours = self._replicas.ours.values()
-        settled = self._settled(self._rest.wanted(self._models.values(), ours))
-        return {
-            model.name: Outlook(
-                settled=model.name in settled,
-                given_up=any(
-                    one.state == "error" and one.retry_at == float("inf")
-                    for one in ours
-                    if one.slot.model == model.name and not one.retired
-                ),
-                retired=[one.id for one in ours if one.slot.model == model.name and one.retired],
-            )
-            for model in self._models.values()
-        }
-
-    def there(self, name: str, model: ModelConfig | None) -> There:
-        """The engines of a model, and what becomes of them when it is this; None: it is gone."""
-        found = [
-            one
-            for one in self._replicas.ours.values()
-            if one.slot.model == name and not one.retired
-        ]
-        return There(
-            engines=len(found),
-            replaced=sum(
-                model is None or one.outdated or not makes_same_process(one.model, model)
-                for one in found
-            ),
-            asleep=not found and name in self._rest.messages(),
-        )
 
     def _patience(self, action: Stop) -> float:
         """Seconds that the requests of an engine get which is ended by plan."""
