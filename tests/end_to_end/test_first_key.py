@@ -85,7 +85,7 @@ def test_a_server_on_every_address_says_so_and_warns_of_plain_http(
         screen = terminal.read_until("Say hello.")
     finally:
         terminal.close()
-    found = re.search(r"Listening on http://0\.0\.0\.0:(\d+) \(every IPv4 address\);", screen)
+    found = re.search(r"Listening on http://0\.0\.0\.0:(\d+) \(every IPv4 address\)[;.]", screen)
     assert found is not None
     assert re.search(rf"WARN .*Other machines can reach http://0\.0\.0\.0:{found[1]} ", screen)
     assert f"From this machine http://127.0.0.1:{found[1]}" in screen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -98,13 +99,17 @@ def printed(server: ServedRouter, *arguments: str) -> tuple[int, str, str]:
     return command.returncode, out, said
 
 
+NOT_LOADED = "exiting due to model loading|failed to load model"
+"""Its log is written by a thread of its own: at its end the last line is lost now and then."""
+
+
 @pytest.mark.parametrize(
     ("model", "cause", "last"),
     [
-        ("cut", "The file is cut off. Fetch it again.", "exiting due to model loading error"),
-        ("other", "The file is no GGUF file, or it is damaged.", "exiting due to model loading"),
+        ("cut", "The file is cut off. Fetch it again.", NOT_LOADED),
+        ("other", "The file is no GGUF file, or it is damaged.", NOT_LOADED),
         ("head", "llama.cpp gives no reason. A file that is damaged", "Failed to init server"),
-        ("huge", "Memory ran out. Set a smaller --ctx-size", "exiting due to model loading"),
+        ("huge", "Memory ran out. Set a smaller --ctx-size", NOT_LOADED),
     ],
     ids=lambda value: value if " " not in value else "",
 )
@@ -114,7 +119,7 @@ def test_what_cannot_start_says_why_and_stays_down_if_told_so(
     (found,) = wait_for(server, model, lambda now: now[0].state == "error", "it has ended")
     said = found.state_message
     assert "ended with exit code 1 before it was ready" in said
-    assert cause in said and last in said.partition("It wrote last: ")[2]
+    assert cause in said and re.search(last, said.partition("It wrote last: ")[2]), said
     assert said.endswith("It is not started again (restart_on_error = false).")
     status, out, _ = printed(server, model, "--previous")
     assert status == 0 and "Failed to init server" in out
