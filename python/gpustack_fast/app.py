@@ -247,9 +247,10 @@ class Server:
         self._parts.publisher.pace.now()
         self._accept()
         listening = console.urls(self._addresses, self._parts.scheme)
-        there = [one.state for one in self._supervisor.replicas]
-        starting = "" if all(one == "running" for one in there) else "; engines are starting"
-        announce(f"Listening on {listening}{starting}.")
+        views = model_views(self._config, self._supervisor.replicas)
+        due = [one for one in views if one.name not in self._supervisor.resting]
+        are_there = all(one.ready_replicas >= one.replicas for one in due)
+        announce(f"Listening on {listening}{'' if are_there else '; engines are starting'}.")
         self._warn()
         self._greet()
         self._service.tell(systemd.READY)
