@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from typing import Generic, TypeVar
@@ -15,6 +16,8 @@ from gpustack_fast.handover.messages import Offer
 __all__ = ["Channel", "receive_offer", "send_offer"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes of a message: some hundred thousand keys."""
@@ -97,6 +100,16 @@ class Channel(Generic[T]):
             return self._decoder.decode(line)
         except msgspec.DecodeError as error:
             raise ControlError(UNKNOWN) from error
+
+    async def receive_known(self) -> T | None:
+        """As `receive`, but passes over what nobody here knows, and tells it: the other one may be
+        of a version that says more, and what it says next counts all the same.
+        """
+        while True:
+            try:
+                return await self.receive()
+            except ControlError as error:
+                log.warning("%s", error)
 
     def close(self) -> None:
         """Ends the connection behind what was sent."""

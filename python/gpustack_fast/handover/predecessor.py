@@ -231,15 +231,9 @@ class Predecessor:
     async def _heed(self, successor: Process) -> None:
         """Does what the successor says, until it has ended; which it should not before us."""
         while True:
-            try:
-                message = await successor.channel.receive()
-            except ControlError as error:
-                # It may be of a version that says more, and what it says next counts all the same.
-                log.warning("%s", error)
-                continue
-            match message:
-                case KeysChanged():
-                    self._server.heed(message.change())
+            match await successor.channel.receive_known():
+                case KeysChanged() as changed:
+                    self._server.heed(changed.change())
                 case Hurry(within=within):
                     self._server.hurry(within)
                 case None:

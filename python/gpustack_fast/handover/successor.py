@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, MutableMapping
@@ -36,8 +35,6 @@ from gpustack_fast.seam.documents import RouteTokens
 __all__ = ["Inheritance", "inherit"]
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 STANDARD_ERROR = 2
 DECODER: msgspec.json.Decoder[FromPredecessor] = msgspec.json.Decoder(FromPredecessor)
@@ -151,15 +148,7 @@ class Inheritance:
             self._channel.close()
 
     async def _listen(self, channel: Channel[FromPredecessor], word: asyncio.Future[Go]) -> None:
-        while True:
-            try:
-                message = await channel.receive()
-            except ControlError as error:
-                # It may be of a version that says more. What it does not say is seen by its end.
-                log.warning("%s", error)
-                continue
-            if message is None:
-                break
+        while (message := await channel.receive_known()) is not None:
             if isinstance(message, Go) and not word.done():
                 word.set_result(message)
             elif isinstance(message, Wanted):
