@@ -15,8 +15,9 @@ from gpustack_fast.control.documents import (
     ModelPlan,
     ModelStatus,
 )
+from gpustack_fast.engines.progress import Outlook
 from gpustack_fast.engines.replica import Replica, replicas_by_model
-from gpustack_fast.engines.rollout import Outlook, Rollout
+from gpustack_fast.engines.rollout import Rollout
 
 __all__ = [
     "Counters",

@@ -5,15 +5,29 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping
 
+from msgspec import Struct
+
 from gpustack_fast.config import ModelConfig
 from gpustack_fast.config.model_fields import makes_same_process
 from gpustack_fast.engines.plan import Wanted, is_carried_out
+from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.replicas import Replicas
 from gpustack_fast.engines.rest import Rest
-from gpustack_fast.engines.rollout import Outlook, There
+from gpustack_fast.engines.rollout import There
 from gpustack_fast.engines.wanted import WantedModels
 
-__all__ = ["Progress"]
+__all__ = ["Outlook", "Progress"]
+
+
+class Outlook(Struct, frozen=True, kw_only=True):
+    """How far a model is on its way to what is configured."""
+
+    settled: bool
+    """All that is wanted of it now is carried out, and nothing else is there."""
+    given_up: bool
+    """A replica of it has failed, and is not started again."""
+    retired: list[str]
+    """The ids of those that get no more requests, and end when they have ended theirs."""
 
 
 class Progress:
@@ -26,14 +40,14 @@ class Progress:
 
     def settled(self, wanted: Mapping[str, Wanted]) -> list[str]:
         """The models of which all that is wanted is carried out."""
-        ours = self._replicas.ours.values()
-        found = collections.defaultdict(list)
-        for replica in ours:
-            found[replica.slot.model].append(replica.status())
+        found = collections.defaultdict[str, list[Replica]](list)
+        for replica in self._replicas.ours.values():
+            found[replica.slot.model].append(replica)
         return [
             name
             for name, target in wanted.items()
-            if is_carried_out(target, found[name]) and self._models.are_compared(name, ours)
+            if is_carried_out(target, [one.status() for one in found[name]])
+            and self._models.are_compared(name, found[name])
         ]
 
     def outlooks(self) -> dict[str, Outlook]:
@@ -68,5 +82,5 @@ class Progress:
                 model is None or one.outdated or not makes_same_process(one.model, model)
                 for one in found
             ),
-            asleep=not found and name in self._rest.messages(),
+            asleep=not found and self._rest.is_asleep(name),
         )

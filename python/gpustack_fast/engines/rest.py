@@ -70,6 +70,10 @@ class Rest:
         """The models for which requests wait, where nothing of them runs."""
         return self._duties.expected()
 
+    def is_asleep(self, model: str) -> bool:
+        """Whether a model sleeps."""
+        return self._duties.is_asleep(model)
+
     def messages(self) -> dict[str, str]:
         """Of each model that sleeps, that it does and why, in sentences."""
         ending = "It wakes with the next request."

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from gpustack_fast.config.comparison import ModelChange
 
-__all__ = ["Outlook", "Rollout", "There", "rollout_of"]
+__all__ = ["Rollout", "There", "rollout_of"]
 
 
 class There(Struct, frozen=True, kw_only=True):
@@ -18,17 +18,6 @@ class There(Struct, frozen=True, kw_only=True):
     """Of these, those that the change makes another engine of."""
     asleep: bool = False
     """The model sleeps."""
-
-
-class Outlook(Struct, frozen=True, kw_only=True):
-    """How far a model is on its way to what is configured."""
-
-    settled: bool
-    """All that is wanted of it now is carried out, and nothing else is there."""
-    given_up: bool
-    """A replica of it has failed, and is not started again."""
-    retired: list[str]
-    """The ids of those that get no more requests, and end when they have ended theirs."""
 
 
 class Rollout(Struct, frozen=True, kw_only=True):

@@ -236,7 +236,6 @@ class Supervisor:
         models = [] if self._retirement.closing else self._models.values()
         ours = self._replicas.ours.values()
         wanted = self._rest.wanted(models, ours)
-        asleep = self._rest.messages()
         for action in plan(wanted, self._statuses(), time.monotonic()):
             if isinstance(action, Start):
                 self._start(action.slot)
@@ -244,7 +243,7 @@ class Supervisor:
                 replica = self._replicas.ours[action.slot]
                 if action.why == "edited" and replica.state == "running":
                     self._interrupted.add(action.slot.model)
-                sleeps = action.why == "scaled" and action.slot.model in asleep
+                sleeps = action.why == "scaled" and self._rest.is_asleep(action.slot.model)
                 why = SLEEPS if sleeps else WHY[action.why]
                 self._retirement.retire(replica, self._patience(action), why)
         served = {one.slot.model for one in self.replicas if one.published_state == "running"}

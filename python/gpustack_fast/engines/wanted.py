@@ -61,10 +61,8 @@ class WantedModels:
             replica.generation = self.generation(replica.slot.model)
 
     def are_compared(self, name: str, replicas: Iterable[Replica]) -> bool:
-        """Whether it is known of all replicas of a model that they are of its generation."""
+        """Whether it is known of all `replicas`, which are those of a model, that they are of its
+        generation.
+        """
         generation = self.generation(name)
-        return all(
-            one.generation == generation
-            for one in replicas
-            if one.slot.model == name and not one.retired
-        )
+        return all(one.generation == generation for one in replicas if not one.retired)
