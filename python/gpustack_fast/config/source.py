@@ -58,18 +58,18 @@ class Source:
         """As `read`, for a process that takes over from another one, which has models or not.
         Raises ConfigError where every model would be gone, too.
         """
-        loaded = self._load(self.file)
-        reading = self._read(loaded)
-        _check_not_emptied(had_models, reading.config, loaded.places)
-        return reading
+        return self._read_unless_emptied(self.file, had_models)
 
     def read_again(self, running: Config, file: Path | None = None) -> Reading:
         """As `read`, for a reload; of another `file`, if one is named. Raises ConfigError where
         every model would be gone, too.
         """
-        loaded = self._load(file or self.file)
+        return self._read_unless_emptied(file or self.file, bool(running.models))
+
+    def _read_unless_emptied(self, file: Path | None, had_models: bool) -> Reading:
+        loaded = self._load(file)
         reading = self._read(loaded)
-        _check_not_emptied(bool(running.models), reading.config, loaded.places)
+        _check_not_emptied(had_models, reading.config, loaded.places)
         return reading
 
     def _read(self, loaded: Loaded) -> Reading:
