@@ -94,11 +94,7 @@ def _wait(
     while True:
         now = server.status()
         models = [one for one in now.models if one.name in followed]
-        lines = list(_progress(models, shown))
-        for model in models:
-            if model.state_message and told.get(model.name) != model.state_message:
-                lines.append(f"{model.name}: {model.state_message}")
-            told[model.name] = model.state_message
+        lines = [*_progress(models, shown), *_messages(models, told)]
         if not quiet:
             for line in lines:
                 say(printable(line))
@@ -128,8 +124,11 @@ def _check_still_wanted(models: list[ModelStatus], followed: dict[str, ModelPlan
     there = {one.name: one for one in models}
     for name, plan in followed.items():
         now = there.get(name)
-        is_the_same = now is not None and now.replicas == plan.replicas
-        if not is_the_same or (now is not None and now.generation not in (plan.generation, None)):
+        if (
+            now is None
+            or now.replicas != plan.replicas
+            or now.generation not in (plan.generation, None)
+        ):
             raise ControlError(
                 f"The model {name} was changed again meanwhile, by another `apply`, a SIGHUP or a "
                 "restart: what this command has applied is not what holds now. `gpustack-fast "
@@ -152,3 +151,11 @@ def _progress(models: list[ModelStatus], shown: dict[str, str]) -> Iterator[str]
         if not (is_first and one.outdated):
             message = f" {one.state_message}" if one.state == "error" else ""
             yield f"{name} (generation {one.generation}) is {one.state}.{message}"
+
+
+def _messages(models: list[ModelStatus], told: dict[str, str]) -> Iterator[str]:
+    """A line for each model of which something else is to be known than was `told`."""
+    for model in models:
+        if model.state_message and told.get(model.name) != model.state_message:
+            yield f"{model.name}: {model.state_message}"
+        told[model.name] = model.state_message
