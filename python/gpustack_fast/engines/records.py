@@ -123,7 +123,7 @@ def read_records(folder: Path) -> list[Found]:
     removed is told and stays: it keeps nobody from starting. Raises OSError for the folder itself.
     """
     found = []
-    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+    for path in _files(folder):
         if path.name.endswith(".json.new"):
             tell_or_remove(path)
         elif path.name.endswith(".json"):
@@ -154,13 +154,17 @@ def read_serving(folder: Path) -> list[Found]:
     may be writing here. Raises OSError for the folder itself.
     """
     found: list[Found] = []
-    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+    for path in _files(folder):
         if path.name.endswith(".json"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 record = read_record(path)
                 if isinstance(record, Record) and record.has_run and not record.asleep:
                     found.append((path, record))
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder))
 
 
 def read_record(file: Path) -> Identity | None:
