@@ -151,10 +151,11 @@ impl TokenCounts {
 
     /// What is to be shown of each kind, by its name.
     pub fn shown(&self) -> [(&'static str, u64); 3] {
-        let [input, cached, output] = &self.shown;
-        let [counted_input, counted_cached, counted_output] = self.kinds();
-        [(counted_input, input), (counted_cached, cached), (counted_output, output)]
-            .map(|((kind, counted), most)| (kind, counted.min(most.load(Ordering::Relaxed))))
+        let mut kinds = self.kinds();
+        for ((_, count), most) in kinds.iter_mut().zip(&self.shown) {
+            *count = (*count).min(most.load(Ordering::Relaxed));
+        }
+        kinds
     }
 }
 
