@@ -398,15 +398,23 @@ def test_engines_on_one_gpu_start_one_after_another_and_others_at_once() -> None
     play(scenario)
 
 
+async def one_gave_up() -> tuple[Allocation, tuple[ReplicaSlot, ReplicaSlot, ReplicaSlot]]:
+    """Of the three slots the first starts on GPU-1, and the second, which wanted both, has given up
+    its wait for that.
+    """
+    allocation = Claims(Machine()).allocation
+    first, second, third = (ReplicaSlot(name, 0) for name in "abc")
+    await allocation.begin_start(first, ["GPU-1"])
+    waiting = asyncio.create_task(allocation.begin_start(second, ["GPU-0", "GPU-1"]))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    return allocation, (first, second, third)
+
+
 def test_a_wait_for_a_start_that_is_given_up_holds_up_nobody() -> None:
     async def scenario() -> None:
-        allocation = Claims(Machine()).allocation
-        first, second, third = (ReplicaSlot(name, 0) for name in "abc")
-        await allocation.begin_start(first, ["GPU-1"])
-        waiting = asyncio.create_task(allocation.begin_start(second, ["GPU-0", "GPU-1"]))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait({waiting})
+        allocation, (first, second, third) = await one_gave_up()
         allocation.release(second)
         await allocation.begin_start(third, ["GPU-0"])
         allocation.release(first)
@@ -417,13 +425,7 @@ def test_a_wait_for_a_start_that_is_given_up_holds_up_nobody() -> None:
 
 def test_whoever_gave_up_a_start_does_not_wait_for_itself_at_its_end() -> None:
     async def scenario() -> None:
-        allocation = Claims(Machine()).allocation
-        first, second, third = (ReplicaSlot(name, 0) for name in "abc")
-        await allocation.begin_start(first, ["GPU-1"])
-        waiting = asyncio.create_task(allocation.begin_start(second, ["GPU-0", "GPU-1"]))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait({waiting})
+        allocation, (first, second, third) = await one_gave_up()
         other = asyncio.create_task(allocation.begin_start(third, ["GPU-0"]))
         allocation.release(first)
         async with asyncio.timeout(30):
