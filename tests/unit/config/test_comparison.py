@@ -174,3 +174,20 @@ def test_a_model_may_change_who_runs_it(read: Reader) -> None:
     assert away.changes == ["the model `m` (it is gone)", "the model `m`"]
     back = reloaded(theirs, ours)
     assert [one.kind for one in back.models] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("replicas = 3\n", "the model `a` (replicas 1 → 3)"),
+        (
+            "replicas = { min = 1, max = 3 }\ntarget_in_flight = 2\n",
+            "the model `a` (replicas, target_in_flight)",
+        ),
+    ],
+)
+def test_a_change_of_replicas_is_told_by_numbers_where_those_differ(
+    read: Reader, written: str, told: str
+) -> None:
+    before = read(OURS.format("a"))
+    assert told in reloaded(before, read(OURS.format("a") + written)).changes

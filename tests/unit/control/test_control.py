@@ -45,6 +45,7 @@ from gpustack_fast.control.views import (
     shown_events,
 )
 from gpustack_fast.engines.plan import ReplicaSlot
+from gpustack_fast.engines.progress import Outlook
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.errors import (
     ConfigError,
@@ -196,7 +197,13 @@ def test_a_model_whose_edit_is_being_carried_out_says_how_far_that_is(
     )
     old.edited, new.generation = True, 2
     generations = {"edited": Generations(2, 1), "calm": Generations(1, 1)}
-    told = model_statuses(Config(models=models), [old, new], {}, generations)
+    outlooks = {"calm": Outlook(settled=False, given_up=True, retired=["c-0", "c-1"])}
+    told = model_statuses(Config(models=models), [old, new], {}, generations, {}, outlooks)
+    assert [(one.settled, one.given_up, one.retired) for one in told] == [
+        (True, False, []),
+        (False, True, ["c-0", "c-1"]),
+        (True, False, []),
+    ]
     assert [(one.generation, one.observed_generation) for one in told] == [
         (2, 1),
         (1, 1),
@@ -211,6 +218,17 @@ def test_a_model_whose_edit_is_being_carried_out_says_how_far_that_is(
         "edited: generation 2 is not carried out yet; the last one that was: 1.",
         "edited: An edit is being carried out. Instances of generation 2: 1; older ones: 1.",
     ]
+    retired = "Instances that are retired, and still have requests or are being ended: 2."
+    assert f"calm: {retired}" in lines
+    new.state = "error"
+    failing = model_statuses(Config(models=models), [old, new], {}, generations)[0].state_message
+    assert failing.endswith(
+        "older ones: 1. The new one fails, and the older ones serve on: write "
+        "the model otherwise, or take the edit back."
+    )
+    old.state, new.state = "error", "running"
+    calm = model_statuses(Config(models=models), [old, new], {}, generations)[0].state_message
+    assert "fails" not in calm, "the old one's failure is none of the edit's"
 
 
 def test_an_engine_that_has_ended_is_nowhere() -> None:

@@ -21,6 +21,7 @@ from gpustack_fast.engines.history import History
 from gpustack_fast.engines.plan import ReplicaSlot, Wanted
 from gpustack_fast.engines.replica import Replica
 from gpustack_fast.engines.rest import Rest
+from gpustack_fast.engines.rollout import There
 from gpustack_fast.engines.sights import Activity
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults
@@ -38,16 +39,30 @@ AT_ONCE = 0.01
 """Seconds after which a model sleeps at the next look."""
 
 
+class Told(History):
+    """A history that says what has happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[tuple[str, str]] = []
+
+    def note(self, model: str, instance: str, what: str, why: str = "") -> None:
+        self.reasons.append((what, why))
+        super().note(model, instance, what, why)
+
+
 class House:
     """A supervisor of a model `small`, in place of the data plane: requests, and when it looks."""
 
     def __init__(self, paths: EnginePaths) -> None:
         self.changes = 0
+        self.told = Told()
         self.supervisor = Supervisor(
             paths,
             preparer(),
             Faults(),
             on_change=self.changed,
+            history=self.told,
             duties=Duties(Pace(up_after=0, down_after=0, smoothing=1e-9)),
             backends={"small": SLEEPER, "external": BACKENDS["external"]},
         )
@@ -146,6 +161,21 @@ def test_it_is_stopped_and_started_again_by_one_wake(short_folder: Path) -> None
         assert house.changes == told + 1, "no request need wait any more"
         house.look()
         assert house.changes == told + 1
+
+
+def test_an_engine_that_is_ended_for_sleep_is_said_to_be_and_its_model_is_settled(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder, small(sleep_after=AT_ONCE))
+    async def _(house: House) -> None:
+        progress = house.supervisor.progress
+        await house.falls_asleep()
+        await eventually(lambda: not house.replicas, "it leaves")
+        assert ("retired", "The model sleeps.") in house.told.reasons
+        house.ends()
+        await eventually(lambda: progress.outlooks()["small"].settled, "nothing is on its way")
+        there = progress.there("small", small("--slow=1", sleep_after=AT_ONCE))
+        assert there == There(engines=0, replaced=0, asleep=True)
 
 
 def test_requests_of_one_that_goes_to_sleep_get_all_their_time(short_folder: Path) -> None:

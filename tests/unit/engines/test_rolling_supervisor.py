@@ -17,7 +17,9 @@ from gpustack_fast.config import ModelConfig
 from gpustack_fast.engines import processes
 from gpustack_fast.engines.history import History
 from gpustack_fast.engines.preparer import Environments
+from gpustack_fast.engines.progress import Outlook
 from gpustack_fast.engines.replica import Replica
+from gpustack_fast.engines.rollout import There
 from gpustack_fast.engines.supervisor import Supervisor
 from gpustack_fast.faults import Faults
 from gpustack_fast.storage.data_directory import DataDirectory
@@ -36,6 +38,7 @@ class House:
     """A supervisor whose engines' requests end when the test says so."""
 
     def __init__(self, folder: Path, make: Environments = environment) -> None:
+        self.drain_timeout = 600.0
         self.directory = DataDirectory(folder)
         self.directory.acquire()
         self.events = Events(self.directory.events_file)
@@ -47,7 +50,7 @@ class House:
             preparer(make),
             Faults(),
             on_change=self.look,
-            drain_timeout=lambda: 600.0,
+            drain_timeout=lambda: self.drain_timeout,
             history=History(self.states, self.events),
             backends={"small": SMALL, "external": BACKENDS["external"]},
         )
@@ -250,3 +253,72 @@ def test_a_model_is_interrupted_from_the_end_of_its_last_engine_until_the_next_o
         await house.adopt(small("--d", max_surge=0))
         await house.adopt()
         assert house.supervisor.interrupted == frozenset(), "nobody waits for what is gone"
+
+
+def test_how_far_a_model_is_counts_the_retired_until_they_have_ended(short_folder: Path) -> None:
+    @scenario(short_folder)
+    async def _(house: House) -> None:
+        progress = house.supervisor.progress
+        await house.adopt(small(replicas=2))
+        assert not progress.outlooks()["small"].settled
+        await house.settled(2)
+        assert progress.outlooks()["small"] == Outlook(settled=True, given_up=False, retired=[])
+        await house.adopt(small(replicas=1))
+        (leaving,) = [one for one in house.all() if one.retired]
+        found = progress.outlooks()["small"]
+        assert (found.settled, found.retired) == (False, [leaving.id])
+        await house.settled(1)
+        assert progress.outlooks()["small"].settled
+
+
+def test_a_model_is_given_up_only_where_its_engine_is_not_started_again(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder)
+    async def _(house: House) -> None:
+        again, never = (
+            small("--crash", name=name, restart_on_error=restarts)
+            for name, restarts in (("again", True), ("never", False))
+        )
+        await house.adopt(again, never)
+        await eventually(
+            lambda: house.supervisor.progress.outlooks()["never"].given_up, "it is given up"
+        )
+        both = ["error", "error"]
+        await eventually(lambda: [one.state for one in house.all()] == both, "both have failed")
+        assert not house.supervisor.progress.outlooks()["again"].given_up
+
+
+def test_what_a_change_replaces_is_counted_by_the_engines_that_are_there(
+    short_folder: Path,
+) -> None:
+    @scenario(short_folder)
+    async def _(house: House) -> None:
+        there = house.supervisor.progress.there
+        assert there("small", small()) == There(engines=0, replaced=0)
+        await house.adopt(small(replicas=2))
+        await house.settled(2)
+        assert there("small", small(replicas=3)) == There(engines=2, replaced=0)
+        assert there("small", small("--slow=1", replicas=2)) == There(engines=2, replaced=2)
+        assert there("small", None) == There(engines=2, replaced=2)
+        await house.adopt(small("--never-ready", replicas=2))
+        await eventually(lambda: len(house.all()) == 3, "the new one starts")
+        assert there("small", small(replicas=2)) == There(engines=3, replaced=1), "taken back"
+
+
+def test_requests_that_are_cut_are_told_with_the_end_of_their_engine(short_folder: Path) -> None:
+    @scenario(short_folder)
+    async def _(house: House) -> None:
+        await house.adopt(small(replicas=2))
+        await house.settled(2)
+        house.drain_timeout = 0.1
+        await house.adopt(small(replicas=1))
+        await eventually(lambda: len(house.all()) == 1, "it is ended")
+        assert house.happened("ended") == [
+            "Requests still ran on it after 0.1 s (`drain_timeout`), and were cut."
+        ]
+        house.drain_timeout = 600.0
+        await house.adopt(small(replicas=0))
+        await house.settled(0)
+        assert house.happened("ended")[1:] == [""]
+        assert house.happened("retired") == ["Fewer replicas are wanted."] * 2
