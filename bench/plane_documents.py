@@ -93,6 +93,7 @@ def table(engine: str) -> dict[str, Any]:
         "api_key": "engine-key",
         "idle_timeout": 600,
         "requests_per_connection": 0,
+        "closes_after_stream": False,
         "cancel_lag": 0.1,
     }
     model = {

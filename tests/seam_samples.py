@@ -50,6 +50,7 @@ def instance_entry(id: str, address: str, **fields: Any) -> InstanceEntry:
         "api_key": None,
         "idle_timeout": 4.0,
         "requests_per_connection": 0,
+        "closes_after_stream": False,
         "cancel_lag": 0.0,
     }
     return InstanceEntry(id=id, address=address, **{**entry, **fields})

@@ -391,6 +391,18 @@ def test_a_backends_limit_of_requests_per_connection_is_obeyed(
     assert max(connections.count(one) for one in connections) == 3
 
 
+def test_a_stream_ends_its_connection_where_the_engine_closes_behind_it(
+    engine: FakeEngine, router: Routers
+) -> None:
+    """Such a close is unannounced: a request that met it would have to be sent twice."""
+    plane = router([engine], instance={"closes_after_stream": True})
+    for _ in range(3):
+        assert plane.chat(chat(stream=True)).status == 200
+        assert plane.chat(chat()).status == 200
+    streams = [entry["connection"] for entry in engine.inference()]
+    assert len(set(streams)) == 4, "a stream is the last on its connection, and only a stream"
+
+
 # --- early responses and slow uploads ---
 
 

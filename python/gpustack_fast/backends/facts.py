@@ -68,5 +68,7 @@ class EngineFacts:
     """
     requests_per_connection: int = 0
     """Below the engine's own limit; 0: no limit."""
+    closes_after_stream: bool = False
+    """Whether it closes a connection behind each chunked response, without having said so."""
     cancel_lag: float
     """Time for which it goes on with a non-streamed request whose connection was closed."""

@@ -155,6 +155,8 @@ class InstanceEntry(Document):
     requests_per_connection: int
     """Requests after which a connection is not used again, below the engine's limit; 0: no limit.
     """
+    closes_after_stream: bool
+    """Whether the engine closes a connection behind each chunked response, unannounced."""
     cancel_lag: Seconds
     """Time for which the engine goes on with a non-streamed request whose connection was closed.
 

@@ -119,5 +119,6 @@ def instance_entry(replica: Replica, facts: EngineFacts, engine_key: str | None)
         api_key=engine_key if replica.instance is None else replica.instance.key,
         idle_timeout=facts.idle_timeout,
         requests_per_connection=facts.requests_per_connection,
+        closes_after_stream=facts.closes_after_stream,
         cancel_lag=facts.cancel_lag,
     )

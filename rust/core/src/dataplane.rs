@@ -267,6 +267,7 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
         api_key: None,
         idle_timeout: Duration::from_secs(2),
         requests_per_connection: 0,
+        closes_after_stream: false,
         cancel_lag: Duration::ZERO,
     };
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)

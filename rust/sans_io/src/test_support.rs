@@ -87,6 +87,7 @@ pub fn instance(id: &str, address: &str) -> Value {
         "api_key": null,
         "idle_timeout": 4.0,
         "requests_per_connection": 0,
+        "closes_after_stream": false,
         "cancel_lag": 0.0,
     })
 }

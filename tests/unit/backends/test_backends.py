@@ -100,6 +100,7 @@ def test_each_slot_gets_a_context_that_a_chat_fits_in(
 def test_a_connection_to_llama_cpp_is_left_before_it_closes_it() -> None:
     """After 100 requests it does, as was measured; some may be on their way then."""
     assert 0 < llama_cpp.FACTS.requests_per_connection < 100
+    assert llama_cpp.FACTS.closes_after_stream
     assert llama_cpp.FACTS.idle_timeout < 5.0
 
 

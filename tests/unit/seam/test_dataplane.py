@@ -97,6 +97,7 @@ INSTANCE = documents.InstanceEntry(
     api_key="k",
     idle_timeout=1.5,
     requests_per_connection=7,
+    closes_after_stream=True,
     cancel_lag=0.02,
 )
 TABLE = documents.Table(

@@ -212,7 +212,8 @@ where
         // behind the response belong to no request, so the connection cannot be trusted either.
         let delivered = sending == Sending::Delivered;
         connection.unfinished = !delivered;
-        if let Some(granted) = receiving.reuse().filter(|_| delivered)
+        if let Some(granted) =
+            receiving.reuse(self.slot.instance.closes_after_stream).filter(|_| delivered)
             && connection.buffer.is_empty()
         {
             pool.insert(&self.slot.instance, connection, granted);

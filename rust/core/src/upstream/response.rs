@@ -47,10 +47,15 @@ impl Receiving {
     }
 
     /// The engine's limits for the idle connection; None: it must not carry another request, since
-    /// the engine said so or the response is not whole.
-    pub(super) fn reuse(&self) -> Option<KeepAlive> {
+    /// the engine said so, the response is not whole, or the engine is about to close it.
+    /// `closes_after_stream`: as [`Instance::closes_after_stream`].
+    ///
+    /// [`Instance::closes_after_stream`]: sans_io::table::Instance::closes_after_stream
+    pub(super) fn reuse(&self, closes_after_stream: bool) -> Option<KeepAlive> {
         match self {
-            Self::Body(body) if body.is_whole() => body.reuse,
+            Self::Body(body) if body.is_whole() => {
+                body.reuse.filter(|_| !(closes_after_stream && body.is_chunked()))
+            }
             _ => None,
         }
     }
@@ -114,6 +119,10 @@ impl ResponseBody {
         self.decoder == Decoder::CloseDelimited
     }
 
+    fn is_chunked(&self) -> bool {
+        matches!(self.decoder, Decoder::Chunked(_))
+    }
+
     /// The exact number of bytes to come; None: the framing does not tell.
     pub(super) fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
@@ -136,7 +145,7 @@ mod tests {
     }
 
     fn reuse(body: ResponseBody) -> Option<KeepAlive> {
-        Receiving::Body(body).reuse()
+        Receiving::Body(body).reuse(false)
     }
 
     #[test]
@@ -189,6 +198,21 @@ mod tests {
             response("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
         assert_eq!(body.next(&mut buffer), Ok(Some(Bytes::new())));
         assert!(body.is_whole() && reuse(body).is_none());
+    }
+
+    #[test]
+    fn an_engine_that_closes_behind_its_streams_gets_no_second_request_there() {
+        let read = |text| {
+            let (mut body, mut buffer) = response(text);
+            body.next(&mut buffer).unwrap();
+            assert!(body.is_whole());
+            Receiving::Body(body)
+        };
+        let stream =
+            read("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n");
+        assert!(stream.reuse(true).is_none() && stream.reuse(false).is_some());
+        let whole = read("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab");
+        assert!(whole.reuse(true).is_some());
     }
 
     #[test]

@@ -142,6 +142,9 @@ pub struct InstanceEntry {
     /// After so many requests a connection is not used again, below the engine's own limit; 0: no
     /// limit.
     pub requests_per_connection: u32,
+    /// Whether the engine closes a connection behind each chunked response, without having said so:
+    /// a request that meets the close would have to be sent once more.
+    pub closes_after_stream: bool,
     /// Time for which the engine goes on with a non-streamed request after its connection was
     /// closed: so long the slot stays counted. (For streams a close ends the work at once, in every engine
     /// that we know.)

@@ -99,6 +99,8 @@ pub struct Instance {
     pub idle_timeout: Duration,
     /// The requests after which a connection is not used again; 0: no limit.
     pub requests_per_connection: u32,
+    /// Whether it closes a connection behind each chunked response, without having said so.
+    pub closes_after_stream: bool,
     /// The time for which the engine works on after a request without a stream was cancelled.
     pub cancel_lag: Duration,
     /// Its counters, which every publish of the same id and address goes on with.
@@ -171,6 +173,7 @@ impl Instance {
             authorization: entry.api_key.as_ref().map(|key| format!("{BEARER}{key}")),
             idle_timeout: entry.idle_timeout,
             requests_per_connection: entry.requests_per_connection,
+            closes_after_stream: entry.closes_after_stream,
             cancel_lag: entry.cancel_lag,
             counters,
         })
@@ -186,12 +189,14 @@ impl Instance {
             api_key,
             idle_timeout,
             requests_per_connection,
+            closes_after_stream,
             cancel_lag,
         } = entry;
         let key = self.authorization.as_deref().and_then(|value| value.strip_prefix(BEARER));
         key == api_key.as_deref()
             && self.idle_timeout == *idle_timeout
             && self.requests_per_connection == *requests_per_connection
+            && self.closes_after_stream == *closes_after_stream
             && self.cancel_lag == *cancel_lag
     }
 

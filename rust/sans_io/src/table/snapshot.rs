@@ -681,23 +681,24 @@ mod tests {
         lease.instance().fail(0);
         let same = published(&one, &|_| {});
         assert!(Arc::ptr_eq(lease.instance(), same.instances().next().unwrap()));
-        let changes: [&dyn Fn(&mut InstanceEntry); 4] = [
+        let changes: [&dyn Fn(&mut InstanceEntry); 5] = [
             &|entry| entry.api_key = Some("new".to_owned()),
             &|entry| entry.idle_timeout = Duration::from_secs(77),
             &|entry| entry.requests_per_connection = 77,
+            &|entry| entry.closes_after_stream = true,
             &|entry| entry.cancel_lag = Duration::from_secs(77),
         ];
         for change in changes {
             let table = published(&same, change);
             let instance = table.instances().next().unwrap();
-            let seen = (
+            let seen = [
                 instance.authorization.as_deref() == Some("Bearer new"),
                 instance.idle_timeout == Duration::from_secs(77),
                 instance.requests_per_connection == 77,
+                instance.closes_after_stream,
                 instance.cancel_lag == Duration::from_secs(77),
-            );
-            let seen = u8::from(seen.0) + u8::from(seen.1) + u8::from(seen.2) + u8::from(seen.3);
-            assert_eq!(seen, 1);
+            ];
+            assert_eq!(seen.into_iter().filter(|seen| *seen).count(), 1);
             assert_eq!(instance.serial, lease.instance().serial);
             let counters = &instance.counters;
             assert_eq!((instance.outstanding(), counters.failures.load(Ordering::Relaxed)), (1, 1));
