@@ -116,25 +116,29 @@ fn comments_pass_until_the_engine_begins_and_its_stream_follows() {
 
 #[test]
 fn another_instance_is_tried_behind_the_head() {
-    // The first request of all kills its engine, whichever that is.
-    let deaths = Arc::new(AtomicUsize::new(0));
-    let engines = [(); 2].map(|()| {
-        let deaths = Arc::clone(&deaths);
-        Engine::start(true, move |_, mut to| {
-            if read_request(&mut to).is_none() {
-                return;
-            }
-            if deaths.fetch_add(1, Ordering::SeqCst) == 0 {
-                thread::sleep(Duration::from_millis(300));
-                return;
-            }
-            stream(&mut to);
-        })
-    });
-    let plane = chatty().engines(&[&engines[0], &engines[1]]).start();
-    let mut client = begun(&plane, &request(BODY));
-    assert_eq!(rest(&mut client), format!("data: 1\n\n{DONE}"));
-    plane.until_page("gpustack_fast_retries_total 1");
+    // vLLM and llama.cpp send their head before they have read the prompt, others behind it.
+    for said_before_death in ["", STREAM_HEAD] {
+        // The first request of all kills its engine, whichever that is.
+        let deaths = Arc::new(AtomicUsize::new(0));
+        let engines = [(); 2].map(|()| {
+            let deaths = Arc::clone(&deaths);
+            Engine::start(true, move |_, mut to| {
+                if read_request(&mut to).is_none() {
+                    return;
+                }
+                if deaths.fetch_add(1, Ordering::SeqCst) == 0 {
+                    to.write_all(said_before_death.as_bytes()).unwrap();
+                    thread::sleep(Duration::from_millis(300));
+                    return;
+                }
+                stream(&mut to);
+            })
+        });
+        let plane = chatty().engines(&[&engines[0], &engines[1]]).start();
+        let mut client = begun(&plane, &request(BODY));
+        assert_eq!(rest(&mut client), format!("data: 1\n\n{DONE}"), "{said_before_death}");
+        plane.until_page("gpustack_fast_retries_total 1");
+    }
 }
 
 #[test]
