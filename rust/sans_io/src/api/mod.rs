@@ -12,5 +12,6 @@ pub mod plan;
 pub mod rerank;
 pub mod response_usage;
 pub mod stream_fields;
+pub mod tool_ids;
 pub mod transform;
 pub mod usage;
