@@ -181,7 +181,11 @@ fn a_response_that_ranks_nothing_is_refused() {
         r#"{"results":[{"index":3,"relevance_score":1}]}"#,
         r#"{"results":[{"index":-1,"relevance_score":1}]}"#,
         r#"{"results":[{"index":0}]}"#,
-        r#"[{"score":1}]"#,
+        r#"[{"score":1},{"index":0,"score":1}]"#,
+        r#"{"results":[{"score":1}]}"#,
+        r#"{"output":{"text":"x"}}"#,
+        r#"{"output":"x","results":null,"data":null}"#,
+        r#"{"data":{"index":0,"score":1}}"#,
         r#"{"object":"list","data":[{"embedding":[0.5]}]}"#,
     ] {
         assert!(
@@ -189,6 +193,53 @@ fn a_response_that_ranks_nothing_is_refused() {
             "{body}"
         );
     }
+}
+
+#[test]
+fn every_shape_of_a_ranking_is_read() {
+    let prepared = prepared(&REQUEST.replace("\"query\"", "\"top_n\":2,\"query\""), Engine::Jina);
+    let expected = json!([
+        {"index": 1, "document": {"text": "bbbb"}, "relevance_score": 0.9},
+        {"index": 0, "document": {"text": "aa"}, "relevance_score": 0.1},
+    ]);
+    let results = |score: &str| json!([{"index": 1, score: 0.9}, {"index": 0, score: 0.1}]);
+    for score in ["relevance_score", "score", "relevanceScore", "logit"] {
+        for shape in [
+            results(score),
+            json!({"results": results(score)}),
+            json!({"results": null, "data": results(score), "object": "list"}),
+            json!({"rankings": results(score)}),
+            json!({"output": {"results": results(score)}, "request_id": "x"}),
+            json!({"output": results(score)}),
+            json!({"output": {"data": results(score)}}),
+        ] {
+            assert_eq!(ranking(&prepared, &shape.to_string())["results"], expected, "{shape}");
+        }
+    }
+    let both = json!({"results": [{"index": 1, "score": 1, "relevance_score": 0.9}, {"index": 0, "score": 2, "relevance_score": 0.1}]});
+    assert_eq!(ranking(&prepared, &both.to_string())["results"], expected);
+    let in_order = json!([{"score": 0.1}, {"score": 0.9}, {"score": 0.01}]);
+    assert_eq!(ranking(&prepared, &in_order.to_string())["results"], expected);
+    for (counted, prompt, total) in [
+        (json!({"usage": {"total_tokens": 5}}), 5, 5),
+        (json!({"usage": {"input_tokens": 4, "total_tokens": 5}}), 4, 5),
+        (json!({"meta": {"tokens": {"input_tokens": 4, "output_tokens": 0}}}), 4, 4),
+        (json!({"meta": {"billed_units": {"search_units": 1}}}), 0, 0),
+        (json!({"meta": "x", "usage": null}), 0, 0),
+    ] {
+        let mut shape = json!({"results": results("score")});
+        shape.as_object_mut().unwrap().extend(counted.as_object().unwrap().clone());
+        let usage = &ranking(&prepared, &shape.to_string())["usage"];
+        assert_eq!(*usage, json!({"prompt_tokens": prompt, "total_tokens": total}), "{shape}");
+    }
+}
+
+#[test]
+fn a_document_that_comes_as_a_string_is_one_of_jinas() {
+    let body = REQUEST.replace("\"cc\"", "{\"image\":\"x\"}");
+    let says = r#"{"data":[{"index":2,"score":3,"document":"said"},{"index":1,"score":2},{"index":0,"score":1}]}"#;
+    let made = ranking(&prepared(&body, Engine::Jina), says);
+    assert_eq!(made["results"][0]["document"], json!({"text": "said"}));
 }
 
 proptest! {
