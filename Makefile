@@ -60,6 +60,13 @@ TINY_MODELS := $(addprefix .vllm/models/,chat text reranker speech experts mla w
 	@VLLM_CACHE_ROOT=$(CURDIR)/.vllm/cache .vllm/venv/bin/python tests/vllm/vllm_inspect.py $(TINY_MODELS)
 	@touch $@
 
+AGENTS := $(addprefix requirements/agents/,python.txt package.json package-lock.json)
+
+.agents/.ready: $(AGENTS) scripts/setup-agents .tools/.ready
+	@echo "Installing the coding agents in .agents ..." >&2
+	@scripts/setup-agents
+	@touch $@
+
 # -- running -----------------------------------------------------------------
 
 .PHONY: serve
@@ -94,6 +101,11 @@ test-vllm: .venv/.native-quick .vllm/models/.ready  ## A real vLLM behind the ro
 .PHONY: test-vllm-life
 test-vllm-life: .venv/.native-quick .vllm/models/.ready  ## Real vLLMs that are scaled, edited, adopted and handed over under load
 	$(BIN)/python -m pytest tests/vllm_life $(PYTEST_ARGS)
+
+# Not a part of `make test`: it installs programs of other people's, 2.1 GB, and runs them.
+.PHONY: test-agents
+test-agents: .venv/.native-quick .agents/.ready  ## Real coding agents through the gateway, on loopback alone (PYTEST_ARGS as above)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/agents $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: .venv/.native-quick  ## Formatting, clippy, arrows between rooms, ruff, mypy, and the stub against the built module
@@ -133,8 +145,8 @@ count: .venv/.ready  ## Instructions, system calls, allocations against their bo
 # -- upkeep ------------------------------------------------------------------
 
 # Without UPGRADE the locks only follow the manifests; with UPGRADE=1 everything in them moves to its newest version.
-COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make $@" $(if $(UPGRADE),--upgrade)
 
 .PHONY: lock
 lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: newest versions)
@@ -144,8 +156,15 @@ lock: .tools/.ready  ## Make the lock files follow the manifests (UPGRADE=1: new
 	$(COMPILE) pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	$(COMPILE) requirements/tools.in -o requirements/tools.txt
 
+NPM_LOCK := npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --loglevel error
+
+.PHONY: lock-agents
+lock-agents: .agents/.ready  ## The same for requirements/agents, after a change of python.in or package.json
+	$(COMPILE) requirements/agents/python.in -o requirements/agents/python.txt
+	cd requirements/agents && PATH="$(CURDIR)/.agents/venv/bin:$$PATH" $(NPM_LOCK)
+
 .PHONY: clean
 clean:  ## Remove the environments, build outputs and caches (not the data directory)
-	rm -rf .tools .venv .vllm target rust/fuzz/target dist bench/out
+	rm -rf .agents .tools .venv .vllm target rust/fuzz/target dist bench/out
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis python/gpustack_fast/*.so
 	find python tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
