@@ -44,6 +44,7 @@ pub(crate) fn respond(
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
             show_model(published, &caller, &name, query)?
         }
+        Local::About => about(),
         Local::Healthz => text(StatusCode::OK, "ok"),
         Local::Readyz => readyz(shared, published),
         Local::Metrics => {
@@ -131,6 +132,19 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + '
     pairs
         .filter(move |(key, _)| *key == name)
         .map(|(_, value)| percent_decode(&value.replace('+', " ")))
+}
+
+/// What this is, for whoever opens the address or tries whether somebody is there.
+fn about() -> Response<Bytes> {
+    let about = json!({
+        "name": "gpustack-fast",
+        "version": env!("CARGO_PKG_VERSION"),
+        "message": "This is an inference server. Base URL of OpenAI clients: this address with \
+            /v1. Base URL of Anthropic clients: this address.",
+        "models": "/v1/models",
+        "health": "/healthz",
+    });
+    json_page(about.to_string().into())
 }
 
 /// 200 if inference requests can be served; else 503 with the reason.

@@ -386,12 +386,15 @@ pub(crate) fn response_lost() -> ApiError {
     )
 }
 
-/// 404 for an API path that this version does not have.
-pub(crate) fn no_such_endpoint(method: &Method, path: &str) -> ApiError {
-    ApiError::new(
-        Cause::NotFound,
-        format!("There is no endpoint {method} {path} in this version of gpustack-fast."),
-    )
+/// 404 for an API path that this version does not have. `advice`: what to change, in a sentence.
+pub(crate) fn no_such_endpoint(method: &Method, path: &str, advice: Option<&str>) -> ApiError {
+    let mut message =
+        format!("There is no endpoint {method} {path} in this version of gpustack-fast.");
+    if let Some(sentence) = advice {
+        message.push(' ');
+        message.push_str(sentence);
+    }
+    ApiError::new(Cause::NotFound, message)
 }
 
 /// 404: no route has this public name, or none that this key may see.

@@ -56,7 +56,7 @@ where
         // `serve` has dealt with both already; neither may ever reach an engine.
         Kind::Local(_) | Kind::Management => {
             let (method, path) = (context.method(), context.parts().uri.path());
-            return Err(rejections::no_such_endpoint(method, path).into());
+            return Err(rejections::no_such_endpoint(method, path, None).into());
         }
     };
     let (table, query) = (context.table(), context.parts().uri.query());
@@ -128,7 +128,7 @@ where
         _ => false,
     };
     if !known || id.is_empty() || has_dot_segment(path) {
-        return Err(rejections::no_such_endpoint(method, path).into());
+        return Err(rejections::no_such_endpoint(method, path, None).into());
     }
     let id = percent::percent_decode(id);
     let instance = owner(context.shared(), caller, &id)?;

@@ -50,7 +50,7 @@ where
     let (mut parts, body) = request.into_parts();
     let request_id =
         headers::request_id(&parts.headers).map_or_else(|| worker.new_request_id(), Arc::from);
-    let endpoint = match find_endpoint::find_endpoint(&parts) {
+    let endpoint = match find_endpoint::find_endpoint(&mut parts) {
         Ok(endpoint) => endpoint,
         Err(unidentified) => {
             let path = unidentified.path;

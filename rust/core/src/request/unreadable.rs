@@ -1,7 +1,7 @@
 //! Responses to heads that cannot be read, or that do not come: with a body in the shape that the
 //! clients of the path expect, a request id, and a record.
 
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 
 use crate::{
     client::io::ClientWatch,
@@ -68,8 +68,8 @@ pub(crate) fn respond<B, W: ClientWatch>(
 /// The dialect of the clients of a path.
 fn dialect(path: Option<&str>) -> Dialect {
     path.map_or(Dialect::OpenAi, |path| {
-        endpoints::find(&Method::POST, path)
-            .map_or_else(|missing| missing.dialect(), |endpoint| endpoint.dialect)
+        endpoints::find(&Method::POST, path, &HeaderMap::new())
+            .map_or_else(|missing| missing.dialect(), |found| found.endpoint.dialect)
     })
 }
 

@@ -79,7 +79,8 @@ fn options(cors: Option<&Cors>, path: &str, request: &HeaderMap) -> Option<Heade
     let mut fields = HeaderMap::new();
     if path != "*" {
         // The generic proxy and the management API take OPTIONS as any other method.
-        if !matches!(endpoints::find(&Method::OPTIONS, path), Err(NotFound::WrongMethod(_))) {
+        let found = endpoints::find(&Method::OPTIONS, path, request);
+        if !matches!(found, Err(NotFound::WrongMethod(_))) {
             return None;
         }
         fields.insert(header::ALLOW, HeaderValue::from_static(methods?));

@@ -4,9 +4,9 @@
 //! `INFERENCE_PATHS` in `backends/facts.py`, which a test compares with this table. The rest that
 //! belongs to an endpoint is in `docs/architecture.md`, "Where to add".
 
-use http::Method;
+use http::{HeaderMap, Method};
 
-use crate::api::error::Dialect;
+use crate::api::{base_url, error::Dialect};
 
 /// One endpoint.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub enum Local {
     ListModels,
     /// `GET /v1/models/{id}`; the id is what follows the endpoint's path.
     ShowModel,
+    /// `GET /`: what this is, and where its APIs are.
+    About,
     /// Whether the process lives.
     Healthz,
     /// Whether inference requests can be served.
@@ -231,9 +233,18 @@ static ENDPOINTS: &[Endpoint] = &[
     plain(      "/model/proxy/",             Any,    OpenAi,     GenericProxy),
     with_legacy("/v1/models",                Get,    OpenAi,     LIST_MODELS),
     plain(      "/v1/models/",               Get,    OpenAi,     SHOW_MODEL),
+    plain(      "/",                         Get,    Management, Kind::Local(Local::About)),
+    plain(      "/health",                   Get,    Management, Kind::Local(Local::Healthz)),
     plain(      "/healthz",                  Get,    Management, Kind::Local(Local::Healthz)),
     plain(      "/readyz",                   Get,    Management, Kind::Local(Local::Readyz)),
     plain(      "/metrics",                  Get,    Management, Kind::Local(Local::Metrics)),
+];
+
+/// The endpoints of the list of models for clients of Anthropic's API, which have the same paths.
+#[rustfmt::skip]
+static ANTHROPIC_MODELS: [Endpoint; 2] = [
+    with_legacy("/v1/models",                Get,    Anthropic,  LIST_MODELS),
+    plain(      "/v1/models/",               Get,    Anthropic,  SHOW_MODEL),
 ];
 
 /// The endpoint of all other paths. Its records say `control_plane`.
@@ -242,13 +253,31 @@ static MANAGEMENT: Endpoint = plain("control_plane", Any, Management, Kind::Mana
 /// GPUStack's older prefix.
 const LEGACY: &str = "/v1-openai/";
 
+/// The field that every client of Anthropic's API sends, and nobody else.
+const ANTHROPIC_VERSION: &str = "anthropic-version";
+
+/// The endpoint of a request line.
+#[derive(Debug)]
+pub struct Found {
+    /// The endpoint.
+    pub endpoint: &'static Endpoint,
+    /// The path that was meant, where the client's has a mistake that leaves no doubt; None: it is
+    /// right.
+    pub corrected: Option<String>,
+}
+
 /// A request line that leads to no endpoint.
 #[derive(Debug)]
 pub enum NotFound {
     /// The endpoint has this path, but does not take the method.
     WrongMethod(&'static Endpoint),
-    /// An API path that this version does not have; the error has the API's shape.
-    NoSuchEndpoint(Dialect),
+    /// An API path that this version does not have.
+    NoSuchEndpoint {
+        /// The error has the API's shape.
+        dialect: Dialect,
+        /// What to change, in a sentence; None: nothing is known.
+        advice: Option<String>,
+    },
 }
 
 impl NotFound {
@@ -256,104 +285,301 @@ impl NotFound {
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::WrongMethod(endpoint) => endpoint.dialect,
-            Self::NoSuchEndpoint(dialect) => *dialect,
+            Self::NoSuchEndpoint { dialect, .. } => *dialect,
         }
     }
 }
 
-/// The endpoint of a request line. Paths are compared literally, as engines do: nothing is decoded,
-/// merged or trimmed.
-pub fn find(method: &Method, path: &str) -> Result<&'static Endpoint, NotFound> {
-    match find_path(path) {
-        Some(endpoint) if endpoint.methods.take(method) => Ok(endpoint),
-        Some(endpoint) => Err(NotFound::WrongMethod(endpoint)),
-        None if path.starts_with("/v1/messages") => Err(NotFound::NoSuchEndpoint(Anthropic)),
-        None if is_openai(path) => Err(NotFound::NoSuchEndpoint(OpenAi)),
-        None => Ok(&MANAGEMENT),
+/// The endpoint of a request. Paths are compared literally, as engines do: nothing is decoded. One
+/// that no endpoint has is that of an inference API with a mistake of the base URL, if its correction
+/// leads to one, and else the management API's.
+pub fn find(method: &Method, path: &str, headers: &HeaderMap) -> Result<Found, NotFound> {
+    let Some(Found { endpoint, corrected }) = find_path(path) else {
+        return not_found(path, headers);
+    };
+    let endpoint = match endpoint.kind {
+        Kind::Local(Local::ListModels) if is_anthropic(headers) => &ANTHROPIC_MODELS[0],
+        Kind::Local(Local::ShowModel) if is_anthropic(headers) => &ANTHROPIC_MODELS[1],
+        _ => endpoint,
+    };
+    if endpoint.methods.take(method) {
+        Ok(Found { endpoint, corrected })
+    } else {
+        Err(NotFound::WrongMethod(endpoint))
     }
 }
 
-/// The value of `Allow` for a path; None: it is not in the table.
+/// The value of `Allow` for a path; None: it leads to no endpoint of the table.
 pub fn allow(path: &str) -> Option<&'static str> {
-    find_path(path).map(|endpoint| endpoint.methods.allow())
+    find_path(path).map(|found| found.endpoint.methods.allow())
 }
 
-fn is_openai(path: &str) -> bool {
+/// The management API, or what a client of an inference API is told of a path that is not there.
+fn not_found(path: &str, headers: &HeaderMap) -> Result<Found, NotFound> {
+    let known: Vec<_> = ENDPOINTS
+        .iter()
+        .filter(|endpoint| is_correctable(endpoint) && !endpoint.path.ends_with('/'))
+        .map(|endpoint| endpoint.path)
+        .collect();
+    let advice = base_url::advice(path, &known);
+    if advice.is_none() && !is_inference(path) {
+        return Ok(Found { endpoint: &MANAGEMENT, corrected: None });
+    }
+    let names_anthropic =
+        || path.split('/').any(|segment| ["messages", "anthropic"].contains(&segment));
+    let dialect = if is_anthropic(headers) || names_anthropic() { Anthropic } else { OpenAi };
+    Err(NotFound::NoSuchEndpoint { dialect, advice })
+}
+
+fn is_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key(ANTHROPIC_VERSION)
+}
+
+/// Whether a path belongs to an inference API, though no endpoint may have it.
+fn is_inference(path: &str) -> bool {
     ["/v1/", LEGACY, "/model/"].iter().any(|prefix| path.starts_with(prefix)) || path == "/v1"
 }
 
-fn find_path(path: &str) -> Option<&'static Endpoint> {
+/// The endpoint of a path, as it is or corrected.
+fn find_path(path: &str) -> Option<Found> {
+    if let Some(endpoint) = literal(path) {
+        return Some(Found { endpoint, corrected: None });
+    }
+    let corrected = base_url::corrected(path);
+    let endpoint = literal(&corrected).filter(|endpoint| is_correctable(endpoint))?;
+    Some(Found { endpoint, corrected: Some(corrected) })
+}
+
+/// Whether a path with a mistake may lead to an endpoint: never to an engine's other paths, to
+/// what operators use, or to the management API.
+fn is_correctable(endpoint: &Endpoint) -> bool {
+    match endpoint.kind {
+        Kind::Inference(_)
+        | Kind::StoredResponse
+        | Kind::Realtime
+        | Kind::Local(Local::ListModels | Local::ShowModel) => true,
+        Kind::Local(Local::About | Local::Healthz | Local::Readyz | Local::Metrics)
+        | Kind::GenericProxy
+        | Kind::Management => false,
+    }
+}
+
+fn literal(path: &str) -> Option<&'static Endpoint> {
     if let Some(rest) = path.strip_prefix(LEGACY) {
         return ENDPOINTS
             .iter()
             .find(|endpoint| endpoint.legacy && endpoint.path.strip_prefix("/v1/") == Some(rest));
     }
     ENDPOINTS.iter().find(|endpoint| {
-        if endpoint.path.ends_with('/') {
-            path.len() > endpoint.path.len() && path.starts_with(endpoint.path)
+        if endpoint.path.len() > 1 && endpoint.path.ends_with('/') {
+            path.strip_prefix(endpoint.path)
+                .is_some_and(|below| !below.is_empty() && may_stay(endpoint, below))
         } else {
             path == endpoint.path
         }
     })
 }
 
+/// Whether what stands below a prefix needs no correction.
+fn may_stay(endpoint: &Endpoint, below: &str) -> bool {
+    !is_correctable(endpoint)
+        || !(below.starts_with('/') || below.ends_with('/') || below.contains("//"))
+}
+
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn found(method: &Method, path: &str) -> Option<&'static str> {
-        find(method, path).ok().map(|endpoint| endpoint.path)
+        find(method, path, &HeaderMap::new()).ok().map(|found| found.endpoint.path)
+    }
+
+    /// The endpoint of a path with a mistake, and the path that was meant.
+    fn meant(path: &str) -> Option<(&'static str, String)> {
+        let found = find(&Method::POST, path, &HeaderMap::new())
+            .or_else(|_| find(&Method::GET, path, &HeaderMap::new()));
+        let found = found.ok()?;
+        Some((found.endpoint.path, found.corrected?))
+    }
+
+    fn dialect(method: &Method, path: &str, headers: &HeaderMap) -> Dialect {
+        let found = find(method, path, headers);
+        found.map_or_else(|missing| missing.dialect(), |found| found.endpoint.dialect)
+    }
+
+    fn anthropic() -> HeaderMap {
+        [(http::HeaderName::from_static(ANTHROPIC_VERSION), HeaderValue::from_static("2023-06-01"))]
+            .into_iter()
+            .collect()
     }
 
     #[test]
-    fn paths_are_matched_literally() {
+    fn what_is_right_is_matched_literally() {
         assert_eq!(found(&Method::POST, "/v1/chat/completions"), Some("/v1/chat/completions"));
         assert!(matches!(
-            find(&Method::GET, "/v1/chat/completions"),
+            find(&Method::GET, "/v1/chat/completions", &HeaderMap::new()),
             Err(NotFound::WrongMethod(_))
         ));
         assert_eq!(found(&Method::HEAD, "/v1/models"), Some("/v1/models"));
         assert_eq!(found(&Method::GET, "/v1/models/a/b"), Some("/v1/models/"));
-        assert!(matches!(
-            find(&Method::GET, "/v1/models/"),
-            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
-        ));
-        assert!(matches!(
-            find(&Method::POST, "/v1//chat/completions"),
-            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
-        ));
-        assert!(matches!(
-            find(&Method::POST, "/v1/messages/batches"),
-            Err(NotFound::NoSuchEndpoint(Dialect::Anthropic))
-        ));
-        assert_eq!(find(&Method::GET, "/version").unwrap().kind, Kind::Management);
-        assert!(matches!(
-            find(&Method::GET, "/model/proxy"),
-            Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))
-        ));
+        assert_eq!(found(&Method::GET, "/model/proxy//x/"), Some("/model/proxy/"));
+        assert_eq!(found(&Method::GET, "/version"), Some("control_plane"));
         assert_eq!(found(&Method::PATCH, "/model/proxy/x"), Some("/model/proxy/"));
         assert_eq!(found(&Method::DELETE, "/v1/responses/resp_1"), Some("/v1/responses/"));
         assert_eq!(
             found(&Method::POST, "/v1/messages/count_tokens"),
             Some("/v1/messages/count_tokens")
         );
+        for endpoint in ENDPOINTS {
+            let path = if endpoint.path.len() > 1 && endpoint.path.ends_with('/') {
+                format!("{}x", endpoint.path)
+            } else {
+                endpoint.path.to_owned()
+            };
+            let found = find_path(&path).unwrap();
+            assert_eq!((found.endpoint.path, found.corrected), (endpoint.path, None));
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_the_base_url_that_leaves_no_doubt_is_set_right() {
+        for (path, endpoint, corrected) in [
+            ("/v1/v1/chat/completions", "/v1/chat/completions", "/v1/chat/completions"),
+            ("/chat/completions", "/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1/chat/completions/", "/v1/chat/completions", "/v1/chat/completions"),
+            ("//v1///chat//completions//", "/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1/v1/messages", "/v1/messages", "/v1/messages"),
+            ("/messages/count_tokens", "/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+            ("/responses", "/v1/responses", "/v1/responses"),
+            ("/v1/responses/", "/v1/responses", "/v1/responses"),
+            ("/responses/resp_1/cancel", "/v1/responses/", "/v1/responses/resp_1/cancel"),
+            ("/completions", "/v1/completions", "/v1/completions"),
+            ("/embeddings", "/v1/embeddings", "/v1/embeddings"),
+            ("/rerank", "/v1/rerank", "/v1/rerank"),
+            ("/v1/v2/rerank", "/v2/rerank", "/v2/rerank"),
+            ("/audio/transcriptions/", "/v1/audio/transcriptions", "/v1/audio/transcriptions"),
+            ("/models", "/v1/models", "/v1/models"),
+            ("/v1/models/", "/v1/models", "/v1/models"),
+            ("/v1/models//", "/v1/models", "/v1/models"),
+            ("/v1/models//a//b/", "/v1/models/", "/v1/models/a/b"),
+            ("/v1/responses/resp_1/", "/v1/responses/", "/v1/responses/resp_1"),
+            ("/v1/v1/models/Qwen/Qwen3-8B", "/v1/models/", "/v1/models/Qwen/Qwen3-8B"),
+            ("/v1-openai/v1/chat/completions", "/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1-openai//models/", "/v1/models", "/v1-openai/models"),
+            ("/realtime", "/v1/realtime", "/v1/realtime"),
+        ] {
+            assert_eq!(meant(path), Some((endpoint, corrected.to_owned())), "{path}");
+            assert!(allow(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_mistake_leads_to_an_engines_other_paths_to_an_operators_or_to_the_management_api() {
+        for path in [
+            "//model/proxy/x",
+            "/v1/model/proxy/x",
+            "/v1/v1/model/proxy/x",
+            "/v1/v2/models",
+            "/v1/v1/v2/models",
+            "/v1/metrics",
+            "/v1/healthz",
+            "/v1/health",
+            "/v1/version",
+            "/v1/./chat/completions",
+            "/v1/x/../chat/completions",
+            "/v1/chat%2Fcompletions",
+            "/v1%2Fchat/completions",
+            "/v1\\chat\\completions",
+            "/v1/chat/completions/..",
+        ] {
+            for method in [Method::POST, Method::GET] {
+                let found = find(&method, path, &HeaderMap::new());
+                assert!(
+                    matches!(found, Err(NotFound::NoSuchEndpoint { .. }))
+                        || found.is_ok_and(|found| found.endpoint.kind == Kind::Management
+                            && found.corrected.is_none()),
+                    "{path}"
+                );
+            }
+        }
+        for path in
+            ["//metrics", "/metrics/", "/healthz/", "//", "/v2/models/", "//v2/models", "/v2"]
+        {
+            let found = find(&Method::GET, path, &HeaderMap::new()).unwrap();
+            assert_eq!(found.endpoint.kind, Kind::Management, "{path} goes on as it came");
+            assert_eq!(found.corrected, None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_explained_in_the_dialect_of_the_caller() {
+        for (path, spoken, part) in [
+            ("/v1/chat/completion", OpenAi, "Did you mean /v1/chat/completions?"),
+            ("/openai/v1/chat/completions", OpenAi, "Take /openai out of the base URL"),
+            ("/anthropic/v1/messages", Anthropic, "Take /anthropic out of the base URL"),
+            ("/api/chat", OpenAi, "Ollama"),
+        ] {
+            match find(&Method::POST, path, &HeaderMap::new()) {
+                Err(NotFound::NoSuchEndpoint { dialect, advice: Some(advice) }) => {
+                    assert_eq!(dialect, spoken, "{path}");
+                    assert!(advice.contains(part), "{path}: {advice}");
+                }
+                other => panic!("{path}: {other:?}"),
+            }
+            assert_eq!(dialect(&Method::POST, path, &anthropic()), Anthropic, "{path}");
+        }
+        assert!(matches!(
+            find(&Method::POST, "/v1/nothing", &HeaderMap::new()),
+            Err(NotFound::NoSuchEndpoint { dialect: OpenAi, advice: None })
+        ));
+        assert!(matches!(
+            find(&Method::GET, "/model/proxy", &HeaderMap::new()),
+            Err(NotFound::NoSuchEndpoint { dialect: OpenAi, .. })
+        ));
+        assert!(matches!(
+            find(&Method::POST, "/v1/messages/batches", &HeaderMap::new()),
+            Err(NotFound::NoSuchEndpoint { dialect: Anthropic, .. })
+        ));
     }
 
     #[test]
     fn what_a_path_leads_to_has_the_dialect_of_its_errors() {
-        for (path, dialect) in [
+        for (path, spoken) in [
             ("/v1/messages", Dialect::Anthropic),
             ("/v1/messages/batches", Dialect::Anthropic),
+            ("/messages", Dialect::Anthropic),
             ("/v1/models", Dialect::OpenAi),
             ("/v1/nothing", Dialect::OpenAi),
+            ("/", Dialect::Management),
             ("/healthz", Dialect::Management),
+            ("/health", Dialect::Management),
             ("/v2/models", Dialect::Management),
         ] {
             for method in [Method::POST, Method::GET] {
-                let found = find(&method, path);
-                let found = found.map_or_else(|missing| missing.dialect(), |found| found.dialect);
-                assert_eq!(found, dialect, "{path}");
+                assert_eq!(dialect(&method, path, &HeaderMap::new()), spoken, "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn clients_of_anthropics_api_find_models_in_their_own_dialect_and_all_else_as_everybody() {
+        for path in ["/v1/models", "/v1/models/a", "/models", "/v1/v1/models/a", "/v1/nothing"] {
+            for method in [Method::POST, Method::GET] {
+                assert_eq!(dialect(&method, path, &anthropic()), Dialect::Anthropic, "{path}");
+            }
+        }
+        assert_eq!(
+            dialect(&Method::POST, "/v1/chat/completions", &anthropic()),
+            Dialect::OpenAi,
+            "the path decides"
+        );
+        for endpoint in &ANTHROPIC_MODELS {
+            let path = if endpoint.path.ends_with('/') { "/v1/models/a" } else { endpoint.path };
+            let other = literal(path).unwrap();
+            assert_eq!((other.path, other.kind), (endpoint.path, endpoint.kind));
+            assert_eq!((other.methods, other.legacy), (endpoint.methods, endpoint.legacy));
         }
     }
 
@@ -371,7 +597,10 @@ mod tests {
             ["/v1-openai/rerank", "/v1-openai/messages", "/v1-openai/", "/v1-openai/models/a"]
         {
             assert!(
-                matches!(find(&Method::POST, path), Err(NotFound::NoSuchEndpoint(Dialect::OpenAi))),
+                matches!(
+                    find(&Method::POST, path, &HeaderMap::new()),
+                    Err(NotFound::NoSuchEndpoint { .. })
+                ),
                 "{path}"
             );
         }
@@ -380,6 +609,7 @@ mod tests {
     #[test]
     fn every_path_of_the_table_says_what_it_allows() {
         assert_eq!(allow("/v1/chat/completions"), Some("POST, OPTIONS"));
+        assert_eq!(allow("/chat/completions/"), Some("POST, OPTIONS"));
         assert_eq!(allow("/v1/models"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(allow("/v1/nothing"), None);
     }

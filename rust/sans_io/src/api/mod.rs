@@ -1,6 +1,7 @@
 //! The APIs: what clients may ask, and the requests and responses of each dialect. Bytes in, values
 //! out.
 
+mod base_url;
 pub mod browser;
 pub mod cors;
 pub mod cost;
