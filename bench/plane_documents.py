@@ -95,6 +95,7 @@ def table(engine: str) -> dict[str, Any]:
         "requests_per_connection": 0,
         "closes_after_stream": False,
         "cancel_lag": 0.1,
+        "context_length": None,
     }
     model = {
         "name": "qwen",

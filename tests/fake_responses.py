@@ -31,6 +31,7 @@ ORDERS = frozenset(
     {
         # echoed in every frame and response; default: the last user message, or the prompt
         "nonce",
+        "max_model_len",  # of its model, in /v1/models; default: it does not tell
         "frames",  # content frames of a stream (default 3)
         "delay",  # seconds before every frame but the first
         "frame_bytes",  # that many bytes of padding in every frame (or in the whole response)

@@ -52,6 +52,7 @@ def instance_entry(id: str, address: str, **fields: Any) -> InstanceEntry:
         "requests_per_connection": 0,
         "closes_after_stream": False,
         "cancel_lag": 0.0,
+        "context_length": None,
     }
     return InstanceEntry(id=id, address=address, **{**entry, **fields})
 

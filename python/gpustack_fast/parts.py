@@ -96,6 +96,7 @@ class Parts:
             activity=outstanding.activity,
             drain_timeout=lambda: self.config.server.drain_timeout,
             history=history,
+            engine_key=lambda model: self.reloader.deployment.engine_keys.get(model),
         )
         self.supervisor = self.engines.supervisor
         self.reloader = Reloader(

@@ -48,6 +48,8 @@ def error(asked: Asked) -> Said:
 
 def models(asked: Asked) -> Said:
     entry = {"id": asked.engine, "object": "model", "created": CREATED, "owned_by": "fake"}
+    if "max_model_len" in asked.orders:
+        entry["max_model_len"] = asked.orders["max_model_len"]
     return said({"object": "list", "data": [entry]})
 
 

@@ -3,6 +3,7 @@
     base            an engine as a value, and what it is started with
     demand          what an instance asks of GPUs
     facts           facts of an engine that the data plane needs
+    context_length  how long a model's context is, as its engine tells it
     known           the engines of all files, by name
     flags           an engine's flags, as they were recorded from its own program
     parallel        how a model is divided over GPUs
@@ -41,9 +42,16 @@ from gpustack_fast.backends.base import (
     Sleep,
     WarmUp,
 )
+from gpustack_fast.backends.context_length import context_length
 from gpustack_fast.backends.demand import Demand, Shape
 from gpustack_fast.backends.facts import INFERENCE_PATHS, Dialect, EngineFacts
-from gpustack_fast.backends.known import BACKENDS, ENGINES, facts_of, ready_path_of
+from gpustack_fast.backends.known import (
+    BACKENDS,
+    ENGINES,
+    context_path_of,
+    facts_of,
+    ready_path_of,
+)
 
 __all__ = [
     "BACKENDS",
@@ -64,6 +72,8 @@ __all__ = [
     "Sign",
     "Sleep",
     "WarmUp",
+    "context_length",
+    "context_path_of",
     "facts_of",
     "ready_path_of",
 ]

@@ -61,6 +61,9 @@ class EngineFacts:
     """
     health_path: str | None = None
     """The path that gets 200 without a key while it can serve; None: none is known."""
+    context_path: str | None = "/v1/models"
+    """The path that tells how long the model's context is; see `context_length`. None: none does.
+    """
     idle_timeout: float = 4.0
     """Time in which an idle connection may be used again, below the engine's own limit.
 

@@ -12,7 +12,7 @@ from gpustack_fast.backends.base import Backend, Engine, Model
 from gpustack_fast.backends.external import EXTERNAL, any_other
 from gpustack_fast.backends.facts import EngineFacts
 
-__all__ = ["BACKENDS", "ENGINES", "facts_of", "ready_path_of"]
+__all__ = ["BACKENDS", "ENGINES", "context_path_of", "facts_of", "ready_path_of"]
 
 
 def _files() -> Iterator[Engine]:
@@ -45,6 +45,12 @@ def ready_path_of(model: Model) -> str:
     """The path that gets 200 when one of ours can serve."""
     backend = BACKENDS[model.backend]
     return backend.ready_path if backend.ready_path_for is None else backend.ready_path_for(model)
+
+
+def context_path_of(model: Model) -> str | None:
+    """The path at which a model's engines tell how long its context is; None: none is known."""
+    engine = ENGINES.get(model.engine if model.backend == EXTERNAL.name else model.backend)
+    return None if engine is None else engine.facts.context_path
 
 
 def facts_of(model: Model) -> EngineFacts:

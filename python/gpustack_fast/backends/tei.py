@@ -16,6 +16,7 @@ ENGINE = Engine(
         dialects=("openai", "tei"),
         stream_usage=False,
         health_path="/health",
+        context_path="/info",
         admin_paths=("/metrics",),
         cancel_lag=1.0,  # a batch that has begun is computed to its end
     ),

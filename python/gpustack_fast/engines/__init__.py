@@ -32,6 +32,7 @@ liveness      whether it still works: dead, hung, busy
 leftovers     the engines of an earlier run that nobody adopts
 external      engines that somebody else runs: whether they can be reached (`addresses`)
 health        what their health paths say
+context       how long their models' contexts are, and those of ours
 processes     processes and their sessions, as the kernel knows them
 environments  isolated, pinned installations of engines, by version and variant
 """

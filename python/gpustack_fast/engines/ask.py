@@ -1,4 +1,4 @@
-"""Asks an engine of ours one thing: a request of HTTP/1.0, whose response ends with the connection.
+"""Asks an engine one thing: a request of HTTP/1.0, whose response ends with the connection.
 
 So no length and no coding has to be understood. Engines (uvicorn, cpp-httplib) answer it as such.
 """
@@ -29,12 +29,14 @@ async def ask(address: str, path: str, key: str, body: bytes | None = None) -> A
     The caller bounds the time. Raises OSError when there is no whole response.
     """
     if address.startswith("unix:"):
+        host = "engine"
         reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
     else:
         parts = urlsplit(address)
+        host = parts.netloc
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.0\r\nHost: engine\r\n"
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.0\r\nHost: {host}\r\n"
         if key:
             head += f"Authorization: Bearer {key}\r\n"
         if body is not None:

@@ -53,10 +53,11 @@ class Engines:
         activity: Callable[[], Activity],
         drain_timeout: Callable[[], float],
         history: History,
+        engine_key: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """`models`: the folder of the model store. `in_flight`: the requests at an instance.
         `activity`: what all of them have to do. `drain_timeout`: seconds that the requests of one
-        that is retired get.
+        that is retired get. `engine_key`: that of somebody else's engines, by model.
         """
         self._data_dir = data_dir
         self._reader = Reader()
@@ -77,6 +78,7 @@ class Engines:
             in_flight=in_flight,
             drain_timeout=drain_timeout,
             history=history,
+            engine_key=engine_key,
         )
 
     @property

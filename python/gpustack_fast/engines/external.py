@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from gpustack_fast.backends import facts_of
 from gpustack_fast.config import ModelConfig
+from gpustack_fast.engines.ask import Answer, ask
+from gpustack_fast.engines.context import ContextLength
 from gpustack_fast.engines.health import Health, of_this_machine
 from gpustack_fast.engines.replica import InstanceState, Replica
 from gpustack_fast.faults import Faults
@@ -30,12 +33,24 @@ class SetState(Protocol):
     def __call__(self, replica: Replica, state: InstanceState, message: str = "") -> None: ...
 
 
-async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
-    """Tries the address of somebody else's engine now and then, for as long as it is wanted.
+async def watch(
+    replica: Replica,
+    set_state: SetState,
+    set_context_length: Callable[[Replica, int | None], None],
+    engine_key: Callable[[str], str | None],
+    faults: Faults,
+) -> None:
+    """Tries the address of somebody else's engine now and then, for as long as it is wanted, and
+    asks one that can be reached how long its model's context is. `engine_key`: by model.
 
     A try that this machine has no room for says nothing about the engine: its state stays.
     """
+
+    async def asked(path: str) -> Answer:
+        return await ask(replica.address, path, engine_key(replica.slot.model) or "")
+
     health = Health(replica.address, health_path(replica.model))
+    context = ContextLength()
     while True:
         # A reload may have given the model another path, or another kind of engine.
         if health.path != (path := health_path(replica.model)):
@@ -49,7 +64,11 @@ async def watch(replica: Replica, set_state: SetState, faults: Faults) -> None:
             await asyncio.sleep(TRY_EVERY)
             continue
         if problem is None:
+            if replica.state != "running":
+                context.came_back()
             _report(replica, "running", health.note, set_state)
+            length = await context.learn(replica.model, replica.context_length, asked)
+            set_context_length(replica, length)
         else:
             message = f"{problem} It is tried again every {TRY_EVERY:g} s."
             _report(replica, "unreachable", message, set_state)

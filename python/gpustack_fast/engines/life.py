@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from gpustack_fast.engines import liveness
 from gpustack_fast.engines.adoption import Adoption, Again, Refused
+from gpustack_fast.engines.context import ask_context_length
 from gpustack_fast.engines.external import SetState
 from gpustack_fast.engines.instance import Instance
 from gpustack_fast.engines.nap import Naps, Places
@@ -100,6 +101,7 @@ class Life:
         self._prepare = prepare
         self._faults = faults
         self._set, self._note = replicas.set_state, replicas.note
+        self._set_context_length = replicas.set_context_length
         self._restraint = restraint
         self._in_flight = in_flight
         self._adoption = Adoption(prepare, replicas, models)
@@ -145,6 +147,7 @@ class Life:
         grace = float("inf")
         try:
             remark = await bring_up
+            self._set_context_length(replica, await self._context_length(replica))
             self._prepare.end_start(replica)
             self._set(replica, "running", remark)
             self._note(replica, "running", remark)
@@ -226,6 +229,14 @@ class Life:
         if instance.backend.warm_up is not None:
             self._set(replica, "starting", "It is sent its first request.")
             await warm_up(instance)
+
+    async def _context_length(self, replica: Replica) -> int | None:
+        """As its engine tells it, before anybody gets to see it; None: it does not tell."""
+        assert replica.instance is not None
+        try:
+            return await ask_context_length(replica.model, replica.instance.ask)
+        except OSError:
+            return None
 
     async def _unless_lost(self, replica: Replica, work: Coroutine[Any, Any, Result]) -> Result:
         """What the work gives. Raises EngineFailed as soon as the engine is lost to a cause outside

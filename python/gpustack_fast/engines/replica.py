@@ -61,6 +61,8 @@ class Replica:
     drained: bool = False
     """The operator's order: no new requests, whatever engine is here."""
     address: str = ""
+    context_length: int | None = None
+    """The tokens of the model's context, as its engine has told; None: it has not."""
     instance: Instance | None = None
     failures: int = 0
     """In a row, since an engine last ran here for some minutes."""

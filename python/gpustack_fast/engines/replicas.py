@@ -27,12 +27,20 @@ class Replicas:
     """The replicas of one server, and who is told of their changes. Lives on the event loop."""
 
     def __init__(
-        self, history: History, faults: Faults, external: Backend, on_change: Callable[[], None]
+        self,
+        history: History,
+        faults: Faults,
+        external: Backend,
+        on_change: Callable[[], None],
+        engine_key: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`external`: the backend of somebody else's engines. `on_change` must not wait."""
+        """`external`: the backend of somebody else's engines, and `engine_key` their key, by model.
+        `on_change` must not wait.
+        """
         self._history = history
         self._faults = faults
         self.on_change = on_change
+        self._engine_key = engine_key
         self.awake = asyncio.Event()
         self.ours: dict[ReplicaSlot, Replica] = {}
         """Those of ours, also those on their way out."""
@@ -67,7 +75,9 @@ class Replicas:
 
     async def watch(self, replica: Replica) -> None:
         """The life of somebody else's address, for as long as it is wanted."""
-        await watch(replica, self.set_state, self._faults)
+        await watch(
+            replica, self.set_state, self.set_context_length, self._engine_key, self._faults
+        )
 
     def set_state(self, replica: Replica, state: InstanceState, message: str = "") -> None:
         """Gives a replica a state and a message."""
@@ -80,6 +90,14 @@ class Replicas:
         if replica.model.external:
             self.external.state_changed()
         # One that is being tried for a reload is not here yet.
+        if self._is_here(replica):
+            self.on_change()
+
+    def set_context_length(self, replica: Replica, length: int | None) -> None:
+        """Keeps how long the context of a replica's model is."""
+        if length == replica.context_length:
+            return
+        replica.context_length = length
         if self._is_here(replica):
             self.on_change()
 

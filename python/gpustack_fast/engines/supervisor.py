@@ -74,7 +74,9 @@ class Supervisor:
         history: History | None = None,
         duties: Duties | None = None,
         backends: Mapping[str, Backend] = BACKENDS,
+        engine_key: Callable[[str], str | None] = lambda _: None,
     ) -> None:
+        """`engine_key`: that of somebody else's engines, by model."""
         self._prepare = prepare
         self._faults = faults
         self._drain_timeout = drain_timeout
@@ -85,7 +87,7 @@ class Supervisor:
         """What may not be done to engines now."""
         self._models = WantedModels()
         self._interrupted: set[str] = set()
-        self._replicas = Replicas(self.history, faults, backends["external"], on_change)
+        self._replicas = Replicas(self.history, faults, backends["external"], on_change, engine_key)
         self.orders = Orders(self._replicas)
         """The operator's."""
         self.progress = Progress(self._replicas, self._models, self._rest)

@@ -163,6 +163,8 @@ class InstanceEntry(Document):
     So long the slot stays counted. (For streams a close ends the work at once, in every engine that
     we know.)
     """
+    context_length: int | None
+    """The tokens of its model's context, as it has told; None: it has not."""
 
 
 class Wake(Document):

@@ -121,4 +121,5 @@ def instance_entry(replica: Replica, facts: EngineFacts, engine_key: str | None)
         requests_per_connection=facts.requests_per_connection,
         closes_after_stream=facts.closes_after_stream,
         cancel_lag=facts.cancel_lag,
+        context_length=replica.context_length,
     )

@@ -269,6 +269,7 @@ fn control_plane(path: &str) -> Result<Arc<Instance>, TableError> {
         requests_per_connection: 0,
         closes_after_stream: false,
         cancel_lag: Duration::ZERO,
+        context_length: None,
     };
     Instance::new(&entry, &"control-plane".into()).map(Arc::new)
 }

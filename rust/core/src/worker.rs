@@ -154,17 +154,21 @@ impl Worker {
     /// A page of this server's own. While the last one is still being sent to others, and is young,
     /// it is sent once more: clients that do not read hold one page together. `about`: what the
     /// page is made of, besides the state of the server.
-    pub(crate) fn page(&self, about: &str, make: impl FnOnce() -> Bytes) -> Bytes {
+    pub(crate) fn page<E>(
+        &self,
+        about: &str,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
         let mut last = self.last_page.borrow_mut();
         let shared = last.as_ref().filter(|page| {
             *page.about == *about && !page.text.is_unique() && page.made.elapsed() < PAGE_AGE
         });
         if let Some(page) = shared {
-            return page.text.clone();
+            return Ok(page.text.clone());
         }
-        let text = make();
+        let text = make()?;
         *last = Some(Page { about: about.into(), made: Instant::now(), text: text.clone() });
-        text
+        Ok(text)
     }
 
     /// A random number for balancing and ids, not for secrets.
@@ -318,9 +322,11 @@ mod tests {
         let page = |about: &str| {
             worker.page(about, || {
                 made.set(made.get() + 1);
-                vec![b'x'; 1_000].into()
+                Ok::<Bytes, ()>(vec![b'x'; 1_000].into())
             })
         };
+        let fails = worker.page("metrics", || Err(()));
+        assert!(fails.is_err(), "and nothing is kept of it");
         let unread: Vec<_> = (0..100).map(|_| page("metrics")).collect();
         assert_eq!(made.get(), 1);
         let _other = page("models");

@@ -89,6 +89,7 @@ pub fn instance(id: &str, address: &str) -> Value {
         "requests_per_connection": 0,
         "closes_after_stream": false,
         "cancel_lag": 0.0,
+        "context_length": null,
     })
 }
 

@@ -99,6 +99,7 @@ INSTANCE = documents.InstanceEntry(
     requests_per_connection=7,
     closes_after_stream=True,
     cancel_lag=0.02,
+    context_length=32_768,
 )
 TABLE = documents.Table(
     models=[
@@ -331,7 +332,15 @@ def test_every_document_passes_through_both_sides(plane: DataPlane) -> None:
     connection = http.client.HTTPConnection(host, int(port), timeout=DEADLINE)
     connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
     models = json.loads(connection.getresponse().read())
-    assert models["data"] == [{"id": "r", "object": "model", "created": 12, "owned_by": "gpustack"}]
+    (model,) = models["data"]
+    assert model == {
+        "id": "r",
+        "object": "model",
+        "created": 12,
+        "owned_by": "gpustack",
+        "max_model_len": 32_768,
+        "context_length": 32_768,
+    }
     connection.request("GET", "/metrics")
     page = connection.getresponse().read().decode()
     assert page.endswith('# TYPE own gauge\nown{label="a\\"b\\\\c\\nd"} 7\n')

@@ -1,6 +1,6 @@
 //! The local endpoints: models, health and metrics, without an engine and without Python.
 
-use std::{rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request::Parts};
@@ -9,17 +9,17 @@ use serde_json::json;
 use crate::{
     client::io::ClientWatch,
     published::Published,
-    request::{admission::Caller, browser, metrics_page, peer::Peer, rejections},
+    request::{admission::Caller, browser, metrics_page, model_list, peer::Peer},
     shared::Shared,
     worker::Worker,
 };
 use sans_io::{
     api::{
         endpoints::{Endpoint, Local},
-        error::ApiError,
+        error::{ApiError, Dialect},
     },
     codec::percent::percent_decode,
-    table::{Route, Table},
+    table::Table,
 };
 
 /// The response of a local endpoint. `connected`: as [`Peer::of`] takes it. Fails with 401, 403, 404
@@ -37,12 +37,12 @@ pub(crate) fn respond(
     Ok(match local {
         Local::ListModels => {
             let caller = identify(shared, published, endpoint, (parts, connected), watch)?;
-            list_models(worker, published, &caller, query)
+            list_models(worker, published, &caller, endpoint.dialect, query)?
         }
         Local::ShowModel => {
             let caller = identify(shared, published, endpoint, (parts, connected), watch)?;
             let name = percent_decode(&parts.uri.path()[endpoint.path.len()..]);
-            show_model(published, &caller, &name, query)?
+            json_page(model_list::show(published, &caller, endpoint.dialect, &name, query)?)
         }
         Local::About => about(),
         Local::Healthz => text(StatusCode::OK, "ok"),
@@ -75,63 +75,19 @@ fn identify(
     Ok(caller)
 }
 
-/// One model, if it is ready and the caller may use it; else it does not exist for the caller.
-fn show_model(
+/// Ready routes only, as GPUStack lists them; see [`model_list::list`].
+fn list_models(
+    worker: &Worker,
     table: &Table,
     caller: &Caller,
-    name: &str,
+    dialect: Dialect,
     query: &str,
 ) -> Result<Response<Bytes>, ApiError> {
-    let visible = |route: &Arc<Route>| route.is_ready() && caller.may_use(route);
-    let route = table.route(name).filter(|route| visible(route));
-    let route = route.ok_or_else(|| rejections::model_not_found(name))?;
-    Ok(json(&describe(route, asks_meta(query))))
-}
-
-/// Ready routes only, as GPUStack lists them, of the categories that are asked for, and only those
-/// that the caller may use.
-fn list_models(worker: &Worker, table: &Table, caller: &Caller, query: &str) -> Response<Bytes> {
     let key = caller.key().map_or("", |key| &*key.id);
     // A key's id has no space. What it may use may change with the keys, which one page outlives by
     // little.
-    let about = format!("models {} {key} {query}", table.version);
-    json_page(worker.page(&about, || model_list(table, caller, query).to_string().into()))
-}
-
-/// The document of [`list_models`].
-fn model_list(table: &Table, caller: &Caller, query: &str) -> serde_json::Value {
-    let categories: Vec<_> = values(query, "categories").collect();
-    let wanted = |route: &Route| {
-        categories.is_empty()
-            || route.categories.iter().any(|category| categories.contains(category))
-    };
-    let visible = table
-        .routes
-        .iter()
-        .filter(|route| route.is_ready() && caller.may_use(route) && wanted(route));
-    let with_meta = asks_meta(query);
-    json!({"object": "list", "data": visible.map(|route| describe(route, with_meta)).collect::<Vec<_>>()})
-}
-
-/// A model in OpenAI's shape.
-fn describe(route: &Route, with_meta: bool) -> serde_json::Value {
-    let mut model = json!({"id": &*route.name, "object": "model", "created": route.created, "owned_by": "gpustack"});
-    if with_meta {
-        model["meta"] = route.meta.clone().unwrap_or_default();
-    }
-    model
-}
-
-fn asks_meta(query: &str) -> bool {
-    values(query, "with_meta").any(|value| matches!(value.as_str(), "true" | "True" | "1"))
-}
-
-/// Every value of a name in a query.
-fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs
-        .filter(move |(key, _)| *key == name)
-        .map(|(_, value)| percent_decode(&value.replace('+', " ")))
+    let about = format!("models {} {dialect:?} {key} {query}", table.version);
+    worker.page(&about, || model_list::list(table, caller, dialect, query)).map(json_page)
 }
 
 /// What this is, for whoever opens the address or tries whether somebody is there.
@@ -159,9 +115,10 @@ fn metrics(worker: &Worker, table: &Table) -> Response<Bytes> {
     let shared = &worker.shared;
     let page = || {
         let held = [("memory", shared.memory.0.used()), ("spool", shared.spool.0.used())];
-        metrics_page::page(&shared.metrics, table, held).into()
+        Ok::<_, Infallible>(metrics_page::page(&shared.metrics, table, held).into())
     };
-    let mut response = text(StatusCode::OK, worker.page("metrics", page));
+    let Ok(page) = worker.page("metrics", page);
+    let mut response = text(StatusCode::OK, page);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -177,10 +134,6 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
 }
 
 /// A document that depends on the key, so that no cache may keep it.
-fn json(document: &serde_json::Value) -> Response<Bytes> {
-    json_page(document.to_string().into())
-}
-
 fn json_page(document: Bytes) -> Response<Bytes> {
     let mut response = Response::new(document);
     let headers = response.headers_mut();

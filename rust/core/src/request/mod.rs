@@ -15,6 +15,7 @@ pub(crate) mod head;
 mod local;
 mod management;
 mod metrics_page;
+mod model_list;
 mod newer_table;
 mod outbound_head;
 mod peer;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde_json::json;
 
-/// The dialect of an error body. The path decides it, never the headers: the SDKs of both vendors
-/// read one shape each, whatever they have sent.
+/// The dialect of an error body. The path decides it: the SDKs of both vendors read one shape each,
+/// whatever they have sent. Where it belongs to both APIs, or to none, `anthropic-version` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `{"error": {"message", "type", "param", "code"}}`

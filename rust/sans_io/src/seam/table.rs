@@ -150,6 +150,9 @@ pub struct InstanceEntry {
     /// that we know.)
     #[serde(deserialize_with = "seconds::duration")]
     pub cancel_lag: Duration,
+    /// The tokens of its model's context, as it has told; None: it has not.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub context_length: Option<u64>,
 }
 
 /// A public name: what clients send in `model`.

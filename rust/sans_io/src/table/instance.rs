@@ -191,6 +191,8 @@ impl Instance {
             requests_per_connection,
             closes_after_stream,
             cancel_lag,
+            // The table keeps it, for the model.
+            context_length: _,
         } = entry;
         let key = self.authorization.as_deref().and_then(|value| value.strip_prefix(BEARER));
         key == api_key.as_deref()

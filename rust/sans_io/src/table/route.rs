@@ -37,6 +37,8 @@ pub struct Model {
     pub proxy_paths: ProxyPaths,
     /// Limits of requests to its engines, in place of the server's.
     pub timeouts: ModelTimeouts,
+    /// The tokens of its context, the least of what its engines have told; None: none has.
+    pub context_length: Option<u64>,
     /// Requests that each of its instances is given at the same time; 0: no limit.
     pub(super) max_in_flight: u32,
     /// While nothing of it runs, requests wait for it so; None: they do not.
@@ -178,6 +180,13 @@ impl Route {
             (target.weight > 0 || !target.fallback.is_empty()) && target.is_running()
                 || may_be_woken
         })
+    }
+
+    /// The tokens of a context that every target which may get its requests has, as far as they are
+    /// known; None: none is.
+    pub fn context_length(&self) -> Option<u64> {
+        let serving = |target: &&Arc<Target>| target.weight > 0 || !target.fallback.is_empty();
+        self.targets.iter().filter(serving).filter_map(|target| target.model.context_length).min()
     }
 
     /// Its links to models.

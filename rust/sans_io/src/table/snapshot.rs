@@ -220,6 +220,7 @@ fn build_model(
     let name: Arc<str> = entry.name.as_str().into();
     let mut instances = Vec::with_capacity(entry.instances.len());
     let mut running = Vec::new();
+    let context_length = entry.instances.iter().filter_map(|one| one.context_length).min();
     for instance_entry in entry.instances {
         let address = Address::parse(&instance_entry.address);
         let known = address
@@ -244,6 +245,7 @@ fn build_model(
             .map(|name| name.to_ascii_lowercase())
             .collect(),
         timeouts: entry.timeouts,
+        context_length,
         max_in_flight: entry.max_in_flight,
         wake: entry.wake,
         queue,
@@ -351,6 +353,47 @@ mod tests {
         drop(leases);
         counts = table.instances().map(|instance| instance.outstanding()).collect();
         assert_eq!(counts, [0, 0]);
+    }
+
+    #[test]
+    fn a_context_is_as_long_as_the_shortest_of_those_that_may_serve() {
+        let model = |name: &str, lengths: &[Option<u64>]| {
+            let instances = lengths.iter().enumerate().map(|(number, length)| {
+                let mut entry = instance(&format!("{name}-{number}"), "running");
+                entry["context_length"] = (*length).into();
+                entry
+            });
+            test_support::model(name, name, instances.collect())
+        };
+        let models = vec![
+            model("short", &[None, Some(4096), Some(8192)]),
+            model("long", &[Some(131_072)]),
+            model("silent", &[None]),
+        ];
+        let mut standby = test_support::target("short", 0);
+        let idle = standby.clone();
+        standby["fallback"] = serde_json::json!(["5xx"]);
+        let routes = [
+            ("short", vec![test_support::target("short", 1)]),
+            ("both", vec![test_support::target("long", 1), test_support::target("short", 1)]),
+            ("safe", vec![test_support::target("long", 1), standby]),
+            ("long", vec![test_support::target("long", 1), idle]),
+            ("half", vec![test_support::target("long", 1), test_support::target("silent", 1)]),
+            ("silent", vec![test_support::target("silent", 1)]),
+        ];
+        let routes = routes.into_iter().map(|(name, targets)| test_support::route(name, targets));
+        let document = test_support::read(test_support::table(models, routes.collect()));
+        let (table, _) = Table::default().replaced_by(document).unwrap();
+        for (route, length) in [
+            ("short", Some(4096)),
+            ("both", Some(4096)),
+            ("safe", Some(4096)),
+            ("long", Some(131_072)),
+            ("half", Some(131_072)),
+            ("silent", None),
+        ] {
+            assert_eq!(table.route(route).unwrap().context_length(), length, "{route}");
+        }
     }
 
     #[test]
