@@ -12,13 +12,19 @@ from scripted_engine import Answer, Asked, Refusal, Script, ScriptedEngine, Text
 MARKER = "MARKER-4711"
 DONE = Text(f"All done: {MARKER}")
 TITLE = Text("A title")
+GIST = "The files shall be read."
 SUMMARY = Text(
     "<analysis>It is clear.</analysis>"
-    "<summary>The files shall be read.</summary>"
-    "<state_snapshot><overall_goal>The files shall be read.</overall_goal></state_snapshot>"
+    f"<summary>{GIST}</summary>"
+    f"<state_snapshot><overall_goal>{GIST}</overall_goal></state_snapshot>"
 )
 """A summary of a conversation, in the forms that the agents want."""
-WANTS_SUMMARY = ("<summary>", "<state_snapshot>", "Do not mention the summary process")
+WANTS_SUMMARY = (
+    "<summary>",
+    "<state_snapshot>",
+    "Do not mention the summary process",
+    "CONTEXT CHECKPOINT COMPACTION",
+)
 """By these words in the last message an agent is known to want one."""
 PROMPT = "Read the files of this folder and say what is in them."
 MOST_REQUESTS = 30
@@ -38,7 +44,8 @@ def conversation(agent: Agent, script: Script) -> Script:
     def answer(asked: Asked) -> Answer:
         if next(numbers) > MOST_REQUESTS:
             return Refusal(400, {"error": {"message": "The agent is in a loop.", "code": 400}})
-        if any(words in asked.last_words for words in WANTS_SUMMARY):
+        last = asked.last_words
+        if GIST not in last and any(words in last for words in WANTS_SUMMARY):
             return SUMMARY
         if isinstance(agent, ToolUser) and not asked.tools:
             return TITLE

@@ -149,7 +149,12 @@ def environment(home: Path, more: Environment) -> Environment:
 
 
 class ClaudeCode(ToolUser):
+    """`continues`: whether a run goes on with the conversation of the one before it."""
+
     name = "Claude Code"
+
+    def __init__(self, continues: bool = False) -> None:
+        self.continues = continues
 
     def program(self) -> list[str]:
         return [str(MODULES / f"@anthropic-ai/claude-code-linux-{ARCH}/claude")]
@@ -169,17 +174,23 @@ class ClaudeCode(ToolUser):
         }
 
     def arguments(self, prompt: str, gateway: Gateway) -> list[str]:
-        return ["-p", prompt, "--allowedTools", "Read"]
+        known = ["--continue"] if self.continues else []
+        return [*known, "-p", prompt, "--allowedTools", "Read"]
 
     def reading(self, path: Path, id: str) -> Call:
         return Call(id, "Read", {"file_path": str(path)})
 
 
 class Codex(ToolUser):
+    """`compacts_beyond`: the tokens beyond which it makes a conversation shorter by itself."""
+
     name = "Codex"
     path = "/v1/responses"
     compacts = False
     says_too_long = "ran out of room"
+
+    def __init__(self, compacts_beyond: int = 30_000) -> None:
+        self.compacts_beyond = compacts_beyond
 
     def program(self) -> list[str]:
         return [str(MODULES / f"@openai/codex-linux-{ARCH}/vendor/{TRIPLE}/bin/codex")]
@@ -190,6 +201,8 @@ class Codex(ToolUser):
         (settings / "config.toml").write_text(f"""
 model = "{gateway.model}"
 model_provider = "gateway"
+model_context_window = 32768
+model_auto_compact_token_limit = {self.compacts_beyond}
 check_for_update_on_startup = false
 
 [analytics]
@@ -205,7 +218,7 @@ wire_api = "responses"
 
     def arguments(self, prompt: str, gateway: Gateway) -> list[str]:
         quiet = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-        return ["exec", *quiet, prompt]
+        return ["exec", "--strict-config", *quiet, prompt]
 
     def reading(self, path: Path, id: str) -> Call:
         return Call(id, "exec_command", {"cmd": f"cat {path}"})

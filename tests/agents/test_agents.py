@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_scripts import DONE, MARKER, SUMMARY, Ask, conversations, once
+from agent_scripts import DONE, GIST, MARKER, SUMMARY, Ask, conversations, once
 from coding_agents import TOOL_USERS, Agent, ToolUser
 from scripted_engine import Answer, Asked, Calls, Cut, Refusal
 
@@ -95,7 +95,7 @@ def test_a_context_that_overflows(agent: Agent, ask: Ask, work: Path) -> None:
     if agent.compacts:
         assert run.status == agent.status_after_compacting and MARKER in run.output, run
         assert [asked for asked, answer in engine.received if answer == SUMMARY]
-        assert conversations(engine)[-1].says("The files shall be read.")
+        assert conversations(engine)[-1].says(GIST)
     else:
         assert agent.says_too_long in run.output, run
         assert engine.received[-1][1] == TOO_LONG
