@@ -291,6 +291,40 @@ class QwenCode(ToolUser):
         return Call(id, "read_file", {"file_path": str(path)})
 
 
+class ContinueCli(ToolUser):
+    name = "Continue CLI"
+    compacts = False
+    says_too_long = "Context length exceeded"
+
+    def program(self) -> list[str]:
+        return [str(PYTHON_BIN / "node"), str(MODULES / "@continuedev/cli/dist/cn.js")]
+
+    def prepare(self, home: Path, gateway: Gateway) -> Environment:
+        (home / "config.yaml").write_text(f"""
+name: gateway
+version: 0.0.1
+schema: v1
+models:
+  - name: {gateway.model}
+    provider: openai
+    model: {gateway.model}
+    apiBase: {gateway.address}/v1
+    apiKey: {gateway.key}
+    roles: [chat]
+""")
+        return {
+            "CONTINUE_METRICS_ENABLED": "0",
+            "CONTINUE_CLI_ENABLE_TELEMETRY": "0",
+            "CONTINUE_CLI_AUTO_UPDATED": "true",  # as if it had done so already
+        }
+
+    def arguments(self, prompt: str, gateway: Gateway) -> list[str]:
+        return ["--config", "../home/config.yaml", "--auto", "-p", prompt]
+
+    def reading(self, path: Path, id: str) -> Call:
+        return Call(id, "Read", {"filepath": str(path)})
+
+
 class Aider(Agent):
     name = "aider"
     compacts = False
@@ -339,5 +373,5 @@ class AiSdk(ToolUser):
         return Call(id, "read", {"path": str(path)})
 
 
-TOOL_USERS: list[ToolUser] = [ClaudeCode(), Codex(), OpenCode(), QwenCode()]
+TOOL_USERS: list[ToolUser] = [ClaudeCode(), Codex(), OpenCode(), QwenCode(), ContinueCli()]
 AGENTS: list[Agent] = [*TOOL_USERS, Aider()]
