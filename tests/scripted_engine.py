@@ -55,7 +55,14 @@ class Cut:
     text: str
 
 
-Answer: TypeAlias = Text | Calls | Refusal | Cut
+@dataclass(frozen=True)
+class CutCall:
+    """A stream that breaks off within the arguments of this call."""
+
+    call: Call
+
+
+Answer: TypeAlias = Text | Calls | Refusal | Cut | CutCall
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class Asked:
         return Usage(len(json.dumps(self.body)) // 4, 20)
 
 
+def calls_of(answer: Calls | CutCall) -> list[Call]:
+    """The calls of an answer, of which the stream may not have all."""
+    return answer.calls if isinstance(answer, Calls) else [answer.call]
+
+
 Script: TypeAlias = Callable[[Asked], Answer]
 
 
@@ -203,7 +215,7 @@ class EngineHandler(BaseHTTPRequestHandler):
             self.send_json(answer.status, answer.document, answer.headers)
         elif asked.streams:
             self.send_stream(asked, answer)
-        elif isinstance(answer, Cut):
+        elif isinstance(answer, Cut | CutCall):
             self.close_connection = True
         elif asked.is_responses:
             self.send_json(200, response("completed", response_items(answer), asked.usage))
@@ -221,7 +233,7 @@ class EngineHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def send_stream(self, asked: Asked, answer: Text | Calls | Cut) -> None:
+    def send_stream(self, asked: Asked, answer: Text | Calls | Cut | CutCall) -> None:
         """In chunks, of which the last one is missing where the stream is cut."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -230,7 +242,7 @@ class EngineHandler(BaseHTTPRequestHandler):
         frames = response_frames if asked.is_responses else chat_frames
         for frame in frames(answer, asked.usage):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(frame), frame))
-        if isinstance(answer, Cut):
+        if isinstance(answer, Cut | CutCall):
             self.close_connection = True
         else:
             self.wfile.write(b"0\r\n\r\n")
@@ -249,7 +261,7 @@ def chat_usage(usage: Usage) -> Json:
     }
 
 
-def chat_calls(answer: Calls) -> list[Json]:
+def chat_calls(calls: list[Call]) -> list[Json]:
     return [
         {
             "index": number,
@@ -257,13 +269,13 @@ def chat_calls(answer: Calls) -> list[Json]:
             "type": "function",
             "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
         }
-        for number, call in enumerate(answer.calls)
+        for number, call in enumerate(calls)
     ]
 
 
 def chat_completion(answer: Text | Calls, usage: Usage) -> Json:
     if isinstance(answer, Calls):
-        message: Json = {"content": None, "tool_calls": chat_calls(answer)}
+        message: Json = {"content": None, "tool_calls": chat_calls(answer.calls)}
     else:
         message = {"content": answer.text}
     reason = "tool_calls" if isinstance(answer, Calls) else "stop"
@@ -272,7 +284,7 @@ def chat_completion(answer: Text | Calls, usage: Usage) -> Json:
     return {**document, "usage": chat_usage(usage)}
 
 
-def chat_frames(answer: Text | Calls | Cut, usage: Usage) -> Iterator[bytes]:
+def chat_frames(answer: Text | Calls | Cut | CutCall, usage: Usage) -> Iterator[bytes]:
     """With its usage at the end, whether or not it was asked for: vLLM can be set to do so."""
 
     def frame(choices: list[Json], **more: Any) -> bytes:
@@ -283,14 +295,16 @@ def chat_frames(answer: Text | Calls | Cut, usage: Usage) -> Iterator[bytes]:
         return [{"index": 0, "delta": delta, "finish_reason": reason}]
 
     yield frame(choice({"role": "assistant", "content": ""}))
-    if isinstance(answer, Calls):
-        for call in chat_calls(answer):
+    if isinstance(answer, Calls | CutCall):
+        for call in chat_calls(calls_of(answer)):
             arguments = call["function"]["arguments"]
             begun = {**call, "function": {**call["function"], "arguments": ""}}
             yield frame(choice({"tool_calls": [begun]}))
             for piece in (arguments[:5], arguments[5:]):
                 rest = {"index": call["index"], "function": {"arguments": piece}}
                 yield frame(choice({"tool_calls": [rest]}))
+                if isinstance(answer, CutCall):
+                    return
     else:
         for piece in answer.text.split(" "):
             yield frame(choice({"content": piece + " "}))
@@ -304,8 +318,8 @@ def chat_frames(answer: Text | Calls | Cut, usage: Usage) -> Iterator[bytes]:
 # --- the Responses API ---
 
 
-def response_items(answer: Text | Calls | Cut) -> list[Json]:
-    if isinstance(answer, Calls):
+def response_items(answer: Text | Calls | Cut | CutCall) -> list[Json]:
+    if isinstance(answer, Calls | CutCall):
         return [
             {
                 "type": "function_call",
@@ -315,7 +329,7 @@ def response_items(answer: Text | Calls | Cut) -> list[Json]:
                 "arguments": json.dumps(call.arguments),
                 "status": "completed",
             }
-            for number, call in enumerate(answer.calls)
+            for number, call in enumerate(calls_of(answer))
         ]
     content = [{"type": "output_text", "text": answer.text, "annotations": []}]
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
@@ -336,7 +350,7 @@ def response(status: str, items: list[Json], usage: Usage | None = None) -> Json
     return {**head, "status": status, "output": items, "usage": spent}
 
 
-def response_frames(answer: Text | Calls | Cut, usage: Usage) -> Iterator[bytes]:
+def response_frames(answer: Text | Calls | Cut | CutCall, usage: Usage) -> Iterator[bytes]:
     number = 0
 
     def frame(kind: str, **fields: Any) -> bytes:
@@ -354,6 +368,9 @@ def response_frames(answer: Text | Calls | Cut, usage: Usage) -> Iterator[bytes]
         place = {"item_id": item["id"], "output_index": index}
         if item["type"] == "function_call":
             arguments = item["arguments"]
+            if isinstance(answer, CutCall):
+                yield frame("response.function_call_arguments.delta", **place, delta=arguments[:5])
+                return
             yield frame("response.function_call_arguments.delta", **place, delta=arguments)
             yield frame("response.function_call_arguments.done", **place, arguments=arguments)
         else:

@@ -13,7 +13,7 @@ import pytest
 
 from agent_scripts import DONE, GIST, MARKER, SUMMARY, Ask, conversations, once
 from coding_agents import TOOL_USERS, Agent, ToolUser
-from scripted_engine import Answer, Asked, Calls, Cut, Refusal
+from scripted_engine import Answer, Asked, Calls, Cut, CutCall, Refusal
 
 tool_users = pytest.mark.parametrize(
     "agent", TOOL_USERS, indirect=True, ids=lambda agent: agent.name
@@ -122,6 +122,14 @@ def test_an_engine_that_dies_in_a_stream(ask: Ask) -> None:
     run, engine = ask(once(Cut("These are the first words of")))
     assert run.status == 0 and MARKER in run.output, run
     assert len(conversations(engine)) == 2
+
+
+@tool_users
+def test_an_engine_that_dies_within_a_call(agent: ToolUser, ask: Ask, work: Path) -> None:
+    (file,) = write(work, "a.txt")
+    run, engine = ask(once(CutCall(agent.reading(file, "call_0"))))
+    assert run.status == 0 and MARKER in run.output, run
+    assert not any(asked.says("This is the content of") for asked in conversations(engine))
 
 
 def test_an_engine_that_is_too_busy(ask: Ask) -> None:
