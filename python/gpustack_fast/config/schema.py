@@ -15,7 +15,8 @@ names where it has them. Durations are seconds, sizes are bytes.
 **Names.** GPUStack's rule for route names, `^[A-Za-z](?:[A-Za-z0-9_\\-.:]*[A-Za-z0-9])?$`, and
 more: several such parts may be joined by `/`, since people use names like `Qwen/Qwen3-8B` as public
 names (a later part may begin with a digit). A model's name obeys the same rule, for every model is
-also a route of its own name.
+also a route of its own name. A route's name may end with `*`: then it serves every name that begins
+so, and that no other route has or a longer pattern fits.
 
 **A route named like a model** replaces that model's own route: so one takes a model out of its own
 name, or puts weights behind it. Its categories, its access policy and all else are then its own,
@@ -36,6 +37,7 @@ from gpustack_fast.config.server import Name, Seconds, ServerConfig
 
 __all__ = [
     "NAME_PATTERN",
+    "ROUTE_PATTERN",
     "SOURCE_FIELDS",
     "AdapterConfig",
     "Config",
@@ -55,6 +57,11 @@ KeyPath = tuple[str | int, ...]
 _PART = r"[A-Za-z0-9_\-.:]*[A-Za-z0-9]"
 NAME_PATTERN = re.compile(rf"[A-Za-z](?:{_PART})?(?:/[A-Za-z0-9](?:{_PART})?)*", re.ASCII)
 """Use `fullmatch`. Without `/` it is exactly GPUStack's rule."""
+
+ROUTE_PATTERN = re.compile(
+    rf"{NAME_PATTERN.pattern}|(?:[A-Za-z](?:[A-Za-z0-9_\-.:]|/(?=[A-Za-z0-9*]))*)?\*", re.ASCII
+)
+"""What a route may be called; likewise. A `*` at the end stands for whatever follows."""
 
 Source = Literal["huggingface", "model_scope", "local_path", "python_package"]
 AdapterSource = Literal["huggingface", "model_scope", "local_path"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpustack_fast.config import SOURCE_FIELDS, Config, ModelConfig, RouteConfig, TargetConfig
 from gpustack_fast.config.reading.file import read_config_file
 from gpustack_fast.config.rules import check
-from gpustack_fast.config.schema import NAME_PATTERN, ModelTimeoutsConfig, Source
+from gpustack_fast.config.schema import NAME_PATTERN, ROUTE_PATTERN, ModelTimeoutsConfig, Source
 from gpustack_fast.config.settings import SETTINGS, Setting, data_dir_alone, load_config
 from gpustack_fast.errors import ConfigError
 
@@ -271,6 +271,35 @@ def test_these_can_be_names(name: str) -> None:
 )
 def test_these_cannot_be_names(name: str) -> None:
     assert not NAME_PATTERN.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["*", "claude-*", "Qwen/*", "Qwen/Qwen3-*", "a.b:*", "a*", "m"])
+def test_a_route_may_be_called_by_what_its_names_begin_with(name: str) -> None:
+    assert ROUTE_PATTERN.fullmatch(name)
+    assert NAME_PATTERN.fullmatch(name) is None or "*" not in name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "**",
+        "*a",
+        "a*b",
+        "a**",
+        "-*",
+        "1*",
+        "/*",
+        "a//*",
+        "a/-*",
+        "a *",
+        "claude-*-x",
+        "é*",
+        "a-",
+    ],
+)
+def test_a_star_stands_behind_the_beginning_of_a_name_alone(name: str) -> None:
+    assert not ROUTE_PATTERN.fullmatch(name)
 
 
 def test_a_relative_path_in_a_directory_that_is_gone_is_a_mistake(

@@ -11,7 +11,13 @@ from gpustack_fast.config.rules.demands import check_demands
 from gpustack_fast.config.rules.response_headers import check_response_headers
 from gpustack_fast.config.rules.running import check_adapter_routes, check_running
 from gpustack_fast.config.rules.sleeping import check_sleeping
-from gpustack_fast.config.schema import NAME_PATTERN, SOURCE_FIELDS, KeyPath, ModelConfig
+from gpustack_fast.config.schema import (
+    NAME_PATTERN,
+    ROUTE_PATTERN,
+    SOURCE_FIELDS,
+    KeyPath,
+    ModelConfig,
+)
 from gpustack_fast.config.sentences import closest, listed, quoted
 from gpustack_fast.machine import SOCKET_PATH_LIMIT, can_be_resolved
 
@@ -68,18 +74,21 @@ def check_models(models: list[ModelConfig]) -> Iterator[RuleBroken]:
 
 def check_names(table: str, names: list[str]) -> Iterator[RuleBroken]:
     """Each name fits the pattern and stands once."""
+    may_be_pattern = table == "routes"
+    pattern = ROUTE_PATTERN if may_be_pattern else NAME_PATTERN
+    hint = " A `*` stands at its end alone, for whatever follows." if may_be_pattern else ""
     for index, name in enumerate(names):
         path = (table, index, "name")
         if len(name) > _LONGEST_NAME:
             yield RuleBroken(
                 path, f"The name has {len(name)} characters. Shorten it to {_LONGEST_NAME} at most."
             )
-        elif not NAME_PATTERN.fullmatch(name):
+        elif not pattern.fullmatch(name):
             yield RuleBroken(
                 path,
                 f"{quoted(name)} cannot be a name. Begin with a letter, end with a letter or a "
                 "digit, and use only "
-                "letters, digits and `_ - . :` between; parts may be joined by `/`.",
+                f"letters, digits and `_ - . :` between; parts may be joined by `/`.{hint}",
             )
         if name in names[:index]:
             yield RuleBroken(

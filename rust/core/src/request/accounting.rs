@@ -17,7 +17,7 @@ use crate::{
 use sans_io::{
     api::usage::Usage,
     seam::{End, Record, ResponseExtras},
-    table::RouteMetrics,
+    table::{Route, RouteMetrics},
 };
 
 /// One request from its head to its end. Dropping it counts and records the request. Unless `end`
@@ -39,6 +39,8 @@ pub(crate) struct Accounting {
     early_head: Option<Rc<EarlyHead>>,
     /// None: the request has reached no route.
     route: Option<Arc<RouteMetrics>>,
+    /// The model that the client has asked for, once it has reached a route.
+    asked: Option<Arc<str>>,
     /// The record so far; its status is 499 until a response begins.
     record: Record,
 }
@@ -64,6 +66,7 @@ impl Accounting {
             first_frame: None,
             early_head: None,
             route: None,
+            asked: None,
             record: Record {
                 started,
                 request_id,
@@ -128,9 +131,10 @@ impl Accounting {
     }
 
     /// Sets the route, by which the request is counted from now on.
-    pub(crate) fn set_route(&mut self, name: &Arc<str>, metrics: &Arc<RouteMetrics>) {
-        self.record.route = Some(Arc::clone(name));
-        self.route = Some(Arc::clone(metrics));
+    pub(crate) fn set_route(&mut self, route: &Route) {
+        self.record.route = Some(Arc::clone(&route.listed));
+        self.asked = Some(Arc::clone(&route.name));
+        self.route = Some(Arc::clone(&route.metrics));
     }
 
     /// Counts an attempt at the instance of this id, which becomes the record's.
@@ -156,7 +160,7 @@ impl Accounting {
 
     /// Remembers a stored response with its key, route and instance, for requests that name it.
     pub(crate) fn remember_response(&self, id: String) {
-        if let (Some(route), Some(instance)) = (&self.record.route, &self.record.instance) {
+        if let (Some(route), Some(instance)) = (&self.asked, &self.record.instance) {
             self.shared.responses.remember(self.record.key.as_deref(), id, route, instance);
         }
     }

@@ -79,7 +79,7 @@ impl Caller {
             Access::Keys(names) => names.iter().any(|name| key.is_called(name)),
             Access::Public | Access::Authed => true,
         };
-        if listed && key.allows(&route.name) {
+        if listed && key.allows(&route.listed) {
             return Ok(());
         }
         Err(ApiError::new(

@@ -23,7 +23,7 @@ const LIMIT_MAX: usize = 1000;
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The list: ready routes only, as GPUStack lists them, of the categories that are asked for, and
-/// only those that the caller may use. Clients of Anthropic's API get the page that they ask for,
+/// only those that the caller may use. No patterns, which are no names of models. Clients of Anthropic's API get the page that they ask for,
 /// else all. Fails (400) for a page that cannot be.
 pub(super) fn list(
     table: &Table,
@@ -39,7 +39,9 @@ pub(super) fn list(
     let visible: Vec<_> = table
         .routes
         .iter()
-        .filter(|route| route.is_ready() && caller.may_use(route) && wanted(route))
+        .filter(|route| {
+            !route.is_pattern() && route.is_ready() && caller.may_use(route) && wanted(route)
+        })
         .collect();
     let anthropic = dialect == Dialect::Anthropic;
     let (page, has_more) = if anthropic { page(&visible, query)? } else { (&*visible, false) };
@@ -56,6 +58,7 @@ pub(super) fn list(
 }
 
 /// One model, if it is ready and the caller may use it; else it does not exist for the caller (404).
+/// One that only a pattern serves is there, too, though no list has it.
 pub(super) fn show(
     table: &Table,
     caller: &Caller,
@@ -64,9 +67,9 @@ pub(super) fn show(
     query: &str,
 ) -> Result<Bytes, ApiError> {
     let visible = |route: &Arc<Route>| route.is_ready() && caller.may_use(route);
-    let route = table.route(name).filter(|route| visible(route));
+    let route = table.serving_route(name).filter(visible);
     let route = route.ok_or_else(|| rejections::model_not_found(name))?;
-    Ok(encoded(&Card::new(route, dialect == Dialect::Anthropic, asks_meta(query))))
+    Ok(encoded(&Card::new(&route, dialect == Dialect::Anthropic, asks_meta(query))))
 }
 
 /// The page that `limit`, `after_id` and `before_id` ask for, and whether there is more in its
@@ -170,7 +173,7 @@ impl<'a> Card<'a> {
                 created_at: humantime::format_rfc3339_seconds(UNIX_EPOCH + created),
                 max_input_tokens: context_length,
             }),
-            meta: with_meta.then(|| route.meta.as_ref().unwrap_or(&serde_json::Value::Null)),
+            meta: with_meta.then(|| route.meta.as_deref().unwrap_or(&serde_json::Value::Null)),
         }
     }
 }

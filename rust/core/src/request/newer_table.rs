@@ -1,7 +1,5 @@
 //! How a request that has its route already goes over to a newer table.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http_body::Body;
 
@@ -51,10 +49,10 @@ where
 {
     let newest = context.shared().table.load_full();
     let name = &dispatch.route.name;
-    let current = newest.route(name).cloned().ok_or_else(|| caller.no_such_model(name))?;
-    if Arc::ptr_eq(&current, &dispatch.route) {
+    if newest.version == context.table().version {
         return Ok(false);
     }
+    let current = newest.serving_route(name).ok_or_else(|| caller.no_such_model(name))?;
     check(context, caller, (&newest, &current), dispatch, upload)?;
     dispatch.route = current;
     context.follow(newest);

@@ -62,7 +62,7 @@ where
     let (table, query) = (context.table(), context.parts().uri.query());
     reach::check(caller, (table, &dispatch.route), &dispatch.job, query, &mut upload)?;
     context.accounting.timeline.routed();
-    context.accounting.set_route(&dispatch.route.name, &dispatch.route.metrics);
+    context.accounting.set_route(&dispatch.route);
     Ok((dispatch, upload))
 }
 
@@ -134,7 +134,7 @@ where
     let instance = owner(context.shared(), caller, &id)?;
     let key = caller.key().map(|key| &*key.id);
     let made = context.shared().responses.find(key, &id);
-    let route = made.and_then(|made| context.table().route(&made.route).cloned());
+    let route = made.and_then(|made| context.table().serving_route(&made.route));
     let route = route
         .ok_or_else(|| rejections::response_not_found(&id, "its model is no longer served"))?;
     caller.check(&route)?;
@@ -315,8 +315,7 @@ fn find_route(table: &Table, caller: &Caller, name: Option<&str>) -> Result<Arc<
         let message = "Missing 'model' field: name a model of GET /v1/models in it.";
         return Err(ApiError::new(Cause::BadRequest, message));
     };
-    let route = table.route(name).cloned();
-    let route = route.ok_or_else(|| caller.no_such_model(name))?;
+    let route = table.serving_route(name).ok_or_else(|| caller.no_such_model(name))?;
     caller.check(&route)?;
     Ok(route)
 }

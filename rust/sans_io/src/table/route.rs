@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// The end of a route's name that stands for any other.
+const WILDCARD: char = '*';
+
 /// A deployment.
 #[derive(Debug)]
 pub struct Model {
@@ -83,7 +86,7 @@ impl Model {
 }
 
 /// A route's link to a model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Requests go to its instances.
     pub model: Arc<Model>,
@@ -111,6 +114,16 @@ impl Target {
             && failed.target.is_none_or(|target| !self.is_same(target))
     }
 
+    /// The same link of a route with another public name.
+    fn called(&self, public: &str) -> Self {
+        let names = self.redacted.iter().map(|(name, _)| name);
+        let redacted = names
+            .filter(|name| *name != public)
+            .map(|name| (name.clone(), public.to_owned()))
+            .collect();
+        Self { redacted, ..self.clone() }
+    }
+
     /// Whether it is this target, perhaps of another table.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.model.name == other.model.name && self.served_name == other.served_name
@@ -118,7 +131,7 @@ impl Target {
 }
 
 /// The clients that may use a route.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody, without a key too.
     Public,
@@ -129,10 +142,13 @@ pub enum Access {
 }
 
 /// A public name, with its targets and its access.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
-    /// `model` in clients' requests.
+    /// `model` in clients' requests, and in the responses to them.
     pub name: Arc<str>,
+    /// The name that it is configured under: access goes by it, and requests are counted by it. It
+    /// differs from `name` where it is a pattern, and a client has asked for one of its names.
+    pub listed: Arc<str>,
     /// `name` as a JSON string.
     pub name_json: Bytes,
     /// The time of its creation, in Unix seconds.
@@ -146,7 +162,7 @@ pub struct Route {
     /// Its purposes, by GPUStack's words.
     pub categories: Vec<String>,
     /// Its operator's description of it; None: none.
-    pub meta: Option<serde_json::Value>,
+    pub meta: Option<Arc<serde_json::Value>>,
     /// Its counters, which survive a publish that has it again.
     pub metrics: Arc<RouteMetrics>,
     pub(super) targets: Vec<Arc<Target>>,
@@ -192,6 +208,27 @@ impl Route {
     /// Its links to models.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter()
+    }
+
+    /// Whether it serves every name that begins as it says.
+    pub fn is_pattern(&self) -> bool {
+        self.prefix().is_some()
+    }
+
+    /// What the names begin with that it serves; None: it is no pattern.
+    pub(super) fn prefix(&self) -> Option<&str> {
+        self.listed.strip_suffix(WILDCARD)
+    }
+
+    /// A pattern as the route of one of its names.
+    pub(super) fn called(&self, name: &str) -> Self {
+        let targets = self.targets.iter().map(|target| Arc::new(target.called(name)));
+        Self {
+            name: name.into(),
+            name_json: json_string(name),
+            targets: targets.collect(),
+            ..self.clone()
+        }
     }
 
     /// Whether a target's engines know the model by another name than clients.
@@ -282,6 +319,11 @@ impl Route {
             self.targets.iter().filter(|_| !any_full).find(stands_in)
         })
     }
+}
+
+/// A text as a JSON string.
+pub(super) fn json_string(text: &str) -> Bytes {
+    serde_json::Value::from(text).to_string().into()
 }
 
 /// One of the targets that are usable, by weight; None: none with a weight is.

@@ -6,8 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-
 use crate::{
     seam::{
         self, AccessPolicy, Dialect, InstanceState, MetricFamily, ModelEntry, RouteEntry,
@@ -18,7 +16,7 @@ use crate::{
         error::TableError,
         instance::{Address, Instance},
         proxy_paths::ProxyPaths,
-        route::{Access, Model, Route, Target},
+        route::{Access, Model, Route, Target, json_string},
         unique,
         wake_queue::WakeQueue,
     },
@@ -42,15 +40,28 @@ pub struct Table {
     pub metrics: Vec<MetricFamily>,
     by_name: Map<Arc<str>, Arc<Route>>,
     by_number: Map<u64, Arc<Route>>,
+    /// Those that are patterns, the longest first.
+    patterns: Vec<Arc<Route>>,
     /// Whether a route needs no key.
     pub any_public: bool,
     engines: Engines,
 }
 
 impl Table {
-    /// The route of this public name.
+    /// The route that is configured under this name.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.by_name.get(name)
+    }
+
+    /// The route that serves requests for this name: its own, else that of the longest pattern that
+    /// fits, under this name.
+    pub fn serving_route(&self, name: &str) -> Option<Arc<Route>> {
+        if let Some(route) = self.route(name) {
+            return Some(Arc::clone(route));
+        }
+        let fits =
+            |route: &&Arc<Route>| route.prefix().is_some_and(|prefix| name.starts_with(prefix));
+        self.patterns.iter().find(fits).map(|route| Arc::new(route.called(name)))
     }
 
     /// The route of this number.
@@ -95,6 +106,9 @@ impl Table {
             .filter(|route| route.number > 0)
             .map(|route| (route.number, Arc::clone(route)))
             .collect();
+        let mut patterns: Vec<_> =
+            routes.iter().filter(|route| route.is_pattern()).map(Arc::clone).collect();
+        patterns.sort_by_key(|route| std::cmp::Reverse(route.listed.len()));
         let any_public = routes.iter().any(|route| route.access == Access::Public);
         let table = Self {
             version,
@@ -104,6 +118,7 @@ impl Table {
             metrics: document.metrics,
             by_name,
             by_number,
+            patterns,
             any_public,
         };
         // Nothing fails from here on, so a document that was rejected has changed nothing.
@@ -170,15 +185,17 @@ impl Table {
         };
         let metrics =
             self.route(&entry.name).map_or_else(Arc::default, |known| Arc::clone(&known.metrics));
+        let name: Arc<str> = entry.name.as_str().into();
         Ok(Route {
-            name_json: json_string(&entry.name),
-            name: entry.name.into(),
+            name_json: json_string(&name),
+            listed: Arc::clone(&name),
+            name,
             created: entry.created,
             number: entry.number,
             access,
             generic_proxy: entry.generic_proxy,
             categories: entry.categories,
-            meta: entry.meta,
+            meta: entry.meta.map(Arc::new),
             metrics,
             targets,
         })
@@ -275,10 +292,6 @@ fn build_target(entry: TargetEntry, model: &Arc<Model>, route: &str) -> Target {
     }
 }
 
-fn json_string(text: &str) -> Bytes {
-    serde_json::Value::from(text).to_string().into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -353,6 +366,56 @@ mod tests {
         drop(leases);
         counts = table.instances().map(|instance| instance.outstanding()).collect();
         assert_eq!(counts, [0, 0]);
+    }
+
+    #[test]
+    fn of_patterns_the_longest_that_fits_serves_a_name_that_no_route_has() {
+        let routes = ["claude-haiku", "*", "claude-*", "claude-opus-*", "gpt-*", "a/*"];
+        let mut models = vec![];
+        for name in routes {
+            let mut model = test_support::model(name, "engine-s", vec![instance(name, "running")]);
+            model["redacted_names"] = serde_json::json!(["/files/engine-s", "claude-3"]);
+            models.push(model);
+        }
+        let entries = routes
+            .map(|name| test_support::route(name, vec![test_support::target(name, 1)]))
+            .to_vec();
+        let document = test_support::read(test_support::table(models, entries));
+        let (table, _) = Table::default().replaced_by(document).unwrap();
+        for (name, listed) in [
+            ("claude-haiku", "claude-haiku"),
+            ("claude-haiku-4-5", "claude-*"),
+            ("claude-", "claude-*"),
+            ("claude-3", "claude-*"),
+            ("claude", "*"),
+            ("claude-opus-4", "claude-opus-*"),
+            ("claude-opus", "claude-*"),
+            ("gpt-5", "gpt-*"),
+            ("GPT-5", "*"),
+            ("a/b", "a/*"),
+            ("", "*"),
+            ("\u{1F600}\"", "*"),
+            ("claude-*", "claude-*"),
+        ] {
+            let route = table.serving_route(name).unwrap();
+            assert_eq!((&*route.name, &*route.listed), (name, listed));
+            assert_eq!(route.name_json, serde_json::to_string(name).unwrap());
+            let configured = table.route(listed).unwrap();
+            assert!(Arc::ptr_eq(&route.metrics, &configured.metrics), "{name} is counted there");
+            assert_eq!(route.access, configured.access);
+            let target = route.targets().next().unwrap();
+            assert!(target.redacted.iter().all(|(from, to)| to == name && from != name), "{name}");
+            assert_eq!(target.redacted.len(), if name == "claude-3" { 2 } else { 3 });
+            assert_eq!(&*target.model.name, listed);
+        }
+        assert!(Arc::ptr_eq(&table.serving_route("gpt-*").unwrap(), table.route("gpt-*").unwrap()));
+        let exact = document_of_one_route("m");
+        let (table, _) = Table::default().replaced_by(exact).unwrap();
+        assert!(table.serving_route("n").is_none());
+    }
+
+    fn document_of_one_route(name: &str) -> seam::Table {
+        document(&[("m", &[("a", "running")])], &[(name, &[("m", 1)])])
     }
 
     #[test]

@@ -158,6 +158,12 @@ WRONG_FILES = [
     # Names.
     (OURS.replace('"a"', '"1a"'), 2, "`1a` cannot be a name. Begin with a letter"),
     (OURS.replace('"a"', '"a/../b"'), 2, "`a/../b` cannot be a name."),
+    (OURS.replace('"a"', '"a-*"'), 2, "`a-*` cannot be a name."),
+    (
+        OURS + '[[routes]]\nname = "a*b"\ntargets = [{model = "a"}]\n',
+        7,
+        "A `*` stands at its end alone, for whatever follows.",
+    ),
     (OURS.replace('"a"', f'"{"a" * 201}"'), 2, "The name has 201 characters."),
     (OURS + OURS, 7, "Two of the [[models]] are called `a`."),
     (
