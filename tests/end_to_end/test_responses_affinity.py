@@ -163,3 +163,38 @@ def test_a_null_or_absent_name_is_no_name(plane: DataPlaneRouter) -> None:
 def test_a_key_is_needed(plane: DataPlaneRouter) -> None:
     id_ = id_of(create(plane))
     assert plane.request("GET", f"/v1/responses/{id_}", key=None).status == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/input_tokens", "/v1/responses/compact"])
+def test_what_is_reckoned_of_a_response_is_reckoned_where_that_is_and_for_its_owner(
+    plane: DataPlaneRouter, engines: list[FakeEngine], path: str
+) -> None:
+    response = plane.request("POST", path, {"model": "default", "input": "hello"})
+    assert response.status == 200, response.body
+    asked = [entry for engine in engines for entry in engine.received(path)]
+    assert [entry["model"] for entry in asked] == ["org/Served"]
+    assert plane.records()[0].path == path
+    made = id_of(create(plane))
+    (maker,) = [engine for engine in engines if engine.received("/v1/responses")]
+    for engine in engines:
+        engine.reset()
+    body = {"previous_response_id": made, "model": "default", "input": "and now?"}
+    for _ in range(6):
+        assert plane.request("POST", path, body).status == 200
+    assert len(maker.received(path)) == 6
+    assert_not_found(plane.request("POST", path, body, key=OTHER))
+    assert len(maker.received(path)) == 6, "nobody else's conversation is told"
+    missing = plane.request("POST", path, {"input": "hello"})
+    assert (missing.status, missing.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert plane.request("GET", path).status == 405
+
+
+def test_a_batch_of_chats_goes_to_the_engine_that_has_it(
+    plane: DataPlaneRouter, engines: list[FakeEngine]
+) -> None:
+    path = "/v1/chat/completions/batch"
+    chats = [[{"role": "user", "content": text}] for text in ("a", "b")]
+    response = plane.request("POST", path, {"model": "default", "messages": chats})
+    assert response.status == 200, response.body
+    (asked,) = [entry for engine in engines for entry in engine.received(path)]
+    assert json.loads(asked["text"]) == {"model": "org/Served", "messages": chats}

@@ -20,6 +20,8 @@ ENDPOINTS: dict[str, Callable[[Asked], Said]] = {
     "/v1/chat/completions": chat.respond,
     "/v1/completions": chat.respond,
     "/v1/responses": responses.create,
+    "/v1/responses/input_tokens": responses.input_tokens,
+    "/v1/responses/compact": responses.compact,
     "/v1/messages": messages.respond,
     "/v1/messages/count_tokens": messages.count_tokens,
     "/v1/embeddings": pooling.embeddings,
@@ -53,7 +55,7 @@ def say(asked: Asked) -> Said:
         return Said(frames, "text/event-stream; charset=utf-8")
     if "body_text" in orders and not asked.stream:
         return said(str(orders["body_text"]))
-    if path.startswith("/v1/responses/"):
+    if path.startswith("/v1/responses/") and path not in ENDPOINTS:
         return responses.about_one(asked, path)
     if path in other.ADMINISTRATIVE:
         return other.administrative(asked)

@@ -33,6 +33,17 @@ def create(asked: Asked) -> Said:
     )
 
 
+def input_tokens(_: Asked) -> Said:
+    """OpenAI's count of a response's input."""
+    return said({"object": "response.input_tokens", "input_tokens": PROMPT_TOKENS})
+
+
+def compact(asked: Asked) -> Said:
+    """OpenAI's compacted conversation, which no engine keeps."""
+    item = {"id": "cmp_1", "type": "compaction", "encrypted_content": nonce_of(asked)}
+    return said({"id": "resp_compact", "object": "response.compaction", "output": [item]})
+
+
 def about_one(asked: Asked, path: str) -> Said:
     """GET, DELETE, cancel and input_items of one response."""
     id_, _, rest = path.removeprefix("/v1/responses/").partition("/")

@@ -15,6 +15,7 @@ OpenAI's, Anthropic's Messages, or the rerank API of text-embeddings-inference.
 
 INFERENCE_PATHS = (
     "/v1/chat/completions",
+    "/v1/chat/completions/batch",
     "/v1/completions",
     "/v1/embeddings",
     "/v1/rerank",

@@ -176,6 +176,7 @@ const GENERATE: Kind = inference(BodyKind::Json, true, ModelPlace::TopLevel, Ope
 /// Embeddings, scores and the like.
 const COMPUTE: Kind = inference(BodyKind::Json, true, ModelPlace::TopLevel, Operation::Plain);
 const RERANK: Kind = inference(BodyKind::Json, true, ModelPlace::Nowhere, Operation::Rerank);
+/// A response, or what is reckoned of one: it may continue an earlier one, whose engine has it.
 const RESPONSES: Kind =
     inference(BodyKind::Json, true, ModelPlace::Response, Operation::CreateResponse);
 const MESSAGES: Kind = inference(BodyKind::Json, true, ModelPlace::Message, Operation::Messages);
@@ -213,10 +214,13 @@ const fn plain(path: &'static str, methods: Methods, dialect: Dialect, kind: Kin
 #[rustfmt::skip]
 static ENDPOINTS: &[Endpoint] = &[
     with_legacy("/v1/chat/completions",      Post,   OpenAi,     GENERATE),
+    plain(      "/v1/chat/completions/batch", Post,  OpenAi,     COMPUTE),
     with_legacy("/v1/completions",           Post,   OpenAi,     GENERATE),
     plain(      "/v1/messages",              Post,   Anthropic,  MESSAGES),
     plain(      "/v1/messages/count_tokens", Post,   Anthropic,  COUNT_TOKENS),
     with_legacy("/v1/responses",             Post,   OpenAi,     RESPONSES),
+    plain(      "/v1/responses/input_tokens", Post,  OpenAi,     RESPONSES),
+    plain(      "/v1/responses/compact",     Post,   OpenAi,     RESPONSES),
     plain(      "/v1/responses/",            Stored, OpenAi,     StoredResponse),
     with_legacy("/v1/embeddings",            Post,   OpenAi,     COMPUTE),
     plain(      "/v1/rerank",                Post,   OpenAi,     RERANK),
@@ -441,6 +445,20 @@ mod tests {
             let found = find_path(&path).unwrap();
             assert_eq!((found.endpoint.path, found.corrected), (endpoint.path, None));
         }
+    }
+
+    #[test]
+    fn what_is_reckoned_of_a_response_is_no_stored_one() {
+        for path in ["/v1/responses/input_tokens", "/v1/responses/compact"] {
+            assert_eq!(found(&Method::POST, path), Some(path));
+            assert_eq!(meant(&format!("/v1{path}/")), Some((path, path.to_owned())));
+            let below = format!("{path}/x");
+            assert_eq!(found(&Method::GET, &below), Some("/v1/responses/"));
+        }
+        assert_eq!(
+            found(&Method::POST, "/v1/chat/completions/batch"),
+            Some("/v1/chat/completions/batch")
+        );
     }
 
     #[test]
