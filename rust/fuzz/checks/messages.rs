@@ -44,6 +44,21 @@ pub(crate) fn translated(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
     (events, ended)
 }
 
+/// The values of an error's `type` (Claude API reference, "Errors").
+const ERRORS: [&str; 11] = [
+    "invalid_request_error",
+    "authentication_error",
+    "billing_error",
+    "permission_error",
+    "not_found_error",
+    "conflict_error",
+    "request_too_large",
+    "rate_limit_error",
+    "api_error",
+    "timeout_error",
+    "overloaded_error",
+];
+
 /// A client's view of a stream.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Message {
@@ -120,7 +135,8 @@ pub(crate) fn accumulate(events: &[u8]) -> Message {
                 message.end = End::Stopped;
             }
             "error" => {
-                assert_eq!(data["error"]["type"], "api_error");
+                let kind = data["error"]["type"].as_str().expect("a kind");
+                assert!(ERRORS.contains(&kind), "a kind that no client knows: {kind}");
                 assert!(data["error"]["message"].is_string());
                 message.end = End::Error(data["error"]["message"].clone());
             }

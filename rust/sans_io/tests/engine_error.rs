@@ -9,7 +9,7 @@
 )]
 
 use proptest::prelude::*;
-use sans_io::api::engine_error::{fix_anthropic_error_frames, redact_in_frames, reshape};
+use sans_io::api::engine_error::{fix_error_frames, reshape, true_status};
 use sans_io::api::error::Dialect;
 use serde_json::{Value, json};
 
@@ -23,8 +23,18 @@ fn reshaped(status: u16, body: &str, dialect: Dialect) -> Value {
     serde_json::from_slice(&made.unwrap_or_else(|| body.into())).unwrap()
 }
 
-fn openai(message: &str, kind: &str) -> Value {
-    json!({"error": {"message": message, "type": kind, "param": null, "code": null}})
+fn openai(message: &str, kind: &str, code: &str) -> Value {
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+}
+
+/// The frames as a client of Anthropic's API gets them; None: they pass.
+fn in_anthropics_words(frames: &[u8]) -> Option<Vec<u8>> {
+    fix_error_frames(frames, Dialect::Anthropic, &[])
+}
+
+/// The frames without the engine's names, in a dialect that has no words of its own for them.
+fn without_names(frames: &[u8], names: &[(String, String)]) -> Option<Vec<u8>> {
+    fix_error_frames(frames, Dialect::Management, names)
 }
 
 fn anthropic(message: &str, kind: &str) -> Value {
@@ -33,7 +43,7 @@ fn anthropic(message: &str, kind: &str) -> Value {
 
 /// The text as a client sees it in an error's message; None where the body passes as it is.
 fn redacted(text: &str, names: &[(String, String)]) -> Option<String> {
-    let body = json!({"error": {"message": text}}).to_string();
+    let body = json!({"error": {"message": text, "code": "x"}}).to_string();
     let made = reshape(400, body.as_bytes(), Dialect::OpenAi, "r", names)?;
     let made: Value = serde_json::from_slice(&made).unwrap();
     made["error"]["message"].as_str().map(str::to_owned)
@@ -41,7 +51,7 @@ fn redacted(text: &str, names: &[(String, String)]) -> Option<String> {
 
 #[test]
 fn what_an_sdk_can_read_passes_as_it_is() {
-    let vllm = r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":404}}"#;
+    let vllm = r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":"model_not_found"}}"#;
     assert_eq!(reshape(404, vllm.as_bytes(), Dialect::OpenAi, "r", &[]), None);
     let message =
         r#"{ "type":"error","error":{"type":"not_found_error","message":"No."},"request_id":"r2"}"#;
@@ -64,8 +74,8 @@ fn every_other_shape_becomes_the_dialects() {
         ),
         (
             400,
-            r#"{"object":"error","message":"Too long","type":"BadRequestError","param":null,"code":400}"#,
-            "Too long",
+            r#"{"object":"error","message":"Too hot","type":"BadRequestError","param":null,"code":400}"#,
+            "Too hot",
         ),
         (400, "\"said\"", "said"),
         (500, "Internal Server Error\n", "Internal Server Error"),
@@ -85,13 +95,15 @@ fn every_other_shape_becomes_the_dialects() {
         (400, r#"{"odd":1}"#, r#"{"odd":1}"#),
         (400, r#"{"error":null}"#, r#"{"error":null}"#),
     ] {
-        let (ours, theirs) = match status {
-            401 => ("invalid_request_error", "authentication_error"),
-            404 => ("invalid_request_error", "not_found_error"),
-            500 | 502 => ("server_error", "api_error"),
-            _ => ("invalid_request_error", "invalid_request_error"),
+        let (ours, code, theirs) = match status {
+            401 => ("invalid_request_error", "invalid_api_key", "authentication_error"),
+            404 => ("invalid_request_error", "not_found", "not_found_error"),
+            500 | 502 => ("server_error", "engine_error", "api_error"),
+            _ => ("invalid_request_error", "invalid_request", "invalid_request_error"),
         };
-        assert_eq!(reshaped(status, body, Dialect::OpenAi), openai(message, ours), "{body}");
+        // A number that the engine has said stays one, as a string.
+        let code = if body.contains(r#""code":400"#) { "400" } else { code };
+        assert_eq!(reshaped(status, body, Dialect::OpenAi), openai(message, ours, code), "{body}");
         assert_eq!(
             reshaped(status, body, Dialect::Anthropic),
             anthropic(message, theirs),
@@ -120,7 +132,10 @@ fn a_flat_error_keeps_its_parameter_and_its_word() {
 #[test]
 fn each_dialect_is_told_the_others_error_in_its_own_shape() {
     let vllm = r#"{"type":"error","error":{"type":"Service Unavailable","message":"Busy."}}"#;
-    assert_eq!(reshaped(503, vllm, Dialect::OpenAi), openai("Busy.", "server_error"));
+    assert_eq!(
+        reshaped(503, vllm, Dialect::OpenAi),
+        openai("Busy.", "server_error", "engine_overloaded")
+    );
     assert_eq!(reshaped(503, vllm, Dialect::Anthropic), anthropic("Busy.", "overloaded_error"));
     let bad_json = r#"{"error":{"message":"1 validation error","type":"Bad Request","param":"body.31","code":400}}"#;
     assert_eq!(
@@ -172,8 +187,8 @@ fn an_engines_name_is_hidden_where_it_is_whole() {
 #[test]
 fn names_are_hidden_in_the_words_of_a_body_alone() {
     let names = names(&[("model", "gpt"), ("a\"é", "x\"y"), ("/m/q", "qwen")]);
-    let body = r#"{"error":{"message":"No model \"model\" at \/m\/q, nor a\"\u00e9.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":404}}"#;
-    let expected = r#"{"error":{"message":"No gpt \"gpt\" at qwen, nor x\"y.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":404}}"#;
+    let body = r#"{"error":{"message":"No model \"model\" at \/m\/q, nor a\"\u00e9.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":"404"}}"#;
+    let expected = r#"{"error":{"message":"No gpt \"gpt\" at qwen, nor x\"y.","param":"model","type":"model","model": 1.10 , "loc":["body","model"], "code":"404"}}"#;
     let made = reshape(404, body.as_bytes(), Dialect::OpenAi, "r", &names).unwrap();
     assert_eq!(String::from_utf8(made).unwrap(), expected);
     let made = reshape(404, br#"{"detail":"No model"}"#, Dialect::Anthropic, "r", &names).unwrap();
@@ -193,10 +208,10 @@ fn names_are_hidden_in_the_errors_of_a_stream_alone() {
         "event: response.created\ndata: {\"response\":{\"output\":\"tiny\",\"error\":null}}\n\n",
         "data: [DONE]\n\n",
     );
-    let hidden = redact_in_frames(stream.as_bytes(), &names).unwrap();
+    let hidden = without_names(stream.as_bytes(), &names).unwrap();
     assert_eq!(String::from_utf8(hidden).unwrap(), stream.replace("tiny died", "public died"));
     assert_eq!(
-        redact_in_frames(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names),
+        without_names(b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: tiny\n\n", &names),
         None
     );
 }
@@ -218,9 +233,9 @@ fn an_error_event_speaks_anthropics_words() {
          validation errors for ",
         "ChatCompletionStreamResponse\"}}\n\n",
     );
-    let fixed = fix_anthropic_error_frames(stream.as_bytes()).unwrap();
+    let fixed = in_anthropics_words(stream.as_bytes()).unwrap();
     assert_eq!(String::from_utf8(fixed).unwrap(), expected);
-    assert_eq!(fix_anthropic_error_frames(expected.as_bytes()), None, "not settled by one change");
+    assert_eq!(in_anthropics_words(expected.as_bytes()), None, "not settled by one change");
 }
 
 #[test]
@@ -230,8 +245,7 @@ fn an_error_events_words_are_mapped_and_its_message_kept_short() {
             "event: error\r\ndata: {}\r\n\r\n",
             json!({"error": {"message": message, "type": kind}})
         );
-        let fixed =
-            fix_anthropic_error_frames(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
+        let fixed = in_anthropics_words(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
         let fixed = String::from_utf8(fixed).unwrap();
         let json =
             fixed.strip_prefix("event: error\r\ndata: ").unwrap().strip_suffix("\r\n\r\n").unwrap();
@@ -261,7 +275,7 @@ fn frames_that_are_no_errors_stay() {
         "event: error\n\n",
         "event: ping\ndata: {\"error\":{\"type\":\"internal_error\"}}\n\n",
     ] {
-        assert_eq!(fix_anthropic_error_frames(frame.as_bytes()), None, "{frame:?}");
+        assert_eq!(in_anthropics_words(frame.as_bytes()), None, "{frame:?}");
     }
 }
 
@@ -271,6 +285,139 @@ fn words() -> impl Strategy<Value = Vec<String>> {
         "tiny", "tinyx", "public", "/m/tiny", "a", "é", "tiny-2", "\"", "\n",
     ]);
     prop::collection::vec(word.prop_map(str::to_owned), 0..12)
+}
+
+/// The body or frame as a client of OpenAI's API gets it.
+fn in_openais_words(text: &str) -> String {
+    let made = if text.starts_with('{') {
+        reshape(400, text.as_bytes(), Dialect::OpenAi, "r", &[])
+    } else {
+        fix_error_frames(text.as_bytes(), Dialect::OpenAi, &[])
+    };
+    made.map_or_else(|| text.to_owned(), |made| String::from_utf8(made).unwrap())
+}
+
+#[test]
+fn a_code_is_always_a_string_and_no_other_byte_changes() {
+    for (said, told) in [
+        (
+            r#"{ "message":"Bad","code":400 , "x": 1.10}"#,
+            r#"{ "message":"Bad","code":"400" , "x": 1.10}"#,
+        ),
+        (r#"{"message":"Bad","code":null}"#, r#"{"message":"Bad","code":"invalid_request"}"#),
+        (r#"{ "message":"Bad"}"#, r#"{"code":"invalid_request", "message":"Bad"}"#),
+        (r#"{"message":"Bad","code":["a"]}"#, r#"{"message":"Bad","code":"invalid_request"}"#),
+        (r#"{"message":"Bad","code":"own"}"#, r#"{"message":"Bad","code":"own"}"#),
+        (r#"{"message":"Bad","code":""}"#, r#"{"message":"Bad","code":""}"#),
+        ("{}", r#"{"code":"invalid_request"}"#),
+        ("{ }", r#"{"code":"invalid_request" }"#),
+    ] {
+        let body = |error: &str| format!("{{\"a\":[1] ,\"error\": {error}}} \n");
+        assert_eq!(in_openais_words(&body(said)), body(told));
+        let told = told.replace("invalid_request", "engine_error");
+        for place in [
+            "{\"error\": E,\"b\":2}",
+            "{\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"error\":E}}",
+        ] {
+            let frame = |error: &str| {
+                format!(
+                    "data: {{\"choices\":[]}}\n\nevent: x\r\ndata: {}\r\n\r\n: c\n\n",
+                    place.replace('E', error)
+                )
+            };
+            assert_eq!(in_openais_words(&frame(said)), frame(&told));
+        }
+    }
+}
+
+#[test]
+fn a_code_follows_the_status_or_in_a_stream_the_type() {
+    let frame = "data: {\"error\":{\"message\":\"Bad\",\"type\":\"NotFoundError\"}}\n\n";
+    assert_eq!(in_openais_words(frame), frame.replace("{\"m", "{\"code\":\"not_found\",\"m"));
+    let error = reshaped(503, r#"{"error":{"type":"NotFoundError"}}"#, Dialect::OpenAi);
+    assert_eq!(error["error"]["code"], "engine_overloaded");
+}
+
+#[test]
+fn an_error_inside_a_stream_keeps_its_kind() {
+    for (error, kind) in [
+        (json!({"code": 429}), "rate_limit_error"),
+        (json!({"code": "429", "type": "x"}), "rate_limit_error"),
+        (json!({"status": 503, "type": "api_error"}), "overloaded_error"),
+        (json!({"status_code": 529}), "overloaded_error"),
+        (json!({"code": 400, "type": "BadRequestError"}), "invalid_request_error"),
+        (json!({"code": 422}), "invalid_request_error"),
+        (json!({"code": 401}), "authentication_error"),
+        (json!({"code": 402}), "billing_error"),
+        (json!({"code": 403}), "permission_error"),
+        (json!({"code": 404}), "not_found_error"),
+        (json!({"code": 409}), "conflict_error"),
+        (json!({"code": 413}), "request_too_large"),
+        (json!({"code": 500, "type": "Too Many Requests"}), "rate_limit_error"),
+        (json!({"code": 504}), "timeout_error"),
+        (json!({"code": 500, "type": "InternalServerError"}), "api_error"),
+        (json!({"type": "overloaded_error"}), "overloaded_error"),
+        (json!({"code": "rate_limit_exceeded"}), "rate_limit_error"),
+        (json!({"status": "RESOURCE_EXHAUSTED", "code": "x"}), "rate_limit_error"),
+        (json!({"code": 200, "type": "server_error"}), "api_error"),
+        (json!({"code": 99_999_999}), "api_error"),
+        (json!({"code": -1, "type": 7}), "api_error"),
+        (json!({}), "api_error"),
+    ] {
+        let mut error = error;
+        error["message"] = json!("No.");
+        if error["type"].is_null() {
+            error["type"] = json!("");
+        }
+        let frame = format!("event: error\ndata: {}\n\n", json!({"type": "error", "error": error}));
+        let fixed = in_anthropics_words(frame.as_bytes()).unwrap_or_else(|| frame.clone().into());
+        let fixed = String::from_utf8(fixed).unwrap();
+        let data: Value =
+            serde_json::from_str(fixed.strip_prefix("event: error\ndata: ").unwrap()).unwrap();
+        let expected = if error["type"].is_number() { json!(7) } else { json!(kind) };
+        assert_eq!(data["error"]["type"], expected, "{frame}");
+        assert_eq!(data["error"]["message"], "No.", "{frame}");
+    }
+}
+
+#[test]
+fn an_error_in_a_good_response_has_a_status_of_its_own() {
+    let status = |body: &str| true_status(200, body.as_bytes());
+    for (body, told) in [
+        (r#"{"error":{"message":"Slow","code":429}}"#, 429),
+        (r#"{"error":{"message":"Slow","type":"rate_limit_error"},"choices":[]}"#, 429),
+        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}"#, 503),
+        (r#"{"object":"error","message":"Bad","type":"BadRequestError","code":400}"#, 400),
+        (r#"{"error":"Something broke"}"#, 502),
+        (r#"{"error":{"message":"?"}}"#, 502),
+        // The gateway's own key: nothing that the client can mend.
+        (r#"{"error":{"message":"No key","code":401}}"#, 502),
+        (
+            r#"{"error":{"message":"the request exceeds the available context size","code":500}}"#,
+            400,
+        ),
+    ] {
+        assert_eq!(status(body), Some(told), "{body}");
+    }
+    for body in [
+        r#"{"choices":[{"message":{"content":"an \"error\""}}],"error":null}"#,
+        r#"{"choices":[],"error":{}}"#,
+        r#"{"choices":[],"error":""}"#,
+        r#"{"choices":[],"error":false}"#,
+        r#"{"choices":[{"error":{"message":"x"}}]}"#,
+        r#"[{"error":"x"}]"#,
+        r#"{"error":{"message""#,
+        "error",
+        "",
+    ] {
+        assert_eq!(status(body), None, "{body}");
+    }
+    let overflow = br#"{"error":"`inputs` must have less than 512 tokens. Given: 600"}"#;
+    assert_eq!(true_status(413, overflow), Some(400));
+    assert_eq!(true_status(400, overflow), None);
+    assert_eq!(true_status(500, b"Context size has been exceeded."), Some(400));
+    assert_eq!(true_status(429, overflow), None);
+    assert_eq!(true_status(500, b"broken"), None);
 }
 
 proptest! {
@@ -284,7 +431,7 @@ proptest! {
         // The same inside a frame, byte for byte around the string.
         let frame = |message: &str| format!(": tiny\ndata: \
             {{\"x\":\"tiny\",\"error\":{{\"message\":{}}}}}\n\n", Value::from(message));
-        let frame_hidden = redact_in_frames(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
+        let frame_hidden = without_names(frame(&text).as_bytes(), &names).unwrap_or_else(|| frame(&text).into());
         prop_assert_eq!(String::from_utf8(frame_hidden).unwrap(), frame(&expected));
     }
 
@@ -301,9 +448,9 @@ proptest! {
     fn any_frames_are_read_without_a_fault(frames in "(event: error\n|data: \
         |\\{|\\}|\"error\":|\"message\":|\"tiny\"|\"|,|\n\n|\\\\|[a-z ]){0,24}") {
         let names = names(&[("tiny", "public")]);
-        let hidden = redact_in_frames(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
-        prop_assert_eq!(redact_in_frames(&hidden, &names), None);
-        let fixed = fix_anthropic_error_frames(&hidden).unwrap_or(hidden);
-        prop_assert_eq!(fix_anthropic_error_frames(&fixed), None);
+        let hidden = without_names(frames.as_bytes(), &names).unwrap_or_else(|| frames.clone().into());
+        prop_assert_eq!(without_names(&hidden, &names), None);
+        let fixed = in_anthropics_words(&hidden).unwrap_or(hidden);
+        prop_assert_eq!(in_anthropics_words(&fixed), None);
     }
 }

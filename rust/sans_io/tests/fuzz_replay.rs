@@ -19,6 +19,8 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "../../fuzz/checks/errors.rs"]
+mod errors;
 #[path = "../../fuzz/checks/http1.rs"]
 mod http1;
 #[path = "../../fuzz/checks/json.rs"]
@@ -175,6 +177,36 @@ const MESSAGE_WORDS: &[&str] = &[
     "-",
 ];
 
+const ERROR_WORDS: &[&str] = &[
+    "\n\n",
+    "data: ",
+    "event: error\n",
+    "\"error\":",
+    "\"response\":{",
+    "\"message\":\"tiny\"",
+    "\"code\":400",
+    "\"code\":null",
+    "\"code\":\"429\"",
+    "\"type\":\"api_error\"",
+    "\"type\":\"BadRequestError\"",
+    "\"request_id\":\"r\"",
+    "maximum context length is 9 tokens",
+    "prompt is too long: 8 tokens > 7 maximum",
+    " in the messages",
+    "is too large: 99999",
+    "tiny",
+    "\"",
+    "\\ud800",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "null",
+    "1e400",
+    "<html>",
+];
+
 const FORM_WORDS: &[&str] = &[
     "\r\n",
     "\n",
@@ -226,6 +258,11 @@ fn json_agrees_with_serde_json() {
 #[test]
 fn sse_agrees_with_a_line_by_line_reader() {
     fuzz("sse", SSE_WORDS, sse::check);
+}
+
+#[test]
+fn errors_always_become_the_dialects() {
+    fuzz("errors", ERROR_WORDS, errors::check);
 }
 
 #[test]

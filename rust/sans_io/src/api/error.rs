@@ -125,44 +125,43 @@ impl Cause {
         }
     }
 
-    /// `error.code` of OpenAI's shape; None where the status says it all.
-    pub const fn code(self) -> Option<&'static str> {
+    /// `error.code` of OpenAI's shape.
+    pub const fn code(self) -> &'static str {
         self.openai().1
     }
 
-    /// `error.type` and `error.code` of OpenAI's shape; None is `null`. The SDK builds its
-    /// exceptions from them (OpenAI API reference, "Error codes").
-    const fn openai(self) -> (&'static str, Option<&'static str>) {
+    /// `error.type` and `error.code` of OpenAI's shape. The SDK builds its exceptions from them
+    /// (OpenAI API reference, "Error codes"). OpenAI's servers leave out codes here and there:
+    /// programs that look a code up in a table, or call a method of it, fail on null.
+    const fn openai(self) -> (&'static str, &'static str) {
         match self {
-            Self::BadRequest
-            | Self::MethodNotAllowed
-            | Self::TooLarge
-            | Self::RequestTimeout
-            | Self::UriTooLong
-            | Self::ExpectationFailed
-            | Self::HeadTooLarge
-            | Self::NotImplemented
-            | Self::VersionNotSupported
-            | Self::NotFound => ("invalid_request_error", None),
-            Self::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
-            Self::Forbidden => ("permission_error", Some("model_not_allowed")),
-            Self::CrossSite => ("permission_error", Some("cross_site_request")),
-            Self::Misdirected => ("invalid_request_error", Some("unknown_host")),
-            Self::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
-            Self::ResponseNotFound => ("invalid_request_error", Some("response_not_found")),
-            Self::UnsupportedEncoding => {
-                ("invalid_request_error", Some("unsupported_content_encoding"))
-            }
-            Self::NoRunningInstance => ("server_error", Some("no_running_instance")),
-            Self::Overloaded => ("server_error", Some("engine_overloaded")),
-            Self::ServerOverloaded => ("server_error", Some("server_overloaded")),
-            Self::OutOfResources => ("server_error", Some("server_out_of_resources")),
-            Self::Starting => ("server_error", Some("server_starting")),
-            Self::Stopping => ("server_error", Some("server_stopping")),
-            Self::ManagementUnavailable => ("server_error", Some("management_unavailable")),
-            Self::TranslationFailed => ("server_error", Some("translation_failed")),
-            Self::BadGateway => ("server_error", Some("engine_error")),
-            Self::GatewayTimeout => ("server_error", Some("engine_timeout")),
+            Self::BadRequest => ("invalid_request_error", "invalid_request"),
+            Self::MethodNotAllowed => ("invalid_request_error", "method_not_allowed"),
+            Self::TooLarge => ("invalid_request_error", "request_too_large"),
+            Self::RequestTimeout => ("invalid_request_error", "request_timeout"),
+            Self::UriTooLong => ("invalid_request_error", "uri_too_long"),
+            Self::ExpectationFailed => ("invalid_request_error", "expectation_failed"),
+            Self::HeadTooLarge => ("invalid_request_error", "head_too_large"),
+            Self::NotImplemented => ("invalid_request_error", "not_implemented"),
+            Self::VersionNotSupported => ("invalid_request_error", "http_version_not_supported"),
+            Self::NotFound => ("invalid_request_error", "not_found"),
+            Self::Unauthorized => ("invalid_request_error", "invalid_api_key"),
+            Self::Forbidden => ("permission_error", "model_not_allowed"),
+            Self::CrossSite => ("permission_error", "cross_site_request"),
+            Self::Misdirected => ("invalid_request_error", "unknown_host"),
+            Self::ModelNotFound => ("invalid_request_error", "model_not_found"),
+            Self::ResponseNotFound => ("invalid_request_error", "response_not_found"),
+            Self::UnsupportedEncoding => ("invalid_request_error", "unsupported_content_encoding"),
+            Self::NoRunningInstance => ("server_error", "no_running_instance"),
+            Self::Overloaded => ("server_error", "engine_overloaded"),
+            Self::ServerOverloaded => ("server_error", "server_overloaded"),
+            Self::OutOfResources => ("server_error", "server_out_of_resources"),
+            Self::Starting => ("server_error", "server_starting"),
+            Self::Stopping => ("server_error", "server_stopping"),
+            Self::ManagementUnavailable => ("server_error", "management_unavailable"),
+            Self::TranslationFailed => ("server_error", "translation_failed"),
+            Self::BadGateway => ("server_error", "engine_error"),
+            Self::GatewayTimeout => ("server_error", "engine_timeout"),
         }
     }
 

@@ -203,7 +203,7 @@ impl Plan {
                 .then(|| StreamUsage::new(cut_usage, requester.usage_timings)),
             event_usage: (operation != Operation::Generate).then(EventUsage::default),
             redacted: redacted(&self.target),
-            anthropic_errors: requester.dialect == Dialect::Anthropic,
+            errors: Some(requester.dialect),
             translate: None,
         }
     }
@@ -224,7 +224,10 @@ fn translated_frames(target: &Target, requester: &Requester<'_>) -> FrameEdits {
     let id = format!("msg_{}", requester.request_id);
     let translate = Some(Box::new(MessageStream::new(&requester.route.name, &id)));
     let event_usage = Some(EventUsage::default());
-    FrameEdits { redacted: redacted(target), translate, event_usage, ..FrameEdits::default() }
+    let redacted = redacted(target);
+    // The words are the translation's own: only names are to be hidden in them.
+    let errors = redacted.is_some().then_some(requester.dialect);
+    FrameEdits { event_usage, redacted, errors, translate, ..FrameEdits::default() }
 }
 
 /// The engine's names that no client may see; None: there are none.

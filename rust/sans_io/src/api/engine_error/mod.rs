@@ -1,9 +1,15 @@
 //! Reshapes engines' errors for clients.
 
+mod frames;
 mod names;
+mod overflow;
+mod report;
 mod reshape;
 
-pub use reshape::{fix_anthropic_error_frames, redact_in_frames, reshape};
+pub use frames::fix_error_frames;
+pub(crate) use report::in_stream;
+pub use report::true_status;
+pub use reshape::reshape;
 
 /// Names of an engine's, each with the public one that a client may see in its place.
 pub(crate) type RedactedNames = std::sync::Arc<[(String, String)]>;

@@ -96,7 +96,8 @@ pub(super) fn message_stop(out: &mut Vec<u8>) {
     event(out, "message_stop", &[]);
 }
 
-/// `message` is a JSON string.
-pub(super) fn error(out: &mut Vec<u8>, message: &str) {
-    event(out, "error", &[",\"error\":{\"type\":\"api_error\",\"message\":", message, "}"]);
+/// `kind` is a word of the API, `message` a JSON string.
+pub(super) fn error(out: &mut Vec<u8>, kind: &str, message: &str) {
+    let members = [",\"error\":{\"type\":\"", kind, "\",\"message\":", message, "}"];
+    event(out, "error", &members);
 }

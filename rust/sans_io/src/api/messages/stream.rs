@@ -6,6 +6,7 @@
 
 use serde_json::value::RawValue;
 
+use crate::api::engine_error;
 use crate::codec::sse;
 
 use super::blocks::Blocks;
@@ -120,10 +121,9 @@ impl MessageStream {
                 out,
             );
         };
-        if let Some(words) = chunk.error_message() {
-            let own =
-                || literal("The engine reported an error without words; send the request again.");
-            return self.fail_with(&words.map_or_else(own, |words| words.get().to_owned()), out);
+        if chunk.error_message().is_some() {
+            let (kind, message) = engine_error::in_stream(data);
+            return self.fail_with(kind, &message, out);
         }
         if let Some(usage) = chunk.usage.and_then(Usage::read) {
             self.usage = Some(usage);
@@ -195,13 +195,14 @@ impl MessageStream {
         self.phase = Phase::Finished;
     }
 
+    /// Ends the stream with an error that is the engine's or the gateway's own.
     fn fail(&mut self, sentence: &str, out: &mut Vec<u8>) {
-        self.fail_with(&literal(sentence), out);
+        self.fail_with("api_error", sentence, out);
     }
 
-    /// Ends the stream with an error. `message` is a JSON string.
-    fn fail_with(&mut self, message: &str, out: &mut Vec<u8>) {
-        events::error(out, message);
+    /// Ends the stream with an error. `kind` is a word of Anthropic's API.
+    fn fail_with(&mut self, kind: &str, message: &str, out: &mut Vec<u8>) {
+        events::error(out, kind, &literal(message));
         self.phase = Phase::Finished;
     }
 }

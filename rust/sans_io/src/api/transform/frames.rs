@@ -12,6 +12,7 @@ use crate::{
     api::{
         endpoints::ModelPlace,
         engine_error::{self, RedactedNames},
+        error::Dialect,
         messages::MessageStream,
         response_usage::ResponseUsage,
         stream_fields,
@@ -42,8 +43,9 @@ pub(crate) struct FrameEdits {
     pub event_usage: Option<EventUsage>,
     /// The engine's names, which no client may see in an error.
     pub redacted: Option<RedactedNames>,
-    /// Whether errors get Anthropic's shape.
-    pub anthropic_errors: bool,
+    /// The dialect of the client, in whose words errors are told; None: they pass, or are
+    /// translated.
+    pub errors: Option<Dialect>,
     /// The translation of chat chunks to Messages events.
     pub translate: Option<Box<MessageStream>>,
 }
@@ -97,11 +99,10 @@ impl FrameEdits {
         if let Some(usage) = &mut self.stream_usage {
             frames = usage.push(&frames, timings).map_or(frames, Bytes::from);
         }
-        if let Some(names) = &self.redacted {
-            frames = engine_error::redact_in_frames(&frames, names).map_or(frames, Bytes::from);
-        }
-        if self.anthropic_errors {
-            frames = engine_error::fix_anthropic_error_frames(&frames).map_or(frames, Bytes::from);
+        if let Some(dialect) = self.errors {
+            let names = self.redacted.as_deref().unwrap_or_default();
+            frames =
+                engine_error::fix_error_frames(&frames, dialect, names).map_or(frames, Bytes::from);
         }
         frames
     }
